@@ -1,0 +1,98 @@
+"""What can go wrong, as data: the closed set of reasons, and the three errors that carry them.
+
+* `ClipError` - one clip cannot be done; the job goes on. Becomes a `Failure` record on the store.
+* `UserError` - config, manifest or arguments are wrong; nothing was started (exit code 2).
+* `JobStopped` - the job cannot go on for a cause that is no clip's fault (exit code 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why an attempt at a clip failed. The values are the ones written to storage."""
+
+    NOT_FOUND = "not_found"
+    PERMISSION_DENIED = "permission_denied"
+    UNREADABLE_VIDEO = "unreadable_video"
+    NO_VIDEO_STREAM = "no_video_stream"
+    EMPTY_RANGE = "empty_range"
+    OVER_LIMITS = "over_limits"
+    OUT_OF_MEMORY = "out_of_memory"
+    CRASHED = "crashed"
+    TIMED_OUT = "timed_out"
+    STORAGE = "storage"
+    PREEMPTED = "preempted"
+    INTERNAL = "internal"
+
+    @property
+    def is_charged(self) -> bool:
+        """Whether the clip is to blame. Storage faults and lost nodes are not its doing."""
+        return self not in (Reason.STORAGE, Reason.PREEMPTED)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether one such failure settles the clip for this run: trying again cannot help."""
+        return self in _FINAL
+
+
+_FINAL = frozenset(
+    {
+        Reason.NOT_FOUND,
+        Reason.PERMISSION_DENIED,
+        Reason.UNREADABLE_VIDEO,
+        Reason.NO_VIDEO_STREAM,
+        Reason.EMPTY_RANGE,
+        Reason.OVER_LIMITS,
+        Reason.INTERNAL,
+    }
+)
+
+
+class ClipError(Exception):
+    """A clip cannot be processed. `where` names the place: a uri, a frame, a stage."""
+
+    def __init__(self, reason: Reason, message: str, where: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.where = where
+
+    def __reduce__(self) -> tuple[type[ClipError], tuple[Reason, str, str]]:
+        # Exceptions cross process borders by pickling their args; ours has three.
+        return (ClipError, (self.reason, self.message, self.where))
+
+    def __str__(self) -> str:
+        place = f" ({self.where})" if self.where else ""
+        return f"{self.reason.value}: {self.message}{place}"
+
+
+class UserError(Exception):
+    """Wrong config, manifest or arguments. Holds every problem found, one sentence each."""
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+    def __reduce__(self) -> tuple[type[UserError], tuple[tuple[str, ...]]]:
+        return (UserError, (self.problems,))
+
+
+class JobStopped(Exception):
+    """The job cannot go on: nothing could be loaded, storage is unreachable, too many errors."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One failed attempt at a clip, as recorded under `failures/<clip_id>/<n>.json`."""
+
+    clip_id: str
+    reason: Reason
+    message: str
+    where: str = ""
+    traceback: str = ""
+    seconds: float = 0.0
+    versions: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,50 @@
+"""What a video is made of: its facts, and its frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What is known of a video without decoding it.
+
+    Attributes:
+        width, height: of the displayed frame (rotation applied), in pixels.
+        fps: average frame rate; None where the container does not tell.
+        duration_s: None where the container does not tell.
+        frame_count: an estimate for planning only. Containers lie: count what is decoded.
+        time_base: seconds per unit of `Frame.pts`.
+        rotation: degrees clockwise that the displayed frame was turned by: 0, 90, 180 or 270.
+    """
+
+    width: int
+    height: int
+    fps: Fraction | None
+    duration_s: float | None
+    frame_count: int | None
+    time_base: Fraction
+    codec: str
+    rotation: int = 0
+    has_audio: bool = False
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One decoded frame.
+
+    Attributes:
+        index: 0-based, display order, in the source video (not in the sampled sequence).
+        pts: presentation timestamp in the stream's time base.
+        time_s: the same in seconds from the video's start.
+        image: uint8 RGB, (height, width, 3), rotation applied, C-contiguous.
+    """
+
+    index: int
+    pts: int
+    time_s: float
+    image: np.ndarray
