@@ -1,0 +1,57 @@
+# `make help` explains the targets. Everything runs from a fresh clone; set-up goes into .venv.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+OUTPUT ?= demo-output
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format chaos bench checkpoint clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s'|'
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "sam3ray needs Python >= 3.11, and '$(PYTHON)' is $$($(PYTHON) -V 2>&1); try: make PYTHON=python3.11 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.created
+	@echo "Installing sam3ray into $(VENV) (about 6 GB, once; a few minutes)" >&2
+	$(PIP) -c constraints.txt -e . pycocotools tabulate
+	$(PIP) -c constraints.txt --no-deps trackeval
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) -c constraints.txt -e '.[dev,s3,azure,gcs]'
+	@touch $@
+
+setup: $(VENV)/.dev  ## install everything into .venv
+
+demo: $(VENV)/.run  ## label drawn clips with the embedded checkpoint and render them (OUTPUT=demo-output)
+	$(BIN)/sam3ray demo --output $(OUTPUT)
+
+test: $(VENV)/.dev  ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev  ## let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+chaos: $(VENV)/.dev  ## kill everything at random for a while and compare with an undisturbed run
+	$(BIN)/python -m tests.e2e.chaos
+
+bench: $(VENV)/.dev  ## speed and memory of the engine against the documented transformers way
+	$(BIN)/python benchmarks/engine.py
+
+checkpoint: $(VENV)/.dev  ## train the embedded checkpoint from its seed (hours on a CPU; resumes)
+	$(BIN)/python -m sam3ray.training train
+
+clean:  ## remove .venv, caches and the demo's output
+	rm -rf $(VENV) $(OUTPUT) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
