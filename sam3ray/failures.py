@@ -87,7 +87,11 @@ class JobStopped(Exception):
 
 @dataclass(frozen=True)
 class Failure:
-    """One failed attempt at a clip, as recorded under `failures/<clip_id>/<n>.json`."""
+    """One failed attempt at a clip, as recorded under `failures/<clip_id>/<n>.json`.
+
+    `final` says that the attempt settled the clip: a later run leaves it alone until its records
+    are cleared, unless the reason is one that no clip is charged with. `attempt` counts from 1.
+    """
 
     clip_id: str
     reason: Reason
@@ -96,3 +100,5 @@ class Failure:
     traceback: str = ""
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
+    attempt: int = 0
+    final: bool = False
