@@ -1,0 +1,223 @@
+"""Loading a SAM 3 video checkpoint: from the hub, from a folder, or the tiny one in the package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sam3ray.config import ModelConfig
+from sam3ray.failures import JobStopped
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Sam3VideoModel, Sam3VideoProcessor
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_MODEL_TYPE = "sam3_video"
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A loaded model, ready to run.
+
+    Attributes:
+        model: in eval mode, on `device`, parameters without gradients.
+        processor: its tokenizer and video processor.
+        dtype: of the weights.
+        autocast: whether float32 weights run under bfloat16 autocast (see `precision`).
+        info: what to record with the annotations: name, revision, dtype, device, attention, parameters.
+    """
+
+    model: Sam3VideoModel
+    processor: Sam3VideoProcessor
+    device: torch.device
+    dtype: torch.dtype
+    autocast: bool
+    info: dict[str, Any]
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The context that every forward pass runs in: bfloat16 autocast, or nothing."""
+        import torch
+
+        return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
+
+
+def load_checkpoint(config: ModelConfig) -> Checkpoint:
+    """Loads model and processor, weights straight onto the device.
+
+    Only safetensors are read and no code from the checkpoint is run.
+
+    Raises:
+        JobStopped: the checkpoint is missing, gated, of another kind or damaged; says what to do.
+    """
+    import torch
+    from transformers import Sam3VideoModel, Sam3VideoProcessor
+    from transformers.utils import logging as transformers_logging
+
+    # transformers draws a progress bar per load and warns of optional kernels that the engine does not use.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+    device = _device(config.device)
+    dtype, autocast = _precision(config.dtype, device)
+    source, where = _source(config)
+    with _explained(config):
+        model = Sam3VideoModel.from_pretrained(
+            source,
+            dtype=dtype,
+            device_map={"": device},
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            **where,
+        )
+        processor = Sam3VideoProcessor.from_pretrained(source, **where)
+    model.eval().requires_grad_(False)
+    if config.compile:
+        model.detector_model.vision_encoder.compile()
+    info = {
+        "checkpoint": config.checkpoint,
+        "revision": getattr(model.config, "_commit_hash", None) or config.revision,
+        "dtype": "autocast" if autocast else str(dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "attention": model.config._attn_implementation,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "image_size": model.detector_model.config.image_size,
+    }
+    return Checkpoint(model, processor, device, dtype, autocast, info)
+
+
+def checkpoint_identity(config: ModelConfig) -> dict[str, str]:
+    """What the weights are, without loading them: part of a run's fingerprint.
+
+    For a hub id the commit that the revision stands for; for a folder the SHA-256 over its
+    configuration and weights, so that the same files under another path are the same model.
+
+    Raises:
+        JobStopped: as `load_checkpoint`.
+    """
+    source, where = _source(config)
+    if isinstance(source, Path):
+        return {"name": source.name, "sha256": _folder_digest(source)}
+    from huggingface_hub import hf_hub_download
+
+    with _explained(config):
+        local = Path(hf_hub_download(source, "config.json", **where))
+    return {"name": source, "commit": local.parent.name}
+
+
+def resolved_dtype(config: ModelConfig, on_gpu: bool) -> str:
+    """The name of the dtype that `auto` stands for on a GPU or a CPU."""
+    if config.dtype != "auto":
+        return config.dtype
+    return "bfloat16" if on_gpu else "float32"
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise JobStopped(f"model.device is {name!r}; allowed: auto, cpu, cuda, cuda:N") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise JobStopped(f"model.device is {name!r}, but this process sees {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
+def _precision(name: str, device: torch.device) -> tuple[torch.dtype, bool]:
+    import torch
+
+    if name == "auto":
+        name = "float32" if device.type == "cpu" else "bfloat16"
+    if name == "autocast":
+        return torch.float32, True
+    return (torch.bfloat16 if name == "bfloat16" else torch.float32), False
+
+
+def _source(config: ModelConfig) -> tuple[Path | str, dict[str, Any]]:
+    """The folder or hub id to load from, and the hub options that go with it."""
+    name = config.checkpoint
+    folder = Path(str(resources.files("sam3ray") / "embedded")) if name == "embedded" else Path(name).expanduser()
+    if folder.is_dir():
+        _check_folder(folder, name)
+        return folder, {"local_files_only": True}
+    if name == "embedded" or not _HUB_ID.fullmatch(name):
+        raise JobStopped(
+            f"model.checkpoint is {name!r}: there is no such folder, and it is no hub id such as facebook/sam3 "
+            f"(nor `embedded`, the tiny one in the package)"
+        )
+    return name, {"revision": config.revision, "local_files_only": config.offline}
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    path = folder / "config.json"
+    try:
+        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    except FileNotFoundError:
+        raise JobStopped(f"model.checkpoint {name!r} has no config.json: it is no checkpoint folder") from None
+    except (ValueError, AttributeError, OSError) as error:
+        raise JobStopped(f"model.checkpoint {name!r}: config.json cannot be read: {error}") from None
+    if kind != _MODEL_TYPE:
+        raise JobStopped(
+            f"model.checkpoint {name!r} is of type {kind!r}; needed is {_MODEL_TYPE!r} (such as facebook/sam3)"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise JobStopped(f"model.checkpoint {name!r} has no .safetensors file; other weight formats are not read")
+
+
+def _folder_digest(folder: Path) -> str:
+    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.txt")])
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0")
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _explained(config: ModelConfig) -> Iterator[None]:
+    """Turns what hub and loader raise into one sentence that says what to do."""
+    from huggingface_hub import errors as hub
+    from huggingface_hub.utils import logging as hub_logging
+    from safetensors import SafetensorError
+
+    hub_logging.set_verbosity_error()  # it warns at each retry of what the sentence below says once
+    name = config.checkpoint
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        chain = list(_causes(error))
+        if any(isinstance(cause, hub.GatedRepoError) for cause in chain):
+            advice = (
+                f"is gated: ask for access on its page on the Hugging Face hub ({name}), then give the job your token "
+                f"(environment variable HF_TOKEN, or `hf auth login` on every node)"
+            )
+        elif any(isinstance(cause, hub.RevisionNotFoundError) for cause in chain):
+            advice = f"has no revision {config.revision!r}"
+        elif any(isinstance(cause, hub.RepositoryNotFoundError) for cause in chain):
+            advice = "does not exist on the hub, or is private and your token (HF_TOKEN) does not open it"
+        elif any(isinstance(cause, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled) for cause in chain):
+            advice = (
+                "is not in the local cache and the hub cannot be reached (or offline mode is on): download it once "
+                f"with `hf download {name}`, or name a folder that holds it"
+            )
+        else:
+            first_line = next(iter(str(error).splitlines()), type(error).__name__)
+            advice = f"cannot be loaded: {first_line[:300]}"
+        raise JobStopped(f"model.checkpoint {name!r} {advice}") from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
