@@ -1,0 +1,33 @@
+"""The job's configuration: one YAML file, every key checked."""
+
+from sam3ray.config._fingerprint import SCHEMA_VERSION, differences, fingerprint, manifest_digest, resolved_dtype
+from sam3ray.config._load import config_from_text, load_config, resolve_paths
+from sam3ray.config._models import (
+    ActorsConfig,
+    ClusterConfig,
+    JobConfig,
+    ModelConfig,
+    RenderConfig,
+    RetryConfig,
+    TrackingConfig,
+    VideoConfig,
+)
+
+__all__ = [
+    "ActorsConfig",
+    "ClusterConfig",
+    "JobConfig",
+    "ModelConfig",
+    "RenderConfig",
+    "RetryConfig",
+    "TrackingConfig",
+    "VideoConfig",
+    "SCHEMA_VERSION",
+    "config_from_text",
+    "differences",
+    "fingerprint",
+    "load_config",
+    "manifest_digest",
+    "resolve_paths",
+    "resolved_dtype",
+]

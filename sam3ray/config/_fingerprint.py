@@ -1,0 +1,100 @@
+"""What a run's results depend on, as flat keys: two runs with the same fingerprint give the same annotations."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from sam3ray.config._models import JobConfig
+
+if TYPE_CHECKING:
+    from sam3ray.manifest import Clip
+
+SCHEMA_VERSION = 1
+
+# Batch shapes can change the last bits of a sum, as another model of GPU can; they are lowered on the fly when memory
+# runs out, and recorded with each clip. A run whose clips were made with different ones is still one run.
+_NOT_TRACKING = frozenset({"object_batch", "frame_batch"})
+
+
+def fingerprint(
+    config: JobConfig, clips: Iterable[Clip], checkpoint_identity: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """All that changes results, under flat dotted keys, so that a difference can be named.
+
+    In it: checkpoint, revision and identity, dtype (resolved), `compile` (fused kernels round otherwise), tracking,
+    the configuration's prompts and sampling, every clip's id, uri, range, rate and prompts (as one digest, whatever
+    their order), and the version of the annotations schema. Not in it: limits, cluster, retry, render, storage, batch
+    sizes and the manifest's other columns.
+
+    Args:
+        checkpoint_identity: what tells this checkpoint from another of the same name, such as a commit or digests.
+    """
+    digest, count = manifest_digest(clips)
+    flat: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "model.checkpoint": config.model.checkpoint,
+        "model.revision": config.model.revision,
+        "model.dtype": resolved_dtype(config),
+        "model.compile": config.model.compile,
+        "prompts": list(config.prompts),
+        "video.fps": config.video.fps,
+        "video.folder_fps": config.video.folder_fps,
+        "manifest.clips": count,
+        "manifest.digest": digest,
+    }
+    for key, value in config.tracking.model_dump(mode="json").items():
+        if key not in _NOT_TRACKING:
+            flat[f"tracking.{key}"] = value
+    for key, value in (checkpoint_identity or {}).items():
+        flat[f"checkpoint.{key}"] = value
+    return flat
+
+
+def resolved_dtype(config: JobConfig) -> str:
+    """bfloat16, float32 or autocast: what `auto` means for this job. The driver may have no GPU itself."""
+    if config.model.dtype != "auto":
+        return config.model.dtype
+    on_cpu = config.model.device == "cpu" or (config.model.device == "auto" and config.cluster.gpus_per_actor == 0)
+    return "float32" if on_cpu else "bfloat16"
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """One sentence for each key in which two fingerprints differ."""
+    missing = "absent"
+    return [
+        f"{key} is {_shown(ours.get(key, missing))}, the run has {_shown(theirs.get(key, missing))}"
+        for key in sorted({*ours, *theirs})
+        if ours.get(key, missing) != theirs.get(key, missing)
+    ]
+
+
+def manifest_digest(clips: Iterable[Clip]) -> tuple[str, int]:
+    """SHA-256 over what decides each clip's annotations, independent of the order of the clips; and their number."""
+    rows = []
+    for clip in clips:
+        prompts = [[type(p).__name__, asdict(p)] for p in clip.visual_prompts] if clip.visual_prompts else []
+        # repr of a float is exact; JSON quotes every text, so no two clips can give the same line.
+        rows.append(
+            json.dumps(
+                [clip.clip_id, clip.uri, clip.prompts, _real(clip.start_s), _real(clip.end_s), _real(clip.fps), prompts]
+            )
+        )
+    rows.sort()
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(row.encode())
+        digest.update(b"\n")
+    return digest.hexdigest(), len(rows)
+
+
+def _real(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."

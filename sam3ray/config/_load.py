@@ -1,0 +1,180 @@
+"""From a YAML file and `--set` to a checked `JobConfig`, or to every problem at once."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from sam3ray.config._fields import Key, allowed, field_at, known_keys
+from sam3ray.config._models import JobConfig
+from sam3ray.config._secrets import has_password, is_secret_key, without_password
+from sam3ray.config._yaml import MAX_BYTES, Document, Path, parse_document, parse_value
+from sam3ray.failures import UserError
+from sam3ray.files import read_text, resolve
+
+
+def load_config(source: str, overrides: Sequence[str] = ()) -> JobConfig:
+    """Reads and checks a configuration.
+
+    Args:
+        source: a YAML file: a path or any address that fsspec knows.
+        overrides: `key.subkey=value` each, the value in YAML; they win over the file.
+
+    Relative paths in it (manifest, output, ...) are taken from the current directory.
+
+    Raises:
+        UserError: with one sentence for each problem, naming the key, the value, what is allowed, the nearest
+            known key, and the line of the file.
+    """
+    name = without_password(source)
+    return config_from_text(read_text(source, {}, MAX_BYTES, what="config"), name, overrides)
+
+
+def config_from_text(text: str, name: str, overrides: Sequence[str] = ()) -> JobConfig:
+    """As `load_config`, from the text of the file; `name` is what messages call it."""
+    document = parse_document(text, name)
+    origin: dict[Path, str] = {path: f"{name} line {line}" for path, line in document.lines.items()}
+    problems = list(document.problems)
+    problems += _apply_overrides(document, origin, overrides)
+    found, config = _validate(document.data, origin, name)
+    if problems and not document.data:
+        raise UserError(problems)  # nothing was read: `manifest is missing` would only distract
+    if problems + found or config is None:
+        raise UserError(problems + found)
+    return resolve_paths(config)
+
+
+def resolve_paths(config: JobConfig) -> JobConfig:
+    """The same with absolute paths, so that workers in other directories and on other nodes mean the same files."""
+    update: dict[str, Any] = {"manifest": resolve(config.manifest), "output": resolve(config.output)}
+    if config.visual_prompts is not None:
+        update["visual_prompts"] = resolve(config.visual_prompts)
+    if config.video.cache_dir is not None:
+        update["video"] = config.video.model_copy(update={"cache_dir": resolve(config.video.cache_dir)})
+    return config.model_copy(update=update)
+
+
+def _apply_overrides(document: Document, origin: dict[Path, str], overrides: Sequence[str]) -> list[str]:
+    problems: list[str] = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        path = tuple(part.strip() for part in key.split("."))
+        if not equals or not all(path):
+            problems.append(f"--set {override!r}: allowed: key=value or key.subkey=value, as in --set model.dtype=auto")
+            continue
+        place = "--set"
+        value, wrong = parse_value(text, f"--set {key.strip()}")
+        if wrong:
+            problems += wrong
+            continue
+        section: dict[str, Any] = document.data
+        for depth, part in enumerate(path[:-1]):
+            if not isinstance(section.get(part), dict):
+                section[part] = {}
+                origin[path[: depth + 1]] = place
+            section = section[part]
+        section[path[-1]] = value
+        for known in [known for known in origin if known[: len(path)] == path]:
+            del origin[known]
+        origin[path] = place
+    return problems
+
+
+def _validate(data: Mapping[str, Any], origin: Mapping[Path, str], name: str) -> tuple[list[str], JobConfig | None]:
+    try:
+        return [], JobConfig.model_validate(dict(data))
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    problems, wrong = [], set()
+    for detail in details:
+        path = tuple(str(part) for part in detail["loc"])
+        wrong.add(path)
+        problems += _sentences(detail, path, origin, name)
+    # What is wrong is taken out and the rest checked again: keys that disagree show up beside wrong values.
+    wrong = {path for path in wrong if path}
+    pruned = _without(data, wrong)
+    for key in ("manifest", "output"):
+        pruned.setdefault(key, f"({key})")
+    try:
+        JobConfig.model_validate(pruned)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            for keys, sentence in detail.get("ctx", {}).get("conflicts", ()):
+                touched = {tuple(key.split(".")) for key in keys}
+                if not any(path[: len(bad)] == bad or bad[: len(path)] == path for path in touched for bad in wrong):
+                    problems.append(_place(keys, origin, name) + sentence)
+    return list(dict.fromkeys(problems)), None
+
+
+def _without(data: Mapping[str, Any], paths: set[Path]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for key, value in data.items():
+        if (key,) in paths:
+            continue
+        inner = {path[1:] for path in paths if path[0] == key and len(path) > 1}
+        kept[key] = _without(value, inner) if isinstance(value, Mapping) and inner else value
+        if inner and isinstance(value, list):
+            del kept[key]
+    return kept
+
+
+def _place(keys: Sequence[str], origin: Mapping[Path, str], name: str) -> str:
+    """Where the first of these keys that was given stands, with a colon; else the file."""
+    for key in reversed(keys):
+        path = tuple(key.split("."))
+        while path:
+            if path in origin:
+                return f"{origin[path]}: "
+            path = path[:-1]
+    return f"{name}: "
+
+
+def _sentences(detail: ErrorDetails, path: Path, origin: Mapping[Path, str], name: str) -> list[str]:
+    if conflicts := detail.get("ctx", {}).get("conflicts"):
+        return [_place(keys, origin, name) + sentence for keys, sentence in conflicts]
+    key = ".".join(path)
+    place = _place([key], origin, name)
+    if detail["type"] == "missing":
+        return [f"{name}: {key} is missing; it needs {allowed(field_at(path))}{_example(path)}"]
+    if detail["type"] == "extra_forbidden":
+        value = "" if is_secret_key(path[-1]) else f" (value {_shown(detail['input'])})"
+        return [f"{place}{key} is no known key{value}; {_nearest(path)}"]
+    if detail["type"] == "phrases":
+        return [f"{place}{key} {detail['ctx']['problem']}"]
+    return [f"{place}{key} is {_shown(detail['input'])}; allowed: {allowed(field_at(path))}"]
+
+
+def _example(path: Path) -> str:
+    examples: dict[Path, str] = {
+        ("manifest",): ", as in `manifest: clips.csv`",
+        ("output",): ", as in `output: labels/run-1`",
+    }
+    return examples.get(path, "")
+
+
+def _nearest(path: Path) -> str:
+    """The key that was likely meant: one of the same section, else one of the same name elsewhere."""
+    parent = path[:-1]
+    keys = known_keys()
+    siblings = [known[-1] for known in keys if known[:-1] == parent]
+    if close := difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.6):
+        return f"the nearest known key is {'.'.join((*parent, close[0]))}"
+    names: dict[str, Key] = {known[-1]: known for known in keys}
+    if close := difflib.get_close_matches(path[-1], list(names), n=1, cutoff=0.7):
+        return f"the nearest known key is {'.'.join(names[close[0]])}"
+    closest = difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.0)
+    nearest = f"the nearest known key is {'.'.join((*parent, closest[0]))}; " if closest else ""
+    return f"{nearest}known keys here: {', '.join(siblings)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        return "a section"
+    text = {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
+    if has_password(text):
+        text = without_password(text)
+    return text if len(text) <= 80 else f"{text[:77]}..."

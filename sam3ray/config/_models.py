@@ -1,0 +1,266 @@
+"""The sections of the configuration file: names, types, ranges, defaults and what each key means."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from sam3ray.config._secrets import find_secrets, has_password
+from sam3ray.prompts import phrases_problem, split_phrases
+
+
+def _as_phrases(value: Any) -> Any:
+    """A list becomes a tuple; one text is taken as in a CSV manifest, where `;` separates phrases."""
+    if isinstance(value, str):
+        value = split_phrases(value)
+    if not isinstance(value, list | tuple):
+        return value  # the field's own type check refuses it
+    if all(isinstance(phrase, str) for phrase in value):
+        phrases = tuple(phrase.strip() for phrase in value)
+        if problem := phrases_problem(phrases):
+            raise PydanticCustomError("phrases", "{problem}", {"problem": problem})
+        return phrases
+    return tuple(value)
+
+
+Phrases = Annotated[tuple[str, ...], BeforeValidator(_as_phrases)]
+
+
+class _Section(BaseModel):
+    # strict: `8` is no text, `true` no number; else a slip in the file would pass as something else.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelConfig(_Section):
+    """Which checkpoint to load, and how."""
+
+    checkpoint: str = Field(
+        "facebook/sam3", min_length=1, description="hub id or folder; `embedded` is the tiny one in the package"
+    )
+    revision: str = Field("main", min_length=1, description="branch, tag or commit of a hub checkpoint")
+    dtype: Literal["auto", "bfloat16", "float32", "autocast"] = Field(
+        "auto",
+        description="`auto`: bfloat16 on a GPU, float32 on a CPU; `autocast`: float32 weights, bfloat16 arithmetic",
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="`auto`, `cpu`, `cuda`, `cuda:0`")
+    compile: bool = Field(False, description="torch.compile the vision backbone")
+    offline: bool = Field(False, description="never ask the hub: take what is in its cache on this machine")
+
+    @model_validator(mode="after")
+    def _embedded_has_no_revisions(self) -> Self:
+        if self.checkpoint == "embedded" and self.revision != "main":
+            raise _conflict(
+                ("model.checkpoint", "model.revision"),
+                f"model.revision is {self.revision!r}, but the `embedded` checkpoint is part of the package and has "
+                "no revisions; leave model.revision out",
+            )
+        return self
+
+
+class TrackingConfig(_Section):
+    """Thresholds under the model's own names. Null keeps the checkpoint's value."""
+
+    rules: Literal["published", "transformers"] = Field(
+        "published", description="follow Meta's published code, or that of transformers where the two differ"
+    )
+    score_threshold_detection: float | None = Field(None, ge=0, le=1, description="detections below are dropped")
+    det_nms_thresh: float | None = Field(None, ge=0, le=1, description="IoU above which detections are duplicates")
+    assoc_iou_thresh: float | None = Field(
+        None, ge=0, le=1, description="IoU from which a detection belongs to a known object"
+    )
+    trk_assoc_iou_thresh: float | None = Field(
+        None, ge=0, le=1, description="IoU from which a tracked object counts as detected again"
+    )
+    new_det_thresh: float | None = Field(None, ge=0, le=1, description="score from which a detection is a new object")
+    recondition_on_trk_masks: bool | None = Field(None, description="recondition on the tracker's masks")
+    hotstart_delay: int | None = Field(None, ge=0, le=1000, description="frames by which outputs are held back")
+    hotstart_unmatch_thresh: int | None = Field(
+        None, ge=0, description="frames without a detection after which a young object is removed"
+    )
+    hotstart_dup_thresh: int | None = Field(
+        None, ge=0, description="frames in which a young object may overlap an older one before it is removed"
+    )
+    suppress_unmatched_only_within_hotstart: bool | None = Field(
+        None, description="hide undetected objects during hotstart only"
+    )
+    init_trk_keep_alive: int | None = Field(None, ge=-1000, le=1000, description="keep-alive count of a new object")
+    max_trk_keep_alive: int | None = Field(None, ge=-1000, le=1000, description="upper end of the keep-alive count")
+    min_trk_keep_alive: int | None = Field(None, ge=-1000, le=1000, description="lower end of the keep-alive count")
+    suppress_overlapping_based_on_recent_occlusion_threshold: float | None = Field(
+        None, ge=0, le=1, description="IoU from which the more recently occluded of two objects is hidden"
+    )
+    decrease_trk_keep_alive_for_empty_masklets: bool | None = Field(
+        None, description="an empty mask lowers the keep-alive count"
+    )
+    fill_hole_area: int | None = Field(
+        None, ge=0, description="holes and specks up to this area are mended, in low-resolution mask pixels"
+    )
+    recondition_every_nth_frame: int | None = Field(
+        None, ge=0, description="how often objects are reconditioned on detections; 0 is never"
+    )
+    high_conf_thresh: float | None = Field(None, ge=0, le=1, description="score from which one may recondition")
+    high_iou_thresh: float | None = Field(None, ge=0, le=1, description="IoU from which one may recondition")
+    max_num_objects: int = Field(
+        128, ge=1, description="objects at once; the best by score are kept, how many were dropped is recorded"
+    )
+    forget_after_frames: int | None = Field(
+        None, ge=16, description="drop the state of objects gone for so long; null keeps all"
+    )
+    object_batch: int = Field(64, ge=1, description="objects per tracker call")
+    frame_batch: int = Field(1, ge=1, description="frames per vision-backbone call (look-ahead)")
+
+    @model_validator(mode="after")
+    def _keep_alive_in_order(self) -> Self:
+        low, high = self.min_trk_keep_alive, self.max_trk_keep_alive
+        if low is not None and high is not None and low > high:
+            raise _conflict(
+                ("tracking.min_trk_keep_alive", "tracking.max_trk_keep_alive"),
+                f"tracking.min_trk_keep_alive is {low}, above tracking.max_trk_keep_alive, which is {high}",
+            )
+        return self
+
+
+class VideoConfig(_Section):
+    """Sampling, and the limits that keep a hostile or broken video from taking a worker down."""
+
+    fps: float | None = Field(
+        None, gt=0, le=1000, description="sample at this rate; null is every frame. A clip's own `fps` wins"
+    )
+    folder_fps: float = Field(
+        30.0, gt=0, le=1000, description="frame rate that a folder of numbered frames counts as; it carries no clock"
+    )
+    max_pixels: int = Field(8192 * 8192, ge=1, description="width x height of a frame")
+    max_duration_s: float = Field(6 * 3600.0, gt=0, description="length of a clip, seconds")
+    max_size_bytes: int = Field(64 * 2**30, ge=1, description="size of a video file, bytes")
+    max_frames: int = Field(1_000_000, ge=1, description="frames of a clip")
+    max_frame_decode_s: float = Field(60.0, gt=0, description="no frame within so many seconds: over the limits")
+    queue_frames: int = Field(8, ge=1, le=1024, description="frames decoded ahead")
+    cache_dir: str | None = Field(
+        None, min_length=1, description="where remote videos are fetched to; null is a temporary folder"
+    )
+    cache_bytes: int = Field(20 * 2**30, ge=1, description="size of that cache, bytes")
+
+
+class ActorsConfig(_Section):
+    """How many model replicas run at once."""
+
+    min: int = Field(1, ge=1, le=100_000, description="the job waits for so many actors before it starts")
+    max: int = Field(8, ge=1, le=100_000, description="never more than so many")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.min > self.max:
+            raise _conflict(
+                ("cluster.actors.min", "cluster.actors.max"),
+                f"cluster.actors.min is {self.min}, above cluster.actors.max, which is {self.max}",
+            )
+        return self
+
+
+class ClusterConfig(_Section):
+    """Where the job runs and what each actor may take."""
+
+    address: str | None = Field(
+        None, min_length=1, description="null: a Ray of its own on this machine; else `auto` or an address"
+    )
+    actors: ActorsConfig = Field(ActorsConfig(), description="how many model replicas run at once")
+    gpus_per_actor: float = Field(1, ge=0, le=64, description="fractions allowed below 1; 0 runs on CPUs")
+    cpus_per_actor: float = Field(1, ge=0, le=1024, description="CPU cores that Ray sets aside for an actor")
+    start_timeout_s: float = Field(
+        900.0, gt=0, description="an actor that has not loaded its model by then has failed to start"
+    )
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        if self.gpus_per_actor > 1 and self.gpus_per_actor != int(self.gpus_per_actor):
+            raise _conflict(
+                ("cluster.gpus_per_actor",),
+                f"cluster.gpus_per_actor is {self.gpus_per_actor}; allowed: 0, a fraction below 1, or a whole number",
+            )
+        return self
+
+
+class RetryConfig(_Section):
+    """When to give up: on a clip, on an actor, on the job."""
+
+    crashes: int = Field(3, ge=1, description="tries at a clip on which workers die")
+    no_progress_s: float = Field(600.0, gt=0, description="no frame finished for so long: the worker hangs")
+    storage: int = Field(8, ge=1, description="storage errors in a row that stop the job")
+    actor_starts: int = Field(3, ge=1, description="failed actor starts in a row that stop the job")
+
+
+class RenderConfig(_Section):
+    """Annotated videos, made on CPUs as clips are finished."""
+
+    enabled: bool = Field(False, description="render each clip once it is committed")
+    cpus_per_task: float = Field(1, gt=0, le=1024, description="CPU cores that Ray sets aside for a rendering task")
+    max_height: int | None = Field(
+        None, ge=16, le=16384, description="scale down to this height; null keeps the source's"
+    )
+
+
+class JobConfig(_Section):
+    """The whole job."""
+
+    manifest: str = Field(min_length=1, description="a .parquet, .csv or .jsonl file, a folder of videos, or a glob")
+    output: str = Field(min_length=1, description="folder or URI that the run lives in")
+    prompts: Phrases = Field((), description="phrases for clips that bring none of their own")
+    visual_prompts: str | None = Field(
+        None, min_length=1, description="a .parquet or .jsonl file of clicks, boxes and masks, joined by `clip_id`"
+    )
+    model: ModelConfig = Field(ModelConfig(), description="which checkpoint to load, and how")
+    tracking: TrackingConfig = Field(TrackingConfig(), description="thresholds, under the model's own names")
+    video: VideoConfig = Field(VideoConfig(), description="sampling and limits")
+    cluster: ClusterConfig = Field(ClusterConfig(), description="where the job runs and what an actor may take")
+    retry: RetryConfig = Field(RetryConfig(), description="when to give up")
+    render: RenderConfig = Field(RenderConfig(), description="annotated videos")
+    storage: dict[str, Any] = Field(
+        default_factory=dict,
+        description="fsspec options such as `endpoint_url`; secrets come from the environment, never from here",
+    )
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        conflicts = [*_device_conflicts(self), *_secret_conflicts(self)]
+        if self.output.rstrip("/") == self.manifest.rstrip("/"):
+            conflicts.append((("manifest", "output"), f"output is the same place as manifest: {self.output!r}"))
+        if conflicts:
+            raise PydanticCustomError("conflict", "{text}", {"conflicts": conflicts, "text": _sentences(conflicts)})
+        return self
+
+
+Conflict = tuple[tuple[str, ...], str]  # the dotted keys involved, and a sentence that names them
+
+
+def _conflict(keys: tuple[str, ...], sentence: str) -> PydanticCustomError:
+    return PydanticCustomError("conflict", "{text}", {"conflicts": [(keys, sentence)], "text": sentence})
+
+
+def _sentences(conflicts: list[Conflict]) -> str:
+    return "; ".join(sentence for _, sentence in conflicts)
+
+
+def _device_conflicts(config: JobConfig) -> list[Conflict]:
+    device, gpus = config.model.device, config.cluster.gpus_per_actor
+    keys = ("model.device", "cluster.gpus_per_actor")
+    if device == "cpu" and gpus > 0:
+        return [(keys, f"model.device is 'cpu', but cluster.gpus_per_actor is {gpus:g}; set it to 0 to run on CPUs")]
+    if device.startswith("cuda") and gpus == 0:
+        return [(keys, f"model.device is {device!r}, but cluster.gpus_per_actor is 0; allowed: a number above 0")]
+    return []
+
+
+def _secret_conflicts(config: JobConfig) -> list[Conflict]:
+    """Secrets would end up in run.json and in logs. The sentences never repeat the value."""
+    advice = "put it in the environment, a profile or an instance role (see docs/configuration.md)"
+    conflicts: list[Conflict] = [
+        ((f"storage.{key}",), f"storage.{key} looks like a secret and must not be in a configuration; {advice}")
+        for key in find_secrets(config.storage)
+    ]
+    for key in ("manifest", "output", "visual_prompts"):
+        uri = getattr(config, key)
+        if uri is not None and has_password(uri):
+            conflicts.append(((key,), f"{key} holds a user name and password in its address; {advice}"))
+    return conflicts

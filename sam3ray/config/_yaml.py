@@ -1,0 +1,128 @@
+"""YAML from strangers: plain data only, bounded, every key with its line."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+MAX_BYTES = 256 * 1024
+MAX_DEPTH = 16
+MAX_NODES = 100_000
+
+Path = tuple[str, ...]
+
+
+@dataclass
+class Document:
+    """A parsed mapping.
+
+    Attributes:
+        data: nested dicts, lists and scalars.
+        lines: 1-based line of each key, by its path.
+        problems: one sentence each; `data` is complete but for these.
+    """
+
+    data: dict[str, Any] = field(default_factory=dict)
+    lines: dict[Path, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that also reads `1e3` as a number, as YAML 1.2 does, and leaves dates as text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def parse_document(text: str, name: str) -> Document:
+    """Parses a YAML mapping. Never raises: what is wrong is in `problems`.
+
+    Anchors and aliases are refused (a few lines of them can stand for gigabytes), as are keys given twice,
+    tags that ask for Python objects, and documents too deep or too large.
+    """
+    document = Document()
+    node = _compose(text, name, document.problems)
+    if node is None:
+        if not document.problems:
+            document.problems.append(f"{name} is empty; allowed: a mapping of keys such as `manifest:` and `output:`")
+        return document
+    if not isinstance(node, yaml.MappingNode):
+        document.problems.append(f"{name} is not a mapping; allowed: keys such as `manifest:` and `output:`")
+        return document
+    document.data = _build(node, (), name, document)
+    return document
+
+
+def parse_value(text: str, name: str) -> tuple[Any, list[str]]:
+    """One YAML value, as given on the command line. Returns it and what is wrong with it."""
+    document = Document()
+    node = _compose(text, name, document.problems)
+    return (None if node is None else _build(node, (), name, document)), document.problems
+
+
+def _compose(text: str, name: str, problems: list[str]) -> yaml.Node | None:
+    if len(text) > MAX_BYTES:
+        problems.append(f"{name} has {len(text)} characters; allowed: at most {MAX_BYTES}")
+        return None
+    try:
+        # The event stream is read first, without recursion: composing would recurse as deep as the text nests.
+        depth = nodes = 0
+        for event in yaml.parse(text, Loader=_Loader):
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+                problems.append(f"{name} line {line}: anchors and aliases (& and *) are not allowed; write it out")
+                return None
+            nodes += isinstance(event, yaml.NodeEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH or nodes > MAX_NODES:
+                problems.append(f"{name} line {line}: nested deeper than {MAX_DEPTH} or over {MAX_NODES} values")
+                return None
+        return yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{name} line {mark.line + 1}" if mark else name
+        problems.append(f"{place}: not YAML: {error.problem or error.context}")
+    except yaml.YAMLError as error:  # a character that YAML does not allow
+        problems.append(f"{name}: not YAML: {' '.join(str(error).split())}")
+    return None
+
+
+def _build(node: yaml.Node, path: Path, name: str, document: Document) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        data: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+                document.problems.append(f"{name} line {line}: a key must be plain text")
+                continue
+            key = key_node.value  # as written: `on:` and `1:` stay text
+            if key in data:
+                first = document.lines[(*path, key)]
+                document.problems.append(
+                    f"{name} line {line}: {'.'.join((*path, key))} is given twice, first on line {first}"
+                )
+                continue
+            document.lines[(*path, key)] = line
+            data[key] = _build(value_node, (*path, key), name, document)
+        return data
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(item, (*path, str(i)), name, document) for i, item in enumerate(node.value)]
+    if node.tag == "tag:yaml.org,2002:timestamp":
+        return node.value
+    try:
+        return yaml.SafeLoader("").construct_object(node)
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, KeyError) as error:
+        # An unknown tag, `!!int x`, `0x`, an integer of thousands of digits.
+        reason = getattr(error, "problem", None) or str(error)
+        line = node.start_mark.line + 1
+        document.problems.append(f"{name} line {line}: {'.'.join(path) or 'value'} cannot be read: {reason}")
+        return None

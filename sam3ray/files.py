@@ -1,0 +1,118 @@
+"""Small files and folder listings from anywhere fsspec knows, with limits and plain-sentence errors.
+
+Used before a job starts: configurations, manifests, prompts. Videos and results go through
+`sam3ray.video` and `sam3ray.store`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from sam3ray.failures import UserError
+
+# What to install for an address, where fsspec itself does not bring it.
+EXTRAS = {
+    "s3": "s3",
+    "s3a": "s3",
+    "gs": "gcs",
+    "gcs": "gcs",
+    "az": "azure",
+    "abfs": "azure",
+    "abfss": "azure",
+    "adl": "azure",
+}
+
+
+def is_local(uri: str) -> bool:
+    """Whether this is a path on this machine, with or without `file://`."""
+    return "://" not in uri or uri.startswith(("file://", "local://"))
+
+
+def local_path(uri: str) -> str:
+    """The path that a local uri means."""
+    return uri.split("://", 1)[1] if "://" in uri else uri
+
+
+def resolve(uri: str) -> str:
+    """The same place, independent of the current directory. Addresses stay as they are."""
+    if "://" in uri:
+        return uri
+    trailing = "/" if len(uri) > 1 and uri.endswith("/") else ""
+    return os.path.abspath(os.path.expanduser(uri)) + trailing
+
+
+def read_bytes(uri: str, storage_options: Mapping[str, Any], max_bytes: int, *, what: str) -> bytes:
+    """The whole file.
+
+    Raises:
+        UserError: it cannot be read, or has more than `max_bytes`.
+    """
+    fs, path = filesystem(uri, storage_options, what=what)
+    try:
+        with fs.open(path, "rb") as stream:
+            data: bytes = stream.read(max_bytes + 1)
+    except Exception as error:
+        raise UserError(_cannot_read(uri, what, error)) from error
+    if len(data) > max_bytes:
+        raise UserError(f"{what} {uri} has more than {max_bytes} bytes, which is the limit")
+    return data
+
+
+def read_text(uri: str, storage_options: Mapping[str, Any], max_bytes: int, *, what: str) -> str:
+    """The whole file as text; a byte-order mark is dropped."""
+    return decode(read_bytes(uri, storage_options, max_bytes, what=what), uri, what=what)
+
+
+def decode(data: bytes, uri: str, *, what: str) -> str:
+    """UTF-8 text of these bytes.
+
+    Raises:
+        UserError: it is not UTF-8, naming the line.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        found = f"byte 0x{data[error.start]:02x}"
+        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            found = "UTF-16"
+        raise UserError(f"{what} {uri} line {line}: {found} is not UTF-8 text; save it as UTF-8") from error
+
+
+def filesystem(uri: str, storage_options: Mapping[str, Any], *, what: str) -> tuple[Any, str]:
+    """The fsspec file system of a uri, and the path in it. Options are for remote stores only.
+
+    Raises:
+        UserError: an unknown kind of address, or its package is not installed.
+    """
+    import fsspec
+    from fsspec.core import split_protocol
+
+    protocol = split_protocol(uri)[0] or "file"
+    if protocol not in fsspec.available_protocols():
+        raise UserError(f"{what} {uri}: {protocol}:// is no known kind of storage; allowed: a path, {_protocols()}")
+    try:
+        fs, path = fsspec.core.url_to_fs(uri, **({} if is_local(uri) else dict(storage_options)))
+    except ImportError as error:
+        extra = EXTRAS.get(protocol)
+        install = f"pip install 'sam3ray[{extra}]'" if extra else str(error)
+        raise UserError(f"{what} {uri}: {protocol}:// needs a package that is not installed: {install}") from error
+    except Exception as error:
+        raise UserError(_cannot_read(uri, what, error)) from error
+    return fs, path
+
+
+def _protocols() -> str:
+    return "file://, s3://, gs://, az://, https:// and the others that fsspec knows"
+
+
+def _cannot_read(uri: str, what: str, error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"{what} {uri} does not exist"
+    if isinstance(error, IsADirectoryError):
+        return f"{what} {uri} is a folder; allowed: a file"
+    if isinstance(error, PermissionError):
+        return f"{what} {uri} may not be read: permission denied"
+    return f"{what} {uri} cannot be read: {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}"
