@@ -104,7 +104,7 @@ def checkpoint_identity(config: ModelConfig) -> dict[str, str]:
     """
     source, where = _source(config)
     if isinstance(source, Path):
-        return {"name": source.name, "sha256": _folder_digest(source)}
+        return {"sha256": _folder_digest(source)}
     from huggingface_hub import hf_hub_download
 
     with _explained(config):

@@ -1,0 +1,90 @@
+"""Loading checkpoints: what loads, and what each failure says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sam3ray.config import ModelConfig
+from sam3ray.engine.checkpoint import checkpoint_identity, load_checkpoint, resolved_dtype
+from sam3ray.failures import JobStopped
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A hub that is never reached, with an empty cache."""
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def folder(path: Path, config: object = None, weights: bytes | None = b"") -> ModelConfig:
+    path.mkdir()
+    if config is not None:
+        (path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
+    if weights is not None:
+        (path / "model.safetensors").write_bytes(weights)
+    return ModelConfig(checkpoint=str(path))
+
+
+@pytest.mark.parametrize("load", [load_checkpoint, checkpoint_identity])
+class TestRefused:
+    def test_a_folder_that_does_not_exist(self, load, tmp_path):
+        with pytest.raises(JobStopped, match=r"no such folder"):
+            load(ModelConfig(checkpoint=str(tmp_path / "absent")))
+
+    def test_a_folder_without_a_config(self, load, tmp_path):
+        with pytest.raises(JobStopped, match=r"has no config\.json"):
+            load(folder(tmp_path / "c"))
+
+    def test_a_config_that_is_no_json(self, load, tmp_path):
+        with pytest.raises(JobStopped, match=r"config\.json cannot be read"):
+            load(folder(tmp_path / "c", "{"))
+
+    def test_a_model_of_another_type(self, load, tmp_path):
+        with pytest.raises(JobStopped, match=r"is of type 'sam2'; needed is 'sam3_video'"):
+            load(folder(tmp_path / "c", {"model_type": "sam2"}))
+
+    def test_pickled_weights(self, load, tmp_path):
+        config = folder(tmp_path / "c", {"model_type": "sam3_video"}, weights=None)
+        (tmp_path / "c" / "pytest_model.bin").write_bytes(b"x")
+        with pytest.raises(JobStopped, match=r"no \.safetensors file"):
+            load(config)
+
+    def test_a_hub_model_that_cannot_be_reached(self, load, no_hub):
+        with pytest.raises(JobStopped, match=r"'facebook/sam3' is not in the local cache .* hf download facebook/sam3"):
+            load(ModelConfig(checkpoint="facebook/sam3", offline=True))
+
+
+def test_damaged_weights_are_one_sentence(tmp_path):
+    config = folder(tmp_path / "c", {"model_type": "sam3_video"}, weights=b"not safetensors")
+    with pytest.raises(JobStopped, match=r"cannot be loaded: ") as raised:
+        load_checkpoint(config)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_device_that_is_none(tmp_path):
+    with pytest.raises(JobStopped, match=r"model\.device is 'tpu-nonsense'; allowed: auto, cpu"):
+        load_checkpoint(ModelConfig(checkpoint="embedded", device="tpu-nonsense"))
+
+
+def test_identity_is_of_the_content_not_of_the_path(tmp_path):
+    same = [checkpoint_identity(folder(tmp_path / n, {"model_type": "sam3_video"}, b"w")) for n in ("a", "b")]
+    other = checkpoint_identity(folder(tmp_path / "c", {"model_type": "sam3_video"}, b"v"))
+    assert same[0]["sha256"] == same[1]["sha256"] != other["sha256"]
+
+
+def test_auto_dtype():
+    assert resolved_dtype(ModelConfig(), on_gpu=True) == "bfloat16"
+    assert resolved_dtype(ModelConfig(), on_gpu=False) == "float32"
+    assert resolved_dtype(ModelConfig(dtype="autocast"), on_gpu=False) == "autocast"
+
+
+def test_the_embedded_checkpoint_loads_as_asked():
+    import torch
+
+    checkpoint = load_checkpoint(ModelConfig(checkpoint="embedded", dtype="bfloat16", device="cpu"))
+    assert {parameter.dtype for parameter in checkpoint.model.parameters()} == {torch.bfloat16}
+    assert not checkpoint.model.training
+    assert checkpoint.info["checkpoint"] == "embedded"
