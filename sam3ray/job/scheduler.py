@@ -1,0 +1,665 @@
+"""Which clip goes to which actor, and what a failure means: a pure state machine.
+
+Nothing here knows Ray, storage or the time. The driver tells what happened (one method per event,
+each with `now` in seconds of any monotonic clock) and carries out the actions that come back.
+
+A clip is an index into the driver's list; an actor is a number, never used twice, so news of an
+actor that was given up is recognised and ignored. Invariants, checked in the tests by simulation:
+
+* every clip is settled exactly once (done, or failed with a final record), or still open when the
+  job is stopped;
+* a clip runs on at most one actor at a time;
+* nothing a clip did not do is charged to it.
+
+Rules
+-----
+Order: longest first; a clip that comes back keeps its place. Each actor runs one clip and may hold
+one more, whose download and first frames are prefetched; an idle actor takes such a clip over when
+nothing else is left.
+
+Blame: when an actor dies, the clip it ran is charged. While the first frames of the *next* clip
+were being decoded in the same process, the culprit is not known for certain: the running clip is
+charged, unless that would settle it; both clips become suspects, and beside a suspect, or for one,
+nothing is decoded ahead any more. So a clip pays at most once for what another did, and is never
+given up for it (with `crashes` = 1 nothing is decoded ahead).
+
+A lost node charges nobody. So that a clip which takes nodes down (by exhausting their memory, say)
+cannot do so for ever, a clip that was running on `node_losses` lost nodes is recorded as
+`preempted`, which does not settle it for the next run; from the third loss on it waits until
+all other clips have had their turn.
+
+Storage errors charge nobody: the clip waits (exponential back-off with jitter). Errors are counted
+by rounds: one of an attempt that began before the last counted error says nothing new, since
+a thousand actors see one outage a thousand times. `storage_errors` rounds without a success between
+them stop the job; from the second on, nobody is given a clip until the back-off is over. A single
+clip whose storage errs that often while others succeed is recorded as `storage` and left to the
+next run.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sam3ray.failures import Reason
+
+LAST_RUNG = 5  # of the out-of-memory ladder: see job.worker
+FRESH_RUNG = 5  # the rung that wants an actor which has run nothing before
+TRIES_TIMED_OUT = 2
+PATIENT_LOSSES = 3  # lost nodes after which a clip waits for all others
+BACKOFF_CAP_S = 60.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the scheduler needs of the configuration."""
+
+    actors_min: int = 1
+    actors_max: int = 8
+    crashes: int = 3  # tries at a clip on which workers die
+    no_progress_s: float = 600.0
+    start_timeout_s: float = 900.0  # from an actor's placement to its model being loaded
+    storage_errors: int = 8
+    actor_starts: int = 3  # failed starts in a row, none alive, that stop the job
+    node_losses: int = 10
+    backoff_s: float = 1.0  # first back-off; doubles up to BACKOFF_CAP_S
+
+
+@dataclass(frozen=True, slots=True)
+class StartActor:
+    actor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assign:
+    """Run the clip on the actor, whose answer is `clip_done` or `clip_failed`."""
+
+    actor: int
+    clip: int
+    attempt: int
+    rung: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prefetch:
+    """Fetch the clip ahead; with `first_frames`, open it and decode some. Ends in `prefetched`."""
+
+    actor: int
+    clip: int
+    first_frames: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DropPrefetch:
+    actor: int
+    clip: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End the actor's process; no event is expected of it any more."""
+
+    actor: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFailure:
+    """Write down a failed attempt. `final`: the clip is settled for this run."""
+
+    clip: int
+    attempt: int
+    reason: Reason
+    message: str
+    final: bool
+    where: str = ""
+    traceback: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The job cannot go on: exit code 3."""
+
+    message: str
+
+
+Action = StartActor | Assign | Prefetch | DropPrefetch | Kill | RecordFailure | Stop
+
+
+@dataclass(slots=True)
+class _Actor:
+    started_at: float
+    placed_at: float | None = None
+    ready: bool = False
+    fresh: bool = True
+    unreachable: bool = False
+    clip: int = -1  # running
+    assigned_at: float = 0.0
+    attempt: int = 0
+    rung: int = 0
+    next: int = -1  # held for it
+    decoding: int = -1  # whose first frames are being decoded ahead in the actor's process
+    progress: object = None
+    progress_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _History:
+    """What befell a clip so far. Most clips never have one."""
+
+    attempts: int = 0
+    crashes: int = 0
+    timeouts: int = 0
+    losses: int = 0
+    storage: int = 0
+    rung: int = 0
+    suspect: bool = False
+
+
+@dataclass(frozen=True)
+class Counts:
+    clips: int
+    done: int
+    failed: Mapping[Reason, int] = field(default_factory=dict)
+    running: int = 0
+    waiting: int = 0
+    actors_ready: int = 0
+    actors_starting: int = 0
+
+    @property
+    def settled(self) -> int:
+        return self.done + sum(self.failed.values())
+
+
+class Scheduler:
+    """The state machine. Call `start` once, then one method per event; carry out what they return."""
+
+    def __init__(
+        self,
+        lengths: Sequence[float],
+        limits: Limits,
+        *,
+        prior: Mapping[int, Iterable[Reason]] | None = None,
+        seed: int = 0,
+    ) -> None:
+        """`lengths`: one number per clip, in any one unit; 0 where unknown. `prior`: reasons of the
+        failed attempts that earlier runs recorded, so that caps hold across runs."""
+        count = len(lengths)
+        self.limits = limits
+        # rank -> clip and clip -> rank; ties keep the manifest's order.
+        self._by_rank = array("l", sorted(range(count), key=lambda clip: -lengths[clip]))
+        self._rank = array("l", bytes(count * array("l").itemsize))
+        for rank, clip in enumerate(self._by_rank):
+            self._rank[clip] = rank
+        self._head = 0  # ranks before it were handed out at least once
+        self._returned: list[int] = []  # heap of ranks handed out and come back
+        self._fresh: list[int] = []  # the same, wanting a fresh actor
+        self._patient: list[int] = []  # the same, waiting for all others
+        self._delayed: list[tuple[float, int]] = []  # heap of (due, rank)
+        self._settled = bytearray(count)
+        self._open = count  # clips not settled
+        self._done = 0
+        self._failed: Counter[Reason] = Counter()
+        self._history: dict[int, _History] = {}
+        for clip, reasons in (prior or {}).items():
+            seen = Counter(reasons)
+            self._history[clip] = _History(
+                crashes=min(seen[Reason.CRASHED], limits.crashes - 1),
+                timeouts=min(seen[Reason.TIMED_OUT], TRIES_TIMED_OUT - 1),
+                suspect=seen[Reason.CRASHED] > 0,
+            )
+        self._actors: dict[int, _Actor] = {}
+        self._idle: dict[int, None] = {}  # ready, nothing to run; oldest first
+        self._holders: dict[int, None] = {}  # holding a next clip
+        self._bare: dict[int, None] = {}  # running a clip, holding no next one
+        self._ready = 0
+        self._running = 0
+        self._actor_ids = 0
+        self._start_errors = 0  # in a row
+        self._start_after = 0.0
+        self._lonely_since: float | None = None  # since when no actor has been ready
+        self._storage_errors = 0  # rounds in a row
+        self._storage_error_at = float("-inf")
+        self._paused_until = float("-inf")
+        self._draining = False
+        self._stopped: str | None = None
+        self._random = random.Random(seed)
+        self._out: list[Action] = []
+
+    # What the driver wants to know
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to do or to wait for."""
+        if self._stopped is not None:
+            return True
+        if self._draining:
+            return self._running == 0
+        return self._open == 0
+
+    @property
+    def stopped(self) -> str | None:
+        return self._stopped
+
+    @property
+    def counts(self) -> Counts:
+        return Counts(
+            clips=len(self._settled),
+            done=self._done,
+            failed=dict(self._failed),
+            running=self._running,
+            waiting=self._open - self._running,
+            actors_ready=self._ready,
+            actors_starting=len(self._actors) - self._ready,
+        )
+
+    def running_on(self, actor: int) -> int | None:
+        """The clip that the actor runs."""
+        state = self._actors.get(actor)
+        return None if state is None or state.clip < 0 else state.clip
+
+    def knows(self, actor: int) -> bool:
+        return actor in self._actors
+
+    def actors(self) -> list[int]:
+        return list(self._actors)
+
+    # Events
+
+    def start(self, now: float) -> list[Action]:
+        self._lonely_since = now
+        return self._settle(now)
+
+    def actor_placed(self, actor: int, now: float) -> list[Action]:
+        """Its process runs; now it loads the model."""
+        state = self._actors.get(actor)
+        if state is not None and state.placed_at is None:
+            state.placed_at = now
+        return self._settle(now)
+
+    def actor_ready(self, actor: int, now: float) -> list[Action]:
+        state = self._actors.get(actor)
+        if state is not None and not state.ready:
+            state.ready = True
+            self._ready += 1
+            self._lonely_since = None
+            self._start_errors = 0
+            self._idle[actor] = None
+        return self._settle(now)
+
+    def actor_start_failed(self, actor: int, message: str, now: float, *, hopeless: bool = False) -> list[Action]:
+        """It could not load its model. `hopeless`: nor could any other (no such checkpoint, say)."""
+        if actor in self._actors and not self._actors[actor].ready:
+            self._out.append(Kill(actor, message))
+            self._forget(actor, now)
+            if hopeless and self._ready == 0:
+                self._stop(f"no actor can start: {message}")
+            self._start_error(message, now)
+        return self._settle(now)
+
+    def actor_lost(self, actor: int, reason: Reason, message: str, now: float) -> list[Action]:
+        """Its process is gone. `reason`: crashed, out_of_memory (killed for it) or preempted."""
+        state = self._actors.get(actor)
+        if state is None:
+            return self._settle(now)
+        if not state.ready:
+            self._forget(actor, now)
+            if reason is Reason.PREEMPTED:
+                self._start_after = max(self._start_after, now + self.limits.backoff_s)
+            else:
+                self._start_error(message, now)
+            return self._settle(now)
+        self._forget(actor, now)
+        ahead = state.decoding if reason is Reason.CRASHED else -1
+        if ahead >= 0 and not self._settled[ahead]:
+            self._of(ahead).suspect = True
+        if state.clip >= 0:
+            seconds = now - state.assigned_at
+            record = RecordFailure(state.clip, state.attempt, reason, message, False, "worker", "", seconds)
+            self._failed_attempt(record, now, ambiguous=ahead >= 0)
+        return self._settle(now)
+
+    def actor_unreachable(self, actor: int, now: float) -> list[Action]:
+        """It does not answer and is not known to be dead: no hang detection until that is known."""
+        state = self._actors.get(actor)
+        if state is not None:
+            state.unreachable = True
+        return self._settle(now)
+
+    def prefetched(self, actor: int, clip: int, now: float) -> list[Action]:
+        """The prefetch ended, well or not: if not, running the clip will tell."""
+        state = self._actors.get(actor)
+        if state is not None and state.decoding == clip:
+            state.decoding = -1
+        return self._settle(now)
+
+    def progress(self, actor: int, clip: int, value: object, now: float) -> list[Action]:
+        """Any change of `value` (frames done, bytes fetched, the stage) is progress."""
+        state = self._actors.get(actor)
+        if state is not None and state.clip == clip and value != state.progress:
+            state.progress = value
+            state.progress_at = now
+        return []
+
+    def clip_done(self, actor: int, clip: int, now: float) -> list[Action]:
+        """Committed, by this attempt or by another one before it."""
+        if self._release(actor, clip, now):
+            self._storage_errors = 0
+            self._paused_until = float("-inf")
+            self._settle_clip(clip)
+            self._done += 1
+        return self._settle(now)
+
+    def clip_failed(
+        self,
+        actor: int,
+        clip: int,
+        reason: Reason,
+        message: str,
+        now: float,
+        *,
+        where: str = "",
+        traceback: str = "",
+        seconds: float = 0.0,
+    ) -> list[Action]:
+        """The attempt ended in an error that the worker survived."""
+        state = self._actors.get(actor)
+        attempt, began = (state.attempt, state.assigned_at) if state else (0, now)
+        if self._release(actor, clip, now):
+            record = RecordFailure(clip, attempt, reason, message, False, where, traceback, seconds)
+            self._failed_attempt(record, now, actor=actor, began=began)
+        return self._settle(now)
+
+    def tick(self, now: float) -> list[Action]:
+        """Time passed. Call about once a second."""
+        for actor, state in list(self._actors.items()):
+            if state.unreachable:
+                continue
+            if state.clip >= 0 and now - state.progress_at >= self.limits.no_progress_s:
+                clip, attempt, began, progress = state.clip, state.attempt, state.assigned_at, state.progress
+                message = f"no progress for {now - state.progress_at:.0f} s (last: {progress or 'nothing yet'})"
+                self._out.append(Kill(actor, message))
+                self._forget(actor, now)
+                record = RecordFailure(clip, attempt, Reason.TIMED_OUT, message, False, "worker", "", now - began)
+                self._failed_attempt(record, now)
+            elif (
+                not state.ready and state.placed_at is not None and now - state.placed_at >= self.limits.start_timeout_s
+            ):
+                message = f"an actor did not load its model within {self.limits.start_timeout_s:.0f} s"
+                self._out.append(Kill(actor, message))
+                self._forget(actor, now)
+                self._start_error(message, now)
+        if (
+            self._lonely_since is not None
+            and not self._draining
+            and self._open
+            and now - self._lonely_since >= self.limits.start_timeout_s
+            and not any(state.placed_at is not None for state in self._actors.values())
+        ):
+            self._stop(
+                f"no actor could be placed within {self.limits.start_timeout_s:.0f} s: "
+                "the cluster has no free resources for one"
+            )
+        return self._settle(now)
+
+    def drain(self, now: float) -> list[Action]:
+        """Give out no more clips; what runs may end. `finished` says when it has."""
+        self._draining = True
+        return self._settle(now)
+
+    # Clips
+
+    def _of(self, clip: int) -> _History:
+        history = self._history.get(clip)
+        if history is None:
+            history = self._history[clip] = _History()
+        return history
+
+    def _settle_clip(self, clip: int) -> None:
+        assert not self._settled[clip], f"clip {clip} settled twice"
+        self._settled[clip] = 1
+        self._open -= 1
+        self._history.pop(clip, None)
+
+    def _put_back(self, clip: int, heap: list[int] | None = None) -> None:
+        heapq.heappush(self._returned if heap is None else heap, self._rank[clip])
+
+    def _take(self, now: float, *, fresh: bool) -> int:
+        """The longest clip that may run now, or -1."""
+        while self._delayed and self._delayed[0][0] <= now:
+            heapq.heappush(self._returned, heapq.heappop(self._delayed)[1])
+        if fresh and self._fresh:
+            return self._by_rank[heapq.heappop(self._fresh)]
+        if self._returned and (self._head >= len(self._by_rank) or self._returned[0] < self._head):
+            return self._by_rank[heapq.heappop(self._returned)]
+        if self._head < len(self._by_rank):
+            self._head += 1
+            return self._by_rank[self._head - 1]
+        if self._patient and not self._delayed:
+            return self._by_rank[heapq.heappop(self._patient)]
+        return -1
+
+    def _backoff(self, errors: int) -> float:
+        return min(BACKOFF_CAP_S, self.limits.backoff_s * 2.0 ** min(errors - 1, 30)) * self._random.uniform(0.5, 1.0)
+
+    def _failed_attempt(
+        self, record: RecordFailure, now: float, *, actor: int = -1, began: float = 0.0, ambiguous: bool = False
+    ) -> None:
+        """Charges what is to be charged, and puts the clip back or settles it."""
+        clip, reason, limits = record.clip, record.reason, self.limits
+        history = self._of(clip)
+        final = False
+        match reason:
+            case Reason.CRASHED:
+                if not ambiguous or history.crashes + 1 < limits.crashes:
+                    history.crashes += 1
+                history.suspect = True
+                final = history.crashes >= limits.crashes
+            case Reason.TIMED_OUT:
+                history.timeouts += 1
+                final = history.timeouts >= TRIES_TIMED_OUT
+            case Reason.OUT_OF_MEMORY:
+                history.rung += 1
+                final = history.rung > LAST_RUNG
+            case Reason.PREEMPTED:
+                history.losses += 1
+                final = history.losses >= limits.node_losses
+            case Reason.STORAGE:
+                history.storage += 1
+                self._storage_error(record.message, began, now)
+                # The breaker goes first: with nothing but errors the storage is at fault.
+                final = history.storage >= limits.storage_errors and self._stopped is None
+            case _:
+                final = True
+        if final:
+            self._settle_clip(clip)
+            self._failed[reason] += 1
+        elif reason is Reason.STORAGE:
+            heapq.heappush(self._delayed, (now + self._backoff(history.storage), self._rank[clip]))
+        elif reason is Reason.OUT_OF_MEMORY and history.rung >= FRESH_RUNG:
+            self._put_back(clip, self._fresh)
+            self._replace(actor, now, f"out of memory on clip {clip}: a fresh process is tried")
+        elif reason is Reason.PREEMPTED and history.losses >= PATIENT_LOSSES:
+            self._put_back(clip, self._patient)
+        else:
+            self._put_back(clip)
+        self._out.append(
+            RecordFailure(
+                clip, record.attempt, reason, record.message, final, record.where, record.traceback, record.seconds
+            )
+        )
+
+    def _storage_error(self, message: str, began: float, now: float) -> None:
+        if began < self._storage_error_at:
+            return
+        self._storage_error_at = now
+        self._storage_errors += 1
+        if self._storage_errors >= self.limits.storage_errors:
+            self._stop(f"storage failed {self._storage_errors} times in a row; the last error: {message}")
+        elif self._storage_errors >= 2:
+            self._paused_until = now + self._backoff(self._storage_errors - 1)
+
+    # Actors
+
+    def _start_error(self, message: str, now: float) -> None:
+        self._start_errors += 1
+        if self._ready == 0 and self._start_errors >= self.limits.actor_starts:
+            tries = f"{self._start_errors} actors in a row" if self._start_errors > 1 else "an actor"
+            self._stop(f"{tries} could not start; the last error: {message}")
+        self._start_after = now + self._backoff(self._start_errors)
+
+    def _stop(self, message: str) -> None:
+        if self._stopped is None:
+            self._stopped = message
+            self._out.append(Stop(message))
+
+    def _forget(self, actor: int, now: float) -> None:
+        """Strikes the actor off; a clip held for it goes back, uncharged."""
+        state = self._actors.pop(actor)
+        self._idle.pop(actor, None)
+        self._holders.pop(actor, None)
+        self._bare.pop(actor, None)
+        if state.clip >= 0:
+            self._running -= 1
+        if state.next >= 0:
+            self._put_back(state.next)
+        if state.ready:
+            self._ready -= 1
+            if self._ready == 0:
+                self._lonely_since = now
+
+    def _replace(self, actor: int, now: float, why: str) -> None:
+        if actor in self._actors:
+            self._out.append(Kill(actor, why))
+            self._forget(actor, now)
+
+    def _release(self, actor: int, clip: int, now: float) -> bool:
+        """The actor is done with the clip; False if that is no news (any more)."""
+        state = self._actors.get(actor)
+        if state is None or state.clip != clip:
+            return False
+        state.clip = -1
+        state.unreachable = False
+        self._running -= 1
+        self._bare.pop(actor, None)
+        self._idle[actor] = None
+        return True
+
+    # Decisions
+
+    def _settle(self, now: float) -> list[Action]:
+        """Whatever follows from the state: starts, assignments, prefetches, stops of idle actors."""
+        if self._stopped is None and not self._draining:
+            self._start_actors(now)
+            if now >= self._paused_until:
+                for actor in list(self._idle):
+                    if not self._give(actor, now):
+                        break
+                self._hold_ahead(now)
+            self._retire()
+        out, self._out = self._out, []
+        return out
+
+    def _start_actors(self, now: float) -> None:
+        if now < self._start_after:
+            return
+        if self._fresh and not any(state.fresh for state in self._actors.values()):
+            # A clip waits for a process that has run nothing before: an idle actor makes room.
+            idle = next(iter(self._idle), None)
+            if idle is not None and len(self._actors) >= min(self.limits.actors_max, self._open):
+                self._replace(idle, now, "a fresh process is wanted")
+        # No more than the open clips: more would only wait.
+        wanted = min(self.limits.actors_max, self._open)
+        while len(self._actors) < wanted:
+            actor = self._actor_ids
+            self._actor_ids += 1
+            self._actors[actor] = _Actor(started_at=now)
+            self._out.append(StartActor(actor))
+
+    def _give(self, actor: int, now: float) -> bool:
+        """Gives an idle actor its next clip; False where no actor could be given one now."""
+        state = self._actors[actor]
+        clip = -1
+        if state.fresh and self._fresh:
+            clip = self._take(now, fresh=True)
+            if clip >= 0 and state.next >= 0:
+                self._put_back(state.next)
+                self._unhold(actor, drop=True)
+        elif state.next >= 0:
+            clip = state.next
+            self._unhold(actor)
+        if clip < 0:
+            clip = self._take(now, fresh=False)
+        if clip < 0 and self._holders:
+            holder = next(iter(self._holders))
+            clip = self._actors[holder].next
+            self._unhold(holder, drop=True)
+        if clip < 0:
+            return bool(self._fresh)  # another idle actor may be fresh
+        history = self._of(clip)
+        history.attempts += 1
+        del self._idle[actor]
+        self._running += 1
+        state.clip, state.attempt, state.rung = clip, history.attempts, history.rung
+        state.assigned_at = state.progress_at = now
+        state.progress = None
+        state.fresh = False
+        if state.decoding == clip:
+            state.decoding = -1  # from now on it is the running clip, and to blame
+        self._bare[actor] = None
+        self._out.append(Assign(actor, clip, history.attempts, history.rung))
+        return True
+
+    def _hold_ahead(self, now: float) -> None:
+        """Reserves a next clip for running actors, unless an idle one could run it at once."""
+        while self._bare and not self._idle:
+            # What is patient or delayed is not taken ahead.
+            if self._head >= len(self._by_rank) and not self._returned:
+                return
+            actor = next(iter(self._bare))
+            state = self._actors[actor]
+            held = self._take(now, fresh=False)
+            del self._bare[actor]
+            state.next = held
+            self._holders[actor] = None
+            decode = (
+                self.limits.crashes > 1
+                and state.decoding < 0
+                and not self._suspect(held)
+                and not self._suspect(state.clip)
+            )
+            if decode:
+                state.decoding = held
+            self._out.append(Prefetch(actor, held, decode))
+
+    def _unhold(self, actor: int, *, drop: bool = False) -> None:
+        state = self._actors[actor]
+        if drop:
+            self._out.append(DropPrefetch(actor, state.next))
+        state.next = -1
+        self._holders.pop(actor, None)
+        if state.clip >= 0:
+            self._bare[actor] = None
+
+    def _suspect(self, clip: int) -> bool:
+        history = self._history.get(clip)
+        return history is not None and history.suspect
+
+    def _retire(self) -> None:
+        """Ends idle actors that no open clip can need, down to the minimum."""
+        spare = len(self._actors) - max(self._open, min(self.limits.actors_min, len(self._actors)))
+        while spare > 0 and self._idle:
+            actor = next(iter(self._idle))
+            state = self._actors[actor]
+            if state.next >= 0:
+                break
+            spare -= 1
+            self._out.append(Kill(actor, "no clips left for it"))
+            del self._idle[actor]
+            del self._actors[actor]
+            self._ready -= 1

@@ -1,0 +1,232 @@
+"""A world for the scheduler: actors, clips and faults in virtual time, no Ray.
+
+It carries out the scheduler's actions, feeds back what would happen, and checks on the way that
+no rule is broken: one clip per actor, one actor per clip, each clip settled once.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+from sam3ray.failures import Reason
+from sam3ray.job import scheduler as s
+
+
+@dataclass(frozen=True)
+class Nature:
+    """What a clip does to whoever runs it."""
+
+    crashes: int = 0  # attempts on which the worker dies, -1 for all
+    crashes_ahead: bool = False  # it kills already while its first frames are decoded ahead
+    hangs: int = 0
+    oom_below: int = 0  # out of memory on every rung below this one
+    error: Reason | None = None
+    storage: int = 0
+    kills_node: int = 0
+
+
+@dataclass
+class Faults:
+    """Per-clip chances of things that are no clip's doing."""
+
+    actor_dies: float = 0.0
+    node_dies: float = 0.0
+    start_fails: float = 0.0
+    outages: tuple[tuple[float, float], ...] = ()  # (from, to): all storage fails
+
+
+@dataclass
+class Outcome:
+    done: set[int] = field(default_factory=set)
+    final: dict[int, Reason] = field(default_factory=dict)
+    records: Counter[tuple[int, Reason]] = field(default_factory=Counter)
+    attempts: Counter[int] = field(default_factory=Counter)
+    started_order: list[int] = field(default_factory=list)
+    stopped: str | None = None
+    actors_started: int = 0
+    most_actors: int = 0
+    now: float = 0.0
+    events: int = 0
+    killed_for: list[str] = field(default_factory=list)
+    rungs: dict[int, list[int]] = field(default_factory=dict)
+    fresh_rungs: list[bool] = field(default_factory=list)
+
+
+class World:
+    def __init__(
+        self,
+        lengths: list[float],
+        limits: s.Limits,
+        natures: dict[int, Nature] | None = None,
+        faults: Faults | None = None,
+        seed: int = 0,
+        prior: dict[int, list[Reason]] | None = None,
+        tick_s: float = 1.0,
+        keep: bool = True,
+    ) -> None:
+        self.lengths = lengths
+        self.natures = natures or {}
+        self.faults = faults or Faults()
+        self.random = random.Random(seed)
+        self.scheduler = s.Scheduler(lengths, limits, prior=prior, seed=seed)
+        self.limits = limits
+        self.heap: list[tuple[float, int, str, tuple]] = []
+        self.sequence = 0
+        self.alive: dict[int, int] = {}  # actor -> clip it runs or -1
+        self.ran: Counter[int] = Counter()
+        self.held: dict[int, int] = {}
+        self.where: dict[int, int] = {}  # clip -> actor
+        self.crashed_on: Counter[int] = Counter()
+        self.hung_on: Counter[int] = Counter()
+        self.storage_on: Counter[int] = Counter()
+        self.nodes_on: Counter[int] = Counter()
+        self.out = Outcome()
+        self.tick_s = tick_s
+        self.keep = keep
+
+    def later(self, delay: float, kind: str, *args: object) -> None:
+        self.sequence += 1
+        heapq.heappush(self.heap, (self.out.now + delay, self.sequence, kind, args))
+
+    def run(self, until: float = float("inf")) -> Outcome:
+        self.do(self.scheduler.start(0.0))
+        self.later(self.tick_s, "tick")
+        while not self.scheduler.finished:
+            assert self.heap, "the scheduler waits for something that will never happen"
+            now, _, kind, args = heapq.heappop(self.heap)
+            if now > until:
+                break
+            self.out.now = now
+            self.out.events += 1
+            getattr(self, "on_" + kind)(*args)
+        self.out.stopped = self.scheduler.stopped
+        return self.out
+
+    # What happens
+
+    def on_tick(self) -> None:
+        self.do(self.scheduler.tick(self.out.now))
+        self.later(self.tick_s, "tick")
+
+    def on_placed(self, actor: int) -> None:
+        if actor in self.alive:
+            self.do(self.scheduler.actor_placed(actor, self.out.now))
+
+    def on_ready(self, actor: int) -> None:
+        if actor not in self.alive:
+            return
+        if self.random.random() < self.faults.start_fails:
+            del self.alive[actor]
+            self.do(self.scheduler.actor_start_failed(actor, "no model", self.out.now))
+        else:
+            self.do(self.scheduler.actor_ready(actor, self.out.now))
+
+    def on_prefetched(self, actor: int, clip: int, decoded: bool) -> None:
+        if actor not in self.alive:
+            return
+        nature = self.natures.get(clip)
+        if decoded and nature and nature.crashes_ahead:
+            self.die(actor, Reason.CRASHED)
+        else:
+            self.do(self.scheduler.prefetched(actor, clip, self.out.now))
+
+    def on_end(self, actor: int, clip: int, attempt: int, rung: int) -> None:
+        if self.alive.get(actor, -1) != clip:
+            return
+        nature = self.natures.get(clip)
+        dice = self.random.random()
+        if dice < self.faults.actor_dies:
+            return self.die(actor, Reason.CRASHED)
+        if dice < self.faults.actor_dies + self.faults.node_dies:
+            return self.die(actor, Reason.PREEMPTED)
+        if nature is not None:
+            if self.crashed_on[clip] < nature.crashes or nature.crashes < 0:
+                self.crashed_on[clip] += 1
+                return self.die(actor, Reason.CRASHED)
+            if self.nodes_on[clip] < nature.kills_node or nature.kills_node < 0:
+                self.nodes_on[clip] += 1
+                return self.die(actor, Reason.PREEMPTED)
+            if self.hung_on[clip] < nature.hangs or nature.hangs < 0:
+                self.hung_on[clip] += 1
+                return  # and never says anything again
+            if rung < nature.oom_below:
+                return self.fail(actor, clip, Reason.OUT_OF_MEMORY)
+            if nature.error is not None:
+                return self.fail(actor, clip, nature.error)
+            if self.storage_on[clip] < nature.storage or nature.storage < 0:
+                self.storage_on[clip] += 1
+                return self.fail(actor, clip, Reason.STORAGE)
+        if any(a <= self.out.now < b for a, b in self.faults.outages):
+            return self.fail(actor, clip, Reason.STORAGE)
+        assert clip not in self.out.done and clip not in self.out.final, f"clip {clip} settled twice"
+        self.free(actor, clip)
+        self.out.done.add(clip)
+        self.do(self.scheduler.clip_done(actor, clip, self.out.now))
+
+    def fail(self, actor: int, clip: int, reason: Reason) -> None:
+        self.free(actor, clip)
+        self.do(self.scheduler.clip_failed(actor, clip, reason, "simulated", self.out.now))
+
+    def free(self, actor: int, clip: int) -> None:
+        self.alive[actor] = -1
+        del self.where[clip]
+
+    def die(self, actor: int, reason: Reason) -> None:
+        self.bury(actor)
+        self.do(self.scheduler.actor_lost(actor, reason, "simulated", self.out.now))
+
+    def bury(self, actor: int) -> None:
+        clip = self.alive.pop(actor)
+        if clip >= 0:
+            del self.where[clip]
+        self.held.pop(actor, None)
+
+    # What the scheduler wants
+
+    def do(self, actions: list[s.Action]) -> None:
+        for action in actions:
+            match action:
+                case s.StartActor(actor):
+                    self.alive[actor] = -1
+                    self.out.actors_started += 1
+                    self.out.most_actors = max(self.out.most_actors, len(self.alive))
+                    assert len(self.alive) <= self.limits.actors_max
+                    self.later(0.5, "placed", actor)
+                    self.later(self.random.uniform(5, 10), "ready", actor)
+                case s.Assign(actor, clip, attempt, rung):
+                    assert self.alive[actor] == -1, f"actor {actor} got a second clip"
+                    assert clip not in self.where, f"clip {clip} runs twice"
+                    assert clip not in self.out.done and clip not in self.out.final
+                    assert self.held.pop(actor, clip) == clip, "held another clip"
+                    assert clip not in self.held.values() if self.keep else True
+                    self.alive[actor] = clip
+                    self.where[clip] = actor
+                    if self.keep:
+                        self.out.attempts[clip] += 1
+                        self.out.started_order.append(clip)
+                        self.out.rungs.setdefault(clip, []).append(rung)
+                        if rung == s.FRESH_RUNG:
+                            self.out.fresh_rungs.append(self.ran[actor] == 0)
+                        self.ran[actor] += 1
+                    self.later(max(self.lengths[clip], 0.01), "end", actor, clip, attempt, rung)
+                case s.Prefetch(actor, clip, decoded):
+                    assert actor in self.alive and actor not in self.held
+                    assert clip not in self.where
+                    self.held[actor] = clip
+                    self.later(0.3, "prefetched", actor, clip, decoded)
+                case s.DropPrefetch(actor, clip):
+                    assert self.held.pop(actor) == clip
+                case s.Kill(actor, why):
+                    if actor in self.alive:
+                        self.bury(actor)
+                    self.out.killed_for.append(why)
+                case s.RecordFailure(clip=clip, reason=reason, final=final):
+                    self.out.records[clip, reason] += 1
+                    if final:
+                        assert clip not in self.out.final and clip not in self.out.done
+                        self.out.final[clip] = reason
+                case s.Stop():
+                    pass
