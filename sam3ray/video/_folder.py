@@ -1,0 +1,105 @@
+"""A folder of numbered JPEG or PNG frames as a video."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from sam3ray.config import VideoConfig
+from sam3ray.failures import ClipError, Reason
+from sam3ray.video._frame import VideoInfo
+from sam3ray.video._source import check_pixels
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+_LAST_NUMBER = re.compile(r"(\d+)\D*$")
+
+
+def sort_frames(names: Iterable[str], where: str) -> list[str]:
+    """The image files among `names`, ordered by the last number in each name: 2.jpg before 10.jpg.
+
+    Other files and hidden ones are passed over. An image without a number or two with the same are an error, since
+    any order would be a guess.
+    """
+    numbered: dict[int, str] = {}
+    for name in sorted(names):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() not in SUFFIXES or name.startswith("."):
+            continue
+        match = _LAST_NUMBER.search(stem)
+        if match is None:
+            raise ClipError(Reason.UNREADABLE_VIDEO, f"the frame {name!r} has no number in its name", where)
+        number = int(match[1])
+        if number in numbered:
+            raise ClipError(
+                Reason.UNREADABLE_VIDEO, f"the frames {numbered[number]!r} and {name!r} have the same number", where
+            )
+        numbered[number] = name
+    if not numbered:
+        raise ClipError(Reason.NO_VIDEO_STREAM, "the folder has no .jpg, .jpeg or .png files", where)
+    return [numbered[n] for n in sorted(numbered)]
+
+
+def list_frames(folder: Path, limits: VideoConfig) -> list[Path]:
+    names = sort_frames((entry.name for entry in os.scandir(folder) if entry.is_file()), folder.name)
+    if len(names) > limits.max_frames:
+        raise ClipError(
+            Reason.OVER_LIMITS, f"the folder has {len(names)} frames, allowed are {limits.max_frames}", folder.name
+        )
+    return [folder / name for name in names]
+
+
+def probe_folder(folder: Path, limits: VideoConfig) -> VideoInfo:
+    """Count the frames and measure the first. `pts` of a folder's frames is their index."""
+    frames = list_frames(folder, limits)
+    fps = Fraction(limits.folder_fps).limit_denominator(1001)
+    with Image.open(frames[0]) as image:
+        width, height = _displayed_size(image)
+        codec = (image.format or "").lower()
+    return VideoInfo(
+        width=width,
+        height=height,
+        fps=fps,
+        duration_s=float(len(frames) / fps),
+        frame_count=len(frames),
+        time_base=1 / fps,
+        codec=codec,
+        size_bytes=sum(f.stat().st_size for f in frames),
+    )
+
+
+def read_image(path: Path, limits: VideoConfig) -> np.ndarray:
+    """One frame as uint8 RGB (height, width, 3), turned as its EXIF orientation says."""
+    where = f"{path.parent.name}/{path.name}"
+    try:
+        with Image.open(path) as image:
+            check_pixels(image.width, image.height, limits, where)
+            turned = ImageOps.exif_transpose(image)
+            if turned.mode.startswith("I"):  # 16 bits per pixel: Pillow would clip at 255, not scale
+                grey = (np.asarray(turned).astype(np.uint32) >> 8).astype(np.uint8)
+                return np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=2))
+            return np.array(turned.convert("RGB"))
+    except Image.DecompressionBombError as error:
+        raise ClipError(Reason.OVER_LIMITS, str(error), where) from error
+    except FileNotFoundError as error:
+        raise ClipError(Reason.NOT_FOUND, "the frame does not exist", where) from error
+    except PermissionError as error:
+        raise ClipError(Reason.PERMISSION_DENIED, "the frame may not be read", where) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        # Pillow's decoders raise any of these on damaged data.
+        raise ClipError(Reason.UNREADABLE_VIDEO, f"the frame cannot be decoded: {error}", where) from error
+
+
+def read_images(paths: Iterable[Path], limits: VideoConfig) -> Iterator[np.ndarray]:
+    for path in paths:
+        yield read_image(path, limits)
+
+
+def _displayed_size(image: Image.Image) -> tuple[int, int]:
+    turned = image.getexif().get(0x0112) in (5, 6, 7, 8)
+    return (image.height, image.width) if turned else (image.width, image.height)

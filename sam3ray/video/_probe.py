@@ -1,0 +1,72 @@
+"""The facts of a video: from its headers and its first frame."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+from sam3ray.config import VideoConfig
+from sam3ray.failures import ClipError, Reason
+from sam3ray.video._decode import decode
+from sam3ray.video._folder import probe_folder
+from sam3ray.video._frame import VideoInfo
+from sam3ray.video._source import display_matrix, open_container, rotation_of, video_stream
+
+
+def probe(path: str | os.PathLike[str], limits: VideoConfig) -> VideoInfo:
+    """Facts of a local video file or folder of numbered frames.
+
+    One frame is decoded: rotation travels with the frames, and headers of damaged files promise what is not there.
+
+    Raises:
+        ClipError: not_found, permission_denied, unreadable_video, no_video_stream, over_limits.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return probe_folder(path, limits)
+    with open_container(path, limits) as container:
+        stream = video_stream(container, limits, path.name)
+        rate = stream.average_rate or stream.guessed_rate
+        fps = rate if rate and rate > 0 else None
+        time_base = stream.time_base or Fraction(1, 1000)
+        duration_s = None
+        if stream.duration is not None and stream.duration > 0:
+            duration_s = float(stream.duration * time_base)
+        elif container.duration is not None and container.duration > 0:
+            duration_s = container.duration / 1_000_000
+        frame_count = stream.frames or None
+        if frame_count is None and duration_s is not None and fps is not None:
+            frame_count = round(duration_s * fps)
+        codec = stream.codec_context.codec.canonical_name
+        has_audio = bool(container.streams.audio)
+    first = next(iter(decode(path, limits)))
+    rotation = rotation_of(display_matrix(first.coded))
+    width, height = first.coded.width, first.coded.height
+    if rotation in (90, 270):
+        width, height = height, width
+    return VideoInfo(
+        width=width,
+        height=height,
+        fps=fps,
+        duration_s=duration_s,
+        frame_count=frame_count,
+        time_base=time_base,
+        codec=codec,
+        rotation=rotation,
+        has_audio=has_audio,
+        size_bytes=path.stat().st_size,
+    )
+
+
+def check_duration(
+    info: VideoInfo, start_s: float | None, end_s: float | None, limits: VideoConfig, where: str
+) -> None:
+    """Refuse a range that is longer than allowed, as far as the container tells."""
+    if info.duration_s is None:
+        return
+    seconds = min(info.duration_s, end_s if end_s is not None else info.duration_s) - (start_s or 0.0)
+    if seconds > limits.max_duration_s:
+        raise ClipError(
+            Reason.OVER_LIMITS, f"the clip lasts {seconds:.1f} s, allowed are {limits.max_duration_s:g}", where
+        )

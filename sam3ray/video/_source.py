@@ -1,0 +1,148 @@
+"""Opening a local video file: what may be opened, which stream is the video, how its frames are turned.
+
+Files come from anywhere, so demuxers that follow references to other files or hosts (playlists,
+concatenation scripts, image sequences) are not offered to them, and only the local file itself is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from sam3ray.config import VideoConfig
+from sam3ray.failures import ClipError, Reason
+
+# Containers of one self-contained file. Audio-only ones are here so that they are told apart from rubbish.
+_DEMUXERS = (
+    "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,vvc,av1,obu,ivf,m4v,vc1,rm,gif,dv,nut,"
+    "yuv4mpegpipe,wtv,gxf,mp3,wav,w64,flac,aac,ac3,eac3,aiff,au,caf,amr,dts,truehd"
+)
+_NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+
+
+@contextmanager
+def naming_errors(where: str, doing: str) -> Iterator[None]:
+    """Turn what libav and the system raise into a `ClipError` that says what was being done."""
+    try:
+        yield
+    except (av.error.FileNotFoundError, FileNotFoundError) as error:
+        raise ClipError(Reason.NOT_FOUND, "the file does not exist", where) from error
+    except (av.error.PermissionError, PermissionError) as error:
+        raise ClipError(Reason.PERMISSION_DENIED, "the file may not be read", where) from error
+    except (av.error.MemoryError, MemoryError) as error:
+        raise ClipError(Reason.OVER_LIMITS, f"{doing}: it asks for more memory than there is", where) from error
+    except av.error.FFmpegError as error:
+        raise ClipError(Reason.UNREADABLE_VIDEO, f"{doing}: {error.strerror or error}", where) from error
+    except OSError as error:
+        # Local disk, not a store: EIO and the like are the node's fault.
+        raise ClipError(Reason.STORAGE, f"{doing}: {error.strerror or error}", where) from error
+
+
+@contextmanager
+def open_container(path: str | os.PathLike[str], limits: VideoConfig) -> Iterator[InputContainer]:
+    """Open a local file for demuxing, after a look at its size.
+
+    Raises:
+        ClipError: not_found, permission_denied, over_limits (size), unreadable_video (no container in it).
+    """
+    path = os.path.abspath(path)
+    name = Path(path).name
+    with naming_errors(name, "cannot be opened"):
+        size = os.stat(path).st_size
+        if size == 0:
+            raise ClipError(Reason.UNREADABLE_VIDEO, "the file is empty", name)
+        if size > limits.max_size_bytes:
+            raise ClipError(Reason.OVER_LIMITS, f"the file has {size} bytes, allowed are {limits.max_size_bytes}", name)
+        with open(path, "rb"):  # libav reports a folder and a file without permission in the same way
+            pass
+        container = av.open(
+            "file:" + path,
+            container_options={"protocol_whitelist": "file", "format_whitelist": _DEMUXERS},
+            metadata_errors="replace",
+        )
+    try:
+        yield container
+    finally:
+        container.close()
+
+
+def video_stream(container: InputContainer, limits: VideoConfig, where: str) -> VideoStream:
+    """The stream a player would show, ready to decode. Cover art is not one.
+
+    Raises:
+        ClipError: no_video_stream, unreadable_video (no decoder), over_limits (pixels).
+    """
+    streams = [s for s in container.streams.video if not s.disposition & _NOT_A_VIDEO]
+    if not streams:
+        kinds = sorted({s.type for s in container.streams})
+        raise ClipError(
+            Reason.NO_VIDEO_STREAM, f"there is no video stream, only: {', '.join(kinds) or 'nothing'}", where
+        )
+    best = container.streams.best("video")
+    stream = best if best in streams else streams[0]
+    assert isinstance(stream, VideoStream)
+    codec = stream.codec_context
+    if codec is None:
+        raise ClipError(Reason.UNREADABLE_VIDEO, "there is no decoder for its video stream", where)
+    check_pixels(codec.width, codec.height, limits, where)
+    # Frame threads hide decode errors from the caller and hold one frame per core. Slice threads do neither, and
+    # what comes out does not depend on the number of cores.
+    codec.thread_type = "SLICE"
+    codec.thread_count = min(4, os.cpu_count() or 1)
+    codec.options = {**codec.options, "max_pixels": str(limits.max_pixels)}
+    return stream
+
+
+def check_pixels(width: int, height: int, limits: VideoConfig, where: str) -> None:
+    if width * height > limits.max_pixels:
+        raise ClipError(
+            Reason.OVER_LIMITS, f"frames have {width}x{height} pixels, allowed are {limits.max_pixels}", where
+        )
+
+
+def display_matrix(frame: VideoFrame) -> np.ndarray | None:
+    """The 3x3 display matrix that came with a frame (int32, row vectors: (x, y) goes to (ax + cy, bx + dy))."""
+    for entry in frame.side_data.values():
+        if entry.type == SideDataType.DISPLAYMATRIX:
+            return np.frombuffer(bytes(entry)[:36], np.int32).reshape(3, 3)
+    return None
+
+
+def rotation_of(matrix: np.ndarray | None) -> int:
+    """Degrees clockwise, to the nearest quarter turn, that a player turns the coded frame by."""
+    if matrix is None:
+        return 0
+    (a, b), (c, d) = matrix[:2, :2].astype(np.int64).tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return 90 if b > 0 else 270
+    return 180 if a < 0 else 0
+
+
+def displayed(image: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
+    """Turn and mirror a coded image (height, width, channels) as a player does; C-contiguous.
+
+    Angles that are no multiple of 90 degrees go to the nearest: no player shows them otherwise.
+    """
+    if matrix is None:
+        return image
+    (a, b), (c, d) = matrix[:2, :2].astype(np.int64).tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        image = image.transpose(1, 0, 2)
+        across, down = c, b
+    else:
+        across, down = a, d
+    if down < 0:
+        image = image[::-1]
+    if across < 0:
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)

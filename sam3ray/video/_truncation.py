@@ -1,0 +1,50 @@
+"""Whether a file ends before what its container promises.
+
+libav reports the end of a cut-off file as a plain end.
+"""
+
+from __future__ import annotations
+
+import os
+
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+
+def listed_packets(container: InputContainer, stream: VideoStream) -> int | None:
+    """Number of packets that the container's own table lists; None where there is no such table.
+
+    In a fragmented MP4 the table grows while reading, so ask at the end.
+    """
+    return len(stream.index_entries) if container.format.name.startswith("mov") else None
+
+
+def matroska_is_cut_off(path: str | os.PathLike[str]) -> bool:
+    """Whether a Matroska or WebM file is shorter than its segment says. Segments of unknown size (live) never are."""
+    with open(path, "rb") as file:
+        head = file.read(4096)
+        size = file.seek(0, 2)
+    header = _element(head, 0)
+    if header is None or header[0] != 0x1A45DFA3 or header[2] is None:
+        return False
+    segment = _element(head, header[1] + header[2])
+    if segment is None or segment[0] != 0x18538067 or segment[2] is None:
+        return False
+    return segment[1] + segment[2] > size
+
+
+def _element(data: bytes, at: int) -> tuple[int, int, int | None] | None:
+    """(id, offset of the content, its size or None where unknown) of the EBML element at an offset (RFC 8794)."""
+    if at >= len(data) or data[at] == 0:
+        return None
+    id_length = 9 - data[at].bit_length()
+    at_size = at + id_length
+    if at_size >= len(data) or data[at_size] == 0:
+        return None
+    size_length = 9 - data[at_size].bit_length()
+    content = at_size + size_length
+    if content > len(data):
+        return None
+    size = int.from_bytes(data[at_size:content], "big") & ((1 << 7 * size_length) - 1)
+    unknown = size == (1 << 7 * size_length) - 1
+    return int.from_bytes(data[at:at_size], "big"), content, None if unknown else size
