@@ -112,7 +112,7 @@ def check_pixels(width: int, height: int, limits: VideoConfig, where: str) -> No
 
 def display_matrix(frame: VideoFrame) -> np.ndarray | None:
     """The 3x3 display matrix that came with a frame (int32, row vectors: (x, y) goes to (ax + cy, bx + dy))."""
-    for entry in frame.side_data.values():
+    for entry in frame.side_data:
         if entry.type == SideDataType.DISPLAYMATRIX:
             return np.frombuffer(bytes(entry)[:36], np.int32).reshape(3, 3)
     return None
