@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -112,10 +113,24 @@ def check_pixels(width: int, height: int, limits: VideoConfig, where: str) -> No
 
 def display_matrix(frame: VideoFrame) -> np.ndarray | None:
     """The 3x3 display matrix that came with a frame (int32, row vectors: (x, y) goes to (ax + cy, bx + dy))."""
-    for entry in frame.side_data:
+    try:
+        entries: list[Any] = list(frame.side_data)
+    except ValueError:
+        # PyAV 18.1 knows no side data that FFmpeg got after 6.1 (EXIF, MV-HEVC views) and then gives none. What is
+        # left of the matrix is its angle, which mirrored pictures do not have.
+        return _TURNS[round(-frame.rotation / 90) % 4]
+    for entry in entries:
         if entry.type == SideDataType.DISPLAYMATRIX:
             return np.frombuffer(bytes(entry)[:36], np.int32).reshape(3, 3)
     return None
+
+
+_TURNS = (  # by quarter turns clockwise
+    None,
+    np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1]], np.int32),
+    np.array([[-1, 0, 0], [0, -1, 0], [0, 0, 1]], np.int32),
+    np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]], np.int32),
+)
 
 
 def rotation_of(matrix: np.ndarray | None) -> int:
