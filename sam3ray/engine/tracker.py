@@ -1,0 +1,541 @@
+"""The tracker: follows many objects from frame to frame in batches, in bounded memory.
+
+It runs the submodules of transformers' `Sam3TrackerVideoModel` (here `Sam3VideoModel.tracker_model`)
+and owns what happens between them. The text engine and the visual engine both drive it:
+
+    features = tracker.features(backbone output)[0]
+    tracked = tracker.track(features, t, memories)              # masks and scores of frame t
+    tracker.encode_memory(features, t, memories, masks, ...)    # what later frames will remember of t
+    tracker.prune(t, memories)                                  # what no later frame can read
+
+An object enters by `add_masks` or `add_clicks`. Each object has a past of its own: no call changes
+what another object remembers. One `Tracker` serves one clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from transformers import Sam3VideoModel
+
+from sam3ray.engine.mask_head import NO_OBJECT, HeadOutput, MaskHead, resize
+from sam3ray.engine.memory import NO_ROW, Bank, FrameEntry, ObjectMemory, ReadRules, Rules, group_by_length
+from sam3ray.engine.memory_attention import MemoryAttention
+from sam3ray.engine.vision import FrameFeatures, tracker_features
+
+MASK_PROMPT_SCORE = 10.0  # score logit of an object given as a mask; the negative of it where the mask is empty
+PASSING_SCORE = 0.01  # the published rules forget frames whose score is not above this
+MAX_POINTS = 16  # the published rules show the model no more clicks on one object and frame
+EARLIER_LOGIT_LIMIT = 32.0  # earlier logits are clamped to +- this before they go in with new clicks
+
+
+@dataclass(frozen=True, eq=False)
+class TrackedMasks:
+    """N objects on one frame.
+
+    Attributes:
+        masks: (N, h, h) logits at low resolution (4 x the patch grid).
+        score_logits: (N,) > 0 where the tracker believes that the object is there.
+        iou_scores: (N,) the model's estimate of the mask's IoU, 0..1.
+    """
+
+    masks: Tensor
+    score_logits: Tensor
+    iou_scores: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Clicks:
+    """All clicks so far on one object of one frame.
+
+    Attributes:
+        points: (n, 2) float32, (x, y) in pixels of the model's image; a box is its two corners.
+        labels: (n,) int32: 1 on the object, 0 off it, 2 top left and 3 bottom right of a box.
+        earlier: (h, h) mask logits of an earlier round on this frame, or None.
+    """
+
+    points: Tensor
+    labels: Tensor
+    earlier: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prompted:
+    """Objects that were prompted on a frame, before their memory is encoded.
+
+    `memory_logits` (N, S, S) are the masks at the model's image size.
+    """
+
+    tracked: TrackedMasks
+    memory_logits: Tensor
+
+
+def join_prompted(parts: Sequence[Prompted]) -> Prompted:
+    """One `Prompted` of all objects of several, in order."""
+    tracked = [part.tracked for part in parts]
+    return Prompted(
+        TrackedMasks(
+            torch.cat([t.masks for t in tracked]),
+            torch.cat([t.score_logits for t in tracked]),
+            torch.cat([t.iou_scores for t in tracked]),
+        ),
+        torch.cat([part.memory_logits for part in parts]),
+    )
+
+
+class Tracker:
+    """Tracks the objects of one clip.
+
+    Args:
+        model: the checkpoint; only `tracker_model` and `tracker_neck` are used.
+        rules: "published" follows Meta's code, "transformers" follows transformers'.
+        object_batch: objects per call of a module; bounds the peak memory of a frame.
+        num_frames: length of the clip; only lengths below 16 make a difference, None is "at least 16".
+    """
+
+    def __init__(
+        self,
+        model: Sam3VideoModel,
+        rules: Rules = "published",
+        object_batch: int = 64,
+        num_frames: int | None = None,
+    ) -> None:
+        tracker = model.tracker_model
+        config = tracker.config
+        if config.num_maskmem < 1:
+            raise ValueError(f"the checkpoint's num_maskmem must be at least 1, got {config.num_maskmem}")
+        self.model = model
+        self.module = tracker
+        self.rules: Rules = rules
+        self.object_batch = object_batch
+        self.dtype = tracker.no_memory_embedding.dtype
+        self.device = tracker.no_memory_embedding.device
+        self.read_rules = ReadRules(
+            rules=rules,
+            num_memories=config.num_maskmem,
+            max_pointers=config.max_object_pointers_in_encoder,
+            max_conditioning=config.max_cond_frame_num,
+            num_frames=num_frames,
+        )
+        grid = tracker.prompt_encoder.image_embedding_size
+        self.low_res_size: int = tracker.prompt_encoder.mask_input_size[0]
+        self.memory_mask_size: int = 4 * self.low_res_size
+        self.image_size: int = config.image_size
+        with torch.inference_mode():
+            self._head = MaskHead(tracker)
+            self._attention = MemoryAttention(tracker, self.dtype)
+            # Memories are kept in bfloat16 whatever the model's dtype, as both upstreams do.
+            self._memories = Bank((grid[0] * grid[1], tracker.mem_dim), torch.bfloat16, self.device)
+            self._pointers = Bank((tracker.hidden_dim,), self.dtype, self.device)
+        self._unresolved: list[tuple[list[FrameEntry], Tensor]] = []
+
+    @property
+    def num_frames(self) -> int | None:
+        return self.read_rules.num_frames
+
+    @num_frames.setter
+    def num_frames(self, value: int | None) -> None:
+        self.read_rules = replace(self.read_rules, num_frames=value)
+
+    @property
+    def rows_in_use(self) -> tuple[int, int]:
+        """Memories and pointers held now: what bounds the tracker's memory."""
+        return self._memories.in_use, self._pointers.in_use
+
+    def features(self, hidden: Tensor) -> list[FrameFeatures]:
+        """Backbone output (B, g*g, width) -> the features of B frames."""
+        with torch.inference_mode():
+            return tracker_features(self.model, hidden)
+
+    # Tracking
+
+    @torch.inference_mode()
+    def track(
+        self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory], *, reverse: bool = False
+    ) -> TrackedMasks:
+        """Finds every object on `frame` by what it remembers.
+
+        Stores each object's pointer for the frame; its memory follows with `encode_memory`.
+        """
+        if not memories:
+            empty = torch.zeros(0, dtype=self.dtype, device=self.device)
+            return TrackedMasks(empty.new_zeros(0, self.low_res_size, self.low_res_size), empty, empty)
+        output = self._track(features, frame, memories, reverse)
+        self._store_tracked(frame, memories, output)
+        return TrackedMasks(output.masks, output.score_logits, output.iou_scores)
+
+    def _track(
+        self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory], reverse: bool
+    ) -> HeadOutput:
+        images = self._fuse(features, frame, memories, reverse)
+        multimask = self._head.uses_multimask(0) and self.module.config.multimask_output_for_tracking
+        parts = images.split(self.object_batch)
+        return _in_order([self._head(part, features, multimask=multimask) for part in parts], range(len(memories)))
+
+    def _fuse(self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory], reverse: bool) -> Tensor:
+        """(N, C, g, g): the frame as each object sees it. Objects that read as much share a batch."""
+        self._resolve()
+        reads = [self.read_rules.reads(memory, frame, reverse) for memory in memories]
+        batches = [
+            group[i : i + self.object_batch]
+            for group in group_by_length(reads)
+            for i in range(0, len(group), self.object_batch)
+        ]
+        fused = [
+            self._attention(features, [reads[i] for i in batch], self.read_rules, self._memories, self._pointers)
+            for batch in batches
+        ]
+        if len(fused) == 1:
+            return fused[0]
+        images = torch.cat(fused)
+        order = [i for batch in batches for i in batch]
+        if order == sorted(order):
+            return images
+        place = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=images.device)
+        return images[place]
+
+    def _store_tracked(self, frame: int, memories: Sequence[ObjectMemory], output: HeadOutput) -> None:
+        rows = self._pointers.write(output.pointers)
+        entries = [FrameEntry(pointer=row) for row in rows]
+        for memory, entry in zip(memories, entries, strict=True):
+            self._drop(memory.tracked.pop(frame, None))
+            memory.tracked[frame] = entry
+        if self.rules == "published" and entries:
+            # A frame's score is the object's own; Meta's code takes the mean over its batch.
+            scores = output.score_logits
+            presence = torch.where(scores > 0, scores.sigmoid() * 2 - 1, torch.zeros_like(scores))
+            self._unresolved.append((entries, presence * output.iou_scores > PASSING_SCORE))
+
+    def _resolve(self) -> None:
+        for entries, passed in self._unresolved:
+            for entry, value in zip(entries, passed.tolist(), strict=True):
+                entry.passed = value
+        self._unresolved.clear()
+
+    # Memory
+
+    @torch.inference_mode()
+    def encode_memory(
+        self,
+        features: FrameFeatures,
+        frame: int,
+        memories: Sequence[ObjectMemory],
+        mask_logits: Tensor,
+        score_logits: Tensor,
+        binarize: Tensor | None = None,
+    ) -> None:
+        """Writes what later frames will remember of `frame` into the objects' entries of that frame.
+
+        Args:
+            mask_logits: (N, H, H). Published rules turn them into masks (sigmoid, or > 0 where
+                `binarize`) at the size given and then resize; transformers' resize first.
+            score_logits: (N,) where not > 0, the memory says "not there".
+            binarize: (N,) bool, True for objects that were prompted on this frame. None: nobody.
+        """
+        for i in range(0, len(memories), self.object_batch):
+            part = slice(i, i + self.object_batch)
+            flags = None if binarize is None else binarize[part]
+            encoded = self._encode(features, mask_logits[part].unsqueeze(1), score_logits[part], flags)
+            rows = self._memories.write(encoded)
+            for memory, row in zip(memories[part], rows, strict=True):
+                entry = memory.entry(frame)
+                if entry is None:
+                    raise ValueError(f"the object was neither tracked nor prompted on frame {frame}")
+                self._memories.release([entry.memory])
+                entry.memory = row
+
+    def _encode(self, features: FrameFeatures, logits: Tensor, scores: Tensor, binarize: Tensor | None) -> Tensor:
+        """(N, 1, H, H) logits -> (N, g*g, 64)."""
+        size = (self.memory_mask_size, self.memory_mask_size)
+        fits = tuple(logits.shape[-2:]) == size
+        if not fits and self.rules == "transformers":
+            logits = resize(logits, size, antialias=True)
+        masks = torch.sigmoid(logits)
+        if binarize is not None:
+            masks = torch.where(binarize[:, None, None, None], (logits > 0).to(masks.dtype), masks)
+        config, encoder = self.module.config, self.module.memory_encoder
+        masks = masks * config.sigmoid_scale_for_mem_enc + config.sigmoid_bias_for_mem_enc
+        if not fits and self.rules == "published":
+            masks = resize(masks, size, antialias=True)
+        image = self._attention.image(features.top)
+        encoded = encoder.feature_projection(image) + encoder.mask_downsampler(masks.to(self.dtype))
+        encoded = encoder.projection(encoder.memory_fuser(encoded))
+        absent = self.module.occlusion_spatial_embedding_parameter
+        if absent is not None:
+            there = (scores > 0).to(encoded.dtype)[:, None, None, None]
+            encoded = encoded + (1 - there) * absent[..., None, None]
+        return encoded.flatten(2).transpose(1, 2)
+
+    def upsample(self, masks: Tensor) -> Tensor:
+        """Low-resolution logits (N, h, h) -> (N, S, S), S the model's image size."""
+        return resize(masks.unsqueeze(1), (self.image_size, self.image_size)).squeeze(1)
+
+    # Prompts
+
+    def mask_prompt(self, logits: Tensor) -> Tensor:
+        """Mask logits (N, h, h) of a detector -> the masks (N, S, S), bool, that start new objects."""
+        if self.rules == "transformers":
+            return logits >= 0.5
+        size = (self.memory_mask_size, self.memory_mask_size)
+        return resize(logits.unsqueeze(1), size).squeeze(1) > 0
+
+    @torch.inference_mode()
+    def add_masks(
+        self,
+        features: FrameFeatures,
+        frame: int,
+        memories: Sequence[ObjectMemory],
+        masks: Tensor,
+        groups: Sequence[int] | None = None,
+    ) -> TrackedMasks:
+        """Makes `frame` a conditioning frame of objects given as masks (N, H, W), bool or 0..1.
+
+        Published rules let the masks of one group exclude each other in memory (None: all are one
+        group); where they overlap the later one wins. Other objects are left alone.
+        """
+        prompted = self.set_masks(features, frame, memories, masks, groups)
+        self.encode_prompts(features, frame, memories, prompted, groups)
+        return prompted.tracked
+
+    @torch.inference_mode()
+    def set_masks(
+        self,
+        features: FrameFeatures,
+        frame: int,
+        memories: Sequence[ObjectMemory],
+        masks: Tensor,
+        groups: Sequence[int] | None = None,
+    ) -> Prompted:
+        """`add_masks` without the memory, which `encode_prompts` adds once all prompts are known."""
+        prompt = self._mask_input(masks)
+        self._store_prompted(frame, memories, self._mask_pointers(features, prompt))
+        there = (masks > 0).flatten(1).any(dim=1)
+        scores = torch.where(there, MASK_PROMPT_SCORE, -MASK_PROMPT_SCORE)
+        if self.rules == "published":
+            carved = carve(masks > 0.5, groups)
+            # +-1024, then soft at the border: what the published code stores of a mask prompt.
+            logits = torch.where(carved, -NO_OBJECT, NO_OBJECT)
+            low = self._to_low_res(logits)
+            for_memory = self.upsample(low)
+        else:
+            for_memory = prompt[:, 0] * 20.0 - 10.0
+            low = self._to_low_res(for_memory)
+        return Prompted(TrackedMasks(low, scores, torch.ones_like(scores)), for_memory)
+
+    @torch.inference_mode()
+    def set_clicks(
+        self,
+        features: FrameFeatures,
+        frame: int,
+        memories: Sequence[ObjectMemory],
+        clicks: Sequence[Clicks],
+        *,
+        reverse: bool = False,
+    ) -> Prompted:
+        """Segments each object by all its clicks on this frame; `encode_prompts` adds the memory.
+
+        Published rules look at the frame alone, start from the mask of the round before, and make
+        it a conditioning frame. transformers' rules do so only where the object was not tracked on
+        the frame yet; else they read its memory and the frame remains an ordinary one.
+        """
+        refines = [self.rules == "transformers" and frame in memory.tracked for memory in memories]
+        limited = [self._limit(click) for click in clicks]
+        batches: dict[tuple[int, bool, bool], list[int]] = {}
+        for i, click in enumerate(limited):
+            batches.setdefault((len(click.labels), click.earlier is not None, refines[i]), []).append(i)
+        outputs: list[HeadOutput] = []
+        order: list[int] = []
+        for (points, has_earlier, refine), group in batches.items():
+            for start in range(0, len(group), self.object_batch):
+                batch = group[start : start + self.object_batch]
+                if refine:
+                    images = self._fuse(features, frame, [memories[i] for i in batch], reverse)
+                else:
+                    images = self._attention.without_memory(features).expand(len(batch), -1, -1, -1)
+                earlier = (
+                    torch.stack([e for i in batch if (e := limited[i].earlier) is not None]) if has_earlier else None
+                )
+                multimask = self._head.uses_multimask(points)
+                if refine:
+                    multimask = multimask and self.module.config.multimask_output_for_tracking
+                outputs.append(
+                    self._head(
+                        images,
+                        features,
+                        multimask=multimask,
+                        points=torch.stack([limited[i].points for i in batch]).to(self.device),
+                        labels=torch.stack([limited[i].labels for i in batch]).to(self.device),
+                        masks=torch.stack(given) if has_earlier else None,
+                    )
+                )
+                order += batch
+        output = _in_order(outputs, order)
+        self._store_prompted(frame, memories, output.pointers)
+        tracked = TrackedMasks(output.masks, output.score_logits, output.iou_scores)
+        return Prompted(tracked, self.upsample(output.masks))
+
+    def _limit(self, clicks: Clicks) -> Clicks:
+        """Published rules show the model no more than 16 points: the first 8 and the last 8."""
+        if self.rules == "transformers":
+            return replace(clicks, earlier=None)
+        earlier = clicks.earlier
+        if earlier is not None:
+            earlier = earlier.clamp(-EARLIER_LOGIT_LIMIT, EARLIER_LOGIT_LIMIT)
+        points, labels = clicks.points, clicks.labels
+        if len(labels) > MAX_POINTS:
+            half = MAX_POINTS // 2
+            points, labels = torch.cat([points[:half], points[-half:]]), torch.cat([labels[:half], labels[-half:]])
+        return Clicks(points, labels, earlier)
+
+    @torch.inference_mode()
+    def encode_prompts(
+        self,
+        features: FrameFeatures,
+        frame: int,
+        memories: Sequence[ObjectMemory],
+        prompted: Prompted,
+        groups: Sequence[int] | None = None,
+    ) -> None:
+        """Encodes the memory of all objects that were prompted on `frame`, as hard masks.
+
+        Published rules give every pixel to the one object of its group with the highest logit.
+        """
+        logits = prompted.memory_logits
+        if self.rules == "published":
+            logits = exclusive(logits, groups)
+        hard = torch.ones(len(memories), dtype=torch.bool, device=self.device)
+        self.encode_memory(features, frame, memories, logits, prompted.tracked.score_logits, hard)
+
+    @torch.inference_mode()
+    def recondition(
+        self,
+        features: FrameFeatures,
+        frame: int,
+        memories: Sequence[ObjectMemory],
+        masks: Tensor | None = None,
+        birth_mates: Iterable[ObjectMemory] = (),
+    ) -> None:
+        """Makes `frame`, on which the objects were tracked, a conditioning frame of theirs.
+
+        With masks (N, S, S), as the published rules have it, their pointers are made anew from
+        them; without, as transformers' have it, the tracked ones stay. `birth_mates` keep theirs
+        in both cases. The frame's memory is not written: `encode_memory` comes next.
+        """
+        if masks is not None and memories:
+            self._store_prompted(frame, memories, self._mask_pointers(features, self._mask_input(masks)))
+            memories = ()
+        for memory in (*memories, *birth_mates):
+            if frame in memory.tracked:
+                memory.conditioning[frame] = memory.tracked.pop(frame)
+
+    def _mask_input(self, masks: Tensor) -> Tensor:
+        """(N, H, W) -> (N, 1, S, S), S the size that `mask_downsample` brings to the decoder's.
+
+        transformers takes the image's size instead, and resizes once more behind it.
+        """
+        side = self.memory_mask_size if self.rules == "published" else self.image_size
+        prompt = masks.unsqueeze(1).to(self.dtype)
+        return prompt if prompt.shape[-2:] == (side, side) else resize(prompt, (side, side), antialias=True)
+
+    def _mask_pointers(self, features: FrameFeatures, prompt: Tensor) -> Tensor:
+        multimask = self.rules == "transformers"  # else the single-mask token
+        parts = prompt.split(self.object_batch)
+        return torch.cat([self._head.mask_pointers(features, part, multimask=multimask) for part in parts])
+
+    def _to_low_res(self, logits: Tensor) -> Tensor:
+        size = (self.low_res_size, self.low_res_size)
+        return resize(logits.float().unsqueeze(1), size, antialias=True).squeeze(1).to(self.dtype)
+
+    def _store_prompted(self, frame: int, memories: Sequence[ObjectMemory], pointers: Tensor) -> None:
+        for memory, row in zip(memories, self._pointers.write(pointers), strict=True):
+            if self.rules == "transformers" and frame in memory.tracked:
+                self._drop(memory.tracked[frame])
+                memory.tracked[frame] = FrameEntry(pointer=row)
+                continue
+            self._drop(memory.tracked.pop(frame, None))
+            self._drop(memory.conditioning.get(frame))
+            memory.conditioning[frame] = FrameEntry(pointer=row)
+
+    # Forgetting
+
+    def prune(self, frame: int, memories: Iterable[ObjectMemory], *, reverse: bool = False) -> None:
+        """After `frame` is done: drops what no later frame in this direction can read.
+
+        The same numbers come out as if everything had been kept.
+        """
+        self._resolve()
+        following = frame - 1 if reverse else frame + 1
+        for memory in memories:
+            if not memory.conditioning:
+                continue
+            with_memory, with_pointer = self.read_rules.keep(memory, following, reverse)
+            if memory.backward_from is not None and not reverse:
+                back_memory, back_pointer = self.read_rules.keep(memory, memory.backward_from - 1, True)
+                with_memory |= back_memory
+                with_pointer |= back_pointer
+            for entries in (memory.conditioning, memory.tracked):
+                for t in list(entries):
+                    if t not in with_memory and entries[t].memory != NO_ROW:
+                        self._memories.release([entries[t].memory])
+                        entries[t].memory = NO_ROW
+                    if t not in with_pointer and t not in with_memory:
+                        self._drop(entries.pop(t))
+
+    def forget(self, memories: Iterable[ObjectMemory]) -> None:
+        """Frees all that is kept of objects that will not be tracked any more."""
+        for memory in memories:
+            for entries in (memory.conditioning, memory.tracked):
+                for entry in entries.values():
+                    self._drop(entry)
+                entries.clear()
+
+    def _drop(self, entry: FrameEntry | None) -> None:
+        if entry is not None:
+            self._pointers.release([entry.pointer])
+            self._memories.release([entry.memory])
+
+
+def carve(masks: Tensor, groups: Sequence[int] | None) -> Tensor:
+    """(N, H, W) bool: takes from every mask what a later one of its group covers."""
+    carved = masks.clone()
+    covered: dict[int, Tensor] = {}
+    for i in range(len(masks) - 1, -1, -1):
+        group = 0 if groups is None else groups[i]
+        if group in covered:
+            carved[i] &= ~covered[group]
+            covered[group] = covered[group] | masks[i]
+        else:
+            covered[group] = masks[i]
+    return carved
+
+
+def exclusive(logits: Tensor, groups: Sequence[int] | None) -> Tensor:
+    """(N, H, W): leaves every pixel to the highest logit of its group; the others fall to <= -10."""
+    if len(logits) < 2:
+        return logits
+    members: dict[int, list[int]] = {}
+    for i in range(len(logits)):
+        members.setdefault(0 if groups is None else groups[i], []).append(i)
+    out = logits.clone()
+    for indices in members.values():
+        if len(indices) > 1:
+            rows = torch.tensor(indices, device=logits.device)
+            group = logits[rows]
+            own = torch.arange(len(indices), device=logits.device)[:, None, None]
+            out[rows] = torch.where(group.argmax(dim=0, keepdim=True) == own, group, group.clamp(max=-10.0))
+    return out
+
+
+def _in_order(outputs: Sequence[HeadOutput], order: Sequence[int]) -> HeadOutput:
+    """Concatenates batches whose objects are those of `order`, and puts object i at place i."""
+    fields = ("masks", "score_logits", "iou_scores", "pointers")
+    if len(outputs) == 1 and list(order) == sorted(order):
+        return outputs[0]
+    joined = [torch.cat([getattr(output, name) for output in outputs]) for name in fields]
+    if list(order) != sorted(order):
+        place = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=joined[0].device)
+        joined = [tensor[place] for tensor in joined]
+    return HeadOutput(*joined)

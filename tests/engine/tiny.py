@@ -1,0 +1,102 @@
+"""A tiny `Sam3VideoModel` with random weights, small enough for a test and complete enough to track."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from transformers import Sam3VideoConfig, Sam3VideoModel
+
+IMAGE = 112
+PATCH = 8
+
+
+def tiny_config(**tracker: object) -> Sam3VideoConfig:
+    vision = {
+        "backbone_config": {
+            "model_type": "sam3_vit_model",
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": IMAGE,
+            "patch_size": PATCH,
+            "pretrain_image_size": IMAGE,
+            "window_size": IMAGE // PATCH,
+            "global_attn_indexes": [0, 1],
+        },
+        "fpn_hidden_size": 128,
+        "image_size": IMAGE,
+    }
+    detector = {
+        "vision_config": vision,
+        "text_config": {
+            "vocab_size": 64,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "projection_dim": 32,
+            "max_position_embeddings": 32,
+        },
+        "geometry_encoder_config": {
+            "hidden_size": 128,
+            "num_layers": 1,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+        },
+        "detr_encoder_config": {"hidden_size": 128, "num_layers": 1, "num_attention_heads": 4, "intermediate_size": 64},
+        "detr_decoder_config": {
+            "hidden_size": 128,
+            "num_layers": 1,
+            "num_attention_heads": 4,
+            "num_queries": 4,
+            "intermediate_size": 64,
+        },
+        "mask_decoder_config": {"hidden_size": 128, "num_upsampling_stages": 2, "num_attention_heads": 4},
+    }
+    options = {
+        "memory_attention_hidden_size": 128,
+        "memory_attention_num_layers": 2,
+        "memory_attention_num_attention_heads": 2,
+        "memory_attention_feed_forward_hidden_size": 128,
+        "memory_encoder_hidden_size": 128,
+        "memory_encoder_output_channels": 64,
+        "mask_downsampler_embed_dim": 128,
+        "memory_fuser_embed_dim": 128,
+        "memory_fuser_intermediate_dim": 128,
+    }
+    tracker_config = {
+        "vision_config": vision,
+        "prompt_encoder_config": {"hidden_size": 128, "image_size": IMAGE, "patch_size": PATCH},
+        "mask_decoder_config": {
+            "hidden_size": 128,
+            "mlp_dim": 128,
+            "num_attention_heads": 4,
+            "iou_head_hidden_dim": 64,
+        },
+        "image_size": IMAGE,
+        **options,
+        **tracker,
+    }
+    return Sam3VideoConfig(
+        detector_config=detector, tracker_config=tracker_config, low_res_mask_size=4 * IMAGE // PATCH
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def tiny_model(seed: int = 0) -> Sam3VideoModel:
+    """Weights that make objects come, go and differ: not the near-zero ones of a fresh model."""
+    torch.manual_seed(seed)
+    model = Sam3VideoModel(tiny_config()).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                fan_in = parameter[0].numel()
+                parameter.normal_(0, fan_in**-0.5)
+            else:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        tracker = model.tracker_model
+        tracker.memory_temporal_positional_encoding.normal_(0, 0.5)
+        tracker.mask_decoder.pred_obj_score_head.proj_out.weight.mul_(4)
+    return model.requires_grad_(False)
