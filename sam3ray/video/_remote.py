@@ -1,0 +1,209 @@
+"""What is at a video's uri, on any fsspec storage: sizes, versions, bytes, and the contract's reasons for failures."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sam3ray.config import VideoConfig
+from sam3ray.failures import ClipError, Reason
+from sam3ray.files import is_local
+from sam3ray.redact import MASK, redact
+from sam3ray.video._folder import sort_frames
+
+_CHUNK = 8 * 2**20
+_VERSION_KEYS = ("ETag", "etag", "version_id", "LastModified", "last_modified", "mtime", "updated", "created", "crc32c")
+
+
+def redact_uri(uri: str) -> str:
+    """The uri without user, password, query and fragment, which may carry credentials. For messages."""
+    if is_local(uri):
+        return uri
+    return redact(re.split(r"[?#]", uri, maxsplit=1)[0])
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file to fetch.
+
+    Attributes:
+        path: in its file system.
+        size: bytes; None where the store does not tell.
+        version: what changes when the content does (etag, modification time); may be empty.
+    """
+
+    path: str
+    size: int | None
+    version: str
+
+
+@dataclass(frozen=True)
+class RemoteVideo:
+    """A video on a store: one file, or the frames of a folder in order."""
+
+    uri: str
+    is_folder: bool
+    files: tuple[RemoteFile, ...]
+
+    @property
+    def size(self) -> int | None:
+        """Bytes altogether; None where the store does not tell."""
+        total = 0
+        for file in self.files:
+            if file.size is None:
+                return None
+            total += file.size
+        return total
+
+    @property
+    def key(self) -> str:
+        """Names this content of this uri: 40 hex digits."""
+        digest = hashlib.sha256(self.uri.encode())
+        for file in self.files:
+            digest.update(repr((file.path, file.size, file.version)).encode())
+        return digest.hexdigest()[:40]
+
+
+@contextmanager
+def naming_store_errors(uri: str) -> Iterator[None]:
+    """Turn what fsspec and its stores raise into a `ClipError` without credentials in it."""
+    try:
+        yield
+    except ClipError:
+        raise
+    except Exception as error:
+        # Each store raises kinds of its own; all end up classified, none is swallowed.
+        reason, message = _classify(error)
+        raise ClipError(reason, _without_secrets(message, uri), redact_uri(uri)) from error
+
+
+def _classify(error: Exception) -> tuple[Reason, str]:
+    status = _http_status(error)
+    # fsspec's HTTP says "not found" for every failure, also where no server answered.
+    unreachable = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
+    if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError) and not unreachable):
+        return Reason.NOT_FOUND, "there is no such file or folder"
+    if status in (401, 403) or (status is None and isinstance(error, PermissionError)):
+        return Reason.PERMISSION_DENIED, "it may not be read"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return Reason.STORAGE, "the disk of the video cache is full"
+    if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
+        return Reason.STORAGE, "the store did not answer in time"
+    cause = error.__cause__ if unreachable and error.__cause__ is not None else error
+    return Reason.STORAGE, f"the store failed: {type(cause).__name__}: {cause}"
+
+
+def _without_secrets(message: str, uri: str) -> str:
+    """The message without what the uri carries as user, password and query, wherever it is repeated."""
+    for secret in re.findall(r"://([^/@\s]+)@", uri) + re.findall(r"\?([^#\s]+)", uri):
+        message = message.replace(secret, MASK)
+    return " ".join(redact(re.sub(r"(\w+://[^\s?'\"]+)\?[^\s'\"]*", r"\1", message)).split())[:300]
+
+
+def _http_status(error: BaseException | None) -> int | None:
+    """The HTTP status somewhere in an exception of botocore, aiohttp, gcsfs or azure, or of what caused it."""
+    for _ in range(5):
+        if error is None:
+            return None
+        response = getattr(error, "response", None)
+        candidates = [getattr(error, name, None) for name in ("status", "status_code", "code")]
+        if isinstance(response, Mapping):
+            candidates.append(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
+        for value in candidates:
+            if isinstance(value, int) and 400 <= value < 600:
+                return value
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def look_up(uri: str, storage_options: Mapping[str, Any], limits: VideoConfig) -> tuple[Any, RemoteVideo]:
+    """The file system of a uri, and what is there.
+
+    Raises:
+        ClipError: not_found, permission_denied, storage; no_video_stream for a folder without frames; over_limits.
+    """
+    import fsspec
+
+    with naming_store_errors(uri):
+        fs, path = fsspec.core.url_to_fs(uri, **({} if is_local(uri) else dict(storage_options)))
+        fs.invalidate_cache()  # listings of earlier clips may be stale by now
+        info = fs.info(path)
+        if info.get("type") != "directory":
+            files: tuple[RemoteFile, ...] = (_remote_file(info, path),)
+            video = RemoteVideo(uri, False, files)
+        else:
+            entries = {posixpath.basename(e["name"].rstrip("/")): e for e in fs.ls(path, detail=True) if _is_file(e)}
+            names = sort_frames(entries, redact_uri(uri))
+            files = tuple(_remote_file(entries[name], entries[name]["name"]) for name in names)
+            video = RemoteVideo(uri, True, files)
+    if video.is_folder and len(files) > limits.max_frames:
+        raise ClipError(
+            Reason.OVER_LIMITS, f"the folder has {len(files)} frames, allowed are {limits.max_frames}", redact_uri(uri)
+        )
+    if video.size is not None and video.size > limits.max_size_bytes:
+        raise ClipError(
+            Reason.OVER_LIMITS, f"it has {video.size} bytes, allowed are {limits.max_size_bytes}", redact_uri(uri)
+        )
+    return fs, video
+
+
+def _is_file(entry: Mapping[str, Any]) -> bool:
+    return entry.get("type") != "directory"
+
+
+def _remote_file(info: Mapping[str, Any], path: str) -> RemoteFile:
+    size = info.get("size")
+    version = "|".join(f"{key}={info[key]}" for key in _VERSION_KEYS if info.get(key) is not None)
+    return RemoteFile(path, int(size) if size is not None else None, version)
+
+
+def download(fs: Any, video: RemoteVideo, folder: Path, max_bytes: int) -> Path:
+    """Copy a video into an empty local folder; returns the local file, or the folder of frames.
+
+    Local names are made from the last part of the remote ones, with nothing in them that could leave the folder.
+
+    Raises:
+        ClipError: the reasons of `naming_store_errors`; storage where fewer bytes came than announced; over_limits
+            where the store announced no size and more than `max_bytes` came.
+    """
+    left = max_bytes
+    for number, file in enumerate(video.files):
+        target = folder / local_name(file.path, number if video.is_folder else None)
+        with naming_store_errors(video.uri):
+            if file.size is None:
+                _copy_at_most(fs, file.path, target, left, video.uri)
+            else:
+                fs.get_file(file.path, str(target))
+        got = os.path.getsize(target)
+        left -= got
+        if file.size is not None and got != file.size:
+            raise ClipError(Reason.STORAGE, f"{got} of {file.size} bytes arrived", redact_uri(video.uri))
+    return folder if video.is_folder else target
+
+
+def local_name(path: str, number: int | None) -> str:
+    """A harmless local file name that still reminds of the remote one; `number` leads it for frames of a folder."""
+    stem, suffix = posixpath.splitext(posixpath.basename(re.split(r"[?#]", path, maxsplit=1)[0]))
+    suffix = re.sub(r"[^A-Za-z0-9.]", "_", suffix)[:12]
+    if number is not None:
+        return f"{number:08d}{suffix}"
+    return (re.sub(r"[^A-Za-z0-9_-]", "_", stem)[:80] or "video") + suffix
+
+
+def _copy_at_most(fs: Any, path: str, target: Path, max_bytes: int, uri: str) -> None:
+    copied = 0
+    with fs.open(path, "rb") as source, open(target, "wb") as sink:
+        while chunk := source.read(_CHUNK):
+            copied += len(chunk)
+            if copied > max_bytes:
+                raise ClipError(Reason.OVER_LIMITS, f"it has more than {max_bytes} bytes", redact_uri(uri))
+            sink.write(chunk)

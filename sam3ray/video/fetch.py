@@ -1,0 +1,278 @@
+"""Videos from anywhere, as local paths: local ones in place, remote ones through a bounded cache.
+
+The cache is one folder, shared by all processes of a node that are given the same one:
+
+    <key>.lock           held shared while the video is in use, exclusively while it is fetched or removed
+    <key>.<size>.part/   being fetched; its holder has <key>.lock exclusively
+    <key>.<size>/        complete
+    room.lock            held while space is reserved or freed
+
+`<key>` names the uri and its content (size, etag, modification time), so a video that changes is fetched again.
+Locks are the kernel's (`flock`) and end with the process that holds them. If a process dies at any step, what it was
+using is unpinned, and what it was fetching is a `.part` folder that nobody holds: the next fetch removes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from sam3ray.config import VideoConfig
+from sam3ray.failures import ClipError, Reason
+from sam3ray.files import is_local, local_path
+from sam3ray.video._remote import RemoteVideo, download, look_up, naming_store_errors, redact_uri
+
+__all__ = ["VideoCache", "redact_uri", "video_size"]
+
+_POLL_S = 0.1
+
+
+def video_size(
+    uri: str, storage_options: Mapping[str, Any] | None = None, limits: VideoConfig | None = None
+) -> int | None:
+    """Bytes of a video file or of a folder's frames, for planning; None where the store does not tell.
+
+    Raises:
+        ClipError: not_found, permission_denied, storage, no_video_stream (a folder without frames), over_limits.
+    """
+    return look_up(uri, storage_options or {}, limits or VideoConfig())[1].size
+
+
+class VideoCache:
+    """Gives local paths for videos.
+
+    Args:
+        cache_dir: where remote videos are kept; None is a folder of this user under the system's temporary one, whose
+            videos are removed again when the cache is closed.
+        max_bytes: never more than this at once. Videos in use are never removed: when they fill the cache, the
+            next one waits for room.
+        storage_options: for fsspec.
+        limits: `max_size_bytes` and `max_frames` are checked before anything is fetched.
+        wait_s: how long to wait for room.
+    """
+
+    def __init__(
+        self,
+        cache_dir: str | os.PathLike[str] | None,
+        max_bytes: int,
+        storage_options: Mapping[str, Any] | None = None,
+        *,
+        limits: VideoConfig | None = None,
+        wait_s: float = 300.0,
+    ) -> None:
+        self._is_temporary = cache_dir is None
+        self._folder = Path(cache_dir) if cache_dir is not None else None
+        self._max_bytes = max_bytes
+        self._options = dict(storage_options or {})
+        self._limits = limits or VideoConfig()
+        self._wait_s = wait_s
+        self._fetched: set[str] = set()
+
+    @contextmanager
+    def open(self, uri: str) -> Iterator[Path]:
+        """A local path of the video, which stays there for the length of the `with` block.
+
+        Raises:
+            ClipError: not_found, permission_denied, storage (network, disk, no room in time), over_limits,
+                no_video_stream (a folder without frames).
+        """
+        if is_local(uri):
+            path = Path(local_path(uri))
+            with naming_store_errors(uri):
+                path.stat()
+            yield path
+            return
+        fs, video = look_up(uri, self._options, self._limits)
+        if (video.size or 0) > self._max_bytes:
+            raise ClipError(
+                Reason.OVER_LIMITS,
+                f"it has {video.size} bytes, the video cache holds {self._max_bytes}",
+                redact_uri(uri),
+            )
+        with self._pinned(fs, video) as path:
+            yield path
+
+    def close(self) -> None:
+        """Remove what this process fetched into a temporary cache and nobody uses. Other caches are kept for later."""
+        if self._folder is None or not self._is_temporary:
+            return
+        with _locked(self._folder / "room.lock", fcntl.LOCK_EX):
+            entries = _entries(self._folder)
+            removed = [e for e in entries if e.key in self._fetched and e.remove_if_unused()]
+            if len(removed) == len(entries):
+                (self._folder / "room.lock").unlink()
+                with suppress(OSError):  # not empty: another process has just begun to use it
+                    self._folder.rmdir()
+        self._fetched.clear()
+
+    def __enter__(self) -> VideoCache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _pinned(self, fs: Any, video: RemoteVideo) -> Iterator[Path]:
+        folder = self._make_folder()
+        while True:
+            with _locked(folder / f"{video.key}.lock", fcntl.LOCK_SH):
+                entry = _complete_entry(folder, video.key)
+                if entry is not None:
+                    os.utime(entry)  # least recently used go first
+                    yield entry if video.is_folder else next(entry.iterdir())
+                    return
+            with _locked(folder / f"{video.key}.lock", fcntl.LOCK_EX):
+                if _complete_entry(folder, video.key) is None:
+                    self._fetch(fs, video, folder)
+
+    def _fetch(self, fs: Any, video: RemoteVideo, folder: Path) -> None:
+        part = self._reserve(video, folder)
+        try:
+            download(fs, video, part, min(self._limits.max_size_bytes, self._max_bytes))
+            size = sum(f.stat().st_size for f in part.iterdir())
+            self._fetched.add(video.key)
+            part.rename(folder / f"{video.key}.{size}")
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _reserve(self, video: RemoteVideo, folder: Path) -> Path:
+        """An empty `.part` folder, its announced bytes counted from now on."""
+        deadline = time.monotonic() + self._wait_s
+        size = video.size or 0
+        while True:
+            with _locked(folder / "room.lock", fcntl.LOCK_EX):
+                if _make_room(folder, self._max_bytes - size, fetching=video.key):
+                    part = folder / f"{video.key}.{size}.part"
+                    part.mkdir()
+                    return part
+            if time.monotonic() > deadline:
+                raise ClipError(
+                    Reason.STORAGE,
+                    f"videos in use left no room for {size} bytes in the video cache within {self._wait_s:g} s",
+                    redact_uri(video.uri),
+                )
+            time.sleep(_POLL_S)
+
+    def _make_folder(self) -> Path:
+        if self._folder is None:
+            self._folder = _temporary_folder()
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ClipError(
+                Reason.STORAGE, f"the video cache cannot be made: {error.strerror}", str(self._folder)
+            ) from error
+        return self._folder
+
+
+def _temporary_folder() -> Path:
+    """This user's cache under the system's temporary folder; a fresh one where that name is somebody else's."""
+    folder = Path(tempfile.gettempdir()) / f"sam3ray-videos-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        if status.st_uid == os.getuid() and not folder.is_symlink() and status.st_mode & 0o077 == 0:
+            return folder
+    except FileExistsError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="sam3ray-videos-"))
+
+
+class _Entry:
+    """One video of the cache, complete or not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        parts = path.name.split(".")
+        self.key, self.size = parts[0], int(parts[1])
+        self.is_part = parts[-1] == "part"
+
+    def remove_if_unused(self) -> bool:
+        lock_path = self.path.parent / f"{self.key}.lock"
+        with _locked(lock_path, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_held:
+            if is_held:
+                doomed = self.path if self.is_part else self.path.rename(f"{self.path}.part")
+                shutil.rmtree(doomed, ignore_errors=True)
+                lock_path.unlink(missing_ok=True)
+            return is_held
+
+
+def _entries(folder: Path) -> list[_Entry]:
+    found = []
+    for path in folder.iterdir():
+        key, _, rest = path.name.partition(".")
+        if len(key) == 40 and rest.removesuffix(".part").isdigit():
+            found.append(_Entry(path))
+    return found
+
+
+def _complete_entry(folder: Path, key: str) -> Path | None:
+    return next((e.path for e in _entries(folder) if e.key == key and not e.is_part), None)
+
+
+def _make_room(folder: Path, allowed: int, fetching: str) -> bool:
+    """Free space until the cache holds at most `allowed` bytes; False where videos in use do not let it.
+
+    The caller holds room.lock, and the lock of the video that it is `fetching`.
+    """
+    kept = []
+    for entry in _entries(folder):
+        if entry.key == fetching:  # left over by a dead process: we hold its lock
+            shutil.rmtree(entry.path, ignore_errors=True)
+        elif not (entry.is_part and entry.remove_if_unused()):
+            kept.append(entry)
+    used = sum(entry.size for entry in kept)
+    for entry in sorted((e for e in kept if not e.is_part), key=_last_used):
+        if used <= allowed:
+            break
+        if entry.remove_if_unused():
+            used -= entry.size
+    return used <= allowed
+
+
+def _last_used(entry: _Entry) -> float:
+    try:
+        return entry.path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+@contextmanager
+def _locked(path: Path, how: int) -> Iterator[bool]:
+    """Hold a lock file for the length of a `with` block; with LOCK_NB: whether it could be had."""
+    handle = _lock(path, how)
+    try:
+        yield handle is not None
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _lock(path: Path, how: int) -> int | None:
+    """Whoever holds a lock file exclusively may unlink it, so what was locked must still be what is there."""
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:  # another process closed a temporary cache and removed its folder
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            continue
+        try:
+            fcntl.flock(handle, how)
+            if os.path.samestat(os.stat(path), os.fstat(handle)):
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
