@@ -1,0 +1,247 @@
+"""From rows to clips: every value checked, all problems at once."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+
+from sam3ray.config import JobConfig
+from sam3ray.config._secrets import has_password, without_password
+from sam3ray.failures import UserError
+from sam3ray.files import resolve
+from sam3ray.manifest._clip import Clip, Manifest
+from sam3ray.manifest._ids import ALLOWED, derive_clip_id, is_clip_id
+from sam3ray.manifest._rows import Problems, Rows, shown
+from sam3ray.prompts import VisualPrompt, phrases_problem, split_phrases
+from sam3ray.prompts._parse import parse_visual_prompts
+
+MAX_URI_CHARS = 4096
+MAX_SECONDS = 1e9
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_SCHEME = re.compile(r"^[A-Za-z0-9+.-]+(?=://|::)")
+
+
+def check_rows(rows: Rows, config: JobConfig, joined: Mapping[str, tuple[VisualPrompt, ...]] | None = None) -> Manifest:
+    """The clips of these rows.
+
+    Args:
+        joined: visual prompts by clip id, from a file of their own; taken out of it as they are used.
+
+    Raises:
+        UserError: one sentence for each bad value, with row, line, column, value and what is allowed.
+    """
+    problems = rows.problems
+    if rows.count == 0:
+        problems.raise_if_any()
+        raise UserError(f"{rows.name} has no rows; allowed: at least one clip")
+    uris = _uris(rows, problems)
+    starts = _numbers(rows, "start_s", problems, minimum=0, inclusive=True)
+    ends = _numbers(rows, "end_s", problems, minimum=0, inclusive=False)
+    rates = _numbers(rows, "fps", problems, minimum=0, inclusive=False, maximum=1000)
+    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        if start is not None and end is not None and start >= end:
+            problems.add(f"{rows.place(i)}: end_s is {end:g}, not after start_s, which is {start:g}")
+    ids = _ids(rows, uris, starts, ends, problems)
+    visual = _visual_prompts(rows, ids, joined, problems)
+    prompts = _prompts(rows, config, visual, problems)
+    problems.raise_if_any()
+    carried = _as_python(rows)
+    clips = [
+        Clip(clip_id, uri, phrases, start, end, fps, marks, *(() if carried is None else (carried[i],)))
+        for i, (clip_id, uri, phrases, start, end, fps, marks) in enumerate(
+            zip(ids, uris, prompts, starts, ends, rates, visual, strict=True)
+        )
+    ]
+    return Manifest(clips, rows.carried)
+
+
+def _as_python(rows: Rows) -> list[dict[str, Any]] | None:
+    """The carried columns row by row. Nanosecond times become the integers that Arrow stores."""
+    if rows.carried is None:
+        return None
+    names, values = rows.carried.column_names, []
+    for name, column in zip(names, rows.carried.columns, strict=True):
+        if pa.types.is_temporal(column.type) and getattr(column.type, "unit", "") == "ns":
+            column = column.cast(pa.int64())
+        try:
+            values.append(column.to_pylist())
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{rows.name}: the values of column {name!r} cannot be carried through: {reason}"
+            ) from error
+    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def _uris(rows: Rows, problems: Problems) -> list[str]:
+    """Absolute addresses; empty text where the value is bad."""
+    import fsspec
+
+    known = set(fsspec.available_protocols())
+    values = rows.columns["uri"]
+    for i, value in enumerate(values):
+        problem = None
+        if not isinstance(value, str) or not (value := value.strip()):
+            problem = "an address or a path of a video"
+        elif len(value) > MAX_URI_CHARS or _CONTROL.search(value):
+            problem = f"at most {MAX_URI_CHARS} characters, no control characters"
+        elif has_password(value):
+            value, problem = without_password(value), "addresses without user and password; put them in the environment"
+        elif ("://" in value or "::" in value) and (scheme := _SCHEME.match(value)) and scheme[0].lower() not in known:
+            close = difflib.get_close_matches(scheme[0].lower(), known, n=1)
+            problem = "a path, s3://, gs://, az:// or another kind of storage that fsspec knows"
+            problem += f"; the nearest is {close[0]}://" if close else ""
+        if problem:
+            problems.add(f"{rows.place(i)}: uri is {shown(value)}; allowed: {problem}")
+            value = ""
+        values[i] = value
+    return [value if not value or (value[0] == "/" and "/." not in value) else resolve(value) for value in values]
+
+
+def _numbers(
+    rows: Rows, column: str, problems: Problems, *, minimum: float, inclusive: bool, maximum: float = MAX_SECONDS
+) -> list[float | None]:
+    values = rows.columns.get(column)
+    if values is None:
+        return [None] * rows.count
+    numbers: list[float | None] = []
+    for i, value in enumerate(values):
+        number = _number(value)
+        if number is None or (not math.isnan(number) and _within(number, minimum, inclusive, maximum)):
+            numbers.append(number)
+            continue
+        numbers.append(None)
+        kind = "frames per second" if column == "fps" else "seconds"
+        low = f"from {minimum:g}" if inclusive else f"above {minimum:g}"
+        problems.add(
+            f"{rows.place(i)}: {column} is {shown(value)}; allowed: {kind}, a number {low} to {maximum:g}, or nothing"
+        )
+    return numbers
+
+
+def _within(number: float, minimum: float, inclusive: bool, maximum: float) -> bool:
+    return (number >= minimum if inclusive else number > minimum) and number <= maximum
+
+
+def _number(value: Any) -> float | None:
+    """The number, None where there is none, NaN where the value is something else."""
+    if value is None or type(value) is float:
+        return value
+    if isinstance(value, str):
+        text = value.strip()
+        if not text:
+            return None
+        return float(text) if _NUMBER.fullmatch(text) else math.nan
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except (OverflowError, ValueError):
+            return math.nan
+    return math.nan
+
+
+def _ids(
+    rows: Rows, uris: list[str], starts: list[float | None], ends: list[float | None], problems: Problems
+) -> list[str]:
+    """Given or derived ids, each once. Ids that differ by case alone are one file on disks that ignore case."""
+    given = rows.columns.get("clip_id") or [None] * rows.count
+    written = rows.identities or rows.columns["uri"]
+    ids: list[str] = []
+    first: dict[str, int] = {}
+    for i, value in enumerate(given):
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)  # numbered clips, as JSON and Parquet store them
+        if value is None or (isinstance(value, str) and not value.strip()):
+            clip_id = derive_clip_id(written[i], starts[i], ends[i]) if uris[i] else ""
+            origin = ", derived from uri and range (give the rows ids of their own to have both)"
+        elif isinstance(value, str) and is_clip_id(value.strip()):
+            clip_id, origin = value.strip(), ""
+        else:
+            problems.add(f"{rows.place(i)}: clip_id is {shown(value)}; allowed: {ALLOWED}")
+            ids.append("")
+            continue
+        ids.append(clip_id)
+        if not clip_id:
+            continue
+        earlier = first.setdefault(clip_id.lower(), i)
+        if earlier != i:
+            other = ids[earlier]
+            same = (
+                f"is also that of row {rows.number(earlier)}"
+                if other == clip_id
+                else (f"differs from row {rows.number(earlier)}'s {other!r} by case alone, and some disks ignore case")
+            )
+            problems.add(f"{rows.place(i)}: clip_id {clip_id!r} {same}{origin}; allowed: each id once")
+    return ids
+
+
+def _prompts(
+    rows: Rows, config: JobConfig, visual: list[tuple[VisualPrompt, ...]], problems: Problems
+) -> list[tuple[str, ...]]:
+    values = rows.columns.get("prompts") or [None] * rows.count
+    known: dict[Any, tuple[tuple[str, ...], str | None]] = {}  # most rows of a manifest ask for the same
+    result: list[tuple[str, ...]] = []
+    bare: list[int] = []
+    for i, value in enumerate(values):
+        key = tuple(value) if type(value) is list else value
+        try:
+            phrases, problem = known[key]
+        except KeyError:
+            phrases, problem = known[key] = _phrases(value)
+        except TypeError:  # a list of lists, a mapping: not hashable
+            phrases, problem = _phrases(value)
+        if problem:
+            problems.add(f"{rows.place(i)}: prompts {problem}")
+        elif not phrases and not visual[i]:
+            phrases = config.prompts
+            if not phrases:
+                bare.append(i)
+        result.append(phrases)
+    if len(bare) == rows.count:
+        problems.add(f"{rows.name}: no clip has prompts, and the configuration has none; add `prompts: [person]` to it")
+    else:
+        for i in bare:
+            problems.add(
+                f"{rows.place(i)}: prompts is empty, and so is the configuration's; allowed: at least one phrase"
+            )
+    return result
+
+
+def _phrases(value: Any) -> tuple[tuple[str, ...], str | None]:
+    if value is None:
+        return (), None
+    if isinstance(value, str):
+        phrases = split_phrases(value)
+    elif isinstance(value, list | tuple) and all(isinstance(phrase, str) for phrase in value):
+        phrases = tuple(phrase.strip() for phrase in value)
+    else:
+        return (), f"is {shown(value)}; allowed: a list of phrases, or one text with `;` between them"
+    return phrases, phrases_problem(phrases)
+
+
+def _visual_prompts(
+    rows: Rows, ids: list[str], joined: Mapping[str, tuple[VisualPrompt, ...]] | None, problems: Problems
+) -> list[tuple[VisualPrompt, ...]]:
+    values = rows.columns.get("visual_prompts") or [None] * rows.count
+    result: list[tuple[VisualPrompt, ...]] = []
+    for i, value in enumerate(values):
+        prompts: tuple[VisualPrompt, ...] = ()
+        if value is not None:
+            prompts, wrong = parse_visual_prompts(value)
+            for sentence in wrong:
+                problems.add(f"{rows.place(i)}: visual_prompts{sentence}")
+        if joined and ids[i] in joined:
+            if prompts:
+                problems.add(f"{rows.place(i)}: visual_prompts of {ids[i]!r} are in the manifest and in the file too")
+            prompts = joined[ids[i]]
+        result.append(prompts)
+    for clip_id in sorted(set(joined or ()) - set(ids)):
+        problems.add(f"visual prompts are given for clip {clip_id!r}, which is not in {rows.name}")
+    return result

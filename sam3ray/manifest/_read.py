@@ -1,0 +1,91 @@
+"""Reading a manifest, whatever it is: a table, a folder, a glob."""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+from collections.abc import Mapping
+from typing import Any
+
+from sam3ray.config import JobConfig
+from sam3ray.config._secrets import without_password
+from sam3ray.failures import UserError
+from sam3ray.files import decode, filesystem, is_local, local_path, read_bytes, resolve
+from sam3ray.manifest._check import check_rows
+from sam3ray.manifest._clip import Manifest
+from sam3ray.manifest._listing import VIDEO_SUFFIXES, glob_root, is_glob, read_folder, read_glob
+from sam3ray.manifest._parquet import read_parquet
+from sam3ray.manifest._rows import Rows, likely_typos
+from sam3ray.manifest._text import MAX_TEXT_BYTES, read_csv, read_jsonl
+from sam3ray.prompts._file import read_prompt_file
+
+_LOG = logging.getLogger(__name__)
+
+
+def read_manifest(uri: str, config: JobConfig, storage_options: Mapping[str, Any] | None = None) -> Manifest:
+    """Every clip of a manifest, in its order (folders and globs: by path).
+
+    Args:
+        uri: a .parquet, .csv or .jsonl file, a folder, a glob, or one video.
+        config: its prompts go to clips that bring none; its `visual_prompts` file is joined by clip id.
+        storage_options: for fsspec; the configuration's `storage` where None.
+
+    Raises:
+        UserError: with every problem found, one sentence each. Whether the videos exist is not looked at.
+    """
+    options = config.storage if storage_options is None else storage_options
+    uri = resolve(uri)
+    rows = _read_rows(uri, config, options)
+    if rows.carried is not None:
+        for column, known in likely_typos(rows.carried.column_names):
+            _LOG.warning("%s: the column %r is carried through as it is; did you mean %r?", rows.name, column, known)
+    joined = None
+    if config.visual_prompts is not None:
+        joined = read_prompt_file(resolve(config.visual_prompts), options)
+    return check_rows(rows, config, joined)
+
+
+def _read_rows(uri: str, config: JobConfig, options: Mapping[str, Any]) -> Rows:
+    name = without_password(uri)
+    if is_glob(uri):
+        _refuse_output_inside(glob_root(uri), config, recursive="**" in uri)
+        return read_glob(uri, options)
+    suffix = posixpath.splitext(uri.split("?", 1)[0] if "://" in uri else uri)[1].lower()
+    if suffix == ".csv":
+        return read_csv(decode(read_bytes(uri, options, MAX_TEXT_BYTES, what="manifest"), name, what="manifest"), name)
+    if suffix in (".jsonl", ".ndjson"):
+        return read_jsonl(
+            decode(read_bytes(uri, options, MAX_TEXT_BYTES, what="manifest"), name, what="manifest"), name
+        )
+    fs, path = filesystem(uri, options, what="manifest")
+    try:
+        info = fs.info(path)
+        if suffix in (".parquet", ".pq") and info["type"] == "file":
+            with fs.open(path, "rb") as stream:
+                return read_parquet(stream, name)
+        is_folder = info["type"] == "directory"
+    except FileNotFoundError:
+        raise UserError(f"manifest {name} does not exist") from None
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(f"manifest {name} cannot be read: {reason}") from error
+    if is_folder:
+        _refuse_output_inside(uri, config, recursive=True)
+        return read_folder(uri, options)
+    if suffix in VIDEO_SUFFIXES:
+        return Rows(name, 1, {"uri": [uri]}, identities=[posixpath.basename(uri)])
+    raise UserError(
+        f"manifest {name} is no manifest; allowed: a .parquet, .csv or .jsonl file, a folder, a glob such as "
+        "'clips/*.mp4', or one video"
+    )
+
+
+def _refuse_output_inside(root: str, config: JobConfig, *, recursive: bool) -> None:
+    """The run's own annotated videos would be clips of the next run."""
+    output, root = resolve(config.output), root.rstrip("/")
+    if is_local(output) and is_local(root):
+        output, root = local_path(output), local_path(root)
+    if recursive and f"{output.rstrip('/')}/".startswith(f"{root}/"):
+        raise UserError(f"output {output} lies inside the manifest's folder {root}; allowed: a place outside it")
