@@ -7,6 +7,7 @@ self-attention layer sees nothing but the frame, so it runs once however many ob
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ class MemoryAttention:
     def __init__(self, tracker: Sam3TrackerVideoModel, dtype: torch.dtype) -> None:
         self.tracker = tracker
         self.module = tracker.memory_attention
+        # nn.Module types its children as tensors or modules: neither is callable to a type checker.
+        self.layers: list[Any] = list(tracker.memory_attention.layers)
         self.dtype = dtype
         device = tracker.no_memory_embedding.device
         g_h, g_w = tracker.prompt_encoder.image_embedding_size
@@ -50,7 +53,7 @@ class MemoryAttention:
         if self._rope is None:
             self._rope = module.rotary_emb(queries, module.position_ids)
         rope = self._rope
-        for layer in module.layers:
+        for layer in self.layers:
             normed = layer.layer_norm1(queries)
             attended, _ = layer.self_attn(query=normed, key=normed, value=normed, position_embeddings=rope)
             queries = queries + attended

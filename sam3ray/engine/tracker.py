@@ -355,9 +355,7 @@ class Tracker:
                     images = self._fuse(features, frame, [memories[i] for i in batch], reverse)
                 else:
                     images = self._attention.without_memory(features).expand(len(batch), -1, -1, -1)
-                earlier = (
-                    torch.stack([e for i in batch if (e := limited[i].earlier) is not None]) if has_earlier else None
-                )
+                given = [e for i in batch if (e := limited[i].earlier) is not None]
                 multimask = self._head.uses_multimask(points)
                 if refine:
                     multimask = multimask and self.module.config.multimask_output_for_tracking
