@@ -1,0 +1,140 @@
+"""Encoding H.264 video that browsers play."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from types import TracebackType
+
+import av
+import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
+
+from sam3ray.video._audio import AudioTrack
+
+_GROUP_S = 2  # a key frame at least so often, for seeking in a browser
+
+
+class VideoWriter:
+    """Writes an MP4 file: H.264, yuv420p, BT.709 in limited range, moov first, one frame per `write` at its own time.
+
+    Odd sizes are padded by repeating the last row or column. There are no B-frames: decoding and presentation times
+    are the same, so variable frame rates and the duration come out exactly.
+
+    The file is not complete before `close`; leaving the `with` block by an exception removes it. Write to a local
+    temporary file and publish that: a process that dies leaves an unplayable one.
+
+    Args:
+        path: local file to create or replace.
+        width, height: of the images, in pixels.
+        time_base: seconds per unit of the `pts` given to `write`.
+        fps: the usual frame rate: the length of the last frame and the rate control go by it.
+        audio_from: a local media file whose audio is kept, where it has some: copied if it is AAC, else encoded as
+            AAC. Damaged audio ends early: pictures matter here.
+        audio_start_s, audio_end_s: the part of it that belongs to the video, whose first frame is at audio_start_s.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        width: int,
+        height: int,
+        time_base: Fraction,
+        fps: Fraction,
+        *,
+        audio_from: str | os.PathLike[str] | None = None,
+        audio_start_s: float = 0.0,
+        audio_end_s: float | None = None,
+    ) -> None:
+        self._path = os.fspath(path)
+        self._size = (width, height)
+        self._first_pts: int | None = None
+        self._last_pts = -1
+        self._usual_step = max(1, round(1 / (fps * time_base)))
+        self._last_step = self._usual_step
+        self._time_base = time_base
+        self._to_yuv = VideoReformatter()
+        self._container = av.open(self._path, "w", format="mp4", options={"movflags": "+faststart"})
+        try:
+            self._stream = self._container.add_stream(
+                "libx264", rate=fps.limit_denominator(1001), options={"preset": "veryfast", "crf": "21", "bf": "0"}
+            )
+            self._stream.width, self._stream.height = width + width % 2, height + height % 2
+            self._stream.pix_fmt = "yuv420p"
+            codec = self._stream.codec_context
+            codec.time_base = self._stream.time_base = time_base
+            codec.gop_size = max(1, round(fps * _GROUP_S))
+            codec.thread_count = 2
+            codec.color_range = ColorRange.MPEG
+            codec.colorspace = Colorspace.ITU709
+            codec.color_trc = ColorTrc.BT709
+            codec.color_primaries = ColorPrimaries.BT709
+            self._audio = None
+            if audio_from is not None:
+                self._audio = AudioTrack(self._container, audio_from, audio_start_s, audio_end_s)
+        except BaseException:
+            self._discard()
+            raise
+
+    def write(self, image: np.ndarray, pts: int) -> None:
+        """Add a frame.
+
+        Args:
+            image: uint8 RGB (height, width, 3).
+            pts: in `time_base` units; the first frame's becomes 0. One that does not grow is moved up by one unit.
+        """
+        width, height = self._size
+        if image.shape != (height, width, 3) or image.dtype != np.uint8:
+            raise ValueError(f"a frame must be uint8 ({height}, {width}, 3), got {image.dtype} {image.shape}")
+        if width % 2 or height % 2:
+            image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+        if self._first_pts is None:
+            self._first_pts = pts
+        pts = max(pts - self._first_pts, self._last_pts + 1)
+        if self._last_pts >= 0:
+            self._last_step = pts - self._last_pts
+        self._last_pts = pts
+        if self._audio is not None:
+            self._audio.write_until(float(pts * self._time_base))
+        rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        frame = self._to_yuv.reformat(
+            rgb, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
+        )
+        frame.pts, frame.time_base = pts, self._time_base
+        for packet in self._stream.encode(frame):
+            self._container.mux(packet)
+
+    def close(self) -> None:
+        """Finish the file. A writer that got no frame leaves none."""
+        if self._first_pts is None:
+            self._discard()
+            return
+        if self._audio is not None:
+            self._audio.write_until(float((self._last_pts + self._usual_step) * self._time_base))
+        packets = self._stream.encode(None)
+        if packets:
+            packets[-1].duration = self._usual_step
+        for packet in packets:
+            self._container.mux(packet)
+        if self._audio is not None:
+            self._audio.close()
+        self._container.close()
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._discard()
+
+    def _discard(self) -> None:
+        try:
+            self._container.close()
+        except av.error.FFmpegError:
+            pass  # it is to be removed anyhow
+        if os.path.exists(self._path):
+            os.remove(self._path)
