@@ -76,8 +76,18 @@ def check_size(height: int, width: int) -> None:
         raise ValueError(f"a mask must have 1 to {MAX_PIXELS} pixels, got height {height} and width {width}")
 
 
+def encode_crop(crop: np.ndarray, top: int, left: int, height: int, width: int) -> EncodedMask:
+    """Encode a mask of (height, width) that is background outside a bool crop with its corner at (top, left)."""
+    check_size(height, width)
+    bottom, right = height - top - crop.shape[0], width - left - crop.shape[1]
+    return _encoded(RLEMask.from_array(crop).pad(top, bottom, left, right))
+
+
 def _encode_on_host(mask: np.ndarray) -> EncodedMask:
-    runs = RLEMask.from_array(mask)
+    return _encoded(RLEMask.from_array(mask))
+
+
+def _encoded(runs: RLEMask) -> EncodedMask:
     x, y, w, h = runs.bbox().astype(int).tolist()
     return EncodedMask(runs.to_dict()["counts"].decode("ascii"), int(runs.area()), (x, y, x + w, y + h))
 

@@ -1,0 +1,93 @@
+"""Which detections belong to which tracked objects: pure decisions on numbers.
+
+Follows `_associate_det_trk` of the code published with the weights; transformers' is equal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sam3ray.engine.rules import Rules
+
+
+@dataclass(frozen=True, eq=False)
+class Association:
+    """What one frame's detections say of the tracked objects.
+
+    Detections and tracks are named by their index among those of the frame.
+
+    Attributes:
+        new: detections that are new objects, ascending (by falling score where the cap dropped some).
+        matched_tracks: for each detection, the tracks that it overlaps enough to be the same object.
+        unmatched: tracks with a mask that no detection confirms.
+        empty: tracks without a mask on this frame.
+        recondition: track -> the confident detection that agrees with it best.
+        dropped: new objects that the cap on objects left out.
+    """
+
+    new: tuple[int, ...]
+    matched_tracks: tuple[tuple[int, ...], ...]
+    unmatched: tuple[int, ...]
+    empty: tuple[int, ...]
+    recondition: dict[int, int]
+    dropped: int = 0
+
+
+def associate(
+    ious: np.ndarray,
+    scores: np.ndarray,
+    detection_prompts: np.ndarray,
+    track_prompts: np.ndarray,
+    track_is_empty: np.ndarray,
+    rules: Rules,
+) -> Association:
+    """Match detections with tracks of the same prompt.
+
+    Args:
+        ious: (detections, tracks) mask IoU.
+        scores: (detections,) detection scores.
+        detection_prompts, track_prompts: which prompt each came from.
+        track_is_empty: (tracks,) bool.
+
+    A detection may confirm several tracks (hotstart removes duplicates later) and is new only if it overlaps
+    none; before there are any tracks, every detection is new, whatever its score.
+    """
+    detections, tracks = ious.shape
+    empty = tuple(np.flatnonzero(track_is_empty).tolist())
+    if tracks == 0:
+        return _capped(np.arange(detections), scores, 0, rules, (), (), (), {})
+    if detections == 0:
+        unmatched = tuple(np.flatnonzero(~track_is_empty).tolist())
+        return Association((), (), unmatched, empty, {})
+
+    ious = np.where(detection_prompts[:, None] == track_prompts[None, :], ious, 0)
+    is_matched = (ious >= rules.trk_assoc_iou_thresh).any(axis=0)
+    unmatched = tuple(np.flatnonzero(~track_is_empty & ~is_matched).tolist())
+    same = ious >= rules.assoc_iou_thresh
+    is_new = (scores >= rules.new_det_thresh) & ~same.any(axis=1)
+    matched_tracks = tuple(tuple(np.flatnonzero(row).tolist()) for row in same)
+
+    sure = (scores >= rules.high_conf_thresh) & ~is_new & (ious.max(axis=1) >= rules.high_iou_thresh)
+    best = ious.argmax(axis=1)
+    recondition = {int(best[d]): int(d) for d in np.flatnonzero(sure)}
+    return _capped(np.flatnonzero(is_new), scores, tracks, rules, matched_tracks, unmatched, empty, recondition)
+
+
+def _capped(
+    new: np.ndarray,
+    scores: np.ndarray,
+    tracks: int,
+    rules: Rules,
+    matched_tracks: tuple[tuple[int, ...], ...],
+    unmatched: tuple[int, ...],
+    empty: tuple[int, ...],
+    recondition: dict[int, int],
+) -> Association:
+    """Leave out the worst new objects where there would be too many."""
+    room = max(0, rules.max_num_objects - tracks)
+    dropped = max(0, len(new) - room)
+    if dropped:
+        new = new[np.argsort(-scores[new], kind="stable")[:room]]
+    return Association(tuple(new.tolist()), matched_tracks, unmatched, empty, recondition, dropped)

@@ -1,0 +1,104 @@
+"""Which young objects are removed, and which are hidden for a while: pure decisions on ids.
+
+Follows `_process_hotstart` of the code published with the weights; transformers' is equal. What upstream keeps as
+lists of frame indices for all objects ever seen is kept here as counts for those alive: nothing grows with the video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from sam3ray.engine.rules import Rules
+
+
+@dataclass
+class _Standing:
+    """How one object stands with the detector."""
+
+    first_frame: int
+    keep_alive: int
+    unmatched_frames: int = 0
+    overlaps: dict[int, int] = field(default_factory=dict)  # older object -> frames on which both were one detection
+
+
+class Hotstart:
+    """The standing of every object alive.
+
+    Args:
+        rules: thresholds in force.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._standing: dict[int, _Standing] = {}
+
+    def __len__(self) -> int:
+        return len(self._standing)
+
+    def update(
+        self,
+        frame: int,
+        new: Iterable[int],
+        matched: Iterable[Sequence[int]],
+        unmatched: Iterable[int],
+        empty: Iterable[int],
+    ) -> tuple[set[int], set[int]]:
+        """Take in one frame.
+
+        Args:
+            frame: index of the frame, ascending from call to call.
+            new: objects that a detection started on this frame.
+            matched: for each detection, the objects that it confirms.
+            unmatched: objects with a mask that no detection confirms.
+            empty: objects without a mask.
+
+        Returns:
+            Objects removed for good (forgotten here), and objects hidden on this frame only.
+        """
+        rules = self._rules
+        standing = self._standing
+        for object_id in new:
+            standing[object_id] = _Standing(frame, rules.init_trk_keep_alive)
+        groups = [list(group) for group in matched]
+        for object_id in {object_id for group in groups for object_id in group}:
+            mine = standing[object_id]
+            mine.keep_alive = min(rules.max_trk_keep_alive, mine.keep_alive + 1)
+        for object_id in unmatched:
+            standing[object_id].unmatched_frames += 1
+            self._lower(object_id)
+        if rules.decrease_trk_keep_alive_for_empty_masklets:
+            for object_id in empty:
+                self._lower(object_id)
+
+        for group in groups:
+            if len(group) > 1:
+                oldest = min(group, key=lambda object_id: standing[object_id].first_frame)
+                for object_id in group:
+                    if object_id != oldest:
+                        overlaps = standing[object_id].overlaps
+                        overlaps[oldest] = overlaps.get(oldest, 0) + 1
+
+        removed, hidden = set(), set()
+        for object_id, mine in standing.items():
+            is_young = mine.first_frame > frame - rules.hotstart_delay
+            # The counts start to matter with the first miss: an object never missed is not judged by them.
+            if mine.unmatched_frames and mine.unmatched_frames >= rules.hotstart_unmatch_thresh and is_young:
+                removed.add(object_id)
+            elif mine.unmatched_frames and mine.keep_alive <= 0 and not rules.suppress_unmatched_only_within_hotstart:
+                hidden.add(object_id)
+            if is_young and any(count >= rules.hotstart_dup_thresh for count in mine.overlaps.values()):
+                removed.add(object_id)
+            if not is_young:
+                mine.overlaps.clear()  # can no longer remove it
+        for object_id in removed:
+            del standing[object_id]
+        return removed, hidden
+
+    def forget(self, object_id: int) -> None:
+        """Drop an object that is tracked no longer."""
+        del self._standing[object_id]
+
+    def _lower(self, object_id: int) -> None:
+        mine = self._standing[object_id]
+        mine.keep_alive = max(self._rules.min_trk_keep_alive, mine.keep_alive - 1)

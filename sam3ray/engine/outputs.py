@@ -1,0 +1,241 @@
+"""From low-resolution logits to the final masks of a frame, at the size of the source.
+
+Masks are resized to the source (bilinear), thresholded, and made to exclude each other: among the objects of one
+prompt a pixel belongs to the one with the highest tracking score. Everything else is measured on the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from sam3ray.annotations import FrameAnnotations, ObjectAnnotation
+from sam3ray.masks import EncodedMask, encode_crop, encode_masks
+from sam3ray.video import Frame
+
+_DEVICE_PIXELS = 2**27  # resized mask pixels held at once on a device, in float32
+
+
+@dataclass(frozen=True)
+class FrameFacts:
+    """A frame without its image: see `Frame`."""
+
+    index: int
+    pts: int
+    time_s: float
+
+    @classmethod
+    def of(cls, frame: Frame) -> FrameFacts:
+        return cls(frame.index, frame.pts, frame.time_s)
+
+
+@dataclass(frozen=True, eq=False)
+class FrameResult:
+    """What the model says of one frame, before anything is resized.
+
+    Attributes:
+        facts: which frame.
+        object_ids: ascending.
+        prompts: for each object, the index of its phrase.
+        scores: for each object, the score of the detection that started it.
+        track_scores: (n,) float32, the tracker's scores on this frame, 0..1.
+        masks: (n, h, w) logits on the device.
+        ready: CUDA event after which `masks` may be read from another stream; None elsewhere.
+    """
+
+    facts: FrameFacts
+    object_ids: Sequence[int]
+    prompts: Sequence[int]
+    scores: Sequence[float]
+    track_scores: np.ndarray
+    masks: torch.Tensor
+    ready: torch.cuda.Event | None = None
+
+
+@dataclass(frozen=True)
+class FrameMasks:
+    """The final masks of one frame; none is empty. Object ids ascend."""
+
+    facts: FrameFacts
+    height: int
+    width: int
+    object_ids: tuple[int, ...]
+    prompts: tuple[int, ...]
+    scores: tuple[float, ...]
+    track_scores: tuple[float, ...]
+    masks: tuple[EncodedMask, ...]
+
+    def annotations(self, prompts: Sequence[str]) -> FrameAnnotations:
+        """The same as rows, with the phrases in place of their indices."""
+        rows = zip(self.object_ids, self.prompts, self.scores, self.track_scores, self.masks, strict=True)
+        objects = tuple(
+            ObjectAnnotation(
+                object_id=object_id,
+                prompt=prompts[prompt],
+                score=score,
+                track_score=track_score,
+                bbox=tuple(float(edge) for edge in mask.bbox),  # type: ignore[arg-type]
+                area=mask.area,
+                rle=mask.rle,
+            )
+            for object_id, prompt, score, track_score, mask in rows
+        )
+        facts = self.facts
+        return FrameAnnotations(facts.index, facts.pts, facts.time_s, self.height, self.width, objects)
+
+
+def finish(result: FrameResult, shown: Sequence[int], height: int, width: int) -> FrameMasks:
+    """Final masks of the objects at the indices `shown`."""
+    on_device = result.masks.device.type != "cpu"
+    encoded = (_finish_on_device if on_device else _finish_on_host)(result, shown, height, width)
+    kept = [(place, mask) for place, mask in zip(shown, encoded, strict=True) if mask is not None and mask.area > 0]
+    places = [place for place, _ in kept]
+    return FrameMasks(
+        facts=result.facts,
+        height=height,
+        width=width,
+        object_ids=tuple(result.object_ids[place] for place in places),
+        prompts=tuple(result.prompts[place] for place in places),
+        scores=tuple(result.scores[place] for place in places),
+        track_scores=tuple(float(result.track_scores[place]) for place in places),
+        masks=tuple(mask for _, mask in kept),
+    )
+
+
+def _finish_on_device(result: FrameResult, shown: Sequence[int], height: int, width: int) -> list[EncodedMask | None]:
+    if not shown:
+        return []
+    if result.ready is not None:
+        result.ready.wait()
+        result.masks.record_stream(torch.cuda.current_stream(result.masks.device))
+    masks = result.masks[torch.tensor(list(shown), device=result.masks.device)].float().unsqueeze(1)
+    step = max(1, _DEVICE_PIXELS // (height * width))
+    binary = torch.cat(
+        [
+            F.interpolate(masks[first : first + step], (height, width), mode="bilinear").squeeze(1) > 0
+            for first in range(0, len(masks), step)
+        ]
+    )
+    prompts = [result.prompts[place] for place in shown]
+    order = _by_rank(result, shown)
+    for prompt in set(prompts):
+        members = [place for place in order if prompts[place] == prompt]
+        taken = binary[members[0]].clone()
+        for member in members[1:]:
+            binary[member] &= ~taken
+            taken |= binary[member]
+    return list(encode_masks(binary))
+
+
+def _by_rank(result: FrameResult, shown: Sequence[int]) -> list[int]:
+    """Places in `shown` by falling tracking score; of equals the lower id first."""
+    return np.argsort(-result.track_scores[np.asarray(shown, dtype=np.int64)], kind="stable").tolist()
+
+
+@dataclass(eq=False)
+class _Region:
+    """A mask that is background outside pixels[top:, left:]."""
+
+    top: int
+    left: int
+    pixels: np.ndarray
+
+    @property
+    def bottom(self) -> int:
+        return self.top + self.pixels.shape[0]
+
+    @property
+    def right(self) -> int:
+        return self.left + self.pixels.shape[1]
+
+    def subtract(self, other: _Region) -> None:
+        top, bottom = max(self.top, other.top), min(self.bottom, other.bottom)
+        left, right = max(self.left, other.left), min(self.right, other.right)
+        if top < bottom and left < right:
+            mine = self.pixels[top - self.top : bottom - self.top, left - self.left : right - self.left]
+            theirs = other.pixels[top - other.top : bottom - other.top, left - other.left : right - other.left]
+            mine &= ~theirs
+
+
+def _finish_on_host(result: FrameResult, shown: Sequence[int], height: int, width: int) -> list[EncodedMask | None]:
+    """Resizes each mask only where it can be foreground: the cost is that of the objects, not of the frame."""
+    if not shown:
+        return []
+    low = result.masks.float().numpy()
+    regions = [_enlarge(low[place], height, width) for place in shown]
+    prompts = [result.prompts[place] for place in shown]
+    better: dict[int, list[_Region]] = {}
+    for place in _by_rank(result, shown):
+        region = regions[place]
+        if region is None:
+            continue
+        above = better.setdefault(prompts[place], [])
+        for other in above:
+            region.subtract(other)
+        above.append(region)
+    return [
+        None if region is None else encode_crop(region.pixels, region.top, region.left, height, width)
+        for region in regions
+    ]
+
+
+def _enlarge(low: np.ndarray, height: int, width: int) -> _Region | None:
+    """Where a mask of logits (h, w), resized to (height, width), is positive.
+
+    The same pixels as `F.interpolate(..., mode="bilinear") > 0`: a result is positive only if one of the four
+    logits that it is made of is. Rounding may differ in the last bit, so where a result is as good as zero
+    torch itself decides.
+    """
+    positive = low > 0
+    rows = np.flatnonzero(positive.any(axis=1))
+    if len(rows) == 0:
+        return None
+    columns = np.flatnonzero(positive.any(axis=0))
+    down, across = _taps(low.shape[0], height), _taps(low.shape[1], width)
+    top, bottom = down.range(int(rows[0]), int(rows[-1]))
+    left, right = across.range(int(columns[0]), int(columns[-1]))
+    if top >= bottom or left >= right:
+        return None  # resized to less, the source steps over these logits
+    row0, row1 = down.first[top], down.second[bottom - 1]
+    strip = low[row0 : row1 + 1]
+    wide = strip[:, across.first[left:right]] * across.weight0[left:right]
+    wide += strip[:, across.second[left:right]] * across.weight1[left:right]
+    large = wide[down.first[top:bottom] - row0] * down.weight0[top:bottom, None]
+    large += wide[down.second[top:bottom] - row0] * down.weight1[top:bottom, None]
+    doubtful = 1e-5 * float(np.abs(strip).max())
+    if np.abs(large).min(initial=np.inf) <= doubtful:
+        exact = F.interpolate(torch.from_numpy(low)[None, None], (height, width), mode="bilinear")[0, 0]
+        return _Region(top, left, exact[top:bottom, left:right].numpy() > 0)
+    return _Region(top, left, large > 0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Taps:
+    """Bilinear resizing along one axis: output i is weight0[i] * in[first[i]] + weight1[i] * in[second[i]]."""
+
+    first: np.ndarray
+    second: np.ndarray
+    weight0: np.ndarray
+    weight1: np.ndarray
+
+    def range(self, low: int, high: int) -> tuple[int, int]:
+        """Outputs that read any of the inputs low..high: start and (exclusive) stop."""
+        start = int(np.searchsorted(self.second, low, "left"))
+        return start, int(np.searchsorted(self.first, high, "right"))
+
+
+@lru_cache(maxsize=64)
+def _taps(size: int, new_size: int) -> _Taps:
+    """As torch computes them (align_corners False): in float32, outputs before the first centre read it alone."""
+    scale = np.float32(size) / np.float32(new_size)
+    centre = scale * (np.arange(new_size, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
+    centre = np.maximum(centre, np.float32(0))
+    first = np.minimum(centre.astype(np.int64), size - 1)
+    second = np.minimum(first + 1, size - 1)
+    weight1 = np.clip(centre - first, 0, 1).astype(np.float32)
+    return _Taps(first, second, np.float32(1) - weight1, weight1)

@@ -1,0 +1,360 @@
+"""One clip's tracked objects, and what a frame does to them.
+
+The order of a frame: track every object, clean the masks, compare them with the detections, decide (on the host, on
+numbers), then write the decisions into the tracker's memory. Nothing of the frame is read back from the device but
+one small tensor of counts and scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from sam3ray.engine.association import Association, associate
+from sam3ray.engine.detector import Detections, select
+from sam3ray.engine.hotstart import Hotstart
+from sam3ray.engine.lookahead import FrameWork
+from sam3ray.engine.memory import ObjectMemory
+from sam3ray.engine.outputs import FrameResult
+from sam3ray.engine.postprocess import fill_holes, intersections, ious
+from sam3ray.engine.rules import Rules
+from sam3ray.engine.suppression import ALWAYS, NEVER, NO_OBJECT_LOGIT, recently_occluded, suppress_shrunk
+from sam3ray.engine.tracker import Tracker
+from sam3ray.engine.vision import FrameFeatures
+
+_SURE_LOGIT = 10.0  # the score that memories are encoded with: the mask's area stands for it
+
+
+@dataclass(eq=False)
+class _Object:
+    """One tracked object."""
+
+    object_id: int
+    prompt: int
+    score: float
+    born: int
+    memory: ObjectMemory = field(default_factory=ObjectMemory)
+    last_occluded: int | None = None  # None: not tracked on any frame yet
+    empty_frames: int = 0  # without a mask, up to now
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one frame came to.
+
+    Attributes:
+        result: the frame's masks.
+        hidden: objects that this frame does not show.
+        removed: objects that no frame shows, this one and those before it included.
+    """
+
+    result: FrameResult
+    hidden: frozenset[int]
+    removed: frozenset[int]
+
+
+@dataclass
+class Tally:
+    """Counts over a clip.
+
+    Attributes:
+        objects: ids given out.
+        removed: of these, taken back by hotstart.
+        dropped: detections that would have been objects but for the cap.
+        forgotten: objects whose state was dropped after `forget_after_frames`.
+    """
+
+    frames: int = 0
+    objects: int = 0
+    removed: int = 0
+    dropped: int = 0
+    forgotten: int = 0
+
+
+class Propagation:
+    """Tracks the objects of one clip.
+
+    Args:
+        tracker: fresh, of this clip alone.
+        rules: thresholds in force.
+        first_object_id: the id of the first object found.
+    """
+
+    def __init__(self, tracker: Tracker, rules: Rules, first_object_id: int = 1) -> None:
+        self._tracker = tracker
+        self._rules = rules
+        self._next_id = first_object_id
+        self._objects: list[_Object] = []
+        self._hotstart = Hotstart(rules)
+        self.tally = Tally()
+
+    def step(self, work: FrameWork, meanwhile: Callable[[], None]) -> Step:
+        """Process one frame, in order.
+
+        Args:
+            work: the frame.
+            meanwhile: called while the device works on this frame, before its numbers are needed.
+        """
+        rules, tracker, objects = self._rules, self._tracker, self._objects
+        frame, features = work.position, work.features
+        tracked = tracker.track(features, frame, [each.memory for each in objects]) if objects else None
+        masks = fill_holes(tracked.masks, rules.fill_hole_area) if tracked else None
+        detections = select(work.proposals, rules.score_threshold_detection, rules.det_nms_thresh)
+        evidence = _Evidence.start(detections, masks, tracked.score_logits if tracked else None)
+        meanwhile()
+        facts = evidence.read()
+
+        track_prompts = np.array([each.prompt for each in objects], dtype=np.int64)
+        found = associate(
+            facts.detection_ious, detections.scores, detections.prompts, track_prompts, facts.areas == 0, rules
+        )
+        newcomers = [
+            _Object(self._next_id + n, int(detections.prompts[d]), float(detections.scores[d]), frame)
+            for n, d in enumerate(found.new)
+        ]
+        self._next_id += len(newcomers)
+        removed, hidden = self._hotstart.update(
+            frame,
+            new=[each.object_id for each in newcomers],
+            matched=[[objects[place].object_id for place in places] for places in found.matched_tracks],
+            unmatched=[objects[place].object_id for place in found.unmatched],
+            empty=[objects[place].object_id for place in found.empty],
+        )
+        if masks is not None:
+            shown = self._remember(frame, features, masks, facts, found, detections, removed)
+        else:
+            shown = None
+        fresh = self._add(frame, features, newcomers, detections, found)
+
+        present = [place for place, each in enumerate(objects) if each.object_id not in removed]
+        result = self._result(work, shown, present, facts.scores, newcomers, fresh)
+        self._drop(removed)
+        self._objects += newcomers
+        tracker.prune(frame, [each.memory for each in self._objects])
+        tally = self.tally
+        tally.frames += 1
+        tally.objects += len(newcomers)
+        tally.removed += len(removed)
+        tally.dropped += found.dropped
+        return Step(result, frozenset(hidden), frozenset(removed))
+
+    def _remember(
+        self,
+        frame: int,
+        features: FrameFeatures,
+        masks: torch.Tensor,
+        facts: _Facts,
+        found: Association,
+        detections: Detections,
+        removed: set[int],
+    ) -> torch.Tensor:
+        """Settle the masks of the tracked objects and encode them into memory. Returns the masks to show."""
+        rules, tracker, objects = self._rules, self._tracker, self._objects
+        reconditioned = self._recondition(frame, features, facts, found, detections)
+
+        last = [
+            each.last_occluded if each.last_occluded is not None else ALWAYS if each.object_id in removed else NEVER
+            for each in objects
+        ]
+        prompts = np.array([each.prompt for each in objects])
+        gives_way = recently_occluded(
+            facts.track_ious,
+            np.array(last, dtype=np.int64),
+            prompts,
+            rules.suppress_overlapping_based_on_recent_occlusion_threshold,
+        )
+        for place, each in enumerate(objects):
+            is_empty = facts.areas[place] == 0
+            each.last_occluded = frame if is_empty or gives_way[place] else last[place]
+            each.empty_frames = each.empty_frames + 1 if is_empty else 0
+        if gives_way.any():
+            places = torch.from_numpy(np.flatnonzero(gives_way)).to(masks.device, non_blocking=True)
+            masks = masks.index_fill(0, places, NO_OBJECT_LOGIT)
+
+        if rules.published:
+            size = tracker.memory_mask_size
+            remembered = F.interpolate(masks.unsqueeze(1), (size, size), mode="bilinear").squeeze(1)
+        else:
+            remembered = masks.clone()
+            if not rules.recondition_on_trk_masks:
+                for place, detection in reconditioned.items():
+                    remembered[place] = (detections.masks[detection] >= 0.5).to(remembered.dtype)
+        groups = [np.flatnonzero(prompts == prompt).tolist() for prompt in dict.fromkeys(prompts.tolist())]
+        remembered, is_there = suppress_shrunk(remembered, groups, lone=rules.published)
+        logits = torch.where(is_there, _SURE_LOGIT, -_SURE_LOGIT).to(remembered.dtype)
+        staying = [place for place, each in enumerate(objects) if each.object_id not in removed]
+        if len(staying) < len(objects):
+            index = torch.tensor(staying, dtype=torch.int64, device=masks.device)
+            remembered, logits = remembered[index], logits[index]
+        if staying:
+            memories = [objects[place].memory for place in staying]
+            tracker.encode_memory(features, frame, memories, remembered, logits)
+
+        if reconditioned and not rules.published:
+            masks = masks.clone()
+            for place, detection in reconditioned.items():
+                masks[place] = detections.masks[detection].to(masks.dtype)
+        return masks
+
+    def _recondition(
+        self, frame: int, features: FrameFeatures, facts: _Facts, found: Association, detections: Detections
+    ) -> dict[int, int]:
+        """Refresh what objects remember of themselves, by detections that agree. Returns object place -> detection."""
+        rules, tracker, objects = self._rules, self._tracker, self._objects
+        every = rules.recondition_every_nth_frame
+        if every <= 0 or frame % every:
+            return {}
+        # The threshold meets the raw logit, in both codes.
+        chosen = {
+            place: detection
+            for place, detection in found.recondition.items()
+            if facts.score_logits[place] > rules.high_conf_thresh
+        }
+        if not chosen:
+            return {}
+        memories = [objects[place].memory for place in chosen]
+        if rules.published:
+            births = {(objects[place].born, objects[place].prompt) for place in chosen}
+            mates = [
+                each.memory
+                for place, each in enumerate(objects)
+                if (each.born, each.prompt) in births and place not in chosen
+            ]
+            index = torch.tensor(list(chosen.values()), device=detections.masks.device)
+            prompt_masks = tracker.mask_prompt(detections.masks[index])
+            tracker.recondition(features, frame, memories, prompt_masks, birth_mates=mates)
+        else:
+            tracker.recondition(features, frame, memories, None)
+        return chosen
+
+    def _add(
+        self,
+        frame: int,
+        features: FrameFeatures,
+        newcomers: Sequence[_Object],
+        detections: Detections,
+        found: Association,
+    ) -> torch.Tensor | None:
+        """Give the tracker its new objects. Returns their masks to show."""
+        if not newcomers:
+            return None
+        masks = detections.take(np.array(found.new)).masks
+        self._tracker.add_masks(
+            features,
+            frame,
+            [each.memory for each in newcomers],
+            self._tracker.mask_prompt(masks),
+            groups=[each.prompt for each in newcomers],
+        )
+        return fill_holes(masks, self._rules.fill_hole_area)
+
+    def _result(
+        self,
+        work: FrameWork,
+        shown: torch.Tensor | None,
+        present: Sequence[int],
+        track_scores: np.ndarray,
+        newcomers: Sequence[_Object],
+        fresh: torch.Tensor | None,
+    ) -> FrameResult:
+        parts = []
+        if shown is not None:
+            everyone = len(present) == len(shown)
+            parts.append(shown if everyone else shown[torch.tensor(present, dtype=torch.int64, device=shown.device)])
+        if fresh is not None:
+            parts.append(fresh.to(parts[0].dtype) if parts else fresh)
+        masks = torch.cat(parts) if parts else torch.empty((0, 1, 1))
+        ready = None
+        if masks.device.type == "cuda":
+            ready = torch.cuda.Event()
+            ready.record()
+        everyone_here = [*(self._objects[place] for place in present), *newcomers]
+        # The tracker has no score for an object that it has just been given: the detection's stands in.
+        scores = np.array([*track_scores[list(present)], *(each.score for each in newcomers)], dtype=np.float32)
+        return FrameResult(
+            facts=work.facts,
+            object_ids=[each.object_id for each in everyone_here],
+            prompts=[each.prompt for each in everyone_here],
+            scores=[each.score for each in everyone_here],
+            track_scores=scores,
+            masks=masks,
+            ready=ready,
+        )
+
+    def _drop(self, removed: set[int]) -> None:
+        """Let go of removed objects, and of those gone for long."""
+        limit = self._rules.forget_after_frames
+        staying, going = [], []
+        for each in self._objects:
+            if each.object_id in removed:
+                going.append(each)
+            elif limit is not None and each.empty_frames >= limit:
+                going.append(each)
+                self._hotstart.forget(each.object_id)
+                self.tally.forgotten += 1
+            else:
+                staying.append(each)
+        if going:
+            self._tracker.forget([each.memory for each in going])
+            self._objects = staying
+
+
+@dataclass(frozen=True, eq=False)
+class _Facts:
+    """What the decisions about one frame need to know, on the host.
+
+    Attributes:
+        detection_ious: (detections, tracks)
+        track_ious: (tracks, tracks)
+        areas: (tracks,) in low-resolution pixels.
+        score_logits, scores: (tracks,) float32; scores are 0..1.
+    """
+
+    detection_ious: np.ndarray
+    track_ious: np.ndarray
+    areas: np.ndarray
+    score_logits: np.ndarray
+    scores: np.ndarray
+
+
+class _Evidence:
+    """The numbers behind `_Facts`, on their way from the device in one piece."""
+
+    def __init__(self, detections: int, tracks: int, packed: torch.Tensor | None) -> None:
+        self._detections = detections
+        self._tracks = tracks
+        self._arrived: torch.cuda.Event | None = None
+        self._packed = packed
+        if packed is not None and packed.device.type == "cuda":
+            self._packed = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
+            self._packed.copy_(packed, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    @classmethod
+    def start(cls, detections: Detections, masks: torch.Tensor | None, logits: torch.Tensor | None) -> _Evidence:
+        """detections: n of them; masks: (m, h, w) of the tracks; logits: (m,) their scores."""
+        if masks is None or logits is None:
+            return cls(len(detections), 0, None)
+        tracks = masks > 0
+        everything = torch.cat([detections.masks > 0, tracks]) if len(detections) else tracks
+        shared = intersections(everything, tracks)
+        areas = everything.flatten(1).sum(1).float()
+        packed = torch.cat([shared.flatten(), areas, logits.float(), logits.sigmoid().float()])
+        return cls(len(detections), len(masks), packed)
+
+    def read(self) -> _Facts:
+        n, m = self._detections, self._tracks
+        if self._packed is None:
+            none = np.zeros(0, dtype=np.float32)
+            return _Facts(np.zeros((n, 0), dtype=np.float32), np.zeros((0, 0), dtype=np.float32), none, none, none)
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        packed = self._packed.numpy()
+        shared, areas, logits, scores = np.split(packed, np.cumsum([(n + m) * m, n + m, m]))
+        overlap = ious(shared.reshape(n + m, m), areas, areas[n:])
+        return _Facts(overlap[:n], overlap[n:], areas[n:], logits, scores)

@@ -1,0 +1,115 @@
+"""The thresholds of one run, and everything in which this engine deliberately departs from transformers.
+
+The weights and modules are those of `transformers.Sam3VideoModel`; the loop around them is this package's. Where
+transformers 5.23 (`models/sam3_video`, `models/sam3_tracker_video`) differs from the code that Meta published with
+the weights (facebookresearch/sam3, `sam3/model`), one of three things happens.
+
+Always mended, whatever the rules
+    * Masks and tracker scores stay with the objects that they were made for on a frame where hotstart removes one;
+      transformers pairs the ids left after the removal with the masks made before it. (`text`)
+    * A new object is added without tracking the others again: their memory of the frame is kept as it was made.
+      transformers runs every object twice on such frames and keeps the second, unmended result. (`tracker`)
+    * Every clip starts from nothing: ids count from 1 and none is hidden because another clip hid it. (`text`)
+    * Frames are supplied one at a time and hotstart still removes, outputs being held back by `hotstart_delay`
+      frames; transformers' streaming call never removes. (`text`)
+    * Mask NMS, hole filling and the removal of sprinkles always run, on every device, without optional packages and
+      without code fetched at run time. (`postprocess`)
+    * Boxes and areas are measured on the final masks, after the step that makes masks exclude each other, and box
+      maxima are exclusive. (`outputs`)
+    * A mask that ends up empty is no annotation. (`outputs`)
+    * A phrase longer than the text encoder's 32 tokens is an error; transformers passes it on untruncated. (`detector`)
+    * The cap on objects drops the worst new detections and says how many. (`association`)
+    * An object that hotstart removes loses against those it overlaps at any frame index; upstream's marker for it is
+      overtaken by ordinary indices after frame 100,000. (`suppression`)
+    * Each object's prompts, conditioning frames and memory are its own; see `tracker` and `visual` for that part.
+
+By choice: `tracking.rules`
+    `published` (the default) follows Meta's code, `transformers` that of transformers. In this half of the engine:
+
+    * A new object's mask prompt is where its logits, resized to the memory encoder's input, are positive;
+      transformers takes the low-resolution logits >= 0.5, which is smaller, and empty under a faint detection.
+    * Reconditioning gives the object the detection as a mask prompt (new pointer, full score), makes all objects of
+      the same birth conditioning on that frame, and leaves the output as it is. transformers makes only the matched
+      object conditioning, keeps its pointer, and puts out the raw detection; `recondition_on_trk_masks` is its own
+      option and has no effect under `published`.
+    * The shrink rule looks at masks resized to the memory encoder's input, and at lone objects too (an empty one is
+      remembered as surely absent); transformers looks at low-resolution masks and leaves lone objects out.
+
+    What the tracker core decides by the rules (memory selection, pointers, binarisation) stands in `tracker`.
+
+Same results by other means
+    * Several prompts share a detector call, several frames a backbone call, the objects of a frame the tracker's.
+    * Intersections of masks are matrix products of 0/1 masks: whole numbers below 2**24, exact in float32.
+    * What no later frame reads is dropped at once: masks, scores, histories, features.
+    * `forget_after_frames` (off by default) drops objects whose mask has been empty for so long. An empty mask takes
+      part in no decision about others, so theirs do not change; a forgotten object that returns is a new one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from sam3ray.config import TrackingConfig
+
+if TYPE_CHECKING:
+    from transformers import Sam3VideoConfig
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The thresholds in force, under the model's own names (see `transformers.Sam3VideoConfig`)."""
+
+    published: bool
+    score_threshold_detection: float
+    det_nms_thresh: float
+    assoc_iou_thresh: float
+    trk_assoc_iou_thresh: float
+    new_det_thresh: float
+    recondition_on_trk_masks: bool
+    hotstart_delay: int
+    hotstart_unmatch_thresh: int
+    hotstart_dup_thresh: int
+    suppress_unmatched_only_within_hotstart: bool
+    init_trk_keep_alive: int
+    max_trk_keep_alive: int
+    min_trk_keep_alive: int
+    suppress_overlapping_based_on_recent_occlusion_threshold: float
+    decrease_trk_keep_alive_for_empty_masklets: bool
+    fill_hole_area: int
+    recondition_every_nth_frame: int
+    high_conf_thresh: float
+    high_iou_thresh: float
+    max_num_objects: int
+    forget_after_frames: int | None
+
+    @classmethod
+    def of(cls, config: Sam3VideoConfig, tracking: TrackingConfig) -> Rules:
+        """The checkpoint's values, overridden by those that the job sets.
+
+        Raises:
+            ValueError: the two together contradict each other.
+        """
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            if field.name == "published":
+                continue
+            value = getattr(tracking, field.name)
+            values[field.name] = value if value is not None else getattr(config, field.name, None)
+        rules = cls(published=tracking.rules == "published", **values)
+        rules._check()
+        return rules
+
+    def _check(self) -> None:
+        if self.hotstart_delay > 0:
+            for name in ("hotstart_unmatch_thresh", "hotstart_dup_thresh"):
+                if getattr(self, name) > self.hotstart_delay:
+                    raise ValueError(
+                        f"tracking.{name} is {getattr(self, name)}, above tracking.hotstart_delay, "
+                        f"which is {self.hotstart_delay}: it could never take effect"
+                    )
+        if self.min_trk_keep_alive > self.max_trk_keep_alive:
+            raise ValueError(
+                f"tracking.min_trk_keep_alive is {self.min_trk_keep_alive}, above tracking.max_trk_keep_alive, "
+                f"which is {self.max_trk_keep_alive}"
+            )

@@ -1,0 +1,143 @@
+"""The text pipeline on tiny random checkpoints, ours and transformers' own, on the same clip."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tiny import IMAGE
+from transformers import CLIPTokenizer, Sam2VideoVideoProcessor, Sam3VideoModel, Sam3VideoProcessor
+from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
+
+from sam3ray.engine.checkpoint import Checkpoint
+from sam3ray.engine.detector import Proposals
+from sam3ray.video import Frame
+
+HEIGHT, WIDTH = 90, 120
+
+
+def processor() -> Sam3VideoProcessor:
+    letters = string.ascii_lowercase
+    vocabulary = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    size = {"height": IMAGE, "width": IMAGE}
+    return Sam3VideoProcessor(
+        image_processor=Sam3ImageProcessor(size=size),
+        video_processor=Sam2VideoVideoProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3),
+        tokenizer=CLIPTokenizer(vocab={word: place for place, word in enumerate(vocabulary)}, merges=[]),
+        target_size=IMAGE,
+    )
+
+
+def checkpoint(model: Sam3VideoModel) -> Checkpoint:
+    dtype = next(model.parameters()).dtype
+    return Checkpoint(model, processor(), torch.device("cpu"), dtype, autocast=False, info={})
+
+
+def clip(frames: int, seed: int = 0, height: int = HEIGHT, width: int = WIDTH) -> list[Frame]:
+    """Blocks that drift over noise."""
+    rng = np.random.default_rng(seed)
+    background = rng.integers(0, 80, (height, width, 3), dtype=np.uint8)
+    colours = rng.integers(100, 255, (4, 3), dtype=np.uint8)
+    starts = rng.uniform(0, 60, (4, 2))
+    steps = rng.uniform(-1, 1.5, (4, 2))
+    out = []
+    for t in range(frames):
+        image = background.copy()
+        for colour, (y, x) in zip(colours, (starts + steps * t).astype(int), strict=True):
+            image[max(y, 0) : max(y + 18, 0), max(x, 0) : max(x + 24, 0)] = colour
+        out.append(Frame(t, t * 512, t / 25, image))
+    return out
+
+
+@dataclass(frozen=True)
+class Found:
+    """One scripted detection: an ellipse of logits with a score."""
+
+    centre: tuple[float, float]  # y, x as fractions of the frame
+    radius: float
+    score: float
+    peak: float = 8.0
+
+    def mask(self, size: int) -> torch.Tensor:
+        y, x = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
+        distance = ((y - self.centre[0]) ** 2 + (x - self.centre[1]) ** 2).sqrt()
+        return self.peak * (1 - distance / self.radius).clamp(min=-1)
+
+
+Script = Callable[[int, int], Sequence[Found]]  # frame, prompt -> detections
+
+
+@dataclass
+class ScriptedDetector:
+    """Says what the script says; takes the place of the model's detector on both sides."""
+
+    script: Script
+    size: int
+
+    def propose(self, backbone: torch.Tensor, prompts: Sequence[str], first_position: int) -> list[Proposals]:
+        return [self._frame(first_position + n, len(prompts)) for n in range(len(backbone))]
+
+    def _frame(self, frame: int, prompts: int) -> Proposals:
+        per_prompt = [list(self.script(frame, prompt)) for prompt in range(prompts)]
+        queries = max(1, *(len(found) for found in per_prompt))
+        probs = torch.zeros(prompts, queries)
+        masks = torch.full((prompts, queries, self.size, self.size), -8.0)
+        for prompt, found in enumerate(per_prompt):
+            for query, each in enumerate(found):
+                probs[prompt, query] = each.score
+                masks[prompt, query] = each.mask(self.size)
+        return Proposals(masks, probs)
+
+    def install(self, model: Sam3VideoModel) -> Callable[..., dict[int, dict[str, torch.Tensor]]]:
+        """A `run_detection` for transformers' loop. Scores below its threshold are never asked for."""
+        frames = iter(range(10**9))
+
+        def run_detection(inference_session: object, vision_embeds: object) -> dict[int, dict[str, torch.Tensor]]:
+            frame = next(frames)
+            out = {}
+            for prompt in inference_session.prompts:  # type: ignore[attr-defined]
+                found = list(self.script(frame, prompt))
+                masks = [each.mask(self.size) for each in found]
+                out[prompt] = {
+                    "bbox": torch.zeros(len(found), 4),
+                    "mask": torch.stack(masks) if masks else torch.zeros(0, self.size, self.size),
+                    "scores": torch.tensor([each.score for each in found]),
+                }
+            return out
+
+        return run_detection
+
+
+@dataclass
+class Shown:
+    """What one side shows of one frame: object id (from 1) -> value."""
+
+    masks: dict[int, np.ndarray]
+    scores: dict[int, float]
+    track_scores: dict[int, float]
+    prompts: dict[int, str]
+    boxes: dict[int, tuple[float, ...]]
+
+
+def run_transformers(
+    model: Sam3VideoModel, frames: Sequence[Frame], prompts: Sequence[str], **options: object
+) -> Iterator[Shown]:
+    """The way of transformers' documentation."""
+    steps = processor()
+    dtype = next(model.parameters()).dtype
+    session = steps.init_video_session(video=[frame.image for frame in frames], dtype=dtype)
+    session = steps.add_text_prompt(session, list(prompts))
+    for output in model.propagate_in_video_iterator(session, **options):
+        final = steps.postprocess_outputs(session, output)
+        phrase = {i: text for text, ids in final["prompt_to_obj_ids"].items() for i in ids}
+        ids = final["object_ids"].tolist()
+        yield Shown(
+            masks={i + 1: mask.numpy() for i, mask in zip(ids, final["masks"], strict=True)},
+            scores={i + 1: float(score) for i, score in zip(ids, final["scores"], strict=True)},
+            track_scores={i + 1: float(output.obj_id_to_tracker_score.get(i, 0.0)) for i in ids},
+            prompts={i + 1: phrase[i] for i in ids},
+            boxes={i + 1: tuple(box.tolist()) for i, box in zip(ids, final["boxes"], strict=True)},
+        )
