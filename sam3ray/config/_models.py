@@ -146,7 +146,7 @@ class VideoConfig(_Section):
 class ActorsConfig(_Section):
     """How many model replicas run at once."""
 
-    min: int = Field(1, ge=1, le=100_000, description="the job waits for so many actors before it starts")
+    min: int = Field(1, ge=1, le=100_000, description="the cluster must have room for so many; idle ones beyond are let go")
     max: int = Field(8, ge=1, le=100_000, description="never more than so many")
 
     @model_validator(mode="after")
@@ -171,6 +171,9 @@ class ClusterConfig(_Section):
     start_timeout_s: float = Field(
         900.0, gt=0, description="an actor that has not loaded its model by then has failed to start"
     )
+    autoscaling: bool = Field(
+        False, description="the cluster grows on demand: wait for room (start_timeout_s) where there is none yet"
+    )
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:
@@ -189,6 +192,10 @@ class RetryConfig(_Section):
     no_progress_s: float = Field(600.0, gt=0, description="no frame finished for so long: the worker hangs")
     storage: int = Field(8, ge=1, description="storage errors in a row that stop the job")
     actor_starts: int = Field(3, ge=1, description="failed actor starts in a row that stop the job")
+    node_losses: int = Field(
+        10, ge=1, description="lost nodes on which a clip was running that end its tries; it is not charged with them"
+    )
+    backoff_s: float = Field(1.0, ge=0, le=60, description="first wait after a storage error; doubles, up to 60 s")
 
 
 class RenderConfig(_Section):
