@@ -1,6 +1,8 @@
 """Prompts: what to find or follow in a clip."""
 
+from sam3ray.prompts._parse import parse_visual_prompts
 from sam3ray.prompts._phrases import MAX_PHRASE_CHARS, MAX_PHRASES, phrases_problem, split_phrases
+from sam3ray.prompts._resolve import check_prompts, describe, read_mask_file, resolve_prompts
 from sam3ray.prompts._values import UNRESOLVED, BoxPrompt, MaskPrompt, PointPrompt, TextPrompt, Units, VisualPrompt
 
 __all__ = [
@@ -13,6 +15,11 @@ __all__ = [
     "UNRESOLVED",
     "MAX_PHRASES",
     "MAX_PHRASE_CHARS",
+    "check_prompts",
+    "describe",
+    "parse_visual_prompts",
     "phrases_problem",
+    "read_mask_file",
+    "resolve_prompts",
     "split_phrases",
 ]
