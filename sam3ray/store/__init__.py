@@ -1,0 +1,14 @@
+"""Where results live: a run's folder on any fsspec storage, filled exactly once.
+
+store = RunStore("s3://bucket/labels/run-1")
+store.create_or_open(fingerprint, config, clips)
+store.commit("clip-1", "/tmp/clip-1.parquet")  # True: we made it. False: it was done already
+"""
+
+from sam3ray.store.creating import Guarantee
+from sam3ray.store.lease import DriverLease
+from sam3ray.store.retrying import RetryPolicy
+from sam3ray.store.run import RunStore
+from sam3ray.store.summary import ClipSummary
+
+__all__ = ["RunStore", "ClipSummary", "DriverLease", "Guarantee", "RetryPolicy"]

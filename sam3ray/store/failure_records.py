@@ -1,0 +1,92 @@
+"""Failed attempts as files: `failures/<clip_id>/<n>.json`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+
+from sam3ray.failures import Failure, Reason
+from sam3ray.redact import redact, redact_values
+from sam3ray.store import layout
+from sam3ray.store.storage import Storage
+
+
+def is_settled(records: Iterable[Failure]) -> bool:
+    """Whether these attempts settle a clip: a later run leaves it alone until its records are cleared."""
+    return any(record.final and record.reason.is_charged for record in records)
+
+
+def list_attempts(storage: Storage) -> dict[str, list[int]]:
+    """The attempts on record for each clip, ascending, by one listing."""
+    found: dict[str, list[int]] = {}
+    for entry in storage.walk(layout.FAILURES):
+        parts = entry.path.split("/")
+        if len(parts) == 3 and layout.is_clip_id(parts[1]):
+            number = parts[2].removesuffix(".json")
+            if number.isdigit() and number != parts[2]:
+                found.setdefault(parts[1], []).append(int(number))
+    return {clip_id: sorted(numbers) for clip_id, numbers in found.items()}
+
+
+def write(storage: Storage, failure: Failure) -> int:
+    """Add a record and return its number: one above the highest there.
+
+    Numbers are never shared: each record is created only if its name is free, and the next number is tried if not.
+    If the process dies there is a whole record or none.
+    """
+    folder = layout.failure_folder(failure.clip_id)
+    taken = [int(name[:-5]) for name in storage.names(folder) if name.endswith(".json") and name[:-5].isdigit()]
+    number = max(taken, default=0) + 1
+    while True:
+        numbered = replace(failure, attempt=failure.attempt or number)
+        if storage.create_bytes(_to_json(numbered), layout.failure_path(failure.clip_id, number)):
+            return number
+        number += 1
+
+
+def read(storage: Storage, clip_id: str, number: int) -> Failure | None:
+    """One record; None if it has been cleared meanwhile. A damaged one is reported as such, and settles nothing."""
+    path = layout.failure_path(clip_id, number)
+    data = storage.read(path)
+    if data is None:
+        return None
+    try:
+        return _from_json(data, clip_id, number)
+    except (ValueError, TypeError, KeyError):
+        return Failure(clip_id, Reason.INTERNAL, "the failure record is damaged", path, attempt=number)
+
+
+def read_many(storage: Storage, attempts: Iterable[tuple[str, int]]) -> list[Failure]:
+    """Records in the order given, read in parallel."""
+    found = storage.each(lambda key: read(storage, *key), attempts)
+    return [record for record in found if record is not None]
+
+
+def _to_json(failure: Failure) -> bytes:
+    values = asdict(failure)
+    values |= {
+        "reason": failure.reason.value,
+        "message": redact(failure.message),
+        "where": redact(failure.where),
+        "traceback": redact(failure.traceback),
+        "versions": redact_values(failure.versions),
+        "recorded_at": round(time.time(), 3),
+    }
+    return json.dumps(values, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+def _from_json(data: bytes, clip_id: str, number: int) -> Failure:
+    values = json.loads(data)
+    return Failure(
+        clip_id=clip_id,
+        reason=Reason(values["reason"]),
+        message=str(values["message"]),
+        where=str(values.get("where", "")),
+        traceback=str(values.get("traceback", "")),
+        seconds=float(values.get("seconds", 0.0)),
+        versions={str(k): str(v) for k, v in dict(values.get("versions") or {}).items()},
+        attempt=int(values.get("attempt") or number),
+        final=bool(values.get("final", False)),
+    )

@@ -1,0 +1,179 @@
+"""The manifest as it was when the run first started: `manifest.parquet`, written once."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sam3ray.failures import UserError
+from sam3ray.manifest import Clip
+from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
+from sam3ray.prompts._parse import parse_visual_prompts
+
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("uri", pa.string()),
+        ("prompts", pa.list_(pa.string())),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("fps", pa.float64()),
+        ("visual_prompts", pa.string()),  # JSON, as a manifest has it; null where there are none
+    ]
+)
+_OWN = tuple(SCHEMA.names)
+
+
+def to_parquet(clips: Sequence[Clip], carried: pa.Table | None) -> bytes:
+    """The clips in their order, and the manifest's other columns with their own types.
+
+    Args:
+        carried: row i belongs to clip i; None: built from `Clip.carried`, types inferred.
+    """
+    table = pa.table(
+        [
+            pa.array([clip.clip_id for clip in clips], pa.string()),
+            pa.array([clip.uri for clip in clips], pa.string()),
+            pa.array([list(clip.prompts) for clip in clips], pa.list_(pa.string())),
+            pa.array([clip.start_s for clip in clips], pa.float64()),
+            pa.array([clip.end_s for clip in clips], pa.float64()),
+            pa.array([clip.fps for clip in clips], pa.float64()),
+            pa.array([_visual_json(clip.visual_prompts) for clip in clips], pa.string()),
+        ],
+        schema=SCHEMA,
+    )
+    others = carried if carried is not None else _infer_carried(clips)
+    if others is not None:
+        if others.num_rows != len(clips):
+            raise ValueError(f"{len(clips)} clips, but {others.num_rows} rows of carried columns")
+        for field, column in zip(others.schema, others.columns, strict=True):
+            if field.name in _OWN:
+                raise ValueError(f"{field.name!r} is a column of the manifest itself and cannot be carried")
+            table = table.append_column(field, column)
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _infer_carried(clips: Sequence[Clip]) -> pa.Table | None:
+    names = list(dict.fromkeys(name for clip in clips for name in clip.carried))
+    if not names:
+        return None
+    columns = []
+    for name in names:
+        values = [clip.carried.get(name) for clip in clips]
+        try:
+            columns.append(pa.array(values))
+        except (pa.ArrowInvalid, pa.ArrowTypeError):  # mixed types: as text
+            columns.append(pa.array([None if value is None else str(value) for value in values], pa.string()))
+    return pa.table(columns, names=names)
+
+
+def from_parquet(data: bytes, where: str) -> pa.Table:
+    """The frozen manifest as a table. Raises UserError if it is none."""
+    try:
+        table = pq.read_table(io.BytesIO(data))
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{where} is damaged: {' '.join(str(error).split())[:200]}") from None
+    for field in SCHEMA:
+        index = table.schema.get_field_index(field.name)
+        if index < 0 or table.schema.field(index).type != field.type:
+            raise UserError(f"{where} is no manifest of a run: its column {field.name} is missing or of another type")
+    return table
+
+
+def clips_of(table: pa.Table, where: str) -> list[Clip]:
+    """Its rows as clips."""
+    own = [table.column(name).to_pylist() for name in _OWN]
+    others = table.drop_columns(list(_OWN))
+    names = others.column_names
+    rows: Iterable[tuple[Any, ...]] = zip(*(_as_python(column) for column in others.columns), strict=True)
+    carried = [dict(zip(names, row, strict=True)) for row in rows] if names else None
+    clips = []
+    for i, (clip_id, uri, prompts, start_s, end_s, fps, visual) in enumerate(zip(*own, strict=True)):
+        marks: tuple[VisualPrompt, ...] = ()
+        if visual:
+            marks, wrong = parse_visual_prompts(visual)
+            if wrong:
+                raise UserError(f"{where} is damaged: visual_prompts of clip {clip_id}{wrong[0]}")
+        rest = () if carried is None else (carried[i],)
+        clips.append(Clip(clip_id, uri, tuple(prompts or ()), start_s, end_s, fps, marks, *rest))
+    return clips
+
+
+def _as_python(column: pa.ChunkedArray) -> list[Any]:
+    if pa.types.is_temporal(column.type) and getattr(column.type, "unit", "") == "ns":
+        column = column.cast(pa.int64())  # Python has no nanoseconds
+    return column.to_pylist()
+
+
+def carried_columns(table: pa.Table) -> pa.Table:
+    """The manifest's other columns, untouched."""
+    return table.drop_columns(list(_OWN))
+
+
+def digest(clips: Iterable[Clip]) -> str:
+    """SHA-256 of what the clips say about results: not their order, not the carried columns."""
+    lines = sorted(_identity(clip) for clip in clips)
+    state = hashlib.sha256()
+    for line in lines:
+        state.update(line.encode("utf-8", "surrogatepass") + b"\n")
+    return state.hexdigest()
+
+
+def _identity(clip: Clip) -> str:
+    marks = _visual_json(clip.visual_prompts)
+    return json.dumps([clip.clip_id, clip.uri, list(clip.prompts), clip.start_s, clip.end_s, clip.fps, marks])
+
+
+def differences(frozen: Sequence[Clip], given: Sequence[Clip]) -> str:
+    """How two manifests differ, in words: "2 new (a, b), 1 gone (c), 1 changed (d)"; empty if they do not."""
+    before = {clip.clip_id: _identity(clip) for clip in frozen}
+    now = {clip.clip_id: _identity(clip) for clip in given}
+    groups = {
+        "new": sorted(now.keys() - before.keys()),
+        "gone": sorted(before.keys() - now.keys()),
+        "changed": sorted(key for key in before.keys() & now.keys() if before[key] != now[key]),
+    }
+    parts = []
+    for word, ids in groups.items():
+        if ids:
+            shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+            parts.append(f"{len(ids)} {word} ({shown})")
+    return ", ".join(parts)
+
+
+def _visual_json(prompts: Sequence[VisualPrompt]) -> str | None:
+    if not prompts:
+        return None
+    return json.dumps([_as_item(prompt) for prompt in prompts], ensure_ascii=False)
+
+
+def _as_item(prompt: VisualPrompt) -> dict[str, Any]:
+    """The prompt as a manifest writes it."""
+    item: dict[str, Any] = {"object_id": prompt.object_id}
+    if prompt.label:
+        item["label"] = prompt.label
+    if prompt.time_s is not None:
+        item["time_s"] = prompt.time_s
+    else:
+        item["frame"] = prompt.frame_index
+    if isinstance(prompt, PointPrompt):
+        item |= {
+            "units": prompt.units,
+            "points": [list(p) for p in prompt.points],
+            "labels": [int(v) for v in prompt.labels],
+        }
+    elif isinstance(prompt, BoxPrompt):
+        item |= {"units": prompt.units, "box": list(prompt.box)}
+    elif isinstance(prompt, MaskPrompt):
+        mask = {"png": prompt.png} if prompt.png else {"size": [prompt.height, prompt.width], "counts": prompt.rle}
+        item |= {"mask": mask}
+    return item

@@ -1,0 +1,83 @@
+"""`run.json`: what a run is. Created once, never changed."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from sam3ray.failures import UserError
+from sam3ray.redact import redact, redact_values
+
+FORMAT = 1
+
+
+def describe_run(
+    fingerprint: Mapping[str, Any],
+    config: Mapping[str, Any],
+    clips: int,
+    manifest_digest: str,
+    extra: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The content of `run.json`, without credentials."""
+    return {
+        "format": FORMAT,
+        "run_id": uuid.uuid4().hex,
+        "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "fingerprint": normalised(fingerprint),
+        "config": normalised(config),
+        "manifest": {"clips": clips, "sha256": manifest_digest},
+        **normalised(extra or {}),
+    }
+
+
+def normalised(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As it looks after a trip through JSON, credentials masked."""
+    return json.loads(json.dumps(redact_values(values), sort_keys=True, default=str))
+
+
+def parse(data: bytes, where: str) -> dict[str, Any]:
+    """The content of a `run.json`.
+
+    Raises:
+        UserError: it is damaged or of a format this version does not know.
+    """
+    try:
+        values = json.loads(data)
+        known = isinstance(values, dict) and isinstance(values["fingerprint"], dict) and values["format"] == FORMAT
+        if not known or not isinstance(values["manifest"]["sha256"], str):
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{redact(where)} is damaged or of another version's format; expected format {FORMAT}"
+        ) from None
+    return values
+
+
+def fingerprint_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs, one phrase per key: "model.dtype was bfloat16, is float32"."""
+    old, new = _flat(before), _flat(normalised(now))
+    differing = [k for k in sorted(old.keys() | new.keys()) if old.get(k, _ABSENT) != new.get(k, _ABSENT)]
+    return [f"{k} was {_shown(old.get(k, _ABSENT))}, is {_shown(new.get(k, _ABSENT))}" for k in differing]
+
+
+_ABSENT = object()
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _shown(value: Any) -> str:
+    if value is _ABSENT:
+        return "absent"
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."

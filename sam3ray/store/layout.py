@@ -1,0 +1,52 @@
+"""Where things lie in a run's output folder. Every path of a clip is built here, from a checked clip id."""
+
+from __future__ import annotations
+
+from sam3ray.manifest import is_clip_id
+
+RUN = "run.json"
+MANIFEST = "manifest.parquet"
+CLIPS = "clips.parquet"
+REPORT = "report.html"
+DRIVER = "active_driver.json"
+ANNOTATIONS = "annotations"
+FAILURES = "failures"
+VIDEOS = "videos"
+COMPACTED = "compacted"
+COMPACTED_INDEX = f"{COMPACTED}/index.arrow"
+TEMPORARY = ".tmp"
+
+
+def check_clip_id(clip_id: str) -> str:
+    """The id itself. Raises ValueError unless it may name a file: nothing that is not checked becomes a path."""
+    if not isinstance(clip_id, str) or not is_clip_id(clip_id):
+        raise ValueError(
+            f"not a clip id: {clip_id!r}; allowed: 1 to 200 of A-Z a-z 0-9 . _ -, not beginning with . or _"
+        )
+    return clip_id
+
+
+def clip_of(name: str, suffix: str) -> str | None:
+    """The clip that a file of this name belongs to; None if it is no file of ours."""
+    clip_id = name.removesuffix(suffix)
+    return clip_id if clip_id != name and is_clip_id(clip_id) else None
+
+
+def annotation_path(clip_id: str) -> str:
+    return f"{ANNOTATIONS}/{check_clip_id(clip_id)}.parquet"
+
+
+def video_path(clip_id: str) -> str:
+    return f"{VIDEOS}/{check_clip_id(clip_id)}.mp4"
+
+
+def failure_folder(clip_id: str) -> str:
+    return f"{FAILURES}/{check_clip_id(clip_id)}"
+
+
+def failure_path(clip_id: str, attempt: int) -> str:
+    return f"{failure_folder(clip_id)}/{attempt}.json"
+
+
+def part_path(name: str) -> str:
+    return f"{COMPACTED}/{name}"

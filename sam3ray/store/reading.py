@@ -1,0 +1,31 @@
+"""Annotations of a run as one dataset, whether or not it has been compacted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow.dataset as ds
+
+from sam3ray.annotations import SCHEMA
+from sam3ray.store import layout
+from sam3ray.store.compacted import read_index
+from sam3ray.store.storage import Storage
+
+
+def annotations_dataset(output: str, options: Mapping[str, Any] | None) -> ds.Dataset:
+    """See `sam3ray.read_annotations`."""
+    return dataset_of(Storage(output, options))
+
+
+def dataset_of(storage: Storage) -> ds.Dataset:
+    index = read_index(storage)
+    paths = [layout.part_path(part) for part in sorted({clip.part for clip in index.values()})]
+    for name in sorted(storage.names(layout.ANNOTATIONS)):
+        clip_id = layout.clip_of(name, ".parquet")
+        if clip_id is not None and clip_id not in index:
+            paths.append(f"{layout.ANNOTATIONS}/{name}")
+    # The schema is known: no file is opened to find it out.
+    return ds.FileSystemDataset.from_paths(
+        [storage.full(path) for path in paths], schema=SCHEMA, format=ds.ParquetFileFormat(), filesystem=storage.arrow()
+    )

@@ -1,0 +1,57 @@
+"""Back-off: exponential, with full jitter, so that a thousand workers do not come back at the same moment."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sam3ray.store.errors import Cause, cause_of, refused, unreachable
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often and how patiently. The waits add up to about 25 s on average, 50 s at most."""
+
+    tries: int = 7
+    base_s: float = 0.5
+    cap_s: float = 20.0
+
+    def wait_s(self, failed: int) -> float:
+        """Seconds to wait after the `failed`-th failure (from 1)."""
+        return random.uniform(0, min(self.cap_s, self.base_s * 2**failed))
+
+
+def retrying(policy: RetryPolicy, what: str, where: str, call: Callable[[], T]) -> T:
+    """Run a storage call until it works.
+
+    Args:
+        what: the verb for messages: "list", "create", "read".
+        where: the full address.
+
+    Raises:
+        FileExistsError: passed on; what it means is the caller's to say.
+        FileNotFoundError: passed on; a missing file is often an answer.
+        JobStopped: storage refuses, and will go on refusing.
+        ClipError: reason `storage`: still failing after all tries.
+    """
+    for failed in range(1, policy.tries + 1):
+        try:
+            return call()
+        except (FileExistsError, FileNotFoundError):
+            raise
+        except Exception as error:  # sorted by cause; what is not storage's is raised again
+            cause = cause_of(error)
+            if cause is Cause.BUG:
+                raise
+            # `from None`: the library's own traceback and text may hold signed addresses.
+            if cause is Cause.REFUSED:
+                raise refused(what, where, error) from None
+            if failed == policy.tries:
+                raise unreachable(what, where, error, failed) from None
+        time.sleep(policy.wait_s(failed))
+    raise AssertionError("unreachable: the last try returns or raises")

@@ -1,0 +1,362 @@
+"""A run's output folder: who it is, what is done, what failed; and the one way to add to it.
+
+What is on storage if a process dies, step by step:
+
+* `create_or_open`: nothing, or `run.json` alone, or both `run.json` and `manifest.parquet`. The middle state is mended
+  by the next call with the same config and manifest.
+* `commit`, `publish_video`, `record_failure`: the file is whole or absent.
+* `write_clips_table`: the old table or the new one.
+* `clear_failures`: some records gone, others not; calling it again finishes the work.
+
+On storage that needs named temporaries one may be left in `.tmp/`; the next driver removes it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from sam3ray.annotations import read_file_metadata
+from sam3ray.failures import Failure, Reason, UserError
+from sam3ray.manifest import Clip
+from sam3ray.redact import redact
+from sam3ray.store import compacted, failure_records, frozen, identity, layout, summary
+from sam3ray.store.creating import Guarantee
+from sam3ray.store.lease import DriverLease
+from sam3ray.store.retrying import RetryPolicy
+from sam3ray.store.storage import Storage
+from sam3ray.store.summary import ClipSummary
+
+
+class RunStore:
+    """The output of one run, on any fsspec storage. Picklable; does nothing until it is asked.
+
+    Every method may raise `JobStopped` (storage refuses: permission, credentials, no such bucket, disk full) or
+    `ClipError` of reason `storage` (unreachable after retries with back-off). No message holds a credential.
+
+    Args:
+        output: the run's folder: a path or a URI.
+        storage_options: fsspec options; not used for local paths.
+        retry: how patiently storage errors are retried.
+    """
+
+    def __init__(
+        self,
+        output: str,
+        storage_options: Mapping[str, Any] | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self.output = output
+        self._storage = Storage(output, storage_options, retry)
+        self._manifest: pa.Table | None = None
+
+    def __repr__(self) -> str:
+        return f"RunStore({redact(self.output)!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"output": self.output, "_storage": self._storage, "_manifest": None}
+
+    # ---- identity
+
+    def exists(self) -> bool:
+        """Whether a run has been started here."""
+        return self._storage.exists(layout.RUN)
+
+    def create_or_open(
+        self,
+        fingerprint: Mapping[str, Any],
+        config: Mapping[str, Any],
+        clips: Sequence[Clip],
+        carried: pa.Table | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Freeze a new run's identity and manifest, or make sure that the run here is the same one.
+
+        Of several drivers that start at once, the one whose `run.json` is created decides; the others open it.
+
+        Args:
+            fingerprint: all that changes results, as JSON values.
+            config: for the record, as JSON values. Credentials are masked.
+            carried: the manifest's other columns, row i belonging to clip i; None: taken from `Clip.carried`.
+            extra: more for `run.json`: versions.
+
+        Returns:
+            True if this call created the run.
+
+        Raises:
+            UserError: the run here has another fingerprint or manifest. Nothing has been touched.
+        """
+        digest = frozen.digest(clips)
+        created = False
+        data = self._storage.read(layout.RUN)
+        if data is None:
+            run = identity.describe_run(fingerprint, config, len(clips), digest, extra)
+            created = self._storage.create_bytes(json.dumps(run, indent=2).encode() + b"\n", layout.RUN)
+            data = None if created else self._storage.read(layout.RUN)
+        if not created:
+            if data is None:
+                raise UserError(f"{self.path(layout.RUN)} vanished while it was read; is the output being deleted?")
+            self._check_same(identity.parse(data, self.path(layout.RUN)), fingerprint, clips, digest)
+        if created or not self._storage.exists(layout.MANIFEST):
+            self._storage.create_bytes(frozen.to_parquet(clips, carried), layout.MANIFEST)
+        return created
+
+    def _check_same(
+        self, run: Mapping[str, Any], fingerprint: Mapping[str, Any], clips: Sequence[Clip], digest: str
+    ) -> None:
+        problems = identity.fingerprint_differences(run["fingerprint"], fingerprint)
+        if problems:
+            raise UserError(
+                f"the run in {redact(self.output)} has another fingerprint: {'; '.join(problems)}. "
+                "Use another output, or the settings that it was started with"
+            )
+        if run["manifest"]["sha256"] == digest:
+            return
+        detail = "it has never been written"
+        if self._storage.exists(layout.MANIFEST):
+            detail = frozen.differences(self.manifest(), clips) or "their rows differ"
+        raise UserError(
+            f"the run in {redact(self.output)} was started with another manifest of {run['manifest']['clips']} clips: "
+            f"{detail}. Use another output, or go on with the frozen one: manifest: {self.path(layout.MANIFEST)}"
+        )
+
+    def run_info(self) -> dict[str, Any]:
+        """The content of `run.json`.
+
+        Raises:
+            UserError: there is no run here.
+        """
+        data = self._storage.read(layout.RUN)
+        if data is None:
+            raise UserError(f"there is no run in {redact(self.output)}: it has no {layout.RUN}")
+        return identity.parse(data, self.path(layout.RUN))
+
+    def manifest_table(self) -> pa.Table:
+        """The frozen manifest; read once."""
+        if self._manifest is None:
+            data = self._storage.read(layout.MANIFEST)
+            if data is None:
+                raise UserError(
+                    f"there is no {layout.MANIFEST} in {redact(self.output)}: the run died while it was being started; "
+                    "start it again with the same config"
+                )
+            self._manifest = frozen.from_parquet(data, self.path(layout.MANIFEST))
+        return self._manifest
+
+    def manifest(self) -> list[Clip]:
+        """The clips of the run, in the manifest's order."""
+        return frozen.clips_of(self.manifest_table(), self.path(layout.MANIFEST))
+
+    def clip_ids(self) -> list[str]:
+        """Their ids."""
+        return self.manifest_table().column("clip_id").to_pylist()
+
+    def path(self, *parts: str) -> str:
+        """The full address of something in the run."""
+        return self._storage.address("/".join(parts))
+
+    # ---- what is done
+
+    def done_ids(self) -> set[str]:
+        """Finished clips, by one listing (and the index of merged files)."""
+        names = self._storage.names(layout.ANNOTATIONS)
+        ids = {clip_id for name in names if (clip_id := layout.clip_of(name, ".parquet")) is not None}
+        return ids | compacted.read_index(self._storage).keys()
+
+    def is_done(self, clip_id: str) -> bool:
+        """Whether this clip is finished."""
+        if self._storage.exists(layout.annotation_path(clip_id)):
+            return True
+        return clip_id in compacted.read_index(self._storage)
+
+    def commit(self, clip_id: str, local_path: str | os.PathLike[str]) -> bool:
+        """Make a finished annotation file the clip's: whole, and only if the clip has none.
+
+        Returns:
+            True: this call created it. False: the clip was done already; nothing has changed.
+        """
+        path = layout.annotation_path(clip_id)
+        # Where merged files have taken the place of a clip's own, its name is free again.
+        if clip_id in compacted.read_index(self._storage):
+            return False
+        return self._storage.create(os.fspath(local_path), path)
+
+    def read_clip(self, clip_id: str) -> pa.Table:
+        """The annotations of one clip, sorted by (frame_index, object_id).
+
+        Raises:
+            FileNotFoundError: the clip is not done.
+        """
+        path = layout.annotation_path(clip_id)
+        with tempfile.TemporaryDirectory(prefix="sam3ray-") as folder:
+            local = os.path.join(folder, "clip.parquet")
+            if self._storage.download(path, local):
+                return pq.read_table(local, memory_map=False)
+        held = compacted.read_index(self._storage).get(clip_id)
+        if held is None:
+            raise FileNotFoundError(f"clip {clip_id} is not done: there is no {self.path(path)}")
+        part = self._storage.full(layout.part_path(held.part))
+        dataset = ds.dataset(part, filesystem=self._storage.arrow(), format="parquet")
+        return dataset.to_table(filter=ds.field("clip_id") == clip_id)
+
+    def read_clip_metadata(self, clip_id: str) -> dict[str, Any]:
+        """Where a finished clip came from: {"schema_version", "fingerprint", "clip", "model", "software"}.
+
+        Raises:
+            FileNotFoundError: the clip is not done.
+            ValueError: the file is no annotation file.
+        """
+        try:
+            return self._footer(clip_id)
+        except FileNotFoundError:
+            held = compacted.read_index(self._storage).get(clip_id)
+            if held is None:
+                raise
+            return held.values()
+
+    def _footer(self, clip_id: str) -> dict[str, Any]:
+        path = layout.annotation_path(clip_id)
+
+        def read() -> dict[str, Any]:
+            try:
+                return read_file_metadata(pq.read_metadata(self._storage.full(path), filesystem=self._storage.arrow()))
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"{self.path(path)} is no Parquet file: {error}") from None
+
+        return self._storage.retrying("read", path, read)
+
+    # ---- failures
+
+    def record_failure(self, failure: Failure) -> int:
+        """Add a record of a failed attempt; returns its number."""
+        return failure_records.write(self._storage, failure)
+
+    def failure_counts(self) -> dict[str, int]:
+        """How many attempts are on record for each clip, by one listing."""
+        return {clip_id: len(numbers) for clip_id, numbers in failure_records.list_attempts(self._storage).items()}
+
+    def failures(self) -> list[Failure]:
+        """All records, by clip and attempt."""
+        attempts = failure_records.list_attempts(self._storage)
+        return failure_records.read_many(
+            self._storage, ((clip_id, n) for clip_id in sorted(attempts) for n in attempts[clip_id])
+        )
+
+    def clear_failures(self, reasons: Iterable[Reason | str] | None = None) -> int:
+        """Delete the records of all clips, or of those whose last attempt failed for one of these reasons.
+
+        Records of a clip go last first: what settles a clip goes before what only counts.
+
+        Returns:
+            How many clips were cleared.
+        """
+        attempts = failure_records.list_attempts(self._storage)
+        if reasons is not None:
+            wanted = {Reason(reason) for reason in reasons}
+            last = failure_records.read_many(self._storage, ((clip_id, n[-1]) for clip_id, n in attempts.items()))
+            attempts = {record.clip_id: attempts[record.clip_id] for record in last if record.reason in wanted}
+
+        def clear(clip_id: str) -> None:
+            for number in reversed(attempts[clip_id]):
+                self._storage.delete(layout.failure_path(clip_id, number))
+            self._storage.delete_empty_folder(layout.failure_folder(clip_id))
+
+        for _ in self._storage.each(clear, attempts):
+            pass
+        return len(attempts)
+
+    # ---- videos
+
+    def publish_video(self, clip_id: str, local_path: str | os.PathLike[str], overwrite: bool = False) -> bool:
+        """Put an annotated video in place. True if this call did; False if there was one and `overwrite` is not set."""
+        path = layout.video_path(clip_id)
+        if overwrite:
+            self._storage.replace(os.fspath(local_path), path)
+            return True
+        return self._storage.create(os.fspath(local_path), path)
+
+    def rendered_ids(self) -> set[str]:
+        """Clips that have an annotated video, by one listing."""
+        names = self._storage.names(layout.VIDEOS)
+        return {clip_id for name in names if (clip_id := layout.clip_of(name, ".mp4")) is not None}
+
+    # ---- the table of clips
+
+    def summaries(self, done_ids: set[str] | None = None) -> dict[str, ClipSummary]:
+        """What became of each clip, from storage alone.
+
+        Two listings say what is done and what failed. The figures come from `clips.parquet`, which a driver renews
+        now and then, and for clips finished since from their own files, in parallel.
+
+        Args:
+            done_ids: if the caller has just listed them.
+        """
+        done = self.done_ids() if done_ids is None else done_ids
+        attempts = failure_records.list_attempts(self._storage)
+        data = self._storage.read(layout.CLIPS)
+        known = summary.from_parquet(data) if data is not None else {}
+        ids = self.clip_ids()
+        found: dict[str, ClipSummary] = {}
+        unknown: list[str] = []
+        for clip_id in ids:
+            if clip_id in done:
+                old = known.get(clip_id)
+                if old is not None and old.status == "done":
+                    found[clip_id] = old
+                else:
+                    unknown.append(clip_id)
+        index = compacted.read_index(self._storage) if unknown else {}
+
+        def look(clip_id: str) -> ClipSummary:
+            try:
+                values = index[clip_id].values() if clip_id in index else self._footer(clip_id)
+            except (FileNotFoundError, ValueError):
+                values = {"clip": {}}  # done, and damaged: `verify` says how
+            return summary.from_clip_metadata(clip_id, values["clip"], len(attempts.get(clip_id, ())))
+
+        for item in self._storage.each(look, unknown):
+            found[item.clip_id] = item
+        failed = [clip_id for clip_id in ids if clip_id not in done and clip_id in attempts]
+        records: dict[str, list[Failure]] = {}
+        for record in failure_records.read_many(self._storage, ((c, n) for c in failed for n in attempts[c])):
+            records.setdefault(record.clip_id, []).append(record)
+        for clip_id in ids:
+            if clip_id not in found:
+                found[clip_id] = summarise_failures(clip_id, records.get(clip_id, []))
+        return found
+
+    def write_clips_table(self, summaries: Mapping[str, ClipSummary]) -> None:
+        """Renew `clips.parquet`, in one step. Clips that are not in the mapping are "left"."""
+        self._storage.replace_bytes(summary.to_parquet(self.manifest_table(), summaries), layout.CLIPS)
+
+    # ---- drivers
+
+    def lease(self) -> DriverLease:
+        """The right to drive this run: `with store.lease() as lease: ...`. See `DriverLease`."""
+        return DriverLease(self._storage)
+
+    def probe(self) -> Guarantee:
+        """Who enforces that a clip is committed once here, found out by trying. See `creating`."""
+        return self._storage.probe()
+
+
+def summarise_failures(clip_id: str, records: Sequence[Failure]) -> ClipSummary:
+    """The summary of a clip that is not done, from its failure records in order."""
+    if not records:
+        return ClipSummary(clip_id)
+    settling = [record for record in records if failure_records.is_settled([record])]
+    last = settling[-1] if settling else records[-1]
+    return ClipSummary(
+        clip_id,
+        "failed" if settling else "left",
+        reason=last.reason.value,
+        message=last.message,
+        attempts=len(records),
+    )

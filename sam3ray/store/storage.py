@@ -1,0 +1,336 @@
+"""One folder on any fsspec storage: the only place that talks to filesystems."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import fsspec
+import pyarrow.fs as pafs
+
+from sam3ray.failures import ClipError, JobStopped, Reason, UserError
+from sam3ray.redact import redact, remember_secrets
+from sam3ray.store import creating
+from sam3ray.store.creating import Guarantee
+from sam3ray.store.errors import describe
+from sam3ray.store.layout import TEMPORARY
+from sam3ray.store.retrying import RetryPolicy, retrying
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+PARALLEL_READS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file in a listing: its path below the root, size in bytes, and when it was written (Unix seconds)."""
+
+    path: str
+    size: int
+    modified: float | None
+
+
+class Storage:
+    """A folder and its options. Picklable; opens its filesystem anew in every process.
+
+    Paths are relative to the folder, with `/`. Every call retries what is worth it (see `retrying`) and raises
+    `JobStopped` where storage refuses, `ClipError` of reason `storage` where it stays unreachable.
+    """
+
+    def __init__(self, uri: str, options: Mapping[str, Any] | None = None, retry: RetryPolicy | None = None) -> None:
+        self.uri = uri.rstrip("/") or uri
+        self.options = dict(options or {})
+        self.retry = retry or RetryPolicy()
+        remember_secrets(self.options)
+        self._opened: tuple[int, Any, str] | None = None
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({redact(self.uri)!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"uri": self.uri, "options": self.options, "retry": self.retry}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["uri"], state["options"], state["retry"])  # type: ignore[misc]
+
+    # ---- the filesystem
+
+    def _open(self) -> tuple[Any, str]:
+        # Event loops and connections do not survive a fork: one filesystem per process.
+        with self._lock:
+            if self._opened is None or self._opened[0] != os.getpid():
+                try:
+                    fs, root = fsspec.core.url_to_fs(self.uri, **self.options)
+                    if creating.kind_of(fs) not in ("local", "memory"):
+                        # An instance of our own: listings cached elsewhere in the process stay out of it.
+                        fs, root = fsspec.core.url_to_fs(self.uri, **{**self.options, "skip_instance_cache": True})
+                except (ImportError, ValueError, TypeError) as error:
+                    raise UserError(f"cannot use the storage {redact(self.uri)}: {describe(error)}") from None
+                self._opened = (os.getpid(), fs, str(root).rstrip("/"))
+            return self._opened[1], self._opened[2]
+
+    @property
+    def fs(self) -> Any:
+        return self._open()[0]
+
+    @property
+    def root(self) -> str:
+        return self._open()[1]
+
+    @property
+    def is_local(self) -> bool:
+        return creating.kind_of(self.fs) == "local"
+
+    @property
+    def guarantee(self) -> Guarantee:
+        return creating.GUARANTEES[creating.kind_of(self.fs)]
+
+    def arrow(self) -> pafs.FileSystem:
+        """The same filesystem for pyarrow."""
+        if self.is_local:
+            return pafs.LocalFileSystem()
+        return pafs.PyFileSystem(pafs.FSSpecHandler(self.fs))
+
+    def address(self, path: str = "") -> str:
+        """The full URI of a path."""
+        return f"{self.uri}/{path}" if path else self.uri
+
+    def full(self, path: str = "") -> str:
+        """The path as the filesystem wants it."""
+        return f"{self.root}/{path}" if path else self.root
+
+    def retrying(self, what: str, path: str, call: Callable[[], T]) -> T:
+        return retrying(self.retry, what, self.address(path), call)
+
+    # ---- reading
+
+    def read(self, path: str) -> bytes | None:
+        """The file's bytes; None if there is no such file."""
+        try:
+            return self.retrying("read", path, lambda: self.fs.cat_file(self.full(path)))
+        except FileNotFoundError:
+            return None
+
+    def read_tail(self, path: str, size: int) -> bytes | None:
+        """The last `size` bytes (or the whole file); None if there is no such file."""
+        try:
+            return self.retrying("read", path, lambda: self.fs.cat_file(self.full(path), start=-size))
+        except FileNotFoundError:
+            return None
+
+    def size(self, path: str) -> int | None:
+        """Bytes; None if there is no such file."""
+
+        def ask() -> int:
+            self.fs.invalidate_cache()
+            return int(self.fs.info(self.full(path))["size"])
+
+        try:
+            return self.retrying("look at", path, ask)
+        except FileNotFoundError:
+            return None
+
+    def exists(self, path: str) -> bool:
+        return self.size(path) is not None
+
+    def names(self, folder: str) -> list[str]:
+        """Names in a folder, by one listing; empty if there is no such folder."""
+
+        def ask() -> list[str]:
+            if self.is_local:
+                return os.listdir(self.full(folder))
+            self.fs.invalidate_cache()
+            found = self.fs.ls(self.full(folder), detail=False)
+            return [str(path).rstrip("/").rsplit("/", 1)[-1] for path in found]
+
+        try:
+            return self.retrying("list", folder, ask)
+        except FileNotFoundError:
+            return []
+
+    def walk(self, folder: str = "") -> Iterator[Entry]:
+        """All files below a folder, by one listing. Files that vanish meanwhile are left out."""
+        if self.is_local:
+            yield from self._walk_local(self.full(folder))
+            return
+
+        def ask() -> dict[str, dict[str, Any]]:
+            self.fs.invalidate_cache()
+            return self.fs.find(self.full(folder), detail=True)
+
+        try:
+            found = self.retrying("list", folder, ask)
+        except FileNotFoundError:
+            return
+        prefix = self.root + "/"
+        for path, info in found.items():
+            if info.get("type") != "directory" and str(path).startswith(prefix):
+                yield Entry(str(path)[len(prefix) :], int(info.get("size") or 0), _modified(info))
+
+    def _walk_local(self, folder: str) -> Iterator[Entry]:
+        try:
+            entries = list(os.scandir(folder))
+        except FileNotFoundError:
+            return
+        except PermissionError as error:
+            raise JobStopped(f"cannot list {folder}: {describe(error)}") from None
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._walk_local(entry.path)
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                facts = entry.stat()
+                yield Entry(os.path.relpath(entry.path, self.root), facts.st_size, facts.st_mtime)
+
+    def download(self, path: str, local: str) -> bool:
+        """Fetch a file. False if there is no such file."""
+        try:
+            self.retrying("read", path, lambda: self.fs.get_file(self.full(path), local))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def each(self, call: Callable[[T], R], items: Iterable[T], workers: int = PARALLEL_READS) -> Iterator[R]:
+        """Apply a reading call to many items in threads, in order, with a bounded number under way."""
+        pending: list[Any] = []
+        with ThreadPoolExecutor(workers, thread_name_prefix="store") as pool:
+            try:
+                for item in items:
+                    pending.append(pool.submit(call, item))
+                    if len(pending) >= 4 * workers:
+                        yield pending.pop(0).result()
+                while pending:
+                    yield pending.pop(0).result()
+            finally:
+                for future in pending:
+                    future.cancel()
+
+    # ---- writing
+
+    def create(self, local: str, path: str) -> bool:
+        """Create a file from a local one unless one of its name is there. True if this call created it.
+
+        At every moment there is either no file or a whole one. If the process dies, at most a temporary file
+        outside the run's folders (`.tmp/`) is left, on storage that needs one.
+        """
+        token = uuid.uuid4().hex
+        size = os.path.getsize(local)
+
+        def attempt() -> None:
+            creating.create(self.fs, local, self.full(path), self.full(TEMPORARY), token)
+
+        try:
+            self.retrying("create", path, attempt)
+        except FileExistsError:
+            # Perhaps made by an earlier try of this call whose answer was lost.
+            owner = self.retrying("look at", path, lambda: creating.token_of(self.fs, self.full(path)))
+            if owner != token:
+                return False
+        except FileNotFoundError as error:
+            raise JobStopped(
+                f"cannot create {redact(self.address(path))}: no such folder or bucket: {describe(error)}"
+            ) from None
+        written = self.size(path)
+        if written != size:
+            # Ours, and wrong: better none than a broken one. (None: someone has removed it already.)
+            if written is not None:
+                self.delete(path)
+            raise ClipError(Reason.STORAGE, f"{size} bytes were sent, {written} arrived", redact(self.address(path)))
+        return True
+
+    def create_bytes(self, data: bytes, path: str) -> bool:
+        """`create` from bytes."""
+        with _as_file(data) as local:
+            return self.create(local, path)
+
+    def replace(self, local: str, path: str) -> None:
+        """Put a file in place, atomically: readers see the old one or the new one."""
+        try:
+            self.retrying(
+                "write", path, lambda: creating.replace(self.fs, local, self.full(path), self.full(TEMPORARY))
+            )
+        except FileNotFoundError as error:
+            raise JobStopped(
+                f"cannot write {redact(self.address(path))}: no such folder or bucket: {describe(error)}"
+            ) from None
+
+    def replace_bytes(self, data: bytes, path: str) -> None:
+        """`replace` from bytes."""
+        with _as_file(data) as local:
+            self.replace(local, path)
+
+    def delete(self, path: str) -> bool:
+        """Delete a file. False if there was none."""
+
+        def attempt() -> None:
+            self.fs.rm_file(self.full(path))
+            self.fs.invalidate_cache()
+
+        try:
+            self.retrying("delete", path, attempt)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def delete_empty_folder(self, path: str) -> None:
+        """Tidy up where folders are things of their own; nothing elsewhere."""
+        if self.is_local:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.full(path))
+
+    def clear_temporaries(self) -> None:
+        """Delete temporary files that dead processes left."""
+        now = time.time()
+        for entry in list(self.walk(TEMPORARY)):
+            age = now - entry.modified if entry.modified is not None else 0.0
+            if creating.temporary_is_dead(entry.path.rsplit("/", 1)[-1], age):
+                self.delete(entry.path)
+        self.delete_empty_folder(TEMPORARY)
+
+    def probe(self) -> Guarantee:
+        """Find out by trying whether create-if-absent is enforced. Writes a small file, which it deletes.
+
+        Some S3-compatible servers ignore the condition: then two writers in the same instant could both
+        succeed, and the answer is `Guarantee.CHECKED`.
+        """
+        if self.guarantee is not Guarantee.SERVER:
+            return self.guarantee
+        path = f"{TEMPORARY}/{creating.temporary_name()}"
+        try:
+            self.create_bytes(b"1", path)
+            created_twice = self.create_bytes(b"2", path)
+        finally:
+            self.delete(path)
+        return Guarantee.CHECKED if created_twice else Guarantee.SERVER
+
+
+@contextlib.contextmanager
+def _as_file(data: bytes) -> Iterator[str]:
+    with tempfile.NamedTemporaryFile(prefix="sam3ray-") as file:
+        file.write(data)
+        file.flush()
+        yield file.name
+
+
+def _modified(info: Mapping[str, Any]) -> float | None:
+    for key in ("LastModified", "last_modified", "mtime", "updated", "modified", "created"):
+        value = info.get(key)
+        if isinstance(value, datetime.datetime):
+            return value.timestamp()
+        if isinstance(value, (int, float)):
+            return float(value)
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                return datetime.datetime.fromisoformat(value).timestamp()
+    return None
