@@ -1,0 +1,110 @@
+"""The Ray side of a worker: a process with a loaded model. Everything it does is in `job.worker`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sam3ray.config import JobConfig
+from sam3ray.failures import Failure
+from sam3ray.job.result import ClipResult
+from sam3ray.manifest import Clip
+
+if TYPE_CHECKING:
+    from sam3ray.job.worker import ClipWorker, MakeSegmenter
+    from sam3ray.store import RunStore
+
+
+@dataclass(frozen=True)
+class WorkOrder:
+    """What all actors of a job are told."""
+
+    config: JobConfig
+    store: RunStore
+    fingerprint: Mapping[str, Any]
+    make_segmenter: MakeSegmenter | None
+    log_level: str
+
+
+class ClipActor:
+    """`run` takes minutes; `progress` answers beside it, and `prefetch` works beside it, in threads of their own."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._worker: ClipWorker | None = None
+
+    def hello(self) -> dict[str, Any]:
+        import ray
+
+        return {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid()}
+
+    def load(self, order: WorkOrder) -> dict[str, float]:
+        """Loads the model. Heavy imports happen here, not in the driver."""
+        from sam3ray.job.logs import set_up_logging
+        from sam3ray.job.worker import ClipWorker
+
+        began = time.perf_counter()
+        set_up_logging(order.log_level, actor=self.number)
+        _limit_threads(order.config)
+        self._worker = ClipWorker(order.config, order.store, order.fingerprint, order.make_segmenter)
+        return {"load_s": time.perf_counter() - began}
+
+    def run(self, clip: Clip, rung: int, attempt: int) -> ClipResult | Failure:
+        assert self._worker is not None
+        return self._worker.attempt(clip, rung, attempt)
+
+    def prefetch(self, clip: Clip, first_frames: bool) -> bool:
+        """Whether it went well; if not, running the clip will meet the same error."""
+        assert self._worker is not None
+        return self._worker.prefetch(clip, first_frames).exception() is None
+
+    def drop_prefetch(self, clip_id: str) -> None:
+        if self._worker is not None:
+            self._worker.drop_prefetch(clip_id)
+
+    def progress(self) -> tuple[str, int]:
+        return self._worker.progress if self._worker is not None else ("loading", 0)
+
+    def close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+
+
+def _limit_threads(config: JobConfig) -> None:
+    """An actor uses the CPUs that it asked for: several on a node would fight over all cores otherwise."""
+    threads = max(1, int(config.cluster.cpus_per_actor))
+    if config.cluster.gpus_per_actor == 0:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def remote_class() -> Any:
+    """`ClipActor` as a Ray actor. Ray neither restarts it nor retries its calls: the scheduler decides."""
+    import ray
+
+    decorated = {
+        "hello": "control",
+        "progress": "control",
+        "drop_prefetch": "control",
+        "close": "control",
+        "prefetch": "ahead",
+    }
+    methods = {name: ray.method(concurrency_group=group)(_copy(name)) for name, group in decorated.items()}
+    kind = type("ClipActor", (ClipActor,), methods)
+    options: dict[str, Any] = {"concurrency_groups": {"control": 1, "ahead": 1}}
+    return ray.remote(max_restarts=0, max_task_retries=0, **options)(kind)
+
+
+def _copy(name: str) -> Any:
+    """A method of its own, so that marking it leaves `ClipActor` itself free of Ray."""
+    inner = getattr(ClipActor, name)
+
+    def method(self: ClipActor, *args: Any) -> Any:
+        return inner(self, *args)
+
+    method.__name__ = name
+    return method

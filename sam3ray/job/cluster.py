@@ -1,0 +1,118 @@
+"""A Ray to run on: one of our own on this machine, or one that is there already."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sam3ray.config import ClusterConfig
+from sam3ray.failures import JobStopped
+from sam3ray.redact import redact
+
+# Actors hand back small values only; annotations go straight to storage.
+_OBJECT_STORE_BYTES = 256 * 2**20
+
+
+@contextlib.contextmanager
+def connected(config: ClusterConfig, *, dashboard: bool = False) -> Iterator[None]:
+    """Connects to Ray and disconnects in the end; a Ray of our own ends with it.
+
+    Raises:
+        JobStopped: no Ray could be started, or there is none at the address.
+    """
+    import ray
+
+    if ray.is_initialized():  # a test or a notebook brought its own: leave it as it is
+        yield
+        return
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    if config.address is None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        options |= {
+            "address": "local",  # whatever RAY_ADDRESS says
+            "include_dashboard": dashboard,
+            "object_store_memory": _OBJECT_STORE_BYTES,
+            "_temp_dir": _temp_dir(),
+        }
+    else:
+        options["address"] = config.address
+    try:
+        ray.init(**options)
+    except Exception as error:  # Ray raises many kinds, ConnectionError and RuntimeError among them
+        what = "a local Ray could not be started" if config.address is None else f"no Ray at {config.address!r}"
+        raise JobStopped(redact(f"{what}: {' '.join(str(error).split())[:400]}")) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _temp_dir() -> str | None:
+    """None is Ray's default, `/tmp/ray`; another where that belongs to somebody else.
+
+    Kept short: Ray puts Unix sockets in it, whose paths must not exceed 107 bytes.
+    """
+    default = "/tmp/ray"
+    if not os.path.exists(default) or os.access(default, os.W_OK | os.X_OK):
+        return None
+    return tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+
+
+@dataclass(frozen=True)
+class Room:
+    """How many actors the cluster has room for, `notice` being a sentence where that is fewer than asked."""
+
+    actors: int
+    cpus: float
+    notice: str = ""
+
+
+def room_for_actors(config: ClusterConfig) -> Room:
+    """Compares what the actors ask for with what the nodes have.
+
+    Raises:
+        JobStopped: not even `actors.min` fit, and the cluster does not grow (`autoscaling`).
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    cpus = sum(node.get("CPU", 0.0) for node in nodes)
+    gpus = sum(node.get("GPU", 0.0) for node in nodes)
+    low, high = config.actors.min, config.actors.max
+    if config.autoscaling:
+        return Room(high, cpus)
+    fit = sum(_fit(node, config, high) for node in nodes)
+    if fit >= high:
+        return Room(high, cpus)
+    has = f"the cluster has {_count(gpus, 'GPU')} and {_count(cpus, 'CPU')} on {_count(len(nodes), 'node')}"
+    each = f"{config.gpus_per_actor:g} GPU and {config.cpus_per_actor:g} CPU each"
+    if fit < low:
+        room = "for none" if fit == 0 else f"for {fit} only"
+        advice = ""
+        if gpus == 0 and config.gpus_per_actor > 0:
+            advice = "; set cluster.gpus_per_actor to 0 to run on CPUs"
+        raise JobStopped(f"cluster.actors.min asks for {low} actor(s) of {each}, but {has}: room {room}{advice}")
+    notice = f"cluster.actors.max asks for {high} actors of {each}; {has}: running {fit}"
+    return Room(fit, cpus, notice)
+
+
+def _fit(node: dict[str, float], config: ClusterConfig, most: int) -> int:
+    room = float(most)
+    if config.cpus_per_actor > 0:
+        room = min(room, node.get("CPU", 0.0) / config.cpus_per_actor)
+    if config.gpus_per_actor >= 1:
+        room = min(room, node.get("GPU", 0.0) / config.gpus_per_actor)
+    elif config.gpus_per_actor > 0:
+        # A fraction lies within one GPU: three actors of 0.4 do not fit on 1.2.
+        room = min(room, node.get("GPU", 0.0) * int(1 / config.gpus_per_actor + 1e-9))
+    return int(room + 1e-9)
+
+
+def _count(number: float, noun: str) -> str:
+    return f"{number:g} {noun}{'' if number == 1 else 's'}" if number else f"no {noun}"

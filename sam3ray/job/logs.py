@@ -1,0 +1,84 @@
+"""Structured logs: one JSON object per line, with clip id and actor where there are any. Quiet by default."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from typing import Any, TextIO
+
+from sam3ray.redact import redact
+
+LEVELS = ("debug", "info", "warning", "error")
+
+# Loggers whose warnings tell a user nothing that he could act on.
+_CHATTY = (
+    "ray",
+    "transformers",
+    "accelerate",
+    "huggingface_hub",
+    "torch",
+    "fsspec",
+    "s3fs",
+    "botocore",
+    "aiobotocore",
+    "azure",
+    "gcsfs",
+    "libav",
+    "urllib3",
+    "asyncio",
+)
+
+
+class JsonFormatter(logging.Formatter):
+    """{"time": ..., "level": ..., "logger": ..., "message": ..., "clip_id": ..., "actor": ...}"""
+
+    def __init__(self, actor: int | None = None) -> None:
+        super().__init__()
+        self._actor = actor
+
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        entry: dict[str, Any] = {
+            "time": f"{stamp}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": redact(record.getMessage()),
+        }
+        if self._actor is not None:
+            entry["actor"] = self._actor
+            entry["pid"] = os.getpid()
+        entry |= getattr(record, "data", {})
+        if record.exc_info:
+            entry["traceback"] = redact(self.formatException(record.exc_info))
+        return json.dumps(entry, default=str)
+
+
+def set_up_logging(level: str = "warning", *, actor: int | None = None, stream: TextIO | None = None) -> None:
+    """Sends the package's log to `stream` (stderr) as JSON lines; silences the libraries below errors.
+
+    At level `debug` the libraries speak, too.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"log level must be one of {', '.join(LEVELS)}, got {level!r}")
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter(actor))
+    logger = logging.getLogger("sam3ray")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False
+    if level != "debug":
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        warnings.simplefilter("ignore")
+        for name in _CHATTY:
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def event(logger: logging.Logger, level: int, message: str, **data: object) -> None:
+    """Logs with fields of its own: `event(log, logging.INFO, "clip done", clip_id="a", frames=7)`."""
+    if logger.isEnabledFor(level):
+        logger.log(level, message, extra={"data": {k: v for k, v in data.items() if v is not None}})

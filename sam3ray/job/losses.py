@@ -1,0 +1,57 @@
+"""Why an actor is gone: what Ray's errors say, as one of our reasons.
+
+Ray 2.60's errors for dead actors have no common parent but RayError, and the cause stands partly in
+flags, partly in text. What is not known yet is said to be so: a lost node first shows as an actor
+that is unavailable, and only later (about 15 s of missed heartbeats) as a dead one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sam3ray.failures import Reason
+
+_NODE_GONE = ("node has died", "node was terminated", "node is dead", "node died", "preempted")
+_MEMORY = ("running low on memory", "memory monitor", "low memory", "OutOfMemory")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    reason: Reason
+    message: str
+    unsure: bool = False  # ask again
+
+
+def judge(error: BaseException, node: str | None) -> Verdict:
+    """`node`: the id of the node that the actor ran on, where that is known."""
+    from ray import exceptions
+
+    text = " ".join(str(error).split())
+    if isinstance(error, exceptions.ActorUnavailableError):
+        return Verdict(Reason.PREEMPTED, "the actor cannot be reached", unsure=True)
+    if isinstance(error, exceptions.OutOfMemoryError) or any(word in text for word in _MEMORY):
+        return Verdict(Reason.OUT_OF_MEMORY, "the worker was ended because its node ran out of memory")
+    if (
+        isinstance(error, (exceptions.NodeDiedError, exceptions.ActorUnschedulableError))
+        or getattr(error, "preempted", False)
+        or any(phrase in text for phrase in _NODE_GONE)
+        or (node is not None and node not in nodes_alive())
+    ):
+        return Verdict(Reason.PREEMPTED, "the node that the worker ran on is gone")
+    return Verdict(Reason.CRASHED, f"the worker's process died: {_detail(text)}")
+
+
+def nodes_alive() -> set[str]:
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def _detail(text: str) -> str:
+    """What Ray knows of the process's end, without its general advice."""
+    marker = "Worker exit detail:"
+    if marker in text:
+        text = text.split(marker, 1)[1]
+    for advice in ("Some common causes", "If the process was killed"):
+        text = text.split(advice, 1)[0]
+    return text.strip()[:300] or "no detail"

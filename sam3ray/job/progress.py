@@ -1,0 +1,145 @@
+"""Progress for people: a live bar on a terminal, a plain line now and then elsewhere. Always on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, TextIO
+
+from sam3ray.failures import Failure
+from sam3ray.job.observe import Observer, Snapshot
+from sam3ray.job.result import ClipResult
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+LINE_EVERY_S = 30.0
+
+
+def make_progress(stream: TextIO | None = None) -> Observer:
+    """The one that suits the stream."""
+    stream = stream if stream is not None else sys.stderr
+    return LiveProgress(stream) if stream.isatty() else LineProgress(stream)
+
+
+def line_of(snapshot: Snapshot) -> str:
+    """All of it on one line: `12/60 clips, 2 failed (crashed 2), 3 running, 41.0 frames/s, ..., ETA 00:03:10`."""
+    parts = [f"{snapshot.done}/{snapshot.clips} clips"]
+    if failures := failures_of(snapshot):
+        parts.append(failures)
+    parts.append(f"{snapshot.running} running on {snapshot.actors} actors")
+    if snapshot.starting:
+        parts[-1] += f" (+{snapshot.starting} starting)"
+    parts.append(f"{snapshot.frames} frames ({snapshot.frames_per_s:.1f}/s)")
+    parts.append(f"{snapshot.objects} objects")
+    if snapshot.rendered or snapshot.rendering:
+        parts.append(f"{snapshot.rendered} videos rendered")
+    parts.append(f"ETA {clock(snapshot.eta_s)}")
+    return ", ".join(parts)
+
+
+def failures_of(snapshot: Snapshot) -> str:
+    total = sum(snapshot.failed.values())
+    if not total:
+        return ""
+    reasons = ", ".join(f"{reason.value} {count}" for reason, count in sorted(snapshot.failed.items()) if count)
+    return f"{total} failed ({reasons})"
+
+
+def clock(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    whole = round(seconds)
+    days, rest = divmod(whole, 86_400)
+    text = f"{rest // 3600:02d}:{rest % 3600 // 60:02d}:{rest % 60:02d}"
+    return f"{days}d {text}" if days else text
+
+
+class LineProgress:
+    """For logs: a line at the first news, then every half a minute, and at the end."""
+
+    def __init__(self, stream: TextIO, every_s: float = LINE_EVERY_S) -> None:
+        self._stream = stream
+        self._every_s = every_s
+        self._next_at = 0.0
+        self._last = Snapshot(0)
+        self._notice = ""
+
+    def update(self, snapshot: Snapshot) -> None:
+        self._last = snapshot
+        if snapshot.notice and snapshot.notice != self._notice:
+            self._notice = snapshot.notice
+            self._write(snapshot.notice)
+        now = time.monotonic()
+        if now >= self._next_at:
+            self._next_at = now + self._every_s
+            self._write(line_of(snapshot))
+
+    def clip_done(self, result: ClipResult) -> None:
+        pass
+
+    def clip_failed(self, failure: Failure) -> None:
+        if failure.final:
+            self._write(f"{failure.clip_id} failed: {failure.reason.value}: {failure.message}")
+
+    def close(self) -> None:
+        self._write(line_of(self._last))
+
+    def _write(self, line: str) -> None:
+        print(f"sam3ray: {' '.join(line.split())[:500]}", file=self._stream, flush=True)
+
+
+class LiveProgress:
+    """For a terminal: a bar and two lines that are redrawn; failures scroll by above them."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(file=stream)
+        self._live = Live(console=self._console, refresh_per_second=4, transient=False)
+        self._live.start()
+        self._notice = ""
+
+    def update(self, snapshot: Snapshot) -> None:
+        if snapshot.notice and snapshot.notice != self._notice:
+            self._notice = snapshot.notice
+            self._console.print(snapshot.notice, style="yellow", markup=False, highlight=False)
+        self._live.update(_drawing(snapshot))
+
+    def clip_done(self, result: ClipResult) -> None:
+        pass
+
+    def clip_failed(self, failure: Failure) -> None:
+        if failure.final:
+            text = f"{failure.clip_id}: {failure.reason.value}: {failure.message}"
+            self._console.print(text, style="red", markup=False, highlight=False, overflow="ellipsis", no_wrap=True)
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+def _drawing(snapshot: Snapshot) -> RenderableType:
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    failed = sum(snapshot.failed.values())
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(
+        Text(f"{snapshot.done + failed}/{snapshot.clips} clips"),
+        ProgressBar(total=max(1, snapshot.clips), completed=snapshot.done + failed, width=40),
+        Text(f"{clock(snapshot.seconds)} elapsed, ETA {clock(snapshot.eta_s)}"),
+    )
+    facts = Text(
+        f"{snapshot.frames_per_s:.1f} frames/s, {snapshot.frames} frames, {snapshot.objects} objects; "
+        f"{snapshot.running} running on {snapshot.actors} actors"
+    )
+    if snapshot.starting:
+        facts.append(f" (+{snapshot.starting} starting)")
+    if snapshot.rendered or snapshot.rendering:
+        facts.append(f"; {snapshot.rendered} videos rendered")
+    if failed:
+        facts.append(f"; {failures_of(snapshot)}", style="red")
+    return Group(bar, facts)

@@ -1,0 +1,164 @@
+"""The job's books: what is done, what failed, what is left; failure records and `clips.parquet`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from sam3ray.config import RetryConfig
+from sam3ray.failures import ClipError, Failure, JobStopped, Reason
+from sam3ray.job.result import ClipResult, JobSummary
+from sam3ray.manifest import Clip
+from sam3ray.store import ClipSummary, RunStore
+
+_LOG = logging.getLogger(__name__)
+
+WRITE_EVERY_S = 60.0
+
+
+class Ledger:
+    """Reads the state of a run from storage once, then keeps it as clips end.
+
+    Records are written by a few threads, so that slow storage does not hold up the driver's loop.
+    """
+
+    def __init__(self, store: RunStore, clips: Sequence[Clip], retry: RetryConfig) -> None:
+        self._store = store
+        self._clips = clips
+        done = store.done_ids()
+        ids = {clip.clip_id for clip in clips}
+        self.done_before = len(done & ids)
+        self.prior: dict[str, list[Reason]] = {}
+        settled: dict[str, Reason] = {}
+        for record in store.failures():
+            if record.clip_id in done or record.clip_id not in ids:
+                continue
+            self.prior.setdefault(record.clip_id, []).append(record.reason)
+            if record.final and record.reason.is_charged:
+                settled[record.clip_id] = record.reason
+        self._done = done
+        self._settled = settled
+        self.failed_before: Counter[Reason] = Counter(settled.values())
+        self.failed: Counter[Reason] = Counter()
+        self.done = 0
+        self.frames = 0
+        self.objects = 0
+        self.rendered = 0
+        self.versions: dict[str, str] = {}
+        self._summaries: dict[str, ClipSummary] = store.summaries(done_ids=done)
+        self._attempts: Counter[str] = Counter()
+        self._pool = ThreadPoolExecutor(4, "sam3ray-records")
+        self._writes: list[Future[None]] = []
+        self._unwritten: list[Failure] = []
+        self._lock = threading.Lock()
+        self._stop = ""
+        self._table: Future[None] | None = None
+        self._table_at = time.monotonic() + WRITE_EVERY_S
+        self._dirty = False
+
+    def todo(self) -> list[int]:
+        """Indices of the clips to run, in the manifest's order."""
+        return [
+            i
+            for i, clip in enumerate(self._clips)
+            if clip.clip_id not in self._done and clip.clip_id not in self._settled
+        ]
+
+    def clip_done(self, result: ClipResult) -> None:
+        self.done += 1
+        self.frames += result.frames
+        self.objects += result.objects
+        self._attempts[result.clip_id] += 1
+        self._dirty = True
+        self._summaries[result.clip_id] = ClipSummary(
+            clip_id=result.clip_id,
+            status="done",
+            frames=result.frames,
+            objects=result.objects,
+            rows=result.rows,
+            seconds=result.seconds,
+            attempts=self._attempts.pop(result.clip_id) + len(self.prior.get(result.clip_id, ())),
+            timings=dict(result.timings),
+            finished_at=time.time(),
+        )
+
+    def failed_attempt(self, failure: Failure) -> None:
+        self._attempts[failure.clip_id] += 1
+        self._dirty = True
+        if failure.final:
+            self.failed[failure.reason] += 1
+            self._summaries[failure.clip_id] = ClipSummary(
+                clip_id=failure.clip_id,
+                status="failed",
+                reason=failure.reason.value,
+                seconds=failure.seconds,
+                attempts=self._attempts.pop(failure.clip_id) + len(self.prior.get(failure.clip_id, ())),
+                finished_at=time.time(),
+                message=failure.message,
+            )
+        self._writes = [write for write in self._writes if not write.done()]
+        self._writes.append(self._pool.submit(self._record, failure))
+
+    def _record(self, failure: Failure) -> None:
+        try:
+            self._store.record_failure(failure)
+        except ClipError as error:
+            _LOG.warning("a failure record of clip %s could not be written yet: %s", failure.clip_id, error)
+            with self._lock:
+                self._unwritten.append(failure)
+        except JobStopped as error:
+            self._stop = str(error)
+
+    def tick(self, now: float) -> str:
+        """Writes the table now and then. Returns why the job cannot go on, if so."""
+        if self._dirty and now >= self._table_at and (self._table is None or self._table.done()):
+            self._dirty = False
+            self._table = self._pool.submit(self._write_table, dict(self._summaries))
+        return self._stop
+
+    def _write_table(self, summaries: dict[str, ClipSummary]) -> None:
+        began = time.monotonic()
+        try:
+            self._store.write_clips_table(summaries)
+        except ClipError as error:
+            _LOG.warning("clips.parquet could not be written: %s", error)
+        except JobStopped as error:
+            self._stop = str(error)
+        # A table of a million clips takes a while: spend at most a twentieth of the time on it.
+        took = time.monotonic() - began
+        self._table_at = time.monotonic() + max(WRITE_EVERY_S, 20 * took)
+
+    def write(self) -> None:
+        """Writes the table."""
+        self._write_table(dict(self._summaries))
+
+    def close(self) -> None:
+        """Everything is on storage afterwards, as far as storage lets it."""
+        self._pool.shutdown(wait=True)
+        unwritten, self._unwritten = self._unwritten, []
+        for failure in unwritten:
+            self._record(failure)
+        self.write()
+
+    def summary(self, seconds: float, message: str, exit_code: int | None = None) -> JobSummary:
+        failed = self.failed_before + self.failed
+        left = len(self._clips) - self.done_before - self.done - sum(failed.values())
+        if exit_code is None:
+            exit_code = 1 if failed or left else 0
+        return JobSummary(
+            clips=len(self._clips),
+            done=self.done,
+            skipped=self.done_before,
+            failed={reason.value: count for reason, count in sorted(failed.items())},
+            left=left,
+            frames=self.frames,
+            objects=self.objects,
+            seconds=round(seconds, 3),
+            exit_code=exit_code,
+            message=message,
+            rendered=self.rendered,
+        )

@@ -1,0 +1,434 @@
+"""What an actor does with a clip: fetch, decode, segment, write, commit. A plain class, no Ray.
+
+    worker = ClipWorker(config, RunStore(config.output), fingerprint)
+    result = worker.process(Clip("a", "a.mp4", ("person",)))
+
+Crash contract: annotations are built in a local work folder and reach the store in one
+create-if-absent step, the last one. Whatever dies before that leaves nothing on the store; the work
+folder is removed by the next worker on the machine.
+
+The out-of-memory ladder: each rung keeps what the ones before it do.
+
+    0  as configured
+    1  again, after caches were freed
+    2  smaller look-ahead and object batches
+    3  the tracker's state on the CPU
+    4  prompts one at a time
+    5  in a fresh process
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import platform
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any, Protocol
+
+from sam3ray.annotations import AnnotationWriter, FrameAnnotations
+from sam3ray.config import JobConfig, ModelConfig, TrackingConfig
+from sam3ray.failures import ClipError, Failure, JobStopped, Reason
+from sam3ray.job.result import ClipResult
+from sam3ray.job.sink import WriterThread
+from sam3ray.job.workdir import WorkDir
+from sam3ray.manifest import Clip
+from sam3ray.redact import redact
+from sam3ray.store import RunStore
+from sam3ray.video import Frame, VideoCache, VideoReader
+
+MAX_TRACEBACK = 8_000  # characters kept in a failure record
+
+
+class Segments(Protocol):
+    """What a worker needs of `sam3ray.segment.Segmenter`."""
+
+    model_info: Mapping[str, Any]
+    stats: Mapping[str, Any]
+
+    def segment(
+        self, frames: Iterable[Frame], height: int, width: int, prompts: Any, visual_prompts: Any
+    ) -> Iterator[FrameAnnotations]: ...
+
+    def set_memory_rung(self, rung: int) -> None: ...
+
+
+MakeSegmenter = Callable[[ModelConfig, TrackingConfig], Segments]
+
+
+@dataclass
+class _Opened:
+    """A clip whose video is at hand, perhaps with its first frames decoded."""
+
+    clip: Clip
+    resources: contextlib.ExitStack
+    path: Any
+    fetch_s: float
+    reader: VideoReader | None = None
+    frames: Iterator[Frame] | None = None
+
+    def close(self) -> None:
+        self.resources.close()
+
+
+@dataclass
+class _Progress:
+    """Any change of `value` is progress. Written by the working thread, read by others."""
+
+    stage: str = "idle"
+    done: int = 0
+
+    @property
+    def value(self) -> tuple[str, int]:
+        return self.stage, self.done
+
+
+@dataclass
+class _Clock:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
+
+    def timed(self, stage: str, items: Iterable[Frame]) -> Iterator[Frame]:
+        iterator = iter(items)
+        while True:
+            with self.time(stage):
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item
+
+
+class ClipWorker:
+    """Holds one loaded model and processes clips, one at a time; the next one can be prefetched."""
+
+    def __init__(
+        self,
+        config: JobConfig,
+        store: RunStore,
+        fingerprint: Mapping[str, Any] | None = None,
+        make_segmenter: MakeSegmenter | None = None,
+    ) -> None:
+        """Loads the model.
+
+        Raises:
+            JobStopped: it cannot be loaded; the message says what to do.
+        """
+        self.config = config
+        self.store = store
+        self.fingerprint = dict(fingerprint or {})
+        if make_segmenter is None:
+            from sam3ray.segment import Segmenter
+
+            make_segmenter = Segmenter
+        self.segmenter = make_segmenter(config.model, config.tracking)
+        self.software = software_versions()
+        self._work = WorkDir()
+        self._cache = VideoCache(config.video.cache_dir, config.video.cache_bytes, config.storage, limits=config.video)
+        self._progress = _Progress()
+        self._ahead: dict[str, Future[_Opened]] = {}
+        self._ahead_pool = ThreadPoolExecutor(1, "sam3ray-prefetch")
+        self._lock = threading.Lock()
+
+    @property
+    def progress(self) -> tuple[str, int]:
+        """(stage, count): frames annotated in `segment`, bytes in `fetch`. Read from any thread."""
+        return self._progress.value
+
+    def close(self) -> None:
+        self._ahead_pool.shutdown(wait=False, cancel_futures=True)
+        for clip_id in list(self._ahead):
+            self.drop_prefetch(clip_id)
+        self._cache.close()
+        self._work.close()
+
+    # Ahead of time
+
+    def prefetch(self, clip: Clip, first_frames: bool = True) -> Future[_Opened]:
+        """Fetches the clip's video in the background; with `first_frames`, starts decoding it, too.
+
+        Errors are not lost: processing the clip opens it again and meets them.
+        """
+        with self._lock:
+            future = self._ahead_pool.submit(self._open, clip, first_frames, None)
+            self._ahead[clip.clip_id] = future
+            return future
+
+    def drop_prefetch(self, clip_id: str) -> None:
+        """The clip will be processed elsewhere."""
+        with self._lock:
+            future = self._ahead.pop(clip_id, None)
+        if future is not None and not future.cancel():
+            future.add_done_callback(_close_opened)
+
+    # The clip itself
+
+    def attempt(self, clip: Clip, rung: int = 0, attempt: int = 1) -> ClipResult | Failure:
+        """Like `process`, but what goes wrong with the clip comes back as a value.
+
+        Raises:
+            JobStopped: no clip's fault, and no other clip would fare better.
+        """
+        began = time.perf_counter()
+        try:
+            return self.process(clip, rung, attempt)
+        except JobStopped:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this clip's record
+            return self._failure(clip, error, attempt, time.perf_counter() - began)
+
+    def process(self, clip: Clip, rung: int = 0, attempt: int = 1) -> ClipResult:
+        """Annotates the clip and commits the result.
+
+        Raises:
+            ClipError: with the reason, where it is known.
+            Exception: whatever else the model or a library raised; `attempt` classifies it.
+        """
+        began = time.perf_counter()
+        clock = _Clock()
+        self._progress = _Progress("begin")
+        try:
+            if attempt > 1 and self.store.is_done(clip.clip_id):
+                # An attempt that was given up as dead had committed it after all.
+                return ClipResult(clip.clip_id, 0, 0, 0, time.perf_counter() - began, committed=False, rung=rung)
+            if rung > 0:
+                free_memory()
+            self.segmenter.set_memory_rung(rung)
+            reset_gpu_peak()
+            with contextlib.closing(self._take(clip, clock)) as opened:
+                return self._annotate(opened, clock, rung, attempt, began)
+        finally:
+            self._progress = _Progress()
+
+    def _annotate(self, opened: _Opened, clock: _Clock, rung: int, attempt: int, began: float) -> ClipResult:
+        clip, progress = opened.clip, self._progress
+        if opened.reader is None:
+            with clock.time("decode"):
+                self._start_reading(opened)
+        assert opened.reader is not None
+        assert opened.frames is not None
+        info = opened.reader.info
+        path = self._work.path / f"{clip.clip_id[:100]}-{attempt}.parquet"
+        clip_facts = {
+            "uri": clip.uri,
+            "start_s": clip.start_s,
+            "end_s": clip.end_s,
+            "fps": clip.fps or self.config.video.fps,
+            "prompts": list(clip.prompts),
+            "source_fps": float(info.fps) if info.fps else None,
+            "time_base": str(info.time_base),
+            "codec": info.codec,
+            "height": info.height,
+            "width": info.width,
+        }
+        facts = {
+            "fingerprint": self.fingerprint,
+            "clip": clip_facts,
+            "model": dict(self.segmenter.model_info),
+            "software": self.software,
+        }
+        progress.stage = "segment"
+        segment_began = time.perf_counter()
+        with AnnotationWriter(path, clip.clip_id, facts) as writer:
+            with WriterThread(writer) as sink:
+                for frame in self.segmenter.segment(
+                    clock.timed("decode", opened.frames),
+                    height=info.height,
+                    width=info.width,
+                    prompts=clip.prompts,
+                    visual_prompts=clip.visual_prompts,
+                ):
+                    with clock.time("write_wait"):
+                        sink.put(frame)
+                    progress.done += 1
+                sink.finish()
+            timings = {name: round(seconds, 4) for name, seconds in clock.seconds.items()}
+            waits = timings.get("decode", 0.0) + timings.pop("write_wait", 0.0)
+            timings["segment"] = round(max(0.0, time.perf_counter() - segment_began - waits), 4)
+            timings["write"] = round(sink.busy_s, 4)
+            dropped = int(self.segmenter.stats.get("dropped_objects", 0))
+            written = writer.finish(
+                seconds=round(time.perf_counter() - began, 4),
+                timings=timings,
+                rung=rung,
+                dropped_objects=dropped,
+                attempt=attempt,
+            )
+        progress.stage = "commit"
+        try:
+            with clock.time("commit"):
+                committed = self.store.commit(clip.clip_id, path)
+        finally:
+            path.unlink(missing_ok=True)
+        timings["commit"] = round(clock.seconds["commit"], 4)
+        return ClipResult(
+            clip_id=clip.clip_id,
+            frames=written.frames,
+            objects=written.objects,
+            rows=written.rows,
+            seconds=round(time.perf_counter() - began, 4),
+            timings=timings,
+            committed=committed,
+            dropped_objects=dropped,
+            rung=rung,
+            size_bytes=written.size_bytes,
+            gpu_memory_bytes=gpu_peak_bytes(),
+        )
+
+    def _take(self, clip: Clip, clock: _Clock) -> _Opened:
+        """What was prefetched, or the clip opened now."""
+        with self._lock:
+            future = self._ahead.pop(clip.clip_id, None)
+        progress = self._progress
+        progress.stage = "fetch"
+        with clock.time("fetch"):
+            if future is not None and not future.cancel():
+                while not future.done():
+                    # A download that another thread does for this clip counts as its progress.
+                    with contextlib.suppress(TimeoutError):
+                        future.exception(timeout=0.5)
+                    progress.done = self._fetched_bytes
+                if future.exception() is None:
+                    opened = future.result()
+                    clock.seconds["prefetch"] = opened.fetch_s
+                    return opened
+            return self._open(clip, False, progress)
+
+    _fetched_bytes = 0
+
+    def _open(self, clip: Clip, first_frames: bool, progress: _Progress | None) -> _Opened:
+        began = time.perf_counter()
+
+        def fetched(count: int) -> None:
+            self._fetched_bytes = count
+            if progress is not None:
+                progress.done = count
+
+        with contextlib.ExitStack() as resources:
+            path = resources.enter_context(self._cache.open(clip.uri))
+            opened = _Opened(clip, resources, path, time.perf_counter() - began)
+            if first_frames:
+                self._start_reading(opened)
+            opened.resources = resources.pop_all()
+        return opened
+
+    def _start_reading(self, opened: _Opened) -> None:
+        """Opens the reader and waits for the first frame; it decodes on in its own thread."""
+        clip = opened.clip
+        reader = VideoReader(
+            opened.path,
+            start_s=clip.start_s,
+            end_s=clip.end_s,
+            fps=clip.fps or self.config.video.fps,
+            limits=self.config.video,
+        )
+        opened.resources.enter_context(reader)
+        frames = iter(reader)
+        first = next(frames)
+        opened.reader, opened.frames = reader, itertools.chain([first], frames)
+
+    def _failure(self, clip: Clip, error: Exception, attempt: int, seconds: float) -> Failure:
+        reason, message, where = classify(error)
+        if reason is Reason.OUT_OF_MEMORY:
+            error.__traceback__, trace = None, ""  # its frames hold what is to be freed
+            free_memory()
+        else:
+            trace = redact("".join(traceback.format_exception(error)))[-MAX_TRACEBACK:]
+        if isinstance(error, ClipError) and reason is not Reason.INTERNAL:
+            trace = ""
+        return Failure(
+            clip_id=clip.clip_id,
+            reason=reason,
+            message=redact(message),
+            where=redact(where or clip.uri),
+            traceback=trace,
+            seconds=round(seconds, 3),
+            versions=self.software,
+            attempt=attempt,
+        )
+
+
+def classify(error: BaseException) -> tuple[Reason, str, str]:
+    """(reason, message, where) of what an attempt raised."""
+    if isinstance(error, ClipError):
+        return error.reason, error.message, error.where
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:1000]
+    if isinstance(error, MemoryError) or _is_torch_oom(error):
+        return Reason.OUT_OF_MEMORY, text, ""
+    if _is_poisoned_gpu(error):
+        return Reason.CRASHED, f"the GPU context is lost: {text}", ""
+    return Reason.INTERNAL, text, ""
+
+
+def _is_torch_oom(error: BaseException) -> bool:
+    # By name and text: torch is not imported where no torch error can come from.
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if "OutOfMemoryError" in names:
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "DefaultCPUAllocator: can't allocate memory" in text
+        or "CUDA out of memory" in text
+        or "CUBLAS_STATUS_ALLOC_FAILED" in text
+    )
+
+
+def _is_poisoned_gpu(error: BaseException) -> bool:
+    """After such an error every later call on this process's GPU fails, too: the process must go."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return "AcceleratorError" in names or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
+
+
+def _close_opened(future: Future[_Opened]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        future.result().close()
+
+
+def free_memory() -> None:
+    """Gives back what this process holds but does not use, on the host and on its GPU."""
+    gc.collect()
+    torch = _torch()
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def reset_gpu_peak() -> None:
+    torch = _torch()
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def gpu_peak_bytes() -> int:
+    torch = _torch()
+    if torch is not None and torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return 0
+
+
+def _torch() -> Any:
+    """torch, if something has imported it already."""
+    import sys
+
+    return sys.modules.get("torch")
+
+
+def software_versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for name in ("sam3ray", "torch", "transformers", "ray", "av"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
