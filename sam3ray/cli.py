@@ -1,0 +1,295 @@
+"""The `sam3ray` command: arguments in, calls to the modules, tables or JSON out.
+
+Results go to stdout, everything else to stderr. Modules are imported by the verb that needs them, so that
+`--help` is quick.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+
+from sam3ray.console import complain, counter, facts_table, plain, print_json, print_result
+from sam3ray.failures import ClipError, JobStopped, Reason, UserError
+
+if TYPE_CHECKING:
+    from sam3ray.config import JobConfig
+
+OK, SOME_FAILED, WRONG_INPUT, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
+
+app = typer.Typer(
+    name="sam3ray",
+    help="SAM 3 over video datasets, on Ray: RLE masks, boxes, scores and ids in Parquet, committed exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+P = ParamSpec("P")
+
+Config = Annotated[str, typer.Argument(help="A YAML file: a path or any storage address.")]
+Output = Annotated[str, typer.Argument(help="The folder or address of a run.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration key, as in --set model.dtype=float32 (repeatable)."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+LogLevel = Annotated[
+    str,
+    typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error. `debug` shows tracebacks, too."),
+]
+
+
+def main() -> None:
+    """The console script."""
+    app(prog_name="sam3ray")
+
+
+def _verb(function: Callable[P, int]) -> Callable[P, None]:
+    """Runs a verb and turns what it raises into a sentence and an exit code."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        level = str(kwargs.get("log_level", "warning"))
+        try:
+            _set_up_logging(level)
+            code = function(*args, **kwargs)
+        except UserError as error:
+            complain(error.problems)
+            code = WRONG_INPUT
+        except JobStopped as error:
+            complain([str(error)])
+            code = STOPPED
+        except ClipError as error:
+            complain([str(error)])
+            code = STOPPED
+        except KeyboardInterrupt:
+            complain(["interrupted"])
+            code = INTERRUPTED
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            if level == "debug":
+                raise
+            from sam3ray.redact import redact
+
+            complain(
+                [
+                    f"stopped by an error that should not happen: {type(error).__name__}: {redact(str(error))}",
+                    "run it again with --log-level debug to see where, and please report it",
+                ]
+            )
+            code = STOPPED
+        raise typer.Exit(code)
+
+    return run
+
+
+def _example(text: str) -> str:
+    return f"Example: {text}"
+
+
+@app.command(epilog=_example("sam3ray demo --output demo-output"))
+@_verb
+def demo(
+    output: Annotated[str, typer.Option("--output", metavar="DIR", help="Where the demo's run goes.")] = "demo-output",
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Label drawn clips with the tiny checkpoint of the package, on this machine, and render them."""
+    from sam3ray.demo import run_demo
+
+    result = run_demo(output)
+    print_result(result.as_json(), result.table(), as_json)
+    return int(result.exit_code)
+
+
+@app.command(epilog=_example("sam3ray plan configs/local.yaml --set manifest='clips/*.mp4'"))
+@_verb
+def plan(config: Config, set_: Set = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> int:
+    """Check config and manifest, probe every clip, estimate the cost. Loads no model, writes nothing."""
+    from sam3ray.plan import make_plan
+    from sam3ray.plan._report import plan_report
+
+    job = _load(config, set_)
+    with counter("videos probed") as progress:
+        found = make_plan(job, on_progress=progress)
+    print_result(found.as_json(), plan_report(found), as_json)
+    if found.refusals:
+        complain(["`run` would refuse this output folder, whose run differs:", *found.refusals])
+        return WRONG_INPUT
+    return OK
+
+
+@app.command(epilog=_example("sam3ray run configs/local.yaml --set cluster.actors.max=2"))
+@_verb
+def run(config: Config, set_: Set = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> int:
+    """Run or resume a job. Safe to call again at any time."""
+    from sam3ray.job import make_progress, run_job
+
+    job = _load(config, set_)
+    summary = run_job(job, progress=make_progress(), log_level=log_level)
+    _show(summary, job.output, as_json)
+    return int(summary.exit_code)
+
+
+@app.command(epilog=_example("sam3ray status demo-output"))
+@_verb
+def status(output: Output, set_: Set = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> int:
+    """Progress of a run, from storage alone: while it goes on elsewhere or after it ended."""
+    from sam3ray.store import read_status
+
+    found = read_status(_place(output), _storage(set_))
+    print_result(plain(found), facts_table(plain(found)), as_json)
+    return OK
+
+
+@app.command(epilog=_example("sam3ray verify demo-output"))
+@_verb
+def verify(output: Output, set_: Set = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> int:
+    """Audit a run: every clip accounted for, schema, order, ids, boxes, every mask. Exit code 1 with a list if not."""
+    from sam3ray.store import verify_run
+
+    problems = verify_run(_place(output), _storage(set_))
+    if as_json:
+        print_json({"ok": not problems, "problems": problems})
+    else:
+        for problem in problems:
+            print(problem)
+        print(f"{output}: " + (f"{len(problems)} problems" if problems else "everything is as it should be"))
+    return SOME_FAILED if problems else OK
+
+
+@app.command(epilog=_example("sam3ray retry demo-output --reason crashed --reason timed_out"))
+@_verb
+def retry(
+    output: Output,
+    reason: Annotated[
+        list[str] | None,
+        typer.Option("--reason", metavar="R", help="Clear failures of this reason alone (repeatable)."),
+    ] = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Clear failure records, so that the next `run` tries those clips again."""
+    from sam3ray.store import RunStore
+
+    reasons = _reasons(reason or ())
+    store = RunStore(_place(output), _storage(set_))
+    if not store.exists():
+        raise UserError(f"{output} is no run: it has no run.json")
+    cleared = store.clear_failures(reasons)
+    if as_json:
+        print_json({"cleared": cleared})
+    else:
+        print(f"{cleared} clips will be tried again by the next `sam3ray run`")
+    return OK
+
+
+@app.command(epilog=_example("sam3ray render demo-output --set render.max_height=480"))
+@_verb
+def render(
+    output: Output,
+    clips: Annotated[
+        list[str] | None, typer.Option("--clips", metavar="ID", help="Render this clip alone (repeatable).")
+    ] = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Render annotated videos of a run, on CPUs. Clips that have one already are left alone."""
+    from sam3ray.job import render_run
+
+    options = _options(set_, ("storage", "render", "cluster"))
+    summary = render_run(
+        _place(output), clips or None, storage=options.storage, render=options.render, cluster=options.cluster
+    )
+    _show(summary, output, as_json)
+    return int(summary.exit_code)
+
+
+@app.command(epilog=_example("sam3ray compact demo-output"))
+@_verb
+def compact(output: Output, set_: Set = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> int:
+    """Merge the files of a run, one per clip, into files of 128-512 MB. Safe against a crash at any point."""
+    from sam3ray.store import compact_run
+
+    result = compact_run(_place(output), _storage(set_))
+    print_result(plain(result), facts_table(plain(result)), as_json)
+    return OK
+
+
+@app.command("eval", epilog=_example("sam3ray eval demo-output demo-output/clips/truth"))
+@_verb
+def evaluate(
+    output: Output,
+    truth: Annotated[str, typer.Argument(help="True tracks, in the same layout as a run.")],
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Compare a run with true tracks: recall, precision, IoU, identity switches, HOTA."""
+    from sam3ray.evaluate import evaluate_run
+
+    report = evaluate_run(_place(output), _place(truth), _storage(set_))
+    print_result(report.as_json(), report.table(), as_json)
+    return OK
+
+
+def _show(summary: Any, output: str, as_json: bool) -> None:
+    """The summary of a job; what it has to say of its end goes to stderr."""
+    facts = plain(summary)
+    print_result(facts, facts_table({"output": output, **{k: v for k, v in facts.items() if k != "message"}}), as_json)
+    if summary.message:
+        complain([summary.message])
+
+
+def _load(config: str, overrides: list[str] | None) -> JobConfig:
+    from sam3ray.config import load_config
+
+    return load_config(config, overrides or ())
+
+
+def _options(overrides: list[str] | None, sections: tuple[str, ...]) -> JobConfig:
+    """Configuration for a verb that works on a finished run: some sections of it, from `--set` alone."""
+    from sam3ray.config import config_from_text
+
+    wrong = [o for o in overrides or () if o.partition("=")[0].partition(".")[0].strip() not in sections]
+    if wrong:
+        raise UserError(f"--set {o}: allowed here: keys of {', '.join(sections)}" for o in wrong)
+    return config_from_text("{manifest: none, output: run}", "--set", overrides or ())
+
+
+def _storage(overrides: list[str] | None) -> dict[str, Any]:
+    return _options(overrides, ("storage",)).storage
+
+
+def _place(output: str) -> str:
+    from sam3ray.files import resolve
+
+    return resolve(output)
+
+
+def _reasons(names: Iterable[str]) -> list[Reason] | None:
+    import difflib
+
+    known = [reason.value for reason in Reason]
+    wrong = [name for name in names if name not in known]
+    if wrong:
+        raise UserError(
+            f"--reason {name}: the nearest known one is {difflib.get_close_matches(name, known, 1, 0.0)[0]}; "
+            f"allowed: {', '.join(known)}"
+            for name in wrong
+        )
+    return [Reason(name) for name in names] or None
+
+
+def _set_up_logging(level: str) -> None:
+    from sam3ray.job.logs import LEVELS, set_up_logging
+
+    if level not in LEVELS:
+        raise UserError(f"--log-level is {level!r}; allowed: {', '.join(LEVELS)}")
+    set_up_logging(level)

@@ -1,0 +1,100 @@
+"""What people see: tables on stdout, sentences and counters on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+PLAIN_WIDTH = 160  # where stdout is no terminal: nothing is cut
+LINE_EVERY_S = 10.0
+
+
+def complain(sentences: Iterable[str]) -> None:
+    """Sentences to stderr, one per line."""
+    for sentence in sentences:
+        print(f"sam3ray: {sentence}", file=sys.stderr)
+
+
+def print_result(data: Any, renderable: Any, as_json: bool) -> None:
+    """A result to stdout: as JSON, or what rich makes of `renderable` (a table, a text, a list of them)."""
+    if as_json:
+        print_json(data)
+        return
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    for part in renderable if isinstance(renderable, list | tuple) else [renderable]:
+        console.print(part)
+
+
+def print_json(data: Any) -> None:
+    print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """A result as JSON data: its own `as_json`, else the fields of a dataclass."""
+    if hasattr(value, "as_json"):
+        return dict(value.as_json())
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError(f"no JSON for a {type(value).__name__}")
+
+
+def facts_table(facts: Mapping[str, Any]) -> Any:
+    """Names and values, one per line; mappings as "a 3, b 1", nothing for what is empty."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in facts.items():
+        if value is None or value == "" or (isinstance(value, Mapping | list | tuple) and not value):
+            continue
+        table.add_row(name.replace("_", " "), Text(_shown(value)))
+    return table
+
+
+def byte_size(count: float) -> str:
+    """ "3.4 GB", powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+@contextmanager
+def counter(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Counts on stderr: a live line on a terminal, a plain line now and then elsewhere."""
+    live = sys.stderr.isatty()
+    last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        if live:
+            print(f"\r{done}/{total} {what}", end="", file=sys.stderr, flush=True)
+        elif time.monotonic() - last >= LINE_EVERY_S:
+            last = time.monotonic()
+            print(f"{done}/{total} {what}", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        if live:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_shown(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:,.1f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)

@@ -1,0 +1,189 @@
+"""What a job would do, without doing it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sam3ray.config import JobConfig, differences, fingerprint
+from sam3ray.failures import ClipError, UserError
+from sam3ray.manifest import Clip, read_manifest
+from sam3ray.plan._estimate import Estimate, Work, estimate
+from sam3ray.plan._probing import Probed, probe_all
+from sam3ray.prompts import check_prompts
+from sam3ray.redact import redact
+from sam3ray.store import RunStore
+
+MAX_LISTED = 1_000  # unreadable clips listed one by one; the rest are counted
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A clip that cannot be done, and why."""
+
+    clip_id: str
+    uri: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `run` would find and do.
+
+    Attributes:
+        clips: in the manifest. `done`: finished already. `settled`: failed for good, by reason; `retry` clears them.
+        to_do: clips that `run` would try, `unreadable` ones (by reason) included.
+        frames, hours: of the readable clips to do, after sampling; as far as their headers tell.
+        unknown_length: clips to do whose headers do not tell.
+        listed: the unreadable clips, at most MAX_LISTED.
+        refusals: why `run` would not go on with this output folder; empty if it would.
+    """
+
+    manifest: str
+    output: str
+    clips: int
+    done: int
+    settled: dict[str, int]
+    to_do: int
+    frames: int
+    hours: float
+    unknown_length: int
+    unreadable: dict[str, int]
+    estimate: Estimate
+    listed: tuple[Unreadable, ...] = ()
+    refusals: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class _Tally:
+    frames: int = 0
+    seconds: float = 0.0
+    unknown: int = 0
+    pixels: int = 0  # frames x pixels
+    prompts: int = 0  # frames x phrases
+    reasons: Counter[str] = field(default_factory=Counter)
+    listed: list[Unreadable] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def make_plan(config: JobConfig, *, on_progress: Callable[[int, int], None] | None = None) -> Plan:
+    """Resolves and checks config and manifest, probes every clip that is still to do. Writes nothing, loads no model.
+
+    Args:
+        on_progress: called now and then with (videos probed, videos to probe).
+
+    Raises:
+        UserError: the manifest is wrong, or visual prompts lie outside their clips.
+        JobStopped: the output cannot be listed.
+    """
+    clips = read_manifest(config.manifest, config)
+    done, settled, refusals = _state_of_run(config, clips)
+    to_do = [clip for clip in clips if clip.clip_id not in done and clip.clip_id not in settled]
+    uris = list(dict.fromkeys(clip.uri for clip in to_do))
+    report = None if on_progress is None else lambda n: on_progress(n, len(uris))
+    facts = probe_all(uris, config.video, config.storage, on_progress=report)
+    tally = _Tally()
+    for clip in to_do:
+        _count(clip, facts[clip.uri], config, tally)
+    if tally.problems:
+        raise UserError(tally.problems)
+    work = Work(
+        clips=len(to_do) - sum(tally.reasons.values()),
+        frames=tally.frames,
+        prompts_per_frame=tally.prompts / max(1, tally.frames),
+        pixels_per_frame=tally.pixels / max(1, tally.frames),
+    )
+    return Plan(
+        manifest=redact(config.manifest),
+        output=redact(config.output),
+        clips=len(clips),
+        done=sum(clip.clip_id in done for clip in clips),
+        settled=dict(Counter(settled[clip.clip_id] for clip in clips if clip.clip_id in settled)),
+        to_do=len(to_do),
+        frames=tally.frames,
+        hours=tally.seconds / 3600,
+        unknown_length=tally.unknown,
+        unreadable=dict(tally.reasons.most_common()),
+        estimate=estimate(config, work),
+        listed=tuple(tally.listed),
+        refusals=tuple(refusals),
+    )
+
+
+def check_visual_prompts(clips: Sequence[Clip], config: JobConfig) -> None:
+    """Refuses prompts outside their clip or image before anything starts. Probes the clips that have any.
+
+    Videos that cannot be read are left to the job, which records why.
+
+    Raises:
+        UserError: one sentence for each such prompt.
+    """
+    prompted = [clip for clip in clips if clip.visual_prompts]
+    if not prompted:
+        return
+    facts = probe_all(list(dict.fromkeys(clip.uri for clip in prompted)), config.video, config.storage)
+    problems = [problem for clip in prompted for problem in _prompt_problems(clip, facts[clip.uri])]
+    if problems:
+        raise UserError(problems)
+
+
+def _prompt_problems(clip: Clip, facts: Probed) -> list[str]:
+    if isinstance(facts, ClipError):
+        return []
+    found = check_prompts(clip.visual_prompts, facts, clip.start_s, clip.end_s)
+    return [f"clip {clip.clip_id}: {problem}" for problem in found]
+
+
+def _state_of_run(config: JobConfig, clips: Sequence[Clip]) -> tuple[set[str], dict[str, str], list[str]]:
+    """Ids done, ids settled by a failure with its reason, and why `run` would refuse."""
+    store = RunStore(config.output, config.storage)
+    if not store.exists():
+        return set(), {}, []
+    theirs = store.run_info().get("fingerprint") or {}
+    ours = fingerprint(config, clips)
+    # What identifies the checkpoint's files is known once it is loaded or looked up; `run` compares that.
+    comparable = {key: value for key, value in theirs.items() if not key.startswith("checkpoint.")}
+    refusals = differences(ours, comparable)
+    done = store.done_ids()
+    settled = {
+        record.clip_id: record.reason.value
+        for record in store.failures()
+        if record.final and record.reason.is_charged and record.clip_id not in done
+    }
+    return done, settled, refusals
+
+
+def _count(clip: Clip, facts: Probed, config: JobConfig, tally: _Tally) -> None:
+    if isinstance(facts, ClipError):
+        tally.reasons[facts.reason.value] += 1
+        if len(tally.listed) < MAX_LISTED:
+            tally.listed.append(Unreadable(clip.clip_id, redact(clip.uri), facts.reason.value, redact(facts.message)))
+        return
+    tally.problems += _prompt_problems(clip, facts)
+    duration = facts.duration_s
+    if duration is None and facts.frame_count and facts.fps:
+        duration = float(facts.frame_count / facts.fps)
+    if duration is None:
+        tally.unknown += 1
+        return
+    start = clip.start_s or 0.0
+    seconds = max(0.0, min(duration, duration if clip.end_s is None else clip.end_s) - start)
+    if seconds == 0.0:
+        tally.reasons["empty_range"] += 1
+        if len(tally.listed) < MAX_LISTED:
+            message = f"the range begins at {start:g} s, the video ends at {duration:g} s"
+            tally.listed.append(Unreadable(clip.clip_id, redact(clip.uri), "empty_range", message))
+        return
+    rate = clip.fps or config.video.fps
+    source_rate = facts.frame_count / duration if facts.frame_count else float(facts.fps or 25)
+    frames = max(1, round(seconds * min(rate or source_rate, source_rate)))
+    tally.frames += frames
+    tally.seconds += seconds
+    tally.pixels += frames * facts.width * facts.height
+    tally.prompts += frames * len(clip.prompts)

@@ -1,0 +1,124 @@
+"""Facts of many videos at once, each probe in a process that may die of it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from sam3ray.config import VideoConfig
+from sam3ray.failures import ClipError, Reason
+from sam3ray.video import VideoInfo
+
+Probed = VideoInfo | ClipError
+Probe = Callable[[str, VideoConfig, Mapping[str, Any]], Probed]
+
+CHUNK = 64
+THREADS = 8  # per process: remote videos wait for the network
+HANG_S = 120.0  # a chunk that takes longer than this and its own reads allow is taken for hanging
+
+
+def probe_one(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any]) -> Probed:
+    """The facts of one video, or why there are none."""
+    from sam3ray.files import is_local, local_path
+    from sam3ray.video import VideoCache, probe
+
+    try:
+        if is_local(uri):
+            return probe(local_path(uri), limits)
+        with VideoCache(None, limits.cache_bytes, storage_options, limits=limits) as cache, cache.open(uri) as path:
+            return probe(path, limits)
+    except ClipError as error:
+        return error
+    except Exception as error:  # noqa: BLE001 - a plan names every clip, also the one that nobody expected
+        return ClipError(Reason.INTERNAL, f"{type(error).__name__}: {error}", uri)
+
+
+def probe_all(
+    uris: Sequence[str],
+    limits: VideoConfig,
+    storage_options: Mapping[str, Any],
+    *,
+    probe: Probe = probe_one,
+    processes: int | None = None,
+    hang_s: float = HANG_S,
+    on_progress: Callable[[int], None] | None = None,
+) -> dict[str, Probed]:
+    """Facts by address.
+
+    Videos come from anywhere, and one may crash the decoder or make it hang. The processes of a pool that broke are
+    replaced, and the videos it had in hand are probed one at a time, so that the blame falls on the right one.
+    """
+    found: dict[str, Probed] = {}
+    chunks = [list(uris[i : i + CHUNK]) for i in range(0, len(uris), CHUNK)]
+    workers = max(1, min(processes or os.cpu_count() or 1, len(chunks)))
+    suspects: list[str] = []
+    for chunk, answers in _in_pool(chunks, limits, storage_options, probe, workers, hang_s):
+        if answers is None:
+            suspects += chunk
+        else:
+            found.update(zip(chunk, answers, strict=True))
+        if on_progress is not None:
+            on_progress(len(found))
+    for uri in suspects:
+        for _, answers in _in_pool([[uri]], limits, storage_options, probe, 1, hang_s):
+            found[uri] = (
+                answers[0]
+                if answers is not None
+                else ClipError(Reason.UNREADABLE_VIDEO, "the decoder crashed or hung on it", uri)
+            )
+        if on_progress is not None:
+            on_progress(len(found))
+    return found
+
+
+def _in_pool(
+    chunks: Sequence[list[str]],
+    limits: VideoConfig,
+    storage_options: Mapping[str, Any],
+    probe: Probe,
+    workers: int,
+    hang_s: float,
+) -> Iterator[tuple[list[str], list[Probed] | None]]:
+    """Each chunk with its answers; None where the process died or hung with it."""
+    left = list(reversed(chunks))
+    while left:
+        # Spawned, not forked: file systems of fsspec run threads in this process.
+        pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+        running: dict[Future[list[Probed]], tuple[list[str], float]] = {}
+        broken = False
+        try:
+            while running or (left and not broken):
+                while left and not broken and len(running) < workers:
+                    chunk = left.pop()
+                    try:
+                        future = pool.submit(_probe_chunk, chunk, limits, dict(storage_options), probe)
+                    except BrokenProcessPool:
+                        left.append(chunk)
+                        broken = True
+                        break
+                    running[future] = (chunk, time.monotonic())
+                done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in done:
+                    chunk, _ = running.pop(future)
+                    try:
+                        yield chunk, future.result()
+                    except BrokenProcessPool:
+                        broken = True
+                        yield chunk, None
+                if any(time.monotonic() - since > hang_s for _, since in running.values()):
+                    for process in list((pool._processes or {}).values()):
+                        process.kill()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _probe_chunk(
+    uris: list[str], limits: VideoConfig, storage_options: Mapping[str, Any], probe: Probe
+) -> list[Probed]:
+    with ThreadPoolExecutor(min(THREADS, len(uris))) as pool:
+        return list(pool.map(lambda uri: probe(uri, limits, storage_options), uris))
