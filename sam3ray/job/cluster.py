@@ -102,6 +102,12 @@ def room_for_actors(config: ClusterConfig) -> Room:
     return Room(fit, cpus, notice)
 
 
+def largest_node_cpus() -> float:
+    import ray
+
+    return max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+
+
 def _fit(node: dict[str, float], config: ClusterConfig, most: int) -> int:
     room = float(most)
     if config.cpus_per_actor > 0:

@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, Any
 from sam3ray.config import JobConfig, fingerprint
 from sam3ray.failures import Failure, JobStopped, Reason
 from sam3ray.job import scheduler as s
-from sam3ray.job.cluster import connected, room_for_actors
+from sam3ray.job.cluster import Room, connected, room_for_actors
 from sam3ray.job.logs import event
 from sam3ray.job.losses import Verdict, judge, nodes_alive
 from sam3ray.job.metrics import RayMetrics
 from sam3ray.job.observe import Observer, Observers, Snapshot
+from sam3ray.job.rendering import RenderOrder, RenderStage
 from sam3ray.job.result import ClipResult, JobSummary
 from sam3ray.job.tables import Ledger
 from sam3ray.manifest import Clip, read_manifest
@@ -75,7 +76,8 @@ def run_job(
     with store.lease() as lease:
         ledger = Ledger(store, clips, config.retry)
         todo = ledger.todo()
-        if not todo:
+        unrendered = ledger.unrendered() if config.render.enabled else []
+        if not todo and not unrendered:
             ledger.write()
             return ledger.summary(0.0, "")
         with connected(config.cluster):
@@ -84,7 +86,7 @@ def run_job(
                 observers.append(progress)
             job = Job(config, store, print_of_job, clips, todo, ledger, Observers(observers), make_segmenter, log_level)
             job.lease = lease
-            return job.run()
+            return job.run(unrendered)
 
 
 class Job:
@@ -113,10 +115,9 @@ class Job:
         self.ledger = ledger
         self.observer = observer
         self.lease: Any = None
-        room = room_for_actors(config.cluster)
+        room = room_for_actors(config.cluster) if todo else Room(0, ray.cluster_resources().get("CPU", 0.0))
         self.notice = room.notice
-        if room.notice:
-            _LOG.info(room.notice)
+        self._cpus = room.cpus
         self.scheduler = s.Scheduler(
             [length_of(clips[i]) for i in todo],
             s.Limits(
@@ -146,11 +147,19 @@ class Job:
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self._interrupts = 0
         self._stop_message = ""
+        self._renders: RenderStage | None = None
+        if config.render.enabled:
+            order = RenderOrder(store, config.render, config.video, config.storage)
+            self._renders = RenderStage(order, self._events.put)
         self._began = time.monotonic()
 
     # The loop
 
-    def run(self) -> JobSummary:
+    def run(self, unrendered: Sequence[int] = ()) -> JobSummary:
+        """`unrendered`: clips done before whose videos are wanted and not there."""
+        if self._renders is not None:
+            for i in unrendered:
+                self._renders.add(self.clips[i])
         with ExitStack() as stack:
             stack.enter_context(_signals(self._interrupt))
             stack.callback(self._end)
@@ -161,7 +170,7 @@ class Job:
     def _loop(self) -> None:
         tick_at = poll_at = 0.0
         give_up_at = float("inf")
-        while not self.scheduler.finished and not self._stop_message:
+        while not self._finished and not self._stop_message:
             now = time.monotonic()
             if now >= tick_at:
                 tick_at = now + TICK_S
@@ -173,13 +182,31 @@ class Job:
             if self._interrupts and give_up_at == float("inf"):
                 give_up_at = now + GRACE_S
                 self._do(self.scheduler.drain(now))
+                if self._renders is not None:
+                    self._renders.cancel()
             if now >= give_up_at or self._interrupts > 1:
                 return
+            if self._renders is not None and not self._interrupts:
+                self._renders.pump(self._render_slots(self._renders))
             try:
                 handle = self._events.get(timeout=max(0.01, min(tick_at, poll_at) - time.monotonic()))
             except queue.Empty:
                 continue
             handle()
+
+    @property
+    def _finished(self) -> bool:
+        if self.scheduler.stopped is not None:
+            return True
+        return self.scheduler.finished and (self._renders is None or self._renders.pending == 0)
+
+    def _render_slots(self, renders: RenderStage) -> int:
+        """Rendering gets what the actors can never want: their CPUs stay free even while one is replaced."""
+        cluster, counts = self.config.cluster, self.scheduler.counts
+        actors = min(self.scheduler.limits.actors_max, counts.running + counts.waiting)
+        free = self._cpus - actors * cluster.cpus_per_actor
+        slots = int(free / renders.cpus_per_task + 1e-9)
+        return max(slots, 1 if actors == 0 else 0)
 
     def _tick(self, now: float) -> None:
         due = [call for at, call in self._timers if at <= now]
@@ -197,6 +224,8 @@ class Job:
     def _end(self) -> None:
         import ray
 
+        if self._renders is not None:
+            self._renders.cancel()
         for handle in self._handles.values():
             ray.kill(handle)
         self._handles.clear()
@@ -209,6 +238,14 @@ class Job:
         self._events.put(lambda: None)
 
     def _summary(self) -> JobSummary:
+        summary = self._annotated()
+        if self._renders is None:
+            return summary
+        return dataclasses.replace(
+            summary, rendered=self._renders.rendered, render_failures=dict(self._renders.failures)
+        )
+
+    def _annotated(self) -> JobSummary:
         seconds = time.monotonic() - self._began
         stopped = self._stop_message or self.scheduler.stopped
         if stopped:
@@ -234,6 +271,8 @@ class Job:
             objects=self.ledger.objects,
             seconds=seconds,
             eta_s=eta,
+            rendered=self._renders.rendered if self._renders is not None else 0,
+            rendering=self._renders.pending if self._renders is not None else 0,
             notice=self.notice,
         )
 
@@ -371,6 +410,8 @@ class Job:
             )
             # Before the scheduler: by its last clip all results are in the ledger.
             self.ledger.clip_done(result)
+            if self._renders is not None:
+                self._renders.add(self._clip(clip))
             self.observer.clip_done(result)
             self._do(self.scheduler.clip_done(actor, clip, now))
 

@@ -68,6 +68,11 @@ class Ledger:
             if clip.clip_id not in self._done and clip.clip_id not in self._settled
         ]
 
+    def unrendered(self) -> list[int]:
+        """Indices of the clips that are done and have no annotated video."""
+        there = self._store.rendered_ids()
+        return [i for i, clip in enumerate(self._clips) if clip.clip_id in self._done and clip.clip_id not in there]
+
     def clip_done(self, result: ClipResult) -> None:
         self.done += 1
         self.frames += result.frames

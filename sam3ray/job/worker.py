@@ -131,11 +131,7 @@ class ClipWorker:
         self.config = config
         self.store = store
         self.fingerprint = dict(fingerprint or {})
-        if make_segmenter is None:
-            from sam3ray.segment import Segmenter
-
-            make_segmenter = Segmenter
-        self.segmenter = make_segmenter(config.model, config.tracking)
+        self.segmenter: Segments = (make_segmenter or _real_segmenter())(config.model, config.tracking)
         self.software = software_versions()
         self._work = WorkDir()
         self._cache = VideoCache(config.video.cache_dir, config.video.cache_bytes, config.storage, limits=config.video)
@@ -360,6 +356,12 @@ class ClipWorker:
             versions=self.software,
             attempt=attempt,
         )
+
+
+def _real_segmenter() -> MakeSegmenter:
+    from sam3ray.segment import Segmenter
+
+    return Segmenter
 
 
 def classify(error: BaseException) -> tuple[Reason, str, str]:
