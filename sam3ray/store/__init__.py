@@ -5,10 +5,24 @@ store.create_or_open(fingerprint, config, clips)
 store.commit("clip-1", "/tmp/clip-1.parquet")  # True: we made it. False: it was done already
 """
 
+from sam3ray.store.compact import CompactResult, compact_run
 from sam3ray.store.creating import Guarantee
 from sam3ray.store.lease import DriverLease
 from sam3ray.store.retrying import RetryPolicy
 from sam3ray.store.run import RunStore
+from sam3ray.store.status import Status, read_status
 from sam3ray.store.summary import ClipSummary
+from sam3ray.store.verify import verify_run
 
-__all__ = ["RunStore", "ClipSummary", "DriverLease", "Guarantee", "RetryPolicy"]
+__all__ = [
+    "RunStore",
+    "ClipSummary",
+    "CompactResult",
+    "DriverLease",
+    "Guarantee",
+    "RetryPolicy",
+    "Status",
+    "compact_run",
+    "read_status",
+    "verify_run",
+]

@@ -12,6 +12,8 @@ from sam3ray.redact import redact, redact_values
 from sam3ray.store import layout
 from sam3ray.store.storage import Storage
 
+DAMAGED = "the failure record is damaged"
+
 
 def is_settled(records: Iterable[Failure]) -> bool:
     """Whether these attempts settle a clip: a later run leaves it alone until its records are cleared."""
@@ -55,7 +57,7 @@ def read(storage: Storage, clip_id: str, number: int) -> Failure | None:
     try:
         return _from_json(data, clip_id, number)
     except (ValueError, TypeError, KeyError):
-        return Failure(clip_id, Reason.INTERNAL, "the failure record is damaged", path, attempt=number)
+        return Failure(clip_id, Reason.INTERNAL, DAMAGED, path, attempt=number)
 
 
 def read_many(storage: Storage, attempts: Iterable[tuple[str, int]]) -> list[Failure]:

@@ -19,9 +19,12 @@ def annotations_dataset(output: str, options: Mapping[str, Any] | None) -> ds.Da
 
 
 def dataset_of(storage: Storage) -> ds.Dataset:
+    # List first, then read the index: a clip's own file is deleted only after the index names it, so whatever happens
+    # in between a clip is found in one of the two, and the index decides where both have it.
+    names = storage.names(layout.ANNOTATIONS)
     index = read_index(storage)
     paths = [layout.part_path(part) for part in sorted({clip.part for clip in index.values()})]
-    for name in sorted(storage.names(layout.ANNOTATIONS)):
+    for name in sorted(names):
         clip_id = layout.clip_of(name, ".parquet")
         if clip_id is not None and clip_id not in index:
             paths.append(f"{layout.ANNOTATIONS}/{name}")

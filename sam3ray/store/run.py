@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 
 from sam3ray.annotations import read_file_metadata
 from sam3ray.failures import Failure, Reason, UserError
-from sam3ray.manifest import Clip
+from sam3ray.manifest import Clip, Manifest
 from sam3ray.redact import redact
 from sam3ray.store import compacted, failure_records, frozen, identity, layout, summary
 from sam3ray.store.creating import Guarantee
@@ -84,7 +83,8 @@ class RunStore:
         Args:
             fingerprint: all that changes results, as JSON values.
             config: for the record, as JSON values. Credentials are masked.
-            carried: the manifest's other columns, row i belonging to clip i; None: taken from `Clip.carried`.
+            carried: the manifest's other columns, row i belonging to clip i; None: those of a `Manifest`, or what
+                `Clip.carried` holds.
             extra: more for `run.json`: versions.
 
         Returns:
@@ -93,6 +93,8 @@ class RunStore:
         Raises:
             UserError: the run here has another fingerprint or manifest. Nothing has been touched.
         """
+        if carried is None and isinstance(clips, Manifest):
+            carried = clips.carried
         digest = frozen.digest(clips)
         created = False
         data = self._storage.read(layout.RUN)
@@ -166,7 +168,7 @@ class RunStore:
 
     def done_ids(self) -> set[str]:
         """Finished clips, by one listing (and the index of merged files)."""
-        names = self._storage.names(layout.ANNOTATIONS)
+        names = self._storage.names(layout.ANNOTATIONS)  # before the index: see `reading.dataset_of`
         ids = {clip_id for name in names if (clip_id := layout.clip_of(name, ".parquet")) is not None}
         return ids | compacted.read_index(self._storage).keys()
 
@@ -195,10 +197,9 @@ class RunStore:
             FileNotFoundError: the clip is not done.
         """
         path = layout.annotation_path(clip_id)
-        with tempfile.TemporaryDirectory(prefix="sam3ray-") as folder:
-            local = os.path.join(folder, "clip.parquet")
-            if self._storage.download(path, local):
-                return pq.read_table(local, memory_map=False)
+        with self._storage.fetched(path) as local:
+            if local is not None:
+                return pq.ParquetFile(local).read()
         held = compacted.read_index(self._storage).get(clip_id)
         if held is None:
             raise FileNotFoundError(f"clip {clip_id} is not done: there is no {self.path(path)}")

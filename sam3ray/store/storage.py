@@ -122,13 +122,6 @@ class Storage:
         except FileNotFoundError:
             return None
 
-    def read_tail(self, path: str, size: int) -> bytes | None:
-        """The last `size` bytes (or the whole file); None if there is no such file."""
-        try:
-            return self.retrying("read", path, lambda: self.fs.cat_file(self.full(path), start=-size))
-        except FileNotFoundError:
-            return None
-
     def size(self, path: str) -> int | None:
         """Bytes; None if there is no such file."""
 
@@ -200,6 +193,17 @@ class Storage:
         except FileNotFoundError:
             return False
         return True
+
+    @contextlib.contextmanager
+    def fetched(self, path: str) -> Iterator[str | None]:
+        """A local copy of a file; the file itself on local storage; None if there is no such file."""
+        if self.is_local:
+            full = self.full(path)
+            yield full if os.path.exists(full) else None
+            return
+        with tempfile.TemporaryDirectory(prefix="sam3ray-") as folder:
+            local = os.path.join(folder, "file")
+            yield local if self.download(path, local) else None
 
     def each(self, call: Callable[[T], R], items: Iterable[T], workers: int = PARALLEL_READS) -> Iterator[R]:
         """Apply a reading call to many items in threads, in order, with a bounded number under way."""

@@ -1,0 +1,269 @@
+"""Merging per-clip files into large ones.
+
+Merged files go to `compacted/`, and `compacted/index.arrow` says which clips they hold. What is on storage if the
+process dies, step by step:
+
+1. A part is built in a local temporary file, read back, and created under a new name. Nobody reads it: the index
+   does not name it. If the process dies here, the next compaction deletes it.
+2. The index is replaced, in one step. From here on `read_annotations`, resume, `status` and `verify` take those
+   clips from the part. Their own files are the same rows, and are passed over.
+3. Parts that the new ones replace are deleted.
+4. With `remove_originals`, the clips' own files are deleted. If the process dies half-way, the next compaction with
+   `remove_originals` goes on.
+
+What readers see at every moment:
+
+* `read_annotations` sees each clip exactly once: it lists the clips' own files first and reads the index after that.
+  A dataset opened before step 3 or 4 that reads a deleted file later fails with "not found", and never silently lacks
+  rows: open it again.
+* A naive `annotations/*.parquet` stays complete and right as long as originals are kept, which is the default. With
+  `remove_originals` it is complete before step 4 and loses clips during it; no order of single-file steps can keep a
+  plain listing both complete and free of duplicates while rows move between files. Once the compaction has ended,
+  `annotations/*.parquet` and `compacted/*.parquet` together are naively right, each clip in one of them.
+
+The compaction holds the driver's lease, so that no driver starts meanwhile. A straggler that finishes a clip after its
+own file was removed is refused by `RunStore.commit`, which looks at the index first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sam3ray.annotations import ROW_GROUP_ROWS, SCHEMA, SCHEMA_VERSION, parquet_options, read_file_metadata
+from sam3ray.failures import UserError
+from sam3ray.store import layout
+from sam3ray.store.compacted import CompactedClip, read_index, write_index
+from sam3ray.store.lease import DriverLease
+from sam3ray.store.run import RunStore
+from sam3ray.store.storage import Storage
+from sam3ray.store.verify import by_clip
+
+TARGET_BYTES = 256 * 2**20
+_FLUSH_BYTES = 64 * 2**20  # of Arrow data held before a row group is written
+
+
+@dataclass(frozen=True)
+class CompactResult:
+    """What a compaction did: clips merged now, parts and bytes written, own files of clips removed."""
+
+    clips: int
+    parts: int
+    bytes: int
+    removed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    clip_id: str
+    part: str | None  # None: the clip's own file
+
+
+def compact_run(
+    output: str,
+    storage_options: Mapping[str, Any] | None = None,
+    target_bytes: int = TARGET_BYTES,
+    remove_originals: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> CompactResult:
+    """Merge the finished clips that are not merged yet.
+
+    Parts are closed once they have `target_bytes`, at the end of a clip; the last one may be smaller, and is merged
+    again with what comes later. Within a part rows are sorted by clip id, frame index and object id.
+
+    Args:
+        target_bytes: 128 to 512 MiB suit most readers.
+        remove_originals: delete the clips' own files afterwards; see above for what naive readers then see.
+        progress: called with (clips merged, clips to merge).
+
+    Raises:
+        UserError: no run here, or a file that cannot be merged: `verify` says what is wrong with it.
+        JobStopped: a driver is active.
+    """
+    store = RunStore(output, storage_options)
+    storage = Storage(output, storage_options)
+    run = store.run_info()
+    with DriverLease(storage):
+        own = {c for name in storage.names(layout.ANNOTATIONS) if (c := layout.clip_of(name, ".parquet"))}
+        index = read_index(storage)
+        sizes = {
+            e.path.partition("/")[2]: e.size for e in storage.walk(layout.COMPACTED) if e.path.endswith(".parquet")
+        }
+        named = {clip.part for clip in index.values()}
+        for part in sizes.keys() - named:
+            storage.delete(layout.part_path(part))
+        small = {part for part in named if sizes.get(part, 0) < target_bytes // 2}
+        sources = [_Source(clip_id, None) for clip_id in own - index.keys()]
+        if sources:  # otherwise the small part is as good as it gets
+            sources += [_Source(clip.clip_id, clip.part) for clip in index.values() if clip.part in small]
+        sources.sort(key=lambda source: source.clip_id)
+        clips = parts = written = 0
+        for held, size in _write_parts(storage, sources, index, run["fingerprint"], target_bytes):
+            index |= {clip.clip_id: clip for clip in held}
+            write_index(storage, index.values())
+            clips, parts, written = clips + len(held), parts + 1, written + size
+            for old in sorted(small - {clip.part for clip in index.values()}):
+                storage.delete(layout.part_path(old))
+                small.discard(old)
+            if progress is not None:
+                progress(clips, len(sources))
+        removed = 0
+        if remove_originals:
+            redundant = [layout.annotation_path(clip_id) for clip_id in sorted(own & index.keys())]
+            removed = sum(storage.each(storage.delete, redundant))
+    return CompactResult(clips, parts, written, removed)
+
+
+def _write_parts(
+    storage: Storage,
+    sources: list[_Source],
+    index: Mapping[str, CompactedClip],
+    fingerprint: Mapping[str, Any],
+    target_bytes: int,
+) -> Iterator[tuple[list[CompactedClip], int]]:
+    """Write parts, one after the other; yields the clips and the size of each once it is on the store."""
+    waiting = iter(sources)
+    source = next(waiting, None)
+    with contextlib.closing(_OldParts(storage)) as replaced:
+        while source is not None:
+            part = f"part-{source.clip_id[:40]}-{uuid.uuid4().hex[:12]}.parquet"
+            with tempfile.TemporaryDirectory(prefix="sam3ray-") as folder:
+                local = os.path.join(folder, part)
+                held: list[CompactedClip] = []
+                with _PartWriter(local, fingerprint) as writer:
+                    while source is not None and writer.size < target_bytes:
+                        rows, metadata = _copy(storage, source, index, replaced, writer)
+                        held.append(CompactedClip(source.clip_id, part, rows, json.dumps(metadata, sort_keys=True)))
+                        source = next(waiting, None)
+                size = _read_back(local, held)
+                if not storage.create(local, layout.part_path(part)):
+                    raise AssertionError(f"two merged files of one random name: {part}")
+            yield held, size
+
+
+def _copy(
+    storage: Storage, source: _Source, index: Mapping[str, CompactedClip], replaced: _OldParts, writer: _PartWriter
+) -> tuple[int, dict[str, Any]]:
+    rows = 0
+    if source.part is not None:
+        metadata = index[source.clip_id].values()
+        for batch in replaced.rows_of(source.part, source.clip_id):
+            rows += writer.write(batch)
+    else:
+        path = layout.annotation_path(source.clip_id)
+        with storage.fetched(path) as local:
+            if local is None:
+                raise UserError(f"{storage.address(path)} vanished during the compaction; compact again")
+            try:
+                with pq.ParquetFile(local) as file:
+                    if not file.schema_arrow.remove_metadata().equals(SCHEMA):
+                        raise ValueError("not the schema of annotations version 1")
+                    metadata = read_file_metadata(file.metadata)
+                    for batch in file.iter_batches(ROW_GROUP_ROWS):
+                        rows += writer.write(batch)
+            except (pa.ArrowException, OSError, ValueError) as error:
+                detail = " ".join(str(error).split())[:200]
+                raise UserError(f"{storage.address(path)} cannot be merged: {detail}; `verify` tells more") from None
+    if rows != metadata["clip"].get("rows"):
+        raise UserError(f"clip {source.clip_id} cannot be merged: it has {rows} rows, its metadata says otherwise")
+    return rows, metadata
+
+
+class _OldParts:
+    """Reads the clips of parts that are merged again, each part once from front to back.
+
+    Clips must be asked for in the order of their ids, which is the order within a part.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._open: dict[str, tuple[contextlib.ExitStack, Iterator[tuple[str, pa.RecordBatch]]]] = {}
+        self._ahead: dict[str, tuple[str, pa.RecordBatch] | None] = {}
+
+    def rows_of(self, part: str, clip_id: str) -> Iterator[pa.RecordBatch]:
+        if part not in self._open:
+            stack = contextlib.ExitStack()
+            local = stack.enter_context(self._storage.fetched(layout.part_path(part)))
+            if local is None:
+                raise UserError(f"{self._storage.address(layout.part_path(part))} is missing; `verify` tells more")
+            self._open[part] = (stack, by_clip(stack.enter_context(pq.ParquetFile(local))))
+            self._ahead[part] = next(self._open[part][1], None)
+        rows = self._open[part][1]
+        while (ahead := self._ahead[part]) is not None and ahead[0] == clip_id:
+            yield ahead[1]
+            self._ahead[part] = next(rows, None)
+
+    def close(self) -> None:
+        for stack, _ in self._open.values():
+            stack.close()
+
+
+def _read_back(local: str, held: list[CompactedClip]) -> int:
+    """Make sure that the part holds the rows of its clips. Returns its size in bytes."""
+    counts: dict[str, int] = {}
+    with pq.ParquetFile(local) as file:
+        for clip_id, batch in by_clip(file):
+            counts[clip_id] = counts.get(clip_id, 0) + batch.num_rows
+    if counts != {clip.clip_id: clip.rows for clip in held if clip.rows}:
+        raise OSError(f"the merged file {local} does not hold what was written to it; is the local disk sound?")
+    return os.path.getsize(local)
+
+
+class _PartWriter:
+    """Gathers rows into row groups of up to 65,536 rows."""
+
+    def __init__(self, path: str, fingerprint: Mapping[str, Any]) -> None:
+        self._file = open(path, "wb")  # noqa: SIM115 - closed by __exit__
+        self._writer = pq.ParquetWriter(
+            self._file,
+            SCHEMA,
+            sorting_columns=pq.SortingColumn.from_ordering(
+                SCHEMA, [("clip_id", "ascending"), ("frame_index", "ascending"), ("object_id", "ascending")]
+            ),
+            **parquet_options(),
+        )
+        self._fingerprint = fingerprint
+        self._batches: list[pa.RecordBatch] = []
+        self._rows = 0
+        self._bytes = 0
+
+    def __enter__(self) -> _PartWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._flush()
+                pairs = {"schema_version": SCHEMA_VERSION, "fingerprint": self._fingerprint}
+                self._writer.add_key_value_metadata({f"sam3ray.{k}": json.dumps(v) for k, v in pairs.items()})
+        finally:
+            with contextlib.closing(self._file):
+                self._writer.close()
+
+    @property
+    def size(self) -> int:
+        """Bytes written, and an estimate of those that wait."""
+        return self._file.tell() + self._bytes // 4
+
+    def write(self, batch: pa.RecordBatch) -> int:
+        if self._rows + batch.num_rows > ROW_GROUP_ROWS or self._bytes > _FLUSH_BYTES:
+            self._flush()
+        self._batches.append(batch)
+        self._rows += batch.num_rows
+        self._bytes += batch.nbytes
+        return batch.num_rows
+
+    def _flush(self) -> None:
+        if self._batches:
+            table = pa.Table.from_batches(self._batches, SCHEMA).unify_dictionaries().combine_chunks()
+            self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+        self._batches, self._rows, self._bytes = [], 0, 0
