@@ -15,7 +15,7 @@ what another object remembers. One `Tracker` serves one clip.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -24,66 +24,13 @@ from transformers import Sam3VideoModel
 from sam3ray.engine.mask_head import NO_OBJECT, HeadOutput, MaskHead, resize
 from sam3ray.engine.memory import NO_ROW, Bank, FrameEntry, ObjectMemory, ReadRules, Rules, group_by_length
 from sam3ray.engine.memory_attention import MemoryAttention
+from sam3ray.engine.tracked import Clicks, Prompted, TrackedMasks, carve, exclusive
 from sam3ray.engine.vision import FrameFeatures, tracker_features
 
 MASK_PROMPT_SCORE = 10.0  # score logit of an object given as a mask; the negative of it where the mask is empty
 PASSING_SCORE = 0.01  # the published rules forget frames whose score is not above this
 MAX_POINTS = 16  # the published rules show the model no more clicks on one object and frame
 EARLIER_LOGIT_LIMIT = 32.0  # earlier logits are clamped to +- this before they go in with new clicks
-
-
-@dataclass(frozen=True, eq=False)
-class TrackedMasks:
-    """N objects on one frame.
-
-    Attributes:
-        masks: (N, h, h) logits at low resolution (4 x the patch grid).
-        score_logits: (N,) > 0 where the tracker believes that the object is there.
-        iou_scores: (N,) the model's estimate of the mask's IoU, 0..1.
-    """
-
-    masks: Tensor
-    score_logits: Tensor
-    iou_scores: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Clicks:
-    """All clicks so far on one object of one frame.
-
-    Attributes:
-        points: (n, 2) float32, (x, y) in pixels of the model's image; a box is its two corners.
-        labels: (n,) int32: 1 on the object, 0 off it, 2 top left and 3 bottom right of a box.
-        earlier: (h, h) mask logits of an earlier round on this frame, or None.
-    """
-
-    points: Tensor
-    labels: Tensor
-    earlier: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Prompted:
-    """Objects that were prompted on a frame, before their memory is encoded.
-
-    `memory_logits` (N, S, S) are the masks at the model's image size.
-    """
-
-    tracked: TrackedMasks
-    memory_logits: Tensor
-
-
-def join_prompted(parts: Sequence[Prompted]) -> Prompted:
-    """One `Prompted` of all objects of several, in order."""
-    tracked = [part.tracked for part in parts]
-    return Prompted(
-        TrackedMasks(
-            torch.cat([t.masks for t in tracked]),
-            torch.cat([t.score_logits for t in tracked]),
-            torch.cat([t.iou_scores for t in tracked]),
-        ),
-        torch.cat([part.memory_logits for part in parts]),
-    )
 
 
 class Tracker:
@@ -459,10 +406,18 @@ class Tracker:
 
     # Forgetting
 
-    def prune(self, frame: int, memories: Iterable[ObjectMemory], *, reverse: bool = False) -> None:
+    def prune(
+        self,
+        frame: int,
+        memories: Iterable[ObjectMemory],
+        *,
+        reverse: bool = False,
+        keep_conditioning: bool = False,
+    ) -> None:
         """After `frame` is done: drops what no later frame in this direction can read.
 
-        The same numbers come out as if everything had been kept.
+        The same numbers come out as if everything had been kept. `keep_conditioning` is for a pass
+        that another one follows.
         """
         self._resolve()
         following = frame - 1 if reverse else frame + 1
@@ -474,7 +429,7 @@ class Tracker:
                 back_memory, back_pointer = self.read_rules.keep(memory, memory.backward_from - 1, True)
                 with_memory |= back_memory
                 with_pointer |= back_pointer
-            for entries in (memory.conditioning, memory.tracked):
+            for entries in (memory.tracked,) if keep_conditioning else (memory.conditioning, memory.tracked):
                 for t in list(entries):
                     if t not in with_memory and entries[t].memory != NO_ROW:
                         self._memories.release([entries[t].memory])
@@ -490,41 +445,18 @@ class Tracker:
                     self._drop(entry)
                 entries.clear()
 
+    def forget_tracked(self, memories: Iterable[ObjectMemory]) -> None:
+        """Frees all but the conditioning frames."""
+        self._resolve()
+        for memory in memories:
+            for entry in memory.tracked.values():
+                self._drop(entry)
+            memory.tracked.clear()
+
     def _drop(self, entry: FrameEntry | None) -> None:
         if entry is not None:
             self._pointers.release([entry.pointer])
             self._memories.release([entry.memory])
-
-
-def carve(masks: Tensor, groups: Sequence[int] | None) -> Tensor:
-    """(N, H, W) bool: takes from every mask what a later one of its group covers."""
-    carved = masks.clone()
-    covered: dict[int, Tensor] = {}
-    for i in range(len(masks) - 1, -1, -1):
-        group = 0 if groups is None else groups[i]
-        if group in covered:
-            carved[i] &= ~covered[group]
-            covered[group] = covered[group] | masks[i]
-        else:
-            covered[group] = masks[i]
-    return carved
-
-
-def exclusive(logits: Tensor, groups: Sequence[int] | None) -> Tensor:
-    """(N, H, W): leaves every pixel to the highest logit of its group; the others fall to <= -10."""
-    if len(logits) < 2:
-        return logits
-    members: dict[int, list[int]] = {}
-    for i in range(len(logits)):
-        members.setdefault(0 if groups is None else groups[i], []).append(i)
-    out = logits.clone()
-    for indices in members.values():
-        if len(indices) > 1:
-            rows = torch.tensor(indices, device=logits.device)
-            group = logits[rows]
-            own = torch.arange(len(indices), device=logits.device)[:, None, None]
-            out[rows] = torch.where(group.argmax(dim=0, keepdim=True) == own, group, group.clamp(max=-10.0))
-    return out
 
 
 def _in_order(outputs: Sequence[HeadOutput], order: Sequence[int]) -> HeadOutput:

@@ -1,0 +1,58 @@
+"""Where an engine takes frames from when one look at each is not enough."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from sam3ray.video import Frame
+
+_CHUNK_BYTES = 256 * 2**20  # decoded frames held while a clip is read backward
+
+
+class FrameSource(Protocol):
+    """A clip whose frames can be read again.
+
+    Positions count the frames of the clip (its range, as sampled) from 0; `Frame.index` counts in
+    the source video. All frames are `height` x `width` pixels.
+    """
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        """Frames at the positions start..stop-1 (None: to the end), in order, decoded as they are asked for."""
+        ...
+
+
+class OnePass:
+    """A stream of frames as a `FrameSource` that can be read once, from its beginning."""
+
+    def __init__(self, frames: Iterable[Frame], height: int, width: int) -> None:
+        self.height = height
+        self.width = width
+        self._frames: Iterator[Frame] | None = iter(frames)
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        if self._frames is None or start or stop is not None:
+            raise ValueError("these frames can be read only once, forward: give a source that can be read again")
+        frames, self._frames = self._frames, None
+        return frames
+
+
+def read_backward(source: FrameSource, stop: int) -> Iterator[tuple[int, Frame]]:
+    """(position, frame) from stop - 1 down to 0, decoded in chunks: a bounded number is held at a time."""
+    chunk = min(128, max(8, _CHUNK_BYTES // (source.height * source.width * 3)))
+    while stop > 0:
+        start = max(0, stop - chunk)
+        frames = list(source.read(start, stop))
+        if len(frames) != stop - start:
+            raise ValueError(
+                f"frames {start} to {stop - 1} were asked for, {len(frames)} came: the source is not stable"
+            )
+        for offset in range(len(frames) - 1, -1, -1):
+            yield start + offset, frames.pop()
+        stop = start

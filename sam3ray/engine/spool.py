@@ -1,0 +1,78 @@
+"""Frames' results set aside until they can leave in display order."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from types import TracebackType
+
+from sam3ray.engine.outputs import FrameFacts, FrameMasks
+from sam3ray.masks import EncodedMask
+
+_IN_MEMORY = 8 * 2**20
+
+
+class Spool:
+    """Results by position, beyond a few MB in a temporary file, which goes when the spool is closed.
+
+    If the process dies, the operating system removes the file: it has no name.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        self._size = height, width
+        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY)  # noqa: SIM115
+        self._places: dict[int, tuple[int, int]] = {}
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def put(self, position: int, masks: FrameMasks) -> None:
+        facts = masks.facts
+        rows = zip(masks.object_ids, masks.prompts, masks.scores, masks.track_scores, masks.masks, strict=True)
+        value = [
+            facts.index,
+            facts.pts,
+            facts.time_s,
+            [[*row[:4], row[4].rle, row[4].area, row[4].bbox] for row in rows],
+        ]
+        data = json.dumps(value).encode()
+        self._file.seek(0, 2)
+        self._places[position] = (self._file.tell(), len(data))
+        self._file.write(data)
+
+    def get(self, position: int) -> FrameMasks | None:
+        place = self._places.get(position)
+        if place is None:
+            return None
+        self._file.seek(place[0])
+        index, pts, time_s, rows = json.loads(self._file.read(place[1]))
+        return FrameMasks(
+            facts=FrameFacts(index, pts, time_s),
+            height=self._size[0],
+            width=self._size[1],
+            object_ids=tuple(row[0] for row in rows),
+            prompts=tuple(row[1] for row in rows),
+            scores=tuple(row[2] for row in rows),
+            track_scores=tuple(row[3] for row in rows),
+            masks=tuple(EncodedMask(rle=row[4], area=row[5], bbox=tuple(row[6])) for row in rows),
+        )
+
+
+def merged(first: FrameMasks, second: FrameMasks | None) -> FrameMasks:
+    """Both results of one frame; they have no object in common."""
+    if second is None or not second.object_ids:
+        return first
+    rows = sorted(
+        [
+            *zip(first.object_ids, first.prompts, first.scores, first.track_scores, first.masks, strict=True),
+            *zip(second.object_ids, second.prompts, second.scores, second.track_scores, second.masks, strict=True),
+        ],
+        key=lambda row: row[0],
+    )
+    ids, prompts, scores, track_scores, masks = zip(*rows, strict=True)
+    return FrameMasks(first.facts, first.height, first.width, ids, prompts, scores, track_scores, masks)

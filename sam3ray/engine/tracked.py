@@ -1,0 +1,94 @@
+"""What goes into and comes out of the tracker, and how masks prompted on one frame share its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TrackedMasks:
+    """N objects on one frame.
+
+    Attributes:
+        masks: (N, h, h) logits at low resolution (4 x the patch grid).
+        score_logits: (N,) > 0 where the tracker believes that the object is there.
+        iou_scores: (N,) the model's estimate of the mask's IoU, 0..1.
+    """
+
+    masks: Tensor
+    score_logits: Tensor
+    iou_scores: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Clicks:
+    """All clicks so far on one object of one frame.
+
+    Attributes:
+        points: (n, 2) float32, (x, y) in pixels of the model's image; a box is its two corners.
+        labels: (n,) int32: 1 on the object, 0 off it, 2 top left and 3 bottom right of a box.
+        earlier: (h, h) mask logits of an earlier round on this frame, or None.
+    """
+
+    points: Tensor
+    labels: Tensor
+    earlier: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prompted:
+    """Objects that were prompted on a frame, before their memory is encoded.
+
+    `memory_logits` (N, S, S) are the masks at the model's image size.
+    """
+
+    tracked: TrackedMasks
+    memory_logits: Tensor
+
+
+def join_prompted(parts: Sequence[Prompted]) -> Prompted:
+    """One `Prompted` of all objects of several, in order."""
+    tracked = [part.tracked for part in parts]
+    return Prompted(
+        TrackedMasks(
+            torch.cat([t.masks for t in tracked]),
+            torch.cat([t.score_logits for t in tracked]),
+            torch.cat([t.iou_scores for t in tracked]),
+        ),
+        torch.cat([part.memory_logits for part in parts]),
+    )
+
+
+def carve(masks: Tensor, groups: Sequence[int] | None) -> Tensor:
+    """(N, H, W) bool: takes from every mask what a later one of its group covers."""
+    carved = masks.clone()
+    covered: dict[int, Tensor] = {}
+    for i in range(len(masks) - 1, -1, -1):
+        group = 0 if groups is None else groups[i]
+        if group in covered:
+            carved[i] &= ~covered[group]
+            covered[group] = covered[group] | masks[i]
+        else:
+            covered[group] = masks[i]
+    return carved
+
+
+def exclusive(logits: Tensor, groups: Sequence[int] | None) -> Tensor:
+    """(N, H, W): leaves every pixel to the highest logit of its group; the others fall to <= -10."""
+    if len(logits) < 2:
+        return logits
+    members: dict[int, list[int]] = {}
+    for i in range(len(logits)):
+        members.setdefault(0 if groups is None else groups[i], []).append(i)
+    out = logits.clone()
+    for indices in members.values():
+        if len(indices) > 1:
+            rows = torch.tensor(indices, device=logits.device)
+            group = logits[rows]
+            own = torch.arange(len(indices), device=logits.device)[:, None, None]
+            out[rows] = torch.where(group.argmax(dim=0, keepdim=True) == own, group, group.clamp(max=-10.0))
+    return out
