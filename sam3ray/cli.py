@@ -29,11 +29,13 @@ app = typer.Typer(
 )
 P = ParamSpec("P")
 
-Config = Annotated[str, typer.Argument(help="A YAML file: a path or any storage address.")]
-Output = Annotated[str, typer.Argument(help="The folder or address of a run.")]
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file: a path or any storage address.")]
+Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="The folder or address of a run.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration key, as in --set model.dtype=float32 (repeatable)."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a configuration key, as in --set model.dtype=float32 (repeatable)."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 LogLevel = Annotated[
@@ -226,7 +228,7 @@ def compact(output: Output, set_: Set = None, as_json: AsJson = False, log_level
 @_verb
 def evaluate(
     output: Output,
-    truth: Annotated[str, typer.Argument(help="True tracks, in the same layout as a run.")],
+    truth: Annotated[str, typer.Argument(metavar="TRUTH", help="True tracks, in the same layout as a run.")],
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",

@@ -26,10 +26,11 @@ def print_result(data: Any, renderable: Any, as_json: bool) -> None:
         print_json(data)
         return
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     for part in renderable if isinstance(renderable, list | tuple) else [renderable]:
-        console.print(part)
+        console.print(part, soft_wrap=isinstance(part, str | Text))
 
 
 def print_json(data: Any) -> None:
@@ -47,15 +48,15 @@ def plain(value: Any) -> dict[str, Any]:
 
 def facts_table(facts: Mapping[str, Any]) -> Any:
     """Names and values, one per line; mappings as "a 3, b 1", nothing for what is empty."""
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in facts.items():
-        if value is None or value == "" or (isinstance(value, Mapping | list | tuple) and not value):
-            continue
-        table.add_row(name.replace("_", " "), Text(_shown(value)))
-    return table
+    kept = {
+        name.replace("_", " "): _shown(value)
+        for name, value in facts.items()
+        if value is not None and value != "" and not (isinstance(value, Mapping | list | tuple) and not value)
+    }
+    width = max(map(len, kept), default=0) + 2
+    return Text("\n".join(f"{name:<{width}}{value}" for name, value in kept.items()))
 
 
 def byte_size(count: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -25,6 +25,8 @@ MAX_URI_CHARS = 4096
 MAX_SECONDS = 1e9
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# Most addresses of a large manifest look like this; the others take the longer way.
+_PLAIN_URI = re.compile(r"(?:(?:s3|gs|az|abfs|https|file)://|/)[A-Za-z0-9_/=+-][A-Za-z0-9_./=+-]{0,1000}")
 _SCHEME = re.compile(r"^[A-Za-z0-9+.-]+(?=://|::)")
 
 
@@ -52,22 +54,16 @@ def check_rows(rows: Rows, config: JobConfig, joined: Mapping[str, tuple[VisualP
     visual = _visual_prompts(rows, ids, joined, problems)
     prompts = _prompts(rows, config, visual, problems)
     problems.raise_if_any()
-    carried = _as_python(rows)
-    clips = [
-        Clip(clip_id, uri, phrases, start, end, fps, marks, *(() if carried is None else (carried[i],)))
-        for i, (clip_id, uri, phrases, start, end, fps, marks) in enumerate(
-            zip(ids, uris, prompts, starts, ends, rates, visual, strict=True)
-        )
-    ]
-    return Manifest(clips, rows.carried)
+    columns: list[Iterable[Any]] = [ids, uris, prompts, starts, ends, rates, visual]
+    if rows.carried is not None:
+        columns.append(_as_python(rows.carried, rows.name))
+    return Manifest(map(Clip, *columns), rows.carried)
 
 
-def _as_python(rows: Rows) -> list[dict[str, Any]] | None:
+def _as_python(table: pa.Table, name: str) -> list[dict[str, Any]]:
     """The carried columns row by row. Nanosecond times become the integers that Arrow stores."""
-    if rows.carried is None:
-        return None
-    names, values = rows.carried.column_names, []
-    for name, column in zip(names, rows.carried.columns, strict=True):
+    names, values = table.column_names, []
+    for column_name, column in zip(names, table.columns, strict=True):
         if pa.types.is_temporal(column.type) and getattr(column.type, "unit", "") == "ns":
             column = column.cast(pa.int64())
         try:
@@ -75,7 +71,7 @@ def _as_python(rows: Rows) -> list[dict[str, Any]] | None:
         except (pa.ArrowException, ValueError, OverflowError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"{rows.name}: the values of column {name!r} cannot be carried through: {reason}"
+                f"{name}: the values of column {column_name!r} cannot be carried through: {reason}"
             ) from error
     return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
@@ -87,6 +83,8 @@ def _uris(rows: Rows, problems: Problems) -> list[str]:
     known = set(fsspec.available_protocols())
     values = rows.columns["uri"]
     for i, value in enumerate(values):
+        if isinstance(value, str) and _PLAIN_URI.fullmatch(value):
+            continue
         problem = None
         if not isinstance(value, str) or not (value := value.strip()):
             problem = "an address or a path of a video"

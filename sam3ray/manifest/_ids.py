@@ -30,8 +30,9 @@ def derive_clip_id(identity: str, start_s: float | None, end_s: float | None) ->
 
 
 def _slug(identity: str) -> str:
-    path = identity.split("?", 1)[0].split("#", 1)[0].rstrip("/") if "://" in identity else identity.rstrip("/")
-    name = path.rsplit("/", 1)[-1]
+    if "://" in identity:
+        identity = identity.partition("?")[0].partition("#")[0]
+    name = identity.rstrip("/").rpartition("/")[2]
     stem, dot, suffix = name.rpartition(".")
     if dot and stem and len(suffix) <= 5:
         name = stem
