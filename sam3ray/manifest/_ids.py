@@ -44,7 +44,8 @@ def _slug(identity: str) -> str:
 def _range(start_s: float | None, end_s: float | None) -> str:
     if start_s is None and end_s is None:
         return ""
-    return f"-{start_s or 0:g}-{'end' if end_s is None else format(end_s, 'g')}s".replace("+", "")
+    end = "s-end" if end_s is None else f"-{end_s:g}s"
+    return f"-{start_s or 0:g}{end}".replace("+", "")
 
 
 def _exact(value: float | None) -> str:

@@ -47,13 +47,17 @@ def read_glob(uri: str, storage_options: Mapping[str, Any]) -> Rows:
     files: set[str] = set()
     try:
         for path, info in fs.glob(pattern, detail=True).items():
+            if _is_hidden(path[len(root) :]):
+                continue
             if info["type"] == "directory":
-                # The folder's own files only: a folder of videos is matched by a pattern for videos.
-                files.update(
+                # A folder of frames counts as one match; a folder of videos is no match for a pattern of files.
+                inside = [
                     e["name"]
                     for e in fs.ls(path, detail=True)
-                    if e["type"] == "file" and _suffix(e["name"]) in FRAME_SUFFIXES
-                )
+                    if e["type"] == "file" and not _is_hidden(e["name"][len(path) :])
+                ]
+                if not any(_suffix(name) in VIDEO_SUFFIXES for name in inside):
+                    files.update(name for name in inside if _suffix(name) in FRAME_SUFFIXES)
             elif _suffix(path) in VIDEO_SUFFIXES:
                 files.add(path)
     except Exception as error:
