@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 
 # Batch shapes can change the last bits of a sum, as another model of GPU can; they are lowered on the fly when memory
 # runs out, and recorded with each clip. A run whose clips were made with different ones is still one run.
-_NOT_TRACKING = frozenset({"object_batch", "frame_batch"})
+_NOT_TRACKING = frozenset({"object_batch", "frame_batch", "prompt_batch", "offload_state"})
 
 
 def fingerprint(

@@ -110,6 +110,8 @@ class TrackingConfig(_Section):
     )
     object_batch: int = Field(64, ge=1, description="objects per tracker call")
     frame_batch: int = Field(1, ge=1, description="frames per vision-backbone call (look-ahead)")
+    prompt_batch: int = Field(8, ge=1, description="phrases per detector call")
+    offload_state: bool = Field(False, description="keep what objects remember in host memory: slower, less GPU memory")
 
     @model_validator(mode="after")
     def _keep_alive_in_order(self) -> Self:

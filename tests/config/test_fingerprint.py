@@ -48,6 +48,8 @@ def test_what_changes_results_is_named(override: str, key: str) -> None:
         "storage.anon=true",
         "tracking.object_batch=1",
         "tracking.frame_batch=4",
+        "tracking.prompt_batch=1",
+        "tracking.offload_state=true",
         "output=s3://b/other",
         "model.offline=true",
         "model.dtype=bfloat16",  # what `auto` means on a GPU
