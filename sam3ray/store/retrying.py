@@ -15,11 +15,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and how patiently. The waits add up to about 25 s on average, 50 s at most."""
+    """How often and how patiently.
+
+    The waits of 7 tries add up to about 25 s on average. The libraries below try several times themselves, each with
+    its own time-outs, so that the whole is bounded by time as well: no try starts later than `within_s`.
+    """
 
     tries: int = 7
     base_s: float = 0.5
     cap_s: float = 20.0
+    within_s: float = 120.0
 
     def wait_s(self, failed: int) -> float:
         """Seconds to wait after the `failed`-th failure (from 1)."""
@@ -39,6 +44,7 @@ def retrying(policy: RetryPolicy, what: str, where: str, call: Callable[[], T]) 
         JobStopped: storage refuses, and will go on refusing.
         ClipError: reason `storage`: still failing after all tries.
     """
+    began = time.monotonic()
     for failed in range(1, policy.tries + 1):
         try:
             return call()
@@ -51,7 +57,7 @@ def retrying(policy: RetryPolicy, what: str, where: str, call: Callable[[], T]) 
             # `from None`: the library's own traceback and text may hold signed addresses.
             if cause is Cause.REFUSED:
                 raise refused(what, where, error) from None
-            if failed == policy.tries:
+            if failed == policy.tries or time.monotonic() - began > policy.within_s:
                 raise unreachable(what, where, error, failed) from None
         time.sleep(policy.wait_s(failed))
     raise AssertionError("unreachable: the last try returns or raises")

@@ -1,0 +1,54 @@
+"""Fixtures that several packages' tests share."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests import servers
+from tests.servers import Place
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an S3 server over HTTP, with its credentials in the environment."""
+    pytest.importorskip("moto.server")
+    with pytest.MonkeyPatch.context() as patch, servers.s3(tmp_path_factory.mktemp("s3")) as url:
+        patch.setenv("AWS_ACCESS_KEY_ID", servers.AWS_ACCESS_KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", servers.AWS_SECRET)
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.delenv("AWS_PROFILE", raising=False)
+        yield url
+
+
+@pytest.fixture
+def s3_place(s3_server: str) -> Place:
+    """A folder in a new bucket."""
+    import fsspec
+
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    fsspec.filesystem("s3", endpoint_url=s3_server, skip_instance_cache=True).mkdir(bucket)
+    return Place(f"s3://{bucket}/labels/run", {"endpoint_url": s3_server})
+
+
+@pytest.fixture(scope="session")
+def azure_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The connection string of an Azure Blob server over HTTP; it is in the environment, too."""
+    binary = servers.find_azurite()
+    if binary is None:
+        pytest.skip("no Azurite: it needs Node 20 or later, and npm to install it")
+    with pytest.MonkeyPatch.context() as patch, servers.azure(tmp_path_factory.mktemp("azure"), binary) as connection:
+        patch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection)
+        yield connection
+
+
+@pytest.fixture
+def azure_place(azure_server: str) -> Place:
+    """A folder in a new container."""
+    import fsspec
+
+    container = f"container-{uuid.uuid4().hex[:12]}"
+    fsspec.filesystem("az", skip_instance_cache=True).mkdir(container)
+    return Place(f"az://{container}/labels/run")
