@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,8 +49,8 @@ class ClipActor:
 
         began = time.perf_counter()
         set_up_logging(order.log_level, actor=self.number)
-        _limit_threads(order.config)
         self._worker = ClipWorker(order.config, order.store, order.fingerprint, order.make_segmenter)
+        _limit_threads(order.config)
         return {"load_s": time.perf_counter() - began}
 
     def run(self, clip: Clip, rung: int, attempt: int) -> ClipResult | Failure:
@@ -74,12 +75,10 @@ class ClipActor:
 
 
 def _limit_threads(config: JobConfig) -> None:
-    """An actor uses the CPUs that it asked for: several on a node would fight over all cores otherwise."""
-    threads = max(1, int(config.cluster.cpus_per_actor))
-    if config.cluster.gpus_per_actor == 0:
-        import torch
-
-        torch.set_num_threads(threads)
+    """A CPU actor uses the cores that it asked for: several on a node would fight over all of them otherwise."""
+    torch = sys.modules.get("torch")
+    if torch is not None and config.cluster.gpus_per_actor == 0:
+        torch.set_num_threads(max(1, int(config.cluster.cpus_per_actor)))
 
 
 def remote_class() -> Any:

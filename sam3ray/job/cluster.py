@@ -25,6 +25,9 @@ def connected(config: ClusterConfig, *, dashboard: bool = False) -> Iterator[Non
     Raises:
         JobStopped: no Ray could be started, or there is none at the address.
     """
+    # Ray prints raylet messages about dead workers on stdout, which is for results, whatever `log_to_driver`
+    # says (2.60, _private/worker.py, listen_error_messages). We say ourselves what died, and why.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     import ray
 
     if ray.is_initialized():  # a test or a notebook brought its own: leave it as it is

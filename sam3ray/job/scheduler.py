@@ -460,6 +460,8 @@ class Scheduler:
                     history.crashes += 1
                 history.suspect = True
                 final = history.crashes >= limits.crashes
+                # An actor that reports the crash itself (a lost GPU context) is of no use any more.
+                self._replace(actor, now, record.message)
             case Reason.TIMED_OUT:
                 history.timeouts += 1
                 final = history.timeouts >= TRIES_TIMED_OUT

@@ -361,7 +361,8 @@ class ClipWorker:
 def _real_segmenter() -> MakeSegmenter:
     from sam3ray.segment import Segmenter
 
-    return Segmenter
+    make: MakeSegmenter = Segmenter
+    return make
 
 
 def classify(error: BaseException) -> tuple[Reason, str, str]:

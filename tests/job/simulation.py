@@ -199,7 +199,8 @@ class World:
                 case s.Assign(actor, clip, attempt, rung):
                     assert self.alive[actor] == -1, f"actor {actor} got a second clip"
                     assert clip not in self.where, f"clip {clip} runs twice"
-                    assert clip not in self.out.done and clip not in self.out.final
+                    assert clip not in self.out.done
+                    assert clip not in self.out.final
                     assert self.held.pop(actor, clip) == clip, "held another clip"
                     assert clip not in self.held.values() if self.keep else True
                     self.alive[actor] = clip
@@ -213,7 +214,8 @@ class World:
                         self.ran[actor] += 1
                     self.later(max(self.lengths[clip], 0.01), "end", actor, clip, attempt, rung)
                 case s.Prefetch(actor, clip, decoded):
-                    assert actor in self.alive and actor not in self.held
+                    assert actor in self.alive
+                    assert actor not in self.held
                     assert clip not in self.where
                     self.held[actor] = clip
                     self.later(0.3, "prefetched", actor, clip, decoded)
@@ -226,7 +228,8 @@ class World:
                 case s.RecordFailure(clip=clip, reason=reason, final=final):
                     self.out.records[clip, reason] += 1
                     if final:
-                        assert clip not in self.out.final and clip not in self.out.done
+                        assert clip not in self.out.final
+                        assert clip not in self.out.done
                         self.out.final[clip] = reason
                 case s.Stop():
                     pass

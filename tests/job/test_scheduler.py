@@ -26,7 +26,8 @@ def test_no_more_actors_than_clips() -> None:
 
 def test_nothing_to_do_starts_nothing() -> None:
     scheduler = s.Scheduler([], LIMITS)
-    assert scheduler.start(0.0) == [] and scheduler.finished
+    assert scheduler.start(0.0) == []
+    assert scheduler.finished
 
 
 def test_a_clip_is_prefetched_while_another_runs() -> None:
@@ -39,7 +40,8 @@ def test_a_clip_is_prefetched_while_another_runs() -> None:
     scheduler.prefetched(0, 1, 1.5)
     assert scheduler.clip_done(0, 0, 2.0) == [s.Assign(0, 1, attempt=1, rung=0)]
     assert scheduler.clip_done(0, 1, 3.0) == []
-    assert scheduler.finished and scheduler.counts.done == 2
+    assert scheduler.finished
+    assert scheduler.counts.done == 2
 
 
 def test_an_idle_actor_takes_over_what_another_holds() -> None:
@@ -64,7 +66,8 @@ def test_a_crashing_clip_gets_exactly_its_tries() -> None:
 
 def test_crashes_of_earlier_runs_count() -> None:
     out = World([1.0], s.Limits(crashes=3), {0: Nature(crashes=-1)}, prior={0: [Reason.CRASHED] * 2}).run()
-    assert out.attempts[0] == 1 and out.final == {0: Reason.CRASHED}
+    assert out.attempts[0] == 1
+    assert out.final == {0: Reason.CRASHED}
 
 
 @pytest.mark.parametrize("cap", [1, 2, 3])
@@ -80,7 +83,9 @@ def test_a_clip_that_kills_while_decoded_ahead_is_the_only_one_given_up(cap: int
 def test_a_hang_is_ended_retried_once_then_recorded() -> None:
     out = World([1.0] * 5, LIMITS, {1: Nature(hangs=-1), 2: Nature(hangs=1)}).run()
     assert out.final == {1: Reason.TIMED_OUT}
-    assert out.attempts[1] == 2 and out.attempts[2] == 2 and 2 in out.done
+    assert out.attempts[1] == 2
+    assert out.attempts[2] == 2
+    assert 2 in out.done
 
 
 def test_progress_is_what_counts_not_total_time() -> None:
@@ -110,57 +115,69 @@ def test_an_unreachable_actor_is_not_taken_for_a_hang() -> None:
 def test_out_of_memory_goes_down_the_ladder() -> None:
     out = World([1.0] * 6, LIMITS, {2: Nature(oom_below=3), 3: Nature(oom_below=99), 4: Nature(oom_below=5)}).run()
     assert out.rungs[2] == [0, 1, 2, 3]
-    assert out.rungs[4] == [0, 1, 2, 3, 4, 5] and 4 in out.done
-    assert out.final == {3: Reason.OUT_OF_MEMORY} and out.attempts[3] == s.LAST_RUNG + 1
+    assert out.rungs[4] == [0, 1, 2, 3, 4, 5]
+    assert 4 in out.done
+    assert out.final == {3: Reason.OUT_OF_MEMORY}
+    assert out.attempts[3] == s.LAST_RUNG + 1
     assert out.fresh_rungs == [True, True]
 
 
 def test_a_clip_that_wants_a_fresh_actor_gets_one_though_idle_ones_fill_the_minimum() -> None:
     limits = s.Limits(actors_min=3, actors_max=3)
     out = World([1.0, 1.0, 1.0], limits, {0: Nature(oom_below=5)}).run()
-    assert out.done == {0, 1, 2} and out.fresh_rungs == [True]
+    assert out.done == {0, 1, 2}
+    assert out.fresh_rungs == [True]
 
 
 def test_lost_nodes_charge_nobody() -> None:
     limits = s.Limits(actors_max=2, crashes=1)
     out = World([1.0] * 20, limits, {5: Nature(kills_node=6)}).run()
-    assert len(out.done) == 20 and not out.final
+    assert len(out.done) == 20
+    assert not out.final
     assert out.started_order[-1] == 5  # after the third loss it lets all others go first
 
 
 def test_a_clip_that_takes_every_node_down_ends_uncharged() -> None:
     out = World([1.0] * 5, s.Limits(node_losses=4), {0: Nature(kills_node=-1)}).run()
-    assert out.final == {0: Reason.PREEMPTED} and not Reason.PREEMPTED.is_charged
+    assert out.final == {0: Reason.PREEMPTED}
+    assert not Reason.PREEMPTED.is_charged
     assert out.attempts[0] == 4
 
 
 @pytest.mark.parametrize("reason", [r for r in Reason if r.is_final])
 def test_hopeless_clips_are_recorded_at_once(reason: Reason) -> None:
     out = World([1.0] * 3, LIMITS, {1: Nature(error=reason)}).run()
-    assert out.final == {1: reason} and out.attempts[1] == 1
+    assert out.final == {1: reason}
+    assert out.attempts[1] == 1
 
 
 def test_a_storage_outage_is_waited_out() -> None:
     out = World([1.0] * 50, s.Limits(actors_max=10), faults=Faults(outages=((12.0, 60.0),))).run()
-    assert len(out.done) == 50 and out.stopped is None
+    assert len(out.done) == 50
+    assert out.stopped is None
     assert not out.final
 
 
 def test_storage_that_stays_away_stops_the_job() -> None:
     out = World([1.0] * 500, s.Limits(actors_max=20), faults=Faults(outages=((0.0, 1e9),))).run()
-    assert out.stopped and "storage failed 8 times in a row" in out.stopped
-    assert not out.done and not out.final
+    assert out.stopped
+    assert "storage failed 8 times in a row" in out.stopped
+    assert not out.done
+    assert not out.final
 
 
 def test_one_clip_whose_storage_fails_does_not_stop_the_others() -> None:
     out = World([1.0] * 400, s.Limits(actors_max=2), {7: Nature(storage=-1)}).run()
-    assert out.stopped is None and len(out.done) == 399
-    assert out.final == {7: Reason.STORAGE} and out.attempts[7] == 8
+    assert out.stopped is None
+    assert len(out.done) == 399
+    assert out.final == {7: Reason.STORAGE}
+    assert out.attempts[7] == 8
 
 
 def test_actors_that_cannot_start_stop_the_job() -> None:
     out = World([1.0] * 100, s.Limits(actors_max=8, actor_starts=3), faults=Faults(start_fails=1.0)).run()
-    assert out.stopped and "3 actors in a row could not start; the last error: no model" in out.stopped
+    assert out.stopped
+    assert "3 actors in a row could not start; the last error: no model" in out.stopped
     assert out.actors_started <= 8 + 3
 
 
@@ -190,7 +207,8 @@ def test_no_room_for_any_actor_stops_the_job() -> None:
     scheduler.start(0.0)
     assert scheduler.tick(59.0) == []
     (stop,) = scheduler.tick(60.0)
-    assert isinstance(stop, s.Stop) and "no actor could be placed" in stop.message
+    assert isinstance(stop, s.Stop)
+    assert "no actor could be placed" in stop.message
 
 
 def test_a_model_that_never_loads_counts_as_a_failed_start() -> None:
@@ -206,10 +224,12 @@ def test_drain_gives_out_nothing_more() -> None:
     scheduler.start(0.0)
     scheduler.actor_ready(0, 0.0)
     scheduler.actor_ready(1, 0.0)
-    assert scheduler.drain(1.0) == [] and not scheduler.finished
+    assert scheduler.drain(1.0) == []
+    assert not scheduler.finished
     assert scheduler.clip_done(0, scheduler.running_on(0), 2.0) == []
     assert scheduler.actor_lost(1, Reason.PREEMPTED, "gone", 2.0)[0].final is False
-    assert scheduler.finished and scheduler.counts.done == 1
+    assert scheduler.finished
+    assert scheduler.counts.done == 1
 
 
 def test_news_of_an_actor_given_up_is_ignored() -> None:
@@ -282,7 +302,8 @@ def test_every_clip_ends_once_and_caps_hold(lengths, behaviour, limits, dies, no
         }.get(reason, 1)
         assert count <= cap, (clip, reason, count)
     counts = world.scheduler.counts
-    assert counts.done == len(out.done) and counts.settled == len(out.done) + len(out.final)
+    assert counts.done == len(out.done)
+    assert counts.settled == len(out.done) + len(out.final)
     assert counts.running == 0 or out.stopped
 
 

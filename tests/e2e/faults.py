@@ -1,0 +1,106 @@
+"""Fake models that misbehave on chosen clips, so that real workers die, hang and run out of memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sam3ray.config import ModelConfig, TrackingConfig
+from sam3ray.failures import JobStopped
+from sam3ray.job import worker
+from sam3ray.video import Frame, VideoReader
+from tests.e2e.clips import width_of
+from tests.job.fakes import DrawnSegmenter
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens on a clip's frame number `at`, `times` times in all, over all processes and runs."""
+
+    kind: str  # abort, kill, hang, oom, raise
+    at: int = 3
+    times: int = 1_000_000
+    below_rung: int = 99  # oom only
+
+
+@dataclass(frozen=True)
+class FaultyModel:
+    """A `make_segmenter` for `run_job`. `folder` is where it counts what it did."""
+
+    folder: str
+    faults: dict[int, Fault]  # clip number -> fault
+    hostile: tuple[int, ...] = ()  # clip numbers whose decoder aborts the process
+    frame_s: float = 0.0
+
+    def __call__(self, model: ModelConfig, tracking: TrackingConfig) -> FaultySegmenter:
+        names = {f"clip-{number:03d}.mp4" for number in self.hostile}
+
+        class HostileReader(VideoReader):
+            def __init__(self, path: Any, **kwargs: Any) -> None:
+                if Path(path).name in names:
+                    count(self.folder_, "hostile")
+                    os.abort()
+                super().__init__(path, **kwargs)
+
+        HostileReader.folder_ = self.folder
+        if names:
+            worker.VideoReader = HostileReader
+        return FaultySegmenter(self, model, tracking)
+
+
+class FaultySegmenter(DrawnSegmenter):
+    def __init__(self, plan: FaultyModel, model: ModelConfig, tracking: TrackingConfig) -> None:
+        super().__init__(model, tracking)
+        self.plan = plan
+        self.frame_s = plan.frame_s
+        self.by_width = {width_of(number): (number, fault) for number, fault in plan.faults.items()}
+
+    def on_frame(self, position: int, frame: Frame) -> None:
+        number, fault = self.by_width.get(frame.image.shape[1], (-1, None))
+        if fault is None or position != fault.at:
+            return
+        if fault.kind == "oom" and self.rung >= fault.below_rung:
+            return
+        if count(self.plan.folder, f"{fault.kind}-{number}") > fault.times:
+            return
+        match fault.kind:
+            case "abort":
+                os.abort()
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                time.sleep(1e6)
+            case "oom":
+                raise MemoryError("a test")
+            case "raise":
+                raise RuntimeError("a defect, for a test")
+
+
+class NoModel(DrawnSegmenter):
+    def __init__(self, *_: object) -> None:
+        raise JobStopped("there is no checkpoint at /nowhere")
+
+
+class BrokenModel(DrawnSegmenter):
+    def __init__(self, *_: object) -> None:
+        raise OSError("disk on fire")
+
+
+def count(folder: str, name: str) -> int:
+    """How often this was called with this name, this call included, over all processes."""
+    number = 0
+    while True:
+        number += 1
+        try:
+            os.close(os.open(Path(folder) / f"{name}.{number}", os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            continue
+        return number
+
+
+def counted(folder: Path, name: str) -> int:
+    return len(list(Path(folder).glob(f"{name}.*")))
