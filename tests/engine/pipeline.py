@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 from tiny import IMAGE
 from transformers import CLIPTokenizer, Sam2VideoVideoProcessor, Sam3VideoModel, Sam3VideoProcessor
 from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
+from transformers.models.sam3_video import modeling_sam3_video as modeling
 
+from sam3ray.config import TrackingConfig
 from sam3ray.engine.checkpoint import Checkpoint
-from sam3ray.engine.detector import Proposals
+from sam3ray.engine.detector import DetectorLike, Proposals
+from sam3ray.engine.text import TextEngine
+from sam3ray.masks import decode_rle
 from sam3ray.video import Frame
 
 HEIGHT, WIDTH = 90, 120
@@ -141,3 +148,132 @@ def run_transformers(
             prompts={i + 1: phrase[i] for i in ids},
             boxes={i + 1: tuple(box.tolist()) for i, box in zip(ids, final["boxes"], strict=True)},
         )
+
+
+def run_ours(
+    model: Sam3VideoModel,
+    frames: Sequence[Frame],
+    prompts: Sequence[str],
+    tracking: TrackingConfig,
+    detector: DetectorLike | None = None,
+) -> Iterator[Shown]:
+    engine = TextEngine(checkpoint(model), tracking, detector)
+    height, width = frames[0].image.shape[:2]
+    for frame in engine.annotate(iter(frames), height, width, prompts):
+        each = {o.object_id: o for o in frame.objects}
+        yield Shown(
+            masks={i: decode_rle(o.rle, height, width) for i, o in each.items()},
+            scores={i: o.score for i, o in each.items()},
+            track_scores={i: o.track_score for i, o in each.items()},
+            prompts={i: o.prompt for i, o in each.items()},
+            boxes={i: o.bbox for i, o in each.items()},
+        )
+
+
+class ReferenceKernels:
+    """What transformers' optional kernels compute, by other means than ours (scipy, plain loops)."""
+
+    def generic_nms(
+        self, ious: torch.Tensor, scores: torch.Tensor, threshold: float, use_iou_matrix: bool
+    ) -> torch.Tensor:
+        assert use_iou_matrix
+        kept: list[int] = []
+        for i in sorted(range(len(scores)), key=lambda i: (-float(scores[i]), i)):
+            if all(float(ious[i, k]) <= threshold for k in kept):
+                kept.append(i)
+        return torch.tensor(kept, dtype=torch.long)
+
+    def cc_2d(self, masks: torch.Tensor, get_counts: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        assert get_counts
+        labels, counts = torch.zeros_like(masks, dtype=torch.int32), torch.zeros_like(masks, dtype=torch.int32)
+        for i, mask in enumerate(masks[:, 0].numpy()):
+            found, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+            sizes = np.bincount(found.ravel())
+            sizes[0] = 0
+            labels[i, 0] = torch.from_numpy(found)
+            counts[i, 0] = torch.from_numpy(sizes[found])
+        return labels, counts
+
+
+def assert_same(ours: Sequence[Shown], theirs: Sequence[Shown], iou: float = 1.0, score: float = 1e-4) -> None:
+    """Same ids, prompts and scores on every frame, and masks that agree. Empty masks are not shown by ours."""
+    assert len(ours) == len(theirs)
+    for t, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+        ids = [i for i, mask in other.masks.items() if mask.any()]
+        assert list(mine.masks) == ids, f"frame {t}"
+        for i in ids:
+            where = f"frame {t}, object {i}"
+            assert mine.prompts[i] == other.prompts[i], where
+            assert abs(mine.scores[i] - other.scores[i]) <= score, where
+            assert abs(mine.track_scores[i] - other.track_scores[i]) <= score, where
+            both, either = (mine.masks[i] & other.masks[i]).sum(), (mine.masks[i] | other.masks[i]).sum()
+            assert both / either >= iou, f"{where}: IoU {both / either}"
+
+
+@contextmanager
+def kernels() -> Iterator[None]:
+    """transformers with the post-processing that it skips where its optional kernels are missing."""
+    saved = modeling.cv_utils_kernel
+    modeling.cv_utils_kernel = ReferenceKernels()
+    try:
+        yield
+    finally:
+        modeling.cv_utils_kernel = saved
+
+
+@contextmanager
+def mended(model: Sam3VideoModel) -> Iterator[None]:
+    """transformers' loop with two of its bugs out of the way, so that the rest can be compared.
+
+    A new object leaves the state of the others alone, and hotstart removes objects after the outputs are built.
+    """
+    add, execute, one_frame = (
+        model._tracker_add_new_objects,
+        model.run_tracker_update_execution_phase,
+        (model._det_track_one_frame),
+    )
+    due: set[int] = set()
+
+    def add_only(inference_session: Any, **arguments: Any) -> None:
+        kept = {
+            place: {kind: {t: dict(entry) for t, entry in frames.items()} for kind, frames in outputs.items()}
+            for place, outputs in inference_session.output_dict_per_obj.items()
+        }
+        add(inference_session=inference_session, **arguments)
+        inference_session.output_dict_per_obj.update(kept)
+
+    def execute_later(tracker_update_plan: dict[str, Any], **arguments: Any) -> None:
+        due.update(tracker_update_plan["obj_ids_newly_removed"])
+        execute(tracker_update_plan={**tracker_update_plan, "obj_ids_newly_removed": set()}, **arguments)
+
+    def frame_then_removal(inference_session: Any, **arguments: Any) -> Any:
+        out = one_frame(inference_session=inference_session, **arguments)
+        for object_id in due:
+            inference_session.remove_object(object_id)
+        due.clear()
+        return out
+
+    model._tracker_add_new_objects = add_only
+    model.run_tracker_update_execution_phase = execute_later
+    model._det_track_one_frame = frame_then_removal
+    try:
+        yield
+    finally:
+        for name in ("_tracker_add_new_objects", "run_tracker_update_execution_phase", "_det_track_one_frame"):
+            delattr(model, name)
+
+
+@contextmanager
+def settings(model: Sam3VideoModel, **values: object) -> Iterator[None]:
+    """Attributes of the model, for a while; None in `values` of a method restores the class's."""
+    saved = {name: model.__dict__.get(name) for name in values}
+    for name, value in values.items():
+        setattr(model, name, value)
+    try:
+        yield
+    finally:
+        for name, value in saved.items():
+            if value is None:
+                delattr(model, name)
+            else:
+                setattr(model, name, value)
