@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import ModelConfig
+from sam3ray.engine.versions import check_transformers
 from sam3ray.failures import JobStopped
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def load_checkpoint(config: ModelConfig) -> Checkpoint:
     Raises:
         JobStopped: the checkpoint is missing, gated, of another kind or damaged; says what to do.
     """
+    check_transformers()
     import torch
     from transformers import Sam3VideoModel, Sam3VideoProcessor
     from transformers.utils import logging as transformers_logging

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from sam3ray.engine.checkpoint import Checkpoint
 
 MAX_TOKENS = 32  # of the text encoder, start and end included
-_DEVICE_BATCH = 8  # (frame, phrase) pairs per call: about 1.5 GiB at full size in bfloat16
-_HOST_BATCH = 4
 
 
 @dataclass(eq=False)
@@ -81,14 +79,14 @@ class Detector:
 
     Args:
         checkpoint: the loaded model.
-        batch: (frame, phrase) pairs per call; None chooses by device.
+        batch: (frame, phrase) pairs per call.
     """
 
-    def __init__(self, checkpoint: Checkpoint, batch: int | None = None) -> None:
+    def __init__(self, checkpoint: Checkpoint, batch: int = 8) -> None:
         self._model = checkpoint.model.detector_model
         self._tokenizer = checkpoint.processor.tokenizer
         self._device = checkpoint.device
-        self._batch = batch or (_DEVICE_BATCH if checkpoint.device.type == "cuda" else _HOST_BATCH)
+        self._batch = batch
         self._phrases: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._prompts: tuple[str, ...] = ()
         self._text = self._mask = torch.empty(0)

@@ -10,6 +10,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
 
 import torch
 
@@ -19,6 +22,7 @@ from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.detector import Detector, DetectorLike
 from sam3ray.engine.lookahead import LookAhead
 from sam3ray.engine.outputs import FrameMasks, finish
+from sam3ray.engine.postprocess import DESCRIPTION
 from sam3ray.engine.propagation import Propagation, Step, Tally
 from sam3ray.engine.rules import Rules
 from sam3ray.engine.tracker import Tracker
@@ -51,8 +55,19 @@ class TextEngine:
         self.tally = Tally()
         self._checkpoint = checkpoint
         self._tracking = tracking
-        self._own_detector = Detector(checkpoint)
+        self._own_detector = Detector(checkpoint, tracking.prompt_batch)
         self._detector = detector or self._own_detector
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What to record with the annotations: rules, thresholds, post-processing, versions."""
+        return {
+            "rules": "published" if self.rules.published else "transformers",
+            "thresholds": {name: value for name, value in asdict(self.rules).items() if name != "published"},
+            "postprocessing": DESCRIPTION if self.rules.fill_hole_area else f"{DESCRIPTION}; hole filling is off",
+            "torch": version("torch"),
+            "transformers": version("transformers"),
+        }
 
     def annotate(
         self, frames: Iterable[Frame], height: int, width: int, prompts: Sequence[str], first_object_id: int = 1

@@ -1,0 +1,24 @@
+"""Which releases of transformers the engine has been checked against.
+
+The engine drives the model's submodules itself, so another minor release may have moved what it relies on and would
+go wrong quietly. The parity tests say whether a release can be added here.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from sam3ray.failures import JobStopped
+
+TESTED = ("5.23",)  # minor releases; the requirement in pyproject.toml names the same range
+
+
+def check_transformers(installed: str | None = None) -> None:
+    """Raise JobStopped unless the installed transformers is a release that was tested."""
+    installed = installed or version("transformers")
+    if ".".join(installed.split(".")[:2]) not in TESTED:
+        allowed = ", ".join(f"{release}.x" for release in TESTED)
+        raise JobStopped(
+            f"transformers {installed} is installed, and this version of sam3ray works with {allowed}: "
+            f'pip install "transformers=={TESTED[-1]}.*"'
+        )
