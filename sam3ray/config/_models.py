@@ -148,7 +148,9 @@ class VideoConfig(_Section):
 class ActorsConfig(_Section):
     """How many model replicas run at once."""
 
-    min: int = Field(1, ge=1, le=100_000, description="the cluster must have room for so many; idle ones beyond are let go")
+    min: int = Field(
+        1, ge=1, le=100_000, description="the cluster must have room for so many; idle ones beyond are let go"
+    )
     max: int = Field(8, ge=1, le=100_000, description="never more than so many")
 
     @model_validator(mode="after")
