@@ -54,7 +54,8 @@ def read_csv(text: str, name: str) -> Rows:
     if header is None:
         problems.raise_if_any()
         raise UserError(f"{name} is empty; it needs a header with a column 'uri'")
-    by_column = dict(zip(header, map(list, zip(*records, strict=True)), strict=True)) if records else {}
+    columns = map(list, zip(*records, strict=True)) if records else ([] for _ in header)
+    by_column: dict[str, list[str]] = dict(zip(header, columns, strict=True))
     known = {column: [v or None for v in by_column[column]] for column in KNOWN_COLUMNS if column in by_column}
     others = [column for column in header if column not in KNOWN_COLUMNS]
     carried = pa.table({column: pa.array(by_column[column], pa.string()) for column in others}) if others else None
