@@ -17,7 +17,7 @@ _SECRET_NAME = re.compile(
 # Names that look secret and are not: they say where a credential comes from, not what it is.
 _HARMLESS_NAME = re.compile(r"(?i)(_file|_path|_dir|_uri|_url|_id|token_length|max_tokens|tokenizer.*)$")
 
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^/\s@]+@(?=[^\s])")
+_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?:[^/\s@]+|[^/\s@:]+:(?!\d+/)[^\s@]+)@(?=\S)")
 _PARAMETER = re.compile(
     r"(?i)(?P<name>\b(?:X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)|sig|signature"
     r"|AWSAccessKeyId|AccountKey|SharedAccessSignature|SharedAccessKey|access_token|token|password|secret)=)"

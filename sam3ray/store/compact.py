@@ -90,7 +90,7 @@ def compact_run(
         JobStopped: a driver is active.
     """
     store = RunStore(output, storage_options)
-    storage = Storage(output, storage_options)
+    storage = store.storage
     run = store.run_info()
     with DriverLease(storage):
         own = {c for name in storage.names(layout.ANNOTATIONS) if (c := layout.clip_of(name, ".parquet"))}

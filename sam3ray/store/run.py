@@ -53,20 +53,20 @@ class RunStore:
         retry: RetryPolicy | None = None,
     ) -> None:
         self.output = output
-        self._storage = Storage(output, storage_options, retry)
+        self.storage = Storage(output, storage_options, retry)
         self._manifest: pa.Table | None = None
 
     def __repr__(self) -> str:
         return f"RunStore({redact(self.output)!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"output": self.output, "_storage": self._storage, "_manifest": None}
+        return {"output": self.output, "storage": self.storage, "_manifest": None}
 
     # ---- identity
 
     def exists(self) -> bool:
         """Whether a run has been started here."""
-        return self._storage.exists(layout.RUN)
+        return self.storage.exists(layout.RUN)
 
     def create_or_open(
         self,
@@ -97,17 +97,17 @@ class RunStore:
             carried = clips.carried
         digest = frozen.digest(clips)
         created = False
-        data = self._storage.read(layout.RUN)
+        data = self.storage.read(layout.RUN)
         if data is None:
             run = identity.describe_run(fingerprint, config, len(clips), digest, extra)
-            created = self._storage.create_bytes(json.dumps(run, indent=2).encode() + b"\n", layout.RUN)
-            data = None if created else self._storage.read(layout.RUN)
+            created = self.storage.create_bytes(json.dumps(run, indent=2).encode() + b"\n", layout.RUN)
+            data = None if created else self.storage.read(layout.RUN)
         if not created:
             if data is None:
                 raise UserError(f"{self.path(layout.RUN)} vanished while it was read; is the output being deleted?")
             self._check_same(identity.parse(data, self.path(layout.RUN)), fingerprint, clips, digest)
-        if created or not self._storage.exists(layout.MANIFEST):
-            self._storage.create_bytes(frozen.to_parquet(clips, carried), layout.MANIFEST)
+        if created or not self.storage.exists(layout.MANIFEST):
+            self.storage.create_bytes(frozen.to_parquet(clips, carried), layout.MANIFEST)
         return created
 
     def _check_same(
@@ -122,7 +122,7 @@ class RunStore:
         if run["manifest"]["sha256"] == digest:
             return
         detail = "it has never been written"
-        if self._storage.exists(layout.MANIFEST):
+        if self.storage.exists(layout.MANIFEST):
             detail = frozen.differences(self.manifest(), clips) or "their rows differ"
         raise UserError(
             f"the run in {redact(self.output)} was started with another manifest of {run['manifest']['clips']} clips: "
@@ -135,7 +135,7 @@ class RunStore:
         Raises:
             UserError: there is no run here.
         """
-        data = self._storage.read(layout.RUN)
+        data = self.storage.read(layout.RUN)
         if data is None:
             raise UserError(f"there is no run in {redact(self.output)}: it has no {layout.RUN}")
         return identity.parse(data, self.path(layout.RUN))
@@ -143,7 +143,7 @@ class RunStore:
     def manifest_table(self) -> pa.Table:
         """The frozen manifest; read once."""
         if self._manifest is None:
-            data = self._storage.read(layout.MANIFEST)
+            data = self.storage.read(layout.MANIFEST)
             if data is None:
                 raise UserError(
                     f"there is no {layout.MANIFEST} in {redact(self.output)}: the run died while it was being started; "
@@ -162,21 +162,21 @@ class RunStore:
 
     def path(self, *parts: str) -> str:
         """The full address of something in the run."""
-        return self._storage.address("/".join(parts))
+        return self.storage.address("/".join(parts))
 
     # ---- what is done
 
     def done_ids(self) -> set[str]:
         """Finished clips, by one listing (and the index of merged files)."""
-        names = self._storage.names(layout.ANNOTATIONS)  # before the index: see `reading.dataset_of`
+        names = self.storage.names(layout.ANNOTATIONS)  # before the index: see `reading.dataset_of`
         ids = {clip_id for name in names if (clip_id := layout.clip_of(name, ".parquet")) is not None}
-        return ids | compacted.read_index(self._storage).keys()
+        return ids | compacted.read_index(self.storage).keys()
 
     def is_done(self, clip_id: str) -> bool:
         """Whether this clip is finished."""
-        if self._storage.exists(layout.annotation_path(clip_id)):
+        if self.storage.exists(layout.annotation_path(clip_id)):
             return True
-        return clip_id in compacted.read_index(self._storage)
+        return clip_id in compacted.read_index(self.storage)
 
     def commit(self, clip_id: str, local_path: str | os.PathLike[str]) -> bool:
         """Make a finished annotation file the clip's: whole, and only if the clip has none.
@@ -186,9 +186,9 @@ class RunStore:
         """
         path = layout.annotation_path(clip_id)
         # Where merged files have taken the place of a clip's own, its name is free again.
-        if clip_id in compacted.read_index(self._storage):
+        if clip_id in compacted.read_index(self.storage):
             return False
-        return self._storage.create(os.fspath(local_path), path)
+        return self.storage.create(os.fspath(local_path), path)
 
     def read_clip(self, clip_id: str) -> pa.Table:
         """The annotations of one clip, sorted by (frame_index, object_id).
@@ -197,14 +197,14 @@ class RunStore:
             FileNotFoundError: the clip is not done.
         """
         path = layout.annotation_path(clip_id)
-        with self._storage.fetched(path) as local:
+        with self.storage.fetched(path) as local:
             if local is not None:
                 return pq.ParquetFile(local).read()
-        held = compacted.read_index(self._storage).get(clip_id)
+        held = compacted.read_index(self.storage).get(clip_id)
         if held is None:
             raise FileNotFoundError(f"clip {clip_id} is not done: there is no {self.path(path)}")
-        part = self._storage.full(layout.part_path(held.part))
-        dataset = ds.dataset(part, filesystem=self._storage.arrow(), format="parquet")
+        part = self.storage.full(layout.part_path(held.part))
+        dataset = ds.dataset(part, filesystem=self.storage.arrow(), format="parquet")
         return dataset.to_table(filter=ds.field("clip_id") == clip_id)
 
     def read_clip_metadata(self, clip_id: str) -> dict[str, Any]:
@@ -217,7 +217,7 @@ class RunStore:
         try:
             return self._footer(clip_id)
         except FileNotFoundError:
-            held = compacted.read_index(self._storage).get(clip_id)
+            held = compacted.read_index(self.storage).get(clip_id)
             if held is None:
                 raise
             return held.values()
@@ -227,27 +227,27 @@ class RunStore:
 
         def read() -> dict[str, Any]:
             try:
-                return read_file_metadata(pq.read_metadata(self._storage.full(path), filesystem=self._storage.arrow()))
+                return read_file_metadata(pq.read_metadata(self.storage.full(path), filesystem=self.storage.arrow()))
             except pa.ArrowInvalid as error:
                 raise ValueError(f"{self.path(path)} is no Parquet file: {error}") from None
 
-        return self._storage.retrying("read", path, read)
+        return self.storage.retrying("read", path, read)
 
     # ---- failures
 
     def record_failure(self, failure: Failure) -> int:
         """Add a record of a failed attempt; returns its number."""
-        return failure_records.write(self._storage, failure)
+        return failure_records.write(self.storage, failure)
 
     def failure_counts(self) -> dict[str, int]:
         """How many attempts are on record for each clip, by one listing."""
-        return {clip_id: len(numbers) for clip_id, numbers in failure_records.list_attempts(self._storage).items()}
+        return {clip_id: len(numbers) for clip_id, numbers in failure_records.list_attempts(self.storage).items()}
 
     def failures(self) -> list[Failure]:
         """All records, by clip and attempt."""
-        attempts = failure_records.list_attempts(self._storage)
+        attempts = failure_records.list_attempts(self.storage)
         return failure_records.read_many(
-            self._storage, ((clip_id, n) for clip_id in sorted(attempts) for n in attempts[clip_id])
+            self.storage, ((clip_id, n) for clip_id in sorted(attempts) for n in attempts[clip_id])
         )
 
     def clear_failures(self, reasons: Iterable[Reason | str] | None = None) -> int:
@@ -258,18 +258,18 @@ class RunStore:
         Returns:
             How many clips were cleared.
         """
-        attempts = failure_records.list_attempts(self._storage)
+        attempts = failure_records.list_attempts(self.storage)
         if reasons is not None:
             wanted = {Reason(reason) for reason in reasons}
-            last = failure_records.read_many(self._storage, ((clip_id, n[-1]) for clip_id, n in attempts.items()))
+            last = failure_records.read_many(self.storage, ((clip_id, n[-1]) for clip_id, n in attempts.items()))
             attempts = {record.clip_id: attempts[record.clip_id] for record in last if record.reason in wanted}
 
         def clear(clip_id: str) -> None:
             for number in reversed(attempts[clip_id]):
-                self._storage.delete(layout.failure_path(clip_id, number))
-            self._storage.delete_empty_folder(layout.failure_folder(clip_id))
+                self.storage.delete(layout.failure_path(clip_id, number))
+            self.storage.delete_empty_folder(layout.failure_folder(clip_id))
 
-        for _ in self._storage.each(clear, attempts):
+        for _ in self.storage.each(clear, attempts):
             pass
         return len(attempts)
 
@@ -279,13 +279,13 @@ class RunStore:
         """Put an annotated video in place. True if this call did; False if there was one and `overwrite` is not set."""
         path = layout.video_path(clip_id)
         if overwrite:
-            self._storage.replace(os.fspath(local_path), path)
+            self.storage.replace(os.fspath(local_path), path)
             return True
-        return self._storage.create(os.fspath(local_path), path)
+        return self.storage.create(os.fspath(local_path), path)
 
     def rendered_ids(self) -> set[str]:
         """Clips that have an annotated video, by one listing."""
-        names = self._storage.names(layout.VIDEOS)
+        names = self.storage.names(layout.VIDEOS)
         return {clip_id for name in names if (clip_id := layout.clip_of(name, ".mp4")) is not None}
 
     # ---- the table of clips
@@ -300,8 +300,8 @@ class RunStore:
             done_ids: if the caller has just listed them.
         """
         done = self.done_ids() if done_ids is None else done_ids
-        attempts = failure_records.list_attempts(self._storage)
-        data = self._storage.read(layout.CLIPS)
+        attempts = failure_records.list_attempts(self.storage)
+        data = self.storage.read(layout.CLIPS)
         known = summary.from_parquet(data) if data is not None else {}
         ids = self.clip_ids()
         found: dict[str, ClipSummary] = {}
@@ -313,7 +313,7 @@ class RunStore:
                     found[clip_id] = old
                 else:
                     unknown.append(clip_id)
-        index = compacted.read_index(self._storage) if unknown else {}
+        index = compacted.read_index(self.storage) if unknown else {}
 
         def look(clip_id: str) -> ClipSummary:
             try:
@@ -322,11 +322,11 @@ class RunStore:
                 values = {"clip": {}}  # done, and damaged: `verify` says how
             return summary.from_clip_metadata(clip_id, values["clip"], len(attempts.get(clip_id, ())))
 
-        for item in self._storage.each(look, unknown):
+        for item in self.storage.each(look, unknown):
             found[item.clip_id] = item
         failed = [clip_id for clip_id in ids if clip_id not in done and clip_id in attempts]
         records: dict[str, list[Failure]] = {}
-        for record in failure_records.read_many(self._storage, ((c, n) for c in failed for n in attempts[c])):
+        for record in failure_records.read_many(self.storage, ((c, n) for c in failed for n in attempts[c])):
             records.setdefault(record.clip_id, []).append(record)
         for clip_id in ids:
             if clip_id not in found:
@@ -335,17 +335,17 @@ class RunStore:
 
     def write_clips_table(self, summaries: Mapping[str, ClipSummary]) -> None:
         """Renew `clips.parquet`, in one step. Clips that are not in the mapping are "left"."""
-        self._storage.replace_bytes(summary.to_parquet(self.manifest_table(), summaries), layout.CLIPS)
+        self.storage.replace_bytes(summary.to_parquet(self.manifest_table(), summaries), layout.CLIPS)
 
     # ---- drivers
 
     def lease(self) -> DriverLease:
         """The right to drive this run: `with store.lease() as lease: ...`. See `DriverLease`."""
-        return DriverLease(self._storage)
+        return DriverLease(self.storage)
 
     def probe(self) -> Guarantee:
         """Who enforces that a clip is committed once here, found out by trying. See `creating`."""
-        return self._storage.probe()
+        return self.storage.probe()
 
 
 def summarise_failures(clip_id: str, records: Sequence[Failure]) -> ClipSummary:

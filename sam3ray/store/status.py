@@ -9,7 +9,6 @@ from typing import Any
 
 from sam3ray.store.lease import active_driver
 from sam3ray.store.run import RunStore
-from sam3ray.store.storage import Storage
 from sam3ray.store.summary import ClipSummary
 
 RATE_WINDOW_S = 600.0
@@ -71,7 +70,7 @@ def read_status(output: str, storage_options: Mapping[str, Any] | None = None) -
         rows=sum(item.rows for item in done),
         frames_per_s=rate(done),
         rendered=len(store.rendered_ids()),
-        driver=active_driver(Storage(output, storage_options)),
+        driver=active_driver(store.storage),
     )
 
 

@@ -70,11 +70,11 @@ class Storage:
         # Event loops and connections do not survive a fork: one filesystem per process.
         with self._lock:
             if self._opened is None or self._opened[0] != os.getpid():
+                local = "://" not in self.uri or self.uri.startswith(("file://", "local://"))
+                options = {} if local else self.options  # they are for the remote store
                 try:
-                    fs, root = fsspec.core.url_to_fs(self.uri, **self.options)
-                    if creating.kind_of(fs) not in ("local", "memory"):
-                        # An instance of our own: listings cached elsewhere in the process stay out of it.
-                        fs, root = fsspec.core.url_to_fs(self.uri, **{**self.options, "skip_instance_cache": True})
+                    # An instance of our own: listings cached elsewhere in the process stay out of it.
+                    fs, root = fsspec.core.url_to_fs(self.uri, **{**options, "skip_instance_cache": True})
                 except (ImportError, ValueError, TypeError) as error:
                     raise UserError(f"cannot use the storage {redact(self.uri)}: {describe(error)}") from None
                 self._opened = (os.getpid(), fs, str(root).rstrip("/"))

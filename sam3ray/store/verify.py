@@ -55,7 +55,7 @@ def verify_run(
         UserError: there is no run in this folder.
     """
     store = RunStore(output, storage_options)
-    storage = Storage(output, storage_options)
+    storage = store.storage
     run = store.run_info()
     clips = {clip.clip_id: clip for clip in store.manifest()}
     listing = _sort(storage.walk())

@@ -36,5 +36,5 @@ def local_store(tmp_path: Path) -> RunStore:
 
 def everything(store: RunStore) -> dict[str, bytes]:
     """Every file of a run, and its bytes."""
-    storage: Any = store._storage
+    storage: Any = store.storage
     return {entry.path: storage.read(entry.path) for entry in storage.walk()}

@@ -67,8 +67,8 @@ def test_carried_columns_do_not_make_another_manifest(local_store: RunStore):
 
 def test_a_start_that_died_between_its_two_files_is_mended(store: RunStore):
     store.create_or_open(FINGERPRINT, CONFIG, clips(3))
-    store._storage.delete("manifest.parquet")
-    again = RunStore(store.output, store._storage.options, QUICK)
+    store.storage.delete("manifest.parquet")
+    again = RunStore(store.output, store.storage.options, QUICK)
     with pytest.raises(UserError, match="start it again"):
         again.manifest()
     with pytest.raises(UserError, match="never been written"):
@@ -80,7 +80,7 @@ def test_a_start_that_died_between_its_two_files_is_mended(store: RunStore):
 def test_of_many_drivers_that_start_at_once_one_creates_the_run(store: RunStore):
     def start(i: int) -> bool | str:
         try:
-            return RunStore(store.output, store._storage.options, QUICK).create_or_open(
+            return RunStore(store.output, store.storage.options, QUICK).create_or_open(
                 {**FINGERPRINT, "driver": i % 2}, CONFIG, clips(3)
             )
         except UserError as error:
@@ -100,7 +100,7 @@ def test_of_many_drivers_that_start_at_once_one_creates_the_run(store: RunStore)
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 1}', b'{"format": 9, "fingerprint": {}}'])
 def test_a_damaged_run_file_is_refused(local_store: RunStore, content: bytes):
-    local_store._storage.create_bytes(content, "run.json")
+    local_store.storage.create_bytes(content, "run.json")
     with pytest.raises(UserError, match=r"run\.json is damaged"):
         local_store.run_info()
 
@@ -174,7 +174,7 @@ def test_files_of_others_are_not_finished_clips(local_store: RunStore, tmp_path)
 def test_a_store_can_be_sent_to_another_process(store: RunStore, tmp_path):
     file, _ = write_clip(tmp_path, "a")
     store.done_ids()  # has connections open
-    assert pickle.loads(pickle.dumps(store)).commit("a", file)
+    assert pickle.loads(pickle.dumps(store)).commit("a", file)  # noqa: S301
     assert store.done_ids() == {"a"}
 
 
@@ -244,8 +244,10 @@ def test_failure_records_are_numbered_and_kept(store: RunStore):
 
 
 def test_records_of_racing_workers_do_not_overwrite_each_other(store: RunStore):
+    copies = [RunStore(store.output, store.storage.options, QUICK) for _ in range(6)]
+
     def fail(i: int) -> int:
-        return pickle.loads(pickle.dumps(store)).record_failure(Failure("a", Reason.CRASHED, f"worker {i}"))
+        return copies[i].record_failure(Failure("a", Reason.CRASHED, f"worker {i}"))
 
     with ThreadPoolExecutor(6) as pool:
         numbers = list(pool.map(fail, range(6)))
@@ -270,7 +272,7 @@ def test_failures_are_cleared_by_their_last_reason(store: RunStore):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"reason": "bad luck", "message": ""}', b"\xff\xfe"])
 def test_a_damaged_record_counts_as_an_attempt_and_settles_nothing(local_store: RunStore, content: bytes):
     local_store.create_or_open(FINGERPRINT, CONFIG, clips(1))
-    local_store._storage.create_bytes(content, "failures/clip-000/1.json")
+    local_store.storage.create_bytes(content, "failures/clip-000/1.json")
     (record,) = local_store.failures()
     assert record.reason is Reason.INTERNAL
     assert "damaged" in record.message
@@ -304,7 +306,7 @@ def test_summaries_come_from_storage_alone(store: RunStore, tmp_path):
 
     file, _ = write_clip(tmp_path, "clip-003")
     store.commit("clip-003", file)  # newer than the table
-    store._storage.delete("annotations/clip-000.parquet")  # older than the table
+    store.storage.delete("annotations/clip-000.parquet")  # older than the table
     found = store.summaries()
     assert [found[c.clip_id].status for c in clips(6)] == ["left", "done", "failed", "done", "left", "left"]
 
@@ -355,7 +357,7 @@ def test_a_store_that_refuses_stops_the_job_at_once(tmp_path):
 def test_a_missing_bucket_stops_the_job(s3_server: str, tmp_path):
     store = RunStore("s3://no-such-bucket-here/run", {"endpoint_url": s3_server})
     file, _ = write_clip(tmp_path, "a")
-    with pytest.raises(JobStopped, match="no such folder or bucket|NoSuchBucket|does not exist"):
+    with pytest.raises(JobStopped, match="no such folder or bucket"):
         store.commit("a", file)
 
 

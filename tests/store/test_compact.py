@@ -1,0 +1,203 @@
+"""Merging files: readers right at every moment, whatever step the process dies at."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from sam3ray.annotations import read_annotations
+from sam3ray.failures import JobStopped, UserError
+from sam3ray.store import RunStore, compact_run, read_status, verify_run
+from sam3ray.store.storage import Storage
+from tests.servers import Place
+from tests.store.conftest import QUICK
+from tests.store.store_files import CONFIG, FINGERPRINT, clips, write_clip
+
+
+def rows_of(output: str, options=None) -> list[tuple]:
+    """All rows as readers see them, in a fixed order: a clip seen twice or not at all shows."""
+    table = read_annotations(output, options).to_table()
+    return sorted(
+        (r["clip_id"], r["frame_index"], r["object_id"], r["area"], r["segmentation"]["counts"])
+        for r in table.to_pylist()
+    )
+
+
+def commit(store: RunStore, folder: Path, first: int, last: int) -> None:
+    for i in range(first, last):
+        store.commit(f"clip-{i:03}", write_clip(folder, f"clip-{i:03}", seed=i, n=0 if i == 2 else 12)[0])
+
+
+def parts(store: RunStore) -> list[str]:
+    return sorted(name for name in store.storage.names("compacted") if name.endswith(".parquet"))
+
+
+def test_merged_files_hold_the_same_rows(place: Place, tmp_path: Path):
+    store = RunStore(place.uri, place.options, QUICK)
+    store.create_or_open(FINGERPRINT, CONFIG, clips(6))
+    commit(store, tmp_path, 0, 6)
+    before, figures = rows_of(place.uri, place.options), store.summaries()
+    clip = store.read_clip("clip-003")
+
+    result = compact_run(place.uri, place.options)
+    assert (result.clips, result.parts, result.removed) == (6, 1, 0)
+    assert rows_of(place.uri, place.options) == before
+    assert verify_run(place.uri, place.options) == []
+
+    result = compact_run(place.uri, place.options, remove_originals=True)
+    assert (result.clips, result.parts, result.removed) == (0, 0, 6)
+    assert store.storage.names("annotations") == []
+    assert rows_of(place.uri, place.options) == before
+    assert verify_run(place.uri, place.options) == []
+    assert store.done_ids() == {c.clip_id for c in clips(6)}
+    assert store.summaries() == figures
+    assert read_status(place.uri, place.options).done == 6
+    assert store.read_clip("clip-003").to_pylist() == clip.to_pylist()
+    assert store.read_clip("clip-002").num_rows == 0
+    assert store.read_clip_metadata("clip-003")["clip"]["frames"] == 12
+    assert not store.commit("clip-003", write_clip(tmp_path, "clip-003")[0])
+    with store.storage.fetched(f"compacted/{parts(store)[0]}") as local:
+        assert pq.read_table(local).num_rows == len(before)
+
+
+def test_parts_have_the_size_asked_for_and_small_ones_are_merged_again(tmp_path: Path):
+    store = RunStore(str(tmp_path / "run"))
+    store.create_or_open(FINGERPRINT, CONFIG, clips(30))
+    for first, last in ((0, 14), (14, 20), (20, 30)):
+        commit(store, tmp_path, first, last)
+        before = rows_of(store.output)
+        compact_run(store.output, target_bytes=7_000)
+        assert rows_of(store.output) == before
+        assert [p for p in verify_run(store.output) if "not done" not in p] == []
+        assert compact_run(store.output, target_bytes=7_000).clips == 0  # nothing new
+    sizes = [os.path.getsize(f"{store.output}/compacted/{name}") for name in parts(store)]
+    assert len(sizes) > 1
+    assert sum(size < 3_500 for size in sizes) <= 1
+
+
+def _dying(method, counter: list[int], at: int):
+    def call(self, *args, **kwargs):
+        if counter[0] == at:
+            os._exit(9)
+        counter[0] += 1
+        result = method(self, *args, **kwargs)
+        if counter[0] == at:
+            os._exit(9)
+        counter[0] += 1
+        return result
+
+    return call
+
+
+def _compact_and_die(output: str, at: int, remove: bool) -> bool:
+    """Compact in a child process that is gone at its n-th moment before or after a write. Whether it died."""
+    child = os.fork()
+    if child == 0:
+        try:
+            counter = [0]
+            for name in ("create", "replace", "delete"):
+                setattr(Storage, name, _dying(getattr(Storage, name), counter, at))
+            compact_run(output, target_bytes=15_000, remove_originals=remove)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9)
+    return code == 9
+
+
+@pytest.mark.parametrize("remove", [False, True])
+def test_death_at_any_step_changes_nothing_for_readers(tmp_path: Path, remove: bool):
+    deaths = at = 0
+    while True:
+        store = RunStore(str(tmp_path / f"run-{at}"))
+        store.create_or_open(FINGERPRINT, CONFIG, clips(6))
+        commit(store, tmp_path, 0, 3)
+        compact_run(store.output, target_bytes=15_000)
+        commit(store, tmp_path, 3, 6)
+        before = rows_of(store.output)
+        died = _compact_and_die(store.output, at, remove)
+        assert rows_of(store.output) == before
+        assert store.done_ids() == {f"clip-{i:03}" for i in range(6)}
+        if not remove:
+            naive = sum(pq.read_metadata(path).num_rows for path in Path(store.output, "annotations").glob("*.parquet"))
+            assert naive == len(before)
+        left = [p for p in verify_run(store.output) if "left by an interrupted compaction" not in p]
+        assert left == []
+        compact_run(store.output, target_bytes=15_000, remove_originals=remove)  # at once: the dead one holds no lease
+        assert rows_of(store.output) == before
+        assert verify_run(store.output) == []
+        if remove:
+            folders = (Path(store.output, folder).glob("*.parquet") for folder in ("annotations", "compacted"))
+            assert sum(pq.read_metadata(path).num_rows for folder in folders for path in folder) == len(before)
+        if not died:
+            break
+        deaths += 1
+        at += 1
+    assert deaths >= 10
+
+
+def test_readers_are_right_while_originals_go(tmp_path: Path, monkeypatch):
+    store = RunStore(str(tmp_path / "run"))
+    store.create_or_open(FINGERPRINT, CONFIG, clips(5))
+    commit(store, tmp_path, 0, 5)
+    before = rows_of(store.output)
+    looked = []
+    for name in ("create", "replace", "delete"):
+        method = getattr(Storage, name)
+
+        def watched(self, *args, method=method):
+            looked.append(rows_of(store.output) == before)
+            result = method(self, *args)
+            looked.append(rows_of(store.output) == before)
+            return result
+
+        monkeypatch.setattr(Storage, name, watched)
+    compact_run(store.output, target_bytes=8_000, remove_originals=True)
+    assert len(looked) > 15
+    assert all(looked)
+
+
+def test_a_reader_between_the_two_looks_misses_nothing(tmp_path: Path, monkeypatch):
+    """The whole compaction happens after the reader listed files and before it read the index."""
+    store = RunStore(str(tmp_path / "run"))
+    store.create_or_open(FINGERPRINT, CONFIG, clips(5))
+    commit(store, tmp_path, 0, 5)
+    before = rows_of(store.output)
+    names = Storage.names
+
+    def names_then_compact(self, folder):
+        found = names(self, folder)
+        monkeypatch.setattr(Storage, "names", names)
+        compact_run(store.output, remove_originals=True)
+        return found
+
+    monkeypatch.setattr(Storage, "names", names_then_compact)
+    assert rows_of(store.output) == before
+
+
+def test_an_active_driver_is_respected(tmp_path: Path):
+    store = RunStore(str(tmp_path / "run"))
+    store.create_or_open(FINGERPRINT, CONFIG, clips(1))
+    with store.lease(), pytest.raises(JobStopped, match="another driver is active"):
+        compact_run(store.output)
+
+
+def test_a_damaged_clip_is_not_merged(tmp_path: Path):
+    store = RunStore(str(tmp_path / "run"))
+    store.create_or_open(FINGERPRINT, CONFIG, clips(3))
+    commit(store, tmp_path, 0, 3)
+    Path(store.output, "annotations/clip-001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"clip-001\.parquet cannot be merged"):
+        compact_run(store.output, remove_originals=True)
+    assert len(store.storage.names("annotations")) == 3
+    assert parts(store) == []
+
+
+def test_no_run_is_the_users_error(tmp_path: Path):
+    with pytest.raises(UserError, match="there is no run"):
+        compact_run(str(tmp_path))
+    assert os.listdir(tmp_path) == []
