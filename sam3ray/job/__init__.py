@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sam3ray.job.progress import make_progress
 from sam3ray.job.result import ClipResult, JobSummary
 
 if TYPE_CHECKING:
     from sam3ray.job.driver import run_job
     from sam3ray.job.rendering import render_run
 
-__all__ = ["ClipResult", "JobSummary", "render_run", "run_job"]
+__all__ = ["ClipResult", "JobSummary", "make_progress", "render_run", "run_job"]
 
 
 def __getattr__(name: str) -> Any:

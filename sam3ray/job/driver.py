@@ -33,6 +33,7 @@ from sam3ray.job.rendering import RenderOrder, RenderStage
 from sam3ray.job.result import ClipResult, JobSummary
 from sam3ray.job.tables import Ledger
 from sam3ray.manifest import Clip, read_manifest
+from sam3ray.plan import check_visual_prompts
 from sam3ray.redact import redact
 from sam3ray.store import RunStore
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-GRACE_S = 5.0  # after an interrupt: for clips that are about to commit
+GRACE_S = 2.0  # after an interrupt, for clips about to commit; `ray job stop` kills after 3 s
 TICK_S = 1.0
 UNREACHABLE_S = 120.0  # an actor that cannot be reached for so long is given up
 VERDICT_S = 3.0  # on several nodes: how long a dead node may take to show as the cause of a dead actor
@@ -65,6 +66,7 @@ def run_job(
         JobStopped: nothing could be started. A job that stops later returns its summary.
     """
     clips = read_manifest(config.manifest, config)
+    check_visual_prompts(clips, config)
     identity: Mapping[str, Any] = {}
     if make_segmenter is None:
         from sam3ray.engine.checkpoint import checkpoint_identity
