@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=sam3ray
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=32
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --signal=B:TERM@60
+#SBATCH --output=sam3ray-%j.log
+#
+#   sbatch configs/deploy/slurm.sh CONFIG [--set key=value ...]
+#
+# One Ray node per SLURM node, the driver on the first. A job that is preempted or runs out of time is put back into
+# the queue and goes on where it stopped: `run` is safe to call again. VENV is the folder of the virtual environment
+# on a shared file system (default: .venv).
+set -euo pipefail
+
+config="${1:?usage: sbatch slurm.sh CONFIG [--set key=value ...]}"
+shift
+venv="${VENV:-.venv}"
+# shellcheck source=/dev/null
+source "$venv/bin/activate"
+
+mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head="${hosts[0]}"
+port="${RAY_PORT:-6379}"
+gpus="${SLURM_GPUS_ON_NODE:-0}"
+cpus="${SLURM_CPUS_PER_TASK:-1}"
+export RAY_AUTH_MODE=token
+export RAY_AUTH_TOKEN="${RAY_AUTH_TOKEN:-$(python -c 'import secrets; print(secrets.token_hex(32))')}"
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$cpus}"
+
+head_address="$(srun --nodes=1 --ntasks=1 -w "$head" hostname --ip-address | awk '{print $1}')"
+export RAY_ADDRESS="$head_address:$port"
+
+srun --nodes=1 --ntasks=1 -w "$head" \
+    ray start --head --block --disable-usage-stats --node-ip-address="$head_address" --port="$port" \
+    --num-cpus="$cpus" --num-gpus="$gpus" &
+
+for host in "${hosts[@]:1}"; do
+    srun --nodes=1 --ntasks=1 -w "$host" \
+        ray start --block --disable-usage-stats --address="$RAY_ADDRESS" --num-cpus="$cpus" --num-gpus="$gpus" &
+done
+
+# `ray status` answers once the head is up.
+for _ in $(seq 60); do
+    if srun --overlap --nodes=1 --ntasks=1 -w "$head" ray status --address "$RAY_ADDRESS" >/dev/null 2>&1; then
+        break
+    fi
+    sleep 2
+done
+
+srun --overlap --nodes=1 --ntasks=1 -w "$head" python -m sam3ray run "$config" --set cluster.address=auto "$@" &
+driver=$!
+# SLURM's warning goes to this script; the driver ends in good order on SIGTERM.
+trap 'kill -TERM "$driver"' TERM
+code=0
+wait "$driver" || code=$?
+# A signal ends `wait` early; the driver is then still on its way out.
+if kill -0 "$driver" 2>/dev/null; then
+    code=0
+    wait "$driver" || code=$?
+fi
+if [[ $code -eq 130 ]]; then
+    scontrol requeue "$SLURM_JOB_ID" || true
+fi
+exit "$code"
