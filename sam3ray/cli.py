@@ -44,6 +44,23 @@ LogLevel = Annotated[
 ]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from sam3ray import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 def main() -> None:
     """The console script."""
     app(prog_name="sam3ray")
@@ -108,7 +125,7 @@ def demo(
     return int(result.exit_code)
 
 
-@app.command(epilog=_example("sam3ray plan configs/local.yaml --set manifest='clips/*.mp4'"))
+@app.command(epilog=_example("sam3ray plan demo-output/demo.yaml --set video.fps=5"))
 @_verb
 def plan(config: Config, set_: Set = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> int:
     """Check config and manifest, probe every clip, estimate the cost. Loads no model, writes nothing."""
@@ -125,7 +142,7 @@ def plan(config: Config, set_: Set = None, as_json: AsJson = False, log_level: L
     return OK
 
 
-@app.command(epilog=_example("sam3ray run configs/local.yaml --set cluster.actors.max=2"))
+@app.command(epilog=_example("sam3ray run demo-output/demo.yaml --set cluster.actors.max=1"))
 @_verb
 def run(config: Config, set_: Set = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> int:
     """Run or resume a job. Safe to call again at any time."""
@@ -137,7 +154,7 @@ def run(config: Config, set_: Set = None, as_json: AsJson = False, log_level: Lo
     return int(summary.exit_code)
 
 
-@app.command(epilog=_example("sam3ray status demo-output"))
+@app.command(epilog=_example("sam3ray status demo-output/run"))
 @_verb
 def status(output: Output, set_: Set = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> int:
     """Progress of a run, from storage alone: while it goes on elsewhere or after it ended."""
@@ -148,13 +165,14 @@ def status(output: Output, set_: Set = None, as_json: AsJson = False, log_level:
     return OK
 
 
-@app.command(epilog=_example("sam3ray verify demo-output"))
+@app.command(epilog=_example("sam3ray verify demo-output/run"))
 @_verb
 def verify(output: Output, set_: Set = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> int:
     """Audit a run: every clip accounted for, schema, order, ids, boxes, every mask. Exit code 1 with a list if not."""
     from sam3ray.store import verify_run
 
-    problems = verify_run(_place(output), _storage(set_))
+    with counter("clips checked") as progress:
+        problems = verify_run(_place(output), _storage(set_), progress)
     if as_json:
         print_json({"ok": not problems, "problems": problems})
     else:
@@ -164,7 +182,7 @@ def verify(output: Output, set_: Set = None, as_json: AsJson = False, log_level:
     return SOME_FAILED if problems else OK
 
 
-@app.command(epilog=_example("sam3ray retry demo-output --reason crashed --reason timed_out"))
+@app.command(epilog=_example("sam3ray retry demo-output/run --reason crashed --reason timed_out"))
 @_verb
 def retry(
     output: Output,
@@ -191,40 +209,61 @@ def retry(
     return OK
 
 
-@app.command(epilog=_example("sam3ray render demo-output --set render.max_height=480"))
+@app.command(epilog=_example("sam3ray render demo-output/run --set render.max_height=480"))
 @_verb
 def render(
     output: Output,
     clips: Annotated[
         list[str] | None, typer.Option("--clips", metavar="ID", help="Render this clip alone (repeatable).")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make videos anew that are there.")] = False,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
     """Render annotated videos of a run, on CPUs. Clips that have one already are left alone."""
-    from sam3ray.job import render_run
+    from sam3ray.job import make_progress, render_run
 
     options = _options(set_, ("storage", "render", "cluster"))
+    given = options.model_fields_set  # what is not given is as in the run's own configuration
     summary = render_run(
-        _place(output), clips or None, storage=options.storage, render=options.render, cluster=options.cluster
+        _place(output),
+        clips or None,
+        storage=options.storage,
+        render=options.render if "render" in given else None,
+        cluster=options.cluster if "cluster" in given else None,
+        overwrite=overwrite,
+        progress=make_progress(),
     )
     _show(summary, output, as_json)
     return int(summary.exit_code)
 
 
-@app.command(epilog=_example("sam3ray compact demo-output"))
+@app.command(epilog=_example("sam3ray compact demo-output/run --target-mb 256"))
 @_verb
-def compact(output: Output, set_: Set = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> int:
+def compact(
+    output: Output,
+    target_mb: Annotated[
+        int, typer.Option("--target-mb", metavar="MB", min=1, max=4096, help="Size to aim at for a merged file.")
+    ] = 256,
+    remove_originals: Annotated[
+        bool,
+        typer.Option("--remove-originals", help="Delete the clips' own files. Else they stay, and are passed over."),
+    ] = False,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
     """Merge the files of a run, one per clip, into files of 128-512 MB. Safe against a crash at any point."""
     from sam3ray.store import compact_run
 
-    result = compact_run(_place(output), _storage(set_))
+    with counter("clips merged") as progress:
+        result = compact_run(_place(output), _storage(set_), target_mb * 2**20, remove_originals, progress)
     print_result(plain(result), facts_table(plain(result)), as_json)
     return OK
 
 
-@app.command("eval", epilog=_example("sam3ray eval demo-output demo-output/clips/truth"))
+@app.command("eval", epilog=_example("sam3ray eval demo-output/run demo-output/clips/truth"))
 @_verb
 def evaluate(
     output: Output,

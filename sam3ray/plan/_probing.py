@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from sam3ray.config import VideoConfig
-from sam3ray.failures import ClipError, Reason
+from sam3ray.failures import ClipError, JobStopped, Reason
 from sam3ray.video import VideoInfo
 
 Probed = VideoInfo | ClipError
@@ -19,19 +19,15 @@ Probe = Callable[[str, VideoConfig, Mapping[str, Any]], Probed]
 
 CHUNK = 64
 THREADS = 8  # per process: remote videos wait for the network
-HANG_S = 120.0  # a chunk that takes longer than this and its own reads allow is taken for hanging
+HANG_S = 300.0  # a chunk that takes longer hangs
 
 
 def probe_one(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any]) -> Probed:
     """The facts of one video, or why there are none."""
-    from sam3ray.files import is_local, local_path
-    from sam3ray.video import VideoCache, probe
+    from sam3ray.video import probe_uri
 
     try:
-        if is_local(uri):
-            return probe(local_path(uri), limits)
-        with VideoCache(None, limits.cache_bytes, storage_options, limits=limits) as cache, cache.open(uri) as path:
-            return probe(path, limits)
+        return probe_uri(uri, limits, storage_options)
     except ClipError as error:
         return error
     except Exception as error:  # noqa: BLE001 - a plan names every clip, also the one that nobody expected
@@ -64,13 +60,11 @@ def probe_all(
             found.update(zip(chunk, answers, strict=True))
         if on_progress is not None:
             on_progress(len(found))
-    for uri in suspects:
-        for _, answers in _in_pool([[uri]], limits, storage_options, probe, 1, hang_s):
-            found[uri] = (
-                answers[0]
-                if answers is not None
-                else ClipError(Reason.UNREADABLE_VIDEO, "the decoder crashed or hung on it", uri)
-            )
+    for (uri,), answers in _in_pool([[uri] for uri in suspects], limits, storage_options, probe, 1, hang_s):
+        if answers is None:
+            found[uri] = ClipError(Reason.UNREADABLE_VIDEO, "the decoder crashed or hung on it", uri)
+        else:
+            found[uri] = answers[0]
         if on_progress is not None:
             on_progress(len(found))
     return found
@@ -84,14 +78,22 @@ def _in_pool(
     workers: int,
     hang_s: float,
 ) -> Iterator[tuple[list[str], list[Probed] | None]]:
-    """Each chunk with its answers; None where the process died or hung with it."""
+    """Each chunk with its answers; None where a process died or hung while it was in hand.
+
+    With one worker that is the chunk to blame; with several, those of the others are under suspicion as well.
+    """
     left = list(reversed(chunks))
+    idle_pools = 0
     while left:
+        if idle_pools == 3:
+            raise JobStopped("videos cannot be probed: the processes for it end as soon as they are started")
+        idle_pools += 1
         # Spawned, not forked: file systems of fsspec run threads in this process.
         pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
         running: dict[Future[list[Probed]], tuple[list[str], float]] = {}
         broken = False
         try:
+            wait([pool.submit(_probe_chunk, [], limits, {}, probe) for _ in range(workers)])  # imports take their time
             while running or (left and not broken):
                 while left and not broken and len(running) < workers:
                     chunk = left.pop()
@@ -102,6 +104,7 @@ def _in_pool(
                         broken = True
                         break
                     running[future] = (chunk, time.monotonic())
+                    idle_pools = 0
                 done, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
                 for future in done:
                     chunk, _ = running.pop(future)
@@ -120,5 +123,5 @@ def _in_pool(
 def _probe_chunk(
     uris: list[str], limits: VideoConfig, storage_options: Mapping[str, Any], probe: Probe
 ) -> list[Probed]:
-    with ThreadPoolExecutor(min(THREADS, len(uris))) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(lambda uri: probe(uri, limits, storage_options), uris))

@@ -2,8 +2,19 @@
 
 from sam3ray.video._frame import Frame, VideoInfo
 from sam3ray.video._probe import probe
+from sam3ray.video._probe_remote import probe_uri
 from sam3ray.video._reader import VideoReader
 from sam3ray.video._writer import VideoWriter
 from sam3ray.video.fetch import VideoCache, redact_uri, video_size
 
-__all__ = ["Frame", "VideoCache", "VideoInfo", "VideoReader", "VideoWriter", "probe", "redact_uri", "video_size"]
+__all__ = [
+    "Frame",
+    "VideoCache",
+    "VideoInfo",
+    "VideoReader",
+    "VideoWriter",
+    "probe",
+    "probe_uri",
+    "redact_uri",
+    "video_size",
+]

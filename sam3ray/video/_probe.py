@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
@@ -27,36 +32,45 @@ def probe(path: str | os.PathLike[str], limits: VideoConfig) -> VideoInfo:
         return probe_folder(path, limits)
     with open_container(path, limits) as container:
         stream = video_stream(container, limits, path.name)
-        rate = stream.average_rate or stream.guessed_rate
-        fps = rate if rate and rate > 0 else None
-        time_base = stream.time_base or Fraction(1, 1000)
-        duration_s = None
-        if stream.duration is not None and stream.duration > 0:
-            duration_s = float(stream.duration * time_base)
-        elif container.duration is not None and container.duration > 0:
-            duration_s = container.duration / 1_000_000
-        frame_count = stream.frames or None
-        if frame_count is None and duration_s is not None and fps is not None:
-            frame_count = round(duration_s * fps)
-        codec = stream.codec_context.codec.canonical_name
-        has_audio = bool(container.streams.audio)
+        facts = headers(container, stream)
     first = next(iter(decode(path, limits)))
-    rotation = rotation_of(display_matrix(first.coded))
-    width, height = first.coded.width, first.coded.height
-    if rotation in (90, 270):
-        width, height = height, width
+    return with_first_frame(facts, first.coded, path.stat().st_size)
+
+
+def headers(container: InputContainer, stream: VideoStream) -> VideoInfo:
+    """What the headers tell. Sizes are the coded ones, before any rotation."""
+    rate = stream.average_rate or stream.guessed_rate
+    fps = rate if rate and rate > 0 else None
+    time_base = stream.time_base or Fraction(1, 1000)
+    duration_s = None
+    if stream.duration is not None and stream.duration > 0:
+        duration_s = float(stream.duration * time_base)
+    elif container.duration is not None and container.duration > 0:
+        duration_s = container.duration / 1_000_000
+    frame_count = stream.frames or None
+    if frame_count is None and duration_s is not None and fps is not None:
+        frame_count = round(duration_s * fps)
+    codec = stream.codec_context.codec.canonical_name
+    has_audio = bool(container.streams.audio)
     return VideoInfo(
-        width=width,
-        height=height,
+        width=stream.codec_context.width,
+        height=stream.codec_context.height,
         fps=fps,
         duration_s=duration_s,
         frame_count=frame_count,
         time_base=time_base,
         codec=codec,
-        rotation=rotation,
         has_audio=has_audio,
-        size_bytes=path.stat().st_size,
     )
+
+
+def with_first_frame(facts: VideoInfo, first: VideoFrame, size_bytes: int | None) -> VideoInfo:
+    """The facts with the size of the displayed frame and its rotation."""
+    rotation = rotation_of(display_matrix(first))
+    width, height = first.width, first.height
+    if rotation in (90, 270):
+        width, height = height, width
+    return replace(facts, width=width, height=height, rotation=rotation, size_bytes=size_bytes)
 
 
 def check_duration(

@@ -24,7 +24,7 @@ from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 
 # Containers of one self-contained file. Audio-only ones are here so that they are told apart from rubbish.
-_DEMUXERS = (
+DEMUXERS = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,vvc,av1,obu,ivf,m4v,vc1,rm,gif,dv,nut,"
     "yuv4mpegpipe,wtv,gxf,mp3,wav,w64,flac,aac,ac3,eac3,aiff,au,caf,amr,dts,truehd"
 )
@@ -68,7 +68,7 @@ def open_container(path: str | os.PathLike[str], limits: VideoConfig) -> Iterato
             pass
         container = av.open(
             "file:" + path,
-            container_options={"protocol_whitelist": "file", "format_whitelist": _DEMUXERS},
+            container_options={"protocol_whitelist": "file", "format_whitelist": DEMUXERS},
             metadata_errors="replace",
         )
     try:

@@ -1,0 +1,112 @@
+"""The facts of a video wherever it is, from a few ranges of its bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import av
+
+from sam3ray.config import VideoConfig
+from sam3ray.failures import ClipError, Reason
+from sam3ray.files import is_local, local_path
+from sam3ray.video._folder import probe_folder
+from sam3ray.video._frame import VideoInfo
+from sam3ray.video._probe import headers, probe, with_first_frame
+from sam3ray.video._remote import RemoteVideo, download, look_up, naming_store_errors, redact_uri
+from sam3ray.video._source import DEMUXERS, naming_errors, video_stream
+
+BLOCK_BYTES = 256 * 2**10
+BUDGET_BYTES = 64 * 2**20  # headers, an index at the end and one frame take far less
+
+
+def probe_uri(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any] | None = None) -> VideoInfo:
+    """Facts of a video file or folder of numbered frames on any fsspec storage.
+
+    A remote file is not fetched: the demuxer reads the ranges it wants, at most BUDGET_BYTES of them.
+
+    Raises:
+        ClipError: as `probe`, and storage.
+    """
+    if is_local(uri):
+        return probe(local_path(uri), limits)
+    fs, video = look_up(uri, storage_options or {}, limits)
+    where = redact_uri(uri)
+    if video.is_folder:
+        return _probe_frames(fs, video, limits)
+    if video.size == 0:
+        raise ClipError(Reason.UNREADABLE_VIDEO, "the file is empty", where)
+    with naming_store_errors(uri):
+        stream = fs.open(video.files[0].path, "rb", block_size=BLOCK_BYTES, cache_type="blockcache")
+    with stream:
+        bounded = _Bounded(stream, uri)
+        try:
+            return _probe_stream(bounded, limits, where, video.size)
+        except ClipError:
+            # libav hides what the store raised behind an error of its own.
+            if bounded.error is not None:
+                raise bounded.error from None
+            raise
+
+
+def _probe_stream(stream: _Bounded, limits: VideoConfig, where: str, size: int | None) -> VideoInfo:
+    with (
+        naming_errors(where, "cannot be opened"),
+        av.open(stream, "r", container_options={"format_whitelist": DEMUXERS}, metadata_errors="replace") as container,
+    ):
+        video = video_stream(container, limits, where)
+        facts = headers(container, video)
+        first = next(iter(container.decode(video)), None)
+    if first is None:
+        raise ClipError(Reason.UNREADABLE_VIDEO, "there is no frame in it", where)
+    return with_first_frame(facts, first, size)
+
+
+def _probe_frames(fs: Any, video: RemoteVideo, limits: VideoConfig) -> VideoInfo:
+    """Only the first frame is fetched."""
+    with TemporaryDirectory(prefix="sam3ray-probe-") as folder:
+        first = RemoteVideo(video.uri, True, video.files[:1])
+        facts = probe_folder(download(fs, first, Path(folder), limits.max_size_bytes), limits)
+    count = len(video.files)
+    duration_s = None if facts.fps is None else float(count / facts.fps)
+    return replace(facts, frame_count=count, duration_s=duration_s, size_bytes=video.size)
+
+
+class _Bounded(io.RawIOBase):
+    """A file that stops after BUDGET_BYTES, and keeps the reason why it stopped or failed."""
+
+    def __init__(self, stream: Any, uri: str) -> None:
+        super().__init__()
+        self._stream = stream
+        self._uri = uri
+        self._left = BUDGET_BYTES
+        self.error: ClipError | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            with naming_store_errors(self._uri):
+                data: bytes = self._stream.read(size)
+            self._left -= len(data)
+            if self._left < 0:
+                message = f"its headers and first frame are not within {BUDGET_BYTES} bytes"
+                raise ClipError(Reason.UNREADABLE_VIDEO, message, redact_uri(self._uri))
+        except ClipError as error:
+            self.error = error
+            raise OSError(str(error)) from error
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._stream.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._stream.tell())

@@ -1,0 +1,160 @@
+"""What `plan` finds, and that nothing a video does can take it down."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam3ray.annotations import AnnotationWriter, FrameAnnotations
+from sam3ray.config import JobConfig, VideoConfig, config_from_text, fingerprint
+from sam3ray.failures import ClipError, Failure, Reason, UserError
+from sam3ray.manifest import read_manifest
+from sam3ray.plan import check_visual_prompts, make_plan, probe_all
+from sam3ray.store import RunStore
+from sam3ray.video import VideoInfo
+
+
+def frames_folder(path: Path, frames: int = 60, size: tuple[int, int] = (32, 16)) -> Path:
+    path.mkdir(parents=True)
+    for i in range(frames):
+        Image.fromarray(np.zeros((size[1], size[0], 3), np.uint8)).save(path / f"{i}.png")
+    return path
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """Two clips of 60 frames and one that is no video."""
+    frames_folder(tmp_path / "clips/a")
+    frames_folder(tmp_path / "clips/b")
+    (tmp_path / "clips/c.mp4").write_text("no video")
+    return tmp_path / "clips"
+
+
+def job(tmp_path: Path, *overrides: str, manifest: str = "clips") -> JobConfig:
+    text = f"{{manifest: {tmp_path}/{manifest}, output: {tmp_path}/out, prompts: [x], video: {{folder_fps: 30}}}}"
+    return config_from_text(text, "job.yaml", overrides)
+
+
+def tree(path: Path) -> set[Path]:
+    return set(path.rglob("*"))
+
+
+def test_a_plan_counts_and_writes_nothing(clips: Path, tmp_path: Path) -> None:
+    before = tree(tmp_path)
+    plan = make_plan(job(tmp_path))
+    assert (plan.clips, plan.to_do, plan.done) == (3, 3, 0)
+    assert plan.frames == 120
+    assert plan.hours == pytest.approx(4 / 3600)
+    assert plan.unreadable == {"unreadable_video": 1}
+    assert [item.clip_id.split("-")[0] for item in plan.listed] == ["c"]
+    assert plan.estimate.output_bytes > 0
+    assert plan.estimate.actor_hours is not None
+    assert tree(tmp_path) == before
+    json.dumps(plan.as_json())
+
+
+def test_ranges_and_sampling_count(clips: Path, tmp_path: Path) -> None:
+    rows = [
+        {"uri": str(clips / "a"), "clip_id": "half", "start_s": 1},
+        {"uri": str(clips / "a"), "clip_id": "sampled", "fps": 10},
+        {"uri": str(clips / "a"), "clip_id": "beyond", "start_s": 5},
+        {"uri": str(clips / "a"), "clip_id": "faster", "fps": 500},
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    plan = make_plan(job(tmp_path, manifest="m.jsonl"))
+    assert plan.frames == 30 + 20 + 60
+    assert plan.unreadable == {"empty_range": 1}
+
+
+def test_finished_and_failed_clips_are_not_probed_again(clips: Path, tmp_path: Path) -> None:
+    config = job(tmp_path)
+    manifest = read_manifest(config.manifest, config)
+    store = RunStore(config.output)
+    store.create_or_open(fingerprint(config, manifest), config.model_dump(mode="json"), manifest)
+    a, _, c = manifest
+    writer = AnnotationWriter(tmp_path / "a.parquet", a.clip_id, {})
+    writer.write(FrameAnnotations(0, 0, 0.0, 16, 32))
+    writer.finish()
+    assert store.commit(a.clip_id, tmp_path / "a.parquet")
+    store.record_failure(Failure(c.clip_id, Reason.UNREADABLE_VIDEO, "no video", final=True))
+    (clips / "a/0.png").unlink()
+
+    plan = make_plan(config)
+    assert (plan.done, plan.settled, plan.to_do) == (1, {"unreadable_video": 1}, 1)
+    assert (plan.frames, plan.unreadable) == (60, {})
+    assert plan.refusals == ()
+
+    (refusal,) = make_plan(job(tmp_path, "tracking.new_det_thresh=0.9")).refusals
+    assert "tracking.new_det_thresh" in refusal
+
+
+def test_prompts_outside_their_clip_are_found_before_anything_starts(clips: Path, tmp_path: Path) -> None:
+    point = {"object_id": 1, "units": "pixels", "points": [[40, 2]]}
+    rows = [
+        {"uri": str(clips / "a"), "clip_id": "a", "visual_prompts": [{**point, "frame": 0}, {**point, "frame": 60}]},
+        {"uri": str(clips / "c.mp4"), "clip_id": "c", "visual_prompts": [{**point, "frame": 0}]},
+        {"uri": str(tmp_path / "never/read"), "clip_id": "text"},
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config = job(tmp_path, manifest="m.jsonl")
+    with pytest.raises(UserError) as caught:
+        check_visual_prompts(read_manifest(config.manifest, config), config)
+    assert [problem.split(":")[0] for problem in caught.value.problems] == ["clip a", "clip a"]
+    assert "[40, 2] lies outside the frame of 32x16" in caught.value.problems[0]
+    assert "the video has 60 frames" in caught.value.problems[1]
+    with pytest.raises(UserError):
+        make_plan(config)
+
+
+INFO = VideoInfo(32, 16, Fraction(30), 2.0, 60, Fraction(1, 30), "png")
+
+
+def hostile_probe(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any]) -> VideoInfo | ClipError:
+    """Runs in another process: dies of one video, hangs on another."""
+    if uri == "crash":
+        os.kill(os.getpid(), 11)
+    if uri == "hang":
+        time.sleep(3600)
+    return INFO
+
+
+def test_a_video_that_crashes_the_decoder_is_blamed_alone() -> None:
+    uris = [f"v{i}" for i in range(150)]
+    uris.insert(70, "crash")
+    facts = probe_all(uris, VideoConfig(), {}, probe=hostile_probe, processes=2)
+    assert set(facts) == set(uris)
+    assert [uri for uri, fact in facts.items() if isinstance(fact, ClipError)] == ["crash"]
+    assert isinstance(facts["crash"], ClipError)
+    assert facts["crash"].reason is Reason.UNREADABLE_VIDEO
+
+
+def test_a_video_on_which_the_decoder_hangs_is_blamed_alone() -> None:
+    facts = probe_all(["a", "hang", "b"], VideoConfig(), {}, probe=hostile_probe, processes=1, hang_s=2)
+    assert [uri for uri, fact in facts.items() if isinstance(fact, ClipError)] == ["hang"]
+
+
+def test_remote_videos_are_probed_without_being_fetched(s3_place: Any, tmp_path: Path) -> None:
+    import fsspec
+
+    from tests.plan.small_video import write_video
+
+    path = write_video(tmp_path / "v.mp4", frames=24, fps=12, padding=3_000_000)
+    fs, root = fsspec.core.url_to_fs(s3_place.uri, **s3_place.options)
+    fs.put_file(str(path), f"{root}/v.mp4")
+    uri = f"{s3_place.uri}/v.mp4"
+    small_cache = VideoConfig(cache_bytes=1)  # fetching would fail
+    facts = probe_all([uri, f"{s3_place.uri}/none.mp4"], small_cache, s3_place.options)
+    assert isinstance(facts[uri], VideoInfo)
+    assert (facts[uri].frame_count, facts[uri].width, facts[uri].height) == (24, 64, 48)
+    missing = facts[f"{s3_place.uri}/none.mp4"]
+    assert isinstance(missing, ClipError)
+    assert missing.reason is Reason.NOT_FOUND
