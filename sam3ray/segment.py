@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sam3ray.annotations import FrameAnnotations
 from sam3ray.config import ModelConfig, TrackingConfig, VideoConfig
-from sam3ray.video import Frame, VideoReader
+from sam3ray.engine.source import FrameSource, OnePass
+from sam3ray.prompts import VisualPrompt, resolve_prompts
+from sam3ray.video import ClipFrames, Frame, VideoReader
 
 if TYPE_CHECKING:
     from os import PathLike
+
+    from sam3ray.engine.visual import Direction, Refine
 
 
 class Segmenter:
@@ -28,35 +33,98 @@ class Segmenter:
         Raises:
             JobStopped: it cannot be loaded; the message says what to do.
         """
-        from sam3ray.engine import TextEngine, load_checkpoint
+        from sam3ray.engine import load_checkpoint
 
-        checkpoint = load_checkpoint(model)
-        self._text = TextEngine(checkpoint, tracking)
-        self.model_info: dict[str, Any] = checkpoint.info | self._text.info
+        self._checkpoint = load_checkpoint(model)
+        self._tracking = tracking or TrackingConfig()
+        self._rung = -1
+        self.set_memory_rung(0)
+        self.model_info: dict[str, Any] = self._checkpoint.info | self._text.info
 
     @property
     def stats(self) -> dict[str, int]:
         return {"dropped_objects": self._text.tally.dropped}
 
+    def set_memory_rung(self, rung: int) -> None:
+        """Trades speed for memory in the clips to come.
+
+        0 is the configuration's own; 2 works on one frame and an eighth of the objects at a time; 3
+        also keeps what objects remember in host memory; 4 also asks for one phrase at a time. Batch
+        shapes change the last bits of floating point numbers, so the rung belongs into a clip's metadata.
+        """
+        from sam3ray.engine import TextEngine, VisualEngine
+
+        if rung == self._rung:
+            return
+        self._rung = rung
+        tracking = self._tracking
+        if rung >= 2:
+            tracking = tracking.model_copy(
+                update={
+                    "frame_batch": 1,
+                    "object_batch": max(1, tracking.object_batch // 8),
+                    "offload_state": tracking.offload_state or rung >= 3,
+                    "prompt_batch": 1 if rung >= 4 else tracking.prompt_batch,
+                }
+            )
+        self._text = TextEngine(self._checkpoint, tracking)
+        self._visual = VisualEngine(self._checkpoint, tracking)
+
     def segment(
         self,
-        frames: Iterable[Frame],
+        frames: Iterable[Frame] | FrameSource,
         height: int,
         width: int,
         prompts: Sequence[str] = (),
+        visual_prompts: Sequence[VisualPrompt] = (),
+        *,
+        direction: Direction = "forward",
+        refine: Refine = "onward",
+        progress: Callable[[], None] | None = None,
     ) -> Iterator[FrameAnnotations]:
         """Labels one clip.
 
         Args:
-            frames: of one size, in display order; read only as far ahead as needed.
+            frames: of one size, in display order, read only as far ahead as needed. A `FrameSource`
+                (`sam3ray.video.ClipFrames`) where they are looked at more than once: for phrases
+                and visual prompts together, backward, or `refine="throughout"`.
             height, width: of the frames, in pixels.
             prompts: phrases; every instance of each is found and followed.
+            visual_prompts: clicks, boxes and masks, resolved (`sam3ray.prompts.resolve_prompts`);
+                their objects keep their ids, and those of phrases count up from above them.
+            direction, refine: of the visual prompts: see `sam3ray.engine.visual`.
+            progress: called after each frame that was worked on: what is found backward comes late.
 
         Yields:
-            One value per frame, in order, some frames late: a new object is watched for
-            `hotstart_delay` frames before it is believed.
+            One value per frame, in order. With phrases some frames late: a new object is watched
+            for `hotstart_delay` frames before it is believed.
+
+        Raises:
+            ValueError: neither phrases nor visual prompts, or visual prompts that do not fit.
+            UserError: a phrase is too long.
         """
-        return self._text.annotate(frames, height, width, prompts)
+        first_text_id = max((each.object_id for each in visual_prompts), default=0) + 1
+        if not visual_prompts:
+            return self._text.annotate(_once(frames), height, width, prompts, first_text_id)
+        source = frames if hasattr(frames, "read") else OnePass(frames, height, width)
+        pointed = self._visual.annotate(source, visual_prompts, direction=direction, refine=refine, progress=progress)
+        if not prompts:
+            return pointed
+        return _joined(pointed, self._text.annotate(source.read(), height, width, prompts, first_text_id))
+
+
+def _once(frames: Iterable[Frame] | FrameSource) -> Iterable[Frame]:
+    return frames.read() if hasattr(frames, "read") else frames
+
+
+def _joined(pointed: Iterator[FrameAnnotations], named: Iterator[FrameAnnotations]) -> Iterator[FrameAnnotations]:
+    """Both kinds of objects of each frame; the ids of the first are all below those of the second."""
+    for first, second in zip(pointed, named, strict=True):
+        if first.frame_index != second.frame_index:
+            raise RuntimeError(
+                f"the clip changed between two readings: frame {first.frame_index}, {second.frame_index}"
+            )
+        yield replace(first, objects=first.objects + second.objects)
 
 
 def segment_video(
@@ -91,3 +159,40 @@ def segment_video(
     segmenter = Segmenter(model or ModelConfig(checkpoint=checkpoint), tracking)
     with VideoReader(path, start_s=start_s, end_s=end_s, fps=fps, limits=limits or VideoConfig()) as reader:
         yield from segmenter.segment(reader, reader.info.height, reader.info.width, prompts)
+
+
+def track_video(
+    path: str | PathLike[str],
+    visual_prompts: Sequence[VisualPrompt],
+    *,
+    prompts: Sequence[str] = (),
+    direction: Direction = "forward",
+    refine: Refine = "onward",
+    checkpoint: str = "facebook/sam3",
+    start_s: float | None = None,
+    end_s: float | None = None,
+    fps: float | None = None,
+    model: ModelConfig | None = None,
+    tracking: TrackingConfig | None = None,
+    limits: VideoConfig | None = None,
+) -> Iterator[FrameAnnotations]:
+    """Follows the objects that clicks, boxes and masks point out in a local video.
+
+    Args:
+        visual_prompts: several per object, and on several frames, refine it.
+        prompts: phrases to look for besides; their objects' ids count up from above the prompted ones'.
+        direction: "forward" from each object's first prompt, "backward" from its last, or "both".
+        refine: "onward": a later prompt changes the object from there on; "throughout": everywhere.
+
+    The other arguments, and what is yielded, are those of `segment_video`.
+
+    Raises:
+        ValueError: a prompt does not fit the video.
+        ClipError, JobStopped, UserError: as `segment_video`.
+    """
+    segmenter = Segmenter(model or ModelConfig(checkpoint=checkpoint), tracking)
+    source = ClipFrames(path, start_s=start_s, end_s=end_s, fps=fps, limits=limits or VideoConfig())
+    resolved = resolve_prompts(visual_prompts, source.width, source.height, source.frame_at)
+    yield from segmenter.segment(
+        source, source.height, source.width, prompts, resolved, direction=direction, refine=refine
+    )

@@ -1,0 +1,124 @@
+"""The demo: drawn clips, the whole job on a local Ray, annotated videos, and how good they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from sam3ray.failures import UserError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from sam3ray.evaluate import Report
+    from sam3ray.job import JobSummary
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """How the demo went, and where to look."""
+
+    folder: Path
+    summary: JobSummary
+    report: Report
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def exit_code(self) -> int:
+        return self.summary.exit_code
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "output": str(self.run),
+            "clips": self.summary.clips,
+            "done": self.summary.done + self.summary.skipped,
+            "failed": dict(self.summary.failed),
+            "frames": self.summary.frames,
+            "seconds": self.summary.seconds,
+            "rendered": self.summary.rendered,
+            "evaluation": self.report.as_json(),
+        }
+
+    def table(self) -> RenderableType:
+        from rich.console import Group
+        from rich.table import Table
+
+        clips = Table(title="What was found", title_justify="left", box=None, pad_edge=False)
+        for name in ("clip", "prompt", "objects", "frames", "rows", "mean area"):
+            clips.add_column(name, justify="left" if name in ("clip", "prompt") else "right")
+        for row in _found(self.run):
+            clips.add_row(*(str(value) for value in row))
+        places = Table(title="Where to look", title_justify="left", box=None, pad_edge=False, show_header=False)
+        places.add_row("annotated videos", f"{self.run}/videos/*.mp4")
+        places.add_row("annotations", f"{self.run}/annotations/*.parquet")
+        places.add_row("one row per clip", f"{self.run}/clips.parquet")
+        places.add_row("the same again", f"sam3ray run {self.folder}/demo.yaml")
+        return Group(clips, "", self.report.table(), "", places)
+
+
+def run_demo(output: str) -> DemoResult:
+    """Draws the clips (once), runs or resumes the job over them, renders and evaluates.
+
+    Raises:
+        UserError: `output` cannot be written to, or holds a run of another version.
+        JobStopped: as `sam3ray.job.run_job`.
+    """
+    from sam3ray.config import load_config
+    from sam3ray.evaluate import evaluate_run
+    from sam3ray.job import make_progress, run_job
+    from sam3ray.shapes import demo_clips
+
+    folder = Path(output).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = demo_clips(folder / "clips")
+        manifest = folder / "clips.jsonl"
+        manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        config = folder / "demo.yaml"
+        config.write_text(yaml.safe_dump(_config(folder, manifest), sort_keys=False), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--output {output}: {error.strerror}: {error.filename}") from None
+    summary = run_job(load_config(str(config)), progress=make_progress())
+    report = evaluate_run(str(folder / "run"), str(folder / "clips" / "truth"))
+    return DemoResult(folder, summary, report)
+
+
+def _config(folder: Path, manifest: Path) -> dict[str, Any]:
+    return {
+        "manifest": str(manifest),
+        "output": str(folder / "run"),
+        "model": {"checkpoint": "embedded"},
+        "cluster": {"actors": {"min": 1, "max": 2}, "gpus_per_actor": 0, "cpus_per_actor": 1},
+        "render": {"enabled": True},
+    }
+
+
+def _found(run: Path) -> list[tuple[str, str, int, int, int, int]]:
+    """Per clip and prompt: distinct objects, frames with any, rows, mean area in pixels."""
+    from sam3ray.annotations import read_annotations
+
+    table = read_annotations(str(run)).to_table(["clip_id", "prompt", "object_id", "frame_index", "area"])
+    table = table.set_column(0, "clip_id", table["clip_id"].cast("string"))
+    table = table.set_column(1, "prompt", table["prompt"].cast("string"))
+    grouped = table.group_by(["clip_id", "prompt"]).aggregate(
+        [("object_id", "count_distinct"), ("frame_index", "count_distinct"), ("area", "count"), ("area", "mean")]
+    )
+    rows = grouped.sort_by([("clip_id", "ascending"), ("prompt", "ascending")]).to_pylist()
+    return [
+        (
+            row["clip_id"],
+            row["prompt"],
+            row["object_id_count_distinct"],
+            row["frame_index_count_distinct"],
+            row["area_count"],
+            round(row["area_mean"]),
+        )
+        for row in rows
+    ]
