@@ -1,0 +1,174 @@
+"""Annotated videos: the source with masks, boxes and `id prompt score` labels on every frame."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import chain
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sam3ray.annotations import FrameAnnotations, ObjectAnnotation
+from sam3ray.config import RenderConfig, VideoConfig
+from sam3ray.failures import ClipError, Reason
+from sam3ray.manifest import Clip
+from sam3ray.masks import decode_rle
+from sam3ray.video import VideoReader, VideoWriter
+from sam3ray.video._draw import DrawnObject, draw_objects
+from sam3ray.video._sampling import Sampler
+
+_BATCH_ROWS = 1024
+
+
+def render_clip(
+    source: str | os.PathLike[str],
+    annotations: Iterable[FrameAnnotations],
+    output: str | os.PathLike[str],
+    clip: Clip,
+    config: RenderConfig | None = None,
+    limits: VideoConfig | None = None,
+) -> int:
+    """Write the annotated video of one clip; returns its number of frames.
+
+    Every source frame of the clip's range is there, at its own time, with the source's sound. Where the clip was
+    sampled, the frames between two sampled ones carry the annotations of the earlier. Frames and annotations pass
+    through one at a time: memory does not grow with the video.
+
+    The output is complete when this returns, and removed where it raises; a process that dies leaves an unplayable
+    file. Write to a local temporary file, then publish.
+
+    Args:
+        source: local video file or folder of frames.
+        annotations: of this clip, by ascending frame index; frames without objects may be missing (`read_frames`).
+        output: local .mp4 file to create.
+
+    Raises:
+        ClipError: as `VideoReader`; unreadable_video also where the source has not the size that was annotated.
+    """
+    config, limits = config or RenderConfig(), limits or VideoConfig()
+    upcoming = _Upcoming(annotations)
+    frames = 0
+    with VideoReader(source, start_s=clip.start_s, end_s=clip.end_s, limits=limits) as video:
+        info = video.info
+        width, height = _output_size(info.width, info.height, config.max_height)
+        sampler = Sampler(info.time_base, clip.start_s, clip.end_s, clip.fps or limits.fps)
+        objects: list[DrawnObject] = []
+        images = iter(video)
+        first = next(images)
+        with VideoWriter(
+            output,
+            width,
+            height,
+            info.time_base,
+            info.fps or Fraction(30),
+            audio_from=source if info.has_audio else None,
+            audio_start_s=first.time_s,
+            audio_end_s=clip.end_s,
+        ) as writer:
+            for frame in chain((first,), images):
+                if sampler.wants(round(Fraction(frame.time_s) / info.time_base)):
+                    found = upcoming.at(frame.index)
+                    objects = [] if found is None else _prepare(found, frame.image.shape, width, height, clip)
+                image = frame.image
+                if image.shape[:2] != (height, width):
+                    image = _scaled(image, width, height, cv2.INTER_AREA)
+                draw_objects(image, objects)
+                writer.write(image, frame.pts)
+                frames += 1
+    return frames
+
+
+def read_frames(
+    source: str | os.PathLike[str] | BinaryIO | pa.Table, clip_id: str | None = None
+) -> Iterator[FrameAnnotations]:
+    """The annotations in a Parquet file or table by frame, in order; a batch of rows at a time is in memory.
+
+    Args:
+        source: local path, open file, or table, sorted by frame index and object id.
+        clip_id: only this clip's rows, for tables with several.
+    """
+    batches = source.to_batches(_BATCH_ROWS) if isinstance(source, pa.Table) else _batches(source)
+    rows: list[dict[str, Any]] = []
+    for batch in batches:
+        for row in batch.to_pylist():
+            if clip_id is not None and row["clip_id"] != clip_id:
+                continue
+            if rows and rows[0]["frame_index"] != row["frame_index"]:
+                yield _frame_of(rows)
+                rows = []
+            rows.append(row)
+    if rows:
+        yield _frame_of(rows)
+
+
+def _batches(source: str | os.PathLike[str] | BinaryIO) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(source) as file:
+        yield from file.iter_batches(_BATCH_ROWS)
+
+
+def _frame_of(rows: list[dict[str, Any]]) -> FrameAnnotations:
+    first = rows[0]
+    height, width = first["segmentation"]["size"]
+    objects = tuple(
+        ObjectAnnotation(
+            object_id=row["object_id"],
+            prompt=row["prompt"],
+            score=row["score"],
+            track_score=row["track_score"],
+            bbox=(row["bbox"]["xmin"], row["bbox"]["ymin"], row["bbox"]["xmax"], row["bbox"]["ymax"]),
+            area=row["area"],
+            rle=row["segmentation"]["counts"],
+        )
+        for row in rows
+    )
+    return FrameAnnotations(first["frame_index"], first["pts"], first["time_s"], height, width, objects)
+
+
+class _Upcoming:
+    """Looks up annotations by frame index, going forward only."""
+
+    def __init__(self, annotations: Iterable[FrameAnnotations]) -> None:
+        self._rest = iter(annotations)
+        self._next = next(self._rest, None)
+
+    def at(self, frame_index: int) -> FrameAnnotations | None:
+        while self._next is not None and self._next.frame_index < frame_index:
+            self._next = next(self._rest, None)
+        return self._next if self._next is not None and self._next.frame_index == frame_index else None
+
+
+def _output_size(width: int, height: int, max_height: int | None) -> tuple[int, int]:
+    if max_height is None or height <= max_height:
+        return width, height
+    return max(2, round(width * max_height / height)), max_height
+
+
+def _scaled(image: np.ndarray, width: int, height: int, interpolation: int) -> np.ndarray:
+    return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), np.uint8)
+
+
+def _prepare(found: FrameAnnotations, shape: tuple[int, ...], width: int, height: int, clip: Clip) -> list[DrawnObject]:
+    if (found.height, found.width) != shape[:2]:
+        raise ClipError(
+            Reason.UNREADABLE_VIDEO,
+            f"frame {found.frame_index} has {shape[1]}x{shape[0]} pixels, but {found.width}x{found.height} were "
+            "annotated: the source has changed",
+            clip.uri,
+        )
+    drawn = []
+    for item in found.objects:
+        mask = decode_rle(item.rle, found.height, found.width).view(np.uint8)
+        x_scale, y_scale = width / found.width, height / found.height
+        if (x_scale, y_scale) != (1, 1):
+            mask = _scaled(mask, width, height, cv2.INTER_NEAREST)
+        xmin, ymin, xmax, ymax = item.bbox
+        x0, y0 = min(int(xmin * x_scale), width - 1), min(int(ymin * y_scale), height - 1)
+        x1, y1 = min(width, max(x0 + 1, round(xmax * x_scale))), min(height, max(y0 + 1, round(ymax * y_scale)))
+        label = f"{item.object_id} {item.prompt} {item.score:.2f}"
+        drawn.append(DrawnObject(item.object_id, label, (x0, y0, x1, y1), np.ascontiguousarray(mask[y0:y1, x0:x1])))
+    return drawn
