@@ -74,11 +74,18 @@ class UserError(Exception):
     """Wrong config, manifest or arguments. Holds every problem found, one sentence each."""
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        self.problems = tuple(map(_one_line, (problems,) if isinstance(problems, str) else problems))
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type[UserError], tuple[tuple[str, ...]]]:
         return (UserError, (self.problems,))
+
+
+def _one_line(sentence: str) -> str:
+    """Names and keys come from strangers: control characters are shown, not sent to a terminal."""
+    if sentence.isprintable():
+        return sentence
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
 
 
 class JobStopped(Exception):
