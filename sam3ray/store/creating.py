@@ -29,7 +29,7 @@ import uuid
 from enum import Enum
 from typing import Any
 
-_TOKEN = "sam3ray_token"
+_TOKEN = "sam3raytoken"  # letters and digits: each store and client rewrites other characters in its own way
 _MEMORY_LOCK = threading.Lock()
 _S3_SINGLE_PUT = 5 * 2**30  # the most that one PUT may carry
 

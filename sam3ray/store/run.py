@@ -13,6 +13,7 @@ On storage that needs named temporaries one may be left in `.tmp/`; the next dri
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +33,8 @@ from sam3ray.store.lease import DriverLease
 from sam3ray.store.retrying import RetryPolicy
 from sam3ray.store.storage import Storage
 from sam3ray.store.summary import ClipSummary
+
+_FOOTER_BYTES = 16 * 1024  # holds the footer of nearly every clip's file
 
 
 class RunStore:
@@ -204,8 +207,12 @@ class RunStore:
         if held is None:
             raise FileNotFoundError(f"clip {clip_id} is not done: there is no {self.path(path)}")
         part = self.storage.full(layout.part_path(held.part))
-        dataset = ds.dataset(part, filesystem=self.storage.arrow(), format="parquet")
-        return dataset.to_table(filter=ds.field("clip_id") == clip_id)
+
+        def read() -> pa.Table:
+            dataset = ds.dataset(part, filesystem=self.storage.arrow(), format="parquet")
+            return dataset.to_table(filter=ds.field("clip_id") == clip_id)
+
+        return self.storage.retrying("read", layout.part_path(held.part), read)
 
     def read_clip_metadata(self, clip_id: str) -> dict[str, Any]:
         """Where a finished clip came from: {"schema_version", "fingerprint", "clip", "model", "software"}.
@@ -224,14 +231,16 @@ class RunStore:
 
     def _footer(self, clip_id: str) -> dict[str, Any]:
         path = layout.annotation_path(clip_id)
-
-        def read() -> dict[str, Any]:
-            try:
-                return read_file_metadata(pq.read_metadata(self.storage.full(path), filesystem=self.storage.arrow()))
-            except pa.ArrowInvalid as error:
-                raise ValueError(f"{self.path(path)} is no Parquet file: {error}") from None
-
-        return self.storage.retrying("read", path, read)
+        tail = self.storage.read_tail(path, _FOOTER_BYTES)
+        if tail is None:
+            raise FileNotFoundError(f"clip {clip_id} is not done: there is no {self.path(path)}")
+        needed = int.from_bytes(tail[-8:-4], "little") + 8
+        if len(tail) == _FOOTER_BYTES < needed:
+            tail = self.storage.read_tail(path, needed) or b""
+        try:
+            return read_file_metadata(pq.read_metadata(io.BytesIO(b"PAR1" + tail)))
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{self.path(path)} is no Parquet file: {error}") from None
 
     # ---- failures
 

@@ -122,6 +122,23 @@ class Storage:
         except FileNotFoundError:
             return None
 
+    def read_tail(self, path: str, size: int) -> bytes | None:
+        """The last `size` bytes, or the whole file if it has fewer; None if there is no such file."""
+
+        def ask() -> bytes:
+            full = self.full(path)
+            if self.is_local:
+                with open(full, "rb") as file:
+                    file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+                    return file.read()
+            total = int(self.fs.info(full)["size"])
+            return self.fs.cat_file(full, start=max(0, total - size), end=total)
+
+        try:
+            return self.retrying("read", path, ask)
+        except FileNotFoundError:
+            return None
+
     def size(self, path: str) -> int | None:
         """Bytes; None if there is no such file."""
 
