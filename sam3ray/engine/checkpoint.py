@@ -82,7 +82,7 @@ def load_checkpoint(config: ModelConfig) -> Checkpoint:
         processor = Sam3VideoProcessor.from_pretrained(source, **where)
     model.eval().requires_grad_(False)
     if config.compile:
-        model.detector_model.vision_encoder.compile()
+        model.detector_model.vision_encoder.backbone.compile()
     info = {
         "checkpoint": config.checkpoint,
         "revision": getattr(model.config, "_commit_hash", None) or config.revision,

@@ -1,7 +1,8 @@
 """Memory attention over many objects of one frame.
 
-The model's own attention layers, called on a batch of objects instead of one at a time. The first
-self-attention layer sees nothing but the frame, so it runs once however many objects there are.
+The model's own attention layers, on a batch of objects instead of one at a time. Until the first
+meeting with the memories all objects see the same frame, so that part runs once. Rotary positions
+are applied in place: in transformers the copies that they cost take longer than the attention.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import Sam3TrackerVideoModel
 from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import get_1d_sine_pe
@@ -37,7 +39,9 @@ class MemoryAttention:
         spatial = encoding.flatten(2).transpose(1, 2)
         temporal = tracker.memory_temporal_positional_encoding.roll(1, dims=0)[:, 0]
         self.memory_positions = spatial + temporal
-        self._rope: tuple[Tensor, Tensor] | None = None
+        cos, sin = self.module.rotary_emb(torch.empty(0, dtype=torch.float32, device=device), self.module.position_ids)
+        # (g*g, 1, D/2), D the size of a head: each pair of channels is turned as one complex number.
+        self.turns = torch.complex(cos.float()[..., ::2], sin.float()[..., ::2]).view(g_h * g_w, 1, -1)
 
     def without_memory(self, features: FrameFeatures) -> Tensor:
         """(1, C, g, g): what stands in for memory attention on a frame that reads no memory."""
@@ -48,47 +52,72 @@ class MemoryAttention:
     ) -> Tensor:
         """(N, C, g, g) for N objects that read as many memories and as many pointers each."""
         module = self.module
-        keys, positions, pointer_tokens = self._gather(reads, rules, memories, pointers)
-        queries = (features.top + 0.1 * features.position).unsqueeze(1)  # (1, 1, g*g, C)
-        if self._rope is None:
-            self._rope = module.rotary_emb(queries, module.position_ids)
-        rope = self._rope
+        values, keys, cells = self._gather(reads, rules, memories, pointers)
+        n = len(values)
+        queries = features.top + 0.1 * features.position  # (1, g*g, C): one for all until they meet their memories
         for layer in self.layers:
             normed = layer.layer_norm1(queries)
-            attended, _ = layer.self_attn(query=normed, key=normed, value=normed, position_embeddings=rope)
-            queries = queries + attended
-            if len(queries) != len(keys):
-                queries = queries.expand(len(keys), -1, -1, -1)
-            attended, _ = layer.cross_attn_image(
-                query=layer.layer_norm2(queries),
-                key=positions,
-                value=keys,
-                position_embeddings=rope,
-                num_k_exclude_rope=pointer_tokens,
-            )
-            queries = queries + attended
+            queries = self._attend(layer.self_attn, normed, normed, normed, normed.shape[1]).add_(queries)
+            normed = layer.layer_norm2(queries)
+            queries = self._attend(layer.cross_attn_image, normed, keys, values, cells).add_(queries)
             hidden = layer.activation(layer.linear1(layer.layer_norm3(queries)))
-            queries = queries + layer.linear2(hidden)
-        return self.image(module.layer_norm(queries).squeeze(1))
+            queries = layer.linear2(hidden).add_(queries)
+        assert len(queries) == n
+        return self.image(module.layer_norm(queries))
+
+    def _attend(self, attention: Any, queries: Tensor, keys: Tensor, values: Tensor, cells: int) -> Tensor:
+        """The arithmetic of `Sam3TrackerVideoRoPEAttention`, with positions turned in place instead of copied.
+
+        Args:
+            queries: (1 or N, g*g, C).
+            keys, values: (N, L, width).
+            cells: the first so many of L have a place in the frame; the rest are pointers.
+        """
+        heads, size = attention.num_attention_heads, attention.head_dim
+        q = self._turn(attention.q_proj(queries), queries.shape[1], heads, size)
+        k = self._turn(attention.k_proj(keys), cells, heads, size)
+        v = attention.v_proj(values).view(len(values), -1, heads, size)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if len(q) != len(k):
+            q = q.expand(len(k), -1, -1, -1)
+        attended = F.scaled_dot_product_attention(q, k, v, scale=attention.scaling)
+        return attention.o_proj(attended.transpose(1, 2).flatten(2))
+
+    def _turn(self, tokens: Tensor, cells: int, heads: int, size: int) -> Tensor:
+        """(n, L, C) -> (n, L, heads, D), the first `cells` tokens turned by their place in the frame."""
+        tokens = tokens.view(len(tokens), -1, heads, size)
+        placed = tokens[:, :cells].unflatten(1, (-1, len(self.turns)))
+        turning = placed.float()  # itself, if it is float32
+        torch.view_as_complex(turning.unflatten(-1, (-1, 2))).mul_(self.turns)
+        if turning.dtype != tokens.dtype:
+            placed.copy_(turning)
+        return tokens
 
     def _gather(
         self, reads: Sequence[Reads], rules: ReadRules, memories: Bank, pointers: Bank
     ) -> tuple[Tensor, Tensor, int]:
-        """Values (N, 1, L, 64), the same plus positions, and how many of L are pointer tokens."""
-        n, device = len(reads), memories.rows.device
-        table = torch.tensor([read.memories for read in reads], device=device)  # (N, S, 2)
-        values = memories.gather(table[..., 0]).to(self.dtype).flatten(1, 2)
-        encoded = self.memory_positions[table[..., 1]].flatten(1, 2)
-        tokens = 0
-        if reads[0].pointers:
-            table = torch.tensor([read.pointers for read in reads], device=device)  # (N, P, 2)
-            gathered = pointers.gather(table[..., 0])
-            splits = max(1, gathered.shape[-1] // self.tracker.mem_dim)
-            position = self._pointer_positions(table[..., 1], rules).repeat_interleave(splits, dim=1)
-            split = gathered.reshape(n, -1, self.tracker.mem_dim).to(self.dtype)
-            values, encoded = torch.cat([values, split], dim=1), torch.cat([encoded, position], dim=1)
-            tokens = split.shape[1]
-        return values.unsqueeze(1), (values + encoded).unsqueeze(1), tokens
+        """Values (N, L, 64), the same plus positions, and how many of L are not pointer tokens."""
+        n, device, width = len(reads), memories.rows.device, self.tracker.mem_dim
+        slots, places = len(reads[0].memories), len(self.turns)
+        splits = max(1, self.tracker.hidden_dim // width)
+        cells, tokens = slots * places, len(reads[0].pointers) * splits
+        values = torch.empty(n, cells + tokens, width, dtype=self.dtype, device=device)
+        keys = torch.empty_like(values)
+        rows = torch.tensor([[row for row, _ in read.memories] for read in reads], device=device)
+        values[:, :cells].unflatten(1, (slots, places)).copy_(memories.gather(rows))
+        # Objects mostly read frames of equal age: then their positions are the same.
+        ages = [[age for _, age in read.memories] for read in reads]
+        ages = ages[:1] if all(each == ages[0] for each in ages) else ages
+        encoded = self.memory_positions[torch.tensor(ages, device=device)].flatten(1, 2)
+        torch.add(values[:, :cells], encoded, out=keys[:, :cells])
+        if tokens:
+            rows = torch.tensor([[row for row, _ in read.pointers] for read in reads], device=device)
+            values[:, cells:].copy_(pointers.gather(rows).reshape(n, tokens, width))
+            offsets = [[offset for _, offset in read.pointers] for read in reads]
+            offsets = offsets[:1] if all(each == offsets[0] for each in offsets) else offsets
+            position = self._pointer_positions(torch.tensor(offsets, device=device), rules)
+            torch.add(values[:, cells:], position.repeat_interleave(splits, dim=1), out=keys[:, cells:])
+        return values, keys, cells
 
     def _pointer_positions(self, offsets: Tensor, rules: ReadRules) -> Tensor:
         """Offsets in frames (N, P) -> (N, P, 64)."""
