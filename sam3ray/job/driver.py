@@ -44,6 +44,7 @@ _LOG = logging.getLogger(__name__)
 
 GRACE_S = 2.0  # after an interrupt, for clips about to commit; `ray job stop` kills after 3 s
 TICK_S = 1.0
+CLOSE_S = 3.0  # for an actor to remove its local files
 UNREACHABLE_S = 120.0  # an actor that cannot be reached for so long is given up
 VERDICT_S = 3.0  # on several nodes: how long a dead node may take to show as the cause of a dead actor
 
@@ -148,6 +149,7 @@ class Job:
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._timers: list[tuple[float, Callable[[], None]]] = []
         self._interrupts = 0
+        self._closing: list[tuple[Any, Any]] = []  # handles of actors that tidy up, and what says they have
         self._stop_message = ""
         self._renders: RenderStage | None = None
         if config.render.enabled:
@@ -228,7 +230,10 @@ class Job:
 
         if self._renders is not None:
             self._renders.cancel()
-        for handle in self._handles.values():
+        self._closing += [(h, h.close.remote()) for a, h in self._handles.items() if a not in self._suspended]
+        if self._closing:
+            ray.wait([ref for _, ref in self._closing], num_returns=len(self._closing), timeout=CLOSE_S)
+        for handle in [handle for handle, _ in self._closing] + list(self._handles.values()):
             ray.kill(handle)
         self._handles.clear()
         self.ledger.close()
@@ -295,8 +300,8 @@ class Job:
                 case s.DropPrefetch(actor, clip):
                     if actor in self._handles:
                         self._handles[actor].drop_prefetch.remote(self._clip(clip).clip_id)
-                case s.Kill(actor, why):
-                    self._kill(actor, why)
+                case s.Kill(actor, why, idle):
+                    self._kill(actor, why, gently=idle)
                 case s.RecordFailure():
                     self._record(action)
                 case s.Stop():
@@ -311,13 +316,19 @@ class Job:
         self._handles[actor] = handle
         self._watch(handle.hello.remote(), self._on_hello, actor)
 
-    def _kill(self, actor: int, why: str) -> None:
+    def _kill(self, actor: int, why: str, *, gently: bool = False) -> None:
+        """`gently`: it is alive and idle, and may remove its local files first."""
         import ray
 
         event(_LOG, logging.INFO, "actor ended", actor=actor, why=why)
         handle = self._handles.pop(actor, None)
         self._frames_running.pop(actor, None)
-        if handle is not None:
+        if handle is None:
+            return
+        if gently:
+            self._closing.append((handle, handle.close.remote()))
+            self._timers.append((time.monotonic() + CLOSE_S, lambda: ray.kill(handle)))
+        else:
             ray.kill(handle)
 
     def _record(self, action: s.RecordFailure) -> None:
@@ -447,10 +458,9 @@ class Job:
             return
         clip = self.scheduler.running_on(actor)
         if clip is not None:
-            stage, count = future.result()
-            if stage == "segment":
-                self._frames_running[actor] = count
-            self.scheduler.progress(actor, clip, (stage, count), time.monotonic())
+            value: tuple[str, int, int] = future.result()
+            self._frames_running[actor] = value[1]
+            self.scheduler.progress(actor, clip, value, time.monotonic())
 
     # Actors that are gone, or seem to be
 

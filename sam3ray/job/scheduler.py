@@ -101,10 +101,11 @@ class DropPrefetch:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """End the actor's process; no event is expected of it any more."""
+    """End the actor's process; no event is expected of it any more. `idle`: it is well and has nothing to do."""
 
     actor: int
     why: str
+    idle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -485,7 +486,7 @@ class Scheduler:
             heapq.heappush(self._delayed, (now + self._backoff(history.storage), self._rank[clip]))
         elif reason is Reason.OUT_OF_MEMORY and history.rung >= FRESH_RUNG:
             self._put_back(clip, self._fresh)
-            self._replace(actor, now, f"out of memory on clip {clip}: a fresh process is tried")
+            self._replace(actor, now, f"out of memory on clip {clip}: a fresh process is tried", idle=True)
         elif reason is Reason.PREEMPTED and history.losses >= PATIENT_LOSSES:
             self._put_back(clip, self._patient)
         else:
@@ -535,9 +536,9 @@ class Scheduler:
             if self._ready == 0:
                 self._lonely_since = now
 
-    def _replace(self, actor: int, now: float, why: str) -> None:
+    def _replace(self, actor: int, now: float, why: str, *, idle: bool = False) -> None:
         if actor in self._actors:
-            self._out.append(Kill(actor, why))
+            self._out.append(Kill(actor, why, idle))
             self._forget(actor, now)
 
     def _release(self, actor: int, clip: int, now: float) -> bool:
@@ -574,7 +575,7 @@ class Scheduler:
             # A clip waits for a process that has run nothing before: an idle actor makes room.
             idle = next(iter(self._idle), None)
             if idle is not None and len(self._actors) >= min(self.limits.actors_max, self._open):
-                self._replace(idle, now, "a fresh process is wanted")
+                self._replace(idle, now, "a fresh process is wanted", idle=True)
         # No more than the open clips: more would only wait.
         wanted = min(self.limits.actors_max, self._open)
         while len(self._actors) < wanted:
@@ -661,7 +662,7 @@ class Scheduler:
             if state.next >= 0:
                 break
             spare -= 1
-            self._out.append(Kill(actor, "no clips left for it"))
+            self._out.append(Kill(actor, "no clips left for it", idle=True))
             del self._idle[actor]
             del self._actors[actor]
             self._ready -= 1

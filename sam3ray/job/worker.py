@@ -39,9 +39,10 @@ from sam3ray.job.result import ClipResult
 from sam3ray.job.sink import WriterThread
 from sam3ray.job.workdir import WorkDir
 from sam3ray.manifest import Clip
+from sam3ray.prompts import VisualPrompt
 from sam3ray.redact import redact
 from sam3ray.store import RunStore
-from sam3ray.video import Frame, VideoCache, VideoReader
+from sam3ray.video import Frame, VideoCache, VideoInfo, VideoReader
 
 MAX_TRACEBACK = 8_000  # characters kept in a failure record
 
@@ -49,11 +50,21 @@ MAX_TRACEBACK = 8_000  # characters kept in a failure record
 class Segments(Protocol):
     """What a worker needs of `sam3ray.segment.Segmenter`."""
 
-    model_info: Mapping[str, Any]
-    stats: Mapping[str, Any]
+    @property
+    def model_info(self) -> Mapping[str, Any]: ...
+
+    @property
+    def stats(self) -> Mapping[str, int]: ...
 
     def segment(
-        self, frames: Iterable[Frame], height: int, width: int, prompts: Any, visual_prompts: Any
+        self,
+        frames: Any,
+        height: int,
+        width: int,
+        prompts: Any = (),
+        visual_prompts: Any = (),
+        *,
+        progress: Callable[[], None] | None = None,
     ) -> Iterator[FrameAnnotations]: ...
 
     def set_memory_rung(self, rung: int) -> None: ...
@@ -78,15 +89,31 @@ class _Opened:
 
 
 @dataclass
+class _Source:
+    """What the model is given: an iterator of frames, or something that can be read again."""
+
+    info: VideoInfo
+    frames_or_source: Any
+    visual_prompts: tuple[VisualPrompt, ...] = ()
+
+    def frames(self, clock: _Clock) -> Any:
+        return self.frames_or_source if self.visual_prompts else clock.timed("decode", self.frames_or_source)
+
+
+@dataclass
 class _Progress:
     """Any change of `value` is progress. Written by the working thread, read by others."""
 
     stage: str = "idle"
-    done: int = 0
+    done: int = 0  # frames annotated
+    ticks: int = 0  # whatever else shows that work goes on: bytes fetched, frames looked at
 
     @property
-    def value(self) -> tuple[str, int]:
-        return self.stage, self.done
+    def value(self) -> tuple[str, int, int]:
+        return self.stage, self.done, self.ticks
+
+    def tick(self) -> None:
+        self.ticks += 1
 
 
 @dataclass
@@ -141,8 +168,8 @@ class ClipWorker:
         self._lock = threading.Lock()
 
     @property
-    def progress(self) -> tuple[str, int]:
-        """(stage, count): frames annotated in `segment`, bytes in `fetch`. Read from any thread."""
+    def progress(self) -> tuple[str, int, int]:
+        """(stage, frames annotated, ticks): any change is progress. Read from any thread."""
         return self._progress.value
 
     def close(self) -> None:
@@ -212,12 +239,9 @@ class ClipWorker:
 
     def _annotate(self, opened: _Opened, clock: _Clock, rung: int, attempt: int, began: float) -> ClipResult:
         clip, progress = opened.clip, self._progress
-        if opened.reader is None:
-            with clock.time("decode"):
-                self._start_reading(opened)
-        assert opened.reader is not None
-        assert opened.frames is not None
-        info = opened.reader.info
+        with clock.time("decode"):
+            source = self._source(opened)
+        info = source.info
         path = self._work.path / f"{clip.clip_id[:100]}-{attempt}.parquet"
         clip_facts = {
             "uri": clip.uri,
@@ -242,11 +266,12 @@ class ClipWorker:
         with AnnotationWriter(path, clip.clip_id, facts) as writer:
             with WriterThread(writer) as sink:
                 for frame in self.segmenter.segment(
-                    clock.timed("decode", opened.frames),
-                    height=info.height,
-                    width=info.width,
-                    prompts=clip.prompts,
-                    visual_prompts=clip.visual_prompts,
+                    source.frames(clock),
+                    info.height,
+                    info.width,
+                    clip.prompts,
+                    source.visual_prompts,
+                    progress=progress.tick,
                 ):
                     with clock.time("write_wait"):
                         sink.put(frame)
@@ -297,7 +322,7 @@ class ClipWorker:
                     # A download that another thread does for this clip counts as its progress.
                     with contextlib.suppress(TimeoutError):
                         future.exception(timeout=0.5)
-                    progress.done = self._fetched_bytes
+                    progress.ticks = self._fetched_bytes
                 if future.exception() is None:
                     opened = future.result()
                     clock.seconds["prefetch"] = opened.fetch_s
@@ -312,15 +337,34 @@ class ClipWorker:
         def fetched(count: int) -> None:
             self._fetched_bytes = count
             if progress is not None:
-                progress.done = count
+                progress.ticks = count
 
         with contextlib.ExitStack() as resources:
             path = resources.enter_context(self._cache.open(clip.uri))
             opened = _Opened(clip, resources, path, time.perf_counter() - began)
-            if first_frames:
+            if first_frames and not clip.visual_prompts:
                 self._start_reading(opened)
             opened.resources = resources.pop_all()
         return opened
+
+    def _source(self, opened: _Opened) -> _Source:
+        """Frames in one pass for phrases; frames that can be read again for visual prompts."""
+        clip, limits = opened.clip, self.config.video
+        if not clip.visual_prompts:
+            if opened.reader is None:
+                self._start_reading(opened)
+            assert opened.reader is not None
+            assert opened.frames is not None
+            return _Source(opened.reader.info, opened.frames)
+        from sam3ray.prompts import resolve_prompts
+        from sam3ray.video import ClipFrames
+
+        fps = clip.fps or limits.fps
+        frames = ClipFrames(opened.path, start_s=clip.start_s, end_s=clip.end_s, fps=fps, limits=limits)
+        prompts = resolve_prompts(
+            clip.visual_prompts, frames.width, frames.height, frames.frame_at, self.config.storage
+        )
+        return _Source(frames.info, frames, prompts)
 
     def _start_reading(self, opened: _Opened) -> None:
         """Opens the reader and waits for the first frame; it decodes on in its own thread."""

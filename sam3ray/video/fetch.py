@@ -73,7 +73,6 @@ class VideoCache:
         self._options = dict(storage_options or {})
         self._limits = limits or VideoConfig()
         self._wait_s = wait_s
-        self._fetched: set[str] = set()
 
     @contextmanager
     def open(self, uri: str) -> Iterator[Path]:
@@ -100,17 +99,16 @@ class VideoCache:
             yield path
 
     def close(self) -> None:
-        """Remove what this process fetched into a temporary cache and nobody uses. Other caches are kept for later."""
+        """Remove what nobody uses from a temporary cache, left-overs of dead processes too. Other caches are kept."""
         if self._folder is None or not self._is_temporary:
             return
         with _locked(self._folder / "room.lock", fcntl.LOCK_EX):
             entries = _entries(self._folder)
-            removed = [e for e in entries if e.key in self._fetched and e.remove_if_unused()]
+            removed = [e for e in entries if e.remove_if_unused()]
             if len(removed) == len(entries):
                 (self._folder / "room.lock").unlink()
                 with suppress(OSError):  # not empty: another process has just begun to use it
                     self._folder.rmdir()
-        self._fetched.clear()
 
     def __enter__(self) -> VideoCache:
         return self
@@ -137,7 +135,6 @@ class VideoCache:
         try:
             download(fs, video, part, min(self._limits.max_size_bytes, self._max_bytes))
             size = sum(f.stat().st_size for f in part.iterdir())
-            self._fetched.add(video.key)
             part.rename(folder / f"{video.key}.{size}")
         finally:
             shutil.rmtree(part, ignore_errors=True)

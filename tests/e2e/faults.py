@@ -34,20 +34,20 @@ class FaultyModel:
     folder: str
     faults: dict[int, Fault]  # clip number -> fault
     hostile: tuple[int, ...] = ()  # clip numbers whose decoder aborts the process
+    hostile_times: int = 1_000_000  # each of them
     frame_s: float = 0.0
 
     def __call__(self, model: ModelConfig, tracking: TrackingConfig) -> FaultySegmenter:
-        names = {f"clip-{number:03d}.mp4" for number in self.hostile}
-
         class HostileReader(VideoReader):
             def __init__(self, path: Any, **kwargs: Any) -> None:
-                if Path(path).name in names:
-                    count(self.folder_, "hostile")
+                name = Path(path).name
+                number = next((n for n in self.plan.hostile if name.endswith(f"clip-{n:03d}.mp4")), None)
+                if number is not None and count(self.plan.folder, f"hostile-{number}") <= self.plan.hostile_times:
                     os.abort()
                 super().__init__(path, **kwargs)
 
-        HostileReader.folder_ = self.folder
-        if names:
+        HostileReader.plan = self
+        if self.hostile:
             worker.VideoReader = HostileReader
         return FaultySegmenter(self, model, tracking)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,14 @@ class DrawnSegmenter:
         self.rung = rung
 
     def segment(
-        self, frames: Iterable[Frame], height: int, width: int, prompts: Any, visual_prompts: Any = ()
+        self,
+        frames: Iterable[Frame],
+        height: int,
+        width: int,
+        prompts: Any = (),
+        visual_prompts: Any = (),
+        *,
+        progress: Callable[[], None] | None = None,
     ) -> Iterator[FrameAnnotations]:
         self.stats = {"dropped_objects": 1}
         for position, frame in enumerate(frames):

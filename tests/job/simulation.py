@@ -221,7 +221,7 @@ class World:
                     self.later(0.3, "prefetched", actor, clip, decoded)
                 case s.DropPrefetch(actor, clip):
                     assert self.held.pop(actor) == clip
-                case s.Kill(actor, why):
+                case s.Kill(actor=actor, why=why):
                     if actor in self.alive:
                         self.bury(actor)
                     self.out.killed_for.append(why)

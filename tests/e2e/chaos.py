@@ -1,0 +1,389 @@
+"""Chaos: a job on an object store whose every part is killed at random moments, against an undisturbed run.
+
+    python -m tests.e2e.chaos [--clips 66] [--kills 24] [--seed 0] [--folder DIR]
+
+Killed with SIGKILL are actors, drivers (each followed by a new `run`) and one of two nodes; some clips'
+decoder aborts its worker. In between the S3 server throttles, breaks, resets connections, takes half a body,
+loses its answers and goes away for seconds. Then the annotations must equal the undisturbed run's row for row:
+none lost, none twice (the bucket keeps versions: each file has exactly one), nothing left behind in temporary
+folders or as unfinished uploads.
+
+The model is a fake whose boxes depend on the pixels; Ray, processes, videos, storage and their deaths are real.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from sam3ray.config import JobConfig
+from sam3ray.store import verify_run
+from tests import servers
+from tests.e2e.clips import write_clips
+from tests.e2e.nodes import Nodes, wait_for_nodes
+from tests.e2e.runs import annotations_of, config_for, start_driver
+from tests.store.proxy import Fault, FaultyProxy, Request, faulty_proxy
+
+BUCKET = "chaos"
+FRAMES = 16
+ROUNDS = 40
+
+
+@dataclass(frozen=True)
+class Settings:
+    clips: int = 66
+    kills: int = 24  # of actors, drivers and the node, those of decoders included
+    drivers: int = 4  # of the kills
+    decoders: int = 3  # of the kills
+    node: bool = True  # one of the kills is that of a node
+    actors: int = 3
+    seed: int = 0
+    frame_s: float = 0.04
+    fault_rate: float = 0.06  # of requests to the store
+
+
+@dataclass
+class Report:
+    kills: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    requests: int = 0
+    rounds: int = 0
+    exit_codes: list[int] = field(default_factory=list)
+    clips: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+
+def run_chaos(settings: Settings, folder: Path) -> Report:
+    """The whole story; `Report.problems` is empty if all went well."""
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(servers.s3(folder))
+        stack.enter_context(_environment(folder))
+        proxy = stack.enter_context(faulty_proxy(server))
+        chaos = Chaos(settings, folder, server, proxy)
+        chaos.prepare()
+        stack.callback(chaos.stop)
+        chaos.disturb()
+        chaos.report.kills["decoder"] = len(counted_aborts(folder))
+        chaos.report.requests = len(proxy.log)
+        chaos.report.faults = Counter(fault.value for _, fault in proxy.log if fault is not Fault.NONE)
+        chaos.compare()
+        chaos.report.seconds = time.monotonic() - began
+        return chaos.report
+
+
+def counted_aborts(folder: Path) -> list[Path]:
+    return [p for p in folder.glob("hostile-*.1") if p.exists()]
+
+
+@contextlib.contextmanager
+def _environment(folder: Path) -> Iterator[None]:
+    """Credentials, and a temporary folder of our own that must be empty in the end."""
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    changes = {
+        "AWS_ACCESS_KEY_ID": servers.AWS_ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": servers.AWS_SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "TMPDIR": str(temporary),
+        "RAY_AUTH_MODE": "token",
+        "HOME": str(folder),
+    }
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class Chaos:
+    def __init__(self, settings: Settings, folder: Path, server: str, proxy: FaultyProxy) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.server = server
+        self.proxy = proxy
+        self.random = random.Random(settings.seed)
+        self.report = Report(clips=settings.clips)
+        self.output = f"s3://{BUCKET}/labels/run"
+        self.outage_until = 0.0
+        self.nodes: Nodes | None = None
+        self.doomed: subprocess.Popen[bytes] | None = None
+        self.driver: subprocess.Popen[bytes] | None = None
+        self.log_seen = 0
+
+    # Before
+
+    def prepare(self) -> None:
+        import boto3
+
+        self.s3 = boto3.client("s3", endpoint_url=self.server)
+        self.s3.create_bucket(Bucket=BUCKET)
+        self.s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+        manifest = write_clips(self.folder / "clips", self.settings.clips, frames=FRAMES)
+        rows = manifest.read_text().replace(str(self.folder / "clips"), f"s3://{BUCKET}/clips")
+        self.s3.put_object(Bucket=BUCKET, Key="clips/manifest.csv", Body=rows.encode())
+        for path in sorted((self.folder / "clips").glob("*.mp4")):
+            self.s3.put_object(Bucket=BUCKET, Key=f"clips/{path.name}", Body=path.read_bytes())
+        self.whole = self.folder / "whole"
+        undisturbed = self._config(self.server, output=str(self.whole))
+        driver = start_driver(undisturbed, self.folder)
+        if driver.wait(timeout=600) != 0:
+            raise RuntimeError(f"the undisturbed run failed: {(self.folder / 'driver.log').read_text()[-3000:]}")
+        self.proxy.decide = self._fault
+
+    def _config(self, endpoint: str, output: str | None = None, **cluster: Any) -> JobConfig:
+        return config_for(
+            f"s3://{BUCKET}/clips/manifest.csv",
+            output or self.output,
+            actors=self.settings.actors,
+            storage={"endpoint_url": endpoint},
+            retry={"crashes": 1000, "node_losses": 1000, "actor_starts": 50, "storage": 12, "no_progress_s": 60.0},
+            cluster=cluster,
+        )
+
+    def _fault(self, request: Request) -> Fault:
+        if time.monotonic() < self.outage_until:
+            return Fault.BUSY
+        if self.random.random() < self.settings.fault_rate:
+            return self.random.choice(
+                [Fault.BUSY, Fault.BROKEN, Fault.RESET, Fault.HALF, Fault.LOST, Fault.CUT, Fault.SLOW]
+            )
+        return Fault.NONE
+
+    # The disturbances, paced by progress so that all of them come while there is work
+
+    def schedule(self) -> list[list[str]]:
+        """What is killed in each round. A round ends with its driver, the second one runs on two nodes."""
+        settings = self.settings
+        actors = settings.kills - settings.drivers - settings.decoders - settings.node
+        rounds: list[list[str]] = [[] for _ in range(settings.drivers + 1)]
+        for i in range(actors):
+            rounds[i % len(rounds)].append("actor")
+        if settings.node:
+            rounds[1].insert(len(rounds[1]) // 2, "node")
+        for kills in rounds[:-1]:
+            kills.append("driver")
+        return rounds
+
+    def disturb(self) -> None:
+        rounds = self.schedule()
+        total = sum(len(kills) for kills in rounds)
+        made = 0
+        for number in range(ROUNDS):
+            kills = rounds[number] if number < len(rounds) else []
+            code = None
+            self._start(two_nodes=self.settings.node and number == 1)
+            while kills:
+                due = (made + 1) * self.settings.clips // (total + 2)
+                code = self._wait_for(due)
+                if code is not None:
+                    break
+                kind = kills[0]
+                if self._kill(kind):
+                    kills.pop(0)
+                    made += 1
+                    self.report.kills[kind] += 1
+                    if self.random.random() < 0.3:
+                        self.outage_until = time.monotonic() + self.random.uniform(0.5, 3.0)
+                if kind == "driver":
+                    break
+                time.sleep(self.random.uniform(0.1, 0.8))
+            else:
+                code = self._wait_for(self.settings.clips + 1)
+            self.report.rounds += 1
+            if code is not None:
+                self.report.exit_codes.append(code)
+            self._end_round()
+            if code == 0:
+                return
+            # What a round that ended by itself had left to kill is killed in the next one.
+            if number + 1 < len(rounds):
+                rounds[number + 1][:0] = kills
+        self.report.problems.append(f"not done after {ROUNDS} rounds")
+
+    def _start(self, two_nodes: bool) -> None:
+        hostile = self.random.sample(range(self.settings.clips), self.settings.decoders)
+        if not hasattr(self, "hostile"):
+            self.hostile = tuple(hostile)
+        cluster: dict[str, Any] = {}
+        if two_nodes:
+            self.nodes = Nodes(self.folder)
+            self.nodes.start_head(cpus=1)
+            wait_for_nodes(self.nodes, 1)
+            self.doomed = self.nodes.start_node(cpus=1)
+            wait_for_nodes(self.nodes, 2)
+            cluster = {"address": self.nodes.address}
+        log = self.folder / "driver.log"
+        self.log_seen = log.stat().st_size if log.exists() else 0
+        self.driver = start_driver(
+            self._config(self.proxy.url, **cluster),
+            self.folder,
+            frame_s=self.settings.frame_s,
+            hostile=self.hostile,
+            hostile_times=1,
+        )
+
+    def _end_round(self) -> None:
+        if self.driver is not None and self.driver.poll() is None:
+            self.driver.kill()
+        if self.driver is not None:
+            self.driver.wait()
+        if self.nodes is not None:
+            self.nodes.stop()
+            self.nodes = None
+
+    stop = _end_round
+
+    def _wait_for(self, done: int) -> int | None:
+        """Until so many clips are done, or the driver has ended: then its exit code."""
+        assert self.driver is not None
+        end = time.monotonic() + 300
+        while self._done() < done:
+            code = self.driver.poll()
+            if code is not None:
+                return code
+            if time.monotonic() > end:
+                raise RuntimeError(f"no progress: {(self.folder / 'driver.log').read_text()[-3000:]}")
+            time.sleep(0.1)
+        return self.driver.poll()
+
+    def _done(self) -> int:
+        listed = self.s3.list_objects_v2(Bucket=BUCKET, Prefix="labels/run/annotations/")
+        return int(listed.get("KeyCount", 0))
+
+    def _kill(self, kind: str) -> bool:
+        assert self.driver is not None
+        if kind == "driver":
+            self.driver.kill()
+            return True
+        if kind == "node":
+            assert self.nodes is not None
+            assert self.doomed is not None
+            self.nodes.kill(self.doomed)
+            return True
+        actors = self._actors()
+        if not actors:
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.random.choice(actors), signal.SIGKILL)
+            return True
+        return False
+
+    def _actors(self) -> list[int]:
+        """Processes of this round's actors that are alive, from the driver's log."""
+        with (self.folder / "driver.log").open("rb") as stream:
+            stream.seek(self.log_seen)
+            lines = stream.read().decode(errors="replace").splitlines()
+        found = []
+        for line in lines:
+            if '"actor placed"' in line:
+                with contextlib.suppress(ValueError):
+                    found.append(int(json.loads(line)["pid"]))
+        return [pid for pid in found if b"ClipActor" in _command(pid)]
+
+    # After
+
+    def compare(self) -> None:
+        problems = self.report.problems
+        self.proxy.decide = lambda _: Fault.NONE
+        ours, whole = self._annotations(), annotations_of(self.whole)
+        problems += [f"{clip} was lost" for clip in whole.keys() - ours.keys()]
+        problems += [f"{clip} is nobody's" for clip in ours.keys() - whole.keys()]
+        problems += [f"{clip} differs" for clip in ours.keys() & whole.keys() if not ours[clip].equals(whole[clip])]
+        self.report.rows = sum(table.num_rows for table in ours.values())
+        versions = Counter(
+            version["Key"]
+            for page in self.s3.get_paginator("list_object_versions").paginate(Bucket=BUCKET, Prefix="labels/run/")
+            for version in page.get("Versions", [])
+        )
+        for key, count in versions.items():
+            folder = key.removeprefix("labels/run/").split("/")[0]
+            if folder == "annotations" and count != 1:
+                problems.append(f"{key} was written {count} times")
+            if folder not in (
+                "annotations",
+                "failures",
+                "run.json",
+                "manifest.parquet",
+                "clips.parquet",
+                "driver.json",
+            ):
+                problems.append(f"{key} was left behind")
+        for item in self.s3.list_objects_v2(Bucket=BUCKET, Prefix="labels/run/")["Contents"]:
+            name = item["Key"].removeprefix("labels/run/").split("/")[0]
+            if name not in ("annotations", "failures", "run.json", "manifest.parquet", "clips.parquet"):
+                problems.append(f"{item['Key']} was left behind")
+        uploads = self.s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+        problems += [f"an unfinished upload of {upload['Key']} was left behind" for upload in uploads]
+        problems += verify_run(self.output, {"endpoint_url": self.server})
+        problems += [
+            f"{path} was left behind" for path in (self.folder / "tmp").iterdir() if path.name.startswith("sam3ray")
+        ]
+
+    def _annotations(self) -> dict[str, Any]:
+        place = pyarrow.fs.S3FileSystem(
+            endpoint_override=self.server.removeprefix("http://"), scheme="http", region="us-east-1"
+        )
+        found = {}
+        listed = place.get_file_info(pyarrow.fs.FileSelector(f"{BUCKET}/labels/run/annotations"))
+        for info in listed:
+            found[Path(info.path).stem] = pq.read_table(place.open_input_file(info.path))
+        return found
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=Settings.clips)
+    parser.add_argument("--kills", type=int, default=Settings.kills)
+    parser.add_argument("--seed", type=int, default=Settings.seed)
+    parser.add_argument("--folder", type=Path, help="keep everything here; by default a temporary folder")
+    arguments = parser.parse_args()
+    settings = Settings(clips=arguments.clips, kills=arguments.kills, seed=arguments.seed)
+    with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        report = run_chaos(settings, folder)
+    kills = ", ".join(f"{count} {kind}" for kind, count in report.kills.items())
+    faults = ", ".join(f"{count} {kind}" for kind, count in sorted(report.faults.items()))
+    print(f"{report.clips} clips, {report.rows} rows; {report.rounds} rounds; {report.seconds:.0f} s")
+    print(f"killed: {sum(report.kills.values())} ({kills})")
+    print(f"storage faults: {sum(report.faults.values())} of {report.requests} requests ({faults})")
+    print(f"exit codes of drivers that were let end: {report.exit_codes}")
+    for problem in report.problems:
+        print("PROBLEM:", problem)
+    print("the same, row for row: none lost, none twice, nothing left behind" if not report.problems else "FAILED")
+    return 1 if report.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
