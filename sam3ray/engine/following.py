@@ -143,11 +143,9 @@ class Following:
     def _to_model(self, points: Sequence[tuple[float, float]]) -> Tensor:
         """(n, 2) pixels of the source -> pixels of the model's image."""
         height, width = self._size
-        side = self._tracker.image_size
-        out = torch.tensor(points, dtype=torch.float32)
-        out[:, 0] *= side / width
-        out[:, 1] *= side / height
-        return out
+        # transformers' processor divides by a tensor, which torch does in these two steps.
+        scale = torch.tensor([width, height], dtype=torch.float32).reciprocal() * self._tracker.image_size
+        return torch.tensor(points, dtype=torch.float32) * scale
 
     def _as_prompt(self, masks: Tensor) -> Tensor:
         """Masks (N, H, W), bool, of the source: transformers' processor makes them hard at the image's size."""

@@ -85,8 +85,11 @@ def tiny_config(**tracker: object) -> Sam3VideoConfig:
 
 
 @functools.lru_cache(maxsize=4)
-def tiny_model(seed: int = 0) -> Sam3VideoModel:
-    """Weights that make objects come, go and differ: not the near-zero ones of a fresh model."""
+def tiny_model(seed: int = 0, presence: float = 0.0) -> Sam3VideoModel:
+    """Weights that make objects come, go and differ: not the near-zero ones of a fresh model.
+
+    `presence` is added to the logit of an object being there.
+    """
     torch.manual_seed(seed)
     model = Sam3VideoModel(tiny_config()).eval()
     with torch.no_grad():
@@ -99,4 +102,5 @@ def tiny_model(seed: int = 0) -> Sam3VideoModel:
         tracker = model.tracker_model
         tracker.memory_temporal_positional_encoding.normal_(0, 0.5)
         tracker.mask_decoder.pred_obj_score_head.proj_out.weight.mul_(4)
+        tracker.mask_decoder.pred_obj_score_head.proj_out.bias.add_(presence)
     return model.requires_grad_(False)
