@@ -1,5 +1,6 @@
 """Videos in and out: probe, fetch, decode, encode."""
 
+from sam3ray.video._clip_frames import ClipFrames
 from sam3ray.video._frame import Frame, VideoInfo
 from sam3ray.video._probe import probe
 from sam3ray.video._probe_remote import probe_uri
@@ -8,6 +9,7 @@ from sam3ray.video._writer import VideoWriter
 from sam3ray.video.fetch import VideoCache, redact_uri, video_size
 
 __all__ = [
+    "ClipFrames",
     "Frame",
     "VideoCache",
     "VideoInfo",

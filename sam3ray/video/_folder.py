@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
-from sam3ray.video._frame import VideoInfo
+from sam3ray.video._frame import Frame, VideoInfo
 from sam3ray.video._source import check_pixels
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
@@ -95,9 +95,16 @@ def read_image(path: Path, limits: VideoConfig) -> np.ndarray:
         raise ClipError(Reason.UNREADABLE_VIDEO, f"the frame cannot be decoded: {error}", where) from error
 
 
-def read_images(paths: Iterable[Path], limits: VideoConfig) -> Iterator[np.ndarray]:
-    for path in paths:
-        yield read_image(path, limits)
+def folder_frame(path: Path, index: int, info: VideoInfo, limits: VideoConfig) -> Frame:
+    """A frame of the folder that `info` is of; all must have the first one's size."""
+    image = read_image(path, limits)
+    if image.shape[:2] != (info.height, info.width):
+        raise ClipError(
+            Reason.UNREADABLE_VIDEO,
+            f"frame {path.name} has {image.shape[1]}x{image.shape[0]} pixels, the first {info.width}x{info.height}",
+            path.parent.name,
+        )
+    return Frame(index, index, float(index * info.time_base), image)
 
 
 def _displayed_size(image: Image.Image) -> tuple[int, int]:

@@ -1,0 +1,118 @@
+"""Running a source of frames in a background thread."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+
+from sam3ray.failures import ClipError, Reason
+from sam3ray.video._frame import Frame
+
+Progress = Callable[[], None]
+FrameGenerator = Generator[Frame, None, None]
+
+_QUEUE_BYTES = 256 * 2**20  # large frames shorten the queue
+_POLL_S = 0.2
+
+
+def queue_capacity(queue_frames: int, width: int, height: int) -> int:
+    """Frames to decode ahead: as many as asked for, fewer where they are large."""
+    return max(1, min(queue_frames, _QUEUE_BYTES // max(1, width * height * 3)))
+
+
+class _End:
+    """Marks the end of the frames, with the exception that ended them, if any."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class Ahead:
+    """Runs a source of frames in a thread, at most `capacity` frames ahead of the consumer.
+
+    The source calls `progress` for every frame that it decodes, wanted or not. A native decoder cannot be interrupted:
+    one that makes no progress for `patience_s` is left behind in its daemon thread, and the clip fails.
+    """
+
+    def __init__(
+        self, source: Callable[[Progress], FrameGenerator], capacity: int, patience_s: float, where: str
+    ) -> None:
+        self._source = source
+        self._queue: queue.Queue[Frame | _End] = queue.Queue(capacity)
+        self._patience_s = patience_s
+        self._where = where
+        self._stopped = threading.Event()
+        self._alive_at = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="sam3ray-decode", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Frame]:
+        while True:
+            try:
+                item = self._queue.get(timeout=_POLL_S)
+            except queue.Empty:
+                self._check_progress()
+                continue
+            if isinstance(item, _End):
+                if item.error is not None:
+                    raise item.error
+                return
+            yield item
+
+    def stop(self) -> None:
+        """Make the thread end and wait for it, as long as it is alive."""
+        self._stopped.set()
+        while self._thread.is_alive():
+            try:
+                while True:
+                    self._queue.get_nowait()
+            except queue.Empty:
+                pass
+            self._thread.join(_POLL_S)
+            if time.monotonic() - self._alive_at > self._patience_s:
+                return
+
+    def _check_progress(self) -> None:
+        silent_s = time.monotonic() - self._alive_at
+        if silent_s > self._patience_s and self._queue.empty():
+            raise ClipError(
+                Reason.OVER_LIMITS,
+                f"no frame was decoded for {silent_s:.0f} s, allowed are {self._patience_s:g}",
+                self._where,
+            )
+
+    def _progress(self) -> None:
+        self._alive_at = time.monotonic()
+        if self._stopped.is_set():
+            raise _Stopped
+
+    def _put(self, item: Frame | _End) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._queue.put(item, timeout=_POLL_S)
+                self._alive_at = time.monotonic()
+                return
+            except queue.Full:
+                self._alive_at = time.monotonic()
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        frames = self._source(self._progress)
+        try:
+            for frame in frames:
+                self._put(frame)
+                if self._stopped.is_set():
+                    break
+        except _Stopped:
+            pass
+        except BaseException as raised:  # noqa: BLE001 - handed to the consumer, who raises it
+            error = raised
+        finally:
+            frames.close()  # the container is closed in the thread that used it
+        self._put(_End(error))
+
+
+class _Stopped(Exception):
+    """The consumer is gone."""

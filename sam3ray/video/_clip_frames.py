@@ -1,0 +1,143 @@
+"""A clip whose frames can be read more than once, and from the middle."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from sam3ray.config import VideoConfig
+from sam3ray.failures import ClipError, Reason
+from sam3ray.video._ahead import Ahead, FrameGenerator, Progress, queue_capacity
+from sam3ray.video._decode import RgbConverter, decode
+from sam3ray.video._folder import folder_frame, list_frames
+from sam3ray.video._frame import Frame, VideoInfo
+from sam3ray.video._reader import VideoReader
+from sam3ray.video._sampling import Sampler
+
+
+@dataclass(frozen=True, eq=False)
+class _Positions:
+    """Index and time of every frame of the clip: 16 bytes each."""
+
+    indices: Sequence[int]
+    times: Sequence[float]
+
+
+class ClipFrames:
+    """The frames of a local video's range, as sampled, to be read any number of times, also at the same time.
+
+    Positions count the frames of the clip from 0; `Frame.index` counts in the source. Reading from the middle, or
+    asking for a moment, decodes the clip once without converting its frames, to learn where they are.
+
+    The arguments are those of `VideoReader`.
+
+    Raises:
+        ClipError: as `VideoReader`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        start_s: float | None = None,
+        end_s: float | None = None,
+        fps: float | None = None,
+        limits: VideoConfig | None = None,
+    ) -> None:
+        self._path = Path(path)
+        self._start_s, self._end_s, self._fps = start_s, end_s, fps
+        self._limits = limits or VideoConfig()
+        self._known: _Positions | None = None
+        self.info: VideoInfo = self._reader().info
+
+    @property
+    def height(self) -> int:
+        return self.info.height
+
+    @property
+    def width(self) -> int:
+        return self.info.width
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        """Frames at the positions start..stop-1 (None: to the end), in order, decoded ahead in a thread."""
+        if start == 0:
+            with self._reader() as reader:
+                yield from islice(reader, stop)
+            return
+        positions = self._positions()
+        wanted = positions.indices[start:stop]
+        if not wanted:
+            return
+        capacity = queue_capacity(self._limits.queue_frames, self.width, self.height)
+        ahead = Ahead(
+            lambda progress: self._chosen(wanted, positions.times[start], progress),
+            capacity,
+            self._limits.max_frame_decode_s,
+            self._path.name,
+        )
+        try:
+            yield from ahead
+        finally:
+            ahead.stop()
+
+    def frame_at(self, time_s: float) -> int:
+        """Source index of the clip's frame that is shown at a moment, in seconds from the video's start."""
+        positions = self._positions()
+        return positions.indices[max(0, bisect_right(positions.times, time_s + 1e-9) - 1)]
+
+    def _reader(self) -> VideoReader:
+        return VideoReader(self._path, start_s=self._start_s, end_s=self._end_s, fps=self._fps, limits=self._limits)
+
+    def _positions(self) -> _Positions:
+        if self._known is None:
+            indices, times = array("q"), array("d")
+            for index, time_s in self._selected():
+                indices.append(index)
+                times.append(time_s)
+                if len(indices) > self._limits.max_frames:
+                    raise ClipError(
+                        Reason.OVER_LIMITS, f"the clip has more than {self._limits.max_frames} frames", self._path.name
+                    )
+            if not indices:
+                raise ClipError(Reason.EMPTY_RANGE, "no frame lies in the range", self._path.name)
+            self._known = _Positions(indices, times)
+        return self._known
+
+    def _selected(self) -> Iterator[tuple[int, float]]:
+        if self._path.is_dir():
+            time_base = self.info.time_base
+            sampler = Sampler(time_base, self._start_s, self._end_s, self._fps)
+            for index in range(self.info.frame_count or 0):
+                if sampler.wants(index):
+                    yield index, float(index * time_base)
+            return
+        frames = decode(self._path, self._limits, start_s=self._start_s)
+        sampler = Sampler(self.info.time_base, self._start_s, self._end_s, self._fps)
+        for coded in frames:
+            if sampler.is_after(coded.ticks):
+                return
+            if sampler.wants(coded.ticks):
+                yield coded.index, coded.time_s
+
+    def _chosen(self, wanted: Sequence[int], from_s: float, progress: Progress) -> FrameGenerator:
+        """Frames of these ascending indices, the first of which is shown at `from_s`."""
+        if self._path.is_dir():
+            paths = list_frames(self._path, self._limits)
+            for index in wanted:
+                progress()
+                yield folder_frame(paths[index], index, self.info, self._limits)
+            return
+        to_rgb = RgbConverter()
+        at = 0
+        for coded in decode(self._path, self._limits, start_s=from_s):
+            progress()
+            if coded.index == wanted[at]:
+                yield Frame(coded.index, coded.pts, coded.time_s, to_rgb(coded.coded))
+                at += 1
+                if at == len(wanted):
+                    return
