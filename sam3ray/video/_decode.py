@@ -19,7 +19,7 @@ from fractions import Fraction
 
 import numpy as np
 from av.container import InputContainer
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
@@ -96,7 +96,8 @@ def _decode_from(path: str | os.PathLike[str], limits: VideoConfig, point: SeekP
                 rank = point.ranks.get(pts, -1)
                 if size is None and rank < index:
                     continue  # leading pictures of the group before: they lack their references
-                if rank != index:
+                if rank != index or (size is None and coded.pict_type != PictureType.I):
+                    # A picture that is not coded by itself is a key frame by name only (intra refresh).
                     raise _SeekMissed
             if size is None:
                 size = (coded.width, coded.height)
