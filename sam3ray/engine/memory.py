@@ -33,10 +33,23 @@ class Bank:
     """Rows of one shape that are handed out, written, gathered and taken back.
 
     Rows are copied in and out, never viewed: nothing outside keeps a batch tensor alive.
+
+    Args:
+        device: where gathered rows are wanted.
+        on_host: keep the rows in host memory all the same; they travel when they are read.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, capacity: int = 16) -> None:
-        self.rows = torch.empty((capacity, *shape), dtype=dtype, device=device)
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        on_host: bool = False,
+        capacity: int = 16,
+    ) -> None:
+        self.device = device
+        self.rows = torch.empty((capacity, *shape), dtype=dtype, device="cpu" if on_host else device)
         self._free = list(range(capacity - 1, -1, -1))
 
     @property
@@ -49,12 +62,13 @@ class Bank:
         while len(self._free) < count:
             self._grow()
         rows = [self._free.pop() for _ in range(count)]
-        self.rows[torch.tensor(rows, device=self.rows.device)] = values.to(self.rows.dtype)
+        self.rows[torch.tensor(rows, device=self.rows.device)] = values.to(self.rows.device, self.rows.dtype)
         return rows
 
     def gather(self, rows: Tensor) -> Tensor:
-        """rows (...,) of int64 -> (..., *shape), a copy."""
-        return self.rows.index_select(0, rows.flatten()).view(*rows.shape, *self.rows.shape[1:])
+        """rows (...,) of int64 -> (..., *shape), a copy on `device`."""
+        gathered = self.rows.index_select(0, rows.flatten().to(self.rows.device))
+        return gathered.view(*rows.shape, *self.rows.shape[1:]).to(self.device)
 
     def release(self, rows: Iterable[int]) -> None:
         self._free.extend(row for row in rows if row != NO_ROW)

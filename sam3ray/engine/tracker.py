@@ -41,6 +41,7 @@ class Tracker:
         rules: "published" follows Meta's code, "transformers" follows transformers'.
         object_batch: objects per call of a module; bounds the peak memory of a frame.
         num_frames: length of the clip; only lengths below 16 make a difference, None is "at least 16".
+        offload_state: keep the objects' memories in host memory.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class Tracker:
         rules: Rules = "published",
         object_batch: int = 64,
         num_frames: int | None = None,
+        *,
+        offload_state: bool = False,
     ) -> None:
         tracker = model.tracker_model
         config = tracker.config
@@ -75,7 +78,8 @@ class Tracker:
             self._head = MaskHead(tracker)
             self._attention = MemoryAttention(tracker, self.dtype)
             # Memories are kept in bfloat16 whatever the model's dtype, as both upstreams do.
-            self._memories = Bank((grid[0] * grid[1], tracker.mem_dim), torch.bfloat16, self.device)
+            shape = (grid[0] * grid[1], tracker.mem_dim)
+            self._memories = Bank(shape, torch.bfloat16, self.device, on_host=offload_state)
             self._pointers = Bank((tracker.hidden_dim,), self.dtype, self.device)
         self._unresolved: list[tuple[list[FrameEntry], Tensor]] = []
 

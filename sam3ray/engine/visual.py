@@ -139,7 +139,9 @@ class _Run:
         self._throughout = refine == "throughout"
         self._progress = progress
         self._preprocess = Preprocessor(checkpoint)
-        self._tracker = Tracker(checkpoint.model, tracking.rules, tracking.object_batch)
+        self._tracker = Tracker(
+            checkpoint.model, tracking.rules, tracking.object_batch, offload_state=tracking.offload_state
+        )
         self._following = Following(self._tracker, self._size, keep_for_second_pass=self._throughout)
         self._objects = [Followed(spec) for spec in objects]
         self._place = {each.object_id: place for place, each in enumerate(objects)}
