@@ -125,7 +125,7 @@ def _device(name: str) -> torch.device:
     import torch
 
     if name == "auto":
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -88,3 +88,10 @@ def test_the_embedded_checkpoint_loads_as_asked():
     assert {parameter.dtype for parameter in checkpoint.model.parameters()} == {torch.bfloat16}
     assert not checkpoint.model.training
     assert checkpoint.info["checkpoint"] == "embedded"
+
+
+def test_auto_takes_a_gpu_only_where_one_works():
+    import torch
+
+    checkpoint = load_checkpoint(ModelConfig(checkpoint="embedded"))
+    assert checkpoint.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
