@@ -1,6 +1,8 @@
 """Loading checkpoints: what loads, and what each failure says."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -53,8 +55,48 @@ class TestRefused:
             load(config)
 
     def test_a_hub_model_that_cannot_be_reached(self, load, no_hub):
-        with pytest.raises(JobStopped, match=r"'facebook/sam3' is not in the local cache .* hf download facebook/sam3"):
+        with pytest.raises(
+            JobStopped, match=r"'facebook/sam3' is not in the local cache .*`hf download facebook/sam3`"
+        ):
             load(ModelConfig(checkpoint="facebook/sam3", offline=True))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "says"),
+    [
+        (403, "GatedRepo", r"'facebook/sam3' is gated: ask for access .* HF_TOKEN"),
+        (404, "RevisionNotFound", r"'facebook/sam3' has no revision 'main'"),
+        (401, "RepoNotFound", r"'facebook/sam3' does not exist on the hub, or is private .*HF_TOKEN"),
+    ],
+)
+def test_what_the_hub_refuses_says_what_to_do(status, code, says, tmp_path, monkeypatch):
+    """Against a real HTTP server that answers as the hub does."""
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("X-Request-Id", "test")
+            self.end_headers()
+
+        do_GET = do_HEAD
+
+        def log_message(self, *_):
+            pass
+
+    import huggingface_hub.constants as constants
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as hub:
+        threading.Thread(target=hub.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{hub.server_port}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        with pytest.raises(JobStopped, match=says):
+            checkpoint_identity(ModelConfig(checkpoint="facebook/sam3"))
+        hub.shutdown()
 
 
 def test_damaged_weights_are_one_sentence(tmp_path):
@@ -64,9 +106,9 @@ def test_damaged_weights_are_one_sentence(tmp_path):
     assert "\n" not in str(raised.value)
 
 
-def test_a_device_that_is_none(tmp_path):
-    with pytest.raises(JobStopped, match=r"model\.device is 'tpu-nonsense'; allowed: auto, cpu"):
-        load_checkpoint(ModelConfig(checkpoint="embedded", device="tpu-nonsense"))
+def test_a_device_that_is_not_there():
+    with pytest.raises(JobStopped, match=r"model\.device is 'cuda:99', but this process sees \d+ CUDA devices"):
+        load_checkpoint(ModelConfig(checkpoint="embedded", device="cuda:99"))
 
 
 def test_identity_is_of_the_content_not_of_the_path(tmp_path):
