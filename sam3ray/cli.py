@@ -14,6 +14,7 @@ import typer
 
 from sam3ray.console import complain, counter, facts_table, plain, print_json, print_result
 from sam3ray.failures import ClipError, JobStopped, Reason, UserError
+from sam3ray.redact import redact
 
 if TYPE_CHECKING:
     from sam3ray.config import JobConfig
@@ -75,35 +76,30 @@ def _verb(function: Callable[P, int]) -> Callable[P, None]:
         try:
             _set_up_logging(level)
             code = function(*args, **kwargs)
-        except UserError as error:
-            complain(error.problems)
-            code = WRONG_INPUT
-        except JobStopped as error:
-            complain([str(error)])
-            code = STOPPED
-        except ClipError as error:
-            complain([str(error)])
-            code = STOPPED
-        except KeyboardInterrupt:
-            complain(["interrupted"])
-            code = INTERRUPTED
         except (typer.Exit, typer.Abort):
             raise
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             if level == "debug":
-                raise
-            from sam3ray.redact import redact
-
-            complain(
-                [
-                    f"stopped by an error that should not happen: {type(error).__name__}: {redact(str(error))}",
-                    "run it again with --log-level debug to see where, and please report it",
-                ]
-            )
-            code = STOPPED
+                print(redact(traceback.format_exc()), file=sys.stderr)
+            sentences, code = _explained(error)
+            complain(sentences)
         raise typer.Exit(code)
 
     return run
+
+
+def _explained(error: BaseException) -> tuple[Iterable[str], int]:
+    """What to say of an error, and the exit code."""
+    if isinstance(error, UserError):
+        return error.problems, WRONG_INPUT
+    if isinstance(error, JobStopped | ClipError):
+        return [redact(str(error))], STOPPED
+    if isinstance(error, KeyboardInterrupt):
+        return ["interrupted"], INTERRUPTED
+    return [
+        f"stopped by an error that should not happen: {type(error).__name__}: {redact(str(error))}",
+        "run it again with --log-level debug to see where, and please report it",
+    ], STOPPED
 
 
 def _example(text: str) -> str:
@@ -127,14 +123,23 @@ def demo(
 
 @app.command(epilog=_example("sam3ray plan demo-output/demo.yaml --set video.fps=5"))
 @_verb
-def plan(config: Config, set_: Set = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> int:
+def plan(
+    config: Config,
+    sample: Annotated[
+        int | None,
+        typer.Option("--sample", metavar="N", min=1, help="Probe N clips instead of all, and scale up."),
+    ] = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
     """Check config and manifest, probe every clip, estimate the cost. Loads no model, writes nothing."""
     from sam3ray.plan import make_plan
     from sam3ray.plan._report import plan_report
 
     job = _load(config, set_)
     with counter("videos probed") as progress:
-        found = make_plan(job, on_progress=progress)
+        found = make_plan(job, sample=sample, on_progress=progress)
     print_result(found.as_json(), plan_report(found), as_json)
     if found.refusals:
         complain(["`run` would refuse this output folder, whose run differs:", *found.refusals])

@@ -40,6 +40,8 @@ class Plan:
         unknown_length: clips to do whose headers do not tell.
         listed: the unreadable clips, at most MAX_LISTED.
         refusals: why `run` would not go on with this output folder; empty if it would.
+        sampled: how many of the clips to do were probed, where not all were; frames, hours, unknown_length and the
+            estimate are then scaled up, unreadable and listed are of the sample.
     """
 
     manifest: str
@@ -55,6 +57,7 @@ class Plan:
     estimate: Estimate
     listed: tuple[Unreadable, ...] = ()
     refusals: tuple[str, ...] = ()
+    sampled: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -72,10 +75,13 @@ class _Tally:
     problems: list[str] = field(default_factory=list)
 
 
-def make_plan(config: JobConfig, *, on_progress: Callable[[int, int], None] | None = None) -> Plan:
+def make_plan(
+    config: JobConfig, *, sample: int | None = None, on_progress: Callable[[int, int], None] | None = None
+) -> Plan:
     """Resolves and checks config and manifest, probes every clip that is still to do. Writes nothing, loads no model.
 
     Args:
+        sample: probe only so many clips, spread evenly over the manifest.
         on_progress: called now and then with (videos probed, videos to probe).
 
     Raises:
@@ -85,17 +91,19 @@ def make_plan(config: JobConfig, *, on_progress: Callable[[int, int], None] | No
     clips = read_manifest(config.manifest, config)
     done, settled, refusals = _state_of_run(config, clips)
     to_do = [clip for clip in clips if clip.clip_id not in done and clip.clip_id not in settled]
-    uris = list(dict.fromkeys(clip.uri for clip in to_do))
+    probed = to_do if sample is None else to_do[:: max(1, -(-len(to_do) // max(1, sample)))]
+    uris = list(dict.fromkeys(clip.uri for clip in probed))
     report = None if on_progress is None else lambda n: on_progress(n, len(uris))
     facts = probe_all(uris, config.video, config.storage, on_progress=report)
     tally = _Tally()
-    for clip in to_do:
+    for clip in probed:
         _count(clip, facts[clip.uri], config, tally)
     if tally.problems:
         raise UserError(tally.problems)
+    scale = len(to_do) / max(1, len(probed))
     work = Work(
-        clips=len(to_do) - sum(tally.reasons.values()),
-        frames=tally.frames,
+        clips=round(scale * (len(probed) - sum(tally.reasons.values()))),
+        frames=round(scale * tally.frames),
         prompts_per_frame=tally.prompts / max(1, tally.frames),
         pixels_per_frame=tally.pixels / max(1, tally.frames),
     )
@@ -106,13 +114,14 @@ def make_plan(config: JobConfig, *, on_progress: Callable[[int, int], None] | No
         done=sum(clip.clip_id in done for clip in clips),
         settled=dict(Counter(settled[clip.clip_id] for clip in clips if clip.clip_id in settled)),
         to_do=len(to_do),
-        frames=tally.frames,
-        hours=tally.seconds / 3600,
-        unknown_length=tally.unknown,
+        frames=work.frames,
+        hours=scale * tally.seconds / 3600,
+        unknown_length=round(scale * tally.unknown),
         unreadable=dict(tally.reasons.most_common()),
         estimate=estimate(config, work),
         listed=tuple(tally.listed),
         refusals=tuple(refusals),
+        sampled=len(probed) if len(probed) < len(to_do) else None,
     )
 
 

@@ -23,6 +23,7 @@ def plan_report(plan: Plan) -> list[Any]:
         "done": plan.done,
         "failed for good": plan.settled,
         "to do": plan.to_do,
+        "probed": None if plan.sampled is None else f"{plan.sampled:,} of them; frames, hours and cost are scaled up",
         "unreadable": plan.unreadable,
         "frames": plan.frames,
         "hours of video": f"{plan.hours:,.2f}",

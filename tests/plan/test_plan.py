@@ -75,6 +75,14 @@ def test_ranges_and_sampling_count(clips: Path, tmp_path: Path) -> None:
     assert plan.unreadable == {"empty_range": 1}
 
 
+def test_a_sample_is_scaled_up(tmp_path: Path) -> None:
+    for i in range(10):
+        frames_folder(tmp_path / f"clips/{i}", frames=10)
+    plan = make_plan(job(tmp_path), sample=3)
+    assert (plan.sampled, plan.to_do, plan.frames) == (3, 10, 100)
+    assert make_plan(job(tmp_path), sample=10).sampled is None
+
+
 def test_finished_and_failed_clips_are_not_probed_again(clips: Path, tmp_path: Path) -> None:
     config = job(tmp_path)
     manifest = read_manifest(config.manifest, config)
