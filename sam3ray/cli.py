@@ -7,6 +7,8 @@ Results go to stdout, everything else to stderr. Modules are imported by the ver
 from __future__ import annotations
 
 import functools
+import sys
+import traceback
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
@@ -78,7 +80,7 @@ def _verb(function: Callable[P, int]) -> Callable[P, None]:
             code = function(*args, **kwargs)
         except (typer.Exit, typer.Abort):
             raise
-        except (Exception, KeyboardInterrupt) as error:
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the one place where every error becomes words
             if level == "debug":
                 print(redact(traceback.format_exc()), file=sys.stderr)
             sentences, code = _explained(error)
