@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
@@ -58,7 +61,7 @@ def probe_folder(folder: Path, limits: VideoConfig) -> VideoInfo:
     """Count the frames and measure the first. `pts` of a folder's frames is their index."""
     frames = list_frames(folder, limits)
     fps = Fraction(limits.folder_fps).limit_denominator(1001)
-    with Image.open(frames[0]) as image:
+    with _opened(frames[0], limits) as image:
         width, height = _displayed_size(image)
         codec = (image.format or "").lower()
     return VideoInfo(
@@ -75,22 +78,33 @@ def probe_folder(folder: Path, limits: VideoConfig) -> VideoInfo:
 
 def read_image(path: Path, limits: VideoConfig) -> np.ndarray:
     """One frame as uint8 RGB (height, width, 3), turned as its EXIF orientation says."""
+    with _opened(path, limits) as image:
+        turned = ImageOps.exif_transpose(image)
+        if turned.mode.startswith("I"):  # 16 bits per pixel: Pillow would clip at 255, not scale
+            grey = (np.asarray(turned).astype(np.uint32) >> 8).astype(np.uint8)
+            return np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=2))
+        return np.array(turned.convert("RGB"))
+
+
+@contextmanager
+def _opened(path: Path, limits: VideoConfig) -> Iterator[Image.Image]:
+    """An image, its header read. Whatever is wrong with it, then or later, becomes a `ClipError`."""
     where = f"{path.parent.name}/{path.name}"
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
             check_pixels(image.width, image.height, limits, where)
-            turned = ImageOps.exif_transpose(image)
-            if turned.mode.startswith("I"):  # 16 bits per pixel: Pillow would clip at 255, not scale
-                grey = (np.asarray(turned).astype(np.uint32) >> 8).astype(np.uint8)
-                return np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=2))
-            return np.array(turned.convert("RGB"))
+            yield image
     except Image.DecompressionBombError as error:
         raise ClipError(Reason.OVER_LIMITS, str(error), where) from error
     except FileNotFoundError as error:
         raise ClipError(Reason.NOT_FOUND, "the frame does not exist", where) from error
     except PermissionError as error:
         raise ClipError(Reason.PERMISSION_DENIED, "the frame may not be read", where) from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except UnidentifiedImageError as error:
+        raise ClipError(Reason.UNREADABLE_VIDEO, "the frame is neither JPEG nor PNG", where) from error
+    except MemoryError as error:
+        raise ClipError(Reason.OVER_LIMITS, "the frame asks for more memory than there is", where) from error
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error) as error:
         # Pillow's decoders raise any of these on damaged data.
         raise ClipError(Reason.UNREADABLE_VIDEO, f"the frame cannot be decoded: {error}", where) from error
 
