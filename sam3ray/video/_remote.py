@@ -8,11 +8,13 @@ import hashlib
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from fsspec.callbacks import Callback
 
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
@@ -166,8 +168,16 @@ def _remote_file(info: Mapping[str, Any], path: str) -> RemoteFile:
     return RemoteFile(path, int(size) if size is not None else None, version)
 
 
-def download(fs: Any, video: RemoteVideo, folder: Path, max_bytes: int) -> Path:
+def download(
+    fs: Any,
+    video: RemoteVideo,
+    folder: Path,
+    max_bytes: int,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Path:
     """Copy a video into an empty local folder; returns the local file, or the folder of frames.
+
+    `progress` is told the bytes that have arrived, as often as the store lets us know.
 
     Local names are made from the last part of the remote ones, with nothing in them that could leave the folder.
 
@@ -175,19 +185,31 @@ def download(fs: Any, video: RemoteVideo, folder: Path, max_bytes: int) -> Path:
         ClipError: the reasons of `naming_store_errors`; storage where fewer bytes came than announced; over_limits
             where the store announced no size and more than `max_bytes` came.
     """
-    left = max_bytes
+    arrived = 0
     for number, file in enumerate(video.files):
         target = folder / local_name(file.path, number if video.is_folder else None)
         with naming_store_errors(video.uri):
             if file.size is None:
-                _copy_at_most(fs, file.path, target, left, video.uri)
+                _copy_at_most(fs, file.path, target, max_bytes - arrived, video.uri)
             else:
-                fs.get_file(file.path, str(target))
+                fs.get_file(file.path, str(target), callback=_Counter(arrived, progress))
         got = os.path.getsize(target)
-        left -= got
+        arrived += got
+        progress(arrived)
         if file.size is not None and got != file.size:
             raise ClipError(Reason.STORAGE, f"{got} of {file.size} bytes arrived", redact_uri(video.uri))
     return folder if video.is_folder else target
+
+
+class _Counter(Callback):
+    """Tells how many bytes have arrived, those of earlier files included."""
+
+    def __init__(self, before: int, progress: Callable[[int], None]) -> None:
+        super().__init__()
+        self._before, self._progress = before, progress
+
+    def call(self, *_: Any, **__: Any) -> None:
+        self._progress(self._before + self.value)
 
 
 def local_name(path: str, number: int | None) -> str:

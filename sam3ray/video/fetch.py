@@ -19,7 +19,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,11 @@ class VideoCache:
         self._wait_s = wait_s
 
     @contextmanager
-    def open(self, uri: str) -> Iterator[Path]:
+    def open(self, uri: str, progress: Callable[[int], None] | None = None) -> Iterator[Path]:
         """A local path of the video, which stays there for the length of the `with` block.
+
+        Args:
+            progress: told now and then how many bytes have arrived, also where another process fetches them.
 
         Raises:
             ClipError: not_found, permission_denied, storage (network, disk, no room in time), over_limits,
@@ -95,7 +98,7 @@ class VideoCache:
                 f"it has {video.size} bytes, the video cache holds {self._max_bytes}",
                 redact_uri(uri),
             )
-        with self._pinned(fs, video) as path:
+        with self._pinned(fs, video, progress or (lambda _: None)) as path:
             yield path
 
     def close(self) -> None:
@@ -117,25 +120,28 @@ class VideoCache:
         self.close()
 
     @contextmanager
-    def _pinned(self, fs: Any, video: RemoteVideo) -> Iterator[Path]:
+    def _pinned(self, fs: Any, video: RemoteVideo, progress: Callable[[int], None]) -> Iterator[Path]:
         folder = self._make_folder()
+        lock = folder / f"{video.key}.lock"
         while True:
-            with _locked(folder / f"{video.key}.lock", fcntl.LOCK_SH):
-                entry = _complete_entry(folder, video.key)
+            with _locked(lock, fcntl.LOCK_SH | fcntl.LOCK_NB) as is_held:
+                entry = _complete_entry(folder, video.key) if is_held else None
                 if entry is not None:
                     os.utime(entry)  # least recently used go first
                     yield entry if video.is_folder else next(entry.iterdir())
                     return
-            with _locked(folder / f"{video.key}.lock", fcntl.LOCK_EX):
-                if _complete_entry(folder, video.key) is None:
-                    self._fetch(fs, video, folder)
+            with _locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_held:
+                if is_held and _complete_entry(folder, video.key) is None:
+                    self._fetch(fs, video, folder, progress)
+            if not is_held:  # another process or thread fetches it
+                progress(sum(_size_of(e.path) for e in _entries(folder) if e.key == video.key))
+                time.sleep(_POLL_S)
 
-    def _fetch(self, fs: Any, video: RemoteVideo, folder: Path) -> None:
+    def _fetch(self, fs: Any, video: RemoteVideo, folder: Path, progress: Callable[[int], None]) -> None:
         part = self._reserve(video, folder)
         try:
-            download(fs, video, part, min(self._limits.max_size_bytes, self._max_bytes))
-            size = sum(f.stat().st_size for f in part.iterdir())
-            part.rename(folder / f"{video.key}.{size}")
+            download(fs, video, part, min(self._limits.max_size_bytes, self._max_bytes), progress)
+            part.rename(folder / f"{video.key}.{_size_of(part)}")
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -232,6 +238,13 @@ def _make_room(folder: Path, allowed: int, fetching: str) -> bool:
         if entry.remove_if_unused():
             used -= entry.size
     return used <= allowed
+
+
+def _size_of(folder: Path) -> int:
+    try:
+        return sum(entry.stat().st_size for entry in os.scandir(folder))
+    except FileNotFoundError:  # removed or renamed meanwhile
+        return 0
 
 
 def _last_used(entry: _Entry) -> float:

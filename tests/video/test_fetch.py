@@ -237,9 +237,11 @@ class TestProcesses:
         barrier = threading.Barrier(6)
         read = []
 
+        told = []
+
         def use() -> None:
             barrier.wait()
-            with cache.open(uri) as path:
+            with cache.open(uri, told.append) as path:
                 read.append(path.read_bytes())
 
         threads = [threading.Thread(target=use) for _ in range(6)]
@@ -249,6 +251,7 @@ class TestProcesses:
             thread.join(60)
         server.shutdown()
         assert read == [b"a" * 1000] * 6
+        assert max(told) == 1000
         assert len(server.requests) == 1  # type: ignore[attr-defined]
 
     @pytest.mark.parametrize("moment", ["fetching", "using"])
