@@ -106,7 +106,7 @@ class Segmenter:
         first_text_id = max((each.object_id for each in visual_prompts), default=0) + 1
         if not visual_prompts:
             return self._text.annotate(_once(frames), height, width, prompts, first_text_id)
-        source = frames if hasattr(frames, "read") else OnePass(frames, height, width)
+        source = frames if isinstance(frames, FrameSource) else OnePass(frames, height, width)
         pointed = self._visual.annotate(source, visual_prompts, direction=direction, refine=refine, progress=progress)
         if not prompts:
             return pointed
@@ -114,7 +114,7 @@ class Segmenter:
 
 
 def _once(frames: Iterable[Frame] | FrameSource) -> Iterable[Frame]:
-    return frames.read() if hasattr(frames, "read") else frames
+    return frames.read() if isinstance(frames, FrameSource) else frames
 
 
 def _joined(pointed: Iterator[FrameAnnotations], named: Iterator[FrameAnnotations]) -> Iterator[FrameAnnotations]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from sam3ray.video import Frame
 
 _CHUNK_BYTES = 256 * 2**20  # decoded frames held while a clip is read backward
 
 
+@runtime_checkable
 class FrameSource(Protocol):
     """A clip whose frames can be read again.
 
