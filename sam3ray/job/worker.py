@@ -340,7 +340,7 @@ class ClipWorker:
                 progress.ticks = count
 
         with contextlib.ExitStack() as resources:
-            path = resources.enter_context(self._cache.open(clip.uri))
+            path = resources.enter_context(self._cache.open(clip.uri, fetched))
             opened = _Opened(clip, resources, path, time.perf_counter() - began)
             if first_frames and not clip.visual_prompts:
                 self._start_reading(opened)
