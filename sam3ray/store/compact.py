@@ -162,7 +162,7 @@ def _copy(
         path = layout.annotation_path(source.clip_id)
         with storage.fetched(path) as local:
             if local is None:
-                raise UserError(f"{storage.address(path)} vanished during the compaction; compact again")
+                raise UserError(f"{storage.shown(path)} vanished during the compaction; compact again")
             try:
                 with pq.ParquetFile(local) as file:
                     if not file.schema_arrow.remove_metadata().equals(SCHEMA):
@@ -172,7 +172,7 @@ def _copy(
                         rows += writer.write(batch)
             except (pa.ArrowException, OSError, ValueError) as error:
                 detail = " ".join(str(error).split())[:200]
-                raise UserError(f"{storage.address(path)} cannot be merged: {detail}; `verify` tells more") from None
+                raise UserError(f"{storage.shown(path)} cannot be merged: {detail}; `verify` tells more") from None
     if rows != metadata["clip"].get("rows"):
         raise UserError(f"clip {source.clip_id} cannot be merged: it has {rows} rows, its metadata says otherwise")
     return rows, metadata
@@ -194,7 +194,7 @@ class _OldParts:
             stack = contextlib.ExitStack()
             local = stack.enter_context(self._storage.fetched(layout.part_path(part)))
             if local is None:
-                raise UserError(f"{self._storage.address(layout.part_path(part))} is missing; `verify` tells more")
+                raise UserError(f"{self._storage.shown(layout.part_path(part))} is missing; `verify` tells more")
             self._open[part] = (stack, by_clip(stack.enter_context(pq.ParquetFile(local))))
             self._ahead[part] = next(self._open[part][1], None)
         rows = self._open[part][1]

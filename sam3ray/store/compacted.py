@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from sam3ray.failures import UserError
-from sam3ray.redact import redact
 from sam3ray.store import layout
 from sam3ray.store.storage import Storage
 
@@ -49,7 +48,7 @@ def read_index(storage: Storage) -> dict[str, CompactedClip]:
         table.validate(full=True)
         columns = [table.column(name).to_pylist() for name in _SCHEMA.names]
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        where = redact(storage.address(layout.COMPACTED_INDEX))
+        where = storage.shown(layout.COMPACTED_INDEX)
         raise UserError(f"{where} is damaged: {' '.join(str(error).split())[:200]}") from None
     return {row[0]: CompactedClip(*row) for row in zip(*columns, strict=True)}
 

@@ -107,8 +107,10 @@ class RunStore:
             data = None if created else self.storage.read(layout.RUN)
         if not created:
             if data is None:
-                raise UserError(f"{self.path(layout.RUN)} vanished while it was read; is the output being deleted?")
-            self._check_same(identity.parse(data, self.path(layout.RUN)), fingerprint, clips, digest)
+                raise UserError(
+                    f"{self.storage.shown(layout.RUN)} vanished while it was read; is the output being deleted?"
+                )
+            self._check_same(identity.parse(data, self.storage.shown(layout.RUN)), fingerprint, clips, digest)
         if created or not self.storage.exists(layout.MANIFEST):
             self.storage.create_bytes(frozen.to_parquet(clips, carried), layout.MANIFEST)
         return created
@@ -129,7 +131,8 @@ class RunStore:
             detail = frozen.differences(self.manifest(), clips) or "their rows differ"
         raise UserError(
             f"the run in {redact(self.output)} was started with another manifest of {run['manifest']['clips']} clips: "
-            f"{detail}. Use another output, or go on with the frozen one: manifest: {self.path(layout.MANIFEST)}"
+            f"{detail}. Use another output, or go on with the frozen one: "
+            f"manifest: {self.storage.shown(layout.MANIFEST)}"
         )
 
     def run_info(self) -> dict[str, Any]:
@@ -141,7 +144,7 @@ class RunStore:
         data = self.storage.read(layout.RUN)
         if data is None:
             raise UserError(f"there is no run in {redact(self.output)}: it has no {layout.RUN}")
-        return identity.parse(data, self.path(layout.RUN))
+        return identity.parse(data, self.storage.shown(layout.RUN))
 
     def manifest_table(self) -> pa.Table:
         """The frozen manifest; read once."""
@@ -152,12 +155,12 @@ class RunStore:
                     f"there is no {layout.MANIFEST} in {redact(self.output)}: the run died while it was being started; "
                     "start it again with the same config"
                 )
-            self._manifest = frozen.from_parquet(data, self.path(layout.MANIFEST))
+            self._manifest = frozen.from_parquet(data, self.storage.shown(layout.MANIFEST))
         return self._manifest
 
     def manifest(self) -> list[Clip]:
         """The clips of the run, in the manifest's order."""
-        return frozen.clips_of(self.manifest_table(), self.path(layout.MANIFEST))
+        return frozen.clips_of(self.manifest_table(), self.storage.shown(layout.MANIFEST))
 
     def clip_ids(self) -> list[str]:
         """Their ids."""
@@ -205,7 +208,7 @@ class RunStore:
                 return pq.ParquetFile(local).read()
         held = compacted.read_index(self.storage).get(clip_id)
         if held is None:
-            raise FileNotFoundError(f"clip {clip_id} is not done: there is no {self.path(path)}")
+            raise FileNotFoundError(f"clip {clip_id} is not done: there is no {self.storage.shown(path)}")
         part = self.storage.full(layout.part_path(held.part))
 
         def read() -> pa.Table:
@@ -233,14 +236,14 @@ class RunStore:
         path = layout.annotation_path(clip_id)
         tail = self.storage.read_tail(path, _FOOTER_BYTES)
         if tail is None:
-            raise FileNotFoundError(f"clip {clip_id} is not done: there is no {self.path(path)}")
+            raise FileNotFoundError(f"clip {clip_id} is not done: there is no {self.storage.shown(path)}")
         needed = int.from_bytes(tail[-8:-4], "little") + 8
         if len(tail) == _FOOTER_BYTES < needed:
             tail = self.storage.read_tail(path, needed) or b""
         try:
             return read_file_metadata(pq.read_metadata(io.BytesIO(b"PAR1" + tail)))
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{self.path(path)} is no Parquet file: {error}") from None
+            raise ValueError(f"{self.storage.shown(path)} is no Parquet file: {error}") from None
 
     # ---- failures
 

@@ -106,6 +106,10 @@ class Storage:
         """The full URI of a path."""
         return f"{self.uri}/{path}" if path else self.uri
 
+    def shown(self, path: str = "") -> str:
+        """The full URI for messages, without credentials."""
+        return redact(self.address(path))
+
     def full(self, path: str = "") -> str:
         """The path as the filesystem wants it."""
         return f"{self.root}/{path}" if path else self.root
@@ -117,8 +121,15 @@ class Storage:
 
     def read(self, path: str) -> bytes | None:
         """The file's bytes; None if there is no such file."""
+
+        def ask() -> bytes:
+            if self.is_local:
+                with open(self.full(path), "rb") as file:
+                    return file.read()
+            return self.fs.cat_file(self.full(path))
+
         try:
-            return self.retrying("read", path, lambda: self.fs.cat_file(self.full(path)))
+            return self.retrying("read", path, ask)
         except FileNotFoundError:
             return None
 
@@ -143,6 +154,8 @@ class Storage:
         """Bytes; None if there is no such file."""
 
         def ask() -> int:
+            if self.is_local:
+                return os.stat(self.full(path)).st_size
             self.fs.invalidate_cache()
             return int(self.fs.info(self.full(path))["size"])
 
@@ -253,21 +266,20 @@ class Storage:
 
         try:
             self.retrying("create", path, attempt)
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError) as error:
+            # "Not found" is a missing bucket; or what a client's tidying up hit on after "exists" (gcsfs does that).
+            if isinstance(error, FileNotFoundError) and not self.exists(path):
+                raise self._no_folder("create", path, error) from None
             # Perhaps made by an earlier try of this call whose answer was lost.
             owner = self.retrying("look at", path, lambda: creating.token_of(self.fs, self.full(path)))
             if owner != token:
                 return False
-        except FileNotFoundError as error:
-            raise JobStopped(
-                f"cannot create {redact(self.address(path))}: no such folder or bucket: {describe(error)}"
-            ) from None
         written = self.size(path)
         if written != size:
             # Ours, and wrong: better none than a broken one. (None: someone has removed it already.)
             if written is not None:
                 self.delete(path)
-            raise ClipError(Reason.STORAGE, f"{size} bytes were sent, {written} arrived", redact(self.address(path)))
+            raise ClipError(Reason.STORAGE, f"{size} bytes were sent, {written} arrived", self.shown(path))
         return True
 
     def create_bytes(self, data: bytes, path: str) -> bool:
@@ -282,9 +294,10 @@ class Storage:
                 "write", path, lambda: creating.replace(self.fs, local, self.full(path), self.full(TEMPORARY))
             )
         except FileNotFoundError as error:
-            raise JobStopped(
-                f"cannot write {redact(self.address(path))}: no such folder or bucket: {describe(error)}"
-            ) from None
+            raise self._no_folder("write", path, error) from None
+
+    def _no_folder(self, what: str, path: str, error: FileNotFoundError) -> JobStopped:
+        return JobStopped(f"cannot {what} {self.shown(path)}: no such folder or bucket: {describe(error)}")
 
     def replace_bytes(self, data: bytes, path: str) -> None:
         """`replace` from bytes."""
