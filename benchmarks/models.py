@@ -1,0 +1,107 @@
+"""Checkpoints to measure with: the layout of the embedded one, or the full-size one, with random weights."""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+
+import torch
+from transformers import CLIPTokenizer, Sam2VideoVideoProcessor, Sam3VideoConfig, Sam3VideoModel, Sam3VideoProcessor
+from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
+
+from sam3ray.engine.checkpoint import Checkpoint
+
+
+def small_config() -> Sam3VideoConfig:
+    """About five million parameters at 112 pixels: the layout of the checkpoint in the package."""
+    image, patch, width = 112, 8, 128
+    vision = {
+        "backbone_config": {
+            "model_type": "sam3_vit_model",
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "image_size": image,
+            "patch_size": patch,
+            "pretrain_image_size": image,
+            "window_size": image // patch,
+            "global_attn_indexes": [0, 1, 2, 3],
+        },
+        "fpn_hidden_size": width,
+        "image_size": image,
+    }
+    transformer = {"hidden_size": width, "num_attention_heads": 4, "intermediate_size": 256, "dropout": 0.0}
+    detector = {
+        "vision_config": vision,
+        "text_config": {
+            "vocab_size": 600,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "projection_dim": 64,
+            "max_position_embeddings": 77,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+        },
+        "geometry_encoder_config": {**transformer, "num_layers": 1},
+        "detr_encoder_config": {**transformer, "num_layers": 2},
+        "detr_decoder_config": {**transformer, "num_layers": 3, "num_queries": 16},
+        "mask_decoder_config": {"hidden_size": width, "num_upsampling_stages": 2, "num_attention_heads": 4},
+    }
+    tracker = {
+        "vision_config": vision,
+        "prompt_encoder_config": {"hidden_size": width, "image_size": image, "patch_size": patch},
+        "mask_decoder_config": {
+            "hidden_size": width,
+            "mlp_dim": 256,
+            "num_attention_heads": 4,
+            "iou_head_hidden_dim": width,
+            "dynamic_multimask_via_stability": False,
+        },
+        "image_size": image,
+        "memory_attention_hidden_size": width,
+        "memory_attention_num_layers": 2,
+        "memory_attention_num_attention_heads": 2,
+        "memory_attention_feed_forward_hidden_size": 256,
+        "memory_encoder_hidden_size": width,
+        "memory_encoder_output_channels": 64,
+        "mask_downsampler_embed_dim": width,
+        "memory_fuser_embed_dim": width,
+        "memory_fuser_intermediate_dim": 256,
+        "num_maskmem": 7,
+    }
+    return Sam3VideoConfig(detector_config=detector, tracker_config=tracker, low_res_mask_size=4 * image // patch)
+
+
+def full_config() -> Sam3VideoConfig:
+    """The architecture of facebook/sam3: 1008 pixels, about 850 million parameters."""
+    return Sam3VideoConfig()
+
+
+def processor(image: int) -> Sam3VideoProcessor:
+    letters = string.ascii_lowercase
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    size = {"height": image, "width": image}
+    return Sam3VideoProcessor(
+        image_processor=Sam3ImageProcessor(size=size),
+        video_processor=Sam2VideoVideoProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3),
+        tokenizer=CLIPTokenizer(vocab={word: place for place, word in enumerate(words)}, merges=[]),
+        target_size=image,
+    )
+
+
+def build(size: str, device: str, dtype: str, compiled: bool) -> Checkpoint:
+    """A checkpoint with random weights whose tracker believes in every object that it is given."""
+    config = small_config() if size == "small" else full_config()
+    torch.manual_seed(0)
+    where, kind = torch.device(device), getattr(torch, dtype)
+    with where:
+        model = Sam3VideoModel(config)
+    model = model.to(kind).eval().requires_grad_(False)
+    decoder: Any = model.tracker_model.mask_decoder
+    decoder.pred_obj_score_head.proj_out.bias.fill_(10.0)
+    if compiled:
+        model.detector_model.vision_encoder.backbone.compile()
+    return Checkpoint(model, processor(model.detector_model.config.image_size), where, kind, autocast=False, info={})
