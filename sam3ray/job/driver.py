@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import JobConfig, fingerprint
 from sam3ray.failures import Failure, JobStopped, Reason
-from sam3ray.job import scheduler as s
+from sam3ray.job import actions as s
 from sam3ray.job.cluster import Room, connected, room_for_actors
 from sam3ray.job.logs import event
 from sam3ray.job.losses import Verdict, judge, nodes_alive
@@ -31,6 +31,7 @@ from sam3ray.job.metrics import RayMetrics
 from sam3ray.job.observe import Observer, Observers, Snapshot
 from sam3ray.job.rendering import RenderOrder, RenderStage
 from sam3ray.job.result import ClipResult, JobSummary
+from sam3ray.job.scheduler import Scheduler
 from sam3ray.job.tables import Ledger
 from sam3ray.manifest import Clip, read_manifest
 from sam3ray.plan import check_visual_prompts
@@ -121,7 +122,7 @@ class Job:
         room = room_for_actors(config.cluster) if todo else Room(0, ray.cluster_resources().get("CPU", 0.0))
         self.notice = room.notice
         self._cpus = room.cpus
-        self.scheduler = s.Scheduler(
+        self.scheduler = Scheduler(
             [length_of(clips[i]) for i in todo],
             s.Limits(
                 actors_min=min(config.cluster.actors.min, room.actors),

@@ -43,93 +43,26 @@ import random
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sam3ray.failures import Reason
-
-LAST_RUNG = 5  # of the out-of-memory ladder: see job.worker
-FRESH_RUNG = 5  # the rung that wants an actor which has run nothing before
-TRIES_TIMED_OUT = 2
-PATIENT_LOSSES = 3  # lost nodes after which a clip waits for all others
-BACKOFF_CAP_S = 60.0
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the scheduler needs of the configuration."""
-
-    actors_min: int = 1
-    actors_max: int = 8
-    crashes: int = 3  # tries at a clip on which workers die
-    no_progress_s: float = 600.0
-    start_timeout_s: float = 900.0  # from an actor's placement to its model being loaded
-    storage_errors: int = 8
-    actor_starts: int = 3  # failed starts in a row, none alive, that stop the job
-    node_losses: int = 10
-    backoff_s: float = 1.0  # first back-off; doubles up to BACKOFF_CAP_S
-
-
-@dataclass(frozen=True, slots=True)
-class StartActor:
-    actor: int
-
-
-@dataclass(frozen=True, slots=True)
-class Assign:
-    """Run the clip on the actor, whose answer is `clip_done` or `clip_failed`."""
-
-    actor: int
-    clip: int
-    attempt: int
-    rung: int
-
-
-@dataclass(frozen=True, slots=True)
-class Prefetch:
-    """Fetch the clip ahead; with `first_frames`, open it and decode some. Ends in `prefetched`."""
-
-    actor: int
-    clip: int
-    first_frames: bool
-
-
-@dataclass(frozen=True, slots=True)
-class DropPrefetch:
-    actor: int
-    clip: int
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """End the actor's process; no event is expected of it any more. `idle`: it is well and has nothing to do."""
-
-    actor: int
-    why: str
-    idle: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RecordFailure:
-    """Write down a failed attempt. `final`: the clip is settled for this run."""
-
-    clip: int
-    attempt: int
-    reason: Reason
-    message: str
-    final: bool
-    where: str = ""
-    traceback: str = ""
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """The job cannot go on: exit code 3."""
-
-    message: str
-
-
-Action = StartActor | Assign | Prefetch | DropPrefetch | Kill | RecordFailure | Stop
+from sam3ray.job.actions import (
+    BACKOFF_CAP_S,
+    FRESH_RUNG,
+    LAST_RUNG,
+    PATIENT_LOSSES,
+    TRIES_TIMED_OUT,
+    Action,
+    Assign,
+    Counts,
+    DropPrefetch,
+    Kill,
+    Limits,
+    Prefetch,
+    RecordFailure,
+    StartActor,
+    Stop,
+)
 
 
 @dataclass(slots=True)
@@ -160,21 +93,6 @@ class _History:
     storage: int = 0
     rung: int = 0
     suspect: bool = False
-
-
-@dataclass(frozen=True)
-class Counts:
-    clips: int
-    done: int
-    failed: Mapping[Reason, int] = field(default_factory=dict)
-    running: int = 0
-    waiting: int = 0
-    actors_ready: int = 0
-    actors_starting: int = 0
-
-    @property
-    def settled(self) -> int:
-        return self.done + sum(self.failed.values())
 
 
 class Scheduler:

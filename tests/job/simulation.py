@@ -12,7 +12,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from sam3ray.failures import Reason
-from sam3ray.job import scheduler as s
+from sam3ray.job import actions as s
+from sam3ray.job.scheduler import Scheduler
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class World:
         self.natures = natures or {}
         self.faults = faults or Faults()
         self.random = random.Random(seed)
-        self.scheduler = s.Scheduler(lengths, limits, prior=prior, seed=seed)
+        self.scheduler = Scheduler(lengths, limits, prior=prior, seed=seed)
         self.limits = limits
         self.heap: list[tuple[float, int, str, tuple]] = []
         self.sequence = 0
@@ -161,7 +162,8 @@ class World:
                 return self.fail(actor, clip, Reason.STORAGE)
         if any(a <= self.out.now < b for a, b in self.faults.outages):
             return self.fail(actor, clip, Reason.STORAGE)
-        assert clip not in self.out.done and clip not in self.out.final, f"clip {clip} settled twice"
+        assert clip not in self.out.done, f"clip {clip} is done twice"
+        assert clip not in self.out.final, f"clip {clip} was given up before"
         self.free(actor, clip)
         self.out.done.add(clip)
         self.do(self.scheduler.clip_done(actor, clip, self.out.now))
@@ -202,7 +204,8 @@ class World:
                     assert clip not in self.out.done
                     assert clip not in self.out.final
                     assert self.held.pop(actor, clip) == clip, "held another clip"
-                    assert clip not in self.held.values() if self.keep else True
+                    if self.keep:
+                        assert clip not in self.held.values()
                     self.alive[actor] = clip
                     self.where[clip] = actor
                     if self.keep:

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sam3ray.failures import Reason
-from sam3ray.job import scheduler as s
+from sam3ray.job import actions as s
+from sam3ray.job.scheduler import Scheduler
 from tests.job.simulation import Faults, Nature, World
 
 LIMITS = s.Limits(actors_min=1, actors_max=4, no_progress_s=30.0, start_timeout_s=60.0)
@@ -25,13 +26,13 @@ def test_no_more_actors_than_clips() -> None:
 
 
 def test_nothing_to_do_starts_nothing() -> None:
-    scheduler = s.Scheduler([], LIMITS)
+    scheduler = Scheduler([], LIMITS)
     assert scheduler.start(0.0) == []
     assert scheduler.finished
 
 
 def test_a_clip_is_prefetched_while_another_runs() -> None:
-    scheduler = s.Scheduler([2.0, 1.0], s.Limits(actors_max=1))
+    scheduler = Scheduler([2.0, 1.0], s.Limits(actors_max=1))
     assert scheduler.start(0.0) == [s.StartActor(0)]
     assert scheduler.actor_ready(0, 1.0) == [
         s.Assign(0, 0, attempt=1, rung=0),
@@ -45,7 +46,7 @@ def test_a_clip_is_prefetched_while_another_runs() -> None:
 
 
 def test_an_idle_actor_takes_over_what_another_holds() -> None:
-    scheduler = s.Scheduler([9.0, 8.0, 7.0], s.Limits(actors_max=2))
+    scheduler = Scheduler([9.0, 8.0, 7.0], s.Limits(actors_max=2))
     scheduler.start(0.0)
     scheduler.actor_ready(0, 1.0)  # runs 0, holds 1
     assert scheduler.running_on(0) == 0
@@ -89,7 +90,7 @@ def test_a_hang_is_ended_retried_once_then_recorded() -> None:
 
 
 def test_progress_is_what_counts_not_total_time() -> None:
-    scheduler = s.Scheduler([1.0], s.Limits(actors_max=1, no_progress_s=10.0))
+    scheduler = Scheduler([1.0], s.Limits(actors_max=1, no_progress_s=10.0))
     scheduler.start(0.0)
     scheduler.actor_ready(0, 0.0)
     for now in range(1, 100):
@@ -101,7 +102,7 @@ def test_progress_is_what_counts_not_total_time() -> None:
 
 
 def test_an_unreachable_actor_is_not_taken_for_a_hang() -> None:
-    scheduler = s.Scheduler([1.0], s.Limits(actors_max=1, no_progress_s=10.0))
+    scheduler = Scheduler([1.0], s.Limits(actors_max=1, no_progress_s=10.0))
     scheduler.start(0.0)
     scheduler.actor_ready(0, 0.0)
     scheduler.actor_unreachable(0, 5.0)
@@ -182,7 +183,7 @@ def test_actors_that_cannot_start_stop_the_job() -> None:
 
 
 def test_a_hopeless_start_stops_the_job_at_once() -> None:
-    scheduler = s.Scheduler([1.0], LIMITS)
+    scheduler = Scheduler([1.0], LIMITS)
     scheduler.start(0.0)
     actions = scheduler.actor_start_failed(0, "no such checkpoint", 1.0, hopeless=True)
     assert s.Stop("no actor can start: no such checkpoint") in actions
@@ -190,7 +191,7 @@ def test_a_hopeless_start_stops_the_job_at_once() -> None:
 
 
 def test_a_failing_node_does_not_stop_a_job_that_runs() -> None:
-    scheduler = s.Scheduler([1.0] * 50, s.Limits(actors_max=2, actor_starts=2))
+    scheduler = Scheduler([1.0] * 50, s.Limits(actors_max=2, actor_starts=2))
     scheduler.start(0.0)
     scheduler.actor_ready(0, 1.0)
     actor, now = 1, 2.0
@@ -203,7 +204,7 @@ def test_a_failing_node_does_not_stop_a_job_that_runs() -> None:
 
 
 def test_no_room_for_any_actor_stops_the_job() -> None:
-    scheduler = s.Scheduler([1.0], LIMITS)
+    scheduler = Scheduler([1.0], LIMITS)
     scheduler.start(0.0)
     assert scheduler.tick(59.0) == []
     (stop,) = scheduler.tick(60.0)
@@ -212,7 +213,7 @@ def test_no_room_for_any_actor_stops_the_job() -> None:
 
 
 def test_a_model_that_never_loads_counts_as_a_failed_start() -> None:
-    scheduler = s.Scheduler([1.0], s.Limits(actor_starts=1, start_timeout_s=60.0))
+    scheduler = Scheduler([1.0], s.Limits(actor_starts=1, start_timeout_s=60.0))
     scheduler.start(0.0)
     scheduler.actor_placed(0, 50.0)
     assert scheduler.tick(100.0) == []
@@ -220,7 +221,7 @@ def test_a_model_that_never_loads_counts_as_a_failed_start() -> None:
 
 
 def test_drain_gives_out_nothing_more() -> None:
-    scheduler = s.Scheduler([1.0] * 10, s.Limits(actors_max=2))
+    scheduler = Scheduler([1.0] * 10, s.Limits(actors_max=2))
     scheduler.start(0.0)
     scheduler.actor_ready(0, 0.0)
     scheduler.actor_ready(1, 0.0)
@@ -233,7 +234,7 @@ def test_drain_gives_out_nothing_more() -> None:
 
 
 def test_news_of_an_actor_given_up_is_ignored() -> None:
-    scheduler = s.Scheduler([1.0], s.Limits(actors_max=1, no_progress_s=5.0))
+    scheduler = Scheduler([1.0], s.Limits(actors_max=1, no_progress_s=5.0))
     scheduler.start(0.0)
     scheduler.actor_ready(0, 0.0)
     scheduler.tick(6.0)  # killed; clip goes to actor 1
@@ -243,7 +244,7 @@ def test_news_of_an_actor_given_up_is_ignored() -> None:
 
 
 def test_idle_actors_are_let_go_down_to_the_minimum() -> None:
-    scheduler = s.Scheduler([5.0, 1.0, 1.0, 1.0], s.Limits(actors_min=2, actors_max=4))
+    scheduler = Scheduler([5.0, 1.0, 1.0, 1.0], s.Limits(actors_min=2, actors_max=4))
     scheduler.start(0.0)
     for actor in range(4):
         scheduler.actor_ready(actor, 0.0)
