@@ -1,0 +1,120 @@
+"""Compares the annotations of clips, in memory or on storage, with true ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from sam3ray.annotations import FrameAnnotations, ObjectAnnotation
+from sam3ray.failures import UserError
+
+from ._match import Counts, PairedTracks, Tolerance, compare
+from ._report import Report, score
+
+Compared = dict[str, list[tuple[Counts, PairedTracks]]]
+
+
+def evaluate(
+    predicted: Iterable[FrameAnnotations],
+    truth: Iterable[FrameAnnotations],
+    prompts: Sequence[str] | None = None,
+    tolerance: Tolerance | None = None,
+) -> Report:
+    """Compares one clip's predicted with its true annotations, phrase by phrase.
+
+    Args:
+        predicted, truth: of the same frames; the frames compared are those of the truth, those without objects
+            included. The `track_score` of a true object is the share of it that is seen (1 for all of it).
+        prompts: the phrases asked for, those included that the clip does not hold; None takes those that occur.
+        tolerance: what counts as found.
+
+    Raises:
+        ValueError: predicted and true masks are of different sizes.
+    """
+    return _report(_compare_clip(predicted, truth, prompts, tolerance or Tolerance()))
+
+
+def evaluate_run(
+    output: str,
+    truth: str,
+    storage_options: Mapping[str, Any] | None = None,
+    tolerance: Tolerance | None = None,
+) -> Report:
+    """Compares a run with the truth: a folder of the same layout, `annotations/<clip_id>.parquet`.
+
+    The truth's files say in their metadata how many frames a clip has and which phrases were asked for (`prompts` of
+    the "clip" metadata); without it, the phrases that occur. Clips the truth does not hold are left out.
+
+    Raises:
+        UserError: one of the folders holds no annotations, or sizes disagree.
+    """
+    from sam3ray.store import RunStore
+
+    run, true_run = RunStore(output, storage_options), RunStore(truth, storage_options)
+    clips = sorted(true_run.done_ids())
+    if not clips:
+        raise UserError(f"{truth} holds no annotations/<clip_id>.parquet: it is no folder of true tracks")
+    done = run.done_ids()
+    if not done:
+        raise UserError(f"{output} holds no annotations: it is no finished or started run")
+    compared: Compared = {}
+    for clip_id in clips:
+        facts = true_run.read_clip_metadata(clip_id).get("clip", {})
+        true_frames = to_frames(true_run.read_clip(clip_id))
+        frames = {t: FrameAnnotations(t, 0, 0.0, 0, 0) for t in range(int(facts.get("frames", 0)))}
+        frames |= {frame.frame_index: frame for frame in true_frames}
+        given = to_frames(run.read_clip(clip_id)) if clip_id in done else []
+        try:
+            found = _compare_clip(given, frames.values(), facts.get("prompts"), tolerance or Tolerance())
+        except ValueError as error:
+            raise UserError(f"clip {clip_id}: {error}") from None
+        for prompt, parts in found.items():
+            compared.setdefault(prompt, []).extend(parts)
+    return _report(compared, tuple(clip for clip in clips if clip not in done))
+
+
+def to_frames(table: pa.Table) -> list[FrameAnnotations]:
+    """Rows of the annotation schema, of one clip, as frames; frames without objects are not among them."""
+    frames: dict[int, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        frames.setdefault(row["frame_index"], []).append(row)
+    return [_frame(frames[t]) for t in sorted(frames)]
+
+
+def _frame(rows: list[dict[str, Any]]) -> FrameAnnotations:
+    height, width = rows[0]["segmentation"]["size"]
+    objects = tuple(
+        ObjectAnnotation(
+            object_id=row["object_id"],
+            prompt=row["prompt"],
+            score=row["score"],
+            track_score=row["track_score"],
+            bbox=(row["bbox"]["xmin"], row["bbox"]["ymin"], row["bbox"]["xmax"], row["bbox"]["ymax"]),
+            area=row["area"],
+            rle=row["segmentation"]["counts"],
+        )
+        for row in rows
+    )
+    return FrameAnnotations(rows[0]["frame_index"], rows[0]["pts"], rows[0]["time_s"], height, width, objects)
+
+
+def _compare_clip(
+    predicted: Iterable[FrameAnnotations],
+    truth: Iterable[FrameAnnotations],
+    prompts: Sequence[str] | None,
+    tolerance: Tolerance,
+) -> Compared:
+    given = {frame.frame_index: frame for frame in predicted}
+    true = {frame.frame_index: frame for frame in truth}
+    if prompts is None:
+        occurring = (o.prompt for frames in (true, given) for f in frames.values() for o in f.objects)
+        prompts = list(dict.fromkeys(occurring))
+    frames = sorted(true)
+    return {prompt: [compare(given, true, frames, prompt, tolerance)] for prompt in prompts}
+
+
+def _report(compared: Compared, missing: tuple[str, ...] = ()) -> Report:
+    prompts = {prompt: score(parts) for prompt, parts in sorted(compared.items())}
+    return Report(score([part for parts in compared.values() for part in parts]), prompts, missing)

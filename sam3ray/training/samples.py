@@ -1,0 +1,137 @@
+"""Training data, drawn on the fly: single images with phrases, and short clips with tracks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from sam3ray.shapes import COLOURS, FOREIGN, SHAPES, Artist, ClipSpec, make_scene, matches, phrases
+
+#: Training draws its scenes from here upwards; evaluation, demo and tests use seeds below.
+FIRST_TRAINING_SEED = 10_000_000
+LEAST_VISIBLE = 24  # pixels of an object that counts, at 112 x 112
+
+
+def pixels(image: np.ndarray) -> torch.Tensor:
+    """uint8 (H, W, 3) -> (3, H, W) as the processor normalises it."""
+    return torch.from_numpy(image).permute(2, 0, 1).float().div_(127.5).sub_(1)
+
+
+@dataclass
+class Image:
+    """A frame and what some phrases ask for in it. `masks[p]` (n, size/2, size/2) float coverage, `boxes[p]`
+    (n, 4) xyxy relative to the frame."""
+
+    pixels: torch.Tensor
+    phrases: list[str]
+    masks: list[torch.Tensor]
+    boxes: list[torch.Tensor]
+
+
+def draw_spec(rng: np.random.Generator, seed: int, size: int, frames: int) -> ClipSpec:
+    plain = rng.random() < 0.25
+    most = int(rng.choice((4, 6, 8)))
+    return ClipSpec(
+        seed=seed, width=size, height=size, frames=frames, fps=float(rng.choice((8.0, 12.0, 24.0))),
+        objects=(1 if rng.random() < 0.9 else 0, most), look="plain" if plain else "mixed",
+        aspect=float(rng.uniform(1.0, 1.8)),
+    )  # fmt: skip
+
+
+def draw_images(seed: int, size: int, asked: int) -> list[Image]:
+    """Two moments of one scene, far apart: the scene costs more than a frame of it."""
+    rng = np.random.default_rng([seed, 1])
+    artist = Artist(make_scene(draw_spec(rng, seed, size, 96)))
+    return [_ask_about(artist, int(rng.integers(48)) + half, size, asked, rng) for half in (0, 48)]
+
+
+def _ask_about(artist: Artist, index: int, size: int, asked: int, rng: np.random.Generator) -> Image:
+    frame = artist.frame(index)
+    found = []
+    for thing in artist.scene.objects:
+        mask = frame.ids == thing.object_id
+        if mask.sum() >= LEAST_VISIBLE and thing.label is not None:
+            found.append((thing.label, mask))
+    image = Image(pixels(frame.image), [], [], [])
+    for _ in range(asked):
+        phrase, colour, shape = _ask(rng, [label for label, _ in found])
+        hits = [mask for label, mask in found if colour != "none" and matches(colour, shape, label)]
+        image.phrases.append(phrase)
+        stack = torch.from_numpy(np.stack(hits)).float() if hits else torch.zeros(0, size, size)
+        image.boxes.append(torch.tensor([_box(mask) for mask in hits], dtype=torch.float32).reshape(-1, 4))
+        image.masks.append(torch.nn.functional.avg_pool2d(stack[None], 2)[0] if hits else stack[:, ::2, ::2])
+    return image
+
+
+def _ask(rng: np.random.Generator, labels: list[tuple[str, str]]) -> tuple[str, str | None, str | None]:
+    """A phrase, and the (colour, shape) that it stands for; ("none", ...) for one that names nothing drawn."""
+    roll = rng.random()
+    if roll < 0.06:
+        word = str(rng.choice(FOREIGN))
+        return (word if rng.random() < 0.7 else f"{rng.choice(COLOURS)} {word}"), "none", None
+    present = labels[int(rng.integers(len(labels)))] if labels else None
+    colour: str | None = str(rng.choice(COLOURS))
+    shape: str | None = str(rng.choice(SHAPES))
+    if present is not None and roll < 0.68:
+        colour, shape = present
+    elif present is not None and roll < 0.88:  # near misses: the right colour or the right shape alone
+        colour, shape = (present[0], shape) if rng.random() < 0.5 else (colour, present[1])
+    kind = rng.random()
+    if kind < 0.22:
+        colour = None
+    elif kind < 0.34:
+        shape = None
+    options = phrases(colour, shape)
+    return (options[0] if rng.random() < 0.7 else str(rng.choice(options))), colour, shape
+
+
+def _box(mask: np.ndarray) -> list[float]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    height, width = mask.shape
+    return [columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height]
+
+
+@dataclass
+class Track:
+    """A short clip: `pixels` (T, 3, S, S), `masks` (K, T, S, S) bool of K objects; all are visible on frame 0."""
+
+    pixels: torch.Tensor
+    masks: torch.Tensor
+
+
+def draw_track(seed: int, size: int, frames: int, objects: int) -> Track:
+    rng = np.random.default_rng([seed, 2])
+    while True:
+        seed += 1
+        spec = draw_spec(rng, seed, size, 60)
+        artist = Artist(make_scene(spec))
+        step = int(rng.choice((1, 1, 1, 2, 3)))
+        first = int(rng.integers(60 - (frames - 1) * step))
+        drawn = [artist.frame(first + step * t) for t in range(frames)]
+        ids = [k for k in drawn[0].visible if (drawn[0].ids == k).sum() >= LEAST_VISIBLE]
+        if not ids:
+            continue
+        chosen = [ids[i] for i in rng.permutation(len(ids))[:objects]]
+        masks = np.stack([[f.ids == k for f in drawn] for k in chosen])
+        return Track(torch.stack([pixels(f.image) for f in drawn]), torch.from_numpy(masks))
+
+
+class _Stream(IterableDataset):  # type: ignore[type-arg]
+    def __init__(self, draw, start: int) -> None:  # type: ignore[no-untyped-def]
+        self._draw, self._start = draw, start
+
+    def __iter__(self) -> Iterator[object]:
+        seed = self._start
+        while True:
+            yield self._draw(seed)
+            seed += 1
+
+
+def stream(draw, start: int) -> Iterator[object]:  # type: ignore[no-untyped-def]
+    """Draws ahead in a process of its own; a function of the start alone."""
+    loader = DataLoader(_Stream(draw, start), batch_size=None, num_workers=1, prefetch_factor=4)
+    return iter(loader)
