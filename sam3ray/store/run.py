@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -33,6 +34,8 @@ from sam3ray.store.lease import DriverLease
 from sam3ray.store.retrying import RetryPolicy
 from sam3ray.store.storage import Storage
 from sam3ray.store.summary import ClipSummary
+
+_LOG = logging.getLogger(__name__)
 
 _FOOTER_BYTES = 16 * 1024  # holds the footer of nearly every clip's file
 
@@ -111,6 +114,12 @@ class RunStore:
                     f"{self.storage.shown(layout.RUN)} vanished while it was read; is the output being deleted?"
                 )
             self._check_same(identity.parse(data, self.storage.shown(layout.RUN)), fingerprint, clips, digest)
+        if created and self.probe() is Guarantee.CHECKED:
+            _LOG.warning(
+                "%s does not enforce create-if-absent: two drivers at once could both commit a clip, the later "
+                "file staying. One driver at a time is safe.",
+                redact(self.output),
+            )
         if created or not self.storage.exists(layout.MANIFEST):
             self.storage.create_bytes(frozen.to_parquet(clips, carried), layout.MANIFEST)
         return created

@@ -258,6 +258,12 @@ class Storage:
         At every moment there is either no file or a whole one. If the process dies, at most a temporary file
         outside the run's folders (`.tmp/`) is left, on storage that needs one.
         """
+        # Spares an upload that cannot win; and servers that ignore the condition overwrite nothing that is seen.
+        if not self.is_local and self.exists(path):
+            return False
+        return self._create(local, path)
+
+    def _create(self, local: str, path: str) -> bool:
         token = uuid.uuid4().hex
         size = os.path.getsize(local)
 
@@ -342,8 +348,9 @@ class Storage:
             return self.guarantee
         path = f"{TEMPORARY}/{creating.temporary_name()}"
         try:
-            self.create_bytes(b"1", path)
-            created_twice = self.create_bytes(b"2", path)
+            with _as_file(b"1") as local:
+                self._create(local, path)
+                created_twice = self._create(local, path)
         finally:
             self.delete(path)
         return Guarantee.CHECKED if created_twice else Guarantee.SERVER

@@ -242,12 +242,18 @@ def test_of_32_racing_writers_one_wins(request, tmp_path: Path, kind: str, same_
 # ---- stores that promise less
 
 
-def test_a_server_that_ignores_the_condition_is_found_out(faulty_store, monkeypatch):
+def test_a_server_that_ignores_the_condition_is_found_out(faulty_store, monkeypatch, caplog, tmp_path):
     assert faulty_store.probe() is Guarantee.SERVER
     fs = faulty_store.storage.fs
     put = fs.put_file
     monkeypatch.setattr(fs, "put_file", lambda *args, mode="", **kwargs: put(*args, **kwargs))
     assert faulty_store.probe() is Guarantee.CHECKED
+    faulty_store.create_or_open(FINGERPRINT, CONFIG, clips(1))
+    assert "does not enforce create-if-absent" in caplog.text
+    one, two = (write_clip(tmp_path, "a", seed=i)[0] for i in range(2))
+    assert faulty_store.commit("a", one)
+    assert not faulty_store.commit("a", two)
+    assert faulty_store.read_clip("a").equals(pq.ParquetFile(one).read())
 
 
 def test_a_filesystem_without_the_condition_still_shows_whole_files_only(tmp_path, monkeypatch):
