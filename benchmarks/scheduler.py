@@ -68,7 +68,9 @@ def simulate(clips: int, actors: int, seed: int) -> None:
     print(f"{clips} clips on {actors} actors: {len(out.done)} done, {len(out.final)} given up {dict(finals)}")
     print(f"failed attempts: {sum(reasons.values())} {dict(reasons)}; actors started: {out.actors_started}")
     rate = out.events / cpu_s
-    print(f"simulated {out.now / 3600:.1f} h in {seconds:.1f} s, {cpu_s:.1f} s of CPU ({rate:.0f} events per CPU second)")
+    print(
+        f"simulated {out.now / 3600:.1f} h in {seconds:.1f} s, {cpu_s:.1f} s of CPU ({rate:.0f} events per CPU second)"
+    )
     print(
         f"scheduler: {built_s:.2f} s, {built_mb:.0f} MB to build; the process with its world: {peak_mb:.0f} MB at most"
     )

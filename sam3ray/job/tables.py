@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from sam3ray.config import RetryConfig
 from sam3ray.failures import ClipError, Failure, JobStopped, Reason
 from sam3ray.job.result import ClipResult, JobSummary
+from sam3ray.job.versions import software_versions
 from sam3ray.manifest import Clip
 from sam3ray.store import ClipSummary, RunStore
 
@@ -48,7 +49,7 @@ class Ledger:
         self.frames = 0
         self.objects = 0
         self.rendered = 0
-        self.versions: dict[str, str] = {}
+        self.versions = software_versions()
         self._summaries: dict[str, ClipSummary] = store.summaries(done_ids=done)
         self._attempts: Counter[str] = Counter()
         self._pool = ThreadPoolExecutor(4, "sam3ray-records")

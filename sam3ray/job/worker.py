@@ -20,23 +20,22 @@ The out-of-memory ladder: each rung keeps what the ones before it do.
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
-import platform
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import Any, Protocol
 
 from sam3ray.annotations import AnnotationWriter, FrameAnnotations
 from sam3ray.config import JobConfig, ModelConfig, TrackingConfig
 from sam3ray.failures import ClipError, Failure, JobStopped, Reason
+from sam3ray.job.mishaps import classify, free_memory, gpu_peak_bytes, reset_gpu_peak
 from sam3ray.job.result import ClipResult
 from sam3ray.job.sink import WriterThread
+from sam3ray.job.versions import software_versions
 from sam3ray.job.workdir import WorkDir
 from sam3ray.manifest import Clip
 from sam3ray.prompts import VisualPrompt
@@ -409,73 +408,6 @@ def _real_segmenter() -> MakeSegmenter:
     return make
 
 
-def classify(error: BaseException) -> tuple[Reason, str, str]:
-    """(reason, message, where) of what an attempt raised."""
-    if isinstance(error, ClipError):
-        return error.reason, error.message, error.where
-    text = " ".join(f"{type(error).__name__}: {error}".split())[:1000]
-    if isinstance(error, MemoryError) or _is_torch_oom(error):
-        return Reason.OUT_OF_MEMORY, text, ""
-    if _is_poisoned_gpu(error):
-        return Reason.CRASHED, f"the GPU context is lost: {text}", ""
-    return Reason.INTERNAL, text, ""
-
-
-def _is_torch_oom(error: BaseException) -> bool:
-    # By name and text: torch is not imported where no torch error can come from.
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if "OutOfMemoryError" in names:
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "DefaultCPUAllocator: can't allocate memory" in text
-        or "CUDA out of memory" in text
-        or "CUBLAS_STATUS_ALLOC_FAILED" in text
-    )
-
-
-def _is_poisoned_gpu(error: BaseException) -> bool:
-    """After such an error every later call on this process's GPU fails, too: the process must go."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return "AcceleratorError" in names or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
-
-
 def _close_opened(future: Future[_Opened]) -> None:
     if not future.cancelled() and future.exception() is None:
         future.result().close()
-
-
-def free_memory() -> None:
-    """Gives back what this process holds but does not use, on the host and on its GPU."""
-    gc.collect()
-    torch = _torch()
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def reset_gpu_peak() -> None:
-    torch = _torch()
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def gpu_peak_bytes() -> int:
-    torch = _torch()
-    if torch is not None and torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return 0
-
-
-def _torch() -> Any:
-    """torch, if something has imported it already."""
-    import sys
-
-    return sys.modules.get("torch")
-
-
-def software_versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in ("sam3ray", "torch", "transformers", "ray", "av"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return versions
