@@ -78,8 +78,8 @@ class Segmenter:
         prompts: Sequence[str] = (),
         visual_prompts: Sequence[VisualPrompt] = (),
         *,
-        direction: Direction = "forward",
-        refine: Refine = "onward",
+        direction: Direction | None = None,
+        refine: Refine | None = None,
         progress: Callable[[], None] | None = None,
     ) -> Iterator[FrameAnnotations]:
         """Labels one clip.
@@ -92,7 +92,8 @@ class Segmenter:
             prompts: phrases; every instance of each is found and followed.
             visual_prompts: clicks, boxes and masks, resolved (`sam3ray.prompts.resolve_prompts`);
                 their objects keep their ids, and those of phrases count up from above them.
-            direction, refine: of the visual prompts: see `sam3ray.engine.visual`.
+            direction, refine: of the visual prompts (see `sam3ray.engine.visual`); None takes the
+                configuration's.
             progress: called after each frame that was worked on: what is found backward comes late.
 
         Yields:
@@ -107,7 +108,13 @@ class Segmenter:
         if not visual_prompts:
             return self._text.annotate(_once(frames), height, width, prompts, first_text_id)
         source = frames if isinstance(frames, FrameSource) else OnePass(frames, height, width)
-        pointed = self._visual.annotate(source, visual_prompts, direction=direction, refine=refine, progress=progress)
+        pointed = self._visual.annotate(
+            source,
+            visual_prompts,
+            direction=direction or self._tracking.direction,
+            refine=refine or self._tracking.refine,
+            progress=progress,
+        )
         if not prompts:
             return pointed
         return _joined(pointed, self._text.annotate(source.read(), height, width, prompts, first_text_id))

@@ -108,6 +108,12 @@ class TrackingConfig(_Section):
     forget_after_frames: int | None = Field(
         None, ge=16, description="drop the state of objects gone for so long; null keeps all"
     )
+    direction: Literal["forward", "backward", "both"] = Field(
+        "forward", description="which way objects of visual prompts are followed from their prompts"
+    )
+    refine: Literal["onward", "throughout"] = Field(
+        "onward", description="a later visual prompt changes its object from there on, or on all frames (two passes)"
+    )
     object_batch: int = Field(64, ge=1, description="objects per tracker call")
     frame_batch: int = Field(1, ge=1, description="frames per vision-backbone call (look-ahead)")
     prompt_batch: int = Field(8, ge=1, description="phrases per detector call")

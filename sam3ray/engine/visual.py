@@ -98,8 +98,9 @@ class VisualEngine:
             ascending id, `scores` are 1.
 
         Raises:
-            ValueError: a prompt does not fit the frames, or shows an object that nothing defines.
-            ClipError: empty_range, where a prompt's frame is not among those read.
+            ValueError: a prompt does not fit the frames.
+            ClipError: over_limits, where the prompts that an object starts with only say what it is not;
+                empty_range, where a prompt's frame is not among those read.
         """
         objects = prompted_objects(prompts, source.height, source.width)
         if not objects:
@@ -113,9 +114,11 @@ class VisualEngine:
 def _check_start(each: PromptedObject, direction: Direction, source: FrameSource) -> None:
     frame = each.frames[-1] if direction == "backward" else each.frames[0]
     if not any(turn.shows_the_object for turn in each.rounds(frame, source.height, source.width)):
-        raise ValueError(
+        raise ClipError(
+            Reason.OVER_LIMITS,
             f"object {each.object_id} starts on frame {frame} (direction {direction}) with negative clicks only; "
-            f"allowed: a positive click, a box or a mask there"
+            f"allowed: a positive click, a box or a mask there",
+            f"frame {frame}",
         )
 
 

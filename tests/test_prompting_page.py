@@ -1,0 +1,110 @@
+"""The examples of docs/prompting.md run as they stand, and find what they point at."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sam3ray.annotations import FrameAnnotations
+
+PAGE = Path(__file__).parents[1] / "docs" / "prompting.md"
+FRAMES = 30
+FOLLOWED = 0.6  # mean IoU with the drawn circle over the frames where it is followed
+
+pytestmark = pytest.mark.skipif(
+    not (Path(str(resources.files("sam3ray"))) / "embedded" / "model.safetensors").exists(),
+    reason="the package holds no checkpoint",
+)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[FrameAnnotations]]]:
+    """What `frames` is after each code block, by section."""
+    from contextlib import chdir
+
+    page = PAGE.read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    found: dict[str, list[list[FrameAnnotations]]] = {}
+    section = ""
+    with chdir(tmp_path_factory.mktemp("prompting")):
+        for heading, code in re.findall(r"^## (.+?)$|^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL):
+            if heading:
+                section = heading
+                continue
+            exec(compile(code, f"prompting.md: {section}", "exec"), names)  # noqa: S102
+            if "frames" in names:
+                found.setdefault(section, []).append(names.pop("frames"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def truth() -> list[np.ndarray]:
+    """Ids of what is drawn, per frame."""
+    from sam3ray.shapes import ClipSpec, draw_clip
+
+    return [frame.ids for frame in draw_clip(ClipSpec(seed=6, frames=FRAMES, width=320, height=180, objects=(2, 3)))]
+
+
+def mean_iou(frames: list[FrameAnnotations], truth: list[np.ndarray], object_id: int, drawn: int) -> float:
+    """Over the frames of the object's life here: from its first row to the last."""
+    from sam3ray.masks import decode_rle
+
+    ious = []
+    for frame in frames:
+        rle = next((found.rle for found in frame.objects if found.object_id == object_id), None)
+        if rle is None:
+            continue
+        mask, true = decode_rle(rle, frame.height, frame.width), truth[frame.frame_index] == drawn
+        ious.append((mask & true).sum() / max(1, (mask | true).sum()))
+    return float(np.mean(ious)) if ious else 0.0
+
+
+CLICKED = [
+    "One click",
+    "Several clicks",
+    "A negative click",
+    "A box",
+    "A box and clicks",
+    "A mask",
+    "Several objects",
+    "Refinement on a later frame",
+    "Backward, and both ways",
+    "Text and clicks in one clip",
+]
+
+
+def test_every_workflow_is_there(results):
+    assert set(results) == {"Text", *CLICKED}
+    assert all(len(frames) == FRAMES for runs in results.values() for frames in runs)
+
+
+@pytest.mark.parametrize("section", CLICKED)
+def test_the_object_pointed_at_is_followed(results, truth, section):
+    for frames in results[section]:
+        assert mean_iou(frames, truth, object_id=1, drawn=1) > FOLLOWED
+
+
+def test_an_object_starts_on_the_frame_of_its_prompt(results):
+    (frames,) = results["Several objects"]
+    assert {found.object_id for frame in frames[:20] for found in frame.objects} <= {1}
+    assert 2 in {found.object_id for found in frames[20].objects}
+
+
+def test_both_ways_reach_both_ends(results):
+    backward, both = results["Backward, and both ways"]
+    for frames in (backward, both):
+        assert all(found.object_id == 1 for frame in frames for found in frame.objects)
+        assert frames[0].objects
+    assert both[-1].objects
+
+
+def test_ids_of_phrases_lie_above_those_of_clicks(results):
+    (frames,) = results["Text and clicks in one clip"]
+    rows = {(found.object_id, found.prompt) for frame in frames for found in frame.objects}
+    assert (1, "large circle") in rows
+    assert all(object_id > 1 for object_id, prompt in rows if prompt == "red circle")
