@@ -1,0 +1,99 @@
+"""Final masks: the same pixels as resizing every mask whole, at the cost of the objects alone."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sam3ray.engine import outputs
+from sam3ray.engine.outputs import FrameFacts, FrameResult, finish
+from sam3ray.masks import decode_rle
+
+
+def result(masks: torch.Tensor, scores, prompts=None) -> FrameResult:
+    n = len(masks)
+    return FrameResult(
+        facts=FrameFacts(3, 1536, 0.12),
+        object_ids=[10 + k for k in range(n)],
+        prompts=prompts or [0] * n,
+        scores=[0.9] * n,
+        track_scores=np.array(scores, dtype=np.float32),
+        masks=masks,
+    )
+
+
+def by_definition(masks, scores, prompts, height, width) -> np.ndarray:
+    """Resize all, threshold, and give each pixel to the best object of its prompt."""
+    binary = (F.interpolate(masks[:, None].float(), (height, width), mode="bilinear")[:, 0] > 0).numpy()
+    out = binary.copy()
+    for k in range(len(masks)):
+        for other in range(len(masks)):
+            better = (-scores[other], other) < (-scores[k], k)
+            if prompts[other] == prompts[k] and better:
+                out[k] &= ~binary[other]
+    return out
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 5),
+    st.sampled_from([(37, 51), (120, 80), (14, 14), (9, 200), (1, 1), (5, 4)]),
+)
+def test_masks_are_those_of_the_definition(seed, n, size):
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(n, 1, 5, 5, generator=generator) - 0.4
+    masks = F.interpolate(coarse, (14, 14), mode="bicubic")[:, 0]
+    # Values as hole filling leaves them meet halfway at exactly zero.
+    masks = torch.where(masks.abs() < 0.2, 0.1 * masks.sign(), masks)
+    scores = torch.randint(1, 4, (n,), generator=generator).float().div(4).tolist()
+    prompts = torch.randint(2, (n,), generator=generator).tolist()
+    expected = by_definition(masks, scores, prompts, *size)
+    for path in (outputs._finish_on_host, outputs._finish_on_device):
+        encoded = path(result(masks, scores, prompts), range(n), *size)
+        for mask, rle in zip(expected, encoded, strict=True):
+            if rle is None:
+                assert not mask.any()
+                continue
+            assert np.array_equal(decode_rle(rle.rle, *size), mask)
+            assert rle.area == mask.sum()
+            if rle.area:
+                y, x = np.nonzero(mask)
+                assert rle.bbox == (x.min(), y.min(), x.max() + 1, y.max() + 1)
+
+
+def test_hidden_objects_take_no_pixels():
+    masks = torch.full((2, 8, 8), 1.0)
+    both = finish(result(masks, [0.5, 0.9]), [0, 1], 16, 16)
+    assert both.object_ids == (11,), "the worse one has no pixels left"
+    shown = finish(result(masks, [0.5, 0.9]), [0], 16, 16)
+    assert shown.object_ids == (10,)
+    assert shown.masks[0].area == 256
+
+
+def test_nothing_to_show():
+    empty = finish(result(torch.full((2, 8, 8), -1.0), [0.5, 0.9]), [0, 1], 16, 16)
+    assert empty.object_ids == ()
+    assert empty.annotations(["red"]).objects == ()
+    assert finish(result(torch.empty(0, 1, 1), []), [], 16, 16).masks == ()
+
+
+def test_rows_carry_frame_and_phrase():
+    masks = torch.full((2, 8, 8), -1.0)
+    masks[0, :4], masks[1, 4:] = 1.0, 1.0
+    frame = finish(result(masks, [0.5, 0.75], [1, 0]), [0, 1], 16, 12).annotations(["red", "blue"])
+    assert (frame.frame_index, frame.pts, frame.time_s, frame.height, frame.width) == (3, 1536, 0.12, 16, 12)
+    assert [(o.object_id, o.prompt, o.score, o.track_score) for o in frame.objects] == [
+        (10, "blue", 0.9, 0.5),
+        (11, "red", 0.9, 0.75),
+    ]
+    assert frame.objects[0].bbox == (0.0, 0.0, 12.0, 8.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_any_dtype_of_logits(dtype):
+    masks = torch.full((1, 8, 8), -1.0, dtype=dtype)
+    masks[0, 2:6, 2:6] = 1.0
+    assert finish(result(masks, [0.5]), [0], 16, 16).masks[0].area == 64

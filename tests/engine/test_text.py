@@ -1,0 +1,193 @@
+"""The text engine as its callers see it: lazy, bounded, the same whatever the batch sizes."""
+
+import numpy as np
+import pytest
+import torch
+from pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip, processor
+from tiny import tiny_model
+
+from sam3ray.config import TrackingConfig
+from sam3ray.engine import text
+from sam3ray.engine.frames import Preprocessor
+from sam3ray.engine.text import TextEngine
+from sam3ray.video import Frame
+
+
+def moving(frame, prompt):
+    found = [Found((0.25 + 0.01 * frame, 0.25), 0.12, 0.9), Found((0.7, 0.75), 0.15, 0.8)]
+    return found if frame in (0, 3) and prompt == 0 else found[:1] if frame == 2 else []
+
+
+def engine(detector=None, seed=0, **tracking) -> TextEngine:
+    model = tiny_model(seed)
+    if detector is None:
+        detector = ScriptedDetector(moving, model.low_res_mask_size)
+    return TextEngine(checkpoint(model), TrackingConfig(**tracking), detector)
+
+
+def rows(frames):
+    return [
+        (f.frame_index, o.object_id, o.prompt, round(o.track_score, 4), o.rle, o.bbox)
+        for f in frames
+        for o in f.objects
+    ]
+
+
+@pytest.mark.parametrize("size", [(90, 120), (112, 112), (64, 301), (500, 37)])
+def test_frames_are_preprocessed_bit_for_bit_as_by_the_checkpoints_processor(size):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for _ in range(2)]
+    theirs = processor().video_processor(videos=images, return_tensors="pt").pixel_values_videos[0]
+    preprocess = Preprocessor(checkpoint(tiny_model(0)))
+    for image, expected in zip(images, theirs, strict=True):
+        assert torch.equal(preprocess(Frame(0, 0, 0.0, image))[0], expected)
+
+
+@pytest.mark.parametrize("rules", ["published", "transformers"])
+def test_batch_sizes_change_nothing(rules):
+    """Look-ahead, objects and phrases per call: rounding apart, the same rows."""
+    base = engine(rules=rules, hotstart_delay=0, object_batch=1)
+    expected = list(base.annotate(clip(8), HEIGHT, WIDTH, ["red", "blue"]))
+    assert len(rows(expected)) > 8
+    for options in ({"frame_batch": 3}, {"object_batch": 64}, {"prompt_batch": 1}):
+        other = engine(rules=rules, hotstart_delay=0, **({"object_batch": 1} | options))
+        got = list(other.annotate(clip(8), HEIGHT, WIDTH, ["red", "blue"]))
+        assert [[o.object_id for o in f.objects] for f in got] == [[o.object_id for o in f.objects] for f in expected]
+        for mine, theirs in zip(got, expected, strict=True):
+            for a, b in zip(mine.objects, theirs.objects, strict=True):
+                assert abs(a.track_score - b.track_score) < 1e-4
+                assert abs(a.area - b.area) <= max(2, 0.02 * b.area)
+
+
+def test_two_runs_are_equal_row_for_row():
+    one = engine(hotstart_delay=3, hotstart_unmatch_thresh=3, hotstart_dup_thresh=3)
+    first = rows(one.annotate(clip(8), HEIGHT, WIDTH, ["red"]))
+    assert first == rows(one.annotate(clip(8), HEIGHT, WIDTH, ["red"]))
+
+
+def test_frames_are_taken_lazily_and_results_leave_in_order():
+    taken = []
+
+    def supply():
+        for frame in clip(40, height=16, width=16):
+            taken.append(frame.index)
+            yield frame
+
+    nothing = ScriptedDetector(lambda frame, prompt: [], 56)
+    results = engine(nothing).annotate(supply(), 16, 16, ["red"])
+    assert taken == [], "nothing is read before it is asked for"
+    seen = []
+    for frame in results:
+        seen.append(frame.frame_index)
+        # 16 frames are looked at before the first (short clips are tracked otherwise), 14 are held back, and a few
+        # are being finished.
+        assert len(taken) <= len(seen) + 16 + 15 + text._FINISHING + 2
+    assert seen == list(range(40))
+
+
+@pytest.mark.parametrize("frames", [0, 1, 3, 15, 16, 17])
+def test_clips_of_any_length(frames):
+    results = list(engine().annotate(clip(frames), HEIGHT, WIDTH, ["red"]))
+    assert [frame.frame_index for frame in results] == list(range(frames))
+
+
+def test_ids_begin_where_they_are_told_to():
+    frames = list(engine(hotstart_delay=0).annotate(clip(3), HEIGHT, WIDTH, ["red"], first_object_id=7))
+    assert [o.object_id for o in frames[0].objects] == [7, 8]
+
+
+def test_an_error_of_the_source_reaches_the_caller():
+    def broken():
+        yield from clip(20)
+        raise OSError("the file ends here")
+
+    results = engine().annotate(broken(), HEIGHT, WIDTH, ["red"])
+    with pytest.raises(OSError, match="the file ends here"):
+        list(results)
+
+
+def test_leaving_early_stops_the_work():
+    import threading
+
+    before = threading.active_count()
+    results = engine(hotstart_delay=0).annotate(clip(12), HEIGHT, WIDTH, ["red"])
+    next(results)
+    results.close()
+    assert threading.active_count() == before
+
+
+def test_the_cap_keeps_the_best_and_tells():
+    capped = engine(hotstart_delay=0, max_num_objects=1)
+    frames = list(capped.annotate(clip(2), HEIGHT, WIDTH, ["red"]))
+    assert [o.score for o in frames[0].objects] == [pytest.approx(0.9)]
+    assert capped.tally.dropped == 1
+
+
+def test_what_ran_is_told():
+    info = engine().info
+    assert info["rules"] == "published"
+    assert "hole filling" in info["postprocessing"]
+    assert info["thresholds"]["new_det_thresh"] == 0.7
+    assert info["transformers"].startswith("5.")
+
+
+class TestForgetting:
+    """Object 1 leaves after frame 3; object 2 stays."""
+
+    def run(self, monkeypatch, forget):
+        from sam3ray.engine.tracker import Tracker
+
+        track, states = Tracker.track, []
+
+        def leaving(self, features, frame, memories, **options):
+            found = track(self, features, frame, memories, **options)
+            states.append((len(memories), self.rows_in_use))
+            if frame >= 4 and len(memories) == 2:
+                found.masks[0] = -8.0
+            found.masks[-1] = Found((0.7, 0.75), 0.15, 1.0).mask(56)
+            return found
+
+        def script(frame, prompt):
+            both = [Found((0.25, 0.25), 0.12, 0.9), Found((0.7, 0.75), 0.15, 0.8)]
+            return both if frame == 0 else both[1:]
+
+        detector = ScriptedDetector(script, tiny_model(0).low_res_mask_size)
+        one = engine(detector, hotstart_delay=0, object_batch=1, forget_after_frames=forget)
+        with monkeypatch.context() as patch:
+            patch.setattr(Tracker, "track", leaving)
+            return list(one.annotate(clip(26, height=24, width=32), 24, 32, ["red"])), one.tally, states
+
+    def test_a_track_gone_for_long_is_dropped_and_the_others_do_not_change(self, monkeypatch):
+        kept, tally, all_states = self.run(monkeypatch, None)
+        assert tally.forgotten == 0
+        assert all_states[-1][0] == 2
+        forgot, tally, states = self.run(monkeypatch, 16)
+        assert tally.forgotten == 1
+        assert states[-1][0] == 1
+        assert states[-1][1] < all_states[-1][1], "its memory is freed"
+        assert [[o for o in f.objects if o.object_id == 2] for f in forgot] == [
+            [o for o in f.objects if o.object_id == 2] for f in kept
+        ]
+
+
+def test_state_is_bounded_in_the_length_of_the_clip(monkeypatch):
+    """Rows of memory, held frames and records of objects are as many at frame 34 as at frame 48."""
+    from sam3ray.engine.propagation import Propagation
+
+    step, sizes = Propagation.step, []
+
+    def watched(self, work, meanwhile):
+        out = step(self, work, meanwhile)
+        sizes.append((work.position, self._tracker.rows_in_use, len(self._hotstart), len(self._objects)))
+        return out
+
+    monkeypatch.setattr(Propagation, "step", watched)
+
+    def script(frame, prompt):  # confirmed objects, and a spurious one every third frame
+        found = [Found((0.3, 0.3), 0.1, 0.65), Found((0.7, 0.7), 0.1, 0.65)]
+        return [Found(each.centre, 0.1, 0.9) for each in found] if frame == 0 else found
+
+    detector = ScriptedDetector(script, tiny_model(0).low_res_mask_size)
+    one = engine(detector, hotstart_delay=15, hotstart_unmatch_thresh=15, hotstart_dup_thresh=15, high_conf_thresh=0.0)
+    assert len(list(one.annotate(clip(48, height=24, width=32), 24, 32, ["red"]))) == 48
+    assert sizes[34][1:] == sizes[-1][1:]
