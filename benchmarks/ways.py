@@ -115,9 +115,7 @@ def floor(checkpoint: Checkpoint, objects: int, repeats: int) -> dict[str, dict[
             detector.vision_encoder.neck(rand(1, vision.last_hidden_state.shape[-1], *grid)),
             model.get_vision_features_for_tracker(vision),
         ),
-        "detector": lambda: detector(
-            vision_embeds=vision, text_embeds=text, attention_mask=tokens["attention_mask"]
-        ),
+        "detector": lambda: detector(vision_embeds=vision, text_embeds=text, attention_mask=tokens["attention_mask"]),
         "memory attention": lambda: tracker.memory_attention(
             current_vision_features=top,
             current_vision_position_embeddings=top_positions,

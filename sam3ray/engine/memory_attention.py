@@ -97,7 +97,7 @@ class MemoryAttention:
         self, reads: Sequence[Reads], rules: ReadRules, memories: Bank, pointers: Bank
     ) -> tuple[Tensor, Tensor, int]:
         """Values (N, L, 64), the same plus positions, and how many of L are not pointer tokens."""
-        n, device, width = len(reads), memories.rows.device, self.tracker.mem_dim
+        n, device, width = len(reads), memories.device, self.tracker.mem_dim
         slots, places = len(reads[0].memories), len(self.turns)
         splits = max(1, self.tracker.hidden_dim // width)
         cells, tokens = slots * places, len(reads[0].pointers) * splits

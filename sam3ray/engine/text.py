@@ -105,7 +105,13 @@ class TextEngine:
     ) -> Iterator[FrameMasks]:
         checkpoint, tracking = self._checkpoint, self._tracking
         ahead = LookAhead(checkpoint, self._detector, frames, prompts, tracking.frame_batch)
-        tracker = Tracker(checkpoint.model, tracking.rules, tracking.object_batch, ahead.short_length)
+        tracker = Tracker(
+            checkpoint.model,
+            tracking.rules,
+            tracking.object_batch,
+            ahead.short_length,
+            offload_state=tracking.offload_state,
+        )
         propagation = Propagation(tracker, self.rules, first_object_id)
         self.tally = propagation.tally
 

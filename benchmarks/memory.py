@@ -1,0 +1,93 @@
+"""Resident memory against the length of the clip: ours over 10,000 frames, transformers' loop over 1,000.
+
+    python benchmarks/memory.py [--frames 10000] [--reference-frames 1000] [--objects 8]
+
+Both follow the same objects with the same random weights (a very small model: what is measured is what is kept, not
+how fast). Ours gets its frames one at a time; transformers' loop needs them all beforehand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SIZE = 64  # of the frames, in pixels
+
+
+def frames(count: int) -> Iterator[object]:
+    import numpy as np
+
+    from sam3ray.video import Frame
+
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(16)]
+    for t in range(count):
+        yield Frame(t, t, t / 25, images[t % 16].copy())
+
+
+def child(way: str, count: int, objects: int) -> None:
+    import torch
+
+    sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "engine")]
+    from models import processor
+    from scene import FindsDiscs, Scene, follow_discs, patch_transformers
+    from tiny import IMAGE, tiny_model
+    from ways import resident_mb
+
+    from sam3ray.config import TrackingConfig
+    from sam3ray.engine.checkpoint import Checkpoint
+    from sam3ray.engine.detector import Detector
+    from sam3ray.engine.text import TextEngine
+
+    torch.set_num_threads(1)
+    model = tiny_model(0)
+    with torch.inference_mode():
+        model.tracker_model.mask_decoder.pred_obj_score_head.proj_out.bias.data.fill_(10.0)
+    checkpoint = Checkpoint(model, processor(IMAGE), torch.device("cpu"), torch.float32, autocast=False, info={})
+    scene = Scene(objects, model.low_res_mask_size, checkpoint.device, torch.float32)
+    if way == "ours":
+        follow_discs(scene)
+        engine = TextEngine(checkpoint, TrackingConfig(), FindsDiscs(Detector(checkpoint), scene))
+        results: Iterator[object] = engine.annotate(frames(count), SIZE, SIZE, ["disc"])
+    else:
+        patch_transformers(model, scene)
+        session = checkpoint.processor.init_video_session(video=[frame.image for frame in frames(count)])
+        session = checkpoint.processor.add_text_prompt(session, "disc")
+        results = (
+            checkpoint.processor.postprocess_outputs(session, output)
+            for output in model.propagate_in_video_iterator(session)
+        )
+    for t, _ in enumerate(results):
+        if t in (100, 500, 750, count - 1) or t % 1000 == 0:
+            gc.collect()
+            print(json.dumps({"frame": t, "resident_mb": round(resident_mb(), 1)}), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=10_000)
+    parser.add_argument("--reference-frames", type=int, default=1_000)
+    parser.add_argument("--objects", type=int, default=8)
+    parser.add_argument("--child", choices=["ours", "transformers"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(options.child, options.frames, options.objects)
+        return
+    print("| way | frame | resident, MB |\n| --- | --- | --- |")
+    for way, count in (("ours", options.frames), ("transformers", options.reference_frames)):
+        command = [sys.executable, __file__, "--child", way, "--frames", str(count), "--objects", str(options.objects)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        for line in done.stdout.splitlines():
+            if line.startswith("{"):
+                row = json.loads(line)
+                print(f"| {way} | {row['frame']} | {row['resident_mb']} |")
+
+
+if __name__ == "__main__":
+    main()
