@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,14 +77,18 @@ class Room:
 
 
 def room_for_actors(config: ClusterConfig) -> Room:
-    """Compares what the actors ask for with what the nodes have.
+    """`room_on` the cluster that is connected."""
+    import ray
+
+    return room_on([node["Resources"] for node in ray.nodes() if node["Alive"]], config)
+
+
+def room_on(nodes: Sequence[Mapping[str, float]], config: ClusterConfig) -> Room:
+    """Compares what the actors ask for with what each node has ("CPU", "GPU").
 
     Raises:
         JobStopped: not even `actors.min` fit, and the cluster does not grow (`autoscaling`).
     """
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cpus = sum(node.get("CPU", 0.0) for node in nodes)
     gpus = sum(node.get("GPU", 0.0) for node in nodes)
     low, high = config.actors.min, config.actors.max
@@ -111,7 +115,7 @@ def largest_node_cpus() -> float:
     return max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
 
 
-def _fit(node: dict[str, float], config: ClusterConfig, most: int) -> int:
+def _fit(node: Mapping[str, float], config: ClusterConfig, most: int) -> int:
     room = float(most)
     if config.cpus_per_actor > 0:
         room = min(room, node.get("CPU", 0.0) / config.cpus_per_actor)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+
+import pytest
+
+from sam3ray.failures import Failure, Reason
+from sam3ray.job.logs import event, set_up_logging
+from sam3ray.job.observe import Snapshot
+from sam3ray.job.progress import LineProgress, LiveProgress, clock, line_of, make_progress
+
+SNAPSHOT = Snapshot(
+    clips=60,
+    done=12,
+    failed={Reason.CRASHED: 2, Reason.NOT_FOUND: 1},
+    running=3,
+    actors=3,
+    starting=1,
+    frames=400,
+    objects=31,
+    seconds=20.0,
+    eta_s=3725.0,
+    rendered=4,
+    rendering=2,
+)
+
+
+def test_a_line_says_all_of_it() -> None:
+    assert line_of(SNAPSHOT) == (
+        "12/60 clips, 3 failed (crashed 2, not_found 1), 3 running on 3 actors (+1 starting), 400 frames (20.0/s), "
+        "31 objects, 4 videos rendered, ETA 01:02:05"
+    )
+    assert line_of(Snapshot(clips=5)).endswith("0 frames (0.0/s), 0 objects, ETA -")
+
+
+def test_days_are_told() -> None:
+    assert clock(2 * 86_400 + 61) == "2d 00:01:01"
+
+
+def test_lines_come_now_and_then_and_failures_at_once() -> None:
+    stream = io.StringIO()
+    progress = LineProgress(stream, every_s=1000.0)
+    for _ in range(5):
+        progress.update(Snapshot(clips=5, notice="only 2 actors fit"))
+    progress.clip_failed(Failure("a", Reason.CRASHED, "died\nbadly", final=False))
+    progress.clip_failed(Failure("a", Reason.CRASHED, "died\nbadly", final=True))
+    progress.close()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 4
+    assert lines[0] == "sam3ray: only 2 actors fit"
+    assert lines[2] == "sam3ray: a failed: crashed: died badly"
+
+
+def test_a_terminal_gets_a_bar_and_a_pipe_gets_lines() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert isinstance(make_progress(io.StringIO()), LineProgress)
+    terminal = Terminal()
+    progress = make_progress(terminal)
+    assert isinstance(progress, LiveProgress)
+    progress.update(SNAPSHOT)
+    progress.clip_failed(Failure("[red]x", Reason.CRASHED, "died", final=True))
+    progress.close()
+    shown = terminal.getvalue()
+    assert "15/60 clips" in shown
+    assert "20.0 frames/s" in shown
+    assert "[red]x: crashed: died" in shown  # data are not markup
+
+
+@pytest.fixture
+def logged() -> io.StringIO:
+    logger = logging.getLogger("sam3ray")
+    before = (logger.handlers[:], logger.level, logger.propagate)
+    stream = io.StringIO()
+    yield stream
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+def test_logs_are_json_with_clip_and_actor_and_no_secrets(logged: io.StringIO) -> None:
+    set_up_logging("info", actor=7, stream=logged)
+    log = logging.getLogger("sam3ray.job.driver")
+    event(log, logging.INFO, "clip done", clip_id="a", frames=3, nothing=None)
+    event(log, logging.DEBUG, "not at this level", clip_id="a")
+    log.warning("could not read https://user:hunter2@host/x")
+    first, second = (json.loads(line) for line in logged.getvalue().splitlines())
+    assert {k: first[k] for k in ("level", "message", "clip_id", "frames", "actor")} == {
+        "level": "info",
+        "message": "clip done",
+        "clip_id": "a",
+        "frames": 3,
+        "actor": 7,
+    }
+    assert "nothing" not in first
+    assert "hunter2" not in second["message"]
+
+
+def test_quiet_by_default(logged: io.StringIO) -> None:
+    set_up_logging(stream=logged)
+    event(logging.getLogger("sam3ray.job.driver"), logging.INFO, "clip done", clip_id="a")
+    logging.getLogger("transformers").warning("something a user can do nothing about")
+    assert logged.getvalue() == ""
