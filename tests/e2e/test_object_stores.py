@@ -54,16 +54,17 @@ def test_a_killed_job_on_an_object_store_is_resumed(
     output = f"{place.uri}/run"
     config = config_for(upload(six_clips, place), output, storage=place.options)
     store = RunStore(output, place.options)
-    driver = start_driver(config, tmp_path, folder=str(tmp_path), faults={}, frame_s=0.05)
+    driver = start_driver(config, tmp_path, faults={}, frame_s=0.05)
     try:
         deadline = time.monotonic() + 120
-        while len(store.done_ids()) < 2 and driver.poll() is None:
-            assert time.monotonic() < deadline, (tmp_path / "driver.log").read_text()[-3000:]
+        while len(store.done_ids()) < 2:
+            alive = driver.poll() is None and time.monotonic() < deadline
+            assert alive, (tmp_path / "driver.log").read_text()[-3000:]
             time.sleep(0.1)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
         done_before = len(store.done_ids())
-        driver = start_driver(config, tmp_path, folder=str(tmp_path), faults={})
+        driver = start_driver(config, tmp_path, faults={})
         assert driver.wait(180) == 0, (tmp_path / "driver.log").read_text()[-3000:]
     finally:
         if driver.poll() is None:
