@@ -25,6 +25,7 @@ from sam3ray.config import JobConfig, fingerprint
 from sam3ray.failures import Failure, JobStopped, Reason
 from sam3ray.job import actions as s
 from sam3ray.job.cluster import Room, connected, room_for_actors
+from sam3ray.job.lengths import lengths_of
 from sam3ray.job.logs import event
 from sam3ray.job.losses import Verdict, judge, nodes_alive
 from sam3ray.job.metrics import RayMetrics
@@ -123,7 +124,7 @@ class Job:
         self.notice = room.notice
         self._cpus = room.cpus
         self.scheduler = Scheduler(
-            [length_of(clips[i]) for i in todo],
+            lengths_of([clips[i] for i in todo], config),
             s.Limits(
                 actors_min=min(config.cluster.actors.min, room.actors),
                 actors_max=room.actors,
@@ -517,13 +518,6 @@ class Job:
         self._kill(actor, verdict.message)
         event(_LOG, logging.INFO, "actor lost", actor=actor, reason=verdict.reason.value, error=verdict.message)
         self._do(self.scheduler.actor_lost(actor, verdict.reason, verdict.message, time.monotonic()))
-
-
-def length_of(clip: Clip) -> float:
-    """How long a clip will take, as far as that is known without opening it; 0 where it is not."""
-    if clip.end_s is not None:
-        return clip.end_s - (clip.start_s or 0.0)
-    return 0.0
 
 
 @contextmanager

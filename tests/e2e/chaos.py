@@ -366,9 +366,10 @@ def main() -> int:
     parser.add_argument("--clips", type=int, default=Settings.clips)
     parser.add_argument("--kills", type=int, default=Settings.kills)
     parser.add_argument("--seed", type=int, default=Settings.seed)
+    parser.add_argument("--one-node", action="store_true", help="no cluster of two nodes, and none of them killed")
     parser.add_argument("--folder", type=Path, help="keep everything here; by default a temporary folder")
     arguments = parser.parse_args()
-    settings = Settings(clips=arguments.clips, kills=arguments.kills, seed=arguments.seed)
+    settings = Settings(clips=arguments.clips, kills=arguments.kills, seed=arguments.seed, node=not arguments.one_node)
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ class Nodes:
         self.environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "token", "HOME": str(folder)}
         self.environment |= {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "PYTHONPATH": str(REPOSITORY)}
         self.environment.pop("RAY_ADDRESS", None)
+        self.environment["RAY_raylet_start_wait_time_s"] = "180"  # on a busy machine its default of 30 s is short
         self.ray = str(Path(sys.executable).parent / "ray")
         self.port, self.dashboard = free_port(), free_port()
         self.address = f"127.0.0.1:{self.port}"
@@ -84,7 +85,7 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def wait_for_nodes(cluster: Nodes, count: int, timeout_s: float = 90.0) -> None:
+def wait_for_nodes(cluster: Nodes, count: int, timeout_s: float = 240.0) -> None:
     code = (
         "import ray, sys, logging; ray.init(address=sys.argv[1], logging_level=logging.ERROR, log_to_driver=False);"
         "sys.exit(sum(n['Alive'] for n in ray.nodes()) < int(sys.argv[2]))"

@@ -1,0 +1,20 @@
+"""A short chaos in every test run; `python -m tests.e2e.chaos` is the long one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.chaos import Settings, run_chaos
+
+pytest.importorskip("moto.server")
+
+
+@pytest.mark.timeout(1200)
+def test_a_job_that_is_killed_all_over_gives_the_same_annotations(tmp_path: Path) -> None:
+    settings = Settings(clips=14, kills=6, drivers=1, decoders=1, node=False, actors=2, frame_s=0.03)
+    report = run_chaos(settings, tmp_path)
+    assert report.problems == []
+    assert report.kills == {"actor": 4, "driver": 1, "decoder": 1}
+    assert sum(report.faults.values()) > 0
