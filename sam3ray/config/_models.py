@@ -32,6 +32,15 @@ class _Section(BaseModel):
     # strict: `8` is no text, `true` no number; else a slip in the file would pass as something else.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections_are_defaults(cls, data: Any) -> Any:
+        """`storage:` with nothing but comments below it is null in YAML."""
+        if not isinstance(data, dict) or None not in data.values():
+            return data
+        sections = {n for n, f in cls.model_fields.items() if f.default_factory or isinstance(f.default, _Section)}
+        return {key: value for key, value in data.items() if value is not None or key not in sections}
+
 
 class ModelConfig(_Section):
     """Which checkpoint to load, and how."""

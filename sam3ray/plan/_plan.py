@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from sam3ray.config import JobConfig, differences, fingerprint
+from sam3ray.config import JobConfig, VideoConfig, differences, fingerprint
 from sam3ray.failures import ClipError, UserError
+from sam3ray.files import is_local, local_path
 from sam3ray.manifest import Clip, read_manifest
 from sam3ray.plan._estimate import Estimate, Work, estimate
 from sam3ray.plan._probing import Probed, probe_all
 from sam3ray.prompts import check_prompts
 from sam3ray.redact import redact
 from sam3ray.store import RunStore
+from sam3ray.video import ClipFrames, VideoInfo
 
 MAX_LISTED = 1_000  # unreadable clips listed one by one; the rest are counted
 
@@ -137,16 +140,36 @@ def check_visual_prompts(clips: Sequence[Clip], config: JobConfig) -> None:
     if not prompted:
         return
     facts = probe_all(list(dict.fromkeys(clip.uri for clip in prompted)), config.video, config.storage)
-    problems = [problem for clip in prompted for problem in _prompt_problems(clip, facts[clip.uri])]
+    problems = [problem for clip in prompted for problem in _prompt_problems(clip, facts[clip.uri], config.video)]
     if problems:
         raise UserError(problems)
 
 
-def _prompt_problems(clip: Clip, facts: Probed) -> list[str]:
-    if isinstance(facts, ClipError):
+def _prompt_problems(clip: Clip, facts: Probed, limits: VideoConfig) -> list[str]:
+    if isinstance(facts, ClipError) or not clip.visual_prompts:
         return []
+    latest = max(prompt.frame_index for prompt in clip.visual_prompts)
+    if facts.frame_count is not None and latest >= facts.frame_count:
+        facts = replace(facts, frame_count=_true_frame_count(clip.uri, facts, latest, limits))
     found = check_prompts(clip.visual_prompts, facts, clip.start_s, clip.end_s)
     return [f"clip {clip.clip_id}: {problem}" for problem in found]
+
+
+def _true_frame_count(uri: str, facts: VideoInfo, latest: int, limits: VideoConfig) -> int | None:
+    """Headers lie about the number of frames, so a prompt is not refused for what they say alone.
+
+    A local video is decoded to count. A remote one is not fetched for it: a prompt far beyond the end is refused, and
+    one near it is left to the worker (None), which has the video.
+    """
+    if is_local(uri):
+        try:
+            return ClipFrames(local_path(uri), limits=limits).frame_at(math.inf) + 1
+        except ClipError:
+            return None  # damaged: the worker records how
+    count = facts.frame_count or 0
+    if facts.duration_s is not None and facts.fps is not None:
+        count = max(count, math.ceil(facts.duration_s * facts.fps))
+    return count if latest >= count + max(2, count // 50) else None
 
 
 def _state_of_run(config: JobConfig, clips: Sequence[Clip]) -> tuple[set[str], dict[str, str], list[str]]:
@@ -174,7 +197,7 @@ def _count(clip: Clip, facts: Probed, config: JobConfig, tally: _Tally) -> None:
         if len(tally.listed) < MAX_LISTED:
             tally.listed.append(Unreadable(clip.clip_id, redact(clip.uri), facts.reason.value, redact(facts.message)))
         return
-    tally.problems += _prompt_problems(clip, facts)
+    tally.problems += _prompt_problems(clip, facts, config.video)
     duration = facts.duration_s
     if duration is None and facts.frame_count and facts.fps:
         duration = float(facts.frame_count / facts.fps)

@@ -141,6 +141,12 @@ def test_output_must_not_be_the_manifest() -> None:
     assert "same place" in problem("manifest: clips\noutput: clips/")
 
 
+def test_sections_left_empty_have_their_defaults() -> None:
+    text = f"{GOOD}storage:\n  # endpoint_url: x\nmodel:\ncluster:\n  actors:\n"
+    assert config_from_text(text, "job.yaml") == config_from_text(GOOD, "job.yaml")
+    assert problem(f"{GOOD}model: {{dtype: null}}")
+
+
 # --set
 
 
