@@ -27,7 +27,7 @@ from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.video._index import SeekPoint, find_seek_point
 from sam3ray.video._source import check_pixels, display_matrix, displayed, naming_errors, open_container, video_stream
-from sam3ray.video._truncation import listed_packets, matroska_is_cut_off
+from sam3ray.video._truncation import listed_packets, matroska_is_cut_off, will_end_early
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +59,12 @@ class RgbConverter:
         return displayed(rgb.to_ndarray(), display_matrix(coded))
 
 
-def decode(path: str | os.PathLike[str], limits: VideoConfig, *, start_s: float | None = None) -> Iterator[CodedFrame]:
+def decode(
+    path: str | os.PathLike[str], limits: VideoConfig, *, start_s: float | None = None, to_end: bool = False
+) -> Iterator[CodedFrame]:
     """Every frame of the video with its exact index; with `start_s`, frames before it may be missing or come twice.
+
+    With `to_end`, a file that is known to be cut off fails at once, not when reading gets there.
 
     Raises:
         ClipError: see the module; also when there is no frame at all.
@@ -68,22 +72,26 @@ def decode(path: str | os.PathLike[str], limits: VideoConfig, *, start_s: float 
     point = find_seek_point(path, start_s, limits) if start_s else None
     if point is not None:
         try:
-            yield from _decode_from(path, limits, point)
+            yield from _decode_from(path, limits, point, to_end)
         except _SeekMissed:
             pass  # nothing of the range was given out yet: the indices get another source
         else:
             return
-    yield from _decode_from(path, limits, None)
+    yield from _decode_from(path, limits, None, to_end)
 
 
 class _SeekMissed(Exception):
     """The frames after a seek are not those that the packets announced, so their indices are not known."""
 
 
-def _decode_from(path: str | os.PathLike[str], limits: VideoConfig, point: SeekPoint | None) -> Iterator[CodedFrame]:
+def _decode_from(
+    path: str | os.PathLike[str], limits: VideoConfig, point: SeekPoint | None, to_end: bool
+) -> Iterator[CodedFrame]:
     where = os.path.basename(path)
     with open_container(path, limits) as container:
         stream = video_stream(container, limits, where)
+        if to_end and will_end_early(path, container, stream):
+            raise ClipError(Reason.UNREADABLE_VIDEO, "the file is cut off: frames that it lists are missing", where)
         clock = _Clock(stream, where)
         if point is not None:
             with naming_errors(where, "cannot seek"):

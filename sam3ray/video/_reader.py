@@ -90,7 +90,7 @@ class VideoReader:
     def _file_frames(self, progress: Progress) -> FrameGenerator:
         to_rgb = RgbConverter()
         sampler: Sampler | None = None
-        for coded in decode(self._path, self._limits, start_s=self._start_s):
+        for coded in decode(self._path, self._limits, start_s=self._start_s, to_end=self._end_s is None):
             progress()
             if sampler is None:
                 sampler = Sampler(coded.time_base, self._start_s, self._end_s, self._fps)

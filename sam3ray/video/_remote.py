@@ -23,6 +23,7 @@ from sam3ray.redact import MASK, redact
 from sam3ray.video._folder import sort_frames
 
 _CHUNK = 8 * 2**20
+_BATCH = 256  # frames of a folder that are asked for together; the store's client fetches several at once
 _VERSION_KEYS = ("ETag", "etag", "version_id", "LastModified", "last_modified", "mtime", "updated", "created", "crc32c")
 
 
@@ -185,31 +186,37 @@ def download(
         ClipError: the reasons of `naming_store_errors`; storage where fewer bytes came than announced; over_limits
             where the store announced no size and more than `max_bytes` came.
     """
+    targets = [
+        folder / local_name(file.path, number if video.is_folder else None) for number, file in enumerate(video.files)
+    ]
     arrived = 0
-    for number, file in enumerate(video.files):
-        target = folder / local_name(file.path, number if video.is_folder else None)
+    for at in range(0, len(targets), _BATCH):
+        files, batch = video.files[at : at + _BATCH], targets[at : at + _BATCH]
         with naming_store_errors(video.uri):
-            if file.size is None:
-                _copy_at_most(fs, file.path, target, max_bytes - arrived, video.uri)
+            if video.is_folder:
+                fs.get([file.path for file in files], [str(target) for target in batch])
+            elif files[0].size is None:
+                _copy_at_most(fs, files[0].path, batch[0], max_bytes, video.uri)
             else:
-                fs.get_file(file.path, str(target), callback=_Counter(arrived, progress))
-        got = os.path.getsize(target)
-        arrived += got
+                fs.get_file(files[0].path, str(batch[0]), callback=_Counter(progress))
+        for file, target in zip(files, batch, strict=True):
+            got = os.path.getsize(target)
+            arrived += got
+            if file.size is not None and got != file.size:
+                raise ClipError(Reason.STORAGE, f"{got} of {file.size} bytes arrived", redact_uri(video.uri))
         progress(arrived)
-        if file.size is not None and got != file.size:
-            raise ClipError(Reason.STORAGE, f"{got} of {file.size} bytes arrived", redact_uri(video.uri))
-    return folder if video.is_folder else target
+    return folder if video.is_folder else targets[0]
 
 
 class _Counter(Callback):
-    """Tells how many bytes have arrived, those of earlier files included."""
+    """Tells how many bytes have arrived."""
 
-    def __init__(self, before: int, progress: Callable[[int], None]) -> None:
+    def __init__(self, progress: Callable[[int], None]) -> None:
         super().__init__()
-        self._before, self._progress = before, progress
+        self._progress = progress
 
     def call(self, *_: Any, **__: Any) -> None:
-        self._progress(self._before + self.value)
+        self._progress(self.value)
 
 
 def local_name(path: str, number: int | None) -> str:

@@ -19,6 +19,17 @@ def listed_packets(container: InputContainer, stream: VideoStream) -> int | None
     return len(stream.index_entries) if container.format.name.startswith("mov") else None
 
 
+def will_end_early(path: str | os.PathLike[str], container: InputContainer, stream: VideoStream) -> bool:
+    """Whether it is known before reading that the file does not reach the end of its video."""
+    if matroska_is_cut_off(path):
+        return True
+    count = listed_packets(container, stream)
+    if not count:
+        return False
+    last = stream.index_entries[count - 1]
+    return last.pos + last.size > os.path.getsize(path)
+
+
 def matroska_is_cut_off(path: str | os.PathLike[str]) -> bool:
     """Whether a Matroska or WebM file is shorter than its segment says. Segments of unknown size (live) never are."""
     with open(path, "rb") as file:

@@ -347,5 +347,9 @@ def test_a_real_object_store(tmp_path: Path, s3_place: Place) -> None:
     cache = VideoCache(tmp_path / "cache", 10**6, s3_place.options)
     with cache.open(uri) as local, VideoReader(local) as video:
         assert len(list(video)) == 10
+    for name in ("2.jpg", "10.jpg", "1.jpg"):
+        fs.pipe(f"{uri}-frames/{name}", name.encode())
+    with cache.open(uri + "-frames") as folder:
+        assert [f.read_bytes() for f in sorted(folder.iterdir())] == [b"1.jpg", b"2.jpg", b"10.jpg"]
     fails(cache, uri + ".missing", Reason.NOT_FOUND)
     fails(cache, "s3://no-such-bucket-here/a.mp4", Reason.NOT_FOUND)

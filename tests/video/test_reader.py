@@ -250,6 +250,7 @@ class TestDamage:
         path.write_bytes(data[: int(len(data) * kept)])
         error = fails(path, Reason.UNREADABLE_VIDEO)
         assert "cut off" in error.message
+        assert "cut off: it ends after the frame at" in fails(path, Reason.UNREADABLE_VIDEO, end_s=99.0).message
 
     def test_a_range_before_the_cut_is_fine(self, tmp_path: Path) -> None:
         path = write_video(tmp_path / "a.mkv", 60, (160, 120), options={"crf": "5"})
