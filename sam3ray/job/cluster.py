@@ -16,6 +16,7 @@ from sam3ray.redact import redact
 
 # Actors hand back small values only; annotations go straight to storage.
 _OBJECT_STORE_BYTES = 256 * 2**20
+_LONGEST_TEMP_DIR = 40
 
 
 @contextlib.contextmanager
@@ -57,14 +58,22 @@ def connected(config: ClusterConfig, *, dashboard: bool = False) -> Iterator[Non
 
 
 def _temp_dir() -> str | None:
-    """None is Ray's default, `/tmp/ray`; another where that belongs to somebody else.
+    """Where a Ray of our own keeps its sessions; None leaves it to Ray.
 
-    Kept short: Ray puts Unix sockets in it, whose paths must not exceed 107 bytes.
+    Ray puts Unix sockets below it, whose paths must not exceed 107 bytes, some 65 of which are Ray's own. The default
+    is `ray` in the system's temporary folder: too deep a one, or somebody else's, will not do.
     """
-    default = "/tmp/ray"
-    if not os.path.exists(default) or os.access(default, os.W_OK | os.X_OK):
+    if "RAY_TMPDIR" in os.environ:
         return None
+    for folder in (os.path.join(tempfile.gettempdir(), "ray"), "/tmp/ray", f"/tmp/ray-{os.getuid()}"):
+        if len(os.fsencode(folder)) <= _LONGEST_TEMP_DIR and _may_write(folder):
+            return folder
     return tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+
+
+def _may_write(folder: str) -> bool:
+    there = folder if os.path.exists(folder) else os.path.dirname(folder)
+    return os.access(there, os.W_OK | os.X_OK)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from sam3ray.config import ClusterConfig
 from sam3ray.failures import JobStopped
+from sam3ray.job import cluster
 from sam3ray.job.cluster import room_on
 
 
@@ -44,3 +48,15 @@ def test_too_little_for_the_minimum_says_what_there_is() -> None:
     )
     with pytest.raises(JobStopped, match=r"no GPU .*: room for none; set cluster\.gpus_per_actor to 0"):
         room_on([node(16)], config(1, 8, 1))
+
+
+def test_ray_keeps_its_sockets_in_a_short_folder_of_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", "/tmp")
+    assert cluster._temp_dir() == "/tmp/ray"
+    monkeypatch.setattr("tempfile.tempdir", "/tmp/" + "deep/" * 12)
+    assert cluster._temp_dir() == "/tmp/ray"
+    monkeypatch.setattr(cluster.os, "access", lambda path, mode: path == "/tmp")  # another user's /tmp/ray
+    assert cluster._temp_dir() == f"/tmp/ray-{os.getuid()}"
+    monkeypatch.setenv("RAY_TMPDIR", "/elsewhere")
+    assert cluster._temp_dir() is None
