@@ -222,13 +222,14 @@ def _boundary(a: Mask, b: Mask, share: float = 0.008) -> float:
     reach = max(int(np.ceil(share * np.hypot(*a.shape))), 1)
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     edge_a, edge_b = _outline(a), _outline(b)
-    near_a, near_b = cv2.dilate(edge_a, disk), cv2.dilate(edge_b, disk)
+    near_a = cv2.dilate(edge_a.astype(np.uint8), disk) > 0
+    near_b = cv2.dilate(edge_b.astype(np.uint8), disk) > 0
     precision = (edge_b & near_a).sum() / max(edge_b.sum(), 1)
     recall = (edge_a & near_b).sum() / max(edge_a.sum(), 1)
     return float(2 * precision * recall / max(precision + recall, 1e-9))
 
 
-def _outline(mask: Mask) -> NDArray[np.uint8]:
-    values = mask.astype(np.uint8)
-    inner = cv2.erode(values, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    return values - inner
+def _outline(mask: Mask) -> Mask:
+    box = np.ones((3, 3), np.uint8)
+    inner = cv2.erode(mask.astype(np.uint8), box, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return mask & (inner == 0)

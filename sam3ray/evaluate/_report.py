@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +57,7 @@ class Report:
     overall: Scores
     prompts: dict[str, Scores]
     missing: tuple[str, ...] = ()
+    parts: dict[str, list[tuple[Counts, PairedTracks]]] = field(default_factory=dict, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -100,6 +101,23 @@ class Report:
         if self.missing:
             table.caption = f"{len(self.missing)} clips of the truth have no annotations: {', '.join(self.missing[:5])}"
         return table
+
+
+def report_of(parts: dict[str, list[tuple[Counts, PairedTracks]]], missing: tuple[str, ...] = ()) -> Report:
+    """The report of comparisons by phrase; phrases are told apart in the lines, not in the overall figures."""
+    prompts = {prompt: score(found) for prompt, found in sorted(parts.items())}
+    return Report(score([part for found in parts.values() for part in found]), prompts, missing, parts)
+
+
+def merge(reports: Iterable[Report]) -> Report:
+    """One report of several clips' reports."""
+    parts: dict[str, list[tuple[Counts, PairedTracks]]] = {}
+    missing: tuple[str, ...] = ()
+    for report in reports:
+        missing += report.missing
+        for prompt, found in report.parts.items():
+            parts.setdefault(prompt, []).extend(found)
+    return report_of(parts, missing)
 
 
 def _plain(scores: Scores) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from sam3ray.annotations import FrameAnnotations, ObjectAnnotation
 from sam3ray.failures import UserError
 
 from ._match import Counts, PairedTracks, Tolerance, compare
-from ._report import Report, score
+from ._report import Report, report_of
 
 Compared = dict[str, list[tuple[Counts, PairedTracks]]]
 
@@ -33,7 +33,7 @@ def evaluate(
     Raises:
         ValueError: predicted and true masks are of different sizes.
     """
-    return _report(_compare_clip(predicted, truth, prompts, tolerance or Tolerance()))
+    return report_of(_compare_clip(predicted, truth, prompts, tolerance or Tolerance()))
 
 
 def evaluate_run(
@@ -72,7 +72,7 @@ def evaluate_run(
             raise UserError(f"clip {clip_id}: {error}") from None
         for prompt, parts in found.items():
             compared.setdefault(prompt, []).extend(parts)
-    return _report(compared, tuple(clip for clip in clips if clip not in done))
+    return report_of(compared, tuple(clip for clip in clips if clip not in done))
 
 
 def to_frames(table: pa.Table) -> list[FrameAnnotations]:
@@ -113,8 +113,3 @@ def _compare_clip(
         prompts = list(dict.fromkeys(occurring))
     frames = sorted(true)
     return {prompt: [compare(given, true, frames, prompt, tolerance)] for prompt in prompts}
-
-
-def _report(compared: Compared, missing: tuple[str, ...] = ()) -> Report:
-    prompts = {prompt: score(parts) for prompt, parts in sorted(compared.items())}
-    return Report(score([part for parts in compared.values() for part in parts]), prompts, missing)

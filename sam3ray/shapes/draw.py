@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,13 +183,14 @@ def _background(scene: Scene) -> NDArray[np.float32]:
         return np.broadcast_to(first, (height, width, 3)).astype(np.float32)
     if scene.background == "photo":
         picture = np.zeros((height, width, 3), np.float32)
-        for octave, share in ((2, 0.5), (5, 0.3), (12, 0.18), (40, 0.12)):
-            picture += share * _smooth(rng, octave, height, width, 3)
+        for octave, weight in ((2, 0.5), (5, 0.3), (12, 0.18), (40, 0.12)):
+            picture += weight * _smooth(rng, octave, height, width, 3)
         grey = picture.mean(axis=2, keepdims=True)
         # Photographs are less saturated than their coloured noise.
         picture = 0.5 + 1.6 * (0.45 * (picture - grey) + grey - 0.55)
         tint = 0.5 * (first + second)
         return np.clip(0.65 * picture + 0.35 * tint, 0, 1).astype(np.float32)
+    share: NDArray[Any]
     if scene.background == "gradient":
         turn = rng.uniform(0, 2 * math.pi)
         ramp = np.linspace(-1, 1, width)[None] * math.cos(turn) + np.linspace(-1, 1, height)[:, None] * math.sin(turn)

@@ -1,5 +1,22 @@
-"""Training of the embedded checkpoint: the detector on drawn images, then the tracker on drawn clips."""
+"""Trains the tiny checkpoint of the package on drawn clips, and makes checkpoints of random weights.
 
-from .layout import random_checkpoint, tiny_config
+Not needed to use sam3ray: `python -m sam3ray.training --help`.
+"""
 
-__all__ = ["random_checkpoint", "tiny_config"]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .layout import random_checkpoint
+
+__all__ = ["random_checkpoint"]
+
+
+def __getattr__(name: str) -> Any:
+    # torch and transformers take seconds to import; only what is asked for pays for them.
+    if name == "random_checkpoint":
+        from .layout import random_checkpoint
+
+        return random_checkpoint
+    raise AttributeError(name)

@@ -91,8 +91,9 @@ def losses_of(
     losses |= _query_losses(outputs, matches, boxes * 2)
 
     # Masks of a few pairs, one of an image: those with something to find first.
+    order = rng.permutation(asked)
     pairs = [
-        i * asked + max(range(asked), key=lambda p, i=i: (min(len(boxes[i * asked + p]), 1), rng.random()))
+        int(i) * asked + int(max(order, key=lambda p: len(boxes[int(i) * asked + int(p)]) > 0))  # noqa: B023
         for i in rng.permutation(len(images))[: max(len(images) * 5 // 8, 1)]
     ]
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -176,7 +176,7 @@ def make_tokenizer(vocabulary: int = 600) -> CLIPTokenizer:
                 tokens.append(left + right)
                 known.add(left + right)
     tokens += ["<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=merges)
+    return CLIPTokenizer(vocab={token: index for index, token in enumerate(tokens)}, merges=merges)  # type: ignore[arg-type]
 
 
 def save(model: Sam3VideoModel, folder: str | os.PathLike[str], dtype: torch.dtype = torch.bfloat16) -> Path:
@@ -185,7 +185,8 @@ def save(model: Sam3VideoModel, folder: str | os.PathLike[str], dtype: torch.dty
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    copy.deepcopy(model).to(dtype).save_pretrained(folder)
+    half_precision: Any = copy.deepcopy(model)
+    half_precision.to(dtype).save_pretrained(folder)
     size = model.detector_model.config.vision_config.image_size
     square = {"height": size, "width": size}
     low_res = {"height": model.config.low_res_mask_size, "width": model.config.low_res_mask_size}

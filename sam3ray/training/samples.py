@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,8 +121,8 @@ def draw_track(seed: int, size: int, frames: int, objects: int) -> Track:
         return Track(torch.stack([pixels(f.image) for f in drawn]), torch.from_numpy(masks))
 
 
-class _Stream(IterableDataset):  # type: ignore[type-arg]
-    def __init__(self, draw, start: int) -> None:  # type: ignore[no-untyped-def]
+class _Stream(IterableDataset):
+    def __init__(self, draw: Callable[[int], Any], start: int) -> None:
         self._draw, self._start = draw, start
 
     def __iter__(self) -> Iterator[object]:
@@ -131,7 +132,7 @@ class _Stream(IterableDataset):  # type: ignore[type-arg]
             seed += 1
 
 
-def stream(draw, start: int) -> Iterator[object]:  # type: ignore[no-untyped-def]
+def stream(draw: Callable[[int], Any], start: int) -> Iterator[Any]:
     """Draws ahead in a process of its own; a function of the start alone."""
     loader = DataLoader(_Stream(draw, start), batch_size=None, num_workers=1, prefetch_factor=4)
     return iter(loader)

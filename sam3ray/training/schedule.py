@@ -67,7 +67,7 @@ class Run:
             self.count, self.spent_s = state["count"], state["spent_s"]
             self._optimiser.load_state_dict(state["optimiser"])
             with torch.no_grad():
-                for p, raw, average in zip(self._parameters, state["raw"], state["average"], strict=True):
+                for p, raw in zip(self._parameters, state["raw"], strict=True):
                     p.copy_(raw)
                 self._average = [a.clone() for a in state["average"]]
         batches = stream(draw, self.count)

@@ -1,0 +1,89 @@
+"""`python -m sam3ray.training`: train the tiny checkpoint, evaluate one, draw a contact sheet."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+_EMBEDDED = str(resources.files("sam3ray") / "embedded")
+
+
+@app.command()
+def train(
+    folder: Annotated[Path, typer.Argument(help="State, logs and the checkpoint go here.")],
+    minutes: Annotated[float, typer.Option(help="Wall time of all stages together.")] = 180.0,
+    seed: int = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+) -> None:
+    """Train from scratch, or go on with what is in FOLDER; FOLDER/checkpoint is the result."""
+    from .stages import train as train_stages
+
+    torch.set_num_threads(threads)
+    print(train_stages(folder, minutes, seed))
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="Folder of a checkpoint.")] = _EMBEDDED,
+    through: Annotated[
+        str, typer.Option(help="transformers, engine, or untrained (a tracker without training).")
+    ] = "engine",
+    clips: Annotated[int, typer.Option(help="Clips of each kind.")] = 24,
+    frames: int = 48,
+    kind: Annotated[list[str] | None, typer.Option(help="Only these kinds; repeatable.")] = None,
+    threads: int = 1,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Print the figures of a checkpoint on drawn clips that no training has seen."""
+    from .evaluation import KINDS, table_line, through_engine, through_transformers
+
+    torch.set_num_threads(threads)
+    if through not in ("transformers", "engine", "untrained"):
+        raise typer.BadParameter(f"--through is {through!r}; allowed: transformers, engine, untrained")
+    wrong = [k for k in kind or () if k not in KINDS]
+    if wrong:
+        raise typer.BadParameter(f"--kind is {wrong[0]!r}; allowed: {', '.join(KINDS)}")
+    if through == "engine":
+        predict = through_engine(checkpoint)
+    else:
+        predict = through_transformers(checkpoint, untrained_tracker=through == "untrained")
+    lines = []
+    table = Table(box=None, pad_edge=False)
+    for each in kind or KINDS:
+        line = table_line(each, clips, predict, frames)
+        lines.append(line)
+        if as_json:
+            print(json.dumps({"through": through, **line}), flush=True)
+        if not table.columns:
+            for name in line:
+                table.add_column(name, justify="left" if name == "prompts" else "right")
+        table.add_row(*("" if v is None else str(v) for v in line.values()))
+    if not as_json:
+        Console().print(table)
+
+
+@app.command()
+def sheet(
+    output: Annotated[Path, typer.Argument(help="PNG to write.")],
+    checkpoint: Annotated[str, typer.Option(help="Folder of a checkpoint.")] = _EMBEDDED,
+    clips: int = 6,
+) -> None:
+    """Draw a contact sheet of what the engine finds."""
+    from PIL import Image
+
+    from .evaluation import cases, sheet, through_engine
+
+    picked = [*cases("several prompts", clips), *cases("other look", 1), *cases("mask", 1)]
+    Image.fromarray(sheet(through_engine(checkpoint), picked)).save(output)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,73 @@
+"""The stages of the training, in order, and the checkpoint they end in.
+
+State of each stage is on disk (`<folder>/<stage>.pt`, replaced atomically about every minute); a killed command goes
+on from there when it is called again. A finished stage leaves `<stage>.done` with the whole model's weights.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import Sam3VideoModel
+
+from .detector import Helpers, train_detector
+from .layout import initialise, make_tokenizer, save, tiny_config
+from .samples import FIRST_TRAINING_SEED, draw_images
+from .schedule import Options, Run
+from .tracker import adopt_neck, train_tracker
+
+#: Shares of the whole time: the detector, the same with a frozen trunk, the tracker.
+SHARES = (0.45, 0.27, 0.28)
+
+
+def train(folder: Path, minutes: float, seed: int = 0) -> Path:
+    """Runs or resumes the training; returns the folder of the finished checkpoint.
+
+    Args:
+        folder: for state, logs (`<stage>.jsonl`, one line for each 50 steps) and the checkpoint.
+        minutes: of wall time, all stages together. The learning rates follow it, so a busy machine gets fewer steps.
+        seed: of the weights. The same seed and the same number of steps draw the same batches.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    model = Sam3VideoModel(tiny_config())
+    model.set_attn_implementation("eager")  # trains faster than SDPA on a CPU at this size
+    initialise(model, seed)
+    model.train()
+    first = FIRST_TRAINING_SEED * (seed + 1)
+    helpers = Helpers(model.detector_model.detr_encoder.hidden_size)
+    tokenizer = make_tokenizer()
+
+    def run(name: str, share: float, rate: float, images: int, offset: int, extra: nn.Module) -> Run:
+        options = Options(name, minutes * share, rate, seed=first + offset, images=images)
+        return Run(model, extra, tokenizer, folder, options)
+
+    _stage(model, folder, "detector", lambda: train_detector(run("detector", SHARES[0], 8e-4, 8, 0, helpers)))
+    _stage(
+        model,
+        folder,
+        "detector_frozen",
+        lambda: train_detector(run("detector_frozen", SHARES[1], 5e-4, 10, 2_000_000, helpers), frozen_trunk=True),
+    )
+
+    def tracker() -> None:
+        adopt_neck(model, torch.stack([im.pixels for s in range(8) for im in draw_images(first + s, 112, 1)]))
+        train_tracker(run("tracker", SHARES[2], 8e-4, 4, 4_000_000, nn.Identity()))
+
+    _stage(model, folder, "tracker", tracker)
+    model.requires_grad_(True)
+    return save(model.eval(), folder / "checkpoint")
+
+
+def _stage(model: Sam3VideoModel, folder: Path, name: str, work: Callable[[], None]) -> None:
+    done = folder / f"{name}.done"
+    if not done.exists():
+        work()
+        partial = done.with_suffix(".partial")
+        torch.save(model.state_dict(), partial)
+        os.replace(partial, done)
+    model.load_state_dict(torch.load(done, weights_only=True))
