@@ -160,7 +160,9 @@ def demo_clips(folder: str | os.PathLike[str], n: int = len(_DEMO)) -> list[dict
             prompts = sorted({p.split()[1] for p in prompts})[:2]
         elif kind == "click":
             object_id, x, y = _clickable(spec)
-            labels, prompts = {object_id: "clicked object"}, []
+            clicked = next(t.label for t in make_scene(spec).objects if t.object_id == object_id)
+            labels = {object_id: "clicked object"}
+            prompts = [p for p in prompts if clicked is None or p != phrases(*clicked)[0]][:2]
             row["visual_prompts"] = json.dumps(
                 [
                     {

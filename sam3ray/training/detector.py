@@ -93,7 +93,7 @@ def losses_of(
     # Masks of a few pairs, one of an image: those with something to find first.
     order = rng.permutation(asked)
     pairs = [
-        int(i) * asked + int(max(order, key=lambda p: len(boxes[int(i) * asked + int(p)]) > 0))  # noqa: B023
+        int(i) * asked + int(max(order, key=lambda p: len(boxes[int(i) * asked + int(p)]) > 0))
         for i in rng.permutation(len(images))[: max(len(images) * 5 // 8, 1)]
     ]
     with torch.autocast("cpu", dtype=torch.bfloat16):
