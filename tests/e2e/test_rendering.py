@@ -1,0 +1,60 @@
+"""Annotated videos beside a running job, and later from a finished one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import pytest
+
+from sam3ray.failures import UserError
+from sam3ray.job import render_run, run_job
+from tests.e2e.clips import write_clips
+from tests.e2e.runs import annotations_of, config_for
+from tests.job.fakes import DrawnSegmenter
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def frames_of(path: Path) -> int:
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def test_videos_follow_the_clips_and_what_is_missing_comes_later(tmp_path: Path) -> None:
+    manifest = write_clips(tmp_path / "clips", 3, frames=[8, 6, 7])
+    output = tmp_path / "run"
+    config = config_for(manifest, output, cpus=0.5, render={"enabled": True})
+    summary = run_job(config, make_segmenter=DrawnSegmenter)
+    assert (summary.done, summary.rendered, summary.exit_code) == (3, 3, 0)
+    videos = {path.stem: frames_of(path) for path in (output / "videos").iterdir()}
+    assert videos == {"clip-000": 8, "clip-001": 6, "clip-002": 7}
+
+    (output / "videos" / "clip-001.mp4").unlink()
+    (output / "videos" / "clip-002.mp4").unlink()
+    (tmp_path / "clips" / "clip-002.mp4").unlink()  # its source is gone: the clip stays done all the same
+    again = run_job(config, make_segmenter=DrawnSegmenter)
+    assert (again.done, again.skipped, again.rendered, again.exit_code) == (0, 3, 1, 0)
+    assert list(again.render_failures) == ["clip-002"]
+    assert "not_found" in again.render_failures["clip-002"]
+    assert len(annotations_of(output)) == 3
+
+    before = (output / "videos" / "clip-000.mp4").stat().st_mtime_ns
+    later = render_run(str(output), ["clip-000", "clip-002"])
+    assert (later.rendered, later.skipped, later.exit_code) == (0, 1, 1)
+    assert (output / "videos" / "clip-000.mp4").stat().st_mtime_ns == before
+    anew = render_run(str(output), ["clip-000"], overwrite=True)
+    assert (anew.rendered, anew.exit_code) == (1, 0)
+    assert (output / "videos" / "clip-000.mp4").stat().st_mtime_ns > before
+
+
+def test_what_is_not_done_cannot_be_rendered(tmp_path: Path) -> None:
+    manifest = write_clips(tmp_path / "clips", 1, frames=3)
+    (tmp_path / "clips" / "clip-000.mp4").write_bytes(b"")
+    run_job(config_for(manifest, tmp_path / "run"), make_segmenter=DrawnSegmenter)
+    with pytest.raises(UserError) as caught:
+        render_run(str(tmp_path / "run"), ["clip-000", "clip-999"])
+    assert caught.value.problems[0].startswith("clip 'clip-999' is not in the manifest")
+    assert caught.value.problems[1] == "clip 'clip-000' is not done, so there is nothing to render"
+    with pytest.raises(UserError, match="holds no run"):
+        render_run(str(tmp_path / "nothing"))
