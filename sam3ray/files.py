@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sam3ray.failures import UserError
+from sam3ray.redact import redact
 
 # What to install for an address, where fsspec itself does not bring it.
 EXTRAS = {
@@ -56,7 +57,7 @@ def read_bytes(uri: str, storage_options: Mapping[str, Any], max_bytes: int, *, 
     except Exception as error:
         raise UserError(_cannot_read(uri, what, error)) from error
     if len(data) > max_bytes:
-        raise UserError(f"{what} {uri} has more than {max_bytes} bytes, which is the limit")
+        raise UserError(f"{what} {redact(uri)} has more than {max_bytes} bytes, which is the limit")
     return data
 
 
@@ -78,7 +79,7 @@ def decode(data: bytes, uri: str, *, what: str) -> str:
         found = f"byte 0x{data[error.start]:02x}"
         if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
             found = "UTF-16"
-        raise UserError(f"{what} {uri} line {line}: {found} is not UTF-8 text; save it as UTF-8") from error
+        raise UserError(f"{what} {redact(uri)} line {line}: {found} is not UTF-8 text; save it as UTF-8") from error
 
 
 def filesystem(uri: str, storage_options: Mapping[str, Any], *, what: str) -> tuple[Any, str]:
@@ -91,14 +92,15 @@ def filesystem(uri: str, storage_options: Mapping[str, Any], *, what: str) -> tu
     from fsspec.core import split_protocol
 
     protocol = split_protocol(uri)[0] or "file"
+    name = redact(uri)
     if protocol not in fsspec.available_protocols():
-        raise UserError(f"{what} {uri}: {protocol}:// is no known kind of storage; allowed: a path, {_protocols()}")
+        raise UserError(f"{what} {name}: {protocol}:// is no known kind of storage; allowed: a path, {_protocols()}")
     try:
         fs, path = fsspec.core.url_to_fs(uri, **({} if is_local(uri) else dict(storage_options)))
     except ImportError as error:
         extra = EXTRAS.get(protocol)
         install = f"pip install 'sam3ray[{extra}]'" if extra else str(error)
-        raise UserError(f"{what} {uri}: {protocol}:// needs a package that is not installed: {install}") from error
+        raise UserError(f"{what} {name}: {protocol}:// needs a package that is not installed: {install}") from error
     except Exception as error:
         raise UserError(_cannot_read(uri, what, error)) from error
     return fs, path
@@ -109,10 +111,11 @@ def _protocols() -> str:
 
 
 def _cannot_read(uri: str, what: str, error: Exception) -> str:
+    uri = redact(uri)
     if isinstance(error, FileNotFoundError):
         return f"{what} {uri} does not exist"
     if isinstance(error, IsADirectoryError):
         return f"{what} {uri} is a folder; allowed: a file"
     if isinstance(error, PermissionError):
         return f"{what} {uri} may not be read: permission denied"
-    return f"{what} {uri} cannot be read: {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}"
+    return f"{what} {uri} cannot be read: {redact(' '.join(f'{type(error).__name__}: {error}'.split()))[:300]}"

@@ -6,11 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-_SECRET_KEY = re.compile(
-    r"^(key|secret|token|username|auth)$|passw|passphrase|secret|sas_?token|^sas$|connection_?string|account_?key"
-    r"|access_?key|api_?key|private_?key|sse.*key|credential|session_?token|bearer|authorization",
-    re.IGNORECASE,
-)
+from sam3ray.redact import is_secret_name
+
+_ALSO_SECRET = frozenset({"username", "auth", "bearer", "authorization"})
 # gcsfs takes these words as `token`, azure's `credential` and `anon` are switches: they name a source, not a secret.
 _HARMLESS = frozenset({"anon", "cloud", "google_default", "cache", "browser", "default"})
 _PASSWORD_IN_URI = re.compile(r"://[^/@\s]*:[^/@\s]*@")
@@ -18,7 +16,7 @@ _PASSWORD_IN_URI = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 
 def is_secret_key(key: str) -> bool:
     """Whether a value under this key is likely a secret."""
-    return _SECRET_KEY.search(key) is not None
+    return is_secret_name(key) or key.lower() in _ALSO_SECRET
 
 
 def has_password(text: str) -> bool:

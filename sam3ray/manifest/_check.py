@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from sam3ray.config import JobConfig
-from sam3ray.config._secrets import has_password, without_password
+from sam3ray.config._secrets import has_password
 from sam3ray.failures import UserError
 from sam3ray.files import resolve
 from sam3ray.manifest._clip import Clip, Manifest
@@ -20,6 +20,7 @@ from sam3ray.manifest._ids import ALLOWED, derive_clip_id, is_clip_id
 from sam3ray.manifest._rows import Problems, Rows, shown
 from sam3ray.prompts import VisualPrompt, phrases_problem, split_phrases
 from sam3ray.prompts._parse import parse_visual_prompts
+from sam3ray.redact import redact
 
 MAX_URI_CHARS = 4096
 MAX_SECONDS = 1e9
@@ -91,13 +92,13 @@ def _uris(rows: Rows, problems: Problems) -> list[str]:
         elif len(value) > MAX_URI_CHARS or _CONTROL.search(value):
             problem = f"at most {MAX_URI_CHARS} characters, no control characters"
         elif has_password(value):
-            value, problem = without_password(value), "addresses without user and password; put them in the environment"
+            problem = "addresses without user and password; put them in the environment"
         elif ("://" in value or "::" in value) and (scheme := _SCHEME.match(value)) and scheme[0].lower() not in known:
             close = difflib.get_close_matches(scheme[0].lower(), known, n=1)
             problem = "a path, s3://, gs://, az:// or another kind of storage that fsspec knows"
             problem += f"; the nearest is {close[0]}://" if close else ""
         if problem:
-            problems.add(f"{rows.place(i)}: uri is {shown(value)}; allowed: {problem}")
+            problems.add(f"{rows.place(i)}: uri is {redact(shown(value))}; allowed: {problem}")
             value = ""
         values[i] = value
     return [value if not value or (value[0] == "/" and "/." not in value) else resolve(value) for value in values]

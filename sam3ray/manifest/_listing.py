@@ -11,6 +11,7 @@ from typing import Any
 from sam3ray.failures import UserError
 from sam3ray.files import filesystem, is_local, local_path
 from sam3ray.manifest._rows import MAX_ROWS, Rows
+from sam3ray.redact import redact
 
 _SUFFIXES = (
     ".3g2 .3gp .asf .avi .flv .ivf .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut .obu .ogv .rm .ts .vob .webm "
@@ -61,7 +62,7 @@ def read_glob(uri: str, storage_options: Mapping[str, Any]) -> Rows:
             elif _suffix(path) in VIDEO_SUFFIXES:
                 files.add(path)
     except Exception as error:
-        raise UserError(f"manifest {uri} cannot be listed: {_reason(error)}") from error
+        raise UserError(f"manifest {redact(uri)} cannot be listed: {_reason(error)}") from error
     return _rows(files, fs, root, uri)
 
 
@@ -71,7 +72,7 @@ def _files_below(fs: Any, root: str, uri: str) -> Iterable[str]:
             return _walk(root)
         return (path for path in fs.find(root) if not _is_hidden(path[len(root) :]))
     except Exception as error:
-        raise UserError(f"manifest {uri} cannot be listed: {_reason(error)}") from error
+        raise UserError(f"manifest {redact(uri)} cannot be listed: {_reason(error)}") from error
 
 
 def _walk(root: str) -> Iterator[str]:
@@ -100,7 +101,7 @@ def _rows(files: Iterable[str], fs: Any, root: str, uri: str) -> Rows:
             folder, _, name = path.rpartition("/")
             images.setdefault(folder, []).append(name)
         if len(videos) > MAX_ROWS:
-            raise UserError(f"manifest {uri} has over {MAX_ROWS} videos, which is the limit")
+            raise UserError(f"manifest {redact(uri)} has over {MAX_ROWS} videos, which is the limit")
     with_videos = {path.rpartition("/")[0] for path in videos}
     # Images beside videos, or without numbers, are previews and the like.
     frames = [
@@ -111,13 +112,13 @@ def _rows(files: Iterable[str], fs: Any, root: str, uri: str) -> Rows:
     paths = sorted([*videos, *frames])
     if not paths:
         raise UserError(
-            f"manifest {uri} has no videos; allowed: files ending in {_SUFFIXES}, "
+            f"manifest {redact(uri)} has no videos; allowed: files ending in {_SUFFIXES}, "
             "and folders of numbered .jpg or .png frames"
         )
     uris = [path if is_local(uri) else fs.unstrip_protocol(path) for path in paths]
     prefix = root.rstrip("/") + "/"
     identities = [path.removeprefix(prefix) if path != root else posixpath.basename(path) for path in paths]
-    return Rows(uri, len(uris), {"uri": list(uris)}, identities=identities)
+    return Rows(redact(uri), len(uris), {"uri": list(uris)}, identities=identities)
 
 
 def _suffix(path: str) -> str:
@@ -129,4 +130,4 @@ def _is_hidden(relative: str) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return redact(" ".join(f"{type(error).__name__}: {error}".split()))[:300]

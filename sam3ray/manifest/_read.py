@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from sam3ray.config import JobConfig
-from sam3ray.config._secrets import without_password
 from sam3ray.failures import UserError
 from sam3ray.files import decode, filesystem, is_local, local_path, read_bytes, resolve
 from sam3ray.manifest._check import check_rows
@@ -20,6 +19,7 @@ from sam3ray.manifest._parquet import read_parquet
 from sam3ray.manifest._rows import Rows, likely_typos
 from sam3ray.manifest._text import MAX_TEXT_BYTES, read_csv, read_jsonl
 from sam3ray.prompts._file import read_prompt_file
+from sam3ray.redact import redact
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _read_rows(uri: str, config: JobConfig, options: Mapping[str, Any]) -> Rows:
-    name = without_password(uri)
+    name = redact(uri)
     if is_glob(uri):
         _refuse_output_inside(glob_root(uri), config, recursive="**" in uri)
         return read_glob(uri, options)

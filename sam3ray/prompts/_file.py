@@ -6,11 +6,11 @@ import posixpath
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sam3ray.config._secrets import without_password
 from sam3ray.failures import UserError
 from sam3ray.files import decode, filesystem, read_bytes
 from sam3ray.prompts._parse import MAX_ITEMS, Item, assemble, parse_item
 from sam3ray.prompts._values import VisualPrompt
+from sam3ray.redact import redact
 
 MAX_BYTES = 2 * 2**30
 
@@ -23,7 +23,7 @@ def read_prompt_file(uri: str, storage_options: Mapping[str, Any]) -> dict[str, 
     """
     from sam3ray.manifest._rows import Problems
 
-    name = without_password(uri)
+    name = redact(uri)
     suffix = posixpath.splitext(uri)[1].lower()
     problems = Problems()
     items: dict[str, list[Item]] = {}
@@ -60,7 +60,7 @@ def _rows(
         try:
             stream = fs.open(path, "rb")
         except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            reason = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
             raise UserError(f"visual_prompts {name} cannot be read: {reason}") from error
         with stream:
             table = read_table(stream, name, required="clip_id")

@@ -226,6 +226,14 @@ def test_addresses_with_a_password_are_refused_and_not_repeated(write: Write) ->
     assert "environment" in sentence
 
 
+def test_signatures_in_addresses_are_not_repeated(write: Write) -> None:
+    (sentence,) = problems(write("m.csv", "uri,fps\nhttpz://h/a.mp4?X-Amz-Signature=hunter2&x=1,\n"))
+    assert "hunter2" not in sentence
+    with pytest.raises(UserError) as caught:
+        read("https://localhost:1/m.csv?sig=hunter2")
+    assert "hunter2" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
