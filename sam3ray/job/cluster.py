@@ -17,6 +17,8 @@ from sam3ray.redact import redact
 # Actors hand back small values only; annotations go straight to storage.
 _OBJECT_STORE_BYTES = 256 * 2**20
 _LONGEST_TEMP_DIR = 40
+_QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+LOCAL_STARTS = 3
 
 
 @contextlib.contextmanager
@@ -35,19 +37,11 @@ def connected(config: ClusterConfig, *, dashboard: bool = False) -> Iterator[Non
         yield
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
-    if config.address is None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        options |= {
-            "address": "local",  # whatever RAY_ADDRESS says
-            "include_dashboard": dashboard,
-            "object_store_memory": _OBJECT_STORE_BYTES,
-            "_temp_dir": _temp_dir(),
-        }
-    else:
-        options["address"] = config.address
     try:
-        ray.init(**options)
+        if config.address is None:
+            start_local(include_dashboard=dashboard)
+        else:
+            ray.init(address=config.address, **_QUIET)
     except Exception as error:  # Ray raises many kinds, ConnectionError and RuntimeError among them
         what = "a local Ray could not be started" if config.address is None else f"no Ray at {config.address!r}"
         raise JobStopped(redact(f"{what}: {' '.join(str(error).split())[:400]}")) from error
@@ -55,6 +49,23 @@ def connected(config: ClusterConfig, *, dashboard: bool = False) -> Iterator[Non
         yield
     finally:
         ray.shutdown()
+
+
+def start_local(**options: Any) -> None:
+    """A Ray on this machine for this process alone. Tries again: Ray 2.60 gives a busy machine 30 s, no more."""
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # `local`: whatever RAY_ADDRESS says.
+    options = {"object_store_memory": _OBJECT_STORE_BYTES, "_temp_dir": _temp_dir(), **_QUIET, **options}
+    for tries_left in reversed(range(LOCAL_STARTS)):
+        try:
+            ray.init(address="local", **options)
+            return
+        except Exception:
+            ray.shutdown()
+            if tries_left == 0:
+                raise
 
 
 def _temp_dir() -> str | None:

@@ -130,7 +130,7 @@ class Chaos:
         self.output = f"s3://{BUCKET}/labels/run"
         self.outage_until = 0.0
         self.nodes: Nodes | None = None
-        self.doomed: subprocess.Popen[bytes] | None = None
+        self.doomed = -1
         self.driver: subprocess.Popen[bytes] | None = None
         self.log_seen = 0
 
@@ -281,7 +281,6 @@ class Chaos:
             return True
         if kind == "node":
             assert self.nodes is not None
-            assert self.doomed is not None
             self.nodes.kill(self.doomed)
             return True
         actors = self._actors()

@@ -14,16 +14,11 @@ def local_ray() -> Iterator[None]:
     """One Ray for all tests of the session that run the driver in this process."""
     import ray
 
+    from sam3ray.job.cluster import start_local
+
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    ray.init(
-        address="local",
-        num_cpus=2,
-        num_gpus=0,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=100 * 2**20,
-    )
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    start_local(num_cpus=2, num_gpus=0, include_dashboard=False)
     yield
     ray.shutdown()
 

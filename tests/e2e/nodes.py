@@ -22,7 +22,6 @@ class Nodes:
         self.environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "token", "HOME": str(folder)}
         self.environment |= {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "PYTHONPATH": str(REPOSITORY)}
         self.environment.pop("RAY_ADDRESS", None)
-        self.environment["RAY_raylet_start_wait_time_s"] = "180"  # on a busy machine its default of 30 s is short
         self.ray = str(Path(sys.executable).parent / "ray")
         self.port, self.dashboard = free_port(), free_port()
         self.address = f"127.0.0.1:{self.port}"
@@ -37,41 +36,46 @@ class Nodes:
             "--object-store-memory=100000000", "--disable-usage-stats",
         )  # fmt: skip
 
-    def start_node(self, cpus: int) -> subprocess.Popen[bytes]:
+    def start_node(self, cpus: int) -> int:
+        """Its number."""
         return self._start(
             f"--address={self.address}", f"--num-cpus={cpus}", "--object-store-memory=100000000",
             "--node-ip-address=127.0.0.1", "--disable-usage-stats",
         )  # fmt: skip
 
-    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        # In a session of its own, so that a whole node can be killed by its process group.
-        process = subprocess.Popen(
-            [self.ray, "start", "--block", *arguments],
-            env=self.environment,
-            stdout=self.log,
-            stderr=self.log,
-            start_new_session=True,
-        )
-        self.nodes.append(process)
-        return process
+    def restart_failed(self) -> None:
+        """`ray start` gives up after 30 s on a busy machine."""
+        for index, node in enumerate(self.nodes):
+            if node.poll() not in (None, -signal.SIGKILL):
+                self.kill(index)
+                self.nodes[index] = self._spawn(*node.args[3:])
 
-    def kill(self, node: subprocess.Popen[bytes]) -> None:
+    def _start(self, *arguments: str) -> int:
+        self.nodes.append(self._spawn(*arguments))
+        return len(self.nodes) - 1
+
+    def _spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [self.ray, "start", "--block", *arguments]
+        return subprocess.Popen(command, env=self.environment, stdout=self.log, stderr=self.log, start_new_session=True)
+
+    def kill(self, number: int) -> None:
         """As if the machine lost power: its processes all at once."""
-        for pid in descendants(node.pid):
+        node = self.nodes[number]
+        for pid in family(node.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         node.wait()
 
     def stop(self) -> None:
-        for node in reversed(self.nodes):
-            if node.poll() is None:
-                self.kill(node)
+        for number in reversed(range(len(self.nodes))):
+            self.kill(number)
         self.log.close()
 
 
-def descendants(root: int) -> list[int]:
-    """The process and all below it, parents first, as /proc shows them."""
+def family(root: int) -> list[int]:
+    """The process, all below it, and all of its session (whose parents may be gone), as /proc shows them."""
     children: dict[int, list[int]] = {}
+    session = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -79,10 +83,12 @@ def descendants(root: int) -> list[int]:
             except (FileNotFoundError, ProcessLookupError):
                 continue
             children.setdefault(int(fields[1]), []).append(int(entry.name))
+            if int(fields[3]) == root:
+                session.append(int(entry.name))
     found = [root]
     for pid in found:
         found += children.get(pid, [])
-    return found
+    return list(dict.fromkeys(found + session))
 
 
 def wait_for_nodes(cluster: Nodes, count: int, timeout_s: float = 240.0) -> None:
@@ -97,5 +103,6 @@ def wait_for_nodes(cluster: Nodes, count: int, timeout_s: float = 240.0) -> None
         )
         if done.returncode == 0:
             return
+        cluster.restart_failed()
         time.sleep(1.0)
     raise AssertionError(f"no cluster of {count} nodes: {done.stderr[-2000:]!r}")
