@@ -80,6 +80,7 @@ class Segmenter:
         *,
         direction: Direction | None = None,
         refine: Refine | None = None,
+        start_frame: int | None = None,
         progress: Callable[[], None] | None = None,
     ) -> Iterator[FrameAnnotations]:
         """Labels one clip.
@@ -94,6 +95,8 @@ class Segmenter:
                 their objects keep their ids, and those of phrases count up from above them.
             direction, refine: of the visual prompts (see `sam3ray.engine.visual`); None takes the
                 configuration's.
+            start_frame: index of the frame on which phrases are first looked for; `direction` then holds
+                for them, too. None: from the first frame on.
             progress: called after each frame that was worked on: what is found backward comes late.
 
         Yields:
@@ -105,19 +108,37 @@ class Segmenter:
             UserError: a phrase is too long.
         """
         first_text_id = max((each.object_id for each in visual_prompts), default=0) + 1
-        if not visual_prompts:
+        if not visual_prompts and start_frame is None:
             return self._text.annotate(_once(frames), height, width, prompts, first_text_id)
         source = frames if isinstance(frames, FrameSource) else OnePass(frames, height, width)
+        way = direction or self._tracking.direction
+        named = self._named(source, prompts, first_text_id, start_frame, way, progress) if prompts else None
+        if not visual_prompts and named is not None:
+            return named
         pointed = self._visual.annotate(
-            source,
-            visual_prompts,
-            direction=direction or self._tracking.direction,
-            refine=refine or self._tracking.refine,
-            progress=progress,
+            source, visual_prompts, direction=way, refine=refine or self._tracking.refine, progress=progress
         )
-        if not prompts:
-            return pointed
-        return _joined(pointed, self._text.annotate(source.read(), height, width, prompts, first_text_id))
+        return pointed if named is None else _joined(pointed, named)
+
+    def _named(
+        self,
+        source: FrameSource,
+        prompts: Sequence[str],
+        first_object_id: int,
+        start_frame: int | None,
+        direction: Direction,
+        progress: Callable[[], None] | None,
+    ) -> Iterator[FrameAnnotations]:
+        """The objects that phrases find."""
+        from sam3ray.engine.text_direction import segment_from
+
+        if start_frame is None:
+            return self._text.annotate(source.read(), source.height, source.width, prompts, first_object_id)
+        phrases = tuple(dict.fromkeys(prompts))
+        results = segment_from(
+            self._text, source, phrases, start_frame, direction, first_object_id, progress or (lambda: None)
+        )
+        return (masks.annotations(phrases) for masks in results)
 
 
 def _once(frames: Iterable[Frame] | FrameSource) -> Iterable[Frame]:
@@ -138,6 +159,8 @@ def segment_video(
     path: str | PathLike[str],
     prompts: Sequence[str],
     *,
+    start_frame: int | None = None,
+    direction: Direction = "forward",
     checkpoint: str = "facebook/sam3",
     start_s: float | None = None,
     end_s: float | None = None,
@@ -151,6 +174,8 @@ def segment_video(
     Args:
         path: a video file, or a folder of numbered JPEG or PNG frames.
         prompts: phrases such as "person" or "red car".
+        start_frame: index of the frame on which they are first looked for, and from which `direction`
+            says where to go; None: from the first frame on.
         checkpoint: hub id or folder; `embedded` is the tiny one in the package. Ignored where `model` is given.
         start_s, end_s: range in seconds from the video's start, end exclusive.
         fps: sample at this rate; None takes every frame.
@@ -164,6 +189,12 @@ def segment_video(
         UserError: a phrase is too long.
     """
     segmenter = Segmenter(model or ModelConfig(checkpoint=checkpoint), tracking)
+    if start_frame is not None:
+        source = ClipFrames(path, start_s=start_s, end_s=end_s, fps=fps, limits=limits or VideoConfig())
+        yield from segmenter.segment(
+            source, source.height, source.width, prompts, direction=direction, start_frame=start_frame
+        )
+        return
     with VideoReader(path, start_s=start_s, end_s=end_s, fps=fps, limits=limits or VideoConfig()) as reader:
         yield from segmenter.segment(reader, reader.info.height, reader.info.width, prompts)
 
