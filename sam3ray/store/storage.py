@@ -235,8 +235,10 @@ class Storage:
             local = os.path.join(folder, "file")
             yield local if self.download(path, local) else None
 
-    def each(self, call: Callable[[T], R], items: Iterable[T], workers: int = PARALLEL_READS) -> Iterator[R]:
+    def each(self, call: Callable[[T], R], items: Iterable[T], workers: int | None = None) -> Iterator[R]:
         """Apply a reading call to many items in threads, in order, with a bounded number under way."""
+        # Local reads take no time that threads could share.
+        workers = workers or (4 if self.is_local else PARALLEL_READS)
         pending: list[Any] = []
         with ThreadPoolExecutor(workers, thread_name_prefix="store") as pool:
             try:
