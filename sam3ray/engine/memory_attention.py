@@ -57,11 +57,11 @@ class MemoryAttention:
         queries = features.top + 0.1 * features.position  # (1, g*g, C): one for all until they meet their memories
         for layer in self.layers:
             normed = layer.layer_norm1(queries)
-            queries = self._attend(layer.self_attn, normed, normed, normed, normed.shape[1]).add_(queries)
+            queries = _add(queries, self._attend(layer.self_attn, normed, normed, normed, normed.shape[1]))
             normed = layer.layer_norm2(queries)
-            queries = self._attend(layer.cross_attn_image, normed, keys, values, cells).add_(queries)
+            queries = _add(queries, self._attend(layer.cross_attn_image, normed, keys, values, cells))
             hidden = layer.activation(layer.linear1(layer.layer_norm3(queries)))
-            queries = layer.linear2(hidden).add_(queries)
+            queries = _add(queries, layer.linear2(hidden))
         assert len(queries) == n
         return self.image(module.layer_norm(queries))
 
@@ -132,3 +132,8 @@ class MemoryAttention:
         """(N, g*g, C) -> (N, C, g, g)."""
         height, width = self.tracker.prompt_encoder.image_embedding_size
         return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
+
+
+def _add(residual: Tensor, update: Tensor) -> Tensor:
+    """residual + update, in the memory of the update where that has the sum's dtype (under autocast it has not)."""
+    return update.add_(residual) if update.dtype == residual.dtype else residual + update

@@ -39,7 +39,8 @@ def nms(ious: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
 
 def intersections(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Pixels shared by each pair of masks: bool (n, h, w) and (m, h, w) -> float32 (n, m), exact below 2**24."""
-    return a.flatten(1).float() @ b.flatten(1).float().T
+    with torch.autocast(a.device.type, enabled=False):  # which would count in bfloat16
+        return a.flatten(1).float() @ b.flatten(1).float().T
 
 
 def ious(shared: np.ndarray, areas_a: np.ndarray, areas_b: np.ndarray) -> np.ndarray:

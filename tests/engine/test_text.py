@@ -1,5 +1,8 @@
 """The text engine as its callers see it: lazy, bounded, the same whatever the batch sizes."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +60,20 @@ def test_batch_sizes_change_nothing(rules):
             for a, b in zip(mine.objects, theirs.objects, strict=True):
                 assert abs(a.track_score - b.track_score) < 1e-4
                 assert abs(a.area - b.area) <= max(2, 0.02 * b.area)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "autocast"])
+def test_other_precisions_find_the_same_objects(kind):
+    exact = list(engine(hotstart_delay=0).annotate(clip(5), HEIGHT, WIDTH, ["red"]))
+    model = copy.deepcopy(tiny_model(0)).to(torch.bfloat16 if kind == "bfloat16" else torch.float32)
+    loaded = replace(checkpoint(model), autocast=kind == "autocast")
+    other = TextEngine(loaded, TrackingConfig(hotstart_delay=0), ScriptedDetector(moving, model.low_res_mask_size))
+    got = list(other.annotate(clip(5), HEIGHT, WIDTH, ["red"]))
+    assert [o.object_id for o in got[0].objects] == [o.object_id for o in exact[0].objects]
+    for mine, theirs in zip(got, exact, strict=True):
+        scores = {o.object_id: o.track_score for o in theirs.objects}
+        for each in mine.objects:
+            assert abs(each.track_score - scores.get(each.object_id, each.track_score)) < 0.05
 
 
 def test_two_runs_are_equal_row_for_row():
