@@ -1,0 +1,84 @@
+"""What training unrolls is what transformers runs."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from transformers import Sam3TrackerVideoModel, Sam3TrackerVideoProcessor, Sam3VideoProcessor
+
+from sam3ray.training import random_checkpoint
+from sam3ray.training import tracker as training
+
+FRAMES = 7
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return random_checkpoint(tmp_path_factory.mktemp("random"), seed=3, image_size=64)
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    from transformers import Sam3VideoModel
+
+    return Sam3VideoModel.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@pytest.mark.parametrize("kind", ["mask", "click", "box", "click off"])
+def test_the_unroll_gives_the_masks_and_scores_of_transformers(folder, whole, kind, monkeypatch):
+    monkeypatch.setattr(training, "_as_detected", lambda masks, generator: masks)
+    track = training.draw_track(10_000_077, 64, FRAMES, 1)
+    with torch.no_grad():
+        outputs = training.unroll(whole, [track], FRAMES, kind, torch.Generator().manual_seed(0), teach=False)
+
+    processor = Sam3VideoProcessor.from_pretrained(folder)
+    processor = Sam3TrackerVideoProcessor(processor.image_processor, processor.video_processor)
+    model = Sam3TrackerVideoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    video = [((frame.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy() for frame in track.pixels]
+    session = processor.init_video_session(video=video, dtype=torch.float32)
+    given = {}
+    if kind == "mask":
+        given["input_masks"] = track.masks[0, 0].numpy()
+    else:
+        points, labels = training.clicks(track.masks[:, 0], kind, torch.Generator().manual_seed(0))
+        if kind == "box":
+            given["input_boxes"] = [[points[0].flatten().tolist()]]
+        else:
+            given |= {"input_points": [[points[0].tolist()]], "input_labels": [[labels[0].tolist()]]}
+    processor.add_inputs_to_inference_session(session, frame_idx=0, obj_ids=[1], original_size=(64, 64), **given)
+    model(session, frame_idx=0)
+    seen = 0
+    for output in model.propagate_in_video_iterator(session, start_frame_idx=0):
+        t = output.frame_idx
+        if t == 0 and kind == "mask":
+            continue  # there the mask given is the output, not the decoder's
+        score = output.object_score_logits.flatten()[0]
+        # Memories pass through bfloat16 in transformers.
+        assert score == pytest.approx(float(outputs[t].scores[0]), abs=0.1)
+        if score > 0:
+            seen += 1
+            assert (output.pred_masks[0, 0] - outputs[t].logits[0]).abs().max() < 0.2
+    assert seen or float(outputs[1].scores[0]) <= 0
+
+
+def test_every_parameter_of_the_tracker_learns(whole):
+    track = training.draw_track(10_000_078, 64, 3, 2)
+    whole.train()
+    whole.requires_grad_(False)
+    whole.tracker_model.requires_grad_(True)
+    generator = torch.Generator().manual_seed(0)
+    found = set()
+    for kind in training.KINDS:
+        outputs = training.unroll(whole, [track], 3, kind, generator, teach=False)
+        whole.zero_grad()
+        sum(training.tracking_losses(outputs).values()).backward()
+        found |= {n for n, p in whole.tracker_model.named_parameters() if p.grad is not None and p.grad.any()}
+    dead = {n for n, p in whole.tracker_model.named_parameters()} - found
+    # Multimask tokens and their heads are switched off in this configuration; the rest upstream never reads.
+    unused = ("output_hypernetworks_mlps.1", "output_hypernetworks_mlps.2", "output_hypernetworks_mlps.3")
+    unused += ("no_memory_positional_encoding", "occlusion_spatial_embedding_parameter", "no_object_pointer")
+    assert not {name for name in dead if not any(part in name for part in unused)}
+    whole.eval()
