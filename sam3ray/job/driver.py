@@ -9,6 +9,7 @@ moment can at worst commit a clip that the next driver then finds done.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import queue
@@ -68,6 +69,13 @@ def run_job(
         UserError: the config, the manifest or the output does not fit; nothing was started.
         JobStopped: nothing could be started. A job that stops later returns its summary.
     """
+    with contextlib.closing(progress) if progress is not None else contextlib.nullcontext():
+        return _run_job(config, progress, make_segmenter, log_level)
+
+
+def _run_job(
+    config: JobConfig, progress: Observer | None, make_segmenter: MakeSegmenter | None, log_level: str
+) -> JobSummary:
     clips = read_manifest(config.manifest, config)
     check_visual_prompts(clips, config)
     identity: Mapping[str, Any] = {}
@@ -240,10 +248,12 @@ class Job:
         self._handles.clear()
         self.ledger.close()
         self.observer.update(self._snapshot())
-        self.observer.close()
 
     def _interrupt(self) -> None:
+        """The first asks for an end in good order, the second does not wait for clips, the third for nothing."""
         self._interrupts += 1
+        if self._interrupts > 2:
+            raise KeyboardInterrupt
         self._events.put(lambda: None)
 
     def _summary(self) -> JobSummary:

@@ -38,6 +38,10 @@ def judge(error: BaseException, node: str | None) -> Verdict:
         or (node is not None and node not in nodes_alive())
     ):
         return Verdict(Reason.PREEMPTED, "the node that the worker ran on is gone")
+    if getattr(error, "actor_init_failed", False):
+        # The last line of a traceback says it: a node without the package, for instance.
+        last = str(error).strip().splitlines()[-1]
+        return Verdict(Reason.CRASHED, f"the worker could not be set up: {last[-300:]}")
     return Verdict(Reason.CRASHED, f"the worker's process died: {_detail(text)}")
 
 

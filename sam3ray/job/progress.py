@@ -62,7 +62,7 @@ class LineProgress:
         self._stream = stream
         self._every_s = every_s
         self._next_at = 0.0
-        self._last = Snapshot(0)
+        self._last: Snapshot | None = None
         self._notice = ""
 
     def update(self, snapshot: Snapshot) -> None:
@@ -83,7 +83,9 @@ class LineProgress:
             self._write(f"{failure.clip_id} failed: {failure.reason.value}: {failure.message}")
 
     def close(self) -> None:
-        self._write(line_of(self._last))
+        if self._last is not None:
+            self._write(line_of(self._last))
+            self._last = None
 
     def _write(self, line: str) -> None:
         print(f"sam3ray: {' '.join(line.split())[:500]}", file=self._stream, flush=True)
@@ -98,10 +100,12 @@ class LiveProgress:
 
         self._console = Console(file=stream)
         self._live = Live(console=self._console, refresh_per_second=4, transient=False)
-        self._live.start()
         self._notice = ""
+        self._closed = False
 
     def update(self, snapshot: Snapshot) -> None:
+        if not self._live.is_started and not self._closed:
+            self._live.start()
         if snapshot.notice and snapshot.notice != self._notice:
             self._notice = snapshot.notice
             self._console.print(snapshot.notice, style="yellow", markup=False, highlight=False)
@@ -116,6 +120,7 @@ class LiveProgress:
             self._console.print(text, style="red", markup=False, highlight=False, overflow="ellipsis", no_wrap=True)
 
     def close(self) -> None:
+        self._closed = True
         self._live.stop()
 
 
