@@ -8,8 +8,24 @@ and owns what happens between them. The text engine and the visual engine both d
     tracker.encode_memory(features, t, memories, masks, ...)    # what later frames will remember of t
     tracker.prune(t, memories)                                  # what no later frame can read
 
-An object enters by `add_masks` or `add_clicks`. Each object has a past of its own: no call changes
-what another object remembers. One `Tracker` serves one clip.
+An object enters by `add_masks` or by clicks (`set_clicks`, `encode_prompts`). Each object has a past
+of its own: no call changes what another object remembers. One `Tracker` serves one clip.
+
+Where Meta's code (sam3_tracker_base.py, sam3_tracking_predictor.py at 99d02f2) and transformers'
+(modeling_sam3_tracker_video.py of 5.23) differ, `rules` decides:
+
+* what a frame reads of the past: see `memory`. A frame's score is the object's own here; Meta's code
+  takes the mean over the objects of a batch, so that one object's memory depends on another's score.
+* the pointer of an object given as a mask comes from the single-mask token (published), or from the
+  best of the candidates (transformers). The mask meets the decoder's prompt size in one step, or two.
+* masks turn into memory at the size they have and are resized then, or the other way round.
+* masks of one frame exclude each other in memory, or not.
+* clicks on a frame already tracked look at that frame alone, start from the mask that was there and
+  make it a conditioning frame, or read the memory and leave it an ordinary frame.
+* reconditioning makes the pointer anew from the mask, or keeps it.
+
+Not followed under either: transformers turns the memory masks of all objects into hard ones as soon as
+one object has a prompt on the frame, and tracks everybody twice when an object is added.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from sam3ray.masks import decode_rle, encode_masks
 from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
 from sam3ray.video import Frame
 
-LENGTH = 19
+LENGTH = 18
 LAST = LENGTH - 1
 
 
@@ -499,7 +499,7 @@ class TestBounds:
             start(self, *args)
 
         monkeypatch.setattr(Tracker, "__init__", remembered)
-        source = Clip(clip(60))
+        source = Clip(clip(44))
         engine = VisualEngine(checkpoint(tiny_model(*MODELS[0])))
         held = []
         prompts = [_on_frame(WORKFLOWS["click"].prompts[0], 20), _on_frame(WORKFLOWS["box"].prompts[0], 30, 2)]
