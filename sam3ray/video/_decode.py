@@ -53,10 +53,16 @@ class RgbConverter:
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
+        self._rotation: int | None = None
+        self._matrix: np.ndarray | None = None
 
     def __call__(self, coded: VideoFrame) -> np.ndarray:
+        # PyAV 18.1 ties a frame whose side data is looked at into a reference cycle, so that hundreds of them wait for
+        # the garbage collector: look only where something has changed.
+        if coded.rotation != self._rotation:
+            self._rotation, self._matrix = coded.rotation, display_matrix(coded)
         rgb = self._reformatter.reformat(coded, format="rgb24", threads=1)
-        return displayed(rgb.to_ndarray(), display_matrix(coded))
+        return displayed(rgb.to_ndarray(), self._matrix)
 
 
 def decode(
