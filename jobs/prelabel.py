@@ -6,6 +6,7 @@ cluster that the job was submitted to, not on a Ray of its own.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 
@@ -24,7 +25,7 @@ def main(arguments: list[str]) -> None:
 def has_no_address(arguments: list[str]) -> bool:
     if any(argument.startswith("cluster.address=") for argument in arguments):
         return False
-    overrides = [value for flag, value in zip(arguments, arguments[1:], strict=False) if flag == "--set"]
+    overrides = [value for flag, value in itertools.pairwise(arguments) if flag == "--set"]
     path = next((a for i, a in enumerate(arguments) if not a.startswith("--") and arguments[i - 1] != "--set"), "")
     try:
         return load_config(path, overrides).cluster.address is None
