@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -33,7 +34,9 @@ class Ahead:
     """Runs a source of frames in a thread, at most `capacity` frames ahead of the consumer.
 
     The source calls `progress` for every frame that it decodes, wanted or not. A native decoder cannot be interrupted:
-    one that makes no progress for `patience_s` is left behind in its daemon thread, and the clip fails.
+    one that makes no progress is left behind in its daemon thread, and the clip fails. `patience_s` are seconds that
+    the thread had a core: on an overloaded node a good video takes long, too, and must not fail for it. Where it
+    waits for something, ten times as long is allowed.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Ahead:
         self._where = where
         self._stopped = threading.Event()
         self._alive_at = time.monotonic()
+        self._alive_cpu_s = 0.0
         self._thread = threading.Thread(target=self._run, name="sam3ray-decode", daemon=True)
         self._thread.start()
 
@@ -76,7 +80,10 @@ class Ahead:
 
     def _check_progress(self) -> None:
         silent_s = time.monotonic() - self._alive_at
-        if silent_s > self._patience_s and self._queue.empty():
+        if silent_s <= self._patience_s or not self._queue.empty():
+            return
+        busy_s = _cpu_s(self._thread) - self._alive_cpu_s
+        if busy_s > self._patience_s or silent_s > 10 * self._patience_s:
             raise ClipError(
                 Reason.OVER_LIMITS,
                 f"no frame was decoded for {silent_s:.0f} s, allowed are {self._patience_s:g}",
@@ -84,7 +91,7 @@ class Ahead:
             )
 
     def _progress(self) -> None:
-        self._alive_at = time.monotonic()
+        self._alive_at, self._alive_cpu_s = time.monotonic(), time.thread_time()
         if self._stopped.is_set():
             raise _Stopped
 
@@ -92,10 +99,11 @@ class Ahead:
         while not self._stopped.is_set():
             try:
                 self._queue.put(item, timeout=_POLL_S)
-                self._alive_at = time.monotonic()
                 return
             except queue.Full:
-                self._alive_at = time.monotonic()
+                continue
+            finally:
+                self._alive_at, self._alive_cpu_s = time.monotonic(), time.thread_time()
 
     def _run(self) -> None:
         error: BaseException | None = None
@@ -112,6 +120,16 @@ class Ahead:
         finally:
             frames.close()  # the container is closed in the thread that used it
         self._put(_End(error))
+
+
+def _cpu_s(thread: threading.Thread) -> float:
+    """Seconds of processor time that a thread has had; endless where the system does not tell."""
+    try:
+        with open(f"/proc/self/task/{thread.native_id}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return float("inf") if thread.is_alive() else 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class _Stopped(Exception):

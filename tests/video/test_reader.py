@@ -305,23 +305,39 @@ class TestLimits:
         path = write_video(tmp_path / "a.mp4", 50)
         assert len(read(path, end_s=0.4, limits=VideoConfig(max_frames=10, max_duration_s=0.5))) == 10
 
-    def test_a_decoder_that_stands_still(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("busy", [False, True])
+    def test_a_decoder_that_stands_still(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: bool) -> None:
         path = write_video(tmp_path / "a.mp4")
         real, release = reader_module.decode, threading.Event()
 
         def stuck(*args: object, **kwargs: object) -> object:
             for frame in real(*args, **kwargs):  # type: ignore[arg-type]
                 if frame.index == 3:
-                    release.wait(30)
+                    while not release.wait(0 if busy else 30):
+                        pass
                 yield frame
 
         monkeypatch.setattr(reader_module, "decode", stuck)
         got = []
         with pytest.raises(ClipError) as caught:
-            got.extend(VideoReader(path, limits=VideoConfig(max_frame_decode_s=0.5)))
+            got.extend(VideoReader(path, limits=VideoConfig(max_frame_decode_s=0.3 if busy else 0.1)))
         release.set()
         assert caught.value.reason is Reason.OVER_LIMITS
         assert "no frame was decoded" in caught.value.message
+
+    def test_a_decoder_that_waits_for_a_core_is_given_time(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = write_video(tmp_path / "a.mp4", 6)
+        real = reader_module.decode
+
+        def starved(*args: object, **kwargs: object) -> object:
+            for frame in real(*args, **kwargs):  # type: ignore[arg-type]
+                time.sleep(0.8 if frame.index == 3 else 0)
+                yield frame
+
+        monkeypatch.setattr(reader_module, "decode", starved)
+        assert len(list(VideoReader(path, limits=VideoConfig(max_frame_decode_s=0.4)))) == 6
 
     def test_a_slow_consumer_is_not_the_decoders_fault(self, tmp_path: Path) -> None:
         path = write_video(tmp_path / "a.mp4", 6)
