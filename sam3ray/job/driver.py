@@ -344,6 +344,8 @@ class Job:
             ray.kill(handle)
 
     def _record(self, action: s.RecordFailure) -> None:
+        if self._interrupts and action.reason in (Reason.CRASHED, Reason.PREEMPTED):
+            return  # a signal to the whole process group ends actors, too: no clip's doing
         clip = self._clip(action.clip)
         failure = Failure(
             clip_id=clip.clip_id,

@@ -36,7 +36,7 @@ from sam3ray.config import JobConfig
 from sam3ray.store import verify_run
 from tests import servers
 from tests.e2e.clips import write_clips
-from tests.e2e.nodes import Nodes, wait_for_nodes
+from tests.e2e.nodes import Nodes, command, wait_for_nodes
 from tests.e2e.runs import annotations_of, config_for, start_driver
 from tests.store.proxy import Fault, FaultyProxy, Request, faulty_proxy
 
@@ -301,7 +301,7 @@ class Chaos:
             if '"actor placed"' in line:
                 with contextlib.suppress(ValueError):
                     found.append(int(json.loads(line)["pid"]))
-        return [pid for pid in found if b"ClipActor" in _command(pid)]
+        return [pid for pid in found if b"ClipActor" in command(pid)]
 
     # After
 
@@ -351,13 +351,6 @@ class Chaos:
         for info in listed:
             found[Path(info.path).stem] = pq.read_table(place.open_input_file(info.path))
         return found
-
-
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
 
 
 def main() -> int:

@@ -91,6 +91,14 @@ def family(root: int) -> list[int]:
     return list(dict.fromkeys(found + session))
 
 
+def command(pid: int) -> bytes:
+    """Its command line; nothing where there is no such process (any more)."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
 def wait_for_nodes(cluster: Nodes, count: int, timeout_s: float = 240.0) -> None:
     code = (
         "import ray, sys, logging; ray.init(address=sys.argv[1], logging_level=logging.ERROR, log_to_driver=False);"

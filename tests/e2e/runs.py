@@ -53,4 +53,6 @@ def start_driver(config: JobConfig, folder: Path, **model: Any) -> subprocess.Po
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "tests.e2e.drive", str(path), str(folder), repr(model)]
     log = (folder / "driver.log").open("ab")
-    return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parents[2])
+    return subprocess.Popen(
+        command, env=environment, stdout=log, stderr=log, cwd=Path(__file__).parents[2], start_new_session=True
+    )
