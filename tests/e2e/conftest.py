@@ -18,6 +18,7 @@ def local_ray() -> Iterator[None]:
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: on a busy machine the tests would starve
     start_local(num_cpus=2, num_gpus=0, include_dashboard=False)
     yield
     ray.shutdown()

@@ -20,7 +20,11 @@ class Nodes:
 
     def __init__(self, folder: Path) -> None:
         self.environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "token", "HOME": str(folder)}
-        self.environment |= {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0", "PYTHONPATH": str(REPOSITORY)}
+        self.environment |= {
+            "RAY_worker_niceness": "0",
+            "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+            "PYTHONPATH": str(REPOSITORY),
+        }
         self.environment.pop("RAY_ADDRESS", None)
         self.ray = str(Path(sys.executable).parent / "ray")
         self.port, self.dashboard = free_port(), free_port()

@@ -50,7 +50,8 @@ def start_driver(config: JobConfig, folder: Path, **model: Any) -> subprocess.Po
     """`run_job` in a process of its own, with its own Ray. `model`: arguments of `faults.FaultyModel`."""
     path = folder / f"config-{hashlib.sha256(config.model_dump_json().encode()).hexdigest()[:8]}.json"
     path.write_text(config.model_dump_json())
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "tests.e2e.drive", str(path), str(folder), repr(model)]
     log = (folder / "driver.log").open("ab")
     return subprocess.Popen(
