@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import stat
 
-import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
 from transformers import Sam3TrackerVideoModel, Sam3VideoModel, Sam3VideoProcessor
 
 from sam3ray.shapes import COLOURS, SHAPES, parse, phrases

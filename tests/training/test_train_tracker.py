@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
+import torch
 from transformers import Sam3TrackerVideoModel, Sam3TrackerVideoProcessor, Sam3VideoProcessor
 
 from sam3ray.training import random_checkpoint
