@@ -1,4 +1,4 @@
-"""A local folder for the files of one process, gone with it: at once if it ends well, else at the next start.
+"""A local folder for the files of one process: gone when it ends well, else when the next one starts or ends.
 
 A process that is killed cannot clean up. So each folder holds a file that its owner keeps locked
 for as long as it lives, and whoever makes a folder removes those beside it that nobody has locked.
@@ -21,7 +21,7 @@ class WorkDir:
     """`path` exists until `close`. Safe to use as a context manager."""
 
     def __init__(self, parent: str | os.PathLike[str] | None = None) -> None:
-        root = Path(parent) if parent is not None else Path(tempfile.gettempdir())
+        self._root = root = Path(parent) if parent is not None else Path(tempfile.gettempdir())
         root.mkdir(parents=True, exist_ok=True)
         sweep(root)
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
@@ -40,6 +40,7 @@ class WorkDir:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._lock)
             self._lock = None
+            sweep(self._root)
 
 
 def sweep(root: Path) -> None:
