@@ -44,6 +44,7 @@ class Run:
         self._state = folder / f"{options.name}.pt"
         self._log = folder / f"{options.name}.jsonl"
         self._sums: dict[str, float] = defaultdict(float)
+        self._summed = 0  # steps since the last line of the log
 
     @property
     def progress(self) -> float:
@@ -105,11 +106,13 @@ class Run:
         for name, value in losses.items():
             self._sums[name] += value.detach().item()
         self._sums["norm"] += float(norm)
+        self._summed += 1
         self._sums["total"] += float(loss.detach())
         if self.count % 50 == 0:
             line = {"step": self.count, "minutes": round(self.spent_s / 60, 2)}
-            line |= {name: round(value / 50, 4) for name, value in self._sums.items()}
+            line |= {name: round(value / self._summed, 4) for name, value in self._sums.items()}
             self._sums.clear()
+            self._summed = 0
             with self._log.open("a") as log:
                 log.write(json.dumps(line) + "\n")
 
