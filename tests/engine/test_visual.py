@@ -494,9 +494,9 @@ class TestBounds:
         trackers: list[Tracker] = []
         start = Tracker.__init__
 
-        def remembered(self: Tracker, *args: Any) -> None:
+        def remembered(self: Tracker, *args: Any, **options: Any) -> None:
             trackers.append(self)
-            start(self, *args)
+            start(self, *args, **options)
 
         monkeypatch.setattr(Tracker, "__init__", remembered)
         source = Clip(clip(44))
