@@ -49,6 +49,8 @@ class RgbConverter:
     """Coded frames to uint8 RGB, honouring each frame's own matrix (BT.601, 709, 2020) and range.
 
     Frames that do not name their matrix count as BT.601, as in every FFmpeg-based data loader. HDR is not tone-mapped.
+    Interlaced frames are not taken apart, and pixels that are not square are not stretched: coordinates count the
+    pixels that are stored.
     """
 
     def __init__(self) -> None:

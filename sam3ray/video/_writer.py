@@ -13,6 +13,8 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from sam3ray.video._audio import AudioTrack
 
 _GROUP_S = 2  # a key frame at least so often, for seeking in a browser
+_RATES = (Fraction(1, 10), Fraction(240))  # damaged headers tell of a frame a day, or a billion a second
+_UNITS = (Fraction(1, 1_000_000), Fraction(1))  # clocks that the encoder and MP4 can count in
 
 
 class VideoWriter:
@@ -28,7 +30,7 @@ class VideoWriter:
         path: local file to create or replace.
         width, height: of the images, in pixels.
         time_base: seconds per unit of the `pts` given to `write`.
-        fps: the usual frame rate: the length of the last frame and the rate control go by it.
+        fps: the usual frame rate: the length of the last frame and the rate control go by it, from 0.1 to 240.
         audio_from: a local media file whose audio is kept, where it has some: copied if it is AAC, else encoded as
             AAC. Damaged audio ends early: pictures matter here.
         audio_start_s, audio_end_s: the part of it that belongs to the video, whose first frame is at audio_start_s.
@@ -50,9 +52,10 @@ class VideoWriter:
         self._size = (width, height)
         self._first_pts: int | None = None
         self._last_pts = -1
-        self._usual_step = max(1, round(1 / (fps * time_base)))
-        self._last_step = self._usual_step
+        fps = min(max(fps, _RATES[0]), _RATES[1])
         self._time_base = time_base
+        self._unit = time_base if _UNITS[0] <= time_base <= _UNITS[1] else Fraction(1, 90_000)
+        self._usual_step = max(1, round(1 / (fps * self._unit)))
         self._to_yuv = VideoReformatter()
         self._container = av.open(self._path, "w", format="mp4", options={"movflags": "+faststart"})
         try:
@@ -62,7 +65,7 @@ class VideoWriter:
             self._stream.width, self._stream.height = width + width % 2, height + height % 2
             self._stream.pix_fmt = "yuv420p"
             codec = self._stream.codec_context
-            codec.time_base = self._stream.time_base = time_base
+            codec.time_base = self._stream.time_base = self._unit
             codec.gop_size = max(1, round(fps * _GROUP_S))
             codec.thread_count = 2
             codec.color_range = ColorRange.MPEG
@@ -90,17 +93,15 @@ class VideoWriter:
             image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         if self._first_pts is None:
             self._first_pts = pts
-        pts = max(pts - self._first_pts, self._last_pts + 1)
-        if self._last_pts >= 0:
-            self._last_step = pts - self._last_pts
+        pts = max(round((pts - self._first_pts) * (self._time_base / self._unit)), self._last_pts + 1)
         self._last_pts = pts
         if self._audio is not None:
-            self._audio.write_until(float(pts * self._time_base))
+            self._audio.write_until(float(pts * self._unit))
         rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         frame = self._to_yuv.reformat(
             rgb, format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
         )
-        frame.pts, frame.time_base = pts, self._time_base
+        frame.pts, frame.time_base = pts, self._unit
         for packet in self._stream.encode(frame):
             self._container.mux(packet)
 
@@ -110,7 +111,7 @@ class VideoWriter:
             self._discard()
             return
         if self._audio is not None:
-            self._audio.write_until(float((self._last_pts + self._usual_step) * self._time_base))
+            self._audio.write_until(float((self._last_pts + self._usual_step) * self._unit))
         packets = self._stream.encode(None)
         if packets:
             packets[-1].duration = self._usual_step

@@ -62,6 +62,8 @@ def mutate(originals: list[bytes], seed: int) -> bytes:
 def outcome(path: Path, rng: random.Random) -> str:
     from sam3ray.config import VideoConfig
     from sam3ray.failures import ClipError
+    from sam3ray.manifest import Clip
+    from sam3ray.render import render_clip
     from sam3ray.video import VideoReader
 
     limits = VideoConfig(max_pixels=2048 * 2048, max_frames=500, max_duration_s=600, max_frame_decode_s=10)
@@ -75,6 +77,8 @@ def outcome(path: Path, rng: random.Random) -> str:
                 assert frame.image.shape == (video.info.height, video.info.width, 3)
                 last = frame.index
             assert last >= 0
+        if rng.random() < 0.2:
+            render_clip(path, [], path.with_suffix(".mp4"), Clip("c", "c", start_s=start_s, fps=fps), limits=limits)
     except ClipError as error:
         return error.reason.value
     return "frames"

@@ -39,6 +39,18 @@ def test_stamps_that_stand_still_are_moved_on(tmp_path: Path) -> None:
     assert times[-1] == 80
 
 
+@pytest.mark.parametrize("time_base", [Fraction(1, 10**9), Fraction(1, 2**31 - 1), Fraction(3), Fraction(1, 25)])
+@pytest.mark.parametrize("fps", [Fraction(2**31 - 1), Fraction(1, 86400), Fraction(30000, 1001)])
+def test_absurd_clocks_are_written_all_the_same(tmp_path: Path, time_base: Fraction, fps: Fraction) -> None:
+    path = tmp_path / "a.mp4"
+    stamps = [round(Fraction(s) / time_base) for s in (0, 3, 9)]
+    with VideoWriter(path, 64, 48, time_base, fps) as writer:
+        for i, stamp in enumerate(stamps):
+            writer.write(picture(i, 64, 48), stamp)
+    with VideoReader(path) as video:
+        assert [f.time_s for f in video] == pytest.approx([0, 3, 9], abs=1e-4)
+
+
 @pytest.mark.parametrize("size", [(64, 48), (63, 48), (64, 47), (63, 47), (2, 2), (1, 1)])
 def test_any_size_plays(tmp_path: Path, size: tuple[int, int]) -> None:
     path = write(tmp_path / "a.mp4", [0, 40, 80], size)

@@ -1,0 +1,57 @@
+"""Reading a clip's frames again, and from the middle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sam3ray.failures import ClipError, Reason
+from sam3ray.video import ClipFrames, Frame, VideoReader
+from tests.video.media import write_video
+from tests.video.test_folder import write_frames
+
+
+def same(a: list[Frame], b: list[Frame]) -> bool:
+    return [(f.index, f.pts, f.time_s) for f in a] == [(f.index, f.pts, f.time_s) for f in b] and all(
+        np.array_equal(x.image, y.image) for x, y in zip(a, b, strict=True)
+    )
+
+
+@pytest.fixture(params=["file", "folder"])
+def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    if request.param == "folder":
+        return write_frames(tmp_path / "f", [f"{i}.png" for i in range(100)])
+    return write_video(tmp_path / "a.mp4", 100)
+
+
+@pytest.mark.parametrize("selection", [{}, {"start_s": 0.5, "end_s": 3.1, "fps": 11.0}])
+def test_any_part_is_that_of_one_pass(source: Path, selection: dict[str, float]) -> None:
+    with VideoReader(source, **selection) as video:  # type: ignore[arg-type]
+        everything = list(video)
+    clip = ClipFrames(source, **selection)  # type: ignore[arg-type]
+    assert (clip.height, clip.width) == everything[0].image.shape[:2]
+    middle = len(everything) * 2 // 3
+    assert same(list(clip.read()), everything)
+    assert same(list(clip.read(0, 5)), everything[:5])
+    assert same(list(clip.read(middle)), everything[middle:])
+    assert same(list(clip.read(3, 7)), everything[3:7])
+    assert list(clip.read(len(everything))) == []
+
+
+def test_two_readings_at_once(source: Path) -> None:
+    clip = ClipFrames(source)
+    pairs = list(zip(clip.read(), clip.read(10), strict=False))
+    assert [(a.index, b.index) for a, b in pairs] == [(i, i + 10) for i in range(90)]
+
+
+def test_the_frame_at_a_moment(tmp_path: Path) -> None:
+    clip = ClipFrames(write_video(tmp_path / "a.mp4", 50), start_s=0.4, fps=5.0)
+    assert [clip.frame_at(t) for t in (0.0, 0.4, 0.59, 0.6, 1.0, 99.0)] == [10, 10, 10, 15, 25, 45]
+
+
+def test_an_empty_range_is_one_here_too(source: Path) -> None:
+    with pytest.raises(ClipError) as caught:
+        ClipFrames(source, start_s=50.0).frame_at(0)
+    assert caught.value.reason is Reason.EMPTY_RANGE
