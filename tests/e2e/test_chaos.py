@@ -1,4 +1,4 @@
-"""A short chaos in every test run; `python -m tests.e2e.chaos` is the long one."""
+"""A short chaos; `python -m tests.e2e.chaos` is the long one."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tests.e2e.chaos import Settings, run_chaos
 pytest.importorskip("moto.server")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_job_that_is_killed_all_over_gives_the_same_annotations(tmp_path: Path) -> None:
     settings = Settings(clips=14, kills=6, drivers=1, decoders=1, node=False, actors=2, frame_s=0.03)
