@@ -135,6 +135,8 @@ def initialise(model: Sam3VideoModel, seed: int) -> None:
         tracker = model.tracker_model
         tracker.mask_decoder.output_hypernetworks_mlps[0].proj_out.weight.mul_(0.1)
         tracker.memory_temporal_positional_encoding.normal_(0, 0.2, generator=generator)
+        for layer in tracker.memory_encoder.memory_fuser.layers:
+            layer.scale.fill_(0.5)  # transformers sets it to 0 whatever the configuration says
         tracker.no_memory_embedding.normal_(0, 0.2, generator=generator)
         tracker.no_object_pointer.normal_(0, 0.2, generator=generator)
         if tracker.occlusion_spatial_embedding_parameter is not None:

@@ -251,7 +251,9 @@ def _as_detected(masks: Tensor, generator: torch.Generator) -> Tensor:
     if roll < 0.4:
         return masks
     coarse = F.avg_pool2d(masks[:, None].float(), 2)
-    noise = F.interpolate(torch.randn(len(masks), 1, 14, 14, generator=generator), scale_factor=4, mode="bilinear")
+    side = coarse.shape[-1]
+    rough = torch.randn(len(masks), 1, side // 4, side // 4, generator=generator)
+    noise = F.interpolate(rough, size=(side, side), mode="bilinear")
     shifted = coarse + 0.25 * noise * (F.max_pool2d(coarse, 3, 1, 1) + F.max_pool2d(-coarse, 3, 1, 1))
     found = F.interpolate(shifted, size=masks.shape[-2:], mode="bilinear")[:, 0] > 0.5
     return torch.where(found.flatten(1).any(1)[:, None, None], found, masks)
