@@ -50,8 +50,8 @@ chaos: $(VENV)/.dev  ## kill everything at random for a while and compare with a
 bench: $(VENV)/.dev  ## speed and memory of the engine against the documented transformers way
 	$(BIN)/python benchmarks/engine.py
 
-checkpoint: $(VENV)/.dev  ## train the embedded checkpoint from its seed (hours on a CPU; resumes)
-	$(BIN)/python -m sam3ray.training train
+checkpoint: $(VENV)/.dev  ## train a checkpoint like the embedded one into build/checkpoint (3 hours on a CPU; resumes)
+	$(BIN)/python -m sam3ray.training train build/checkpoint --minutes 180
 
 clean:  ## remove .venv, caches and the demo's output
 	rm -rf $(VENV) $(OUTPUT) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
