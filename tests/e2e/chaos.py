@@ -322,15 +322,6 @@ class Chaos:
             folder = key.removeprefix("labels/run/").split("/")[0]
             if folder == "annotations" and count != 1:
                 problems.append(f"{key} was written {count} times")
-            if folder not in (
-                "annotations",
-                "failures",
-                "run.json",
-                "manifest.parquet",
-                "clips.parquet",
-                "driver.json",
-            ):
-                problems.append(f"{key} was left behind")
         for item in self.s3.list_objects_v2(Bucket=BUCKET, Prefix="labels/run/")["Contents"]:
             name = item["Key"].removeprefix("labels/run/").split("/")[0]
             if name not in ("annotations", "failures", "run.json", "manifest.parquet", "clips.parquet"):

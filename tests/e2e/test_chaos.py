@@ -11,7 +11,7 @@ from tests.e2e.chaos import Settings, run_chaos
 pytest.importorskip("moto.server")
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # its kills are timed: on a quick machine the job may end before them
 @pytest.mark.timeout(1200)
 def test_a_job_that_is_killed_all_over_gives_the_same_annotations(tmp_path: Path) -> None:
     settings = Settings(clips=14, kills=6, drivers=1, decoders=1, node=False, actors=2, frame_s=0.03)
