@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import signal
@@ -36,7 +35,7 @@ from sam3ray.config import JobConfig
 from sam3ray.store import verify_run
 from tests import servers
 from tests.e2e.clips import write_clips
-from tests.e2e.nodes import Nodes, command, wait_for_nodes
+from tests.e2e.nodes import Nodes, command, family, wait_for_nodes
 from tests.e2e.runs import annotations_of, config_for, start_driver
 from tests.store.proxy import Fault, FaultyProxy, Request, faulty_proxy
 
@@ -132,7 +131,6 @@ class Chaos:
         self.nodes: Nodes | None = None
         self.doomed = -1
         self.driver: subprocess.Popen[bytes] | None = None
-        self.log_seen = 0
 
     # Before
 
@@ -236,8 +234,6 @@ class Chaos:
             self.doomed = self.nodes.start_node(cpus=1)
             wait_for_nodes(self.nodes, 2)
             cluster = {"address": self.nodes.address}
-        log = self.folder / "driver.log"
-        self.log_seen = log.stat().st_size if log.exists() else 0
         self.driver = start_driver(
             self._config(self.proxy.url, **cluster),
             self.folder,
@@ -292,16 +288,10 @@ class Chaos:
         return False
 
     def _actors(self) -> list[int]:
-        """Processes of this round's actors that are alive, from the driver's log."""
-        with (self.folder / "driver.log").open("rb") as stream:
-            stream.seek(self.log_seen)
-            lines = stream.read().decode(errors="replace").splitlines()
-        found = []
-        for line in lines:
-            if '"actor placed"' in line:
-                with contextlib.suppress(ValueError):
-                    found.append(int(json.loads(line)["pid"]))
-        return [pid for pid in found if b"ClipActor" in command(pid)]
+        """Processes of this round's actors that are alive."""
+        assert self.driver is not None
+        roots = [self.driver.pid] if self.nodes is None else [node.pid for node in self.nodes.nodes]
+        return [pid for root in roots for pid in family(root) if b"ClipActor" in command(pid)]
 
     # After
 
