@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from sam3ray.engine.postprocess import intersections, ious, nms
+from sam3ray.engine.transfer import indices, to_host
 from sam3ray.failures import UserError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Detections:
         return len(self.scores)
 
     def take(self, index: np.ndarray) -> Detections:
-        masks = self.masks[torch.from_numpy(index).to(self.masks.device, non_blocking=True)]
+        masks = self.masks[indices(index.tolist(), self.masks.device)]
         return Detections(masks, self.scores[index], self.prompts[index])
 
 
@@ -125,7 +126,7 @@ class Detector:
         all_masks = masks[0] if len(masks) == 1 else torch.cat(masks)
         all_probs = probs[0] if len(probs) == 1 else torch.cat(probs)
         queries = all_probs.shape[1]
-        host, arrived = _to_host(all_probs.float().view(frames, count, queries))
+        host, arrived = to_host(all_probs.float().view(frames, count, queries))
         per_frame = all_masks.view(frames, count, queries, *all_masks.shape[-2:])
         return [Proposals(per_frame[frame], host[frame], arrived) for frame in range(frames)]
 
@@ -186,7 +187,7 @@ def select(proposals: Proposals, score_threshold: float, nms_threshold: float) -
     prompts, queries = np.nonzero(proposals.probs.numpy() > score_threshold)
     scores = proposals.probs.numpy()[prompts, queries]
     device = proposals.masks.device
-    index = torch.from_numpy(np.stack([prompts, queries])).to(device, non_blocking=True)
+    index = indices([prompts.tolist(), queries.tolist()], device)
     detections = Detections(proposals.masks[index[0], index[1]], scores, prompts)
     if nms_threshold <= 0 or len(scores) < 2:
         return detections
@@ -207,14 +208,4 @@ def _rows(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
         return tensor[rows[0] : rows[0] + 1].expand(len(rows), *[-1] * (tensor.ndim - 1))
     if list(rows) == list(range(len(tensor))):
         return tensor
-    return tensor[torch.tensor(rows, device=tensor.device)]
-
-
-def _to_host(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event | None]:
-    if tensor.device.type != "cuda":
-        return tensor.cpu(), None
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    host.copy_(tensor, non_blocking=True)
-    arrived = torch.cuda.Event()
-    arrived.record()
-    return host, arrived
+    return tensor[indices(rows, tensor.device)]

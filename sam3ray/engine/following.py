@@ -13,6 +13,7 @@ from sam3ray.engine.interaction import PromptedObject, Round
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.tracked import Clicks, Prompted, TrackedMasks, join_prompted
 from sam3ray.engine.tracker import Tracker
+from sam3ray.engine.transfer import indices
 from sam3ray.engine.vision import FrameFeatures
 
 
@@ -160,7 +161,7 @@ class Following:
 
 
 def _rows(tracked: TrackedMasks, rows: Sequence[int]) -> TrackedMasks:
-    at = torch.tensor(list(rows), device=tracked.masks.device)
+    at = indices(list(rows), tracked.masks.device)
     return TrackedMasks(tracked.masks[at], tracked.score_logits[at], tracked.iou_scores[at])
 
 

@@ -24,6 +24,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sam3ray.engine.transfer import indices
+
 Rules = Literal["published", "transformers"]
 
 NO_ROW = -1
@@ -62,7 +64,7 @@ class Bank:
         while len(self._free) < count:
             self._grow()
         rows = [self._free.pop() for _ in range(count)]
-        self.rows[torch.tensor(rows, device=self.rows.device)] = values.to(self.rows.device, self.rows.dtype)
+        self.rows[indices(rows, self.rows.device)] = values.to(self.rows.device, self.rows.dtype)
         return rows
 
     def gather(self, rows: Tensor) -> Tensor:

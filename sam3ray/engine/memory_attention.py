@@ -17,6 +17,7 @@ from transformers import Sam3TrackerVideoModel
 from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import get_1d_sine_pe
 
 from sam3ray.engine.memory import Bank, ReadRules, Reads
+from sam3ray.engine.transfer import indices
 from sam3ray.engine.vision import FrameFeatures
 
 
@@ -103,19 +104,19 @@ class MemoryAttention:
         cells, tokens = slots * places, len(reads[0].pointers) * splits
         values = torch.empty(n, cells + tokens, width, dtype=self.dtype, device=device)
         keys = torch.empty_like(values)
-        rows = torch.tensor([[row for row, _ in read.memories] for read in reads], device=device)
+        rows = indices([[row for row, _ in read.memories] for read in reads], memories.rows.device)
         values[:, :cells].unflatten(1, (slots, places)).copy_(memories.gather(rows))
         # Objects mostly read frames of equal age: then their positions are the same.
         ages = [[age for _, age in read.memories] for read in reads]
         ages = ages[:1] if all(each == ages[0] for each in ages) else ages
-        encoded = self.memory_positions[torch.tensor(ages, device=device)].flatten(1, 2)
+        encoded = self.memory_positions[indices(ages, device)].flatten(1, 2)
         torch.add(values[:, :cells], encoded, out=keys[:, :cells])
         if tokens:
-            rows = torch.tensor([[row for row, _ in read.pointers] for read in reads], device=device)
+            rows = indices([[row for row, _ in read.pointers] for read in reads], pointers.rows.device)
             values[:, cells:].copy_(pointers.gather(rows).reshape(n, tokens, width))
             offsets = [[offset for _, offset in read.pointers] for read in reads]
             offsets = offsets[:1] if all(each == offsets[0] for each in offsets) else offsets
-            position = self._pointer_positions(torch.tensor(offsets, device=device), rules)
+            position = self._pointer_positions(indices(offsets, device), rules)
             torch.add(values[:, cells:], position.repeat_interleave(splits, dim=1), out=keys[:, cells:])
         return values, keys, cells
 

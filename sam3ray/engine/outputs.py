@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from sam3ray.annotations import FrameAnnotations, ObjectAnnotation
+from sam3ray.engine.transfer import indices
 from sam3ray.masks import EncodedMask, encode_crop, encode_masks
 from sam3ray.video import Frame
 
@@ -113,7 +114,7 @@ def _finish_on_device(result: FrameResult, shown: Sequence[int], height: int, wi
     if result.ready is not None:
         result.ready.wait()
         result.masks.record_stream(torch.cuda.current_stream(result.masks.device))
-    masks = result.masks[torch.tensor(list(shown), device=result.masks.device)].float().unsqueeze(1)
+    masks = result.masks[indices(shown, result.masks.device)].float().unsqueeze(1)
     step = max(1, _DEVICE_PIXELS // (height * width))
     binary = torch.cat(
         [

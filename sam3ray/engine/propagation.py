@@ -24,6 +24,7 @@ from sam3ray.engine.postprocess import fill_holes, intersections, ious
 from sam3ray.engine.rules import Rules
 from sam3ray.engine.suppression import ALWAYS, NEVER, NO_OBJECT_LOGIT, recently_occluded, suppress_shrunk
 from sam3ray.engine.tracker import Tracker
+from sam3ray.engine.transfer import indices, to_host
 from sam3ray.engine.vision import FrameFeatures
 
 _SURE_LOGIT = 10.0  # the score that memories are encoded with: the mask's area stands for it
@@ -172,7 +173,7 @@ class Propagation:
             each.last_occluded = frame if is_empty or gives_way[place] else last[place]
             each.empty_frames = each.empty_frames + 1 if is_empty else 0
         if gives_way.any():
-            places = torch.from_numpy(np.flatnonzero(gives_way)).to(masks.device, non_blocking=True)
+            places = indices(np.flatnonzero(gives_way).tolist(), masks.device)
             masks = masks.index_fill(0, places, NO_OBJECT_LOGIT)
 
         if rules.published:
@@ -188,7 +189,7 @@ class Propagation:
         logits = torch.where(is_there, _SURE_LOGIT, -_SURE_LOGIT).to(remembered.dtype)
         staying = [place for place, each in enumerate(objects) if each.object_id not in removed]
         if len(staying) < len(objects):
-            index = torch.tensor(staying, dtype=torch.int64, device=masks.device)
+            index = indices(staying, masks.device)
             remembered, logits = remembered[index], logits[index]
         if staying:
             memories = [objects[place].memory for place in staying]
@@ -224,7 +225,7 @@ class Propagation:
                 for place, each in enumerate(objects)
                 if (each.born, each.prompt) in births and place not in chosen
             ]
-            index = torch.tensor(list(chosen.values()), device=detections.masks.device)
+            index = indices(list(chosen.values()), detections.masks.device)
             prompt_masks = tracker.mask_prompt(detections.masks[index])
             tracker.recondition(features, frame, memories, prompt_masks, birth_mates=mates)
         else:
@@ -264,7 +265,7 @@ class Propagation:
         parts = []
         if shown is not None:
             everyone = len(present) == len(shown)
-            parts.append(shown if everyone else shown[torch.tensor(present, dtype=torch.int64, device=shown.device)])
+            parts.append(shown if everyone else shown[indices(present, shown.device)])
         if fresh is not None:
             parts.append(fresh.to(parts[0].dtype) if parts else fresh)
         masks = torch.cat(parts) if parts else torch.empty((0, 1, 1))
@@ -327,13 +328,10 @@ class _Evidence:
     def __init__(self, detections: int, tracks: int, packed: torch.Tensor | None) -> None:
         self._detections = detections
         self._tracks = tracks
+        self._packed: torch.Tensor | None = None
         self._arrived: torch.cuda.Event | None = None
-        self._packed = packed
-        if packed is not None and packed.device.type == "cuda":
-            self._packed = torch.empty(packed.shape, dtype=packed.dtype, pin_memory=True)
-            self._packed.copy_(packed, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
+        if packed is not None:
+            self._packed, self._arrived = to_host(packed)
 
     @classmethod
     def start(cls, detections: Detections, masks: torch.Tensor | None, logits: torch.Tensor | None) -> _Evidence:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from sam3ray.engine.transfer import indices
+
 NO_OBJECT_LOGIT = -10.0
 NEVER = -1
 ALWAYS = 2**62  # later than any frame
@@ -57,7 +59,7 @@ def suppress_shrunk(
     after = torch.zeros_like(before)
     limit = torch.full_like(before, float("inf"))
     for group in groups:
-        index = torch.tensor(group, device=masks.device)
+        index = indices(group, masks.device)
         if len(group) == 1:
             after[index] = before[index]
             if not lone:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sam3ray.engine.transfer import indices
+
 
 @dataclass(frozen=True, eq=False)
 class TrackedMasks:
@@ -85,10 +87,10 @@ def exclusive(logits: Tensor, groups: Sequence[int] | None) -> Tensor:
     for i in range(len(logits)):
         members.setdefault(0 if groups is None else groups[i], []).append(i)
     out = logits.clone()
-    for indices in members.values():
-        if len(indices) > 1:
-            rows = torch.tensor(indices, device=logits.device)
+    for places in members.values():
+        if len(places) > 1:
+            rows = indices(places, logits.device)
             group = logits[rows]
-            own = torch.arange(len(indices), device=logits.device)[:, None, None]
+            own = torch.arange(len(places), device=logits.device)[:, None, None]
             out[rows] = torch.where(group.argmax(dim=0, keepdim=True) == own, group, group.clamp(max=-10.0))
     return out

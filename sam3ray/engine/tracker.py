@@ -41,6 +41,7 @@ from sam3ray.engine.mask_head import NO_OBJECT, HeadOutput, MaskHead, resize
 from sam3ray.engine.memory import NO_ROW, Bank, FrameEntry, ObjectMemory, ReadRules, Rules, group_by_length
 from sam3ray.engine.memory_attention import MemoryAttention
 from sam3ray.engine.tracked import Clicks, Prompted, TrackedMasks, carve, exclusive
+from sam3ray.engine.transfer import indices, to_host
 from sam3ray.engine.vision import FrameFeatures, tracker_features
 
 MASK_PROMPT_SCORE = 10.0  # score logit of an object given as a mask; the negative of it where the mask is empty
@@ -97,7 +98,8 @@ class Tracker:
             shape = (grid[0] * grid[1], tracker.mem_dim)
             self._memories = Bank(shape, torch.bfloat16, self.device, on_host=offload_state)
             self._pointers = Bank((tracker.hidden_dim,), self.dtype, self.device)
-        self._unresolved: list[tuple[list[FrameEntry], Tensor]] = []
+        # Frames whose scores are on their way to the host: read when the next frame asks what was seen.
+        self._unresolved: list[tuple[list[FrameEntry], Tensor, torch.cuda.Event | None]] = []
 
     @property
     def num_frames(self) -> int | None:
@@ -161,7 +163,7 @@ class Tracker:
         order = [i for batch in batches for i in batch]
         if order == sorted(order):
             return images
-        place = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=images.device)
+        place = indices(sorted(range(len(order)), key=order.__getitem__), images.device)
         return images[place]
 
     def _store_tracked(self, frame: int, memories: Sequence[ObjectMemory], output: HeadOutput) -> None:
@@ -174,10 +176,12 @@ class Tracker:
             # A frame's score is the object's own; Meta's code takes the mean over its batch.
             scores = output.score_logits
             presence = torch.where(scores > 0, scores.sigmoid() * 2 - 1, torch.zeros_like(scores))
-            self._unresolved.append((entries, presence * output.iou_scores > PASSING_SCORE))
+            self._unresolved.append((entries, *to_host(presence * output.iou_scores > PASSING_SCORE)))
 
     def _resolve(self) -> None:
-        for entries, passed in self._unresolved:
+        for entries, passed, arrived in self._unresolved:
+            if arrived is not None:
+                arrived.synchronize()
             for entry, value in zip(entries, passed.tolist(), strict=True):
                 entry.passed = value
         self._unresolved.clear()
@@ -486,6 +490,6 @@ def _in_order(outputs: Sequence[HeadOutput], order: Sequence[int]) -> HeadOutput
         return outputs[0]
     joined = [torch.cat([getattr(output, name) for output in outputs]) for name in fields]
     if list(order) != sorted(order):
-        place = torch.tensor(sorted(range(len(order)), key=order.__getitem__), device=joined[0].device)
+        place = indices(sorted(range(len(order)), key=order.__getitem__), joined[0].device)
         joined = [tensor[place] for tensor in joined]
     return HeadOutput(*joined)

@@ -45,6 +45,7 @@ from sam3ray.engine.source import FrameSource, read_backward
 from sam3ray.engine.spool import Spool, merged
 from sam3ray.engine.tracked import TrackedMasks
 from sam3ray.engine.tracker import Tracker
+from sam3ray.engine.transfer import indices
 from sam3ray.engine.vision import backbone_features
 from sam3ray.failures import ClipError, Reason
 from sam3ray.prompts import VisualPrompt
@@ -299,7 +300,7 @@ class _Run:
         if tracked is None:
             masks, scores = torch.zeros(0, 1, 1), np.zeros(0, np.float32)
         else:
-            rows = torch.tensor(order, device=tracked.masks.device)
+            rows = indices(order, tracked.masks.device)
             masks = tracked.masks[rows]
             scores = tracked.score_logits[rows].float().sigmoid().cpu().numpy()
         result = FrameResult(

@@ -316,3 +316,53 @@ def test_squares_are_told_apart(hidden):
     results = follow(Tracker(tiny_model()), hidden[:6], [0, 1])
     areas = np.array([(each.masks > 0).sum((1, 2)).sum().item() for each in results])
     assert (areas > 0).sum() >= 3
+
+
+class Late:
+    """Stands in for a copy that the device has only queued: the numbers come when they are waited for."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.values, self.host = tensor.clone(), torch.zeros_like(tensor)
+
+    @torch.inference_mode()
+    def synchronize(self) -> None:
+        self.host.copy_(self.values)
+
+
+def test_scores_that_arrive_late_are_waited_for_and_not_before(hidden, monkeypatch):
+    at_once = follow(Tracker(tiny_model(0, -0.3), "published"), hidden, [0, 3])
+    tracker = Tracker(tiny_model(0, -0.3), "published")
+    waiting: list[Late] = []
+
+    def late(tensor):
+        waiting.append(Late(tensor))
+        return waiting[-1].host, waiting[-1]
+
+    monkeypatch.setattr("sam3ray.engine.tracker.to_host", late)
+    memory = ObjectMemory()
+    features = tracker.features(hidden[0])[0]
+    tracker.add_masks(features, 0, [memory], SQUARES[0][None])
+    tracker.track(features, 1, [memory])
+    assert memory.tracked[1].passed is None, "a frame's score is not asked for before the next frame"
+    assert same(follow(Tracker(tiny_model(0, -0.3), "published"), hidden, [0, 3]), at_once)
+    assert len(waiting) == LENGTH
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("rules", ["published", "transformers"])
+def test_tracking_never_waits_for_the_device(hidden, rules):
+    model = copy.deepcopy(tiny_model()).to("cuda")
+    tracker = Tracker(model, rules)
+    memories = [ObjectMemory() for _ in range(3)]
+    features = tracker.features(hidden[0].to("cuda"))[0]
+    tracker.add_masks(features, 0, memories, torch.stack(SQUARES[:3]).to("cuda"))
+    for t in range(1, 20):
+        features = tracker.features(hidden[t % LENGTH].to("cuda"))[0]
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            tracked = tracker.track(features, t, memories)
+            tracker.encode_memory(features, t, memories, tracker.upsample(tracked.masks), tracked.score_logits)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        tracker.prune(t, memories)
