@@ -1,8 +1,7 @@
 """Trains the detector: phrases in, boxes, masks, scores and presence out.
 
 One-to-one matching as in DETR (Carion et al. 2020) on the last decoder layer. Three things make it learn within CPU
-hours: tokens are supervised themselves (the trunk's: which colour and shape lies here; the encoder's: is it asked for,
-and which box), a second set of
+hours: the encoder's tokens are supervised themselves (is an object asked for here, and which box), a second set of
 queries starts from noised true boxes (after DN-DETR, Li et al. 2022), and masks, which cost most, are decoded for a
 few (image, phrase) pairs of a batch only. None of this leaves a trace in the checkpoint.
 """
@@ -19,8 +18,6 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou
 from transformers.masking_utils import create_bidirectional_mask
-
-from sam3ray.shapes import COLOURS, SHAPES
 
 from .samples import Image, draw_images
 from .schedule import Run
@@ -40,17 +37,15 @@ class Helpers(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.dense = nn.Linear(width, 5)
-        self.colour = nn.Linear(width, len(COLOURS))
-        self.shape = nn.Linear(width, len(SHAPES))
 
 
-def train_detector(run: Run, *, frozen_trunk: bool = False) -> None:
-    """Everything of `Sam3Model` but its geometry encoder; with `frozen_trunk` the backbone keeps still."""
+def train_detector(run: Run) -> None:
+    """Everything of `Sam3Model` but its backbone, which is trained before, and its geometry encoder."""
     model, tokenizer, options = run.model, run.tokenizer, run.options
     detector = model.detector_model
+    model.requires_grad_(False)
     for name, parameter in detector.named_parameters():
-        fixed = name.startswith("geometry_encoder") or (frozen_trunk and name.startswith("vision_encoder.backbone"))
-        parameter.requires_grad_(not fixed)
+        parameter.requires_grad_(not name.startswith(("geometry_encoder", "vision_encoder.backbone")))
     size = detector.config.vision_config.image_size
     draw = partial(draw_batch, size=size, images=options.images, asked=PHRASES, first=options.seed)
     for images in run.steps([*detector.parameters(), *run.helpers.parameters()], draw):
@@ -87,13 +82,8 @@ def losses_of(
         states = encoded.last_hidden_state
     dense = helpers.dense(states.float())
     losses = _dense_losses(dense, boxes, masks, grid)
-    names = torch.stack([image.names for image in images])
-    losses["name"] = sum(
-        F.cross_entropy(head(hidden.float().permute(0, 2, 3, 1)).permute(0, 3, 1, 2), names[:, i], ignore_index=-1)
-        for i, head in enumerate((helpers.colour, helpers.shape))
-    )
     # Nothing normalises these; left alone they grow until the position encodings added to them are lost.
-    losses["size"] = SIZE_PENALTY * sum(level.float().square().mean() for level in (hidden, top, states))
+    losses["size"] = SIZE_PENALTY * (top.float().square().mean() + states.float().square().mean())
 
     noised = _noised(boxes, detector.detr_decoder.config.num_queries, rng)
     outputs = _decode(detector, encoded, mask, grid, noised)

@@ -14,7 +14,7 @@ from sam3ray.shapes import COLOURS, FOREIGN, SHAPES, Artist, ClipSpec, make_scen
 
 #: Training draws its scenes from here upwards; evaluation, demo and tests use seeds below.
 FIRST_TRAINING_SEED = 10_000_000
-PATCH = 8
+PATCH = 8  # pixels a side of what the backbone sees as one token
 LEAST_VISIBLE = 24  # pixels of an object that counts, at 112 x 112
 
 
@@ -26,11 +26,9 @@ def pixels(image: np.ndarray) -> torch.Tensor:
 @dataclass
 class Image:
     """A frame and what some phrases ask for in it. `masks[p]` (n, size/2, size/2) float coverage, `boxes[p]`
-    (n, 4) xyxy relative to the frame. `names` (2, size/8, size/8) int: index of the colour and of the shape at the
-    middle of each patch, -1 where no object is."""
+    (n, 4) xyxy relative to the frame."""
 
     pixels: torch.Tensor
-    names: torch.Tensor
     phrases: list[str]
     masks: list[torch.Tensor]
     boxes: list[torch.Tensor]
@@ -60,7 +58,7 @@ def _ask_about(artist: Artist, index: int, size: int, asked: int, rng: np.random
         mask = frame.ids == thing.object_id
         if mask.sum() >= LEAST_VISIBLE and thing.label is not None:
             found.append((thing.label, mask))
-    image = Image(pixels(frame.image), _names(artist, frame.ids), [], [], [])
+    image = Image(pixels(frame.image), [], [], [])
     for _ in range(asked):
         phrase, colour, shape = _ask(rng, [label for label, _ in found])
         hits = [mask for label, mask in found if colour != "none" and matches(colour, shape, label)]
@@ -69,14 +67,6 @@ def _ask_about(artist: Artist, index: int, size: int, asked: int, rng: np.random
         image.boxes.append(torch.tensor([_box(mask) for mask in hits], dtype=torch.float32).reshape(-1, 4))
         image.masks.append(torch.nn.functional.avg_pool2d(stack[None], 2)[0] if hits else stack[:, ::2, ::2])
     return image
-
-
-def _names(artist: Artist, ids: np.ndarray) -> torch.Tensor:
-    table = np.full((1 + max((t.object_id for t in artist.scene.objects), default=0), 2), -1)
-    for thing in artist.scene.objects:
-        if thing.label is not None:
-            table[thing.object_id] = COLOURS.index(thing.label[0]), SHAPES.index(thing.label[1])
-    return torch.from_numpy(table[ids[PATCH // 2 :: PATCH, PATCH // 2 :: PATCH]]).permute(2, 0, 1)
 
 
 def _ask(rng: np.random.Generator, labels: list[tuple[str, str]]) -> tuple[str, str | None, str | None]:

@@ -19,9 +19,10 @@ from .layout import initialise, make_tokenizer, save, tiny_config
 from .samples import FIRST_TRAINING_SEED, draw_images
 from .schedule import Options, Run
 from .tracker import adopt_neck, train_tracker
+from .trunk import Heads, train_trunk
 
-#: Shares of the whole time: the detector, the same with a frozen trunk, the tracker.
-SHARES = (0.45, 0.27, 0.28)
+#: Shares of the whole time: the backbone, the detector, the tracker.
+SHARES = (0.22, 0.40, 0.38)
 
 
 def train(folder: Path, minutes: float, seed: int = 0) -> Path:
@@ -39,26 +40,26 @@ def train(folder: Path, minutes: float, seed: int = 0) -> Path:
     initialise(model, seed)
     model.train()
     first = FIRST_TRAINING_SEED * (seed + 1)
-    helpers = Helpers(model.detector_model.detr_encoder.hidden_size)
     tokenizer = make_tokenizer()
 
     def run(name: str, share: float, rate: float, images: int, offset: int, extra: nn.Module) -> Run:
         options = Options(name, minutes * share, rate, seed=first + offset, images=images)
         return Run(model, extra, tokenizer, folder, options)
 
-    _stage(model, folder, "detector", lambda: train_detector(run("detector", SHARES[0], 8e-4, 8, 0, helpers)))
-    _stage(
-        model,
-        folder,
-        "detector_frozen",
-        lambda: train_detector(run("detector_frozen", SHARES[1], 5e-4, 10, 2_000_000, helpers), frozen_trunk=True),
-    )
+    def trunk() -> None:
+        heads = Heads(model.detector_model.vision_encoder.backbone.config.hidden_size)
+        train_trunk(run("trunk", SHARES[0], 1e-3, 48, 0, heads))
+
+    def detector() -> None:
+        helpers = Helpers(model.detector_model.detr_encoder.hidden_size)
+        train_detector(run("detector", SHARES[1], 7e-4, 8, 2_000_000, helpers))
 
     def tracker() -> None:
         adopt_neck(model, torch.stack([im.pixels for s in range(8) for im in draw_images(first + s, 112, 1)]))
         train_tracker(run("tracker", SHARES[2], 8e-4, 4, 4_000_000, nn.Identity()))
 
-    _stage(model, folder, "tracker", tracker)
+    for name, work in (("trunk", trunk), ("detector", detector), ("tracker", tracker)):
+        _stage(model, folder, name, work)
     model.requires_grad_(True)
     return save(model.eval(), folder / "checkpoint")
 
