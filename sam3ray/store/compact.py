@@ -45,6 +45,7 @@ from sam3ray.store import layout
 from sam3ray.store.compacted import CompactedClip, read_index, write_index
 from sam3ray.store.lease import DriverLease
 from sam3ray.store.run import RunStore
+from sam3ray.store.scratch import unnamed_file
 from sam3ray.store.storage import Storage
 from sam3ray.store.verify import by_clip
 
@@ -136,8 +137,7 @@ def _write_parts(
     with contextlib.closing(_OldParts(storage)) as replaced:
         while source is not None:
             part = f"part-{source.clip_id[:40]}-{uuid.uuid4().hex[:12]}.parquet"
-            with tempfile.TemporaryDirectory(prefix="sam3ray-") as folder:
-                local = os.path.join(folder, part)
+            with unnamed_file() as local:
                 held: list[CompactedClip] = []
                 with _PartWriter(local, fingerprint) as writer:
                     while source is not None and writer.size < target_bytes:
@@ -214,7 +214,8 @@ def _read_back(local: str, held: list[CompactedClip]) -> int:
         for clip_id, batch in by_clip(file):
             counts[clip_id] = counts.get(clip_id, 0) + batch.num_rows
     if counts != {clip.clip_id: clip.rows for clip in held if clip.rows}:
-        raise OSError(f"the merged file {local} does not hold what was written to it; is the local disk sound?")
+        folder = tempfile.gettempdir()
+        raise OSError(f"a merged file in {folder} does not hold what was written to it; is the disk sound?")
     return os.path.getsize(local)
 
 

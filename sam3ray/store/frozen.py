@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from sam3ray.failures import UserError
 from sam3ray.manifest import Clip
-from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
+from sam3ray.prompts import VisualPrompt, prompt_items
 from sam3ray.prompts._parse import parse_visual_prompts
 
 SCHEMA = pa.schema(
@@ -153,27 +153,4 @@ def differences(frozen: Sequence[Clip], given: Sequence[Clip]) -> str:
 def _visual_json(prompts: Sequence[VisualPrompt]) -> str | None:
     if not prompts:
         return None
-    return json.dumps([_as_item(prompt) for prompt in prompts], ensure_ascii=False)
-
-
-def _as_item(prompt: VisualPrompt) -> dict[str, Any]:
-    """The prompt as a manifest writes it."""
-    item: dict[str, Any] = {"object_id": prompt.object_id}
-    if prompt.label:
-        item["label"] = prompt.label
-    if prompt.time_s is not None:
-        item["time_s"] = prompt.time_s
-    else:
-        item["frame"] = prompt.frame_index
-    if isinstance(prompt, PointPrompt):
-        item |= {
-            "units": prompt.units,
-            "points": [list(p) for p in prompt.points],
-            "labels": [int(v) for v in prompt.labels],
-        }
-    elif isinstance(prompt, BoxPrompt):
-        item |= {"units": prompt.units, "box": list(prompt.box)}
-    elif isinstance(prompt, MaskPrompt):
-        mask = {"png": prompt.png} if prompt.png else {"size": [prompt.height, prompt.width], "counts": prompt.rle}
-        item |= {"mask": mask}
-    return item
+    return json.dumps(prompt_items(prompts), ensure_ascii=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import tempfile
 import threading
 import time
 import uuid
@@ -24,6 +23,7 @@ from sam3ray.store.creating import Guarantee
 from sam3ray.store.errors import describe
 from sam3ray.store.layout import TEMPORARY
 from sam3ray.store.retrying import RetryPolicy, retrying
+from sam3ray.store.scratch import unnamed_file
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -231,8 +231,7 @@ class Storage:
             full = self.full(path)
             yield full if os.path.exists(full) else None
             return
-        with tempfile.TemporaryDirectory(prefix="sam3ray-") as folder:
-            local = os.path.join(folder, "file")
+        with unnamed_file() as local:
             yield local if self.download(path, local) else None
 
     def each(self, call: Callable[[T], R], items: Iterable[T], workers: int | None = None) -> Iterator[R]:
@@ -292,7 +291,7 @@ class Storage:
 
     def create_bytes(self, data: bytes, path: str) -> bool:
         """`create` from bytes."""
-        with _as_file(data) as local:
+        with unnamed_file(data) as local:
             return self.create(local, path)
 
     def replace(self, local: str, path: str) -> None:
@@ -309,7 +308,7 @@ class Storage:
 
     def replace_bytes(self, data: bytes, path: str) -> None:
         """`replace` from bytes."""
-        with _as_file(data) as local:
+        with unnamed_file(data) as local:
             self.replace(local, path)
 
     def delete(self, path: str) -> bool:
@@ -350,20 +349,12 @@ class Storage:
             return self.guarantee
         path = f"{TEMPORARY}/{creating.temporary_name()}"
         try:
-            with _as_file(b"1") as local:
+            with unnamed_file(b"1") as local:
                 self._create(local, path)
                 created_twice = self._create(local, path)
         finally:
             self.delete(path)
         return Guarantee.CHECKED if created_twice else Guarantee.SERVER
-
-
-@contextlib.contextmanager
-def _as_file(data: bytes) -> Iterator[str]:
-    with tempfile.NamedTemporaryFile(prefix="sam3ray-") as file:
-        file.write(data)
-        file.flush()
-        yield file.name
 
 
 def _modified(info: Mapping[str, Any]) -> float | None:
