@@ -38,7 +38,7 @@ from sam3ray.job.sink import WriterThread
 from sam3ray.job.versions import software_versions
 from sam3ray.job.workdir import WorkDir
 from sam3ray.manifest import Clip
-from sam3ray.prompts import VisualPrompt
+from sam3ray.prompts import VisualPrompt, prompt_items
 from sam3ray.redact import redact
 from sam3ray.store import RunStore
 from sam3ray.video import Frame, VideoCache, VideoInfo, VideoReader
@@ -248,6 +248,7 @@ class ClipWorker:
             "end_s": clip.end_s,
             "fps": clip.fps or self.config.video.fps,
             "prompts": list(clip.prompts),
+            "visual_prompts": prompt_items(source.visual_prompts),
             "source_fps": float(info.fps) if info.fps else None,
             "time_base": str(info.time_base),
             "codec": info.codec,

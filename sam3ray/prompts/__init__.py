@@ -1,8 +1,10 @@
 """Prompts: what to find or follow in a clip."""
 
+from sam3ray.prompts._check import check_prompts, describe
+from sam3ray.prompts._format import prompt_items
 from sam3ray.prompts._parse import parse_visual_prompts
 from sam3ray.prompts._phrases import MAX_PHRASE_CHARS, MAX_PHRASES, phrases_problem, split_phrases
-from sam3ray.prompts._resolve import check_prompts, describe, read_mask_file, resolve_prompts
+from sam3ray.prompts._resolve import read_mask_file, resolve_prompts
 from sam3ray.prompts._values import UNRESOLVED, BoxPrompt, MaskPrompt, PointPrompt, TextPrompt, Units, VisualPrompt
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "describe",
     "parse_visual_prompts",
     "phrases_problem",
+    "prompt_items",
     "read_mask_file",
     "resolve_prompts",
     "split_phrases",

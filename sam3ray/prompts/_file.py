@@ -29,6 +29,8 @@ def read_prompt_file(uri: str, storage_options: Mapping[str, Any]) -> dict[str, 
     items: dict[str, list[Item]] = {}
     for place, row in _rows(uri, name, suffix, storage_options, problems):
         clip_id = row.get("clip_id")
+        if isinstance(clip_id, int) and not isinstance(clip_id, bool):
+            clip_id = str(clip_id)  # numbered clips, as manifests have them
         if not isinstance(clip_id, str) or not clip_id.strip():
             problems.add(f"{place}: clip_id is {clip_id!r:.80}; allowed: the id of a clip in the manifest")
             continue

@@ -46,7 +46,7 @@ def parse_visual_prompts(value: Any) -> tuple[tuple[VisualPrompt, ...], list[str
         if not value.strip():
             return (), []
         try:
-            value = json.loads(value, parse_constant=_no_constant)
+            value = json.loads(value, parse_constant=_no_constant, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
             reason = "nested too deep" if isinstance(error, RecursionError) else error
             return (), [f" is not JSON: {reason}"]
@@ -155,6 +155,7 @@ def _of_object(shape: VisualPrompt, object_id: int, label: str) -> VisualPrompt:
 
 def _object(fields: Mapping[str, Any]) -> tuple[int | None, str | None]:
     object_id, label = fields.get("object_id"), fields.get("label")
+    object_id = _whole(object_id)
     if object_id is not None and (not _is_int(object_id) or not 1 <= object_id <= MAX_OBJECT_ID):
         raise _Wrong(f".object_id is {_shown(object_id)}; allowed: a whole number from 1 to {MAX_OBJECT_ID}")
     if label is not None:
@@ -167,7 +168,7 @@ def _object(fields: Mapping[str, Any]) -> tuple[int | None, str | None]:
 
 
 def _frame(fields: Mapping[str, Any]) -> tuple[int, float | None]:
-    frame, time_s = fields.get("frame"), fields.get("time_s")
+    frame, time_s = _whole(fields.get("frame")), fields.get("time_s")
     if (frame is None) == (time_s is None):
         given = "both frame and time_s" if frame is not None else "neither frame nor time_s"
         raise _Wrong(f" has {given}; allowed: one of them")
@@ -223,12 +224,17 @@ def _box(value: Any, units: Units) -> tuple[float, float, float, float]:
 
 
 def _mask(value: Any, at: Mapping[str, Any]) -> MaskPrompt:
+    from sam3ray.config._secrets import has_password
+    from sam3ray.files import resolve
     from sam3ray.masks import rle_area
 
     wanted = 'a COCO compressed RLE {"size": [height, width], "counts": "..."} or {"png": address}'
     fields = {k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else {}
     if set(fields) == {"png"} and isinstance(fields["png"], str) and fields["png"].strip():
-        return MaskPrompt("", 0, 0, png=fields["png"].strip(), **at)
+        png = fields["png"].strip()
+        if has_password(png):
+            raise _Wrong(".mask.png has user and password in its address; allowed: put them in the environment")
+        return MaskPrompt("", 0, 0, png=resolve(png), **at)
     size, counts = fields.get("size"), fields.get("counts")
     if (
         set(fields) != {"size", "counts"}
@@ -246,6 +252,11 @@ def _mask(value: Any, at: Mapping[str, Any]) -> MaskPrompt:
     if area == 0:
         raise _Wrong(".mask is empty; allowed: a mask of at least one pixel")
     return MaskPrompt(counts, height, width, **at)
+
+
+def _whole(value: Any) -> Any:
+    """3.0 as 3: tables store whole numbers so where a column has gaps."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _is_int(value: Any) -> bool:
@@ -266,6 +277,13 @@ def _coordinates(units: Units) -> str:
 
 def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is not JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+        raise ValueError(f"the key {twice[0]!r} is given twice")
+    return dict(pairs)
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Visual prompts against their video: are they inside it, and which frame and pixels do they mean."""
+"""Visual prompts and their video: which frame and pixels they mean."""
 
 from __future__ import annotations
 
@@ -6,31 +6,14 @@ import io
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sam3ray.failures import ClipError, Reason, UserError
+from sam3ray.prompts._check import describe, place_problem
 from sam3ray.prompts._values import UNRESOLVED, BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
-
-if TYPE_CHECKING:
-    from sam3ray.video import VideoInfo
+from sam3ray.redact import redact
 
 MAX_PNG_BYTES = 64 * 2**20
-
-
-def check_prompts(
-    prompts: Iterable[VisualPrompt], info: VideoInfo, start_s: float | None = None, end_s: float | None = None
-) -> list[str]:
-    """What is wrong with these prompts for this video: one sentence each, none where all is well.
-
-    Frames are compared with `info.frame_count`; leave that None where the container's count is not to be trusted.
-    Masks still in a PNG file are checked when they are resolved.
-    """
-    problems = []
-    for prompt in prompts:
-        problem = _time_problem(prompt, info, start_s, end_s) or _place_problem(prompt, info.width, info.height)
-        if problem:
-            problems.append(f"{describe(prompt)}: {problem}")
-    return problems
 
 
 def resolve_prompts(
@@ -48,75 +31,49 @@ def resolve_prompts(
         storage_options: for mask files.
 
     Raises:
-        ClipError: over_limits (a point, box or mask that does not fit the frame), not_found (a mask file that cannot
-            be read).
+        ClipError: over_limits (a point, box or mask that does not fit the frame), or as `read_mask_file`.
     """
     return tuple(_resolved(prompt, width, height, frame_at, storage_options or {}) for prompt in prompts)
 
 
-def describe(prompt: VisualPrompt) -> str:
-    """ "the box of object 2 ('ball') on frame 7"."""
-    kind = {PointPrompt: "points", BoxPrompt: "box", MaskPrompt: "mask"}[type(prompt)]
-    frame = f"frame {prompt.frame_index}" if prompt.time_s is None else f"the frame at {prompt.time_s:g} s"
-    label = f" ({prompt.label!r})" if prompt.label else ""
-    return f"the {kind} of object {prompt.object_id}{label} on {frame}"
-
-
 def read_mask_file(address: str, storage_options: Mapping[str, Any]) -> tuple[str, int, int]:
-    """(COCO compressed RLE, height, width) of a one-channel image: everything that is not 0 is the object.
+    """(COCO compressed RLE, height, width) of a one-channel PNG: everything that is not 0 is the object.
 
     Raises:
-        UserError: it cannot be read, has several channels, or is empty.
+        ClipError: not_found, permission_denied or storage (it cannot be read), over_limits (it is no such image, too
+            large, or empty).
     """
     import numpy as np
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
-    from sam3ray.files import read_bytes
+    from sam3ray.files import filesystem
     from sam3ray.masks import encode_masks
+    from sam3ray.video._remote import naming_store_errors
 
-    data = read_bytes(address, storage_options, MAX_PNG_BYTES, what="mask")
+    name = f"the mask {redact(address)}"
+    try:
+        fs, path = filesystem(address, storage_options, what="mask")
+        with naming_store_errors(address), fs.open(path, "rb") as stream:
+            data = stream.read(MAX_PNG_BYTES + 1)
+    except UserError as error:
+        raise ClipError(Reason.NOT_FOUND, str(error)) from error
+    except ClipError as error:
+        raise ClipError(error.reason, f"{name} cannot be read: {error.message}", error.where) from error
+    if len(data) > MAX_PNG_BYTES:
+        raise ClipError(Reason.OVER_LIMITS, f"{name} has more than {MAX_PNG_BYTES} bytes, which is the limit")
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.mode not in ("1", "L", "P", "I", "I;16"):
-                raise UserError(f"mask {address} has the channels {image.mode}; allowed: one channel")
+                raise ClipError(Reason.OVER_LIMITS, f"{name} has the channels {image.mode}; allowed: one channel")
             mask = np.asarray(image) != 0
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise UserError(f"mask {address} is no PNG image that can be read: {error}") from error
+        unknown = isinstance(error, UnidentifiedImageError)  # whose message names an object in memory
+        reason = "it does not begin like one" if unknown else redact(" ".join(str(error).split()))
+        raise ClipError(Reason.OVER_LIMITS, f"{name} is no PNG that can be read: {reason}") from error
     encoded = encode_masks(mask[None])[0]
     if encoded.area == 0:
-        raise UserError(f"mask {address} is empty; allowed: at least one pixel that is not 0")
+        raise ClipError(Reason.OVER_LIMITS, f"{name} is empty; allowed: at least one pixel that is not 0")
     return encoded.rle, mask.shape[0], mask.shape[1]
-
-
-def _time_problem(prompt: VisualPrompt, info: VideoInfo, start_s: float | None, end_s: float | None) -> str | None:
-    start, end = start_s or 0.0, math.inf if end_s is None else end_s
-    if prompt.time_s is None:
-        if info.frame_count is not None and prompt.frame_index >= info.frame_count:
-            return f"the video has {info.frame_count} frames; allowed: 0 to {info.frame_count - 1}"
-        return None
-    if not start <= prompt.time_s < end:
-        until = "its end" if end_s is None else f"{end_s:g} s"
-        return f"the clip is the video from {start:g} s to {until}, end exclusive"
-    if info.duration_s is not None and prompt.time_s >= info.duration_s:
-        return f"the video ends at {info.duration_s:g} s"
-    return None
-
-
-def _place_problem(prompt: VisualPrompt, width: int, height: int) -> str | None:
-    if isinstance(prompt, MaskPrompt):
-        if prompt.rle and (prompt.height, prompt.width) != (height, width):
-            return f"it has {prompt.width}x{prompt.height} pixels, the video's frames have {width}x{height}"
-        return None
-    if prompt.units == "relative":
-        return None
-    if isinstance(prompt, BoxPrompt):
-        if prompt.box[2] > width or prompt.box[3] > height:
-            return f"{list(prompt.box)} reaches outside the frame of {width}x{height} pixels"
-        return None
-    for x, y in prompt.points:
-        if x >= width or y >= height:
-            return f"[{x:g}, {y:g}] lies outside the frame of {width}x{height} pixels"
-    return None
 
 
 def _resolved(
@@ -130,10 +87,10 @@ def _resolved(
     if isinstance(prompt, MaskPrompt) and prompt.png:
         try:
             rle, mask_height, mask_width = read_mask_file(prompt.png, storage_options)
-        except UserError as error:
-            raise ClipError(Reason.NOT_FOUND, str(error), name) from error
+        except ClipError as error:
+            raise ClipError(error.reason, error.message, name) from error
         prompt = replace(prompt, rle=rle, height=mask_height, width=mask_width, png="")
-    if problem := _place_problem(prompt, width, height):
+    if problem := place_problem(prompt, width, height):
         raise ClipError(Reason.OVER_LIMITS, problem, name)
     if prompt.time_s is not None and prompt.frame_index == UNRESOLVED:
         if frame_at is None:
