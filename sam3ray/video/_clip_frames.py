@@ -86,9 +86,21 @@ class ClipFrames:
             ahead.stop()
 
     def frame_at(self, time_s: float) -> int:
-        """Source index of the clip's frame that is shown at a moment, in seconds from the video's start."""
+        """Source index of the frame that is shown at a moment, in seconds from the video's start.
+
+        Of a sampled clip, which may not have that frame, the one nearest in time.
+        """
         positions = self._positions()
-        return positions.indices[max(0, bisect_right(positions.times, time_s + 1e-9) - 1)]
+        after = bisect_right(positions.times, time_s + 1e-9)
+        at = max(0, after - 1)
+        if self._fps is not None and after < len(positions.times):
+            at = min(at, after, key=lambda i: abs(positions.times[i] - time_s))
+        return positions.indices[at]
+
+    @property
+    def indices(self) -> Sequence[int]:
+        """Source indices of the clip's frames, in order."""
+        return self._positions().indices
 
     def _reader(self) -> VideoReader:
         return VideoReader(self._path, start_s=self._start_s, end_s=self._end_s, fps=self._fps, limits=self._limits)

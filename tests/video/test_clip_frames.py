@@ -47,8 +47,13 @@ def test_two_readings_at_once(source: Path) -> None:
 
 
 def test_the_frame_at_a_moment(tmp_path: Path) -> None:
+    clip = ClipFrames(write_video(tmp_path / "a.mp4", 50), start_s=0.4)
+    assert [clip.frame_at(t) for t in (0.0, 0.4, 0.419, 0.439, 0.44, 1.0, 99.0)] == [10, 10, 10, 10, 11, 25, 49]
+
+
+def test_of_a_sampled_clip_the_nearest_frame_is_meant(tmp_path: Path) -> None:
     clip = ClipFrames(write_video(tmp_path / "a.mp4", 50), start_s=0.4, fps=5.0)
-    assert [clip.frame_at(t) for t in (0.0, 0.4, 0.59, 0.6, 1.0, 99.0)] == [10, 10, 10, 15, 25, 45]
+    assert [clip.frame_at(t) for t in (0.0, 0.4, 0.49, 0.51, 0.6, 1.0, 99.0)] == [10, 10, 10, 15, 15, 25, 45]
 
 
 def test_an_empty_range_is_one_here_too(source: Path) -> None:
