@@ -24,6 +24,7 @@ from sam3ray.redact import redact
 
 MAX_URI_CHARS = 4096
 MAX_SECONDS = 1e9
+_SIMILAR = 1_000  # ids that an unknown one is compared with: looking for similar text is slow
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # Most addresses of a large manifest look like this; the others take the longer way.
@@ -52,8 +53,8 @@ def check_rows(rows: Rows, config: JobConfig, joined: Mapping[str, tuple[VisualP
         if start is not None and end is not None and start >= end:
             problems.add(f"{rows.place(i)}: end_s is {end:g}, not after start_s, which is {start:g}")
     ids = _ids(rows, uris, starts, ends, problems)
-    visual = _visual_prompts(rows, ids, joined, problems)
-    prompts = _prompts(rows, config, visual, problems)
+    visual, faulty = _visual_prompts(rows, ids, joined, problems)
+    prompts = _prompts(rows, config, visual, faulty, problems)
     problems.raise_if_any()
     columns: list[Iterable[Any]] = [ids, uris, prompts, starts, ends, rates, visual]
     if rows.carried is not None:
@@ -182,7 +183,7 @@ def _ids(
 
 
 def _prompts(
-    rows: Rows, config: JobConfig, visual: list[tuple[VisualPrompt, ...]], problems: Problems
+    rows: Rows, config: JobConfig, visual: list[tuple[VisualPrompt, ...]], faulty: set[int], problems: Problems
 ) -> list[tuple[str, ...]]:
     values = rows.columns.get("prompts") or [None] * rows.count
     known: dict[Any, tuple[tuple[str, ...], str | None]] = {}  # most rows of a manifest ask for the same
@@ -198,7 +199,7 @@ def _prompts(
             phrases, problem = _phrases(value)
         if problem:
             problems.add(f"{rows.place(i)}: prompts {problem}")
-        elif not phrases and not visual[i]:
+        elif not phrases and not visual[i] and i not in faulty:
             phrases = config.prompts
             if not phrases:
                 bare.append(i)
@@ -227,13 +228,17 @@ def _phrases(value: Any) -> tuple[tuple[str, ...], str | None]:
 
 def _visual_prompts(
     rows: Rows, ids: list[str], joined: Mapping[str, tuple[VisualPrompt, ...]] | None, problems: Problems
-) -> list[tuple[VisualPrompt, ...]]:
+) -> tuple[list[tuple[VisualPrompt, ...]], set[int]]:
+    """Of each row, and the rows whose own ones are wrong (they have prompts, whatever these are)."""
     values = rows.columns.get("visual_prompts") or [None] * rows.count
     result: list[tuple[VisualPrompt, ...]] = []
+    faulty: set[int] = set()
     for i, value in enumerate(values):
         prompts: tuple[VisualPrompt, ...] = ()
         if value is not None:
             prompts, wrong = parse_visual_prompts(value)
+            if wrong:
+                faulty.add(i)
             for sentence in wrong:
                 problems.add(f"{rows.place(i)}: visual_prompts{sentence}")
         if joined and ids[i] in joined:
@@ -242,5 +247,7 @@ def _visual_prompts(
             prompts = joined[ids[i]]
         result.append(prompts)
     for clip_id in sorted(set(joined or ()) - set(ids)):
-        problems.add(f"visual prompts are given for clip {clip_id!r}, which is not in {rows.name}")
-    return result
+        close = difflib.get_close_matches(clip_id, ids[:_SIMILAR], n=1, cutoff=0.0)
+        nearest = f"; the nearest of its ids is {close[0]!r}" if close else ""
+        problems.add(f"visual prompts are given for clip {clip_id!r}, which is not in {rows.name}{nearest}")
+    return result, faulty

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sam3ray.config import JobConfig, VideoConfig, differences, fingerprint
+from sam3ray.config import JobConfig, differences, fingerprint
 from sam3ray.failures import ClipError, UserError
-from sam3ray.files import is_local, local_path
 from sam3ray.manifest import Clip, read_manifest
 from sam3ray.plan._estimate import Estimate, Work, estimate
 from sam3ray.plan._probing import Probed, probe_all
-from sam3ray.prompts import check_prompts
+from sam3ray.plan._visual import Masks, mask_sizes, prompt_problems
 from sam3ray.redact import redact
 from sam3ray.store import RunStore
-from sam3ray.video import ClipFrames, VideoInfo
 
 MAX_LISTED = 1_000  # unreadable clips listed one by one; the rest are counted
 
@@ -98,9 +95,10 @@ def make_plan(
     uris = list(dict.fromkeys(clip.uri for clip in probed))
     report = None if on_progress is None else lambda n: on_progress(n, len(uris))
     facts = probe_all(uris, config.video, config.storage, on_progress=report)
+    masks = mask_sizes(probed, config.storage)
     tally = _Tally()
     for clip in probed:
-        _count(clip, facts[clip.uri], config, tally)
+        _count(clip, facts[clip.uri], config, masks, tally)
     if tally.problems:
         raise UserError(tally.problems)
     scale = len(to_do) / max(1, len(probed))
@@ -128,50 +126,6 @@ def make_plan(
     )
 
 
-def check_visual_prompts(clips: Sequence[Clip], config: JobConfig) -> None:
-    """Refuses prompts outside their clip or image before anything starts. Probes the clips that have any.
-
-    Videos that cannot be read are left to the job, which records why.
-
-    Raises:
-        UserError: one sentence for each such prompt.
-    """
-    prompted = [clip for clip in clips if clip.visual_prompts]
-    if not prompted:
-        return
-    facts = probe_all(list(dict.fromkeys(clip.uri for clip in prompted)), config.video, config.storage)
-    problems = [problem for clip in prompted for problem in _prompt_problems(clip, facts[clip.uri], config.video)]
-    if problems:
-        raise UserError(problems)
-
-
-def _prompt_problems(clip: Clip, facts: Probed, limits: VideoConfig) -> list[str]:
-    if isinstance(facts, ClipError) or not clip.visual_prompts:
-        return []
-    latest = max(prompt.frame_index for prompt in clip.visual_prompts)
-    if facts.frame_count is not None and latest >= facts.frame_count:
-        facts = replace(facts, frame_count=_true_frame_count(clip.uri, facts, latest, limits))
-    found = check_prompts(clip.visual_prompts, facts, clip.start_s, clip.end_s)
-    return [f"clip {clip.clip_id}: {problem}" for problem in found]
-
-
-def _true_frame_count(uri: str, facts: VideoInfo, latest: int, limits: VideoConfig) -> int | None:
-    """Headers lie about the number of frames, so a prompt is not refused for what they say alone.
-
-    A local video is decoded to count. A remote one is not fetched for it: a prompt far beyond the end is refused, and
-    one near it is left to the worker (None), which has the video.
-    """
-    if is_local(uri):
-        try:
-            return ClipFrames(local_path(uri), limits=limits).frame_at(math.inf) + 1
-        except ClipError:
-            return None  # damaged: the worker records how
-    count = facts.frame_count or 0
-    if facts.duration_s is not None and facts.fps is not None:
-        count = max(count, math.ceil(facts.duration_s * facts.fps))
-    return count if latest >= count + max(2, count // 50) else None
-
-
 def _state_of_run(config: JobConfig, clips: Sequence[Clip]) -> tuple[set[str], dict[str, str], list[str]]:
     """Ids done, ids settled by a failure with its reason, and why `run` would refuse."""
     store = RunStore(config.output, config.storage)
@@ -191,13 +145,13 @@ def _state_of_run(config: JobConfig, clips: Sequence[Clip]) -> tuple[set[str], d
     return done, settled, refusals
 
 
-def _count(clip: Clip, facts: Probed, config: JobConfig, tally: _Tally) -> None:
+def _count(clip: Clip, facts: Probed, config: JobConfig, masks: Masks, tally: _Tally) -> None:
     if isinstance(facts, ClipError):
         tally.reasons[facts.reason.value] += 1
         if len(tally.listed) < MAX_LISTED:
             tally.listed.append(Unreadable(clip.clip_id, redact(clip.uri), facts.reason.value, redact(facts.message)))
         return
-    tally.problems += _prompt_problems(clip, facts, config.video)
+    tally.problems += prompt_problems(clip, facts, config, masks)
     duration = facts.duration_s
     if duration is None and facts.frame_count and facts.fps:
         duration = float(facts.frame_count / facts.fps)

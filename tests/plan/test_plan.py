@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,9 @@ from PIL import Image
 
 from sam3ray.annotations import AnnotationWriter, FrameAnnotations
 from sam3ray.config import JobConfig, VideoConfig, config_from_text, fingerprint
-from sam3ray.failures import ClipError, Failure, Reason, UserError
-from sam3ray.manifest import Clip, read_manifest
-from sam3ray.plan import check_visual_prompts, make_plan, probe_all
-from sam3ray.plan._plan import _prompt_problems
-from sam3ray.prompts import PointPrompt
+from sam3ray.failures import ClipError, Failure, Reason
+from sam3ray.manifest import read_manifest
+from sam3ray.plan import make_plan, probe_all
 from sam3ray.store import RunStore
 from sam3ray.video import VideoInfo
 
@@ -106,39 +103,6 @@ def test_finished_and_failed_clips_are_not_probed_again(clips: Path, tmp_path: P
 
     (refusal,) = make_plan(job(tmp_path, "tracking.new_det_thresh=0.9")).refusals
     assert "tracking.new_det_thresh" in refusal
-
-
-def test_prompts_outside_their_clip_are_found_before_anything_starts(clips: Path, tmp_path: Path) -> None:
-    point = {"object_id": 1, "units": "pixels", "points": [[40, 2]]}
-    rows = [
-        {"uri": str(clips / "a"), "clip_id": "a", "visual_prompts": [{**point, "frame": 0}, {**point, "frame": 60}]},
-        {"uri": str(clips / "c.mp4"), "clip_id": "c", "visual_prompts": [{**point, "frame": 0}]},
-        {"uri": str(tmp_path / "never/read"), "clip_id": "text"},
-    ]
-    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    config = job(tmp_path, manifest="m.jsonl")
-    with pytest.raises(UserError) as caught:
-        check_visual_prompts(read_manifest(config.manifest, config), config)
-    assert [problem.split(":")[0] for problem in caught.value.problems] == ["clip a", "clip a"]
-    assert "[40, 2] lies outside the frame of 32x16" in caught.value.problems[0]
-    assert "the video has 60 frames" in caught.value.problems[1]
-    with pytest.raises(UserError):
-        make_plan(config)
-
-
-def clicked(uri: str, frame: int) -> Clip:
-    return Clip("c", uri, visual_prompts=(PointPrompt(((1, 1),), (True,), frame, 1),))
-
-
-def test_a_prompt_is_not_refused_because_headers_lie(clips: Path) -> None:
-    lie = replace(INFO, frame_count=5, duration_s=None)
-    folder = str(clips / "a")
-    assert _prompt_problems(clicked(folder, 59), lie, VideoConfig()) == []
-    assert "has 60 frames" in _prompt_problems(clicked(folder, 60), lie, VideoConfig())[0]
-    # A remote video is not fetched for this: near the end of what its headers tell, the worker will see.
-    remote = replace(INFO, frame_count=58)
-    assert _prompt_problems(clicked("s3://bucket/v.mp4", 61), remote, VideoConfig()) == []
-    assert _prompt_problems(clicked("s3://bucket/v.mp4", 62), remote, VideoConfig()) != []
 
 
 INFO = VideoInfo(32, 16, Fraction(30), 2.0, 60, Fraction(1, 30), "png")

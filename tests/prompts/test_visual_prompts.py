@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from sam3ray.config import JobConfig
@@ -26,6 +28,7 @@ from sam3ray.prompts import (
     PointPrompt,
     check_prompts,
     parse_visual_prompts,
+    prompt_items,
     resolve_prompts,
 )
 from sam3ray.video import VideoInfo
@@ -82,6 +85,39 @@ def test_a_label_finds_the_object_that_has_it() -> None:
     base = {key: value for key, value in POINT.items() if key != "object_id"}
     first, second = parsed({**base, "label": "ball"}, {**POINT, "object_id": 7, "label": "ball", "frame": 5})
     assert first.object_id == second.object_id == 7
+
+
+def test_whole_numbers_as_tables_with_gaps_store_them() -> None:
+    assert parsed({**POINT, "object_id": 3.0, "frame": 7.0}) == (PointPrompt(((1, 2),), (True,), 7, 3, "object 3"),)
+
+
+def test_a_key_is_given_once() -> None:
+    text = '[{"object_id": 1, "frame": 0, "frame": 9, "units": "pixels", "points": [[1, 2]]}]'
+    assert parse_visual_prompts(text)[1] == [" is not JSON: the key 'frame' is given twice"]
+
+
+_COORDINATE = st.floats(0, 1e6, allow_nan=False)
+_WHERE = st.one_of(
+    st.builds(lambda frame: {"frame_index": frame, "time_s": None}, st.integers(0, 2**31 - 1)),
+    st.builds(lambda time_s: {"frame_index": UNRESOLVED, "time_s": time_s}, st.floats(0, 1e9)),
+)
+_PROMPT = st.one_of(
+    st.builds(
+        lambda points, where: PointPrompt(
+            tuple(p for p, _ in points), (True, *(shown for _, shown in points[1:])), object_id=1, label="a", **where
+        ),
+        st.lists(st.tuples(st.tuples(_COORDINATE, _COORDINATE), st.booleans()), min_size=1, max_size=4),
+        _WHERE,
+    ),
+    st.builds(lambda x, where: BoxPrompt((x, 1, x + 9, 2), object_id=2, label="b", **where), st.floats(0, 9e5), _WHERE),
+    st.builds(lambda where: MaskPrompt(RLE, 50, 100, object_id=3, label="c", **where), _WHERE),
+    st.builds(lambda where: MaskPrompt("", 0, 0, object_id=4, label="d", png="/a/m.png", **where), _WHERE),
+)
+
+
+@given(st.lists(_PROMPT, max_size=6))
+def test_prompts_written_down_are_read_as_the_same(prompts: list[Any]) -> None:
+    assert parse_visual_prompts(json.dumps(prompt_items(prompts))) == (tuple(prompts), [])
 
 
 def test_masks_as_rle() -> None:
@@ -165,7 +201,7 @@ def test_nothing_is_no_prompt() -> None:
     [
         (PointPrompt(((1, 1),), (True,), 30, 1), "the video has 30 frames; allowed: 0 to 29"),
         (PointPrompt(((1, 1),), (True,), UNRESOLVED, 1, time_s=3.0), "the video ends at 3 s"),
-        (PointPrompt(((100, 1),), (True,), 0, 1), "[100, 1] lies outside the frame of 100x50"),
+        (PointPrompt(((100, 1),), (True,), 0, 1), "[100, 1] lies outside the frame; allowed: x from 0 to below 100"),
         (PointPrompt(((1, 1), (1, 50)), (True, True), 0, 1), "outside"),
         (BoxPrompt((0, 0, 101, 50), 0, 2, "ball"), "the box of object 2 ('ball') on frame 0"),
         (MaskPrompt(RLE, 50, 99, 0, 1), "99x50"),
@@ -234,7 +270,18 @@ def test_resolving_refuses_bad_masks(kind: str, tmp_path: Path) -> None:
         Image.new("L", (50, 100), 255).save(path)
     with pytest.raises(ClipError) as caught:
         resolve_prompts([MaskPrompt("", 0, 0, 2, 1, png=str(path))], 100, 50)
-    assert caught.value.reason is (Reason.OVER_LIMITS if kind == "another size" else Reason.NOT_FOUND)
+    assert caught.value.reason is (Reason.NOT_FOUND if kind == "missing" else Reason.OVER_LIMITS)
+    assert "object at 0x" not in caught.value.message
+
+
+def test_mask_files_are_named_from_where_the_job_starts_and_without_passwords(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    item = {"object_id": 1, "frame": 0}
+    (prompt,) = parsed({**item, "mask": {"png": "masks/m.png"}})
+    assert prompt.png == str(tmp_path / "masks/m.png")
+    assert "put them in the environment" in refused({**item, "mask": {"png": "https://me:secret@host/m.png"}})
 
 
 # in manifests and files of their own
@@ -281,6 +328,12 @@ def test_prompts_for_a_clip_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text(json.dumps({"clip_id": "nobody", **POINT}))
     with pytest.raises(UserError, match="'nobody', which is not in"):
         clips_of(tmp_path, [{"uri": "a.mp4", "clip_id": "a", "prompts": "x"}], str(tmp_path / "p.jsonl"))
+
+
+def test_numbered_clips_are_joined_too(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text(json.dumps({"clip_id": 7, **POINT}))
+    (clip,) = clips_of(tmp_path, [{"uri": "a.mp4", "clip_id": 7}], str(tmp_path / "p.jsonl"))
+    assert (clip.clip_id, len(clip.visual_prompts)) == ("7", 1)
 
 
 @pytest.mark.parametrize("name", ["p.csv", "missing.jsonl", "missing.parquet"])

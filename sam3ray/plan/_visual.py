@@ -1,0 +1,137 @@
+"""Visual prompts against their videos, before anything starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from sam3ray.config import JobConfig, VideoConfig
+from sam3ray.failures import ClipError, UserError
+from sam3ray.files import is_local, local_path
+from sam3ray.manifest import Clip
+from sam3ray.plan._probing import Probed, probe_all
+from sam3ray.prompts import MaskPrompt, VisualPrompt, check_prompts, describe, read_mask_file
+from sam3ray.video import ClipFrames, VideoInfo
+from sam3ray.video._sampling import Sampler
+
+THREADS = 16  # mask files on a store wait for the network
+
+Masks = Mapping[str, tuple[int, int] | ClipError]  # (height, width) of mask files by address, or why there is none
+
+
+def check_visual_prompts(clips: Sequence[Clip], config: JobConfig) -> None:
+    """Refuses prompts that do not fit their clip before anything starts. Probes the clips that have any.
+
+    Videos that cannot be read are left to the job, which records why.
+
+    Raises:
+        UserError: one sentence for each such prompt.
+    """
+    prompted = [clip for clip in clips if clip.visual_prompts]
+    if not prompted:
+        return
+    facts = probe_all(list(dict.fromkeys(clip.uri for clip in prompted)), config.video, config.storage)
+    masks = mask_sizes(prompted, config.storage)
+    problems = [problem for clip in prompted for problem in prompt_problems(clip, facts[clip.uri], config, masks)]
+    if problems:
+        raise UserError(problems)
+
+
+def mask_sizes(clips: Iterable[Clip], storage_options: Mapping[str, Any]) -> Masks:
+    """Reads every mask file that these clips' prompts name, once."""
+    addresses = list(
+        dict.fromkeys(p.png for clip in clips for p in clip.visual_prompts if isinstance(p, MaskPrompt) and p.png)
+    )
+
+    def size_of(address: str) -> tuple[int, int] | ClipError:
+        try:
+            return read_mask_file(address, storage_options)[1:]
+        except ClipError as error:
+            return error
+
+    if not addresses:
+        return {}
+    with ThreadPoolExecutor(min(THREADS, len(addresses))) as pool:
+        return dict(zip(addresses, pool.map(size_of, addresses), strict=True))
+
+
+def prompt_problems(clip: Clip, facts: Probed, config: JobConfig, masks: Masks) -> list[str]:
+    """What is wrong with the clip's visual prompts, one sentence each."""
+    if isinstance(facts, ClipError) or not clip.visual_prompts:
+        return []
+    found: list[str] = []
+    prompts: list[VisualPrompt] = []
+    for prompt in clip.visual_prompts:
+        if isinstance(prompt, MaskPrompt) and (size := masks.get(prompt.png)) is not None:
+            if isinstance(size, ClipError):
+                if size.reason.is_charged:  # else storage failed, and the worker will try again
+                    found.append(f"{describe(prompt)}: {size.message}")
+            else:
+                prompt = replace(prompt, height=size[0], width=size[1])
+        prompts.append(prompt)
+    by_index = {prompt.frame_index for prompt in prompts if prompt.time_s is None}
+    if by_index and max(by_index) >= (_nominal_count(facts) or 0):
+        facts = replace(facts, frame_count=_true_frame_count(clip.uri, facts, max(by_index), config.video))
+    found += check_prompts(prompts, facts, clip.start_s, clip.end_s, direction=config.tracking.direction)
+    return [f"clip {clip.clip_id}: {problem}" for problem in found or _not_read(clip, facts, by_index, config)]
+
+
+def _nominal_count(facts: VideoInfo) -> int | None:
+    """What headers say; they may lie."""
+    if facts.frame_count is not None:
+        return facts.frame_count
+    return math.floor(facts.duration_s * facts.fps) if facts.duration_s is not None and facts.fps is not None else None
+
+
+def _true_frame_count(uri: str, facts: VideoInfo, latest: int, limits: VideoConfig) -> int | None:
+    """Headers lie about the number of frames, so a prompt is not refused for what they say alone.
+
+    A local video is decoded to count. A remote one is not fetched for it: a prompt far beyond the end is refused, and
+    one near it is left to the worker (None), which has the video.
+    """
+    if is_local(uri):
+        try:
+            return ClipFrames(local_path(uri), limits=limits).frame_at(math.inf) + 1
+        except ClipError:
+            return None  # damaged: the worker records how
+    if (count := _nominal_count(facts)) is None:
+        return None
+    if facts.duration_s is not None and facts.fps is not None:
+        count = max(count, math.ceil(facts.duration_s * facts.fps))
+    return count if latest >= count + max(2, count // 50) else None
+
+
+def _not_read(clip: Clip, facts: VideoInfo, by_index: set[int], config: JobConfig) -> list[str]:
+    """Prompts on frames that the clip's range or sampling leaves out.
+
+    At a constant frame rate that is arithmetic. Rates vary, so a local video is decoded before a prompt is refused,
+    and a remote one is left to the worker.
+    """
+    fps = clip.fps or config.video.fps
+    selects = clip.start_s or clip.end_s is not None or fps is not None
+    if not by_index or not selects or facts.fps is None or not is_local(clip.uri):
+        return []
+    sampler = Sampler(facts.time_base, clip.start_s, clip.end_s, fps)
+    latest, unit = min(max(by_index), config.video.max_frames), facts.fps * facts.time_base
+    if by_index <= {i for i in range(latest + 1) if sampler.wants(round(i / unit))}:
+        return []
+    try:
+        frames = ClipFrames(
+            local_path(clip.uri), start_s=clip.start_s, end_s=clip.end_s, fps=fps, limits=config.video
+        ).indices
+    except ClipError:
+        return []  # empty or damaged: the worker records how
+    taken = set(frames)
+    found = []
+    for prompt in clip.visual_prompts:
+        if prompt.time_s is not None or prompt.frame_index in taken:
+            continue
+        nearest = min(frames, key=lambda index: abs(index - prompt.frame_index))
+        found.append(
+            f"{describe(prompt)}: the clip's range and sampling leave this frame out; the nearest that is read is "
+            f"{nearest}; allowed: one of the {len(frames)} from {frames[0]} to {frames[-1]}, or time_s"
+        )
+    return found
