@@ -77,14 +77,15 @@ def _run_job(
     config: JobConfig, progress: Observer | None, make_segmenter: MakeSegmenter | None, log_level: str
 ) -> JobSummary:
     clips = read_manifest(config.manifest, config)
-    check_visual_prompts(clips, config)
+    store = RunStore(config.output, config.storage)
+    if not store.exists():  # a run that is there was checked when it began, and its fingerprint holds every prompt
+        check_visual_prompts(clips, config)
     identity: Mapping[str, Any] = {}
     if make_segmenter is None:
         from sam3ray.engine.checkpoint import checkpoint_identity
 
         identity = checkpoint_identity(config.model)
     print_of_job = fingerprint(config, clips, identity)
-    store = RunStore(config.output, config.storage)
     store.create_or_open(print_of_job, config.model_dump(mode="json"), clips)
     with store.lease() as lease:
         ledger = Ledger(store, clips, config.retry)
