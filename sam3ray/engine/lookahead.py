@@ -17,7 +17,7 @@ from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.detector import DetectorLike, Proposals
 from sam3ray.engine.frames import Preprocessor
 from sam3ray.engine.outputs import FrameFacts
-from sam3ray.engine.vision import FrameFeatures, backbone_features, tracker_features
+from sam3ray.engine.vision import FrameFeatures, TrackerNeck, backbone_features
 from sam3ray.video import Frame
 
 LENGTH_HORIZON = 16  # clips shorter than this are tracked with fewer object pointers, so the length must be known
@@ -42,6 +42,7 @@ class LookAhead:
 
     Args:
         checkpoint: the loaded model.
+        neck: makes the tracker's features.
         detector: what detects on each frame.
         frames: decoded frames; read lazily, at most `LENGTH_HORIZON` + `batch` ahead.
         prompts: phrases.
@@ -51,12 +52,14 @@ class LookAhead:
     def __init__(
         self,
         checkpoint: Checkpoint,
+        neck: TrackerNeck,
         detector: DetectorLike,
         frames: Iterable[Frame],
         prompts: Sequence[str],
         batch: int,
     ) -> None:
         self._checkpoint = checkpoint
+        self._neck = neck
         self._detector = detector
         self._prompts = prompts
         self._batch = batch
@@ -95,7 +98,7 @@ class LookAhead:
             pixels = chunk[0][1] if len(chunk) == 1 else torch.cat([pixels for _, pixels in chunk])
             hidden = backbone_features(model, pixels)
             proposals = self._detector.propose(hidden, self._prompts, self._position)
-            features = tracker_features(model, hidden)
+            features = self._neck(hidden)
         work = [
             FrameWork(facts, self._position + offset, features[offset], proposals[offset])
             for offset, (facts, _) in enumerate(chunk)

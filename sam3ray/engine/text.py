@@ -26,6 +26,7 @@ from sam3ray.engine.postprocess import DESCRIPTION
 from sam3ray.engine.propagation import Propagation, Step, Tally
 from sam3ray.engine.rules import Rules
 from sam3ray.engine.tracker import Tracker
+from sam3ray.engine.vision import TrackerNeck
 from sam3ray.video import Frame
 
 _FINISHING = 4  # frames whose masks are being finished while the model runs on
@@ -55,6 +56,7 @@ class TextEngine:
         self.tally = Tally()
         self._checkpoint = checkpoint
         self._tracking = tracking
+        self._neck = TrackerNeck(checkpoint.model, folded=self.rules.published)
         self._own_detector = Detector(checkpoint, tracking.prompt_batch)
         self._detector = detector or self._own_detector
 
@@ -104,7 +106,7 @@ class TextEngine:
         self, frames: Iterable[Frame], height: int, width: int, prompts: tuple[str, ...], first_object_id: int
     ) -> Iterator[FrameMasks]:
         checkpoint, tracking = self._checkpoint, self._tracking
-        ahead = LookAhead(checkpoint, self._detector, frames, prompts, tracking.frame_batch)
+        ahead = LookAhead(checkpoint, self._neck, self._detector, frames, prompts, tracking.frame_batch)
         tracker = Tracker(
             checkpoint.model,
             tracking.rules,

@@ -42,7 +42,7 @@ from sam3ray.engine.memory import NO_ROW, Bank, FrameEntry, ObjectMemory, ReadRu
 from sam3ray.engine.memory_attention import MemoryAttention
 from sam3ray.engine.tracked import Clicks, Prompted, TrackedMasks, carve, exclusive
 from sam3ray.engine.transfer import indices, to_host
-from sam3ray.engine.vision import FrameFeatures, tracker_features
+from sam3ray.engine.vision import FrameFeatures, TrackerNeck
 
 MASK_PROMPT_SCORE = 10.0  # score logit of an object given as a mask; the negative of it where the mask is empty
 PASSING_SCORE = 0.01  # the published rules forget frames whose score is not above this
@@ -74,7 +74,6 @@ class Tracker:
         config = tracker.config
         if config.num_maskmem < 1:
             raise ValueError(f"the checkpoint's num_maskmem must be at least 1, got {config.num_maskmem}")
-        self.model = model
         self.module = tracker
         self.rules: Rules = rules
         self.object_batch = object_batch
@@ -91,6 +90,7 @@ class Tracker:
         self.low_res_size: int = tracker.prompt_encoder.mask_input_size[0]
         self.memory_mask_size: int = 4 * self.low_res_size
         self.image_size: int = config.image_size
+        self._neck = TrackerNeck(model, folded=rules == "published")
         with torch.inference_mode():
             self._head = MaskHead(tracker)
             self._attention = MemoryAttention(tracker, self.dtype)
@@ -117,7 +117,7 @@ class Tracker:
     def features(self, hidden: Tensor) -> list[FrameFeatures]:
         """Backbone output (B, g*g, width) -> the features of B frames."""
         with torch.inference_mode():
-            return tracker_features(self.model, hidden)
+            return self._neck(hidden)
 
     # Tracking
 

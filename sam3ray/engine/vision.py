@@ -8,7 +8,10 @@ the detector and its neck are never run.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import Sam3VideoModel
 
@@ -35,20 +38,53 @@ def backbone_features(model: Sam3VideoModel, pixel_values: Tensor) -> Tensor:
     return model.detector_model.vision_encoder.backbone(pixel_values).last_hidden_state
 
 
-def tracker_features(model: Sam3VideoModel, hidden: Tensor) -> list[FrameFeatures]:
-    """Backbone output (B, g*g, width) -> the tracker's features, one per frame.
+class TrackerNeck:
+    """Backbone output -> the tracker's features.
 
-    Same numbers as `Sam3VideoModel.get_vision_features_for_tracker`, without the neck's last
-    level, which that method computes and throws away.
+    Args:
+        folded: the last convolution of the two fine levels and the decoder's projection of them follow each other
+            with nothing between: one convolution to few channels does what a wide one and a narrow one do, for an
+            eighth of the work. The same numbers but for rounding. Without it, those of
+            `Sam3VideoModel.get_vision_features_for_tracker` bit for bit.
     """
-    height, width = model.tracker_model.prompt_encoder.image_embedding_size
-    spatial = hidden.view(hidden.shape[0], height, width, -1).permute(0, 3, 1, 2)
-    neck, decoder = model.tracker_neck, model.tracker_model.mask_decoder
-    fine, middle, top = (layer(spatial) for layer in neck.fpn_layers[:-1])
-    position = neck.position_encoding(top[:1].shape, top.device, top.dtype).flatten(2).transpose(1, 2)
-    fine, middle = decoder.conv_s0(fine), decoder.conv_s1(middle)
-    top = top.flatten(2).transpose(1, 2)
-    return [
-        FrameFeatures(fine=fine[i : i + 1], middle=middle[i : i + 1], top=top[i : i + 1], position=position)
-        for i in range(hidden.shape[0])
-    ]
+
+    def __init__(self, model: Sam3VideoModel, *, folded: bool) -> None:
+        self._neck: Any = model.tracker_neck
+        self._grid = model.tracker_model.prompt_encoder.image_embedding_size
+        decoder: Any = model.tracker_model.mask_decoder
+        self._projections = [decoder.conv_s0, decoder.conv_s1]
+        self._folded: list[tuple[Tensor, Tensor]] | None = None
+        if folded:
+            with torch.inference_mode():
+                levels = zip(self._neck.fpn_layers, self._projections, strict=False)
+                self._folded = [_folded(layer.proj2, projection) for layer, projection in levels]
+
+    def __call__(self, hidden: Tensor) -> list[FrameFeatures]:
+        """(B, g*g, width of the backbone) -> the features of B frames."""
+        neck = self._neck
+        spatial = hidden.view(len(hidden), *self._grid, -1).permute(0, 3, 1, 2)
+        fine, middle = (self._level(level, spatial) for level in (0, 1))
+        top = neck.fpn_layers[2](spatial)  # the last level is left out: nothing reads it
+        position = neck.position_encoding(top[:1].shape, top.device, top.dtype).flatten(2).transpose(1, 2)
+        top = top.flatten(2).transpose(1, 2)
+        return [
+            FrameFeatures(fine=fine[i : i + 1], middle=middle[i : i + 1], top=top[i : i + 1], position=position)
+            for i in range(len(hidden))
+        ]
+
+    def _level(self, level: int, spatial: Tensor) -> Tensor:
+        layer = self._neck.fpn_layers[level]
+        if self._folded is None:
+            return self._projections[level](layer(spatial))
+        weight, bias = self._folded[level]
+        for step in (*layer.scale_layers, layer.proj1):
+            spatial = step(spatial)
+        return F.conv2d(spatial, weight, bias, padding=layer.proj2.padding)
+
+
+def _folded(wide: Any, narrow: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one convolution that is `wide`, then `narrow`, which looks at single pixels."""
+    mix = narrow.weight[:, :, 0, 0].double()
+    weight = torch.einsum("om,mikl->oikl", mix, wide.weight.double())
+    bias = mix @ wide.bias.double() + narrow.bias.double()
+    return weight.to(wide.weight.dtype), bias.to(wide.weight.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from sam3ray.engine.frames import Preprocessor
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.tracked import Clicks, TrackedMasks, carve, exclusive
 from sam3ray.engine.tracker import Tracker
-from sam3ray.engine.vision import FrameFeatures, backbone_features
+from sam3ray.engine.vision import FrameFeatures, TrackerNeck, backbone_features
 
 LENGTH = 20
 LOW = 4 * IMAGE // PATCH
@@ -302,6 +303,20 @@ def test_features_of_several_frames_are_those_of_each(hidden):
         for field in FrameFeatures.__dataclass_fields__:
             single: Any = getattr(tracker.features(one)[0], field)
             assert torch.allclose(single, getattr(each, field), atol=1e-5)
+
+
+def test_features_are_those_of_transformers_exactly_or_but_for_rounding(hidden):
+    model = tiny_model()
+    frame = hidden[0]
+    with torch.inference_mode():
+        theirs, _ = model.get_vision_features_for_tracker(SimpleNamespace(last_hidden_state=frame))
+    exact, folded = (TrackerNeck(model, folded=each)(frame)[0] for each in (False, True))
+    for level, features in ((0, "fine"), (1, "middle")):
+        expected = theirs[level].permute(1, 2, 0).view_as(exact.fine if level == 0 else exact.middle)
+        assert torch.equal(getattr(exact, features), expected)
+        assert torch.allclose(getattr(folded, features), expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(exact.top.transpose(0, 1), theirs[2])
+    assert torch.equal(folded.top, exact.top)
 
 
 def test_a_checkpoint_without_memory_is_refused():
