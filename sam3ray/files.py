@@ -7,7 +7,7 @@ Used before a job starts: configurations, manifests, prompts. Videos and results
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sam3ray.failures import UserError
@@ -26,6 +26,9 @@ EXTRAS = {
 }
 
 
+WEB = "http"  # plain web servers: no store, and none of a store's options are for them
+
+
 def is_local(uri: str) -> bool:
     """Whether this is a path on this machine, with or without `file://`."""
     return "://" not in uri or uri.startswith(("file://", "local://"))
@@ -34,6 +37,53 @@ def is_local(uri: str) -> bool:
 def local_path(uri: str) -> str:
     """The path that a local uri means."""
     return uri.split("://", 1)[1] if "://" in uri else uri
+
+
+def kind_of_storage(uri: str) -> str:
+    """What serves the uri: `s3`, `gcs`, `azure`, `http` (https, too), or fsspec's name of another protocol."""
+    return _kind(uri.split("://", 1)[0]) if "://" in uri else "file"
+
+
+def _kind(protocol: str) -> str:
+    return EXTRAS.get(protocol, WEB if protocol == "https" else protocol)
+
+
+def options_for(uri: str, storage_options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fsspec options for a uri, of those that a job or a caller gives.
+
+    What stands under a kind of storage (`{"s3": {...}}`) is for that kind alone; what stands directly in
+    `storage_options` is for every store. Paths on this machine get none, web servers only their own.
+    """
+    if is_local(uri):
+        return {}
+    kind = kind_of_storage(uri)
+    chosen: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    for key, value in storage_options.items():
+        if not _names_a_kind(key, value):
+            chosen[key] = value
+        elif _kind(key) == kind:
+            own |= value
+    return own if kind == WEB else chosen | own
+
+
+def ambiguous_options(uris: Iterable[str], storage_options: Mapping[str, Any]) -> str | None:
+    """A sentence where options do not say for which of several kinds of store they are."""
+    shared = sorted(key for key, value in storage_options.items() if not _names_a_kind(key, value))
+    if not shared:
+        return None
+    kinds = sorted({kind_of_storage(uri) for uri in uris} - {"file", "local", "memory", WEB})
+    if len(kinds) < 2:
+        return None
+    key = " ".join(shared[0].split())
+    example = f"storage: {{{kinds[-1]}: {{{key}: ...}}}}"
+    return f"storage.{key} could be for {' or '.join(kinds)}, all of which this job uses; say which, as in {example}"
+
+
+def _names_a_kind(key: str, value: Any) -> bool:
+    import fsspec
+
+    return isinstance(value, Mapping) and (key in EXTRAS.values() or key in fsspec.available_protocols())
 
 
 def resolve(uri: str) -> str:
@@ -83,7 +133,7 @@ def decode(data: bytes, uri: str, *, what: str) -> str:
 
 
 def filesystem(uri: str, storage_options: Mapping[str, Any], *, what: str) -> tuple[Any, str]:
-    """The fsspec file system of a uri, and the path in it. Options are for remote stores only.
+    """The fsspec file system of a uri, and the path in it. Of the options it gets `options_for` it.
 
     Raises:
         UserError: an unknown kind of address, or its package is not installed.
@@ -96,7 +146,7 @@ def filesystem(uri: str, storage_options: Mapping[str, Any], *, what: str) -> tu
     if protocol not in fsspec.available_protocols():
         raise UserError(f"{what} {name}: {protocol}:// is no known kind of storage; allowed: a path, {_protocols()}")
     try:
-        fs, path = fsspec.core.url_to_fs(uri, **({} if is_local(uri) else dict(storage_options)))
+        fs, path = fsspec.core.url_to_fs(uri, **options_for(uri, storage_options))
     except ImportError as error:
         extra = EXTRAS.get(protocol)
         install = f"pip install 'sam3ray[{extra}]'" if extra else str(error)

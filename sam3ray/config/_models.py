@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic_core import PydanticCustomError
 
 from sam3ray.config._secrets import find_secrets, has_password
+from sam3ray.files import ambiguous_options
 from sam3ray.prompts import phrases_problem, split_phrases
 
 
@@ -244,12 +245,18 @@ class JobConfig(_Section):
     render: RenderConfig = Field(RenderConfig(), description="annotated videos")
     storage: dict[str, Any] = Field(
         default_factory=dict,
-        description="fsspec options such as `endpoint_url`; secrets come from the environment, never from here",
+        description=(
+            "fsspec options such as `endpoint_url`, for one kind of store as in `s3: {endpoint_url: ...}`; "
+            "secrets come from the environment, never from here"
+        ),
     )
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         conflicts = [*_device_conflicts(self), *_secret_conflicts(self)]
+        addresses = [uri for uri in (self.manifest, self.output, self.visual_prompts) if uri is not None]
+        if problem := ambiguous_options(addresses, self.storage):
+            conflicts.append((("storage",), problem))
         if self.output.rstrip("/") == self.manifest.rstrip("/"):
             conflicts.append((("manifest", "output"), f"output is the same place as manifest: {self.output!r}"))
         if conflicts:

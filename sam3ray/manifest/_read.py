@@ -11,7 +11,7 @@ from typing import Any
 
 from sam3ray.config import JobConfig
 from sam3ray.failures import UserError
-from sam3ray.files import decode, filesystem, is_local, local_path, read_bytes, resolve
+from sam3ray.files import ambiguous_options, decode, filesystem, is_local, local_path, read_bytes, resolve
 from sam3ray.manifest._check import check_rows
 from sam3ray.manifest._clip import Manifest
 from sam3ray.manifest._listing import VIDEO_SUFFIXES, glob_root, is_glob, read_folder, read_glob
@@ -46,7 +46,10 @@ def read_manifest(uri: str, config: JobConfig, storage_options: Mapping[str, Any
     if config.visual_prompts is not None:
         joined = read_prompt_file(resolve(config.visual_prompts), options)
     with _no_garbage_collection():
-        return check_rows(rows, config, joined)
+        manifest = check_rows(rows, config, joined)
+    if problem := ambiguous_options((config.output, *(clip.uri for clip in manifest)), options):
+        raise UserError(problem)
+    return manifest
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import fsspec
 import pyarrow.fs as pafs
 
 from sam3ray.failures import ClipError, JobStopped, Reason, UserError
+from sam3ray.files import options_for
 from sam3ray.redact import redact, remember_secrets
 from sam3ray.store import creating
 from sam3ray.store.creating import Guarantee
@@ -70,8 +71,7 @@ class Storage:
         # Event loops and connections do not survive a fork: one filesystem per process.
         with self._lock:
             if self._opened is None or self._opened[0] != os.getpid():
-                local = "://" not in self.uri or self.uri.startswith(("file://", "local://"))
-                options = {} if local else self.options  # they are for the remote store
+                options = options_for(self.uri, self.options)
                 try:
                     # An instance of our own: listings cached elsewhere in the process stay out of it.
                     fs, root = fsspec.core.url_to_fs(self.uri, **{**options, "skip_instance_cache": True})

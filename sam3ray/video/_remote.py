@@ -18,7 +18,7 @@ from fsspec.callbacks import Callback
 
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
-from sam3ray.files import is_local
+from sam3ray.files import is_local, options_for
 from sam3ray.redact import MASK, redact
 from sam3ray.video._folder import sort_frames
 
@@ -137,7 +137,7 @@ def look_up(uri: str, storage_options: Mapping[str, Any], limits: VideoConfig) -
     import fsspec
 
     with naming_store_errors(uri):
-        fs, path = fsspec.core.url_to_fs(uri, **({} if is_local(uri) else dict(storage_options)))
+        fs, path = fsspec.core.url_to_fs(uri, **options_for(uri, storage_options))
         fs.invalidate_cache()  # listings of earlier clips may be stale by now
         info = fs.info(path)
         if info.get("type") != "directory":
