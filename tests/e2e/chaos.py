@@ -8,6 +8,9 @@ loses its answers and goes away for seconds. Then the annotations must equal the
 none lost, none twice (the bucket keeps versions: each file has exactly one), nothing left behind in temporary
 folders or as unfinished uploads.
 
+Every clip stands still on one of its frames until it is let on. So each kill finds work under way and work left, and
+as many are made as were asked for, on however quick or slow a machine.
+
 The model is a fake whose boxes depend on the pixels; Ray, processes, videos, storage and their deaths are real.
 """
 
@@ -35,13 +38,16 @@ from sam3ray.config import JobConfig
 from sam3ray.store import verify_run
 from tests import servers
 from tests.e2e.clips import write_clips
+from tests.e2e.faults import GATED_FRAMES
+from tests.e2e.gate import Gate
 from tests.e2e.nodes import Nodes, command, family, wait_for_nodes
-from tests.e2e.runs import annotations_of, config_for, start_driver
+from tests.e2e.runs import annotate_alone, annotations_of, config_for, start_driver
 from tests.store.proxy import Fault, FaultyProxy, Request, faulty_proxy
 
 BUCKET = "chaos"
-FRAMES = 16
+FRAMES = GATED_FRAMES
 ROUNDS = 40
+PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class Settings:
     seed: int = 0
     frame_s: float = 0.04
     fault_rate: float = 0.06  # of requests to the store
+    whole_by_driver: bool = True  # the undisturbed run; else one worker in this process does it, which is quicker
 
 
 @dataclass
@@ -130,6 +137,7 @@ class Chaos:
         self.outage_until = 0.0
         self.nodes: Nodes | None = None
         self.doomed = -1
+        self.gate = Gate(folder)
         self.driver: subprocess.Popen[bytes] | None = None
 
     # Before
@@ -147,9 +155,11 @@ class Chaos:
             self.s3.put_object(Bucket=BUCKET, Key=f"clips/{path.name}", Body=path.read_bytes())
         self.whole = self.folder / "whole"
         undisturbed = self._config(self.server, output=str(self.whole))
-        driver = start_driver(undisturbed, self.folder)
-        if driver.wait(timeout=600) != 0:
-            raise RuntimeError(f"the undisturbed run failed: {(self.folder / 'driver.log').read_text()[-3000:]}")
+        if self.settings.whole_by_driver:
+            if start_driver(undisturbed, self.folder).wait(timeout=600) != 0:
+                raise RuntimeError(f"the undisturbed run failed: {self._log()}")
+        else:
+            annotate_alone(undisturbed)
         self.proxy.decide = self._fault
 
     def _config(self, endpoint: str, output: str | None = None, **cluster: Any) -> JobConfig:
@@ -158,7 +168,7 @@ class Chaos:
             output or self.output,
             actors=self.settings.actors,
             storage={"endpoint_url": endpoint},
-            retry={"crashes": 1000, "node_losses": 1000, "actor_starts": 50, "storage": 12, "no_progress_s": 60.0},
+            retry={"crashes": 1000, "node_losses": 1000, "actor_starts": 50, "storage": 12, "no_progress_s": 300.0},
             cluster=cluster,
         )
 
@@ -171,7 +181,7 @@ class Chaos:
             )
         return Fault.NONE
 
-    # The disturbances, paced by progress so that all of them come while there is work
+    # The disturbances
 
     def schedule(self) -> list[list[str]]:
         """What is killed in each round. A round ends with its driver, the second one runs on two nodes."""
@@ -188,39 +198,47 @@ class Chaos:
 
     def disturb(self) -> None:
         rounds = self.schedule()
-        total = sum(len(kills) for kills in rounds)
-        made = 0
+        planned = sum(len(kills) for kills in rounds)
+        self.gate.open_for(0)
         for number in range(ROUNDS):
             kills = rounds[number] if number < len(rounds) else []
-            code = None
-            self._start(two_nodes=self.settings.node and number == 1)
-            while kills:
-                due = (made + 1) * self.settings.clips // (total + 2)
-                code = self._wait_for(due)
-                if code is not None:
-                    break
-                kind = kills[0]
-                if self._kill(kind):
-                    kills.pop(0)
-                    made += 1
-                    self.report.kills[kind] += 1
-                    if self.random.random() < 0.3:
-                        self.outage_until = time.monotonic() + self.random.uniform(0.5, 3.0)
-                if kind == "driver":
-                    break
-                time.sleep(self.random.uniform(0.1, 0.8))
-            else:
-                code = self._wait_for(self.settings.clips + 1)
+            self._start(two_nodes="node" in kills)
+            code = self._kill_all(kills, planned)
+            if code is None and not kills and number + 1 >= len(rounds):
+                self.gate.open_for(self.settings.clips * 2)
+                code = self._wait_for_the_end()
             self.report.rounds += 1
             if code is not None:
                 self.report.exit_codes.append(code)
             self._end_round()
             if code == 0:
-                return
-            # What a round that ended by itself had left to kill is killed in the next one.
-            if number + 1 < len(rounds):
-                rounds[number + 1][:0] = kills
-        self.report.problems.append(f"not done after {ROUNDS} rounds")
+                break
+            if kills:  # of a round that ended by itself
+                rounds.insert(number + 1, kills)
+        else:
+            self.report.problems.append(f"not done after {ROUNDS} rounds")
+        if self.report.kills.total() < planned:
+            self.report.problems.append(f"{self.report.kills.total()} kills were made, {planned} were planned")
+
+    def _kill_all(self, kills: list[str], planned: int) -> int | None:
+        """Takes from `kills` what it has killed; the exit code of a driver that ended by itself before that.
+
+        The driver is the last of a round's kills.
+        """
+        while kills:
+            made = self.report.kills.total()
+            self.gate.open_for((made + 1) * self.settings.clips // (planned + 2))
+            code = self._wait_for_work(kills[0])
+            if code is not None:
+                return code
+            time.sleep(self.random.uniform(0.0, 0.5))  # so that the other actors are anywhere
+            kind = kills[0]
+            if self._kill(kind):
+                kills.pop(0)
+                self.report.kills[kind] += 1
+                if self.random.random() < 0.3:
+                    self.outage_until = time.monotonic() + self.random.uniform(0.5, 3.0)
+        return None
 
     def _start(self, two_nodes: bool) -> None:
         hostile = self.random.sample(range(self.settings.clips), self.settings.decoders)
@@ -240,6 +258,7 @@ class Chaos:
             frame_s=self.settings.frame_s,
             hostile=self.hostile,
             hostile_times=1,
+            gated=True,
         )
 
     def _end_round(self) -> None:
@@ -253,22 +272,28 @@ class Chaos:
 
     stop = _end_round
 
-    def _wait_for(self, done: int) -> int | None:
-        """Until so many clips are done, or the driver has ended: then its exit code."""
+    def _wait_for_work(self, kind: str) -> int | None:
+        """Until a clip is half done where `kind` strikes; the exit code of a driver that has ended."""
         assert self.driver is not None
-        end = time.monotonic() + 300
-        while self._done() < done:
+        end = time.monotonic() + PATIENCE_S
+        while not self.gate.waiting().intersection(self._actors(kind)):
             code = self.driver.poll()
             if code is not None:
                 return code
             if time.monotonic() > end:
-                raise RuntimeError(f"no progress: {(self.folder / 'driver.log').read_text()[-3000:]}")
+                raise RuntimeError(f"no actor works: {self._log()}")
             time.sleep(0.1)
         return self.driver.poll()
 
-    def _done(self) -> int:
-        listed = self.s3.list_objects_v2(Bucket=BUCKET, Prefix="labels/run/annotations/")
-        return int(listed.get("KeyCount", 0))
+    def _wait_for_the_end(self) -> int:
+        assert self.driver is not None
+        try:
+            return self.driver.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"it does not end: {self._log()}") from None
+
+    def _log(self) -> str:
+        return (self.folder / "driver.log").read_text()[-3000:]
 
     def _kill(self, kind: str) -> bool:
         assert self.driver is not None
@@ -279,7 +304,7 @@ class Chaos:
             assert self.nodes is not None
             self.nodes.kill(self.doomed)
             return True
-        actors = self._actors()
+        actors = self._actors(kind)
         if not actors:
             return False
         with contextlib.suppress(ProcessLookupError):
@@ -287,10 +312,14 @@ class Chaos:
             return True
         return False
 
-    def _actors(self) -> list[int]:
-        """Processes of this round's actors that are alive."""
+    def _actors(self, kind: str) -> list[int]:
+        """Processes of this round's actors that are alive; of the node to be killed alone, if that is the `kind`."""
         assert self.driver is not None
-        roots = [self.driver.pid] if self.nodes is None else [node.pid for node in self.nodes.nodes]
+        roots = [self.driver.pid]
+        if self.nodes is not None:
+            roots = [node.pid for node in self.nodes.nodes]
+            if kind == "node":
+                roots = [roots[self.doomed]]
         return [pid for root in roots for pid in family(root) if b"ClipActor" in command(pid)]
 
     # After

@@ -17,6 +17,10 @@ def width_of(number: int) -> int:
     return BASE_WIDTH + 2 * number
 
 
+def number_of(width: int) -> int:
+    return (width - BASE_WIDTH) // 2
+
+
 def write_clip(path: Path, number: int, frames: int = 20, height: int = 48) -> None:
     """A still background that changes colour from frame to frame."""
     width = width_of(number)

@@ -13,8 +13,11 @@ from sam3ray.config import ModelConfig, TrackingConfig
 from sam3ray.failures import JobStopped
 from sam3ray.job import worker
 from sam3ray.video import Frame, VideoReader
-from tests.e2e.clips import width_of
+from tests.e2e.clips import number_of, width_of
+from tests.e2e.gate import Gate
 from tests.job.fakes import DrawnSegmenter
+
+GATED_FRAMES = 16  # a clip that is gated has as many or more
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class FaultyModel:
     hostile: tuple[int, ...] = ()  # clip numbers whose decoder aborts the process
     hostile_times: int = 1_000_000  # each of them
     frame_s: float = 0.0
+    gated: bool = False  # every clip stands before the gate in `folder` on one of its frames
 
     def __call__(self, model: ModelConfig, tracking: TrackingConfig) -> FaultySegmenter:
         class HostileReader(VideoReader):
@@ -58,8 +62,13 @@ class FaultySegmenter(DrawnSegmenter):
         self.plan = plan
         self.frame_s = plan.frame_s
         self.by_width = {width_of(number): (number, fault) for number, fault in plan.faults.items()}
+        self.gate = Gate(plan.folder) if plan.gated else None
 
     def on_frame(self, position: int, frame: Frame) -> None:
+        if self.gate is not None:
+            clip = number_of(frame.image.shape[1])
+            if position == 7 * clip % GATED_FRAMES:
+                self.gate.enter(clip)
         number, fault = self.by_width.get(frame.image.shape[1], (-1, None))
         if fault is None or position != fault.at:
             return

@@ -13,6 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sam3ray.config import JobConfig
+from sam3ray.job.worker import ClipWorker
+from sam3ray.manifest import read_manifest
+from sam3ray.store import RunStore
+from tests.job.fakes import DrawnSegmenter
 
 PROMPTS = ("red", "green")
 
@@ -37,13 +41,13 @@ def assert_same_annotations(left: Path | str, right: Path | str) -> None:
         assert table.equals(theirs[clip_id]), f"{clip_id} differs"
 
 
-def digest_of(output: Path | str) -> str:
-    """Of all annotations in a fixed order: a short thing to print and compare."""
-    digest = hashlib.sha256()
-    for clip_id, table in annotations_of(output).items():
-        digest.update(clip_id.encode())
-        digest.update(repr(table.to_pylist()).encode())
-    return digest.hexdigest()
+def annotate_alone(config: JobConfig) -> None:
+    """The same job by one worker in this process, without Ray."""
+    store = RunStore(config.output, config.storage)
+    worker = ClipWorker(config, store, {}, DrawnSegmenter)
+    for clip in read_manifest(config.manifest, config):
+        worker.process(clip)
+    worker.close()
 
 
 def start_driver(config: JobConfig, folder: Path, **model: Any) -> subprocess.Popen[bytes]:

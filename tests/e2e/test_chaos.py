@@ -11,11 +11,12 @@ from tests.e2e.chaos import Settings, run_chaos
 pytest.importorskip("moto.server")
 
 
-@pytest.mark.slow  # its kills are timed: on a quick machine the job may end before them
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 def test_a_job_that_is_killed_all_over_gives_the_same_annotations(tmp_path: Path) -> None:
-    settings = Settings(clips=14, kills=6, drivers=1, decoders=1, node=False, actors=2, frame_s=0.03)
+    settings = Settings(
+        clips=10, kills=5, drivers=1, decoders=1, node=False, actors=2, frame_s=0.0, whole_by_driver=False
+    )
     report = run_chaos(settings, tmp_path)
     assert report.problems == []
-    assert report.kills == {"actor": 4, "driver": 1, "decoder": 1}
+    assert report.kills == {"actor": 3, "driver": 1, "decoder": 1}
     assert sum(report.faults.values()) > 0

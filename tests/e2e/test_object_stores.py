@@ -11,12 +11,8 @@ import fsspec
 import pytest
 
 from sam3ray.annotations import read_annotations
-from sam3ray.config import JobConfig
-from sam3ray.job.worker import ClipWorker
-from sam3ray.manifest import read_manifest
 from sam3ray.store import RunStore, compact_run, read_status, verify_run
-from tests.e2e.runs import config_for, start_driver
-from tests.job.fakes import DrawnSegmenter
+from tests.e2e.runs import annotate_alone, config_for, start_driver
 from tests.servers import Place
 
 
@@ -36,20 +32,13 @@ def upload(manifest: Path, place: Place) -> str:
     return f"{place.uri}/clips.csv"
 
 
-def undisturbed(config: JobConfig) -> None:
-    """The same job by one worker, without Ray."""
-    worker = ClipWorker(config, RunStore(config.output), {}, DrawnSegmenter)
-    for clip in read_manifest(config.manifest, config):
-        worker.process(clip)
-
-
 @pytest.mark.parametrize("kind", ["s3", "azure"])
 def test_a_killed_job_on_an_object_store_is_resumed(
     kind: str, request: pytest.FixtureRequest, six_clips: Path, tmp_path: Path
 ) -> None:
     place: Place = request.getfixturevalue(f"{kind}_place")
     local = tmp_path / "local"
-    undisturbed(config_for(six_clips, local))
+    annotate_alone(config_for(six_clips, local))
 
     output = f"{place.uri}/run"
     config = config_for(upload(six_clips, place), output, storage=place.options)
