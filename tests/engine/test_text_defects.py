@@ -4,6 +4,7 @@ If a test fails where it says "transformers", upstream has mended that defect: t
 """
 
 import contextlib
+import copy
 
 import numpy as np
 import pytest
@@ -22,8 +23,10 @@ from pipeline import (
     settings,
 )
 from tiny import tiny_model
+from transformers import Sam3VideoConfig
 
 from sam3ray.config import TrackingConfig
+from sam3ray.engine.memory_attention import MemoryAttention
 from sam3ray.engine.text import TextEngine
 from sam3ray.engine.tracker import Tracker
 from sam3ray.failures import UserError
@@ -38,15 +41,18 @@ CORNERS = [(0.2, 0.2), (0.2, 0.8), (0.8, 0.2), (0.8, 0.8)]
 
 
 @contextlib.contextmanager
-def tracks(model, masks_at):
-    """Both trackers say masks_at(frame, object) -> logits; `object` counts from 0 in order of appearance."""
+def tracks(model, masks_at, score=0.0):
+    """Both trackers say masks_at(frame, object) -> logits; `object` counts from 0 in order of appearance.
+
+    The logit of an object's presence is `score` + its number.
+    """
     propagate, track = model.run_tracker_propagation, Tracker.track
 
     def theirs(inference_session, frame_idx, reverse):
         masks, scores = propagate(inference_session, frame_idx, reverse)
         for place, object_id in enumerate(inference_session.obj_ids):
             masks[place] = masks_at(frame_idx, object_id)
-            scores[place] = float(object_id)
+            scores[place] = score + float(object_id)
         return masks, scores
 
     known = {}
@@ -57,7 +63,7 @@ def tracks(model, masks_at):
             # Ids ascend with birth, so the place among all objects ever seen is the id.
             number = known.setdefault(id(memory), (len(known), memory))[0]
             found.masks[place] = masks_at(frame, number)
-            found.score_logits[place] = float(number)
+            found.score_logits[place] = score + float(number)
         return found
 
     model.run_tracker_propagation, Tracker.track = theirs, ours
@@ -228,6 +234,99 @@ def test_a_phrase_that_is_too_long_is_an_error():
     engine = TextEngine(checkpoint(tiny_model(0)))
     with pytest.raises(UserError, match=r"'a very long phrase .*' has \d+ tokens; the model takes at most 32"):
         engine.segment(iter([]), 8, 8, [long])
+
+
+def test_pointers_do_not_pile_up_with_conditioning_frames(monkeypatch):
+    """An object is reconditioned on every second frame: transformers reads a pointer of each of them for ever."""
+    model = tiny_model(0)
+    where = (0.5, 0.5)
+    thresholds = {"recondition_every_nth_frame": 2, "high_conf_thresh": 0.0, "high_iou_thresh": 0.5}
+    detector = ScriptedDetector(lambda frame, prompt: [Found(where, 0.2, 0.9, 6.0)], model.low_res_mask_size)
+    theirs, ours = [], []
+    attend = model.tracker_model.memory_attention.forward
+
+    def counted(*arguments, num_object_pointer_tokens, **options):
+        theirs.append(num_object_pointer_tokens // (model.tracker_model.hidden_dim // model.tracker_model.mem_dim))
+        return attend(*arguments, num_object_pointer_tokens=num_object_pointer_tokens, **options)
+
+    read = MemoryAttention.__call__
+
+    def noted(self, features, reads, *arguments):
+        ours.append(len(reads[0].pointers))
+        return read(self, features, reads, *arguments)
+
+    monkeypatch.setattr(model.tracker_model.memory_attention, "forward", counted)
+    monkeypatch.setattr(MemoryAttention, "__call__", noted)
+    frames = clip(44)
+    with tracks(model, lambda frame, number: disc(where, radius=0.2), score=5.0):
+        replaced = {"run_detection": detector.install(model), "det_nms_thresh": 0.0, **thresholds}
+        with kernels(), settings(model, **replaced), torch.inference_mode():
+            assert len(list(run_transformers(model, frames, ["red"]))) == 44
+        assert len(list(run_ours(model, frames, ["red"], TrackingConfig(**thresholds), detector))) == 44
+    assert theirs[-1] > theirs[-11] > theirs[-21], "transformers: a pointer more with each conditioning frame"
+    assert max(ours) <= 4 + 15 < theirs[-1]
+
+
+def test_the_session_takes_the_dtype_of_the_model():
+    model = copy.deepcopy(tiny_model(0)).to(torch.bfloat16)
+    frames = clip(2)
+    session = processor().init_video_session(video=[frame.image for frame in frames])
+    session = processor().add_text_prompt(session, "red")
+    detector = ScriptedDetector(at_once, model.low_res_mask_size)
+    with settings(model, run_detection=detector.install(model)), torch.inference_mode():
+        assert session.dtype == torch.float32, "transformers: the default, whatever the model's"
+        with pytest.raises(RuntimeError, match="should be the same"):  # as soon as there is an object
+            list(model.propagate_in_video_iterator(session))
+    shown = list(run_ours(model, frames, ["red"], TrackingConfig(hotstart_delay=0), detector))
+    assert list(shown[0].masks) == [1, 2, 3, 4]
+
+
+def at_once(frame, prompt):
+    return [Found(where, 0.12, 0.9 - 0.01 * k, 6.0) for k, where in enumerate(CORNERS)] if frame == 0 else []
+
+
+def test_tracks_that_leave_after_hotstart_can_be_let_go():
+    """The object is there, and found, on frames 0 to 5 alone; hotstart judges until frame 3."""
+    model = tiny_model(0)
+
+    def script(frame, prompt):
+        return [Found((0.4, 0.4), 0.15, 0.9, 6.0)] if frame < 6 else []
+
+    def masks_at(frame, number):
+        return disc((0.4, 0.4), radius=0.15) if frame < 6 else torch.full((56, 56), -8.0)
+
+    thresholds = {"hotstart_delay": 3, "hotstart_unmatch_thresh": 2, "hotstart_dup_thresh": 2}
+    frames = clip(30)
+    detector = ScriptedDetector(script, model.low_res_mask_size)
+    tracked = []
+
+    def following(frame, number):
+        tracked.append(frame)
+        return masks_at(frame, number)
+
+    replaced = {"run_detection": detector.install(model), "det_nms_thresh": 0.0, **thresholds}
+    with kernels(), settings(model, **replaced), torch.inference_mode(), tracks(model, following):
+        assert len(list(run_transformers(model, frames, ["red"]))) == 30
+    assert max(tracked) == 29, "transformers: tracked to the end of the clip, however long it has been gone"
+    tracked.clear()
+    detector = ScriptedDetector(script, model.low_res_mask_size)
+    engine = TextEngine(checkpoint(model), TrackingConfig(forget_after_frames=16, **thresholds), detector)
+    with tracks(model, following):
+        assert len(list(engine.annotate(iter(frames), HEIGHT, WIDTH, ["red"]))) == 30
+    assert max(tracked) == 21
+    assert (engine.tally.objects, engine.tally.forgotten) == (1, 1)
+
+
+def test_no_more_objects_than_the_cap():
+    """Four objects on frame 0: by transformers' default none is too many, ours has a limit and keeps to it."""
+    assert Sam3VideoConfig().max_num_objects == 10000, "transformers: in effect no limit"
+    assert TrackingConfig().max_num_objects == 128
+    model = tiny_model(0)
+    detector = ScriptedDetector(at_once, model.low_res_mask_size)
+    engine = TextEngine(checkpoint(model), TrackingConfig(max_num_objects=2, hotstart_delay=0), detector)
+    frames = list(engine.annotate(clip(2), HEIGHT, WIDTH, ["red"]))
+    assert [o.score for o in frames[0].objects] == pytest.approx([0.9, 0.89]), "the best two"
+    assert engine.tally.dropped == 2
 
 
 def test_no_annotation_is_empty():
