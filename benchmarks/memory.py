@@ -34,26 +34,23 @@ def frames(count: int) -> Iterator[object]:
 def child(way: str, count: int, objects: int) -> None:
     import torch
 
-    sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "engine")]
-    from models import processor
+    sys.path.insert(0, str(HERE))
+    from models import build
     from scene import FindsDiscs, Scene, follow_discs, patch_transformers
-    from tiny import IMAGE, tiny_model
     from ways import resident_mb
 
     from sam3ray.config import TrackingConfig
-    from sam3ray.engine.checkpoint import Checkpoint
     from sam3ray.engine.detector import Detector
     from sam3ray.engine.text import TextEngine
 
     torch.set_num_threads(1)
-    model = tiny_model(0)
+    checkpoint = build("least", "cpu", "float32", False)
+    model = checkpoint.model
     with torch.inference_mode():
-        model.tracker_model.mask_decoder.pred_obj_score_head.proj_out.bias.data.fill_(10.0)
-    checkpoint = Checkpoint(model, processor(IMAGE), torch.device("cpu"), torch.float32, autocast=False, info={})
-    scene = Scene(objects, model.low_res_mask_size, checkpoint.device, torch.float32)
+        scene = Scene(objects, model.low_res_mask_size, checkpoint.device, torch.float32)
     if way == "ours":
         follow_discs(scene)
-        engine = TextEngine(checkpoint, TrackingConfig(), FindsDiscs(Detector(checkpoint), scene))
+        engine = TextEngine(checkpoint, TrackingConfig(frame_batch=8), FindsDiscs(Detector(checkpoint), scene))
         results: Iterator[object] = engine.annotate(frames(count), SIZE, SIZE, ["disc"])
     else:
         patch_transformers(model, scene)
@@ -82,11 +79,14 @@ def main() -> None:
     print("| way | frame | resident, MB |\n| --- | --- | --- |")
     for way, count in (("ours", options.frames), ("transformers", options.reference_frames)):
         command = [sys.executable, __file__, "--child", way, "--frames", str(count), "--objects", str(options.objects)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        for line in done.stdout.splitlines():
-            if line.startswith("{"):
-                row = json.loads(line)
-                print(f"| {way} | {row['frame']} | {row['resident_mb']} |")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child_process:
+            assert child_process.stdout is not None
+            for line in child_process.stdout:
+                if line.startswith("{"):
+                    row = json.loads(line)
+                    print(f"| {way} | {row['frame']} | {row['resident_mb']} |", flush=True)
+        if child_process.returncode != 0:
+            raise SystemExit(f"{way} failed")
 
 
 if __name__ == "__main__":

@@ -12,21 +12,26 @@ from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
 from sam3ray.engine.checkpoint import Checkpoint
 
 
-def small_config() -> Sam3VideoConfig:
-    """About five million parameters at 112 pixels: the layout of the checkpoint in the package."""
-    image, patch, width = 112, 8, 128
+def small_config(image: int = 112, layers: int = 4) -> Sam3VideoConfig:
+    """Six million parameters at 112 pixels: the layout of the checkpoint in the package.
+
+    Args:
+        image: side of the model's image, in pixels.
+        layers: of the backbone; the other parts have at most half as many.
+    """
+    patch, width, some = 8, 128, max(1, layers // 2)
     vision = {
         "backbone_config": {
             "model_type": "sam3_vit_model",
             "hidden_size": 128,
             "intermediate_size": 256,
-            "num_hidden_layers": 4,
+            "num_hidden_layers": layers,
             "num_attention_heads": 4,
             "image_size": image,
             "patch_size": patch,
             "pretrain_image_size": image,
             "window_size": image // patch,
-            "global_attn_indexes": [0, 1, 2, 3],
+            "global_attn_indexes": list(range(layers)),
         },
         "fpn_hidden_size": width,
         "image_size": image,
@@ -46,8 +51,8 @@ def small_config() -> Sam3VideoConfig:
             "eos_token_id": 1,
         },
         "geometry_encoder_config": {**transformer, "num_layers": 1},
-        "detr_encoder_config": {**transformer, "num_layers": 2},
-        "detr_decoder_config": {**transformer, "num_layers": 3, "num_queries": 16},
+        "detr_encoder_config": {**transformer, "num_layers": some},
+        "detr_decoder_config": {**transformer, "num_layers": min(3, layers), "num_queries": 16},
         "mask_decoder_config": {"hidden_size": width, "num_upsampling_stages": 2, "num_attention_heads": 4},
     }
     tracker = {
@@ -62,7 +67,7 @@ def small_config() -> Sam3VideoConfig:
         },
         "image_size": image,
         "memory_attention_hidden_size": width,
-        "memory_attention_num_layers": 2,
+        "memory_attention_num_layers": some,
         "memory_attention_num_attention_heads": 2,
         "memory_attention_feed_forward_hidden_size": 256,
         "memory_encoder_hidden_size": width,
@@ -75,12 +80,18 @@ def small_config() -> Sam3VideoConfig:
     return Sam3VideoConfig(detector_config=detector, tracker_config=tracker, low_res_mask_size=4 * image // patch)
 
 
+def least_config() -> Sam3VideoConfig:
+    """The same at 56 pixels and one layer deep: for what does not depend on the size of the model."""
+    return small_config(image=56, layers=1)
+
+
 def full_config() -> Sam3VideoConfig:
     """The architecture of facebook/sam3: 1008 pixels, about 850 million parameters."""
     return Sam3VideoConfig()
 
 
 def processor(image: int) -> Sam3VideoProcessor:
+    """For a model of so many pixels a side; its vocabulary is single letters."""
     letters = string.ascii_lowercase
     words = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
     size = {"height": image, "width": image}
@@ -94,7 +105,7 @@ def processor(image: int) -> Sam3VideoProcessor:
 
 def build(size: str, device: str, dtype: str, compiled: bool) -> Checkpoint:
     """A checkpoint with random weights whose tracker believes in every object that it is given."""
-    config = small_config() if size == "small" else full_config()
+    config = {"least": least_config, "small": small_config, "full": full_config}[size]()
     torch.manual_seed(0)
     where, kind = torch.device(device), getattr(torch, dtype)
     with where:
