@@ -6,12 +6,18 @@ import functools
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 import numpy as np
 import torch
 from tiny import IMAGE, tiny_model
-from transformers import Sam2VideoVideoProcessor, Sam3TrackerVideoModel, Sam3TrackerVideoProcessor
+from transformers import (
+    Sam2VideoVideoProcessor,
+    Sam3TrackerVideoModel,
+    Sam3TrackerVideoProcessor,
+    Sam3VideoProcessor,
+)
 from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
 
 from sam3ray.video import Frame
@@ -35,6 +41,18 @@ def tracker_processor() -> Sam3TrackerVideoProcessor:
     )
 
 
+@functools.lru_cache(maxsize=1)
+def trained() -> tuple[Sam3TrackerVideoModel, Sam3TrackerVideoProcessor]:
+    """The checkpoint in the package, as transformers loads it for visual prompts."""
+    folder = str(resources.files("sam3ray") / "embedded")
+    model = Sam3TrackerVideoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    parts = Sam3VideoProcessor.from_pretrained(folder)
+    processor = Sam3TrackerVideoProcessor(
+        image_processor=parts.image_processor, video_processor=parts.video_processor, target_size=model.image_size
+    )
+    return model, processor
+
+
 @dataclass
 class Shown:
     """Masks (objects, height, width), bool, and scores (objects,) of one frame."""
@@ -46,9 +64,14 @@ class Shown:
 class Session:
     """A session of transformers' tracker over a whole clip."""
 
-    def __init__(self, frames: Sequence[Frame], model: Sam3TrackerVideoModel | None = None) -> None:
+    def __init__(
+        self,
+        frames: Sequence[Frame],
+        model: Sam3TrackerVideoModel | None = None,
+        processor: Sam3TrackerVideoProcessor | None = None,
+    ) -> None:
         self.model = model or standalone()
-        self.processor = tracker_processor()
+        self.processor = processor or tracker_processor()
         self.session = self.processor.init_video_session(video=[frame.image for frame in frames])
 
     def add(self, frame: int, objects: Sequence[int], **inputs: Any) -> None:

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from pipeline import clip
+from prompted import LENGTH
+
+from sam3ray.engine.mask_head import resize
+from sam3ray.engine.tracker import Tracker
+from sam3ray.video import Frame
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def same_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resizes masks as transformers does: with all three candidates, although the best one is chosen already.
+
+    On one thread torch has a kernel of its own for exactly three channels, which rounds differently.
+    """
+
+    def three_channels(self: Tracker, masks: torch.Tensor) -> torch.Tensor:
+        size = (self.image_size, self.image_size)
+        return resize(masks.unsqueeze(1).repeat(1, 3, 1, 1), size)[:, 0]
+
+    monkeypatch.setattr(Tracker, "upsample", three_channels)
+
+
+@pytest.fixture(scope="module")
+def frames() -> list[Frame]:
+    """Blocks that drift over noise."""
+    return clip(LENGTH)
