@@ -88,7 +88,8 @@ class FindsDiscs:
             discs = self._scene.objects
             probs = torch.zeros(count, max(queries, discs))
             probs[0, :discs] = SCORE
-            masks = proposals.masks
+            # No other phrase finds anything, so these are the masks of the first.
+            masks = proposals.masks_of([0])
             if discs > queries:
                 masks = torch.nn.functional.pad(masks, (0, 0, 0, 0, 0, discs - queries))
             masks[0, :discs] = self._scene.masks(first_position + n)

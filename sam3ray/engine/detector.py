@@ -1,20 +1,20 @@
 """The detector half of the model: phrases and frames in, scored masks out.
 
 Text embeddings are computed once per phrase and engine. The phrases of a frame (and, with look-ahead, several
-frames) share a call of the detector's transformer, `batch` (frame, phrase) pairs at a time.
+frames) share a call of the detector's transformer, `batch` (frame, phrase) pairs at a time. The other half of its
+work, the masks, is done when they are asked for: a phrase without a score above the threshold costs none of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
-from sam3ray.engine.postprocess import intersections, ious, nms
+from sam3ray.engine.postprocess import nms
 from sam3ray.engine.transfer import indices, to_host
 from sam3ray.failures import UserError
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sam3ray.engine.checkpoint import Checkpoint
 
 MAX_TOKENS = 32  # of the text encoder, start and end included
+_COARSE = 2  # the level of the feature pyramid that is searched; those before are finer, and the one behind is unused
 
 
 @dataclass(eq=False)
@@ -29,14 +30,18 @@ class Proposals:
     """Everything the detector says of one frame, before any threshold.
 
     Attributes:
-        masks: (prompts, queries, h, w) logits on the device.
+        masks: (prompts, queries, h, w) logits on the device, or what makes those of some prompts when it is called.
         probs: (prompts, queries) float32 scores, on the host. On CUDA they are still on their way until `arrived`.
         arrived: None where `probs` is complete.
     """
 
-    masks: torch.Tensor
+    masks: torch.Tensor | Callable[[Sequence[int]], torch.Tensor]
     probs: torch.Tensor
     arrived: torch.cuda.Event | None = None
+
+    def masks_of(self, prompts: Sequence[int]) -> torch.Tensor:
+        """(len(prompts), queries, h, w): the masks of the prompts at these places."""
+        return _rows(self.masks, prompts) if isinstance(self.masks, torch.Tensor) else self.masks(prompts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +89,7 @@ class Detector:
     """
 
     def __init__(self, checkpoint: Checkpoint, batch: int = 8) -> None:
-        self._model = checkpoint.model.detector_model
+        self._model: Any = checkpoint.model.detector_model
         self._tokenizer = checkpoint.processor.tokenizer
         self._device = checkpoint.device
         self._batch = batch
@@ -108,55 +113,55 @@ class Detector:
     def propose(self, backbone: torch.Tensor, prompts: Sequence[str], first_position: int = 0) -> list[Proposals]:
         """See `DetectorLike`."""
         self._use(tuple(prompts))
-        levels, positions = self._neck(backbone)
+        level, position = self._coarse(backbone)
         frames, count = len(backbone), len(prompts)
         pairs = [(frame, prompt) for frame in range(frames) for prompt in range(count)]
-        masks, probs = [], []
+        found = []
         for start in range(0, len(pairs), self._batch):
             chunk = pairs[start : start + self._batch]
             frame_of, prompt_of = [pair[0] for pair in chunk], [pair[1] for pair in chunk]
-            chunk_masks, chunk_probs = self._detect(
-                [_rows(level, frame_of) for level in levels],
-                [position.expand(len(chunk), -1, -1, -1) for position in positions],
-                _rows(self._text, prompt_of),
-                _rows(self._mask, prompt_of),
+            found.append(self._detect(_rows(level, frame_of), position, prompt_of))
+        probs = _joined([each.probs for each in found]).float().view(frames, count, -1)
+        queries = _joined([each.queries for each in found]).unflatten(0, (frames, count))
+        seen = _joined([each.seen for each in found]).unflatten(0, (frames, count))
+        host, arrived = to_host(probs)
+        return [
+            Proposals(
+                _Masks(self, backbone[n : n + 1], level[n : n + 1], queries[n], seen[n], self._text, self._mask),
+                host[n],
+                arrived,
             )
-            masks.append(chunk_masks)
-            probs.append(chunk_probs)
-        all_masks = masks[0] if len(masks) == 1 else torch.cat(masks)
-        all_probs = probs[0] if len(probs) == 1 else torch.cat(probs)
-        queries = all_probs.shape[1]
-        host, arrived = to_host(all_probs.float().view(frames, count, queries))
-        per_frame = all_masks.view(frames, count, queries, *all_masks.shape[-2:])
-        return [Proposals(per_frame[frame], host[frame], arrived) for frame in range(frames)]
+            for n in range(frames)
+        ]
 
-    def _neck(self, backbone: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """The detector's feature pyramid (frames, C, H, W) and its position encodings (1, C, H, W).
-
-        The last level of the pyramid is left out: nothing reads it.
-        """
+    def _coarse(self, backbone: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The level of the feature pyramid that is searched (frames, C, g, g), and its positions (1, C, g, g)."""
         neck = self._model.vision_encoder.neck
-        side = round(backbone.shape[1] ** 0.5)
-        spatial = backbone.transpose(1, 2).unflatten(2, (side, side))
-        levels = [layer(spatial) for layer in neck.fpn_layers[:-1]]
-        positions = [neck.position_encoding(level[:1].shape, level.device, level.dtype) for level in levels]
-        return levels, positions
+        level = neck.fpn_layers[_COARSE](_spatial(backbone))
+        return level, neck.position_encoding(level[:1].shape, level.device, level.dtype)
 
-    def _detect(
-        self, levels: list[torch.Tensor], positions: list[torch.Tensor], text: torch.Tensor, mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        output = self._model(
-            # The model drops the last level, so one more is named that nobody reads.
-            vision_embeds=SimpleNamespace(
-                fpn_hidden_states=(*levels, levels[-1]),
-                fpn_position_encoding=(*positions, positions[-1]),
-                hidden_states=None,
-                attentions=None,
-            ),
-            text_embeds=SimpleNamespace(pooler_output=text),
-            attention_mask=mask,
+    def _detect(self, level: torch.Tensor, position: torch.Tensor, prompts: Sequence[int]) -> _Found:
+        """`Sam3Model.forward` up to the masks, without its boxes: nothing reads those. One prompt per row."""
+        model, text, mask = self._model, _rows(self._text, prompts), _rows(self._mask, prompts).bool()
+        encoded = model.detr_encoder(
+            vision_features=[level],
+            text_features=text,
+            vision_pos_embeds=[position.expand(len(prompts), -1, -1, -1)],
+            text_mask=mask,
         )
-        return output.pred_masks, output.pred_logits.sigmoid() * output.presence_logits.sigmoid()
+        decoded = model.detr_decoder(
+            vision_features=encoded.last_hidden_state,
+            text_features=encoded.text_features,
+            vision_pos_encoding=encoded.pos_embeds_flattened,
+            text_mask=mask,
+            spatial_shapes=encoded.spatial_shapes,
+        )
+        hidden = decoded.intermediate_hidden_states
+        scores = model.dot_product_scoring(
+            decoder_hidden_states=hidden, text_features=encoded.text_features, text_mask=mask
+        ).squeeze(-1)
+        probs = scores[-1].sigmoid() * decoded.presence_logits[-1].sigmoid()
+        return _Found(probs, hidden[-1], encoded.last_hidden_state)
 
     def _use(self, prompts: tuple[str, ...]) -> None:
         """Text features (prompts, tokens, channels) and attention masks (prompts, tokens) of these phrases."""
@@ -177,29 +182,84 @@ class Detector:
         return features.pooler_output, mask
 
 
-def select(proposals: Proposals, score_threshold: float, nms_threshold: float) -> Detections:
-    """Proposals above the threshold that survive mask NMS among those of their phrase.
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Of some (frame, prompt) pairs: scores (pairs, queries), what the queries became, and what they looked at."""
 
-    `nms_threshold` 0 switches NMS off.
-    """
+    probs: torch.Tensor
+    queries: torch.Tensor
+    seen: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Masks:
+    """The masks of one frame, made when asked for; until then, what they are made of."""
+
+    detector: Detector
+    backbone: torch.Tensor  # (1, tokens, channels)
+    level: torch.Tensor  # (1, C, g, g)
+    queries: torch.Tensor  # (prompts, queries, C)
+    seen: torch.Tensor  # (prompts, g*g, C)
+    text: torch.Tensor
+    mask: torch.Tensor
+
+    def __call__(self, prompts: Sequence[int]) -> torch.Tensor:
+        detector = self.detector
+        model: Any = detector._model
+        layers, spatial = model.vision_encoder.neck.fpn_layers, _spatial(self.backbone)
+        levels = [*(layer(spatial) for layer in layers[:_COARSE]), self.level]
+        masks = []
+        for start in range(0, len(prompts), detector._batch):
+            part = prompts[start : start + detector._batch]
+            output = model.mask_decoder(
+                decoder_queries=_rows(self.queries, part),
+                backbone_features=[level.expand(len(part), -1, -1, -1) for level in levels],
+                encoder_hidden_states=_rows(self.seen, part),
+                prompt_features=_rows(self.text, part),
+                prompt_mask=_rows(self.mask, part).bool(),
+            )
+            masks.append(output.pred_masks)
+        return _joined(masks)
+
+
+def select(proposals: Proposals, score_threshold: float) -> Detections:
+    """Proposals above the threshold. Makes the masks of their prompts, and of no others."""
     if proposals.arrived is not None:
         proposals.arrived.synchronize()
-    prompts, queries = np.nonzero(proposals.probs.numpy() > score_threshold)
-    scores = proposals.probs.numpy()[prompts, queries]
-    device = proposals.masks.device
-    index = indices([prompts.tolist(), queries.tolist()], device)
-    detections = Detections(proposals.masks[index[0], index[1]], scores, prompts)
-    if nms_threshold <= 0 or len(scores) < 2:
-        return detections
-    binary = detections.masks > 0
-    shared = intersections(binary, binary).cpu().numpy()
-    areas = shared.diagonal()
-    overlap = ious(shared, areas, areas)
-    keep = np.zeros(len(scores), dtype=bool)
-    for prompt in np.unique(prompts):
-        group = np.flatnonzero(prompts == prompt)
-        keep[group] = nms(overlap[np.ix_(group, group)], scores[group], nms_threshold)
-    return detections if keep.all() else detections.take(np.flatnonzero(keep))
+    probs = proposals.probs.numpy()
+    prompts, queries = np.nonzero(probs > score_threshold)
+    scores = probs[prompts, queries]
+    found, place = np.unique(prompts, return_inverse=True)
+    if len(found) == 0:
+        return Detections(torch.empty((0, 1, 1)), scores, prompts)
+    masks = proposals.masks_of(found.tolist())
+    index = indices([place.tolist(), queries.tolist()], masks.device)
+    return Detections(masks[index[0], index[1]], scores, prompts)
+
+
+def distinct(detections: Detections, overlap: np.ndarray, threshold: float) -> np.ndarray:
+    """Which detections survive mask NMS among those of their phrase: (n,) bool.
+
+    Args:
+        overlap: (n, n) mask IoU.
+        threshold: 0 switches NMS off.
+    """
+    keep = np.ones(len(detections), dtype=bool)
+    if threshold > 0:
+        for prompt in np.unique(detections.prompts):
+            group = np.flatnonzero(detections.prompts == prompt)
+            keep[group] = nms(overlap[np.ix_(group, group)], detections.scores[group], threshold)
+    return keep
+
+
+def _spatial(backbone: torch.Tensor) -> torch.Tensor:
+    """(frames, g*g, C) -> (frames, C, g, g)"""
+    side = round(backbone.shape[1] ** 0.5)
+    return backbone.transpose(1, 2).unflatten(2, (side, side))
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _rows(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:

@@ -8,14 +8,14 @@ one small tensor of counts and scores.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from sam3ray.engine.association import Association, associate
-from sam3ray.engine.detector import Detections, select
+from sam3ray.engine.detector import Detections, distinct, select
 from sam3ray.engine.hotstart import Hotstart
 from sam3ray.engine.lookahead import FrameWork
 from sam3ray.engine.memory import ObjectMemory
@@ -104,10 +104,13 @@ class Propagation:
         frame, features = work.position, work.features
         tracked = tracker.track(features, frame, [each.memory for each in objects]) if objects else None
         masks = fill_holes(tracked.masks, rules.fill_hole_area) if tracked else None
-        detections = select(work.proposals, rules.score_threshold_detection, rules.det_nms_thresh)
-        evidence = _Evidence.start(detections, masks, tracked.score_logits if tracked else None)
+        detections = select(work.proposals, rules.score_threshold_detection)
+        evidence = _Evidence(detections, masks, tracked.score_logits if tracked else None)
         meanwhile()
-        facts = evidence.read()
+        overlap, facts = evidence.read()
+        keep = distinct(detections, overlap, rules.det_nms_thresh)
+        if not keep.all():
+            detections, facts = detections.take(np.flatnonzero(keep)), facts.of_detections(keep)
 
         track_prompts = np.array([each.prompt for each in objects], dtype=np.int64)
         found = associate(
@@ -321,38 +324,36 @@ class _Facts:
     score_logits: np.ndarray
     scores: np.ndarray
 
+    def of_detections(self, keep: np.ndarray) -> _Facts:
+        return replace(self, detection_ious=self.detection_ious[keep])
+
 
 class _Evidence:
-    """The numbers behind `_Facts`, on their way from the device in one piece."""
+    """The numbers behind `_Facts`, on their way from the device in one piece.
 
-    def __init__(self, detections: int, tracks: int, packed: torch.Tensor | None) -> None:
-        self._detections = detections
-        self._tracks = tracks
-        self._packed: torch.Tensor | None = None
-        self._arrived: torch.cuda.Event | None = None
-        if packed is not None:
-            self._packed, self._arrived = to_host(packed)
+    Args:
+        detections: n of them.
+        masks: (m, h, w) logits of the tracks; None where there are none.
+        logits: (m,) their scores.
+    """
 
-    @classmethod
-    def start(cls, detections: Detections, masks: torch.Tensor | None, logits: torch.Tensor | None) -> _Evidence:
-        """detections: n of them; masks: (m, h, w) of the tracks; logits: (m,) their scores."""
-        if masks is None or logits is None:
-            return cls(len(detections), 0, None)
-        tracks = masks > 0
-        everything = torch.cat([detections.masks > 0, tracks]) if len(detections) else tracks
-        shared = intersections(everything, tracks)
-        areas = everything.flatten(1).sum(1).float()
-        packed = torch.cat([shared.flatten(), areas, logits.float(), logits.sigmoid().float()])
-        return cls(len(detections), len(masks), packed)
+    def __init__(self, detections: Detections, masks: torch.Tensor | None, logits: torch.Tensor | None) -> None:
+        self._sizes = len(detections), 0 if masks is None else len(masks)
+        foreground = [each > 0 for each in (detections.masks, masks) if each is not None and len(each)]
+        if not foreground:
+            self._packed, self._arrived = torch.zeros(0), None
+            return
+        everything = foreground[0] if len(foreground) == 1 else torch.cat(foreground)
+        parts = [intersections(everything, everything).flatten(), everything.flatten(1).sum(1).float()]
+        if logits is not None:
+            parts += [logits.float(), logits.sigmoid().float()]
+        self._packed, self._arrived = to_host(torch.cat(parts))
 
-    def read(self) -> _Facts:
-        n, m = self._detections, self._tracks
-        if self._packed is None:
-            none = np.zeros(0, dtype=np.float32)
-            return _Facts(np.zeros((n, 0), dtype=np.float32), np.zeros((0, 0), dtype=np.float32), none, none, none)
+    def read(self) -> tuple[np.ndarray, _Facts]:
+        """IoU of the detections among themselves (n, n), and the rest."""
+        n, m = self._sizes
         if self._arrived is not None:
             self._arrived.synchronize()
-        packed = self._packed.numpy()
-        shared, areas, logits, scores = np.split(packed, np.cumsum([(n + m) * m, n + m, m]))
-        overlap = ious(shared.reshape(n + m, m), areas, areas[n:])
-        return _Facts(overlap[:n], overlap[n:], areas[n:], logits, scores)
+        shared, areas, logits, scores = np.split(self._packed.numpy(), np.cumsum([(n + m) ** 2, n + m, m]))
+        overlap = ious(shared.reshape(n + m, n + m), areas, areas)
+        return overlap[:n, :n], _Facts(overlap[:n, n:], overlap[n:, n:], areas[n:], logits, scores)

@@ -11,8 +11,10 @@ from tiny import tiny_model
 
 from sam3ray.config import TrackingConfig
 from sam3ray.engine import text
+from sam3ray.engine.detector import MAX_TOKENS, Detector, select
 from sam3ray.engine.frames import Preprocessor
 from sam3ray.engine.text import TextEngine
+from sam3ray.engine.vision import backbone_features
 from sam3ray.video import Frame
 
 
@@ -74,6 +76,37 @@ def test_other_precisions_find_the_same_objects(kind):
         scores = {o.object_id: o.track_score for o in theirs.objects}
         for each in mine.objects:
             assert abs(each.track_score - scores.get(each.object_id, each.track_score)) < 0.05
+
+
+def test_masks_are_made_for_phrases_that_found_something_and_equal_the_models_own():
+    model, one = tiny_model(0), checkpoint(tiny_model(0))
+    detector, phrases = Detector(one, batch=2), ("red", "blue", "green")
+    calls = []
+    hook = model.detector_model.mask_decoder.register_forward_hook(lambda *_: calls.append(1))
+    with torch.inference_mode():
+        pixels = torch.cat([Preprocessor(one)(frame) for frame in clip(2)])
+        backbone = backbone_features(model, pixels)
+        proposals = detector.propose(backbone, phrases)
+        assert len(select(proposals[0], 1.0)) == 0
+        assert not calls
+        top = proposals[1].probs.max(dim=1).values
+        order = top.argsort(descending=True).tolist()
+        threshold = float(top[order[1]]) - 1e-6
+        found = select(proposals[1], threshold)
+        assert set(found.prompts) == set(order[:2])
+        assert len(calls) == 1
+        hook.remove()
+        for prompt in order[:2]:
+            vision = model.detector_model.get_vision_features(pixels[1:])
+            text = one.processor.tokenizer(
+                phrases[prompt], return_tensors="pt", padding="max_length", max_length=MAX_TOKENS
+            )
+            whole = model.detector_model(vision_embeds=vision, **text)
+            probs = whole.pred_logits.sigmoid() * whole.presence_logits.sigmoid()
+            assert torch.allclose(proposals[1].probs[prompt], probs[0], atol=1e-6)
+            passed = np.flatnonzero(proposals[1].probs[prompt].numpy() > threshold)
+            mine = found.masks[torch.from_numpy(np.flatnonzero(found.prompts == prompt))]
+            assert torch.allclose(mine, whole.pred_masks[0, passed], atol=1e-4)
 
 
 def test_two_runs_are_equal_row_for_row():
