@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import av
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -16,7 +17,7 @@ from sam3ray.failures import ClipError, Reason
 from sam3ray.video._decode import decode
 from sam3ray.video._folder import probe_folder
 from sam3ray.video._frame import VideoInfo
-from sam3ray.video._source import display_matrix, open_container, rotation_of, video_stream
+from sam3ray.video._source import check_pixels, display_matrix, open_container, rotation_of, video_stream
 
 
 def probe(path: str | os.PathLike[str], limits: VideoConfig) -> VideoInfo:
@@ -33,8 +34,28 @@ def probe(path: str | os.PathLike[str], limits: VideoConfig) -> VideoInfo:
     with open_container(path, limits) as container:
         stream = video_stream(container, limits, path.name)
         facts = headers(container, stream)
-    first = next(iter(decode(path, limits)))
-    return with_first_frame(facts, first.coded, path.stat().st_size)
+        first = _first_packet_alone(container, stream)
+    if first is None:
+        first = next(iter(decode(path, limits))).coded
+    check_pixels(first.width, first.height, limits, path.name)
+    return with_first_frame(facts, first, path.stat().st_size)
+
+
+def _first_packet_alone(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
+    """The picture in the first packet: a decoder that reorders would ask for many more before it gave one.
+
+    None where that packet does not stand for itself; `decode` tells then what there is, or what is wrong.
+    """
+    codec = stream.codec_context
+    codec.thread_count = 1
+    try:
+        packet = next(container.demux(stream), None)
+        if packet is None or packet.size == 0 or not packet.is_keyframe:
+            return None
+        frames = codec.decode(packet) or codec.decode(None)
+    except (av.error.FFmpegError, OSError, MemoryError):
+        return None
+    return frames[0] if frames else None
 
 
 def headers(container: InputContainer, stream: VideoStream) -> VideoInfo:

@@ -95,6 +95,17 @@ def test_display_matrix_is_applied_as_players_do(tmp_path: Path, name: str) -> N
     assert info.rotation == {"clockwise": 90, "counterclockwise": 270}.get(name, info.rotation)
 
 
+def test_facts_of_a_recording_that_begins_between_key_frames(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "whole.ts", 40, options={"g": "12", "bf": "2"}).read_bytes()
+    path = tmp_path / "tuned_in_late.ts"
+    path.write_bytes(whole[: 4 * 188] + whole[len(whole) // 376 * 188 :])
+    with av.open(str(path)) as container:
+        assert not next(container.demux(video=0)).is_keyframe
+    info = probe(path, VideoConfig())
+    assert (info.width, info.height, info.codec) == (64, 48, "h264")
+    assert read(path)[0].image.shape == (48, 64, 3)
+
+
 def to_yuv_reference(rgb: tuple[int, int, int], matrix: int, full_range: bool) -> tuple[int, int, int]:
     """BT.601 / BT.709 from the definitions, 8 bits."""
     kr, kb = (0.2126, 0.0722) if matrix == 1 else (0.299, 0.114)
