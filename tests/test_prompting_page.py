@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from contextlib import chdir
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import sam3ray
 from sam3ray.annotations import FrameAnnotations
+from sam3ray.config import load_config
+from sam3ray.plan import make_plan
+from sam3ray.prompts import MaskPrompt, PointPrompt, parse_visual_prompts
+from sam3ray.segment import track_video
 
 PAGE = Path(__file__).parents[1] / "docs" / "prompting.md"
 FRAMES = 30
@@ -23,24 +31,52 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[FrameAnnotations]]]:
-    """What `frames` is after each code block, by section."""
-    from contextlib import chdir
+def blocks(language: str) -> Iterator[tuple[str, str]]:
+    """(section, text) of the page's blocks in a language."""
+    page, section = PAGE.read_text(encoding="utf-8"), ""
+    for heading, text in re.findall(rf"^## (.+?)$|^```{language}\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL):
+        if heading:
+            section = heading
+        else:
+            yield section, text
 
-    page = PAGE.read_text(encoding="utf-8")
-    names: dict[str, Any] = {}
-    found: dict[str, list[list[FrameAnnotations]]] = {}
-    section = ""
-    with chdir(tmp_path_factory.mktemp("prompting")):
-        for heading, code in re.findall(r"^## (.+?)$|^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL):
-            if heading:
-                section = heading
-                continue
-            exec(compile(code, f"prompting.md: {section}", "exec"), names)  # noqa: S102
-            if "frames" in names:
-                found.setdefault(section, []).append(names.pop("frames"))
+
+@dataclass
+class Page:
+    """What became of its examples, by section.
+
+    Attributes:
+        frames: what `frames` is after each code block.
+        prompts: what `track_video` was called with.
+        names: what the code defined.
+    """
+
+    folder: Path
+    frames: dict[str, list[list[FrameAnnotations]]] = field(default_factory=dict)
+    prompts: dict[str, list[Sequence[Any]]] = field(default_factory=dict)
+    names: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    found = Page(tmp_path_factory.mktemp("prompting"))
+    with chdir(found.folder), pytest.MonkeyPatch.context() as patch:
+
+        def recorded(path: str, visual_prompts: Sequence[Any], **options: Any) -> Iterator[FrameAnnotations]:
+            found.prompts.setdefault(section, []).append(visual_prompts)
+            return track_video(path, visual_prompts, **options)
+
+        patch.setattr(sam3ray, "track_video", recorded)
+        for section, code in blocks("python"):
+            exec(compile(code, f"prompting.md: {section}", "exec"), found.names)  # noqa: S102
+            if "frames" in found.names:
+                found.frames.setdefault(section, []).append(found.names.pop("frames"))
     return found
+
+
+@pytest.fixture(scope="module")
+def results(page: Page) -> dict[str, list[list[FrameAnnotations]]]:
+    return page.frames
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +124,33 @@ def test_every_workflow_is_there(results):
 def test_the_object_pointed_at_is_followed(results, truth, section):
     for frames in results[section]:
         assert mean_iou(frames, truth, object_id=1, drawn=1) > WEAK.get(section, FOLLOWED)
+
+
+def test_list_items_are_the_prompts_of_their_examples(page):
+    shown = [(section, f"[{text}]") for section, text in blocks("json")]
+    assert [section for section, _ in shown] == CLICKED[:-1]
+    for section, text in shown:
+        prompts, wrong = parse_visual_prompts(text)
+        assert not wrong
+        assert [meant(each) for each in prompts] in [[meant(each) for each in given] for given in page.prompts[section]]
+
+
+def meant(prompt: Any) -> tuple[Any, ...]:
+    """What a prompt says, however its mask is stored; labels of objects that have none are made up."""
+    if isinstance(prompt, MaskPrompt):
+        return MaskPrompt, prompt.frame_index, prompt.object_id
+    shape = (prompt.points, prompt.labels) if isinstance(prompt, PointPrompt) else prompt.box
+    return type(prompt), prompt.frame_index, prompt.object_id, prompt.units, shape
+
+
+def test_the_job_can_be_run(page):
+    """As far as `plan` can tell; tests/e2e runs every kind of prompt."""
+    with chdir(page.folder):
+        (_, manifest), (_, config) = next(blocks("jsonl")), next(blocks("yaml"))
+        Path("clips.jsonl").write_text(manifest)
+        Path("job.yaml").write_text(config)
+        plan = make_plan(load_config("job.yaml"))
+    assert (plan.clips, plan.to_do, plan.frames, plan.unreadable) == (2, 2, 2 * FRAMES, {})
 
 
 def test_an_object_starts_on_the_frame_of_its_prompt(results):
