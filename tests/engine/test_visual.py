@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,8 +13,10 @@ from documented import worst_iou
 from pipeline import HEIGHT, WIDTH, checkpoint, clip
 from prompted import LENGTH, MODELS, WORKFLOWS, Clip, mask_of, mask_prompt, on_frame, run, same_masks
 from tiny import tiny_model
+from transformers.models.sam3.modeling_sam3 import Sam3ViTModel
 
 from sam3ray.engine.source import OnePass
+from sam3ray.engine.text import TextEngine
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.visual import VisualEngine
 from sam3ray.failures import ClipError
@@ -136,3 +139,20 @@ class TestBounds:
         assert max(memories for memories, _ in held) <= passes * 2 * 8
         assert max(pointers for _, pointers in held) <= passes * 2 * 18
         assert source.largest_chunk <= 128
+
+    def test_one_vision_backbone_serves_phrases_and_clicks(self, frames):
+        def backbones() -> list[Sam3ViTModel]:
+            return [each for each in gc.get_objects() if type(each) is Sam3ViTModel]
+
+        before = backbones()
+        weights = checkpoint(tiny_model.__wrapped__())
+        text, visual = TextEngine(weights), VisualEngine(weights)
+        (backbone,) = [each for each in backbones() if not any(each is other for other in before)]
+        calls = []
+        backbone.register_forward_hook(lambda *_: calls.append(1))
+        list(text.annotate(iter(frames[:2]), HEIGHT, WIDTH, ["a"]))
+        assert calls
+        calls.clear()
+        list(visual.annotate(Clip(frames[:2]), WORKFLOWS["click"].prompts))
+        assert len(calls) == 2
+        assert not any("vision_encoder" in name for name in weights.model.tracker_model.state_dict())
