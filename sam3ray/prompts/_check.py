@@ -94,8 +94,10 @@ def _start_problems(prompts: Sequence[VisualPrompt], direction: str) -> list[str
     An object with prompts by frame and by time is left to the worker, which knows their order.
     """
     problems = []
-    for object_id in dict.fromkeys(prompt.object_id for prompt in prompts):
-        own = [prompt for prompt in prompts if prompt.object_id == object_id]
+    by_object: dict[int, list[VisualPrompt]] = {}
+    for prompt in prompts:
+        by_object.setdefault(prompt.object_id, []).append(prompt)
+    for own in by_object.values():
         by_frame = sum(prompt.time_s is None for prompt in own)
         if by_frame not in (0, len(own)):
             continue

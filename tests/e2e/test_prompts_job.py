@@ -120,11 +120,16 @@ def run(folder: Path, request: pytest.FixtureRequest, local_ray: None) -> tuple[
         "model: {checkpoint: embedded, device: cpu}\n"
         "cluster: {gpus_per_actor: 0, cpus_per_actor: 1, actors: {min: 1, max: 1}}\n"
     )
-    overrides = [argument for way in WAYS[request.param] for argument in ("--set", way)]
+    assert run_job_file(folder, request.param)["done"] == len(clips)
+    return request.param, output
+
+
+def run_job_file(folder: Path, way: str) -> dict[str, Any]:
+    overrides = [argument for each in WAYS[way] for argument in ("--set", each)]
     result = CliRunner().invoke(app, ["run", str(folder / "job.yaml"), "--json", *overrides])
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout)["done"] == len(clips)
-    return request.param, output
+    summary: dict[str, Any] = json.loads(result.stdout)
+    return summary
 
 
 def test_the_run_is_as_it_should_be(run: tuple[str, Path]) -> None:
@@ -138,6 +143,17 @@ def test_the_run_is_as_it_should_be(run: tuple[str, Path]) -> None:
             assert row["score"] == 1
             assert row["area"] > 0
             assert {"forward": row["frame_index"] >= first, "backward": row["frame_index"] <= last, "both": True}[way]
+
+
+def test_a_run_that_goes_on_does_not_probe_its_videos_again(
+    run: tuple[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def probe(*_: Any, **__: Any) -> None:
+        raise AssertionError("videos were probed again")
+
+    monkeypatch.setattr("sam3ray.plan._visual.probe_all", probe)
+    summary = run_job_file(folder, run[0])
+    assert (summary["done"], summary["skipped"]) == (0, 3)
 
 
 def test_ids_of_phrases_lie_above_those_of_prompts(run: tuple[str, Path]) -> None:
