@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ AZURE_ACCOUNT = "devstoreaccount1"
 AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 AWS_ACCESS_KEY = "AKIASAM3RAYTESTS0001"
 AWS_SECRET = "sam3ray+secret/of+the+tests"
+START_S = 180.0  # for a server to answer, on a busy machine
 _CACHE = Path(__file__).parent.parent / ".cache" / "azurite"
 
 
@@ -35,9 +37,13 @@ class Place:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """One that nobody listens at, from a range that the system does not hand out by itself meanwhile."""
+    for _ in range(1000):
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no free port")
 
 
 @contextlib.contextmanager
@@ -48,7 +54,8 @@ def process(command: list[str], url: str, log: Path, **env: str) -> Iterator[Non
             command, stdout=output, stderr=output, env={**os.environ, **env}, start_new_session=True
         )
     try:
-        for _ in range(300):
+        end = time.monotonic() + START_S
+        while time.monotonic() < end:
             if server.poll() is not None:
                 raise RuntimeError(f"{command[0]} ended at once: {log.read_text()[-2000:]}")
             if _answers(url):

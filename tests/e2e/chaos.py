@@ -38,14 +38,13 @@ from sam3ray.config import JobConfig
 from sam3ray.store import verify_run
 from tests import servers
 from tests.e2e.clips import write_clips
-from tests.e2e.faults import GATED_FRAMES
 from tests.e2e.gate import Gate
 from tests.e2e.nodes import Nodes, command, family, wait_for_nodes
 from tests.e2e.runs import annotate_alone, annotations_of, config_for, start_driver
 from tests.store.proxy import Fault, FaultyProxy, Request, faulty_proxy
 
 BUCKET = "chaos"
-FRAMES = GATED_FRAMES
+FRAMES = 16
 ROUNDS = 40
 PATIENCE_S = 600.0
 

@@ -17,7 +17,7 @@ from tests.e2e.clips import number_of, width_of
 from tests.e2e.gate import Gate
 from tests.job.fakes import DrawnSegmenter
 
-GATED_FRAMES = 16  # a clip that is gated has as many or more
+GATED_FRAMES = 12  # a clip that is gated has as many or more
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ import yaml
 from sam3ray.failures import Reason
 from sam3ray.store import RunStore, verify_run
 from tests.e2e.clips import write_clips
-from tests.e2e.nodes import REPOSITORY, Nodes, wait_for_nodes
+from tests.e2e.gate import Gate
+from tests.e2e.nodes import REPOSITORY, Nodes, family, wait_for_nodes
 from tests.e2e.runs import PROMPTS, assert_same_annotations, config_for, start_driver
-from tests.e2e.test_kills import finished, wait_until
+from tests.e2e.test_kills import PATIENCE_S, finished, wait_until
 
 
 @pytest.fixture
@@ -40,17 +41,23 @@ def test_a_lost_node_loses_nothing_and_charges_nobody(
     output = tmp_path / "run"
     # One actor per node; with one try per crash, a charge for the lost node would fail its clip.
     config = config_for(manifest, output, cpus=1, cluster={"address": nodes.address}, retry={"crashes": 1})
-    driver = start_driver(config, tmp_path, frame_s=0.1)
-    wait_until(lambda: finished(output) >= 3, driver)
+    gate = Gate(tmp_path)
+    gate.open_for(3)
+    driver = start_driver(config, tmp_path, gated=True)
+
+    def the_doomed_one_is_at_work() -> bool:
+        return bool(gate.waiting().intersection(family(nodes.nodes[doomed].pid)))
+
+    wait_until(lambda: finished(output) == 3 and the_doomed_one_is_at_work(), driver)
     nodes.kill(doomed)
-    assert driver.wait(timeout=240) == 0
+    gate.open_for(10)
+    assert driver.wait(timeout=PATIENCE_S) == 0
     assert finished(output) == 10
     assert verify_run(str(output)) == []
-    reasons = {failure.reason for failure in RunStore(str(output)).failures()}
-    assert reasons <= {Reason.PREEMPTED}
+    assert [failure.reason for failure in RunStore(str(output)).failures()] == [Reason.PREEMPTED]
     undisturbed = tmp_path / "whole"
     again = start_driver(config_for(manifest, undisturbed), tmp_path)
-    assert again.wait(timeout=120) == 0
+    assert again.wait(timeout=PATIENCE_S) == 0
     assert_same_annotations(output, undisturbed)
 
 
@@ -67,9 +74,9 @@ def test_submitted_job(nodes: Nodes, tmp_path: Path) -> None:
         nodes.ray, "job", "submit", "--address", f"http://127.0.0.1:{nodes.dashboard}", "--",
         sys.executable, str(REPOSITORY / "tests/e2e/submitted.py"), str(path),
     ]  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while True:
-        done = subprocess.run(command, env=nodes.environment, capture_output=True, text=True, timeout=200)
+        done = subprocess.run(command, env=nodes.environment, capture_output=True, text=True, timeout=PATIENCE_S)
         output = done.stdout + done.stderr
         starting = "Failed to connect" in output or "No available agent" in output  # the dashboard, the job agent
         if done.returncode == 0 or not starting or time.monotonic() > deadline:

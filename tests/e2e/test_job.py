@@ -63,7 +63,7 @@ def test_faults_of_every_kind_leave_the_other_clips_alone(six_clips: Path, undis
             4: Fault("raise"),
         },
     )
-    config = config_for(six_clips, output, retry={"no_progress_s": 3.0, "crashes": 2})
+    config = config_for(six_clips, output, retry={"no_progress_s": 10.0, "crashes": 2})
     summary = run_job(config, make_segmenter=model)
     assert summary.exit_code == 1
     assert summary.failed == {"crashed": 1, "internal": 1, "timed_out": 1}

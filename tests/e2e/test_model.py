@@ -41,21 +41,26 @@ def moving_discs(count: int) -> list[np.ndarray]:
 
 
 class KillsOnce:
-    """An observer that kills the first actor as soon as a clip is under way."""
+    """An observer that kills the first actor while a clip is under way, or as the first one ends."""
 
     def __init__(self) -> None:
         self.killed: list[int] = []
 
     def update(self, snapshot: Snapshot) -> None:
-        if not self.killed and snapshot.frames >= 1:
-            for pid in family(os.getpid()):
-                if b"ClipActor" in command(pid):
-                    self.killed.append(pid)
-                    os.kill(pid, signal.SIGKILL)
-                    return
+        if snapshot.frames >= 1:
+            self._kill()
 
     def clip_done(self, result: ClipResult) -> None:
-        pass
+        self._kill()
+
+    def _kill(self) -> None:
+        if self.killed:
+            return
+        for pid in family(os.getpid()):
+            if b"ClipActor" in command(pid):
+                self.killed.append(pid)
+                os.kill(pid, signal.SIGKILL)
+                return
 
     def clip_failed(self, failure: Failure) -> None:
         pass
