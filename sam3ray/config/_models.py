@@ -113,7 +113,9 @@ class TrackingConfig(_Section):
     high_conf_thresh: float | None = Field(None, ge=0, le=1, description="score from which one may recondition")
     high_iou_thresh: float | None = Field(None, ge=0, le=1, description="IoU from which one may recondition")
     max_num_objects: int = Field(
-        128, ge=1, description="objects at once; the best by score are kept, how many were dropped is recorded"
+        128,
+        ge=1,
+        description="objects at once; of new ones the best by score get the room there is, how many got none is recorded",
     )
     forget_after_frames: int | None = Field(
         None, ge=16, description="drop the state of objects gone for so long; null keeps all"

@@ -42,6 +42,7 @@ def associate(
     track_prompts: np.ndarray,
     track_is_empty: np.ndarray,
     rules: Rules,
+    absent: int = 0,
 ) -> Association:
     """Match detections with tracks of the same prompt.
 
@@ -50,6 +51,7 @@ def associate(
         scores: (detections,) detection scores.
         detection_prompts, track_prompts: which prompt each came from.
         track_is_empty: (tracks,) bool.
+        absent: so many of the tracks may be let go to make room for new objects.
 
     A detection may confirm several tracks (hotstart removes duplicates later) and is new only if it overlaps
     none; before there are any tracks, every detection is new, whatever its score.
@@ -57,7 +59,7 @@ def associate(
     detections, tracks = ious.shape
     empty = tuple(np.flatnonzero(track_is_empty).tolist())
     if tracks == 0:
-        return _capped(np.arange(detections), scores, 0, rules, (), (), (), {})
+        return _capped(np.arange(detections), scores, rules.max_num_objects, (), (), (), {})
     if detections == 0:
         unmatched = tuple(np.flatnonzero(~track_is_empty).tolist())
         return Association((), (), unmatched, empty, {})
@@ -72,21 +74,20 @@ def associate(
     sure = (scores >= rules.high_conf_thresh) & ~is_new & (ious.max(axis=1) >= rules.high_iou_thresh)
     best = ious.argmax(axis=1)
     recondition = {int(best[d]): int(d) for d in np.flatnonzero(sure)}
-    return _capped(np.flatnonzero(is_new), scores, tracks, rules, matched_tracks, unmatched, empty, recondition)
+    room = max(0, rules.max_num_objects - tracks + absent)
+    return _capped(np.flatnonzero(is_new), scores, room, matched_tracks, unmatched, empty, recondition)
 
 
 def _capped(
     new: np.ndarray,
     scores: np.ndarray,
-    tracks: int,
-    rules: Rules,
+    room: int,
     matched_tracks: tuple[tuple[int, ...], ...],
     unmatched: tuple[int, ...],
     empty: tuple[int, ...],
     recondition: dict[int, int],
 ) -> Association:
     """Leave out the worst new objects where there would be too many."""
-    room = max(0, rules.max_num_objects - tracks)
     dropped = max(0, len(new) - room)
     if dropped:
         new = new[np.argsort(-scores[new], kind="stable")[:room]]

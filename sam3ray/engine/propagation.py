@@ -27,6 +27,7 @@ from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.transfer import indices, to_host
 from sam3ray.engine.vision import FrameFeatures
 
+_ABSENT_FRAMES = 16  # without a mask, before a full cap lets an object go for a new one
 _SURE_LOGIT = 10.0  # the score that memories are encoded with: the mask's area stands for it
 
 
@@ -65,8 +66,9 @@ class Tally:
     Attributes:
         objects: ids given out.
         removed: of these, taken back by hotstart.
-        dropped: detections that would have been objects but for the cap.
-        forgotten: objects whose state was dropped after `forget_after_frames`.
+        dropped: the most detections on one frame that would have been objects but for the cap: a cap higher by so
+            many would have let all in.
+        forgotten: objects whose state was dropped after `forget_after_frames`, or to make room under the cap.
     """
 
     frames: int = 0
@@ -114,7 +116,13 @@ class Propagation:
 
         track_prompts = np.array([each.prompt for each in objects], dtype=np.int64)
         found = associate(
-            facts.detection_ious, detections.scores, detections.prompts, track_prompts, facts.areas == 0, rules
+            facts.detection_ious,
+            detections.scores,
+            detections.prompts,
+            track_prompts,
+            facts.areas == 0,
+            rules,
+            absent=self._absent(facts) if rules.published else 0,
         )
         newcomers = [
             _Object(self._next_id + n, int(detections.prompts[d]), float(detections.scores[d]), frame)
@@ -136,15 +144,22 @@ class Propagation:
 
         present = [place for place, each in enumerate(objects) if each.object_id not in removed]
         result = self._result(work, shown, present, facts.scores, newcomers, fresh)
-        self._drop(removed)
+        self._drop(removed, len(newcomers))
         self._objects += newcomers
         tracker.prune(frame, [each.memory for each in self._objects])
         tally = self.tally
         tally.frames += 1
         tally.objects += len(newcomers)
         tally.removed += len(removed)
-        tally.dropped += found.dropped
+        tally.dropped = max(tally.dropped, found.dropped)
         return Step(result, frozenset(hidden), frozenset(removed))
+
+    def _absent(self, facts: _Facts) -> int:
+        """How many objects have been without a mask for so long that they would make room, and still are."""
+        return sum(
+            area == 0 and each.empty_frames >= _ABSENT_FRAMES
+            for each, area in zip(self._objects, facts.areas, strict=True)
+        )
 
     def _remember(
         self,
@@ -289,14 +304,18 @@ class Propagation:
             ready=ready,
         )
 
-    def _drop(self, removed: set[int]) -> None:
-        """Let go of removed objects, and of those gone for long."""
+    def _drop(self, removed: set[int], newcomers: int) -> None:
+        """Let go of removed objects, of those gone for long, and of the longest gone if newcomers need their room."""
         limit = self._rules.forget_after_frames
+        others = [each for each in self._objects if each.object_id not in removed]
+        excess = max(0, len(others) + newcomers - self._rules.max_num_objects)
+        longest_gone = sorted(others, key=lambda each: -each.empty_frames)[:excess]
+        makes_room = {each.object_id for each in longest_gone}
         staying, going = [], []
         for each in self._objects:
             if each.object_id in removed:
                 going.append(each)
-            elif limit is not None and each.empty_frames >= limit:
+            elif each.object_id in makes_room or (limit is not None and each.empty_frames >= limit):
                 going.append(each)
                 self._hotstart.forget(each.object_id)
                 self.tally.forgotten += 1

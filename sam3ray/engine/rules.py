@@ -18,7 +18,10 @@ Always mended, whatever the rules
       maxima are exclusive. (`outputs`)
     * A mask that ends up empty is no annotation. (`outputs`)
     * A phrase longer than the text encoder's 32 tokens is an error; transformers passes it on untruncated. (`detector`)
-    * The cap on objects drops the worst new detections and says how many. (`association`)
+    * The cap on objects drops the worst new detections and says how many. Nobody who is labelled loses the label to
+      a better newcomer: half a track is worth less than none. But under `published`, and not in either upstream,
+      an object without a mask for 16 frames makes room, the longest gone first: else those who left long ago would
+      keep everybody out. (`association`, `propagation`)
     * An object that hotstart removes loses against those it overlaps at any frame index; upstream's marker for it is
       overtaken by ordinary indices after frame 100,000. (`suppression`)
     * Each object's prompts, conditioning frames and memory are its own; see `tracker` and `visual` for that part.

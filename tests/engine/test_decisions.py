@@ -198,6 +198,19 @@ class TestCap:
         assert found.new == (1, 3)
         assert found.dropped == 2
 
+    def test_those_long_gone_make_room(self):
+        found = associate(
+            np.zeros((2, 3), dtype=np.float32),
+            np.array([0.8, 0.9], dtype=np.float32),
+            np.zeros(2, dtype=np.int64),
+            np.zeros(3, dtype=np.int64),
+            np.array([True, False, False]),
+            rules(max_num_objects=3),
+            absent=1,
+        )
+        assert found.new == (1,)
+        assert found.dropped == 1
+
     def test_no_room_at_all(self):
         found = self.detections(4, 3, [0.9, 0.8])
         assert found.new == ()

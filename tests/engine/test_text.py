@@ -14,6 +14,7 @@ from sam3ray.engine import text
 from sam3ray.engine.detector import MAX_TOKENS, Detector, select
 from sam3ray.engine.frames import Preprocessor
 from sam3ray.engine.text import TextEngine
+from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.vision import backbone_features
 from sam3ray.video import Frame
 
@@ -171,6 +172,42 @@ def test_the_cap_keeps_the_best_and_tells():
     frames = list(capped.annotate(clip(2), HEIGHT, WIDTH, ["red"]))
     assert [o.score for o in frames[0].objects] == [pytest.approx(0.9)]
     assert capped.tally.dropped == 1
+
+
+@pytest.mark.parametrize("rules", ["published", "transformers"])
+def test_a_full_cap_keeps_who_is_there_and_lets_go_who_is_gone(monkeypatch, rules):
+    """Room for two. Object 1 stays and object 2 is gone after frame 3; a better third is seen from frame 6 on."""
+    track = Tracker.track
+    places = [Found((0.25, 0.25), 0.12, 0.8), Found((0.7, 0.75), 0.15, 0.85), Found((0.25, 0.75), 0.12, 0.95)]
+
+    def followed(self, features, frame, memories, **options):
+        found = track(self, features, frame, memories, **options)
+        shown = [places[0].mask(56), places[1 if frame < 10 else 2].mask(56)]
+        for place in range(len(memories)):
+            found.masks[place] = shown[place]
+        if len(memories) == 2 and 4 <= frame <= 21:
+            found.masks[1] = -8.0
+        return found
+
+    def script(frame, prompt):
+        return places[:2] if frame < 4 else places[:1] if frame < 6 else [places[0], places[2]]
+
+    one = engine(
+        ScriptedDetector(script, 56), rules=rules, hotstart_delay=0, max_num_objects=2, recondition_every_nth_frame=0
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "track", followed)
+        frames = list(one.annotate(clip(22, height=24, width=32), 24, 32, ["red"]))
+    ids = [[o.object_id for o in frame.objects] for frame in frames]
+    assert ids[:4] == [[1, 2]] * 4
+    assert ids[4:20] == [[1]] * 16, "seen better or not: the third waits until the second has been gone for 16 frames"
+    assert one.tally.dropped == 1, "one object, however many frames it waited"
+    if rules == "published":
+        assert ids[20:] == [[1, 3], [1]]
+        assert (one.tally.objects, one.tally.forgotten) == (3, 1)
+    else:
+        assert ids[20:] == [[1], [1]]
+        assert (one.tally.objects, one.tally.forgotten) == (2, 0)
 
 
 def test_what_ran_is_told():
