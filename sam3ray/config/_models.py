@@ -115,7 +115,7 @@ class TrackingConfig(_Section):
     max_num_objects: int = Field(
         128,
         ge=1,
-        description="objects at once; of new ones the best by score get the room there is, how many got none is recorded",
+        description="objects at once; of new ones the best by score get the room there is, how many got none is told",
     )
     forget_after_frames: int | None = Field(
         None, ge=16, description="drop the state of objects gone for so long; null keeps all"
