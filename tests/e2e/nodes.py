@@ -59,7 +59,12 @@ class Nodes:
         return len(self.nodes) - 1
 
     def _spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [self.ray, "start", "--block", *arguments]
+        # Another cluster on this machine has taken the default ports: its agent would be taken for this one's.
+        ports = [
+            f"--{name}-port={free_port()}"
+            for name in ("dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export")
+        ]
+        command = [self.ray, "start", "--block", *arguments, *ports]
         return subprocess.Popen(command, env=self.environment, stdout=self.log, stderr=self.log, start_new_session=True)
 
     def kill(self, number: int) -> None:
