@@ -15,6 +15,7 @@ from sam3ray.shapes import COLOURS, FOREIGN, SHAPES, Artist, ClipSpec, make_scen
 #: Training draws its scenes from here upwards; evaluation, demo and tests use seeds below.
 FIRST_TRAINING_SEED = 10_000_000
 PATCH = 8  # pixels a side of what the backbone sees as one token
+HIDDEN = 0.4  # share of the short clips in which an object is hidden for a while
 LEAST_VISIBLE = 24  # pixels of an object that counts, at 112 x 112
 
 
@@ -118,8 +119,31 @@ def draw_track(seed: int, size: int, frames: int, objects: int) -> Track:
         if not ids:
             continue
         chosen = [ids[i] for i in rng.permutation(len(ids))[:objects]]
+        images = np.stack([f.image for f in drawn])
         masks = np.stack([[f.ids == k for f in drawn] for k in chosen])
-        return Track(torch.stack([pixels(f.image) for f in drawn]), torch.from_numpy(masks))
+        if frames > 2 and rng.random() < HIDDEN:
+            _hide(images, masks, rng)
+        return Track(torch.stack([pixels(image) for image in images]), torch.from_numpy(masks))
+
+
+def _hide(images: np.ndarray, masks: np.ndarray, rng: np.random.Generator) -> None:
+    """A plain slab before the first object on some frames in the middle: in so short a clip few objects pass behind
+    another and come out again."""
+    frames = len(images)
+    first = int(rng.integers(1, frames - 1))
+    last = int(rng.integers(first + 1, frames))
+    rows, columns = np.nonzero(masks[0, first:last].any(0))
+    if not len(rows):
+        return
+    size = images.shape[1]
+    margin = rng.integers(1, 8, 4)
+    top, left = max(rows.min() - margin[0], 0), max(columns.min() - margin[1], 0)
+    bottom, right = min(rows.max() + margin[2], size), min(columns.max() + margin[3], size)
+    if (bottom - top) * (right - left) > 0.5 * size * size:
+        return
+    colour = rng.integers(256, size=3) if rng.random() < 0.5 else np.full(3, rng.integers(256))
+    images[first:last, top:bottom, left:right] = colour
+    masks[:, first:last, top:bottom, left:right] = False
 
 
 class _Stream(IterableDataset):
