@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sam3ray.annotations import read_annotations
+from sam3ray import decode_mask, read_annotations
 from sam3ray.config import JobConfig
 from sam3ray.job import run_job
-from sam3ray.masks import decode_rle
 from sam3ray.shapes import Artist, ClipSpec, DrawnFrame, Scene, Thing
 from sam3ray.shapes.scene import Path as Course
 from sam3ray.store import verify_run
@@ -89,7 +88,7 @@ def test_each_phrase_finds_its_object_alone_and_under_one_id(
     overlaps = []
     for row in found:
         if row["frame_index"] in seen:
-            mask = decode_rle(row["rle"], SPEC.height, SPEC.width)
+            mask = decode_mask(row)
             truth = drawn[row["frame_index"]].mask(number)
             overlaps.append((mask & truth).sum() / (mask | truth).sum())
     assert np.mean(overlaps) >= 0.8
