@@ -11,6 +11,17 @@ from tests import servers
 from tests.servers import Place
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """torch on one thread, as in an actor with one CPU: the number of threads decides the order of float sums."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an S3 server over HTTP, with its credentials in the environment."""

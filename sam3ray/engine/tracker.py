@@ -157,14 +157,7 @@ class Tracker:
             self._attention(features, [reads[i] for i in batch], self.read_rules, self._memories, self._pointers)
             for batch in batches
         ]
-        if len(fused) == 1:
-            return fused[0]
-        images = torch.cat(fused)
-        order = [i for batch in batches for i in batch]
-        if order == sorted(order):
-            return images
-        place = indices(sorted(range(len(order)), key=order.__getitem__), images.device)
-        return images[place]
+        return _joined(fused, [i for batch in batches for i in batch])
 
     def _store_tracked(self, frame: int, memories: Sequence[ObjectMemory], output: HeadOutput) -> None:
         rows = self._pointers.write(output.pointers)
@@ -484,12 +477,14 @@ class Tracker:
 
 
 def _in_order(outputs: Sequence[HeadOutput], order: Sequence[int]) -> HeadOutput:
-    """Concatenates batches whose objects are those of `order`, and puts object i at place i."""
+    """`_joined` for every field."""
     fields = ("masks", "score_logits", "iou_scores", "pointers")
-    if len(outputs) == 1 and list(order) == sorted(order):
-        return outputs[0]
-    joined = [torch.cat([getattr(output, name) for output in outputs]) for name in fields]
-    if list(order) != sorted(order):
-        place = indices(sorted(range(len(order)), key=order.__getitem__), joined[0].device)
-        joined = [tensor[place] for tensor in joined]
-    return HeadOutput(*joined)
+    return HeadOutput(*(_joined([getattr(output, name) for output in outputs], order) for name in fields))
+
+
+def _joined(batches: Sequence[Tensor], order: Sequence[int]) -> Tensor:
+    """Concatenates batches whose objects are those of `order`, and puts object i at place i."""
+    joined = batches[0] if len(batches) == 1 else torch.cat(list(batches))
+    if all(object_ == place for place, object_ in enumerate(order)):
+        return joined
+    return joined[indices(sorted(range(len(order)), key=order.__getitem__), joined.device)]

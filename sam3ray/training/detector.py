@@ -20,10 +20,9 @@ from torchvision.ops import generalized_box_iou
 from transformers.masking_utils import create_bidirectional_mask
 
 from .samples import Image, draw_images
-from .schedule import Run
+from .schedule import SIZE_PENALTY, Run
 
 PHRASES = 4  # asked of each image
-SIZE_PENALTY = 0.005
 
 
 def draw_batch(index: int, *, size: int, images: int, asked: int, first: int) -> list[Image]:

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from .samples import stream
 
+SIZE_PENALTY = 0.005  # of a feature's square: it must stay near the scale of the position encodings added to it
+
 
 @dataclass(frozen=True)
 class Options:

@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from sam3ray.shapes import COLOURS, SHAPES, Artist, make_scene
 
 from .samples import PATCH, draw_spec, pixels, stream
-from .schedule import Run
+from .schedule import SIZE_PENALTY, Run
 
 OBJECTS = 8  # of an image, at most
 PER_SCENE = 4
 DRAWN = 12_000
-SIZE_PENALTY = 0.005
 
 
 @dataclass

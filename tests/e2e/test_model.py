@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from sam3ray.config import JobConfig
 from sam3ray.failures import Failure
@@ -67,15 +65,6 @@ class KillsOnce:
 
     def close(self) -> None:
         pass
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As an actor with one CPU: the number of threads decides the order of float sums."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("one_thread")

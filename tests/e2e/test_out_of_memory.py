@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from sam3ray.config import JobConfig
 from sam3ray.failures import Reason
@@ -21,7 +20,7 @@ from tests.e2e.short_of_memory import NEEDS, TRACKING, ShortOfMemory
 from tests.e2e.test_model import moving_discs
 from tests.video.media import write_video
 
-pytestmark = pytest.mark.usefixtures("local_ray")
+pytestmark = pytest.mark.usefixtures("local_ray", "one_thread")
 FRAMES = 6
 
 
@@ -94,15 +93,10 @@ def _images(number: int) -> list[np.ndarray]:
 
 
 def _annotate_alone(config: JobConfig) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as an actor with one CPU
-    try:
-        store = RunStore(config.output)
-        clips = read_manifest(config.manifest, config)
-        store.create_or_open({"a": 1}, {}, clips)
-        worker = ClipWorker(config, store, {})
-        for clip in clips:
-            worker.process(clip)
-        worker.close()
-    finally:
-        torch.set_num_threads(before)
+    store = RunStore(config.output)
+    clips = read_manifest(config.manifest, config)
+    store.create_or_open({"a": 1}, {}, clips)
+    worker = ClipWorker(config, store, {})
+    for clip in clips:
+        worker.process(clip)
+    worker.close()

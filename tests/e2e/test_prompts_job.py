@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -25,7 +23,7 @@ from sam3ray.store import RunStore, verify_run
 from tests.e2e.runs import annotations_of
 
 pytestmark = [
-    pytest.mark.usefixtures("local_ray"),
+    pytest.mark.usefixtures("local_ray", "one_thread"),
     pytest.mark.skipif(
         not (Path(str(resources.files("sam3ray"))) / "embedded" / "model.safetensors").exists(),
         reason="the package holds no checkpoint",
@@ -33,15 +31,6 @@ pytestmark = [
 ]
 FPS = 30
 SPEC = ClipSpec(seed=6, frames=10, fps=FPS, width=320, height=180, objects=(2, 3))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As an actor with one CPU: the number of threads decides the order of float sums."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

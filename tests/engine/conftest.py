@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from pipeline import clip
@@ -10,14 +8,6 @@ from prompted import LENGTH
 from sam3ray.engine.mask_head import resize
 from sam3ray.engine.tracker import Tracker
 from sam3ray.video import Frame
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
