@@ -17,6 +17,7 @@ FIRST_TRAINING_SEED = 10_000_000
 PATCH = 8  # pixels a side of what the backbone sees as one token
 HIDDEN = 0.4  # share of the short clips in which an object is hidden for a while
 LEAST_VISIBLE = 24  # pixels of an object that counts, at 112 x 112
+LEAST_FOLLOWED = 48  # and of one that is followed, on its first frame
 
 
 def pixels(image: np.ndarray) -> torch.Tensor:
@@ -112,10 +113,10 @@ def draw_track(seed: int, size: int, frames: int, objects: int) -> Track:
         seed += 1
         spec = draw_spec(rng, seed, size, 60)
         artist = Artist(make_scene(spec))
-        step = int(rng.choice((1, 1, 1, 2, 3)))
+        step = int(rng.choice((1, 1, 1, 2, 3) if frames < 8 else (1, 1, 2)))
         first = int(rng.integers(60 - (frames - 1) * step))
         drawn = [artist.frame(first + step * t) for t in range(frames)]
-        ids = [k for k in drawn[0].visible if (drawn[0].ids == k).sum() >= LEAST_VISIBLE]
+        ids = [k for k in drawn[0].visible if (drawn[0].ids == k).sum() >= LEAST_FOLLOWED]
         if not ids:
             continue
         chosen = [ids[i] for i in rng.permutation(len(ids))[:objects]]

@@ -20,15 +20,26 @@ from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import g
 from .samples import Track, draw_track
 from .schedule import Run
 
-LENGTHS = ((0.08, 1), (0.22, 2), (0.50, 4), (1.01, 6))  # up to this share of the stage, frames per clip
+LIMITS = ((0.05, 1), (0.12, 3), (0.25, 6), (1.01, 12))  # up to this share of the stage, frames per clip at most
+#: Batches in turn: clips, frames of each, and how many of those run without gradients, as far as the limit allows.
+#: Masks are learnt from many objects on few frames, patience from few objects on many.
+BATCHES = ((12, 1, 0), (6, 3, 0), (4, 6, 0), (6, 3, 0), (4, 12, 7), (6, 3, 0), (4, 6, 0))
 KINDS = ("mask", "click", "box", "two clicks", "click off")
 SHARES = (0.55, 0.17, 0.13, 0.08, 0.07)
+TAUGHT = 0.25  # up to this share of the stage, memories are told whether the object is there
 VISIBLE = 12  # pixels at 112 x 112 from which an object counts as there
 
 
-def draw_batch(index: int, *, size: int, clips: int, frames: int, objects: int, first: int) -> list[Track]:
+@dataclass
+class Batch:
+    tracks: list[Track]
+    blind: int
+
+
+def draw_batch(index: int, *, size: int, objects: int, first: int) -> Batch:
     """The batch of a step; a function of its arguments."""
-    return [draw_track(first + 50 * (index * clips + i), size, frames, objects) for i in range(clips)]
+    clips, frames, blind = BATCHES[index % len(BATCHES)]
+    return Batch([draw_track(first + 50 * (16 * index + i), size, frames, objects) for i in range(clips)], blind)
 
 
 def adopt_neck(model: Any, pixels: Tensor) -> None:
@@ -44,21 +55,25 @@ def adopt_neck(model: Any, pixels: Tensor) -> None:
 
 
 def train_tracker(run: Run) -> None:
-    """Trains all of the tracker but the two fine levels of its neck, which the detector's masks have trained."""
+    """Trains all of the tracker with its neck, the backbone being the detector's."""
     model = run.model
     model.requires_grad_(False)
     model.tracker_model.requires_grad_(True)
-    model.tracker_neck.fpn_layers[2].requires_grad_(True)
+    model.tracker_neck.requires_grad_(True)
     size = model.tracker_model.config.image_size
-    draw = partial(
-        draw_batch, size=size, clips=run.options.images, frames=LENGTHS[-1][1], objects=3, first=run.options.seed
-    )
-    for tracks in run.steps([*model.parameters()], draw):
+    draw = partial(draw_batch, size=size, objects=3, first=run.options.seed)
+    for batch in run.steps([*model.parameters()], draw):
         generator = torch.Generator().manual_seed(run.options.seed + run.count)
-        frames = next(length for share, length in LENGTHS if run.progress < share)
-        kind = KINDS[int(torch.multinomial(torch.tensor(SHARES), 1, generator=generator))]
+        limit = next(length for share, length in LIMITS if run.progress < share)
+        frames = min(limit, batch.tracks[0].pixels.shape[0])
+        # Of a mask given on a single frame there is nothing to learn but its pointer.
+        shares = torch.tensor(SHARES if frames > 1 else (0.0, *SHARES[1:]))
+        kind = KINDS[int(torch.multinomial(shares, 1, generator=generator))]
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            outputs = unroll(model, tracks, frames, kind, generator, teach=run.progress < 0.5)
+            outputs = unroll(
+                model, batch.tracks, frames, kind, generator,
+                teach=run.progress < TAUGHT, blind=min(batch.blind, frames - 1),
+            )  # fmt: skip
         run.step(tracking_losses(outputs))
 
 
@@ -82,39 +97,60 @@ class Features:
 
 
 def unroll(
-    model: Any, tracks: list[Track], frames: int, kind: str, generator: torch.Generator, teach: bool
+    model: Any, tracks: list[Track], frames: int, kind: str, generator: torch.Generator, teach: bool, blind: int = 0
 ) -> list[FrameOutput]:
     """Follows every object of `tracks` from its prompt on frame 0.
 
-    `teach`: what is remembered is whether the object is really there, not whether it was seen.
+    `teach`: what is remembered is whether the object is really there, not whether it was seen. The first `blind`
+    frames pass no gradients and are left out of the result: a way to learn from what the tracker itself makes of a
+    longer clip, at a third of the cost.
     """
-    module = model.tracker_model
     owner = torch.tensor([i for i, track in enumerate(tracks) for _ in track.masks])
     truth = torch.cat([track.masks[:, :frames] for track in tracks])  # (N, T, S, S)
-    features, position = frame_features(model, torch.stack([track.pixels[:frames] for track in tracks]), owner)
-    memories: list[Tensor] = []  # per frame (g * g, N, 64)
-    pointers: list[Tensor] = []  # per frame (N, C)
-    outputs: list[FrameOutput] = []
-    for t in range(frames):
-        there = truth[:, t].flatten(1).sum(1) >= VISIBLE
-        if t == 0 and kind == "mask":
-            given = _as_detected(truth[:, 0], generator)
-            logits, scores, ious, token = decode_mask_prompt(module, features[0], given)
-            to_remember, seen = torch.where(given, 10.0, -10.0), there
-        elif t == 0:
-            points, labels = clicks(truth[:, 0], kind, generator)
-            top = features[0].top + module.no_memory_embedding[0]
-            logits, scores, ious, token = decode(module, top, features[0], points, labels)
-            to_remember, seen = _hard(upsample(logits, module.image_size)), there if teach else scores.detach() > 0
+    pixels = torch.stack([track.pixels[:frames] for track in tracks])
+    following = _Following(model.tracker_model, kind, generator, teach)
+    with torch.no_grad():
+        if blind:
+            features, position = frame_features(model, pixels[:, :blind], owner)
+            for t in range(blind):
+                following.step(features[t], position, truth[:, t])
+    features, position = frame_features(model, pixels[:, blind:], owner)
+    return [following.step(features[t - blind], position, truth[:, t]) for t in range(blind, frames)]
+
+
+class _Following:
+    """All objects of a batch on one frame after another, and what is remembered of them."""
+
+    def __init__(self, module: Any, kind: str, generator: torch.Generator, teach: bool) -> None:
+        self.module, self.kind, self.generator, self.teach = module, kind, generator, teach
+        self.memories: list[Tensor] = []  # per frame (g * g, N, 64)
+        self.pointers: list[Tensor] = []  # per frame (N, C)
+        self._last: tuple[Features, Tensor, Tensor, Tensor] | None = None
+
+    def step(self, features: Features, position: Tensor, truth: Tensor) -> FrameOutput:
+        module, there = self.module, truth.flatten(1).sum(1) >= VISIBLE
+        given = None
+        if self._last is not None:
+            self._remember(*self._last)
+            fused = attend(module, features, position, self.memories, self.pointers)
+            logits, scores, ious, token = decode(module, fused, features)
+            mask = upsample(logits, module.image_size)
+        elif self.kind == "mask":
+            given = _as_detected(truth, self.generator)
+            logits, scores, ious, token = decode_mask_prompt(module, features, given)
+            mask = torch.where(given, 10.0, -10.0)
         else:
-            fused = attend(module, features[t], position, memories, pointers)
-            logits, scores, ious, token = decode(module, fused, features[t])
-            to_remember, seen = upsample(logits, module.image_size), there if teach else scores.detach() > 0
-        outputs.append(FrameOutput(logits.float(), scores.float(), ious.float(), truth[:, t]))
-        if t + 1 < frames:
-            pointers.append(point(module, token, seen))
-            memories.append(remember(module, features[t], to_remember, seen))
-    return outputs
+            points, labels = clicks(truth, self.kind, self.generator)
+            top = features.top + module.no_memory_embedding[0]
+            logits, scores, ious, token = decode(module, top, features, points, labels)
+            mask = _hard(upsample(logits, module.image_size))
+        self._last = features, mask, token, there if self.teach or given is not None else scores.detach() > 0
+        return FrameOutput(logits.float(), scores.float(), ious.float(), truth)
+
+    def _remember(self, features: Features, mask: Tensor, token: Tensor, seen: Tensor) -> None:
+        """Left until there is a next frame: it costs a third of a frame."""
+        self.pointers.append(point(self.module, token, seen))
+        self.memories.append(remember(self.module, features, mask, seen))
 
 
 def frame_features(model: Any, pixels: Tensor, owner: Tensor) -> tuple[list[Features], Tensor]:

@@ -61,6 +61,22 @@ def test_the_unroll_gives_the_masks_and_scores_of_transformers(folder, whole, ki
     assert seen or float(outputs[1].scores[0]) <= 0
 
 
+def test_frames_without_gradients_change_nothing_after_them(whole):
+    tracks = training.draw_batch(1, size=64, objects=2, first=10_000_000).tracks
+    frames = len(tracks[0].pixels)
+
+    def run(blind):
+        return training.unroll(
+            whole, tracks, frames, "mask", torch.Generator().manual_seed(0), teach=False, blind=blind
+        )
+
+    late, whole_clip = run(frames - 1), run(0)
+    assert len(late) == 1
+    assert len(whole_clip) == frames
+    assert torch.equal(late[0].logits, whole_clip[-1].logits)
+    assert late[0].logits.requires_grad
+
+
 def test_every_parameter_of_the_tracker_learns(whole):
     track = training.draw_track(10_000_078, 64, 3, 2)
     whole.train()
