@@ -9,7 +9,8 @@ The tutorial's way loads all frames, then `init_video_session`, `propagate_in_vi
 random weights on the same clip with the same injected detections and tracks (see `scene`), each in a process of its
 own, alternating. The floor is the time of the bare module calls that a frame needs.
 
-With `--write` the tables replace those between the markers in docs/performance.md.
+With `--json FILE` every finished row is kept there, and a row that is there already is not measured again: a long
+benchmark may be run in pieces. With `--write` the tables replace those between the markers in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -44,30 +45,51 @@ def middle(results: list[dict[str, Any]], key: str) -> float:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """One row for each number of objects and of frames: from the file of an earlier run, or measured."""
+    kept = [json.loads(line) for line in options.json.read_text().splitlines()] if _exists(options.json) else []
+    rows = []
+    for objects in options.objects:
+        for frames in options.frames:
+            what = {"objects": objects, "frames": frames, **_settings(options)}
+            row = next((row for row in kept if row["what"] == what), None)
+            if row is None:
+                row = {"what": what, **measure_row(objects, frames, options, folder)}
+                if options.json:
+                    with options.json.open("a") as file:
+                        file.write(json.dumps(row) + "\n")
+            rows.append({"objects": objects, "frames": frames, **row})
+    return rows
+
+
+def _exists(path: Path | None) -> bool:
+    return path is not None and path.exists()
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("size", "device", "dtype", "compile", "threads", "rules", "repeats", "height", "width", "skip_tutorial")
+    return {name: getattr(options, name) for name in names}
+
+
+def measure_row(objects: int, frames: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     sys.path.insert(0, str(HERE))
     from scene import write_clip
 
-    rows = []
     common = {name: getattr(options, name) for name in ("size", "device", "dtype", "compile", "threads")}
-    for objects in options.objects:
-        floor_job = common | {"way": "floor", "objects": objects, "repeats": options.floor_repeats}
-        floor = run(floor_job)["floor"]
-        for frames in options.frames:
-            clip = folder / f"{objects}-{frames}.mp4"
-            write_clip(clip, frames, objects, options.height, options.width)
-            job = common | {"objects": objects, "clip": str(clip), "tracking": {"rules": options.rules}}
-            results: dict[str, list[dict[str, Any]]] = {"tutorial": [], "ours": []}
-            for repeat in range(options.repeats):
-                for way in ("tutorial", "ours") if repeat % 2 == 0 else ("ours", "tutorial"):
-                    if way == "tutorial" and options.skip_tutorial:
-                        continue
-                    results[way].append(run(job | {"way": way}))
-                    print(objects, frames, way, json.dumps(results[way][-1]), file=sys.stderr, flush=True)
-            assert all(r["frames"] == frames and r["objects"] == objects for way in results.values() for r in way), (
-                "both ways must show every object on every frame"
-            )
-            rows.append({"objects": objects, "frames": frames, "floor": floor, **results})
-    return rows
+    floor = run(common | {"way": "floor", "objects": objects, "repeats": options.floor_repeats})["floor"]
+    clip = folder / f"{objects}-{frames}.mp4"
+    write_clip(clip, frames, objects, options.height, options.width)
+    job = common | {"objects": objects, "clip": str(clip), "tracking": {"rules": options.rules}}
+    results: dict[str, list[dict[str, Any]]] = {"tutorial": [], "ours": []}
+    for repeat in range(options.repeats):
+        for way in ("tutorial", "ours") if repeat % 2 == 0 else ("ours", "tutorial"):
+            if way == "tutorial" and options.skip_tutorial:
+                continue
+            results[way].append(run(job | {"way": way}))
+            print(objects, frames, way, json.dumps(results[way][-1]), file=sys.stderr, flush=True)
+    assert all(r["frames"] == frames and r["objects"] == objects for way in results.values() for r in way), (
+        "both ways must show every object on every frame"
+    )
+    return {"floor": floor, **results}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -139,12 +161,10 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--skip-tutorial", action="store_true")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
-    parser.add_argument("--json", type=Path, help="write the raw numbers here")
+    parser.add_argument("--json", type=Path, help="raw numbers: kept here, and taken from here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(options, Path(folder))
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
     text = f"{heading(options)}\n\n{table(rows)}"
     print(text)
     if options.write:

@@ -120,6 +120,9 @@ class TrackingConfig(_Section):
     forget_after_frames: int | None = Field(
         None, ge=16, description="drop the state of objects gone for so long; null keeps all"
     )
+    geometry_token: bool = Field(
+        False, description="the geometry encoder's token with every phrase, as published; not checked on real weights"
+    )
     direction: Literal["forward", "backward", "both"] = Field(
         "forward", description="which way objects of visual prompts are followed from their prompts"
     )

@@ -86,13 +86,16 @@ class Detector:
     Args:
         checkpoint: the loaded model.
         batch: (frame, phrase) pairs per call.
+        geometry_token: give the geometry encoder's own token to every phrase, as Meta's code does where no box is
+            given; transformers leaves it out.
     """
 
-    def __init__(self, checkpoint: Checkpoint, batch: int = 8) -> None:
+    def __init__(self, checkpoint: Checkpoint, batch: int = 8, geometry_token: bool = False) -> None:
         self._model: Any = checkpoint.model.detector_model
         self._tokenizer = checkpoint.processor.tokenizer
         self._device = checkpoint.device
         self._batch = batch
+        self._geometry_token = geometry_token
         self._phrases: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._prompts: tuple[str, ...] = ()
         self._text = self._mask = torch.empty(0)
@@ -114,20 +117,21 @@ class Detector:
         """See `DetectorLike`."""
         self._use(tuple(prompts))
         level, position = self._coarse(backbone)
+        asked = _Asked(self._text, self._mask, self._token(level, position) if self._geometry_token else None)
         frames, count = len(backbone), len(prompts)
         pairs = [(frame, prompt) for frame in range(frames) for prompt in range(count)]
         found = []
         for start in range(0, len(pairs), self._batch):
             chunk = pairs[start : start + self._batch]
             frame_of, prompt_of = [pair[0] for pair in chunk], [pair[1] for pair in chunk]
-            found.append(self._detect(_rows(level, frame_of), position, prompt_of))
+            found.append(self._detect(_rows(level, frame_of), position, *asked.of(frame_of, prompt_of)))
         probs = _joined([each.probs for each in found]).float().view(frames, count, -1)
         queries = _joined([each.queries for each in found]).unflatten(0, (frames, count))
         seen = _joined([each.seen for each in found]).unflatten(0, (frames, count))
         host, arrived = to_host(probs)
         return [
             Proposals(
-                _Masks(self, backbone[n : n + 1], level[n : n + 1], queries[n], seen[n], self._text, self._mask),
+                _Masks(self, backbone[n : n + 1], level[n : n + 1], queries[n], seen[n], asked.on(n)),
                 host[n],
                 arrived,
             )
@@ -140,13 +144,26 @@ class Detector:
         level = neck.fpn_layers[_COARSE](_spatial(backbone))
         return level, neck.position_encoding(level[:1].shape, level.device, level.dtype)
 
-    def _detect(self, level: torch.Tensor, position: torch.Tensor, prompts: Sequence[int]) -> _Found:
-        """`Sam3Model.forward` up to the masks, without its boxes: nothing reads those. One prompt per row."""
-        model, text, mask = self._model, _rows(self._text, prompts), _rows(self._mask, prompts).bool()
+    def _token(self, level: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        """(frames, 1, C): what the geometry encoder says of each frame when it is given no boxes."""
+        none = level.new_zeros(len(level), 0)
+        encoded = self._model.geometry_encoder(
+            box_embeddings=level.new_zeros(len(level), 0, 4),
+            box_mask=none.bool(),
+            box_labels=none.long(),
+            img_feats=(level,),
+            img_pos_embeds=(position.expand(len(level), -1, -1, -1),),
+        )
+        token: torch.Tensor = encoded.last_hidden_state
+        return token
+
+    def _detect(self, level: torch.Tensor, position: torch.Tensor, text: torch.Tensor, mask: torch.Tensor) -> _Found:
+        """`Sam3Model.forward` up to the masks, without its boxes: nothing reads those. One (frame, prompt) per row."""
+        model = self._model
         encoded = model.detr_encoder(
             vision_features=[level],
             text_features=text,
-            vision_pos_embeds=[position.expand(len(prompts), -1, -1, -1)],
+            vision_pos_embeds=[position.expand(len(text), -1, -1, -1)],
             text_mask=mask,
         )
         decoded = model.detr_decoder(
@@ -183,6 +200,26 @@ class Detector:
 
 
 @dataclass(frozen=True, eq=False)
+class _Asked:
+    """What is asked of some frames: text features (prompts, tokens, C), which of the tokens count, and a token of each
+    frame's own (frames, 1, C), if there is one."""
+
+    text: torch.Tensor
+    mask: torch.Tensor
+    token: torch.Tensor | None
+
+    def on(self, frame: int) -> _Asked:
+        return _Asked(self.text, self.mask, None if self.token is None else self.token[frame : frame + 1])
+
+    def of(self, frames: Sequence[int], prompts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (pairs, tokens, C) and bool mask (pairs, tokens) of these (frame, prompt) pairs."""
+        text, mask = _rows(self.text, prompts), _rows(self.mask, prompts).bool()
+        if self.token is None:
+            return text, mask
+        return torch.cat([text, _rows(self.token, frames)], 1), torch.nn.functional.pad(mask, (0, 1), value=True)
+
+
+@dataclass(frozen=True, eq=False)
 class _Found:
     """Of some (frame, prompt) pairs: scores (pairs, queries), what the queries became, and what they looked at."""
 
@@ -200,8 +237,7 @@ class _Masks:
     level: torch.Tensor  # (1, C, g, g)
     queries: torch.Tensor  # (prompts, queries, C)
     seen: torch.Tensor  # (prompts, g*g, C)
-    text: torch.Tensor
-    mask: torch.Tensor
+    asked: _Asked  # of this frame
 
     def __call__(self, prompts: Sequence[int]) -> torch.Tensor:
         detector = self.detector
@@ -211,12 +247,13 @@ class _Masks:
         masks = []
         for start in range(0, len(prompts), detector._batch):
             part = prompts[start : start + detector._batch]
+            text, mask = self.asked.of([0] * len(part), part)
             output = model.mask_decoder(
                 decoder_queries=_rows(self.queries, part),
                 backbone_features=[level.expand(len(part), -1, -1, -1) for level in levels],
                 encoder_hidden_states=_rows(self.seen, part),
-                prompt_features=_rows(self.text, part),
-                prompt_mask=_rows(self.mask, part).bool(),
+                prompt_features=text,
+                prompt_mask=mask,
             )
             masks.append(output.pred_masks)
         return _joined(masks)

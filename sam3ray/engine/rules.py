@@ -38,6 +38,10 @@ By choice: `tracking.rules`
     * The shrink rule looks at masks resized to the memory encoder's input, and at lone objects too (an empty one is
       remembered as surely absent); transformers looks at low-resolution masks and leaves lone objects out.
 
+    * `tracking.geometry_token`, an option of its own and off: without boxes Meta's detector still gives the geometry
+      encoder's one learned token to every phrase; transformers does not. To be switched on once real weights have
+      shown which of the two the scores' thresholds fit. (`detector`)
+
     What the tracker core decides by the rules (memory selection, pointers, binarisation) stands in `tracker`.
 
 Same results by other means

@@ -57,7 +57,7 @@ class TextEngine:
         self._checkpoint = checkpoint
         self._tracking = tracking
         self._neck = TrackerNeck(checkpoint.model, folded=self.rules.published)
-        self._own_detector = Detector(checkpoint, tracking.prompt_batch)
+        self._own_detector = Detector(checkpoint, tracking.prompt_batch, tracking.geometry_token)
         self._detector = detector or self._own_detector
 
     @property

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,6 +109,37 @@ def test_masks_are_made_for_phrases_that_found_something_and_equal_the_models_ow
             passed = np.flatnonzero(proposals[1].probs[prompt].numpy() > threshold)
             mine = found.masks[torch.from_numpy(np.flatnonzero(found.prompts == prompt))]
             assert torch.allclose(mine, whole.pred_masks[0, passed], atol=1e-4)
+
+
+def test_the_geometry_token_is_that_of_the_model_when_it_is_given_no_boxes():
+    model, one, phrases = tiny_model(0), checkpoint(tiny_model(0)), ("red", "blue")
+    detector = model.detector_model
+    with torch.inference_mode():
+        pixels = torch.cat([Preprocessor(one)(frame) for frame in clip(2)])
+        backbone = backbone_features(model, pixels)
+        without = Detector(one).propose(backbone, phrases)
+        proposals = Detector(one, batch=3, geometry_token=True).propose(backbone, phrases)
+        for at, mine in enumerate(proposals):
+            vision = detector.get_vision_features(pixels[at : at + 1])
+            token = detector.geometry_encoder(
+                box_embeddings=torch.zeros(1, 0, 4),
+                box_mask=torch.zeros(1, 0, dtype=torch.bool),
+                box_labels=torch.zeros(1, 0, dtype=torch.long),
+                img_feats=vision.fpn_hidden_states[:3],
+                img_pos_embeds=vision.fpn_position_encoding[:3],
+            ).last_hidden_state
+            for place, phrase in enumerate(phrases):
+                words = one.processor.tokenizer(
+                    phrase, return_tensors="pt", padding="max_length", max_length=MAX_TOKENS
+                )
+                text = detector.get_text_features(**words, return_dict=True).pooler_output
+                mask = torch.cat([words["attention_mask"], torch.ones(1, 1, dtype=torch.long)], 1)
+                embeds = SimpleNamespace(pooler_output=torch.cat([text, token], 1))
+                whole = detector(vision_embeds=vision, text_embeds=embeds, attention_mask=mask)
+                probs = whole.pred_logits.sigmoid() * whole.presence_logits.sigmoid()
+                assert torch.allclose(mine.probs[place], probs[0], atol=1e-6)
+                assert torch.allclose(mine.masks_of([place])[0], whole.pred_masks[0], atol=1e-4)
+            assert not torch.allclose(mine.probs, without[at].probs, atol=1e-6)
 
 
 def test_two_runs_are_equal_row_for_row():
