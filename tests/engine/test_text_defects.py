@@ -217,6 +217,28 @@ def test_streamed_frames_still_remove_the_spurious():
     assert shown[-1] == [0], "transformers: the object is never removed from a stream"
 
 
+def test_what_is_removed_was_never_shown_even_frame_by_frame():
+    """An object that only frame 0 shows: gone from the end of transformers' direct calls, but shown until then."""
+    model = tiny_model(0)
+
+    def script(frame, prompt):
+        return [Found((0.4, 0.4), 0.15, 0.9, 6.0)] if frame == 0 else []
+
+    frames, detector, steps = clip(14), ScriptedDetector(script, model.low_res_mask_size), processor()
+    with tracks(model, lambda frame, number: disc((0.4, 0.4))):
+        ours = list(run_ours(model, frames, ["red"], TrackingConfig(rules="transformers"), detector))
+        session = steps.init_video_session(video=[frame.image for frame in frames], dtype=torch.float32)
+        session = steps.add_text_prompt(session, "red")
+        with settings(model, run_detection=detector.install(model), det_nms_thresh=0.0), torch.inference_mode():
+            shown = [
+                steps.postprocess_outputs(session, model(inference_session=session, frame_idx=t))["object_ids"].tolist()
+                for t in range(len(frames))
+            ]
+    assert [frame.masks for frame in ours] == [{}] * len(frames)
+    assert shown[:7] == [[0]] * 7, "transformers: a ghost on the frames before the removal"
+    assert shown[-1] == []
+
+
 def test_the_range_of_frames_is_what_it_says():
     model = tiny_model(0)
     detector = ScriptedDetector(lambda frame, prompt: [], model.low_res_mask_size)

@@ -91,6 +91,46 @@ def test_a_prompt_changes_what_is_remembered_of_the_others(frames):
         assert worst_iou(pairs) >= 0.999
 
 
+def test_the_callers_list_of_ids_is_emptied(frames):
+    theirs, ids = Session(frames), [1]
+    theirs.processor.add_inputs_to_inference_session(
+        theirs.session, frame_idx=0, obj_ids=ids, **WORKFLOWS["click"].inputs
+    )
+    theirs.segment(0)
+    assert ids == []
+
+    prompts = list(WORKFLOWS["click"].prompts)
+    first = run(frames, prompts)
+    assert prompts == list(WORKFLOWS["click"].prompts)
+    assert all(np.array_equal(mask_of(a, 1), mask_of(b, 1)) for a, b in zip(first, run(frames, prompts), strict=True))
+
+
+def test_an_object_with_a_prompt_ahead_turns_the_others_round(frames):
+    """Backward, after prompts on frame 8, with another of object 1 waiting on frame 2: object 2 is tracked forward."""
+    click, other = {"input_points": [[[[50, 40]]]], "input_labels": [[[1]]]}, [[[[20, 60]]]]
+
+    def second(prompted_again: bool) -> dict[int, np.ndarray]:
+        theirs = Session(frames)
+        theirs.add(8, [1], **click)
+        theirs.segment(8)
+        theirs.add(8, [2], input_points=other, input_labels=[[[1]]])
+        theirs.segment(8)
+        if prompted_again:
+            theirs.add(2, [1], **click)
+        return {t: shown.masks[1] for t, shown in theirs.propagate(start_frame_idx=7, reverse=True).items()}
+
+    alone, beside = second(False), second(True)
+    # Frames 3 to 5 have no prompt of anybody's: nothing but the direction is between the two.
+    assert worst_iou((alone[t], beside[t]) for t in (5, 4, 3)) < 0.999
+
+    first = PointPrompt(((50.0, 40.0),), (True,), 8, 1)
+    again = PointPrompt(((50.0, 40.0),), (True,), 2, 1)
+    lone = PointPrompt(((20.0, 60.0),), (True,), 8, 2)
+    one = run(frames, [first, lone], direction="backward")
+    two = run(frames, [first, again, lone], direction="backward")
+    assert worst_iou((mask_of(one[t], 2), mask_of(two[t], 2)) for t in range(9)) >= 0.999
+
+
 def test_backward_from_the_first_frame_yields_nothing(frames):
     theirs = Session(frames)
     theirs.add(0, [1], **WORKFLOWS["click"].inputs)
