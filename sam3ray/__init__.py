@@ -3,8 +3,7 @@
 The public names are imported when first used: torch takes seconds to import, and reading annotations needs none of it.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: it would hide the submodule of that name.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

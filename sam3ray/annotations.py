@@ -7,7 +7,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,25 @@ class FrameAnnotations:
     height: int
     width: int
     objects: tuple[ObjectAnnotation, ...] = field(default=())
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Mapping[str, Any]]) -> FrameAnnotations:
+        """From the rows (see `SCHEMA`) of one frame, at least one."""
+        first = rows[0]
+        height, width = first["segmentation"]["size"]
+        objects = tuple(
+            ObjectAnnotation(
+                object_id=row["object_id"],
+                prompt=row["prompt"],
+                score=row["score"],
+                track_score=row["track_score"],
+                bbox=(row["bbox"]["xmin"], row["bbox"]["ymin"], row["bbox"]["xmax"], row["bbox"]["ymax"]),
+                area=row["area"],
+                rle=row["segmentation"]["counts"],
+            )
+            for row in rows
+        )
+        return cls(first["frame_index"], first["pts"], first["time_s"], height, width, objects)
 
 
 # ---- storage ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sam3ray.annotations import FrameAnnotations, ObjectAnnotation
+from sam3ray.annotations import FrameAnnotations
 from sam3ray.config import RenderConfig, VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.manifest import Clip
@@ -99,34 +99,16 @@ def read_frames(
             if clip_id is not None and row["clip_id"] != clip_id:
                 continue
             if rows and rows[0]["frame_index"] != row["frame_index"]:
-                yield _frame_of(rows)
+                yield FrameAnnotations.of_rows(rows)
                 rows = []
             rows.append(row)
     if rows:
-        yield _frame_of(rows)
+        yield FrameAnnotations.of_rows(rows)
 
 
 def _batches(source: str | os.PathLike[str] | BinaryIO) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(source) as file:
         yield from file.iter_batches(_BATCH_ROWS)
-
-
-def _frame_of(rows: list[dict[str, Any]]) -> FrameAnnotations:
-    first = rows[0]
-    height, width = first["segmentation"]["size"]
-    objects = tuple(
-        ObjectAnnotation(
-            object_id=row["object_id"],
-            prompt=row["prompt"],
-            score=row["score"],
-            track_score=row["track_score"],
-            bbox=(row["bbox"]["xmin"], row["bbox"]["ymin"], row["bbox"]["xmax"], row["bbox"]["ymax"]),
-            area=row["area"],
-            rle=row["segmentation"]["counts"],
-        )
-        for row in rows
-    )
-    return FrameAnnotations(first["frame_index"], first["pts"], first["time_s"], height, width, objects)
 
 
 class _Upcoming:

@@ -232,6 +232,11 @@ def test_reading_needs_no_torch():
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == 0
 
 
+def test_the_module_is_what_the_package_gives_first_of_all():
+    code = "from sam3ray import annotations; annotations.SCHEMA"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def test_object_counts_and_sizes_reach_the_metadata(tmp_path):
     encoded = encode_masks(np.ones((1, 4, 5), bool))[0]
     writer = AnnotationWriter(tmp_path / "a.parquet", "a", {"clip": {"fps": "30000/1001"}})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sam3ray.annotations import FrameAnnotations, ObjectAnnotation
+from sam3ray.annotations import FrameAnnotations
 from sam3ray.failures import UserError
 
 from ._match import Counts, PairedTracks, Tolerance, compare
@@ -80,24 +80,7 @@ def to_frames(table: pa.Table) -> list[FrameAnnotations]:
     frames: dict[int, list[dict[str, Any]]] = {}
     for row in table.to_pylist():
         frames.setdefault(row["frame_index"], []).append(row)
-    return [_frame(frames[t]) for t in sorted(frames)]
-
-
-def _frame(rows: list[dict[str, Any]]) -> FrameAnnotations:
-    height, width = rows[0]["segmentation"]["size"]
-    objects = tuple(
-        ObjectAnnotation(
-            object_id=row["object_id"],
-            prompt=row["prompt"],
-            score=row["score"],
-            track_score=row["track_score"],
-            bbox=(row["bbox"]["xmin"], row["bbox"]["ymin"], row["bbox"]["xmax"], row["bbox"]["ymax"]),
-            area=row["area"],
-            rle=row["segmentation"]["counts"],
-        )
-        for row in rows
-    )
-    return FrameAnnotations(rows[0]["frame_index"], rows[0]["pts"], rows[0]["time_s"], height, width, objects)
+    return [FrameAnnotations.of_rows(frames[t]) for t in sorted(frames)]
 
 
 def _compare_clip(
