@@ -26,6 +26,7 @@ LIMITS = ((0.05, 1), (0.12, 3), (0.25, 6), (1.01, 12))  # up to this share of th
 BATCHES = ((12, 1, 0), (6, 3, 0), (4, 6, 0), (6, 3, 0), (4, 12, 7), (6, 3, 0), (4, 6, 0))
 KINDS = ("mask", "click", "box", "two clicks", "click off")
 SHARES = (0.55, 0.17, 0.13, 0.08, 0.07)
+AGAIN = 0.5  # share of the batches of three frames and more that get a second mask in the middle
 TAUGHT = 0.25  # up to this share of the stage, memories are told whether the object is there
 VISIBLE = 12  # pixels at 112 x 112 from which an object counts as there
 
@@ -72,9 +73,16 @@ def train_tracker(run: Run) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             outputs = unroll(
                 model, batch.tracks, frames, kind, generator,
-                teach=run.progress < TAUGHT, blind=min(batch.blind, frames - 1),
+                teach=run.progress < TAUGHT, blind=min(batch.blind, frames - 1), again=_again(frames, generator),
             )  # fmt: skip
         run.step(tracking_losses(outputs))
+
+
+def _again(frames: int, generator: torch.Generator) -> frozenset[int]:
+    """One or two frames between the first and the last, or none."""
+    if frames < 3 or float(torch.rand(1, generator=generator)) >= AGAIN:
+        return frozenset()
+    return frozenset(torch.randint(1, frames - 1, (1 + frames // 6,), generator=generator).tolist())
 
 
 @dataclass
@@ -97,18 +105,26 @@ class Features:
 
 
 def unroll(
-    model: Any, tracks: list[Track], frames: int, kind: str, generator: torch.Generator, teach: bool, blind: int = 0
+    model: Any,
+    tracks: list[Track],
+    frames: int,
+    kind: str,
+    generator: torch.Generator,
+    teach: bool,
+    blind: int = 0,
+    again: frozenset[int] = frozenset(),
 ) -> list[FrameOutput]:
     """Follows every object of `tracks` from its prompt on frame 0.
 
     `teach`: what is remembered is whether the object is really there, not whether it was seen. The first `blind`
     frames pass no gradients and are left out of the result: a way to learn from what the tracker itself makes of a
-    longer clip, at a third of the cost.
+    longer clip, at a third of the cost. On the frames `again`, objects are given their masks once more, after they were
+    looked for, as reconditioning does.
     """
     owner = torch.tensor([i for i, track in enumerate(tracks) for _ in track.masks])
     truth = torch.cat([track.masks[:, :frames] for track in tracks])  # (N, T, S, S)
     pixels = torch.stack([track.pixels[:frames] for track in tracks])
-    following = _Following(model.tracker_model, kind, generator, teach)
+    following = _Following(model.tracker_model, kind, generator, teach, again)
     with torch.no_grad():
         if blind:
             features, position = frame_features(model, pixels[:, :blind], owner)
@@ -121,8 +137,10 @@ def unroll(
 class _Following:
     """All objects of a batch on one frame after another, and what is remembered of them."""
 
-    def __init__(self, module: Any, kind: str, generator: torch.Generator, teach: bool) -> None:
-        self.module, self.kind, self.generator, self.teach = module, kind, generator, teach
+    def __init__(
+        self, module: Any, kind: str, generator: torch.Generator, teach: bool, again: frozenset[int] = frozenset()
+    ) -> None:
+        self.module, self.kind, self.generator, self.teach, self.again = module, kind, generator, teach, again
         self.memories: list[Tensor] = []  # per frame (g * g, N, 64)
         self.pointers: list[Tensor] = []  # per frame (N, C)
         self._last: tuple[Features, Tensor, Tensor, Tensor] | None = None
@@ -132,7 +150,8 @@ class _Following:
         given = None
         if self._last is not None:
             self._remember(*self._last)
-            fused = attend(module, features, position, self.memories, self.pointers)
+            conditioning = [0, *(t for t in sorted(self.again) if 0 < t < len(self.memories))]
+            fused = attend(module, features, position, self.memories, self.pointers, conditioning)
             logits, scores, ious, token = decode(module, fused, features)
             mask = upsample(logits, module.image_size)
         elif self.kind == "mask":
@@ -144,8 +163,16 @@ class _Following:
             top = features.top + module.no_memory_embedding[0]
             logits, scores, ious, token = decode(module, top, features, points, labels)
             mask = _hard(upsample(logits, module.image_size))
-        self._last = features, mask, token, there if self.teach or given is not None else scores.detach() > 0
-        return FrameOutput(logits.float(), scores.float(), ious.float(), truth)
+        seen = there if self.teach or given is not None else scores.detach() > 0
+        output = FrameOutput(logits.float(), scores.float(), ious.float(), truth)
+        if self._last is not None and len(self.memories) in self.again:
+            given = _as_detected(truth, self.generator)
+            pointed = decode_mask_prompt(module, features, given)[3]
+            token = torch.where(there[:, None], pointed, token)
+            mask = torch.where(there[:, None, None], torch.where(given, 10.0, -10.0), mask)
+            seen = seen | there
+        self._last = features, mask, token, seen
+        return output
 
     def _remember(self, features: Features, mask: Tensor, token: Tensor, seen: Tensor) -> None:
         """Left until there is a next frame: it costs a third of a frame."""
@@ -171,18 +198,26 @@ def frame_features(model: Any, pixels: Tensor, owner: Tensor) -> tuple[list[Feat
     )
 
 
-def attend(module: Any, features: Features, position: Tensor, memories: list[Tensor], pointers: list[Tensor]) -> Tensor:
-    """The frame fused with what is remembered of frame 0, of the frames just before and of all pointers."""
+def attend(
+    module: Any,
+    features: Features,
+    position: Tensor,
+    memories: list[Tensor],
+    pointers: list[Tensor],
+    conditioning: list[int],
+) -> Tensor:
+    """The frame fused with what is remembered of conditioning frames, of the frames just before and of all pointers."""
     t = len(memories)
-    near = list(range(max(t - module.num_maskmem + 1, 1), t))
-    slots = [(0, 0), *((s, t - s) for s in near)]  # (frame, distance); a conditioning frame's distance is 0
+    near = [s for s in range(max(t - module.num_maskmem + 1, 0), t) if s not in conditioning]
+    # (frame, distance); a conditioning frame's distance is 0
+    slots = [*((s, 0) for s in conditioning), *((s, t - s) for s in near)]
     spatial = module.memory_encoder.position_encoding(
         torch.Size((1, module.mem_dim, *module.backbone_feature_sizes[-1])), position.device, torch.float32
     )
     spatial = spatial.flatten(2).permute(2, 0, 1)
     values = [memories[s] for s, _ in slots]
     keys = [spatial + module.memory_temporal_positional_encoding[d - 1] for _, d in slots]
-    order = [0, *range(t - 1, 0, -1)]
+    order = [*conditioning, *(s for s in range(t - 1, -1, -1) if s not in conditioning)]
     n, width = pointers[0].shape
     distances = torch.tensor([t - s for s in order], dtype=torch.float32) / (
         module.config.max_object_pointers_in_encoder - 1

@@ -6,8 +6,14 @@ import pytest
 import torch
 from transformers import Sam3TrackerVideoModel, Sam3TrackerVideoProcessor, Sam3VideoProcessor
 
+from sam3ray.config import ModelConfig, TrackingConfig
+from sam3ray.engine import load_checkpoint
+from sam3ray.engine.visual import VisualEngine
+from sam3ray.masks import decode_rle, encode_masks
+from sam3ray.prompts import MaskPrompt
 from sam3ray.training import random_checkpoint
 from sam3ray.training import tracker as training
+from sam3ray.video import Frame
 
 FRAMES = 7
 
@@ -59,6 +65,33 @@ def test_the_unroll_gives_the_masks_and_scores_of_transformers(folder, whole, ki
             seen += 1
             assert (output.pred_masks[0, 0] - outputs[t].logits[0]).abs().max() < 0.2
     assert seen or float(outputs[1].scores[0]) <= 0
+
+
+@pytest.mark.parametrize("again", [(), (3,), (2, 5)])
+def test_masks_on_later_frames_are_remembered_as_the_engine_does(again, monkeypatch):
+    monkeypatch.setattr(training, "_as_detected", lambda masks, generator: masks)
+    checkpoint = load_checkpoint(ModelConfig(checkpoint="embedded", dtype="float32", device="cpu"))
+    track = training.draw_track(10_000_102, 112, FRAMES, 1)
+    with torch.no_grad():
+        outputs = training.unroll(
+            checkpoint.model, [track], FRAMES, "mask", torch.Generator().manual_seed(0), False, again=frozenset(again)
+        )
+
+    class Source:
+        height = width = 112
+
+        def read(self, start=0, stop=None):
+            images = [((frame.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy() for frame in track.pixels]
+            return iter([Frame(t, t, t / 25, image) for t, image in enumerate(images)][start:stop])
+
+    truth = track.masks[:1].numpy()
+    prompts = [MaskPrompt(encode_masks(truth[:, t])[0].rle, 112, 112, t, 1) for t in (0, *again)]
+    engine = VisualEngine(checkpoint, TrackingConfig(fill_hole_area=0))
+    for t, shown in enumerate(engine.segment(Source(), prompts)):
+        assert outputs[t].scores[0] > 0
+        if t not in (0, *again):  # there the mask given is the engine's answer
+            expected = training.upsample(outputs[t].logits, 112)[0].numpy() > 0
+            assert (decode_rle(shown.masks[0].rle, 112, 112) != expected).mean() < 0.001
 
 
 def test_frames_without_gradients_change_nothing_after_them(whole):
