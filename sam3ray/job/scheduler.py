@@ -38,9 +38,7 @@ next run.
 
 from __future__ import annotations
 
-import heapq
 import random
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,9 +47,7 @@ from sam3ray.failures import Reason
 from sam3ray.job.actions import (
     BACKOFF_CAP_S,
     FRESH_RUNG,
-    LAST_RUNG,
     PATIENT_LOSSES,
-    TRIES_TIMED_OUT,
     Action,
     Assign,
     Counts,
@@ -63,6 +59,8 @@ from sam3ray.job.actions import (
     StartActor,
     Stop,
 )
+from sam3ray.job.blame import Blame
+from sam3ray.job.line import Line
 
 
 @dataclass(slots=True)
@@ -82,19 +80,6 @@ class _Actor:
     progress_at: float = 0.0
 
 
-@dataclass(slots=True)
-class _History:
-    """What befell a clip so far. Most clips never have one."""
-
-    attempts: int = 0
-    crashes: int = 0
-    timeouts: int = 0
-    losses: int = 0
-    storage: int = 0
-    rung: int = 0
-    suspect: bool = False
-
-
 class Scheduler:
     """The state machine. Call `start` once, then one method per event; carry out what they return."""
 
@@ -108,30 +93,11 @@ class Scheduler:
     ) -> None:
         """`lengths`: one number per clip, in any one unit; 0 where unknown. `prior`: reasons of the
         failed attempts that earlier runs recorded, so that caps hold across runs."""
-        count = len(lengths)
         self.limits = limits
-        # rank -> clip and clip -> rank; ties keep the manifest's order.
-        self._by_rank = array("l", sorted(range(count), key=lambda clip: -lengths[clip]))
-        self._rank = array("l", bytes(count * array("l").itemsize))
-        for rank, clip in enumerate(self._by_rank):
-            self._rank[clip] = rank
-        self._head = 0  # ranks before it were handed out at least once
-        self._returned: list[int] = []  # heap of ranks handed out and come back
-        self._fresh: list[int] = []  # the same, wanting a fresh actor
-        self._patient: list[int] = []  # the same, waiting for all others
-        self._delayed: list[tuple[float, int]] = []  # heap of (due, rank)
-        self._settled = bytearray(count)
-        self._open = count  # clips not settled
+        self._line = Line(lengths)
         self._done = 0
         self._failed: Counter[Reason] = Counter()
-        self._history: dict[int, _History] = {}
-        for clip, reasons in (prior or {}).items():
-            seen = Counter(reasons)
-            self._history[clip] = _History(
-                crashes=min(seen[Reason.CRASHED], limits.crashes - 1),
-                timeouts=min(seen[Reason.TIMED_OUT], TRIES_TIMED_OUT - 1),
-                suspect=seen[Reason.CRASHED] > 0,
-            )
+        self._blame = Blame(limits, prior or {})
         self._actors: dict[int, _Actor] = {}
         self._idle: dict[int, None] = {}  # ready, nothing to run; oldest first
         self._holders: dict[int, None] = {}  # holding a next clip
@@ -159,7 +125,7 @@ class Scheduler:
             return True
         if self._draining:
             return self._running == 0
-        return self._open == 0
+        return self._line.open == 0
 
     @property
     def stopped(self) -> str | None:
@@ -168,11 +134,11 @@ class Scheduler:
     @property
     def counts(self) -> Counts:
         return Counts(
-            clips=len(self._settled),
+            clips=len(self._line),
             done=self._done,
             failed=dict(self._failed),
             running=self._running,
-            waiting=self._open - self._running,
+            waiting=self._line.open - self._running,
             actors_ready=self._ready,
             actors_starting=len(self._actors) - self._ready,
         )
@@ -235,8 +201,8 @@ class Scheduler:
             return self._settle(now)
         self._forget(actor, now)
         ahead = state.decoding if reason is Reason.CRASHED else -1
-        if ahead >= 0 and not self._settled[ahead]:
-            self._of(ahead).suspect = True
+        if ahead >= 0 and not self._line.is_settled(ahead):
+            self._blame.of(ahead).suspect = True
         if state.clip >= 0:
             seconds = now - state.assigned_at
             record = RecordFailure(state.clip, state.attempt, reason, message, False, "worker", "", seconds)
@@ -316,7 +282,7 @@ class Scheduler:
         if (
             self._lonely_since is not None
             and not self._draining
-            and self._open
+            and self._line.open
             and now - self._lonely_since >= self.limits.start_timeout_s
             and not any(state.placed_at is not None for state in self._actors.values())
         ):
@@ -333,35 +299,9 @@ class Scheduler:
 
     # Clips
 
-    def _of(self, clip: int) -> _History:
-        history = self._history.get(clip)
-        if history is None:
-            history = self._history[clip] = _History()
-        return history
-
     def _settle_clip(self, clip: int) -> None:
-        assert not self._settled[clip], f"clip {clip} settled twice"
-        self._settled[clip] = 1
-        self._open -= 1
-        self._history.pop(clip, None)
-
-    def _put_back(self, clip: int, heap: list[int] | None = None) -> None:
-        heapq.heappush(self._returned if heap is None else heap, self._rank[clip])
-
-    def _take(self, now: float, *, fresh: bool) -> int:
-        """The longest clip that may run now, or -1."""
-        while self._delayed and self._delayed[0][0] <= now:
-            heapq.heappush(self._returned, heapq.heappop(self._delayed)[1])
-        if fresh and self._fresh:
-            return self._by_rank[heapq.heappop(self._fresh)]
-        if self._returned and (self._head >= len(self._by_rank) or self._returned[0] < self._head):
-            return self._by_rank[heapq.heappop(self._returned)]
-        if self._head < len(self._by_rank):
-            self._head += 1
-            return self._by_rank[self._head - 1]
-        if self._patient and not self._delayed:
-            return self._by_rank[heapq.heappop(self._patient)]
-        return -1
+        self._line.settle(clip)
+        self._blame.forget(clip)
 
     def _backoff(self, errors: int) -> float:
         return min(BACKOFF_CAP_S, self.limits.backoff_s * 2.0 ** min(errors - 1, 30)) * self._random.uniform(0.5, 1.0)
@@ -370,45 +310,28 @@ class Scheduler:
         self, record: RecordFailure, now: float, *, actor: int = -1, began: float = 0.0, ambiguous: bool = False
     ) -> None:
         """Charges what is to be charged, and puts the clip back or settles it."""
-        clip, reason, limits = record.clip, record.reason, self.limits
-        history = self._of(clip)
-        final = False
-        match reason:
-            case Reason.CRASHED:
-                if not ambiguous or history.crashes + 1 < limits.crashes:
-                    history.crashes += 1
-                history.suspect = True
-                final = history.crashes >= limits.crashes
-                # An actor that reports the crash itself (a lost GPU context) is of no use any more.
-                self._replace(actor, now, record.message)
-            case Reason.TIMED_OUT:
-                history.timeouts += 1
-                final = history.timeouts >= TRIES_TIMED_OUT
-            case Reason.OUT_OF_MEMORY:
-                history.rung += 1
-                final = history.rung > LAST_RUNG
-            case Reason.PREEMPTED:
-                history.losses += 1
-                final = history.losses >= limits.node_losses
-            case Reason.STORAGE:
-                history.storage += 1
-                self._storage_error(record.message, began, now)
-                # The breaker goes first: with nothing but errors the storage is at fault.
-                final = history.storage >= limits.storage_errors and self._stopped is None
-            case _:
-                final = True
+        clip, reason = record.clip, record.reason
+        final = self._blame.charge(clip, reason, ambiguous=ambiguous)
+        history = self._blame.of(clip)
+        if reason is Reason.CRASHED:
+            # An actor that reports the crash itself (a lost GPU context) is of no use any more.
+            self._replace(actor, now, record.message)
+        elif reason is Reason.STORAGE:
+            self._storage_error(record.message, began, now)
+            # The breaker goes first: with nothing but errors the storage is at fault.
+            final = final and self._stopped is None
         if final:
             self._settle_clip(clip)
             self._failed[reason] += 1
         elif reason is Reason.STORAGE:
-            heapq.heappush(self._delayed, (now + self._backoff(history.storage), self._rank[clip]))
+            self._line.put_back_until(clip, now + self._backoff(history.storage))
         elif reason is Reason.OUT_OF_MEMORY and history.rung >= FRESH_RUNG:
-            self._put_back(clip, self._fresh)
+            self._line.put_back_fresh(clip)
             self._replace(actor, now, f"out of memory on clip {clip}: a fresh process is tried", idle=True)
         elif reason is Reason.PREEMPTED and history.losses >= PATIENT_LOSSES:
-            self._put_back(clip, self._patient)
+            self._line.put_back_patient(clip)
         else:
-            self._put_back(clip)
+            self._line.put_back(clip)
         self._out.append(
             RecordFailure(
                 clip, record.attempt, reason, record.message, final, record.where, record.traceback, record.seconds
@@ -448,7 +371,7 @@ class Scheduler:
         if state.clip >= 0:
             self._running -= 1
         if state.next >= 0:
-            self._put_back(state.next)
+            self._line.put_back(state.next)
         if state.ready:
             self._ready -= 1
             if self._ready == 0:
@@ -489,13 +412,13 @@ class Scheduler:
     def _start_actors(self, now: float) -> None:
         if now < self._start_after:
             return
-        if self._fresh and not any(state.fresh for state in self._actors.values()):
+        if self._line.wants_fresh and not any(state.fresh for state in self._actors.values()):
             # A clip waits for a process that has run nothing before: an idle actor makes room.
             idle = next(iter(self._idle), None)
-            if idle is not None and len(self._actors) >= min(self.limits.actors_max, self._open):
+            if idle is not None and len(self._actors) >= min(self.limits.actors_max, self._line.open):
                 self._replace(idle, now, "a fresh process is wanted", idle=True)
         # No more than the open clips: more would only wait.
-        wanted = min(self.limits.actors_max, self._open)
+        wanted = min(self.limits.actors_max, self._line.open)
         while len(self._actors) < wanted:
             actor = self._actor_ids
             self._actor_ids += 1
@@ -506,23 +429,23 @@ class Scheduler:
         """Gives an idle actor its next clip; False where no actor could be given one now."""
         state = self._actors[actor]
         clip = -1
-        if state.fresh and self._fresh:
-            clip = self._take(now, fresh=True)
+        if state.fresh and self._line.wants_fresh:
+            clip = self._line.take(now, fresh=True)
             if clip >= 0 and state.next >= 0:
-                self._put_back(state.next)
+                self._line.put_back(state.next)
                 self._unhold(actor, drop=True)
         elif state.next >= 0:
             clip = state.next
             self._unhold(actor)
         if clip < 0:
-            clip = self._take(now, fresh=False)
+            clip = self._line.take(now)
         if clip < 0 and self._holders:
             holder = next(iter(self._holders))
             clip = self._actors[holder].next
             self._unhold(holder, drop=True)
         if clip < 0:
-            return bool(self._fresh)  # another idle actor may be fresh
-        history = self._of(clip)
+            return self._line.wants_fresh  # another idle actor may be fresh
+        history = self._blame.of(clip)
         history.attempts += 1
         del self._idle[actor]
         self._running += 1
@@ -539,20 +462,19 @@ class Scheduler:
     def _hold_ahead(self, now: float) -> None:
         """Reserves a next clip for running actors, unless an idle one could run it at once."""
         while self._bare and not self._idle:
-            # What is patient or delayed is not taken ahead.
-            if self._head >= len(self._by_rank) and not self._returned:
+            if not self._line.has_next:
                 return
             actor = next(iter(self._bare))
             state = self._actors[actor]
-            held = self._take(now, fresh=False)
+            held = self._line.take(now)
             del self._bare[actor]
             state.next = held
             self._holders[actor] = None
             decode = (
                 self.limits.crashes > 1
                 and state.decoding < 0
-                and not self._suspect(held)
-                and not self._suspect(state.clip)
+                and not self._blame.suspects(held)
+                and not self._blame.suspects(state.clip)
             )
             if decode:
                 state.decoding = held
@@ -567,13 +489,9 @@ class Scheduler:
         if state.clip >= 0:
             self._bare[actor] = None
 
-    def _suspect(self, clip: int) -> bool:
-        history = self._history.get(clip)
-        return history is not None and history.suspect
-
     def _retire(self) -> None:
         """Ends idle actors that no open clip can need, down to the minimum."""
-        spare = len(self._actors) - max(self._open, min(self.limits.actors_min, len(self._actors)))
+        spare = len(self._actors) - max(self._line.open, min(self.limits.actors_min, len(self._actors)))
         while spare > 0 and self._idle:
             actor = next(iter(self._idle))
             state = self._actors[actor]

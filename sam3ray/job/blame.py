@@ -1,0 +1,79 @@
+"""What befell each clip so far, what it is charged for, and when that settles it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sam3ray.failures import Reason
+from sam3ray.job.actions import LAST_RUNG, TRIES_TIMED_OUT, Limits
+
+
+@dataclass(slots=True)
+class History:
+    """Of one clip. `rung`: of the out-of-memory ladder, for its next attempt; `suspect`: an actor died beside it."""
+
+    attempts: int = 0
+    crashes: int = 0
+    timeouts: int = 0
+    losses: int = 0
+    storage: int = 0
+    rung: int = 0
+    suspect: bool = False
+
+
+class Blame:
+    """The histories of the clips that have one; most never do.
+
+    `prior`: reasons of the failed attempts that earlier runs recorded, so that caps hold across runs.
+    """
+
+    def __init__(self, limits: Limits, prior: Mapping[int, Iterable[Reason]]) -> None:
+        self._limits = limits
+        self._histories: dict[int, History] = {}
+        for clip, reasons in prior.items():
+            seen = Counter(reasons)
+            self._histories[clip] = History(
+                crashes=min(seen[Reason.CRASHED], limits.crashes - 1),
+                timeouts=min(seen[Reason.TIMED_OUT], TRIES_TIMED_OUT - 1),
+                suspect=seen[Reason.CRASHED] > 0,
+            )
+
+    def of(self, clip: int) -> History:
+        return self._histories.setdefault(clip, History())
+
+    def suspects(self, clip: int) -> bool:
+        history = self._histories.get(clip)
+        return history is not None and history.suspect
+
+    def forget(self, clip: int) -> None:
+        self._histories.pop(clip, None)
+
+    def charge(self, clip: int, reason: Reason, *, ambiguous: bool = False) -> bool:
+        """Counts a failed attempt; True where there is to be no other.
+
+        `ambiguous`: the next clip was being decoded in the process that died, and may be the culprit: the attempt is
+        charged unless that would settle the clip.
+        """
+        history, limits = self.of(clip), self._limits
+        match reason:
+            case Reason.CRASHED:
+                if not ambiguous or history.crashes + 1 < limits.crashes:
+                    history.crashes += 1
+                history.suspect = True
+                return history.crashes >= limits.crashes
+            case Reason.TIMED_OUT:
+                history.timeouts += 1
+                return history.timeouts >= TRIES_TIMED_OUT
+            case Reason.OUT_OF_MEMORY:
+                history.rung += 1
+                return history.rung > LAST_RUNG
+            case Reason.PREEMPTED:
+                history.losses += 1
+                return history.losses >= limits.node_losses
+            case Reason.STORAGE:
+                history.storage += 1
+                return history.storage >= limits.storage_errors
+            case _:
+                return True
