@@ -27,6 +27,7 @@ def train(
     from .stages import train as train_stages
 
     torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # sharp attention is full of them, and they are slow
     print(train_stages(folder, minutes, seed))
 
 

@@ -31,7 +31,7 @@ class Options:
     images: int = 8
     warmup_steps: int = 100
     decay: float = 0.02
-    average: float = 0.998
+    average: float = 0.999
     clip: float = 1.0
 
 

@@ -23,7 +23,7 @@ from .schedule import SIZE_PENALTY, Run
 
 OBJECTS = 8  # of an image, at most
 PER_SCENE = 4
-DRAWN = 12_000
+DRAWN = 16_000
 
 
 @dataclass
