@@ -47,6 +47,9 @@ def middle(results: list[dict[str, Any]], key: str) -> float:
 def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """One row for each number of objects and of frames: from the file of an earlier run, or measured."""
     kept = [json.loads(line) for line in options.json.read_text().splitlines()] if _exists(options.json) else []
+    if options.report:
+        rows = [row | row["what"] for row in kept if row["what"].items() >= _settings(options).items()]
+        return sorted(rows, key=lambda row: (row["objects"], row["frames"]))
     rows = []
     for objects in options.objects:
         for frames in options.frames:
@@ -162,7 +165,10 @@ def main() -> None:
     parser.add_argument("--skip-tutorial", action="store_true")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     parser.add_argument("--json", type=Path, help="raw numbers: kept here, and taken from here")
+    parser.add_argument("--report", action="store_true", help="measure nothing: the tables of what --json holds")
     options = parser.parse_args()
+    if options.report and not _exists(options.json):
+        parser.error("--report needs --json with a file that is there")
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(options, Path(folder))
     text = f"{heading(options)}\n\n{table(rows)}"
