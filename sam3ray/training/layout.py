@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,12 @@ from transformers.models.sam2_video.video_processing_sam2_video import Sam2Video
 
 from sam3ray.shapes import COLOURS, FOREIGN, SHAPES, phrases
 
+_SHIPPED = 600  # tokens of the tokenizer in the package
 
-def tiny_config(image_size: int = 112, *, width: int = 128, layers: int = 4, vocabulary: int = 600) -> Sam3VideoConfig:
+
+def tiny_config(
+    image_size: int = 112, *, width: int = 128, layers: int = 4, vocabulary: int = _SHIPPED
+) -> Sam3VideoConfig:
     """About 5.4 M parameters at the defaults. `image_size` in pixels, a multiple of the patch of 8."""
     patch = 8
     grid = image_size // patch
@@ -146,8 +151,10 @@ def initialise(model: Sam3VideoModel, seed: int) -> None:
         tracker.prompt_encoder.shared_embedding.positional_embedding.copy_(shared)
 
 
-def make_tokenizer(vocabulary: int = 600) -> CLIPTokenizer:
-    """A byte-level BPE of CLIP's kind, learnt from the phrases of the drawn clips."""
+def make_tokenizer(vocabulary: int = _SHIPPED) -> CLIPTokenizer:
+    """A byte-level BPE of CLIP's kind, learnt from the phrases of the drawn clips; at the usual size the package's."""
+    if vocabulary == _SHIPPED:  # ties are broken by chance when it is learnt, so that it was learnt once
+        return CLIPTokenizer.from_pretrained(str(resources.files("sam3ray") / "embedded"))
     corpus = [phrase for colour in (None, *COLOURS) for shape in (None, *SHAPES) for phrase in phrases(colour, shape)]
     corpus += list(FOREIGN)
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
