@@ -37,7 +37,6 @@ By choice: `tracking.rules`
       option and has no effect under `published`.
     * The shrink rule looks at masks resized to the memory encoder's input, and at lone objects too (an empty one is
       remembered as surely absent); transformers looks at low-resolution masks and leaves lone objects out.
-
     * `tracking.geometry_token`, an option of its own and off: without boxes Meta's detector still gives the geometry
       encoder's one learned token to every phrase; transformers does not. To be switched on once real weights have
       shown which of the two the scores' thresholds fit. (`detector`)

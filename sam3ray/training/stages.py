@@ -55,21 +55,21 @@ def train(folder: Path, minutes: float, seed: int = 0) -> Path:
     first = FIRST_TRAINING_SEED * (seed + 1)
     tokenizer = make_tokenizer()
 
-    def run(name: str, share: float, rate: float, images: int, offset: int, extra: nn.Module) -> Run:
+    def run(name: str, share: float, rate: float, offset: int, extra: nn.Module, images: int = 8) -> Run:
         options = Options(name, minutes * share, rate, seed=first + offset, images=images)
         return Run(model, extra, tokenizer, folder, options)
 
     def trunk() -> None:
         heads = Heads(model.detector_model.vision_encoder.backbone.config.hidden_size)
-        train_trunk(run("trunk", SHARES[0], 1e-3, 48, 0, heads))
+        train_trunk(run("trunk", SHARES[0], 1e-3, 0, heads, images=48))
 
     def detector() -> None:
         helpers = Helpers(model.detector_model.detr_encoder.hidden_size)
-        train_detector(run("detector", SHARES[1], 7e-4, 8, 2_000_000, helpers))
+        train_detector(run("detector", SHARES[1], 7e-4, 2_000_000, helpers))
 
     def tracker() -> None:
         adopt_neck(model, torch.stack([im.pixels for s in range(8) for im in draw_images(first + s, 112, 1)]))
-        train_tracker(run("tracker", SHARES[2], 8e-4, 4, 4_000_000, nn.Identity()))
+        train_tracker(run("tracker", SHARES[2], 8e-4, 4_000_000, nn.Identity()))
 
     for name, work in (("trunk", trunk), ("detector", detector), ("tracker", tracker)):
         _stage(model, folder, name, work)

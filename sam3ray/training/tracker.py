@@ -79,7 +79,7 @@ def train_tracker(run: Run) -> None:
 
 
 def _again(frames: int, generator: torch.Generator) -> frozenset[int]:
-    """One or two frames between the first and the last, or none."""
+    """Up to three frames between the first and the last, more of a longer clip, or none."""
     if frames < 3 or float(torch.rand(1, generator=generator)) >= AGAIN:
         return frozenset()
     return frozenset(torch.randint(1, frames - 1, (1 + frames // 6,), generator=generator).tolist())
@@ -137,9 +137,7 @@ def unroll(
 class _Following:
     """All objects of a batch on one frame after another, and what is remembered of them."""
 
-    def __init__(
-        self, module: Any, kind: str, generator: torch.Generator, teach: bool, again: frozenset[int] = frozenset()
-    ) -> None:
+    def __init__(self, module: Any, kind: str, generator: torch.Generator, teach: bool, again: frozenset[int]) -> None:
         self.module, self.kind, self.generator, self.teach, self.again = module, kind, generator, teach, again
         self.memories: list[Tensor] = []  # per frame (g * g, N, 64)
         self.pointers: list[Tensor] = []  # per frame (N, C)
@@ -261,11 +259,7 @@ def decode(
     )
     return (
         logits[:, 0, 0].float(),
-        scores[
-            :,
-            0,
-            0,
-        ].float(),
+        scores[:, 0, 0].float(),
         ious[:, 0, 0].float(),
         tokens[:, 0, 0],
     )
