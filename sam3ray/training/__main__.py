@@ -22,13 +22,20 @@ def train(
     minutes: Annotated[float, typer.Option(help="Wall time of all stages together.")] = 180.0,
     seed: int = 0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    device: Annotated[str, typer.Option(help="cpu or cuda; auto takes a GPU if there is one.")] = "auto",
 ) -> None:
     """Train from scratch, or go on with what is in FOLDER; FOLDER/checkpoint is the result."""
     from .stages import train as train_stages
 
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise typer.BadParameter(f"--device is {device!r}; allowed: auto, cpu, cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("--device is 'cuda', and torch finds no GPU here; allowed: auto, cpu")
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # sharp attention is full of them, and they are slow
-    print(train_stages(folder, minutes, seed))
+    print(train_stages(folder, minutes, seed, device))
 
 
 @app.command()

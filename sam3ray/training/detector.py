@@ -57,15 +57,16 @@ def losses_of(
 ) -> dict[str, Tensor]:
     """One forward pass of `Sam3Model`'s parts for every (image, phrase) pair, and all the losses."""
     texts = [phrase for image in images for phrase in image.phrases]
-    boxes = [found for image in images for found in image.boxes]
-    masks = [found for image in images for found in image.masks]
-    tokens = tokenizer(texts, padding="longest", return_tensors="pt")
+    device = helpers.dense.weight.device
+    boxes = [found.to(device) for image in images for found in image.boxes]
+    masks = [found.to(device) for image in images for found in image.masks]
+    tokens = tokenizer(texts, padding="longest", return_tensors="pt").to(device)
     mask = tokens["attention_mask"].bool()
     asked = len(images[0].phrases)
     encoder, neck = detector.vision_encoder, detector.vision_encoder.neck
     grid = encoder.config.backbone_config.image_size // encoder.config.backbone_config.patch_size
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        hidden = encoder.backbone(torch.stack([image.pixels for image in images])).last_hidden_state
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        hidden = encoder.backbone(torch.stack([image.pixels for image in images]).to(device)).last_hidden_state
         hidden = hidden.view(len(images), grid, grid, -1).permute(0, 3, 1, 2)
         top = neck.fpn_layers[2](hidden)
         position = neck.position_encoding(top.shape, top.device, torch.float32)
@@ -84,7 +85,7 @@ def losses_of(
     # Nothing normalises these; left alone they grow until the position encodings added to them are lost.
     losses["size"] = SIZE_PENALTY * (top.float().square().mean() + states.float().square().mean())
 
-    noised = _noised(boxes, detector.detr_decoder.config.num_queries, rng)
+    noised = _noised(boxes, detector.detr_decoder.config.num_queries, rng).to(device)
     outputs = _decode(detector, encoded, mask, grid, noised)
     matches = [_match(outputs["logits"][-1, i], outputs["corners"][-1, i], found) for i, found in enumerate(boxes * 2)]
     losses |= _query_losses(outputs, matches, boxes * 2)
@@ -95,10 +96,14 @@ def losses_of(
         int(i) * asked + int(max(order, key=lambda p: len(boxes[int(i) * asked + int(p)]) > 0))
         for i in rng.permutation(len(images))[: max(len(images) * 5 // 8, 1)]
     ]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        chosen = hidden[torch.tensor([pair // asked for pair in pairs])]
-        fine = [neck.fpn_layers[0](chosen), neck.fpn_layers[1](chosen), torch.empty(len(pairs), 1, grid, grid)]
-        index = torch.tensor(pairs)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        chosen = hidden[torch.tensor([pair // asked for pair in pairs], device=device)]
+        fine = [
+            neck.fpn_layers[0](chosen),
+            neck.fpn_layers[1](chosen),
+            torch.empty(len(pairs), 1, grid, grid, device=device),
+        ]
+        index = torch.tensor(pairs, device=device)
         decoded = detector.mask_decoder(
             decoder_queries=outputs["hidden"][-1, index],
             backbone_features=fine,
@@ -129,7 +134,7 @@ def _decode(detector: Any, encoded: Any, mask: Tensor, grid: int, noised: Tensor
     )
     hidden, corners, presence = [], [], []
     for layer in decoder.layers:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(vision.device.type, dtype=torch.bfloat16):
             where = decoder.ref_point_head(decoder.position_encoding.encode_boxes(reference))
             bias = F.pad(decoder._get_rpb_matrix(reference, (torch.tensor(grid), torch.tensor(grid))), (0, 0, 1, 0))
             state = layer(
@@ -183,7 +188,7 @@ def _noised(boxes: list[Tensor], queries: int, rng: np.random.Generator) -> Tens
     for i, found in enumerate(boxes):
         if not len(found):
             continue
-        xyxy = found.numpy()
+        xyxy = found.cpu().numpy()
         centre, size = (xyxy[:, :2] + xyxy[:, 2:]) / 2, xyxy[:, 2:] - xyxy[:, :2]
         count = min(2 * len(xyxy), queries // 2)
         for q in range(count):
@@ -196,15 +201,16 @@ def _noised(boxes: list[Tensor], queries: int, rng: np.random.Generator) -> Tens
 
 
 def _query_losses(
-    outputs: dict[str, Tensor], matches: list[tuple[list[int], list[int]]], boxes: list[Tensor]
+    outputs: dict[str, Tensor], matches: list[tuple[Tensor, Tensor]], boxes: list[Tensor]
 ) -> dict[str, Tensor]:
     layers, samples, queries = outputs["logits"].shape
-    sample = torch.tensor([i for i, (q, _) in enumerate(matches) for _ in q], dtype=torch.long)
-    query = torch.tensor([q for qs, _ in matches for q in qs], dtype=torch.long)
+    device = outputs["logits"].device
+    sample = torch.tensor([i for i, (q, _) in enumerate(matches) for _ in q], dtype=torch.long, device=device)
+    query = torch.cat([q for q, _ in matches])
     truth = torch.cat([boxes[i][t] for i, (_, t) in enumerate(matches)])
-    target = torch.zeros(samples, queries)
+    target = torch.zeros(samples, queries, device=device)
     target[sample, query] = 1.0
-    present = torch.tensor([float(len(b) > 0) for b in boxes])
+    present = torch.tensor([float(len(b) > 0) for b in boxes], device=device)
     count = max(len(truth), 1)
     # Where nothing is asked for presence has to say so; the queries too, so that no box stands on presence alone.
     classes = F.binary_cross_entropy_with_logits(
@@ -222,15 +228,15 @@ def _query_losses(
 
 
 def _mask_losses(
-    logits: Tensor, semantic: Tensor, masks: list[Tensor], matches: list[tuple[list[int], list[int]]]
+    logits: Tensor, semantic: Tensor, masks: list[Tensor], matches: list[tuple[Tensor, Tensor]]
 ) -> dict[str, Tensor]:
-    empty = torch.zeros(semantic.shape[-2:])
+    empty = semantic.new_zeros(semantic.shape[-2:])
     coverage = torch.stack([m.amax(0) if len(m) else empty for m in masks])
     losses = {"semantic": 2 * F.binary_cross_entropy_with_logits(semantic, coverage)}
-    found = [logits[i, q] for i, (q, _) in enumerate(matches) if q]
+    found = [logits[i, q] for i, (q, _) in enumerate(matches) if len(q)]
     if found:
         guess = torch.cat(found).flatten(1)
-        truth = torch.cat([masks[i][t] for i, (q, t) in enumerate(matches) if q]).flatten(1)
+        truth = torch.cat([masks[i][t] for i, (q, t) in enumerate(matches) if len(q)]).flatten(1)
         losses["mask"] = 5 * F.binary_cross_entropy_with_logits(guess, truth) + 0.5 * _within(guess, truth)
         losses["dice"] = 2 * _dice(guess, truth).mean()
     return losses
@@ -264,10 +270,10 @@ def _paired_giou(a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _match(logits: Tensor, boxes: Tensor, truth: Tensor) -> tuple[list[int], list[int]]:
+def _match(logits: Tensor, boxes: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Queries and the true objects they stand for, at the least cost."""
     if not len(truth):
-        return [], []
+        return (torch.zeros(0, dtype=torch.long, device=truth.device),) * 2
     cost = -2 * logits.sigmoid()[:, None] + 5 * torch.cdist(boxes, truth, p=1) - 2 * generalized_box_iou(boxes, truth)
-    rows, columns = linear_sum_assignment(np.nan_to_num(cost.numpy(), nan=1e3))
-    return rows.tolist(), columns.tolist()
+    rows, columns = linear_sum_assignment(np.nan_to_num(cost.cpu().numpy(), nan=1e3))
+    return torch.from_numpy(rows).to(truth.device), torch.from_numpy(columns).to(truth.device)

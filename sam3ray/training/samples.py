@@ -10,14 +10,17 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from sam3ray.shapes import COLOURS, FOREIGN, SHAPES, Artist, ClipSpec, make_scene, matches, phrases
+from sam3ray.shapes import COLOURS, FOREIGN, SHAPES, Artist, ClipSpec, Scene, make_scene, matches, phrases
 
 #: Training draws its scenes from here upwards; evaluation, demo and tests use seeds below.
 FIRST_TRAINING_SEED = 10_000_000
 PATCH = 8  # pixels a side of what the backbone sees as one token
-HIDDEN = 0.4  # share of the short clips in which an object is hidden for a while
+HIDDEN = 0.3  # share of the short clips in which an object is hidden for a while
+CROSSED = 0.6  # share of them that are cut where two objects meet, if any do
+FAR = 0.3  # share of the shortest whose frames lie far apart: only its look tells where an object went
 LEAST_VISIBLE = 24  # pixels of an object that counts, at 112 x 112
 LEAST_FOLLOWED = 48  # and of one that is followed, on its first frame
+_LENGTH = 60  # frames of the clips that tracks are cut from
 
 
 def pixels(image: np.ndarray) -> torch.Tensor:
@@ -111,20 +114,43 @@ def draw_track(seed: int, size: int, frames: int, objects: int) -> Track:
     rng = np.random.default_rng([seed, 2])
     while True:
         seed += 1
-        spec = draw_spec(rng, seed, size, 60)
+        spec = draw_spec(rng, seed, size, _LENGTH)
         artist = Artist(make_scene(spec))
-        step = int(rng.choice((1, 1, 1, 2, 3) if frames < 8 else (1, 1, 2)))
-        first = int(rng.integers(60 - (frames - 1) * step))
+        step = int(rng.choice((1, 1, 2, 3) if frames < 8 else (1, 1, 2)))
+        if 1 < frames < 8 and rng.random() < FAR:
+            step = int(rng.integers(4, (_LENGTH - 1) // (frames - 1)))
+        span = (frames - 1) * step
+        first = int(rng.integers(_LENGTH - span))
+        wanted: tuple[int, ...] = ()
+        meetings = _meetings(artist.scene) if frames > 1 and rng.random() < CROSSED else []
+        if meetings:
+            at, wanted = meetings[int(rng.integers(len(meetings)))]
+            first = min(max(at - step * int(rng.integers(frames - 1)), 0), _LENGTH - span - 1)
         drawn = [artist.frame(first + step * t) for t in range(frames)]
         ids = [k for k in drawn[0].visible if (drawn[0].ids == k).sum() >= LEAST_FOLLOWED]
         if not ids:
             continue
-        chosen = [ids[i] for i in rng.permutation(len(ids))[:objects]]
+        ids = [ids[i] for i in rng.permutation(len(ids))]
+        chosen = sorted(ids, key=lambda k: k not in wanted)[:objects]
         images = np.stack([f.image for f in drawn])
         masks = np.stack([[f.ids == k for f in drawn] for k in chosen])
         if frames > 2 and rng.random() < HIDDEN:
             _hide(images, masks, rng)
         return Track(torch.stack([pixels(image) for image in images]), torch.from_numpy(masks))
+
+
+def _meetings(scene: Scene) -> list[tuple[int, tuple[int, ...]]]:
+    """The frames on which a thing begins to lie before or behind another, and the ids of the two. Slow things and
+    fast ones count alike, however long they lie there."""
+    times = np.arange(_LENGTH) / scene.spec.fps
+    places = np.array([[thing.path.at(t) for t in times] for thing in scene.things])  # (things, frames, 2)
+    found = []
+    for i, one in enumerate(scene.things):
+        for j, other in enumerate(scene.things[:i]):
+            near = np.hypot(*(places[i] - places[j]).T) < 0.9 * (one.radius + other.radius)
+            ids = tuple(k for k in (one.object_id, other.object_id) if k)
+            found += [(int(t), ids) for t in np.flatnonzero(np.diff(near.astype(int), prepend=0) > 0) if ids]
+    return found
 
 
 def _hide(images: np.ndarray, masks: np.ndarray, rng: np.random.Generator) -> None:

@@ -66,13 +66,14 @@ class Run:
         self._average = [p.detach().clone() for p in self._parameters]
         self.count, self.spent_s = 0, 0.0
         if self._state.exists():
-            state = torch.load(self._state, weights_only=True)
+            state = torch.load(self._state, map_location="cpu", weights_only=True)
             self.count, self.spent_s = state["count"], state["spent_s"]
             self._optimiser.load_state_dict(state["optimiser"])
             with torch.no_grad():
                 for p, raw in zip(self._parameters, state["raw"], strict=True):
                     p.copy_(raw)
-                self._average = [a.clone() for a in state["average"]]
+                for average, kept in zip(self._average, state["average"], strict=True):
+                    average.copy_(kept)
         batches = stream(draw, self.count)
         self._saved = self._mark = time.monotonic()
         while self.progress < 1:

@@ -18,6 +18,7 @@ from .detector import Helpers, train_detector
 from .layout import initialise, make_tokenizer, save, tiny_config
 from .samples import FIRST_TRAINING_SEED, draw_images
 from .schedule import Options, Run
+from .tracker import Helpers as TrackerHelpers
 from .tracker import adopt_neck, train_tracker
 from .trunk import Heads, train_trunk
 
@@ -38,26 +39,27 @@ THRESHOLDS = {
 SHARES = (0.22, 0.40, 0.38)
 
 
-def train(folder: Path, minutes: float, seed: int = 0) -> Path:
+def train(folder: Path, minutes: float, seed: int = 0, device: str = "cpu") -> Path:
     """Runs or resumes the training; returns the folder of the finished checkpoint.
 
     Args:
         folder: for state, logs (`<stage>.jsonl`, one line for each 50 steps) and the checkpoint.
         minutes: of wall time, all stages together. The learning rates follow it, so a busy machine gets fewer steps.
         seed: of the weights. The same seed and the same number of steps draw the same batches.
+        device: where the model is trained, "cpu" or one of CUDA's. The images are drawn on the CPU.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     model = Sam3VideoModel(tiny_config())
     model.set_attn_implementation("eager")  # trains faster than SDPA on a CPU at this size
     initialise(model, seed)
-    model.train()
+    model.train().to(device)
     first = FIRST_TRAINING_SEED * (seed + 1)
     tokenizer = make_tokenizer()
 
     def run(name: str, share: float, rate: float, offset: int, extra: nn.Module, images: int = 8) -> Run:
         options = Options(name, minutes * share, rate, seed=first + offset, images=images)
-        return Run(model, extra, tokenizer, folder, options)
+        return Run(model, extra.to(device), tokenizer, folder, options)
 
     def trunk() -> None:
         heads = Heads(model.detector_model.vision_encoder.backbone.config.hidden_size)
@@ -69,14 +71,15 @@ def train(folder: Path, minutes: float, seed: int = 0) -> Path:
 
     def tracker() -> None:
         adopt_neck(model, torch.stack([im.pixels for s in range(8) for im in draw_images(first + s, 112, 1)]))
-        train_tracker(run("tracker", SHARES[2], 8e-4, 4_000_000, nn.Identity()))
+        helpers = TrackerHelpers(model.tracker_model.hidden_dim)
+        train_tracker(run("tracker", SHARES[2], 8e-4, 4_000_000, helpers))
 
     for name, work in (("trunk", trunk), ("detector", detector), ("tracker", tracker)):
         _stage(model, folder, name, work)
     model.requires_grad_(True)
     for name, value in THRESHOLDS.items():
         setattr(model.config, name, value)
-    return save(model.eval(), folder / "checkpoint")
+    return save(model.eval().cpu(), folder / "checkpoint")
 
 
 def _stage(model: Sam3VideoModel, folder: Path, name: str, work: Callable[[], None]) -> None:
@@ -86,4 +89,4 @@ def _stage(model: Sam3VideoModel, folder: Path, name: str, work: Callable[[], No
         partial = done.with_suffix(".partial")
         torch.save(model.state_dict(), partial)
         os.replace(partial, done)
-    model.load_state_dict(torch.load(done, weights_only=True))
+    model.load_state_dict(torch.load(done, map_location="cpu", weights_only=True))

@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import get_1d_sine_pe
 
 from .samples import Track, draw_track
 from .schedule import Run
 
-LIMITS = ((0.05, 1), (0.12, 3), (0.25, 6), (1.01, 12))  # up to this share of the stage, frames per clip at most
+LIMITS = ((0.05, 1), (0.12, 3), (0.25, 6), (1.01, 18))  # up to this share of the stage, frames per clip at most
 #: Batches in turn: clips, frames of each, and how many of those run without gradients, as far as the limit allows.
 #: Masks are learnt from many objects on few frames, patience from few objects on many.
-BATCHES = ((12, 1, 0), (6, 3, 0), (4, 6, 0), (6, 3, 0), (4, 12, 7), (6, 3, 0), (4, 6, 0))
+BATCHES = ((6, 3, 0), (4, 12, 7), (4, 6, 0), (6, 3, 0), (4, 12, 7), (12, 1, 0), (4, 6, 0), (3, 18, 12))
 KINDS = ("mask", "click", "box", "two clicks", "click off")
 SHARES = (0.55, 0.17, 0.13, 0.08, 0.07)
 AGAIN = 0.5  # share of the batches of three frames and more that get a second mask in the middle
@@ -37,6 +37,14 @@ class Batch:
     blind: int
 
 
+class Helpers(nn.Module):
+    """What training needs beside the model: the share of each token of the fused frame that is the object's."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, 1)
+
+
 def draw_batch(index: int, *, size: int, objects: int, first: int) -> Batch:
     """The batch of a step; a function of its arguments."""
     clips, frames, blind = BATCHES[index % len(BATCHES)]
@@ -48,7 +56,8 @@ def adopt_neck(model: Any, pixels: Tensor) -> None:
     (B, 3, S, S): at the detector's own scale attention over them is saturated from the start."""
     model.tracker_neck.load_state_dict(model.detector_model.vision_encoder.neck.state_dict())
     with torch.no_grad():
-        hidden = _spatial(model, model.detector_model.vision_encoder.backbone(pixels).last_hidden_state)
+        backbone = model.detector_model.vision_encoder.backbone
+        hidden = _spatial(model, backbone(pixels.to(model.device)).last_hidden_state)
         for layer in model.tracker_neck.fpn_layers[:-1]:
             scale = layer(hidden).std()
             layer.proj2.weight.div_(scale)
@@ -63,19 +72,19 @@ def train_tracker(run: Run) -> None:
     model.tracker_neck.requires_grad_(True)
     size = model.tracker_model.config.image_size
     draw = partial(draw_batch, size=size, objects=3, first=run.options.seed)
-    for batch in run.steps([*model.parameters()], draw):
+    for batch in run.steps([*model.parameters(), *run.helpers.parameters()], draw):
         generator = torch.Generator().manual_seed(run.options.seed + run.count)
         limit = next(length for share, length in LIMITS if run.progress < share)
         frames = min(limit, batch.tracks[0].pixels.shape[0])
         # Of a mask given on a single frame there is nothing to learn but its pointer.
         shares = torch.tensor(SHARES if frames > 1 else (0.0, *SHARES[1:]))
         kind = KINDS[int(torch.multinomial(shares, 1, generator=generator))]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(model.device.type, dtype=torch.bfloat16):
             outputs = unroll(
                 model, batch.tracks, frames, kind, generator,
                 teach=run.progress < TAUGHT, blind=min(batch.blind, frames - 1), again=_again(frames, generator),
             )  # fmt: skip
-        run.step(tracking_losses(outputs))
+        run.step(tracking_losses(outputs, run.helpers))
 
 
 def _again(frames: int, generator: torch.Generator) -> frozenset[int]:
@@ -87,12 +96,14 @@ def _again(frames: int, generator: torch.Generator) -> frozenset[int]:
 
 @dataclass
 class FrameOutput:
-    """Of one frame: `logits` (N, h, h), `scores`, `ious` (N,), truth `masks` (N, S, S) bool."""
+    """Of one frame: `logits` (N, h, h), `scores`, `ious` (N,), truth `masks` (N, S, S) bool; `fused` (N, g * g, C) is
+    the frame with what is remembered, None where an object is prompted."""
 
     logits: Tensor
     scores: Tensor
     ious: Tensor
     masks: Tensor
+    fused: Tensor | None
 
 
 @dataclass
@@ -121,9 +132,9 @@ def unroll(
     longer clip, at a third of the cost. On the frames `again`, objects are given their masks once more, after they were
     looked for, as reconditioning does.
     """
-    owner = torch.tensor([i for i, track in enumerate(tracks) for _ in track.masks])
-    truth = torch.cat([track.masks[:, :frames] for track in tracks])  # (N, T, S, S)
-    pixels = torch.stack([track.pixels[:frames] for track in tracks])
+    owner = torch.tensor([i for i, track in enumerate(tracks) for _ in track.masks], device=model.device)
+    truth = torch.cat([track.masks[:, :frames] for track in tracks]).to(model.device)  # (N, T, S, S)
+    pixels = torch.stack([track.pixels[:frames] for track in tracks]).to(model.device)
     following = _Following(model.tracker_model, kind, generator, teach, again)
     with torch.no_grad():
         if blind:
@@ -145,7 +156,7 @@ class _Following:
 
     def step(self, features: Features, position: Tensor, truth: Tensor) -> FrameOutput:
         module, there = self.module, truth.flatten(1).sum(1) >= VISIBLE
-        given = None
+        given = fused = None
         if self._last is not None:
             self._remember(*self._last)
             conditioning = [0, *(t for t in sorted(self.again) if 0 < t < len(self.memories))]
@@ -162,7 +173,7 @@ class _Following:
             logits, scores, ious, token = decode(module, top, features, points, labels)
             mask = _hard(upsample(logits, module.image_size))
         seen = there if self.teach or given is not None else scores.detach() > 0
-        output = FrameOutput(logits.float(), scores.float(), ious.float(), truth)
+        output = FrameOutput(logits.float(), scores.float(), ious.float(), truth, fused)
         if self._last is not None and len(self.memories) in self.again:
             given = _as_detected(truth, self.generator)
             pointed = decode_mask_prompt(module, features, given)[3]
@@ -217,7 +228,7 @@ def attend(
     keys = [spatial + module.memory_temporal_positional_encoding[d - 1] for _, d in slots]
     order = [*conditioning, *(s for s in range(t - 1, -1, -1) if s not in conditioning)]
     n, width = pointers[0].shape
-    distances = torch.tensor([t - s for s in order], dtype=torch.float32) / (
+    distances = torch.tensor([t - s for s in order], dtype=torch.float32, device=position.device) / (
         module.config.max_object_pointers_in_encoder - 1
     )
     projected = module.temporal_positional_encoding_projection_layer(get_1d_sine_pe(distances, dim=width))
@@ -247,7 +258,7 @@ def decode(
     n, _, width = top.shape
     height, across = module.backbone_feature_sizes[-1]
     if points is None or labels is None:
-        points, labels = torch.zeros(n, 1, 2), -torch.ones(n, 1, dtype=torch.int32)
+        points, labels = top.new_zeros(n, 1, 2), -top.new_ones(n, 1, dtype=torch.int32)
     sparse, dense = module.prompt_encoder(points.unsqueeze(1), labels.unsqueeze(1), None, masks)
     logits, ious, tokens, scores = module.mask_decoder(
         image_embeddings=top.transpose(1, 2).reshape(n, width, height, across),
@@ -317,7 +328,7 @@ def _as_detected(masks: Tensor, generator: torch.Generator) -> Tensor:
         return masks
     coarse = F.avg_pool2d(masks[:, None].float(), 2)
     side = coarse.shape[-1]
-    rough = torch.randn(len(masks), 1, side // 4, side // 4, generator=generator)
+    rough = torch.randn(len(masks), 1, side // 4, side // 4, generator=generator).to(masks.device)
     noise = F.interpolate(rough, size=(side, side), mode="bilinear")
     shifted = coarse + 0.25 * noise * (F.max_pool2d(coarse, 3, 1, 1) + F.max_pool2d(-coarse, 3, 1, 1))
     found = F.interpolate(shifted, size=masks.shape[-2:], mode="bilinear")[:, 0] > 0.5
@@ -327,7 +338,7 @@ def _as_detected(masks: Tensor, generator: torch.Generator) -> Tensor:
 def clicks(masks: Tensor, kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Points (N, n, 2) as x, y in pixels of the model's image, and their labels; 2 and 3 are a box's corners."""
     points, labels = [], []
-    for mask in masks:
+    for mask in masks.cpu():
         rows, columns = torch.nonzero(mask, as_tuple=True)
         inner = _inside(mask)
         if kind == "box":
@@ -347,7 +358,7 @@ def clicks(masks: Tensor, kind: str, generator: torch.Generator) -> tuple[Tensor
             sign.append(0)
         points.append(torch.stack(picked))
         labels.append(sign)
-    return torch.stack(points), torch.tensor(labels, dtype=torch.int32)
+    return torch.stack(points).to(masks.device), torch.tensor(labels, dtype=torch.int32).to(masks.device)
 
 
 def _pick(mask: Tensor, generator: torch.Generator) -> Tensor:
@@ -370,7 +381,7 @@ def _ring(mask: Tensor) -> Tensor:
     return ring if ring.any() else ~mask if (~mask).any() else mask
 
 
-def tracking_losses(outputs: list[FrameOutput]) -> dict[str, Tensor]:
+def tracking_losses(outputs: list[FrameOutput], helpers: Helpers) -> dict[str, Tensor]:
     logits = torch.cat([o.logits for o in outputs]).flatten(1)
     truth = torch.cat([F.avg_pool2d(o.masks.float()[None], 2)[0] for o in outputs]).flatten(1)
     scores, ious = torch.cat([o.scores for o in outputs]), torch.cat([o.ious for o in outputs])
@@ -379,13 +390,21 @@ def tracking_losses(outputs: list[FrameOutput]) -> dict[str, Tensor]:
     losses = {"object": F.binary_cross_entropy_with_logits(scores, there.float())}
     if len(seen):
         logits, truth = logits[seen], truth[seen]
+        # Of a small object that is lost to a neighbour, the mean over the frame says little, and dice has no slope.
+        wrong = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         probability = logits.sigmoid()
         dice = 1 - (2 * (probability * truth).sum(1) + 1) / (probability.sum(1) + truth.sum(1) + 1)
         found, real = logits.detach() > 0, truth > 0.5
         iou = (found & real).sum(1) / (found | real).sum(1).clamp(min=1)
         losses |= {
-            "mask": 8 * F.binary_cross_entropy_with_logits(logits, truth),
+            "mask": 8 * wrong.mean() + 0.15 * (wrong.sum(1) / truth.sum(1).clamp(min=64)).mean(),
             "dice": 2 * dice.mean(),
             "iou": 0.5 * (ious[seen] - iou).abs().mean(),
         }
+    fused = [(o.fused, o.masks) for o in outputs if o.fused is not None]
+    if fused:
+        guess = torch.cat([helpers.dense(tokens.float())[..., 0] for tokens, _ in fused])  # (n, g * g)
+        side = round(guess.shape[1] ** 0.5)
+        share = torch.cat([F.adaptive_avg_pool2d(masks.float()[:, None], side).flatten(1) for _, masks in fused])
+        losses["dense"] = 2 * F.binary_cross_entropy_with_logits(guess, share)
     return losses

@@ -91,13 +91,14 @@ def train_trunk(run: Run) -> None:
 
 
 def losses_of(backbone: nn.Module, heads: Heads, seen: Drawn) -> dict[str, Tensor]:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        hidden = backbone(torch.stack([pixels(image) for image in seen.images])).last_hidden_state
+    device = heads.there.weight.device
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        hidden = backbone(torch.stack([pixels(image) for image in seen.images]).to(device)).last_hidden_state
     hidden = hidden.float()
-    ids = torch.from_numpy(seen.ids).long()  # (B, S, S)
+    ids = torch.from_numpy(seen.ids).to(device).long()  # (B, S, S)
     middle = PATCH // 2
     at = ids[:, middle::PATCH, middle::PATCH].flatten(1)  # (B, patches)
-    names = torch.from_numpy(seen.names).gather(1, at[..., None].expand(-1, -1, 2))
+    names = torch.from_numpy(seen.names).to(device).gather(1, at[..., None].expand(-1, -1, 2))
     there = at > 0
     size = ids.shape[-1]
     patches = F.unfold(ids[:, None].float(), PATCH, stride=PATCH).transpose(1, 2)  # (B, patches, PATCH * PATCH)

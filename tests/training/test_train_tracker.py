@@ -71,7 +71,7 @@ def test_the_unroll_gives_the_masks_and_scores_of_transformers(folder, whole, ki
 def test_masks_on_later_frames_are_remembered_as_the_engine_does(again, monkeypatch):
     monkeypatch.setattr(training, "_as_detected", lambda masks, generator: masks)
     checkpoint = load_checkpoint(ModelConfig(checkpoint="embedded", dtype="float32", device="cpu"))
-    track = training.draw_track(10_000_102, 112, FRAMES, 1)
+    track = training.draw_track(10_000_250, 112, FRAMES, 1)
     with torch.no_grad():
         outputs = training.unroll(
             checkpoint.model, [track], FRAMES, "mask", torch.Generator().manual_seed(0), False, again=frozenset(again)
@@ -120,7 +120,7 @@ def test_every_parameter_of_the_tracker_learns(whole):
     for kind in training.KINDS:
         outputs = training.unroll(whole, [track], 3, kind, generator, teach=False)
         whole.zero_grad()
-        sum(training.tracking_losses(outputs).values()).backward()
+        sum(training.tracking_losses(outputs, training.Helpers(128)).values()).backward()
         found |= {n for n, p in whole.tracker_model.named_parameters() if p.grad is not None and p.grad.any()}
     dead = {n for n, p in whole.tracker_model.named_parameters()} - found
     # Multimask tokens and their heads are switched off in this configuration; the rest upstream never reads.
