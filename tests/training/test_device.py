@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from sam3ray.training import detector, tracker, trunk
 from sam3ray.training.__main__ import app
 from sam3ray.training.layout import initialise, make_tokenizer, tiny_config
-from sam3ray.training.samples import draw_images
+from sam3ray.training.samples import draw_images, draw_track
+from sam3ray.training.unroll import unroll
 
 ELSEWHERE = torch.device("meta")
 #: What CUDA takes of both devices: copies, and indices from the CPU (and scalars).
@@ -110,11 +111,11 @@ def of_tracker(place):
     model = place(make_model())
     helpers = place(tracker.Helpers(128))
     tracker.adopt_neck(model, torch.stack([image.pixels for image in draw_images(10_000_002, 112, 1)]))
-    tracks = [tracker.draw_track(10_000_500, 112, 4, 2)]
+    tracks = [draw_track(10_000_500, 112, 4, 2)]
     losses = {}
     for kind in ("mask", "click off"):
         generator = torch.Generator().manual_seed(1)
-        outputs = tracker.unroll(model, tracks, 4, kind, generator, teach=False, blind=1, again=frozenset({2}))
+        outputs = unroll(model, tracks, 4, kind, generator, teach=False, blind=1, again=frozenset({2}))
         losses |= {f"{kind} {name}": value for name, value in tracker.tracking_losses(outputs, helpers).items()}
     return model.tracker_model, losses
 

@@ -11,8 +11,10 @@ from sam3ray.engine import load_checkpoint
 from sam3ray.engine.visual import VisualEngine
 from sam3ray.masks import decode_rle, encode_masks
 from sam3ray.prompts import MaskPrompt
-from sam3ray.training import random_checkpoint
-from sam3ray.training import tracker as training
+from sam3ray.training import random_checkpoint, unroll
+from sam3ray.training.prompts import KINDS, clicks
+from sam3ray.training.samples import draw_track
+from sam3ray.training.tracker import Helpers, draw_batch, tracking_losses
 from sam3ray.video import Frame
 
 FRAMES = 7
@@ -32,10 +34,10 @@ def whole(folder):
 
 @pytest.mark.parametrize("kind", ["mask", "click", "box", "click off"])
 def test_the_unroll_gives_the_masks_and_scores_of_transformers(folder, whole, kind, monkeypatch):
-    monkeypatch.setattr(training, "_as_detected", lambda masks, generator: masks)
-    track = training.draw_track(10_000_077, 64, FRAMES, 1)
+    monkeypatch.setattr(unroll, "as_detected", lambda masks, generator: masks)
+    track = draw_track(10_000_077, 64, FRAMES, 1)
     with torch.no_grad():
-        outputs = training.unroll(whole, [track], FRAMES, kind, torch.Generator().manual_seed(0), teach=False)
+        outputs = unroll.unroll(whole, [track], FRAMES, kind, torch.Generator().manual_seed(0), teach=False)
 
     processor = Sam3VideoProcessor.from_pretrained(folder)
     processor = Sam3TrackerVideoProcessor(processor.image_processor, processor.video_processor)
@@ -46,7 +48,7 @@ def test_the_unroll_gives_the_masks_and_scores_of_transformers(folder, whole, ki
     if kind == "mask":
         given["input_masks"] = track.masks[0, 0].numpy()
     else:
-        points, labels = training.clicks(track.masks[:, 0], kind, torch.Generator().manual_seed(0))
+        points, labels = clicks(track.masks[:, 0], kind, torch.Generator().manual_seed(0))
         if kind == "box":
             given["input_boxes"] = [[points[0].flatten().tolist()]]
         else:
@@ -69,11 +71,11 @@ def test_the_unroll_gives_the_masks_and_scores_of_transformers(folder, whole, ki
 
 @pytest.mark.parametrize("again", [(), (3,), (2, 5)])
 def test_masks_on_later_frames_are_remembered_as_the_engine_does(again, monkeypatch):
-    monkeypatch.setattr(training, "_as_detected", lambda masks, generator: masks)
+    monkeypatch.setattr(unroll, "as_detected", lambda masks, generator: masks)
     checkpoint = load_checkpoint(ModelConfig(checkpoint="embedded", dtype="float32", device="cpu"))
-    track = training.draw_track(10_000_250, 112, FRAMES, 1)
+    track = draw_track(10_000_250, 112, FRAMES, 1)
     with torch.no_grad():
-        outputs = training.unroll(
+        outputs = unroll.unroll(
             checkpoint.model, [track], FRAMES, "mask", torch.Generator().manual_seed(0), False, again=frozenset(again)
         )
 
@@ -90,18 +92,16 @@ def test_masks_on_later_frames_are_remembered_as_the_engine_does(again, monkeypa
     for t, shown in enumerate(engine.segment(Source(), prompts)):
         assert outputs[t].scores[0] > 0
         if t not in (0, *again):  # there the mask given is the engine's answer
-            expected = training.upsample(outputs[t].logits, 112)[0].numpy() > 0
+            expected = unroll.upsample(outputs[t].logits, 112)[0].numpy() > 0
             assert (decode_rle(shown.masks[0].rle, 112, 112) != expected).mean() < 0.001
 
 
 def test_frames_without_gradients_change_nothing_after_them(whole):
-    tracks = training.draw_batch(1, size=64, objects=2, first=10_000_000).tracks
+    tracks = draw_batch(1, size=64, objects=2, first=10_000_000).tracks
     frames = len(tracks[0].pixels)
 
     def run(blind):
-        return training.unroll(
-            whole, tracks, frames, "mask", torch.Generator().manual_seed(0), teach=False, blind=blind
-        )
+        return unroll.unroll(whole, tracks, frames, "mask", torch.Generator().manual_seed(0), teach=False, blind=blind)
 
     late, whole_clip = run(frames - 1), run(0)
     assert len(late) == 1
@@ -111,16 +111,16 @@ def test_frames_without_gradients_change_nothing_after_them(whole):
 
 
 def test_every_parameter_of_the_tracker_learns(whole):
-    track = training.draw_track(10_000_078, 64, 3, 2)
+    track = draw_track(10_000_078, 64, 3, 2)
     whole.train()
     whole.requires_grad_(False)
     whole.tracker_model.requires_grad_(True)
     generator = torch.Generator().manual_seed(0)
     found = set()
-    for kind in training.KINDS:
-        outputs = training.unroll(whole, [track], 3, kind, generator, teach=False)
+    for kind in KINDS:
+        outputs = unroll.unroll(whole, [track], 3, kind, generator, teach=False)
         whole.zero_grad()
-        sum(training.tracking_losses(outputs, training.Helpers(128)).values()).backward()
+        sum(tracking_losses(outputs, Helpers(128)).values()).backward()
         found |= {n for n, p in whole.tracker_model.named_parameters() if p.grad is not None and p.grad.any()}
     dead = {n for n, p in whole.tracker_model.named_parameters()} - found
     # Multimask tokens and their heads are switched off in this configuration; the rest upstream never reads.
