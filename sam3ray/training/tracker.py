@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .prompts import KINDS
 from .samples import Track, draw_track
 from .schedule import Run
-from .unroll import VISIBLE, FrameOutput, spatial, unroll
+from .unroll import VISIBLE, FrameOutput, spatial, token_share, unroll
 
 LIMITS = ((0.05, 1), (0.12, 3), (0.25, 6), (1.01, 18))  # up to this share of the stage, frames per clip at most
 #: Batches in turn: clips, frames of each, and how many of those run without gradients, as far as the limit allows.
@@ -110,10 +110,14 @@ def tracking_losses(outputs: list[FrameOutput], helpers: Helpers) -> dict[str, T
             "dice": 2 * dice.mean(),
             "iou": 0.5 * (ious[seen] - iou).abs().mean(),
         }
-    fused = [(o.fused, o.masks) for o in outputs if o.fused is not None]
+    fused = [(o.fused, token_share(o.masks, o.fused.shape[1]), o.matched) for o in outputs if o.fused is not None]
     if fused:
-        guess = torch.cat([helpers.dense(tokens.float())[..., 0] for tokens, _ in fused])  # (n, g * g)
-        side = round(guess.shape[1] ** 0.5)
-        share = torch.cat([F.adaptive_avg_pool2d(masks.float()[:, None], side).flatten(1) for _, masks in fused])
+        guess = torch.cat([helpers.dense(tokens.float())[..., 0] for tokens, _, _ in fused])  # (n, g * g)
+        share = torch.cat([share for _, share, _ in fused])
         losses["dense"] = 2 * F.binary_cross_entropy_with_logits(guess, share)
+    if fused and fused[0][2]:
+        # What a token looks at should be the same thing as it is itself. Left alone, tokens look where the object was.
+        matched = torch.stack([torch.stack(layers) for _, _, layers in fused]).clamp(1e-3, 1 - 1e-3)
+        target = torch.stack([share for _, share, _ in fused])[:, None].expand_as(matched)
+        losses["match"] = 2 * F.binary_cross_entropy(matched, target)
     return losses

@@ -24,13 +24,15 @@ VISIBLE = 12  # pixels at 112 x 112 from which an object counts as there
 @dataclass
 class FrameOutput:
     """Of one frame: `logits` (N, h, h), `scores`, `ious` (N,), truth `masks` (N, S, S) bool; `fused` (N, g * g, C) is
-    the frame with what is remembered, None where an object is prompted."""
+    the frame with what is remembered, None where an object is prompted. `matched` has for each layer of the attention
+    to memory (N, g * g): how much of what each token looks at in memory is really the object's."""
 
     logits: Tensor
     scores: Tensor
     ious: Tensor
     masks: Tensor
     fused: Tensor | None
+    matched: list[Tensor]
 
 
 @dataclass
@@ -79,15 +81,17 @@ class _Following:
         self.module, self.kind, self.generator, self.teach, self.again = module, kind, generator, teach, again
         self.memories: list[Tensor] = []  # per frame (g * g, N, 64)
         self.pointers: list[Tensor] = []  # per frame (N, C)
-        self._last: tuple[Features, Tensor, Tensor, Tensor] | None = None
+        self.shares: list[Tensor] = []  # per frame (N, g * g): of each token, how much really was the object's
+        self._last: tuple[Features, Tensor, Tensor, Tensor, Tensor] | None = None
 
     def step(self, features: Features, position: Tensor, truth: Tensor) -> FrameOutput:
         module, there = self.module, truth.flatten(1).sum(1) >= VISIBLE
         given = fused = None
+        matched: list[Tensor] = []
         if self._last is not None:
             self._remember(*self._last)
             conditioning = [0, *(t for t in sorted(self.again) if 0 < t < len(self.memories))]
-            fused = attend(module, features, position, self.memories, self.pointers, conditioning)
+            fused, matched = attend(module, features, position, self.memories, self.pointers, conditioning, self.shares)
             logits, scores, ious, token = decode(module, fused, features)
             mask = upsample(logits, module.image_size)
         elif self.kind == "mask":
@@ -100,20 +104,21 @@ class _Following:
             logits, scores, ious, token = decode(module, top, features, points, labels)
             mask = _hard(upsample(logits, module.image_size))
         seen = there if self.teach or given is not None else scores.detach() > 0
-        output = FrameOutput(logits.float(), scores.float(), ious.float(), truth, fused)
+        output = FrameOutput(logits.float(), scores.float(), ious.float(), truth, fused, matched)
         if self._last is not None and len(self.memories) in self.again:
             given = as_detected(truth, self.generator)
             pointed = decode_mask_prompt(module, features, given)[3]
             token = torch.where(there[:, None], pointed, token)
             mask = torch.where(there[:, None, None], torch.where(given, 10.0, -10.0), mask)
             seen = seen | there
-        self._last = features, mask, token, seen
+        self._last = features, mask, token, seen, truth
         return output
 
-    def _remember(self, features: Features, mask: Tensor, token: Tensor, seen: Tensor) -> None:
+    def _remember(self, features: Features, mask: Tensor, token: Tensor, seen: Tensor, truth: Tensor) -> None:
         """Left until there is a next frame: it costs a third of a frame."""
         self.pointers.append(point(self.module, token, seen))
         self.memories.append(remember(self.module, features, mask, seen))
+        self.shares.append(token_share(truth, features.top.shape[1]))
 
 
 def frame_features(model: Any, pixels: Tensor, owner: Tensor) -> tuple[list[Features], Tensor]:
@@ -141,8 +146,11 @@ def attend(
     memories: list[Tensor],
     pointers: list[Tensor],
     conditioning: list[int],
-) -> Tensor:
-    """The frame fused with what is remembered of conditioning frames, of the frames just before and of all pointers."""
+    shares: list[Tensor],
+) -> tuple[Tensor, list[Tensor]]:
+    """The frame fused with what is remembered of conditioning frames, of the frames just before and of all pointers;
+    and how much of what it looks at there is really the object's, layer by layer, by the `shares` of the memories
+    (known where attention is eager)."""
     t = len(memories)
     near = [s for s in range(max(t - module.num_maskmem + 1, 0), t) if s not in conditioning]
     # (frame, distance); a conditioning frame's distance is 0
@@ -163,6 +171,9 @@ def attend(
     tokens = torch.stack([pointers[s] for s in order]).reshape(-1, n, splits, module.mem_dim)
     tokens = tokens.permute(0, 2, 1, 3).flatten(0, 1)
     places = projected.unsqueeze(1).expand(-1, n, -1).repeat_interleave(splits, 0)
+    layers = [layer.cross_attn_image for layer in module.memory_attention.layers]
+    looks: list[Tensor | None] = []
+    hooks = [layer.register_forward_hook(lambda _, __, result: looks.append(result[1])) for layer in layers]
     fused = module.memory_attention(
         current_vision_features=features.top.transpose(0, 1),
         current_vision_position_embeddings=position,
@@ -170,7 +181,20 @@ def attend(
         memory_posision_embeddings=torch.cat([*(k.expand(-1, n, -1) for k in keys), places]),
         num_object_pointer_tokens=len(tokens),
     )
-    return fused.transpose(0, 1).reshape(n, -1, width)
+    for hook in hooks:
+        hook.remove()
+    real = torch.cat([shares[s] for s, _ in slots], 1)  # (n, slots * g * g)
+    matched = []
+    for look in looks:
+        if look is not None:
+            weights = look.float().mean(1)[..., : real.shape[1]]  # of the heads; pointers lie nowhere
+            matched.append((weights * real[:, None]).sum(-1) / weights.sum(-1).clamp(min=1e-6))
+    return fused.transpose(0, 1).reshape(n, -1, width), matched
+
+
+def token_share(masks: Tensor, tokens: int) -> Tensor:
+    """Masks (N, S, S) as the share of each token (N, tokens) that they cover."""
+    return F.adaptive_avg_pool2d(masks.float()[:, None], round(tokens**0.5)).flatten(1)
 
 
 def decode(
