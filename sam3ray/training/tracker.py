@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .prompts import KINDS
 from .samples import Track, draw_track
-from .schedule import Run
+from .schedule import SIZE_PENALTY, Run
 from .unroll import VISIBLE, FrameOutput, spatial, token_share, unroll
 
 LIMITS = ((0.05, 1), (0.12, 3), (0.25, 6), (1.01, 18))  # up to this share of the stage, frames per clip at most
@@ -97,6 +97,8 @@ def tracking_losses(outputs: list[FrameOutput], helpers: Helpers) -> dict[str, T
     there = torch.cat([o.masks.flatten(1).sum(1) >= VISIBLE for o in outputs])
     seen = there.nonzero()[:, 0]
     losses = {"object": F.binary_cross_entropy_with_logits(scores, there.float())}
+    # Nothing normalises memories; left alone they grow until attention is saturated, and colours and places are lost.
+    losses["size"] = SIZE_PENALTY * torch.stack([o.size for o in outputs]).mean()
     if len(seen):
         logits, truth = logits[seen], truth[seen]
         # Of a small object that is lost to a neighbour, the mean over the frame says little, and dice has no slope.

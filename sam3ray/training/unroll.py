@@ -25,7 +25,8 @@ VISIBLE = 12  # pixels at 112 x 112 from which an object counts as there
 class FrameOutput:
     """Of one frame: `logits` (N, h, h), `scores`, `ious` (N,), truth `masks` (N, S, S) bool; `fused` (N, g * g, C) is
     the frame with what is remembered, None where an object is prompted. `matched` has for each layer of the attention
-    to memory (N, g * g): how much of what each token looks at in memory is really the object's."""
+    to memory (N, g * g): how much of what each token looks at in memory is really the object's. `size`:
+    the mean square of the features, the memory and the pointer last made."""
 
     logits: Tensor
     scores: Tensor
@@ -33,6 +34,7 @@ class FrameOutput:
     masks: Tensor
     fused: Tensor | None
     matched: list[Tensor]
+    size: Tensor
 
 
 @dataclass
@@ -88,8 +90,10 @@ class _Following:
         module, there = self.module, truth.flatten(1).sum(1) >= VISIBLE
         given = fused = None
         matched: list[Tensor] = []
+        size = features.top.square().mean()
         if self._last is not None:
             self._remember(*self._last)
+            size = size + self.memories[-1].square().mean() + self.pointers[-1].square().mean()
             conditioning = [0, *(t for t in sorted(self.again) if 0 < t < len(self.memories))]
             fused, matched = attend(module, features, position, self.memories, self.pointers, conditioning, self.shares)
             logits, scores, ious, token = decode(module, fused, features)
@@ -104,7 +108,7 @@ class _Following:
             logits, scores, ious, token = decode(module, top, features, points, labels)
             mask = _hard(upsample(logits, module.image_size))
         seen = there if self.teach or given is not None else scores.detach() > 0
-        output = FrameOutput(logits.float(), scores.float(), ious.float(), truth, fused, matched)
+        output = FrameOutput(logits.float(), scores.float(), ious.float(), truth, fused, matched, size)
         if self._last is not None and len(self.memories) in self.again:
             given = as_detected(truth, self.generator)
             pointed = decode_mask_prompt(module, features, given)[3]

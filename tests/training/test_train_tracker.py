@@ -128,3 +128,34 @@ def test_every_parameter_of_the_tracker_learns(whole):
     unused += ("no_memory_positional_encoding", "occlusion_spatial_embedding_parameter", "no_object_pointer")
     assert not {name for name in dead if not any(part in name for part in unused)}
     whole.eval()
+
+
+def test_memories_that_grow_are_held_down(whole):
+    """They are added to position encodings of about 0.5, and attention over larger ones forgets places and colours."""
+    track = draw_track(10_000_078, 64, 3, 1)
+
+    def size():
+        outputs = unroll.unroll(whole, [track], 3, "mask", torch.Generator().manual_seed(0), teach=False)
+        return tracking_losses(outputs, Helpers(128))["size"]
+
+    before = size()
+    with torch.no_grad():
+        whole.tracker_model.memory_encoder.projection.weight.mul_(30)
+    after = size()
+    with torch.no_grad():
+        whole.tracker_model.memory_encoder.projection.weight.div_(30)
+    assert after > 5 * before
+
+
+def test_attention_to_the_right_thing_is_told_from_attention_to_another(whole):
+    track = draw_track(10_000_078, 64, 2, 1)
+    whole.tracker_model.set_attn_implementation("eager")
+    output = unroll.unroll(whole, [track], 2, "mask", torch.Generator().manual_seed(0), teach=False)[1]
+    first = unroll.token_share(track.masks[:, 0], 64)
+    for matched in output.matched:
+        assert matched.shape == (1, 64)
+        assert float(matched.min()) >= float(first.min())
+        assert float(matched.max()) <= float(first.max())
+    everywhere = unroll.Track(track.pixels, torch.ones_like(track.masks))
+    output = unroll.unroll(whole, [everywhere], 2, "mask", torch.Generator().manual_seed(0), teach=False)[1]
+    assert all(torch.allclose(matched, torch.ones_like(matched), atol=1e-5) for matched in output.matched)
