@@ -15,6 +15,7 @@ from sam3ray.shapes import COLOURS, FOREIGN, SHAPES, Artist, ClipSpec, Scene, ma
 #: Training draws its scenes from here upwards; evaluation, demo and tests use seeds below.
 FIRST_TRAINING_SEED = 10_000_000
 PATCH = 8  # pixels a side of what the backbone sees as one token
+OBJECTS = 8  # of a clip, at most
 HIDDEN = 0.3  # share of the short clips in which an object is hidden for a while
 CROSSED = 0.6  # share of them that are cut where two objects meet, if any do
 FAR = 0.3  # share of the shortest whose frames lie far apart: only its look tells where an object went
@@ -104,10 +105,14 @@ def _box(mask: np.ndarray) -> list[float]:
 
 @dataclass
 class Track:
-    """A short clip: `pixels` (T, 3, S, S), `masks` (K, T, S, S) bool of K objects; all are visible on frame 0."""
+    """A short clip: `pixels` (T, 3, S, S), `masks` (K, T, S, S) bool of K objects; all are visible on frame 0.
+    Indices of colours and shapes, -1 for none: `names` (K, 2) of the objects, `seen` (T, S/8, S/8, 2) of whatever lies
+    at the middle of each patch."""
 
     pixels: torch.Tensor
     masks: torch.Tensor
+    names: torch.Tensor
+    seen: torch.Tensor
 
 
 def draw_track(seed: int, size: int, frames: int, objects: int) -> Track:
@@ -134,9 +139,14 @@ def draw_track(seed: int, size: int, frames: int, objects: int) -> Track:
         chosen = sorted(ids, key=lambda k: k not in wanted)[:objects]
         images = np.stack([f.image for f in drawn])
         masks = np.stack([[f.ids == k for f in drawn] for k in chosen])
+        names = name_table(artist.scene)
+        seen = names[np.stack([f.ids for f in drawn])[:, PATCH // 2 :: PATCH, PATCH // 2 :: PATCH]]
         if frames > 2 and rng.random() < HIDDEN:
-            _hide(images, masks, rng)
-        return Track(torch.stack([pixels(image) for image in images]), torch.from_numpy(masks))
+            _hide(images, masks, seen, rng)
+        return Track(
+            torch.stack([pixels(image) for image in images]), torch.from_numpy(masks),
+            torch.from_numpy(names[chosen]), torch.from_numpy(seen),
+        )  # fmt: skip
 
 
 def _meetings(scene: Scene) -> list[tuple[int, tuple[int, ...]]]:
@@ -153,7 +163,16 @@ def _meetings(scene: Scene) -> list[tuple[int, tuple[int, ...]]]:
     return found
 
 
-def _hide(images: np.ndarray, masks: np.ndarray, rng: np.random.Generator) -> None:
+def name_table(scene: Scene) -> np.ndarray:
+    """The indices of colour and shape of each object id (1 + OBJECTS, 2); -1 for those without a name and for 0."""
+    names = np.full((1 + OBJECTS, 2), -1)
+    for thing in scene.objects:
+        if thing.label is not None:
+            names[thing.object_id] = COLOURS.index(thing.label[0]), SHAPES.index(thing.label[1])
+    return names
+
+
+def _hide(images: np.ndarray, masks: np.ndarray, seen: np.ndarray, rng: np.random.Generator) -> None:
     """A plain slab before the first object on some frames in the middle: in so short a clip few objects pass behind
     another and come out again."""
     frames = len(images)
@@ -171,6 +190,9 @@ def _hide(images: np.ndarray, masks: np.ndarray, rng: np.random.Generator) -> No
     colour = rng.integers(256, size=3) if rng.random() < 0.5 else np.full(3, rng.integers(256))
     images[first:last, top:bottom, left:right] = colour
     masks[:, first:last, top:bottom, left:right] = False
+    middles = np.arange(PATCH // 2, size, PATCH)
+    rows, columns = (middles >= top) & (middles < bottom), (middles >= left) & (middles < right)
+    seen[first:last, rows[:, None] & columns] = -1
 
 
 class _Stream(IterableDataset):

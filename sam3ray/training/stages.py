@@ -71,7 +71,7 @@ def train(folder: Path, minutes: float, seed: int = 0, device: str = "cpu") -> P
 
     def tracker() -> None:
         adopt_neck(model, torch.stack([im.pixels for s in range(8) for im in draw_images(first + s, 112, 1)]))
-        helpers = TrackerHelpers(model.tracker_model.hidden_dim)
+        helpers = TrackerHelpers(model.tracker_model.hidden_dim, model.tracker_model.mem_dim)
         train_tracker(run("tracker", SHARES[2], 8e-4, 4_000_000, helpers))
 
     for name, work in (("trunk", trunk), ("detector", detector), ("tracker", tracker)):

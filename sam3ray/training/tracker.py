@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sam3ray.shapes import COLOURS, SHAPES
+
 from .prompts import KINDS
 from .samples import Track, draw_track
 from .schedule import SIZE_PENALTY, Run
-from .unroll import VISIBLE, FrameOutput, spatial, token_share, unroll
+from .unroll import VISIBLE, FrameOutput, Known, spatial, token_share, unroll
 
 LIMITS = ((0.05, 1), (0.12, 3), (0.25, 6), (1.01, 18))  # up to this share of the stage, frames per clip at most
 #: Batches in turn: clips, frames of each, and how many of those run without gradients, as far as the limit allows.
@@ -24,6 +26,7 @@ LIMITS = ((0.05, 1), (0.12, 3), (0.25, 6), (1.01, 18))  # up to this share of th
 BATCHES = ((6, 3, 0), (4, 12, 7), (4, 6, 0), (6, 3, 0), (4, 12, 7), (12, 1, 0), (4, 6, 0), (3, 18, 12))
 SHARES = (0.55, 0.17, 0.13, 0.08, 0.07)  # of KINDS
 AGAIN = 0.5  # share of the batches of three frames and more that get a second mask in the middle
+NAMED = 0.25  # weight of the names of colours and shapes that features, memories and pointers must keep
 TAUGHT = 0.25  # up to this share of the stage, memories are told whether the object is there
 
 
@@ -34,11 +37,13 @@ class Batch:
 
 
 class Helpers(nn.Module):
-    """What training needs beside the model: the share of each token of the fused frame that is the object's."""
+    """What training needs beside the model: of each token of the fused frame the share that is the object's, and the
+    names of colours and shapes, read off the features, the memory and the pointer."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, memory: int) -> None:
         super().__init__()
         self.dense = nn.Linear(width, 1)
+        self.top, self.memory, self.pointer = (nn.Linear(w, len(COLOURS) + len(SHAPES)) for w in (width, memory, width))
 
 
 def draw_batch(index: int, *, size: int, objects: int, first: int) -> Batch:
@@ -117,9 +122,27 @@ def tracking_losses(outputs: list[FrameOutput], helpers: Helpers) -> dict[str, T
         guess = torch.cat([helpers.dense(tokens.float())[..., 0] for tokens, _, _ in fused])  # (n, g * g)
         share = torch.cat([share for _, share, _ in fused])
         losses["dense"] = 2 * F.binary_cross_entropy_with_logits(guess, share)
+    known = [o.known for o in outputs if o.known is not None]
+    if known:
+        # Where an object was says nearly all about where it is, until it meets another: then only its look tells, and
+        # by then the features, the memory and the pointer have forgotten it, unless they are made to keep it.
+        losses["top"] = NAMED * _named(helpers.top, known, "top", "names")
+        losses["memory"] = NAMED * _named(helpers.memory, known, "memory", "names")
+        losses["pointer"] = NAMED * _named(helpers.pointer, known, "pointer", "name")
     if fused and fused[0][2]:
         # What a token looks at should be the same thing as it is itself. Left alone, tokens look where the object was.
         matched = torch.stack([torch.stack(layers) for _, _, layers in fused]).clamp(1e-3, 1 - 1e-3)
         target = torch.stack([share for _, share, _ in fused])[:, None].expand_as(matched)
         losses["match"] = 2 * F.binary_cross_entropy(matched, target)
     return losses
+
+
+def _named(head: nn.Module, known: list[Known], feature: str, names: str) -> Tensor:
+    """Cross entropy of the colours and the shapes that `head` reads off a feature, where there is something to name."""
+    guess = head(torch.cat([getattr(k, feature).float().flatten(0, -2) for k in known]))
+    truth = torch.cat([getattr(k, names).flatten(0, -2) for k in known])
+    named = truth[:, 0] >= 0
+    colour, shape = guess[named].split((len(COLOURS), len(SHAPES)), -1)
+    wrong = F.cross_entropy(colour, truth[named, 0], reduction="sum")
+    wrong = wrong + F.cross_entropy(shape, truth[named, 1], reduction="sum")
+    return wrong / named.sum().clamp(min=1)

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from sam3ray.shapes import COLOURS, SHAPES, Artist, make_scene
 
-from .samples import PATCH, draw_spec, pixels, stream
+from .samples import OBJECTS, PATCH, draw_spec, name_table, pixels, stream
 from .schedule import SIZE_PENALTY, Run
 
-OBJECTS = 8  # of an image, at most
 PER_SCENE = 4
 DRAWN = 16_000
 
@@ -51,14 +50,10 @@ def draw_scene(seed: int, size: int) -> Drawn:
     rng = np.random.default_rng([seed, 3])
     artist = Artist(make_scene(draw_spec(rng, seed, size, 24 * PER_SCENE)))
     frames = [artist.frame(24 * i + int(rng.integers(24))) for i in range(PER_SCENE)]
-    names = np.full((1 + OBJECTS, 2), -1)
-    for thing in artist.scene.objects:
-        if thing.label is not None:
-            names[thing.object_id] = COLOURS.index(thing.label[0]), SHAPES.index(thing.label[1])
     return Drawn(
         np.stack([f.image for f in frames]),
         np.stack([f.ids for f in frames]).astype(np.uint8),
-        names[None].repeat(PER_SCENE, 0),
+        name_table(artist.scene)[None].repeat(PER_SCENE, 0),
     )
 
 

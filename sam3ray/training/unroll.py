@@ -7,7 +7,9 @@ against the model's own outputs, another against the engine's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,8 +27,9 @@ VISIBLE = 12  # pixels at 112 x 112 from which an object counts as there
 class FrameOutput:
     """Of one frame: `logits` (N, h, h), `scores`, `ious` (N,), truth `masks` (N, S, S) bool; `fused` (N, g * g, C) is
     the frame with what is remembered, None where an object is prompted. `matched` has for each layer of the attention
-    to memory (N, g * g): how much of what each token looks at in memory is really the object's. `size`:
-    the mean square of the features, the memory and the pointer last made."""
+    to memory (N, g * g): how much of what each token looks at in memory is really the object's. What each kind
+    of feature knows, if memories were made for the frame: `known`. `size`: the mean square of the features, the memory
+    and the pointer last made."""
 
     logits: Tensor
     scores: Tensor
@@ -34,7 +37,30 @@ class FrameOutput:
     masks: Tensor
     fused: Tensor | None
     matched: list[Tensor]
+    known: Known | None
     size: Tensor
+
+
+@dataclass
+class Known:
+    """What is kept of a frame, and what lay there: `top` (N, g * g, C) and `memory` (N, g * g, 64) with the indices of
+    the colours and shapes at each token, `names` (N, g * g, 2); `pointer` (N, C) with those of the object,
+    `name` (N, 2). -1 where there is nothing to know."""
+
+    top: Tensor
+    memory: Tensor
+    names: Tensor
+    pointer: Tensor
+    name: Tensor
+
+
+@dataclass
+class Truth:
+    """What is on one frame: the masks (N, S, S) bool of N objects, and names as in `Known`."""
+
+    masks: Tensor
+    names: Tensor
+    name: Tensor
 
 
 @dataclass
@@ -64,16 +90,19 @@ def unroll(
     looked for, as reconditioning does.
     """
     owner = torch.tensor([i for i, track in enumerate(tracks) for _ in track.masks], device=model.device)
-    truth = torch.cat([track.masks[:, :frames] for track in tracks]).to(model.device)  # (N, T, S, S)
+    masks = torch.cat([track.masks[:, :frames] for track in tracks]).to(model.device)  # (N, T, S, S)
     pixels = torch.stack([track.pixels[:frames] for track in tracks]).to(model.device)
+    names = torch.stack([track.seen[:frames].flatten(1, 2) for track in tracks]).to(model.device)[owner]
+    name = torch.cat([track.names for track in tracks]).to(model.device)
+    truth = [Truth(masks[:, t], names[:, t], name) for t in range(frames)]
     following = _Following(model.tracker_model, kind, generator, teach, again)
     with torch.no_grad():
         if blind:
             features, position = frame_features(model, pixels[:, :blind], owner)
             for t in range(blind):
-                following.step(features[t], position, truth[:, t])
+                following.step(features[t], position, truth[t])
     features, position = frame_features(model, pixels[:, blind:], owner)
-    return [following.step(features[t - blind], position, truth[:, t]) for t in range(blind, frames)]
+    return [following.step(features[t - blind], position, truth[t]) for t in range(blind, frames)]
 
 
 class _Following:
@@ -84,45 +113,50 @@ class _Following:
         self.memories: list[Tensor] = []  # per frame (g * g, N, 64)
         self.pointers: list[Tensor] = []  # per frame (N, C)
         self.shares: list[Tensor] = []  # per frame (N, g * g): of each token, how much really was the object's
-        self._last: tuple[Features, Tensor, Tensor, Tensor, Tensor] | None = None
+        # Left until there is a next frame: it costs a third of a frame.
+        self._remember_last: Callable[[], Known] | None = None
 
-    def step(self, features: Features, position: Tensor, truth: Tensor) -> FrameOutput:
-        module, there = self.module, truth.flatten(1).sum(1) >= VISIBLE
-        given = fused = None
+    def step(self, features: Features, position: Tensor, truth: Truth) -> FrameOutput:
+        module, masks = self.module, truth.masks
+        there = masks.flatten(1).sum(1) >= VISIBLE
+        given = fused = known = None
         matched: list[Tensor] = []
         size = features.top.square().mean()
-        if self._last is not None:
-            self._remember(*self._last)
+        if self._remember_last is not None:
+            known = self._remember_last()
             size = size + self.memories[-1].square().mean() + self.pointers[-1].square().mean()
             conditioning = [0, *(t for t in sorted(self.again) if 0 < t < len(self.memories))]
             fused, matched = attend(module, features, position, self.memories, self.pointers, conditioning, self.shares)
             logits, scores, ious, token = decode(module, fused, features)
             mask = upsample(logits, module.image_size)
         elif self.kind == "mask":
-            given = as_detected(truth, self.generator)
+            given = as_detected(masks, self.generator)
             logits, scores, ious, token = decode_mask_prompt(module, features, given)
             mask = torch.where(given, 10.0, -10.0)
         else:
-            points, labels = clicks(truth, self.kind, self.generator)
+            points, labels = clicks(masks, self.kind, self.generator)
             top = features.top + module.no_memory_embedding[0]
             logits, scores, ious, token = decode(module, top, features, points, labels)
             mask = _hard(upsample(logits, module.image_size))
         seen = there if self.teach or given is not None else scores.detach() > 0
-        output = FrameOutput(logits.float(), scores.float(), ious.float(), truth, fused, matched, size)
-        if self._last is not None and len(self.memories) in self.again:
-            given = as_detected(truth, self.generator)
+        output = FrameOutput(logits.float(), scores.float(), ious.float(), masks, fused, matched, known, size)
+        if known is not None and len(self.memories) in self.again:
+            given = as_detected(masks, self.generator)
             pointed = decode_mask_prompt(module, features, given)[3]
             token = torch.where(there[:, None], pointed, token)
             mask = torch.where(there[:, None, None], torch.where(given, 10.0, -10.0), mask)
             seen = seen | there
-        self._last = features, mask, token, seen, truth
+        self._remember_last = partial(self._remember, features, mask, token, seen, truth)
         return output
 
-    def _remember(self, features: Features, mask: Tensor, token: Tensor, seen: Tensor, truth: Tensor) -> None:
-        """Left until there is a next frame: it costs a third of a frame."""
-        self.pointers.append(point(self.module, token, seen))
-        self.memories.append(remember(self.module, features, mask, seen))
-        self.shares.append(token_share(truth, features.top.shape[1]))
+    def _remember(self, features: Features, mask: Tensor, token: Tensor, seen: Tensor, truth: Truth) -> Known:
+        pointer = point(self.module, token, seen)
+        memory = remember(self.module, features, mask, seen)
+        self.pointers.append(pointer)
+        self.memories.append(memory)
+        self.shares.append(token_share(truth.masks, features.top.shape[1]))
+        name = torch.where(seen[:, None], truth.name, -1)
+        return Known(features.top, memory.transpose(0, 1), truth.names, pointer, name)
 
 
 def frame_features(model: Any, pixels: Tensor, owner: Tensor) -> tuple[list[Features], Tensor]:

@@ -109,7 +109,7 @@ def of_detector(place):
 def of_tracker(place):
     torch.manual_seed(0)
     model = place(make_model())
-    helpers = place(tracker.Helpers(128))
+    helpers = place(tracker.Helpers(128, 64))
     tracker.adopt_neck(model, torch.stack([image.pixels for image in draw_images(10_000_002, 112, 1)]))
     tracks = [draw_track(10_000_500, 112, 4, 2)]
     losses = {}

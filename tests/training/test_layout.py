@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import stat
 
+import torch
 from transformers import Sam3TrackerVideoModel, Sam3VideoModel, Sam3VideoProcessor
 
 from sam3ray.shapes import COLOURS, SHAPES, parse, phrases
-from sam3ray.training import random_checkpoint
+from sam3ray.training import random_checkpoint, samples
 from sam3ray.training.layout import make_tokenizer
 from sam3ray.training.samples import draw_images, draw_track
 
@@ -59,3 +60,22 @@ def test_tracks_begin_in_sight():
     track = draw_track(10_000_000, 112, 4, 3)
     assert track.pixels.shape == (4, 3, 112, 112)
     assert (track.masks[:, 0].flatten(1).sum(1) >= 24).all()
+
+
+def test_names_lie_where_their_objects_are_seen(monkeypatch):
+    """Where a slab hides an object there is none."""
+    covered = hidden = 0
+    for seed in range(10_000_000, 10_000_400, 50):
+        monkeypatch.setattr(samples, "HIDDEN", 0)
+        open_ = draw_track(seed, 112, 6, 3)
+        monkeypatch.setattr(samples, "HIDDEN", 1)
+        track = draw_track(seed, 112, 6, 3)
+        for name, masks in zip(track.names, track.masks[:, :, 4::8, 4::8], strict=True):
+            assert (track.seen[masks] == name).all()
+            covered += int(masks.sum())
+        slab = (track.pixels != open_.pixels).any(1)[:, 4::8, 4::8]
+        assert (track.seen[slab] == -1).all()
+        assert torch.equal(track.seen[~slab], open_.seen[~slab])
+        hidden += int((open_.seen[slab] >= 0).any(-1).sum())
+    assert covered > 200
+    assert hidden > 20

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import Sam3TrackerVideoModel, Sam3TrackerVideoProcessor, Sam3VideoProcessor
 
 from sam3ray.config import ModelConfig, TrackingConfig
@@ -11,9 +14,10 @@ from sam3ray.engine import load_checkpoint
 from sam3ray.engine.visual import VisualEngine
 from sam3ray.masks import decode_rle, encode_masks
 from sam3ray.prompts import MaskPrompt
+from sam3ray.shapes import COLOURS, SHAPES
 from sam3ray.training import random_checkpoint, unroll
 from sam3ray.training.prompts import KINDS, clicks
-from sam3ray.training.samples import Track, draw_track
+from sam3ray.training.samples import draw_track
 from sam3ray.training.tracker import Helpers, draw_batch, tracking_losses
 from sam3ray.video import Frame
 
@@ -120,7 +124,7 @@ def test_every_parameter_of_the_tracker_learns(whole):
     for kind in KINDS:
         outputs = unroll.unroll(whole, [track], 3, kind, generator, teach=False)
         whole.zero_grad()
-        sum(tracking_losses(outputs, Helpers(128)).values()).backward()
+        sum(tracking_losses(outputs, Helpers(128, 64)).values()).backward()
         found |= {n for n, p in whole.tracker_model.named_parameters() if p.grad is not None and p.grad.any()}
     dead = {n for n, p in whole.tracker_model.named_parameters()} - found
     # Multimask tokens and their heads are switched off in this configuration; the rest upstream never reads.
@@ -136,7 +140,7 @@ def test_memories_that_grow_are_held_down(whole):
 
     def size():
         outputs = unroll.unroll(whole, [track], 3, "mask", torch.Generator().manual_seed(0), teach=False)
-        return tracking_losses(outputs, Helpers(128))["size"]
+        return tracking_losses(outputs, Helpers(128, 64))["size"]
 
     before = size()
     with torch.no_grad():
@@ -162,5 +166,35 @@ def test_attention_to_the_right_thing_is_told_from_attention_to_another(whole):
         assert matched.shape == (1, 64)
         assert float(matched.min()) >= float(first.min())
         assert float(matched.max()) <= float(first.max())
-    everywhere = Track(track.pixels, torch.ones_like(track.masks))
+    everywhere = replace(track, masks=torch.ones_like(track.masks))
     assert all(torch.allclose(matched, torch.ones_like(matched), atol=1e-5) for matched in look(everywhere))
+
+
+def test_features_are_asked_for_the_names_of_what_lies_there(whole):
+    """A head that knows the colours and shapes has nothing to lose; one that takes them for others has."""
+    track = draw_track(10_000_078, 64, 3, 2)
+    with torch.no_grad():
+        outputs = unroll.unroll(whole, [track], 3, "mask", torch.Generator().manual_seed(0), teach=False)
+    assert outputs[0].known is None
+    known = outputs[2].known
+    assert torch.equal(known.names, track.seen[1].flatten(0, 1).expand(2, -1, -1))  # of the frame last remembered
+    sure = [output.scores > 0 for output in outputs]
+    assert torch.equal(known.name, torch.where(sure[1][:, None], track.names, -1))
+
+    def loss(shift):
+        told = []
+        for names in (known.names, known.name):
+            colour, shape = names.clamp(min=0).unbind(-1)
+            colour = F.one_hot((colour + shift) % len(COLOURS), len(COLOURS))
+            told.append(100.0 * torch.cat([colour, F.one_hot(shape, len(SHAPES))], -1))
+        read = replace(known, top=told[0], memory=told[0], pointer=told[1])
+        helpers = Helpers(128, 64)
+        helpers.top = helpers.memory = helpers.pointer = torch.nn.Identity()
+        losses = tracking_losses([replace(outputs[2], known=read)], helpers)
+        return [float(losses[name]) for name in ("top", "memory", "pointer")]
+
+    assert loss(0) == pytest.approx([0, 0, 0], abs=1e-3)
+    assert min(loss(1)[:2]) > 10
+    nothing = replace(known, names=torch.full_like(known.names, -1), name=torch.full_like(known.name, -1))
+    losses = tracking_losses([replace(outputs[2], known=nothing)], Helpers(128, 64))
+    assert [float(losses[name]) for name in ("top", "memory", "pointer")] == [0, 0, 0]
