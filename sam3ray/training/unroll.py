@@ -27,9 +27,9 @@ VISIBLE = 12  # pixels at 112 x 112 from which an object counts as there
 class FrameOutput:
     """Of one frame: `logits` (N, h, h), `scores`, `ious` (N,), truth `masks` (N, S, S) bool; `fused` (N, g * g, C) is
     the frame with what is remembered, None where an object is prompted. `matched` has for each layer of the attention
-    to memory (N, g * g): how much of what each token looks at in memory is really the object's. What each kind
-    of feature knows, if memories were made for the frame: `known`. `size`: the mean square of the features, the memory
-    and the pointer last made."""
+    to memory (N, g * g): how much of what each token looks at in memory is really the object's. `known`: what
+    was kept of the frame before, None on the first. `size`: the mean square of the features, the memory and the pointer
+    last made."""
 
     logits: Tensor
     scores: Tensor
