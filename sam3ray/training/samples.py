@@ -18,7 +18,9 @@ PATCH = 8  # pixels a side of what the backbone sees as one token
 OBJECTS = 8  # of a clip, at most
 HIDDEN = 0.3  # share of the short clips in which an object is hidden for a while
 CROSSED = 0.6  # share of them that are cut where two objects meet, if any do
+ALIKE = 0.5  # share that are cut where two of one colour meet: what is hardest to follow is rare
 FAR = 0.3  # share of the shortest whose frames lie far apart: only its look tells where an object went
+TWINS = 2  # a class of which there are several is asked for 1 + TWINS times as often as one alone
 LEAST_VISIBLE = 24  # pixels of an object that counts, at 112 x 112
 LEAST_FOLLOWED = 48  # and of one that is followed, on its first frame
 _LENGTH = 60  # frames of the clips that tracks are cut from
@@ -64,9 +66,11 @@ def _ask_about(artist: Artist, index: int, size: int, asked: int, rng: np.random
         mask = frame.ids == thing.object_id
         if mask.sum() >= LEAST_VISIBLE and thing.label is not None:
             found.append((thing.label, mask))
+    labels = [label for label, _ in found]
+    wanted = labels + [label for label in labels if labels.count(label) > 1] * TWINS
     image = Image(pixels(frame.image), [], [], [])
     for _ in range(asked):
-        phrase, colour, shape = _ask(rng, [label for label, _ in found])
+        phrase, colour, shape = _ask(rng, wanted)
         hits = [mask for label, mask in found if colour != "none" and matches(colour, shape, label)]
         image.phrases.append(phrase)
         stack = torch.from_numpy(np.stack(hits)).float() if hits else torch.zeros(0, size, size)
@@ -117,17 +121,22 @@ class Track:
 
 def draw_track(seed: int, size: int, frames: int, objects: int) -> Track:
     rng = np.random.default_rng([seed, 2])
+    alike = frames > 1 and rng.random() < ALIKE
     while True:
         seed += 1
-        spec = draw_spec(rng, seed, size, _LENGTH)
-        artist = Artist(make_scene(spec))
+        scene = make_scene(draw_spec(rng, seed, size, _LENGTH))
+        meetings = _meetings(scene, alike=True) if alike else []
+        if alike and not meetings:
+            continue
+        if not alike and frames > 1 and rng.random() < CROSSED:
+            meetings = _meetings(scene)
+        artist = Artist(scene)
         step = int(rng.choice((1, 1, 2, 3) if frames < 8 else (1, 1, 2)))
         if 1 < frames < 8 and rng.random() < FAR:
             step = int(rng.integers(4, (_LENGTH - 1) // (frames - 1)))
         span = (frames - 1) * step
         first = int(rng.integers(_LENGTH - span))
         wanted: tuple[int, ...] = ()
-        meetings = _meetings(artist.scene) if frames > 1 and rng.random() < CROSSED else []
         if meetings:
             at, wanted = meetings[int(rng.integers(len(meetings)))]
             first = min(max(at - step * int(rng.integers(frames - 1)), 0), _LENGTH - span - 1)
@@ -149,14 +158,16 @@ def draw_track(seed: int, size: int, frames: int, objects: int) -> Track:
         )  # fmt: skip
 
 
-def _meetings(scene: Scene) -> list[tuple[int, tuple[int, ...]]]:
-    """The frames on which a thing begins to lie before or behind another, and the ids of the two. Slow things and
-    fast ones count alike, however long they lie there."""
+def _meetings(scene: Scene, *, alike: bool = False) -> list[tuple[int, tuple[int, ...]]]:
+    """The frames on which a thing begins to lie before or behind another, of the same colour if `alike`, and the ids
+    of the two. Slow things and fast ones count the same, however long they lie there."""
     times = np.arange(_LENGTH) / scene.spec.fps
     places = np.array([[thing.path.at(t) for t in times] for thing in scene.things])  # (things, frames, 2)
     found = []
     for i, one in enumerate(scene.things):
         for j, other in enumerate(scene.things[:i]):
+            if alike and (one.colour is None or one.colour != other.colour):
+                continue
             near = np.hypot(*(places[i] - places[j]).T) < 0.9 * (one.radius + other.radius)
             ids = tuple(k for k in (one.object_id, other.object_id) if k)
             found += [(int(t), ids) for t in np.flatnonzero(np.diff(near.astype(int), prepend=0) > 0) if ids]
