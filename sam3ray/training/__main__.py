@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .evaluation import FIRST_SEED
+
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 _EMBEDDED = str(resources.files("sam3ray") / "embedded")
 
@@ -46,6 +48,7 @@ def evaluate(
     ] = "engine",
     clips: Annotated[int, typer.Option(help="Clips of each kind.")] = 24,
     frames: int = 48,
+    first_seed: Annotated[int, typer.Option(help="Of the clips. Training's are from 10,000,000.")] = FIRST_SEED,
     kind: Annotated[list[str] | None, typer.Option(help="Only these kinds; repeatable.")] = None,
     threads: int = 1,
     as_json: Annotated[bool, typer.Option("--json")] = False,
@@ -66,7 +69,7 @@ def evaluate(
     lines = []
     table = Table(box=None, pad_edge=False)
     for each in kind or KINDS:
-        line = table_line(each, clips, predict, frames)
+        line = table_line(each, clips, predict, frames, first_seed)
         lines.append(line)
         if as_json:
             print(json.dumps({"through": through, **line}), flush=True)

@@ -47,13 +47,13 @@ class Case:
         return not self.prompts
 
 
-def cases(kind: str, clips: int, frames: int = 48) -> list[Case]:
-    """The clips of one line of the table, the same at each call."""
+def cases(kind: str, clips: int, frames: int = 48, first: int = FIRST_SEED) -> list[Case]:
+    """The clips of one line of the table, the same at each call; of other seeds with another `first`."""
     found = []
     for i in range(clips):
         width, height = (1280, 720) if kind == "other look" and i % 2 else SIZES[i % len(SIZES)]
         spec = ClipSpec(
-            FIRST_SEED + 40 * KINDS.index(kind) + i,
+            first + 40 * KINDS.index(kind) + i,
             width,
             height,
             frames,
@@ -91,9 +91,9 @@ def run_case(case: Case, predict: Callable[[Case, list[DrawnFrame]], list[FrameA
     return evaluate(predicted, truth, prompts, Tolerance()), seconds
 
 
-def table_line(kind: str, clips: int, predict: Any, frames: int = 48) -> dict[str, Any]:
+def table_line(kind: str, clips: int, predict: Any, frames: int = 48, first: int = FIRST_SEED) -> dict[str, Any]:
     """One line of the table: the figures over all clips of a kind."""
-    reports, seconds = zip(*(run_case(case, predict) for case in cases(kind, clips, frames)), strict=True)
+    reports, seconds = zip(*(run_case(case, predict) for case in cases(kind, clips, frames, first)), strict=True)
     total = merge(reports).overall
     line = {
         "prompts": kind,
