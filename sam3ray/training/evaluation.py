@@ -1,6 +1,6 @@
 """How good a checkpoint is on drawn clips that no training has seen, through transformers' own pipeline or the engine.
 
-Seeds 900,000 to 900,999 are kept for this: training starts at 10,000,000, the demo uses 500,001 to 500,999.
+Seeds 900,000 to 939,999 are kept for this: training starts at 10,000,000, the demo uses 500,001 to 500,999.
 """
 
 from __future__ import annotations
