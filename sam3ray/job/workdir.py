@@ -24,8 +24,10 @@ class WorkDir:
         self._root = root = Path(parent) if parent is not None else Path(tempfile.gettempdir())
         root.mkdir(parents=True, exist_ok=True)
         sweep(root)
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-        self._lock = _locked(self.path / _LOCK, create=True)
+        self._lock: int | None = None
+        while self._lock is None:  # another process may sweep the folder away before it is locked
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+            self._lock = _locked(self.path / _LOCK, create=True)
 
     def __enter__(self) -> WorkDir:
         return self
@@ -58,11 +60,18 @@ def sweep(root: Path) -> None:
 
 
 def _locked(path: Path, *, create: bool) -> int | None:
-    """An open descriptor that holds the lock, or None where another process does."""
+    """An open descriptor that holds the lock, or None where another process does or has removed the file meanwhile.
+
+    Raises:
+        FileNotFoundError: the file, or with `create` its folder, is not there.
+    """
     descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0) | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        os.close(descriptor)
+        return None
+    if os.fstat(descriptor).st_nlink == 0:
         os.close(descriptor)
         return None
     return descriptor

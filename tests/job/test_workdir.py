@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import fcntl
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from sam3ray.job import workdir
 from sam3ray.job.workdir import WorkDir
 
 
@@ -50,3 +55,28 @@ def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
         pass
     assert target.is_dir()
     assert (tmp_path / "sam3ray-work-new").is_dir()
+
+
+@pytest.mark.parametrize("when", ["before the lock", "during it"])
+def test_a_folder_swept_away_before_it_is_locked_is_made_again(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = fcntl.flock, []
+
+    def flock(descriptor: int, operation: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:
+            (made,) = tmp_path.iterdir()
+            if when == "during it":  # the sweeper holds the lock, and removes the folder then
+                shutil.rmtree(made)
+                raise BlockingIOError
+            workdir.sweep(tmp_path)
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with WorkDir(tmp_path) as ours:
+        monkeypatch.undo()
+        (ours.path / "file").write_text("kept")
+        workdir.sweep(tmp_path)
+        assert (ours.path / "file").is_file()
+    assert list(tmp_path.iterdir()) == []
