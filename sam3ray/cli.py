@@ -7,6 +7,7 @@ Results go to stdout, everything else to stderr. Modules are imported by the ver
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -270,19 +271,30 @@ def compact(
     return OK
 
 
-@app.command("eval", epilog=_example("sam3ray eval demo-output/run demo-output/clips/truth"))
+@app.command("eval", epilog=_example("sam3ray eval demo-output/run --truth demo-output/clips/truth"))
 @_verb
 def evaluate(
     output: Output,
-    truth: Annotated[str, typer.Argument(metavar="TRUTH", help="True tracks, in the same layout as a run.")],
+    truth: Annotated[
+        str, typer.Option("--truth", metavar="TRUTH", help="True tracks: a folder or address in the layout of a run.")
+    ],
+    iou: Annotated[
+        float, typer.Option("--iou", min=0.01, max=1.0, help="Mask IoU from which an object counts as found.")
+    ] = 0.5,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; by default one per CPU.")
+    ] = None,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Compare a run with true tracks: recall, precision, IoU, identity switches, HOTA."""
-    from sam3ray.evaluate import evaluate_run
+    """Compare a run with true tracks: recall, precision, IoU, identity switches, J&F, HOTA, IDF1."""
+    from sam3ray.evaluate import Tolerance, evaluate_run
 
-    report = evaluate_run(_place(output), _place(truth), _storage(set_))
+    with counter("clips compared") as progress:
+        report = evaluate_run(
+            _place(output), _place(truth), _storage(set_), Tolerance(iou), workers or os.cpu_count() or 1, progress
+        )
     print_result(report.as_json(), report.table(), as_json)
     return OK
 

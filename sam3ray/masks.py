@@ -284,8 +284,16 @@ def decode_rle(rle: str, height: int, width: int) -> np.ndarray:
     Raises:
         ValueError: the size is out of range, or the string is no RLE of a mask of that size.
     """
-    counts = rle_counts(rle, height, width)
-    return RLEMask.from_counts(counts.astype(np.uint32), (height, width)).to_array(order="C").view(np.bool_)
+    return read_rle(rle, height, width).to_array(order="C").view(np.bool_)
+
+
+def read_rle(rle: str, height: int, width: int) -> RLEMask:
+    """The mask as rlemasklib holds it, to be measured and combined as runs.
+
+    Raises:
+        ValueError: the size is out of range, or the string is no RLE of a mask of that size.
+    """
+    return RLEMask.from_counts(rle_counts(rle, height, width).astype(np.uint32), (height, width))
 
 
 def rle_area(rle: str, height: int, width: int) -> int:

@@ -129,6 +129,20 @@ def test_the_other_examples_parse(verb: str, monkeypatch: pytest.MonkeyPatch, de
     assert len(called) == 1
 
 
+def test_a_run_is_compared_with_the_truth_it_is_given(demo: Path) -> None:
+    run = str(demo / "run")
+    shown = sam3ray_command("eval", run, "--truth", run)
+    assert shown.exit_code == 0, shown.output
+    assert "red circle" in shown.stdout
+    assert "1.000" in shown.stdout
+    found = json.loads(sam3ray_command("eval", run, "--truth", run, "--json").stdout)
+    assert found["overall"]["true_boxes"] == 4
+    assert found["prompts"]["red circle"]["precision"] == 1
+    nothing = sam3ray_command("eval", run, "--truth", str(demo / "clips"))
+    assert nothing.exit_code == 2
+    assert "it is no folder of true tracks" in nothing.output
+
+
 def test_help_is_quick_and_brings_no_heavy_module() -> None:
     code = (
         "import sys; sys.argv = ['sam3ray', '--help']\n"

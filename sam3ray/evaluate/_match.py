@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from rlemasklib import RLEMask
 from scipy.optimize import linear_sum_assignment
 
 from sam3ray.annotations import FrameAnnotations, ObjectAnnotation
-from sam3ray.masks import decode_rle
+from sam3ray.masks import read_rle
 
-Mask = NDArray[np.bool_]
+from ._boundary import boundary
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,19 @@ class PairedTracks:
     similarities: list[NDArray[np.float64]]
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """One frame: the masks of the true objects asked for and of the predicted ones by id, and how each true one
+    overlaps each predicted one (IoU). Masks stay runs: those of a long clip would not fit into memory as pixels."""
+
+    asked: dict[int, RLEMask]
+    given: dict[int, RLEMask]
+    ious: NDArray[np.float64]
+
+    def iou(self, true_id: int, predicted_id: int) -> float:
+        return float(self.ious[list(self.asked).index(true_id), list(self.given).index(predicted_id)])
+
+
 def compare(
     predicted: Mapping[int, FrameAnnotations],
     truth: Mapping[int, FrameAnnotations],
@@ -79,16 +92,17 @@ def compare(
     predicted_ids: dict[int, int] = {}
     overlaps: dict[tuple[int, int], float] = {}
     rows: list[tuple[list[int], list[int], NDArray[np.float64]]] = []
-    masks: list[tuple[dict[int, Mask], dict[int, Mask]]] = []
+    seen: list[_Seen] = []
     present = any(o.prompt == prompt for t in frames if t in truth for o in truth[t].objects)
     for t in frames:
         asked, ignored = _true_objects(truth.get(t), prompt, tolerance)
-        given = _decoded(predicted.get(t), prompt)
+        given = _predicted_objects(predicted.get(t), prompt)
         if not present:
             counts.absent_frames += 1
             counts.absent_frames_with_output += bool(given)
         names_a, names_g = list(asked), list(given)
-        ious = _ious([asked[k] for k in names_a], [given[k] for k in names_g])
+        ious = _ious(list(asked.values()), list(given.values()))
+        seen.append(_Seen(asked, given, ious))
         pairs = _pairs(ious, names_a, names_g, before, tolerance.iou)
         matched = {j for _, j in pairs}
         if ignored:
@@ -96,7 +110,7 @@ def compare(
             spare = [j for j in range(len(names_g)) if j not in matched]
             for j in spare:
                 mask = given[names_g[j]]
-                if any((mask & other).sum() > 0.3 * mask.sum() for other in ignored):
+                if any((mask & other).area() > 0.3 * mask.area() for other in ignored):
                     names_g[j] = -1
             keep = [j for j, name in enumerate(names_g) if name >= 0]
             pairs = [(i, keep.index(j)) for i, j in pairs]
@@ -116,9 +130,8 @@ def compare(
         for g in names_g:
             predicted_ids.setdefault(g, len(predicted_ids))
         rows.append((names_a, names_g, ious))
-        masks.append((asked, given))
     counts.objects, counts.predicted_objects = len(true_ids), len(predicted_ids)
-    counts.per_object = _per_object(list(true_ids), list(predicted_ids), overlaps, masks)
+    counts.per_object = _per_object(list(true_ids), list(predicted_ids), overlaps, seen)
     sequence = PairedTracks(
         [np.array([true_ids[a] for a in names], np.int64) for names, _, _ in rows],
         [np.array([predicted_ids[g] for g in names], np.int64) for _, names, _ in rows],
@@ -129,12 +142,12 @@ def compare(
 
 def _true_objects(
     frame: FrameAnnotations | None, prompt: str, tolerance: Tolerance
-) -> tuple[dict[int, Mask], list[Mask]]:
-    asked: dict[int, Mask] = {}
-    ignored: list[Mask] = []
+) -> tuple[dict[int, RLEMask], list[RLEMask]]:
+    asked: dict[int, RLEMask] = {}
+    ignored: list[RLEMask] = []
     for item in _of(frame, prompt):
         assert frame is not None
-        mask = decode_rle(item.rle, frame.height, frame.width)
+        mask = read_rle(item.rle, frame.height, frame.width)
         seen = item.track_score >= tolerance.min_visible
         if seen and item.area >= tolerance.min_area * frame.height * frame.width:
             asked[item.object_id] = mask
@@ -143,28 +156,24 @@ def _true_objects(
     return asked, ignored
 
 
-def _decoded(frame: FrameAnnotations | None, prompt: str) -> dict[int, Mask]:
+def _predicted_objects(frame: FrameAnnotations | None, prompt: str) -> dict[int, RLEMask]:
     if frame is None:
         return {}
-    return {item.object_id: decode_rle(item.rle, frame.height, frame.width) for item in _of(frame, prompt)}
+    return {item.object_id: read_rle(item.rle, frame.height, frame.width) for item in _of(frame, prompt)}
 
 
 def _of(frame: FrameAnnotations | None, prompt: str) -> list[ObjectAnnotation]:
     return [] if frame is None else [item for item in frame.objects if item.prompt == prompt]
 
 
-def _ious(a: list[Mask], b: list[Mask]) -> NDArray[np.float64]:
+def _ious(a: list[RLEMask], b: list[RLEMask]) -> NDArray[np.float64]:
     if not a or not b:
         return np.zeros((len(a), len(b)))
     if a[0].shape != b[0].shape:
         raise ValueError(
             f"true masks are {a[0].shape[1]}x{a[0].shape[0]} pixels, predicted ones {b[0].shape[1]}x{b[0].shape[0]}"
         )
-    first = np.stack([m.ravel() for m in a]).astype(np.float32)
-    second = np.stack([m.ravel() for m in b]).astype(np.float32)
-    inner = first @ second.T
-    union = first.sum(1)[:, None] + second.sum(1)[None] - inner
-    return (inner / np.maximum(union, 1)).astype(np.float64)
+    return RLEMask.iou_matrix(a, b)
 
 
 def _pairs(
@@ -187,10 +196,7 @@ def _pairs(
 
 
 def _per_object(
-    true_ids: list[int],
-    predicted_ids: list[int],
-    overlaps: Mapping[tuple[int, int], float],
-    masks: list[tuple[dict[int, Mask], dict[int, Mask]]],
+    true_ids: list[int], predicted_ids: list[int], overlaps: Mapping[tuple[int, int], float], seen: Sequence[_Seen]
 ) -> list[tuple[float, float]]:
     """J and F (Perazzi et al. 2016) of each true object against the track that overlaps it most, one track each,
     averaged over the frames on which the object counts."""
@@ -202,34 +208,10 @@ def _per_object(
     }
     found = []
     for a in true_ids:
-        regions, edges = [], []
-        for asked, given in masks:
-            if a not in asked:
-                continue
-            guess = given.get(partner.get(a, -1))
-            if guess is None:
-                regions.append(0.0)
-                edges.append(0.0)
-            else:
-                regions.append(float(_ious([asked[a]], [guess])[0, 0]))
-                edges.append(_boundary(asked[a], guess))
-        found.append((float(np.mean(regions)), float(np.mean(edges))))
+        g = partner.get(a, -1)
+        frames = [frame for frame in seen if a in frame.asked]
+        both = [frame for frame in frames if g in frame.given]
+        regions = sum(frame.iou(a, g) for frame in both)
+        edges = sum(boundary(frame.asked[a], frame.given[g]) for frame in both)
+        found.append((regions / len(frames), edges / len(frames)))
     return found
-
-
-def _boundary(a: Mask, b: Mask, share: float = 0.008) -> float:
-    """F measure of two outlines; points closer than `share` of the frame's diagonal agree."""
-    reach = max(int(np.ceil(share * np.hypot(*a.shape))), 1)
-    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
-    edge_a, edge_b = _outline(a), _outline(b)
-    near_a = cv2.dilate(edge_a.astype(np.uint8), disk) > 0
-    near_b = cv2.dilate(edge_b.astype(np.uint8), disk) > 0
-    precision = (edge_b & near_a).sum() / max(edge_b.sum(), 1)
-    recall = (edge_a & near_b).sum() / max(edge_a.sum(), 1)
-    return float(2 * precision * recall / max(precision + recall, 1e-9))
-
-
-def _outline(mask: Mask) -> Mask:
-    box = np.ones((3, 3), np.uint8)
-    inner = cv2.erode(mask.astype(np.uint8), box, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    return mask & (inner == 0)

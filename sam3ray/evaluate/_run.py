@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -12,6 +15,9 @@ from sam3ray.failures import UserError
 
 from ._match import Counts, PairedTracks, Tolerance, compare
 from ._report import Report, report_of
+
+if TYPE_CHECKING:
+    from sam3ray.store import RunStore
 
 Compared = dict[str, list[tuple[Counts, PairedTracks]]]
 
@@ -41,11 +47,17 @@ def evaluate_run(
     truth: str,
     storage_options: Mapping[str, Any] | None = None,
     tolerance: Tolerance | None = None,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Compares a run with the truth: a folder of the same layout, `annotations/<clip_id>.parquet`.
 
     The truth's files say in their metadata how many frames a clip has and which phrases were asked for (`prompts` of
     the "clip" metadata); without it, the phrases that occur. Clips the truth does not hold are left out.
+
+    Args:
+        workers: processes to share the clips among. The report does not depend on it.
+        progress: called with how many clips are compared, of how many.
 
     Raises:
         UserError: one of the folders holds no annotations, or sizes disagree.
@@ -60,19 +72,37 @@ def evaluate_run(
     if not done:
         raise UserError(f"{output} holds no annotations: it is no finished or started run")
     compared: Compared = {}
-    for clip_id in clips:
-        facts = true_run.read_clip_metadata(clip_id).get("clip", {})
-        true_frames = to_frames(true_run.read_clip(clip_id))
-        frames = {t: FrameAnnotations(t, 0, 0.0, 0, 0) for t in range(int(facts.get("frames", 0)))}
-        frames |= {frame.frame_index: frame for frame in true_frames}
-        given = to_frames(run.read_clip(clip_id)) if clip_id in done else []
-        try:
-            found = _compare_clip(given, frames.values(), facts.get("prompts"), tolerance or Tolerance())
-        except ValueError as error:
-            raise UserError(f"clip {clip_id}: {error}") from None
+    compare_one = partial(_compare_stored, run, true_run, frozenset(done), tolerance or Tolerance())
+    for count, found in enumerate(_map(compare_one, clips, workers), 1):
         for prompt, parts in found.items():
             compared.setdefault(prompt, []).extend(parts)
+        if progress is not None:
+            progress(count, len(clips))
     return report_of(compared, tuple(clip for clip in clips if clip not in done))
+
+
+def _map(function: Callable[[str], Compared], clips: Sequence[str], workers: int) -> Iterator[Compared]:
+    """The results in the order of the clips."""
+    workers = min(workers, len(clips))
+    if workers <= 1:
+        yield from map(function, clips)
+        return
+    # Spawned: a fork would copy the threads' locks of storage clients.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(function, clips)
+
+
+def _compare_stored(
+    run: RunStore, true_run: RunStore, done: frozenset[str], tolerance: Tolerance, clip_id: str
+) -> Compared:
+    facts = true_run.read_clip_metadata(clip_id).get("clip", {})
+    frames = {t: FrameAnnotations(t, 0, 0.0, 0, 0) for t in range(int(facts.get("frames", 0)))}
+    frames |= {frame.frame_index: frame for frame in to_frames(true_run.read_clip(clip_id))}
+    given = to_frames(run.read_clip(clip_id)) if clip_id in done else []
+    try:
+        return _compare_clip(given, frames.values(), facts.get("prompts"), tolerance)
+    except ValueError as error:
+        raise UserError(f"clip {clip_id}: {error}") from None
 
 
 def to_frames(table: pa.Table) -> list[FrameAnnotations]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from sam3ray.annotations import AnnotationWriter, FrameAnnotations, ObjectAnnotation
 from sam3ray.evaluate import Tolerance, evaluate, evaluate_run, merge
@@ -141,6 +146,24 @@ def test_masks_of_another_size_are_an_error():
         evaluate(renamed, TRUTH)
 
 
+def test_a_long_clip_of_large_frames_is_compared_in_little_memory():
+    tall, wide, count = 1080, 1920, 40
+    mask = np.zeros((1, tall, wide), bool)
+    mask[0, 200:700, 300:900] = True
+    encoded = encode_masks(mask)[0]
+    bbox = tuple(float(v) for v in encoded.bbox)
+    things = tuple(ObjectAnnotation(k, "thing", 1.0, 1.0, bbox, encoded.area, encoded.rle) for k in (1, 2, 3, 4))
+    clip = [FrameAnnotations(t, t, t / 10, tall, wide, things) for t in range(count)]
+    evaluate(clip[:1], clip[:1])  # what is imported on the way does not count
+    tracemalloc.start()
+    try:
+        assert evaluate(clip, clip).overall.j_and_f == 1
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 12 * tall * wide  # the pixels of all masks: 320 * tall * wide
+
+
 class TestRun:
     def write(self, folder, clip_id, found, **facts):
         path = folder / "annotations" / f"{clip_id}.parquet"
@@ -169,3 +192,43 @@ class TestRun:
     def test_a_folder_without_truth_is_the_users_error(self, tmp_path):
         with pytest.raises(UserError, match="holds no annotations"):
             evaluate_run(str(tmp_path), str(tmp_path / "nothing"))
+
+    def test_processes_that_share_the_clips_find_the_same(self, tmp_path):
+        for clip_id in ("a", "b", "c"):
+            self.write(tmp_path / "truth", clip_id, TRUTH, prompts=["thing", "ghost"])
+        self.write(tmp_path / "run", "a", TRUTH)
+        self.write(tmp_path / "run", "b", TRUTH[:3])
+        seen = []
+        folders = str(tmp_path / "run"), str(tmp_path / "truth")
+        shared = evaluate_run(*folders, workers=2, progress=lambda *counts: seen.append(counts))
+        assert shared.dumps() == evaluate_run(*folders).dumps()
+        assert seen == [(1, 3), (2, 3), (3, 3)]
+
+    def test_what_a_process_has_to_say_is_a_sentence(self, tmp_path):
+        small = ObjectAnnotation(
+            1, "thing", 1.0, 1.0, (0.0, 0.0, 1.0, 1.0), 1, encode_masks(np.eye(1, 9, dtype=bool)[None])[0].rle
+        )
+        for clip_id in ("a", "b"):
+            self.write(tmp_path / "truth", clip_id, TRUTH)
+            self.write(tmp_path / "run", clip_id, [FrameAnnotations(0, 0, 0.0, 1, 9, (small,))])
+        with pytest.raises(UserError, match="clip a: true masks are 64x64 pixels, predicted ones 9x1"):
+            evaluate_run(str(tmp_path / "run"), str(tmp_path / "truth"), workers=2)
+
+
+def test_the_documented_way_to_make_truth_of_labelled_images_works(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("DAVIS/Annotations/480p/bear")
+    folder.mkdir(parents=True)
+    for t in range(3):
+        labels = np.zeros((48, 64), np.uint8)
+        if t:
+            labels[10:20, 5 + t : 25] = 1
+            labels[30:40, 5:25] = 7
+        image = Image.fromarray(labels)
+        image.putpalette([9 * (i // 3) % 256 for i in range(768)])
+        image.save(folder / f"{t:05}.png")
+    page = (Path(__file__).parents[2] / "docs/evaluation.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    subprocess.run([sys.executable, "-c", code], check=True)
+    report = evaluate_run("truth", "truth")
+    assert (report.overall.objects, report.overall.frames, report.overall.recall) == (2, 3, 1)
