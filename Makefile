@@ -19,7 +19,7 @@ $(VENV)/.created:
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo "Installing sam3ray into $(VENV) (about 6 GB, once; a few minutes)" >&2
-	$(PIP) -c constraints.txt -e . pycocotools tabulate
+	$(PIP) -c constraints.txt -e '.[eval]'
 	$(PIP) -c constraints.txt --no-deps trackeval
 	@touch $@
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """How the demo went, and where to look."""
+    """How the demo went, and where to look. `report` is a sentence where nothing could be evaluated."""
 
     folder: Path
     summary: JobSummary
-    report: Report
+    report: Report | str
 
     @property
     def run(self) -> Path:
         return self.folder / "run"
+
+    @property
+    def truth(self) -> Path:
+        return self.folder / "clips" / "truth"
 
     @property
     def exit_code(self) -> int:
@@ -43,7 +47,7 @@ class DemoResult:
             "frames": self.summary.frames,
             "seconds": self.summary.seconds,
             "rendered": self.summary.rendered,
-            "evaluation": self.report.as_json(),
+            "evaluation": self.report if isinstance(self.report, str) else self.report.as_json(),
         }
 
     def table(self) -> RenderableType:
@@ -60,7 +64,9 @@ class DemoResult:
         places.add_row("annotations", f"{self.run}/annotations/*.parquet")
         places.add_row("one row per clip", f"{self.run}/clips.parquet")
         places.add_row("the same again", f"sam3ray run {self.folder}/demo.yaml")
-        return Group(clips, "", self.report.table(), "", places)
+        places.add_row("the comparison again", f"sam3ray eval {self.run} --truth {self.truth}")
+        report = self.report if isinstance(self.report, str) else self.report.table()
+        return Group(clips, "", report, "", places)
 
 
 def run_demo(output: str) -> DemoResult:
@@ -86,8 +92,12 @@ def run_demo(output: str) -> DemoResult:
     except OSError as error:
         raise UserError(f"--output {output}: {error.strerror}: {error.filename}") from None
     summary = run_job(load_config(str(config)), progress=make_progress())
-    report = evaluate_run(str(folder / "run"), str(folder / "clips" / "truth"))
-    return DemoResult(folder, summary, report)
+    result = DemoResult(folder, summary, "not evaluated yet")
+    try:
+        report: Report | str = evaluate_run(str(result.run), str(result.truth))
+    except UserError as error:
+        report = f"not evaluated: {error}"
+    return replace(result, report=report)
 
 
 def _config(folder: Path, manifest: Path) -> dict[str, Any]:

@@ -143,6 +143,28 @@ def test_a_run_is_compared_with_the_truth_it_is_given(demo: Path) -> None:
     assert "it is no folder of true tracks" in nothing.output
 
 
+def test_without_track_eval_there_is_a_sentence_and_all_the_rest_of_the_demo(
+    demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "trackeval", None)
+    result = sam3ray_command("eval", str(demo / "run"), "--truth", str(demo / "run"))
+    assert result.exit_code == 2
+    assert "evaluation needs TrackEval, and trackeval is not installed: pip install" in result.output
+
+    from rich.console import Console
+
+    from sam3ray import demo as module
+
+    (demo / "clips" / "truth").mkdir()
+    monkeypatch.setattr("sam3ray.shapes.demo_clips", lambda _: [])
+    monkeypatch.setattr("sam3ray.job.run_job", lambda *_, **__: JobSummary(1, 1, 0, {}, 0, 4, 1, 1.0, 0))
+    console = Console(width=200)
+    with console.capture() as shown:
+        console.print(module.run_demo(str(demo)).table())
+    assert "not evaluated: evaluation needs TrackEval" in shown.get()
+    assert "red circle" in shown.get()
+
+
 def test_help_is_quick_and_brings_no_heavy_module() -> None:
     code = (
         "import sys; sys.argv = ['sam3ray', '--help']\n"

@@ -1,6 +1,6 @@
 """How good predicted tracks are: recall, precision, IoU, identity switches, J&F, HOTA and IDF1, phrase by phrase."""
 
-from ._match import Tolerance
+from ._comparison import Tolerance
 from ._report import Report, Scores, merge
 from ._run import evaluate, evaluate_run
 

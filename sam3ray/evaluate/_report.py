@@ -1,4 +1,7 @@
-"""What a comparison found: one line per phrase and one for all, as a table and as JSON."""
+"""What a comparison found: one line per phrase and one for all, as a table and as JSON.
+
+Recall, precision, IoU, id switches, MOTA, HOTA and IDF1 are TrackEval's.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._match import Counts, PairedTracks
+from sam3ray.failures import UserError
+
+from ._comparison import Comparison
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,11 +25,11 @@ class Scores:
     """Figures of one phrase, or of all. A figure that has no meaning (recall where nothing was to be found) is None.
 
     Attributes:
-        recall, precision: of boxes, at the tolerance's IoU.
-        mean_iou: of the matches.
-        switches_per_1000: changes of the predicted id of a true object, per 1,000 true boxes.
-        j, f: region and boundary measure, mean over true objects (`j_and_f` their mean).
-        hota, idf1: from TrackEval; None where it is not installed.
+        recall, precision, mota: CLEAR MOT (Bernardin and Stiefelhagen 2008) at the tolerance's IoU.
+        mean_iou: of the matches (CLEAR's MOTP).
+        switches: changes of the predicted id that a true object is matched with; `switches_per_1000` true boxes.
+        j, f: region and outline measure of DAVIS, mean over true objects (`j_and_f` their mean).
+        hota, idf1: Luiten et al. 2021; Ristani et al. 2016.
         absent_rate: share of the frames with output, over clips in which nothing of the phrase exists.
     """
 
@@ -38,6 +43,7 @@ class Scores:
     mean_iou: float | None
     switches: int
     switches_per_1000: float | None
+    mota: float | None
     j: float | None
     f: float | None
     hota: float | None
@@ -57,7 +63,7 @@ class Report:
     overall: Scores
     prompts: dict[str, Scores]
     missing: tuple[str, ...] = ()
-    parts: dict[str, list[tuple[Counts, PairedTracks]]] = field(default_factory=dict, repr=False)
+    parts: dict[str, list[Comparison]] = field(default_factory=dict, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -103,7 +109,7 @@ class Report:
         return table
 
 
-def report_of(parts: dict[str, list[tuple[Counts, PairedTracks]]], missing: tuple[str, ...] = ()) -> Report:
+def report_of(parts: dict[str, list[Comparison]], missing: tuple[str, ...] = ()) -> Report:
     """The report of comparisons by phrase; phrases are told apart in the lines, not in the overall figures."""
     prompts = {prompt: score(found) for prompt, found in sorted(parts.items())}
     return Report(score([part for found in parts.values() for part in found]), prompts, missing, parts)
@@ -111,7 +117,7 @@ def report_of(parts: dict[str, list[tuple[Counts, PairedTracks]]], missing: tupl
 
 def merge(reports: Iterable[Report]) -> Report:
     """One report of several clips' reports."""
-    parts: dict[str, list[tuple[Counts, PairedTracks]]] = {}
+    parts: dict[str, list[Comparison]] = {}
     missing: tuple[str, ...] = ()
     for report in reports:
         missing += report.missing
@@ -125,61 +131,76 @@ def _plain(scores: Scores) -> dict[str, Any]:
     return {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
 
 
-def score(parts: Sequence[tuple[Counts, PairedTracks]]) -> Scores:
-    """Figures over several (clip, phrase) comparisons, each box weighing the same."""
-    counts = sum((c for c, _ in parts), Counts())
-    hota, idf1 = _track_eval([tracks for _, tracks in parts])
-    measures = np.array(counts.per_object).reshape(-1, 2)
+def score(parts: Sequence[Comparison]) -> Scores:
+    """Figures over several comparisons, each box weighing the same.
+
+    Raises:
+        UserError: TrackEval is not installed.
+    """
+    metrics = track_eval()
+    true_boxes, predicted_boxes = (sum(getattr(p, name) for p in parts) for name in ("true_boxes", "predicted_boxes"))
+    silent = {"PRINT_CONFIG": False}
+    data = {str(i): _as_track_eval(part) for i, part in enumerate(parts)}
+
+    def combined(metric: Any) -> Any:
+        return metric.combine_sequences({name: metric.eval_sequence(one) for name, one in data.items()})
+
+    clear = combined(metrics.CLEAR({"THRESHOLD": parts[0].iou if parts else 0.5, **silent}))
+    matches, switches = int(clear["CLR_TP"]), int(clear["IDSW"])
+    absent = [part for part in parts if part.is_absent]
+    objects = np.array([pair for part in parts for pair in part.objects]).reshape(-1, 2)
     return Scores(
         clips=len(parts),
-        frames=counts.frames,
-        objects=counts.objects,
-        true_boxes=counts.true_boxes,
-        predicted_boxes=counts.predicted_boxes,
-        recall=_share(counts.matches, counts.true_boxes),
-        precision=_share(counts.matches, counts.predicted_boxes),
-        mean_iou=_share(counts.iou_sum, counts.matches),
-        switches=counts.switches,
-        switches_per_1000=_share(1000 * counts.switches, counts.true_boxes),
-        j=float(measures[:, 0].mean()) if len(measures) else None,
-        f=float(measures[:, 1].mean()) if len(measures) else None,
-        hota=hota,
-        idf1=idf1,
-        absent_frames=counts.absent_frames,
-        absent_rate=_share(counts.absent_frames_with_output, counts.absent_frames),
+        frames=sum(part.frames for part in parts),
+        objects=len(objects),
+        true_boxes=true_boxes,
+        predicted_boxes=predicted_boxes,
+        recall=_share(matches, true_boxes),
+        precision=_share(matches, predicted_boxes),
+        mean_iou=_share(clear["MOTP_sum"], matches),
+        switches=switches,
+        switches_per_1000=_share(1000 * switches, true_boxes),
+        mota=float(clear["MOTA"]) if true_boxes else None,
+        j=float(objects[:, 0].mean()) if len(objects) else None,
+        f=float(objects[:, 1].mean()) if len(objects) else None,
+        hota=float(np.mean(combined(metrics.HOTA())["HOTA"])) if true_boxes else None,
+        idf1=float(combined(metrics.Identity(silent))["IDF1"]) if true_boxes else None,
+        absent_frames=sum(part.frames for part in absent),
+        absent_rate=_share(sum(part.frames_with_output for part in absent), sum(part.frames for part in absent)),
     )
 
 
-def _share(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
+def track_eval() -> Any:
+    """TrackEval's metrics.
 
-
-def _track_eval(tracks: Sequence[PairedTracks]) -> tuple[float | None, float | None]:
-    """HOTA (Luiten et al. 2021) and IDF1 (Ristani et al. 2016) by TrackEval."""
+    Raises:
+        UserError: it is not installed.
+    """
     try:
-        from trackeval.metrics import HOTA, Identity
-    except ImportError:
-        return None, None
-    data = {str(i): _as_track_eval(t) for i, t in enumerate(tracks) if any(len(ids) for ids in t.true_ids)}
-    if not data:
-        return None, None
-    hota, identity = HOTA(), Identity({"PRINT_CONFIG": False})
-    hotas = hota.combine_sequences({name: hota.eval_sequence(d) for name, d in data.items()})
-    identities = identity.combine_sequences({name: identity.eval_sequence(d) for name, d in data.items()})
-    return float(np.mean(hotas["HOTA"])), float(identities["IDF1"])
+        from trackeval import metrics
+    except ImportError as error:
+        raise UserError(
+            f"evaluation needs TrackEval, and {error.name} is not installed: pip install 'sam3ray[eval]', then "
+            "pip install --no-deps trackeval"
+        ) from None
+    return metrics
 
 
-def _as_track_eval(tracks: PairedTracks) -> dict[str, Any]:
+def _share(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def _as_track_eval(part: Comparison) -> dict[str, Any]:
     def distinct(ids: list[Any]) -> int:
         return len({int(k) for frame in ids for k in frame})
 
     return {
-        "num_timesteps": len(tracks.true_ids),
-        "num_gt_ids": distinct(tracks.true_ids),
-        "num_tracker_ids": distinct(tracks.predicted_ids),
-        "num_gt_dets": sum(map(len, tracks.true_ids)),
-        "num_tracker_dets": sum(map(len, tracks.predicted_ids)),
-        "gt_ids": tracks.true_ids,
-        "tracker_ids": tracks.predicted_ids,
-        "similarity_scores": tracks.similarities,
+        "num_timesteps": part.frames,
+        "num_gt_ids": distinct(part.true_ids),
+        "num_tracker_ids": distinct(part.predicted_ids),
+        "num_gt_dets": part.true_boxes,
+        "num_tracker_dets": part.predicted_boxes,
+        "gt_ids": part.true_ids,
+        "tracker_ids": part.predicted_ids,
+        "similarity_scores": part.similarities,
     }

@@ -13,13 +13,13 @@ import pyarrow as pa
 from sam3ray.annotations import FrameAnnotations
 from sam3ray.failures import UserError
 
-from ._match import Counts, PairedTracks, Tolerance, compare
-from ._report import Report, report_of
+from ._comparison import Comparison, Tolerance, compare
+from ._report import Report, report_of, track_eval
 
 if TYPE_CHECKING:
     from sam3ray.store import RunStore
 
-Compared = dict[str, list[tuple[Counts, PairedTracks]]]
+Compared = dict[str, list[Comparison]]
 
 
 def evaluate(
@@ -38,6 +38,7 @@ def evaluate(
 
     Raises:
         ValueError: predicted and true masks are of different sizes.
+        UserError: TrackEval is not installed.
     """
     return report_of(_compare_clip(predicted, truth, prompts, tolerance or Tolerance()))
 
@@ -60,10 +61,11 @@ def evaluate_run(
         progress: called with how many clips are compared, of how many.
 
     Raises:
-        UserError: one of the folders holds no annotations, or sizes disagree.
+        UserError: one of the folders holds no annotations, sizes disagree, or TrackEval is not installed.
     """
     from sam3ray.store import RunStore
 
+    track_eval()  # before the work, not after it
     run, true_run = RunStore(output, storage_options), RunStore(truth, storage_options)
     clips = sorted(true_run.done_ids())
     if not clips:

@@ -1,0 +1,142 @@
+"""Predicted beside true tracks of one phrase in one clip, as TrackEval takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from rlemasklib import RLEMask
+
+from sam3ray.annotations import FrameAnnotations
+from sam3ray.masks import read_rle
+
+from ._davis import SeenFrame, j_and_f
+
+_ON_IGNORED = 0.3  # a prediction with more of it than this on an ignored object stands for that one
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What counts as found, and which true objects are too little seen to be asked for.
+
+    Attributes:
+        iou: mask IoU from which a prediction stands for a true object.
+        min_visible: true objects of which less than this share is seen are ignored: neither missing them nor
+            finding them counts. The share is the `track_score` of the true annotation.
+        min_area: likewise, the least area as a share of the frame.
+    """
+
+    iou: float = 0.5
+    min_visible: float = 0.25
+    min_area: float = 0.0008
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One phrase in one clip.
+
+    Attributes:
+        true_ids, predicted_ids, similarities: for each frame (n,), (m,) and (n, m): tracks, numbered from 0 on without
+            gaps, and the IoU of their masks.
+        objects: J and F of each true object.
+        iou: from which a prediction stands for a true object.
+        is_absent: no frame holds anything of the phrase.
+        frames_with_output: of how many frames anything was predicted.
+    """
+
+    true_ids: list[NDArray[np.int64]]
+    predicted_ids: list[NDArray[np.int64]]
+    similarities: list[NDArray[np.float64]]
+    objects: list[tuple[float, float]]
+    iou: float
+    is_absent: bool
+    frames_with_output: int
+
+    @property
+    def frames(self) -> int:
+        return len(self.true_ids)
+
+    @property
+    def true_boxes(self) -> int:
+        return sum(map(len, self.true_ids))
+
+    @property
+    def predicted_boxes(self) -> int:
+        return sum(map(len, self.predicted_ids))
+
+
+def compare(
+    predicted: Mapping[int, FrameAnnotations],
+    truth: Mapping[int, FrameAnnotations],
+    frames: Sequence[int],
+    prompt: str,
+    tolerance: Tolerance,
+) -> Comparison:
+    """Compares one phrase over `frames` of a clip; objects of other phrases are left out."""
+    seen = [_see(predicted.get(t), truth.get(t), prompt, tolerance) for t in frames]
+    numbers: tuple[dict[int, int], dict[int, int]] = {}, {}
+    true_ids, predicted_ids, similarities = [], [], []
+    for frame in seen:
+        kept = _held_against(frame, tolerance.iou)
+        given = [g for g, keep in zip(frame.given, kept, strict=True) if keep]
+        true_ids.append(_numbered(frame.asked, numbers[0]))
+        predicted_ids.append(_numbered(given, numbers[1]))
+        similarities.append(frame.ious[:, kept])
+    return Comparison(
+        true_ids,
+        predicted_ids,
+        similarities,
+        objects=j_and_f(seen),
+        iou=tolerance.iou,
+        is_absent=not any(frame.asked or frame.ignored for frame in seen),
+        frames_with_output=sum(bool(frame.given) for frame in seen),
+    )
+
+
+def _numbered(ids: Iterable[int], numbers: dict[int, int]) -> NDArray[np.int64]:
+    return np.array([numbers.setdefault(k, len(numbers)) for k in ids], np.int64)
+
+
+def _see(
+    predicted: FrameAnnotations | None, truth: FrameAnnotations | None, prompt: str, tolerance: Tolerance
+) -> SeenFrame:
+    asked: dict[int, RLEMask] = {}
+    ignored: dict[int, RLEMask] = {}
+    for object_id, mask, share_seen in _masks(truth, prompt):
+        height, width = mask.shape
+        counts = share_seen >= tolerance.min_visible and mask.area() >= tolerance.min_area * height * width
+        (asked if counts else ignored)[object_id] = mask
+    given = {object_id: mask for object_id, mask, _ in _masks(predicted, prompt)}
+    return SeenFrame(asked, ignored, given, _ious([*asked.values()], [*given.values()]))
+
+
+def _masks(frame: FrameAnnotations | None, prompt: str) -> list[tuple[int, RLEMask, float]]:
+    """Ids, masks and track scores of a phrase's objects; an empty mask is no object."""
+    if frame is None:
+        return []
+    return [
+        (item.object_id, read_rle(item.rle, frame.height, frame.width), item.track_score)
+        for item in frame.objects
+        if item.prompt == prompt and item.area
+    ]
+
+
+def _ious(a: list[RLEMask], b: list[RLEMask]) -> NDArray[np.float64]:
+    if not a or not b:
+        return np.zeros((len(a), len(b)))
+    if a[0].shape != b[0].shape:
+        raise ValueError(
+            f"true masks are {a[0].shape[1]}x{a[0].shape[0]} pixels, predicted ones {b[0].shape[1]}x{b[0].shape[0]}"
+        )
+    return RLEMask.iou_matrix(a, b)
+
+
+def _held_against(frame: SeenFrame, iou: float) -> list[bool]:
+    """Which predictions count: not those that stand for an ignored object and for none that is asked for."""
+    return [
+        bool((frame.ious[:, j] >= iou).any())
+        or not any((mask & other).area() > _ON_IGNORED * mask.area() for other in frame.ignored.values())
+        for j, mask in enumerate(frame.given.values())
+    ]
