@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from sam3ray.console import complain, counter, print_result
+from sam3ray.failures import JobStopped, UserError
 
 from .evaluation import FIRST_SEED
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 _EMBEDDED = str(resources.files("sam3ray") / "embedded")
 
 
 @app.command()
 def train(
     folder: Annotated[Path, typer.Argument(help="State, logs and the checkpoint go here.")],
-    minutes: Annotated[float, typer.Option(help="Wall time of all stages together.")] = 180.0,
-    seed: int = 0,
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 2,
+    minutes: Annotated[float, typer.Option(min=0.01, help="Wall time of all stages together.")] = 180.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the weights and of what is drawn.")] = 0,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda; auto takes a GPU if there is one.")] = "auto",
 ) -> None:
     """Train from scratch, or go on with what is in FOLDER; FOLDER/checkpoint is the result."""
@@ -46,12 +49,12 @@ def evaluate(
     through: Annotated[
         str, typer.Option(help="transformers, engine, or untrained (a tracker without training).")
     ] = "engine",
-    clips: Annotated[int, typer.Option(help="Clips of each kind.")] = 24,
-    frames: int = 48,
-    first_seed: Annotated[int, typer.Option(help="Of the clips. Training's are from 10,000,000.")] = FIRST_SEED,
+    clips: Annotated[int, typer.Option(min=1, help="Clips of each kind.")] = 24,
+    frames: Annotated[int, typer.Option(min=1, help="Of each clip.")] = 48,
+    first_seed: Annotated[int, typer.Option(min=0, help="Of the clips. Training's are from 10,000,000.")] = FIRST_SEED,
     kind: Annotated[list[str] | None, typer.Option(help="Only these kinds; repeatable.")] = None,
-    threads: int = 1,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON line for each kind, as it is measured.")] = False,
 ) -> None:
     """Print the figures of a checkpoint on drawn clips that no training has seen."""
     from .evaluation import KINDS, table_line, through_engine, through_transformers
@@ -66,26 +69,29 @@ def evaluate(
         predict = through_engine(checkpoint)
     else:
         predict = through_transformers(checkpoint, untrained_tracker=through == "untrained")
-    lines = []
     table = Table(box=None, pad_edge=False)
-    for each in kind or KINDS:
-        line = table_line(each, clips, predict, frames, first_seed)
-        lines.append(line)
-        if as_json:
-            print(json.dumps({"through": through, **line}), flush=True)
-        if not table.columns:
-            for name in line:
-                table.add_column(name, justify="left" if name == "prompts" else "right")
-        table.add_row(*("" if v is None else str(v) for v in line.values()))
+    wanted = kind or list(KINDS)
+    with counter("kinds evaluated") as progress:
+        for done, each in enumerate(wanted, 1):
+            line = table_line(each, clips, predict, frames, first_seed)
+            if as_json:
+                print(json.dumps({"through": through, **line}), flush=True)
+            if not table.columns:
+                for name in line:
+                    table.add_column(name, justify="left" if name == "prompts" else "right")
+            table.add_row(*("" if v is None else str(v) for v in line.values()))
+            progress(done, len(wanted))
     if not as_json:
-        Console().print(table)
+        print_result(None, table, as_json=False)
 
 
 @app.command()
 def sheet(
     output: Annotated[Path, typer.Argument(help="PNG to write.")],
     checkpoint: Annotated[str, typer.Option(help="Folder of a checkpoint.")] = _EMBEDDED,
-    clips: int = 6,
+    clips: Annotated[
+        int, typer.Option(min=0, help="Clips with several phrases; one of another look and a mask follow.")
+    ] = 6,
 ) -> None:
     """Draw a contact sheet of what the engine finds."""
     from PIL import Image
@@ -96,5 +102,13 @@ def sheet(
     Image.fromarray(sheet(through_engine(checkpoint), picked)).save(output)
 
 
+def main() -> None:
+    try:
+        app(prog_name="python -m sam3ray.training")
+    except (UserError, JobStopped, OSError) as error:
+        complain(error.problems if isinstance(error, UserError) else [str(error)])
+        sys.exit(2)
+
+
 if __name__ == "__main__":
-    app()
+    main()

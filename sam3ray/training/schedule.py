@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -118,6 +119,11 @@ class Run:
             self._summed = 0
             with self._log.open("a") as log:
                 log.write(json.dumps(line) + "\n")
+            spent, all_of_it = line["minutes"], self.options.minutes
+            print(
+                f"{self.options.name}: {spent:.1f} of {all_of_it:.1f} min, step {self.count}, loss {line['total']}",
+                file=sys.stderr,
+            )
 
     def save(self) -> None:
         state = {

@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from transformers import Sam3VideoModel
 
+from sam3ray.failures import UserError
+
 from .detector import Helpers, train_detector
 from .layout import initialise, make_tokenizer, save, tiny_config
 from .samples import FIRST_TRAINING_SEED, draw_images
@@ -47,8 +49,11 @@ def train(folder: Path, minutes: float, seed: int = 0, device: str = "cpu") -> P
         minutes: of wall time, all stages together. The learning rates follow it, so a busy machine gets fewer steps.
         seed: of the weights. The same seed and the same number of steps draw the same batches.
         device: where the model is trained, "cpu" or one of CUDA's. The images are drawn on the CPU.
+
+    Raises:
+        UserError: the folder holds a training from another seed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, seed)
     torch.manual_seed(seed)
     model = Sam3VideoModel(tiny_config())
     model.set_attn_implementation("eager")  # trains faster than SDPA on a CPU at this size
@@ -80,6 +85,17 @@ def train(folder: Path, minutes: float, seed: int = 0, device: str = "cpu") -> P
     for name, value in THRESHOLDS.items():
         setattr(model.config, name, value)
     return save(model.eval().cpu(), folder / "checkpoint")
+
+
+def _claim(folder: Path, seed: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / "seed"
+    if not mark.exists():
+        mark.write_text(f"{seed}\n")
+    if mark.read_text().strip() != str(seed):
+        raise UserError(
+            f"{folder} holds a training from seed {mark.read_text().strip()}, not {seed}: take another folder"
+        )
 
 
 def _stage(model: Sam3VideoModel, folder: Path, name: str, work: Callable[[], None]) -> None:

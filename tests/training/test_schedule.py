@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 
+import pytest
 import torch
 from torch import nn
 
+from sam3ray.failures import UserError
+from sam3ray.training import stages
 from sam3ray.training.samples import stream
 from sam3ray.training.schedule import Options, Run
 
@@ -43,3 +48,19 @@ def test_a_killed_stage_goes_on_with_its_weights_its_averages_and_the_next_batch
 
 def test_a_stream_is_a_function_of_its_start():
     assert list(itertools.islice(stream(lambda i: i * i, 3), 4)) == [9, 16, 25, 36]
+
+
+def test_a_folder_goes_on_with_its_own_seed_alone(tmp_path):
+    (tmp_path / "seed").write_text("3\n")
+    with pytest.raises(UserError, match="holds a training from seed 3, not 4: take another folder"):
+        stages.train(tmp_path, minutes=0.1, seed=4)
+    assert [file.name for file in tmp_path.iterdir()] == ["seed"]
+
+
+def test_a_missing_checkpoint_is_a_sentence():
+    called = subprocess.run(
+        [sys.executable, "-m", "sam3ray.training", "evaluate", "/nonexistent"], capture_output=True, text=True
+    )
+    assert called.returncode == 2
+    assert "sam3ray: model.checkpoint is '/nonexistent': there is no such folder" in called.stderr
+    assert "Traceback" not in called.stderr
