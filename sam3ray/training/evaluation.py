@@ -21,6 +21,7 @@ from sam3ray.video import Frame
 
 FIRST_SEED = 900_000
 SIZES = ((320, 240), (426, 240), (240, 240))
+WELL = 0.75  # J from which an object counts as followed well
 KINDS = (
     "one prompt",
     "several prompts",
@@ -94,7 +95,9 @@ def run_case(case: Case, predict: Callable[[Case, list[DrawnFrame]], list[FrameA
 def table_line(kind: str, clips: int, predict: Any, frames: int = 48, first: int = FIRST_SEED) -> dict[str, Any]:
     """One line of the table: the figures over all clips of a kind."""
     reports, seconds = zip(*(run_case(case, predict) for case in cases(kind, clips, frames, first)), strict=True)
-    total = merge(reports).overall
+    merged = merge(reports)
+    total = merged.overall
+    each = [j for parts in merged.parts.values() for part in parts for j, _ in part.objects]
     line = {
         "prompts": kind,
         "clips": clips,
@@ -103,6 +106,8 @@ def table_line(kind: str, clips: int, predict: Any, frames: int = 48, first: int
         "IoU": total.mean_iou,
         "J": total.j,
         "F": total.f,
+        "objects": len(each),
+        f"J >= {WELL}": sum(j >= WELL for j in each),
         "switches per 1,000": total.switches_per_1000,
         "HOTA": total.hota,
         "IDF1": total.idf1,
