@@ -146,10 +146,11 @@ def test_a_run_is_compared_with_the_truth_it_is_given(demo: Path) -> None:
 def test_without_track_eval_there_is_a_sentence_and_all_the_rest_of_the_demo(
     demo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "trackeval", None)
+    for name in ("trackeval", "trackeval.metrics"):
+        monkeypatch.setitem(sys.modules, name, None)
     result = sam3ray_command("eval", str(demo / "run"), "--truth", str(demo / "run"))
     assert result.exit_code == 2
-    assert "evaluation needs TrackEval, and trackeval is not installed: pip install" in result.output
+    assert "evaluation needs TrackEval, and trackeval.metrics is not installed: pip install" in result.output
 
     from rich.console import Console
 

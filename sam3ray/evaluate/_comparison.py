@@ -1,9 +1,10 @@
-"""Predicted beside true tracks of one phrase in one clip, as TrackEval takes them."""
+"""Predicted beside true tracks of one phrase in one clip: what counts, and how the two compare."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from sam3ray.annotations import FrameAnnotations
 from sam3ray.masks import read_rle
 
 from ._davis import SeenFrame, j_and_f
+from ._track_eval import Measured, Sequences, measure
 
 _ON_IGNORED = 0.3  # a prediction with more of it than this on an ignored object stands for that one
 
@@ -38,36 +40,26 @@ class Comparison:
     """One phrase in one clip.
 
     Attributes:
-        true_ids, predicted_ids, similarities: for each frame (n,), (m,) and (n, m): tracks, numbered from 0 on without
-            gaps, and the IoU of their masks.
+        true_boxes, predicted_boxes: that count, over all frames.
+        measured: what TrackEval says.
         objects: J and F of each true object.
-        iou: from which a prediction stands for a true object.
         is_absent: no frame holds anything of the phrase.
-        frames_with_output: of how many frames anything was predicted.
+        frames_with_output: on how many frames anything was predicted.
     """
 
-    true_ids: list[NDArray[np.int64]]
-    predicted_ids: list[NDArray[np.int64]]
-    similarities: list[NDArray[np.float64]]
+    clip_id: str
+    prompt: str
+    frames: int
+    true_boxes: int
+    predicted_boxes: int
+    measured: Measured
     objects: list[tuple[float, float]]
-    iou: float
     is_absent: bool
     frames_with_output: int
 
-    @property
-    def frames(self) -> int:
-        return len(self.true_ids)
-
-    @property
-    def true_boxes(self) -> int:
-        return sum(map(len, self.true_ids))
-
-    @property
-    def predicted_boxes(self) -> int:
-        return sum(map(len, self.predicted_ids))
-
 
 def compare(
+    clip_id: str,
     predicted: Mapping[int, FrameAnnotations],
     truth: Mapping[int, FrameAnnotations],
     frames: Sequence[int],
@@ -76,27 +68,21 @@ def compare(
 ) -> Comparison:
     """Compares one phrase over `frames` of a clip; objects of other phrases are left out."""
     seen = [_see(predicted.get(t), truth.get(t), prompt, tolerance) for t in frames]
-    numbers: tuple[dict[int, int], dict[int, int]] = {}, {}
-    true_ids, predicted_ids, similarities = [], [], []
-    for frame in seen:
-        kept = _held_against(frame, tolerance.iou)
-        given = [g for g, keep in zip(frame.given, kept, strict=True) if keep]
-        true_ids.append(_numbered(frame.asked, numbers[0]))
-        predicted_ids.append(_numbered(given, numbers[1]))
-        similarities.append(frame.ious[:, kept])
+    kept = [_held_against(frame, tolerance.iou) for frame in seen]
+    asked = [list(frame.asked) for frame in seen]
+    given = [list(compress(frame.given, keep)) for frame, keep in zip(seen, kept, strict=True)]
+    similarities = [frame.ious[:, keep] for frame, keep in zip(seen, kept, strict=True)]
     return Comparison(
-        true_ids,
-        predicted_ids,
-        similarities,
+        clip_id,
+        prompt,
+        frames=len(frames),
+        true_boxes=sum(map(len, asked)),
+        predicted_boxes=sum(map(len, given)),
+        measured=measure(Sequences(asked, given, similarities), tolerance.iou),
         objects=j_and_f(seen),
-        iou=tolerance.iou,
         is_absent=not any(frame.asked or frame.ignored for frame in seen),
         frames_with_output=sum(bool(frame.given) for frame in seen),
     )
-
-
-def _numbered(ids: Iterable[int], numbers: dict[int, int]) -> NDArray[np.int64]:
-    return np.array([numbers.setdefault(k, len(numbers)) for k in ids], np.int64)
 
 
 def _see(

@@ -1,4 +1,4 @@
-"""What a comparison found: one line per phrase and one for all, as a table and as JSON.
+"""What comparisons found: figures by phrase, by clip and of all, as a table and as JSON.
 
 Recall, precision, IoU, id switches, MOTA, HOTA and IDF1 are TrackEval's.
 """
@@ -6,15 +6,14 @@ Recall, precision, IoU, id switches, MOTA, HOTA and IDF1 are TrackEval's.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sam3ray.failures import UserError
-
 from ._comparison import Comparison
+from ._track_eval import combine
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures of one phrase, or of all. A figure that has no meaning (recall where nothing was to be found) is None.
+    """Figures of one phrase, of one clip, or of all; None where one has no meaning (recall, and nothing was there).
 
     Attributes:
         recall, precision, mota: CLEAR MOT (Bernardin and Stiefelhagen 2008) at the tolerance's IoU.
@@ -62,13 +61,15 @@ class Report:
 
     overall: Scores
     prompts: dict[str, Scores]
+    clips: dict[str, Scores]
     missing: tuple[str, ...] = ()
-    parts: dict[str, list[Comparison]] = field(default_factory=dict, repr=False)
+    comparisons: tuple[Comparison, ...] = field(default=(), repr=False)
 
     def as_json(self) -> dict[str, Any]:
         return {
             "overall": _plain(self.overall),
             "prompts": {prompt: _plain(scores) for prompt, scores in self.prompts.items()},
+            "clips": {clip_id: _plain(scores) for clip_id, scores in self.clips.items()},
             "missing_clips": list(self.missing),
         }
 
@@ -109,21 +110,23 @@ class Report:
         return table
 
 
-def report_of(parts: dict[str, list[Comparison]], missing: tuple[str, ...] = ()) -> Report:
-    """The report of comparisons by phrase; phrases are told apart in the lines, not in the overall figures."""
-    prompts = {prompt: score(found) for prompt, found in sorted(parts.items())}
-    return Report(score([part for found in parts.values() for part in found]), prompts, missing, parts)
+def report_of(comparisons: Iterable[Comparison], missing: tuple[str, ...] = ()) -> Report:
+    """The report of comparisons; objects of different phrases are kept apart throughout."""
+    all_of_them = tuple(comparisons)
+
+    def by(key: Callable[[Comparison], str]) -> dict[str, Scores]:
+        groups: dict[str, list[Comparison]] = {}
+        for one in all_of_them:
+            groups.setdefault(key(one), []).append(one)
+        return {name: score(groups[name]) for name in sorted(groups)}
+
+    return Report(score(all_of_them), by(lambda c: c.prompt), by(lambda c: c.clip_id), missing, all_of_them)
 
 
 def merge(reports: Iterable[Report]) -> Report:
     """One report of several clips' reports."""
-    parts: dict[str, list[Comparison]] = {}
-    missing: tuple[str, ...] = ()
-    for report in reports:
-        missing += report.missing
-        for prompt, found in report.parts.items():
-            parts.setdefault(prompt, []).extend(found)
-    return report_of(parts, missing)
+    reports = list(reports)
+    return report_of((c for r in reports for c in r.comparisons), tuple(clip for r in reports for clip in r.missing))
 
 
 def _plain(scores: Scores) -> dict[str, Any]:
@@ -132,25 +135,16 @@ def _plain(scores: Scores) -> dict[str, Any]:
 
 
 def score(parts: Sequence[Comparison]) -> Scores:
-    """Figures over several comparisons, each box weighing the same.
-
-    Raises:
-        UserError: TrackEval is not installed.
-    """
-    metrics = track_eval()
-    true_boxes, predicted_boxes = (sum(getattr(p, name) for p in parts) for name in ("true_boxes", "predicted_boxes"))
-    silent = {"PRINT_CONFIG": False}
-    data = {str(i): _as_track_eval(part) for i, part in enumerate(parts)}
-
-    def combined(metric: Any) -> Any:
-        return metric.combine_sequences({name: metric.eval_sequence(one) for name, one in data.items()})
-
-    clear = combined(metrics.CLEAR({"THRESHOLD": parts[0].iou if parts else 0.5, **silent}))
+    """Figures over several comparisons, each box weighing the same."""
+    true_boxes, predicted_boxes = sum(p.true_boxes for p in parts), sum(p.predicted_boxes for p in parts)
+    found = combine(part.measured for part in parts)
+    clear = found["CLEAR"]
     matches, switches = int(clear["CLR_TP"]), int(clear["IDSW"])
     absent = [part for part in parts if part.is_absent]
+    absent_frames = sum(part.frames for part in absent)
     objects = np.array([pair for part in parts for pair in part.objects]).reshape(-1, 2)
     return Scores(
-        clips=len(parts),
+        clips=len({part.clip_id for part in parts}),
         frames=sum(part.frames for part in parts),
         objects=len(objects),
         true_boxes=true_boxes,
@@ -163,44 +157,12 @@ def score(parts: Sequence[Comparison]) -> Scores:
         mota=float(clear["MOTA"]) if true_boxes else None,
         j=float(objects[:, 0].mean()) if len(objects) else None,
         f=float(objects[:, 1].mean()) if len(objects) else None,
-        hota=float(np.mean(combined(metrics.HOTA())["HOTA"])) if true_boxes else None,
-        idf1=float(combined(metrics.Identity(silent))["IDF1"]) if true_boxes else None,
-        absent_frames=sum(part.frames for part in absent),
-        absent_rate=_share(sum(part.frames_with_output for part in absent), sum(part.frames for part in absent)),
+        hota=float(np.mean(found["HOTA"]["HOTA"])) if true_boxes else None,
+        idf1=float(found["Identity"]["IDF1"]) if true_boxes else None,
+        absent_frames=absent_frames,
+        absent_rate=_share(sum(part.frames_with_output for part in absent), absent_frames),
     )
-
-
-def track_eval() -> Any:
-    """TrackEval's metrics.
-
-    Raises:
-        UserError: it is not installed.
-    """
-    try:
-        from trackeval import metrics
-    except ImportError as error:
-        raise UserError(
-            f"evaluation needs TrackEval, and {error.name} is not installed: pip install 'sam3ray[eval]', then "
-            "pip install --no-deps trackeval"
-        ) from None
-    return metrics
 
 
 def _share(part: float, whole: float) -> float | None:
     return float(part / whole) if whole else None
-
-
-def _as_track_eval(part: Comparison) -> dict[str, Any]:
-    def distinct(ids: list[Any]) -> int:
-        return len({int(k) for frame in ids for k in frame})
-
-    return {
-        "num_timesteps": part.frames,
-        "num_gt_ids": distinct(part.true_ids),
-        "num_tracker_ids": distinct(part.predicted_ids),
-        "num_gt_dets": part.true_boxes,
-        "num_tracker_dets": part.predicted_boxes,
-        "gt_ids": part.true_ids,
-        "tracker_ids": part.predicted_ids,
-        "similarity_scores": part.similarities,
-    }

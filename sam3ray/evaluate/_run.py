@@ -14,12 +14,11 @@ from sam3ray.annotations import FrameAnnotations
 from sam3ray.failures import UserError
 
 from ._comparison import Comparison, Tolerance, compare
-from ._report import Report, report_of, track_eval
+from ._report import Report, report_of
+from ._track_eval import metrics
 
 if TYPE_CHECKING:
     from sam3ray.store import RunStore
-
-Compared = dict[str, list[Comparison]]
 
 
 def evaluate(
@@ -27,6 +26,7 @@ def evaluate(
     truth: Iterable[FrameAnnotations],
     prompts: Sequence[str] | None = None,
     tolerance: Tolerance | None = None,
+    clip_id: str = "clip",
 ) -> Report:
     """Compares one clip's predicted with its true annotations, phrase by phrase.
 
@@ -35,12 +35,13 @@ def evaluate(
             included. The `track_score` of a true object is the share of it that is seen (1 for all of it).
         prompts: the phrases asked for, those included that the clip does not hold; None takes those that occur.
         tolerance: what counts as found.
+        clip_id: under which the report has it.
 
     Raises:
         ValueError: predicted and true masks are of different sizes.
         UserError: TrackEval is not installed.
     """
-    return report_of(_compare_clip(predicted, truth, prompts, tolerance or Tolerance()))
+    return report_of(_compare_clip(clip_id, predicted, truth, prompts, tolerance or Tolerance()))
 
 
 def evaluate_run(
@@ -65,7 +66,8 @@ def evaluate_run(
     """
     from sam3ray.store import RunStore
 
-    track_eval()  # before the work, not after it
+    tolerance = tolerance or Tolerance()
+    metrics(tolerance.iou)  # before the work, not after it
     run, true_run = RunStore(output, storage_options), RunStore(truth, storage_options)
     clips = sorted(true_run.done_ids())
     if not clips:
@@ -73,17 +75,16 @@ def evaluate_run(
     done = run.done_ids()
     if not done:
         raise UserError(f"{output} holds no annotations: it is no finished or started run")
-    compared: Compared = {}
-    compare_one = partial(_compare_stored, run, true_run, frozenset(done), tolerance or Tolerance())
+    compared: list[Comparison] = []
+    compare_one = partial(_compare_stored, run, true_run, frozenset(done), tolerance)
     for count, found in enumerate(_map(compare_one, clips, workers), 1):
-        for prompt, parts in found.items():
-            compared.setdefault(prompt, []).extend(parts)
+        compared += found
         if progress is not None:
             progress(count, len(clips))
     return report_of(compared, tuple(clip for clip in clips if clip not in done))
 
 
-def _map(function: Callable[[str], Compared], clips: Sequence[str], workers: int) -> Iterator[Compared]:
+def _map(function: Callable[[str], list[Comparison]], clips: Sequence[str], workers: int) -> Iterator[list[Comparison]]:
     """The results in the order of the clips."""
     workers = min(workers, len(clips))
     if workers <= 1:
@@ -96,13 +97,13 @@ def _map(function: Callable[[str], Compared], clips: Sequence[str], workers: int
 
 def _compare_stored(
     run: RunStore, true_run: RunStore, done: frozenset[str], tolerance: Tolerance, clip_id: str
-) -> Compared:
+) -> list[Comparison]:
     facts = true_run.read_clip_metadata(clip_id).get("clip", {})
     frames = {t: FrameAnnotations(t, 0, 0.0, 0, 0) for t in range(int(facts.get("frames", 0)))}
     frames |= {frame.frame_index: frame for frame in to_frames(true_run.read_clip(clip_id))}
     given = to_frames(run.read_clip(clip_id)) if clip_id in done else []
     try:
-        return _compare_clip(given, frames.values(), facts.get("prompts"), tolerance)
+        return _compare_clip(clip_id, given, frames.values(), facts.get("prompts"), tolerance)
     except ValueError as error:
         raise UserError(f"clip {clip_id}: {error}") from None
 
@@ -116,15 +117,16 @@ def to_frames(table: pa.Table) -> list[FrameAnnotations]:
 
 
 def _compare_clip(
+    clip_id: str,
     predicted: Iterable[FrameAnnotations],
     truth: Iterable[FrameAnnotations],
     prompts: Sequence[str] | None,
     tolerance: Tolerance,
-) -> Compared:
+) -> list[Comparison]:
     given = {frame.frame_index: frame for frame in predicted}
     true = {frame.frame_index: frame for frame in truth}
     if prompts is None:
         occurring = (o.prompt for frames in (true, given) for f in frames.values() for o in f.objects)
         prompts = list(dict.fromkeys(occurring))
     frames = sorted(true)
-    return {prompt: [compare(given, true, frames, prompt, tolerance)] for prompt in prompts}
+    return [compare(clip_id, given, true, frames, prompt, tolerance) for prompt in prompts]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from sam3ray.annotations import FrameAnnotations, ObjectAnnotation
-from sam3ray.evaluate import Report, Tolerance, evaluate, merge
+from sam3ray.evaluate import Report, evaluate, merge
 from sam3ray.masks import decode_rle, encode_masks
 from sam3ray.shapes import COLOURS, SHAPES, ClipSpec, DrawnFrame, annotate, draw_clip, make_scene, phrases
 from sam3ray.video import Frame
@@ -89,7 +89,7 @@ def run_case(case: Case, predict: Callable[[Case, list[DrawnFrame]], list[FrameA
     predicted = predict(case, drawn)
     seconds = (time.perf_counter() - start) / len(drawn)
     prompts = list(case.prompts) or ["object"]
-    return evaluate(predicted, truth, prompts, Tolerance()), seconds
+    return evaluate(predicted, truth, prompts, clip_id=str(case.spec.seed)), seconds
 
 
 def table_line(kind: str, clips: int, predict: Any, frames: int = 48, first: int = FIRST_SEED) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def table_line(kind: str, clips: int, predict: Any, frames: int = 48, first: int
     reports, seconds = zip(*(run_case(case, predict) for case in cases(kind, clips, frames, first)), strict=True)
     merged = merge(reports)
     total = merged.overall
-    each = [j for parts in merged.parts.values() for part in parts for j, _ in part.objects]
+    each = [j for comparison in merged.comparisons for j, _ in comparison.objects]
     line = {
         "prompts": kind,
         "clips": clips,

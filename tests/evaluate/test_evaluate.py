@@ -127,15 +127,22 @@ def test_rates_stay_between_nothing_and_all(tracks):
 
 
 def test_reports_of_clips_add_up():
-    report = merge([evaluate(TRUTH, TRUTH), evaluate([], TRUTH)])
+    report = merge([evaluate(TRUTH, TRUTH, clip_id="found"), evaluate([], TRUTH, clip_id="lost")])
     assert report.overall.recall == 0.5
     assert report.overall.clips == 2
+    assert {clip_id: scores.recall for clip_id, scores in report.clips.items()} == {"found": 1, "lost": 0}
 
 
 def test_hota_and_idf1_come_from_track_eval():
     pytest.importorskip("trackeval")
     perfect = evaluate(TRUTH, TRUTH).overall
     assert (perfect.hota, perfect.idf1) == (pytest.approx(1), pytest.approx(1))
+
+
+def test_of_nothing_nothing_is_said():
+    scores = evaluate([], []).overall
+    assert (scores.clips, scores.true_boxes, scores.switches) == (0, 0, 0)
+    assert {scores.recall, scores.precision, scores.mean_iou, scores.hota, scores.idf1, scores.j_and_f} == {None}
 
 
 def test_masks_of_another_size_are_an_error():
@@ -183,6 +190,8 @@ class TestRun:
         assert report.prompts["ghost"].absent_frames == 12
         assert report.as_json()["overall"]["precision"] == 1
         assert report.table().row_count == 3
+        assert report.overall.clips == 2  # not four, with two phrases in each
+        assert [report.as_json()["clips"][clip_id]["recall"] for clip_id in ("a", "b")] == [1, 0]
 
     def test_frames_on_which_nothing_is_to_be_found_count(self, tmp_path):
         self.write(tmp_path / "truth", "a", frames([], [], [box(1, 5, 5)]), prompts=["thing"])

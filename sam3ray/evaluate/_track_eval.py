@@ -1,0 +1,82 @@
+"""CLEAR MOT, HOTA and IDF1 by TrackEval: measured sequence by sequence, then combined."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sam3ray.failures import UserError
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """True and predicted tracks, frame by frame.
+
+    Attributes:
+        true_ids, predicted_ids: (n,) and (m,) on each frame; any numbers.
+        similarities: (n, m) on each frame.
+    """
+
+    true_ids: Sequence[Sequence[int]]
+    predicted_ids: Sequence[Sequence[int]]
+    similarities: Sequence[NDArray[np.float64]]
+
+
+Measured = dict[str, dict[str, Any]]  # of each metric, what TrackEval says of one sequence
+
+
+def metrics(iou: float) -> dict[str, Any]:
+    """TrackEval's metrics; CLEAR's match from this similarity on.
+
+    Raises:
+        UserError: TrackEval is not installed.
+    """
+    try:
+        from trackeval.metrics import CLEAR, HOTA, Identity
+    except ImportError as error:
+        raise UserError(
+            f"evaluation needs TrackEval, and {error.name} is not installed: pip install 'sam3ray[eval]', then "
+            "pip install --no-deps trackeval"
+        ) from None
+    quiet = {"PRINT_CONFIG": False, "THRESHOLD": iou}
+    return {"CLEAR": CLEAR(quiet), "HOTA": HOTA(), "Identity": Identity(quiet)}
+
+
+def measure(tracks: Sequences, iou: float) -> Measured:
+    """What the metrics say of one sequence.
+
+    Raises:
+        UserError: TrackEval is not installed.
+    """
+    (true_ids, true_count), (predicted_ids, predicted_count) = map(_numbered, (tracks.true_ids, tracks.predicted_ids))
+    data = {
+        "num_timesteps": len(true_ids),
+        "num_gt_ids": true_count,
+        "num_tracker_ids": predicted_count,
+        "num_gt_dets": sum(map(len, true_ids)),
+        "num_tracker_dets": sum(map(len, predicted_ids)),
+        "gt_ids": true_ids,
+        "tracker_ids": predicted_ids,
+        "similarity_scores": tracks.similarities,
+    }
+    return {name: metric.eval_sequence(data) for name, metric in metrics(iou).items()}
+
+
+def combine(parts: Iterable[Measured]) -> Measured:
+    """What the metrics say of several sequences together, each box weighing the same."""
+    named = {str(i): part for i, part in enumerate(parts)} or {"nothing": measure(Sequences([], [], []), 0.5)}
+    return {
+        name: metric.combine_sequences({key: part[name] for key, part in named.items()})
+        for name, metric in metrics(0.5).items()
+    }
+
+
+def _numbered(frames: Sequence[Sequence[int]]) -> tuple[list[NDArray[np.int64]], int]:
+    """Ids from 0 on without gaps, as TrackEval wants them, and how many there are."""
+    numbers: dict[int, int] = {}
+    rows = [np.array([numbers.setdefault(k, len(numbers)) for k in frame], np.int64) for frame in frames]
+    return rows, len(numbers)
