@@ -66,7 +66,7 @@ class DemoResult:
         places.add_row("the same again", f"sam3ray run {self.folder}/demo.yaml")
         places.add_row("the comparison again", f"sam3ray eval {self.run} --truth {self.truth}")
         report = self.report if isinstance(self.report, str) else self.report.table()
-        return Group(clips, "", report, "", places)
+        return Group(clips, "", places, "", report)
 
 
 def run_demo(output: str) -> DemoResult:
