@@ -1,0 +1,33 @@
+"""`sam3ray demo`, the front door, as a newcomer calls it: everything real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sam3ray.demo import run_demo
+from sam3ray.store import verify_run
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def test_the_demo_labels_renders_and_ends_with_how_good_that_is(tmp_path: Path) -> None:
+    result = run_demo(str(tmp_path / "demo"))
+    assert result.exit_code == 0
+    assert verify_run(str(result.run)) == []
+    clips = result.as_json()["clips"]
+    assert clips >= 6
+    assert len(list((result.run / "videos").glob("*.mp4"))) == result.as_json()["rendered"] == clips
+    overall = result.as_json()["evaluation"]["overall"]
+    assert overall["recall"] > 0.9
+    assert overall["precision"] > 0.9
+    assert overall["mean_iou"] > 0.85
+    assert overall["absent_rate"] == 0
+    console = Console(width=160)
+    with console.capture() as shown:
+        console.print(result.table())
+    last = shown.get().rstrip().splitlines()[-1].split()
+    assert last[0] == "all"
+    assert last[3] == f"{overall['recall']:.3f}"
