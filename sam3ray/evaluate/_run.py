@@ -12,8 +12,10 @@ import pyarrow as pa
 
 from sam3ray.annotations import FrameAnnotations
 from sam3ray.failures import UserError
+from sam3ray.redact import redact
 
 from ._comparison import Comparison, Tolerance, compare
+from ._frames import compared_frames
 from ._report import Report, report_of
 from ._track_eval import metrics
 
@@ -41,7 +43,9 @@ def evaluate(
         ValueError: predicted and true masks are of different sizes.
         UserError: TrackEval is not installed.
     """
-    return report_of(_compare_clip(clip_id, predicted, truth, prompts, tolerance or Tolerance()))
+    given = {frame.frame_index: frame for frame in predicted}
+    true = {frame.frame_index: frame for frame in truth}
+    return report_of(_compare_clip(clip_id, given, true, sorted(true), prompts, tolerance or Tolerance()))
 
 
 def evaluate_run(
@@ -54,15 +58,17 @@ def evaluate_run(
 ) -> Report:
     """Compares a run with the truth: a folder of the same layout, `annotations/<clip_id>.parquet`.
 
-    The truth's files say in their metadata how many frames a clip has and which phrases were asked for (`prompts` of
-    the "clip" metadata); without it, the phrases that occur. Clips the truth does not hold are left out.
+    The truth's files say in their metadata ("clip") how many `frames` were labelled and which `prompts` were asked for;
+    without it, the frames on which the truth has something, and the phrases that occur. Clips the truth does not hold
+    are left out, and so are frames that the run did not look at (`fps`, `start_s` and `end_s` of its clips).
 
     Args:
         workers: processes to share the clips among. The report does not depend on it.
         progress: called with how many clips are compared, of how many.
 
     Raises:
-        UserError: one of the folders holds no annotations, sizes disagree, or TrackEval is not installed.
+        UserError: one of the folders holds no annotations, or such as cannot be read; sizes disagree; TrackEval is not
+            installed.
     """
     from sam3ray.store import RunStore
 
@@ -71,10 +77,10 @@ def evaluate_run(
     run, true_run = RunStore(output, storage_options), RunStore(truth, storage_options)
     clips = sorted(true_run.done_ids())
     if not clips:
-        raise UserError(f"{truth} holds no annotations/<clip_id>.parquet: it is no folder of true tracks")
+        raise UserError(f"{redact(truth)} holds no annotations/<clip_id>.parquet: it is no folder of true tracks")
     done = run.done_ids()
     if not done:
-        raise UserError(f"{output} holds no annotations: it is no finished or started run")
+        raise UserError(f"{redact(output)} holds no annotations: it is no finished or started run")
     compared: list[Comparison] = []
     compare_one = partial(_compare_stored, run, true_run, frozenset(done), tolerance)
     for count, found in enumerate(_map(compare_one, clips, workers), 1):
@@ -98,14 +104,21 @@ def _map(function: Callable[[str], list[Comparison]], clips: Sequence[str], work
 def _compare_stored(
     run: RunStore, true_run: RunStore, done: frozenset[str], tolerance: Tolerance, clip_id: str
 ) -> list[Comparison]:
-    facts = true_run.read_clip_metadata(clip_id).get("clip", {})
-    frames = {t: FrameAnnotations(t, 0, 0.0, 0, 0) for t in range(int(facts.get("frames", 0)))}
-    frames |= {frame.frame_index: frame for frame in to_frames(true_run.read_clip(clip_id))}
-    given = to_frames(run.read_clip(clip_id)) if clip_id in done else []
     try:
-        return _compare_clip(clip_id, given, frames.values(), facts.get("prompts"), tolerance)
-    except ValueError as error:
-        raise UserError(f"clip {clip_id}: {error}") from None
+        facts, true = _stored(true_run, clip_id)
+        about, given = _stored(run, clip_id) if clip_id in done else ({}, {})
+        frames = compared_frames(facts, about, true.keys(), given.keys())
+        return _compare_clip(clip_id, given, true, frames, facts.get("prompts"), tolerance)
+    except (ValueError, TypeError, ArithmeticError) as error:  # what is there are no annotations of this clip
+        raise UserError(f"clip {clip_id}: {redact(str(error))}") from None
+    except KeyError as error:
+        raise UserError(f"clip {clip_id}: the column {error} is missing") from None
+
+
+def _stored(run: RunStore, clip_id: str) -> tuple[dict[str, Any], dict[int, FrameAnnotations]]:
+    """What a clip's file says of the clip, and its frames."""
+    facts = run.read_clip_metadata(clip_id).get("clip", {})
+    return facts, {frame.frame_index: frame for frame in to_frames(run.read_clip(clip_id))}
 
 
 def to_frames(table: pa.Table) -> list[FrameAnnotations]:
@@ -118,15 +131,13 @@ def to_frames(table: pa.Table) -> list[FrameAnnotations]:
 
 def _compare_clip(
     clip_id: str,
-    predicted: Iterable[FrameAnnotations],
-    truth: Iterable[FrameAnnotations],
+    given: Mapping[int, FrameAnnotations],
+    true: Mapping[int, FrameAnnotations],
+    frames: Sequence[int],
     prompts: Sequence[str] | None,
     tolerance: Tolerance,
 ) -> list[Comparison]:
-    given = {frame.frame_index: frame for frame in predicted}
-    true = {frame.frame_index: frame for frame in truth}
     if prompts is None:
-        occurring = (o.prompt for frames in (true, given) for f in frames.values() for o in f.objects)
+        occurring = (o.prompt for side in (true, given) for frame in side.values() for o in frame.objects)
         prompts = list(dict.fromkeys(occurring))
-    frames = sorted(true)
     return [compare(clip_id, given, true, frames, prompt, tolerance) for prompt in prompts]

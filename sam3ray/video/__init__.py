@@ -5,12 +5,14 @@ from sam3ray.video._frame import Frame, VideoInfo
 from sam3ray.video._probe import probe
 from sam3ray.video._probe_remote import probe_uri
 from sam3ray.video._reader import VideoReader
+from sam3ray.video._sampling import Sampler
 from sam3ray.video._writer import VideoWriter
 from sam3ray.video.fetch import VideoCache, redact_uri, video_size
 
 __all__ = [
     "ClipFrames",
     "Frame",
+    "Sampler",
     "VideoCache",
     "VideoInfo",
     "VideoReader",

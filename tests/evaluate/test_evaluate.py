@@ -198,6 +198,21 @@ class TestRun:
         self.write(tmp_path / "run", "a", frames([box(1, 5, 5)], [], [box(1, 5, 5)]))
         assert evaluate_run(str(tmp_path / "run"), str(tmp_path / "truth")).overall.precision == 0.5
 
+    def test_frames_that_the_run_did_not_look_at_are_left_out(self, tmp_path):
+        self.write(tmp_path / "truth", "a", TRUTH, frames=len(TRUTH), prompts=["thing"])
+        every_second = [f for f in TRUTH if f.frame_index % 2 == 0]
+        self.write(tmp_path / "run", "a", every_second, frames=3, fps=5.0, source_fps=10.0)
+        for truth in ("truth", "run"):  # another run is as good a truth
+            scores = evaluate_run(str(tmp_path / "run"), str(tmp_path / truth)).overall
+            assert (scores.recall, scores.precision, scores.frames) == (1, 1, 3)
+
+    def test_what_cannot_be_read_is_named(self, tmp_path):
+        self.write(tmp_path / "run", "a", TRUTH)
+        self.write(tmp_path / "truth", "a", TRUTH)
+        (tmp_path / "truth/annotations/a.parquet").write_bytes(b"PAR1 and nothing else")
+        with pytest.raises(UserError, match=r"^clip a: .*Parquet"):
+            evaluate_run(str(tmp_path / "run"), str(tmp_path / "truth"))
+
     def test_a_folder_without_truth_is_the_users_error(self, tmp_path):
         with pytest.raises(UserError, match="holds no annotations"):
             evaluate_run(str(tmp_path), str(tmp_path / "nothing"))
