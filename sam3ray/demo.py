@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +29,6 @@ class DemoResult:
     @property
     def run(self) -> Path:
         return self.folder / "run"
-
-    @property
-    def truth(self) -> Path:
-        return self.folder / "clips" / "truth"
 
     @property
     def exit_code(self) -> int:
@@ -64,7 +60,7 @@ class DemoResult:
         places.add_row("annotations", f"{self.run}/annotations/*.parquet")
         places.add_row("one row per clip", f"{self.run}/clips.parquet")
         places.add_row("the same again", f"sam3ray run {self.folder}/demo.yaml")
-        places.add_row("the comparison again", f"sam3ray eval {self.run} --truth {self.truth}")
+        places.add_row("the comparison again", f"sam3ray eval {self.run} --truth {self.folder}/clips/truth")
         report = self.report if isinstance(self.report, str) else self.report.table()
         return Group(clips, "", places, "", report)
 
@@ -92,12 +88,11 @@ def run_demo(output: str) -> DemoResult:
     except OSError as error:
         raise UserError(f"--output {output}: {error.strerror}: {error.filename}") from None
     summary = run_job(load_config(str(config)), progress=make_progress())
-    result = DemoResult(folder, summary, "not evaluated yet")
     try:
-        report: Report | str = evaluate_run(str(result.run), str(result.truth))
+        report: Report | str = evaluate_run(str(folder / "run"), str(folder / "clips" / "truth"))
     except UserError as error:
         report = f"not evaluated: {error}"
-    return replace(result, report=report)
+    return DemoResult(folder, summary, report)
 
 
 def _config(folder: Path, manifest: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Recall, precision, IoU, id switches, MOTA, HOTA and IDF1 are TrackEval's.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -72,9 +71,6 @@ class Report:
             "clips": {clip_id: _plain(scores) for clip_id, scores in self.clips.items()},
             "missing_clips": list(self.missing),
         }
-
-    def dumps(self) -> str:
-        return json.dumps(self.as_json(), indent=2)
 
     def table(self) -> Table:
         from rich.table import Table

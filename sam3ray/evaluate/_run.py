@@ -82,15 +82,17 @@ def evaluate_run(
     if not done:
         raise UserError(f"{redact(output)} holds no annotations: it is no finished or started run")
     compared: list[Comparison] = []
-    compare_one = partial(_compare_stored, run, true_run, frozenset(done), tolerance)
-    for count, found in enumerate(_map(compare_one, clips, workers), 1):
+    compare_one = partial(_compare_stored, run, true_run, tolerance)
+    for count, found in enumerate(_map(compare_one, [(clip_id, clip_id in done) for clip_id in clips], workers), 1):
         compared += found
         if progress is not None:
             progress(count, len(clips))
     return report_of(compared, tuple(clip for clip in clips if clip not in done))
 
 
-def _map(function: Callable[[str], list[Comparison]], clips: Sequence[str], workers: int) -> Iterator[list[Comparison]]:
+def _map(
+    function: Callable[[tuple[str, bool]], list[Comparison]], clips: Sequence[tuple[str, bool]], workers: int
+) -> Iterator[list[Comparison]]:
     """The results in the order of the clips."""
     workers = min(workers, len(clips))
     if workers <= 1:
@@ -102,11 +104,12 @@ def _map(function: Callable[[str], list[Comparison]], clips: Sequence[str], work
 
 
 def _compare_stored(
-    run: RunStore, true_run: RunStore, done: frozenset[str], tolerance: Tolerance, clip_id: str
+    run: RunStore, true_run: RunStore, tolerance: Tolerance, clip: tuple[str, bool]
 ) -> list[Comparison]:
+    clip_id, is_done = clip
     try:
         facts, true = _stored(true_run, clip_id)
-        about, given = _stored(run, clip_id) if clip_id in done else ({}, {})
+        about, given = _stored(run, clip_id) if is_done else ({}, {})
         frames = compared_frames(facts, about, true.keys(), given.keys())
         return _compare_clip(clip_id, given, true, frames, facts.get("prompts"), tolerance)
     except (ValueError, TypeError, ArithmeticError) as error:  # what is there are no annotations of this clip

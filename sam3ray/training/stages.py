@@ -92,10 +92,9 @@ def _claim(folder: Path, seed: int) -> None:
     mark = folder / "seed"
     if not mark.exists():
         mark.write_text(f"{seed}\n")
-    if mark.read_text().strip() != str(seed):
-        raise UserError(
-            f"{folder} holds a training from seed {mark.read_text().strip()}, not {seed}: take another folder"
-        )
+    held = mark.read_text().strip()
+    if held != str(seed):
+        raise UserError(f"{folder} holds a training from seed {held}, not {seed}: take another folder")
 
 
 def _stage(model: Sam3VideoModel, folder: Path, name: str, work: Callable[[], None]) -> None:

@@ -225,7 +225,7 @@ class TestRun:
         seen = []
         folders = str(tmp_path / "run"), str(tmp_path / "truth")
         shared = evaluate_run(*folders, workers=2, progress=lambda *counts: seen.append(counts))
-        assert shared.dumps() == evaluate_run(*folders).dumps()
+        assert shared.as_json() == evaluate_run(*folders).as_json()
         assert seen == [(1, 3), (2, 3), (3, 3)]
 
     def test_what_a_process_has_to_say_is_a_sentence(self, tmp_path):
