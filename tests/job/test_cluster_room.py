@@ -8,7 +8,7 @@ import pytest
 from sam3ray.config import ClusterConfig
 from sam3ray.failures import JobStopped
 from sam3ray.job import cluster
-from sam3ray.job.cluster import room_on
+from sam3ray.job.capacity import room_on
 
 
 def config(low: int, high: int, gpus: float, cpus: float = 1, **more: object) -> ClusterConfig:
@@ -56,6 +56,7 @@ def test_ray_keeps_its_sockets_in_a_short_folder_of_ours(monkeypatch: pytest.Mon
     assert cluster._temp_dir() == "/tmp/ray"
     monkeypatch.setattr("tempfile.tempdir", "/tmp/" + "deep/" * 12)
     assert cluster._temp_dir() == "/tmp/ray"
+    monkeypatch.setattr(cluster.os.path, "exists", lambda path: path == "/tmp/ray")
     monkeypatch.setattr(cluster.os, "access", lambda path, mode: path == "/tmp")  # another user's /tmp/ray
     assert cluster._temp_dir() == f"/tmp/ray-{os.getuid()}"
     monkeypatch.setenv("RAY_TMPDIR", "/elsewhere")

@@ -1,0 +1,252 @@
+"""The actors of a job: one record each, the calls made to them, and whether they are still alive.
+
+The pool decides nothing. It carries out what it is told and reports, in the driver's thread, what became of it.
+An actor that ended, for whatever reason, is reported on once at most; late answers of it are dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sam3ray.config import ClusterConfig
+from sam3ray.failures import Failure, JobStopped, Reason
+from sam3ray.job.actor import WorkOrder, remote_class
+from sam3ray.job.logs import event
+from sam3ray.job.loop import Loop
+from sam3ray.job.losses import Verdict, judge, nodes_alive
+from sam3ray.job.result import ClipResult
+from sam3ray.manifest import Clip
+
+_LOG = logging.getLogger(__name__)
+
+CLOSE_S = 3.0  # for an actor to remove its local files
+UNREACHABLE_S = 120.0  # an actor that cannot be reached for so long is given up
+ASK_AGAIN_S = 2.0
+VERDICT_S = 3.0  # on several nodes: how long a dead node may take to show as the cause of a dead actor
+POLLS_PER_S = 500  # however many actors there are
+
+
+class PoolEvents(Protocol):
+    """What the pool reports. Each call is made in the driver's thread and may start or end actors."""
+
+    def placed(self, actor: int, node: str) -> None: ...
+
+    def ready(self, actor: int) -> None: ...
+
+    def start_failed(self, actor: int, message: str, hopeless: bool) -> None: ...
+
+    def unreachable(self, actor: int) -> None: ...
+
+    def lost(self, actor: int, verdict: Verdict) -> None: ...
+
+    def prefetched(self, actor: int, clip: int) -> None: ...
+
+    def progressed(self, actor: int, value: tuple[str, int, int]) -> None: ...
+
+    def answered(self, actor: int, clip: int, result: ClipResult | Failure) -> None: ...
+
+    def job_stopped(self, message: str) -> None:
+        """A worker says that no clip can go on."""
+
+
+@dataclass(slots=True)
+class _Member:
+    handle: Any
+    node: str = ""  # its id, once the actor is placed
+    polled: bool = False  # an answer is outstanding
+    frames: int = 0  # of the clip that runs
+    suspected_at: float | None = None  # since when it is looked into
+
+
+class ActorPool:
+    """Starts, calls, polls and ends actors. Belongs to the driver's thread."""
+
+    def __init__(self, order: WorkOrder, cluster: ClusterConfig, loop: Loop, events: PoolEvents) -> None:
+        import ray
+
+        self._loop = loop
+        self._events = events
+        self._order = ray.put(order)  # shared by all actors: sent once per node, not once per actor
+        self._actor_class = remote_class().options(num_cpus=cluster.cpus_per_actor, num_gpus=cluster.gpus_per_actor)
+        self._members: dict[int, _Member] = {}
+        self._closing: list[tuple[Any, Any]] = []  # handles of actors that tidy up, and what says they have
+
+    @property
+    def frames_running(self) -> int:
+        """Frames annotated of the clips that run."""
+        return sum(member.frames for member in self._members.values())
+
+    @property
+    def poll_every_s(self) -> float:
+        return len(self._members) / POLLS_PER_S
+
+    # What the driver wants done
+
+    def start(self, actor: int) -> None:
+        handle = self._actor_class.remote(actor)
+        self._members[actor] = _Member(handle)
+        self._watch(actor, handle.hello.remote(), self._on_hello)
+
+    def run(self, actor: int, clip: int, what: Clip, rung: int, attempt: int) -> None:
+        member = self._members[actor]
+        member.frames = 0
+        self._watch(actor, member.handle.run.remote(what, rung, attempt), self._on_run, clip)
+
+    def prefetch(self, actor: int, clip: int, what: Clip, first_frames: bool) -> None:
+        handle = self._members[actor].handle
+        self._watch(actor, handle.prefetch.remote(what, first_frames), self._on_prefetch, clip)
+
+    def drop_prefetch(self, actor: int, clip_id: str) -> None:
+        if member := self._members.get(actor):
+            member.handle.drop_prefetch.remote(clip_id)
+
+    def end(self, actor: int, why: str, *, gently: bool = False) -> None:
+        """`gently`: it is alive and idle, and may remove its local files first."""
+        import ray
+
+        event(_LOG, logging.INFO, "actor ended", actor=actor, why=why)
+        member = self._members.pop(actor, None)
+        if member is None:
+            return
+        handle = member.handle
+        if gently:
+            self._closing.append((handle, handle.close.remote()))
+            self._loop.after(CLOSE_S, lambda: ray.kill(handle))
+        else:
+            ray.kill(handle)
+
+    def poll(self) -> None:
+        """Asks every placed actor how far it is, unless an answer is outstanding."""
+        for actor, member in self._members.items():
+            if member.node and not member.polled:
+                member.polled = True
+                self._watch(actor, member.handle.progress.remote(), self._on_progress)
+
+    def close(self) -> None:
+        """Ends all actors; those that answer may remove their local files first."""
+        import ray
+
+        members = list(self._members.values())
+        self._members.clear()
+        self._closing += [(m.handle, m.handle.close.remote()) for m in members if m.suspected_at is None]
+        if self._closing:
+            ray.wait([ref for _, ref in self._closing], num_returns=len(self._closing), timeout=CLOSE_S)
+        for handle in [handle for handle, _ in self._closing] + [m.handle for m in members]:
+            ray.kill(handle)
+
+    # What became of it
+
+    def _watch(self, actor: int, ref: Any, handler: Callable[..., None], *args: Any) -> None:
+        """Answers of an actor that was ended meanwhile are no news."""
+
+        def news(future: Future[Any]) -> None:
+            if actor in self._members:
+                handler(actor, future, *args)
+
+        self._loop.watch(ref, news)
+
+    def _on_hello(self, actor: int, future: Future[Any]) -> None:
+        if not self._fine(actor, future):
+            return
+        hello, member = future.result(), self._members[actor]
+        member.node = hello["node"]
+        event(_LOG, logging.INFO, "actor placed", actor=actor, node=member.node, pid=hello["pid"])
+        self._events.placed(actor, member.node)
+        if actor in self._members:
+            self._watch(actor, member.handle.load.remote(self._order), self._on_load)
+
+    def _on_load(self, actor: int, future: Future[Any]) -> None:
+        cause = _raised_inside(future)
+        if cause is not None:
+            hopeless = isinstance(cause, JobStopped)
+            text = str(cause) if hopeless else f"{type(cause).__name__}: {cause}"
+            self._events.start_failed(actor, text, hopeless)
+        elif self._fine(actor, future):
+            event(_LOG, logging.INFO, "actor ready", actor=actor, **future.result())
+            self._events.ready(actor)
+
+    def _on_run(self, actor: int, future: Future[Any], clip: int) -> None:
+        cause = _raised_inside(future)
+        if isinstance(cause, JobStopped):
+            self._events.job_stopped(str(cause))
+        elif cause is not None:
+            # `attempt` returns what goes wrong with a clip: this is a defect of ours or of Ray's.
+            defect = Failure("", Reason.INTERNAL, f"{type(cause).__name__}: {cause}")
+            self._events.answered(actor, clip, defect)
+        elif self._fine(actor, future):
+            self._members[actor].frames = 0
+            self._events.answered(actor, clip, future.result())
+
+    def _on_prefetch(self, actor: int, future: Future[Any], clip: int) -> None:
+        if self._fine(actor, future):
+            self._events.prefetched(actor, clip)
+
+    def _on_progress(self, actor: int, future: Future[Any]) -> None:
+        member = self._members[actor]
+        member.polled = False
+        if self._fine(actor, future):
+            value: tuple[str, int, int] = future.result()
+            member.frames = value[1]
+            self._events.progressed(actor, value)
+
+    # Actors that are gone, or seem to be
+
+    def _fine(self, actor: int, future: Future[Any]) -> bool:
+        """False where the call ended in an error of Ray's, which is looked into."""
+        error = future.exception()
+        if error is None:
+            return True
+        member = self._members[actor]
+        if member.suspected_at is not None:
+            return False  # being looked into
+        verdict = judge(error, member.node or None)
+        if verdict.unsure:
+            self._suspect(actor, 1.0, self._ask_again)
+        elif verdict.reason is Reason.CRASHED and len(nodes_alive()) > 1:
+            # A node that is taken away may end its processes before it is known to be gone.
+            self._suspect(actor, VERDICT_S, lambda actor: self._lost(actor, judge(error, member.node or None)))
+        else:
+            self._lost(actor, verdict)
+        return False
+
+    def _suspect(self, actor: int, wait_s: float, then: Callable[[int], None]) -> None:
+        self._members[actor].suspected_at = time.monotonic()
+        self._events.unreachable(actor)
+        self._loop.after(wait_s, lambda: then(actor) if actor in self._members else None)
+
+    def _ask_again(self, actor: int) -> None:
+        self._watch(actor, self._members[actor].handle.hello.remote(), self._on_answer)
+
+    def _on_answer(self, actor: int, future: Future[Any]) -> None:
+        error, member = future.exception(), self._members[actor]
+        if error is None:
+            # It lives, but what it was asked before is lost.
+            self._lost(actor, Verdict(Reason.PREEMPTED, "the connection to its node was lost"))
+            return
+        verdict = judge(error, member.node or None)
+        if not verdict.unsure:
+            self._lost(actor, verdict)
+        elif time.monotonic() - (member.suspected_at or 0.0) > UNREACHABLE_S:
+            self._lost(actor, Verdict(Reason.PREEMPTED, f"it could not be reached for {UNREACHABLE_S:.0f} s"))
+        else:
+            self._loop.after(ASK_AGAIN_S, lambda: self._ask_again(actor) if actor in self._members else None)
+
+    def _lost(self, actor: int, verdict: Verdict) -> None:
+        self.end(actor, verdict.message)
+        event(_LOG, logging.INFO, "actor lost", actor=actor, reason=verdict.reason.value, error=verdict.message)
+        self._events.lost(actor, verdict)
+
+
+def _raised_inside(future: Future[Any]) -> BaseException | None:
+    """What our own code raised in the actor; None where it did not, or where the error is of Ray's making."""
+    import ray
+
+    error = future.exception()
+    if not isinstance(error, ray.exceptions.RayTaskError):
+        return None
+    return error.cause if isinstance(error.cause, BaseException) else error
