@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sam3ray.config._models import JobConfig
+from sam3ray.engine.versions import ENGINE_VERSION
 
 if TYPE_CHECKING:
     from sam3ray.manifest import Clip
@@ -27,8 +28,8 @@ def fingerprint(
 
     In it: checkpoint, revision and identity, dtype (resolved), `compile` (fused kernels round otherwise), tracking,
     the configuration's prompts and sampling, every clip's id, uri, range, rate and prompts (as one digest, whatever
-    their order), and the version of the annotations schema. Not in it: limits, cluster, retry, render, storage, batch
-    sizes and the manifest's other columns.
+    their order), the version of the annotations schema and that of the engine. Not in it: limits, cluster, retry,
+    render, storage, batch sizes and the manifest's other columns.
 
     Args:
         checkpoint_identity: what tells this checkpoint from another of the same name, such as a commit or digests.
@@ -36,6 +37,7 @@ def fingerprint(
     digest, count = manifest_digest(clips)
     flat: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
+        "engine_version": ENGINE_VERSION,
         "model.checkpoint": config.model.checkpoint,
         "model.revision": config.model.revision,
         "model.dtype": resolved_dtype(config),

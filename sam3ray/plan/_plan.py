@@ -14,7 +14,7 @@ from sam3ray.plan._estimate import Estimate, Work, estimate
 from sam3ray.plan._probing import Probed, probe_all
 from sam3ray.plan._visual import Masks, mask_sizes, prompt_problems
 from sam3ray.redact import redact
-from sam3ray.store import RunStore
+from sam3ray.store import RunStore, identity
 
 MAX_LISTED = 1_000  # unreadable clips listed one by one; the rest are counted
 
@@ -135,7 +135,8 @@ def _state_of_run(config: JobConfig, clips: Sequence[Clip]) -> tuple[set[str], d
     ours = fingerprint(config, clips)
     # What identifies the checkpoint's files is known once it is loaded or looked up; `run` compares that.
     comparable = {key: value for key, value in theirs.items() if not key.startswith("checkpoint.")}
-    refusals = differences(ours, comparable)
+    old = identity.outdated(theirs, ours, config.output)
+    refusals = [old] if old else differences(ours, comparable)
     done = store.done_ids()
     settled = {
         record.clip_id: record.reason.value

@@ -56,6 +56,19 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
     return values
 
 
+def outdated(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> str | None:
+    """A sentence where the run was made by an engine that gives other rows; None where it was not."""
+    old, new = before.get("engine_version"), now.get("engine_version")
+    if old == new or new is None:
+        return None
+    by = "sam3ray 0.1.0" if old is None else f"engine version {_shown(old)}"
+    return (
+        f"the run in {redact(where)} was made by {by}, and this is engine version {_shown(new)}, whose rows differ: it "
+        "cannot be continued. It can still be read, verified, rendered, exported and compacted. To label the rest, use "
+        "another output, or the version of sam3ray that began it"
+    )
+
+
 def fingerprint_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs, one phrase per key: "model.dtype was bfloat16, is float32"."""
     old, new = _flat(before), _flat(normalised(now))

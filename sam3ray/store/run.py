@@ -127,6 +127,8 @@ class RunStore:
     def _check_same(
         self, run: Mapping[str, Any], fingerprint: Mapping[str, Any], clips: Sequence[Clip], digest: str
     ) -> None:
+        if sentence := identity.outdated(run["fingerprint"], fingerprint, self.output):
+            raise UserError(sentence)
         problems = identity.fingerprint_differences(run["fingerprint"], fingerprint)
         if problems:
             raise UserError(

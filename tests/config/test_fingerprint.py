@@ -98,3 +98,10 @@ def test_numbers_of_other_types_are_the_same_number() -> None:
     ours = [replace(CLIPS[0], start_s=1)]
     theirs = [replace(CLIPS[0], start_s=1.0)]
     assert fingerprint(config(), ours) == fingerprint(config(), theirs)
+
+
+def test_the_version_of_the_engine_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint(config(), CLIPS)
+    monkeypatch.setattr("sam3ray.config._fingerprint.ENGINE_VERSION", before["engine_version"] + 1)
+    (sentence,) = differences(fingerprint(config(), CLIPS), before)
+    assert sentence.startswith("engine_version is ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,16 @@ def frames(seed: int, n: int, objects: int = 2) -> list[FrameAnnotations]:
 
 
 def write_clip(
-    folder: str | os.PathLike[str], clip_id: str, seed: int = 0, n: int = 6, **facts: object
+    folder: str | os.PathLike[str],
+    clip_id: str,
+    seed: int = 0,
+    n: int = 6,
+    fingerprint: Mapping[str, object] = FINGERPRINT,
+    **facts: object,
 ) -> tuple[Path, FileFacts]:
     """A finished annotation file on local disk."""
     path = Path(folder) / f"{clip_id}-{random.getrandbits(64):x}.parquet"
-    metadata = {"fingerprint": FINGERPRINT, "clip": {"uri": f"/videos/{clip_id}.mp4"}, "model": {}, "software": {}}
+    metadata = {"fingerprint": fingerprint, "clip": {"uri": f"/videos/{clip_id}.mp4"}, "model": {}, "software": {}}
     writer = AnnotationWriter(path, clip_id, metadata)
     for frame in frames(seed, n):
         writer.write(frame)

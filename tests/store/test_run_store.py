@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sam3ray.annotations import read_annotations
 from sam3ray.failures import Failure, JobStopped, Reason, UserError
 from sam3ray.manifest import Clip
 from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt
-from sam3ray.store import ClipSummary, Guarantee, RunStore
+from sam3ray.store import ClipSummary, Guarantee, RunStore, compact_run, verify_run
 from tests.store.conftest import QUICK, everything
 from tests.store.store_files import CONFIG, FINGERPRINT, clips, write_clip
 
@@ -49,6 +50,25 @@ def test_another_fingerprint_is_refused_and_named(local_store: RunStore):
     assert "fps was absent, is 5" in str(caught.value)
     assert "checkpoint" not in str(caught.value)
     assert everything(local_store) == before
+
+
+@pytest.mark.parametrize(
+    ("before", "by"), [({}, r"sam3ray 0\.1\.0"), ({"engine_version": 2}, "engine version 2")], ids=["0.1.0", "older"]
+)
+def test_a_run_of_another_engine_is_refused_in_one_sentence_and_stays_readable(
+    local_store: RunStore, tmp_path, before: dict[str, int], by: str
+):
+    old = {**FINGERPRINT, **before}
+    local_store.create_or_open(old, CONFIG, clips(1))
+    local_store.commit("clip-000", write_clip(tmp_path, "clip-000", seed=1, fingerprint=old)[0])
+    there = everything(local_store)
+    with pytest.raises(UserError, match=rf"was made by {by}, and this is engine version 3") as caught:
+        local_store.create_or_open({**FINGERPRINT, "engine_version": 3, "fps": 5}, CONFIG, clips(1))
+    assert len(caught.value.problems) == 1
+    assert everything(local_store) == there
+    assert verify_run(local_store.output) == []
+    assert compact_run(local_store.output).clips == 1
+    assert read_annotations(local_store.output).count_rows() > 0
 
 
 def test_another_manifest_is_refused_and_named(local_store: RunStore):
