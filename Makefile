@@ -51,7 +51,7 @@ bench: $(VENV)/.dev  ## speed and memory of the engine against the documented tr
 	$(BIN)/python benchmarks/engine.py
 
 checkpoint: $(VENV)/.dev  ## train a checkpoint like the embedded one into build/checkpoint (3 hours on a CPU; resumes)
-	$(BIN)/python -m sam3ray.training train build/checkpoint --minutes 180
+	$(BIN)/python -m tools.training train build/checkpoint --minutes 180
 
 clean:  ## remove .venv, caches and the demo's output
 	rm -rf $(VENV) $(OUTPUT) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

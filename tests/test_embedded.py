@@ -44,14 +44,14 @@ def test_the_original_classes_load_it_whole():
 
 @pytest.fixture(scope="module")
 def engine():
-    from sam3ray.training.evaluation import through_engine
+    from tools.training.evaluation import through_engine
 
     return through_engine(str(EMBEDDED))
 
 
 @pytest.mark.parametrize("kind", ["one prompt", "several prompts", "click", "box", "mask"])
 def test_it_finds_and_follows_what_it_is_asked_for(engine, kind):
-    from sam3ray.training.evaluation import table_line
+    from tools.training.evaluation import table_line
 
     line = table_line(kind, CLIPS[kind], engine)
     found = {name: line[name] for name in GATES[kind]}
@@ -61,7 +61,7 @@ def test_it_finds_and_follows_what_it_is_asked_for(engine, kind):
 
 
 def test_transformers_own_pipeline_finds_it_too():
-    from sam3ray.training.evaluation import table_line, through_transformers
+    from tools.training.evaluation import table_line, through_transformers
 
     line = table_line("one prompt", 4, through_transformers(str(EMBEDDED)), frames=24)
     assert line["recall"] >= 0.87
@@ -70,7 +70,7 @@ def test_transformers_own_pipeline_finds_it_too():
 
 def test_a_tracker_without_training_finds_next_to_nothing():
     """The control: the gates are passed by what was learnt."""
-    from sam3ray.training.evaluation import table_line, through_transformers
+    from tools.training.evaluation import table_line, through_transformers
 
     line = table_line("one prompt", 1, through_transformers(str(EMBEDDED), untrained_tracker=True), frames=16)
     assert line["recall"] < 0.6

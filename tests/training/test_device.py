@@ -13,11 +13,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from transformers import Sam3VideoModel
 from typer.testing import CliRunner
 
-from sam3ray.training import detector, tracker, trunk
-from sam3ray.training.__main__ import app
-from sam3ray.training.layout import initialise, make_tokenizer, tiny_config
-from sam3ray.training.samples import draw_images, draw_track
-from sam3ray.training.unroll import unroll
+from tools.training import detector, tracker, trunk
+from tools.training.__main__ import app
+from tools.training.layout import initialise, make_tokenizer, tiny_config
+from tools.training.samples import draw_images, draw_track
+from tools.training.unroll import unroll
 
 ELSEWHERE = torch.device("meta")
 #: What CUDA takes of both devices: copies, and indices from the CPU (and scalars).

@@ -8,9 +8,9 @@ import torch
 from transformers import Sam3TrackerVideoModel, Sam3VideoModel, Sam3VideoProcessor
 
 from sam3ray.shapes import COLOURS, SHAPES, parse, phrases
-from sam3ray.training import random_checkpoint, samples
-from sam3ray.training.layout import make_tokenizer
-from sam3ray.training.samples import draw_images, draw_track
+from tools.training import random_checkpoint, samples
+from tools.training.layout import make_tokenizer
+from tools.training.samples import draw_images, draw_track
 
 
 def test_a_random_checkpoint_loads_into_both_models_without_a_weight_missing(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sam3ray.shapes import ClipSpec, make_scene
-from sam3ray.training import samples
+from tools.training import samples
 
 SEED = samples.FIRST_TRAINING_SEED
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from sam3ray.failures import UserError
-from sam3ray.training import stages
-from sam3ray.training.samples import stream
-from sam3ray.training.schedule import Options, Run
+from tools.training import stages
+from tools.training.samples import stream
+from tools.training.schedule import Options, Run
 
 
 def a_run(folder, model):
@@ -59,7 +59,7 @@ def test_a_folder_goes_on_with_its_own_seed_alone(tmp_path):
 
 def test_a_missing_checkpoint_is_a_sentence():
     called = subprocess.run(
-        [sys.executable, "-m", "sam3ray.training", "evaluate", "/nonexistent"], capture_output=True, text=True
+        [sys.executable, "-m", "tools.training", "evaluate", "/nonexistent"], capture_output=True, text=True
     )
     assert called.returncode == 2
     assert "sam3ray: model.checkpoint is '/nonexistent': there is no such folder" in called.stderr

@@ -15,11 +15,11 @@ from sam3ray.engine.visual import VisualEngine
 from sam3ray.masks import decode_rle, encode_masks
 from sam3ray.prompts import MaskPrompt
 from sam3ray.shapes import COLOURS, SHAPES
-from sam3ray.training import random_checkpoint, unroll
-from sam3ray.training.prompts import KINDS, clicks
-from sam3ray.training.samples import draw_track
-from sam3ray.training.tracker import Helpers, draw_batch, tracking_losses
 from sam3ray.video import Frame
+from tools.training import random_checkpoint, unroll
+from tools.training.prompts import KINDS, clicks
+from tools.training.samples import draw_track
+from tools.training.tracker import Helpers, draw_batch, tracking_losses
 
 FRAMES = 7
 

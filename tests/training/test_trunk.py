@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sam3ray.shapes import COLOURS, SHAPES
-from sam3ray.training import trunk
+from tools.training import trunk
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Trains the tiny checkpoint of the package on drawn clips, and makes checkpoints of random weights.
 
-Not needed to use sam3ray: `python -m sam3ray.training --help`.
+Not needed to use sam3ray: `python -m tools.training --help`.
 """
 
 from __future__ import annotations

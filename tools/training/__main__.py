@@ -1,4 +1,4 @@
-"""`python -m sam3ray.training`: train the tiny checkpoint, evaluate one, draw a contact sheet."""
+"""`python -m tools.training`: train the tiny checkpoint, evaluate one, draw a contact sheet."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def sheet(
 
 def main() -> None:
     try:
-        app(prog_name="python -m sam3ray.training")
+        app(prog_name="python -m tools.training")
     except (UserError, JobStopped, OSError) as error:
         complain(error.problems if isinstance(error, UserError) else [str(error)])
         sys.exit(2)
