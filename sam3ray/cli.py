@@ -320,7 +320,7 @@ def _options(overrides: list[str] | None, sections: tuple[str, ...]) -> JobConfi
     wrong = [o for o in overrides or () if o.partition("=")[0].partition(".")[0].strip() not in sections]
     if wrong:
         raise UserError(f"--set {o}: allowed here: keys of {', '.join(sections)}" for o in wrong)
-    return config_from_text("{manifest: none, output: run}", "--set", overrides or ())
+    return config_from_text("{manifest: none, output: /none}", "--set", overrides or ())
 
 
 def _storage(overrides: list[str] | None) -> dict[str, Any]:

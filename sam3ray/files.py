@@ -6,10 +6,10 @@ Used before a job starts: configurations, manifests, prompts. Videos and results
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sam3ray.addresses import AddressError, one_form
 from sam3ray.failures import UserError
 from sam3ray.redact import redact
 
@@ -87,11 +87,15 @@ def _names_a_kind(key: str, value: Any) -> bool:
 
 
 def resolve(uri: str) -> str:
-    """The same place, independent of the current directory. Addresses stay as they are."""
-    if "://" in uri:
-        return uri
-    trailing = "/" if len(uri) > 1 and uri.endswith("/") else ""
-    return os.path.abspath(os.path.expanduser(uri)) + trailing
+    """The same place, independent of the current directory and in its one spelling: see `sam3ray.addresses`.
+
+    Raises:
+        UserError: it names no place.
+    """
+    try:
+        return one_form(uri)
+    except AddressError as error:
+        raise UserError(f"{redact(uri)} {error}") from None
 
 
 def read_bytes(uri: str, storage_options: Mapping[str, Any], max_bytes: int, *, what: str) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from sam3ray.addresses import folder_form
 from sam3ray.config._fields import Key, allowed, field_at, known_keys
 from sam3ray.config._models import JobConfig
 from sam3ray.config._secrets import has_password, is_secret_key, without_password
@@ -50,7 +51,7 @@ def config_from_text(text: str, name: str, overrides: Sequence[str] = ()) -> Job
 
 def resolve_paths(config: JobConfig) -> JobConfig:
     """The same with absolute paths, so that workers in other directories and on other nodes mean the same files."""
-    update: dict[str, Any] = {"manifest": resolve(config.manifest), "output": resolve(config.output)}
+    update: dict[str, Any] = {"manifest": resolve(config.manifest), "output": folder_form(config.output)}
     if config.visual_prompts is not None:
         update["visual_prompts"] = resolve(config.visual_prompts)
     if config.video.cache_dir is not None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from sam3ray.config._places import problem_of, same_place
 from sam3ray.config._secrets import find_secrets, has_password
 from sam3ray.files import ambiguous_options
 from sam3ray.prompts import phrases_problem, split_phrases
@@ -258,11 +259,11 @@ class JobConfig(_Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        conflicts = [*_device_conflicts(self), *_secret_conflicts(self)]
+        conflicts = [*_device_conflicts(self), *_secret_conflicts(self), *_place_conflicts(self)]
         addresses = [uri for uri in (self.manifest, self.output, self.visual_prompts) if uri is not None]
         if problem := ambiguous_options(addresses, self.storage):
             conflicts.append((("storage",), problem))
-        if self.output.rstrip("/") == self.manifest.rstrip("/"):
+        if not conflicts and same_place(self.output, self.manifest):
             conflicts.append((("manifest", "output"), f"output is the same place as manifest: {self.output!r}"))
         if conflicts:
             raise PydanticCustomError("conflict", "{text}", {"conflicts": conflicts, "text": _sentences(conflicts)})
@@ -288,6 +289,16 @@ def _device_conflicts(config: JobConfig) -> list[Conflict]:
     if device.startswith("cuda") and gpus == 0:
         return [(keys, f"model.device is {device!r}, but cluster.gpus_per_actor is 0; allowed: a number above 0")]
     return []
+
+
+def _place_conflicts(config: JobConfig) -> list[Conflict]:
+    places = {
+        "manifest": config.manifest,
+        "output": config.output,
+        "visual_prompts": config.visual_prompts,
+        "video.cache_dir": config.video.cache_dir,
+    }
+    return [((key,), problem) for key, place in places.items() if place and (problem := problem_of(key, place))]
 
 
 def _secret_conflicts(config: JobConfig) -> list[Conflict]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from sam3ray.addresses import AddressError, one_form
 from sam3ray.config import JobConfig
 from sam3ray.config._secrets import has_password
 from sam3ray.failures import UserError
-from sam3ray.files import resolve
 from sam3ray.manifest._clip import Clip, Manifest
 from sam3ray.manifest._ids import ALLOWED, derive_clip_id, is_clip_id
 from sam3ray.manifest._rows import Problems, Rows, shown
@@ -28,7 +28,7 @@ _SIMILAR = 1_000  # ids that an unknown one is compared with: looking for simila
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # Most addresses of a large manifest look like this; the others take the longer way.
-_PLAIN_URI = re.compile(r"(?:(?:s3|gs|az|abfs|https|file)://|/)[A-Za-z0-9_/=+-][A-Za-z0-9_./=+-]{0,1000}")
+_PLAIN_URI = re.compile(r"(?:(?:s3|gs|az|abfs|https)://[A-Za-z0-9]|/)[A-Za-z0-9_/=+-][A-Za-z0-9_./=+-]{0,1000}")
 _SCHEME = re.compile(r"^[A-Za-z0-9+.-]+(?=://|::)")
 
 
@@ -98,11 +98,21 @@ def _uris(rows: Rows, problems: Problems) -> list[str]:
             close = difflib.get_close_matches(scheme[0].lower(), known, n=1)
             problem = "a path, s3://, gs://, az:// or another kind of storage that fsspec knows"
             problem += f"; the nearest is {close[0]}://" if close else ""
+        elif isinstance(value, str):
+            try:
+                one_form(value)
+            except AddressError as error:
+                problems.add(f"{rows.place(i)}: uri {redact(shown(value))} {error}")
+                value = ""
         if problem:
             problems.add(f"{rows.place(i)}: uri is {redact(shown(value))}; allowed: {problem}")
             value = ""
         values[i] = value
-    return [value if not value or (value[0] == "/" and "/." not in value) else resolve(value) for value in values]
+    return [value if not value or _is_absolute(value) else one_form(value) for value in values]
+
+
+def _is_absolute(uri: str) -> bool:
+    return uri[0] == "/" and "/." not in uri and "//" not in uri
 
 
 def _numbers(

@@ -93,7 +93,13 @@ def _walk(root: str) -> Iterator[str]:
 def _rows(files: Iterable[str], fs: Any, root: str, uri: str) -> Rows:
     videos: list[str] = []
     images: dict[str, list[str]] = {}
+    prefix = "/" if root == "/" else f"{root}/"
     for path in files:
+        if path != root and not path.startswith(prefix) and not is_local(uri):
+            raise UserError(
+                f"manifest {redact(uri)} is not what its store lists, which is {redact(path)}; "
+                "allowed: an address without doubled slashes"
+            )
         suffix = _suffix(path)
         if suffix in VIDEO_SUFFIXES:
             videos.append(path)
@@ -116,7 +122,6 @@ def _rows(files: Iterable[str], fs: Any, root: str, uri: str) -> Rows:
             "and folders of numbered .jpg or .png frames"
         )
     uris = [path if is_local(uri) else fs.unstrip_protocol(path) for path in paths]
-    prefix = root.rstrip("/") + "/"
     identities = [path.removeprefix(prefix) if path != root else posixpath.basename(path) for path in paths]
     return Rows(redact(uri), len(uris), {"uri": list(uris)}, identities=identities)
 

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import fsspec
 import pyarrow.fs as pafs
 
+from sam3ray.addresses import AddressError, folder_form
 from sam3ray.failures import ClipError, JobStopped, Reason, UserError
 from sam3ray.files import options_for
 from sam3ray.redact import redact, remember_secrets
@@ -49,7 +50,10 @@ class Storage:
     """
 
     def __init__(self, uri: str, options: Mapping[str, Any] | None = None, retry: RetryPolicy | None = None) -> None:
-        self.uri = uri.rstrip("/") or uri
+        try:
+            self.uri = folder_form(uri)
+        except AddressError as error:
+            raise UserError(f"output {redact(uri)} {error}") from None
         self.options = dict(options or {})
         self.retry = retry or RetryPolicy()
         remember_secrets(self.options)
@@ -198,8 +202,11 @@ class Storage:
             return
         prefix = self.root + "/"
         for path, info in found.items():
-            if info.get("type") != "directory" and str(path).startswith(prefix):
-                yield Entry(str(path)[len(prefix) :], int(info.get("size") or 0), _modified(info))
+            if info.get("type") == "directory" or str(path).endswith("/"):
+                continue  # what a console's "create folder" leaves behind
+            if not str(path).startswith(prefix):
+                raise JobStopped(f"the store lists {redact(str(path))} in {self.shown(folder)}, which cannot be")
+            yield Entry(str(path)[len(prefix) :], int(info.get("size") or 0), _modified(info))
 
     def _walk_local(self, folder: str) -> Iterator[Entry]:
         try:

@@ -144,7 +144,10 @@ def look_up(uri: str, storage_options: Mapping[str, Any], limits: VideoConfig) -
             files: tuple[RemoteFile, ...] = (_remote_file(info, path),)
             video = RemoteVideo(uri, False, files)
         else:
-            entries = {posixpath.basename(e["name"].rstrip("/")): e for e in fs.ls(path, detail=True) if _is_file(e)}
+            listed = fs.ls(path, detail=True)
+            if any(not str(e["name"]).startswith(path.rstrip("/")) for e in listed):
+                raise ClipError(Reason.NOT_FOUND, "the store lists another folder: its address has a doubled slash")
+            entries = {posixpath.basename(e["name"].rstrip("/")): e for e in listed if _is_file(e)}
             names = sort_frames(entries, redact_uri(uri))
             files = tuple(_remote_file(entries[name], entries[name]["name"]) for name in names)
             video = RemoteVideo(uri, True, files)

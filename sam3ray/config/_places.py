@@ -1,0 +1,41 @@
+"""The addresses of a configuration: what is wrong with one, in a sentence."""
+
+from __future__ import annotations
+
+import os
+
+from sam3ray.addresses import AddressError, folder_form, one_form, scheme_of
+from sam3ray.redact import redact
+
+_RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the entry point of a submitted job
+
+
+def problem_of(key: str, place: str) -> str:
+    """Why this place will not do for the key; empty if it will."""
+    try:
+        if key == "output":
+            _check_output(place)
+        elif key == "video.cache_dir" and scheme_of(place) != "file":
+            raise AddressError("is no path; allowed: a folder on each node's own disk")
+        else:
+            one_form(place)
+    except AddressError as error:
+        return f"{key} {redact(place)} {error}"
+    return ""
+
+
+def _check_output(place: str) -> None:
+    folder_form(place)
+    if scheme_of(place) == "memory":
+        raise AddressError("ends with this process, and no worker sees it; allowed: a path, s3://, gs:// or az://")
+    relative = "://" not in place and not os.path.isabs(os.path.expanduser(place))
+    if relative and _RAY_JOB in os.environ:
+        raise AddressError(
+            "is a relative path, which in a Ray job lies in Ray's copy of the job's files and goes with it; "
+            "allowed: an absolute path on storage that all nodes share, s3://, gs:// or az://"
+        )
+
+
+def same_place(output: str, manifest: str) -> bool:
+    """Whether these two, which have no problem of their own, are one."""
+    return folder_form(output) == one_form(manifest).rstrip("/")
