@@ -54,7 +54,8 @@ def associate(
         absent: so many of the tracks may be let go to make room for new objects.
 
     A detection may confirm several tracks (hotstart removes duplicates later) and is new only if it overlaps
-    none; before there are any tracks, every detection is new, whatever its score.
+    none. Where its phrase has no tracks, it is new whatever its score. transformers' rules ask that of all
+    phrases together, so that one phrase's objects raise the bar for another's.
     """
     detections, tracks = ious.shape
     empty = tuple(np.flatnonzero(track_is_empty).tolist())
@@ -68,7 +69,10 @@ def associate(
     is_matched = (ious >= rules.trk_assoc_iou_thresh).any(axis=0)
     unmatched = tuple(np.flatnonzero(~track_is_empty & ~is_matched).tolist())
     same = ious >= rules.assoc_iou_thresh
-    is_new = (scores >= rules.new_det_thresh) & ~same.any(axis=1)
+    sure_enough = scores >= rules.new_det_thresh
+    if rules.published:
+        sure_enough |= ~np.isin(detection_prompts, track_prompts)
+    is_new = sure_enough & ~same.any(axis=1)
     matched_tracks = tuple(tuple(np.flatnonzero(row).tolist()) for row in same)
 
     sure = (scores >= rules.high_conf_thresh) & ~is_new & (ious.max(axis=1) >= rules.high_iou_thresh)

@@ -81,7 +81,7 @@ class Hotstart:
 
         removed, hidden = set(), set()
         for object_id, mine in standing.items():
-            is_young = mine.first_frame > frame - rules.hotstart_delay
+            is_young = self.is_young(mine.first_frame, frame)
             # The counts start to matter with the first miss: an object never missed is not judged by them.
             if mine.unmatched_frames and mine.unmatched_frames >= rules.hotstart_unmatch_thresh and is_young:
                 removed.add(object_id)
@@ -94,6 +94,10 @@ class Hotstart:
         for object_id in removed:
             del standing[object_id]
         return removed, hidden
+
+    def is_young(self, first_frame: int, frame: int) -> bool:
+        """Whether an object first seen on `first_frame` can still be removed on `frame`."""
+        return first_frame > frame - self._rules.hotstart_delay
 
     def forget(self, object_id: int) -> None:
         """Drop an object that is tracked no longer."""

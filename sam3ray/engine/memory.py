@@ -102,11 +102,14 @@ class ObjectMemory:
     """One object's past: conditioning frames (prompted) and tracked ones, by frame.
 
     Both dicts keep the order of insertion, which is the order transformers concatenates in.
+    `borrowed`: conditioning frames that are one only because an object of the same birth was reconditioned there;
+    they turn back into ordinary frames if that object is removed.
     `backward_from`: keep also what a backward pass that starts before this frame will read.
     """
 
     conditioning: dict[int, FrameEntry] = field(default_factory=dict)
     tracked: dict[int, FrameEntry] = field(default_factory=dict)
+    borrowed: set[int] = field(default_factory=set)
     backward_from: int | None = None
 
     def entry(self, frame: int) -> FrameEntry | None:
@@ -205,6 +208,9 @@ class ReadRules:
         sign = -1 if reverse else 1
         selected, _ = select_conditioning(frame, memory.conditioning, self.max_conditioning)
         ahead = {t for t in memory.conditioning if sign * (t - frame) >= 0}
+        if memory.borrowed:
+            # Each may stop being one at any moment, and one that is not selected now be selected then.
+            selected = list(memory.conditioning)
         if self.rules == "transformers":
             near = {frame - sign * k for k in range(1, self.num_memories)}
             far = {frame - sign * k for k in range(1, self.pointer_limit)}

@@ -7,7 +7,7 @@ one small tensor of counts and scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -42,6 +42,18 @@ class _Object:
     memory: ObjectMemory = field(default_factory=ObjectMemory)
     last_occluded: int | None = None  # None: not tracked on any frame yet
     empty_frames: int = 0  # without a mask, up to now
+
+
+@dataclass
+class _Loan:
+    """A conditioning frame that objects of one birth have because some of them were reconditioned there.
+
+    As in the published code, it goes back to an ordinary frame when hotstart has removed all who were (`givers`).
+    """
+
+    frame: int
+    givers: set[int]
+    borrowers: list[_Object]
 
 
 @dataclass(frozen=True)
@@ -93,6 +105,7 @@ class Propagation:
         self._next_id = first_object_id
         self._objects: list[_Object] = []
         self._hotstart = Hotstart(rules)
+        self._loans: list[_Loan] = []
         self.tally = Tally()
 
     def step(self, work: FrameWork, meanwhile: Callable[[], None]) -> Step:
@@ -144,6 +157,7 @@ class Propagation:
 
         present = [place for place, each in enumerate(objects) if each.object_id not in removed]
         result = self._result(work, shown, present, facts.scores, newcomers, fresh)
+        self._settle(frame, removed)
         self._drop(removed, len(newcomers))
         self._objects += newcomers
         tracker.prune(frame, [each.memory for each in self._objects])
@@ -237,18 +251,43 @@ class Propagation:
             return {}
         memories = [objects[place].memory for place in chosen]
         if rules.published:
-            births = {(objects[place].born, objects[place].prompt) for place in chosen}
-            mates = [
-                each.memory
-                for place, each in enumerate(objects)
-                if (each.born, each.prompt) in births and place not in chosen
-            ]
+            mates = self._lend(frame, chosen)
             index = indices(list(chosen.values()), detections.masks.device)
             prompt_masks = tracker.mask_prompt(detections.masks[index])
-            tracker.recondition(features, frame, memories, prompt_masks, birth_mates=mates)
+            tracker.recondition(features, frame, memories, prompt_masks, birth_mates=[each.memory for each in mates])
         else:
             tracker.recondition(features, frame, memories, None)
         return chosen
+
+    def _lend(self, frame: int, chosen: Iterable[int]) -> list[_Object]:
+        """The birth mates of the objects that are reconditioned on `frame`: the frame becomes theirs, too."""
+        births: dict[tuple[int, int], set[int]] = {}
+        for place in chosen:
+            each = self._objects[place]
+            births.setdefault((each.born, each.prompt), set()).add(each.object_id)
+        found = []
+        for birth, givers in births.items():
+            mates = [e for e in self._objects if (e.born, e.prompt) == birth and e.object_id not in givers]
+            if mates:
+                self._loans.append(_Loan(frame, givers, mates))
+                found += mates
+        return found
+
+    def _settle(self, frame: int, removed: set[int]) -> None:
+        """Take back what the removed had lent; what can no longer be taken back is the borrowers' own."""
+        open_loans = []
+        for loan in self._loans:
+            loan.givers -= removed
+            loan.borrowers = [each for each in loan.borrowers if each.object_id not in removed]
+            memories = [each.memory for each in loan.borrowers]
+            if not loan.givers:
+                self._tracker.take_back(loan.frame, memories)
+            elif loan.borrowers and self._hotstart.is_young(loan.borrowers[0].born, frame + 1):
+                open_loans.append(loan)
+            else:
+                for memory in memories:
+                    memory.borrowed.discard(loan.frame)
+        self._loans = open_loans
 
     def _add(
         self,
@@ -365,7 +404,7 @@ class _Evidence:
         everything = foreground[0] if len(foreground) == 1 else torch.cat(foreground)
         parts = [intersections(everything, everything).flatten(), everything.flatten(1).sum(1).float()]
         if logits is not None:
-            parts += [logits.float(), logits.sigmoid().float()]
+            parts += [logits.float(), logits.float().sigmoid()]
         self._packed, self._arrived = to_host(torch.cat(parts))
 
     def read(self) -> tuple[np.ndarray, _Facts]:

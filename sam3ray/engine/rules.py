@@ -35,6 +35,14 @@ By choice: `tracking.rules`
       the same birth conditioning on that frame, and leaves the output as it is. transformers makes only the matched
       object conditioning, keeps its pointer, and puts out the raw detection; `recondition_on_trk_masks` is its own
       option and has no effect under `published`.
+    * A phrase's result does not depend on the other phrases: where it has no tracked object, each of its detections is
+      new whatever its score, as in Meta's code, which has one phrase a run. transformers asks that of all phrases
+      together. Only `max_num_objects` couples phrases: they share the room, and the best by score get it.
+      (`association`)
+    * What an object remembers of the frame of its birth is its mask prompt at the video's resolution, thresholded,
+      and brought back to the model's (1152 -> video -> 288 -> 1008). (`tracker`)
+    * An object that hotstart removes takes the conditioning frames that its reconditioning gave to its birth mates
+      away again: they become ordinary frames, unless somebody else was reconditioned there, too. (`propagation`)
     * The shrink rule looks at masks resized to the memory encoder's input, and at lone objects too (an empty one is
       remembered as surely absent); transformers looks at low-resolution masks and leaves lone objects out.
     * `tracking.geometry_token`, an option of its own and off: without boxes Meta's detector still gives the geometry
@@ -42,6 +50,19 @@ By choice: `tracking.rules`
       shown which of the two the scores' thresholds fit. (`detector`)
 
     What the tracker core decides by the rules (memory selection, pointers, binarisation) stands in `tracker`.
+
+Of Meta's code, not followed under either rule set
+    * Its API runs the first frame twice, so that frame 0 shows the stored mask prompt with a score of .99995, gives
+      overlaps to the later detection and remembers a soft mask. Here each frame is looked at once.
+    * Backward, it turns `>` into `<` where it asks who was occluded last (sam3_video_base.py:1047 at 99d02f2). The one
+      who was occluded more recently in the direction of travel gives way here, both ways; with that comparison mended
+      all its outputs equal ours.
+    * Its score for memory selection is the mean over a batch of objects, so that one object's memory depends on who
+      happens to share its batch. Here it is the object's own. (`tracker`)
+    * From a later start it reconditions where the index in the video is a multiple of 16. Here frames count from the
+      start, so that a clip gives the same rows wherever it was cut from.
+    * Its CPU code for mask NMS keeps the later of two equal scores, its GPU kernel the earlier; here it is always the
+      earlier.
 
 Same results by other means
     * Several prompts share a detector call, several frames a backbone call, the objects of a frame the tracker's.

@@ -113,6 +113,7 @@ class TextEngine:
             tracking.object_batch,
             ahead.short_length,
             offload_state=tracking.offload_state,
+            video_size=(height, width),
         )
         propagation = Propagation(tracker, self.rules, first_object_id)
         self.tally = propagation.tally

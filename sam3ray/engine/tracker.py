@@ -47,6 +47,7 @@ from sam3ray.engine.vision import FrameFeatures, TrackerNeck
 MASK_PROMPT_SCORE = 10.0  # score logit of an object given as a mask; the negative of it where the mask is empty
 PASSING_SCORE = 0.01  # the published rules forget frames whose score is not above this
 MAX_POINTS = 16  # the published rules show the model no more clicks on one object and frame
+_DEVICE_PIXELS = 2**27  # mask pixels of the source's size held at once, in float32
 EARLIER_LOGIT_LIMIT = 32.0  # earlier logits are clamped to +- this before they go in with new clicks
 
 
@@ -59,6 +60,8 @@ class Tracker:
         object_batch: objects per call of a module; bounds the peak memory of a frame.
         num_frames: length of the clip; only lengths below 16 make a difference, None is "at least 16".
         offload_state: keep the objects' memories in host memory.
+        video_size: (height, width) of the source's frames, which the published rules take the masks of new objects
+            through; None leaves them at the size they have.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Tracker:
         num_frames: int | None = None,
         *,
         offload_state: bool = False,
+        video_size: tuple[int, int] | None = None,
     ) -> None:
         tracker = model.tracker_model
         config = tracker.config
@@ -76,6 +80,7 @@ class Tracker:
             raise ValueError(f"the checkpoint's num_maskmem must be at least 1, got {config.num_maskmem}")
         self.module = tracker
         self.rules: Rules = rules
+        self.video_size = video_size
         self.object_batch = object_batch
         self.dtype = tracker.no_memory_embedding.dtype
         self.device = tracker.no_memory_embedding.device
@@ -279,10 +284,10 @@ class Tracker:
         there = (masks > 0).flatten(1).any(dim=1)
         scores = torch.where(there, MASK_PROMPT_SCORE, -MASK_PROMPT_SCORE)
         if self.rules == "published":
-            carved = carve(masks > 0.5, groups)
+            carved = carve(self._at_video_size(masks), groups)
             # +-1024, then soft at the border: what the published code stores of a mask prompt.
-            logits = torch.where(carved, -NO_OBJECT, NO_OBJECT)
-            low = self._to_low_res(logits)
+            step = max(1, _DEVICE_PIXELS // carved[0].numel())
+            low = torch.cat([self._to_low_res(torch.where(part, -NO_OBJECT, NO_OBJECT)) for part in carved.split(step)])
             for_memory = self.upsample(low)
         else:
             for_memory = prompt[:, 0] * 20.0 - 10.0
@@ -384,7 +389,8 @@ class Tracker:
 
         With masks (N, S, S), as the published rules have it, their pointers are made anew from
         them; without, as transformers' have it, the tracked ones stay. `birth_mates` keep theirs
-        in both cases. The frame's memory is not written: `encode_memory` comes next.
+        in both cases, and only borrow the frame (see `take_back`). The frame's memory is not written:
+        `encode_memory` comes next.
         """
         if masks is not None and memories:
             self._store_prompted(frame, memories, self._mask_pointers(features, self._mask_input(masks)))
@@ -392,6 +398,15 @@ class Tracker:
         for memory in (*memories, *birth_mates):
             if frame in memory.tracked:
                 memory.conditioning[frame] = memory.tracked.pop(frame)
+                if masks is not None:
+                    memory.borrowed.add(frame)
+
+    def take_back(self, frame: int, memories: Iterable[ObjectMemory]) -> None:
+        """Makes `frame`, which the objects were given as birth mates of one reconditioned there, an ordinary one."""
+        for memory in memories:
+            if frame in memory.borrowed:
+                memory.borrowed.discard(frame)
+                memory.tracked[frame] = memory.conditioning.pop(frame)
 
     def _mask_input(self, masks: Tensor) -> Tensor:
         """(N, H, W) -> (N, 1, S, S), S the size that `mask_downsample` brings to the decoder's.
@@ -401,6 +416,15 @@ class Tracker:
         side = self.memory_mask_size if self.rules == "published" else self.image_size
         prompt = masks.unsqueeze(1).to(self.dtype)
         return prompt if prompt.shape[-2:] == (side, side) else resize(prompt, (side, side), antialias=True)
+
+    def _at_video_size(self, masks: Tensor) -> Tensor:
+        """(N, H, W), bool or 0..1 -> bool at the size of the source's frames."""
+        size = self.video_size
+        if size is None or tuple(masks.shape[-2:]) == size:
+            return masks > 0.5
+        step = max(1, _DEVICE_PIXELS // (size[0] * size[1]))
+        parts = [resize(part.float().unsqueeze(1), size, antialias=True).squeeze(1) > 0.5 for part in masks.split(step)]
+        return torch.cat(parts)
 
     def _mask_pointers(self, features: FrameFeatures, prompt: Tensor) -> Tensor:
         multimask = self.rules == "transformers"  # else the single-mask token
@@ -461,6 +485,7 @@ class Tracker:
                 for entry in entries.values():
                     self._drop(entry)
                 entries.clear()
+            memory.borrowed.clear()
 
     def forget_tracked(self, memories: Iterable[ObjectMemory]) -> None:
         """Frees all but the conditioning frames."""

@@ -10,7 +10,9 @@ from sam3ray.failures import JobStopped
 # of a run's fingerprint, so that a run is never continued by an engine that would give other rows.
 #   1: sam3ray 0.1.0, whose runs do not name a version
 #   2: runs name the version
-ENGINE_VERSION = 2
+#   3: phrases do not depend on each other; new objects are remembered at the size of the video; a removed object takes
+#      back the conditioning frames that it gave
+ENGINE_VERSION = 3
 
 # The engine drives the model's submodules itself, so another minor release may have moved what it relies on and would
 # go wrong quietly. The parity tests say whether a release can be added here.

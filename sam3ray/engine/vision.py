@@ -84,7 +84,8 @@ class TrackerNeck:
 
 def _folded(wide: Any, narrow: Any) -> tuple[Tensor, Tensor]:
     """Weight and bias of the one convolution that is `wide`, then `narrow`, which looks at single pixels."""
-    mix = narrow.weight[:, :, 0, 0].double()
-    weight = torch.einsum("om,mikl->oikl", mix, wide.weight.double())
-    bias = mix @ wide.bias.double() + narrow.bias.double()
-    return weight.to(wide.weight.dtype), bias.to(wide.weight.dtype)
+    # On the host, since not every device has float64 (mps has not).
+    mix = narrow.weight[:, :, 0, 0].cpu().double()
+    weight = torch.einsum("om,mikl->oikl", mix, wide.weight.cpu().double())
+    bias = mix @ wide.bias.cpu().double() + narrow.bias.cpu().double()
+    return weight.to(wide.weight), bias.to(wide.weight)

@@ -144,7 +144,11 @@ class _Run:
         self._progress = progress
         self._preprocess = Preprocessor(checkpoint)
         self._tracker = Tracker(
-            checkpoint.model, tracking.rules, tracking.object_batch, offload_state=tracking.offload_state
+            checkpoint.model,
+            tracking.rules,
+            tracking.object_batch,
+            offload_state=tracking.offload_state,
+            video_size=self._size,
         )
         self._following = Following(self._tracker, self._size, keep_for_second_pass=self._throughout)
         self._objects = [Followed(spec) for spec in objects]

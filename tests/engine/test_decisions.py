@@ -80,7 +80,8 @@ def overlap(a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
 def test_random_clips_are_decided_as_by_transformers(seed, values):
     """Masks, detections and scores at random over 30 frames: same new objects, removals and hidden ones."""
     generator = torch.Generator().manual_seed(seed)
-    ours, theirs, hotstart = rules(**values), Upstream(**values), Hotstart(rules(**values))
+    ours, theirs = rules(rules="transformers", **values), Upstream(**values)
+    hotstart = Hotstart(ours)
     ids: list[int] = []
     prompt_of: dict[int, int] = {}
     next_id = 1
@@ -124,6 +125,43 @@ def test_random_clips_are_decided_as_by_transformers(seed, values):
         prompt_of.update({i: det_prompts[d] for i, d in zip(new_ids, new, strict=True)})
         ids = [i for i in [*ids, *new_ids] if i not in got[0]]
         assert len(hotstart) == len(ids), "nothing is kept of objects that are gone"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 6), st.integers(0, 6))
+def test_a_phrase_is_decided_as_if_it_were_alone(seed, detections, tracks):
+    """Of three phrases, some with tracks and some without, each gets what it gets on its own."""
+    rng = np.random.default_rng(seed)
+    ious = rng.random((detections, tracks)).astype(np.float32)
+    scores = rng.uniform(0.5, 1, detections).astype(np.float32)
+    found_by, tracked_by = rng.integers(0, 3, detections), rng.integers(0, 3, tracks)
+    empty = rng.random(tracks) < 0.2
+    together = associate(ious, scores, found_by, tracked_by, empty, rules())
+    for phrase in range(3):
+        rows, columns = np.flatnonzero(found_by == phrase), np.flatnonzero(tracked_by == phrase)
+        part = ious[np.ix_(rows, columns)]
+        alone = associate(part, scores[rows], found_by[rows], tracked_by[columns], empty[columns], rules())
+        assert tuple(rows[list(alone.new)]) == tuple(d for d in together.new if d in rows)
+        assert tuple(columns[list(alone.unmatched)]) == tuple(t for t in together.unmatched if t in columns)
+        assert tuple(columns[list(alone.empty)]) == tuple(t for t in together.empty if t in columns)
+        assert {columns[t]: rows[d] for t, d in alone.recondition.items()} == {
+            t: d for t, d in together.recondition.items() if t in columns
+        }
+        for row, matched in zip(rows, alone.matched_tracks, strict=False):
+            assert tuple(columns[list(matched)]) == together.matched_tracks[row]
+
+
+@pytest.mark.parametrize(("rule_set", "new"), [("published", (0, 1)), ("transformers", (1,))])
+def test_where_a_phrase_has_no_tracks_every_detection_is_new(rule_set, new):
+    found = associate(
+        np.zeros((3, 1), dtype=np.float32),
+        np.array([0.6, 0.8, 0.6], dtype=np.float32),
+        np.array([1, 1, 0]),
+        np.array([0]),
+        np.array([False]),
+        rules(rules=rule_set),
+    )
+    assert found.new == new
 
 
 @settings(max_examples=100, deadline=None)
@@ -209,6 +247,18 @@ class TestCap:
             absent=1,
         )
         assert found.new == (1,)
+        assert found.dropped == 1
+
+    def test_a_phrase_without_tracks_gets_the_room_that_is_left(self):
+        found = associate(
+            np.zeros((3, 2), dtype=np.float32),
+            np.array([0.55, 0.6, 0.65], dtype=np.float32),
+            np.array([1, 1, 1]),
+            np.array([0, 0]),
+            np.array([False, False]),
+            rules(max_num_objects=4),
+        )
+        assert found.new == (2, 1)
         assert found.dropped == 1
 
     def test_no_room_at_all(self):
