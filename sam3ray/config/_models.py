@@ -160,6 +160,9 @@ class VideoConfig(_Section):
     max_duration_s: float = Field(6 * 3600.0, gt=0, description="length of a clip, seconds")
     max_size_bytes: int = Field(64 * 2**30, ge=1, description="size of a video file, bytes")
     max_frames: int = Field(1_000_000, ge=1, description="frames of a clip")
+    max_open_bytes: int = Field(
+        2**30, ge=2**26, description="memory that a file's tables may take: 64 bytes for each frame that they list"
+    )
     max_frame_decode_s: float = Field(60.0, gt=0, description="no frame within so many seconds: over the limits")
     queue_frames: int = Field(8, ge=1, le=1024, description="frames decoded ahead")
     cache_dir: str | None = Field(

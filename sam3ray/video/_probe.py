@@ -12,12 +12,38 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from sam3ray import fence
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.video._decode import decode
 from sam3ray.video._folder import probe_folder
 from sam3ray.video._frame import VideoInfo
 from sam3ray.video._source import check_pixels, display_matrix, open_container, rotation_of, video_stream
+from sam3ray.video._tables import check_tables, is_fragmented
+
+_DECODER_BYTES = 2**28  # what a decoder may allocate beside its pictures
+_SMALL_BYTES = 16 * 2**20  # files below this are walked through: reading them costs nothing
+_PICTURE_BYTES = 64  # per pixel: several pictures of four channels of 16 bits
+
+
+def probe_guarded(path: str | os.PathLike[str], limits: VideoConfig) -> VideoInfo:
+    """As `probe`, in a process that may die of it: for callers that must not.
+
+    A file that passes may be opened again by the caller: its tables take no more than `limits.max_open_bytes`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return probe_folder(path, limits)
+    try:
+        info: VideoInfo = fence.fenced(
+            probe, os.path.abspath(path), limits, memory_bytes=limits.max_open_bytes, cpu_s=limits.max_frame_decode_s
+        )
+    except fence.HelperTimedOut:
+        message = f"it could not be opened within {limits.max_frame_decode_s:g} s of processor time"
+        raise ClipError(Reason.OVER_LIMITS, message, path.name) from None
+    except fence.HelperDied as error:
+        raise ClipError(Reason.UNREADABLE_VIDEO, f"the decoder {error} when it was opened", path.name) from None
+    return info
 
 
 def probe(path: str | os.PathLike[str], limits: VideoConfig) -> VideoInfo:
@@ -34,11 +60,32 @@ def probe(path: str | os.PathLike[str], limits: VideoConfig) -> VideoInfo:
     with open_container(path, limits) as container:
         stream = video_stream(container, limits, path.name)
         facts = headers(container, stream)
+        check_tables(container, path, limits, path.name)
+        fence.allow_memory(_DECODER_BYTES + facts.width * facts.height * _PICTURE_BYTES)
         first = _first_packet_alone(container, stream)
+        if path.stat().st_size < _SMALL_BYTES or is_fragmented(path):
+            fence.allow_memory(limits.max_open_bytes)
+            _walk(container, path.name)
+            check_tables(container, path, limits, path.name)
     if first is None:
         first = next(iter(decode(path, limits))).coded
     check_pixels(first.width, first.height, limits, path.name)
     return with_first_frame(facts, first, path.stat().st_size)
+
+
+def _walk(container: InputContainer, where: str) -> None:
+    """Read every packet, and decode none: some tables are read on the way.
+
+    Raises:
+        ClipError: over_limits, where they take more memory than allowed. Other damage is told by who decodes.
+    """
+    try:
+        for _ in container.demux():
+            pass
+    except (av.error.MemoryError, MemoryError) as error:
+        raise ClipError(Reason.OVER_LIMITS, "it asks for more memory than there is", where) from error
+    except (av.error.FFmpegError, OSError):
+        pass
 
 
 def _first_packet_alone(container: InputContainer, stream: VideoStream) -> VideoFrame | None:

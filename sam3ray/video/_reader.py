@@ -13,7 +13,7 @@ from sam3ray.video._ahead import Ahead, FrameGenerator, Progress, queue_capacity
 from sam3ray.video._decode import RgbConverter, decode
 from sam3ray.video._folder import folder_frame, list_frames
 from sam3ray.video._frame import Frame, VideoInfo
-from sam3ray.video._probe import check_duration, probe
+from sam3ray.video._probe import check_duration, probe_guarded
 from sam3ray.video._sampling import Sampler
 
 
@@ -47,7 +47,7 @@ class VideoReader:
         self._start_s, self._end_s, self._fps = start_s, end_s, fps
         self._limits = limits or VideoConfig()
         self._ahead: Ahead | None = None
-        self.info: VideoInfo = probe(self._path, self._limits)
+        self.info: VideoInfo = probe_guarded(self._path, self._limits)
         check_duration(self.info, start_s, end_s, self._limits, self._path.name)
 
     def __enter__(self) -> VideoReader:

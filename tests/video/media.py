@@ -45,6 +45,7 @@ def write_video(
     sound: str | None = None,
     muxer: str | None = None,
     images: Sequence[np.ndarray] | None = None,
+    container_options: dict[str, str] | None = None,
 ) -> Path:
     """A video of `count` frames with B-frames and a key frame every 10; `pts` in `time_base` units.
 
@@ -52,7 +53,7 @@ def write_video(
     """
     width, height = size
     pts = list(pts) if pts is not None else [round(i / fps / time_base) for i in range(count)]
-    with av.open(str(path), "w", format=muxer) as out:
+    with av.open(str(path), "w", format=muxer, options=container_options or {}) as out:
         stream = out.add_stream(codec, rate=fps, options={"g": "10", "bf": "2", **(options or {})})
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.codec_context.time_base = stream.time_base = time_base
