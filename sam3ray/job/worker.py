@@ -41,7 +41,7 @@ from sam3ray.manifest import Clip
 from sam3ray.prompts import VisualPrompt, prompt_items
 from sam3ray.redact import redact
 from sam3ray.store import RunStore
-from sam3ray.video import Frame, VideoCache, VideoInfo, VideoReader
+from sam3ray.video import ClipFrames, Frame, VideoCache, VideoInfo, VideoReader
 
 MAX_TRACEBACK = 8_000  # characters kept in a failure record
 
@@ -93,7 +93,14 @@ class _Source:
 
     info: VideoInfo
     frames_or_source: Any
+    video: VideoReader | ClipFrames
     visual_prompts: tuple[VisualPrompt, ...] = ()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of the video once its frames were read."""
+        names = {"frame_names": {str(i): name for i, name in self.video.frame_names.items()}}
+        return {"clock": self.video.clock, **(names if self.video.frame_names else {})}
 
     def frames(self, clock: _Clock) -> Any:
         return self.frames_or_source if self.visual_prompts else clock.timed("decode", self.frames_or_source)
@@ -288,6 +295,7 @@ class ClipWorker:
                 rung=rung,
                 dropped_objects=dropped,
                 attempt=attempt,
+                **source.facts,
             )
         progress.stage = "commit"
         try:
@@ -355,16 +363,15 @@ class ClipWorker:
                 self._start_reading(opened)
             assert opened.reader is not None
             assert opened.frames is not None
-            return _Source(opened.reader.info, opened.frames)
+            return _Source(opened.reader.info, opened.frames, opened.reader)
         from sam3ray.prompts import resolve_prompts
-        from sam3ray.video import ClipFrames
 
         fps = clip.fps or limits.fps
         frames = ClipFrames(opened.path, start_s=clip.start_s, end_s=clip.end_s, fps=fps, limits=limits)
         prompts = resolve_prompts(
             clip.visual_prompts, frames.width, frames.height, frames.frame_at, self.config.storage
         )
-        return _Source(frames.info, frames, prompts)
+        return _Source(frames.info, frames, frames, prompts)
 
     def _start_reading(self, opened: _Opened) -> None:
         """Opens the reader and waits for the first frame; it decodes on in its own thread."""

@@ -161,6 +161,9 @@ def _count(clip: Clip, facts: Probed, config: JobConfig, masks: Masks, tally: _T
         return
     start = clip.start_s or 0.0
     seconds = max(0.0, min(duration, duration if clip.end_s is None else clip.end_s) - start)
+    if seconds == 0.0 and facts.duration_is_estimate:
+        tally.unknown += 1
+        return
     if seconds == 0.0:
         tally.reasons["empty_range"] += 1
         if len(tally.listed) < MAX_LISTED:

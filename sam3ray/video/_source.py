@@ -16,8 +16,9 @@ from typing import Any
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.sidedata.sidedata import Type as SideDataType
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -107,6 +108,18 @@ def video_stream(container: InputContainer, limits: VideoConfig, where: str) -> 
     codec.thread_count = min(4, os.cpu_count() or 1)
     codec.options = {**codec.options, "max_pixels": str(limits.max_pixels)}
     return stream
+
+
+def packets_of(container: InputContainer, stream: Stream) -> Iterator[Packet]:
+    """The packets of one stream, as `container.demux`.
+
+    At the end of a file in whose middle a stream has appeared, PyAV 18.1 may look that stream up in vain
+    (input.py:236). By then all packets have been given out.
+    """
+    try:
+        yield from container.demux(stream)
+    except IndexError:
+        return
 
 
 def check_pixels(width: int, height: int, limits: VideoConfig, where: str) -> None:
