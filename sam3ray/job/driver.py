@@ -16,15 +16,16 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sam3ray.config import JobConfig, fingerprint
-from sam3ray.failures import Failure, Reason
+from sam3ray.config import JobConfig
+from sam3ray.failures import Failure, Reason, UserError
 from sam3ray.job import actions as s
 from sam3ray.job.actor import WorkOrder
+from sam3ray.job.agreement import agreement, open_run, resolved_model
 from sam3ray.job.capacity import Room, no_cpus_for_rendering, render_slots, room_on
 from sam3ray.job.cluster import LOOK_EVERY_S, connected, look
 from sam3ray.job.lengths import lengths_of
@@ -39,7 +40,7 @@ from sam3ray.job.result import ClipResult, JobSummary
 from sam3ray.job.scheduler import Scheduler
 from sam3ray.job.tables import Ledger
 from sam3ray.manifest import Clip, read_manifest
-from sam3ray.plan import check_visual_prompts
+from sam3ray.plan import check_visual_prompts, prepare
 from sam3ray.redact import redact
 from sam3ray.store import RunStore
 
@@ -80,16 +81,14 @@ def _run_job(
 ) -> JobSummary:
     clips = read_manifest(config.manifest, config)
     store = RunStore(config.output, config.storage)
-    if not store.exists():  # a run that is there was checked when it began, and its fingerprint holds every prompt
+    start = prepare(config, clips, store, own_model=make_segmenter is None)
+    if start.refusal is not None:
+        raise UserError(start.refusal)
+    if start.begun is None:  # a run that goes on was checked when it began, and its fingerprint holds every prompt
         check_visual_prompts(clips, config)
-    identity: Mapping[str, Any] = {}
-    if make_segmenter is None:
-        from sam3ray.engine.checkpoint import checkpoint_identity
-
-        identity = checkpoint_identity(config.model)
-    print_of_job = fingerprint(config, clips, identity)
-    store.create_or_open(print_of_job, config.model_dump(mode="json"), clips)
+    agreed = agreement(config, start.checkpoint)
     with store.lease() as lease:
+        open_run(store, config, start, agreed)
         ledger = Ledger(store, clips, config.retry)
         todo = ledger.todo()
         unrendered = ledger.unrendered() if config.render.enabled else []
@@ -97,7 +96,8 @@ def _run_job(
             ledger.write()
             return ledger.summary(0.0, "")
         with connected(config.cluster):
-            order = WorkOrder(config, store, dict(print_of_job), make_segmenter, log_level)
+            for_workers = config.model_copy(update={"model": resolved_model(config.model, agreed)})
+            order = WorkOrder(for_workers, store, dict(start.fingerprint), make_segmenter, log_level, agreed)
             observer = Observers([*ray_metrics(config.output), progress])
             job = Job(JobSpec(order, clips, todo, unrendered), ledger, lease, observer)
             return job.run()

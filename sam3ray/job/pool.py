@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sam3ray.config import ClusterConfig
-from sam3ray.failures import Failure, JobStopped, Reason
+from sam3ray.failures import Failure, JobStopped, Reason, WorkerUnfit
 from sam3ray.job.actor import WorkOrder, remote_class
 from sam3ray.job.logs import event
 from sam3ray.job.loop import Loop
@@ -183,7 +183,7 @@ class ActorPool:
         cause = _raised_inside(future)
         if cause is not None:
             hopeless = isinstance(cause, JobStopped)
-            text = str(cause) if hopeless else f"{type(cause).__name__}: {cause}"
+            text = str(cause) if isinstance(cause, JobStopped | WorkerUnfit) else f"{type(cause).__name__}: {cause}"
             self._events.start_failed(actor, text, hopeless)
         elif self._fine(actor, future):
             event(_LOG, logging.INFO, "actor ready", actor=actor, **future.result())

@@ -31,7 +31,9 @@ from typing import Any, Protocol
 
 from sam3ray.annotations import AnnotationWriter, FrameAnnotations
 from sam3ray.config import JobConfig, ModelConfig, TrackingConfig
+from sam3ray.engine.versions import ENGINE_VERSION
 from sam3ray.failures import ClipError, Failure, JobStopped, Reason
+from sam3ray.job.agreement import Agreement, check_device, check_model, check_software
 from sam3ray.job.mishaps import classify, free_memory, gpu_peak_bytes, reset_gpu_peak
 from sam3ray.job.result import ClipResult
 from sam3ray.job.sink import WriterThread
@@ -155,17 +157,22 @@ class ClipWorker:
         store: RunStore,
         fingerprint: Mapping[str, Any] | None = None,
         make_segmenter: MakeSegmenter | None = None,
+        agreed: Agreement | None = None,
     ) -> None:
         """Loads the model.
 
+        Args:
+            agreed: what the driver has decided; None: there is no driver to agree with.
+
         Raises:
             JobStopped: it cannot be loaded; the message says what to do.
+            WorkerUnfit: versions, device, dtype or checkpoint are not those of the run.
         """
         self.config = config
         self.store = store
         self.fingerprint = dict(fingerprint or {})
-        self.segmenter: Segments = (make_segmenter or _real_segmenter())(config.model, config.tracking)
         self.software = software_versions()
+        self.segmenter: Segments = _segmenter(config, make_segmenter, agreed, self.software)
         self._work = WorkDir()
         self._cache = VideoCache(config.video.cache_dir, config.video.cache_bytes, config.storage, limits=config.video)
         self._progress = _Progress()
@@ -409,11 +416,26 @@ class ClipWorker:
         )
 
 
-def _real_segmenter() -> MakeSegmenter:
+def _segmenter(
+    config: JobConfig, make: MakeSegmenter | None, agreed: Agreement | None, software: Mapping[str, str]
+) -> Segments:
+    """The model, loaded and held against what was agreed: the cheap comparisons come first."""
+    if agreed is not None:
+        check_software(agreed, software, ENGINE_VERSION)
+    if make is not None:
+        return make(config.model, config.tracking)
+    from sam3ray.engine import checkpoint_identity
     from sam3ray.segment import Segmenter
 
-    make: MakeSegmenter = Segmenter
-    return make
+    if agreed is None:
+        return Segmenter(config.model, config.tracking)
+    check_device(agreed)
+    segmenter = Segmenter(config.model, config.tracking)
+    digest = None
+    if "commit" not in agreed.checkpoint:
+        digest = checkpoint_identity(config.model).get("sha256")
+    check_model(agreed, segmenter.model_info, digest)
+    return segmenter
 
 
 def _close_opened(future: Future[_Opened]) -> None:
