@@ -6,7 +6,7 @@ OUTPUT ?= demo-output
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format chaos fuzz bench checkpoint clean
+.PHONY: help setup demo test test-fast lint format chaos bench checkpoint clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s'|'
@@ -32,8 +32,11 @@ setup: $(VENV)/.dev  ## install everything into .venv
 demo: $(VENV)/.run  ## label drawn clips with the embedded checkpoint and render them (OUTPUT=demo-output)
 	$(BIN)/sam3ray demo --output $(OUTPUT)
 
-test: $(VENV)/.dev  ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev  ## the whole test suite, on two processes
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-fast: $(VENV)/.dev  ## what needs neither Ray nor a server, for your own loop
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -q --durations=5 --ignore=tests/training -m 'not slow and not server'
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -46,9 +49,6 @@ format: $(VENV)/.dev  ## let ruff mend what it can
 
 chaos: $(VENV)/.dev  ## kill everything at random for a while and compare with an undisturbed run
 	$(BIN)/python -m tests.e2e.chaos
-
-fuzz: $(VENV)/.dev  ## read 200,000 damaged videos, images, manifests, configs and prompts (an hour; picks up where it was stopped)
-	$(BIN)/python -m tools.fuzz
 
 bench: $(VENV)/.dev  ## speed and memory of the engine against the documented transformers way
 	$(BIN)/python benchmarks/engine.py

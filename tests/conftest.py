@@ -10,6 +10,22 @@ import pytest
 from tests import servers
 from tests.servers import Place
 
+_HEAVY = "e2e"  # the folder of tests that start Ray, and the name of their group
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For runs on several processes (`-n 2 --dist loadgroup`): what shares costly fixtures stays together.
+
+    Tests that start Ray take the longest, must not run beside each other on two cores, and share one Ray and one S3
+    server: they are one group, and begin first. The others are grouped by file.
+    """
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(_HEAVY if folder == _HEAVY else str(item.path)))
+        if folder == _HEAVY or {"s3_server", "azure_server"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.server)
+    items.sort(key=lambda item: item.path.parent.name != _HEAVY)
+
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:

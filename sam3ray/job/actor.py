@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import JobConfig
 from sam3ray.failures import Failure
-from sam3ray.job.agreement import Agreement
 from sam3ray.job.result import ClipResult
 from sam3ray.manifest import Clip
 
@@ -29,7 +28,6 @@ class WorkOrder:
     fingerprint: Mapping[str, Any]
     make_segmenter: MakeSegmenter | None
     log_level: str
-    agreed: Agreement
 
 
 class ClipActor:
@@ -51,7 +49,7 @@ class ClipActor:
 
         began = time.perf_counter()
         set_up_logging(order.log_level, actor=self.number)
-        self._worker = ClipWorker(order.config, order.store, order.fingerprint, order.make_segmenter, order.agreed)
+        self._worker = ClipWorker(order.config, order.store, order.fingerprint, order.make_segmenter)
         _limit_threads(order.config)
         return {"load_s": time.perf_counter() - began}
 

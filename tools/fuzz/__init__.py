@@ -1,1 +1,0 @@
-"""Damaged and hostile inputs against every reader of the package. See `python -m tools.fuzz --help`."""
