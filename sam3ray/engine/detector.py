@@ -7,6 +7,7 @@ work, the masks, is done when they are asked for: a phrase without a score above
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,14 +15,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
+from sam3ray.engine.detr import DetectionTransformer, geometry_token
 from sam3ray.engine.postprocess import nms
-from sam3ray.engine.transfer import indices, to_host
+from sam3ray.engine.transfer import indices, to_device, to_host
 from sam3ray.failures import UserError
 
 if TYPE_CHECKING:
     from sam3ray.engine.checkpoint import Checkpoint
 
 MAX_TOKENS = 32  # of the text encoder, start and end included
+_MOST_PHRASES = 512  # whose text features are kept, 16 KB each, however many phrases the clips of a job bring
 _COARSE = 2  # the level of the feature pyramid that is searched; those before are finer, and the one behind is unused
 
 
@@ -96,9 +99,10 @@ class Detector:
         self._device = checkpoint.device
         self._batch = batch
         self._geometry_token = geometry_token
-        self._phrases: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._phrases: OrderedDict[str, tuple[torch.Tensor, torch.Tensor]] = OrderedDict()  # latest used last
         self._prompts: tuple[str, ...] = ()
         self._text = self._mask = torch.empty(0)
+        self._search: DetectionTransformer | None = None
 
     def check(self, prompts: Sequence[str]) -> None:
         """Raise UserError if a phrase is longer than the text encoder takes."""
@@ -116,15 +120,17 @@ class Detector:
     def propose(self, backbone: torch.Tensor, prompts: Sequence[str], first_position: int = 0) -> list[Proposals]:
         """See `DetectorLike`."""
         self._use(tuple(prompts))
-        level, position = self._coarse(backbone)
-        asked = _Asked(self._text, self._mask, self._token(level, position) if self._geometry_token else None)
+        level = self._model.vision_encoder.neck.fpn_layers[_COARSE](_spatial(backbone))
+        search = self._transformer(level)
+        token = geometry_token(self._model, level, search.positions) if self._geometry_token else None
+        asked = _Asked(self._text, self._mask, token)
         frames, count = len(backbone), len(prompts)
         pairs = [(frame, prompt) for frame in range(frames) for prompt in range(count)]
         found = []
         for start in range(0, len(pairs), self._batch):
             chunk = pairs[start : start + self._batch]
             frame_of, prompt_of = [pair[0] for pair in chunk], [pair[1] for pair in chunk]
-            found.append(self._detect(_rows(level, frame_of), position, *asked.of(frame_of, prompt_of)))
+            found.append(search(_rows(level, frame_of), *asked.of(frame_of, prompt_of)))
         probs = _joined([each.probs for each in found]).float().view(frames, count, -1)
         queries = _joined([each.queries for each in found]).unflatten(0, (frames, count))
         seen = _joined([each.seen for each in found]).unflatten(0, (frames, count))
@@ -138,47 +144,11 @@ class Detector:
             for n in range(frames)
         ]
 
-    def _coarse(self, backbone: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The level of the feature pyramid that is searched (frames, C, g, g), and its positions (1, C, g, g)."""
-        neck = self._model.vision_encoder.neck
-        level = neck.fpn_layers[_COARSE](_spatial(backbone))
-        return level, neck.position_encoding(level[:1].shape, level.device, level.dtype)
-
-    def _token(self, level: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-        """(frames, 1, C): what the geometry encoder says of each frame when it is given no boxes."""
-        none = level.new_zeros(len(level), 0)
-        encoded = self._model.geometry_encoder(
-            box_embeddings=level.new_zeros(len(level), 0, 4),
-            box_mask=none.bool(),
-            box_labels=none.long(),
-            img_feats=(level,),
-            img_pos_embeds=(position.expand(len(level), -1, -1, -1),),
-        )
-        token: torch.Tensor = encoded.last_hidden_state
-        return token
-
-    def _detect(self, level: torch.Tensor, position: torch.Tensor, text: torch.Tensor, mask: torch.Tensor) -> _Found:
-        """`Sam3Model.forward` up to the masks, without its boxes: nothing reads those. One (frame, prompt) per row."""
-        model = self._model
-        encoded = model.detr_encoder(
-            vision_features=[level],
-            text_features=text,
-            vision_pos_embeds=[position.expand(len(text), -1, -1, -1)],
-            text_mask=mask,
-        )
-        decoded = model.detr_decoder(
-            vision_features=encoded.last_hidden_state,
-            text_features=encoded.text_features,
-            vision_pos_encoding=encoded.pos_embeds_flattened,
-            text_mask=mask,
-            spatial_shapes=encoded.spatial_shapes,
-        )
-        hidden = decoded.intermediate_hidden_states
-        scores = model.dot_product_scoring(
-            decoder_hidden_states=hidden, text_features=encoded.text_features, text_mask=mask
-        ).squeeze(-1)
-        probs = scores[-1].sigmoid() * decoded.presence_logits[-1].sigmoid()
-        return _Found(probs, hidden[-1], encoded.last_hidden_state)
+    def _transformer(self, level: torch.Tensor) -> DetectionTransformer:
+        """For coarse features (frames, C, g, g). Made when the first frame tells g."""
+        if self._search is None or self._search.positions.shape[-2:] != level.shape[-2:]:
+            self._search = DetectionTransformer(self._model, level.shape[-1])
+        return self._search
 
     def _use(self, prompts: tuple[str, ...]) -> None:
         """Text features (prompts, tokens, channels) and attention masks (prompts, tokens) of these phrases."""
@@ -188,13 +158,16 @@ class Detector:
         for phrase in prompts:
             if phrase not in self._phrases:
                 self._phrases[phrase] = self._embed(phrase)
+            self._phrases.move_to_end(phrase)
         self._text = torch.cat([self._phrases[phrase][0] for phrase in prompts])
         self._mask = torch.cat([self._phrases[phrase][1] for phrase in prompts])
         self._prompts = prompts
+        while len(self._phrases) > max(_MOST_PHRASES, len(prompts)):
+            self._phrases.popitem(last=False)
 
     def _embed(self, phrase: str) -> tuple[torch.Tensor, torch.Tensor]:
         encoded: Any = self._tokenizer(phrase, return_tensors="pt", padding="max_length", max_length=MAX_TOKENS)
-        ids, mask = encoded["input_ids"].to(self._device), encoded["attention_mask"].to(self._device)
+        ids, mask = (to_device(encoded[name], self._device) for name in ("input_ids", "attention_mask"))
         features = self._model.get_text_features(input_ids=ids, attention_mask=mask, return_dict=True)
         return features.pooler_output, mask
 
@@ -217,15 +190,6 @@ class _Asked:
         if self.token is None:
             return text, mask
         return torch.cat([text, _rows(self.token, frames)], 1), torch.nn.functional.pad(mask, (0, 1), value=True)
-
-
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """Of some (frame, prompt) pairs: scores (pairs, queries), what the queries became, and what they looked at."""
-
-    probs: torch.Tensor
-    queries: torch.Tensor
-    seen: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,7 +217,7 @@ class _Masks:
                 backbone_features=[level.expand(len(part), -1, -1, -1) for level in levels],
                 encoder_hidden_states=_rows(self.seen, part),
                 prompt_features=text,
-                prompt_mask=mask,
+                prompt_mask=mask[:, None, None, :],  # of four dimensions: taken as it is, without a wait
             )
             masks.append(output.pred_masks)
         return _joined(masks)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sam3ray.engine.transfer import to_device
 from sam3ray.video import Frame
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Preprocessor:
         processor = self._processor
         image = torch.from_numpy(frame.image)
         if self._device.type == "cuda":
-            image = image.pin_memory().to(self._device, non_blocking=True)
+            image = to_device(image, self._device)
         image = image.permute(2, 0, 1).unsqueeze(0)
         if processor.do_resize:
             image = processor.resize(image=image, size=processor.size, resample=processor.resample)

@@ -1,7 +1,7 @@
 """The part of a frame's work that needs no past: preprocessing, vision backbone, detector, tracker features.
 
-It runs ahead of the tracker, by one batch of frames. On a GPU this keeps the device busy while Python decides what
-becomes of the frame before.
+It runs ahead of the tracker, by one batch of frames; on a GPU by two. This keeps the device busy while Python
+decides what becomes of the frame before.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class LookAhead:
         checkpoint: the loaded model.
         neck: makes the tracker's features.
         detector: what detects on each frame.
-        frames: decoded frames; read lazily, at most `LENGTH_HORIZON` + `batch` ahead.
+        frames: decoded frames; read lazily, at most `LENGTH_HORIZON` + `batch` ahead, on a GPU + 2 `batch`.
         prompts: phrases.
         batch: frames per call of the backbone.
     """
@@ -68,6 +68,9 @@ class LookAhead:
         self._pixels: deque[tuple[FrameFacts, torch.Tensor]] = deque(islice(self._source, LENGTH_HORIZON))
         self._ready: deque[FrameWork] = deque()
         self._position = 0
+        # On CUDA one batch more is under way: its scores are on the host when they are asked for, since the wait for
+        # the frame before it was a wait for them, too.
+        self._enough = 1 + (batch if checkpoint.device.type == "cuda" else 0)
         #: length of the clip, where it is shorter than `LENGTH_HORIZON`
         self.short_length = len(self._pixels) if len(self._pixels) < LENGTH_HORIZON else None
 
@@ -79,8 +82,8 @@ class LookAhead:
             yield self._ready.popleft()
 
     def fill(self) -> None:
-        """Start on the next frames if none is under way."""
-        if self._ready:
+        """Start on the next frames unless enough are under way."""
+        if len(self._ready) >= self._enough:
             return
         chunk: list[tuple[FrameFacts, torch.Tensor]] = []
         while len(chunk) < self._batch:

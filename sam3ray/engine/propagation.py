@@ -24,7 +24,7 @@ from sam3ray.engine.postprocess import fill_holes, intersections, ious
 from sam3ray.engine.rules import Rules
 from sam3ray.engine.suppression import ALWAYS, NEVER, NO_OBJECT_LOGIT, recently_occluded, suppress_shrunk
 from sam3ray.engine.tracker import Tracker
-from sam3ray.engine.transfer import indices, to_host
+from sam3ray.engine.transfer import indices, mark, to_host
 from sam3ray.engine.vision import FrameFeatures
 
 _ABSENT_FRAMES = 16  # without a mask, before a full cap lets an object go for a new one
@@ -326,10 +326,6 @@ class Propagation:
         if fresh is not None:
             parts.append(fresh.to(parts[0].dtype) if parts else fresh)
         masks = torch.cat(parts) if parts else torch.empty((0, 1, 1))
-        ready = None
-        if masks.device.type == "cuda":
-            ready = torch.cuda.Event()
-            ready.record()
         everyone_here = [*(self._objects[place] for place in present), *newcomers]
         # The tracker has no score for an object that it has just been given: the detection's stands in.
         scores = np.array([*track_scores[list(present)], *(each.score for each in newcomers)], dtype=np.float32)
@@ -340,7 +336,7 @@ class Propagation:
             scores=[each.score for each in everyone_here],
             track_scores=scores,
             masks=masks,
-            ready=ready,
+            ready=mark(masks.device),
         )
 
     def _drop(self, removed: set[int], newcomers: int) -> None:

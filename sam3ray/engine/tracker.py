@@ -41,7 +41,7 @@ from sam3ray.engine.mask_head import NO_OBJECT, HeadOutput, MaskHead, resize
 from sam3ray.engine.memory import NO_ROW, Bank, FrameEntry, ObjectMemory, ReadRules, Rules, group_by_length
 from sam3ray.engine.memory_attention import MemoryAttention
 from sam3ray.engine.tracked import Clicks, Prompted, TrackedMasks, carve, exclusive
-from sam3ray.engine.transfer import indices, to_host
+from sam3ray.engine.transfer import indices, to_device, to_host
 from sam3ray.engine.vision import FrameFeatures, TrackerNeck
 
 MASK_PROMPT_SCORE = 10.0  # score logit of an object given as a mask; the negative of it where the mask is empty
@@ -333,8 +333,8 @@ class Tracker:
                         images,
                         features,
                         multimask=multimask,
-                        points=torch.stack([limited[i].points for i in batch]).to(self.device),
-                        labels=torch.stack([limited[i].labels for i in batch]).to(self.device),
+                        points=to_device(torch.stack([limited[i].points for i in batch]), self.device),
+                        labels=to_device(torch.stack([limited[i].labels for i in batch]), self.device),
                         masks=torch.stack(given) if has_earlier else None,
                     )
                 )

@@ -38,6 +38,17 @@ def backbone_features(model: Sam3VideoModel, pixel_values: Tensor) -> Tensor:
     return model.detector_model.vision_encoder.backbone(pixel_values).last_hidden_state
 
 
+def sine_positions(encoding: Any, channels: int, grid: tuple[int, int], like: Tensor) -> Tensor:
+    """(1, channels, *grid): a model's sine positions, made in float32, with the dtype and device of `like`.
+
+    transformers makes them in the model's dtype: in bfloat16 that moves a position at 1008 pixels by up to 14% of a
+    grid step. Meta's code makes them in float32.
+    """
+    shape = torch.Size((1, channels, *grid))
+    # Cloned out of transformers' cache, which would let go of what a CUDA graph still reads.
+    return encoding(shape, like.device, torch.float32).to(like.dtype, copy=True)
+
+
 class TrackerNeck:
     """Backbone output -> the tracker's features.
 
@@ -52,6 +63,10 @@ class TrackerNeck:
         self._neck: Any = model.tracker_neck
         self._grid = model.tracker_model.prompt_encoder.image_embedding_size
         decoder: Any = model.tracker_model.mask_decoder
+        channels, weight = model.tracker_model.hidden_dim, model.tracker_model.no_memory_embedding
+        with torch.inference_mode():
+            places = sine_positions(self._neck.position_encoding, channels, self._grid, weight)
+            self._position = places.flatten(2).transpose(1, 2)
         self._projections = [decoder.conv_s0, decoder.conv_s1]
         self._folded: list[tuple[Tensor, Tensor]] | None = None
         if folded:
@@ -65,10 +80,9 @@ class TrackerNeck:
         spatial = hidden.view(len(hidden), *self._grid, -1).permute(0, 3, 1, 2)
         fine, middle = (self._level(level, spatial) for level in (0, 1))
         top = neck.fpn_layers[2](spatial)  # the last level is left out: nothing reads it
-        position = neck.position_encoding(top[:1].shape, top.device, top.dtype).flatten(2).transpose(1, 2)
         top = top.flatten(2).transpose(1, 2)
         return [
-            FrameFeatures(fine=fine[i : i + 1], middle=middle[i : i + 1], top=top[i : i + 1], position=position)
+            FrameFeatures(fine=fine[i : i + 1], middle=middle[i : i + 1], top=top[i : i + 1], position=self._position)
             for i in range(len(hidden))
         ]
 

@@ -1,0 +1,270 @@
+"""A GPU that is not there: the engine's loop at full size on fake CUDA tensors, counted.
+
+    python benchmarks/ghost.py                    # 1, 16 and 64 objects: launches, TFLOP and peak memory of a frame
+    python benchmarks/ghost.py --write            # and put the table into docs/performance.md
+
+Shapes, dtypes and devices are those of a card; nothing is computed and nothing is allocated, so that the full model
+runs through the loop in seconds on any machine. Whatever would make the host wait for the device raises an error with
+its line: `.item()`, a tensor asked as a bool, `nonzero`, a boolean index, a tensor on the wrong device. What a
+decision reads from the device is invented here: every frame finds the same objects again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Sam3VideoModel
+
+sys.path.insert(0, str(Path(__file__).parent))
+from models import full_config, processor
+
+from sam3ray.config import TrackingConfig
+from sam3ray.engine import transfer
+from sam3ray.engine.checkpoint import Checkpoint
+from sam3ray.engine.detector import MAX_TOKENS, Detector
+from sam3ray.engine.lookahead import LookAhead
+from sam3ray.engine.propagation import Propagation
+from sam3ray.engine.rules import Rules
+from sam3ray.engine.tracker import Tracker
+from sam3ray.engine.vision import TrackerNeck
+from sam3ray.video import Frame
+
+PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+BEGIN, END = "<!-- ghost benchmark: begin -->", "<!-- ghost benchmark: end -->"
+SCORE = 0.9
+FAKE = FakeTensorMode()  # one for all: transformers keeps positions in a cache of its own
+NO_LAUNCH = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "lift_fresh"}
+
+
+class Numbers:
+    """Numbers on the host, in place of a tensor that has come from the device."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self._values = values
+
+    def __getitem__(self, place: Any) -> Numbers:
+        return Numbers(self._values[place])
+
+    def numpy(self) -> np.ndarray:
+        return self._values
+
+    def tolist(self) -> list[Any]:
+        return self._values.tolist()
+
+
+@dataclass
+class Counts(TorchDispatchMode):
+    """Counts what is launched on a device, and the bytes that are alive there."""
+
+    launches: Counter[str] = field(default_factory=Counter)
+    peak: int = 0
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._older: set[int] = set()
+
+    def know(self, tensors: Iterator[torch.Tensor]) -> int:
+        """Leaves these out of what is counted; returns their bytes."""
+        seen = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
+        self._older |= set(seen)
+        return sum(seen.values())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        results = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        on_device = any(t.device.type == "cuda" for t in results)
+        name = func._schema.name.split("::")[1]
+        is_view = any(each.alias_info is not None and not each.alias_info.is_write for each in func._schema.returns)
+        if on_device and not is_view and name not in NO_LAUNCH:
+            self.launches[name] += 1
+        for tensor in results:
+            if tensor.device.type == "cuda":
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._older:
+                    self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self._alive = {key: each for key, each in self._alive.items() if not each[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+        return out
+
+
+class Event:
+    """Passes with all that was queued before it: waiting for a later one is waiting for it, too."""
+
+    queued = passed = waits = 0
+
+    def __init__(self) -> None:
+        Event.queued += 1
+        self._number = Event.queued
+
+    def synchronize(self) -> None:
+        if self._number > Event.passed:
+            Event.passed = self._number
+            Event.waits += 1
+
+
+@dataclass
+class Ghost:
+    """The full-size model on a device that is not there.
+
+    Args:
+        device: a CUDA device.
+        objects: how many the detector finds on each frame.
+    """
+
+    device: torch.device
+    objects: int
+    prompts: tuple[str, ...] = ("disc",)
+
+    def fetched(self, tensor: torch.Tensor) -> Any:
+        """What a decision reads: the same objects again on each frame."""
+        if tensor.dtype == torch.bool:
+            return Numbers(np.ones(tensor.shape, dtype=bool))
+        if tensor.ndim == 3:  # scores (frames, prompts, queries)
+            probs = np.zeros(tensor.shape, dtype=np.float32)
+            probs[:, 0, : self.objects] = SCORE
+            return Numbers(probs)
+        return Numbers(self._evidence(tensor.numel()))
+
+    def _evidence(self, size: int) -> np.ndarray:
+        """Of detections and as many tracks (or none), the i-th of either being the same object."""
+        n = self.objects
+        for tracks in (0, n):
+            k = n + tracks
+            if k * k + k + 2 * tracks == size:
+                same = np.tile(np.eye(n), (k // n, k // n)) * 100.0
+                parts = [same.ravel(), np.full(k, 100.0), np.full(tracks, 5.0), np.ones(tracks)]
+                return np.concatenate(parts).astype(np.float32)
+        raise AssertionError(f"{size} numbers are no evidence of {n} detections")
+
+
+@contextmanager
+def not_there(ghost: Ghost) -> Iterator[None]:
+    """Fake tensors, and the parts of the engine that need a card out of the way."""
+    with ExitStack() as stack:
+        stack.enter_context(FAKE)
+        stack.enter_context(torch.no_grad())
+        # torch looks for a driver where a fake tensor goes to a device in inference mode.
+        for name in ("__enter__", "__exit__"):
+            stack.enter_context(mock.patch.object(torch.inference_mode, name, return_value=None))
+        for name, stand_in in {
+            "pinned": lambda tensor: tensor,
+            "fetched": ghost.fetched,
+            "recorded": lambda device: Event(),
+        }.items():
+            stack.enter_context(mock.patch.object(transfer, name, stand_in))
+        yield
+
+
+def build(device: torch.device) -> Checkpoint:
+    """The architecture of facebook/sam3 in bfloat16, under a `FakeTensorMode`."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with device:
+            model = Sam3VideoModel(full_config()).eval().requires_grad_(False)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    image = model.detector_model.config.image_size
+    return Checkpoint(model, processor(image), device, torch.bfloat16, autocast=False, info={})
+
+
+def frames(count: int) -> Iterator[Frame]:
+    for t in range(count):
+        yield Frame(t, t, t / 25, np.zeros((720, 1280, 3), np.uint8))
+
+
+def nothing() -> None: ...
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one frame in the middle of a clip."""
+
+    objects: int
+    launches: int
+    tera_flop: float
+    peak_bytes: int
+    weights_bytes: int
+    waits: int
+
+
+def run(objects: int, device: str = "cuda", warm: int = 24, **tracking: Any) -> Cost:
+    """The loop until objects remember all they can, then one frame more, counted.
+
+    Args:
+        warm: frames before the one that is counted. All but two of them are one frame again, to save time.
+
+    Raises:
+        DataDependentOutputException: the host would have waited for the device.
+    """
+    ghost = Ghost(torch.device(device), objects)
+    settings = TrackingConfig(**tracking)
+    with not_there(ghost):
+        checkpoint = build(ghost.device)
+        model = checkpoint.model
+        rules = Rules.of(model.config, settings)
+        detector = Detector(checkpoint, settings.prompt_batch)
+        channels = model.config.detector_config.detr_encoder_config.hidden_size
+        for phrase in ghost.prompts:
+            text = torch.zeros(1, MAX_TOKENS, channels, dtype=checkpoint.dtype, device=ghost.device)
+            detector._phrases[phrase] = text, torch.ones(1, MAX_TOKENS, dtype=torch.int64, device=ghost.device)
+        neck = TrackerNeck(model, folded=rules.published)
+        ahead = LookAhead(checkpoint, neck, detector, frames(20), ghost.prompts, 1)
+        propagation = Propagation(Tracker(model, settings.rules, settings.object_batch), rules)
+        works = iter(ahead)
+        first = next(works)
+        for t in range(warm):
+            fresh = t >= warm - 2
+            work = replace(next(works) if fresh else first, position=t)
+            shown = propagation.step(work, meanwhile=ahead.fill if fresh else nothing)
+            assert len(shown.result.object_ids) == objects
+            assert shown.result.masks.device == torch.zeros(0, device=ghost.device).device
+        weights = [*model.parameters(), *model.buffers()]
+        before = Event.waits
+        with Counts() as counts, FlopCounterMode(display=False) as flops:
+            held = counts.know(iter(weights))
+            del weights
+            propagation.step(replace(next(works), position=warm), meanwhile=ahead.fill)
+        total = flops.get_total_flops()
+        return Cost(objects, counts.launches.total(), total / 1e12, counts.peak, held, Event.waits - before)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--objects", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    options = parser.parse_args()
+    lines = [
+        "| objects | waits | launches | TFLOP | peak of a frame, MB | weights, MB |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for objects in options.objects:
+        cost = run(objects)
+        lines.append(
+            f"| {objects} | {cost.waits} | {cost.launches} | {cost.tera_flop:.2f} | {cost.peak_bytes / 2**20:.0f} "
+            f"| {cost.weights_bytes / 2**20:.0f} |"
+        )
+        print(lines[-1], flush=True)
+    table = "\n".join(lines)
+    if options.write:
+        head, rest = PAGE.read_text().split(BEGIN)
+        PAGE.write_text(f"{head}{BEGIN}\n\n{table}\n\n{END}{rest.split(END)[1]}")
+
+
+if __name__ == "__main__":
+    main()

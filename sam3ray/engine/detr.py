@@ -1,0 +1,125 @@
+"""The detector's transformer: what each phrase finds on each frame, by the model's own layers, without a wait.
+
+transformers 5.23 (`models/sam3/modeling_sam3.py`) puts the size of the feature map on the device and reads it back
+in every layer of the decoder, and asks in encoder, decoder and mask decoder whether a mask is all true: 16 times a
+frame the host waits for a GPU. Here sizes are Python's own and masks come with four dimensions, which transformers
+takes as they are. The numbers are the same.
+
+Under bfloat16 weights, positions and boxes stay in float32 until a layer takes them, as in Meta's code; transformers
+rounds them to bfloat16, which moves a position at 1008 pixels by up to a seventh of a grid step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.models.sam3.modeling_sam3 import inverse_sigmoid
+
+from sam3ray.engine.vision import sine_positions
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Of some (frame, phrase) pairs: scores (pairs, queries), what the queries became (pairs, queries, C), and what
+    they looked at (pairs, g*g, C)."""
+
+    probs: Tensor
+    queries: Tensor
+    seen: Tensor
+
+
+class DetectionTransformer:
+    """Encoder, decoder and scores of a `Sam3Model` whose coarse features have the side `grid`."""
+
+    def __init__(self, detector: Any, grid: int) -> None:
+        self._model = detector
+        weight = detector.detr_decoder.query_embed.weight
+        self._dtype = weight.dtype
+        neck = detector.vision_encoder.neck
+        #: (1, C, g, g), sine positions of the coarse features
+        self.positions = sine_positions(neck.position_encoding, weight.shape[1], (grid, grid), weight)
+        self._steps = torch.arange(0, grid, dtype=torch.float32, device=weight.device) / grid
+
+    def __call__(self, level: Tensor, text: Tensor, mask: Tensor) -> Found:
+        """One (frame, phrase) pair per row.
+
+        Args:
+            level: (pairs, C, g, g), the coarse features of the pair's frame.
+            text: (pairs, tokens, C)
+            mask: (pairs, tokens) bool, False for padding.
+        """
+        model = self._model
+        attended = mask[:, None, None, :]
+        place = self.positions.expand(len(text), -1, -1, -1).flatten(2).transpose(1, 2)
+        seen = level.flatten(2).transpose(1, 2)
+        for layer in model.detr_encoder.layers:
+            seen = layer(seen, prompt_feats=text, vision_pos_encoding=place, prompt_cross_attn_mask=attended)
+        queries, presence = self._decode(seen, place, text, attended)
+        scores = model.dot_product_scoring(decoder_hidden_states=queries[None], text_features=text, text_mask=mask)
+        return Found(scores[0].squeeze(-1).sigmoid() * presence.sigmoid(), queries, seen)
+
+    def _decode(self, seen: Tensor, place: Tensor, text: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (pairs, queries, C) and the logit (pairs, 1) of the phrase being there at all."""
+        decoder, n = self._model.detr_decoder, len(seen)
+        boxes = decoder.reference_points.weight.float().unsqueeze(0).expand(n, -1, -1).sigmoid()
+        first = torch.cat([decoder.presence_token.weight, decoder.query_embed.weight])
+        hidden = first.unsqueeze(0).expand(n, -1, -1)
+        queries = hidden[:, 1:]
+        for index, layer in enumerate(decoder.layers):
+            if index:
+                moved = decoder.box_head(queries) + inverse_sigmoid(boxes)
+                boxes = moved.float().sigmoid()
+            sine = decoder.position_encoding.encode_boxes(boxes)
+            hidden = layer(
+                hidden,
+                query_pos=decoder.ref_point_head(sine.to(self._dtype)),
+                text_features=text,
+                vision_features=seen,
+                vision_pos_encoding=place,
+                text_cross_attn_mask=attended,
+                # The presence token, first of the queries, looks everywhere alike.
+                vision_cross_attn_mask=F.pad(self._nearness(boxes), (0, 0, 1, 0)),
+            )
+            queries = decoder.output_layer_norm(hidden[:, 1:])
+        presence = decoder.presence_head(decoder.presence_layer_norm(hidden[:, :1])).squeeze(-1)
+        limit = decoder.clamp_presence_logit_max_val
+        return queries, presence.clamp(min=-limit, max=limit)
+
+    def _nearness(self, boxes: Tensor) -> Tensor:
+        """(pairs, queries, 4) boxes -> (pairs, heads, queries, g*g), what each query adds to its look at each cell."""
+        decoder = self._model.detr_decoder
+        centre, half = boxes[..., :2], 0.5 * boxes[..., 2:]
+        low, high = centre - half, centre + half
+        x, y = (
+            embed(self._offsets(torch.stack([low[..., axis], high[..., axis]], -1)).to(self._dtype))
+            for axis, embed in enumerate((decoder.box_rpb_embed_x, decoder.box_rpb_embed_y))
+        )
+        both = y.unsqueeze(3) + x.unsqueeze(2)  # (pairs, queries, g, g, heads)
+        return both.flatten(2, 3).permute(0, 3, 1, 2).contiguous()
+
+    def _offsets(self, edges: Tensor) -> Tensor:
+        """(pairs, queries, 2) two edges along an axis -> (pairs, queries, g, 2) how far each cell is from them."""
+        away = 8 * (self._steps[:, None] - edges.unsqueeze(2))
+        return away.sign() * torch.log2(away.abs() + 1.0) / math.log2(8)
+
+
+def geometry_token(detector: Any, level: Tensor, positions: Tensor) -> Tensor:
+    """(frames, 1, C): what the geometry encoder of a `Sam3Model` says of each frame when it is given no boxes.
+
+    Args:
+        level: (frames, C, g, g)
+        positions: (1, C, g, g)
+    """
+    encoder = detector.geometry_encoder
+    token = encoder.cls_embed.weight.expand(len(level), -1, -1)
+    token = encoder.prompt_layer_norm(encoder.final_proj(token))
+    features = level.flatten(2).transpose(1, 2)
+    places = positions.expand(len(level), -1, -1, -1).flatten(2).transpose(1, 2)
+    for layer in encoder.layers:
+        token = layer(prompt_feats=token, vision_feats=features, vision_pos_encoding=places, prompt_mask=None)
+    return encoder.output_layer_norm(token)
