@@ -6,7 +6,7 @@ OUTPUT ?= demo-output
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format chaos bench checkpoint clean
+.PHONY: help setup demo test test-fast lint format chaos fuzz bench checkpoint clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s'|'
@@ -49,6 +49,9 @@ format: $(VENV)/.dev  ## let ruff mend what it can
 
 chaos: $(VENV)/.dev  ## kill everything at random for a while and compare with an undisturbed run
 	$(BIN)/python -m tests.e2e.chaos
+
+fuzz: $(VENV)/.dev  ## read 200,000 damaged videos, images, manifests, configs and prompts (an hour; picks up where it was stopped)
+	$(BIN)/python -m tools.fuzz
 
 bench: $(VENV)/.dev  ## speed and memory of the engine against the documented transformers way
 	$(BIN)/python benchmarks/engine.py

@@ -147,6 +147,7 @@ def plan(
     if found.refusals:
         complain(["`run` would refuse this output folder, whose run differs:", *found.refusals])
         return WRONG_INPUT
+    complain(found.notices)
     return OK
 
 

@@ -1,7 +1,8 @@
-"""What can go wrong, as data: the closed set of reasons, and the three errors that carry them.
+"""What can go wrong, as data: the closed set of reasons, and the errors that carry them.
 
 * `ClipError` - one clip cannot be done; the job goes on. Becomes a `Failure` record on the store.
 * `UserError` - config, manifest or arguments are wrong; nothing was started (exit code 2).
+* `WorkerUnfit` - a worker has started on a node that lacks what the run needs; no clip has been tried.
 * `JobStopped` - the job cannot go on for a cause that is no clip's fault (exit code 3).
 """
 
@@ -86,6 +87,10 @@ def _one_line(sentence: str) -> str:
     if sentence.isprintable():
         return sentence
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
+
+
+class WorkerUnfit(Exception):
+    """A worker cannot do what the run asks for; one on another node may. Its start has failed."""
 
 
 class JobStopped(Exception):

@@ -26,6 +26,7 @@ EXTRAS = {
 }
 
 
+_CHUNK = 2**20
 WEB = "http"  # plain web servers: no store, and none of a store's options are for them
 
 
@@ -107,12 +108,23 @@ def read_bytes(uri: str, storage_options: Mapping[str, Any], max_bytes: int, *, 
     fs, path = filesystem(uri, storage_options, what=what)
     try:
         with fs.open(path, "rb") as stream:
-            data: bytes = stream.read(max_bytes + 1)
+            data = read_at_most(stream, max_bytes)
     except Exception as error:
         raise UserError(_cannot_read(uri, what, error)) from error
     if len(data) > max_bytes:
         raise UserError(f"{what} {redact(uri)} has more than {max_bytes} bytes, which is the limit")
     return data
+
+
+def read_at_most(stream: Any, max_bytes: int) -> bytes:
+    """All of a stream, or so much of it that it is seen to have more than `max_bytes`.
+
+    Never asked for all at once: local files would set that much memory aside, web servers give what has arrived.
+    """
+    data = bytearray()
+    while len(data) <= max_bytes and (chunk := stream.read(min(_CHUNK, max_bytes + 1 - len(data)))):
+        data += chunk
+    return bytes(data)
 
 
 def read_text(uri: str, storage_options: Mapping[str, Any], max_bytes: int, *, what: str) -> str:

@@ -26,20 +26,20 @@ def fingerprint(
 ) -> dict[str, Any]:
     """All that changes results, under flat dotted keys, so that a difference can be named.
 
-    In it: checkpoint, revision and identity, dtype (resolved), `compile` (fused kernels round otherwise), tracking,
-    the configuration's prompts and sampling, every clip's id, uri, range, rate and prompts (as one digest, whatever
-    their order), the version of the annotations schema and that of the engine. Not in it: limits, cluster, retry,
-    render, storage, batch sizes and the manifest's other columns.
+    In it: which checkpoint (by content, not by name), dtype (resolved), `compile` (fused kernels round otherwise),
+    tracking, the configuration's prompts and sampling, every clip's id, uri, range, rate and prompts (as one digest,
+    whatever their order), the version of the annotations schema and that of the engine. Not in it: limits, cluster,
+    retry, render, storage, batch sizes and the manifest's other columns.
 
     Args:
-        checkpoint_identity: what tells this checkpoint from another of the same name, such as a commit or digests.
+        checkpoint_identity: as `engine.checkpoint_identity`; its `sha256` alone where it has one, else its name and
+            commit. Without it the names in the configuration stand in.
     """
     digest, count = manifest_digest(clips)
     flat: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "engine_version": ENGINE_VERSION,
-        "model.checkpoint": config.model.checkpoint,
-        "model.revision": config.model.revision,
+        **_model_keys(config, checkpoint_identity or {}),
         "model.dtype": resolved_dtype(config),
         "model.compile": config.model.compile,
         "prompts": list(config.prompts),
@@ -51,9 +51,16 @@ def fingerprint(
     for key, value in config.tracking.model_dump(mode="json").items():
         if key not in _NOT_TRACKING:
             flat[f"tracking.{key}"] = value
-    for key, value in (checkpoint_identity or {}).items():
-        flat[f"checkpoint.{key}"] = value
     return flat
+
+
+def _model_keys(config: JobConfig, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Which weights: by content where it is known, so that the same files under another name are the same model."""
+    if not identity:
+        return {"model.checkpoint": config.model.checkpoint, "model.revision": config.model.revision}
+    if "sha256" in identity:
+        return {"checkpoint.sha256": identity["sha256"]}
+    return {f"checkpoint.{key}": value for key, value in identity.items()}
 
 
 def resolved_dtype(config: JobConfig) -> str:

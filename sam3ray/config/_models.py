@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -159,6 +160,9 @@ class VideoConfig(_Section):
     max_duration_s: float = Field(6 * 3600.0, gt=0, description="length of a clip, seconds")
     max_size_bytes: int = Field(64 * 2**30, ge=1, description="size of a video file, bytes")
     max_frames: int = Field(1_000_000, ge=1, description="frames of a clip")
+    max_open_bytes: int = Field(
+        2**30, ge=2**26, description="memory that a file's tables may take: 64 bytes for each frame that they list"
+    )
     max_frame_decode_s: float = Field(60.0, gt=0, description="no frame within so many seconds: over the limits")
     queue_frames: int = Field(8, ge=1, le=1024, description="frames decoded ahead")
     cache_dir: str | None = Field(
@@ -171,7 +175,10 @@ class ActorsConfig(_Section):
     """How many model replicas run at once."""
 
     min: int = Field(
-        1, ge=1, le=100_000, description="the cluster must have room for so many; idle ones beyond are let go"
+        1,
+        ge=1,
+        le=100_000,
+        description="with `address: null` the machine must have room for so many; a cluster may grow to it",
     )
     max: int = Field(8, ge=1, le=100_000, description="never more than so many")
 
@@ -185,6 +192,13 @@ class ActorsConfig(_Section):
         return self
 
 
+_OWN_KEYS = {"CPU": "cpus_per_actor", "GPU": "gpus_per_actor", "memory": "memory"}
+# Kubernetes' syntax of labels, which Ray checks only once the first actor is made.
+_LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
+_LABEL_KEY = re.compile(rf"(?:[a-zA-Z0-9][a-zA-Z0-9.-]{{0,252}}/)?{_LABEL}")
+_LABEL_SELECTOR = re.compile(rf"!?in\({_LABEL}(?:, ?{_LABEL})*\)|!?{_LABEL}")
+
+
 class ClusterConfig(_Section):
     """Where the job runs and what each actor may take."""
 
@@ -194,12 +208,48 @@ class ClusterConfig(_Section):
     actors: ActorsConfig = Field(ActorsConfig(), description="how many model replicas run at once")
     gpus_per_actor: float = Field(1, ge=0, le=64, description="fractions allowed below 1; 0 runs on CPUs")
     cpus_per_actor: float = Field(1, ge=0, le=1024, description="CPU cores that Ray sets aside for an actor")
+    memory: int | None = Field(None, ge=1, description="bytes of host memory that Ray sets aside for an actor")
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="custom resources of Ray per actor, as in `{video_decoder: 1}`"
+    )
+    accelerator_type: str | None = Field(
+        None, min_length=1, description="only nodes with this accelerator, under Ray's name, as in `A100`"
+    )
+    label_selector: dict[str, str] = Field(
+        default_factory=dict,
+        description="only nodes with these labels of Ray, as in `{ray.io/market-type: spot}`; also `!a`, `in(a, b)`",
+    )
     start_timeout_s: float = Field(
-        900.0, gt=0, description="an actor that has not loaded its model by then has failed to start"
+        900.0, gt=0, description="an actor that, once on a node, has not loaded its model by then has failed to start"
+    )
+    place_timeout_s: float | None = Field(
+        None, gt=0, description="without a node for any actor by then the job stops; null waits as long as it takes"
     )
     autoscaling: bool = Field(
-        False, description="the cluster grows on demand: wait for room (start_timeout_s) where there is none yet"
+        False, description="without effect: on a cluster the job always waits for nodes that join"
     )
+
+    @property
+    def alone(self) -> bool:
+        """A Ray of its own on this machine, which no node can join."""
+        return self.address in (None, "local")
+
+    @model_validator(mode="after")
+    def _known_to_ray(self) -> Self:
+        for name, amount in self.resources.items():
+            if name in _OWN_KEYS:
+                key = f"cluster.resources.{name}"
+                raise _conflict((key,), f"{key} is {amount:g}; set cluster.{_OWN_KEYS[name]} instead")
+            if not name.strip() or amount <= 0 or (amount > 1 and amount != int(amount)):
+                key = f"cluster.resources.{name}"
+                raise _conflict((key,), f"{key} is {amount:g}; allowed: a fraction above 0, or a whole number")
+        for name, wanted in self.label_selector.items():
+            key = f"cluster.label_selector.{name}"
+            if not _LABEL_KEY.fullmatch(name):
+                raise _conflict((key,), f"{key}: {name!r} is no label; allowed: a name such as ray.io/region")
+            if not _LABEL_SELECTOR.fullmatch(wanted):
+                raise _conflict((key,), f"{key} is {wanted!r}; allowed: a, !a, in(a, b) or !in(a, b)")
+        return self
 
     @model_validator(mode="after")
     def _whole_gpus(self) -> Self:

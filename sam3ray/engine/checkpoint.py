@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import resources
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import ModelConfig
+from sam3ray.engine.digest import folder_digest, hub_digest, is_network_error
 from sam3ray.engine.versions import check_transformers
 from sam3ray.failures import JobStopped
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _MODEL_TYPE = "sam3_video"
+_HUB_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +84,14 @@ def load_checkpoint(config: ModelConfig) -> Checkpoint:
     model.eval().requires_grad_(False)
     if config.compile:
         model.detector_model.vision_encoder.backbone.compile()
+    commit = getattr(model.config, "_commit_hash", None)  # of a hub checkpoint
     info = {
         "checkpoint": config.checkpoint,
-        "revision": getattr(model.config, "_commit_hash", None) or config.revision,
+        "revision": commit or config.revision,
+        "commit": commit,
         "dtype": "autocast" if autocast else str(dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device_kind": device.type,
         "attention": model.config._attn_implementation,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "image_size": model.detector_model.config.image_size,
@@ -95,23 +99,42 @@ def load_checkpoint(config: ModelConfig) -> Checkpoint:
     return Checkpoint(model, processor, device, dtype, autocast, info)
 
 
-def checkpoint_identity(config: ModelConfig) -> dict[str, str]:
+class HubUnreachable(JobStopped):
+    """The checkpoint is not on this machine, and the hub that may have it does not answer."""
+
+
+def checkpoint_identity(
+    config: ModelConfig, known: Mapping[str, str] | None = None, *, patient: bool = True
+) -> dict[str, str]:
     """What the weights are, without loading them: part of a run's fingerprint.
 
-    For a hub id the commit that the revision stands for; for a folder the SHA-256 over its
-    configuration and weights, so that the same files under another path are the same model.
+    Args:
+        known: the identity that this run was begun with: its commit is not looked up again, so that a branch which
+            has moved since does not matter, nor a hub that is out of reach.
+        patient: False: a hub that does not answer at once is out of reach, and its cache on this machine is asked.
+
+    Returns:
+        `sha256`, over the content of the model's files (see `digest`); of a hub id also `name` and `commit`, and
+        `sha256` only where hub or cache tell it.
 
     Raises:
         JobStopped: as `load_checkpoint`.
     """
     source, where = _source(config)
     if isinstance(source, Path):
-        return {"sha256": _folder_digest(source)}
+        with _explained(config):
+            return {"sha256": folder_digest(source)}
+    if known is not None and known.get("name") == source and known.get("commit") == config.revision:
+        return dict(known)
     from huggingface_hub import hf_hub_download
 
     with _explained(config):
-        local = Path(hf_hub_download(source, "config.json", **where))
-    return {"name": source, "commit": local.parent.name}
+        if not patient and not config.offline and not _hub_answers(source, config.revision):
+            where["local_files_only"] = True
+        snapshot = Path(hf_hub_download(source, "config.json", **where)).parent
+    identity = {"name": source, "commit": snapshot.name}
+    digest = hub_digest(source, snapshot.name, snapshot, offline=where["local_files_only"])
+    return identity if digest is None else identity | {"sha256": digest}
 
 
 def resolved_dtype(config: ModelConfig, on_gpu: bool) -> str:
@@ -176,16 +199,6 @@ def _check_folder(folder: Path, name: str) -> None:
         raise JobStopped(f"model.checkpoint {name!r} has no .safetensors file; other weight formats are not read")
 
 
-def _folder_digest(folder: Path) -> str:
-    files = sorted([*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("*.txt")])
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.name.encode() + b"\0")
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
 @contextmanager
 def _explained(config: ModelConfig) -> Iterator[None]:
     """Turns what hub and loader raise into one sentence that says what to do."""
@@ -216,7 +229,26 @@ def _explained(config: ModelConfig) -> Iterator[None]:
         else:
             first_line = next(iter(str(error).splitlines()), type(error).__name__)
             advice = f"cannot be loaded: {first_line[:300]}"
-        raise JobStopped(f"model.checkpoint {name!r} {advice}") from error
+        kind = HubUnreachable if advice.startswith("is not in the local cache") else JobStopped
+        raise kind(f"model.checkpoint {name!r} {advice}") from error
+
+
+def _hub_answers(name: str, revision: str) -> bool:
+    """One request, tried once. What the hub refuses, it refuses again when it is asked for a file."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json", revision=revision), timeout=_HUB_TIMEOUT_S)
+    except HfHubHTTPError:
+        return True
+    except Exception as error:
+        if not is_network_error(error):
+            raise
+        return False
+    return True
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

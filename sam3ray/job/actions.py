@@ -12,6 +12,7 @@ FRESH_RUNG = 5  # the rung that wants an actor which has run nothing before
 TRIES_TIMED_OUT = 2
 PATIENT_LOSSES = 3  # lost nodes after which a clip waits for all others
 BACKOFF_CAP_S = 60.0
+PENDING_ACTORS = 64  # actors that wait for room at a time: enough for a cluster to see that it should grow
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Limits:
     crashes: int = 3  # tries at a clip on which workers die
     no_progress_s: float = 600.0
     start_timeout_s: float = 900.0  # from an actor's placement to its model being loaded
+    place_timeout_s: float | None = None  # without any actor placed before the job stops; None waits for ever
     storage_errors: int = 8
     actor_starts: int = 3  # failed starts in a row, none alive, that stop the job
     node_losses: int = 10
@@ -100,8 +102,14 @@ class Counts:
     running: int = 0
     waiting: int = 0
     actors_ready: int = 0
-    actors_starting: int = 0
+    actors_starting: int = 0  # placed, loading the model
+    actors_unplaced: int = 0  # waiting for the cluster to have room
 
     @property
     def settled(self) -> int:
         return self.done + sum(self.failed.values())
+
+    @property
+    def open(self) -> int:
+        """Neither done nor given up."""
+        return self.running + self.waiting

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import JobConfig
 from sam3ray.failures import Failure
+from sam3ray.job.agreement import Agreement
 from sam3ray.job.result import ClipResult
 from sam3ray.manifest import Clip
 
@@ -28,6 +29,7 @@ class WorkOrder:
     fingerprint: Mapping[str, Any]
     make_segmenter: MakeSegmenter | None
     log_level: str
+    agreed: Agreement
 
 
 class ClipActor:
@@ -49,7 +51,7 @@ class ClipActor:
 
         began = time.perf_counter()
         set_up_logging(order.log_level, actor=self.number)
-        self._worker = ClipWorker(order.config, order.store, order.fingerprint, order.make_segmenter)
+        self._worker = ClipWorker(order.config, order.store, order.fingerprint, order.make_segmenter, order.agreed)
         _limit_threads(order.config)
         return {"load_s": time.perf_counter() - began}
 

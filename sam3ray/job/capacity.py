@@ -2,65 +2,178 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sam3ray.config import ClusterConfig
 from sam3ray.failures import JobStopped
 
+_EPS = 1e-9
+
+
+@dataclass(frozen=True)
+class Node:
+    """What a node has in all, used or not, under Ray's names ("CPU", "GPU", "memory", ...).
+
+    Attributes:
+        draining: it is about to go; nothing is to be started there.
+    """
+
+    id: str
+    resources: Mapping[str, float]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    draining: bool = False
+
+    @property
+    def cpus(self) -> float:
+        return self.resources.get("CPU", 0.0)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one actor asks for, under Ray's names; `gpus` apart, since a fraction must lie within one GPU."""
+
+    gpus: float
+    resources: Mapping[str, float]
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def of(config: ClusterConfig) -> Request:
+        asked: dict[str, float] = {"CPU": config.cpus_per_actor, **config.resources}
+        if config.memory is not None:
+            asked["memory"] = config.memory
+        if config.accelerator_type is not None:
+            asked[f"accelerator_type:{config.accelerator_type}"] = 0.001  # how Ray marks nodes that have it
+        return Request(config.gpus_per_actor, asked, config.label_selector)
+
+    def fits(self, node: Node, most: int) -> int:
+        """How many of them the node has room for, `most` at most."""
+        if node.draining or not all(matches(wanted, node.labels.get(key)) for key, wanted in self.labels.items()):
+            return 0
+        room = float(most)
+        for name, amount in self.resources.items():
+            if amount > 0:
+                room = min(room, node.resources.get(name, 0.0) / amount)
+        gpus = node.resources.get("GPU", 0.0)
+        if self.gpus >= 1:
+            room = min(room, gpus / self.gpus)
+        elif self.gpus > 0:
+            # Three actors of 0.4 do not fit on 1.2.
+            room = min(room, int(gpus) * int(1 / self.gpus + _EPS))
+        return int(room + _EPS)
+
+    def __str__(self) -> str:
+        parts = [f"{self.gpus:g} GPU", f"{self.resources['CPU']:g} CPU"]
+        for name, amount in self.resources.items():
+            kind, _, model = name.partition(":")
+            if kind == "accelerator_type":
+                parts[0] = f"{self.gpus:g} GPU of type {model}"
+            elif name == "memory":
+                parts.append(f"{amount / 2**30:.3g} GiB of memory")
+            elif name != "CPU":
+                parts.append(f"{amount:g} {name}")
+        text = " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]])) + " each"
+        labels = ", ".join(f"{key}={value}" for key, value in self.labels.items())
+        return f"{text} on nodes with {labels}" if labels else text
+
+
+def matches(wanted: str, label: str | None) -> bool:
+    """Ray's label selectors: `a`, `!a`, `in(a, b)`, `!in(a, b)`. A node without the label matches the negations."""
+    negated = wanted.startswith("!")
+    text = wanted.removeprefix("!")
+    inside = re.fullmatch(r"(?:in)?\((.*)\)", text)
+    values = {value.strip() for value in inside[1].split(",")} if inside else {text}
+    return (label in values) != negated
+
 
 @dataclass(frozen=True)
 class Room:
-    """How many actors the cluster has room for, `notice` being a sentence where that is fewer than asked."""
+    """How many actors there is room for; `notice` is a sentence where that is fewer than asked."""
 
     actors: int
     cpus: float
     notice: str = ""
 
 
-def room_on(nodes: Sequence[Mapping[str, float]], config: ClusterConfig) -> Room:
-    """Compares what the actors ask for with what each node has ("CPU", "GPU").
+def room_on(nodes: Sequence[Node], config: ClusterConfig, clips: int) -> Room:
+    """Compares what the actors ask for with what the nodes have. No more actors are wanted than clips.
 
     Raises:
-        JobStopped: not even `actors.min` fit, and the cluster does not grow (`autoscaling`).
+        JobStopped: on this machine alone (`address: null`), where no node can join, not even `actors.min` fit.
     """
-    cpus = sum(node.get("CPU", 0.0) for node in nodes)
-    gpus = sum(node.get("GPU", 0.0) for node in nodes)
+    request = Request.of(config)
+    cpus = sum(node.cpus for node in nodes if not node.draining)
     low, high = config.actors.min, config.actors.max
-    if config.autoscaling:
-        return Room(high, cpus)
-    fit = sum(_fit(node, config, high) for node in nodes)
-    if fit >= high:
-        return Room(high, cpus)
-    has = f"the cluster has {_count(gpus, 'GPU')} and {_count(cpus, 'CPU')} on {_count(len(nodes), 'node')}"
-    each = f"{config.gpus_per_actor:g} GPU and {config.cpus_per_actor:g} CPU each"
-    if fit < low:
-        room = "for none" if fit == 0 else f"for {fit} only"
-        advice = ""
-        if gpus == 0 and config.gpus_per_actor > 0:
-            advice = "; set cluster.gpus_per_actor to 0 to run on CPUs"
-        raise JobStopped(f"cluster.actors.min asks for {low} actor(s) of {each}, but {has}: room {room}{advice}")
-    notice = f"cluster.actors.max asks for {high} actors of {each}; {has}: running {fit}"
-    return Room(fit, cpus, notice)
+    fit = sum(request.fits(node, high) for node in nodes)
+    if fit >= min(high, clips):
+        return Room(min(fit, high), cpus)
+    has, fixed = f"the cluster has {_inventory(nodes, request)}", config.alone
+    room = "for none" if fit == 0 else f"for {fit} only"
+    if fit < min(low, clips):
+        asks = f"cluster.actors.min asks for {low} actor(s) of {request}, but {has}: room {room}"
+        if fixed:
+            raise JobStopped(asks + _advice(nodes, config))
+        waiting = "the job waits for nodes" if fit == 0 else "the others wait for nodes"
+        return Room(fit, cpus, f"{asks}; {waiting}")
+    asks = f"cluster.actors.max asks for {high} actors of {request}; {has}: running {fit}"
+    return Room(fit, cpus, asks if fixed else f"{asks}, more as nodes join")
+
+
+def _inventory(nodes: Sequence[Node], request: Request) -> str:
+    """The GPUs, CPUs and whatever else was asked for."""
+    usable = [node for node in nodes if not node.draining]
+
+    def total(name: str) -> float:
+        return sum(node.resources.get(name, 0.0) for node in usable)
+
+    parts = [_count(total("GPU"), "GPU"), _count(total("CPU"), "CPU")]
+    for name in request.resources:
+        kind, _, model = name.partition(":")
+        if kind == "accelerator_type":
+            parts.append(
+                _count(sum(name in node.resources for node in usable), f"node with {model}", f"nodes with {model}")
+            )
+        elif name == "memory":
+            parts.append(f"{total(name) / 2**30:.3g} GiB of memory")
+        elif name != "CPU":
+            parts.append(f"{total(name):g} {name}")
+    if request.labels:
+        fitting = sum(all(matches(w, n.labels.get(k)) for k, w in request.labels.items()) for n in usable)
+        parts.append(_count(fitting, "node with those labels", "nodes with those labels"))
+    draining = len(nodes) - len(usable)
+    on = f" on {_count(len(usable), 'node')}" + (f" ({draining} more about to go)" if draining else "")
+    return f"{', '.join(parts[:-1])} and {parts[-1]}{on}"
+
+
+def _advice(nodes: Sequence[Node], config: ClusterConfig) -> str:
+    if config.gpus_per_actor > 0 and not any(node.resources.get("GPU") for node in nodes):
+        return "; set cluster.gpus_per_actor to 0 to run on CPUs"
+    return ""
+
+
+def render_cpus(nodes: Sequence[Node], asked: float) -> float:
+    """What a rendering task asks for: as configured, or less where no node has so many CPUs."""
+    largest = max((node.cpus for node in nodes if not node.draining), default=0.0)
+    return min(asked, largest) if largest > 0 else asked
+
+
+def no_cpus_for_rendering(config: ClusterConfig) -> str:
+    waits = "" if config.alone else "; rendering waits for nodes"
+    return f"rendering needs CPUs, and the cluster has none{waits}"
 
 
 def render_slots(cpus: float, actors: int, cpus_per_actor: float, cpus_per_task: float) -> int:
-    """Rendering gets what the actors can never want: their CPUs stay free even while one is replaced."""
-    slots = int((cpus - actors * cpus_per_actor) / cpus_per_task + 1e-9)
+    """How many rendering tasks may be under way.
+
+    Rendering gets what the actors can never want: their CPUs stay free even while one is replaced.
+
+    Args:
+        actors: that are at work or wanted, as far as there is room for them.
+    """
+    slots = int((cpus - actors * cpus_per_actor) / cpus_per_task + _EPS)
     return max(slots, 1 if actors == 0 else 0)
 
 
-def _fit(node: Mapping[str, float], config: ClusterConfig, most: int) -> int:
-    room = float(most)
-    if config.cpus_per_actor > 0:
-        room = min(room, node.get("CPU", 0.0) / config.cpus_per_actor)
-    if config.gpus_per_actor >= 1:
-        room = min(room, node.get("GPU", 0.0) / config.gpus_per_actor)
-    elif config.gpus_per_actor > 0:
-        # A fraction lies within one GPU: three actors of 0.4 do not fit on 1.2.
-        room = min(room, node.get("GPU", 0.0) * int(1 / config.gpus_per_actor + 1e-9))
-    return int(room + 1e-9)
-
-
-def _count(number: float, noun: str) -> str:
-    return f"{number:g} {noun}{'' if number == 1 else 's'}" if number else f"no {noun}"
+def _count(number: float, noun: str, nouns: str = "") -> str:
+    return f"{number:g} {noun if number == 1 else nouns or noun + 's'}" if number else f"no {noun}"

@@ -11,7 +11,7 @@ from typing import Any
 
 from sam3ray.config import ClusterConfig
 from sam3ray.failures import JobStopped
-from sam3ray.job.capacity import Room, room_on
+from sam3ray.job.capacity import Node
 from sam3ray.redact import redact
 
 # Actors hand back small values only; annotations go straight to storage.
@@ -19,6 +19,7 @@ _OBJECT_STORE_BYTES = 256 * 2**20
 _LONGEST_TEMP_DIR = 40
 _QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 LOCAL_STARTS = 3
+LOOK_EVERY_S = 5.0  # at the nodes: which are there, which are about to go
 
 
 @contextlib.contextmanager
@@ -87,14 +88,24 @@ def _may_write(folder: str) -> bool:
     return os.access(there, os.W_OK | os.X_OK)
 
 
-def room_for_actors(config: ClusterConfig) -> Room:
-    """`room_on` the cluster that is connected."""
+def look() -> list[Node]:
+    """The nodes of the cluster that is connected."""
     import ray
 
-    return room_on([node["Resources"] for node in ray.nodes() if node["Alive"]], config)
+    draining = _draining()
+    return [
+        Node(node["NodeID"], dict(node["Resources"]), dict(node.get("Labels") or {}), node["NodeID"] in draining)
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
 
 
-def largest_node_cpus() -> float:
+def _draining() -> set[str]:
+    """Ids of nodes that have been given notice: by a cloud that takes them back, an autoscaler, or a person.
+
+    Ray 2.60 has no public call for it; its own Train library asks in the same way (train/v2, preemption.py).
+    """
     import ray
 
-    return max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=0.0)
+    ask = getattr(ray._private.state.state, "get_draining_nodes", None)
+    return set(ask()) if ask is not None else set()

@@ -16,22 +16,23 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sam3ray.config import JobConfig, fingerprint
-from sam3ray.failures import Failure, Reason
+from sam3ray.config import JobConfig
+from sam3ray.failures import Failure, Reason, UserError
 from sam3ray.job import actions as s
 from sam3ray.job.actor import WorkOrder
-from sam3ray.job.capacity import Room, render_slots
-from sam3ray.job.cluster import connected, room_for_actors
+from sam3ray.job.agreement import agreement, open_run, resolved_model
+from sam3ray.job.capacity import Room, no_cpus_for_rendering, render_slots, room_on
+from sam3ray.job.cluster import LOOK_EVERY_S, connected, look
 from sam3ray.job.lengths import lengths_of
 from sam3ray.job.logs import event
 from sam3ray.job.loop import Loop
 from sam3ray.job.losses import Verdict
-from sam3ray.job.metrics import RayMetrics
+from sam3ray.job.metrics import ray_metrics
 from sam3ray.job.observe import Observer, Observers, Snapshot
 from sam3ray.job.pool import ActorPool
 from sam3ray.job.rendering import RenderOrder, RenderStage
@@ -39,7 +40,7 @@ from sam3ray.job.result import ClipResult, JobSummary
 from sam3ray.job.scheduler import Scheduler
 from sam3ray.job.tables import Ledger
 from sam3ray.manifest import Clip, read_manifest
-from sam3ray.plan import check_visual_prompts
+from sam3ray.plan import check_visual_prompts, prepare
 from sam3ray.redact import redact
 from sam3ray.store import RunStore
 
@@ -70,25 +71,24 @@ def run_job(
         UserError: the config, the manifest or the output does not fit; nothing was started.
         JobStopped: nothing could be started. A job that stops later returns its summary.
     """
-    with contextlib.closing(progress) if progress is not None else contextlib.nullcontext():
-        return _run_job(config, progress, make_segmenter, log_level)
+    observer = Observers([progress] if progress is not None else [])
+    with contextlib.closing(observer):
+        return _run_job(config, observer, make_segmenter, log_level)
 
 
 def _run_job(
-    config: JobConfig, progress: Observer | None, make_segmenter: MakeSegmenter | None, log_level: str
+    config: JobConfig, progress: Observers, make_segmenter: MakeSegmenter | None, log_level: str
 ) -> JobSummary:
     clips = read_manifest(config.manifest, config)
     store = RunStore(config.output, config.storage)
-    if not store.exists():  # a run that is there was checked when it began, and its fingerprint holds every prompt
+    start = prepare(config, clips, store, own_model=make_segmenter is None)
+    if start.refusal is not None:
+        raise UserError(start.refusal)
+    if start.begun is None:  # a run that goes on was checked when it began, and its fingerprint holds every prompt
         check_visual_prompts(clips, config)
-    identity: Mapping[str, Any] = {}
-    if make_segmenter is None:
-        from sam3ray.engine.checkpoint import checkpoint_identity
-
-        identity = checkpoint_identity(config.model)
-    print_of_job = fingerprint(config, clips, identity)
-    store.create_or_open(print_of_job, config.model_dump(mode="json"), clips)
+    agreed = agreement(config, start.checkpoint)
     with store.lease() as lease:
+        open_run(store, config, start, agreed)
         ledger = Ledger(store, clips, config.retry)
         todo = ledger.todo()
         unrendered = ledger.unrendered() if config.render.enabled else []
@@ -96,11 +96,10 @@ def _run_job(
             ledger.write()
             return ledger.summary(0.0, "")
         with connected(config.cluster):
-            observers: list[Observer] = [RayMetrics(config.output.rstrip("/").rsplit("/", 1)[-1])]
-            if progress is not None:
-                observers.append(progress)
-            order = WorkOrder(config, store, dict(print_of_job), make_segmenter, log_level)
-            job = Job(JobSpec(order, clips, todo, unrendered), ledger, lease, Observers(observers))
+            for_workers = config.model_copy(update={"model": resolved_model(config.model, agreed)})
+            order = WorkOrder(for_workers, store, dict(start.fingerprint), make_segmenter, log_level, agreed)
+            observer = Observers([*ray_metrics(config.output), progress])
+            job = Job(JobSpec(order, clips, todo, unrendered), ledger, lease, observer)
             return job.run()
 
 
@@ -129,37 +128,42 @@ class Job:
     """One run of the driver's loop. Everything but the signal handlers happens in one thread."""
 
     def __init__(self, spec: JobSpec, ledger: Ledger, lease: DriverLease, observer: Observer) -> None:
-        import ray
-
         config, clips, todo = spec.config, spec.clips, spec.todo
         self.spec = spec
         self.ledger = ledger
         self.lease = lease
         self.observer = observer
-        room = room_for_actors(config.cluster) if todo else Room(0, ray.cluster_resources().get("CPU", 0.0))
-        self.notice = room.notice
-        self._cpus = room.cpus
+        self._nodes = look()
+        self._room = self._look_for_room(len(todo))
         self.scheduler = Scheduler(
             lengths_of([clips[i] for i in todo], config),
-            _limits(config, room),
+            _limits(config, self._room),
             prior={i: ledger.prior[clips[c].clip_id] for i, c in enumerate(todo) if clips[c].clip_id in ledger.prior},
         )
         self._loop = Loop()
         self._pool = ActorPool(spec.order, config.cluster, self._loop, self)
         self._renders: RenderStage | None = None
         if config.render.enabled:
-            order = RenderOrder(spec.order.store, config.render, config.video, config.storage)
-            self._renders = RenderStage(order, self._loop.post)
+            order = RenderOrder(
+                spec.order.store,
+                config.render,
+                config.video,
+                config.storage,
+                no_progress_s=config.retry.no_progress_s,
+            )
+            self._renders = RenderStage(order, self._loop)
+            self._renders.resize(self._nodes)
         self._interrupts = 0
         self._stop_message = ""
         self._began = time.monotonic()
+        self._look_at = self._began + LOOK_EVERY_S
 
     # The loop
 
     def run(self) -> JobSummary:
         if self._renders is not None:
             for i in self.spec.unrendered:
-                self._renders.add(self.spec.clips[i])
+                self._renders.queue.add(self.spec.clips[i])
         with ExitStack() as stack:
             stack.enter_context(_signals(self._interrupt))
             stack.callback(self._end)
@@ -186,22 +190,51 @@ class Job:
             if now >= give_up_at or self._interrupts > 1:
                 return
             if self._renders is not None and not self._interrupts:
-                self._renders.pump(self._render_slots(self._renders))
+                self._pump(self._renders)
             self._loop.run_next(until=min(tick_at, poll_at))
 
     @property
     def _finished(self) -> bool:
         if self.scheduler.stopped is not None:
             return True
-        return self.scheduler.finished and (self._renders is None or self._renders.pending == 0)
+        return self.scheduler.finished and (self._renders is None or self._renders.queue.pending == 0)
 
-    def _render_slots(self, renders: RenderStage) -> int:
-        counts = self.scheduler.counts
-        actors = min(self.scheduler.limits.actors_max, counts.running + counts.waiting)
-        return render_slots(self._cpus, actors, self.spec.config.cluster.cpus_per_actor, renders.cpus_per_task)
+    def _pump(self, renders: RenderStage) -> None:
+        actors = min(self._room.actors, self.scheduler.counts.open)
+        cluster = self.spec.config.cluster
+        renders.pump(render_slots(self._room.cpus, actors, cluster.cpus_per_actor, renders.cpus_per_task))
+
+    def _look_for_room(self, clips: int) -> Room:
+        return room_on(self._nodes, self.spec.config.cluster, clips)
+
+    def _look(self, now: float) -> None:
+        """Nodes join, leave and are given notice, all the time."""
+        cluster = self.spec.config.cluster
+        self._nodes = look()
+        if not cluster.alone:
+            self._room = self._look_for_room(self.scheduler.counts.open)
+        leaving = {node.id for node in self._nodes if node.draining}
+        for actor, node in self._pool.nodes.items():
+            if node in leaving:
+                self._do(self.scheduler.actor_leaving(actor, "its node is about to go", now))
+        if self._renders is not None:
+            self._renders.resize(self._nodes)
+            if self._room.cpus == 0 and cluster.alone:
+                self._renders.queue.give_up(no_cpus_for_rendering(cluster))
+
+    @property
+    def notice(self) -> str:
+        if self._room.notice and self.scheduler.counts.open:
+            return self._room.notice
+        if self._renders is not None and self._renders.queue.pending and self._room.cpus == 0:
+            return no_cpus_for_rendering(self.spec.config.cluster)
+        return self._room.notice if self.spec.config.cluster.alone else ""
 
     def _tick(self, now: float) -> None:
         self._loop.run_due(now)
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY_S
+            self._look(now)
         self._do(self.scheduler.tick(now))
         if self.lease.lost:
             self._stop_message = "another driver has taken this output over"
@@ -228,9 +261,8 @@ class Job:
         summary = self._annotated()
         if self._renders is None:
             return summary
-        return dataclasses.replace(
-            summary, rendered=self._renders.rendered, render_failures=dict(self._renders.failures)
-        )
+        queue = self._renders.queue
+        return dataclasses.replace(summary, rendered=queue.rendered, render_failures=dict(queue.failures))
 
     def _annotated(self) -> JobSummary:
         seconds = time.monotonic() - self._began
@@ -246,7 +278,7 @@ class Job:
         seconds = time.monotonic() - self._began
         settled_now = counts.settled
         eta = seconds / settled_now * (counts.clips - settled_now) if settled_now else None
-        return Snapshot(
+        snapshot = Snapshot(
             clips=len(self.spec.clips),
             done=self.ledger.done_before + counts.done,
             failed=Counter(self.ledger.failed_before) + Counter(counts.failed),
@@ -254,13 +286,23 @@ class Job:
             waiting=counts.waiting,
             actors=counts.actors_ready,
             starting=counts.actors_starting,
+            unplaced=counts.actors_unplaced,
             frames=self.ledger.frames + self._pool.frames_running,
             objects=self.ledger.objects,
             seconds=seconds,
             eta_s=eta,
-            rendered=self._renders.rendered if self._renders is not None else 0,
-            rendering=self._renders.pending if self._renders is not None else 0,
             notice=self.notice,
+        )
+        if self._renders is None:
+            return snapshot
+        queue = self._renders.queue
+        return dataclasses.replace(
+            snapshot,
+            rendered=queue.rendered,
+            rendering=queue.pending,
+            render_failed=len(queue.failures),
+            to_render=counts.open,
+            render_eta_s=queue.eta_s(time.monotonic(), counts.open),
         )
 
     # What the scheduler wants
@@ -372,7 +414,7 @@ class Job:
         # Before the scheduler: by its last clip all results are in the ledger.
         self.ledger.clip_done(result)
         if self._renders is not None:
-            self._renders.add(self._clip(clip))
+            self._renders.queue.add(self._clip(clip))
         self.observer.clip_done(result)
         self._do(self.scheduler.clip_done(actor, clip, now))
 
@@ -383,11 +425,12 @@ class Job:
 def _limits(config: JobConfig, room: Room) -> s.Limits:
     cluster, retry = config.cluster, config.retry
     return s.Limits(
-        actors_min=min(cluster.actors.min, room.actors),
-        actors_max=room.actors,
+        actors_min=cluster.actors.min,
+        actors_max=room.actors if cluster.alone else cluster.actors.max,
         crashes=retry.crashes,
         no_progress_s=retry.no_progress_s,
         start_timeout_s=cluster.start_timeout_s,
+        place_timeout_s=cluster.place_timeout_s,
         storage_errors=retry.storage,
         actor_starts=retry.actor_starts,
         node_losses=retry.node_losses,

@@ -5,13 +5,19 @@ The Grafana dashboard in `configs/deploy/grafana-dashboard.json` shows them.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
+from urllib.parse import quote
 
 from sam3ray.failures import Failure
-from sam3ray.job.observe import Snapshot
+from sam3ray.job.observe import Observer, Snapshot
 from sam3ray.job.result import ClipResult
 
+_LOG = logging.getLogger(__name__)
+
 STAGE_BOUNDS_S = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0]
+
+_MAX_LABEL = 200
 
 # name -> (kind, what it says, labels); the dashboard is tested against these.
 METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
@@ -37,6 +43,20 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 
 
+def label(text: str) -> str:
+    """As the value of a label, of which Ray 2.60 takes ASCII alone: other characters are escaped as in an address."""
+    return quote(text, safe=" !#$&'()*+,-./:;<=>?@[]^_{|}~")[:_MAX_LABEL] or "-"
+
+
+def ray_metrics(output: str) -> list[Observer]:
+    """The observer for a job with this output; none where Ray's metrics are not to be had."""
+    try:
+        return [RayMetrics(output.rstrip("/").rsplit("/", 1)[-1])]
+    except Exception as error:  # noqa: BLE001 - a job without metrics is better than none
+        _LOG.warning("the job goes on without metrics: %s: %s", type(error).__name__, error)
+        return []
+
+
 class RayMetrics:
     """An observer that reports to Ray's metrics. Must be made where Ray is connected."""
 
@@ -50,7 +70,7 @@ class RayMetrics:
                 metric = metrics.Histogram(name, description, boundaries=STAGE_BOUNDS_S, tag_keys=labels)
             else:
                 metric = kinds[kind](name, description, tag_keys=labels)
-            metric.set_default_tags({"run": run})
+            metric.set_default_tags({"run": label(run)})
             self._metrics[name] = metric
 
     def clip_done(self, result: ClipResult) -> None:
@@ -62,7 +82,7 @@ class RayMetrics:
         if result.rung:
             self._add("sam3ray_memory_rung_total", 1, rung=str(result.rung))
         for stage, seconds in result.timings.items():
-            self._metrics["sam3ray_stage_seconds"].observe(max(seconds, 1e-6), tags={"stage": stage})
+            self._metrics["sam3ray_stage_seconds"].observe(max(seconds, 1e-6), tags={"stage": label(stage)})
         self._metrics["sam3ray_clip_seconds"].observe(max(result.seconds, 1e-6))
         if result.gpu_memory_bytes:
             self._metrics["sam3ray_gpu_memory_bytes"].set(result.gpu_memory_bytes)
@@ -76,6 +96,7 @@ class RayMetrics:
         gauges["sam3ray_clips_running"].set(snapshot.running)
         gauges["sam3ray_actors"].set(snapshot.actors, tags={"state": "ready"})
         gauges["sam3ray_actors"].set(snapshot.starting, tags={"state": "starting"})
+        gauges["sam3ray_actors"].set(snapshot.unplaced, tags={"state": "waiting"})
         gauges["sam3ray_videos_rendered"].set(snapshot.rendered)
         gauges["sam3ray_frames_per_second"].set(snapshot.frames_per_s)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from sam3ray.failures import Failure, Reason
 from sam3ray.job.result import ClipResult
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -17,32 +20,45 @@ class Snapshot:
     Attributes:
         done, failed: clips of this run and of earlier ones.
         frames, objects: of this run; frames include those of clips that are running.
+        starting, unplaced: actors that load the model, and actors that wait for the cluster to have room.
         eta_s: from the rate of clips so far, None before the first one.
+        rendered, rendering, render_failed: videos made, waiting or under way, given up.
+        to_render: clips that will be wanted as videos once they are annotated.
+        render_eta_s: from the rate of videos so far, None before the first one.
         notice: one sentence that the user should see, or nothing.
     """
 
-    clips: int
+    clips: int = 0
     done: int = 0
     failed: Mapping[Reason, int] = field(default_factory=dict)
     running: int = 0
     waiting: int = 0
     actors: int = 0
     starting: int = 0
+    unplaced: int = 0
     frames: int = 0
     objects: int = 0
     seconds: float = 0.0
     eta_s: float | None = None
     rendered: int = 0
-    rendering: int = 0  # waiting for it, or at it
+    rendering: int = 0
+    render_failed: int = 0
+    to_render: int = 0
+    render_eta_s: float | None = None
     notice: str = ""
 
     @property
     def frames_per_s(self) -> float:
         return self.frames / self.seconds if self.seconds > 0 else 0.0
 
+    @property
+    def videos(self) -> int:
+        """Annotated videos that are wanted in all."""
+        return self.rendered + self.rendering + self.render_failed + self.to_render
+
 
 class Observer(Protocol):
-    """Called from the driver's loop: must be quick, must not raise."""
+    """Called from the driver's loop: must be quick."""
 
     def update(self, snapshot: Snapshot) -> None: ...
 
@@ -54,23 +70,30 @@ class Observer(Protocol):
 
 
 class Observers:
-    """Several as one."""
+    """Several as one. What one of them raises is logged, once per kind of error, and touches nothing else."""
 
     def __init__(self, members: Sequence[Observer]) -> None:
         self._members = tuple(members)
+        self._known: set[str] = set()
 
     def update(self, snapshot: Snapshot) -> None:
-        for member in self._members:
-            member.update(snapshot)
+        self._tell(lambda member: member.update(snapshot))
 
     def clip_done(self, result: ClipResult) -> None:
-        for member in self._members:
-            member.clip_done(result)
+        self._tell(lambda member: member.clip_done(result))
 
     def clip_failed(self, failure: Failure) -> None:
-        for member in self._members:
-            member.clip_failed(failure)
+        self._tell(lambda member: member.clip_failed(failure))
 
     def close(self) -> None:
+        self._tell(lambda member: member.close())
+
+    def _tell(self, call: Callable[[Observer], None]) -> None:
         for member in self._members:
-            member.close()
+            try:
+                call(member)
+            except Exception as error:  # noqa: BLE001 - whoever watches the work must not be able to end it
+                what = f"{type(member).__name__}: {type(error).__name__}"
+                if what not in self._known:
+                    self._known.add(what)
+                    _LOG.warning("the job goes on without news from %s: %s", what, error)

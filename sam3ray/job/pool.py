@@ -7,14 +7,13 @@ An actor that ended, for whatever reason, is reported on once at most; late answ
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sam3ray.config import ClusterConfig
-from sam3ray.failures import Failure, JobStopped, Reason
+from sam3ray.failures import Failure, JobStopped, Reason, WorkerUnfit
 from sam3ray.job.actor import WorkOrder, remote_class
 from sam3ray.job.logs import event
 from sam3ray.job.loop import Loop
@@ -29,6 +28,7 @@ UNREACHABLE_S = 120.0  # an actor that cannot be reached for so long is given up
 ASK_AGAIN_S = 2.0
 VERDICT_S = 3.0  # on several nodes: how long a dead node may take to show as the cause of a dead actor
 POLLS_PER_S = 500  # however many actors there are
+NODE_ID_LABEL = "ray.io/node-id"  # Ray sets it on every node
 
 
 class PoolEvents(Protocol):
@@ -60,7 +60,7 @@ class _Member:
     node: str = ""  # its id, once the actor is placed
     polled: bool = False  # an answer is outstanding
     frames: int = 0  # of the clip that runs
-    suspected_at: float | None = None  # since when it is looked into
+    suspected: bool = False  # of being gone; it is looked into
 
 
 class ActorPool:
@@ -72,7 +72,16 @@ class ActorPool:
         self._loop = loop
         self._events = events
         self._order = ray.put(order)  # shared by all actors: sent once per node, not once per actor
-        self._actor_class = remote_class().options(num_cpus=cluster.cpus_per_actor, num_gpus=cluster.gpus_per_actor)
+        self._actor_class = remote_class()
+        self._options: dict[str, Any] = {
+            "num_cpus": cluster.cpus_per_actor,
+            "num_gpus": cluster.gpus_per_actor,
+            "memory": cluster.memory,
+            "resources": cluster.resources or None,
+            "accelerator_type": cluster.accelerator_type,
+        }
+        self._labels = dict(cluster.label_selector)
+        self.avoid: set[str] = set()  # ids of nodes on which none is to be started
         self._members: dict[int, _Member] = {}
         self._closing: list[tuple[Any, Any]] = []  # handles of actors that tidy up, and what says they have
 
@@ -82,13 +91,21 @@ class ActorPool:
         return sum(member.frames for member in self._members.values())
 
     @property
+    def nodes(self) -> dict[int, str]:
+        """Where the actors are that have been placed: the nodes' ids."""
+        return {actor: member.node for actor, member in self._members.items() if member.node}
+
+    @property
     def poll_every_s(self) -> float:
         return len(self._members) / POLLS_PER_S
 
     # What the driver wants done
 
     def start(self, actor: int) -> None:
-        handle = self._actor_class.remote(actor)
+        labels = dict(self._labels)
+        if self.avoid:
+            labels[NODE_ID_LABEL] = f"!in({', '.join(sorted(self.avoid))})"
+        handle = self._actor_class.options(**self._options, label_selector=labels or None).remote(actor)
         self._members[actor] = _Member(handle)
         self._watch(actor, handle.hello.remote(), self._on_hello)
 
@@ -115,7 +132,9 @@ class ActorPool:
             return
         handle = member.handle
         if gently:
-            self._closing.append((handle, handle.close.remote()))
+            tidied = handle.close.remote()
+            self._closing.append((handle, tidied))
+            self._loop.watch(tidied, lambda _: ray.kill(handle))
             self._loop.after(CLOSE_S, lambda: ray.kill(handle))
         else:
             ray.kill(handle)
@@ -133,7 +152,7 @@ class ActorPool:
 
         members = list(self._members.values())
         self._members.clear()
-        self._closing += [(m.handle, m.handle.close.remote()) for m in members if m.suspected_at is None]
+        self._closing += [(m.handle, m.handle.close.remote()) for m in members if not m.suspected]
         if self._closing:
             ray.wait([ref for _, ref in self._closing], num_returns=len(self._closing), timeout=CLOSE_S)
         for handle in [handle for handle, _ in self._closing] + [m.handle for m in members]:
@@ -164,7 +183,7 @@ class ActorPool:
         cause = _raised_inside(future)
         if cause is not None:
             hopeless = isinstance(cause, JobStopped)
-            text = str(cause) if hopeless else f"{type(cause).__name__}: {cause}"
+            text = str(cause) if isinstance(cause, JobStopped | WorkerUnfit) else f"{type(cause).__name__}: {cause}"
             self._events.start_failed(actor, text, hopeless)
         elif self._fine(actor, future):
             event(_LOG, logging.INFO, "actor ready", actor=actor, **future.result())
@@ -202,7 +221,7 @@ class ActorPool:
         if error is None:
             return True
         member = self._members[actor]
-        if member.suspected_at is not None:
+        if member.suspected:
             return False  # being looked into
         verdict = judge(error, member.node or None)
         if verdict.unsure:
@@ -215,9 +234,16 @@ class ActorPool:
         return False
 
     def _suspect(self, actor: int, wait_s: float, then: Callable[[int], None]) -> None:
-        self._members[actor].suspected_at = time.monotonic()
+        self._members[actor].suspected = True
         self._events.unreachable(actor)
+        self._later(wait_s, actor, then)
+        self._later(UNREACHABLE_S, actor, self._give_up)  # also if Ray never answers
+
+    def _later(self, wait_s: float, actor: int, then: Callable[[int], None]) -> None:
         self._loop.after(wait_s, lambda: then(actor) if actor in self._members else None)
+
+    def _give_up(self, actor: int) -> None:
+        self._lost(actor, Verdict(Reason.PREEMPTED, f"it could not be reached for {UNREACHABLE_S:.0f} s"))
 
     def _ask_again(self, actor: int) -> None:
         self._watch(actor, self._members[actor].handle.hello.remote(), self._on_answer)
@@ -229,12 +255,10 @@ class ActorPool:
             self._lost(actor, Verdict(Reason.PREEMPTED, "the connection to its node was lost"))
             return
         verdict = judge(error, member.node or None)
-        if not verdict.unsure:
-            self._lost(actor, verdict)
-        elif time.monotonic() - (member.suspected_at or 0.0) > UNREACHABLE_S:
-            self._lost(actor, Verdict(Reason.PREEMPTED, f"it could not be reached for {UNREACHABLE_S:.0f} s"))
+        if verdict.unsure:
+            self._later(ASK_AGAIN_S, actor, self._ask_again)
         else:
-            self._loop.after(ASK_AGAIN_S, lambda: self._ask_again(actor) if actor in self._members else None)
+            self._lost(actor, verdict)
 
     def _lost(self, actor: int, verdict: Verdict) -> None:
         self.end(actor, verdict.message)

@@ -23,19 +23,32 @@ def make_progress(stream: TextIO | None = None) -> Observer:
 
 
 def line_of(snapshot: Snapshot) -> str:
-    """All of it on one line: `12/60 clips, 2 failed (crashed 2), 3 running, 41.0 frames/s, ..., ETA 00:03:10`."""
-    parts = [f"{snapshot.done}/{snapshot.clips} clips"]
-    if failures := failures_of(snapshot):
-        parts.append(failures)
-    parts.append(f"{snapshot.running} running on {snapshot.actors} actors")
-    if snapshot.starting:
-        parts[-1] += f" (+{snapshot.starting} starting)"
-    parts.append(f"{snapshot.frames} frames ({snapshot.frames_per_s:.1f}/s)")
-    parts.append(f"{snapshot.objects} objects")
-    if snapshot.rendered or snapshot.rendering:
-        parts.append(f"{snapshot.rendered} videos rendered")
-    parts.append(f"ETA {clock(snapshot.eta_s)}")
-    return ", ".join(parts)
+    """All of it on one line: `12/60 clips, 2 failed (crashed 2), 3 running, ..., ETA 00:03:10; 4/60 videos, ETA -`."""
+    stages = []
+    if snapshot.clips:
+        parts = [f"{snapshot.done}/{snapshot.clips} clips"]
+        if failures := failures_of(snapshot):
+            parts.append(failures)
+        parts.append(running_of(snapshot))
+        parts.append(f"{snapshot.frames} frames ({snapshot.frames_per_s:.1f}/s)")
+        parts.append(f"{snapshot.objects} objects")
+        parts.append(f"ETA {clock(snapshot.eta_s)}")
+        stages.append(", ".join(parts))
+    if snapshot.videos:
+        stages.append(videos_of(snapshot))
+    return "; ".join(stages)
+
+
+def running_of(snapshot: Snapshot) -> str:
+    text = f"{snapshot.running} running on {snapshot.actors} actors"
+    more = [f"{snapshot.starting} starting"] if snapshot.starting else []
+    more += [f"{snapshot.unplaced} waiting for room"] if snapshot.unplaced else []
+    return f"{text} (+{', '.join(more)})" if more else text
+
+
+def videos_of(snapshot: Snapshot) -> str:
+    failed = f", {snapshot.render_failed} failed" if snapshot.render_failed else ""
+    return f"{snapshot.rendered}/{snapshot.videos} videos{failed}, ETA {clock(snapshot.render_eta_s)}"
 
 
 def failures_of(snapshot: Snapshot) -> str:
@@ -130,21 +143,24 @@ def _drawing(snapshot: Snapshot) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
+    bars = Table.grid(padding=(0, 1))
+
+    def bar(ended: int, total: int, what: str, eta_s: float | None) -> None:
+        elapsed = f"{clock(snapshot.seconds)} elapsed, ETA {clock(eta_s)}"
+        bars.add_row(Text(f"{ended}/{total} {what}"), ProgressBar(total, ended, width=40), Text(elapsed))
+
     failed = sum(snapshot.failed.values())
-    bar = Table.grid(padding=(0, 1))
-    bar.add_row(
-        Text(f"{snapshot.done + failed}/{snapshot.clips} clips"),
-        ProgressBar(total=max(1, snapshot.clips), completed=snapshot.done + failed, width=40),
-        Text(f"{clock(snapshot.seconds)} elapsed, ETA {clock(snapshot.eta_s)}"),
-    )
-    facts = Text(
-        f"{snapshot.frames_per_s:.1f} frames/s, {snapshot.frames} frames, {snapshot.objects} objects; "
-        f"{snapshot.running} running on {snapshot.actors} actors"
-    )
-    if snapshot.starting:
-        facts.append(f" (+{snapshot.starting} starting)")
-    if snapshot.rendered or snapshot.rendering:
-        facts.append(f"; {snapshot.rendered} videos rendered")
+    facts = Text()
+    if snapshot.clips:
+        bar(snapshot.done + failed, snapshot.clips, "clips", snapshot.eta_s)
+        facts.append(
+            f"{snapshot.frames_per_s:.1f} frames/s, {snapshot.frames} frames, {snapshot.objects} objects; "
+            f"{running_of(snapshot)}"
+        )
+    if snapshot.videos:
+        bar(snapshot.rendered + snapshot.render_failed, snapshot.videos, "videos", snapshot.render_eta_s)
     if failed:
         facts.append(f"; {failures_of(snapshot)}", style="red")
-    return Group(bar, facts)
+    if snapshot.render_failed:
+        facts.append(f"; {snapshot.render_failed} videos failed", style="red")
+    return Group(bars, facts)

@@ -9,19 +9,24 @@ leaves nothing on the store and is tried once more.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
-import queue
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import ClusterConfig, RenderConfig, VideoConfig
-from sam3ray.failures import ClipError, UserError
+from sam3ray.failures import ClipError, Reason, UserError
+from sam3ray.job.capacity import Node, no_cpus_for_rendering, render_cpus, render_slots
+from sam3ray.job.cluster import LOOK_EVERY_S, connected, look
 from sam3ray.job.logs import event
-from sam3ray.job.observe import Observer, Snapshot
+from sam3ray.job.loop import Loop
+from sam3ray.job.losses import judge
+from sam3ray.job.observe import Observer, Observers, Snapshot
+from sam3ray.job.render_queue import RenderQueue
 from sam3ray.job.result import JobSummary
 from sam3ray.redact import redact
 from sam3ray.store import RunStore
@@ -31,7 +36,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-TRIES = 2  # of a task whose process dies
+# The environment keeps these workers apart from those that become actors: a low priority sticks.
+TASK_OPTIONS: Mapping[str, Any] = {"max_retries": 0, "runtime_env": {"env_vars": {"SAM3RAY_STAGE": "render"}}}
 NICENESS = 19  # where an actor and a task share cores, the actor goes first; Ray's own workers have 15
 
 
@@ -44,6 +50,7 @@ class RenderOrder:
     video: VideoConfig
     storage: Mapping[str, Any]
     overwrite: bool = False
+    no_progress_s: float = 600.0
 
 
 def render_one(order: RenderOrder, clip: Clip) -> int:
@@ -52,16 +59,29 @@ def render_one(order: RenderOrder, clip: Clip) -> int:
     Raises:
         ClipError: the source cannot be read (any more), or storage fails.
     """
+    from sam3ray.job.watchdog import Watchdog
     from sam3ray.job.workdir import WorkDir
     from sam3ray.render import read_frames, render_clip
     from sam3ray.video import VideoCache
 
     table = order.store.read_clip(clip.clip_id)
     cache = VideoCache(order.video.cache_dir, order.video.cache_bytes, order.storage, limits=order.video)
-    with WorkDir() as work, cache, cache.open(clip.uri) as source:
+    fetched = 0
+
+    def on_bytes(count: int) -> None:
+        nonlocal fetched
+        fetched = count
+
+    with WorkDir() as work, cache:
         target = work.path / "video.mp4"
-        frames = render_clip(source, read_frames(table, clip.clip_id), target, clip, order.render, order.video)
-        order.store.publish_video(clip.clip_id, target, overwrite=order.overwrite)
+
+        def progress() -> tuple[int, int]:
+            return fetched, target.stat().st_size if target.exists() else 0
+
+        with Watchdog(progress, order.no_progress_s):
+            with cache.open(clip.uri, on_bytes) as source:
+                frames = render_clip(source, read_frames(table, clip.clip_id), target, clip, order.render, order.video)
+            order.store.publish_video(clip.clip_id, target, overwrite=order.overwrite)
     return frames
 
 
@@ -78,71 +98,61 @@ def _render_task(order: RenderOrder, clip: Clip) -> int | str:
 
 
 class RenderStage:
-    """A queue of clips and the tasks under way. Not a thread: `pump` is called from a loop, as are task ends."""
+    """The queue's clips as Ray tasks. Not a thread: everything happens in the loop's."""
 
-    def __init__(self, order: RenderOrder, post: Callable[[Callable[[], None]], None]) -> None:
-        """`post`: hands a call over to the loop's thread."""
+    def __init__(self, order: RenderOrder, loop: Loop) -> None:
         import ray
 
-        from sam3ray.job.cluster import largest_node_cpus
-
+        self.queue = RenderQueue()
+        self.cpus_per_task = order.render.cpus_per_task
+        self._asked = order.render.cpus_per_task
         self._order = ray.put(order)
-        # A machine with fewer cores than a task asks for renders all the same.
-        self.cpus_per_task = min(order.render.cpus_per_task, max(largest_node_cpus(), 0.01))
-        self._post = post
-        # The environment keeps these workers apart from those that become actors: a low priority sticks.
-        options: dict[str, Any] = {
-            "num_cpus": self.cpus_per_task,
-            "max_retries": 0,
-            "runtime_env": {"env_vars": {"SAM3RAY_STAGE": "render"}},
-        }
-        self._task = ray.remote(_render_task).options(**options)
-        self._waiting: deque[tuple[Clip, int]] = deque()
-        self._running: dict[str, Any] = {}
-        self.rendered = 0
-        self.failures: dict[str, str] = {}
+        self._loop = loop
+        self._task = ray.remote(_render_task)
+        self._running: dict[str, tuple[Any, float]] = {}  # clip id -> its task, and the CPUs it asks for
 
-    def add(self, clip: Clip) -> None:
-        self._waiting.append((clip, 1))
+    def resize(self, nodes: Sequence[Node]) -> None:
+        """A machine with fewer cores than a task asks for renders all the same, also after larger ones have gone."""
+        import ray
 
-    @property
-    def pending(self) -> int:
-        return len(self._waiting) + len(self._running)
+        self.cpus_per_task = render_cpus(nodes, self._asked)
+        for clip_id, (ref, cpus) in list(self._running.items()):
+            if cpus > self.cpus_per_task:  # no node could run it any more
+                ray.cancel(ref, force=True)
+                del self._running[clip_id]
+                self.queue.put_back(clip_id)
 
     def pump(self, slots: int) -> None:
         """Starts tasks, so that no more than `slots` are under way."""
-        while self._waiting and len(self._running) < slots:
-            clip, attempt = self._waiting.popleft()
-            ref = self._task.remote(self._order, clip)
-            self._running[clip.clip_id] = ref
+        for clip in self.queue.take(slots, time.monotonic()):
+            options = {**TASK_OPTIONS, "num_cpus": self.cpus_per_task}
+            ref = self._task.options(**options).remote(self._order, clip)
+            self._running[clip.clip_id] = (ref, self.cpus_per_task)
+            self._loop.watch(ref, functools.partial(self._ended, clip.clip_id, ref))
 
-            def ended(future: Future[int | str], clip: Clip = clip, attempt: int = attempt) -> None:
-                self._post(lambda: self._ended(clip, attempt, future))
-
-            ref.future().add_done_callback(ended)
-
-    def _ended(self, clip: Clip, attempt: int, future: Future[int | str]) -> None:
-        if self._running.pop(clip.clip_id, None) is None:
-            return
+    def _ended(self, clip_id: str, ref: Any, future: Future[int | str]) -> None:
+        if self._running.get(clip_id, (None, 0.0))[0] is not ref:
+            return  # was cancelled
+        del self._running[clip_id]
         error = future.exception()
-        if error is not None and attempt < TRIES:
-            self._waiting.append((clip, attempt + 1))
-            return
-        outcome = f"the rendering process died: {type(error).__name__}" if error is not None else future.result()
-        if isinstance(outcome, int):
-            self.rendered += 1
-            event(_LOG, logging.INFO, "video rendered", clip_id=clip.clip_id, frames=outcome)
+        if error is not None:
+            verdict = judge(error, None)
+            why = f"the rendering process died: {verdict.message}"
+            self.queue.died(clip_id, why, with_its_node=verdict.reason is Reason.PREEMPTED)
+        elif isinstance(outcome := future.result(), int):
+            self.queue.made(clip_id)
+            event(_LOG, logging.INFO, "video rendered", clip_id=clip_id, frames=outcome)
         else:
-            self.failures[clip.clip_id] = outcome
-            event(_LOG, logging.WARNING, "video not rendered", clip_id=clip.clip_id, error=outcome)
+            self.queue.failed(clip_id, outcome)
+            event(_LOG, logging.WARNING, "video not rendered", clip_id=clip_id, error=outcome)
 
     def cancel(self) -> None:
         import ray
 
-        self._waiting.clear()
-        for ref in self._running.values():
+        for ref, _ in self._running.values():
             ray.cancel(ref, force=True)
         self._running.clear()
+        self.queue.clear()
 
 
 def render_run(
@@ -167,10 +177,23 @@ def render_run(
         UserError: there is no run, or it has no such finished clip.
         JobStopped: storage or Ray cannot be reached.
     """
-    from sam3ray.job.cluster import connected
+    observer = Observers([progress] if progress is not None else [])
+    with contextlib.closing(observer):
+        return _render_run(
+            output, clip_ids, dict(storage or {}), render, cluster or ClusterConfig(), overwrite, observer
+        )
 
+
+def _render_run(
+    output: str,
+    clip_ids: Iterable[str] | None,
+    storage: dict[str, Any],
+    render: RenderConfig | None,
+    cluster: ClusterConfig,
+    overwrite: bool,
+    progress: Observer,
+) -> JobSummary:
     began = time.monotonic()
-    storage, cluster = dict(storage or {}), cluster or ClusterConfig()
     store = RunStore(output, storage)
     if not store.exists():
         raise UserError(f"output {output} holds no run")
@@ -190,8 +213,8 @@ def render_run(
     rendered, failures, exit_code = 0, {}, 0
     if todo:
         with connected(cluster):
-            stage = _render_all(RenderOrder(store, render, video, storage, overwrite), todo, progress)
-        rendered, failures = stage.rendered, stage.failures
+            queue = _render_all(RenderOrder(store, render, video, storage, overwrite), todo, cluster, progress)
+        rendered, failures = queue.rendered, queue.failures
         exit_code = 1 if failures else 0
     return JobSummary(
         clips=len(wanted),
@@ -208,34 +231,38 @@ def render_run(
     )
 
 
-def _render_all(order: RenderOrder, clips: list[Clip], progress: Observer | None) -> RenderStage:
-    import ray
-
+def _render_all(order: RenderOrder, clips: Sequence[Clip], cluster: ClusterConfig, progress: Observer) -> RenderQueue:
     began = time.monotonic()
-    events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-    cpus = ray.cluster_resources().get("CPU", 1.0)
-    stage = RenderStage(order, events.put)
+    loop = Loop()
+    stage = RenderStage(order, loop)
+    queue = stage.queue
     for clip in clips:
-        stage.add(clip)
+        queue.add(clip)
+    look_at = 0.0
     try:
-        while stage.pending:
-            stage.pump(max(1, int(cpus / stage.cpus_per_task)))
-            try:
-                events.get(timeout=1.0)()
-            except queue.Empty:
-                pass
-            if progress is not None:
-                progress.update(
-                    Snapshot(
-                        clips=len(clips),
-                        done=stage.rendered,
-                        rendered=stage.rendered,
-                        rendering=stage.pending,
-                        seconds=time.monotonic() - began,
-                    )
+        while queue.pending:
+            now = time.monotonic()
+            if now >= look_at:
+                look_at = now + LOOK_EVERY_S
+                nodes = look()
+                stage.resize(nodes)
+                cpus, notice = sum(node.cpus for node in nodes if not node.draining), ""
+                if cpus == 0:
+                    notice = no_cpus_for_rendering(cluster)
+                    if cluster.alone:
+                        queue.give_up(notice)
+            stage.pump(render_slots(cpus, 0, 0.0, stage.cpus_per_task))
+            loop.run_next(until=now + 1.0)
+            progress.update(
+                Snapshot(
+                    rendered=queue.rendered,
+                    rendering=queue.pending,
+                    render_failed=len(queue.failures),
+                    render_eta_s=queue.eta_s(now),
+                    seconds=now - began,
+                    notice=notice,
                 )
+            )
     finally:
         stage.cancel()
-        if progress is not None:
-            progress.close()
-    return stage
+    return queue

@@ -23,6 +23,11 @@ charged, unless that would settle it; both clips become suspects, and beside a s
 nothing is decoded ahead any more. So a clip pays at most once for what another did, and is never
 given up for it (with `crashes` = 1 nothing is decoded ahead).
 
+Actors: as many as there are open clips, up to `actors_max`. Those that the cluster has no room for yet wait to be
+placed (at most `PENDING_ACTORS` at a time), which tells a cluster that can grow to do so. An actor goes as soon as
+nothing is left for it, those that wait first: what it holds is wanted elsewhere. An actor whose node is about to
+go (`actor_leaving`) finishes its clip and gets no other; one that takes its place is started at once.
+
 A lost node charges nobody. So that a clip which takes nodes down (by exhausting their memory, say)
 cannot do so for ever, a clip that was running on `node_losses` lost nodes is recorded as
 `preempted`, which does not settle it for the next run; from the third loss on it waits until
@@ -48,6 +53,7 @@ from sam3ray.job.actions import (
     BACKOFF_CAP_S,
     FRESH_RUNG,
     PATIENT_LOSSES,
+    PENDING_ACTORS,
     Action,
     Assign,
     Counts,
@@ -70,6 +76,7 @@ class _Actor:
     ready: bool = False
     fresh: bool = True
     unreachable: bool = False
+    leaving: bool = False
     clip: int = -1  # running
     assigned_at: float = 0.0
     attempt: int = 0
@@ -102,6 +109,8 @@ class Scheduler:
         self._idle: dict[int, None] = {}  # ready, nothing to run; oldest first
         self._holders: dict[int, None] = {}  # holding a next clip
         self._bare: dict[int, None] = {}  # running a clip, holding no next one
+        self._unplaced: dict[int, None] = {}  # the cluster has not made room for them yet
+        self._leaving: dict[int, None] = {}  # running a last clip on nodes that are about to go
         self._ready = 0
         self._running = 0
         self._actor_ids = 0
@@ -140,7 +149,8 @@ class Scheduler:
             running=self._running,
             waiting=self._line.open - self._running,
             actors_ready=self._ready,
-            actors_starting=len(self._actors) - self._ready,
+            actors_starting=len(self._actors) - self._ready - len(self._unplaced),
+            actors_unplaced=len(self._unplaced),
         )
 
     def running_on(self, actor: int) -> int | None:
@@ -165,12 +175,14 @@ class Scheduler:
         state = self._actors.get(actor)
         if state is not None and state.placed_at is None:
             state.placed_at = now
+            self._unplaced.pop(actor, None)
         return self._settle(now)
 
     def actor_ready(self, actor: int, now: float) -> list[Action]:
         state = self._actors.get(actor)
         if state is not None and not state.ready:
             state.ready = True
+            self._unplaced.pop(actor, None)
             self._ready += 1
             self._lonely_since = None
             self._start_errors = 0
@@ -214,6 +226,21 @@ class Scheduler:
         state = self._actors.get(actor)
         if state is not None:
             state.unreachable = True
+        return self._settle(now)
+
+    def actor_leaving(self, actor: int, why: str, now: float) -> list[Action]:
+        """Its node is about to go: it may finish its clip and gets no other."""
+        state = self._actors.get(actor)
+        if state is not None and not state.leaving:
+            if state.clip < 0:
+                self._replace(actor, now, why, idle=state.ready)
+            else:
+                state.leaving = True
+                self._leaving[actor] = None
+                if state.next >= 0:
+                    self._line.put_back(state.next)
+                    self._unhold(actor, drop=True)
+                self._bare.pop(actor, None)
         return self._settle(now)
 
     def prefetched(self, actor: int, clip: int, now: float) -> list[Action]:
@@ -279,17 +306,16 @@ class Scheduler:
                 self._out.append(Kill(actor, message))
                 self._forget(actor, now)
                 self._start_error(message, now)
+        limit = self.limits.place_timeout_s
         if (
-            self._lonely_since is not None
+            limit is not None
+            and self._lonely_since is not None
             and not self._draining
             and self._line.open
-            and now - self._lonely_since >= self.limits.start_timeout_s
-            and not any(state.placed_at is not None for state in self._actors.values())
+            and now - self._lonely_since >= limit
+            and len(self._unplaced) == len(self._actors)
         ):
-            self._stop(
-                f"no actor could be placed within {self.limits.start_timeout_s:.0f} s: "
-                "the cluster has no free resources for one"
-            )
+            self._stop(f"no actor could be placed within {limit:.0f} s: the cluster has no free resources for one")
         return self._settle(now)
 
     def drain(self, now: float) -> list[Action]:
@@ -368,6 +394,8 @@ class Scheduler:
         self._idle.pop(actor, None)
         self._holders.pop(actor, None)
         self._bare.pop(actor, None)
+        self._unplaced.pop(actor, None)
+        self._leaving.pop(actor, None)
         if state.clip >= 0:
             self._running -= 1
         if state.next >= 0:
@@ -391,7 +419,10 @@ class Scheduler:
         state.unreachable = False
         self._running -= 1
         self._bare.pop(actor, None)
-        self._idle[actor] = None
+        if state.leaving:
+            self._replace(actor, now, "its node is about to go", idle=True)
+        else:
+            self._idle[actor] = None
         return True
 
     # Decisions
@@ -405,25 +436,34 @@ class Scheduler:
                     if not self._give(actor, now):
                         break
                 self._hold_ahead(now)
-            self._retire()
+            self._retire(now)
         out, self._out = self._out, []
         return out
 
     def _start_actors(self, now: float) -> None:
         if now < self._start_after:
             return
-        if self._line.wants_fresh and not any(state.fresh for state in self._actors.values()):
+        wanted = self._actors_wanted()
+        if self._line.wants_fresh and not any(a.fresh and a.placed_at is not None for a in self._actors.values()):
             # A clip waits for a process that has run nothing before: an idle actor makes room.
             idle = next(iter(self._idle), None)
-            if idle is not None and len(self._actors) >= min(self.limits.actors_max, self._line.open):
+            if idle is not None and (self._unplaced or self._staying >= wanted):
                 self._replace(idle, now, "a fresh process is wanted", idle=True)
-        # No more than the open clips: more would only wait.
-        wanted = min(self.limits.actors_max, self._line.open)
-        while len(self._actors) < wanted:
+        most = max(PENDING_ACTORS, self.limits.actors_min)
+        while self._staying < wanted and len(self._unplaced) < most:
             actor = self._actor_ids
             self._actor_ids += 1
             self._actors[actor] = _Actor(started_at=now)
+            self._unplaced[actor] = None
             self._out.append(StartActor(actor))
+
+    def _actors_wanted(self) -> int:
+        # No more than the open clips: more would only wait.
+        return min(self.limits.actors_max, self._line.open - len(self._leaving))
+
+    @property
+    def _staying(self) -> int:
+        return len(self._actors) - len(self._leaving)
 
     def _give(self, actor: int, now: float) -> bool:
         """Gives an idle actor its next clip; False where no actor could be given one now."""
@@ -486,19 +526,15 @@ class Scheduler:
             self._out.append(DropPrefetch(actor, state.next))
         state.next = -1
         self._holders.pop(actor, None)
-        if state.clip >= 0:
+        if state.clip >= 0 and not state.leaving:
             self._bare[actor] = None
 
-    def _retire(self) -> None:
-        """Ends idle actors that no open clip can need, down to the minimum."""
-        spare = len(self._actors) - max(self._line.open, min(self.limits.actors_min, len(self._actors)))
-        while spare > 0 and self._idle:
-            actor = next(iter(self._idle))
-            state = self._actors[actor]
-            if state.next >= 0:
-                break
-            spare -= 1
-            self._out.append(Kill(actor, "no clips left for it", idle=True))
-            del self._idle[actor]
-            del self._actors[actor]
-            self._ready -= 1
+    def _retire(self, now: float) -> None:
+        """Ends actors that no open clip can need: those that wait for room, then those that load, then idle ones."""
+        spare = self._staying - self._actors_wanted()
+        if spare <= 0:
+            return
+        loading = [actor for actor, state in self._actors.items() if not state.ready and actor not in self._unplaced]
+        idle = [actor for actor in self._idle if self._actors[actor].next < 0]
+        for actor in [*reversed(self._unplaced), *reversed(loading), *idle][:spare]:
+            self._replace(actor, now, "no clips left for it", idle=self._actors[actor].ready)

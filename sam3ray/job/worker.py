@@ -31,7 +31,9 @@ from typing import Any, Protocol
 
 from sam3ray.annotations import AnnotationWriter, FrameAnnotations
 from sam3ray.config import JobConfig, ModelConfig, TrackingConfig
+from sam3ray.engine.versions import ENGINE_VERSION
 from sam3ray.failures import ClipError, Failure, JobStopped, Reason
+from sam3ray.job.agreement import Agreement, check_device, check_model, check_software
 from sam3ray.job.mishaps import classify, free_memory, gpu_peak_bytes, reset_gpu_peak
 from sam3ray.job.result import ClipResult
 from sam3ray.job.sink import WriterThread
@@ -41,7 +43,7 @@ from sam3ray.manifest import Clip
 from sam3ray.prompts import VisualPrompt, prompt_items
 from sam3ray.redact import redact
 from sam3ray.store import RunStore
-from sam3ray.video import Frame, VideoCache, VideoInfo, VideoReader
+from sam3ray.video import ClipFrames, Frame, VideoCache, VideoInfo, VideoReader
 
 MAX_TRACEBACK = 8_000  # characters kept in a failure record
 
@@ -93,7 +95,14 @@ class _Source:
 
     info: VideoInfo
     frames_or_source: Any
+    video: VideoReader | ClipFrames
     visual_prompts: tuple[VisualPrompt, ...] = ()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of the video once its frames were read."""
+        names = {"frame_names": {str(i): name for i, name in self.video.frame_names.items()}}
+        return {"clock": self.video.clock, **(names if self.video.frame_names else {})}
 
     def frames(self, clock: _Clock) -> Any:
         return self.frames_or_source if self.visual_prompts else clock.timed("decode", self.frames_or_source)
@@ -148,17 +157,22 @@ class ClipWorker:
         store: RunStore,
         fingerprint: Mapping[str, Any] | None = None,
         make_segmenter: MakeSegmenter | None = None,
+        agreed: Agreement | None = None,
     ) -> None:
         """Loads the model.
 
+        Args:
+            agreed: what the driver has decided; None: there is no driver to agree with.
+
         Raises:
             JobStopped: it cannot be loaded; the message says what to do.
+            WorkerUnfit: versions, device, dtype or checkpoint are not those of the run.
         """
         self.config = config
         self.store = store
         self.fingerprint = dict(fingerprint or {})
-        self.segmenter: Segments = (make_segmenter or _real_segmenter())(config.model, config.tracking)
         self.software = software_versions()
+        self.segmenter: Segments = _segmenter(config, make_segmenter, agreed, self.software)
         self._work = WorkDir()
         self._cache = VideoCache(config.video.cache_dir, config.video.cache_bytes, config.storage, limits=config.video)
         self._progress = _Progress()
@@ -288,6 +302,7 @@ class ClipWorker:
                 rung=rung,
                 dropped_objects=dropped,
                 attempt=attempt,
+                **source.facts,
             )
         progress.stage = "commit"
         try:
@@ -355,16 +370,15 @@ class ClipWorker:
                 self._start_reading(opened)
             assert opened.reader is not None
             assert opened.frames is not None
-            return _Source(opened.reader.info, opened.frames)
+            return _Source(opened.reader.info, opened.frames, opened.reader)
         from sam3ray.prompts import resolve_prompts
-        from sam3ray.video import ClipFrames
 
         fps = clip.fps or limits.fps
         frames = ClipFrames(opened.path, start_s=clip.start_s, end_s=clip.end_s, fps=fps, limits=limits)
         prompts = resolve_prompts(
             clip.visual_prompts, frames.width, frames.height, frames.frame_at, self.config.storage
         )
-        return _Source(frames.info, frames, prompts)
+        return _Source(frames.info, frames, frames, prompts)
 
     def _start_reading(self, opened: _Opened) -> None:
         """Opens the reader and waits for the first frame; it decodes on in its own thread."""
@@ -402,11 +416,26 @@ class ClipWorker:
         )
 
 
-def _real_segmenter() -> MakeSegmenter:
+def _segmenter(
+    config: JobConfig, make: MakeSegmenter | None, agreed: Agreement | None, software: Mapping[str, str]
+) -> Segments:
+    """The model, loaded and held against what was agreed: the cheap comparisons come first."""
+    if agreed is not None:
+        check_software(agreed, software, ENGINE_VERSION)
+    if make is not None:
+        return make(config.model, config.tracking)
+    from sam3ray.engine import checkpoint_identity
     from sam3ray.segment import Segmenter
 
-    make: MakeSegmenter = Segmenter
-    return make
+    if agreed is None:
+        return Segmenter(config.model, config.tracking)
+    check_device(agreed)
+    segmenter = Segmenter(config.model, config.tracking)
+    digest = None
+    if "commit" not in agreed.checkpoint:
+        digest = checkpoint_identity(config.model).get("sha256")
+    check_model(agreed, segmenter.model_info, digest)
+    return segmenter
 
 
 def _close_opened(future: Future[_Opened]) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sam3ray.config import JobConfig, differences, fingerprint
+from sam3ray.config import JobConfig
 from sam3ray.failures import ClipError, UserError
 from sam3ray.manifest import Clip, read_manifest
 from sam3ray.plan._estimate import Estimate, Work, estimate
 from sam3ray.plan._probing import Probed, probe_all
+from sam3ray.plan._start import Start, prepare
 from sam3ray.plan._visual import Masks, mask_sizes, prompt_problems
 from sam3ray.redact import redact
-from sam3ray.store import RunStore, identity
+from sam3ray.store import RunStore
 
 MAX_LISTED = 1_000  # unreadable clips listed one by one; the rest are counted
 
@@ -42,6 +43,7 @@ class Plan:
         refusals: why `run` would not go on with this output folder; empty if it would.
         sampled: how many of the clips to do were probed, where not all were; frames, hours, unknown_length and the
             estimate are then scaled up, unreadable and listed are of the sample.
+        notices: what could not be looked at, and that `run` will look at.
     """
 
     manifest: str
@@ -58,6 +60,7 @@ class Plan:
     listed: tuple[Unreadable, ...] = ()
     refusals: tuple[str, ...] = ()
     sampled: int | None = None
+    notices: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -89,7 +92,9 @@ def make_plan(
         JobStopped: the output cannot be listed.
     """
     clips = read_manifest(config.manifest, config)
-    done, settled, refusals = _state_of_run(config, clips)
+    store = RunStore(config.output, config.storage)
+    start = prepare(config, clips, store, patient=False)
+    done, settled = _state_of_run(store, start)
     to_do = [clip for clip in clips if clip.clip_id not in done and clip.clip_id not in settled]
     probed = to_do if sample is None else to_do[:: max(1, -(-len(to_do) // max(1, sample)))]
     uris = list(dict.fromkeys(clip.uri for clip in probed))
@@ -121,29 +126,30 @@ def make_plan(
         unreadable=dict(tally.reasons.most_common()),
         estimate=estimate(config, work),
         listed=tuple(tally.listed),
-        refusals=tuple(refusals),
+        refusals=_refusals(start),
+        notices=() if start.unknown is None else (f"{start.unknown}; `run` needs it",),
         sampled=len(probed) if len(probed) < len(to_do) else None,
     )
 
 
-def _state_of_run(config: JobConfig, clips: Sequence[Clip]) -> tuple[set[str], dict[str, str], list[str]]:
-    """Ids done, ids settled by a failure with its reason, and why `run` would refuse."""
-    store = RunStore(config.output, config.storage)
-    if not store.exists():
-        return set(), {}, []
-    theirs = store.run_info().get("fingerprint") or {}
-    ours = fingerprint(config, clips)
-    # What identifies the checkpoint's files is known once it is loaded or looked up; `run` compares that.
-    comparable = {key: value for key, value in theirs.items() if not key.startswith("checkpoint.")}
-    old = identity.outdated(theirs, ours, config.output)
-    refusals = [old] if old else differences(ours, comparable)
+def _refusals(start: Start) -> tuple[str, ...]:
+    if start.refusal is None:
+        return ()
+    of_old = any(each.startswith("engine_version") for each in start.differences)
+    return tuple(start.differences) if start.differences and not of_old else (start.refusal,)
+
+
+def _state_of_run(store: RunStore, start: Start) -> tuple[set[str], dict[str, str]]:
+    """Ids done, and ids settled by a failure with its reason."""
+    if start.begun is None:
+        return set(), {}
     done = store.done_ids()
     settled = {
         record.clip_id: record.reason.value
         for record in store.failures()
         if record.final and record.reason.is_charged and record.clip_id not in done
     }
-    return done, settled, refusals
+    return done, settled
 
 
 def _count(clip: Clip, facts: Probed, config: JobConfig, masks: Masks, tally: _Tally) -> None:
@@ -161,6 +167,9 @@ def _count(clip: Clip, facts: Probed, config: JobConfig, masks: Masks, tally: _T
         return
     start = clip.start_s or 0.0
     seconds = max(0.0, min(duration, duration if clip.end_s is None else clip.end_s) - start)
+    if seconds == 0.0 and facts.duration_is_estimate:
+        tally.unknown += 1
+        return
     if seconds == 0.0:
         tally.reasons["empty_range"] += 1
         if len(tally.listed) < MAX_LISTED:

@@ -97,7 +97,7 @@ def _true_frame_count(uri: str, facts: VideoInfo, latest: int, limits: VideoConf
             return ClipFrames(local_path(uri), limits=limits).frame_at(math.inf) + 1
         except ClipError:
             return None  # damaged: the worker records how
-    if (count := _nominal_count(facts)) is None:
+    if (count := _nominal_count(facts)) is None or facts.duration_is_estimate:
         return None
     if facts.duration_s is not None and facts.fps is not None:
         count = max(count, math.ceil(facts.duration_s * facts.fps))

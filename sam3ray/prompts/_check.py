@@ -83,7 +83,7 @@ def _time_problem(prompt: VisualPrompt, info: VideoInfo, start_s: float | None, 
     if not start <= prompt.time_s < end:
         until = "its end" if end_s is None else f"{end_s:g} s"
         return f"the clip is the video from {start:g} s to {until}; allowed: a time in it (its end is not)"
-    if info.duration_s is not None and prompt.time_s >= info.duration_s:
+    if info.duration_s is not None and not info.duration_is_estimate and prompt.time_s >= info.duration_s:
         return f"the video ends at {info.duration_s:g} s; allowed: a time before that"
     return None
 

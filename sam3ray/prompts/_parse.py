@@ -77,7 +77,7 @@ def parse_item(entry: Any, place: str) -> Item:
     for key in fields:
         if key not in KEYS:
             close = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.0)
-            raise _Wrong(f".{key} is no known key; the nearest is {close[0]}; allowed: {', '.join(KEYS)}")
+            raise _Wrong(f"{_field(key)} is no known key; the nearest is {close[0]}; allowed: {', '.join(KEYS)}")
     object_id, label = _object(fields)
     frame_index, time_s = _frame(fields)
     units = _units(fields)
@@ -284,6 +284,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
         raise ValueError(f"the key {twice[0]!r} is given twice")
     return dict(pairs)
+
+
+def _field(key: Any) -> str:
+    return f".{key}" if isinstance(key, str) and len(key) <= 40 else f" has the key {_shown(key)}, which"
 
 
 def _shown(value: Any) -> str:

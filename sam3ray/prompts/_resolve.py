@@ -14,6 +14,7 @@ from sam3ray.prompts._values import UNRESOLVED, BoxPrompt, MaskPrompt, PointProm
 from sam3ray.redact import redact
 
 MAX_PNG_BYTES = 64 * 2**20
+MAX_MASK_PIXELS = 8192 * 8192  # as `video.max_pixels` by default: a mask has the size of its frame
 
 
 def resolve_prompts(
@@ -46,15 +47,16 @@ def read_mask_file(address: str, storage_options: Mapping[str, Any]) -> tuple[st
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
-    from sam3ray.files import filesystem
+    from sam3ray.files import filesystem, read_at_most
     from sam3ray.masks import encode_masks
+    from sam3ray.video._folder import DECODING_ERRORS
     from sam3ray.video._remote import naming_store_errors
 
     name = f"the mask {redact(address)}"
     try:
         fs, path = filesystem(address, storage_options, what="mask")
         with naming_store_errors(address), fs.open(path, "rb") as stream:
-            data = stream.read(MAX_PNG_BYTES + 1)
+            data = read_at_most(stream, MAX_PNG_BYTES)
     except UserError as error:
         raise ClipError(Reason.NOT_FOUND, str(error)) from error
     except ClipError as error:
@@ -65,8 +67,13 @@ def read_mask_file(address: str, storage_options: Mapping[str, Any]) -> tuple[st
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.mode not in ("1", "L", "P", "I", "I;16"):
                 raise ClipError(Reason.OVER_LIMITS, f"{name} has the channels {image.mode}; allowed: one channel")
+            if image.width * image.height > MAX_MASK_PIXELS:
+                raise ClipError(
+                    Reason.OVER_LIMITS,
+                    f"{name} has {image.width}x{image.height} pixels; allowed: at most {MAX_MASK_PIXELS}",
+                )
             mask = np.asarray(image) != 0
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except (Image.DecompressionBombError, MemoryError, *DECODING_ERRORS) as error:
         unknown = isinstance(error, UnidentifiedImageError)  # whose message names an object in memory
         reason = "it does not begin like one" if unknown else redact(" ".join(str(error).split()))
         raise ClipError(Reason.OVER_LIMITS, f"{name} is no PNG that can be read: {reason}") from error

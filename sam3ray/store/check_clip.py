@@ -44,7 +44,7 @@ class ClipCheck:
         self._rows = 0
         self._frames = 0
         self._last: tuple[int, int] | None = None  # frame index, object id
-        self._last_pts: tuple[int, float] | None = None
+        self._last_time: tuple[int, int, float] | None = None  # frame index, pts, seconds
         self._prompt_of: dict[int, str] = {}
         self._hashes = {name: hashlib.blake2b(digest_size=16) for name in (*_HASHED, "counts")}
         if metadata.get("schema_version") != SCHEMA_VERSION:
@@ -114,9 +114,28 @@ class ClipCheck:
     def _check_times(self, frame: np.ndarray, pts: np.ndarray, seconds: np.ndarray) -> None:
         if not np.isfinite(seconds).all():
             self._add("time_s is not a number somewhere")
+        if (seconds < 0).any():
+            self._add(f"time_s is {seconds.min():g}; times count from the video's start")
         same = frame[1:] == frame[:-1]
         if (same & ((pts[1:] != pts[:-1]) | (seconds[1:] != seconds[:-1]))).any():
             self._add("rows of one frame disagree about its time")
+        self._check_that_time_grows(frame, pts, seconds)
+
+    def _check_that_time_grows(self, frame: np.ndarray, pts: np.ndarray, seconds: np.ndarray) -> None:
+        """From frame to frame, also across batches."""
+        last_frame, last_pts, last_s = self._last_time or (-1, 0, 0.0)
+        if self._last_time is not None:
+            frame = np.concatenate(([last_frame], frame))
+            pts, seconds = np.concatenate(([last_pts], pts)), np.concatenate(([last_s], seconds))
+        later = frame[1:] > frame[:-1]
+        wrong = later & ((pts[1:] <= pts[:-1]) | ~(seconds[1:] > seconds[:-1]))
+        if wrong.any():
+            i = int(np.flatnonzero(wrong)[0])
+            self._add(
+                f"time does not grow: frame {frame[i + 1]} is at {seconds[i + 1]:g} s (pts {pts[i + 1]}), "
+                f"frame {frame[i]} before it at {seconds[i]:g} s (pts {pts[i]})"
+            )
+        self._last_time = (int(frame[-1]), int(pts[-1]), float(seconds[-1]))
 
     def _check_scores(self, batch: pa.RecordBatch) -> None:
         for name in ("score", "track_score"):

@@ -2,8 +2,9 @@
 
 What is on storage if a process dies, step by step:
 
-* `create_or_open`: nothing, or `run.json` alone, or both `run.json` and `manifest.parquet`. The middle state is mended
-  by the next call with the same config and manifest.
+* `create_or_open`: nothing, or `manifest.parquet` alone, or both `manifest.parquet` and `run.json`. The middle state
+  is no run yet: the next call replaces it. Runs of 0.1.0 can have `run.json` alone; the next call with the same config
+  and manifest completes them.
 * `commit`, `publish_video`, `record_failure`: the file is whole or absent.
 * `write_clips_table`: the old table or the new one.
 * `clear_failures`: some records gone, others not; calling it again finishes the work.
@@ -105,6 +106,7 @@ class RunStore:
         created = False
         data = self.storage.read(layout.RUN)
         if data is None:
+            self._freeze(clips, carried, digest)
             run = identity.describe_run(fingerprint, config, len(clips), digest, extra)
             created = self.storage.create_bytes(json.dumps(run, indent=2).encode() + b"\n", layout.RUN)
             data = None if created else self.storage.read(layout.RUN)
@@ -114,15 +116,62 @@ class RunStore:
                     f"{self.storage.shown(layout.RUN)} vanished while it was read; is the output being deleted?"
                 )
             self._check_same(identity.parse(data, self.storage.shown(layout.RUN)), fingerprint, clips, digest)
+            if not self.storage.exists(layout.MANIFEST):
+                self._freeze(clips, carried, digest)
         if created and self.probe() is Guarantee.CHECKED:
             _LOG.warning(
                 "%s does not enforce create-if-absent: two drivers at once could both commit a clip, the later "
                 "file staying. One driver at a time is safe.",
                 redact(self.output),
             )
-        if created or not self.storage.exists(layout.MANIFEST):
-            self.storage.create_bytes(frozen.to_parquet(clips, carried), layout.MANIFEST)
         return created
+
+    def _freeze(self, clips: Sequence[Clip], carried: pa.Table | None, digest: str) -> None:
+        """Write the manifest and read it back. One that lies here without a run.json froze nothing: it is replaced.
+
+        Raises:
+            UserError: what was written cannot be read, or reads otherwise.
+        """
+        where = self.storage.shown(layout.MANIFEST)
+        content = frozen.to_parquet(clips, carried)
+        if not self.storage.create_bytes(content, layout.MANIFEST) and self.storage.read(layout.MANIFEST) != content:
+            self.storage.replace_bytes(content, layout.MANIFEST)
+        data = self.storage.read(layout.MANIFEST)
+        if data is None or frozen.digest(frozen.clips_of(frozen.from_parquet(data, where), where)) != digest:
+            raise UserError(f"{where} does not hold what was written to it; is something else writing to this output?")
+
+    def is_started(self) -> bool:
+        """Whether anything has come of the run: annotations, failure records, windows or merged files.
+
+        A run of which nothing has come binds nobody: see `discard_unstarted`.
+        """
+        folders = (layout.ANNOTATIONS, layout.FAILURES, layout.WINDOWS)
+        return any(self.storage.names(folder) for folder in folders) or bool(compacted.read_index(self.storage))
+
+    def discard_unstarted(self, fingerprint: Mapping[str, Any], clips: Sequence[Clip]) -> None:
+        """Make way for a run of this fingerprint and manifest where the one here differs and has never started.
+
+        For the holder of the lease. If the process dies half-way there is a manifest without a `run.json`, which
+        counts for nothing.
+        """
+        data = self.storage.read(layout.RUN)
+        if data is None:
+            return
+        run = identity.parse(data, self.storage.shown(layout.RUN))
+        if self.refusal(run, fingerprint, clips) is None or self.is_started():
+            return
+        _LOG.warning("the run in %s had not begun to label anything, and is begun anew", redact(self.output))
+        self.storage.delete(layout.RUN)
+        self.storage.delete(layout.CLIPS)
+        self._manifest = None
+
+    def refusal(self, run: Mapping[str, Any], fingerprint: Mapping[str, Any], clips: Sequence[Clip]) -> str | None:
+        """Why a job of this fingerprint and manifest is not the one that `run` (of `run_info`) describes, if so."""
+        try:
+            self._check_same(run, fingerprint, clips, frozen.digest(clips))
+        except UserError as error:
+            return str(error)
+        return None
 
     def _check_same(
         self, run: Mapping[str, Any], fingerprint: Mapping[str, Any], clips: Sequence[Clip], digest: str

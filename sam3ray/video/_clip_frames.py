@@ -15,7 +15,8 @@ from sam3ray.failures import ClipError, Reason
 from sam3ray.video._ahead import Ahead, FrameGenerator, Progress, queue_capacity
 from sam3ray.video._decode import RgbConverter, decode
 from sam3ray.video._folder import folder_frame, list_frames
-from sam3ray.video._frame import Frame, VideoInfo
+from sam3ray.video._frame import ClockKind, Frame, VideoInfo
+from sam3ray.video._index import read_index
 from sam3ray.video._reader import VideoReader
 from sam3ray.video._sampling import Sampler
 
@@ -32,9 +33,10 @@ class ClipFrames:
     """The frames of a local video's range, as sampled, to be read any number of times, also at the same time.
 
     Positions count the frames of the clip from 0; `Frame.index` counts in the source. Reading from the middle, or
-    asking for a moment, decodes the clip once without converting its frames, to learn where they are.
+    asking for a moment, takes an index of the file (`sam3ray.video._index`). Where it has none, the clip is decoded
+    once without converting its frames, to learn where they are.
 
-    The arguments are those of `VideoReader`.
+    The arguments are those of `VideoReader`, and so are `info`, `clock` and `frame_names`.
 
     Raises:
         ClipError: as `VideoReader`.
@@ -53,6 +55,8 @@ class ClipFrames:
         self._start_s, self._end_s, self._fps = start_s, end_s, fps
         self._limits = limits or VideoConfig()
         self._known: _Positions | None = None
+        self.clock: ClockKind = "folder_fps" if self._path.is_dir() else "container"
+        self.frame_names: dict[int, str] = {}
         self.info: VideoInfo = self._reader().info
 
     @property
@@ -67,7 +71,10 @@ class ClipFrames:
         """Frames at the positions start..stop-1 (None: to the end), in order, decoded ahead in a thread."""
         if start == 0:
             with self._reader() as reader:
-                yield from islice(reader, stop)
+                reader.frame_names = self.frame_names
+                for frame in islice(reader, stop):
+                    self._note(reader.clock)
+                    yield frame
             return
         positions = self._positions()
         wanted = positions.indices[start:stop]
@@ -102,6 +109,10 @@ class ClipFrames:
         """Source indices of the clip's frames, in order."""
         return self._positions().indices
 
+    def _note(self, clock: ClockKind) -> None:
+        if clock == "rebuilt":
+            self.clock = clock
+
     def _reader(self) -> VideoReader:
         return VideoReader(self._path, start_s=self._start_s, end_s=self._end_s, fps=self._fps, limits=self._limits)
 
@@ -128,9 +139,19 @@ class ClipFrames:
                 if sampler.wants(index):
                     yield index, float(index * time_base)
             return
-        frames = decode(self._path, self._limits, start_s=self._start_s)
         sampler = Sampler(self.info.time_base, self._start_s, self._end_s, self._fps)
+        found = read_index(self._path, self._limits, self._end_s)
+        if found is not None:
+            for index, pts in enumerate(found.pts):
+                ticks = pts - found.start
+                if sampler.is_after(ticks):
+                    return
+                if sampler.wants(ticks):
+                    yield index, float(ticks * found.time_base)
+            return
+        frames = decode(self._path, self._limits, start_s=self._start_s)
         for coded in frames:
+            self._note("rebuilt" if coded.is_rebuilt else "container")
             if sampler.is_after(coded.ticks):
                 return
             if sampler.wants(coded.ticks):
@@ -142,12 +163,14 @@ class ClipFrames:
             paths = list_frames(self._path, self._limits)
             for index in wanted:
                 progress()
+                self.frame_names[index] = paths[index].name
                 yield folder_frame(paths[index], index, self.info, self._limits)
             return
         to_rgb = RgbConverter()
         at = 0
         for coded in decode(self._path, self._limits, start_s=from_s):
             progress()
+            self._note("rebuilt" if coded.is_rebuilt else "container")
             if coded.index == wanted[at]:
                 yield Frame(coded.index, coded.pts, coded.time_s, to_rgb(coded.coded))
                 at += 1

@@ -5,6 +5,8 @@ What counts as damage, and why. Annotations that end early without a word are wo
 * A packet that the decoder refuses, or frames that change size, fail the clip, naming frame and time.
 * A file that ends before the frames its container lists (a cut-off MP4 or MOV, a Matroska file shorter than its
   segment) fails the clip, once reading gets there: a range that ends before the cut is fine.
+* A file in which another one begins that no frame can be read of (joined FLV, MP4 or ASF files) fails likewise, and
+  so does a transport stream whose video goes on as another stream.
 * Containers that promise no length (MPEG-TS, raw streams, recordings that were never finalised) end where they end;
   a partial last packet is dropped, as players do.
 * Damage inside a picture that the decoder conceals is shown as players show it.
@@ -25,20 +27,38 @@ from av.video.stream import VideoStream
 
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
+from sam3ray.video._clock import PACKETS_KNOWN, Clock, Stamp, Timed
 from sam3ray.video._index import SeekPoint, find_seek_point
-from sam3ray.video._source import check_pixels, display_matrix, displayed, naming_errors, open_container, video_stream
+from sam3ray.video._joined import goes_on_elsewhere, next_file_at, next_movie
+from sam3ray.video._source import (
+    check_pixels,
+    display_matrix,
+    displayed,
+    naming_errors,
+    open_container,
+    packets_of,
+    video_stream,
+)
+from sam3ray.video._stamps import counts_only_frames, may_leap, usual_step
 from sam3ray.video._truncation import listed_packets, matroska_is_cut_off, will_end_early
 
 
 @dataclass(frozen=True, eq=False)
 class CodedFrame:
-    """A frame as the decoder gave it. `ticks` are time-base units from the video's start."""
+    """A frame as the decoder gave it, at its time on the growing clock (see `sam3ray.video._clock`).
+
+    Attributes:
+        pts: in `time_base` units.
+        ticks: the same from the video's start.
+        is_rebuilt: whether this time is not the one that the container says.
+    """
 
     index: int
     pts: int
     ticks: int
     time_base: Fraction
     coded: VideoFrame
+    is_rebuilt: bool = False
 
     @property
     def time_s(self) -> float:
@@ -100,32 +120,35 @@ def _decode_from(
         stream = video_stream(container, limits, where)
         if to_end and will_end_early(path, container, stream):
             raise ClipError(Reason.UNREADABLE_VIDEO, "the file is cut off: frames that it lists are missing", where)
-        clock = _Clock(stream, where)
+        if container.format.name.startswith("mov") and (second := next_movie(path)) is not None and second[1]:
+            raise _joined(second[0], where)
+        time_base = stream.time_base
+        if not time_base or time_base <= 0:
+            raise ClipError(Reason.UNREADABLE_VIDEO, "its video stream has no time base", where)
+        clock: Clock[VideoFrame] = Clock(
+            float(time_base), usual_step(stream), stream.start_time, leaps=may_leap(container)
+        )
         if point is not None:
             with naming_errors(where, "cannot seek"):
                 container.seek(point.seek_to, stream=stream)
+        pictures = _pictures(path, container, stream, clock, from_start=point is None)
+        if point is not None:
+            pictures = _checked(pictures, clock, point)
         index = 0 if point is None else point.first_rank
         size: tuple[int, int] | None = None
-        for coded in _frames(path, container, stream, clock, from_start=point is None):
-            pts, ticks = clock.tell(coded)
-            if point is not None and index <= point.wanted_rank:
-                rank = point.ranks.get(pts, -1)
-                if size is None and rank < index:
-                    continue  # leading pictures of the group before: they lack their references
-                if rank != index or (size is None and coded.pict_type != PictureType.I):
-                    # A picture that is not coded by itself is a key frame by name only (intra refresh).
-                    raise _SeekMissed
+        for timed in _timed(pictures, clock):
+            coded = timed.item
             if size is None:
                 size = (coded.width, coded.height)
                 check_pixels(*size, limits, where)
             elif size != (coded.width, coded.height):
                 raise ClipError(
                     Reason.UNREADABLE_VIDEO,
-                    f"frame {index} at {float(ticks * clock.time_base):.3f} s has {coded.width}x{coded.height} pixels, "
+                    f"frame {index} at {float(timed.ticks * time_base):.3f} s has {coded.width}x{coded.height} pixels, "
                     f"those before it {size[0]}x{size[1]}",
                     where,
                 )
-            yield CodedFrame(index, pts, ticks, clock.time_base, coded)
+            yield CodedFrame(index, timed.pts, timed.ticks, time_base, coded, timed.is_rebuilt)
             index += 1
         if size is None and point is not None:
             raise _SeekMissed
@@ -133,55 +156,96 @@ def _decode_from(
             raise ClipError(Reason.UNREADABLE_VIDEO, "no frame of its video stream can be decoded", where)
 
 
-def _frames(
-    path: str | os.PathLike[str], container: InputContainer, stream: VideoStream, clock: _Clock, *, from_start: bool
-) -> Iterator[VideoFrame]:
-    """Decoded frames in display order; checks at the end that nothing was cut off."""
+def _timed(pictures: Iterator[_Picture], clock: Clock[VideoFrame]) -> Iterator[Timed[VideoFrame]]:
+    for picture in pictures:
+        yield from clock.shown(picture.number, picture.coded)
+    yield from clock.end()
+
+
+def _checked(pictures: Iterator[_Picture], clock: Clock[VideoFrame], point: SeekPoint) -> Iterator[_Picture]:
+    """The pictures from the key frame on, held against the list of those that ought to come."""
+    rank = point.first_rank
+    for picture in pictures:
+        if rank <= point.wanted_rank:
+            found = -1 if picture.pts is None else point.ranks.get(picture.pts, -1)
+            if rank == point.first_rank and found < rank:
+                clock.forget(picture.number)
+                continue  # leading pictures of the group before: they lack their references
+            if found != rank or (rank == point.first_rank and picture.coded.pict_type != PictureType.I):
+                # A picture that is not coded by itself is a key frame by name only (intra refresh).
+                raise _SeekMissed
+        yield picture
+        rank += 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Picture:
+    """What the decoder gave: of which packet it is, and the time that its container says."""
+
+    number: int | None
+    pts: int | None
+    coded: VideoFrame
+
+
+def _pictures(
+    path: str | os.PathLike[str],
+    container: InputContainer,
+    stream: VideoStream,
+    clock: Clock[VideoFrame],
+    *,
+    from_start: bool,
+) -> Iterator[_Picture]:
+    """Decoded frames in display order; checks at the end that nothing was cut off.
+
+    Packets go into the decoder with their number for a timestamp: of two with the same one, the decoder could not
+    say which became a frame.
+    """
     where = os.path.basename(path)
     codec = stream.codec_context
-    packets = container.demux(stream)
-    count = 0
+    counts_frames = counts_only_frames(container)
+    packets = packets_of(container, stream)
+    said: dict[int, int | None] = {}
+    last_at = 0
     while True:
-        with naming_errors(where, f"cannot be read {clock.place()}"):
+        with naming_errors(where, f"cannot be read {_place(clock, stream)}"):
             packet = next(packets, None)
         if packet is not None and packet.size == 0:
             continue  # an empty packet would end the decoder
         if packet is not None and packet.is_corrupt and listed_packets(container, stream) is not None:
             break  # the last bytes of a cut-off file
-        with naming_errors(where, f"cannot be decoded {clock.place()}"):
+        if packet is not None:
+            pts = packet.dts if counts_frames else packet.pts
+            number = clock.sent(Stamp(pts, packet.dts, packet.is_keyframe), shows=not packet.is_discard)
+            said[number] = packet.pts
+            said.pop(number - PACKETS_KNOWN, None)
+            packet.pts = number
+            last_at = max(last_at, packet.pos or 0)
+        with naming_errors(where, f"cannot be decoded {_place(clock, stream)}"):
             frames = codec.decode(packet)
-        yield from frames
+        for coded in frames:
+            yield _Picture(coded.pts, None if coded.pts is None else said.get(coded.pts), coded)
         if packet is None:
             break
-        count += 1
     listed = listed_packets(container, stream)
-    if packet is not None or (from_start and listed is not None and count < listed) or matroska_is_cut_off(path):
-        raise ClipError(Reason.UNREADABLE_VIDEO, f"the file is cut off: it ends {clock.place()}", where)
+    lacks_some = from_start and listed is not None and clock.packets < listed
+    if packet is not None or lacks_some or matroska_is_cut_off(path):
+        raise ClipError(Reason.UNREADABLE_VIDEO, f"the file is cut off: it ends {_place(clock, stream)}", where)
+    if (at := next_file_at(path, container, last_at)) is not None:
+        raise _joined(at, where)
+    if container.format.name == "mpegts" and goes_on_elsewhere(path, stream, last_at):
+        raise ClipError(
+            Reason.UNREADABLE_VIDEO,
+            f"its video goes on as another stream {_place(clock, stream)}, where the program changes",
+            where,
+        )
 
 
-class _Clock:
-    """Timestamps of frames, with those that a container leaves out filled in from the frame rate."""
+def _joined(at: int, where: str) -> ClipError:
+    message = f"several files were joined byte by byte: the frames of the one that begins at byte {at} cannot be read"
+    return ClipError(Reason.UNREADABLE_VIDEO, message, where)
 
-    def __init__(self, stream: VideoStream, where: str) -> None:
-        if not stream.time_base or stream.time_base <= 0:
-            raise ClipError(Reason.UNREADABLE_VIDEO, "its video stream has no time base", where)
-        self.time_base: Fraction = stream.time_base
-        self._start = stream.start_time
-        rate = stream.average_rate or stream.guessed_rate or Fraction(25)
-        self._step = max(1, round(1 / (rate * self.time_base))) if rate > 0 else 1
-        self._last: int | None = None
 
-    def tell(self, frame: VideoFrame) -> tuple[int, int]:
-        """(pts, time-base units from the video's start) of the next frame."""
-        pts = frame.pts
-        if pts is None:
-            pts = (self._start or 0) if self._last is None else self._last + self._step
-        if self._start is None:
-            self._start = pts
-        self._last = pts
-        return pts, pts - self._start
-
-    def place(self) -> str:
-        if self._last is None or self._start is None:
-            return "before its first frame"
-        return f"after the frame at {float((self._last - self._start) * self.time_base):.3f} s"
+def _place(clock: Clock[VideoFrame], stream: VideoStream) -> str:
+    if clock.last_ticks is None or not stream.time_base:
+        return "before its first frame"
+    return f"after the frame at {float(clock.last_ticks * stream.time_base):.3f} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 import struct
@@ -20,6 +21,12 @@ from sam3ray.video._frame import Frame, VideoInfo
 from sam3ray.video._source import check_pixels
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+# Pillow's decoders raise any of these on damaged data.
+DECODING_ERRORS = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError, OverflowError,
+    struct.error, zlib.error,
+)  # fmt: skip
+_MAX_SCANS = 200  # of a progressive JPEG, which has about ten: each one is a pass over all of its pixels
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
 
 
@@ -93,6 +100,8 @@ def _opened(path: Path, limits: VideoConfig) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=("JPEG", "PNG")) as image:
             check_pixels(image.width, image.height, limits, where)
+            if image.format == "JPEG":
+                _check_scans(path, where)
             yield image
     except Image.DecompressionBombError as error:
         raise ClipError(Reason.OVER_LIMITS, str(error), where) from error
@@ -104,9 +113,18 @@ def _opened(path: Path, limits: VideoConfig) -> Iterator[Image.Image]:
         raise ClipError(Reason.UNREADABLE_VIDEO, "the frame is neither JPEG nor PNG", where) from error
     except MemoryError as error:
         raise ClipError(Reason.OVER_LIMITS, "the frame asks for more memory than there is", where) from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error) as error:
-        # Pillow's decoders raise any of these on damaged data.
+    except DECODING_ERRORS as error:
         raise ClipError(Reason.UNREADABLE_VIDEO, f"the frame cannot be decoded: {error}", where) from error
+
+
+def _check_scans(path: Path, where: str) -> None:
+    """A few hundred kilobytes of empty scans would keep the decoder busy for hours."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at, count = 0, 0
+        while count <= _MAX_SCANS and (at := data.find(b"\xff\xda", at)) >= 0:
+            at, count = at + 2, count + 1
+    if count > _MAX_SCANS:
+        raise ClipError(Reason.OVER_LIMITS, f"the frame is a JPEG of more than {_MAX_SCANS} scans", where)
 
 
 def folder_frame(path: Path, index: int, info: VideoInfo, limits: VideoConfig) -> Frame:

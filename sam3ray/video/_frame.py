@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import numpy as np
+
+ClockKind = Literal["container", "rebuilt", "folder_fps"]
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,8 @@ class VideoInfo:
         width, height: of the displayed frame (rotation applied), in pixels.
         fps: average frame rate; None where the container does not tell.
         duration_s: None where the container does not tell.
+        duration_is_estimate: whether it may well be wrong, in either direction: the clock of transport and program
+            streams can be set anew anywhere, and a file may be several, joined.
         frame_count: an estimate for planning only. Containers lie: count what is decoded.
         time_base: seconds per unit of `Frame.pts`.
         rotation: degrees clockwise that the displayed frame was turned by: 0, 90, 180 or 270.
@@ -31,6 +36,7 @@ class VideoInfo:
     rotation: int = 0
     has_audio: bool = False
     size_bytes: int | None = None
+    duration_is_estimate: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +45,7 @@ class Frame:
 
     Attributes:
         index: 0-based, display order, in the source video (not in the sampled sequence).
-        pts: presentation timestamp in the stream's time base.
+        pts: presentation timestamp in the stream's time base; grows from frame to frame (`sam3ray.video._clock`).
         time_s: the same in seconds from the video's start.
         image: uint8 RGB, (height, width, 3), rotation applied, C-contiguous.
     """

@@ -1,22 +1,54 @@
-"""Where to start decoding for a range deep in a long video, with frame indices still exact.
+"""Where the frames of a video are, and when, without decoding it.
 
-Timestamps of all packets up to the range are read without decoding (as fast as the disk): sorted, they are the frames
-in display order, so the index of every frame is known. The decoder then starts at a key frame and its frames are
-checked against that list one by one. Whatever does not fit the picture (edit lists that drop packets, missing or
-repeated timestamps, damage) means decoding from the beginning: slower, never wrong.
+Timestamps of all packets are read (as fast as the disk): sorted, they are the frames in display order, so the index
+of every frame is known. That holds where each packet becomes one frame and the clock is good. Whatever does not fit
+the picture (a clock that must be rebuilt, edit lists that drop packets, a recording that begins between key frames,
+codecs with packets that show nothing, damage) has no index and is decoded from the beginning: slower, never wrong.
+
+To begin deep in a long video, the decoder starts at a key frame, and its frames are checked against the index one by
+one.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+
+from av.packet import Packet
 
 from sam3ray.config import VideoConfig
+from sam3ray.video._clock import Clock, Stamp
 from sam3ray.video._sampling import exact
-from sam3ray.video._source import naming_errors, open_container, video_stream
+from sam3ray.video._source import naming_errors, open_container, packets_of, video_stream
+from sam3ray.video._stamps import counts_only_frames, may_leap, usual_step
+from sam3ray.video._truncation import listed_packets, matroska_is_cut_off
 
 _WORTH_IT_S = 2.0  # ranges that begin before this are decoded from the beginning
+# Codecs of which a packet is a frame. Those of the MPEG-4 family have packets that show none.
+_ONE_FRAME_EACH = frozenset(
+    "h264 hevc vp8 vp9 av1 mpeg1video mpeg2video mjpeg prores dnxhd ffv1 rawvideo huffyuv utvideo png gif".split()  # noqa: SIM905 - a table
+)
+
+
+@dataclass(frozen=True, eq=False)
+class FrameIndex:
+    """The first frames of a video, in display order.
+
+    Attributes:
+        pts: of each frame, ascending, in `time_base` units. Those up to the moment asked for are all there; of later
+            ones some may be missing.
+        start: the pts that counts as 0 s.
+        key_frames: (pts, timestamp to seek to) of key frames.
+    """
+
+    pts: Sequence[int]
+    start: int
+    time_base: Fraction
+    key_frames: Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +57,7 @@ class SeekPoint:
 
     Attributes:
         seek_to: the timestamp to seek to.
-        ranks: frame index by pts, for all frames up to the range's beginning and some after it.
+        ranks: frame index by pts, for all frames up to the range's beginning.
         first_rank: index of the key frame.
         wanted_rank: index of the first frame of the range.
     """
@@ -36,37 +68,101 @@ class SeekPoint:
     wanted_rank: int
 
 
+def read_index(path: str | os.PathLike[str], limits: VideoConfig, until_s: float | None = None) -> FrameIndex | None:
+    """The frames up to a moment (None: the end); None: only decoding tells.
+
+    Raises:
+        ClipError: the file cannot be read.
+    """
+    where = os.path.basename(path)
+    stamps, key_frames = array("q"), []
+    with open_container(path, limits) as container:
+        stream = video_stream(container, limits, where)
+        start, time_base = stream.start_time, stream.time_base
+        if start is None or not time_base or stream.codec_context.codec.canonical_name not in _ONE_FRAME_EACH:
+            return None
+        until = None if until_s is None else start + exact(until_s) / time_base
+        shows_all = stream.codec_context.codec.canonical_name != "vp8"
+        counts_frames = counts_only_frames(container)
+        clock: Clock[None] = Clock(float(time_base), usual_step(stream), start, leaps=may_leap(container))
+        last_dts: int | None = None
+        with naming_errors(where, "cannot be read"):
+            for packet in packets_of(container, stream):
+                if packet.size == 0:
+                    continue
+                pts, dts = packet.pts, packet.dts
+                if pts is None or packet.is_discard or packet.is_corrupt or (counts_frames and pts != dts):
+                    return None
+                if dts is None and last_dts is not None:
+                    return None
+                if dts is not None and (dts > pts or (last_dts is not None and dts < last_dts)):
+                    return None
+                clock.sent(Stamp(pts, dts, packet.is_keyframe))
+                if clock.epochs > 1:
+                    return None
+                if not stamps and not packet.is_keyframe:
+                    return None  # the decoder shows what it can of a first group without its key frame
+                last_dts = dts
+                if shows_all or _shows(packet):
+                    stamps.append(pts)
+                    if packet.is_keyframe:
+                        key_frames.append((pts, pts if dts is None else dts))
+                if until is not None and dts is not None and dts > until:
+                    break  # dts never exceeds pts and only grows: nothing before the moment can follow
+            else:
+                listed = listed_packets(container, stream)
+                if (listed is not None and clock.packets < listed) or matroska_is_cut_off(path):
+                    return None
+    ordered = array("q", sorted(stamps))
+    if not ordered or ordered[0] < start or ordered[0] != stamps[0]:
+        return None
+    if any(a == b for a, b in pairwise(ordered)):
+        return None
+    return FrameIndex(ordered, start, time_base, key_frames)
+
+
+def measured_duration(path: str | os.PathLike[str], limits: VideoConfig) -> float | None:
+    """Seconds that a video lasts on its growing clock, from the stamps of its packets; None: they do not tell.
+
+    Raises:
+        ClipError: the file cannot be read.
+    """
+    where = os.path.basename(path)
+    bounds: dict[int, tuple[int, int]] = {}  # of the stamps, by epoch
+    with open_container(path, limits) as container:
+        stream = video_stream(container, limits, where)
+        if not stream.time_base:
+            return None
+        step = usual_step(stream)
+        clock: Clock[None] = Clock(float(stream.time_base), step, stream.start_time, leaps=may_leap(container))
+        with naming_errors(where, "cannot be read"):
+            for packet in packets_of(container, stream):
+                if packet.size == 0 or packet.pts is None:
+                    continue
+                clock.sent(Stamp(packet.pts, packet.dts, packet.is_keyframe))
+                low, high = bounds.get(clock.epochs, (packet.pts, packet.pts))
+                bounds[clock.epochs] = min(low, packet.pts), max(high, packet.pts)
+        units = sum(high - low + step for low, high in bounds.values())
+        return float(units * stream.time_base) if bounds else None
+
+
+def _shows(packet: Packet) -> bool:
+    """Whether a packet of VP8 shows its frame: those of alternate references do not (RFC 6386, section 9.1)."""
+    return bool(memoryview(packet)[0] & 0x10)
+
+
 def find_seek_point(path: str | os.PathLike[str], start_s: float, limits: VideoConfig) -> SeekPoint | None:
     """The last key frame shown at or before the first frame of the range; None: decode from the beginning."""
     if start_s < _WORTH_IT_S:
         return None
-    where = os.path.basename(path)
-    pts: list[int] = []
-    key_frames: list[tuple[int, int]] = []  # (pts, seek_to)
-    with open_container(path, limits) as container:
-        stream = video_stream(container, limits, where)
-        if stream.start_time is None or not stream.time_base:
-            return None
-        begin = stream.start_time + exact(start_s) / stream.time_base
-        with naming_errors(where, "cannot be read"):
-            for packet in container.demux(stream):
-                if packet.size == 0:
-                    continue
-                if packet.pts is None or packet.dts is None or packet.is_discard or packet.is_corrupt:
-                    return None
-                if packet.dts > packet.pts:
-                    return None
-                pts.append(packet.pts)
-                if packet.is_keyframe and packet.pts <= begin:
-                    key_frames.append((packet.pts, packet.dts))
-                if packet.dts > begin:  # dts never exceeds pts and only grows: nothing before the range can follow
-                    break
-    ordered = sorted(pts)
-    ranks = {value: rank for rank, value in enumerate(ordered)}
-    if len(ranks) != len(ordered) or not key_frames:
+    index = read_index(path, limits, start_s)
+    if index is None:
         return None
-    wanted = next((rank for rank, value in enumerate(ordered) if value >= begin), None)
-    if wanted is None:
+    begin = index.start + exact(start_s) / index.time_base
+    ranks = {value: rank for rank, value in enumerate(index.pts)}
+    wanted = next((rank for rank, value in enumerate(index.pts) if value >= begin), None)
+    key_frames = [key for key in index.key_frames if key[0] <= begin]
+    if wanted is None or not key_frames:
         return None
     at, seek_to = max(key_frames)
     # Later packets could still be shown between those read: indices beyond the last complete one are not vouched for.

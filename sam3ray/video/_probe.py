@@ -12,18 +12,52 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from sam3ray import fence
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.video._decode import decode
 from sam3ray.video._folder import probe_folder
 from sam3ray.video._frame import VideoInfo
-from sam3ray.video._source import check_pixels, display_matrix, open_container, rotation_of, video_stream
+from sam3ray.video._index import measured_duration
+from sam3ray.video._joined import is_joined
+from sam3ray.video._source import check_pixels, display_matrix, open_container, packets_of, rotation_of, video_stream
+from sam3ray.video._stamps import may_leap
+from sam3ray.video._tables import check_tables, is_fragmented
+
+MEASURED_BYTES = 2**30
+_DECODER_BYTES = 2**28  # what a decoder may allocate beside its pictures
+_SMALL_BYTES = 16 * 2**20  # files below this are walked through: reading them costs nothing
+_PICTURE_BYTES = 64  # per pixel: several pictures of four channels of 16 bits
 
 
-def probe(path: str | os.PathLike[str], limits: VideoConfig) -> VideoInfo:
+def probe_guarded(path: str | os.PathLike[str], limits: VideoConfig) -> VideoInfo:
+    """As `probe`, in a process that may die of it: for callers that must not.
+
+    A file that passes may be opened again by the caller: its tables take no more than `limits.max_open_bytes`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return probe_folder(path, limits)
+    try:
+        info: VideoInfo = fence.fenced(
+            probe, os.path.abspath(path), limits, memory_bytes=limits.max_open_bytes, cpu_s=limits.max_frame_decode_s
+        )
+    except fence.HelperTimedOut:
+        message = f"it could not be opened within {limits.max_frame_decode_s:g} s of processor time"
+        raise ClipError(Reason.OVER_LIMITS, message, path.name) from None
+    except fence.HelperDied as error:
+        raise ClipError(Reason.UNREADABLE_VIDEO, f"the decoder {error} when it was opened", path.name) from None
+    return info
+
+
+def probe(path: str | os.PathLike[str], limits: VideoConfig, *, measure: bool = False) -> VideoInfo:
     """Facts of a local video file or folder of numbered frames.
 
     One frame is decoded: rotation travels with the frames, and headers of damaged files promise what is not there.
+
+    Args:
+        measure: count a duration that headers can only estimate from the packets (half a gigabyte a second), unless
+            the file is larger than MEASURED_BYTES.
 
     Raises:
         ClipError: not_found, permission_denied, unreadable_video, no_video_stream, over_limits.
@@ -34,11 +68,45 @@ def probe(path: str | os.PathLike[str], limits: VideoConfig) -> VideoInfo:
     with open_container(path, limits) as container:
         stream = video_stream(container, limits, path.name)
         facts = headers(container, stream)
+        check_tables(container, path, limits, path.name)
+        fence.allow_memory(_DECODER_BYTES + facts.width * facts.height * _PICTURE_BYTES)
         first = _first_packet_alone(container, stream)
+        if path.stat().st_size < _SMALL_BYTES or is_fragmented(path):
+            fence.allow_memory(limits.max_open_bytes)
+            _walk(container, path.name)
+            check_tables(container, path, limits, path.name)
+        if is_joined(path, container):
+            facts = replace(facts, duration_is_estimate=True)
+    if measure and facts.duration_is_estimate:
+        facts = _measured(facts, path, limits)
     if first is None:
         first = next(iter(decode(path, limits))).coded
     check_pixels(first.width, first.height, limits, path.name)
     return with_first_frame(facts, first, path.stat().st_size)
+
+
+def _walk(container: InputContainer, where: str) -> None:
+    """Read every packet, and decode none: some tables are read on the way.
+
+    Raises:
+        ClipError: over_limits, where they take more memory than allowed. Other damage is told by who decodes.
+    """
+    try:
+        for _ in container.demux():
+            pass
+    except (av.error.MemoryError, MemoryError) as error:
+        raise ClipError(Reason.OVER_LIMITS, "it asks for more memory than there is", where) from error
+    except (av.error.FFmpegError, OSError, IndexError):  # IndexError: see `packets_of`
+        pass
+
+
+def _measured(facts: VideoInfo, path: Path, limits: VideoConfig) -> VideoInfo:
+    """The facts with the duration that the packets tell, where they do."""
+    seconds = measured_duration(path, limits) if path.stat().st_size <= MEASURED_BYTES else None
+    if seconds is None:
+        return facts
+    count = None if facts.fps is None else round(seconds * facts.fps)
+    return replace(facts, duration_s=seconds, frame_count=count, duration_is_estimate=False)
 
 
 def _first_packet_alone(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
@@ -49,7 +117,7 @@ def _first_packet_alone(container: InputContainer, stream: VideoStream) -> Video
     codec = stream.codec_context
     codec.thread_count = 1
     try:
-        packet = next(container.demux(stream), None)
+        packet = next(packets_of(container, stream), None)
         if packet is None or packet.size == 0 or not packet.is_keyframe:
             return None
         frames = codec.decode(packet) or codec.decode(None)
@@ -82,6 +150,7 @@ def headers(container: InputContainer, stream: VideoStream) -> VideoInfo:
         time_base=time_base,
         codec=codec,
         has_audio=has_audio,
+        duration_is_estimate=may_leap(container),
     )
 
 
@@ -98,8 +167,8 @@ def check_duration(
     info: VideoInfo, start_s: float | None, end_s: float | None, limits: VideoConfig, where: str
 ) -> None:
     """Refuse a range that is longer than allowed, as far as the container tells."""
-    if info.duration_s is None:
-        return
+    if info.duration_s is None or info.duration_is_estimate:
+        return  # reading tells
     seconds = min(info.duration_s, end_s if end_s is not None else info.duration_s) - (start_s or 0.0)
     if seconds > limits.max_duration_s:
         raise ClipError(

@@ -33,7 +33,7 @@ def probe_uri(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any] 
         ClipError: as `probe`, and storage.
     """
     if is_local(uri):
-        return probe(local_path(uri), limits)
+        return probe(local_path(uri), limits, measure=True)
     fs, video = look_up(uri, storage_options or {}, limits)
     where = redact_uri(uri)
     if video.is_folder:

@@ -12,8 +12,8 @@ from sam3ray.failures import ClipError, Reason
 from sam3ray.video._ahead import Ahead, FrameGenerator, Progress, queue_capacity
 from sam3ray.video._decode import RgbConverter, decode
 from sam3ray.video._folder import folder_frame, list_frames
-from sam3ray.video._frame import Frame, VideoInfo
-from sam3ray.video._probe import check_duration, probe
+from sam3ray.video._frame import ClockKind, Frame, VideoInfo
+from sam3ray.video._probe import check_duration, probe_guarded
 from sam3ray.video._sampling import Sampler
 
 
@@ -27,6 +27,12 @@ class VideoReader:
         with VideoReader("clip.mp4", fps=5, limits=VideoConfig()) as video:
             for frame in video:
                 ...
+
+    Attributes:
+        info: what is known of the video before it is decoded.
+        clock: where times come from, as far as frames were given out: "container"; "rebuilt", where its timestamps
+            did not grow (`sam3ray.video._clock`); "folder_fps" of a folder.
+        frame_names: file names of the frames that a folder has given out, by index.
 
     Raises:
         ClipError: when opened: not_found, permission_denied, unreadable_video, no_video_stream, over_limits.
@@ -47,7 +53,9 @@ class VideoReader:
         self._start_s, self._end_s, self._fps = start_s, end_s, fps
         self._limits = limits or VideoConfig()
         self._ahead: Ahead | None = None
-        self.info: VideoInfo = probe(self._path, self._limits)
+        self.clock: ClockKind = "folder_fps" if self._path.is_dir() else "container"
+        self.frame_names: dict[int, str] = {}
+        self.info: VideoInfo = probe_guarded(self._path, self._limits)
         check_duration(self.info, start_s, end_s, self._limits, self._path.name)
 
     def __enter__(self) -> VideoReader:
@@ -92,6 +100,8 @@ class VideoReader:
         sampler: Sampler | None = None
         for coded in decode(self._path, self._limits, start_s=self._start_s, to_end=self._end_s is None):
             progress()
+            if coded.is_rebuilt:
+                self.clock = "rebuilt"
             if sampler is None:
                 sampler = Sampler(coded.time_base, self._start_s, self._end_s, self._fps)
             if sampler.is_after(coded.ticks):
@@ -110,6 +120,7 @@ class VideoReader:
             if sampler.is_after(index):
                 return
             if sampler.wants(index):
+                self.frame_names[index] = path.name
                 yield folder_frame(path, index, self.info, self._limits)
 
     def _range_text(self) -> str:

@@ -7,6 +7,7 @@ concatenation scripts, image sequences) are not offered to them, and only the lo
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.sidedata.sidedata import Type as SideDataType
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -36,14 +38,15 @@ def naming_errors(where: str, doing: str) -> Iterator[None]:
     """Turn what libav and the system raise into a `ClipError` that says what was being done."""
     try:
         yield
-    except (av.error.FileNotFoundError, FileNotFoundError) as error:
-        raise ClipError(Reason.NOT_FOUND, "the file does not exist", where) from error
-    except (av.error.PermissionError, PermissionError) as error:
-        raise ClipError(Reason.PERMISSION_DENIED, "the file may not be read", where) from error
     except (av.error.MemoryError, MemoryError) as error:
         raise ClipError(Reason.OVER_LIMITS, f"{doing}: it asks for more memory than there is", where) from error
     except av.error.FFmpegError as error:
+        # Demuxers use the system's codes, such as EACCES, for what they find inside a file, too.
         raise ClipError(Reason.UNREADABLE_VIDEO, f"{doing}: {error.strerror or error}", where) from error
+    except FileNotFoundError as error:
+        raise ClipError(Reason.NOT_FOUND, "the file does not exist", where) from error
+    except PermissionError as error:
+        raise ClipError(Reason.PERMISSION_DENIED, "the file may not be read", where) from error
     except OSError as error:
         # Local disk, not a store: EIO and the like are the node's fault.
         raise ClipError(Reason.STORAGE, f"{doing}: {error.strerror or error}", where) from error
@@ -59,7 +62,10 @@ def open_container(path: str | os.PathLike[str], limits: VideoConfig) -> Iterato
     path = os.path.abspath(path)
     name = Path(path).name
     with naming_errors(name, "cannot be opened"):
-        size = os.stat(path).st_size
+        status = os.stat(path)
+        size = status.st_size
+        if not stat.S_ISREG(status.st_mode):  # opening a FIFO waits for a writer, a device may never end
+            raise ClipError(Reason.UNREADABLE_VIDEO, "it is no regular file", name)
         if size == 0:
             raise ClipError(Reason.UNREADABLE_VIDEO, "the file is empty", name)
         if size > limits.max_size_bytes:
@@ -102,6 +108,18 @@ def video_stream(container: InputContainer, limits: VideoConfig, where: str) -> 
     codec.thread_count = min(4, os.cpu_count() or 1)
     codec.options = {**codec.options, "max_pixels": str(limits.max_pixels)}
     return stream
+
+
+def packets_of(container: InputContainer, stream: Stream) -> Iterator[Packet]:
+    """The packets of one stream, as `container.demux`.
+
+    At the end of a file in whose middle a stream has appeared, PyAV 18.1 may look that stream up in vain
+    (input.py:236). By then all packets have been given out.
+    """
+    try:
+        yield from container.demux(stream)
+    except IndexError:
+        return
 
 
 def check_pixels(width: int, height: int, limits: VideoConfig, where: str) -> None:

@@ -32,16 +32,22 @@ def will_end_early(path: str | os.PathLike[str], container: InputContainer, stre
 
 def matroska_is_cut_off(path: str | os.PathLike[str]) -> bool:
     """Whether a Matroska or WebM file is shorter than its segment says. Segments of unknown size (live) never are."""
+    bounds = matroska_segment(path)
+    return bounds is not None and bounds[0] is not None and bounds[0] > bounds[1]
+
+
+def matroska_segment(path: str | os.PathLike[str]) -> tuple[int | None, int] | None:
+    """(end of the first segment, None where unknown; size of the file) of a Matroska file; None: it is none."""
     with open(path, "rb") as file:
         head = file.read(4096)
         size = file.seek(0, 2)
     header = _element(head, 0)
     if header is None or header[0] != 0x1A45DFA3 or header[2] is None:
-        return False
+        return None
     segment = _element(head, header[1] + header[2])
-    if segment is None or segment[0] != 0x18538067 or segment[2] is None:
-        return False
-    return segment[1] + segment[2] > size
+    if segment is None or segment[0] != 0x18538067:
+        return None
+    return None if segment[2] is None else segment[1] + segment[2], size
 
 
 def _element(data: bytes, at: int) -> tuple[int, int, int | None] | None:

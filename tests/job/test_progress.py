@@ -24,15 +24,20 @@ SNAPSHOT = Snapshot(
     eta_s=3725.0,
     rendered=4,
     rendering=2,
+    render_failed=1,
+    to_render=48,
+    render_eta_s=61.0,
 )
 
 
 def test_a_line_says_all_of_it() -> None:
     assert line_of(SNAPSHOT) == (
         "12/60 clips, 3 failed (crashed 2, not_found 1), 3 running on 3 actors (+1 starting), 400 frames (20.0/s), "
-        "31 objects, 4 videos rendered, ETA 01:02:05"
+        "31 objects, ETA 01:02:05; 4/55 videos, 1 failed, ETA 00:01:01"
     )
     assert line_of(Snapshot(clips=5)).endswith("0 frames (0.0/s), 0 objects, ETA -")
+    assert line_of(Snapshot(clips=5, unplaced=2)).split(", ")[1] == "0 running on 0 actors (+2 waiting for room)"
+    assert line_of(Snapshot(rendered=2, rendering=1)) == "2/3 videos, ETA -"
 
 
 def test_days_are_told() -> None:
@@ -68,6 +73,7 @@ def test_a_terminal_gets_a_bar_and_a_pipe_gets_lines() -> None:
     shown = terminal.getvalue()
     assert "15/60 clips" in shown
     assert "20.0 frames/s" in shown
+    assert "5/55 videos" in shown
     assert "[red]x: crashed: died" in shown  # data are not markup
 
 

@@ -40,7 +40,7 @@ def test_a_clip_is_prefetched_while_another_runs() -> None:
     ]
     scheduler.prefetched(0, 1, 1.5)
     assert scheduler.clip_done(0, 0, 2.0) == [s.Assign(0, 1, attempt=1, rung=0)]
-    assert scheduler.clip_done(0, 1, 3.0) == []
+    assert scheduler.clip_done(0, 1, 3.0) == [s.Kill(0, "no clips left for it", idle=True)]
     assert scheduler.finished
     assert scheduler.counts.done == 2
 
@@ -203,13 +203,44 @@ def test_a_failing_node_does_not_stop_a_job_that_runs() -> None:
         actor = start.actor
 
 
-def test_no_room_for_any_actor_stops_the_job() -> None:
+def test_waiting_for_room_has_a_limit_of_its_own_and_none_by_default() -> None:
     scheduler = Scheduler([1.0], LIMITS)
+    scheduler.start(0.0)
+    assert scheduler.tick(1e6) == []
+    assert scheduler.counts.actors_unplaced == 1
+    scheduler = Scheduler([1.0], s.Limits(start_timeout_s=10.0, place_timeout_s=60.0))
     scheduler.start(0.0)
     assert scheduler.tick(59.0) == []
     (stop,) = scheduler.tick(60.0)
     assert isinstance(stop, s.Stop)
-    assert "no actor could be placed" in stop.message
+    assert "no actor could be placed within 60 s" in stop.message
+
+
+def test_only_so_many_actors_wait_for_room_at_a_time() -> None:
+    scheduler = Scheduler([1.0] * 1000, s.Limits(actors_max=900))
+    assert len(scheduler.start(0.0)) == s.PENDING_ACTORS
+    assert scheduler.actor_placed(0, 1.0) == [s.StartActor(s.PENDING_ACTORS)]
+
+
+def test_an_actor_on_a_node_about_to_go_finishes_its_clip_and_gets_no_other() -> None:
+    scheduler = Scheduler([9.0, 8.0, 7.0], s.Limits(actors_max=1))
+    scheduler.start(0.0)
+    scheduler.actor_ready(0, 0.0)  # runs 0, holds 1
+    assert scheduler.actor_leaving(0, "notice", 1.0) == [s.DropPrefetch(0, 1), s.StartActor(1)]
+    assert s.Assign(1, 1, attempt=1, rung=0) in scheduler.actor_ready(1, 2.0)
+    assert scheduler.actor_leaving(0, "notice", 2.5) == []  # no news
+    actions = scheduler.clip_done(0, 0, 3.0)
+    assert [a.actor for a in actions if isinstance(a, s.Kill)] == [0]
+    assert not any(isinstance(a, s.Assign | s.StartActor) for a in actions)
+    assert scheduler.counts.done == 1
+
+
+def test_an_actor_on_a_node_about_to_go_that_runs_nothing_goes_at_once() -> None:
+    scheduler = Scheduler([1.0], s.Limits(actors_max=1))
+    scheduler.start(0.0)
+    scheduler.actor_placed(0, 0.0)
+    actions = scheduler.actor_leaving(0, "notice", 1.0)
+    assert actions == [s.Kill(0, "notice", idle=False), s.StartActor(1)]
 
 
 def test_a_model_that_never_loads_counts_as_a_failed_start() -> None:
@@ -243,7 +274,7 @@ def test_news_of_an_actor_given_up_is_ignored() -> None:
     assert scheduler.actor_ready(1, 8.0) == [s.Assign(1, 0, attempt=2, rung=0)]
 
 
-def test_idle_actors_are_let_go_down_to_the_minimum() -> None:
+def test_idle_actors_go_whatever_the_minimum() -> None:
     scheduler = Scheduler([5.0, 1.0, 1.0, 1.0], s.Limits(actors_min=2, actors_max=4))
     scheduler.start(0.0)
     for actor in range(4):
@@ -252,7 +283,7 @@ def test_idle_actors_are_let_go_down_to_the_minimum() -> None:
     for actor in range(4):
         if scheduler.running_on(actor) not in (0, None):
             killed += [a for a in scheduler.clip_done(actor, scheduler.running_on(actor), 1.0) if isinstance(a, s.Kill)]
-    assert len(killed) == 2
+    assert len(killed) == 3
 
 
 natures = st.builds(

@@ -18,6 +18,8 @@ from sam3ray.manifest import Clip
 from sam3ray.store import RunStore
 from tests.e2e.clips import write_clip
 from tests.job.fakes import DrawnSegmenter
+from tests.video.media import write_video
+from tests.video.test_folder import write_frames
 
 
 class Recorder(DrawnSegmenter):
@@ -76,6 +78,25 @@ def test_a_clip_is_committed_with_its_facts(worker: ClipWorker, clips: list[Clip
     assert "torch" in json.loads(metadata[b"sam3ray.software"])
     assert worker.segmenter.rungs == [2]
     assert left_behind(tmp_path) == []
+
+
+def test_the_file_says_whose_clock_it_is_and_which_files_a_folder_has(
+    worker: ClipWorker, clips: list[Clip], tmp_path: Path
+) -> None:
+    for name in ("a.ts", "twice.ts"):
+        write_video(tmp_path / name, 6)
+    (tmp_path / "twice.ts").write_bytes((tmp_path / "a.ts").read_bytes() * 2)
+    write_frames(tmp_path / "frames", ["0010.png", "0020.png"])
+    expected: dict[str, tuple[str, dict[str, str] | None]] = {
+        "a.ts": ("container", None),
+        "twice.ts": ("rebuilt", None),
+        "frames": ("folder_fps", {"0": "0010.png", "1": "0020.png"}),
+    }
+    for name, (clock, names) in expected.items():
+        worker.process(Clip(name, str(tmp_path / name), ("red",)))
+        metadata = pq.read_metadata(tmp_path / "run" / "annotations" / f"{name}.parquet").metadata
+        facts = json.loads(metadata[b"sam3ray.clip"])
+        assert (facts["clock"], facts.get("frame_names")) == (clock, names)
 
 
 def test_a_clip_committed_by_another_attempt_is_done(worker: ClipWorker, clips: list[Clip], tmp_path: Path) -> None:

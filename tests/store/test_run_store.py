@@ -85,6 +85,63 @@ def test_carried_columns_do_not_make_another_manifest(local_store: RunStore):
     assert not local_store.create_or_open(FINGERPRINT, CONFIG, [Clip(c.clip_id, c.uri, c.prompts) for c in clips(2)])
 
 
+OTHER = {**FINGERPRINT, "fps": 5}
+
+
+def test_a_run_of_which_nothing_has_come_makes_way(store: RunStore):
+    store.create_or_open(FINGERPRINT, CONFIG, clips(3))
+    store.write_clips_table({})
+    store.discard_unstarted(OTHER, clips(2))
+    assert store.create_or_open(OTHER, {"other": 1}, clips(2))
+    assert store.run_info()["fingerprint"] == OTHER
+    assert RunStore(store.output, store.storage.options, QUICK).manifest() == clips(2)
+    assert set(everything(store)) == {"run.json", "manifest.parquet"}
+
+
+def test_a_run_that_is_the_same_does_not_make_way(local_store: RunStore):
+    local_store.create_or_open(FINGERPRINT, CONFIG, clips(3))
+    before = everything(local_store)
+    local_store.discard_unstarted(FINGERPRINT, clips(3))
+    assert everything(local_store) == before
+
+
+@pytest.mark.parametrize("trace", ["annotations", "failures", "windows", "compacted"])
+def test_a_run_of_which_something_has_come_does_not_make_way(local_store: RunStore, tmp_path, trace: str):
+    local_store.create_or_open(FINGERPRINT, CONFIG, clips(3))
+    if trace == "windows":
+        local_store.storage.create_bytes(b"x", "windows/clip-000/0-0.parquet")
+    elif trace == "failures":
+        local_store.record_failure(Failure("clip-000", Reason.STORAGE, "m"))
+    else:
+        local_store.commit("clip-000", write_clip(tmp_path, "clip-000")[0])
+    if trace == "compacted":
+        compact_run(local_store.output, remove_originals=True)
+    before = everything(local_store)
+    local_store.discard_unstarted(OTHER, clips(3))
+    with pytest.raises(UserError, match="fps was absent, is 5"):
+        local_store.create_or_open(OTHER, CONFIG, clips(3))
+    assert everything(local_store) == before
+
+
+@pytest.mark.parametrize("left", ["manifest", "other manifest", "broken manifest"])
+def test_a_manifest_without_a_run_froze_nothing(store: RunStore, left: str):
+    if left == "broken manifest":
+        store.storage.create_bytes(b"PAR1", "manifest.parquet")
+    else:
+        store.create_or_open(FINGERPRINT, CONFIG, clips(3 if left == "manifest" else 5))
+        store.storage.delete("run.json")
+    again = RunStore(store.output, store.storage.options, QUICK)
+    assert again.create_or_open(FINGERPRINT, CONFIG, clips(3))
+    assert again.manifest() == clips(3)
+
+
+def test_a_manifest_that_cannot_be_read_back_makes_no_run(local_store: RunStore, monkeypatch):
+    monkeypatch.setattr("sam3ray.store.frozen.to_parquet", lambda *_: b"PAR1 broken PAR1")
+    with pytest.raises(UserError, match=r"manifest\.parquet is damaged"):
+        local_store.create_or_open(FINGERPRINT, CONFIG, clips(3))
+    assert not local_store.exists()
+
+
 def test_a_start_that_died_between_its_two_files_is_mended(store: RunStore):
     store.create_or_open(FINGERPRINT, CONFIG, clips(3))
     store.storage.delete("manifest.parquet")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -45,6 +45,7 @@ def write_video(
     sound: str | None = None,
     muxer: str | None = None,
     images: Sequence[np.ndarray] | None = None,
+    container_options: dict[str, str] | None = None,
 ) -> Path:
     """A video of `count` frames with B-frames and a key frame every 10; `pts` in `time_base` units.
 
@@ -52,7 +53,7 @@ def write_video(
     """
     width, height = size
     pts = list(pts) if pts is not None else [round(i / fps / time_base) for i in range(count)]
-    with av.open(str(path), "w", format=muxer) as out:
+    with av.open(str(path), "w", format=muxer, options=container_options or {}) as out:
         stream = out.add_stream(codec, rate=fps, options={"g": "10", "bf": "2", **(options or {})})
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.codec_context.time_base = stream.time_base = time_base
@@ -71,6 +72,35 @@ def write_video(
         if audio is not None:
             write_tone(out, audio, float((pts[-1] - pts[0]) * time_base) + 1 / fps)
     return path
+
+
+def remux(
+    source: Path,
+    target: Path,
+    stamps: Callable[[int, int], tuple[int | None, int | None]] | None,
+    *,
+    time_base: Fraction | None = None,
+    options: dict[str, str] | None = None,
+) -> Path:
+    """The packets of a video in another container.
+
+    `stamps` gives (pts, dts) in `time_base` units, from a packet's place in decoding order and its own pts; None keeps
+    what there is.
+    """
+    with av.open(str(source)) as original, av.open(str(target), "w", options=options or {}) as out:
+        stream = out.add_stream_from_template(original.streams.video[0])
+        number = 0
+        for packet in original.demux(video=0):
+            if packet.size == 0:
+                continue
+            if stamps is not None:
+                packet.pts, packet.dts = stamps(number, packet.pts or 0)
+                packet.time_base = time_base or Fraction(1, 1000)
+                packet.duration = 0
+            packet.stream = stream
+            out.mux(packet)
+            number += 1
+    return target
 
 
 def write_tone(out: av.container.OutputContainer, stream: av.AudioStream, seconds: float) -> None:

@@ -1,0 +1,142 @@
+"""What the driver and every worker must have in common, so that each file of a run is what the run says it is.
+
+The driver decides once what `auto`, `main` and the like stand for, and ships the answer. A worker compares before its
+first clip. What it lacks is no fault of any clip, and another node may have it: the start has failed, no more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sam3ray.config import JobConfig, ModelConfig, resolved_dtype
+from sam3ray.failures import WorkerUnfit
+from sam3ray.plan import Start
+from sam3ray.store import RunStore
+
+_LOG = logging.getLogger(__name__)
+
+# Of these the driver's and the workers' versions must be equal: they decide rows.
+_DECISIVE = ("sam3ray", "transformers", "torch")
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What the driver has decided.
+
+    Attributes:
+        software: versions, by package.
+        engine_version: of the engine's own rules.
+        dtype: bfloat16, float32 or autocast, never auto.
+        device: "cuda" or "cpu": the kind alone, one run may use several models of GPU.
+        checkpoint: as `checkpoint_identity`; empty where the model is not one of ours.
+    """
+
+    software: Mapping[str, str]
+    engine_version: int
+    dtype: str
+    device: str
+    checkpoint: Mapping[str, str]
+
+
+def agreement(config: JobConfig, checkpoint: Mapping[str, str]) -> Agreement:
+    """Of this driver."""
+    from sam3ray.engine.versions import ENGINE_VERSION
+    from sam3ray.job.versions import software_versions
+
+    device = "cuda" if config.cluster.gpus_per_actor > 0 else "cpu"
+    return Agreement(software_versions(), ENGINE_VERSION, resolved_dtype(config), device, dict(checkpoint))
+
+
+def resolved_model(config: ModelConfig, agreed: Agreement) -> ModelConfig:
+    """The model's configuration with nothing left to decide: what a worker loads."""
+    update: dict[str, Any] = {"dtype": agreed.dtype}
+    if config.device == "auto":
+        update["device"] = agreed.device
+    if "commit" in agreed.checkpoint:
+        update["revision"] = agreed.checkpoint["commit"]
+    return config.model_copy(update=update)
+
+
+def open_run(store: RunStore, config: JobConfig, start: Start, agreed: Agreement) -> None:
+    """Begin the run, or go on with the one that is there. For the holder of the lease.
+
+    Raises:
+        UserError: another driver has begun another run here meanwhile.
+    """
+    store.discard_unstarted(start.fingerprint, start.clips)
+    extra = {
+        "versions": agreed.software,
+        "checkpoint": agreed.checkpoint,
+        "device": agreed.device,
+    }
+    store.create_or_open(start.fingerprint, config.model_dump(mode="json"), start.clips, extra=extra)
+    changes = noted_changes((start.begun or {}).get("versions") or {}, agreed.software)
+    if changes:
+        _LOG.warning("this run was begun with other versions: %s", "; ".join(changes))
+
+
+def check_software(agreed: Agreement, versions: Mapping[str, str], engine_version: int) -> None:
+    """Raise WorkerUnfit unless these are the driver's versions. A build's name (`2.15.0+cu132`) does not matter."""
+    problems = [
+        f"{name} {theirs or 'none'} is installed here, and {ours or 'none'} where the job was started"
+        for name in _DECISIVE
+        if (ours := public(agreed.software.get(name))) != (theirs := public(versions.get(name)))
+    ]
+    if engine_version != agreed.engine_version:
+        problems.append(f"the engine here is version {engine_version}, the driver's is {agreed.engine_version}")
+    if problems:
+        raise WorkerUnfit(f"{'; '.join(problems)}: install the same versions on every node")
+
+
+def check_device(agreed: Agreement) -> None:
+    """Raise WorkerUnfit where a GPU was promised and torch cannot use one. Imports torch."""
+    if agreed.device != "cuda":
+        return
+    from sam3ray.engine.gpus import gpu_facts, gpu_problem
+
+    if problem := gpu_problem(gpu_facts()):
+        raise WorkerUnfit(
+            f"cluster.gpus_per_actor is above 0, and this worker has no GPU to use: {problem} "
+            "(cluster.gpus_per_actor=0 runs on CPUs)"
+        )
+
+
+def check_model(agreed: Agreement, info: Mapping[str, Any], digest: str | None) -> None:
+    """Raise WorkerUnfit unless the model that was loaded is the run's.
+
+    Args:
+        info: of the loaded model.
+        digest: SHA-256 of the folder that it was loaded from; None: it came from the hub.
+    """
+    pairs: list[tuple[str, Any, str | None]] = [
+        ("dtype", info.get("dtype"), agreed.dtype),
+        ("device", info.get("device_kind"), agreed.device),
+    ]
+    if digest is not None:
+        pairs.append(("SHA-256 of the checkpoint", digest, agreed.checkpoint.get("sha256")))
+    else:
+        pairs.append(("commit of the checkpoint", info.get("commit"), agreed.checkpoint.get("commit")))
+    problems = [
+        f"the {name} is {here or 'unknown'} here, and {wanted} for the run"
+        for name, here, wanted in pairs
+        if wanted and here != wanted
+    ]
+    if problems:
+        raise WorkerUnfit(f"{'; '.join(problems)}: its annotations would not be those of this run")
+
+
+def noted_changes(begun: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
+    """How the libraries of a run that goes on differ from those that it was begun with: noted, not refused."""
+    return [
+        f"{name} {public(str(begun[name]))} then, {public(now.get(name)) or 'none'} now"
+        for name in (*_DECISIVE, "av")
+        if name in begun and public(str(begun[name])) != public(now.get(name))
+    ]
+
+
+def public(version: str | None) -> str:
+    """Without the local part that names a build: 2.15.0 of 2.15.0+cu132."""
+    return (version or "").partition("+")[0]

@@ -1,0 +1,100 @@
+"""What a run would start with: everything that is known before there is a worker. `plan` and `run` ask here alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sam3ray.config import JobConfig, ModelConfig, differences, fingerprint
+from sam3ray.manifest import Manifest
+from sam3ray.store import RunStore
+
+
+@dataclass(frozen=True)
+class Start:
+    """A job that is ready to begin or to go on.
+
+    Attributes:
+        clips: of the manifest.
+        checkpoint: which weights, as `engine.checkpoint_identity` says; empty where the model is not one of ours.
+        fingerprint: all that changes results.
+        begun: the `run.json` of the run that is continued; None: a run begins.
+        refusal: why the run in the output cannot be continued with this job; None: it can.
+        differences: the keys of the fingerprint in which it differs, one sentence each.
+        unknown: why it is not known which weights the checkpoint has; None: it is known.
+    """
+
+    clips: Manifest
+    checkpoint: Mapping[str, str]
+    fingerprint: Mapping[str, Any]
+    begun: Mapping[str, Any] | None = None
+    refusal: str | None = None
+    differences: Sequence[str] = ()
+    unknown: str | None = None
+
+
+def prepare(
+    config: JobConfig, clips: Manifest, store: RunStore, *, own_model: bool = True, patient: bool = True
+) -> Start:
+    """Looks up the checkpoint and compares the job with the run in its output, if there is one. Writes nothing.
+
+    Args:
+        own_model: False: the model is not one of ours, and `model.checkpoint` names none.
+        patient: False: a hub that does not answer at once leaves the checkpoint unknown (`unknown` says why).
+
+    Raises:
+        UserError: `run.json` is damaged.
+        JobStopped: there is no such checkpoint, or it cannot be had.
+    """
+    begun = store.run_info() if store.exists() else None
+    start = _compared(config, clips, store, begun, own_model, patient)
+    if start.refusal is not None and not store.is_started():
+        return _compared(config, clips, store, None, own_model, patient)
+    return start
+
+
+def _compared(
+    config: JobConfig,
+    clips: Manifest,
+    store: RunStore,
+    begun: Mapping[str, Any] | None,
+    own_model: bool,
+    patient: bool,
+) -> Start:
+    checkpoint: dict[str, str] = {}
+    unknown = None
+    if own_model:
+        from sam3ray.engine.checkpoint import HubUnreachable, checkpoint_identity
+
+        model, known = _pinned(config.model, begun)
+        try:
+            checkpoint = checkpoint_identity(model, known, patient=patient)
+        except HubUnreachable as error:
+            if patient:
+                raise
+            unknown = str(error)
+    prints = fingerprint(config, clips, checkpoint)
+    if begun is None:
+        return Start(clips, checkpoint, prints, unknown=unknown)
+    ours, theirs = prints, begun["fingerprint"]
+    if unknown or not (patient or any(key.startswith("checkpoint.") for key in theirs)):
+        ours, theirs = _without_checkpoint(ours), _without_checkpoint(theirs)
+    refusal = store.refusal({**begun, "fingerprint": theirs}, ours, clips)
+    return Start(clips, checkpoint, prints, begun, refusal, tuple(differences(ours, theirs)), unknown)
+
+
+def _without_checkpoint(prints: Mapping[str, Any]) -> dict[str, Any]:
+    named = ("model.checkpoint", "model.revision")
+    return {key: value for key, value in prints.items() if key not in named and not key.startswith("checkpoint.")}
+
+
+def _pinned(model: ModelConfig, begun: Mapping[str, Any] | None) -> tuple[ModelConfig, Mapping[str, str] | None]:
+    """A run goes on with the commit that it began with, wherever the branch that was named has gone since."""
+    known = (begun or {}).get("checkpoint") or {}
+    if begun is None or "commit" not in known or known.get("name") != model.checkpoint:
+        return model, None
+    named = begun.get("config", {}).get("model", {}).get("revision")
+    if model.revision not in (named, known["commit"]):
+        return model, None
+    return model.model_copy(update={"revision": known["commit"]}), known

@@ -1,0 +1,245 @@
+"""One clock that always grows, from whatever timestamps a container has. Pure: no libav.
+
+Timestamps of a file cannot be trusted: they start again where files were joined, wrap around, follow decoding
+instead of display (AVI knows no other), repeat, or are missing. The rule, in display order:
+
+* Within a stretch of the file whose clock runs on (an epoch), the k-th frame shown has the k-th smallest stamp.
+* A new epoch begins where stamps start again, or where a transport or program stream leaps ahead. Its first frame
+  comes one frame after the last one of the epoch before; its other distances are kept.
+* Frames without a stamp, or with one that was used already, share the time up to the next stamp evenly. Where there
+  is none soon, they are a frame apart, at the stream's rate.
+
+A good clock comes out as it went in. What is decided about a frame depends on what comes shortly after it, never on
+what the caller wants, so ranges, samples and second readings agree.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+_REORDERED = 20  # packets after which one that showed no frame will show none: decoders reorder by 16 at most
+PACKETS_KNOWN = 160  # no decoder holds so many
+_RECENT = 32  # stamps that a new one is compared with
+_PATIENCE = 8  # frames that wait for a stamp that goes on
+_LEAP_S = 10.0  # FFmpeg's own limit (dts_delta_threshold) for a leap within a transport stream
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What a container says of a packet, in time-base units. `pts` is the time that a frame is to have."""
+
+    pts: int | None
+    dts: int | None
+    is_key: bool
+
+
+@dataclass(frozen=True)
+class Timed(Generic[Item]):
+    """An item with its time: `pts` on the growing clock, `ticks` from the video's start."""
+
+    item: Item
+    pts: int
+    ticks: int
+    is_rebuilt: bool
+
+
+@dataclass
+class _Shown(Generic[Item]):
+    item: Item
+    epoch: int
+    stamp: int | None
+    said: int | None  # the frame's own stamp, whatever it is given in the end
+
+
+class Clock(Generic[Item]):
+    """Gives each shown frame its time.
+
+    Tell it each packet that goes into the decoder (`sent`) and each frame that comes out (`shown`); at the end, `end`.
+    Frames come back in display order, some of them later.
+
+    Args:
+        unit_s: seconds per unit of the stamps.
+        step: units between frames at the stream's rate, at least 1.
+        start: the stamp that counts as 0 s; None: the first frame's.
+        leaps: whether a leap ahead is a splice (transport and program streams), not a pause.
+    """
+
+    def __init__(self, unit_s: float, step: int, start: int | None, *, leaps: bool = False) -> None:
+        self._step = max(1, step)
+        self._far = max(round(_LEAP_S / unit_s), _RECENT * self._step)
+        self._start = start
+        self._leaps = leaps
+        # Of packets, in decoding order
+        self._count = 0
+        self._sent_epoch = 0
+        self._recent: deque[int] = deque(maxlen=_RECENT)
+        self._top: int | None = None
+        self._last_dts: int | None = None
+        self._inside: dict[int, tuple[int, int]] = {}  # packets that have shown no frame yet: epoch and stamp
+        self._known: dict[int, tuple[int, int | None]] = {}
+        # Of frames, in display order
+        self._waiting: deque[_Shown[Item]] = deque()
+        self._stuck: list[_Shown[Item]] = []
+        self._epoch = 0
+        self._offset = 0
+        self._last: int | None = None
+        self._last_stamp: int | None = None
+        self._runs_free = False
+        self._anchored = True  # whether the offset is that of the frame's epoch
+
+    @property
+    def packets(self) -> int:
+        """How many went into the decoder."""
+        return self._count
+
+    @property
+    def epochs(self) -> int:
+        """How many stretches with a running clock the packets have, so far."""
+        return self._sent_epoch + 1
+
+    @property
+    def last_ticks(self) -> int | None:
+        """Time of the last frame that came back, in units from the start."""
+        return None if self._last is None or self._start is None else self._last - self._start
+
+    def sent(self, stamp: Stamp, *, shows: bool = True) -> int:
+        """A packet goes into the decoder. Returns its number, which `shown` wants.
+
+        `shows` is whether a frame is expected of it.
+        """
+        number = self._count
+        self._count += 1
+        if stamp.pts is not None:
+            if self._begins_epoch(stamp.pts, stamp):
+                self._sent_epoch += 1
+                self._recent.clear()
+                self._top = None
+            self._recent.append(stamp.pts)
+            self._top = stamp.pts if self._top is None else max(self._top, stamp.pts)
+            if shows:
+                self._inside[number] = (self._sent_epoch, stamp.pts)
+        self._last_dts = stamp.dts
+        self._known[number] = (self._sent_epoch, stamp.pts)
+        self._known.pop(number - PACKETS_KNOWN, None)
+        self._inside.pop(number - _REORDERED, None)
+        return number
+
+    def _begins_epoch(self, pts: int, stamp: Stamp) -> bool:
+        if self._top is None:
+            return False
+        if self._leaps and pts - self._top > self._far:
+            return True
+        back = self._top - pts
+        if back < 2 * self._step:
+            return False  # stamps that waver
+        if back > self._far:
+            return True
+        if self._leaps and stamp.dts is not None and self._last_dts is not None:
+            # These containers have true decoding times.
+            return stamp.dts <= self._last_dts - self._step
+        return stamp.is_key and not self._fills_a_hole(pts)
+
+    def _fills_a_hole(self, pts: int) -> bool:
+        """Whether the stamp is missing among the recent ones: they are out of order, not beginning again."""
+        below = max((value for value in self._recent if value <= pts), default=None)
+        above = min((value for value in self._recent if value > pts), default=None)
+        if below is None or above is None:
+            return False
+        return below != pts and above - below > 1.5 * self._step
+
+    def forget(self, number: int | None) -> None:
+        """The frame of that packet is passed over."""
+        if number is not None:
+            self._inside.pop(number, None)
+
+    def shown(self, number: int | None, item: Item) -> Iterator[Timed[Item]]:
+        """A frame comes out of the decoder, made from that packet (None: not known)."""
+        epoch, said = self._known.get(number, (self._epoch, None)) if number is not None else (self._epoch, None)
+        self.forget(number)
+        if self._waiting and epoch != self._waiting[-1].epoch:
+            yield from self._release(wait=False)
+        self._waiting.append(_Shown(item, epoch, said, said))
+        yield from self._release(wait=True)
+
+    def end(self) -> Iterator[Timed[Item]]:
+        """The frames that are still waiting."""
+        yield from self._release(wait=False)
+        yield from self._give_up()
+
+    def _release(self, *, wait: bool) -> Iterator[Timed[Item]]:
+        while self._waiting:
+            first = self._waiting[0]
+            if first.stamp is not None:
+                smallest = min(
+                    (shown for shown in self._waiting if shown.stamp is not None and shown.epoch == first.epoch),
+                    key=lambda shown: shown.stamp or 0,
+                )
+                assert smallest.stamp is not None
+                if wait and any(e == first.epoch and s < smallest.stamp for e, s in self._inside.values()):
+                    return
+                first.stamp, smallest.stamp = smallest.stamp, first.stamp
+            yield from self._place(self._waiting.popleft())
+
+    def _place(self, shown: _Shown[Item]) -> Iterator[Timed[Item]]:
+        """Times that grow, from stamps that ought to."""
+        stamp = shown.stamp
+        if self._last is None:
+            self._begin(shown.epoch, stamp)
+            assert self._start is not None
+            yield self._at(shown, self._start if stamp is None else stamp)
+            return
+        if shown.epoch != self._epoch:
+            yield from self._give_up()
+            self._epoch = shown.epoch
+            self._runs_free = self._anchored = False
+        if stamp is not None and not self._anchored:
+            self._offset = self._last + self._step * (len(self._stuck) + 1) - stamp
+            self._anchored = True
+        if stamp is not None and stamp + self._offset > self._last + len(self._stuck):
+            end = stamp + self._offset
+            gap, parts = end - self._last, len(self._stuck) + 1
+            begin = self._last
+            for part, waiting in enumerate(self._stuck, 1):
+                yield self._at(waiting, begin + gap * part // parts)
+            self._stuck.clear()
+            self._runs_free = False
+            self._last_stamp = stamp
+            yield self._at(shown, end)
+            return
+        self._stuck.append(shown)
+        if self._runs_free or len(self._stuck) > _PATIENCE:
+            yield from self._give_up()
+            self._runs_free = True
+
+    def _begin(self, epoch: int, stamp: int | None) -> None:
+        if self._start is None or epoch != self._epoch:
+            self._start = 0 if stamp is None else stamp
+        elif stamp is not None:
+            self._start = min(self._start, stamp)
+        self._epoch = epoch
+        self._last_stamp = stamp
+        self._runs_free = stamp is None
+
+    def _give_up(self) -> Iterator[Timed[Item]]:
+        """Frames that wait for a stamp that goes on: a frame apart."""
+        for waiting in self._stuck:
+            assert self._last is not None
+            time = self._last + self._step
+            stamp = waiting.stamp
+            if stamp is not None:
+                if self._last_stamp is not None and stamp > self._last_stamp:
+                    self._offset = time - stamp  # stamps go on, behind the time
+                self._last_stamp = stamp
+            yield self._at(waiting, time)
+        self._stuck.clear()
+
+    def _at(self, shown: _Shown[Item], time: int) -> Timed[Item]:
+        assert self._start is not None
+        assert self._last is None or time > self._last
+        self._last = time
+        return Timed(shown.item, time, time - self._start, time != shown.said)

@@ -1,0 +1,152 @@
+"""Files that are several, joined byte by byte, and streams that go on as another one.
+
+libav reads transport and program streams, Matroska, AVI and raw streams on into the next file; of other containers it
+reads the first file alone, and reports its end as a plain end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from sam3ray.video._truncation import matroska_segment
+
+# How a file begins, by the name of its demuxer, where libav stops at the end of the first of several.
+_BEGINNINGS = {
+    "flv": (b"FLV\x01\x01\0\0\0\x09", b"FLV\x01\x04\0\0\0\x09", b"FLV\x01\x05\0\0\0\x09"),
+    "asf": (bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"),),
+    "gif": (b"GIF89a", b"GIF87a"),
+}
+_MAX_PARTS = 200_000  # of a file at its top: two a second for a day
+_SEARCHED = 4 * 2**20  # what may lie between the last picture of a file and the next file: sound, an index
+
+
+def next_file_at(path: str | os.PathLike[str], container: InputContainer, last_at: int) -> int | None:
+    """The byte at which another file begins that libav does not read; `last_at` is where the last packet begins."""
+    name = container.format.name
+    if name.startswith("mov"):
+        found = next_movie(path)
+        return None if found is None else found[0]
+    marks = _BEGINNINGS.get(name)
+    if marks is None or last_at <= 0:
+        return None
+    with open(path, "rb") as file:
+        file.seek(last_at)
+        rest = file.read(_SEARCHED)
+    places = [at for mark in marks if (at := rest.find(mark)) >= 0]
+    return last_at + min(places) if places else None
+
+
+def is_joined(path: str | os.PathLike[str], container: InputContainer) -> bool:
+    """Whether it is several files that are read as one, while the headers speak of the first: Matroska and AVI."""
+    if container.format.name == "avi":
+        return any(kind == b"AVI " for at, kind in _riff_chunks(path) if at > 0)
+    bounds = matroska_segment(path)
+    if bounds is None or bounds[0] is None:
+        return False
+    with open(path, "rb") as file:
+        file.seek(bounds[0])
+        return file.read(4) == b"\x1a\x45\xdf\xa3"
+
+
+def _riff_chunks(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
+    with open(path, "rb") as file:
+        at = 0
+        for _ in range(_MAX_PARTS):
+            file.seek(at)
+            head = file.read(12)
+            if len(head) < 12 or head[:4] != b"RIFF":
+                return
+            yield at, head[8:]
+            size = int.from_bytes(head[4:8], "little")
+            at += 8 + size + size % 2
+
+
+def next_movie(path: str | os.PathLike[str]) -> tuple[int, bool] | None:
+    """Where a second MP4 or MOV begins, and whether its frames would be mixed into those of the first.
+
+    A second file has its own type, table and data. Of fragments libav reads on, in the order of their times: that is
+    right as long as these go on.
+    """
+    seen: set[bytes] = set()
+    after: set[bytes] = set()
+    second: int | None = None
+    last_time = -1
+    with open(path, "rb") as file:
+        for kind, begin, end in _atoms(file, 0, file.seek(0, 2)):
+            if kind == b"ftyp" and b"moov" in seen and seen & {b"mdat", b"moof"}:
+                second = begin
+            (seen if second is None else after).add(kind)
+            if kind == b"moof":
+                time = _decode_time(file, begin, end)
+                if second is not None and b"moov" in after and time <= last_time:
+                    return second, True
+                last_time = max(last_time, time)
+    joined = second is not None and {b"moov", b"mdat"} <= after and last_time < 0
+    return (second, False) if second is not None and joined else None
+
+
+def _decode_time(file: BinaryIO, begin: int, end: int) -> int:
+    """When a fragment's first track begins, in units of that track (ISO/IEC 14496-12, section 8.8.12)."""
+    for kind, at, until in _atoms(file, begin + 8, end):
+        if kind == b"traf":
+            for inner, start, _ in _atoms(file, at + 8, until):
+                if inner == b"tfdt":
+                    file.seek(start + 8)
+                    data = file.read(12)
+                    return int.from_bytes(data[4:] if data[:1] == b"\1" else data[4:8], "big")
+    return 0
+
+
+def _atoms(file: BinaryIO, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """(type, begin, end) of the atoms between two offsets (section 4.2), as far as they are whole."""
+    for _ in range(_MAX_PARTS):
+        if at + 8 > end:
+            return
+        file.seek(at)
+        head = file.read(16)
+        size = int.from_bytes(head[:4], "big")
+        if size == 1 and len(head) == 16:
+            size = int.from_bytes(head[8:], "big")
+        if size < 8 or at + size > end:  # 0: to the end of the file
+            return
+        yield head[4:8], at, at + size
+        at += size
+
+
+def goes_on_elsewhere(path: str | os.PathLike[str], stream: VideoStream, last_at: int) -> bool:
+    """Whether a transport stream has video in another elementary stream that begins only after this one has ended.
+
+    Read here, since PyAV 18.1 cannot tell streams that appear in the middle of a file (it looks them up beyond the end
+    of its table, input.py:203). Programs side by side do not count.
+
+    Args:
+        last_at: where the last packet of `stream` begins.
+    """
+    with open(path, "rb") as file:
+        file.seek(last_at)
+        head = file.read(209)
+        spacing = next((s for s in (188, 192, 204) if head[:1] == b"G" and head[s : s + 1] == b"G"), None)
+        if spacing is None:
+            return False
+        back = min(last_at, _SEARCHED) // spacing * spacing
+        file.seek(last_at - back)
+        before = _video_pids(file.read(back), spacing)
+        after = _video_pids(file.read(_SEARCHED), spacing)
+    return bool(after - before - {stream.id})
+
+
+def _video_pids(data: bytes, spacing: int) -> set[int]:
+    """PIDs of the video packets (ISO/IEC 13818-1, sections 2.4.3.2 and 2.4.3.6) that begin in these bytes."""
+    found = set()
+    for at in range(0, len(data) - 187, spacing):
+        if data[at] != 0x47 or not data[at + 1] & 0x40 or not data[at + 3] & 0x10:
+            continue
+        payload = at + 4 + (1 + data[at + 4] if data[at + 3] & 0x20 else 0)
+        if data[payload : payload + 3] == b"\0\0\1" and data[payload + 3] & 0xF0 == 0xE0:
+            found.add((data[at + 1] & 0x1F) << 8 | data[at + 2])
+    return found

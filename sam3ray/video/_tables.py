@@ -1,0 +1,88 @@
+"""The tables of a container: how much memory they take, whatever they say of themselves.
+
+A table of an MP4 may say "a thousand million samples of one byte each" in twenty bytes, and libav then allocates for
+each of them. Where that fails, it goes on without a table and without a word, so a limit on memory alone would turn a
+bomb into a video of one frame.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+
+from av.container import InputContainer
+
+from sam3ray.config import VideoConfig
+from sam3ray.failures import ClipError, Reason
+
+ENTRY_BYTES = 64  # per listed frame: libav 62 takes 10 to 64, by the kinds of tables
+_HEAD_BYTES = 16
+_MAX_BOXES = 100_000
+
+
+def check_tables(container: InputContainer, path: str | os.PathLike[str], limits: VideoConfig, where: str) -> None:
+    """Refuse an MP4 whose tables list more frames than there may be. Other containers list no frames without bytes.
+
+    Raises:
+        ClipError: over_limits.
+    """
+    if not container.format.name.startswith("mov"):
+        return
+    listed, is_missing = 0, False
+    for stream in container.streams:
+        built = len(stream.index_entries)
+        # Sound without compression is listed by chunks. No entries at all: perhaps they did not fit into memory.
+        listed += max(built, stream.frames or 0) if stream.type == "video" or not built else built
+        is_missing |= stream.type == "video" and not built
+    if is_missing:
+        listed = max(listed, _largest_sample_table(path))
+    if listed * ENTRY_BYTES > limits.max_open_bytes:
+        raise ClipError(
+            Reason.OVER_LIMITS,
+            f"its tables list {listed} frames, which take {listed * ENTRY_BYTES} bytes of memory; "
+            f"allowed are {limits.max_open_bytes}",
+            where,
+        )
+
+
+def _largest_sample_table(path: str | os.PathLike[str]) -> int:
+    """The highest number of samples that one of the file's `stsz` boxes speaks of."""
+    highest = 0
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        start = data.find(b"moov")
+        at = data.find(b"stsz", start) if start >= 0 else -1
+        for _ in range(_MAX_BOXES):
+            if at < 0 or at + 16 > len(data):
+                break
+            highest = max(highest, struct.unpack_from(">I", data, at + 12)[0])
+            at = data.find(b"stsz", at + 4)
+    return highest
+
+
+def is_fragmented(path: str | os.PathLike[str]) -> bool:
+    """Whether an MP4 has tables between its frames, too (`moof`), or may have."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        at = 0
+        for _ in range(_MAX_BOXES):
+            file.seek(at)
+            head = file.read(_HEAD_BYTES)
+            if len(head) < 8:
+                return False
+            length, name = struct.unpack(">I4s", head[:8])
+            if length == 1 and len(head) == _HEAD_BYTES:
+                length = struct.unpack(">Q", head[8:])[0]
+            if length == 0:
+                length = size - at
+            if at == 0 and not name.isalnum():
+                return False  # no MP4
+            if name == b"moof":
+                return True
+            if name == b"moov":
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    return data.find(b"mvex", at, at + length) >= 0
+            if length < 8:
+                return True  # damaged: libav may still find its way
+            at += length
+    return True
