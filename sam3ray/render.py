@@ -66,6 +66,7 @@ def render_clip(
             height,
             info.time_base,
             info.fps or Fraction(30),
+            pixel_aspect=info.pixel_aspect,
             audio_from=source if info.has_audio else None,
             audio_start_s=first.time_s,
             audio_end_s=clip.end_s,

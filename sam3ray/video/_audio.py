@@ -6,8 +6,11 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from fractions import Fraction
 
 import av
+import numpy as np
+from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
@@ -15,17 +18,23 @@ from av.packet import Packet
 
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError
-from sam3ray.video._source import open_container
+from sam3ray.video._epochs import Epochs, epochs_of
+from sam3ray.video._source import open_container, packets_of
+from sam3ray.video._stamps import counts_only_frames
 
 _log = logging.getLogger(__name__)
-_COPIED = frozenset({"aac"})  # what every browser plays in MP4; the rest is encoded again
-_RATES = (48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
+_RATES = (48000, 44100, 32000)  # a packet holds 1024 samples: at low rates the last one would outlast the pictures
+_FORMAT, _LAYOUT, _CHANNELS = "fltp", "stereo", 2
+_SLACK_S = 0.05  # stamps waver by a unit, in some containers by a packet: such samples simply follow each other
+_SILENCE_SAMPLES = 4096  # at a time
+_DAMAGE = (av.error.FFmpegError, ClipError, ValueError)
 
 
 class AudioTrack:
-    """Copies AAC packets, or encodes what else there is as stereo AAC.
+    """Encodes a source's sound as stereo AAC, each sample at its time on the video's growing clock.
 
-    Damage ends the sound early, with a line in the log, and never fails the video.
+    Where the source's sound begins late or pauses, there is silence. Damage ends the sound early, with a line in the
+    log, and never fails the video.
 
     Args:
         output: gets one more stream, if the source has sound (`self.exists`).
@@ -39,8 +48,10 @@ class AudioTrack:
         self._output = output
         self._name = os.path.basename(source)
         self._open = ExitStack()
-        self._written_s = 0.0
-        self._packets: Iterator[tuple[float, Packet]] = iter(())
+        self._packets: Iterator[Packet] = iter(())
+        self._rate = _RATES[0]
+        self._encoded = 0  # samples
+        self._length: int | None = None
         self.exists = False
         if os.path.isdir(source):
             return
@@ -49,84 +60,131 @@ class AudioTrack:
             stream = container.streams.best("audio")
             if not isinstance(stream, AudioStream) or stream.codec_context is None or not stream.time_base:
                 return
-            if stream.codec_context.name in _COPIED:
-                target = output.add_stream_from_template(stream)
-                self._packets = self._copied(container, stream, target, start_s, end_s)
-            else:
-                rate = next((r for r in _RATES if r <= stream.codec_context.sample_rate), 8000)
-                target = output.add_stream("aac", rate=rate, layout="stereo", format="fltp")
-                self._packets = self._encoded(container, stream, target, start_s, end_s)
+            self._rate = _output_rate(stream.codec_context.sample_rate)
+            self._length = None if end_s is None else max(0, round((end_s - start_s) * self._rate))
+            epochs = epochs_of(source, container, stream)
+            target = output.add_stream("aac", rate=self._rate, layout=_LAYOUT, format=_FORMAT)
+            self._packets = self._encode(_placed(container, stream, epochs, start_s, self._rate), target)
             self.exists = True
-        except (av.error.FFmpegError, ClipError, ValueError) as error:
+        except _DAMAGE as error:
             _log.warning("%s: its sound is left out: %s", self._name, error)
 
     def write_until(self, seconds: float) -> None:
         """Mux the sound up to a time in the output."""
-        while self._written_s <= seconds:
-            try:
-                at, packet = next(self._packets)
-            except StopIteration:
-                self._written_s = float("inf")
-                return
-            except (av.error.FFmpegError, ValueError) as error:
-                _log.warning("%s: its sound ends at %.2f s: %s", self._name, self._written_s, error)
-                self._written_s = float("inf")
-                return
-            self._output.mux(packet)
-            self._written_s = at
+        while self._encoded <= seconds * self._rate and self._mux():
+            pass
+
+    def finish(self, seconds: float) -> None:
+        """Mux the rest of the sound, which ends with the output."""
+        length = round(seconds * self._rate)
+        self._length = length if self._length is None else min(length, self._length)
+        while self._mux():
+            pass
 
     def close(self) -> None:
         self._open.close()
 
-    def _copied(
-        self, container: InputContainer, stream: AudioStream, target: AudioStream, start_s: float, end_s: float | None
-    ) -> Iterator[tuple[float, Packet]]:
-        begin = _video_start_s(container) + start_s
-        assert stream.time_base is not None
-        shift = round(begin / stream.time_base)
-        last: int | None = None
-        for packet in container.demux(stream):
-            if packet.size == 0 or packet.pts is None:
-                continue
-            at = float(packet.pts * stream.time_base) - begin
-            if at < 0 or (last is not None and packet.pts - shift <= last):
-                continue
-            if end_s is not None and at >= end_s - start_s:
-                return
-            last = packet.pts - shift
-            packet.pts = packet.dts = last
-            packet.stream = target
-            yield at, packet
+    def _mux(self) -> bool:
+        try:
+            packet = next(self._packets, None)
+        except _DAMAGE as error:
+            _log.warning("%s: its sound ends at %.2f s: %s", self._name, self._encoded / self._rate, error)
+            packet = None
+        if packet is not None:
+            self._output.mux(packet)
+        return packet is not None
 
-    def _encoded(
-        self, container: InputContainer, stream: AudioStream, target: AudioStream, start_s: float, end_s: float | None
-    ) -> Iterator[tuple[float, Packet]]:
-        begin = _video_start_s(container) + start_s
-        rate = target.codec_context.sample_rate
-        resampler = AudioResampler(format="fltp", layout="stereo", rate=rate)
-        next_pts: int | None = None
-        at = 0.0
-        for frame in container.decode(stream):
-            if frame.pts is None or frame.time_base is None:
-                continue
-            at = float(frame.pts * frame.time_base) - begin
-            if at < 0:
-                continue
-            if end_s is not None and at >= end_s - start_s:
+    def _encode(self, blocks: Iterator[np.ndarray], target: AudioStream) -> Iterator[Packet]:
+        for block in blocks:
+            if self._length is not None:
+                block = block[:, : max(0, self._length - self._encoded)]
+            if block.shape[1] == 0:
                 break
-            for piece in resampler.resample(frame):
-                # Samples follow each other without gaps: small jumps in a source's timestamps would click.
-                next_pts = round(at * rate) if next_pts is None else next_pts
-                piece.pts = next_pts
-                next_pts += piece.samples
-                for packet in target.encode(piece):
-                    yield at, packet
-        for packet in target.encode(None):
-            yield at, packet
+            frame = AudioFrame.from_ndarray(np.ascontiguousarray(block), format=_FORMAT, layout=_LAYOUT)
+            frame.sample_rate, frame.pts, frame.time_base = self._rate, self._encoded, Fraction(1, self._rate)
+            self._encoded += block.shape[1]
+            yield from target.encode(frame)
+        if self._encoded:
+            yield from target.encode(None)
 
 
-def _video_start_s(container: InputContainer) -> float:
-    for stream in (*container.streams.video, *container.streams.audio):
-        if stream.start_time is not None and stream.time_base:
-            return float(stream.start_time * stream.time_base)
-    return 0.0
+def _output_rate(rate: int) -> int:
+    if rate in _RATES:
+        return rate
+    return 44100 if rate and 44100 % rate == 0 else 48000
+
+
+def _placed(
+    container: InputContainer, stream: AudioStream, epochs: Epochs, start_s: float, rate: int
+) -> Iterator[np.ndarray]:
+    """Samples as float32 (channels, n) at the rate, without gaps, the first one at the beginning of the range."""
+    convert = _Converter(rate)
+    stamps_count = not counts_only_frames(container)  # AVI knows no pauses; libav's stamps of its sound are often wrong
+    filled: float | None = None  # where, in samples of the range, what was read so far ends
+    for frame, byte in _decoded(container, stream):
+        length = frame.samples * rate / frame.sample_rate
+        at = filled or 0.0
+        if frame.pts is not None and frame.time_base is not None and (filled is None or stamps_count):
+            stamp_s = float(frame.pts * frame.time_base)
+            expected_s = start_s + at / rate if filled is not None else 0.0
+            at = (epochs.time_s(stamp_s, byte, expected_s) - start_s) * rate
+        unwanted = 0.0  # samples of this frame, at its beginning
+        if filled is None or abs(at - filled) > _SLACK_S * rate:
+            yield from convert(None)
+            if filled is None:
+                filled = min(at, 0.0)
+            if at > filled:
+                yield from _silence(round(at) - max(0, round(filled)))
+                filled = at
+            unwanted = min(filled - at, length)
+        before_range = min(max(0.0, -filled), length - unwanted)
+        filled += length - unwanted
+        unwanted += before_range
+        if unwanted < length:
+            left = round(unwanted)
+            for block in convert(frame):
+                if left < block.shape[1]:
+                    yield block[:, left:]
+                left = max(0, left - block.shape[1])
+    yield from convert(None)
+
+
+def _decoded(container: InputContainer, stream: AudioStream) -> Iterator[tuple[AudioFrame, int | None]]:
+    """Frames of sound, each with the place of its packet in the file."""
+    for packet in packets_of(container, stream):
+        for frame in stream.codec_context.decode(packet if packet.size else None):
+            yield frame, packet.pos
+        if packet.size == 0:
+            return
+
+
+def _silence(samples: int) -> Iterator[np.ndarray]:
+    for begin in range(0, samples, _SILENCE_SAMPLES):
+        yield np.zeros((_CHANNELS, min(_SILENCE_SAMPLES, samples - begin)), np.float32)
+
+
+class _Converter:
+    """Frames of any kind of sound to blocks of float32 (channels, n) at one rate; None gives what is still inside."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self._kind: tuple[str, str, int] | None = None
+        self._resampler: AudioResampler | None = None
+
+    def __call__(self, frame: AudioFrame | None) -> Iterator[np.ndarray]:
+        kind = None if frame is None else (frame.format.name, frame.layout.name, frame.sample_rate)
+        if self._resampler is not None and kind != self._kind:
+            yield from self._blocks(self._resampler, None)
+            self._resampler = None
+        if frame is None:
+            return
+        if self._resampler is None:
+            self._kind, self._resampler = kind, AudioResampler(_FORMAT, _LAYOUT, self._rate)
+        frame.pts = None  # times are ours; a filter would go by them
+        yield from self._blocks(self._resampler, frame)
+
+    @staticmethod
+    def _blocks(resampler: AudioResampler, frame: AudioFrame | None) -> Iterator[np.ndarray]:
+        for converted in resampler.resample(frame):
+            if converted is not None:
+                yield converted.to_ndarray()

@@ -23,6 +23,7 @@ class VideoInfo:
             streams can be set anew anywhere, and a file may be several, joined.
         frame_count: an estimate for planning only. Containers lie: count what is decoded.
         time_base: seconds per unit of `Frame.pts`.
+        pixel_aspect: width of a pixel of the displayed frame by its height. Frames are not stretched by it.
         rotation: degrees clockwise that the displayed frame was turned by: 0, 90, 180 or 270.
     """
 
@@ -37,6 +38,7 @@ class VideoInfo:
     has_audio: bool = False
     size_bytes: int | None = None
     duration_is_estimate: bool = False
+    pixel_aspect: Fraction = Fraction(1)
 
 
 @dataclass(frozen=True, eq=False)

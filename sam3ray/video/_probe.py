@@ -151,6 +151,7 @@ def headers(container: InputContainer, stream: VideoStream) -> VideoInfo:
         codec=codec,
         has_audio=has_audio,
         duration_is_estimate=may_leap(container),
+        pixel_aspect=_pixel_aspect(stream),
     )
 
 
@@ -160,7 +161,14 @@ def with_first_frame(facts: VideoInfo, first: VideoFrame, size_bytes: int | None
     width, height = first.width, first.height
     if rotation in (90, 270):
         width, height = height, width
-    return replace(facts, width=width, height=height, rotation=rotation, size_bytes=size_bytes)
+    aspect = 1 / facts.pixel_aspect if rotation in (90, 270) else facts.pixel_aspect
+    return replace(facts, width=width, height=height, rotation=rotation, size_bytes=size_bytes, pixel_aspect=aspect)
+
+
+def _pixel_aspect(stream: VideoStream) -> Fraction:
+    """Of the coded picture; 1 where none is told, or one that no camera has."""
+    aspect = stream.sample_aspect_ratio
+    return aspect if aspect and Fraction(1, 8) <= aspect <= 8 else Fraction(1)
 
 
 def check_duration(

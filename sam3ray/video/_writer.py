@@ -31,8 +31,9 @@ class VideoWriter:
         width, height: of the images, in pixels.
         time_base: seconds per unit of the `pts` given to `write`.
         fps: the usual frame rate: the length of the last frame and the rate control go by it, from 0.1 to 240.
-        audio_from: a local media file whose audio is kept, where it has some: copied if it is AAC, else encoded as
-            AAC. Damaged audio ends early: pictures matter here.
+        pixel_aspect: width of a pixel by its height: players stretch the pictures accordingly.
+        audio_from: a local media file whose sound is kept, where it has some, as AAC. Damaged sound ends early:
+            pictures matter here.
         audio_start_s, audio_end_s: the part of it that belongs to the video, whose first frame is at audio_start_s.
     """
 
@@ -44,6 +45,7 @@ class VideoWriter:
         time_base: Fraction,
         fps: Fraction,
         *,
+        pixel_aspect: Fraction = Fraction(1),
         audio_from: str | os.PathLike[str] | None = None,
         audio_start_s: float = 0.0,
         audio_end_s: float | None = None,
@@ -66,6 +68,7 @@ class VideoWriter:
             self._stream.pix_fmt = "yuv420p"
             codec = self._stream.codec_context
             codec.time_base = self._stream.time_base = self._unit
+            codec.sample_aspect_ratio = pixel_aspect.limit_denominator(255)
             codec.gop_size = max(1, round(fps * _GROUP_S))
             codec.thread_count = 2
             codec.color_range = ColorRange.MPEG
@@ -111,7 +114,7 @@ class VideoWriter:
             self._discard()
             return
         if self._audio is not None:
-            self._audio.write_until(float((self._last_pts + self._usual_step) * self._unit))
+            self._audio.finish(float((self._last_pts + self._usual_step) * self._unit))
         packets = self._stream.encode(None)
         if packets:
             packets[-1].duration = self._usual_step

@@ -1,0 +1,102 @@
+"""What time a byte of sound has on the clock of the video, where that clock was rebuilt.
+
+A joined file has stretches, each with a clock of its own (`sam3ray.video._clock` calls them epochs). Sound and pictures
+of one stretch lie beside each other in the file and share its clock, so sound is moved as its pictures are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from av.container import InputContainer
+from av.stream import Stream
+
+from sam3ray.config import VideoConfig
+from sam3ray.failures import ClipError
+from sam3ray.video._clock import Clock, Stamp
+from sam3ray.video._joined import is_joined
+from sam3ray.video._source import naming_errors, open_container, packets_of, video_stream
+from sam3ray.video._stamps import may_leap, usual_step
+
+_BESIDE_BYTES = 2 * 2**20  # how far apart sound and pictures of one moment lie, at most
+
+
+@dataclass
+class Epoch:
+    """A stretch of the file: where its pictures lie, their stamps, and when it begins on the video's clock."""
+
+    first_byte: int
+    last_byte: int
+    low_s: float
+    high_s: float
+    begins_s: float = 0.0
+
+
+class Epochs:
+    """The stretches of a file, in order; at least one."""
+
+    def __init__(self, epochs: Sequence[Epoch]) -> None:
+        self._epochs = epochs
+
+    def time_s(self, stamp_s: float, byte: int | None, expected_s: float) -> float:
+        """Seconds from the video's start of sound with that stamp.
+
+        Args:
+            byte: where it lies in the file; None is not known.
+            expected_s: when the sound before it ends: it decides between stretches.
+        """
+        beside = [
+            e
+            for e in self._epochs
+            if byte is None or e.first_byte - _BESIDE_BYTES <= byte <= e.last_byte + _BESIDE_BYTES
+        ]
+        times = [stamp_s - e.low_s + e.begins_s for e in beside or self._epochs]
+        return min(times, key=lambda time: abs(time - expected_s))
+
+
+def epochs_of(path: str | os.PathLike[str], container: InputContainer, sound: Stream) -> Epochs:
+    """The stretches of the container's video; of its sound, where it has no video.
+
+    Raises:
+        ClipError: the file cannot be read.
+    """
+    where = os.path.basename(path)
+    limits = VideoConfig()
+    try:
+        stream: Stream = video_stream(container, limits, where)
+    except ClipError:
+        stream = sound
+    if stream is sound or not (may_leap(container) or is_joined(path, container)):
+        for known in (stream, sound):
+            if known.start_time is not None and known.time_base:
+                start_s = float(known.start_time * known.time_base)
+                return Epochs([Epoch(0, 0, start_s, start_s)])
+        return Epochs([Epoch(0, 0, 0.0, 0.0)])
+    return Epochs(_scanned(path, limits, where))
+
+
+def _scanned(path: str | os.PathLike[str], limits: VideoConfig, where: str) -> list[Epoch]:
+    found: list[Epoch] = []
+    with open_container(path, limits) as container:
+        stream = video_stream(container, limits, where)
+        unit_s = float(stream.time_base or 0)
+        step = usual_step(stream)
+        clock: Clock[None] = Clock(unit_s, step, stream.start_time, leaps=may_leap(container))
+        with naming_errors(where, "cannot be read"):
+            for packet in packets_of(container, stream):
+                if packet.size == 0 or packet.pts is None:
+                    continue
+                clock.sent(Stamp(packet.pts, packet.dts, packet.is_keyframe))
+                stamp_s, byte = packet.pts * unit_s, packet.pos or 0
+                if len(found) < clock.epochs:
+                    found.append(Epoch(byte, byte, stamp_s, stamp_s))
+                epoch = found[-1]
+                epoch.low_s, epoch.high_s = min(epoch.low_s, stamp_s), max(epoch.high_s, stamp_s)
+                epoch.last_byte = max(epoch.last_byte, byte)
+    begins_s = 0.0
+    for epoch in found:
+        epoch.begins_s = begins_s
+        begins_s += epoch.high_s - epoch.low_s + step * unit_s
+    return found or [Epoch(0, 0, 0.0, 0.0)]
