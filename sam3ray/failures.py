@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from sam3ray.printable import printable
+
 
 class Reason(StrEnum):
     """Why an attempt at a clip failed. The values are the ones written to storage."""
@@ -59,7 +61,7 @@ class ClipError(Exception):
     def __init__(self, reason: Reason, message: str, where: str = "") -> None:
         super().__init__(message)
         self.reason = reason
-        self.message = message
+        self.message = printable(message)  # names of files, words of servers and libraries
         self.where = where
 
     def __reduce__(self) -> tuple[type[ClipError], tuple[Reason, str, str]]:
@@ -75,18 +77,11 @@ class UserError(Exception):
     """Wrong config, manifest or arguments. Holds every problem found, one sentence each."""
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = tuple(map(_one_line, (problems,) if isinstance(problems, str) else problems))
+        self.problems = tuple(map(printable, (problems,) if isinstance(problems, str) else problems))
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type[UserError], tuple[tuple[str, ...]]]:
         return (UserError, (self.problems,))
-
-
-def _one_line(sentence: str) -> str:
-    """Names and keys come from strangers: control characters are shown, not sent to a terminal."""
-    if sentence.isprintable():
-        return sentence
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in sentence)
 
 
 class WorkerUnfit(Exception):

@@ -6,11 +6,14 @@ Used before a job starts: configurations, manifests, prompts. Videos and results
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sam3ray.addresses import AddressError, one_form
+from sam3ray import web
+from sam3ray.addresses import AddressError, one_form, scheme_of
 from sam3ray.failures import UserError
+from sam3ray.protocols import protocol_problem
 from sam3ray.redact import redact
 
 # What to install for an address, where fsspec itself does not bring it.
@@ -107,12 +110,18 @@ def read_bytes(uri: str, storage_options: Mapping[str, Any], max_bytes: int, *, 
     """
     fs, path = filesystem(uri, storage_options, what=what)
     try:
+        if kind_of_storage(uri) == WEB:
+            body = io.BytesIO()
+            web.copy(fs, path, body, max_bytes)
+            return body.getvalue()
         with fs.open(path, "rb") as stream:
             data = read_at_most(stream, max_bytes)
+            if len(data) > max_bytes:
+                raise web.TooLarge
+    except web.TooLarge:
+        raise UserError(f"{what} {redact(uri)} has more than {max_bytes} bytes, which is the limit") from None
     except Exception as error:
         raise UserError(_cannot_read(uri, what, error)) from error
-    if len(data) > max_bytes:
-        raise UserError(f"{what} {redact(uri)} has more than {max_bytes} bytes, which is the limit")
     return data
 
 
@@ -151,29 +160,44 @@ def decode(data: bytes, uri: str, *, what: str) -> str:
 def filesystem(uri: str, storage_options: Mapping[str, Any], *, what: str) -> tuple[Any, str]:
     """The fsspec file system of a uri, and the path in it. Of the options it gets `options_for` it.
 
+    Which of the kinds that fsspec knows a job may use is a matter of its configuration (`sam3ray.protocols`).
+
     Raises:
-        UserError: an unknown kind of address, or its package is not installed.
+        UserError: an unknown kind of address, one that opens other addresses, or its package is not installed.
     """
     import fsspec
-    from fsspec.core import split_protocol
 
-    protocol = split_protocol(uri)[0] or "file"
     name = redact(uri)
-    if protocol not in fsspec.available_protocols():
-        raise UserError(f"{what} {name}: {protocol}:// is no known kind of storage; allowed: a path, {_protocols()}")
+    if problem := protocol_problem(uri, fsspec.available_protocols()):
+        raise UserError(f"{what} {name} {problem}")
     try:
-        fs, path = fsspec.core.url_to_fs(uri, **options_for(uri, storage_options))
+        return open_filesystem(uri, storage_options)
     except ImportError as error:
+        protocol = scheme_of(uri)
         extra = EXTRAS.get(protocol)
         install = f"pip install 'sam3ray[{extra}]'" if extra else str(error)
         raise UserError(f"{what} {name}: {protocol}:// needs a package that is not installed: {install}") from error
     except Exception as error:
         raise UserError(_cannot_read(uri, what, error)) from error
-    return fs, path
 
 
-def _protocols() -> str:
-    return "file://, s3://, gs://, az://, https:// and the others that fsspec knows"
+def open_filesystem(uri: str, storage_options: Mapping[str, Any]) -> tuple[Any, str]:
+    """Likewise, without a look at what is allowed. Raises what fsspec raises.
+
+    fsspec's own `url_to_fs` would take a `::` anywhere in an address for a chain of file systems.
+    """
+    import fsspec
+
+    if is_local(uri):
+        return fsspec.filesystem("file"), local_path(uri)
+    scheme, _, rest = uri.strip().partition("://")
+    address = f"{scheme.lower()}://{rest}"
+    options = options_for(address, storage_options)
+    if kind_of_storage(address) == WEB:
+        options = web.client_options(options)
+    kind = fsspec.get_filesystem_class(scheme.lower())
+    fs = fsspec.filesystem(scheme.lower(), **{**kind._get_kwargs_from_urls(address), **options})
+    return fs, fs._strip_protocol(address)
 
 
 def _cannot_read(uri: str, what: str, error: Exception) -> str:

@@ -12,6 +12,7 @@ from sam3ray.config._places import problem_of, same_place
 from sam3ray.config._secrets import find_secrets, has_password
 from sam3ray.files import ambiguous_options
 from sam3ray.prompts import phrases_problem, split_phrases
+from sam3ray.web import PRIVATE_HOSTS
 
 
 def _as_phrases(value: Any) -> Any:
@@ -165,6 +166,9 @@ class VideoConfig(_Section):
     )
     max_frame_decode_s: float = Field(60.0, gt=0, description="no frame within so many seconds: over the limits")
     queue_frames: int = Field(8, ge=1, le=1024, description="frames decoded ahead")
+    protocols: tuple[str, ...] = Field(
+        (), description="kinds of storage that videos may lie on besides s3, gs, az, http, https and disks: [sftp]"
+    )
     cache_dir: str | None = Field(
         None, min_length=1, description="where remote videos are fetched to; null is a temporary folder"
     )
@@ -309,7 +313,12 @@ class JobConfig(_Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        conflicts = [*_device_conflicts(self), *_secret_conflicts(self), *_place_conflicts(self)]
+        conflicts = [
+            *_device_conflicts(self),
+            *_secret_conflicts(self),
+            *_place_conflicts(self),
+            *_web_conflicts(self),
+        ]
         addresses = [uri for uri in (self.manifest, self.output, self.visual_prompts) if uri is not None]
         if problem := ambiguous_options(addresses, self.storage):
             conflicts.append((("storage",), problem))
@@ -348,7 +357,21 @@ def _place_conflicts(config: JobConfig) -> list[Conflict]:
         "visual_prompts": config.visual_prompts,
         "video.cache_dir": config.video.cache_dir,
     }
-    return [((key,), problem) for key, place in places.items() if place and (problem := problem_of(key, place))]
+    return [
+        ((key,), problem)
+        for key, place in places.items()
+        if place and (problem := problem_of(key, place, config.video.protocols))
+    ]
+
+
+def _web_conflicts(config: JobConfig) -> list[Conflict]:
+    conflicts: list[Conflict] = []
+    for kind in ("http", "https"):
+        options = config.storage.get(kind)
+        if isinstance(options, dict) and not isinstance(options.get(PRIVATE_HOSTS, True), bool):
+            key = f"storage.{kind}.{PRIVATE_HOSTS}"
+            conflicts.append(((key,), f"{key} is {options[PRIVATE_HOSTS]!r:.40}; allowed: true or false"))
+    return conflicts
 
 
 def _secret_conflicts(config: JobConfig) -> list[Conflict]:

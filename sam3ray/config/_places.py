@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 from sam3ray.addresses import AddressError, folder_form, one_form, scheme_of
+from sam3ray.protocols import protocol_problem
 from sam3ray.redact import redact
 
 _RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the entry point of a submitted job
 
 
-def problem_of(key: str, place: str) -> str:
+def problem_of(key: str, place: str, more_protocols: Collection[str] = ()) -> str:
     """Why this place will not do for the key; empty if it will."""
     try:
         if key == "output":
@@ -19,6 +21,8 @@ def problem_of(key: str, place: str) -> str:
             raise AddressError("is no path; allowed: a folder on each node's own disk")
         else:
             one_form(place)
+            if problem := protocol_problem(place, more_protocols):
+                raise AddressError(problem)
     except AddressError as error:
         return f"{key} {redact(place)} {error}"
     return ""

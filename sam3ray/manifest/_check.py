@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -18,8 +18,9 @@ from sam3ray.failures import UserError
 from sam3ray.manifest._clip import Clip, Manifest
 from sam3ray.manifest._ids import ALLOWED, derive_clip_id, is_clip_id
 from sam3ray.manifest._rows import Problems, Rows, shown
-from sam3ray.prompts import VisualPrompt, phrases_problem, split_phrases
+from sam3ray.prompts import MaskPrompt, VisualPrompt, phrases_problem, split_phrases
 from sam3ray.prompts._parse import parse_visual_prompts
+from sam3ray.protocols import protocol_problem
 from sam3ray.redact import redact
 
 MAX_URI_CHARS = 4096
@@ -29,7 +30,6 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # Most addresses of a large manifest look like this; the others take the longer way.
 _PLAIN_URI = re.compile(r"(?:(?:s3|gs|az|abfs|https)://[A-Za-z0-9]|/)[A-Za-z0-9_/=+-][A-Za-z0-9_./=+-]{0,1000}")
-_SCHEME = re.compile(r"^[A-Za-z0-9+.-]+(?=://|::)")
 
 
 def check_rows(rows: Rows, config: JobConfig, joined: Mapping[str, tuple[VisualPrompt, ...]] | None = None) -> Manifest:
@@ -45,7 +45,7 @@ def check_rows(rows: Rows, config: JobConfig, joined: Mapping[str, tuple[VisualP
     if rows.count == 0:
         problems.raise_if_any()
         raise UserError(f"{rows.name} has no rows; allowed: at least one clip")
-    uris = _uris(rows, problems)
+    uris = _uris(rows, config.video.protocols, problems)
     starts = _numbers(rows, "start_s", problems, minimum=0, inclusive=True)
     ends = _numbers(rows, "end_s", problems, minimum=0, inclusive=False)
     rates = _numbers(rows, "fps", problems, minimum=0, inclusive=False, maximum=1000)
@@ -54,6 +54,7 @@ def check_rows(rows: Rows, config: JobConfig, joined: Mapping[str, tuple[VisualP
             problems.add(f"{rows.place(i)}: end_s is {end:g}, not after start_s, which is {start:g}")
     ids = _ids(rows, uris, starts, ends, problems)
     visual, faulty = _visual_prompts(rows, ids, joined, problems)
+    _check_masks(rows, visual, config.video.protocols, problems)
     prompts = _prompts(rows, config, visual, faulty, problems)
     problems.raise_if_any()
     columns: list[Iterable[Any]] = [ids, uris, prompts, starts, ends, rates, visual]
@@ -78,11 +79,8 @@ def _as_python(table: pa.Table, name: str) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
 
 
-def _uris(rows: Rows, problems: Problems) -> list[str]:
+def _uris(rows: Rows, more_protocols: Sequence[str], problems: Problems) -> list[str]:
     """Absolute addresses; empty text where the value is bad."""
-    import fsspec
-
-    known = set(fsspec.available_protocols())
     values = rows.columns["uri"]
     for i, value in enumerate(values):
         if isinstance(value, str) and _PLAIN_URI.fullmatch(value):
@@ -94,15 +92,14 @@ def _uris(rows: Rows, problems: Problems) -> list[str]:
             problem = f"at most {MAX_URI_CHARS} characters, no control characters"
         elif has_password(value):
             problem = "addresses without user and password; put them in the environment"
-        elif ("://" in value or "::" in value) and (scheme := _SCHEME.match(value)) and scheme[0].lower() not in known:
-            close = difflib.get_close_matches(scheme[0].lower(), known, n=1)
-            problem = "a path, s3://, gs://, az:// or another kind of storage that fsspec knows"
-            problem += f"; the nearest is {close[0]}://" if close else ""
-        elif isinstance(value, str):
+        else:
+            wrong = protocol_problem(value, more_protocols)
             try:
                 one_form(value)
             except AddressError as error:
-                problems.add(f"{rows.place(i)}: uri {redact(shown(value))} {error}")
+                wrong = wrong or str(error)
+            if wrong:
+                problems.add(f"{rows.place(i)}: uri {redact(shown(value))} {wrong}")
                 value = ""
         if problem:
             problems.add(f"{rows.place(i)}: uri is {redact(shown(value))}; allowed: {problem}")
@@ -261,3 +258,13 @@ def _visual_prompts(
         nearest = f"; the nearest of its ids is {close[0]!r}" if close else ""
         problems.add(f"visual prompts are given for clip {clip_id!r}, which is not in {rows.name}{nearest}")
     return result, faulty
+
+
+def _check_masks(
+    rows: Rows, visual: Sequence[tuple[VisualPrompt, ...]], more_protocols: Sequence[str], problems: Problems
+) -> None:
+    for i, prompts in enumerate(visual):
+        for prompt in prompts:
+            png = prompt.png if isinstance(prompt, MaskPrompt) else ""
+            if png and (problem := protocol_problem(png, more_protocols)):
+                problems.add(f"{rows.place(i)}: visual_prompts: the mask {redact(shown(png))} {problem}")

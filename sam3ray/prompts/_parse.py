@@ -264,7 +264,9 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, int):  # JSON's may have thousands of digits
+        return not isinstance(value, bool) and -1e300 < value < 1e300
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _is_coordinate(value: Any, units: Units) -> bool:

@@ -11,13 +11,14 @@ from typing import Any
 
 import av
 
+from sam3ray import web
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
-from sam3ray.files import is_local, local_path
+from sam3ray.files import WEB, is_local, kind_of_storage, local_path
 from sam3ray.video._folder import probe_folder
 from sam3ray.video._frame import VideoInfo
 from sam3ray.video._probe import headers, probe, with_first_frame
-from sam3ray.video._remote import RemoteVideo, download, look_up, naming_store_errors, redact_uri
+from sam3ray.video._remote import RemoteVideo, download, local_name, look_up, naming_store_errors, redact_uri
 from sam3ray.video._source import DEMUXERS, naming_errors, video_stream
 
 BLOCK_BYTES = 256 * 2**10
@@ -40,17 +41,54 @@ def probe_uri(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any] 
         return _probe_frames(fs, video, limits)
     if video.size == 0:
         raise ClipError(Reason.UNREADABLE_VIDEO, "the file is empty", where)
+    is_web = kind_of_storage(uri) == WEB
     with naming_store_errors(uri):
         stream = fs.open(video.files[0].path, "rb", block_size=BLOCK_BYTES, cache_type="blockcache")
     with stream:
+        if is_web and isinstance(stream, _streamed()):
+            return _probe_beginning(fs, video, limits)
         bounded = _Bounded(stream, uri)
         try:
             return _probe_stream(bounded, limits, where, video.size)
         except ClipError:
+            if is_web and bounded.has_no_ranges:
+                return _probe_beginning(fs, video, limits)
             # libav hides what the store raised behind an error of its own.
             if bounded.error is not None:
                 raise bounded.error from None
             raise
+
+
+def _streamed() -> type:
+    """What fsspec gives for a file of a web server that can only be read from its beginning to its end."""
+    from fsspec.implementations.http import HTTPStreamFile
+
+    kind: type = HTTPStreamFile
+    return kind
+
+
+def _probe_beginning(fs: Any, video: RemoteVideo, limits: VideoConfig) -> VideoInfo:
+    """From as much as BUDGET_BYTES, for servers that tell no size or give no ranges."""
+    file, where = video.files[0], redact_uri(video.uri)
+    budget = min(BUDGET_BYTES, limits.max_size_bytes)
+    with TemporaryDirectory(prefix="sam3ray-probe-") as folder:
+        local = Path(folder) / local_name(file.path, None)
+        is_whole = True
+        try:
+            with naming_store_errors(video.uri), local.open("wb") as sink:
+                web.copy(fs, file.path, sink, budget)
+        except web.TooLarge:
+            is_whole = False
+        if not is_whole and budget == limits.max_size_bytes:
+            raise ClipError(Reason.OVER_LIMITS, f"it has more than {budget} bytes, which is the limit", where)
+        try:
+            facts = probe(local, limits)
+        except ClipError as error:
+            if is_whole or error.reason is not Reason.UNREADABLE_VIDEO:
+                raise ClipError(error.reason, error.message, where) from None
+            message = f"its server gives it as a whole alone, and the first {budget} bytes do not show what it is"
+            raise ClipError(Reason.STORAGE, message, where) from None
+    return facts if is_whole else replace(facts, size_bytes=video.size)
 
 
 def _probe_stream(stream: _Bounded, limits: VideoConfig, where: str, size: int | None) -> VideoInfo:
@@ -85,6 +123,7 @@ class _Bounded(io.RawIOBase):
         self._uri = uri
         self._left = BUDGET_BYTES
         self.error: ClipError | None = None
+        self.has_no_ranges = False  # of a web server, which fsspec finds out when it asks for one
 
     def readable(self) -> bool:
         return True
@@ -95,7 +134,11 @@ class _Bounded(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         try:
             with naming_store_errors(self._uri):
-                data: bytes = self._stream.read(size)
+                try:
+                    data: bytes = self._stream.read(size)
+                except ValueError as error:
+                    self.has_no_ranges = "range requests" in str(error)
+                    raise
             self._left -= len(data)
             if self._left < 0:
                 message = f"its headers and first frame are not within {BUDGET_BYTES} bytes"

@@ -16,9 +16,11 @@ from typing import Any
 
 from fsspec.callbacks import Callback
 
+from sam3ray import web
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
-from sam3ray.files import is_local, options_for
+from sam3ray.files import WEB, is_local, kind_of_storage, open_filesystem
+from sam3ray.protocols import protocol_problem
 from sam3ray.redact import MASK, redact
 from sam3ray.video._folder import sort_frames
 
@@ -81,7 +83,7 @@ def naming_store_errors(uri: str) -> Iterator[None]:
     """Turn what fsspec and its stores raise into a `ClipError` without credentials in it."""
     try:
         yield
-    except ClipError:
+    except (ClipError, web.TooLarge):
         raise
     except Exception as error:
         # Each store raises kinds of its own; all end up classified, none is swallowed.
@@ -90,6 +92,8 @@ def naming_store_errors(uri: str) -> Iterator[None]:
 
 
 def _classify(error: Exception) -> tuple[Reason, str]:
+    if clause := _refusal(error):
+        return clause
     status = _http_status(error)
     # fsspec's HTTP says "not found" for every failure, also where no server answered.
     unreachable = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
@@ -103,6 +107,44 @@ def _classify(error: Exception) -> tuple[Reason, str]:
         return Reason.STORAGE, "the store did not answer in time"
     cause = error.__cause__ if unreachable and error.__cause__ is not None else error
     return Reason.STORAGE, f"the store failed: {type(cause).__name__}: {cause}"
+
+
+def _refusal(error: BaseException | None) -> tuple[Reason, str] | None:
+    """What no other try can change: addresses that lead nowhere or where nobody may go."""
+    for _ in range(5):
+        if error is None:
+            return None
+        kind = type(error).__name__
+        if isinstance(error, web.Refused):
+            return Reason.UNREADABLE_VIDEO, str(error)
+        if web.PRIVATE in str(error):
+            forbidden = f"storage.http.{web.PRIVATE_HOSTS} forbids"
+            return (
+                Reason.PERMISSION_DENIED,
+                f"it may not be read: its address leads to a private network, which {forbidden}",
+            )
+        if kind == "NonHttpUrlRedirectClientError":
+            return (
+                Reason.PERMISSION_DENIED,
+                "it may not be read: the server redirects to an address that is not http(s)",
+            )
+        if kind == "TooManyRedirects":
+            return Reason.NOT_FOUND, "the server's redirects lead nowhere"
+        if kind.endswith("InvalidURL") or kind == "InvalidUrlClientError":
+            return Reason.NOT_FOUND, "its address is not a valid one"
+        if isinstance(error, OSError) and error.errno in _NOWHERE:
+            return Reason.NOT_FOUND, _NOWHERE[error.errno]
+        if isinstance(error, ValueError) and "null byte" in str(error):
+            return Reason.NOT_FOUND, "there is no such file or folder"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+_NOWHERE = {
+    errno.ELOOP: "its links lead round in a circle",
+    errno.ENAMETOOLONG: "its name is longer than the disk allows",
+    errno.ENOTDIR: "there is no such file or folder",
+}
 
 
 def _without_secrets(message: str, uri: str) -> str:
@@ -134,10 +176,10 @@ def look_up(uri: str, storage_options: Mapping[str, Any], limits: VideoConfig) -
     Raises:
         ClipError: not_found, permission_denied, storage; no_video_stream for a folder without frames; over_limits.
     """
-    import fsspec
-
+    if problem := protocol_problem(uri, limits.protocols):
+        raise ClipError(Reason.PERMISSION_DENIED, f"it may not be read: its address {problem}", redact_uri(uri))
     with naming_store_errors(uri):
-        fs, path = fsspec.core.url_to_fs(uri, **options_for(uri, storage_options))
+        fs, path = open_filesystem(uri, storage_options)
         fs.invalidate_cache()  # listings of earlier clips may be stale by now
         info = fs.info(path)
         if info.get("type") != "directory":
@@ -186,8 +228,8 @@ def download(
     Local names are made from the last part of the remote ones, with nothing in them that could leave the folder.
 
     Raises:
-        ClipError: the reasons of `naming_store_errors`; storage where fewer bytes came than announced; over_limits
-            where the store announced no size and more than `max_bytes` came.
+        ClipError: the reasons of `naming_store_errors`; storage where other bytes came than announced; over_limits
+            where more than `max_bytes` came, whatever was announced.
     """
     targets = [
         folder / local_name(file.path, number if video.is_folder else None) for number, file in enumerate(video.files)
@@ -195,31 +237,69 @@ def download(
     arrived = 0
     for at in range(0, len(targets), _BATCH):
         files, batch = video.files[at : at + _BATCH], targets[at : at + _BATCH]
-        with naming_store_errors(video.uri):
-            if video.is_folder:
-                fs.get([file.path for file in files], [str(target) for target in batch])
-            elif files[0].size is None:
-                _copy_at_most(fs, files[0].path, batch[0], max_bytes, video.uri)
-            else:
-                fs.get_file(files[0].path, str(batch[0]), callback=_Counter(progress))
+        counter = _Counter(progress, arrived, max_bytes)
+        try:
+            with naming_store_errors(video.uri):
+                if video.is_folder:
+                    fs.get([file.path for file in files], [str(target) for target in batch], callback=counter)
+                else:
+                    _fetch(fs, files[0], batch[0], max_bytes, counter, kind_of_storage(video.uri) == WEB)
+        except web.TooLarge:
+            raise ClipError(
+                Reason.OVER_LIMITS, f"it has more than {max_bytes} bytes, which is the limit", redact_uri(video.uri)
+            ) from None
         for file, target in zip(files, batch, strict=True):
             got = os.path.getsize(target)
             arrived += got
             if file.size is not None and got != file.size:
                 raise ClipError(Reason.STORAGE, f"{got} of {file.size} bytes arrived", redact_uri(video.uri))
+        if arrived > max_bytes:
+            raise ClipError(
+                Reason.OVER_LIMITS, f"it has more than {max_bytes} bytes, which is the limit", redact_uri(video.uri)
+            )
         progress(arrived)
     return folder if video.is_folder else targets[0]
 
 
-class _Counter(Callback):
-    """Tells how many bytes have arrived."""
+def _fetch(fs: Any, file: RemoteFile, target: Path, max_bytes: int, counter: _Counter, is_web: bool) -> None:
+    if is_web:
+        with open(target, "wb") as sink:
+            web.copy(fs, file.path, sink, max_bytes, counter.absolute_update)
+    elif file.size is None:
+        with fs.open(file.path, "rb") as source, open(target, "wb") as sink:
+            while chunk := source.read(_CHUNK):
+                counter.relative_update(len(chunk))
+                sink.write(chunk)
+    else:
+        fs.get_file(file.path, str(target), callback=counter)
 
-    def __init__(self, progress: Callable[[int], None]) -> None:
+
+class _Counter(Callback):
+    """Tells how many bytes have arrived, and ends what brings more than `max_bytes`."""
+
+    def __init__(self, progress: Callable[[int], None], before: int, max_bytes: int) -> None:
         super().__init__()
         self._progress = progress
+        self._before = before
+        self._max_bytes = max_bytes
 
     def call(self, *_: Any, **__: Any) -> None:
-        self._progress(self.value)
+        if self._before + self.value > self._max_bytes:
+            raise web.TooLarge
+        self._progress(self._before + self.value)
+
+    def branched(self, path_1: Any, path_2: Any, **_: Any) -> Callback:
+        """For each file of a folder: its bytes are added to those of all."""
+        return _Branch(self)
+
+
+class _Branch(Callback):
+    def __init__(self, whole: _Counter) -> None:
+        super().__init__()
+        self._whole = whole
+
+    def relative_update(self, inc: int = 1) -> None:
+        self._whole.relative_update(inc)
 
 
 def local_name(path: str, number: int | None) -> str:
@@ -229,13 +309,3 @@ def local_name(path: str, number: int | None) -> str:
     if number is not None:
         return f"{number:08d}{suffix}"
     return (re.sub(r"[^A-Za-z0-9_-]", "_", stem)[:80] or "video") + suffix
-
-
-def _copy_at_most(fs: Any, path: str, target: Path, max_bytes: int, uri: str) -> None:
-    copied = 0
-    with fs.open(path, "rb") as source, open(target, "wb") as sink:
-        while chunk := source.read(_CHUNK):
-            copied += len(chunk)
-            if copied > max_bytes:
-                raise ClipError(Reason.OVER_LIMITS, f"it has more than {max_bytes} bytes", redact_uri(uri))
-            sink.write(chunk)
