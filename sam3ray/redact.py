@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Mapping
@@ -12,20 +13,42 @@ MASK = "***"
 
 _SECRET_NAME = re.compile(
     r"(?i)(secret|passw|pwd|token|credential|signature|private|sas$|^sas|connection_string|connection_str"
-    r"|account_key|access_key|api_?key|^key$|_key$)"
+    r"|account_key|access_key|api[_-]?key|^key$|_key$|passphrase|hmac|jwt|bearer|session_?id|cookie|authorization"
+    r"|(^|_)auth$)"
 )
 # Names that look secret and are not: they say where a credential comes from, not what it is.
-_HARMLESS_NAME = re.compile(r"(?i)(_file|_path|_dir|_uri|_url|_id|token_length|max_tokens|tokenizer.*)$")
+_HARMLESS_NAME = re.compile(r"(?i)(_file|_path|_dir|_uri|_url|_id|token_length|max_tokens|tokenizer.*+)$")
 
-_USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?:[^/\s@]+|[^/\s@:]+:(?!\d+/)[^\s@]+)@(?=\S)")
+# Every unbounded repetition is possessive (`*+`), and what starts with one is kept from starting inside another's run:
+# a text is passed over a fixed number of times, whatever it is made of.
+_ADDRESS = re.compile(r"(?<![A-Za-z0-9+.-])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,30})://(?P<rest>[^\s]*+)")
+_NEXT = re.compile(r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}://")
+_QUOTE = re.compile(r"[\"'<>`\\]")
+_PORT = re.compile(r"(?:[^:\[\]]*+|\[[^\]]*+\]):\d{0,5}+(?=[/?#]|$)")
+_AFTER = ".,;:)]}"  # of a sentence around an address
+# Of these schemes a `?` begins a query; in the names of other stores it is a character like any other.
+_WEB = frozenset({"http", "https", "ws", "wss", "webdav", "webdavs", "dav", "davs"})
+_CONTAINER_FORM = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # container@account is a place
+
 _PARAMETER = re.compile(
-    r"(?i)(?P<name>\b(?:X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)|sig|signature"
-    r"|AWSAccessKeyId|AccountKey|SharedAccessSignature|SharedAccessKey|access_token|token|password|secret)=)"
-    r"[^&\s;\"'<>)]+"
+    r"(?i)(?P<name>(?<![A-Za-z0-9_-])(?:X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)"
+    r"|X-(?:Oss|Cos|Obs|Tos)-(?:Signature|Credential|Security-Token)|sig|signature|AWSAccessKeyId|GoogleAccessId"
+    r"|OSSAccessKeyId|AccountKey|SharedAccessSignature|SharedAccessKey|Key-Pair-Id|Policy|hmac|jwt|auth|bearer"
+    r"|(?:access|refresh|id|auth|session|security)[_-]?token|token|password|passwd|passphrase|pwd|secret"
+    r"|client[_-]secret|api[_-]?key|session[_-]?id|credentials?|hdnts|hdnea)=)"
+    r"[^&\s;\"'<>)]++"
 )
-_HEADER = re.compile(r"(?i)(?P<name>\b(?:proxy-)?authorization['\"]?\s*[:=]\s*)[^\r\n,}]+")
+_HEADER = re.compile(
+    r"(?i)(?P<name>(?<![A-Za-z0-9_-])(?:(?:proxy-)?authorization|(?:set-)?cookie|x-api-key|x-auth-token"
+    r"|x-amz-security-token|x-goog-iam-authorization-token)['\"]?\s*+[:=]\s*+)[^\r\n,}]++"
+)
+_BEARER = re.compile(r"(?i)(?<![A-Za-z0-9_-])(?P<name>bearer\s{1,8})[A-Za-z0-9._~+/=-]{8,}+")
+_JWT = re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]*+)?")
 _ACCESS_KEY = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
-_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")
+_HUB_TOKEN = re.compile(r"(?<![A-Za-z0-9_])hf_[A-Za-z0-9]{20,}+")
+
+# A text without any of these holds nothing that the patterns above look for; most texts do not.
+_SUSPECT = re.compile(r"[@?#=]|eyJ|AKIA|ASIA|hf_|(?i:bearer|auth|cookie|key|token)")
 
 _ENVIRONMENT = (
     "AWS_ACCESS_KEY_ID",
@@ -75,15 +98,76 @@ def _known_pattern(environment: tuple[str, ...]) -> re.Pattern[str] | None:
 
 
 def redact(text: str) -> str:
-    """The text with credentials masked: known values, user names and passwords in URLs, signatures, keys, tokens."""
+    """The text with credentials masked.
+
+    Masked are known values; of every address user name and password, and on the web the whole query and fragment,
+    whose parameters may have any name; elsewhere parameters, headers and tokens that are known to be secret. Takes
+    time in proportion to the length of the text.
+    """
     environment = tuple(os.environ[name] for name in _ENVIRONMENT if len(os.environ.get(name, "")) >= 6)
     known = _known_pattern(environment)
     if known is not None:
         text = known.sub(MASK, text)
-    text = _USERINFO.sub(rf"\g<scheme>{MASK}@", text)
-    text = _PARAMETER.sub(rf"\g<name>{MASK}", text)
-    text = _HEADER.sub(rf"\g<name>{MASK}", text)
+    if _SUSPECT.search(text) is None:
+        return text
+    if "://" in text:
+        text = _ADDRESS.sub(_redacted_word, text)
+    if "=" in text or ":" in text:
+        text = _PARAMETER.sub(rf"\g<name>{MASK}", text)
+        text = _HEADER.sub(rf"\g<name>{MASK}", text)
+    text = _BEARER.sub(rf"\g<name>{MASK}", text)
+    text = _JWT.sub(MASK, text)
     return _HUB_TOKEN.sub(MASK, _ACCESS_KEY.sub(MASK, text))
+
+
+def has_userinfo(address: str, *, with_password: bool = False) -> bool:
+    """Whether an address names a user (`with_password`: and a password) before its host."""
+    found = _NEXT.search(address)
+    if found is None:
+        return False
+    end = _userinfo_end(found[0][:-3], address[found.end() :])
+    return end > 0 and (not with_password or ":" in address[found.end() : found.end() + end])
+
+
+def has_query(address: str) -> bool:
+    """Whether an address on the web has a query, which may carry a credential."""
+    scheme, colon, rest = address.partition("://")
+    return bool(colon) and scheme.lower() in _WEB and "?" in rest
+
+
+def _redacted_word(match: re.Match[str]) -> str:
+    """One word of a text that begins with an address, and may go on with others, as in `https://a/?u=https://b`."""
+    word = match[0]
+    starts = [found.start() for found in _NEXT.finditer(word)] + [len(word)]
+    return "".join(_redacted_address(word[start:end]) for start, end in itertools.pairwise(starts))
+
+
+def _redacted_address(piece: str) -> str:
+    scheme, _, rest = piece.partition("://")
+    if (end := _userinfo_end(scheme, rest)) > 0:
+        rest = f"{MASK}@{rest[end + 1 :]}"
+    if scheme.lower() in _WEB and (question := _first_of(rest, "?#")) < len(rest):
+        quote = _QUOTE.search(rest, question)
+        query = rest[question + 1 : quote.start() if quote else len(rest)]
+        kept = len(query.rstrip(_AFTER))
+        if kept:
+            rest = f"{rest[: question + 1]}{MASK}{query[kept:]}{rest[quote.start() :] if quote else ''}"
+    return f"{scheme}://{rest}"
+
+
+def _userinfo_end(scheme: str, rest: str) -> int:
+    """Where the `@` after `user` or `user:password` is; -1 where there is none. A password may hold any character."""
+    limit = _first_of(rest, "/?#\"'<>`\\")
+    authority = rest[:limit]
+    if ":" in authority and not _PORT.match(rest):
+        return rest.rfind("@")  # whatever stands between: a password, as no number of a port follows the colon
+    if scheme.lower() in _CONTAINER_FORM and ":" not in authority:
+        return -1
+    return authority.rfind("@")
+
+
+def _first_of(text: str, letters: str) -> int:
+    return min((at for letter in letters if (at := text.find(letter)) >= 0), default=len(text))
 
 
 def redact_values(value: Any) -> Any:

@@ -13,6 +13,7 @@ from sam3ray.engine.versions import ENGINE_VERSION
 
 if TYPE_CHECKING:
     from sam3ray.manifest import Clip
+    from sam3ray.prompts import VisualPrompt
 
 SCHEMA_VERSION = 1
 
@@ -82,14 +83,21 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 
 
 def manifest_digest(clips: Iterable[Clip]) -> tuple[str, int]:
-    """SHA-256 over what decides each clip's annotations, independent of the order of the clips; and their number."""
+    """SHA-256 over what decides each clip's annotations, independent of the order of the clips; and their number.
+
+    What signs an address does not count, so that renewed addresses are those of the same run.
+    """
+    # Imported here: the manifest's modules need the configuration.
+    from sam3ray.manifest import unsigned
+
     rows = []
     for clip in clips:
-        prompts = [[type(p).__name__, asdict(p)] for p in clip.visual_prompts] if clip.visual_prompts else []
+        prompts = [[type(p).__name__, _prompt(p)] for p in clip.visual_prompts] if clip.visual_prompts else []
         # repr of a float is exact; JSON quotes every text, so no two clips can give the same line.
+        uri = unsigned(clip.uri)
         rows.append(
             json.dumps(
-                [clip.clip_id, clip.uri, clip.prompts, _real(clip.start_s), _real(clip.end_s), _real(clip.fps), prompts]
+                [clip.clip_id, uri, clip.prompts, _real(clip.start_s), _real(clip.end_s), _real(clip.fps), prompts]
             )
         )
     rows.sort()
@@ -98,6 +106,15 @@ def manifest_digest(clips: Iterable[Clip]) -> tuple[str, int]:
         digest.update(row.encode())
         digest.update(b"\n")
     return digest.hexdigest(), len(rows)
+
+
+def _prompt(prompt: VisualPrompt) -> dict[str, Any]:
+    from sam3ray.manifest import unsigned
+
+    values = asdict(prompt)
+    if values.get("png"):
+        values["png"] = unsigned(values["png"])
+    return values
 
 
 def _real(value: float | None) -> float | None:

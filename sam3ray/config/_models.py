@@ -381,8 +381,15 @@ def _secret_conflicts(config: JobConfig) -> list[Conflict]:
         ((f"storage.{key}",), f"storage.{key} looks like a secret and must not be in a configuration; {advice}")
         for key in find_secrets(config.storage)
     ]
-    for key in ("manifest", "output", "visual_prompts"):
-        uri = getattr(config, key)
+    addresses = {
+        "manifest": config.manifest,
+        "output": config.output,
+        "visual_prompts": config.visual_prompts,
+        "model.checkpoint": config.model.checkpoint,
+        "cluster.address": config.cluster.address,
+        "video.cache_dir": config.video.cache_dir,
+    }
+    for key, uri in addresses.items():
         if uri is not None and has_password(uri):
             conflicts.append(((key,), f"{key} holds a user name and password in its address; {advice}"))
     return conflicts

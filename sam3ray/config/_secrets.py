@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from sam3ray.redact import is_secret_name
+from sam3ray.redact import has_query, has_userinfo, is_secret_name, redact
 
-_ALSO_SECRET = frozenset({"username", "auth", "bearer", "authorization"})
+_ALSO_SECRET = frozenset({"username", "auth", "bearer"})
+# What is sent with each request: a header of any name may carry a token.
+_ALSO_SENT = frozenset({"headers", "header", "default_headers", "extra_headers", "cookies", "cookie", "cookie_jar"})
 # gcsfs takes these words as `token`, azure's `credential` and `anon` are switches: they name a source, not a secret.
 _HARMLESS = frozenset({"anon", "cloud", "google_default", "cache", "browser", "default"})
-_PASSWORD_IN_URI = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 
 
 def is_secret_key(key: str) -> bool:
     """Whether a value under this key is likely a secret."""
-    return is_secret_name(key) or key.lower() in _ALSO_SECRET
+    return is_secret_name(key) or key.lower() in _ALSO_SECRET or key.lower().replace("-", "_") in _ALSO_SENT
 
 
 def has_password(text: str) -> bool:
     """Whether an address carries `user:password@`."""
-    return _PASSWORD_IN_URI.search(text) is not None
+    return has_userinfo(text, with_password=True)
 
 
 def without_password(uri: str) -> str:
-    """The address with its `user:password@` blanked, for messages."""
-    return _PASSWORD_IN_URI.sub("://***@", uri)
+    """The address without what may be secret in it, for messages."""
+    return redact(uri)
+
+
+def _is_secret_value(value: Any) -> bool:
+    """An address with a user, a password or a query, or text that looks like a token."""
+    return isinstance(value, str) and (has_userinfo(value) or has_query(value) or redact(value) != value)
 
 
 def find_secrets(options: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -38,7 +43,11 @@ def find_secrets(options: Mapping[str, Any], prefix: str = "") -> list[str]:
         if isinstance(value, Mapping):
             found += [dotted] if is_secret_key(str(key)) and value else find_secrets(value, f"{dotted}.")
         elif isinstance(value, list):
-            found += find_secrets({str(i): item for i, item in enumerate(value)}, f"{dotted}.")
-        elif (is_secret_key(str(key)) and not harmless) or (isinstance(value, str) and has_password(value)):
+            found += (
+                [dotted]
+                if is_secret_key(str(key)) and value
+                else find_secrets({str(i): item for i, item in enumerate(value)}, f"{dotted}.")
+            )
+        elif (is_secret_key(str(key)) and not harmless) or _is_secret_value(value):
             found.append(dotted)
     return found

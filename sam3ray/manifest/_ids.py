@@ -5,10 +5,24 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from urllib.parse import unquote_plus
 
 _ALLOWED = re.compile(r"[A-Za-z0-9-][A-Za-z0-9._-]{0,199}")
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9._-]+")
 _SLUG_CHARS = 80
+
+# Parameters of signed addresses, in lower case: S3, GCS and their like, CloudFront, Akamai and other networks, tokens.
+_SIGNS = re.compile(
+    r"x-(?:amz|goog|oss|cos|obs|tos|bce)-.*|sig|signature|expires|expiry|exp|awsaccesskeyid|googleaccessid|ossaccesskeyid"
+    r"|policy|key-pair-id|hash-algorithm|hdnts|hdnea|hdntl|hdntoken|hmac|jwt|auth|authorization|auth_key|bearer"
+    r"|(?:access|refresh|id|auth|session|security)[_-]?token|token|password|passwd|secret|client[_-]secret"
+    r"|api[_-]?key|session[_-]?id|credentials?"
+)
+# Of Azure's shared access signatures: short names, which mean this beside a `sig` alone.
+_SAS = frozenset(
+    {"sv", "ss", "srt", "sr", "sp", "st", "se", "spr", "sip", "si", "ses", "sdd", "skoid", "sktid", "skt", "ske"}
+    | {"sks", "skv", "saoid", "suoid", "scid"}
+)
 
 ALLOWED = "1 to 200 of A-Z a-z 0-9 . _ -, not beginning with . or _ (table readers pass over such files)"
 
@@ -22,11 +36,35 @@ def derive_clip_id(identity: str, start_s: float | None, end_s: float | None) ->
     """A readable id with 48 bits of SHA-256 of the address and the range.
 
     Independent of the order of rows, of the machine and of the current directory: `identity` is the address as it
-    stands in the manifest, or the path within the folder that is the manifest.
+    stands in the manifest, or the path within the folder that is the manifest. What signs the address does not count.
     """
+    identity = unsigned(identity)
     key = f"{identity}\0{_exact(start_s)}\0{_exact(end_s)}"
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     return f"{_slug(identity)}{_range(start_s, end_s)}-{digest}"
+
+
+def unsigned(uri: str) -> str:
+    """The address without what signs it: what is the same when a signed address is renewed.
+
+    Of the query, parameters that sign, expire or authorise are left out; those that may say which video is meant
+    (`id=7`, `versionId=...`) stay, in their order.
+    """
+    if "?" not in uri or "://" not in uri:
+        return uri
+    place, _, query = uri.partition("?")
+    query, hash_, fragment = query.partition("#")
+    parameters = query.split("&")
+    names = [unquote_plus(parameter.partition("=")[0]).lower() for parameter in parameters]
+    sas = "sig" in names
+    kept = [
+        parameter
+        for parameter, name in zip(parameters, names, strict=True)
+        if not (_SIGNS.fullmatch(name) or (sas and name in _SAS))
+    ]
+    if len(kept) == len(parameters):
+        return uri
+    return f"{place}{'?' if kept else ''}{'&'.join(kept)}{hash_}{fragment}"
 
 
 def _slug(identity: str) -> str:

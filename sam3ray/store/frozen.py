@@ -6,14 +6,15 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sam3ray.failures import UserError
-from sam3ray.manifest import Clip
-from sam3ray.prompts import VisualPrompt, prompt_items
+from sam3ray.manifest import Clip, unsigned
+from sam3ray.prompts import MaskPrompt, VisualPrompt, prompt_items
 from sam3ray.prompts._parse import parse_visual_prompts
 
 SCHEMA = pa.schema(
@@ -56,9 +57,7 @@ def to_parquet(clips: Sequence[Clip], carried: pa.Table | None) -> bytes:
             if field.name in _OWN:
                 raise ValueError(f"{field.name!r} is a column of the manifest itself and cannot be carried")
             table = table.append_column(field, column)
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
+    return table_bytes(table)
 
 
 def _infer_carried(clips: Sequence[Clip]) -> pa.Table | None:
@@ -114,6 +113,33 @@ def _as_python(column: pa.ChunkedArray) -> list[Any]:
     return column.to_pylist()
 
 
+def with_addresses_of(table: pa.Table, clips: Iterable[Clip]) -> pa.Table | None:
+    """The frozen manifest with these clips' addresses, where what signs them has been renewed; None where it has not.
+
+    Args:
+        clips: the same ones by `digest`, in any order.
+    """
+    given = {clip.clip_id: clip for clip in clips}
+    ids = table.column("clip_id").to_pylist()
+    fresh = {
+        "uri": [given[clip_id].uri for clip_id in ids],
+        "visual_prompts": [_visual_json(given[clip_id].visual_prompts) for clip_id in ids],
+    }
+    renewed = table
+    for name, values in fresh.items():
+        if table.column(name).to_pylist() != values:
+            index = table.schema.get_field_index(name)
+            renewed = renewed.set_column(index, table.schema.field(index), pa.array(values, pa.string()))
+    return None if renewed is table else renewed
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """As Parquet."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
 def carried_columns(table: pa.Table) -> pa.Table:
     """The manifest's other columns, untouched."""
     return table.drop_columns(list(_OWN))
@@ -129,8 +155,13 @@ def digest(clips: Iterable[Clip]) -> str:
 
 
 def _identity(clip: Clip) -> str:
-    marks = _visual_json(clip.visual_prompts)
-    return json.dumps([clip.clip_id, clip.uri, list(clip.prompts), clip.start_s, clip.end_s, clip.fps, marks])
+    """What signs an address does not count: a resume comes with renewed ones."""
+    marks = _visual_json([_unsigned_mask(each) for each in clip.visual_prompts])
+    return json.dumps([clip.clip_id, unsigned(clip.uri), list(clip.prompts), clip.start_s, clip.end_s, clip.fps, marks])
+
+
+def _unsigned_mask(prompt: VisualPrompt) -> VisualPrompt:
+    return replace(prompt, png=unsigned(prompt.png)) if isinstance(prompt, MaskPrompt) and prompt.png else prompt
 
 
 def differences(frozen: Sequence[Clip], given: Sequence[Clip]) -> str:

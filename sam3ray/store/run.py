@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from sam3ray.annotations import read_file_metadata
 from sam3ray.failures import Failure, Reason, UserError
 from sam3ray.manifest import Clip, Manifest
+from sam3ray.prompts import MaskPrompt
 from sam3ray.redact import redact
 from sam3ray.store import compacted, failure_records, frozen, identity, layout, summary
 from sam3ray.store.creating import Guarantee
@@ -118,6 +119,8 @@ class RunStore:
             self._check_same(identity.parse(data, self.storage.shown(layout.RUN)), fingerprint, clips, digest)
             if not self.storage.exists(layout.MANIFEST):
                 self._freeze(clips, carried, digest)
+            elif any(_may_be_signed(clip) for clip in clips):
+                self._renew_addresses(clips)
         if created and self.probe() is Guarantee.CHECKED:
             _LOG.warning(
                 "%s does not enforce create-if-absent: two drivers at once could both commit a clip, the later "
@@ -139,6 +142,13 @@ class RunStore:
         data = self.storage.read(layout.MANIFEST)
         if data is None or frozen.digest(frozen.clips_of(frozen.from_parquet(data, where), where)) != digest:
             raise UserError(f"{where} does not hold what was written to it; is something else writing to this output?")
+
+    def _renew_addresses(self, clips: Sequence[Clip]) -> None:
+        """Signed addresses expire: whoever reads the frozen manifest next (rendering, say) needs the new ones."""
+        table = frozen.with_addresses_of(self.manifest_table(), clips)
+        if table is not None:
+            self.storage.replace_bytes(frozen.table_bytes(table), layout.MANIFEST)
+            self._manifest = table
 
     def is_started(self) -> bool:
         """Whether anything has come of the run: annotations, failure records, windows or merged files.
@@ -418,6 +428,10 @@ class RunStore:
     def probe(self) -> Guarantee:
         """Who enforces that a clip is committed once here, found out by trying. See `creating`."""
         return self.storage.probe()
+
+
+def _may_be_signed(clip: Clip) -> bool:
+    return "?" in clip.uri or any(isinstance(each, MaskPrompt) and "?" in each.png for each in clip.visual_prompts)
 
 
 def summarise_failures(clip_id: str, records: Sequence[Failure]) -> ClipSummary:

@@ -254,6 +254,17 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
         "client_kwargs: {aws_session_token: hunter2}",
         "endpoint_url: 'http://user:hunter2@minio:9000'",
         "fallbacks: [{secret: hunter2}]",
+        "headers: {X-Any: hunter2}",
+        "http: {client_kwargs: {headers: {X-Any: hunter2}}}",
+        "http: {client_kwargs: {cookies: {sid: hunter2}}}",
+        "http: {client_kwargs: {headers: [[X-Any, hunter2]]}}",
+        "Authorization: Bearer hunter2hunter2",
+        "x-api-key: hunter2",
+        "endpoint_url: 'https://store.example/?code=hunter2'",
+        "endpoint_url: 'https://hunter2@store.example'",
+        "endpoint_url: 'https://u:hunter2@[::1]:9000'",
+        "note: AKIAABCDEFGHIJKLMNOP hunter2",
+        "anything: eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJodW50ZXIyIn0.hunter2",
     ],
 )
 def test_secrets_are_refused_and_not_repeated(storage: str) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from sam3ray.config import JobConfig
 from sam3ray.failures import UserError
-from sam3ray.manifest import Clip, Manifest, read_manifest
+from sam3ray.manifest import Clip, Manifest, derive_clip_id, read_manifest
 
 CONFIG = JobConfig(manifest="m", output="/elsewhere/out", prompts=("person",))
 NO_PROMPTS = JobConfig(manifest="m", output="/elsewhere/out")
@@ -452,3 +452,12 @@ def test_a_manifest_that_may_not_be_read(write: Write) -> None:
     path = write("m.csv", "uri\na.mp4\n")
     os.chmod(path, 0)
     assert "permission denied" in problems(path)[0]
+
+
+def test_what_signs_an_address_is_not_in_the_clips_id() -> None:
+    def ids(*queries: str) -> set[str]:
+        return {derive_clip_id(f"https://h/v.mp4{query}", None, None) for query in queries}
+
+    assert len(ids("", "?X-Amz-Signature=1&X-Amz-Date=2", "?sig=3&se=4&sv=5", "?Expires=1&Key-Pair-Id=K&Policy=p")) == 1
+    assert len(ids("?id=1", "?id=2", "?id=1&versionId=3", "?se=2")) == 4
+    assert ids("?id=1&token=a&part=2") == ids("?id=1&part=2&token=b") == ids("?id=1&part=2")

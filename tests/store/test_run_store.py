@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sam3ray.annotations import read_annotations
+from sam3ray.config import JobConfig, fingerprint
 from sam3ray.failures import Failure, JobStopped, Reason, UserError
 from sam3ray.manifest import Clip
 from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt
@@ -199,6 +200,43 @@ def test_the_frozen_manifest_keeps_everything_of_a_clip(local_store: RunStore):
     ]
     local_store.create_or_open(FINGERPRINT, CONFIG, given)
     assert RunStore(local_store.output).manifest() == given
+
+
+SIGNATURES = [
+    "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={n}&X-Amz-Date={n}&X-Amz-Expires=9&X-Amz-Signature={n}",
+    "AWSAccessKeyId={n}&Signature={n}&Expires={n}",
+    "GoogleAccessId={n}&Expires={n}&Signature={n}",
+    "sv=2024-01-01&se={n}&sr=b&sp=r&sig={n}",
+    "Policy={n}&Signature={n}&Key-Pair-Id={n}",
+    "%73ig={n}&sv=1",
+    "token={n}",
+    "jwt={n}&exp={n}",
+]
+
+
+@pytest.mark.parametrize("signature", SIGNATURES)
+def test_renewed_addresses_are_those_of_the_same_run_and_are_used_from_then_on(local_store: RunStore, signature: str):
+    def signed(n: int) -> list[Clip]:
+        query = f"id=7&{signature.format(n=n)}"
+        mask = MaskPrompt("", 0, 0, 7, 3, "object 3", png=f"https://h/m.png?{query}")
+        return [
+            Clip("a", f"https://h/v.mp4?{query}", ("x",), carried={"n": 1}),
+            Clip("b", f"https://h/w.mp4?{query}", (), visual_prompts=(mask,), carried={"n": 2}),
+        ]
+
+    prints = [fingerprint(JobConfig(manifest="m", output="/o"), signed(n)) for n in (1, 2)]
+    assert prints[0] == prints[1]
+    local_store.create_or_open(prints[0], CONFIG, signed(1))
+    local_store.record_failure(Failure("a", Reason.CRASHED, "m"))
+    again = RunStore(local_store.output)
+    assert not again.create_or_open(prints[1], CONFIG, signed(2)[::-1])
+    assert RunStore(local_store.output).manifest() == signed(2)
+
+
+def test_another_video_of_the_same_server_is_another_manifest(local_store: RunStore):
+    local_store.create_or_open(FINGERPRINT, CONFIG, [Clip("a", "https://h/v?id=7&sig=1")])
+    with pytest.raises(UserError, match=r"1 changed \(a\)"):
+        local_store.create_or_open(FINGERPRINT, CONFIG, [Clip("a", "https://h/v?id=8&sig=1")])
 
 
 # ---- finished clips
