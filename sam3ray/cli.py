@@ -226,6 +226,14 @@ def render(
         list[str] | None, typer.Option("--clips", metavar="ID", help="Render this clip alone (repeatable).")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make videos anew that are there.")] = False,
+    every_frame: Annotated[
+        bool,
+        typer.Option(
+            "--every-frame",
+            help="Draw every source frame of sampled clips. Those between two samples show the masks of the earlier "
+            "one. Else a video shows the frames that were looked at, for as long as the clip lasts.",
+        ),
+    ] = False,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
@@ -233,7 +241,8 @@ def render(
     """Render annotated videos of a run, on CPUs. Clips that have one already are left alone."""
     from sam3ray.job import make_progress, render_run
 
-    options = _options(set_, ("storage", "render", "cluster"))
+    asked = [*(set_ or ()), *(["render.every_frame=true"] if every_frame else [])]
+    options = _options(asked, ("storage", "render", "cluster"))
     given = options.model_fields_set  # what is not given is as in the run's own configuration
     summary = render_run(
         _place(output),

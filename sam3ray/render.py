@@ -1,9 +1,9 @@
-"""Annotated videos: the source with masks, boxes and `id prompt score` labels on every frame."""
+"""Annotated videos: the source with masks, boxes and `id prompt score` labels."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from itertools import chain
 from typing import Any, BinaryIO
@@ -32,31 +32,36 @@ def render_clip(
     clip: Clip,
     config: RenderConfig | None = None,
     limits: VideoConfig | None = None,
+    progress: Callable[[], None] = lambda: None,
 ) -> int:
     """Write the annotated video of one clip; returns its number of frames.
 
-    Every source frame of the clip's range is there, at its own time, with the source's sound. Where the clip was
-    sampled, the frames between two sampled ones carry the annotations of the earlier. Frames and annotations pass
-    through one at a time: memory does not grow with the video.
+    The video shows the frames that were looked at, each at its own time, with the source's sound, and lasts as long as
+    the clip: of a clip sampled at 5 frames a second each is shown for a fifth of a second. With `config.every_frame`
+    it shows every source frame of the range; those between two sampled ones carry the annotations of the earlier.
+    Frames and annotations pass through one at a time: memory does not grow with the video.
 
-    The output is complete when this returns, and removed where it raises; a process that dies leaves an unplayable
-    file. Write to a local temporary file, then publish.
+    The output appears whole when this returns; nothing is left where it raises or the process dies.
 
     Args:
         source: local video file or folder of frames.
         annotations: of this clip, by ascending frame index; frames without objects may be missing (`read_frames`).
-        output: local .mp4 file to create.
+        output: local .mp4 file to create or replace.
+        progress: called after each frame.
 
     Raises:
         ClipError: as `VideoReader`; unreadable_video also where the source has not the size that was annotated.
     """
     config, limits = config or RenderConfig(), limits or VideoConfig()
     upcoming = _Upcoming(annotations)
+    rate = clip.fps or limits.fps
+    shown_rate = None if config.every_frame else rate
     frames = 0
-    with VideoReader(source, start_s=clip.start_s, end_s=clip.end_s, limits=limits) as video:
+    with VideoReader(source, start_s=clip.start_s, end_s=clip.end_s, fps=shown_rate, limits=limits) as video:
         info = video.info
         width, height = _output_size(info.width, info.height, config.max_height)
-        sampler = Sampler(info.time_base, clip.start_s, clip.end_s, clip.fps or limits.fps)
+        sampler = Sampler(info.time_base, clip.start_s, clip.end_s, rate)
+        usual_rate = info.fps or Fraction(30)
         objects: list[DrawnObject] = []
         images = iter(video)
         first = next(images)
@@ -65,14 +70,14 @@ def render_clip(
             width,
             height,
             info.time_base,
-            info.fps or Fraction(30),
+            usual_rate if shown_rate is None else min(usual_rate, Fraction(shown_rate)),
             pixel_aspect=info.pixel_aspect,
             audio_from=source if info.has_audio else None,
             audio_start_s=first.time_s,
             audio_end_s=clip.end_s,
         ) as writer:
             for frame in chain((first,), images):
-                if sampler.wants(round(Fraction(frame.time_s) / info.time_base)):
+                if not config.every_frame or sampler.wants(round(Fraction(frame.time_s) / info.time_base)):
                     found = upcoming.at(frame.index)
                     objects = [] if found is None else _prepare(found, frame.image.shape, width, height, clip)
                 image = frame.image
@@ -81,6 +86,9 @@ def render_clip(
                 draw_objects(image, objects)
                 writer.write(image, frame.pts)
                 frames += 1
+                progress()
+            ends_s = Fraction(video.reached_s - first.time_s) + 1 / usual_rate
+            writer.show_until(first.pts + round(ends_s / info.time_base))
     return frames
 
 

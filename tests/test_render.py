@@ -9,10 +9,12 @@ import itertools
 import queue
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given
@@ -87,8 +89,62 @@ def test_every_source_frame_is_there_at_its_time(tmp_path: Path) -> None:
 def test_sampled_annotations_are_held_until_the_next_sample(tmp_path: Path) -> None:
     source = grey_video(tmp_path / "a.mp4", 25)
     # At 5 fps frames 0, 5, 10, 15, 20 are looked at; nothing is found on 10.
-    images = render(source, [annotate(i, {1: (20, 40, 60, 80)}) for i in (0, 5, 15)], fps=5.0)
+    config = RenderConfig(every_frame=True)
+    images = render(source, [annotate(i, {1: (20, 40, 60, 80)}) for i in (0, 5, 15)], config, fps=5.0)
     assert [is_drawn(image, 40, 60) for image in images] == [True] * 10 + [False] * 5 + [True] * 5 + [False] * 5
+
+
+@pytest.mark.parametrize(("start_s", "end_s"), [(None, None), (0.2, 0.7)])
+@pytest.mark.parametrize("every_frame", [False, True])
+def test_only_frames_that_were_looked_at_are_drawn_and_the_clip_keeps_its_time(
+    tmp_path: Path, start_s: float | None, end_s: float | None, every_frame: bool
+) -> None:
+    source = grey_video(tmp_path / "a.mp4", 25, sound="aac")
+    looked_at = [i for i in (0, 5, 10, 15, 20) if (start_s or 0) <= i / 25 < (end_s or 1)]
+    clip = Clip("c", str(source), start_s=start_s, end_s=end_s, fps=5.0)
+    output = tmp_path / "out.mp4"
+    boxes = [annotate(i, {1: (20, 40, 60, 80)}) for i in looked_at if i != 10]
+    count = render_clip(source, boxes, output, clip, RenderConfig(every_frame=every_frame))
+    begin, end = looked_at[0], round((end_s or 1) * 25 + 0.49)
+    with VideoReader(output) as video:
+        frames = list(video)
+    assert len(frames) == count == (end - begin if every_frame else len(looked_at))
+    if not every_frame:
+        assert [round(f.time_s * 25) + begin for f in frames] == looked_at
+        assert [is_drawn(f.image, 40, 60) for f in frames] == [i != 10 for i in looked_at]
+    with av.open(str(output)) as container:
+        streams = (container.streams.video[0], container.streams.audio[0])
+        lengths = [float(s.duration * s.time_base) for s in streams if s.duration and s.time_base]
+    assert lengths == pytest.approx([(end - begin) / 25] * 2, abs=0.03)
+
+
+def test_a_render_that_is_killed_or_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    source = grey_video(tmp_path / "a.mp4", 20)
+    output = tmp_path / "out" / "annotated.mp4"
+    output.parent.mkdir()
+    render_clip(source, [], output, Clip("c", str(source)))
+    before = output.read_bytes()
+
+    def fail() -> None:
+        raise RuntimeError("the disk is on fire")
+
+    with pytest.raises(RuntimeError):
+        render_clip(source, [], output, Clip("c", str(source)), progress=fail)
+    program = (
+        "import os, signal, sys; from sam3ray.render import render_clip; from sam3ray.manifest import Clip\n"
+        "die = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "render_clip(sys.argv[1], [], sys.argv[2], Clip('c', sys.argv[1]), progress=die)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(source), str(output)], check=False, timeout=120)
+    assert done.returncode == -9
+    assert output.read_bytes() == before
+    assert [path.name for path in output.parent.iterdir() if not path.name.startswith(".")] == ["annotated.mp4"]
+    if sys.platform == "linux":
+        assert len(list(output.parent.iterdir())) == 1
+    boxes = [annotate(i, {1: (20, 40, 60, 80)}) for i in range(20)]
+    assert render_clip(source, boxes, output, Clip("c", str(source))) == 20
+    with VideoReader(output) as video:
+        assert all(is_drawn(frame.image, 40, 60) for frame in video)
 
 
 def test_a_range_is_rendered_alone(tmp_path: Path) -> None:

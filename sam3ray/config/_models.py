@@ -286,6 +286,10 @@ class RenderConfig(_Section):
     max_height: int | None = Field(
         None, ge=16, le=16384, description="scale down to this height; null keeps the source's"
     )
+    every_frame: bool = Field(
+        False,
+        description="of a sampled clip, draw the frames between two samples, too, with the masks of the earlier one",
+    )
 
 
 class JobConfig(_Section):

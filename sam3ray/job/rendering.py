@@ -66,7 +66,7 @@ def render_one(order: RenderOrder, clip: Clip) -> int:
 
     table = order.store.read_clip(clip.clip_id)
     cache = VideoCache(order.video.cache_dir, order.video.cache_bytes, order.storage, limits=order.video)
-    fetched = 0
+    fetched = drawn = 0
 
     def on_bytes(count: int) -> None:
         nonlocal fetched
@@ -76,11 +76,16 @@ def render_one(order: RenderOrder, clip: Clip) -> int:
         target = work.path / "video.mp4"
 
         def progress() -> tuple[int, int]:
-            return fetched, target.stat().st_size if target.exists() else 0
+            return fetched, drawn
+
+        def on_frame() -> None:
+            nonlocal drawn
+            drawn += 1
 
         with Watchdog(progress, order.no_progress_s):
             with cache.open(clip.uri, on_bytes) as source:
-                frames = render_clip(source, read_frames(table, clip.clip_id), target, clip, order.render, order.video)
+                annotations = read_frames(table, clip.clip_id)
+                frames = render_clip(source, annotations, target, clip, order.render, order.video, on_frame)
             order.store.publish_video(clip.clip_id, target, overwrite=order.overwrite)
     return frames
 
@@ -184,6 +189,12 @@ def render_run(
         )
 
 
+def _asked(saved: RenderConfig, given: RenderConfig | None) -> RenderConfig:
+    """The run's own options, but for those that are given by name."""
+    names = given.model_fields_set if given is not None else ()
+    return saved.model_copy(update={name: getattr(given, name) for name in names})
+
+
 def _render_run(
     output: str,
     clip_ids: Iterable[str] | None,
@@ -198,7 +209,7 @@ def _render_run(
     if not store.exists():
         raise UserError(f"output {output} holds no run")
     saved = store.run_info()["config"]
-    render = render or RenderConfig.model_validate(saved.get("render", {}), strict=False)
+    render = _asked(RenderConfig.model_validate(saved.get("render", {}), strict=False), render)
     video = VideoConfig.model_validate(saved.get("video", {}), strict=False)
     done, there = store.done_ids(), set() if overwrite else store.rendered_ids()
     clips = {clip.clip_id: clip for clip in store.manifest()}

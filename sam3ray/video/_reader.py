@@ -32,6 +32,7 @@ class VideoReader:
         info: what is known of the video before it is decoded.
         clock: where times come from, as far as frames were given out: "container"; "rebuilt", where its timestamps
             did not grow (`sam3ray.video._clock`); "folder_fps" of a folder.
+        reached_s: time of the last frame in the range that was looked at, sampled or not.
         frame_names: file names of the frames that a folder has given out, by index.
 
     Raises:
@@ -55,6 +56,7 @@ class VideoReader:
         self._ahead: Ahead | None = None
         self.clock: ClockKind = "folder_fps" if self._path.is_dir() else "container"
         self.frame_names: dict[int, str] = {}
+        self.reached_s = 0.0
         self.info: VideoInfo = probe_guarded(self._path, self._limits)
         check_duration(self.info, start_s, end_s, self._limits, self._path.name)
 
@@ -110,6 +112,7 @@ class VideoReader:
                 raise ClipError(
                     Reason.OVER_LIMITS, f"the clip lasts more than {self._limits.max_duration_s:g} s", self._path.name
                 )
+            self.reached_s = coded.time_s
             if sampler.wants(coded.ticks):
                 yield Frame(coded.index, coded.pts, coded.time_s, to_rgb(coded.coded))
 
@@ -119,6 +122,7 @@ class VideoReader:
             progress()
             if sampler.is_after(index):
                 return
+            self.reached_s = float(index * self.info.time_base)
             if sampler.wants(index):
                 self.frame_names[index] = path.name
                 yield folder_frame(path, index, self.info, self._limits)

@@ -11,6 +11,7 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
 from sam3ray.video._audio import AudioTrack
+from sam3ray.video._unnamed import UnnamedFile
 
 _GROUP_S = 2  # a key frame at least so often, for seeking in a browser
 _RATES = (Fraction(1, 10), Fraction(240))  # damaged headers tell of a frame a day, or a billion a second
@@ -23,8 +24,8 @@ class VideoWriter:
     Odd sizes are padded by repeating the last row or column. There are no B-frames: decoding and presentation times
     are the same, so variable frame rates and the duration come out exactly.
 
-    The file is not complete before `close`; leaving the `with` block by an exception removes it. Write to a local
-    temporary file and publish that: a process that dies leaves an unplayable one.
+    The file gets its name in `close`, whole, and replaces one that has it. Leaving the `with` block by an exception,
+    or dying, leaves nothing (`sam3ray.video._unnamed`).
 
     Args:
         path: local file to create or replace.
@@ -50,16 +51,21 @@ class VideoWriter:
         audio_start_s: float = 0.0,
         audio_end_s: float | None = None,
     ) -> None:
-        self._path = os.fspath(path)
+        self._file = UnnamedFile(path)
         self._size = (width, height)
         self._first_pts: int | None = None
         self._last_pts = -1
+        self._end = 0
         fps = min(max(fps, _RATES[0]), _RATES[1])
         self._time_base = time_base
         self._unit = time_base if _UNITS[0] <= time_base <= _UNITS[1] else Fraction(1, 90_000)
         self._usual_step = max(1, round(1 / (fps * self._unit)))
         self._to_yuv = VideoReformatter()
-        self._container = av.open(self._path, "w", format="mp4", options={"movflags": "+faststart"})
+        try:
+            self._container = av.open(self._file.writable, "w", format="mp4", options={"movflags": "+faststart"})
+        except BaseException:
+            self._file.discard()
+            raise
         try:
             self._stream = self._container.add_stream(
                 "libx264", rate=fps.limit_denominator(1001), options={"preset": "veryfast", "crf": "21", "bf": "0"}
@@ -108,16 +114,30 @@ class VideoWriter:
         for packet in self._stream.encode(frame):
             self._container.mux(packet)
 
+    def show_until(self, pts: int) -> None:
+        """Show the last frame until this time, in `time_base` units as in `write`; else it is shown a usual step."""
+        if self._first_pts is not None:
+            self._end = round((pts - self._first_pts) * (self._time_base / self._unit))
+
     def close(self) -> None:
         """Finish the file. A writer that got no frame leaves none."""
         if self._first_pts is None:
             self._discard()
             return
+        try:
+            self._finish()
+        except BaseException:
+            self._discard()
+            raise
+        self._file.publish()
+
+    def _finish(self) -> None:
+        end = self._end if self._end > self._last_pts else self._last_pts + self._usual_step
         if self._audio is not None:
-            self._audio.finish(float((self._last_pts + self._usual_step) * self._unit))
+            self._audio.finish(float(end * self._unit))
         packets = self._stream.encode(None)
         if packets:
-            packets[-1].duration = self._usual_step
+            packets[-1].duration = end - self._last_pts
         for packet in packets:
             self._container.mux(packet)
         if self._audio is not None:
@@ -140,5 +160,4 @@ class VideoWriter:
             self._container.close()
         except av.error.FFmpegError:
             pass  # it is to be removed anyhow
-        if os.path.exists(self._path):
-            os.remove(self._path)
+        self._file.discard()
