@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sam3ray.jsontext import parse_json
 from sam3ray.masks import decode_rle
 from sam3ray.redact import redact_values
 
@@ -305,7 +306,7 @@ def read_file_metadata(metadata: pq.FileMetaData) -> dict[str, Any]:
         if text is None:
             raise ValueError(f"the file's metadata has no {key}")
         try:
-            values[key.removeprefix("sam3ray.")] = json.loads(text)
+            values[key.removeprefix("sam3ray.")] = parse_json(text)
         except ValueError:
             raise ValueError(f"the file's metadata has no JSON in {key}") from None
     return values

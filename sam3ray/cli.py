@@ -210,7 +210,8 @@ def retry(
     store = RunStore(_place(output), _storage(set_))
     if not store.exists():
         raise UserError(f"{output} is no run: it has no run.json")
-    cleared = store.clear_failures(reasons)
+    with store.lease("retry") as lease:
+        cleared = store.clear_failures(reasons, lease.check)
     if as_json:
         print_json({"cleared": cleared})
     else:

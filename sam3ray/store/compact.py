@@ -1,13 +1,14 @@
 """Merging per-clip files into large ones.
 
-Merged files go to `compacted/`, and `compacted/index.arrow` says which clips they hold. What is on storage if the
-process dies, step by step:
+Merged files go to `compacted/`, and the newest index there says which clips they hold (see `compacted`). What is on
+storage if the process dies, step by step:
 
-1. A part is built in a local temporary file, read back, and created under a new name. Nobody reads it: the index
-   does not name it. If the process dies here, the next compaction deletes it.
-2. The index is replaced, in one step. From here on `read_annotations`, resume, `status` and `verify` take those
-   clips from the part. Their own files are the same rows, and are passed over.
-3. Parts that the new ones replace are deleted.
+1. A part is built in a local temporary file, read back, and created under a new name. Nobody reads it: no index names
+   it. If the process dies here, the next compaction deletes it, once it is sure that nobody can name it any more.
+2. The next version of the index is created, in one step and only if nobody else has created it. From here on
+   `read_annotations`, resume, `status` and `verify` take those clips from the part. Their own files are the same rows,
+   and are passed over.
+3. Parts that the new ones replace are deleted, and indexes older than the one before.
 4. With `remove_originals`, the clips' own files are deleted. If the process dies half-way, the next compaction with
    `remove_originals` goes on.
 
@@ -21,8 +22,14 @@ What readers see at every moment:
   plain listing both complete and free of duplicates while rows move between files. Once the compaction has ended,
   `annotations/*.parquet` and `compacted/*.parquet` together are naively right, each clip in one of them.
 
-The compaction holds the driver's lease, so that no driver starts meanwhile. A straggler that finishes a clip after its
-own file was removed is refused by `RunStore.commit`, which looks at the index first.
+Of two compactions at once, whatever became of their leases, nothing is lost. Each step asks the lease first. If the
+process slept between the question and the step: a part under a new name harms nobody; the index is not created, as its
+version is taken; and what is deleted stays replaced, as each version of the index names all clips of the one before. A
+part that no index names may belong to a compaction that sleeps. Its name tells the version of the index that it was
+made from: once there is a newer one, the sleeper can no longer name it, and it goes.
+
+The compaction holds the lease, so that no driver starts meanwhile. A straggler that finishes a clip after its own file
+was removed is refused by `RunStore.commit`, which looks at the index first.
 """
 
 from __future__ import annotations
@@ -31,7 +38,6 @@ import contextlib
 import json
 import os
 import tempfile
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,9 +46,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sam3ray.annotations import ROW_GROUP_ROWS, SCHEMA, SCHEMA_VERSION, parquet_options, read_file_metadata
-from sam3ray.failures import UserError
+from sam3ray.failures import JobStopped, UserError
 from sam3ray.store import layout
-from sam3ray.store.compacted import CompactedClip, read_index, write_index
+from sam3ray.store.compacted import (
+    CompactedClip,
+    Index,
+    base_version,
+    create_index,
+    index_path,
+    part_name,
+    read_newest,
+    versions,
+)
 from sam3ray.store.lease import DriverLease
 from sam3ray.store.run import RunStore
 from sam3ray.store.scratch import unnamed_file
@@ -91,63 +106,105 @@ def compact_run(
         JobStopped: a driver is active.
     """
     store = RunStore(output, storage_options)
-    storage = store.storage
     run = store.run_info()
-    with DriverLease(storage):
-        own = {c for name in storage.names(layout.ANNOTATIONS) if (c := layout.clip_of(name, ".parquet"))}
-        index = read_index(storage)
-        sizes = {
+    with store.lease("compact") as lease:
+        return _Compaction(store.storage, lease, run["fingerprint"], target_bytes).run(remove_originals, progress)
+
+
+class _Compaction:
+    def __init__(self, storage: Storage, lease: DriverLease, fingerprint: Mapping[str, Any], target_bytes: int) -> None:
+        self._storage = storage
+        self._lease = lease
+        self._fingerprint = fingerprint
+        self._target_bytes = target_bytes
+        self._own = {c for name in storage.names(layout.ANNOTATIONS) if (c := layout.clip_of(name, ".parquet"))}
+        self._parts = {
             e.path.partition("/")[2]: e.size for e in storage.walk(layout.COMPACTED) if e.path.endswith(".parquet")
         }
-        named = {clip.part for clip in index.values()}
-        for part in sizes.keys() - named:
-            storage.delete(layout.part_path(part))
-        small = {part for part in named if sizes.get(part, 0) < target_bytes // 2}
-        sources = [_Source(clip_id, None) for clip_id in own - index.keys()]
-        if sources:  # otherwise the small part is as good as it gets
-            sources += [_Source(clip.clip_id, clip.part) for clip in index.values() if clip.part in small]
-        sources.sort(key=lambda source: source.clip_id)
+        self._index = read_newest(storage)  # after the listing of parts: one made meanwhile is not looked at
+
+    def run(self, remove_originals: bool, progress: Callable[[int, int], None] | None) -> CompactResult:
+        sources = self._sources()
         clips = parts = written = 0
-        for held, size in _write_parts(storage, sources, index, run["fingerprint"], target_bytes):
-            index |= {clip.clip_id: clip for clip in held}
-            write_index(storage, index.values())
+        for held, size in self._write_parts(sources):
+            self._switch(held)
             clips, parts, written = clips + len(held), parts + 1, written + size
-            for old in sorted(small - {clip.part for clip in index.values()}):
-                storage.delete(layout.part_path(old))
-                small.discard(old)
             if progress is not None:
                 progress(clips, len(sources))
+        self._tidy()
         removed = 0
         if remove_originals:
-            redundant = [layout.annotation_path(clip_id) for clip_id in sorted(own & index.keys())]
-            removed = sum(storage.each(storage.delete, redundant))
-    return CompactResult(clips, parts, written, removed)
+            redundant = [layout.annotation_path(clip_id) for clip_id in sorted(self._own & self._index.clips.keys())]
+            removed = sum(self._storage.each(self._delete, redundant))
+        return CompactResult(clips, parts, written, removed)
 
+    def _sources(self) -> list[_Source]:
+        """What to merge, in the order of clip ids."""
+        index = self._index.clips
+        sources = [_Source(clip_id, None) for clip_id in self._own - index.keys()]
+        if sources:  # otherwise the small parts are as good as they get
+            small = {c.part for c in index.values() if self._parts.get(c.part, 0) < self._target_bytes // 2}
+            sources += [_Source(clip.clip_id, clip.part) for clip in index.values() if clip.part in small]
+        return sorted(sources, key=lambda source: source.clip_id)
 
-def _write_parts(
-    storage: Storage,
-    sources: list[_Source],
-    index: Mapping[str, CompactedClip],
-    fingerprint: Mapping[str, Any],
-    target_bytes: int,
-) -> Iterator[tuple[list[CompactedClip], int]]:
-    """Write parts, one after the other; yields the clips and the size of each once it is on the store."""
-    waiting = iter(sources)
-    source = next(waiting, None)
-    with contextlib.closing(_OldParts(storage)) as replaced:
-        while source is not None:
-            part = f"part-{source.clip_id[:40]}-{uuid.uuid4().hex[:12]}.parquet"
-            with unnamed_file() as local:
-                held: list[CompactedClip] = []
-                with _PartWriter(local, fingerprint) as writer:
-                    while source is not None and writer.size < target_bytes:
-                        rows, metadata = _copy(storage, source, index, replaced, writer)
-                        held.append(CompactedClip(source.clip_id, part, rows, json.dumps(metadata, sort_keys=True)))
-                        source = next(waiting, None)
-                size = _read_back(local, held)
-                if not storage.create(local, layout.part_path(part)):
-                    raise AssertionError(f"two merged files of one random name: {part}")
-            yield held, size
+    def _write_parts(self, sources: list[_Source]) -> Iterator[tuple[list[CompactedClip], int]]:
+        """Write parts, one after the other; yields the clips and the size of each once it is on the store."""
+        waiting = iter(sources)
+        source = next(waiting, None)
+        before = self._index.clips
+        with contextlib.closing(_OldParts(self._storage)) as replaced:
+            while source is not None:
+                part = part_name(self._index.version, source.clip_id)
+                with unnamed_file() as local:
+                    held: list[CompactedClip] = []
+                    with _PartWriter(local, self._fingerprint) as writer:
+                        # One clip at least: any size ends.
+                        while source is not None and (not held or writer.size < self._target_bytes):
+                            rows, metadata = _copy(self._storage, source, before, replaced, writer)
+                            held.append(CompactedClip(source.clip_id, part, rows, json.dumps(metadata, sort_keys=True)))
+                            source = next(waiting, None)
+                    size = _read_back(local, held)
+                    self._lease.check()
+                    if not self._storage.create(local, layout.part_path(part)):
+                        raise AssertionError(f"two merged files of one random name: {part}")
+                yield held, size
+
+    def _switch(self, held: list[CompactedClip]) -> None:
+        """Make the next version of the index."""
+        clips = self._index.clips | {clip.clip_id: clip for clip in held}
+        version = self._index.version + 1
+        self._lease.check()
+        made = create_index(self._storage, version, clips.values())
+        # A version that was there, and is old enough to have been deleted, could be made twice.
+        if not made or max(versions(self._storage), default=version) > version:
+            raise JobStopped(
+                f"another compaction is at work on {self._storage.shown()}: it has made {index_path(version)} "
+                "before this one; nothing is lost, compact again"
+            )
+        self._index = Index(version, clips)
+        self._delete_replaced(clips)
+
+    def _delete_replaced(self, clips: Mapping[str, CompactedClip]) -> None:
+        named = {clip.part for clip in clips.values()}
+        for part in sorted(self._parts.keys() - named):
+            if base_version(part) != self._index.version:
+                self._delete(layout.part_path(part))
+                del self._parts[part]
+
+    def _tidy(self) -> None:
+        """Remove what earlier compactions left behind. Readers may still be at the index before the newest."""
+        named = {clip.part for clip in self._index.clips.values()}
+        if any(base_version(part) == self._index.version for part in self._parts.keys() - named):
+            # Made from the newest index: whoever made it may be asleep. A newer index says that it comes too late.
+            self._switch([])
+        self._delete_replaced(self._index.clips)
+        for version in versions(self._storage):
+            if 0 < version < self._index.version - 1:
+                self._delete(index_path(version))
+
+    def _delete(self, path: str) -> bool:
+        self._lease.check()
+        return self._storage.delete(path)
 
 
 def _copy(

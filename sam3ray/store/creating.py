@@ -5,8 +5,8 @@ What enforces the condition:
 * local disk: an unnamed temporary file (Linux `O_TMPFILE`) is linked to its name. `link(2)` fails if the name is
   taken. A process that dies before leaves nothing. Where unnamed files or hard links are missing (other systems, some
   network mounts) a named temporary in `.tmp/` is linked or, at worst, renamed after a check.
-* S3, Azure, GCS: the server, on `If-None-Match: *` or `ifGenerationMatch=0`. On S3 a file goes up in one request
-  up to 5 GiB, so no multipart upload can be left behind. Azure keeps the blocks of an upload that died for a week,
+* S3, Azure, GCS: the server, on `If-None-Match: *` or `ifGenerationMatch=0`. On S3 a file goes up in one request, which
+  may carry 5 GiB, so no multipart upload can be left behind. Azure keeps the blocks of an upload that died for a week,
   invisible, and then drops them.
 * memory: a lock, within the process.
 * any other filesystem: the file is uploaded under a temporary name, the name is checked and the file is moved. Two
@@ -29,9 +29,10 @@ import uuid
 from enum import Enum
 from typing import Any
 
-_TOKEN = "sam3raytoken"  # letters and digits: each store and client rewrites other characters in its own way
+from sam3ray.store import s3
+
+_TOKEN = s3.TOKEN  # letters and digits: each store and client rewrites other characters in its own way
 _MEMORY_LOCK = threading.Lock()
-_S3_SINGLE_PUT = 5 * 2**30  # the most that one PUT may carry
 
 
 class Guarantee(Enum):
@@ -81,29 +82,34 @@ GUARANTEES = {
 }
 
 
-def create(fs: Any, local: str, remote: str, scratch: str, token: str) -> None:
+def create(fs: Any, local: str, remote: str, scratch: str, token: str) -> bool:
     """Create `remote` from the local file. Raises FileExistsError if it is there.
 
     Args:
         scratch: a folder on the same store for temporary files.
         token: marks the file as this call's where the store can keep it.
+
+    Returns:
+        Whether it is known that the store has these very bytes, so that nobody need look.
     """
     kind = kind_of(fs)
     if kind == "local":
         _create_local(local, remote, scratch)
-    elif kind == "memory":
+        return True
+    if kind == "memory":
         with _MEMORY_LOCK:
             if fs.exists(remote):
                 raise FileExistsError(remote)
             _put_whole(fs, local, remote)
     elif kind == "s3":
-        fs.put_file(local, remote, mode="create", Metadata={_TOKEN: token}, chunksize=_s3_chunk(local))
+        return s3.put(fs, local, remote, token=token)
     elif kind == "azure":
         _create_azure(fs, local, remote, token)
     elif kind == "gcs":
         fs.put_file(local, remote, mode="create", metadata={_TOKEN: token})
     else:
         _create_checked(fs, local, remote, scratch)
+    return False
 
 
 def replace(fs: Any, local: str, remote: str, scratch: str) -> None:
@@ -116,7 +122,7 @@ def replace(fs: Any, local: str, remote: str, scratch: str) -> None:
         _sync_folder(os.path.dirname(remote))
         _remove_if_empty(scratch)
     elif kind == "s3":
-        fs.put_file(local, remote, chunksize=_s3_chunk(local))
+        s3.put(fs, local, remote, token=None)
     elif kind in ("azure", "gcs"):
         fs.put_file(local, remote)
     else:
@@ -127,7 +133,7 @@ def token_of(fs: Any, remote: str) -> str | None:
     """The token that `create` left with a file; None where the store keeps none."""
     kind = kind_of(fs)
     if kind == "s3":
-        return fs.metadata(remote, refresh=True).get(_TOKEN)
+        return {k.lower(): v for k, v in s3.head(fs, remote)["Metadata"].items()}.get(_TOKEN)
     if kind == "azure":
         fs.invalidate_cache()
         return (fs.info(remote, refresh=True).get("metadata") or {}).get(_TOKEN)
@@ -135,12 +141,6 @@ def token_of(fs: Any, remote: str) -> str | None:
         fs.invalidate_cache()
         return (fs.info(remote).get("metadata") or {}).get(_TOKEN)
     return None
-
-
-def _s3_chunk(local: str) -> int | None:
-    # s3fs uses one PUT below two chunks' size; a chunk of half the file and more forces that.
-    size = os.path.getsize(local)
-    return max(50 * 2**20, size // 2 + 1) if size < _S3_SINGLE_PUT else None
 
 
 def _put_whole(fs: Any, local: str, remote: str) -> None:

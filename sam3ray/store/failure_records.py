@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 
 from sam3ray.failures import Failure, Reason
+from sam3ray.jsontext import parse_json
 from sam3ray.redact import redact, redact_values
 from sam3ray.store import layout
 from sam3ray.store.storage import Storage
@@ -20,15 +21,15 @@ def is_settled(records: Iterable[Failure]) -> bool:
     return any(record.final and record.reason.is_charged for record in records)
 
 
-def list_attempts(storage: Storage) -> dict[str, list[int]]:
+def list_attempts(storage: Storage, told: Callable[[int], None] | None = None) -> dict[str, list[int]]:
     """The attempts on record for each clip, ascending, by one listing."""
     found: dict[str, list[int]] = {}
-    for entry in storage.walk(layout.FAILURES):
+    for entry in storage.walk(layout.FAILURES, told):
         parts = entry.path.split("/")
         if len(parts) == 3 and layout.is_clip_id(parts[1]):
-            number = parts[2].removesuffix(".json")
-            if number.isdigit() and number != parts[2]:
-                found.setdefault(parts[1], []).append(int(number))
+            number = layout.record_number(parts[2])
+            if number is not None:
+                found.setdefault(parts[1], []).append(number)
     return {clip_id: sorted(numbers) for clip_id, numbers in found.items()}
 
 
@@ -36,16 +37,17 @@ def write(storage: Storage, failure: Failure) -> int:
     """Add a record and return its number: one above the highest there.
 
     Numbers are never shared: each record is created only if its name is free, and the next number is tried if not.
-    If the process dies there is a whole record or none.
+    The first record of a clip, which most failed clips have alone, costs no listing. If the process dies there is a
+    whole record or none.
     """
     folder = layout.failure_folder(failure.clip_id)
-    taken = [int(name[:-5]) for name in storage.names(folder) if name.endswith(".json") and name[:-5].isdigit()]
-    number = max(taken, default=0) + 1
+    number = 1
     while True:
         numbered = replace(failure, attempt=failure.attempt or number)
         if storage.create_bytes(_to_json(numbered), layout.failure_path(failure.clip_id, number)):
             return number
-        number += 1
+        taken = (layout.record_number(name) for name in storage.names(folder)) if number == 1 else ()
+        number = max((n for n in taken if n is not None), default=number) + 1
 
 
 def read(storage: Storage, clip_id: str, number: int) -> Failure | None:
@@ -56,7 +58,7 @@ def read(storage: Storage, clip_id: str, number: int) -> Failure | None:
         return None
     try:
         return _from_json(data, clip_id, number)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, AttributeError):
         return Failure(clip_id, Reason.INTERNAL, DAMAGED, path, attempt=number)
 
 
@@ -80,7 +82,7 @@ def _to_json(failure: Failure) -> bytes:
 
 
 def _from_json(data: bytes, clip_id: str, number: int) -> Failure:
-    values = json.loads(data)
+    values = parse_json(data)
     return Failure(
         clip_id=clip_id,
         reason=Reason(values["reason"]),

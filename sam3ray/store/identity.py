@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sam3ray.failures import UserError
+from sam3ray.jsontext import parse_json
 from sam3ray.redact import redact, redact_values
 
 FORMAT = 1
@@ -45,7 +46,7 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
         UserError: it is damaged or of a format this version does not know.
     """
     try:
-        values = json.loads(data)
+        values = parse_json(data)
         known = isinstance(values, dict) and isinstance(values["fingerprint"], dict) and values["format"] == FORMAT
         if not known or not isinstance(values["manifest"]["sha256"], str):
             raise ValueError

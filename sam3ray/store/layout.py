@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from sam3ray.manifest import is_clip_id
 
 RUN = "run.json"
@@ -25,6 +27,15 @@ def check_clip_id(clip_id: str) -> str:
             f"not a clip id: {clip_id!r}; allowed: 1 to 200 of A-Z a-z 0-9 . _ -, not beginning with . or _"
         )
     return clip_id
+
+
+_RECORD = re.compile(r"([1-9][0-9]{0,8})\.json", re.ASCII)
+
+
+def record_number(name: str) -> int | None:
+    """The number of a failure record's file; None if it is no file of ours."""
+    found = _RECORD.fullmatch(name)
+    return int(found[1]) if found else None
 
 
 def clip_of(name: str, suffix: str) -> str | None:

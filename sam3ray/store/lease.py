@@ -1,16 +1,27 @@
-"""Who drives a run: one record with a heartbeat, so that a second driver can see the first.
+"""Who may change a run: one record with a heartbeat, so that a second one sees the first.
 
-The lease is a courtesy, not a lock: that no clip is committed twice rests on create-if-absent alone. It spares two
-drivers the work of labelling the same clips.
+Drivers hold the lease, and so do `compact`, `retry` and `render`. It expires: a holder is taken for dead when its
+process is gone (told at once on the same host, in the same process namespace), or `STALE_S` after its last heartbeat.
+Clocks of hosts may differ by less than that. A heartbeat further in the future than that says only that a clock is
+wrong: whoever finds one watches whether it moves.
 
-A driver counts as dead when its process is gone (told at once by a driver on the same host, in the same process
-namespace) or when its heartbeat is older than `STALE_S`. Clocks of hosts may differ by less than that.
+A holder that slept for longer (a laptop, a paused machine, a store out of reach) may have been taken over. So whoever
+changes something asks `check` before each step: no request while the lease is surely held, else the record is read
+again. Nothing that matters rests on the lease alone: a clip is committed, and an index of merged files switched, by
+create-if-absent.
+
+Taking over, which two may try at the same moment: each creates `.tmp/lease~<holder>`, of which the store lets one
+succeed; the winner looks whether the record is still the one it judged, replaces it and deletes that file. If it dies
+before, the file is a holder like any other, and is taken over likewise.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import logging
+import math
 import os
 import socket
 import threading
@@ -19,29 +30,51 @@ import uuid
 from typing import Any
 
 from sam3ray.failures import ClipError, JobStopped
+from sam3ray.jsontext import parse_json
 from sam3ray.store import layout
+from sam3ray.store.retrying import RetryPolicy
 from sam3ray.store.storage import Storage
+
+_LOG = logging.getLogger(__name__)
 
 HEARTBEAT_S = 15.0
 STALE_S = 90.0
+WATCH_S = 1.0  # how often a holder looks whether it has been taken over
+_TAKES = 20
+_PATIENCE = RetryPolicy(tries=3, base_s=0.2, cap_s=1.0, within_s=10.0)  # of a heartbeat: the next one comes anyway
+
+
+def now() -> tuple[float, float]:
+    """Two clocks, in seconds. The first does not jump, the second goes on while a machine is frozen."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)), time.time()
 
 
 class DriverLease:
     """A context manager: entering takes the lease, leaving gives it back.
 
-    Crash contract: if the driver dies the record stays; the next driver takes it over as soon as the dead one is
-    known to be dead (see above).
+    Crash contract: if the holder dies the record stays; the next one takes it over as soon as the dead one is known to
+    be dead (see above).
 
     Attributes:
-        lost: another driver has taken over, because this one was silent for too long. Stop starting new work.
+        id: names this holder.
+        lost: another one has taken over, because this one was silent for too long. Noticed within about a second of
+            being awake.
     """
 
-    def __init__(self, storage: Storage, heartbeat_s: float = HEARTBEAT_S, stale_s: float = STALE_S) -> None:
+    def __init__(
+        self, storage: Storage, heartbeat_s: float = HEARTBEAT_S, stale_s: float = STALE_S, task: str = "run"
+    ) -> None:
         self._storage = storage
+        self._hasty = Storage(storage.uri, storage.options, _PATIENCE)
+        self._hasty.enforced = storage.enforced
         self._heartbeat_s = heartbeat_s
         self._stale_s = stale_s
-        self._id = uuid.uuid4().hex
+        self._task = task
+        self.id = uuid.uuid4().hex
         self._started = time.time()
+        self._beaten: set[str] = set()  # those whose place this one has taken
+        self._held_at = (-math.inf, -math.inf)  # before the last heartbeat was written
+        self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.lost = False
@@ -50,23 +83,9 @@ class DriverLease:
         """Take the lease.
 
         Raises:
-            JobStopped: another driver is active.
+            JobStopped: another holder is active.
         """
-        if not self._storage.create_bytes(self._record(), layout.DRIVER):
-            other = read_driver(self._storage)
-            if other is not None and not _is_dead(other, self._stale_s):
-                raise JobStopped(
-                    f"another driver is active on this output: process {other.get('pid')} on {other.get('host')}, "
-                    f"last sign of life {_age(other):.0f} s ago; wait for it, stop it, or use another output "
-                    f"(if it is dead, it is taken for dead {self._stale_s:.0f} s after its last sign of life)"
-                )
-            self._storage.replace_bytes(self._record(), layout.DRIVER)
-            holder = read_driver(self._storage)  # of two that take over at once the later write wins
-            if holder is not None and holder.get("driver_id") != self._id:
-                raise JobStopped(
-                    "another driver has just taken over this output: "
-                    f"process {holder.get('pid')} on {holder.get('host')}"
-                )
+        self._take()
         self._storage.clear_temporaries()
         self._thread = threading.Thread(target=self._beat, name="driver-lease", daemon=True)
         self._thread.start()
@@ -77,24 +96,167 @@ class DriverLease:
         if self._thread is not None:
             self._thread.join(timeout=self._heartbeat_s)
         # A record left behind only makes the next driver look twice.
-        with contextlib.suppress(ClipError, JobStopped):
+        with contextlib.suppress(ClipError, JobStopped, OSError):
+            began = now()
             holder = read_driver(self._storage)
-            if holder is not None and holder.get("driver_id") == self._id:
+            if holder is not None and holder["driver_id"] == self.id and _seconds_since(began) < self._stale_s / 2:
                 self._storage.delete(layout.DRIVER)
 
+    def check(self) -> None:
+        """Call before each step that cannot be undone.
+
+        Raises:
+            JobStopped: another holder has taken over. Leave everything as it is.
+            ClipError: reason `storage`: it cannot be known, as the store is out of reach.
+        """
+        for _ in range(_TAKES):
+            if self.lost or self._is_sure():
+                break
+            with self._lock:
+                self._renew(self._storage)
+        if self.lost or not self._is_sure():
+            raise JobStopped(
+                f"another process has taken this output over, as this one was silent for {self._stale_s:.0f} s or "
+                "more; nothing more is written to it from here"
+            )
+
+    def _is_sure(self) -> bool:
+        """Whether nobody can have taken over: nobody may before `stale_s`, and half of it is for the step to come."""
+        return _seconds_since(self._held_at) < self._stale_s / 2
+
+    # ---- taking
+
+    def _take(self) -> None:
+        for _ in range(_TAKES):  # others may come and go meanwhile
+            began = now()
+            if self._storage.create_bytes(self._record(), layout.DRIVER):
+                self._held_at = began
+                return
+            record = read_driver(self._storage)
+            if record is None:
+                continue  # given back just now
+            claims = _claims(self._storage, record)
+            holder = claims[-1] if claims else record
+            self._refuse_if_alive(holder)
+            if self._take_over(record, [record, *claims]):
+                return
+        raise JobStopped(f"other processes keep taking {self._storage.shown(layout.DRIVER)}; wait for them")
+
+    def _take_over(self, record: dict[str, Any], dead: list[dict[str, Any]]) -> bool:
+        """Take the place of `dead[-1]`. False if somebody else was faster."""
+        claim = _claim_path(dead[-1]["driver_id"])
+        if not self._storage.create_bytes(self._record(), claim):
+            return False
+        try:
+            began = now()
+            current = read_driver(self._storage)
+            if current is None or current["driver_id"] != record["driver_id"]:
+                return False
+            if _seconds_since(began) > self._stale_s / 2:
+                return False  # slept: look again
+            if not self._write(self._storage, began) or self._storage.exists(_claim_path(self.id)):
+                raise JobStopped("another driver has just taken this output over")
+            self._beaten = {other["driver_id"] for other in dead}
+        finally:
+            self._storage.delete(claim)
+        for other in dead[:-1]:
+            self._storage.delete(_claim_path(other["driver_id"]))
+        return True
+
+    def _refuse_if_alive(self, holder: dict[str, Any]) -> None:
+        if _is_dead(holder, self._stale_s):
+            return
+        ahead_s = -_age(holder)
+        if ahead_s > self._stale_s and not self._moves(holder):
+            return
+        task = f" ({holder['task']})" if holder.get("task") not in (None, "run") else ""
+        last = f"last sign of life {max(0.0, -ahead_s):.0f} s ago"
+        if ahead_s > self._stale_s:
+            last += f" by a clock that is {ahead_s:.0f} s ahead of this machine's"
+        raise JobStopped(
+            f"another driver is active on this output: process {_shown(holder.get('pid'))} on "
+            f"{_shown(holder.get('host'))}{task}, {last}; wait for it, stop it, or use another output "
+            f"(if it is dead, it is taken for dead {self._stale_s:.0f} s after its last sign of life)"
+        )
+
+    def _moves(self, holder: dict[str, Any]) -> bool:
+        """Whether a record whose time means nothing is still being renewed."""
+        _LOG.warning(
+            "the driver's record in %s is from the future: a clock is wrong; watching it for %.0f s",
+            self._storage.shown(),
+            2 * self._heartbeat_s,
+        )
+        end = time.monotonic() + 2 * self._heartbeat_s
+        while time.monotonic() < end:
+            time.sleep(min(1.0, self._heartbeat_s / 2))
+            if read_driver(self._storage) != holder:
+                return True
+        return False
+
+    # ---- holding
+
     def _beat(self) -> None:
-        while not self._stop.wait(self._heartbeat_s):
-            # An unreachable store is the driver's to notice on its own calls; the next beat tries again.
-            with contextlib.suppress(ClipError, JobStopped):
-                holder = read_driver(self._storage)
-                if holder is not None and holder.get("driver_id") != self._id:
-                    self.lost = True
-                    return
-                self._storage.replace_bytes(self._record(), layout.DRIVER)
+        while not self.lost and not self._stop.wait(min(self._heartbeat_s, WATCH_S)):
+            try:
+                with self._lock:
+                    self._look()
+            except Exception as error:  # noqa: BLE001 - whatever its disk or its store does, the next beat tries again
+                _LOG.debug("no heartbeat: %s", error)
+
+    def _look(self) -> None:
+        """Renew the record where it is time to; else look whether it is still ours."""
+        if _seconds_since(self._held_at) >= self._heartbeat_s:
+            self._renew(self._hasty)
+            return
+        holder = read_driver(self._hasty)
+        if holder is None or holder["driver_id"] in self._beaten:
+            self._renew(self._hasty)
+        elif holder["driver_id"] != self.id:
+            self._lose(holder)
+
+    def _renew(self, storage: Storage) -> None:
+        expired = _seconds_since(self._held_at) >= self._stale_s
+        began = now()
+        holder = read_driver(storage)
+        if holder is None and expired:
+            self._lose(None)  # somebody has been here, and has gone
+        elif holder is None:
+            if storage.create_bytes(self._record(), layout.DRIVER):  # deleted by hand
+                self._held_at = began
+        elif holder["driver_id"] != self.id and holder["driver_id"] not in self._beaten:
+            self._lose(holder)
+        # One that this holder has taken over may have written once more without knowing: it will learn.
+        elif _seconds_since(began) < self._stale_s / 2 and not self._write(storage, began):
+            self._lose(read_driver(storage))
+
+    def _write(self, storage: Storage, began: tuple[float, float]) -> bool:
+        """Write the record. False where another holder is there after all.
+
+        Args:
+            began: before it was known that the place is free or ours.
+        """
+        for _ in range(_TAKES):
+            storage.replace_bytes(self._record(), layout.DRIVER)
+            if _seconds_since(began) < self._stale_s / 2:
+                self._held_at = began
+                return True
+            # Slept over it, and may have written over the record of who took over: that one writes again at once.
+            self._stop.wait(2 * min(self._heartbeat_s, WATCH_S))
+            began = now()
+            holder = read_driver(storage)
+            if holder is None or holder["driver_id"] != self.id:
+                return False
+        return False
+
+    def _lose(self, holder: dict[str, Any] | None) -> None:
+        who = f"process {_shown(holder.get('pid'))} on {_shown(holder.get('host'))}" if holder else "another process"
+        _LOG.warning("%s: %s has taken over", self._storage.shown(), who)
+        self.lost = True
 
     def _record(self) -> bytes:
         record = {
-            "driver_id": self._id,
+            "driver_id": self.id,
+            "task": self._task,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "process": _process_identity(os.getpid()),
@@ -106,34 +268,71 @@ class DriverLease:
 
 
 def read_driver(storage: Storage) -> dict[str, Any] | None:
-    """The record of the driver that holds the run; None if there is none."""
-    data = storage.read(layout.DRIVER)
-    if data is None:
-        return None
-    try:
-        record = json.loads(data)
-    except ValueError:
-        record = None
-    return record if isinstance(record, dict) else {"heartbeat_at": 0.0}  # damaged: as good as dead
+    """The record of the holder of the run; None if there is none. A damaged one is as good as dead."""
+    return _parse(storage.read(layout.DRIVER))
 
 
 def active_driver(storage: Storage, stale_s: float = STALE_S) -> dict[str, Any] | None:
     """The record of a driver that is alive, as far as one can tell from here."""
     record = read_driver(storage)
-    return None if record is None or _is_dead(record, stale_s) else record
+    return None if record is None or _is_dead(record, stale_s) or _age(record) < -stale_s else record
+
+
+def _parse(data: bytes | None) -> dict[str, Any] | None:
+    if data is None:
+        return None
+    try:
+        record = parse_json(data)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        record = {"heartbeat_at": 0.0}
+    if not isinstance(record.get("driver_id"), str):
+        record["driver_id"] = "damaged-" + hashlib.sha256(data).hexdigest()[:24]
+    return record
+
+
+def _claim_path(driver_id: str) -> str:
+    return f"{layout.TEMPORARY}/lease~{hashlib.sha256(driver_id.encode('utf-8', 'replace')).hexdigest()[:32]}"
+
+
+def _claims(storage: Storage, record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Those that are taking over from this one, each from the one before it; they may have died at it."""
+    claims: list[dict[str, Any]] = []
+    while len(claims) < 100:
+        claim = _parse(storage.read(_claim_path((claims[-1] if claims else record)["driver_id"])))
+        if claim is None:
+            break
+        claims.append(claim)
+    return claims
+
+
+def _shown(value: Any) -> str:
+    """A word of a record that anybody may have written."""
+    text = str(value)[:100]
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def _seconds_since(then: tuple[float, float]) -> float:
+    """By the clock that has gone further: one of them may have stood still."""
+    return max(b - a for a, b in zip(then, now(), strict=True))
 
 
 def _age(record: dict[str, Any]) -> float:
+    """Seconds since the heartbeat; negative where it is from the future, infinite where it is no time."""
     try:
-        return max(0.0, time.time() - float(record["heartbeat_at"]))
-    except (KeyError, TypeError, ValueError):
-        return float("inf")
+        heartbeat_at = float(record["heartbeat_at"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return math.inf
+    return time.time() - heartbeat_at if math.isfinite(heartbeat_at) else math.inf
 
 
 def _is_dead(record: dict[str, Any], stale_s: float) -> bool:
     if record.get("namespace") and record.get("namespace") == _namespace():
         pid = record.get("pid")
-        return not isinstance(pid, int) or _process_identity(pid) != record.get("process")
+        identity = _process_identity(pid) if isinstance(pid, int) else ""
+        if not identity or identity != record.get("process"):
+            return True
     return _age(record) > stale_s
 
 

@@ -18,7 +18,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -63,12 +63,17 @@ class RunStore:
         self.output = output
         self.storage = Storage(output, storage_options, retry)
         self._manifest: pa.Table | None = None
+        self._lookup = compacted.Lookup(self.storage)
 
     def __repr__(self) -> str:
         return f"RunStore({redact(self.output)!r})"
 
     def __getstate__(self) -> dict[str, Any]:
         return {"output": self.output, "storage": self.storage, "_manifest": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._lookup = compacted.Lookup(self.storage)
 
     # ---- identity
 
@@ -121,7 +126,7 @@ class RunStore:
                 self._freeze(clips, carried, digest)
             elif any(_may_be_signed(clip) for clip in clips):
                 self._renew_addresses(clips)
-        if created and self.probe() is Guarantee.CHECKED:
+        if self.probe() is Guarantee.CHECKED:
             _LOG.warning(
                 "%s does not enforce create-if-absent: two drivers at once could both commit a clip, the later "
                 "file staying. One driver at a time is safe.",
@@ -252,7 +257,7 @@ class RunStore:
         """Whether this clip is finished."""
         if self.storage.exists(layout.annotation_path(clip_id)):
             return True
-        return clip_id in compacted.read_index(self.storage)
+        return self._lookup.find(clip_id) is not None
 
     def commit(self, clip_id: str, local_path: str | os.PathLike[str]) -> bool:
         """Make a finished annotation file the clip's: whole, and only if the clip has none.
@@ -262,7 +267,7 @@ class RunStore:
         """
         path = layout.annotation_path(clip_id)
         # Where merged files have taken the place of a clip's own, its name is free again.
-        if clip_id in compacted.read_index(self.storage):
+        if self._lookup.find(clip_id) is not None:
             return False
         return self.storage.create(os.fspath(local_path), path)
 
@@ -276,7 +281,7 @@ class RunStore:
         with self.storage.fetched(path) as local:
             if local is not None:
                 return pq.ParquetFile(local).read()
-        held = compacted.read_index(self.storage).get(clip_id)
+        held = self._lookup.find(clip_id)
         if held is None:
             raise FileNotFoundError(f"clip {clip_id} is not done: there is no {self.storage.shown(path)}")
         part = self.storage.full(layout.part_path(held.part))
@@ -297,7 +302,7 @@ class RunStore:
         try:
             return self._footer(clip_id)
         except FileNotFoundError:
-            held = compacted.read_index(self.storage).get(clip_id)
+            held = self._lookup.find(clip_id)
             if held is None:
                 raise
             return held.values()
@@ -332,10 +337,15 @@ class RunStore:
             self.storage, ((clip_id, n) for clip_id in sorted(attempts) for n in attempts[clip_id])
         )
 
-    def clear_failures(self, reasons: Iterable[Reason | str] | None = None) -> int:
+    def clear_failures(
+        self, reasons: Iterable[Reason | str] | None = None, check: Callable[[], None] = lambda: None
+    ) -> int:
         """Delete the records of all clips, or of those whose last attempt failed for one of these reasons.
 
         Records of a clip go last first: what settles a clip goes before what only counts.
+
+        Args:
+            check: is called before each deletion, and may raise: `DriverLease.check`.
 
         Returns:
             How many clips were cleared.
@@ -348,6 +358,7 @@ class RunStore:
 
         def clear(clip_id: str) -> None:
             for number in reversed(attempts[clip_id]):
+                check()
                 self.storage.delete(layout.failure_path(clip_id, number))
             self.storage.delete_empty_folder(layout.failure_folder(clip_id))
 
@@ -421,9 +432,13 @@ class RunStore:
 
     # ---- drivers
 
-    def lease(self) -> DriverLease:
-        """The right to drive this run: `with store.lease() as lease: ...`. See `DriverLease`."""
-        return DriverLease(self.storage)
+    def lease(self, task: str = "run") -> DriverLease:
+        """The right to change this run: `with store.lease() as lease: ...`. See `DriverLease`.
+
+        Args:
+            task: what for, as others are told.
+        """
+        return DriverLease(self.storage, task=task)
 
     def probe(self) -> Guarantee:
         """Who enforces that a clip is committed once here, found out by trying. See `creating`."""

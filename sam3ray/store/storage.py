@@ -20,7 +20,7 @@ from sam3ray.addresses import AddressError, folder_form
 from sam3ray.failures import ClipError, JobStopped, Reason, UserError
 from sam3ray.files import options_for
 from sam3ray.redact import redact, remember_secrets
-from sam3ray.store import creating
+from sam3ray.store import creating, s3
 from sam3ray.store.creating import Guarantee
 from sam3ray.store.errors import describe
 from sam3ray.store.layout import TEMPORARY
@@ -56,6 +56,7 @@ class Storage:
             raise UserError(f"output {redact(uri)} {error}") from None
         self.options = dict(options or {})
         self.retry = retry or RetryPolicy()
+        self.enforced: bool | None = None  # whether create-if-absent is, as far as `probe` has found out
         remember_secrets(self.options)
         self._opened: tuple[int, Any, str] | None = None
         self._lock = threading.Lock()
@@ -64,10 +65,11 @@ class Storage:
         return f"{type(self).__name__}({redact(self.uri)!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"uri": self.uri, "options": self.options, "retry": self.retry}
+        return {"uri": self.uri, "options": self.options, "retry": self.retry, "enforced": self.enforced}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["uri"], state["options"], state["retry"])  # type: ignore[misc]
+        self.enforced = state["enforced"]
 
     # ---- the filesystem
 
@@ -95,6 +97,10 @@ class Storage:
     @property
     def is_local(self) -> bool:
         return creating.kind_of(self.fs) == "local"
+
+    @property
+    def is_s3(self) -> bool:
+        return creating.kind_of(self.fs) == "s3"
 
     @property
     def guarantee(self) -> Guarantee:
@@ -130,6 +136,8 @@ class Storage:
             if self.is_local:
                 with open(self.full(path), "rb") as file:
                     return file.read()
+            if self.is_s3:
+                return s3.get(self.fs, self.full(path))
             return self.fs.cat_file(self.full(path))
 
         try:
@@ -146,8 +154,28 @@ class Storage:
                 with open(full, "rb") as file:
                     file.seek(max(0, os.fstat(file.fileno()).st_size - size))
                     return file.read()
+            if self.is_s3:
+                return s3.get(self.fs, full, start=-size)
             total = int(self.fs.info(full)["size"])
             return self.fs.cat_file(full, start=max(0, total - size), end=total)
+
+        try:
+            return self.retrying("read", path, ask)
+        except FileNotFoundError:
+            return None
+
+    def read_range(self, path: str, start: int, end: int) -> bytes | None:
+        """Bytes from `start` up to `end`; None if there is no such file."""
+
+        def ask() -> bytes:
+            full = self.full(path)
+            if self.is_local:
+                with open(full, "rb") as file:
+                    file.seek(start)
+                    return file.read(end - start)
+            if self.is_s3:
+                return s3.get(self.fs, full, start, end)
+            return self.fs.cat_file(full, start=start, end=end)
 
         try:
             return self.retrying("read", path, ask)
@@ -160,6 +188,8 @@ class Storage:
         def ask() -> int:
             if self.is_local:
                 return os.stat(self.full(path)).st_size
+            if self.is_s3:
+                return int(s3.head(self.fs, self.full(path))["ContentLength"])
             self.fs.invalidate_cache()
             return int(self.fs.info(self.full(path))["size"])
 
@@ -171,42 +201,78 @@ class Storage:
     def exists(self, path: str) -> bool:
         return self.size(path) is not None
 
-    def names(self, folder: str) -> list[str]:
-        """Names in a folder, by one listing; empty if there is no such folder."""
+    def names(self, folder: str, told: Callable[[int], None] | None = None) -> list[str]:
+        """Names in a folder, by one listing; empty if there is no such folder.
 
-        def ask() -> list[str]:
+        Args:
+            told: is told now and then how many there are, where a listing takes many requests.
+        """
+        return [entry.path.rpartition("/")[2] for entry in self.listed(folder, told=told)]
+
+    def listed(self, folder: str, prefix: str = "", told: Callable[[int], None] | None = None) -> list[Entry]:
+        """What lies in a folder, by one listing: files and folders whose name begins with `prefix`.
+
+        The size of a folder is 0. Empty if there is no such folder.
+        """
+
+        def ask() -> list[Entry]:
             if self.is_local:
-                return os.listdir(self.full(folder))
+                with os.scandir(self.full(folder)) as found:
+                    return [_local_entry(folder, item) for item in found if item.name.startswith(prefix)]
+            if self.is_s3:
+                return [
+                    _s3_entry(f"{folder}/{name}" if folder else name, item)
+                    for name, item in s3.listing(self.fs, self.full(folder), prefix, told=told)
+                ]
             self.fs.invalidate_cache()
-            found = self.fs.ls(self.full(folder), detail=False)
-            return [str(path).rstrip("/").rsplit("/", 1)[-1] for path in found]
+            below = self.full(folder).rstrip("/")
+            items = {str(info["name"]).rstrip("/"): info for info in self.fs.ls(self.full(folder), detail=True)}
+            items.pop(below, None)  # what a console's "create folder" leaves behind
+            entries = [
+                Entry(f"{folder}/{name}" if folder else name, int(info.get("size") or 0), _modified(info))
+                for path, info in items.items()
+                if (name := path.rpartition("/")[2]).startswith(prefix)
+            ]
+            if told is not None:
+                told(len(entries))
+            return entries
 
         try:
             return self.retrying("list", folder, ask)
         except FileNotFoundError:
             return []
 
-    def walk(self, folder: str = "") -> Iterator[Entry]:
-        """All files below a folder, by one listing. Files that vanish meanwhile are left out."""
+    def walk(self, folder: str = "", told: Callable[[int], None] | None = None) -> Iterator[Entry]:
+        """All files below a folder, by one listing. Files that vanish meanwhile are left out.
+
+        Args:
+            told: is told now and then how many there are, where a listing takes many requests.
+        """
         if self.is_local:
             yield from self._walk_local(self.full(folder))
             return
 
-        def ask() -> dict[str, dict[str, Any]]:
+        def ask() -> list[Entry]:
+            if self.is_s3:
+                return [
+                    _s3_entry(f"{folder}/{name}" if folder else name, item)
+                    for name, item in s3.listing(self.fs, self.full(folder), deep=True, told=told)
+                ]
             self.fs.invalidate_cache()
-            return self.fs.find(self.full(folder), detail=True)
+            prefix = self.root + "/"
+            entries = []
+            for path, info in self.fs.find(self.full(folder), detail=True).items():
+                if info.get("type") == "directory" or str(path).endswith("/"):
+                    continue
+                if not str(path).startswith(prefix):
+                    raise JobStopped(f"the store lists {redact(str(path))} in {self.shown(folder)}, which cannot be")
+                entries.append(Entry(str(path)[len(prefix) :], int(info.get("size") or 0), _modified(info)))
+            return entries
 
         try:
-            found = self.retrying("list", folder, ask)
+            yield from self.retrying("list", folder, ask)
         except FileNotFoundError:
             return
-        prefix = self.root + "/"
-        for path, info in found.items():
-            if info.get("type") == "directory" or str(path).endswith("/"):
-                continue  # what a console's "create folder" leaves behind
-            if not str(path).startswith(prefix):
-                raise JobStopped(f"the store lists {redact(str(path))} in {self.shown(folder)}, which cannot be")
-            yield Entry(str(path)[len(prefix) :], int(info.get("size") or 0), _modified(info))
 
     def _walk_local(self, folder: str) -> Iterator[Entry]:
         try:
@@ -266,8 +332,8 @@ class Storage:
         At every moment there is either no file or a whole one. If the process dies, at most a temporary file
         outside the run's folders (`.tmp/`) is left, on storage that needs one.
         """
-        # Spares an upload that cannot win; and servers that ignore the condition overwrite nothing that is seen.
-        if not self.is_local and self.exists(path):
+        # Where nobody is known to enforce the condition, nothing that is seen is overwritten.
+        if not self.is_local and not self.enforced and self.exists(path):
             return False
         return self._create(local, path)
 
@@ -275,17 +341,21 @@ class Storage:
         token = uuid.uuid4().hex
         size = os.path.getsize(local)
 
-        def attempt() -> None:
-            creating.create(self.fs, local, self.full(path), self.full(TEMPORARY), token)
+        def attempt() -> bool:
+            return creating.create(self.fs, local, self.full(path), self.full(TEMPORARY), token)
 
         try:
-            self.retrying("create", path, attempt)
+            if self.retrying("create", path, attempt):
+                return True
         except (FileExistsError, FileNotFoundError) as error:
             # "Not found" is a missing bucket; or what a client's tidying up hit on after "exists" (gcsfs does that).
             if isinstance(error, FileNotFoundError) and not self.exists(path):
                 raise self._no_folder("create", path, error) from None
             # Perhaps made by an earlier try of this call whose answer was lost.
-            owner = self.retrying("look at", path, lambda: creating.token_of(self.fs, self.full(path)))
+            try:
+                owner = self.retrying("look at", path, lambda: creating.token_of(self.fs, self.full(path)))
+            except FileNotFoundError:
+                return False  # somebody else's, and deleted meanwhile
             if owner != token:
                 return False
         written = self.size(path)
@@ -358,10 +428,20 @@ class Storage:
         try:
             with unnamed_file(b"1") as local:
                 self._create(local, path)
-                created_twice = self._create(local, path)
+                self.enforced = not self._create(local, path)
         finally:
             self.delete(path)
-        return Guarantee.CHECKED if created_twice else Guarantee.SERVER
+        return Guarantee.SERVER if self.enforced else Guarantee.CHECKED
+
+
+def _local_entry(folder: str, item: os.DirEntry[str]) -> Entry:
+    return Entry(f"{folder}/{item.name}" if folder else item.name, 0, None)
+
+
+def _s3_entry(path: str, item: Mapping[str, Any] | None) -> Entry:
+    if item is None:
+        return Entry(path, 0, None)
+    return Entry(path, int(item["Size"]), item["LastModified"].timestamp())
 
 
 def _modified(info: Mapping[str, Any]) -> float | None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sam3ray.jsontext import parse_json
 from sam3ray.redact import redact
 from sam3ray.store import frozen
 
@@ -123,7 +124,7 @@ def from_parquet(data: bytes) -> dict[str, ClipSummary]:
     """The summaries in a `clips.parquet`; nothing if it is none: it can always be made again from the store."""
     try:
         file = pq.ParquetFile(io.BytesIO(data))
-        stages = json.loads((file.schema_arrow.metadata or {}).get(_TIMINGS_KEY, b"[]"))
+        stages = parse_json((file.schema_arrow.metadata or {}).get(_TIMINGS_KEY, b"[]"))
         columns = [*_FIXED, *(f"{stage}_s" for stage in stages)]
         table = file.read(columns=columns).select(columns)
         finished = table.column("finished_at").cast(pa.int64()).to_pylist()

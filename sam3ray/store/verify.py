@@ -13,7 +13,7 @@ from sam3ray.annotations import SCHEMA, read_file_metadata
 from sam3ray.manifest import Clip
 from sam3ray.store import failure_records, layout, summary
 from sam3ray.store.check_clip import BATCH_ROWS, ClipCheck
-from sam3ray.store.compacted import CompactedClip, read_index
+from sam3ray.store.compacted import CompactedClip, read_index, version_of
 from sam3ray.store.run import RunStore
 from sam3ray.store.storage import Entry, Storage
 
@@ -103,14 +103,18 @@ def _sort(entries: Iterator[Entry]) -> _Listing:
             found.failures.add(name.partition("/")[0])
         elif folder == layout.COMPACTED and "/" not in name and name.endswith(".parquet"):
             found.parts.add(name)
-        elif entry.path not in _ROOT_FILES and entry.path != layout.COMPACTED_INDEX:
+        elif entry.path not in _ROOT_FILES and not _is_index(folder, name):
             found.unknown.append(entry.path)
     return found
 
 
+def _is_index(folder: str, name: str) -> bool:
+    return folder == layout.COMPACTED and version_of(name) is not None
+
+
 def _is_record(name: str) -> bool:
     clip_id, _, record = name.partition("/")
-    return layout.is_clip_id(clip_id) and record.endswith(".json") and record[:-5].isdigit()
+    return layout.is_clip_id(clip_id) and layout.record_number(record) is not None
 
 
 def _check_sets(clips: Mapping[str, Clip], listing: _Listing, index: Mapping[str, CompactedClip]) -> list[str]:

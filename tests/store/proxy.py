@@ -49,6 +49,8 @@ class FaultyProxy:
     def __init__(self, upstream: str) -> None:
         self.decide: Callable[[Request], Fault] = lambda _: Fault.NONE
         self.log: list[tuple[Request, Fault]] = []
+        self.sent = 0  # bytes of answers
+        self.drops: set[str] = set()  # headers, in lower case, that the server never gets to see
         self._upstream = urlsplit(upstream)
         self._lock = threading.Lock()
         proxy = self
@@ -103,7 +105,7 @@ class FaultyProxy:
         connection = http.client.HTTPConnection(self._upstream.hostname or "", self._upstream.port, timeout=30)
         connection.putrequest(handler.command, handler.path, skip_host=True, skip_accept_encoding=True)
         for name, value in handler.headers.items():
-            if name.lower() not in _HOP | {"content-length"}:
+            if name.lower() not in _HOP | {"content-length"} | self.drops:
                 connection.putheader(name, value)
         if length or handler.command in ("PUT", "POST"):
             connection.putheader("Content-Length", str(length))
@@ -114,6 +116,7 @@ class FaultyProxy:
         with contextlib.closing(self._send(handler, body, len(body))) as connection:
             answer = connection.getresponse()
             content = answer.read()
+        self.sent += len(content)
         if fault is Fault.LOST:
             _reset(handler)
             return

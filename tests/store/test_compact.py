@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from sam3ray.annotations import read_annotations
 from sam3ray.failures import JobStopped, UserError
-from sam3ray.store import RunStore, compact_run, read_status, verify_run
+from sam3ray.store import RunStore, compact, compact_run, compacted, read_status, verify_run
+from sam3ray.store.lease import DriverLease
 from sam3ray.store.storage import Storage
 from tests.servers import Place
 from tests.store.conftest import QUICK
@@ -201,3 +203,182 @@ def test_no_run_is_the_users_error(tmp_path: Path):
     with pytest.raises(UserError, match="there is no run"):
         compact_run(str(tmp_path))
     assert os.listdir(tmp_path) == []
+
+
+# ---- two compactions at once, whatever became of their leases
+
+
+class _Sleeper:
+    """Lets a compaction run up to its n-th step on storage, where `then` happens, before or after the step."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, then) -> None:
+        self.count = 0
+        self.woke = False
+        for name in ("create", "delete"):
+            monkeypatch.setattr(Storage, name, self._sleeping(getattr(Storage, name), at, then))
+
+    def _sleeping(self, method, at: int, then):
+        def call(storage, *args, **kwargs):
+            path = args[-1]
+            if self.woke or path.startswith((".tmp", "active_driver")):
+                return method(storage, *args, **kwargs)
+            self._tick(at, then)
+            result = method(storage, *args, **kwargs)
+            self._tick(at, then)
+            return result
+
+        return call
+
+    def _tick(self, at: int, then) -> None:
+        if self.count == at and not self.woke:
+            self.woke = True
+            then()
+        self.count += 1
+
+
+@pytest.mark.parametrize(("knows", "other_bytes"), [(True, 3_000), (False, 3_000), (False, 10**9)])
+def test_a_compaction_that_slept_through_another_one_harms_nothing(
+    tmp_path, monkeypatch, knows: bool, other_bytes: int
+):
+    """It sleeps at each of its steps in turn. `knows`: it notices, by its lease; else it fell asleep between asking for
+    its lease and the step itself, and the index alone must hold."""
+    files = {i: write_clip(tmp_path, f"clip-{i:03}", seed=i, n=12)[0] for i in range(4)}
+    leases: list[DriverLease] = []
+    take = DriverLease._take
+    monkeypatch.setattr(DriverLease, "_take", lambda lease: (leases.append(lease), take(lease))[1])
+    at = stopped = 0
+    while True:
+        store = RunStore(str(tmp_path / f"run-{at}"))
+        store.create_or_open(FINGERPRINT, CONFIG, clips(4))
+        for i in range(2):
+            store.commit(f"clip-{i:03}", files[i])
+        compact_run(store.output, target_bytes=10**9)  # a part that the next one merges again
+        for i in range(2, 4):
+            store.commit(f"clip-{i:03}", files[i])
+        before = rows_of(store.output)
+
+        def meanwhile(store: RunStore = store, before: list = before) -> None:
+            sleeping = leases[-1]
+            store.storage.delete("active_driver.json")  # as if it had expired
+            compact_run(store.output, target_bytes=other_bytes, remove_originals=True)
+            assert rows_of(store.output) == before
+            if knows:
+                sleeping._held_at = (-1e9, -1e9)
+
+        with monkeypatch.context() as patch:
+            sleeper = _Sleeper(patch, at, meanwhile)
+            try:
+                compact_run(store.output, target_bytes=10_000, remove_originals=True)
+            except JobStopped:
+                stopped += 1
+        if not sleeper.woke:
+            break
+        assert rows_of(store.output) == before, at
+        assert store.done_ids() == {f"clip-{i:03}" for i in range(4)}
+        assert [p for p in verify_run(store.output) if "left by an interrupted" not in p] == []
+        compact_run(store.output, target_bytes=10_000, remove_originals=True)
+        assert rows_of(store.output) == before
+        assert verify_run(store.output) == []
+        at += 1
+    assert at >= 10
+    assert stopped >= (4 if knows else 3)
+
+
+def test_an_index_that_was_deleted_as_too_old_is_not_made_again(tmp_path: Path, monkeypatch):
+    """A compaction sleeps before it makes version 2; others make 2, 3 and 4, and delete 2."""
+    store = RunStore(str(tmp_path / "run"))
+    store.create_or_open(FINGERPRINT, CONFIG, clips(6))
+    commit(store, tmp_path, 0, 1)
+    compact_run(store.output)
+    commit(store, tmp_path, 1, 2)
+    create = compacted.create_index
+
+    def late(storage, version, held):
+        monkeypatch.setattr(compact, "create_index", create)
+        storage.delete("active_driver.json")
+        for i in (2, 3, 4):
+            commit(store, tmp_path, i, i + 1)
+            compact_run(store.output, target_bytes=0)
+        assert sorted(compacted.versions(storage))[0] > version
+        return create(storage, version, held)
+
+    monkeypatch.setattr(compact, "create_index", late)
+    with pytest.raises(JobStopped, match="another compaction"):
+        compact_run(store.output, remove_originals=True)
+    assert len({row[0] for row in rows_of(store.output)}) == 4  # clip-002 has no rows
+    assert [p for p in verify_run(store.output) if "left by" not in p and "not done" not in p] == []
+    compact_run(store.output, remove_originals=True)
+    assert [p for p in verify_run(store.output) if "not done" not in p] == []
+
+
+@pytest.mark.parametrize("target_bytes", [-1, 0, 1, 10**18])
+def test_any_size_ends(tmp_path: Path, target_bytes: int):
+    store = RunStore(str(tmp_path / "run"))
+    store.create_or_open(FINGERPRINT, CONFIG, clips(3))
+    commit(store, tmp_path, 0, 3)
+    before = rows_of(store.output)
+    result = compact_run(store.output, target_bytes=target_bytes)
+    assert (result.clips, result.parts) == (3, 1 if target_bytes > 1 else 3)
+    assert rows_of(store.output) == before
+    assert compact_run(store.output, target_bytes=target_bytes).clips == 0
+
+
+def test_a_part_that_nobody_names_stays_until_nobody_can(tmp_path: Path):
+    store = RunStore(str(tmp_path / "run"))
+    store.create_or_open(FINGERPRINT, CONFIG, clips(2))
+    commit(store, tmp_path, 0, 1)
+    compact_run(store.output)
+    storage = store.storage
+    mine = compacted.part_name(1, "clip-001")  # of a compaction that is asleep: its index will be version 2
+    storage.create_bytes(b"", f"compacted/{mine}")
+    old = compacted.part_name(0, "clip-001")
+    storage.create_bytes(b"", f"compacted/{old}")
+    storage.create_bytes(b"", "compacted/part-of-0.1.0.parquet")
+    assert compact_run(store.output).clips == 0
+    assert len(parts(store)) == 1
+    assert not compacted.create_index(storage, 2, ())  # what it is told when it wakes up
+
+
+def test_the_index_of_0_1_0_is_read_and_followed(tmp_path: Path):
+    """`compacted/index.arrow`, one table without versions."""
+    store = RunStore(str(tmp_path / "run"))
+    store.create_or_open(FINGERPRINT, CONFIG, clips(4))
+    commit(store, tmp_path, 0, 3)
+    before = rows_of(store.output)
+    compact_run(store.output, remove_originals=True)
+    folder = tmp_path / "run" / "compacted"
+    with pa.ipc.open_file(folder / "index-00000001.arrow") as reader:
+        table = reader.read_all().replace_schema_metadata(None)
+    (folder / "index-00000001.arrow").unlink()
+    with pa.ipc.new_file(folder / "index.arrow", table.schema) as writer:
+        writer.write_table(table)
+    assert rows_of(store.output) == before
+    assert verify_run(store.output) == ["clip clip-003: not done, and has no failure record"]
+    assert store.done_ids() == {"clip-000", "clip-001", "clip-002"}
+    assert store.is_done("clip-001")
+    assert not store.is_done("clip-003")
+    assert not store.commit("clip-001", write_clip(tmp_path, "clip-001")[0])
+    assert store.read_clip("clip-001").num_rows > 0
+    commit(store, tmp_path, 3, 4)
+    compact_run(store.output, remove_originals=True)
+    assert set(rows_of(store.output)) > set(before)
+    assert verify_run(store.output) == []
+    assert (folder / "index.arrow").exists()
+
+
+def test_one_clip_is_found_in_a_large_index(tmp_path: Path):
+    store = RunStore(str(tmp_path / "run"))
+    held = [compacted.CompactedClip(f"clip-{i:06}", f"part-{i % 7}.parquet", i, "{}") for i in range(0, 4000, 2)]
+    assert compacted.create_index(store.storage, 1, held[::-1])
+    lookup = compacted.Lookup(store.storage)
+    for i in (0, 1, 2, 511, 1022, 1023, 1024, 1025, 3998, 3999, 5000):
+        found = lookup.find(f"clip-{i:06}")
+        assert found == (held[i // 2] if i % 2 == 0 and i < 4000 else None)
+    assert lookup.find("a") is None
+    assert compacted.create_index(store.storage, 2, [*held, compacted.CompactedClip("a", "part", 1, "{}")])
+    assert lookup.find("a") is not None
+    Path(store.output, "compacted/index-00000003.arrow").write_bytes(b"ARROW1 no more")
+    with pytest.raises(UserError, match=r"index-00000003\.arrow is damaged"):
+        lookup.find("a")
+    with pytest.raises(UserError, match=r"index-00000003\.arrow is damaged"):
+        compacted.read_index(store.storage)

@@ -242,11 +242,9 @@ def test_of_32_racing_writers_one_wins(request, tmp_path: Path, kind: str, same_
 # ---- stores that promise less
 
 
-def test_a_server_that_ignores_the_condition_is_found_out(faulty_store, monkeypatch, caplog, tmp_path):
+def test_a_server_that_ignores_the_condition_is_found_out(faulty_store, proxy, caplog, tmp_path):
     assert faulty_store.probe() is Guarantee.SERVER
-    fs = faulty_store.storage.fs
-    put = fs.put_file
-    monkeypatch.setattr(fs, "put_file", lambda *args, mode="", **kwargs: put(*args, **kwargs))
+    proxy.drops = {"if-none-match"}
     assert faulty_store.probe() is Guarantee.CHECKED
     faulty_store.create_or_open(FINGERPRINT, CONFIG, clips(1))
     assert "does not enforce create-if-absent" in caplog.text
