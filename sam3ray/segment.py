@@ -172,7 +172,7 @@ def segment_video(
     """Finds and follows every instance of some phrases in a local video.
 
     Args:
-        path: a video file, or a folder of numbered JPEG or PNG frames.
+        path: a video file, or a folder of numbered JPEG, PNG or WebP frames.
         prompts: phrases such as "person" or "red car".
         start_frame: index of the frame on which they are first looked for, and from which `direction`
             says where to go; None: from the first frame on.

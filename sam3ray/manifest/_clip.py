@@ -24,7 +24,8 @@ class Clip:
 
     Attributes:
         clip_id: `[A-Za-z0-9._-]{1,200}`, beginning with neither `.` nor `_`, unique in the manifest.
-        uri: a video file or a folder of numbered JPEG/PNG frames, on any fsspec storage; local paths are absolute.
+        uri: a video file or a folder of numbered JPEG, PNG or WebP frames, on any fsspec storage; local paths are
+            absolute.
         prompts: phrases; empty only where visual prompts are given.
         start_s, end_s: range in seconds from the video's start, end exclusive; None is open.
         fps: sample at this rate; None is every frame.

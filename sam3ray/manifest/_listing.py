@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import posixpath
 import re
@@ -14,11 +15,13 @@ from sam3ray.manifest._rows import MAX_ROWS, Rows
 from sam3ray.redact import redact
 
 _SUFFIXES = (
-    ".3g2 .3gp .asf .avi .flv .ivf .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut .obu .ogv .rm .ts .vob .webm "
-    ".wmv .y4m"
+    ".264 .265 .3g2 .3gp .asf .avc .avi .dif .dv .f4v .flv .gif .gxf .h264 .h265 .hevc .ivf .m1v .m2t .m2ts .m2v .m4v "
+    ".mk3d .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut .obu .ogm .ogv .qt .rm .rmvb .ts .vc1 .vob .webm .wmv .wtv .y4m"
 )
 VIDEO_SUFFIXES = frozenset(_SUFFIXES.split())
-FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+_NAMED = 5  # of what is left out
+_LOG = logging.getLogger(__name__)
 _MAGIC = re.compile(r"[*?\[]")
 
 
@@ -46,6 +49,7 @@ def read_glob(uri: str, storage_options: Mapping[str, Any]) -> Rows:
     fs, pattern = filesystem(uri, storage_options, what="manifest")
     root = glob_root(pattern)
     files: set[str] = set()
+    others = _LeftOut(uri, "that no video is named like")
     try:
         for path, info in fs.glob(pattern, detail=True).items():
             if _is_hidden(path[len(root) :]):
@@ -61,8 +65,11 @@ def read_glob(uri: str, storage_options: Mapping[str, Any]) -> Rows:
                     files.update(name for name in inside if _suffix(name) in FRAME_SUFFIXES)
             elif _suffix(path) in VIDEO_SUFFIXES:
                 files.add(path)
+            else:
+                others.add(path[len(root) :].lstrip("/"))
     except Exception as error:
         raise UserError(f"manifest {redact(uri)} cannot be listed: {_reason(error)}") from error
+    others.tell()
     return _rows(files, fs, root, uri)
 
 
@@ -94,6 +101,7 @@ def _rows(files: Iterable[str], fs: Any, root: str, uri: str) -> Rows:
     videos: list[str] = []
     images: dict[str, list[str]] = {}
     prefix = "/" if root == "/" else f"{root}/"
+    others = _LeftOut(uri, "that no video is named like")
     for path in files:
         if path != root and not path.startswith(prefix) and not is_local(uri):
             raise UserError(
@@ -106,6 +114,8 @@ def _rows(files: Iterable[str], fs: Any, root: str, uri: str) -> Rows:
         elif suffix in FRAME_SUFFIXES:
             folder, _, name = path.rpartition("/")
             images.setdefault(folder, []).append(name)
+        else:
+            others.add(path.removeprefix(prefix))
         if len(videos) > MAX_ROWS:
             raise UserError(f"manifest {redact(uri)} has over {MAX_ROWS} videos, which is the limit")
     with_videos = {path.rpartition("/")[0] for path in videos}
@@ -115,15 +125,42 @@ def _rows(files: Iterable[str], fs: Any, root: str, uri: str) -> Rows:
         for folder, names in images.items()
         if folder not in with_videos and all(re.search(r"\d", posixpath.splitext(name)[0]) for name in names)
     ]
+    others.tell()
+    passed_over = _LeftOut(uri, "beside videos or without a number in a name of their folder", "images")
+    for folder in sorted(images.keys() - set(frames)):
+        for name in sorted(images[folder]):
+            passed_over.add(f"{folder}/{name}".removeprefix(prefix))
+    passed_over.tell()
     paths = sorted([*videos, *frames])
     if not paths:
         raise UserError(
             f"manifest {redact(uri)} has no videos; allowed: files ending in {_SUFFIXES}, "
-            "and folders of numbered .jpg or .png frames"
+            "and folders of numbered .jpg, .png or .webp frames"
         )
     uris = [path if is_local(uri) else fs.unstrip_protocol(path) for path in paths]
     identities = [path.removeprefix(prefix) if path != root else posixpath.basename(path) for path in paths]
     return Rows(redact(uri), len(uris), {"uri": list(uris)}, identities=identities)
+
+
+class _LeftOut:
+    """Files of a folder that are no clip: counted, and some of them named, in one line of the log."""
+
+    def __init__(self, uri: str, why: str, kind: str = "files") -> None:
+        self._uri, self._why, self._kind = uri, why, kind
+        self._count = 0
+        self._first: list[str] = []
+
+    def add(self, name: str) -> None:
+        self._count += 1
+        if len(self._first) < _NAMED:
+            self._first.append(redact(name))
+
+    def tell(self) -> None:
+        if self._count:
+            names = ", ".join(map(repr, self._first)) + (", ..." if self._count > _NAMED else "")
+            _LOG.warning(
+                "manifest %s: %d %s %s are left out: %s", redact(self._uri), self._count, self._kind, self._why, names
+            )
 
 
 def _suffix(path: str) -> str:

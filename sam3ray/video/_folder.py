@@ -1,4 +1,4 @@
-"""A folder of numbered JPEG or PNG frames as a video."""
+"""A folder of numbered JPEG, PNG or WebP frames as a video."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from sam3ray.failures import ClipError, Reason
 from sam3ray.video._frame import Frame, VideoInfo
 from sam3ray.video._source import check_pixels
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+_FORMATS = ("JPEG", "PNG", "WEBP")
 # Pillow's decoders raise any of these on damaged data.
 DECODING_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError, OverflowError,
@@ -51,7 +52,7 @@ def sort_frames(names: Iterable[str], where: str) -> list[str]:
             )
         numbered[number] = name
     if not numbered:
-        raise ClipError(Reason.NO_VIDEO_STREAM, "the folder has no .jpg, .jpeg or .png files", where)
+        raise ClipError(Reason.NO_VIDEO_STREAM, "the folder has no .jpg, .jpeg, .png or .webp files", where)
     return [numbered[n] for n in sorted(numbered)]
 
 
@@ -98,8 +99,10 @@ def _opened(path: Path, limits: VideoConfig) -> Iterator[Image.Image]:
     """An image, its header read. Whatever is wrong with it, then or later, becomes a `ClipError`."""
     where = f"{path.parent.name}/{path.name}"
     try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             check_pixels(image.width, image.height, limits, where)
+            if image.format == "WEBP" and getattr(image, "is_animated", False):
+                raise ClipError(Reason.UNREADABLE_VIDEO, "the frame is an animation, not one picture", where)
             if image.format == "JPEG":
                 _check_scans(path, where)
             yield image
@@ -110,7 +113,7 @@ def _opened(path: Path, limits: VideoConfig) -> Iterator[Image.Image]:
     except PermissionError as error:
         raise ClipError(Reason.PERMISSION_DENIED, "the frame may not be read", where) from error
     except UnidentifiedImageError as error:
-        raise ClipError(Reason.UNREADABLE_VIDEO, "the frame is neither JPEG nor PNG", where) from error
+        raise ClipError(Reason.UNREADABLE_VIDEO, "the frame is neither JPEG nor PNG nor WebP", where) from error
     except MemoryError as error:
         raise ClipError(Reason.OVER_LIMITS, "the frame asks for more memory than there is", where) from error
     except DECODING_ERRORS as error:

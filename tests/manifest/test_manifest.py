@@ -440,6 +440,30 @@ def test_nothing_found_says_what_is_looked_for(folder: Path) -> None:
     assert ".mp4" in problems(f"{folder}/*.nothing")[0]
 
 
+def test_what_is_left_out_of_a_folder_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read(str(folder))
+    said = caplog.text
+    assert "1 files that no video is named like are left out: 'notes.txt'" in said
+    assert "2 images beside videos or without a number" in said
+    assert "'a/thumb1.jpg', 'pictures/cat.jpg'" in said
+    assert "hidden" not in said
+    assert ".cache" not in said
+    caplog.clear()
+    read(f"{folder}/*")
+    assert "'notes.txt'" in caplog.text
+    caplog.clear()
+    (folder / "notes.txt").unlink()
+    read(f"{folder}/*.mp4")
+    assert caplog.text == ""
+
+
+def test_kinds_of_files_that_a_folder_may_have(tmp_path: Path) -> None:
+    for name in ("a.gif", "b.dv", "c.h264", "d.M2V", "frames/1.webp", "frames/2.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert names(read(str(tmp_path)), tmp_path) == ["a.gif", "b.dv", "c.h264", "d.M2V", "frames"]
+
+
 def test_the_output_must_not_be_among_the_videos(folder: Path) -> None:
     inside = JobConfig(manifest=str(folder), output=str(folder / "labels"), prompts=("a",))
     assert "inside" in problems(str(folder), inside)[0]

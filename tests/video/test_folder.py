@@ -42,6 +42,18 @@ def test_frames_are_sorted_as_numbers(tmp_path: Path) -> None:
     assert (video.info.width, video.info.height) == (40, 30)
 
 
+def test_frames_may_be_webp(tmp_path: Path) -> None:
+    folder = tmp_path / "f"
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(picture(i, 40, 30)).save(folder / f"{i}.webp", lossless=True)
+    with VideoReader(folder) as video:
+        assert all(np.array_equal(f.image, picture(f.index, 40, 30)) for f in video)
+    pictures = [Image.fromarray(picture(i, 40, 30)) for i in range(3)]
+    pictures[0].save(folder / "1.webp", save_all=True, append_images=pictures[1:])
+    assert "an animation, not one picture" in fails(folder, Reason.UNREADABLE_VIDEO)
+
+
 def test_time_goes_by_the_configured_rate(tmp_path: Path) -> None:
     folder = write_frames(tmp_path / "f", [f"{i}.jpg" for i in range(20)])
     limits = VideoConfig(folder_fps=10)
