@@ -38,6 +38,7 @@ from sam3ray.engine import transfer
 from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.detector import MAX_TOKENS, Detector
 from sam3ray.engine.lookahead import LookAhead
+from sam3ray.engine.positions import restore
 from sam3ray.engine.propagation import Propagation
 from sam3ray.engine.rules import Rules
 from sam3ray.engine.tracker import Tracker
@@ -179,6 +180,7 @@ def build(device: torch.device) -> Checkpoint:
             model = Sam3VideoModel(full_config()).eval().requires_grad_(False)
     finally:
         torch.set_default_dtype(torch.float32)
+    restore(model)
     image = model.detector_model.config.image_size
     return Checkpoint(model, processor(image), device, torch.bfloat16, autocast=False, info={})
 

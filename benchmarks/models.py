@@ -10,6 +10,7 @@ from transformers import CLIPTokenizer, Sam2VideoVideoProcessor, Sam3VideoConfig
 from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
 
 from sam3ray.engine.checkpoint import Checkpoint
+from sam3ray.engine.positions import restore
 
 
 def small_config(image: int = 112, layers: int = 4) -> Sam3VideoConfig:
@@ -111,6 +112,7 @@ def build(size: str, device: str, dtype: str, compiled: bool) -> Checkpoint:
     with where:
         model = Sam3VideoModel(config)
     model = model.to(kind).eval().requires_grad_(False)
+    restore(model)
     decoder: Any = model.tracker_model.mask_decoder
     decoder.pred_obj_score_head.proj_out.bias.fill_(10.0)
     if compiled:

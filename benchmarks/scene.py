@@ -80,21 +80,27 @@ class FindsDiscs:
         self._scene = scene
 
     def propose(self, backbone: torch.Tensor, prompts: Sequence[str], first_position: int) -> list[Proposals]:
-        out = []
-        for n, proposals in enumerate(self._detector.propose(backbone, prompts, first_position)):
-            if proposals.arrived is not None:
-                proposals.arrived.synchronize()
-            count, queries = proposals.probs.shape
-            discs = self._scene.objects
-            probs = torch.zeros(count, max(queries, discs))
-            probs[0, :discs] = SCORE
+        return [
+            self._with_discs(proposals, first_position + n)
+            for n, proposals in enumerate(self._detector.propose(backbone, prompts, first_position))
+        ]
+
+    def _with_discs(self, proposals: Proposals, frame: int) -> Proposals:
+        """Nothing here waits for the device: the scores are known, and arrive when the detector's own do."""
+        count, queries = proposals.probs.shape
+        discs = self._scene.objects
+        probs = torch.zeros(count, max(queries, discs))
+        probs[0, :discs] = SCORE
+
+        def masks_of(prompts: Sequence[int]) -> torch.Tensor:
             # No other phrase finds anything, so these are the masks of the first.
-            masks = proposals.masks_of([0])
+            masks = proposals.masks_of(prompts)
             if discs > queries:
                 masks = torch.nn.functional.pad(masks, (0, 0, 0, 0, 0, discs - queries))
-            masks[0, :discs] = self._scene.masks(first_position + n)
-            out.append(Proposals(masks, probs))
-        return out
+            masks[0, :discs] = self._scene.masks(frame)
+            return masks
+
+        return Proposals(masks_of, probs, proposals.arrived)
 
 
 def follow_discs(scene: Scene) -> Callable[[], None]:

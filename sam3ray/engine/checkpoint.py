@@ -64,6 +64,8 @@ def load_checkpoint(config: ModelConfig) -> Checkpoint:
     from transformers import Sam3VideoModel, Sam3VideoProcessor
     from transformers.utils import logging as transformers_logging
 
+    from sam3ray.engine.positions import restore
+
     # transformers draws a progress bar per load and warns of optional kernels that the engine does not use.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -72,7 +74,7 @@ def load_checkpoint(config: ModelConfig) -> Checkpoint:
     dtype, autocast = _precision(config.dtype, device)
     source, where = _source(config)
     with _explained(config):
-        model = Sam3VideoModel.from_pretrained(
+        model = _as_loaded(Sam3VideoModel).from_pretrained(
             source,
             dtype=dtype,
             device_map={"": device},
@@ -81,6 +83,7 @@ def load_checkpoint(config: ModelConfig) -> Checkpoint:
             **where,
         )
         processor = Sam3VideoProcessor.from_pretrained(source, **where)
+    restore(model)
     model.eval().requires_grad_(False)
     if config.compile:
         model.detector_model.vision_encoder.backbone.compile()
@@ -97,6 +100,15 @@ def load_checkpoint(config: ModelConfig) -> Checkpoint:
         "image_size": model.detector_model.config.image_size,
     }
     return Checkpoint(model, processor, device, dtype, autocast, info)
+
+
+def _as_loaded(kind: type[Sam3VideoModel]) -> type[Sam3VideoModel]:
+    """The class, told to load the positions of clicks and of the tracker's image as they are: see `positions`.
+
+    Half a pixel at the edge of the image is what rounding them to bfloat16 costs.
+    """
+    exact = {"_keep_in_fp32_modules_strict": {"shared_image_embedding", "shared_embedding"}}
+    return type(kind.__name__, (kind,), exact | {"__module__": kind.__module__})
 
 
 class HubUnreachable(JobStopped):

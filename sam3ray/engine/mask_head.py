@@ -42,8 +42,8 @@ class MaskHead:
         self.tracker = tracker
         self.encoder = tracker.prompt_encoder
         self.decoder = tracker.mask_decoder
-        self.image_positions = tracker.get_image_wide_positional_embeddings()
         weight = self.encoder.no_mask_embed.weight
+        self.image_positions = tracker.get_image_wide_positional_embeddings().to(weight.dtype)
         none = torch.zeros(1, 1, 1, 2, dtype=weight.dtype, device=weight.device)
         # No prompt is a single "not a point", to which the encoder adds another as padding.
         self.no_prompt, self.no_mask = self.encoder(

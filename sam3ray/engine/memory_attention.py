@@ -33,13 +33,13 @@ class MemoryAttention:
         device = tracker.no_memory_embedding.device
         g_h, g_w = tracker.prompt_encoder.image_embedding_size
         encoding = tracker.memory_encoder.position_encoding(
-            torch.Size((1, tracker.mem_dim, g_h, g_w)), device, dtype
-        ).to(dtype)
+            torch.Size((1, tracker.mem_dim, g_h, g_w)), device, torch.float32
+        )
         # (k, g*g, 64): position in the frame + how long ago; row k is temporal offset k, row 0 a
         # conditioning frame, which takes the last encoding of the model's table.
         spatial = encoding.flatten(2).transpose(1, 2)
         temporal = tracker.memory_temporal_positional_encoding.roll(1, dims=0)[:, 0]
-        self.memory_positions = spatial + temporal
+        self.memory_positions = (spatial + temporal.float()).to(dtype)
         cos, sin = self.module.rotary_emb(torch.empty(0, dtype=torch.float32, device=device), self.module.position_ids)
         # (g*g, 1, D/2), D the size of a head: each pair of channels is turned as one complex number.
         self.turns = torch.complex(cos.float()[..., ::2], sin.float()[..., ::2]).view(g_h * g_w, 1, -1)

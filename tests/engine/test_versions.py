@@ -13,9 +13,11 @@ def test_the_installed_release_is_tested():
     check_transformers()
 
 
-@pytest.mark.parametrize("installed", ["5.24.0", "5.2.3", "4.57.1", "6.0.0.dev0"])
+@pytest.mark.parametrize("installed", ["5.22.0", "5.25.0", "5.2.3", "4.57.1", "6.0.0.dev0"])
 def test_another_release_is_refused_and_the_error_says_which_work(installed):
-    with pytest.raises(JobStopped, match=rf"transformers {re.escape(installed)} is installed.* works with 5\.23\.x"):
+    with pytest.raises(
+        JobStopped, match=rf"transformers {re.escape(installed)} is installed.* works with 5\.23\.x, 5\.24\.x"
+    ):
         check_transformers(installed)
 
 
