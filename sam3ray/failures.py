@@ -61,7 +61,7 @@ class ClipError(Exception):
     def __init__(self, reason: Reason, message: str, where: str = "") -> None:
         super().__init__(message)
         self.reason = reason
-        self.message = printable(message)  # names of files, words of servers and libraries
+        self.message = _sentence(message)
         self.where = where
 
     def __reduce__(self) -> tuple[type[ClipError], tuple[Reason, str, str]]:
@@ -73,11 +73,20 @@ class ClipError(Exception):
         return f"{self.reason.value}: {self.message}{place}"
 
 
+_LONGEST = 2_000
+
+
+def _sentence(text: str) -> str:
+    """Names, keys and what libraries say come from strangers: nothing hidden in them, and not without end."""
+    shown = printable(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 500]} ... {text[-400:]}")
+    return shown if len(shown) <= 2 * _LONGEST else f"{shown[: 2 * _LONGEST]}..."
+
+
 class UserError(Exception):
     """Wrong config, manifest or arguments. Holds every problem found, one sentence each."""
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = tuple(map(printable, (problems,) if isinstance(problems, str) else problems))
+        self.problems = tuple(map(_sentence, (problems,) if isinstance(problems, str) else problems))
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type[UserError], tuple[tuple[str, ...]]]:

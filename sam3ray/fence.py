@@ -24,7 +24,7 @@ from contextlib import suppress
 from typing import Any, BinaryIO
 
 _MAX_IDLE = 2
-_RETIRE_BYTES = 512 * 2**20  # a helper that has grown by so much is not asked again
+_RETIRE_BYTES = 512 * 2**20  # a helper that has kept so much is not asked again
 _WALL = 10  # seconds of waiting allowed for each second of processor time
 
 _in_helper = False
@@ -189,7 +189,6 @@ def _serve() -> None:
     answers: BinaryIO = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides when to end
-    at_first = _memory_bytes()
     while True:
         try:
             call, args, memory_bytes, cpu_s = pickle.load(requests)  # noqa: S301 - from the caller
@@ -213,7 +212,7 @@ def _serve() -> None:
         _limit_memory(None)
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        is_last = _memory_bytes() > at_first + _RETIRE_BYTES
+        is_last = _memory_bytes(_RESIDENT) > _RETIRE_BYTES
         _answer(answers, *(("last", outcome) if is_last else outcome))
 
 
@@ -236,10 +235,13 @@ def _limit_memory(more_bytes: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def _memory_bytes() -> int:
-    """Address space in use; 0 where the system does not tell."""
+_RESIDENT = 1
+
+
+def _memory_bytes(kind: int = 0) -> int:
+    """Address space in use, or memory; 0 where the system does not tell."""
     try:
         with open("/proc/self/statm") as file:
-            return int(file.read().split()[0]) * resource.getpagesize()
+            return int(file.read().split()[kind]) * resource.getpagesize()
     except OSError:
         return 0

@@ -7,8 +7,12 @@ Used before a job starts: configurations, manifests, prompts. Videos and results
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
-from typing import Any
+import os
+import posixpath
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 from sam3ray import web
 from sam3ray.addresses import AddressError, one_form, scheme_of
@@ -41,6 +45,12 @@ def is_local(uri: str) -> bool:
 def local_path(uri: str) -> str:
     """The path that a local uri means."""
     return uri.split("://", 1)[1] if "://" in uri else uri
+
+
+def suffix_of(uri: str) -> str:
+    """The suffix of the file's name in lower case: `.csv` of `https://host/a.CSV?signature=b.c`."""
+    name = uri.partition("?")[0].partition("#")[0] if kind_of_storage(uri) == WEB else uri
+    return posixpath.splitext(name)[1].lower()
 
 
 def kind_of_storage(uri: str) -> str:
@@ -123,6 +133,46 @@ def read_bytes(uri: str, storage_options: Mapping[str, Any], max_bytes: int, *, 
     except Exception as error:
         raise UserError(_cannot_read(uri, what, error)) from error
     return data
+
+
+@contextmanager
+def local_copy(uri: str, storage_options: Mapping[str, Any], max_bytes: int, *, what: str) -> Iterator[str]:
+    """A path of the file on this machine: its own, or that of a copy which goes with the block.
+
+    Raises:
+        UserError: it cannot be read, is no regular file, or has more than `max_bytes`.
+    """
+    fs, path = filesystem(uri, storage_options, what=what)
+    with tempfile.TemporaryDirectory(prefix="sam3ray-") as folder:
+        try:
+            if is_local(uri):
+                if not os.path.isfile(path):
+                    os.stat(path)
+                    raise UserError(f"{what} {redact(uri)} is no regular file")
+            else:
+                source, path = path, os.path.join(folder, "copy")
+                with open(path, "wb") as sink:
+                    _copy(fs, source, sink, max_bytes, is_web=kind_of_storage(uri) == WEB)
+        except web.TooLarge:
+            raise UserError(f"{what} {redact(uri)} has more than {max_bytes} bytes, which is the limit") from None
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(_cannot_read(uri, what, error)) from error
+        yield path
+
+
+def _copy(fs: Any, source: str, sink: BinaryIO, max_bytes: int, *, is_web: bool) -> None:
+    if is_web:
+        web.copy(fs, source, sink, max_bytes)
+        return
+    copied = 0
+    with fs.open(source, "rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            copied += len(chunk)
+            if copied > max_bytes:
+                raise web.TooLarge
+            sink.write(chunk)
 
 
 def read_at_most(stream: Any, max_bytes: int) -> bytes:

@@ -21,7 +21,7 @@ from sam3ray.failures import UserError
 from sam3ray.manifest import is_clip_id
 from sam3ray.manifest._check import check_rows
 from sam3ray.manifest._ids import derive_clip_id
-from sam3ray.manifest._parquet import read_parquet
+from sam3ray.manifest._parquet import assemble, read_parts, rows_of
 from sam3ray.manifest._rows import Rows
 from sam3ray.manifest._text import read_csv, read_jsonl
 from sam3ray.prompts import parse_visual_prompts
@@ -148,6 +148,10 @@ def test_csv_of_any_text(text: str) -> None:
 @given(mutated(b'uri,clip_id,prompts,start_s,other\na.mp4,a,"x; y",1.5,z\n"b,c.mp4",,,,\n'))
 def test_csv_with_damaged_bytes(data: bytes) -> None:
     clips_or_error(lambda: read_csv(data.decode("utf-8", "replace"), "m.csv"))
+
+
+def read_parquet(stream: io.BytesIO, name: str) -> Rows:
+    return rows_of(assemble(read_parts(stream, name, "uri", 2**28)), name)
 
 
 rows = st.lists(st.dictionaries(st.sampled_from(COLUMNS), values, max_size=8), min_size=1, max_size=5)

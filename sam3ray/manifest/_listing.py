@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sam3ray.failures import UserError
-from sam3ray.files import filesystem, is_local, local_path
+from sam3ray.files import WEB, filesystem, is_local, kind_of_storage, local_path
 from sam3ray.manifest._rows import MAX_ROWS, Rows
 from sam3ray.redact import redact
 
@@ -27,7 +27,8 @@ _MAGIC = re.compile(r"[*?\[]")
 
 def is_glob(uri: str) -> bool:
     """Whether this is a pattern rather than one place. A local file whose name has such characters is a place."""
-    return _MAGIC.search(uri) is not None and not (is_local(uri) and os.path.lexists(local_path(uri)))
+    pattern = uri.partition("?")[0] if kind_of_storage(uri) == WEB else uri  # there it begins a query
+    return _MAGIC.search(pattern) is not None and not (is_local(uri) and os.path.lexists(local_path(uri)))
 
 
 def glob_root(uri: str) -> str:

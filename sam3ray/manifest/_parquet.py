@@ -1,32 +1,111 @@
-"""Manifests as Parquet."""
+"""Tables as Parquet: manifests, and files of prompts.
+
+A page of a few bytes may unpack to two gigabytes, a dictionary of one long text stand for millions of them, and damaged
+metadata crash the reader. So a helper process reads (`sam3ray.fence`), and counts what it reads.
+"""
 
 from __future__ import annotations
 
-from typing import BinaryIO
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sam3ray import fence
 from sam3ray.failures import UserError
 from sam3ray.manifest._rows import KNOWN_COLUMNS, MAX_CELLS, MAX_ROWS, Rows, check_header
 
-MAX_TABLE_BYTES = 16 * 2**30  # decoded
+MAX_FILE_BYTES = 16 * 2**30
+MAX_TABLE_BYTES = 16 * 2**30  # decoded, of a large file
+_TABLE_BYTES = 2**28  # of a small one, and
+_FOLD = 64  # times its own size of any: tables whose texts repeat are a tenth of what they hold
+_HELPER_BYTES = 2 * 2**30  # for the pages and rows under way
+_BATCH_ROWS = 2_048
+_CPU_S = 120.0
+_BYTES_PER_CPU_S = 5 * 2**20
 
 
-def read_parquet(stream: BinaryIO, name: str) -> Rows:
-    """All columns; the carried ones with their Arrow types."""
-    table = read_table(stream, name)
+def read_parquet(path: str, name: str) -> Rows:
+    """All columns of a local file; the carried ones with their Arrow types."""
+    return rows_of(read_table(path, name), name)
+
+
+def rows_of(table: pa.Table, name: str) -> Rows:
     known = {column: table.column(column).to_pylist() for column in KNOWN_COLUMNS if column in table.column_names}
     others = [column for column in table.column_names if column not in KNOWN_COLUMNS]
     return Rows(name, table.num_rows, known, table.select(others) if others else None)
 
 
-def read_table(stream: BinaryIO, name: str, required: str = "uri") -> pa.Table:
-    """The whole table, which must have the column `required`, within limits on rows, cells and decoded bytes.
+def read_table(path: str, name: str, required: str = "uri") -> pa.Table:
+    """The whole table of a local file, which must have the column `required`, within limits on rows, cells and bytes.
 
     Raises:
         UserError: it is not Parquet, is damaged, or is over the limits.
     """
+    size = os.path.getsize(path)
+    if size > MAX_FILE_BYTES:
+        raise UserError(f"{name} has over {MAX_FILE_BYTES} bytes, which is the limit")
+    parts = fence.fenced_items(
+        _read_file,
+        os.path.abspath(path),
+        name,
+        required,
+        allowed_bytes(size),
+        memory_bytes=_HELPER_BYTES,
+        cpu_s=_CPU_S + size / _BYTES_PER_CPU_S,
+    )
+    try:
+        return assemble(parts)
+    except fence.HelperTimedOut:
+        raise UserError(f"{name} cannot be read as Parquet: it keeps the reader busy for minutes") from None
+    except fence.HelperDied as error:
+        raise UserError(f"{name} cannot be read as Parquet: the reader {error} on it") from None
+
+
+def assemble(parts: Iterable[Any]) -> pa.Table:
+    """The table of a schema and batches."""
+    schema, *batches = parts
+    return pa.Table.from_batches(batches, schema=schema)
+
+
+def allowed_bytes(file_bytes: int) -> int:
+    """What the values of a file of this size may take."""
+    return min(MAX_TABLE_BYTES, max(_TABLE_BYTES, _FOLD * file_bytes))
+
+
+def decoded_bytes(array: pa.Array) -> int:
+    """What the values take, those of a dictionary as often as they are named."""
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        if not _is_text(kind.value_type):
+            return array.nbytes + len(array) * 16
+        return array.indices.nbytes + (pc.sum(pc.binary_length(array.dictionary).take(array.indices)).as_py() or 0)
+    if pa.types.is_struct(kind):
+        return array.nbytes + sum(decoded_bytes(array.field(i)) for i in range(kind.num_fields))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return array.nbytes + decoded_bytes(array.flatten())
+    if pa.types.is_map(kind):
+        return array.nbytes + decoded_bytes(array.keys) + decoded_bytes(array.items)
+    return array.nbytes
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(
+        test(kind)
+        for test in (pa.types.is_string, pa.types.is_binary, pa.types.is_large_string, pa.types.is_large_binary)
+    )
+
+
+def _read_file(path: str, name: str, required: str, allowed: int) -> Iterator[Any]:
+    with open(path, "rb") as stream:
+        yield from read_parts(stream, name, required, allowed)
+
+
+def read_parts(stream: BinaryIO, name: str, required: str, allowed: int) -> Iterator[Any]:
+    """The schema, then batches of rows. Without the helper's limits: for whoever is in a process with some."""
     try:
         file = pq.ParquetFile(stream)
         rows, columns = file.metadata.num_rows, len(file.schema_arrow.names)
@@ -35,14 +114,17 @@ def read_table(stream: BinaryIO, name: str, required: str = "uri") -> pa.Table:
             raise UserError(
                 f"{name} has {rows} rows of {columns} columns; allowed: {MAX_ROWS} rows, {MAX_CELLS} values"
             )
-        batches, size = [], 0
-        for batch in file.iter_batches(batch_size=65_536):
-            size += batch.nbytes
-            if size > MAX_TABLE_BYTES:
-                raise UserError(f"{name} holds over {MAX_TABLE_BYTES} bytes of values, which is the limit")
-            batches.append(batch)
-        table = pa.Table.from_batches(batches, schema=file.schema_arrow)
-        table.validate(full=True)  # a damaged file can decode to text that is not UTF-8 or to offsets out of range
-    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        yield file.schema_arrow
+        held = 0
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+            held += sum(map(decoded_bytes, batch.columns))
+            if held > allowed:
+                raise UserError(
+                    f"{name} holds over {allowed} bytes of values, which is the limit for a file of its size"
+                )
+            batch.validate(full=True)  # damage can decode to text that is not UTF-8 or to offsets out of range
+            yield batch
+    except (MemoryError, pa.ArrowMemoryError):
+        raise UserError(f"{name} cannot be read as Parquet: it asks for more memory than a table may take") from None
+    except (pa.ArrowException, OSError, ValueError, OverflowError, NotImplementedError) as error:
         raise UserError(f"{name} cannot be read as Parquet: {' '.join(str(error).split())[:300]}") from error
-    return table

@@ -11,11 +11,21 @@ from typing import Any
 
 from sam3ray.config import JobConfig
 from sam3ray.failures import UserError
-from sam3ray.files import ambiguous_options, decode, filesystem, is_local, local_path, read_bytes, resolve
+from sam3ray.files import (
+    ambiguous_options,
+    decode,
+    filesystem,
+    is_local,
+    local_copy,
+    local_path,
+    read_bytes,
+    resolve,
+    suffix_of,
+)
 from sam3ray.manifest._check import check_rows
 from sam3ray.manifest._clip import Manifest
 from sam3ray.manifest._listing import VIDEO_SUFFIXES, glob_root, is_glob, read_folder, read_glob
-from sam3ray.manifest._parquet import read_parquet
+from sam3ray.manifest._parquet import MAX_FILE_BYTES, read_parquet
 from sam3ray.manifest._rows import Rows, likely_typos
 from sam3ray.manifest._text import MAX_TEXT_BYTES, read_csv, read_jsonl
 from sam3ray.prompts._file import read_prompt_file
@@ -69,7 +79,7 @@ def _read_rows(uri: str, config: JobConfig, options: Mapping[str, Any]) -> Rows:
     if is_glob(uri):
         _refuse_output_inside(glob_root(uri), config, recursive="**" in uri)
         return read_glob(uri, options)
-    suffix = posixpath.splitext(uri.split("?", 1)[0] if "://" in uri else uri)[1].lower()
+    suffix = suffix_of(uri)
     if suffix == ".csv":
         return read_csv(decode(read_bytes(uri, options, MAX_TEXT_BYTES, what="manifest"), name, what="manifest"), name)
     if suffix in (".jsonl", ".ndjson"):
@@ -80,8 +90,8 @@ def _read_rows(uri: str, config: JobConfig, options: Mapping[str, Any]) -> Rows:
     try:
         info = fs.info(path)
         if suffix in (".parquet", ".pq") and info["type"] == "file":
-            with fs.open(path, "rb") as stream:
-                return read_parquet(stream, name)
+            with local_copy(uri, options, MAX_FILE_BYTES, what="manifest") as local:
+                return read_parquet(local, name)
         is_folder = info["type"] == "directory"
     except FileNotFoundError:
         raise UserError(f"manifest {name} does not exist") from None

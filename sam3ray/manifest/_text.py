@@ -20,6 +20,7 @@ MAX_FIELD_CHARS = 16 * 2**20  # a visual_prompts cell may hold many masks
 
 def read_csv(text: str, name: str) -> Rows:
     """RFC 4180: commas, double quotes, a header. All carried values are text, as they stand."""
+    _check_values(text, name, ",\n")
     csv.field_size_limit(MAX_FIELD_CHARS)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     problems = Problems()
@@ -87,8 +88,16 @@ def read_jsonl(text: str, name: str) -> Rows:
     return rows
 
 
+def _check_values(text: str, name: str, marks: str) -> None:
+    """Refuse a text of more values than a table may have before they are made: one takes fifty times its characters."""
+    values = sum(map(text.count, marks))
+    if values > MAX_CELLS:
+        raise UserError(f"{name} has up to {values} values; allowed: {MAX_CELLS}")
+
+
 def json_objects(text: str, name: str, problems: Problems) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """(row, line, object) of each line that holds one, both counted from 1; other lines are problems."""
+    _check_values(text, name, ",[{")
     row = 0
     for line, content in enumerate(io.StringIO(text), start=1):
         if not content.strip():

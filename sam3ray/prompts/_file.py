@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sam3ray.failures import UserError
-from sam3ray.files import decode, filesystem, read_bytes
+from sam3ray.files import decode, local_copy, read_bytes, suffix_of
 from sam3ray.prompts._parse import MAX_ITEMS, Item, assemble, parse_item
 from sam3ray.prompts._values import VisualPrompt
 from sam3ray.redact import redact
@@ -24,7 +23,7 @@ def read_prompt_file(uri: str, storage_options: Mapping[str, Any]) -> dict[str, 
     from sam3ray.manifest._rows import Problems
 
     name = redact(uri)
-    suffix = posixpath.splitext(uri)[1].lower()
+    suffix = suffix_of(uri)
     problems = Problems()
     items: dict[str, list[Item]] = {}
     for place, row in _rows(uri, name, suffix, storage_options, problems):
@@ -58,14 +57,8 @@ def _rows(
     from sam3ray.manifest._text import json_objects
 
     if suffix in (".parquet", ".pq"):
-        fs, path = filesystem(uri, storage_options, what="visual_prompts")
-        try:
-            stream = fs.open(path, "rb")
-        except Exception as error:
-            reason = redact(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
-            raise UserError(f"visual_prompts {name} cannot be read: {reason}") from error
-        with stream:
-            table = read_table(stream, name, required="clip_id")
+        with local_copy(uri, storage_options, MAX_BYTES, what="visual_prompts") as path:
+            table = read_table(path, name, required="clip_id")
         for i, row in enumerate(table.to_pylist()):
             yield f"{name} row {i + 1}", row
     elif suffix in (".jsonl", ".ndjson"):
