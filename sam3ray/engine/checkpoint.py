@@ -149,6 +149,23 @@ def checkpoint_identity(
     return identity if digest is None else identity | {"sha256": digest}
 
 
+def small_files(config: ModelConfig, *, patient: bool = True) -> Path:
+    """A folder with the checkpoint's configuration and tokenizer; of a hub checkpoint they are downloaded.
+
+    Raises:
+        JobStopped: as `load_checkpoint`.
+    """
+    source, where = _source(config)
+    if isinstance(source, Path):
+        return source
+    from huggingface_hub import snapshot_download
+
+    with _explained(config):
+        if not patient and not config.offline and not _hub_answers(source, config.revision):
+            where["local_files_only"] = True
+        return Path(snapshot_download(source, allow_patterns=["*.json", "*.txt"], **where))
+
+
 def resolved_dtype(config: ModelConfig, on_gpu: bool) -> str:
     """The name of the dtype that `auto` stands for on a GPU or a CPU."""
     if config.dtype != "auto":

@@ -17,13 +17,13 @@ import torch
 
 from sam3ray.engine.detr import DetectionTransformer, geometry_token
 from sam3ray.engine.postprocess import nms
+from sam3ray.engine.preflight import MAX_TOKENS, phrase_problem
 from sam3ray.engine.transfer import indices, to_device, to_host
 from sam3ray.failures import UserError
 
 if TYPE_CHECKING:
     from sam3ray.engine.checkpoint import Checkpoint
 
-MAX_TOKENS = 32  # of the text encoder, start and end included
 _MOST_PHRASES = 512  # whose text features are kept, 16 KB each, however many phrases the clips of a job bring
 _COARSE = 2  # the level of the feature pyramid that is searched; those before are finer, and the one behind is unused
 
@@ -110,10 +110,7 @@ class Detector:
         for phrase in prompts:
             tokens = len(self._tokenizer(phrase)["input_ids"])
             if tokens > MAX_TOKENS:
-                problems.append(
-                    f"the prompt {phrase!r} has {tokens} tokens; the model takes at most {MAX_TOKENS}, "
-                    f"start and end included: use a shorter phrase"
-                )
+                problems.append(phrase_problem(phrase, tokens))
         if problems:
             raise UserError(problems)
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from sam3ray import fence
 from sam3ray.failures import UserError
+from sam3ray.manifest._carried import unstorable
 from sam3ray.manifest._rows import KNOWN_COLUMNS, MAX_CELLS, MAX_ROWS, Rows, check_header
 
 MAX_FILE_BYTES = 16 * 2**30
@@ -36,6 +37,10 @@ def read_parquet(path: str, name: str) -> Rows:
 def rows_of(table: pa.Table, name: str) -> Rows:
     known = {column: table.column(column).to_pylist() for column in KNOWN_COLUMNS if column in table.column_names}
     others = [column for column in table.column_names if column not in KNOWN_COLUMNS]
+    if wrong := unstorable(table.select(others)):
+        raise UserError(
+            f"{name}: the column {column!r} cannot be carried through: {why}" for column, why in wrong.items()
+        )
     return Rows(name, table.num_rows, known, table.select(others) if others else None)
 
 

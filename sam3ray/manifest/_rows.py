@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 KNOWN_COLUMNS = ("uri", "clip_id", "prompts", "start_s", "end_s", "fps", "visual_prompts")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 MAX_ROWS = 10_000_000
 MAX_COLUMNS = 1_000
 MAX_CELLS = 100_000_000
@@ -94,6 +95,8 @@ def check_header(names: Sequence[str], name: str, required: str = "uri") -> None
         raise UserError(f"{name} has {len(names)} columns; allowed: at most {MAX_COLUMNS}")
     for column in sorted({column for column in names if names.count(column) > 1}):
         problems.add(f"{name}: the column {column!r} is there {names.count(column)} times; allowed: once")
+    for column in (column for column in names if _SURROGATE.search(column)):
+        problems.add(f"{name}: the column {column!r} has half a character in its name; allowed: whole ones")
     if any(not column.strip() for column in names):
         problems.add(f"{name}: column {[not c.strip() for c in names].index(True) + 1} has no name")
     if required not in names:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from sam3ray.failures import UserError
+from sam3ray.manifest._carried import unstorable
 from sam3ray.manifest._rows import KNOWN_COLUMNS, MAX_CELLS, MAX_COLUMNS, MAX_ROWS, Problems, Rows, check_header, shown
 
 MAX_TEXT_BYTES = 2 * 2**30
@@ -84,7 +85,12 @@ def read_jsonl(text: str, name: str) -> Rows:
     others = [column for column in names if column not in KNOWN_COLUMNS]
     rows = Rows(name, len(records), known, lines=lines, numbers=numbers, problems=problems)
     if others:
-        rows.carried = pa.table({column: _as_arrow(column, records, rows) for column in others})
+        table = pa.table({column: _as_arrow(column, records, rows) for column in others})
+        for column in unstorable(table):
+            # As it stands in the manifest: `{}` in every row, say, is a type that Parquet does not have.
+            texts = [_as_text(record.get(column)) for record in records]
+            table = table.set_column(others.index(column), column, pa.array(texts, pa.string()))
+        rows.carried = table
     return rows
 
 
@@ -93,6 +99,10 @@ def _check_values(text: str, name: str, marks: str) -> None:
     values = sum(map(text.count, marks))
     if values > MAX_CELLS:
         raise UserError(f"{name} has up to {values} values; allowed: {MAX_CELLS}")
+
+
+def _as_text(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def json_objects(text: str, name: str, problems: Problems) -> Iterator[tuple[int, int, dict[str, Any]]]:

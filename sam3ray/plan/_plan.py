@@ -127,7 +127,7 @@ def make_plan(
         estimate=estimate(config, work),
         listed=tuple(tally.listed),
         refusals=_refusals(start),
-        notices=() if start.unknown is None else (f"{start.unknown}; `run` needs it",),
+        notices=() if start.unknown is None else (f"{start.unknown}; `run` needs it, and checks long phrases with it",),
         sampled=len(probed) if len(probed) < len(to_do) else None,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sam3ray.config import JobConfig, ModelConfig, differences, fingerprint
+from sam3ray.failures import UserError
 from sam3ray.manifest import Manifest
 from sam3ray.store import RunStore
 
@@ -44,14 +45,42 @@ def prepare(
         patient: False: a hub that does not answer at once leaves the checkpoint unknown (`unknown` says why).
 
     Raises:
-        UserError: `run.json` is damaged.
+        UserError: `run.json` is damaged; a new run's phrases or thresholds do not suit its checkpoint.
         JobStopped: there is no such checkpoint, or it cannot be had.
     """
     begun = store.run_info() if store.exists() else None
     start = _compared(config, clips, store, begun, own_model, patient)
     if start.refusal is not None and not store.is_started():
-        return _compared(config, clips, store, None, own_model, patient)
+        start = _compared(config, clips, store, None, own_model, patient)
+    if start.begun is None and own_model and start.unknown is None:
+        _check_with_checkpoint(config, start, patient)
     return start
+
+
+def _check_with_checkpoint(config: JobConfig, start: Start, patient: bool) -> None:
+    """Refuses phrases and thresholds that the checkpoint does not take. A run that goes on has been checked.
+
+    Raises:
+        UserError: one sentence for each of them.
+    """
+    from sam3ray.engine.preflight import long_phrases, phrase_problem, threshold_problem
+
+    model = config.model
+    if "commit" in start.checkpoint:
+        model = model.model_copy(update={"revision": start.checkpoint["commit"]})
+    clips_of: dict[str, list[str]] = {}
+    for clip in start.clips:
+        for phrase in clip.prompts:
+            clips_of.setdefault(phrase, []).append(clip.clip_id)
+    problems = []
+    for phrase, tokens in long_phrases(model, clips_of, patient=patient).items():
+        first, *others = clips_of[phrase]
+        more = f" (and {len(others)} more)" if others else ""
+        problems.append(f"clip {first}{more}: {phrase_problem(phrase, tokens)}")
+    if problem := threshold_problem(model, config.tracking, patient=patient):
+        problems.append(problem)
+    if problems:
+        raise UserError(problems)
 
 
 def _compared(

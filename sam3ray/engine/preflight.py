@@ -1,0 +1,84 @@
+"""What the small files of a checkpoint say of a job: no weights are read, and torch only imported where it must be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from sam3ray.config import ModelConfig, TrackingConfig
+from sam3ray.engine.checkpoint import small_files
+
+MAX_TOKENS = 32  # of the text encoder, start and end included
+
+# Of the thresholds, those that may contradict what the checkpoint has for another.
+_LINKED = (
+    "hotstart_delay",
+    "hotstart_unmatch_thresh",
+    "hotstart_dup_thresh",
+    "max_trk_keep_alive",
+    "min_trk_keep_alive",
+)
+
+
+def long_phrases(config: ModelConfig, phrases: Iterable[str], *, patient: bool = True) -> dict[str, int]:
+    """The phrases that the text encoder does not take whole, with their tokens. Asks the checkpoint's own tokenizer.
+
+    Args:
+        config: with `revision` the commit that is used.
+        patient: as in `checkpoint_identity`.
+
+    Raises:
+        JobStopped: the tokenizer cannot be had.
+    """
+    # No tokenizer makes more tokens of a phrase than it has letters, and start and end.
+    doubtful = [phrase for phrase in phrases if not phrase.isascii() or len(phrase) > MAX_TOKENS - 2]
+    if not doubtful:
+        return {}
+    count = _counter(small_files(config, patient=patient))
+    counted = {phrase: count(phrase) for phrase in doubtful}
+    return {phrase: tokens for phrase, tokens in counted.items() if tokens > MAX_TOKENS}
+
+
+def phrase_problem(phrase: str, tokens: int) -> str:
+    return (
+        f"the phrase {phrase!r} has {tokens} tokens; the model takes at most {MAX_TOKENS}, start and end included: "
+        "use a shorter phrase"
+    )
+
+
+def threshold_problem(config: ModelConfig, tracking: TrackingConfig, *, patient: bool = True) -> str | None:
+    """How thresholds of the job contradict each other or the checkpoint's, if they do.
+
+    Raises:
+        JobStopped: the checkpoint's configuration cannot be had.
+    """
+    if all(getattr(tracking, name) is None for name in _LINKED):
+        return None
+    folder = small_files(config, patient=patient)
+    from transformers import Sam3VideoConfig
+    from transformers.utils import logging as transformers_logging
+
+    from sam3ray.engine.rules import Rules
+
+    transformers_logging.set_verbosity_error()
+    try:
+        Rules.of(Sam3VideoConfig.from_pretrained(folder), tracking)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _counter(folder: Path) -> Callable[[str], int]:
+    """Counts tokens as the engine's tokenizer does; the fast way needs no torch."""
+    file = folder / "tokenizer.json"
+    if file.exists():
+        from tokenizers import Tokenizer
+
+        fast = Tokenizer.from_file(str(file))
+        fast.no_truncation()
+        fast.no_padding()
+        return lambda phrase: len(fast.encode(phrase).ids)
+    from transformers import AutoTokenizer
+
+    slow = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return lambda phrase: len(slow(phrase)["input_ids"])
