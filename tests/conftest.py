@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 
@@ -9,6 +10,8 @@ import pytest
 
 from tests import servers
 from tests.servers import Place
+
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as `sam3ray.engine` does: parity tests run transformers first
 
 _HEAVY = "e2e"  # the folder of tests that start Ray, and the name of their group
 

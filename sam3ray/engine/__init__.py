@@ -6,8 +6,13 @@ transformers take seconds to import.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Intel's MKL, which torch uses on CPUs, otherwise rounds by the shape and the alignment of its operands on some
+# processors (seen on AMD EPYC): the same clip could give other rows. It reads this before its first product.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 if TYPE_CHECKING:
     from sam3ray.engine.checkpoint import Checkpoint, checkpoint_identity, load_checkpoint
