@@ -130,7 +130,7 @@ def _decode_from(
         )
         if point is not None:
             with naming_errors(where, "cannot seek"):
-                container.seek(point.seek_to, stream=stream)
+                container.seek(point.key_frame.seek_to, stream=stream)
         pictures = _pictures(path, container, stream, clock, from_start=point is None)
         if point is not None:
             pictures = _checked(pictures, clock, point)
@@ -171,19 +171,22 @@ def _checked(pictures: Iterator[_Picture], clock: Clock[VideoFrame], point: Seek
             if rank == point.first_rank and found < rank:
                 clock.forget(picture.number)
                 continue  # leading pictures of the group before: they lack their references
-            if found != rank or (rank == point.first_rank and picture.coded.pict_type != PictureType.I):
-                # A picture that is not coded by itself is a key frame by name only (intra refresh).
+            is_first = rank == point.first_rank
+            if found != rank or (is_first and picture.byte != point.key_frame.byte):
                 raise _SeekMissed
+            if is_first and picture.coded.pict_type != PictureType.I:
+                raise _SeekMissed  # not coded by itself: a key frame by name only (intra refresh)
         yield picture
         rank += 1
 
 
 @dataclass(frozen=True, eq=False)
 class _Picture:
-    """What the decoder gave: of which packet it is, and the time that its container says."""
+    """What the decoder gave: of which packet it is, and what the container says of that."""
 
     number: int | None
     pts: int | None
+    byte: int | None
     coded: VideoFrame
 
 
@@ -204,7 +207,7 @@ def _pictures(
     codec = stream.codec_context
     counts_frames = counts_only_frames(container)
     packets = packets_of(container, stream)
-    said: dict[int, int | None] = {}
+    said: dict[int, tuple[int | None, int | None]] = {}
     last_at = 0
     while True:
         with naming_errors(where, f"cannot be read {_place(clock, stream)}"):
@@ -216,14 +219,15 @@ def _pictures(
         if packet is not None:
             pts = packet.dts if counts_frames else packet.pts
             number = clock.sent(Stamp(pts, packet.dts, packet.is_keyframe), shows=not packet.is_discard)
-            said[number] = packet.pts
+            said[number] = packet.pts, packet.pos
             said.pop(number - PACKETS_KNOWN, None)
             packet.pts = number
             last_at = max(last_at, packet.pos or 0)
         with naming_errors(where, f"cannot be decoded {_place(clock, stream)}"):
             frames = codec.decode(packet)
         for coded in frames:
-            yield _Picture(coded.pts, None if coded.pts is None else said.get(coded.pts), coded)
+            pts, byte = (None, None) if coded.pts is None else said.get(coded.pts, (None, None))
+            yield _Picture(coded.pts, pts, byte, coded)
         if packet is None:
             break
     listed = listed_packets(container, stream)

@@ -3,7 +3,7 @@
 Timestamps of all packets are read (as fast as the disk): sorted, they are the frames in display order, so the index
 of every frame is known. That holds where each packet becomes one frame and the clock is good. Whatever does not fit
 the picture (a clock that must be rebuilt, edit lists that drop packets, a recording that begins between key frames,
-codecs with packets that show nothing, damage) has no index and is decoded from the beginning: slower, never wrong.
+packets that show nothing, damage) has no index and is decoded from the beginning: slower, never wrong.
 
 To begin deep in a long video, the decoder starts at a key frame, and its frames are checked against the index one by
 one.
@@ -28,10 +28,13 @@ from sam3ray.video._stamps import counts_only_frames, may_leap, usual_step
 from sam3ray.video._truncation import listed_packets, matroska_is_cut_off
 
 _WORTH_IT_S = 2.0  # ranges that begin before this are decoded from the beginning
-# Codecs of which a packet is a frame. Those of the MPEG-4 family have packets that show none.
-_ONE_FRAME_EACH = frozenset(
-    "h264 hevc vp8 vp9 av1 mpeg1video mpeg2video mjpeg prores dnxhd ffv1 rawvideo huffyuv utvideo png gif".split()  # noqa: SIM905 - a table
-)
+_ONE_FRAME_EACH = frozenset({  # codecs of which a packet is a frame
+    "av1", "dnxhd", "ffv1", "flv1", "gif", "h263", "h263p", "h264", "hevc", "huffyuv", "mjpeg", "mpeg1video",
+    "mpeg2video", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "png", "prores", "rawvideo", "utvideo", "vp8", "vp9",
+    "wmv1", "wmv2",
+})  # fmt: skip
+_ONE_REORDERED = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})  # whatever libav knows before it decodes
+_NO_PICTURE_BYTES = 19  # MPEG-4 has packets "the same again", which show nothing (libavcodec's MAX_NVOP_SIZE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +45,22 @@ class FrameIndex:
         pts: of each frame, ascending, in `time_base` units. Those up to the moment asked for are all there; of later
             ones some may be missing.
         start: the pts that counts as 0 s.
-        key_frames: (pts, timestamp to seek to) of key frames.
+        key_frames: those of them that can be sought.
     """
 
     pts: Sequence[int]
     start: int
     time_base: Fraction
-    key_frames: Sequence[tuple[int, int]]
+    key_frames: Sequence[KeyFrame]
+
+
+@dataclass(frozen=True)
+class KeyFrame:
+    """Attributes: pts; the timestamp to seek to; where its packet lies in the file, None where that is not known."""
+
+    pts: int
+    seek_to: int
+    byte: int | None
 
 
 @dataclass(frozen=True)
@@ -56,13 +68,13 @@ class SeekPoint:
     """A key frame to start at.
 
     Attributes:
-        seek_to: the timestamp to seek to.
+        key_frame: the frame. In a joined file a seek may land on its like in another part: that has another byte.
         ranks: frame index by pts, for all frames up to the range's beginning.
         first_rank: index of the key frame.
         wanted_rank: index of the first frame of the range.
     """
 
-    seek_to: int
+    key_frame: KeyFrame
     ranks: Mapping[int, int]
     first_rank: int
     wanted_rank: int
@@ -75,14 +87,18 @@ def read_index(path: str | os.PathLike[str], limits: VideoConfig, until_s: float
         ClipError: the file cannot be read.
     """
     where = os.path.basename(path)
-    stamps, key_frames = array("q"), []
+    stamps, key_frames = array("q"), list[KeyFrame]()
     with open_container(path, limits) as container:
         stream = video_stream(container, limits, where)
         start, time_base = stream.start_time, stream.time_base
-        if start is None or not time_base or stream.codec_context.codec.canonical_name not in _ONE_FRAME_EACH:
+        if container.format.name == "nut":
+            return None  # read from the beginning it shows another frame where files were joined
+        codec = stream.codec_context.codec.canonical_name
+        if start is None or not time_base or codec not in _ONE_FRAME_EACH:
             return None
         until = None if until_s is None else start + exact(until_s) / time_base
-        shows_all = stream.codec_context.codec.canonical_name != "vp8"
+        depth = max(stream.codec_context.reorder_depth, int(codec in _ONE_REORDERED))
+        shows_all, is_mpeg4 = codec != "vp8", codec == "mpeg4"
         counts_frames = counts_only_frames(container)
         clock: Clock[None] = Clock(float(time_base), usual_step(stream), start, leaps=may_leap(container))
         last_dts: int | None = None
@@ -100,13 +116,15 @@ def read_index(path: str | os.PathLike[str], limits: VideoConfig, until_s: float
                 clock.sent(Stamp(pts, dts, packet.is_keyframe))
                 if clock.epochs > 1:
                     return None
+                if is_mpeg4 and packet.size <= _NO_PICTURE_BYTES:
+                    return None
                 if not stamps and not packet.is_keyframe:
                     return None  # the decoder shows what it can of a first group without its key frame
                 last_dts = dts
                 if shows_all or _shows(packet):
                     stamps.append(pts)
                     if packet.is_keyframe:
-                        key_frames.append((pts, pts if dts is None else dts))
+                        key_frames.append(KeyFrame(pts, pts if dts is None else dts, packet.pos))
                 if until is not None and dts is not None and dts > until:
                     break  # dts never exceeds pts and only grows: nothing before the moment can follow
             else:
@@ -116,7 +134,7 @@ def read_index(path: str | os.PathLike[str], limits: VideoConfig, until_s: float
     ordered = array("q", sorted(stamps))
     if not ordered or ordered[0] < start or ordered[0] != stamps[0]:
         return None
-    if any(a == b for a, b in pairwise(ordered)):
+    if any(a == b for a, b in pairwise(ordered)) or not _can_be_sorted(stamps, ordered, depth):
         return None
     return FrameIndex(ordered, start, time_base, key_frames)
 
@@ -146,6 +164,12 @@ def measured_duration(path: str | os.PathLike[str], limits: VideoConfig) -> floa
         return float(units * stream.time_base) if bounds else None
 
 
+def _can_be_sorted(stamps: Sequence[int], ordered: Sequence[int], depth: int) -> bool:
+    """Whether a decoder that reorders by so many frames shows these stamps, in decoding order, in ascending order."""
+    ranks = {value: rank for rank, value in enumerate(ordered)}
+    return all(ranks[value] >= place - depth for place, value in enumerate(stamps))
+
+
 def _shows(packet: Packet) -> bool:
     """Whether a packet of VP8 shows its frame: those of alternate references do not (RFC 6386, section 9.1)."""
     return bool(memoryview(packet)[0] & 0x10)
@@ -161,9 +185,9 @@ def find_seek_point(path: str | os.PathLike[str], start_s: float, limits: VideoC
     begin = index.start + exact(start_s) / index.time_base
     ranks = {value: rank for rank, value in enumerate(index.pts)}
     wanted = next((rank for rank, value in enumerate(index.pts) if value >= begin), None)
-    key_frames = [key for key in index.key_frames if key[0] <= begin]
+    key_frames = [key for key in index.key_frames if key.pts <= begin]
     if wanted is None or not key_frames:
         return None
-    at, seek_to = max(key_frames)
+    key_frame = max(key_frames, key=lambda key: key.pts)
     # Later packets could still be shown between those read: indices beyond the last complete one are not vouched for.
-    return SeekPoint(seek_to, {p: r for p, r in ranks.items() if r <= wanted}, ranks[at], wanted)
+    return SeekPoint(key_frame, {p: r for p, r in ranks.items() if r <= wanted}, ranks[key_frame.pts], wanted)
