@@ -7,6 +7,7 @@ Results go to stdout, everything else to stderr. Modules are imported by the ver
 from __future__ import annotations
 
 import functools
+import io
 import os
 import sys
 import traceback
@@ -15,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
-from sam3ray.console import complain, counter, facts_table, plain, print_json, print_result
+from sam3ray.console import complain, counter, facts_table, plain, print_json, print_result, say
 from sam3ray.failures import ClipError, JobStopped, Reason, UserError
+from sam3ray.printable import printable_lines
 from sam3ray.redact import redact
 
 if TYPE_CHECKING:
@@ -67,6 +69,9 @@ def _root(
 
 def main() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a character of a file's name
+            stream.reconfigure(errors="backslashreplace")
     app(prog_name="sam3ray")
 
 
@@ -83,7 +88,7 @@ def _verb(function: Callable[P, int]) -> Callable[P, None]:
             raise
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the one place where every error becomes words
             if level == "debug":
-                print(redact(traceback.format_exc()), file=sys.stderr)
+                print(printable_lines(redact(traceback.format_exc())), file=sys.stderr)
             sentences, code = _explained(error)
             complain(sentences)
         raise typer.Exit(code)
@@ -186,8 +191,8 @@ def verify(output: Output, set_: Set = None, as_json: AsJson = False, log_level:
         print_json({"ok": not problems, "problems": problems})
     else:
         for problem in problems:
-            print(problem)
-        print(f"{output}: " + (f"{len(problems)} problems" if problems else "everything is as it should be"))
+            say(problem)
+        say(f"{output}: " + (f"{len(problems)} problems" if problems else "everything is as it should be"))
     return SOME_FAILED if problems else OK
 
 

@@ -1,14 +1,15 @@
-"""What people see: tables on stdout, sentences and counters on stderr."""
+"""What people see: tables on stdout, sentences and counters on stderr, all of it through `printable`."""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from typing import Any
+
+from sam3ray.printable import json_text, printable
 
 PLAIN_WIDTH = 160  # where stdout is no terminal: nothing is cut
 LINE_EVERY_S = 10.0
@@ -17,7 +18,12 @@ LINE_EVERY_S = 10.0
 def complain(sentences: Iterable[str]) -> None:
     """Sentences to stderr, one per line."""
     for sentence in sentences:
-        print(f"sam3ray: {sentence}", file=sys.stderr)
+        print(f"sam3ray: {printable(sentence)}", file=sys.stderr)
+
+
+def say(line: str) -> None:
+    """A line of a result to stdout."""
+    print(printable(line))
 
 
 def print_result(data: Any, renderable: Any, as_json: bool) -> None:
@@ -30,11 +36,19 @@ def print_result(data: Any, renderable: Any, as_json: bool) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     for part in renderable if isinstance(renderable, list | tuple) else [renderable]:
-        console.print(part, soft_wrap=isinstance(part, str | Text))
+        shown = Text(printable(part)) if isinstance(part, str) else part
+        console.print(shown, soft_wrap=isinstance(shown, Text))
 
 
 def print_json(data: Any) -> None:
-    print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+    print(json_text(data, indent=2))
+
+
+def add_row(table: Any, *cells: object) -> None:
+    """A row of a rich table, its cells taken as they are: no markup, no emoji codes."""
+    from rich.text import Text
+
+    table.add_row(*(Text(printable(str(cell))) for cell in cells))
 
 
 def plain(value: Any) -> dict[str, Any]:
@@ -51,7 +65,7 @@ def facts_table(facts: Mapping[str, Any]) -> Any:
     from rich.text import Text
 
     kept = {
-        name.replace("_", " "): _shown(value)
+        printable(name.replace("_", " ")): printable(_shown(value))
         for name, value in facts.items()
         if value is not None and value != "" and not (isinstance(value, Mapping | list | tuple) and not value)
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sam3ray.console import add_row
 from sam3ray.failures import UserError
 
 if TYPE_CHECKING:
@@ -54,13 +55,13 @@ class DemoResult:
         for name in ("clip", "prompt", "objects", "frames", "rows", "mean area"):
             clips.add_column(name, justify="left" if name in ("clip", "prompt") else "right")
         for row in _found(self.run):
-            clips.add_row(*(str(value) for value in row))
+            add_row(clips, *row)
         places = Table(title="Where to look", title_justify="left", box=None, pad_edge=False, show_header=False)
-        places.add_row("annotated videos", f"{self.run}/videos/*.mp4")
-        places.add_row("annotations", f"{self.run}/annotations/*.parquet")
-        places.add_row("one row per clip", f"{self.run}/clips.parquet")
-        places.add_row("the same again", f"sam3ray run {self.folder}/demo.yaml")
-        places.add_row("the comparison again", f"sam3ray eval {self.run} --truth {self.folder}/clips/truth")
+        add_row(places, "annotated videos", f"{self.run}/videos/*.mp4")
+        add_row(places, "annotations", f"{self.run}/annotations/*.parquet")
+        add_row(places, "one row per clip", f"{self.run}/clips.parquet")
+        add_row(places, "the same again", f"sam3ray run {self.folder}/demo.yaml")
+        add_row(places, "the comparison again", f"sam3ray eval {self.run} --truth {self.folder}/clips/truth")
         report = self.report if isinstance(self.report, str) else self.report.table()
         return Group(clips, "", places, "", report)
 

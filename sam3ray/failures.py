@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from sam3ray.printable import printable
+from sam3ray.printable import printable, printable_lines
 
 
 class Reason(StrEnum):
@@ -118,3 +118,9 @@ class Failure:
     versions: dict[str, str] = field(default_factory=dict)
     attempt: int = 0
     final: bool = False
+
+    def __post_init__(self) -> None:
+        # Records are shown by whatever opens them: what strangers wrote is made plain before it is stored.
+        object.__setattr__(self, "message", _sentence(" ".join(self.message.split())))
+        object.__setattr__(self, "where", printable(self.where))
+        object.__setattr__(self, "traceback", printable_lines(self.traceback))

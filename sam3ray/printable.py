@@ -15,11 +15,19 @@ from typing import Any
 _HIDDEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\uffff\U00010000-\U0010ffff]")
 
 
+# Within words of Persian or Hindi and within an emoji these join letters or keep them apart: no word without them.
+_JOINERS = re.compile("(?<=[^\x00-\u024f])[\u200c\u200d](?=[^\x00-\u024f])")
+
+
 def printable(text: str) -> str:
     """The text on one line, all that is not plainly visible in it as escapes."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    kept = {found.start() for found in _JOINERS.finditer(text)}
+    return "".join(
+        c if c.isprintable() or i in kept else c.encode("unicode_escape", "surrogatepass").decode()
+        for i, c in enumerate(text)
+    )
 
 
 def printable_lines(text: str) -> str:

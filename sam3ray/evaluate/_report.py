@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sam3ray.console import add_row
+from sam3ray.printable import printable
+
 from ._comparison import Comparison
 from ._track_eval import combine
 
@@ -74,6 +77,7 @@ class Report:
 
     def table(self) -> Table:
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(title="Against the truth", title_justify="left", box=None, pad_edge=False)
         names = (
@@ -97,12 +101,13 @@ class Report:
         for prompt, s in rows:
             figures = (s.recall, s.precision, s.mean_iou, s.j_and_f, s.hota, s.idf1)
             absent = "" if s.absent_rate is None else f"{100 * s.absent_rate:.1f}%"
-            table.add_row(
-                prompt, str(s.objects), str(s.true_boxes), *("" if v is None else f"{v:.3f}" for v in figures),
+            add_row(
+                table, prompt, str(s.objects), str(s.true_boxes), *("" if v is None else f"{v:.3f}" for v in figures),
                 str(s.switches), absent,
             )  # fmt: skip
         if self.missing:
-            table.caption = f"{len(self.missing)} clips of the truth have no annotations: {', '.join(self.missing[:5])}"
+            missing = ", ".join(self.missing[:5])
+            table.caption = Text(printable(f"{len(self.missing)} clips of the truth have no annotations: {missing}"))
         return table
 
 

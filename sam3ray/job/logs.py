@@ -54,7 +54,7 @@ class JsonFormatter(logging.Formatter):
         entry |= getattr(record, "data", {})
         if record.exc_info:
             entry["traceback"] = redact(self.formatException(record.exc_info))
-        return json.dumps(entry, default=str)
+        return json.dumps(entry, default=str).replace("\x7f", "\\u007f")
 
 
 def set_up_logging(level: str = "warning", *, actor: int | None = None, stream: TextIO | None = None) -> None:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, TextIO
 from sam3ray.failures import Failure
 from sam3ray.job.observe import Observer, Snapshot
 from sam3ray.job.result import ClipResult
+from sam3ray.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
 LINE_EVERY_S = 30.0
 
@@ -101,7 +103,7 @@ class LineProgress:
             self._last = None
 
     def _write(self, line: str) -> None:
-        print(f"sam3ray: {' '.join(line.split())[:500]}", file=self._stream, flush=True)
+        print(f"sam3ray: {printable(' '.join(line.split())[:500])}", file=self._stream, flush=True)
 
 
 class LiveProgress:
@@ -121,7 +123,7 @@ class LiveProgress:
             self._live.start()
         if snapshot.notice and snapshot.notice != self._notice:
             self._notice = snapshot.notice
-            self._console.print(snapshot.notice, style="yellow", markup=False, highlight=False)
+            self._console.print(_text(snapshot.notice, "yellow"))
         self._live.update(_drawing(snapshot))
 
     def clip_done(self, result: ClipResult) -> None:
@@ -129,12 +131,18 @@ class LiveProgress:
 
     def clip_failed(self, failure: Failure) -> None:
         if failure.final:
-            text = f"{failure.clip_id}: {failure.reason.value}: {failure.message}"
-            self._console.print(text, style="red", markup=False, highlight=False, overflow="ellipsis", no_wrap=True)
+            text = _text(f"{failure.clip_id}: {failure.reason.value}: {failure.message}", "red")
+            self._console.print(text, overflow="ellipsis", no_wrap=True)
 
     def close(self) -> None:
         self._closed = True
         self._live.stop()
+
+
+def _text(text: str, style: str) -> Text:
+    from rich.text import Text
+
+    return Text(printable(text), style=style)
 
 
 def _drawing(snapshot: Snapshot) -> RenderableType:

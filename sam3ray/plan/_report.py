@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sam3ray.console import byte_size, facts_table
+from sam3ray.console import add_row, byte_size, facts_table
 from sam3ray.plan._plan import Plan
 
 LISTED = 20
@@ -13,7 +13,6 @@ LISTED = 20
 def plan_report(plan: Plan) -> list[Any]:
     """Tables for `rich`."""
     from rich.table import Table
-    from rich.text import Text
 
     cost = plan.estimate
     facts = {
@@ -37,7 +36,7 @@ def plan_report(plan: Plan) -> list[Any]:
     if plan.listed:
         table = Table("clip", "reason", "what is wrong", "uri", box=None, pad_edge=False, title_justify="left")
         for clip in plan.listed[:LISTED]:
-            table.add_row(Text(clip.clip_id), clip.reason, Text(clip.message), Text(clip.uri))
+            add_row(table, clip.clip_id, clip.reason, clip.message, clip.uri)
         parts += ["", "Unreadable clips:", table]
         more = sum(plan.unreadable.values()) - min(LISTED, len(plan.listed))
         if more > 0:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 
 from sam3ray.failures import Failure, Reason
 from sam3ray.jsontext import parse_json
+from sam3ray.printable import json_text
 from sam3ray.redact import redact, redact_values
 from sam3ray.store import layout
 from sam3ray.store.storage import Storage
@@ -78,7 +78,7 @@ def _to_json(failure: Failure) -> bytes:
         "versions": redact_values(failure.versions),
         "recorded_at": round(time.time(), 3),
     }
-    return json.dumps(values, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    return json_text(values, indent=2).encode() + b"\n"
 
 
 def _from_json(data: bytes, clip_id: str, number: int) -> Failure:

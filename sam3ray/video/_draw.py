@@ -11,6 +11,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sam3ray.printable import printable
+
+_LONGEST_LABEL = 300  # characters: a phrase has at most 256
 _OPACITY = 0.45
 _GOLDEN = 0.618033988749895  # hues a golden ratio apart stay far from their neighbours, however many there are
 # Found by name among the system's fonts; the last resort is the Latin one within Pillow.
@@ -97,7 +100,7 @@ def _overlap(a: Box, b: Box) -> bool:
 @lru_cache(maxsize=4096)
 def label_patch(text: str, object_id: int, font_size: int, max_width: int) -> np.ndarray:
     """The label as an image (uint8 RGB), `max_width` pixels at most: longer ones get smaller letters, then "…"."""
-    text = "".join(c if c.isprintable() else " " for c in text)
+    text = printable(text[:_LONGEST_LABEL])
     while font_size > 8 and _text_box(text, font_size)[2] + font_size // 2 > max_width:
         font_size -= 1
     if _text_box(text, font_size)[2] + font_size // 2 > max_width:
