@@ -11,6 +11,7 @@ from sam3ray.config import JobConfig
 from sam3ray.failures import ClipError, UserError
 from sam3ray.manifest import Clip, read_manifest
 from sam3ray.plan._estimate import Estimate, Work, estimate
+from sam3ray.plan._foresight import foreseen, work_of
 from sam3ray.plan._probing import Probed, probe_all
 from sam3ray.plan._start import Start, prepare
 from sam3ray.plan._visual import Masks, mask_sizes, prompt_problems
@@ -153,32 +154,20 @@ def _state_of_run(store: RunStore, start: Start) -> tuple[set[str], dict[str, st
 
 
 def _count(clip: Clip, facts: Probed, config: JobConfig, masks: Masks, tally: _Tally) -> None:
-    if isinstance(facts, ClipError):
-        tally.reasons[facts.reason.value] += 1
+    failure = facts if isinstance(facts, ClipError) else foreseen(clip, facts, config)
+    if isinstance(facts, ClipError) or failure is not None:
+        assert failure is not None
+        tally.reasons[failure.reason.value] += 1
         if len(tally.listed) < MAX_LISTED:
-            tally.listed.append(Unreadable(clip.clip_id, redact(clip.uri), facts.reason.value, redact(facts.message)))
+            reason, message = failure.reason.value, redact(failure.message)
+            tally.listed.append(Unreadable(clip.clip_id, redact(clip.uri), reason, message))
         return
     tally.problems += prompt_problems(clip, facts, config, masks)
-    duration = facts.duration_s
-    if duration is None and facts.frame_count and facts.fps:
-        duration = float(facts.frame_count / facts.fps)
-    if duration is None:
+    work = work_of(clip, facts, config)
+    if work is None:
         tally.unknown += 1
         return
-    start = clip.start_s or 0.0
-    seconds = max(0.0, min(duration, duration if clip.end_s is None else clip.end_s) - start)
-    if seconds == 0.0 and facts.duration_is_estimate:
-        tally.unknown += 1
-        return
-    if seconds == 0.0:
-        tally.reasons["empty_range"] += 1
-        if len(tally.listed) < MAX_LISTED:
-            message = f"the range begins at {start:g} s, the video ends at {duration:g} s"
-            tally.listed.append(Unreadable(clip.clip_id, redact(clip.uri), "empty_range", message))
-        return
-    rate = clip.fps or config.video.fps
-    source_rate = facts.frame_count / duration if facts.frame_count else float(facts.fps or 25)
-    frames = max(1, round(seconds * min(rate or source_rate, source_rate)))
+    frames, seconds = work
     tally.frames += frames
     tally.seconds += seconds
     tally.pixels += frames * facts.width * facts.height

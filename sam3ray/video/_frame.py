@@ -24,6 +24,8 @@ class VideoInfo:
         frame_count: an estimate for planning only. Containers lie: count what is decoded.
         time_base: seconds per unit of `Frame.pts`.
         pixel_aspect: width of a pixel of the displayed frame by its height. Frames are not stretched by it.
+        intact_s: where the file is cut off: seconds up to which what its container lists is there; None: it is whole,
+            as far as headers tell.
         rotation: degrees clockwise that the displayed frame was turned by: 0, 90, 180 or 270.
     """
 
@@ -39,6 +41,7 @@ class VideoInfo:
     size_bytes: int | None = None
     duration_is_estimate: bool = False
     pixel_aspect: Fraction = Fraction(1)
+    intact_s: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from sam3ray.video._joined import is_joined
 from sam3ray.video._source import check_pixels, display_matrix, open_container, packets_of, rotation_of, video_stream
 from sam3ray.video._stamps import may_leap
 from sam3ray.video._tables import check_tables, is_fragmented
+from sam3ray.video._truncation import HEAD_BYTES, intact_until
 
 MEASURED_BYTES = 2**30
 _DECODER_BYTES = 2**28  # what a decoder may allocate beside its pictures
@@ -68,6 +69,9 @@ def probe(path: str | os.PathLike[str], limits: VideoConfig, *, measure: bool = 
     with open_container(path, limits) as container:
         stream = video_stream(container, limits, path.name)
         facts = headers(container, stream)
+        with open(path, "rb") as file:
+            head = file.read(HEAD_BYTES)
+        facts = replace(facts, intact_s=intact_until(container, stream, path.stat().st_size, head))
         check_tables(container, path, limits, path.name)
         fence.allow_memory(_DECODER_BYTES + facts.width * facts.height * _PICTURE_BYTES)
         first = _first_packet_alone(container, stream)
@@ -136,9 +140,11 @@ def headers(container: InputContainer, stream: VideoStream) -> VideoInfo:
         duration_s = float(stream.duration * time_base)
     elif container.duration is not None and container.duration > 0:
         duration_s = container.duration / 1_000_000
-    frame_count = stream.frames or None
+    frame_count = _listed_frames(container, stream)
     if frame_count is None and duration_s is not None and fps is not None:
         frame_count = round(duration_s * fps)
+    elif frame_count != stream.frames and frame_count is not None and duration_s:
+        fps = Fraction(frame_count / duration_s).limit_denominator(1001)  # the header's counts the empty packets, too
     codec = stream.codec_context.codec.canonical_name
     has_audio = bool(container.streams.audio)
     return VideoInfo(
@@ -153,6 +159,20 @@ def headers(container: InputContainer, stream: VideoStream) -> VideoInfo:
         duration_is_estimate=may_leap(container),
         pixel_aspect=_pixel_aspect(stream),
     )
+
+
+def _listed_frames(container: InputContainer, stream: VideoStream) -> int | None:
+    """What the container's header or table tells.
+
+    The header of an AVI counts packets, and where its clock ticks faster than its frames come, every second one or
+    more is empty. A cut-off AVI has no table, and its header counts what is missing.
+    """
+    if container.format.name != "avi":
+        return stream.frames or None
+    entries = stream.index_entries
+    if not len(entries) or not stream.duration or entries[-1].timestamp < 0.9 * stream.duration:
+        return None
+    return sum(entry.size > 0 for entry in entries)
 
 
 def with_first_frame(facts: VideoInfo, first: VideoFrame, size_bytes: int | None) -> VideoInfo:

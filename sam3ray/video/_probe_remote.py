@@ -20,6 +20,7 @@ from sam3ray.video._frame import VideoInfo
 from sam3ray.video._probe import headers, probe, with_first_frame
 from sam3ray.video._remote import RemoteVideo, download, local_name, look_up, naming_store_errors, redact_uri
 from sam3ray.video._source import DEMUXERS, naming_errors, video_stream
+from sam3ray.video._truncation import HEAD_BYTES, intact_until
 
 BLOCK_BYTES = 256 * 2**10
 BUDGET_BYTES = 64 * 2**20  # headers, an index at the end and one frame take far less
@@ -98,6 +99,11 @@ def _probe_stream(stream: _Bounded, limits: VideoConfig, where: str, size: int |
     ):
         video = video_stream(container, limits, where)
         facts = headers(container, video)
+        at = stream.seek(0, io.SEEK_CUR)
+        stream.seek(0)
+        head = stream.read(HEAD_BYTES)
+        stream.seek(at)
+        facts = replace(facts, intact_s=intact_until(container, video, size, head))
         first = next(iter(container.decode(video)), None)
     if first is None:
         raise ClipError(Reason.UNREADABLE_VIDEO, "there is no frame in it", where)

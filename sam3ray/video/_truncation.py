@@ -10,6 +10,8 @@ import os
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+HEAD_BYTES = 4096
+
 
 def listed_packets(container: InputContainer, stream: VideoStream) -> int | None:
     """Number of packets that the container's own table lists; None where there is no such table.
@@ -30,6 +32,28 @@ def will_end_early(path: str | os.PathLike[str], container: InputContainer, stre
     return last.pos + last.size > os.path.getsize(path)
 
 
+def intact_until(container: InputContainer, stream: VideoStream, size: int | None, head: bytes) -> float | None:
+    """Seconds into the stream up to which the file surely has what its container lists; None where all is there, as
+    far as headers tell.
+
+    Args:
+        size: bytes of the file; None where that is not known.
+        head: its first bytes.
+    """
+    if size is None:
+        return None
+    segment = segment_of(head, size)
+    if segment is not None and (segment[0] or 0) > size:
+        return 0.0  # where in the video that is, only reading tells
+    if not listed_packets(container, stream) or stream.time_base is None:
+        return None
+    missing = [entry.timestamp for entry in stream.index_entries if entry.pos + entry.size > size]
+    if not missing:
+        return None
+    start = stream.start_time or 0
+    return max(0.0, float((min(missing) - start) * stream.time_base))
+
+
 def matroska_is_cut_off(path: str | os.PathLike[str]) -> bool:
     """Whether a Matroska or WebM file is shorter than its segment says. Segments of unknown size (live) never are."""
     bounds = matroska_segment(path)
@@ -39,8 +63,13 @@ def matroska_is_cut_off(path: str | os.PathLike[str]) -> bool:
 def matroska_segment(path: str | os.PathLike[str]) -> tuple[int | None, int] | None:
     """(end of the first segment, None where unknown; size of the file) of a Matroska file; None: it is none."""
     with open(path, "rb") as file:
-        head = file.read(4096)
+        head = file.read(HEAD_BYTES)
         size = file.seek(0, 2)
+    return segment_of(head, size)
+
+
+def segment_of(head: bytes, size: int) -> tuple[int | None, int] | None:
+    """As `matroska_segment`, from the first HEAD_BYTES of a file of this size."""
     header = _element(head, 0)
     if header is None or header[0] != 0x1A45DFA3 or header[2] is None:
         return None
