@@ -110,20 +110,20 @@ class Clock(Generic[Item]):
     def sent(self, stamp: Stamp, *, shows: bool = True) -> int:
         """A packet goes into the decoder. Returns its number, which `shown` wants.
 
-        `shows` is whether a frame is expected of it.
+        `shows` is whether a frame is expected of it: edit lists have packets that only others refer to, with times
+        before those.
         """
         number = self._count
         self._count += 1
-        if stamp.pts is not None:
+        if stamp.pts is not None and shows:
             if self._begins_epoch(stamp.pts, stamp):
                 self._sent_epoch += 1
                 self._recent.clear()
                 self._top = None
             self._recent.append(stamp.pts)
             self._top = stamp.pts if self._top is None else max(self._top, stamp.pts)
-            if shows:
-                self._inside[number] = (self._sent_epoch, stamp.pts)
-        self._last_dts = stamp.dts
+            self._inside[number] = (self._sent_epoch, stamp.pts)
+            self._last_dts = stamp.dts
         self._known[number] = (self._sent_epoch, stamp.pts)
         self._known.pop(number - PACKETS_KNOWN, None)
         self._inside.pop(number - _REORDERED, None)

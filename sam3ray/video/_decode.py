@@ -42,6 +42,8 @@ from sam3ray.video._source import (
 from sam3ray.video._stamps import counts_only_frames, may_leap, usual_step
 from sam3ray.video._truncation import listed_packets, matroska_is_cut_off, will_end_early
 
+_LATEST = 2**62  # of a timestamp: annotations hold 64 bits
+
 
 @dataclass(frozen=True, eq=False)
 class CodedFrame:
@@ -148,6 +150,8 @@ def _decode_from(
                     f"those before it {size[0]}x{size[1]}",
                     where,
                 )
+            if abs(timed.pts) > _LATEST:
+                raise ClipError(Reason.UNREADABLE_VIDEO, f"frame {index} has the timestamp {timed.pts}", where)
             yield CodedFrame(index, timed.pts, timed.ticks, time_base, coded, timed.is_rebuilt)
             index += 1
         if size is None and point is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -265,6 +266,42 @@ def test_a_program_change_fails_the_clip(tmp_path: Path, first_count: int) -> No
         list(video)
     with VideoReader(path, end_s=1.0) as video:
         assert len(list(video)) == 25
+
+
+def with_edits(source: Path, target: Path, edits: Sequence[tuple[int, int]]) -> Path:
+    """An MP4 with another edit list: (milliseconds, where they begin in units of the track)."""
+    data = bytearray(source.read_bytes())
+    entries = b"".join(struct.pack(">IiHH", lasts, begins, 1, 0) for lasts, begins in edits)
+    at = data.index(b"elst") - 4
+    box = struct.pack(">I4sII", 16 + len(entries), b"elst", 0, len(edits)) + entries
+    longer = len(box) - int.from_bytes(data[at : at + 4], "big")
+    data[at : at + len(box) - longer] = box
+    for name in (b"moov", b"trak", b"edts"):
+        place = data.rindex(name, 0, at + 4) - 4
+        data[place : place + 4] = struct.pack(">I", int.from_bytes(data[place : place + 4], "big") + longer)
+    target.write_bytes(data)
+    return target
+
+
+@pytest.mark.parametrize("b_frames", ["0", "2"])
+@pytest.mark.parametrize("begins", [(0, 0), (40, 0), (0, 10), (50, 0, 25)], ids=str)
+def test_edit_lists_that_show_parts_again_keep_their_clock(
+    tmp_path: Path, b_frames: str, begins: tuple[int, ...]
+) -> None:
+    source = write_video(tmp_path / "a.mp4", 80, options={"bf": b_frames})
+    with av.open(str(source)) as container:
+        stream = container.streams.video[0]
+        unit = stream.time_base
+        first = -min(p.dts for p in container.demux(stream) if p.dts is not None)
+    assert unit is not None
+    frame = round(Fraction(1, 25) / unit)
+    path = with_edits(source, tmp_path / "b.mp4", [(800, first + frame * begin) for begin in begins])
+    expected = plain_decode(path)
+    assert len(expected) == 20 * len(begins)
+    with VideoReader(path) as video:
+        frames = list(video)
+    assert [f.time_s for f in frames] == pytest.approx([i / 25 for i in range(len(expected))], abs=1e-6)
+    assert all(np.array_equal(f.image, image) for f, (_, image) in zip(frames, expected, strict=True))
 
 
 def test_a_picture_that_is_not_shown_is_no_frame(tmp_path: Path) -> None:
