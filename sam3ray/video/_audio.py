@@ -120,6 +120,7 @@ def _placed(
     """Samples as float32 (channels, n) at the rate, without gaps, the first one at the beginning of the range."""
     convert = _Converter(rate)
     stamps_count = not counts_only_frames(container)  # AVI knows no pauses; libav's stamps of its sound are often wrong
+    epoch = last_epoch = 0
     filled: float | None = None  # where, in samples of the range, what was read so far ends
     for frame, byte in _decoded(container, stream):
         length = frame.samples * rate / frame.sample_rate
@@ -127,9 +128,10 @@ def _placed(
         if frame.pts is not None and frame.time_base is not None and (filled is None or stamps_count):
             stamp_s = float(frame.pts * frame.time_base)
             expected_s = start_s + at / rate if filled is not None else 0.0
-            at = (epochs.time_s(stamp_s, byte, expected_s) - start_s) * rate
+            time_s, epoch = epochs.time_s(stamp_s, byte, expected_s)
+            at = (time_s - start_s) * rate
         unwanted = 0.0  # samples of this frame, at its beginning
-        if filled is None or abs(at - filled) > _SLACK_S * rate:
+        if filled is None or epoch != last_epoch or abs(at - filled) > _SLACK_S * rate:
             yield from convert(None)
             if filled is None:
                 filled = min(at, 0.0)
@@ -137,6 +139,7 @@ def _placed(
                 yield from _silence(round(at) - max(0, round(filled)))
                 filled = at
             unwanted = min(filled - at, length)
+        last_epoch = epoch if unwanted < length else -1  # a frame passed over as a whole: the next one is placed, too
         before_range = min(max(0.0, -filled), length - unwanted)
         filled += length - unwanted
         unwanted += before_range

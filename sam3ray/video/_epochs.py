@@ -33,6 +33,9 @@ class Epoch:
     high_s: float
     begins_s: float = 0.0
 
+    def is_beside(self, byte: int) -> bool:
+        return self.first_byte - _BESIDE_BYTES <= byte <= self.last_byte + _BESIDE_BYTES
+
 
 class Epochs:
     """The stretches of a file, in order; at least one."""
@@ -40,20 +43,16 @@ class Epochs:
     def __init__(self, epochs: Sequence[Epoch]) -> None:
         self._epochs = epochs
 
-    def time_s(self, stamp_s: float, byte: int | None, expected_s: float) -> float:
-        """Seconds from the video's start of sound with that stamp.
+    def time_s(self, stamp_s: float, byte: int | None, expected_s: float) -> tuple[float, int]:
+        """Seconds from the video's start of sound with that stamp, and in which stretch it lies.
 
         Args:
             byte: where it lies in the file; None is not known.
             expected_s: when the sound before it ends: it decides between stretches.
         """
-        beside = [
-            e
-            for e in self._epochs
-            if byte is None or e.first_byte - _BESIDE_BYTES <= byte <= e.last_byte + _BESIDE_BYTES
-        ]
-        times = [stamp_s - e.low_s + e.begins_s for e in beside or self._epochs]
-        return min(times, key=lambda time: abs(time - expected_s))
+        times = [(stamp_s - epoch.low_s + epoch.begins_s, place) for place, epoch in enumerate(self._epochs)]
+        beside = [time for time in times if byte is None or self._epochs[time[1]].is_beside(byte)]
+        return min(beside or times, key=lambda time: abs(time[0] - expected_s))
 
 
 def epochs_of(path: str | os.PathLike[str], container: InputContainer, sound: Stream) -> Epochs:

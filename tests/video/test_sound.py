@@ -149,7 +149,7 @@ def test_sound_of_joined_files_goes_with_its_pictures(tmp_path: Path, name: str,
     path = tmp_path / name
     path.write_bytes(first.read_bytes() + second.read_bytes())
     times, seconds = rendered(path)
-    assert times == pytest.approx([0.4, 1.3, 2.4, 3.3], abs=0.05)
+    assert times == pytest.approx([0.4, 1.3, 2.4, 3.3], abs=0.03)
     assert seconds == pytest.approx(4.4, abs=0.05)
     assert rendered(path, start_s=3.0, end_s=4.0)[0] == pytest.approx([0.3], abs=0.05)
 
