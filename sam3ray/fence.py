@@ -65,6 +65,11 @@ def allow_memory(more_bytes: int) -> None:
         _limit_memory(more_bytes)
 
 
+def limit_this_process(more_bytes: int) -> None:
+    """For processes that are spared nothing anyway: allocations beyond so many more bytes fail."""
+    _limit_memory(more_bytes)
+
+
 class _Helper:
     def __init__(self) -> None:
         paths = [path or os.getcwd() for path in sys.path]

@@ -10,6 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, Thr
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from sam3ray import fence
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, JobStopped, Reason
 from sam3ray.video import VideoInfo
@@ -19,6 +20,7 @@ Probe = Callable[[str, VideoConfig, Mapping[str, Any]], Probed]
 
 CHUNK = 64
 THREADS = 8  # per process: remote videos wait for the network
+_ROOM_BYTES = 3 * 2**30  # address space of a process of eight threads: stacks, pools, libraries loaded late
 HANG_S = 300.0  # a chunk that takes longer hangs
 
 
@@ -46,8 +48,9 @@ def probe_all(
 ) -> dict[str, Probed]:
     """Facts by address.
 
-    Videos come from anywhere, and one may crash the decoder or make it hang. The processes of a pool that broke are
-    replaced, and the videos it had in hand are probed one at a time, so that the blame falls on the right one.
+    Videos come from anywhere, and one may crash the decoder, make it hang or ask it for all the memory that there is.
+    The processes have a limit of memory; those of a pool that broke are replaced, and the videos it had in hand are
+    probed one at a time, so that the blame falls on the right one.
     """
     found: dict[str, Probed] = {}
     chunks = [list(uris[i : i + CHUNK]) for i in range(0, len(uris), CHUNK)]
@@ -58,6 +61,7 @@ def probe_all(
             suspects += chunk
         else:
             found.update(zip(chunk, answers, strict=True))
+            suspects += [uri for uri, answer in zip(chunk, answers, strict=True) if _is_short_of_memory(answer)]
         if on_progress is not None:
             on_progress(len(found))
     for (uri,), answers in _in_pool([[uri] for uri in suspects], limits, storage_options, probe, 1, hang_s):
@@ -89,7 +93,12 @@ def _in_pool(
             raise JobStopped("videos cannot be probed: the processes for it end as soon as they are started")
         idle_pools += 1
         # Spawned, not forked: file systems of fsspec run threads in this process.
-        pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+        pool = ProcessPoolExecutor(
+            workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=fence.limit_this_process,
+            initargs=(limits.max_open_bytes + _ROOM_BYTES,),
+        )
         running: dict[Future[list[Probed]], tuple[list[str], float]] = {}
         broken = False
         try:
@@ -118,6 +127,11 @@ def _in_pool(
                         process.kill()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _is_short_of_memory(answer: Probed) -> bool:
+    """Perhaps another video of the chunk took it all: asked again alone, it gets its own answer."""
+    return isinstance(answer, ClipError) and answer.reason is Reason.OVER_LIMITS and "memory" in answer.message
 
 
 def _probe_chunk(

@@ -20,6 +20,7 @@ from sam3ray.video._frame import VideoInfo
 from sam3ray.video._probe import headers, probe, with_first_frame
 from sam3ray.video._remote import RemoteVideo, download, local_name, look_up, naming_store_errors, redact_uri
 from sam3ray.video._source import DEMUXERS, naming_errors, video_stream
+from sam3ray.video._tables import check_tables
 from sam3ray.video._truncation import HEAD_BYTES, intact_until
 
 BLOCK_BYTES = 256 * 2**10
@@ -99,6 +100,7 @@ def _probe_stream(stream: _Bounded, limits: VideoConfig, where: str, size: int |
     ):
         video = video_stream(container, limits, where)
         facts = headers(container, video)
+        check_tables(container, None, limits, where)
         at = stream.seek(0, io.SEEK_CUR)
         stream.seek(0)
         head = stream.read(HEAD_BYTES)

@@ -21,8 +21,13 @@ _HEAD_BYTES = 16
 _MAX_BOXES = 100_000
 
 
-def check_tables(container: InputContainer, path: str | os.PathLike[str], limits: VideoConfig, where: str) -> None:
+def check_tables(
+    container: InputContainer, path: str | os.PathLike[str] | None, limits: VideoConfig, where: str
+) -> None:
     """Refuse an MP4 whose tables list more frames than there may be. Other containers list no frames without bytes.
+
+    Args:
+        path: of the file, where it is a local one.
 
     Raises:
         ClipError: over_limits.
@@ -35,7 +40,7 @@ def check_tables(container: InputContainer, path: str | os.PathLike[str], limits
         # Sound without compression is listed by chunks. No entries at all: perhaps they did not fit into memory.
         listed += max(built, stream.frames or 0) if stream.type == "video" or not built else built
         is_missing |= stream.type == "video" and not built
-    if is_missing:
+    if is_missing and path is not None:
         listed = max(listed, _largest_sample_table(path))
     if listed * ENTRY_BYTES > limits.max_open_bytes:
         raise ClipError(

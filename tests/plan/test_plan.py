@@ -148,3 +148,20 @@ def test_remote_videos_are_probed_without_being_fetched(s3_place: Any, tmp_path:
     missing = facts[f"{s3_place.uri}/none.mp4"]
     assert isinstance(missing, ClipError)
     assert missing.reason is Reason.NOT_FOUND
+
+
+def eats_memory(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any]) -> VideoInfo | ClipError:
+    """A stand-in for a probe: the demuxer of one video asks for more than there may be, and others meet the end."""
+    wanted = 40 * 2**30 if uri == "bomb" else 2**20
+    try:
+        len(bytearray(wanted))
+    except MemoryError:
+        return ClipError(Reason.OVER_LIMITS, "it asks for more memory than there is", uri)
+    return INFO
+
+
+def test_a_video_that_asks_for_all_the_memory_is_over_the_limits() -> None:
+    found = probe_all(["a", "bomb", "b"], VideoConfig(), {}, probe=eats_memory, processes=1)
+    assert (found["a"], found["b"]) == (INFO, INFO)
+    assert isinstance(found["bomb"], ClipError)
+    assert found["bomb"].reason is Reason.OVER_LIMITS
