@@ -23,6 +23,8 @@ def foreseen(clip: Clip, facts: VideoInfo, config: JobConfig) -> ClipError | Non
     except ClipError as error:
         return error
     duration = _duration(facts)
+    if facts.unread_rest is not None and (clip.end_s is None or (duration is not None and clip.end_s >= duration)):
+        return ClipError(Reason.UNREADABLE_VIDEO, facts.unread_rest)
     if duration is None or facts.duration_is_estimate:
         return None
     start = clip.start_s or 0.0

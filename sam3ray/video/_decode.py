@@ -29,7 +29,7 @@ from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.video._clock import PACKETS_KNOWN, Clock, Stamp, Timed
 from sam3ray.video._index import SeekPoint, find_seek_point
-from sam3ray.video._joined import goes_on_elsewhere, next_file_at, next_movie
+from sam3ray.video._joined import check_unmixed, unread_rest
 from sam3ray.video._source import (
     check_pixels,
     display_matrix,
@@ -122,8 +122,8 @@ def _decode_from(
         stream = video_stream(container, limits, where)
         if to_end and will_end_early(path, container, stream):
             raise ClipError(Reason.UNREADABLE_VIDEO, "the file is cut off: frames that it lists are missing", where)
-        if container.format.name.startswith("mov") and (second := next_movie(path)) is not None and second[1]:
-            raise _joined(second[0], where)
+        if container.format.name.startswith("mov"):
+            check_unmixed(path, where)
         time_base = stream.time_base
         if not time_base or time_base <= 0:
             raise ClipError(Reason.UNREADABLE_VIDEO, "its video stream has no time base", where)
@@ -238,19 +238,8 @@ def _pictures(
     lacks_some = from_start and listed is not None and clock.packets < listed
     if packet is not None or lacks_some or matroska_is_cut_off(path):
         raise ClipError(Reason.UNREADABLE_VIDEO, f"the file is cut off: it ends {_place(clock, stream)}", where)
-    if (at := next_file_at(path, container, last_at)) is not None:
-        raise _joined(at, where)
-    if container.format.name == "mpegts" and goes_on_elsewhere(path, stream, last_at):
-        raise ClipError(
-            Reason.UNREADABLE_VIDEO,
-            f"its video goes on as another stream {_place(clock, stream)}, where the program changes",
-            where,
-        )
-
-
-def _joined(at: int, where: str) -> ClipError:
-    message = f"several files were joined byte by byte: the frames of the one that begins at byte {at} cannot be read"
-    return ClipError(Reason.UNREADABLE_VIDEO, message, where)
+    if (rest := unread_rest(path, container, stream, last_at)) is not None:
+        raise ClipError(Reason.UNREADABLE_VIDEO, f"{rest} ({_place(clock, stream)})", where)
 
 
 def _place(clock: Clock[VideoFrame], stream: VideoStream) -> str:

@@ -26,6 +26,7 @@ class VideoInfo:
         pixel_aspect: width of a pixel of the displayed frame by its height. Frames are not stretched by it.
         intact_s: where the file is cut off: seconds up to which what its container lists is there; None: it is whole,
             as far as headers tell.
+        unread_rest: what follows the end of the video that cannot be read, in words; None: nothing, as far as known.
         rotation: degrees clockwise that the displayed frame was turned by: 0, 90, 180 or 270.
     """
 
@@ -42,6 +43,7 @@ class VideoInfo:
     duration_is_estimate: bool = False
     pixel_aspect: Fraction = Fraction(1)
     intact_s: float | None = None
+    unread_rest: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from av.packet import Packet
 
 from sam3ray.config import VideoConfig
 from sam3ray.video._clock import Clock, Stamp
+from sam3ray.video._joined import unread_rest
 from sam3ray.video._sampling import exact
 from sam3ray.video._source import naming_errors, open_container, packets_of, video_stream
 from sam3ray.video._stamps import counts_only_frames, may_leap, usual_step
@@ -139,29 +140,43 @@ def read_index(path: str | os.PathLike[str], limits: VideoConfig, until_s: float
     return FrameIndex(ordered, start, time_base, key_frames)
 
 
-def measured_duration(path: str | os.PathLike[str], limits: VideoConfig) -> float | None:
-    """Seconds that a video lasts on its growing clock, from the stamps of its packets; None: they do not tell.
+@dataclass(frozen=True)
+class Measured:
+    """Attributes:
+    duration_s: on the growing clock; None where the packets do not tell.
+    unread_rest: what follows that cannot be read, in words.
+    """
+
+    duration_s: float | None
+    unread_rest: str | None
+
+
+def measure(path: str | os.PathLike[str], limits: VideoConfig) -> Measured:
+    """How long a video lasts, from the stamps of its packets.
 
     Raises:
         ClipError: the file cannot be read.
     """
     where = os.path.basename(path)
     bounds: dict[int, tuple[int, int]] = {}  # of the stamps, by epoch
+    last_at = 0
     with open_container(path, limits) as container:
         stream = video_stream(container, limits, where)
         if not stream.time_base:
-            return None
+            return Measured(None, None)
         step = usual_step(stream)
         clock: Clock[None] = Clock(float(stream.time_base), step, stream.start_time, leaps=may_leap(container))
         with naming_errors(where, "cannot be read"):
             for packet in packets_of(container, stream):
+                last_at = max(last_at, packet.pos or 0)
                 if packet.size == 0 or packet.pts is None:
                     continue
-                clock.sent(Stamp(packet.pts, packet.dts, packet.is_keyframe))
+                clock.sent(Stamp(packet.pts, packet.dts, packet.is_keyframe), shows=not packet.is_discard)
                 low, high = bounds.get(clock.epochs, (packet.pts, packet.pts))
                 bounds[clock.epochs] = min(low, packet.pts), max(high, packet.pts)
         units = sum(high - low + step for low, high in bounds.values())
-        return float(units * stream.time_base) if bounds else None
+        seconds = float(units * stream.time_base) if bounds else None
+        return Measured(seconds, unread_rest(path, container, stream, last_at))
 
 
 def _can_be_sorted(stamps: Sequence[int], ordered: Sequence[int], depth: int) -> bool:

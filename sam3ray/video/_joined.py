@@ -13,6 +13,7 @@ from typing import BinaryIO
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from sam3ray.failures import ClipError, Reason
 from sam3ray.video._truncation import matroska_segment
 
 # How a file begins, by the name of its demuxer, where libav stops at the end of the first of several.
@@ -25,11 +26,31 @@ _MAX_PARTS = 200_000  # of a file at its top: two a second for a day
 _SEARCHED = 4 * 2**20  # what may lie between the last picture of a file and the next file: sound, an index
 
 
-def next_file_at(path: str | os.PathLike[str], container: InputContainer, last_at: int) -> int | None:
-    """The byte at which another file begins that libav does not read; `last_at` is where the last packet begins."""
+def unread_rest(
+    path: str | os.PathLike[str], container: InputContainer, stream: VideoStream, last_at: int
+) -> str | None:
+    """What there is after the end of the stream that cannot be read, in words; None: nothing.
+
+    Args:
+        last_at: where the last packet of the stream begins.
+    """
+    at = _next_file_at(path, container, last_at)
+    if at is not None:
+        return f"several files were joined byte by byte: the frames of the one that begins at byte {at} cannot be read"
+    if container.format.name == "mpegts" and _goes_on_elsewhere(path, stream, last_at):
+        return "its video goes on as another stream, where the program changes"
+    return None
+
+
+def is_read_alone(container: InputContainer) -> bool:
+    """Whether libav reads the first file alone, of several that were joined into one of this kind."""
+    return container.format.name in _BEGINNINGS or container.format.name.startswith("mov")
+
+
+def _next_file_at(path: str | os.PathLike[str], container: InputContainer, last_at: int) -> int | None:
     name = container.format.name
     if name.startswith("mov"):
-        found = next_movie(path)
+        found = _next_movie(path)
         return None if found is None else found[0]
     marks = _BEGINNINGS.get(name)
     if marks is None or last_at <= 0:
@@ -66,7 +87,19 @@ def _riff_chunks(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
             at += 8 + size + size % 2
 
 
-def next_movie(path: str | os.PathLike[str]) -> tuple[int, bool] | None:
+def check_unmixed(path: str | os.PathLike[str], where: str) -> None:
+    """Refuse an MP4 of which libav would show the frames of two files in turns.
+
+    Raises:
+        ClipError: unreadable_video.
+    """
+    second = _next_movie(path)
+    if second is not None and second[1]:
+        message = f"several files were joined byte by byte, the second at byte {second[0]}: libav mixes their frames"
+        raise ClipError(Reason.UNREADABLE_VIDEO, message, where)
+
+
+def _next_movie(path: str | os.PathLike[str]) -> tuple[int, bool] | None:
     """Where a second MP4 or MOV begins, and whether its frames would be mixed into those of the first.
 
     A second file has its own type, table and data. Of fragments libav reads on, in the order of their times: that is
@@ -118,7 +151,7 @@ def _atoms(file: BinaryIO, at: int, end: int) -> Iterator[tuple[bytes, int, int]
         at += size
 
 
-def goes_on_elsewhere(path: str | os.PathLike[str], stream: VideoStream, last_at: int) -> bool:
+def _goes_on_elsewhere(path: str | os.PathLike[str], stream: VideoStream, last_at: int) -> bool:
     """Whether a transport stream has video in another elementary stream that begins only after this one has ended.
 
     Read here, since PyAV 18.1 cannot tell streams that appear in the middle of a file (it looks them up beyond the end

@@ -18,8 +18,8 @@ from sam3ray.failures import ClipError, Reason
 from sam3ray.video._decode import decode
 from sam3ray.video._folder import probe_folder
 from sam3ray.video._frame import VideoInfo
-from sam3ray.video._index import measured_duration
-from sam3ray.video._joined import is_joined
+from sam3ray.video._index import measure as measure_packets
+from sam3ray.video._joined import check_unmixed, is_joined, is_read_alone, unread_rest
 from sam3ray.video._source import check_pixels, display_matrix, open_container, packets_of, rotation_of, video_stream
 from sam3ray.video._stamps import may_leap
 from sam3ray.video._tables import check_tables, is_fragmented
@@ -57,8 +57,8 @@ def probe(path: str | os.PathLike[str], limits: VideoConfig, *, measure: bool = 
     One frame is decoded: rotation travels with the frames, and headers of damaged files promise what is not there.
 
     Args:
-        measure: count a duration that headers can only estimate from the packets (half a gigabyte a second), unless
-            the file is larger than MEASURED_BYTES.
+        measure: read the packets (half a gigabyte a second) for a duration that headers can only estimate, and for
+            files joined to this one, unless it is larger than MEASURED_BYTES.
 
     Raises:
         ClipError: not_found, permission_denied, unreadable_video, no_video_stream, over_limits.
@@ -81,7 +81,13 @@ def probe(path: str | os.PathLike[str], limits: VideoConfig, *, measure: bool = 
             check_tables(container, path, limits, path.name)
         if is_joined(path, container):
             facts = replace(facts, duration_is_estimate=True)
-    if measure and facts.duration_is_estimate:
+        wants_measure = measure and (facts.duration_is_estimate or is_read_alone(container))
+        if container.format.name.startswith("mov"):
+            check_unmixed(path, path.name)
+            wants_measure = False
+            if measure:
+                facts = replace(facts, unread_rest=unread_rest(path, container, stream, 0))
+    if wants_measure and path.stat().st_size <= MEASURED_BYTES:
         facts = _measured(facts, path, limits)
     if first is None:
         first = next(iter(decode(path, limits))).coded
@@ -105,12 +111,13 @@ def _walk(container: InputContainer, where: str) -> None:
 
 
 def _measured(facts: VideoInfo, path: Path, limits: VideoConfig) -> VideoInfo:
-    """The facts with the duration that the packets tell, where they do."""
-    seconds = measured_duration(path, limits) if path.stat().st_size <= MEASURED_BYTES else None
-    if seconds is None:
+    """The facts with what the packets tell of its end."""
+    found = measure_packets(path, limits)
+    facts = replace(facts, unread_rest=found.unread_rest)
+    if found.duration_s is None or not facts.duration_is_estimate:
         return facts
-    count = None if facts.fps is None else round(seconds * facts.fps)
-    return replace(facts, duration_s=seconds, frame_count=count, duration_is_estimate=False)
+    count = None if facts.fps is None else round(found.duration_s * facts.fps)
+    return replace(facts, duration_s=found.duration_s, frame_count=count, duration_is_estimate=False)
 
 
 def _first_packet_alone(container: InputContainer, stream: VideoStream) -> VideoFrame | None:

@@ -6,6 +6,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sam3ray.config import VideoConfig
+from sam3ray.config import JobConfig, VideoConfig
 from sam3ray.failures import ClipError, Reason
+from sam3ray.manifest import Clip
+from sam3ray.plan._foresight import foreseen
 from sam3ray.video import ClipFrames, VideoReader, probe_uri
 from sam3ray.video._clock import Clock, Stamp
 from sam3ray.video._sampling import Sampler
@@ -238,6 +241,19 @@ def test_frames_that_no_library_reads_fail_the_clip(tmp_path: Path, name: str) -
     with pytest.raises(ClipError, match="joined byte by byte") as caught, VideoReader(path) as video:
         list(video)
     assert caught.value.reason is Reason.UNREADABLE_VIDEO
+    config = JobConfig(manifest="none", output="/none", prompts=("a",))
+    if name.startswith("fragments"):
+        with pytest.raises(ClipError, match="joined byte by byte"):
+            probe_uri(str(path), VideoConfig())
+    else:
+        foreseen_of = partial(foreseen, facts=probe_uri(str(path), VideoConfig()), config=config)
+        failure = foreseen_of(Clip("c", str(path)))
+        assert failure is not None
+        assert failure.reason is Reason.UNREADABLE_VIDEO
+        assert foreseen_of(Clip("c", str(path), end_s=1.0)) is None
+        with VideoReader(path, end_s=1.0) as video:
+            assert len(list(video)) == 25
+    assert foreseen(Clip("c", str(one)), probe_uri(str(one), VideoConfig()), config) is None
     with VideoReader(one) as video:
         assert len(list(video)) == 30
 
@@ -266,6 +282,7 @@ def test_a_program_change_fails_the_clip(tmp_path: Path, first_count: int) -> No
         list(video)
     with VideoReader(path, end_s=1.0) as video:
         assert len(list(video)) == 25
+    assert "where the program changes" in (probe_uri(str(path), VideoConfig()).unread_rest or "")
 
 
 def with_edits(source: Path, target: Path, edits: Sequence[tuple[int, int]]) -> Path:
