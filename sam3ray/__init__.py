@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sam3ray.annotations import FrameAnnotations, ObjectAnnotation, decode_mask, read_annotations
     from sam3ray.config import JobConfig, ModelConfig, TrackingConfig, VideoConfig, load_config
+    from sam3ray.exports import export
     from sam3ray.failures import ClipError, Failure, JobStopped, Reason, UserError
     from sam3ray.job import JobSummary, run_job
     from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "annotations": ("FrameAnnotations", "ObjectAnnotation", "decode_mask", "read_annotations"),
     "config": ("JobConfig", "ModelConfig", "TrackingConfig", "VideoConfig", "load_config"),
+    "exports": ("export",),
     "failures": ("ClipError", "Failure", "JobStopped", "Reason", "UserError"),
     "job": ("JobSummary", "run_job"),
     "prompts": ("BoxPrompt", "MaskPrompt", "PointPrompt"),
@@ -44,6 +46,7 @@ __all__ = [
     "UserError",
     "VideoConfig",
     "decode_mask",
+    "export",
     "load_config",
     "read_annotations",
     "run_job",

@@ -315,6 +315,77 @@ def evaluate(
     return OK
 
 
+@app.command("export", epilog=_example("sam3ray export demo-output/run --format coco --to demo-output/coco"))
+@_verb
+def export_labels(
+    output: Output,
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="F",
+            help="coco, ytvis, saco, mots, mot, davis, cvat, labelstudio, labelme, xanylabeling, yolo or sav.",
+        ),
+    ],
+    to: Annotated[str, typer.Option("--to", metavar="DEST", help="An empty folder, on any storage.")],
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            "--variant",
+            metavar="V",
+            help="mots: challenge, kitti or png. cvat: boxes or masks. labelstudio: video or brush. Default: the first.",
+        ),
+    ] = None,
+    clips: Annotated[
+        list[str] | None, typer.Option("--clips", metavar="ID", help="Export this clip alone (repeatable).")
+    ] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Option("--prompts", metavar="P", help="Export this label alone (repeatable).")
+    ] = None,
+    min_score: Annotated[
+        float, typer.Option("--min-score", metavar="S", help="Leave out objects with a lower detection score.")
+    ] = 0.0,
+    every: Annotated[int, typer.Option("--every", metavar="N", help="Every n-th labelled frame.")] = 1,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", metavar="FILE", help="YAML or JSON that renames labels, as in `person: pedestrian`."),
+    ] = None,
+    images: Annotated[
+        bool, typer.Option("--images", help="Also extract the exported frames, where the tool looks for them.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; by default one per CPU.")
+    ] = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Write labels for another tool. Prints what the format cannot hold. Safe to call again."""
+    from sam3ray.exports import SENTENCES, export, read_names
+
+    with counter("clips exported") as progress:
+        done = export(
+            _place(output),
+            _place(to),
+            format_,
+            variant=variant,
+            clips=clips or None,
+            prompts=prompts or None,
+            min_score=min_score,
+            every=every,
+            names=read_names(labels) if labels else None,
+            images=images,
+            workers=workers or os.cpu_count() or 1,
+            storage_options=_storage(set_),
+            progress=progress,
+        )
+    facts = {key: value for key, value in plain(done).items() if key not in ("lost", "failed")}
+    lost = {SENTENCES[kind]: count for kind, count in done.lost.items()}
+    print_result(plain(done), facts_table({"exported to": to, **facts, **lost}), as_json)
+    complain(f"clip {clip_id} was not exported: {problem}" for clip_id, problem in done.failed.items())
+    return SOME_FAILED if done.failed else OK
+
+
 def _show(summary: Any, output: str, as_json: bool) -> None:
     """The summary of a job; what it has to say of its end goes to stderr."""
     facts = plain(summary)

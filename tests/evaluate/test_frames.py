@@ -33,7 +33,7 @@ def test_the_rate_of_a_drawn_clip_is_no_sampling():
 
 @pytest.mark.parametrize("frames", [-1, "many", 10**12, 2.5])
 def test_what_is_no_number_of_frames_is_said_to_be_none(frames):
-    with pytest.raises(ValueError, match="the truth's metadata says frames"):
+    with pytest.raises(ValueError, match="the metadata says frames"):
         compared_frames({"frames": frames}, {}, NOTHING, NOTHING)
 
 

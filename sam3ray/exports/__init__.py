@@ -1,0 +1,11 @@
+"""Labels for other tools: a run's annotations in the formats that they read.
+
+A writer takes one clip's labels and a folder, and returns what the format could not hold. Everything else (which clips,
+numbers, parallel work, resuming) is the same for all formats and lives in `_export`.
+"""
+
+from sam3ray.exports._export import Exported, export, read_names
+from sam3ray.exports._formats import FORMATS
+from sam3ray.exports._losses import SENTENCES
+
+__all__ = ["FORMATS", "SENTENCES", "Exported", "export", "read_names"]

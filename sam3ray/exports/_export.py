@@ -1,0 +1,359 @@
+"""Exports a run: clip by clip, in parallel, resumable, in memory that does not grow with the run.
+
+A process holds one clip's rows at a time. What every clip must agree on (numbers of clips and of labels) is worked out
+from the frozen manifest beforehand, so the files do not depend on the number of processes or on earlier calls.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sam3ray.annotations import FrameAnnotations
+from sam3ray.config import VideoConfig
+from sam3ray.exports._folder import SIDECARS, Folder
+from sam3ray.exports._formats import Format, format_of
+from sam3ray.exports._labels import Choice, ClipLabels, chosen
+from sam3ray.exports._losses import Losses
+from sam3ray.failures import ClipError, Reason, UserError
+from sam3ray.labelled_frames import labelled_frames
+from sam3ray.redact import redact
+from sam3ray.store import RunStore
+from sam3ray.store.storage import Storage
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from sam3ray.manifest import Clip
+
+VERSION = 1  # of the exports' layout: raised when a writer's output changes
+_JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export came to.
+
+    Attributes:
+        clips: exported by this call; `already` by calls before.
+        failed: clip -> what went wrong with it. The others are exported.
+        lost: what the format could not hold, over all clips: see `exports._losses.SENTENCES`.
+    """
+
+    clips: int
+    already: int
+    frames: int
+    rows: int
+    failed: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What every process is told."""
+
+    store: RunStore
+    destination: Storage
+    format: str
+    variant: str
+    choice: Choice
+    categories: Mapping[str, int]
+    numbers: Mapping[str, int]
+    images: bool
+
+
+def export(
+    output: str,
+    to: str,
+    format: str,
+    *,
+    variant: str | None = None,
+    clips: Sequence[str] | None = None,
+    prompts: Sequence[str] | None = None,
+    min_score: float = 0.0,
+    every: int = 1,
+    names: Mapping[str, str] | None = None,
+    images: bool = False,
+    workers: int = 1,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Exported:
+    """Writes a run's labels for another tool. Safe to call again: it goes on with the clips that are not exported yet.
+
+    Args:
+        output: the run's folder, on any fsspec storage.
+        to: the destination, empty or an unfinished export of the same; on any storage that can be written.
+        format: see `exports._formats.FORMATS`; `variant` where a format has several.
+        clips, prompts, min_score, every, names: see `Choice`.
+        images: also extract the exported frames as JPEGs, where the tool looks for them.
+        workers: processes.
+        progress: called with how many clips are done, of how many.
+
+    Raises:
+        UserError: an argument does not fit, `output` is no run, or `to` holds something else.
+    """
+    variant, way = format_of(format, variant)
+    choice = _choice(clips, prompts, min_score, every, names)
+    store = RunStore(output, storage_options)
+    run = store.run_info()
+    manifest = store.manifest()
+    numbers = {clip.clip_id: n for n, clip in enumerate(manifest, 1)}
+    wanted = _wanted(manifest, store.done_ids(), choice)
+    categories = categories_of(manifest, choice)
+    if images and way.image is None:
+        raise UserError(f"--images: {format}{f' ({variant})' if variant else ''} reads no images")
+    destination = Storage(to, storage_options)
+    folder = Folder(destination)
+    folder.claim(
+        {
+            "version": VERSION,
+            "run": run.get("run_id") or run.get("id") or run["manifest"]["sha256"],
+            "revision": None,
+            "format": format,
+            "variant": variant,
+            "choice": {**asdict(choice), "names": dict(choice.names) if choice.names else None},
+            "images": images,
+        }
+    )
+    there = folder.exported()
+    todo = [clip for clip in wanted if clip.clip_id not in there]
+    order = _Order(store, destination, format, variant, choice, categories, numbers, images)
+    failed: dict[str, str] = {}
+    for done, (clip_id, problem) in enumerate(_each(partial(_export_clip, order), todo, workers), 1):
+        if problem is not None:
+            failed[clip_id] = problem
+        if progress is not None:
+            progress(done, len(todo))
+    sidecars = {clip.clip_id: folder.sidecar(clip.clip_id) for clip in wanted if clip.clip_id not in failed}
+    if way.write_dataset is not None and not failed:
+        way.write_dataset([(clip_id, about["frames"]) for clip_id, about in sidecars.items()], categories, folder)
+    lost = Losses()
+    for about in sidecars.values():
+        lost.update(about["lost"])
+    return Exported(
+        clips=len(todo) - len(failed),
+        already=len(wanted) - len(todo),
+        frames=sum(about["frames"] for about in sidecars.values()),
+        rows=sum(about["rows"] for about in sidecars.values()),
+        failed=failed,
+        lost={kind: count for kind, count in sorted(lost.items()) if count},
+    )
+
+
+def _choice(
+    clips: Sequence[str] | None,
+    prompts: Sequence[str] | None,
+    min_score: float,
+    every: int,
+    names: Mapping[str, str] | None,
+) -> Choice:
+    problems = []
+    if every < 1:
+        problems.append(f"--every {every}: allowed: 1 and above")
+    if not 0 <= min_score <= 1:
+        problems.append(f"--min-score {min_score}: allowed: 0 to 1")
+    for label, name in (names or {}).items():
+        if not isinstance(label, str) or not isinstance(name, str) or not name.strip():
+            problems.append(f"label {label!r}: its new name is {name!r}; allowed: text")
+    if problems:
+        raise UserError(problems)
+    return Choice(
+        None if clips is None else tuple(clips),
+        None if prompts is None else tuple(prompts),
+        float(min_score),
+        every,
+        dict(names) if names else None,
+    )
+
+
+def _wanted(manifest: Sequence[Clip], done: set[str], choice: Choice) -> list[Clip]:
+    if choice.clips is None:
+        wanted = [clip for clip in manifest if clip.clip_id in done]
+        if not wanted:
+            raise UserError("no clip of this run is done: there is nothing to export")
+        return wanted
+    known = {clip.clip_id for clip in manifest}
+    problems = [
+        f"--clips {clip_id}: " + ("it is not done" if clip_id in known else "the run has no such clip")
+        for clip_id in choice.clips
+        if clip_id not in done or clip_id not in known
+    ]
+    if problems:
+        raise UserError(problems)
+    chosen_ids = set(choice.clips)
+    return [clip for clip in manifest if clip.clip_id in chosen_ids]
+
+
+def categories_of(manifest: Sequence[Clip], choice: Choice) -> dict[str, int]:
+    """Label -> number from 1, in the order in which the manifest first asks for them."""
+    asked = (label for clip in manifest for label in _asked(clip, choice))
+    return {label: n for n, label in enumerate(dict.fromkeys(asked), 1)}
+
+
+def _asked(clip: Clip, choice: Choice) -> list[str]:
+    labels = [*clip.prompts, *(each.label for each in clip.visual_prompts)]
+    wanted = None if choice.prompts is None else set(choice.prompts)
+    return list(dict.fromkeys(choice.name_of(label) for label in labels if wanted is None or label in wanted))
+
+
+def _each(
+    call: Callable[[Clip], tuple[str, str | None]], clips: Sequence[Clip], workers: int
+) -> Iterator[tuple[str, str | None]]:
+    workers = min(workers, len(clips))
+    if workers <= 1:
+        yield from map(call, clips)
+        return
+    # Spawned: a fork would copy the locks of storage clients' threads.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(call, clips)
+
+
+def _export_clip(order: _Order, clip: Clip) -> tuple[str, str | None]:
+    """Writes one clip's files, its sidecar last. Returns its id, and what went wrong with it."""
+    way = format_of(order.format, order.variant)[1]
+    folder = Folder(order.destination)
+    try:
+        labels = read_labels(order.store, clip, order.numbers[clip.clip_id], order.categories, order.choice)
+        if order.images:
+            _extract_images(order, way, labels, clip, folder)
+        lost = way.write_clip(labels, folder)
+        folder.json(f"{SIDECARS}/{clip.clip_id}.json", _sidecar(labels, lost))
+    except (ClipError, ValueError, FileNotFoundError) as error:
+        return clip.clip_id, redact(" ".join(str(error).split()))[:500]
+    return clip.clip_id, None
+
+
+def read_labels(store: RunStore, clip: Clip, number: int, categories: Mapping[str, int], choice: Choice) -> ClipLabels:
+    """One finished clip as the writers take it.
+
+    Raises:
+        ValueError: its rows have a label that the manifest does not ask for, or a size of their own.
+    """
+    about = store.read_clip_metadata(clip.clip_id).get("clip", {})
+    frames = frames_of(store.read_clip(clip.clip_id))
+    sizes = {(frame.height, frame.width) for frame in frames} or {(about.get("height") or 1, about.get("width") or 1)}
+    if len(sizes) > 1:
+        raise ValueError(f"its rows are of several sizes: {sorted(sizes)}")
+    height, width = next(iter(sizes))
+    objects = chosen(frames, choice)
+    unknown = {item.prompt for items in objects.values() for item in items} - set(categories)
+    if unknown:
+        raise ValueError(f"it has the label {min(unknown)!r}, which the manifest does not ask for")
+    indices = labelled_frames(about, {frame.frame_index for frame in frames})[:: choice.every]
+    kept = set(indices)
+    return ClipLabels(
+        number=number,
+        clip_id=clip.clip_id,
+        uri=redact(clip.uri),
+        height=height,
+        width=width,
+        fps=about.get("source_fps"),
+        frames=tuple(indices),
+        objects={index: items for index, items in objects.items() if index in kept},
+        times={frame.frame_index: frame.time_s for frame in frames},
+        pts={frame.frame_index: frame.pts for frame in frames},
+        asked=tuple(_asked(clip, choice)),
+        categories=categories,
+    )
+
+
+def frames_of(table: pa.Table) -> list[FrameAnnotations]:
+    """Rows of the annotation schema, of one clip, as frames; frames without objects are not among them."""
+    frames: dict[int, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        frames.setdefault(row["frame_index"], []).append(row)
+    return [FrameAnnotations.of_rows(frames[index]) for index in sorted(frames)]
+
+
+def _sidecar(labels: ClipLabels, lost: Losses) -> dict[str, Any]:
+    """What an import needs of what formats lose: times, and each object's label and scores."""
+    return {
+        "clip_id": labels.clip_id,
+        "number": labels.number,
+        "height": labels.height,
+        "width": labels.width,
+        "frames": len(labels.frames),
+        "rows": sum(map(len, labels.objects.values())),
+        "frame_index": list(labels.frames),
+        "pts": [labels.pts.get(frame) for frame in labels.frames],
+        "time_s": [labels.times.get(frame) for frame in labels.frames],
+        "objects": [
+            {
+                "object_id": object_id,
+                "label": next(iter(track.values())).prompt,
+                "score": float(next(iter(track.values())).score),
+                "first_frame": next(iter(track)),
+                "track_scores": [round(float(item.track_score), 6) for item in track.values()],
+            }
+            for object_id, track in labels.tracks.items()
+        ],
+        "lost": {kind: count for kind, count in lost.items() if count},
+    }
+
+
+def _extract_images(order: _Order, way: Format, labels: ClipLabels, clip: Clip, folder: Folder) -> None:
+    """The exported frames as JPEGs, decoded once, in order."""
+    from sam3ray.video import VideoCache, VideoReader
+
+    assert way.image is not None
+    options, limits = order.store.storage.options, VideoConfig()
+    wanted = set(labels.frames)
+    with ExitStack() as resources:
+        work = resources.enter_context(tempfile.TemporaryDirectory())
+        cache = resources.enter_context(VideoCache(work, limits.cache_bytes, options, limits=limits))
+        source = resources.enter_context(cache.open(clip.uri))
+        reader = resources.enter_context(VideoReader(source, start_s=clip.start_s, end_s=clip.end_s, fps=clip.fps))
+        for frame in reader:
+            if frame.index in wanted:
+                wanted.discard(frame.index)
+                folder.bytes(way.image(labels, frame.index, labels.place[frame.index]), _jpeg(frame.image))
+            if not wanted:
+                break
+    if wanted:
+        raise ClipError(Reason.UNREADABLE_VIDEO, f"frame {min(wanted)} is not in the video", f"frame {min(wanted)}")
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    import cv2
+
+    done, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    assert done
+    return bytes(data.tobytes())
+
+
+def read_names(path: str) -> dict[str, str]:
+    """A file of labels and their new names: YAML or JSON, `person: pedestrian`.
+
+    Raises:
+        UserError: it is no mapping of texts.
+    """
+    from sam3ray.files import read_text
+
+    text = read_text(path, {}, 1_000_000, what="label file")
+    if Path(path).suffix == ".json":
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            raise UserError(f"label file {path} is not JSON") from None
+    else:
+        import yaml
+
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"label file {path} is not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(value, dict) or not all(isinstance(v, str) for pair in value.items() for v in pair):
+        raise UserError(f"label file {path} must map labels to names, one a line, as in `person: pedestrian`")
+    return value

@@ -1,0 +1,81 @@
+"""Where an export goes: a folder on any fsspec storage whose files are created once and never replaced.
+
+Crash contract: `export.json` is created first and says whose export this is. Each file appears whole or not at all. A
+clip's sidecar under `sam3ray/` is created after all its other files: it marks the clip as exported, and a later call
+goes on with the clips that have none. Files of a clip that was cut off are written again with the same content, so
+those that are there already are left alone. Files about the whole dataset come last.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sam3ray.failures import UserError
+from sam3ray.store.storage import Storage
+
+IDENTITY = "export.json"
+SIDECARS = "sam3ray"
+
+
+class Folder:
+    """Files below the destination, by relative paths with `/`."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+
+    def bytes(self, path: str, data: bytes) -> None:
+        self._storage.create_bytes(data, path)
+
+    def text(self, path: str, text: str) -> None:
+        self.bytes(path, text.encode())
+
+    def json(self, path: str, value: Any) -> None:
+        self.text(path, json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n")
+
+    def local_file(self, path: str, local: str) -> None:
+        """A copy of a local file."""
+        self._storage.create(local, path)
+
+    def claim(self, identity: Mapping[str, Any]) -> None:
+        """Make this folder the export's own.
+
+        Raises:
+            UserError: it holds another export, or files that are no export.
+        """
+        data = self._storage.read(IDENTITY)
+        if data is None:
+            if next(iter(self._storage.walk()), None) is not None:
+                raise UserError(
+                    f"{self._storage.shown()} is not empty and holds no export: choose an empty folder for --to"
+                )
+            self.json(IDENTITY, identity)
+            data = self._storage.read(IDENTITY) or b""
+        try:
+            found = json.loads(data)
+        except (ValueError, RecursionError):
+            raise UserError(f"{self._storage.shown(IDENTITY)} is not JSON: choose another folder for --to") from None
+        if found != json.loads(json.dumps(identity)):
+            keys = (
+                sorted(identity)
+                if not isinstance(found, dict)
+                else [k for k in identity if found.get(k) != identity[k]]
+            )
+            named = ", ".join(
+                f"{key} {found.get(key)!r} there, {identity[key]!r} here" if isinstance(found, dict) else key
+                for key in keys
+            )
+            place = self._storage.shown()
+            raise UserError(f"{place} holds another export ({named or 'other keys'}): choose another folder for --to")
+
+    def exported(self) -> set[str]:
+        """Clips whose sidecar is there, by one listing."""
+        return {name.removesuffix(".json") for name in self._storage.names(SIDECARS) if name.endswith(".json")}
+
+    def sidecar(self, clip_id: str) -> dict[str, Any]:
+        data = self._storage.read(f"{SIDECARS}/{clip_id}.json")
+        if data is None:
+            raise UserError(f"{self._storage.shown(f'{SIDECARS}/{clip_id}.json')} is gone")
+        value: dict[str, Any] = json.loads(data)
+        return value

@@ -1,0 +1,66 @@
+"""Masks as pixels: one label per pixel, crops, components and holes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from sam3ray.annotations import ObjectAnnotation
+from sam3ray.masks import decode_rle
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """A mask inside its tight box. `pixels` is bool, (height, width) of the box; `left`, `top` its corner."""
+
+    left: int
+    top: int
+    pixels: np.ndarray
+
+
+def crop_of(item: ObjectAnnotation, height: int, width: int) -> Crop:
+    xmin, ymin, xmax, ymax = (int(v) for v in item.bbox)
+    return Crop(xmin, ymin, decode_rle(item.rle, height, width)[ymin:ymax, xmin:xmax])
+
+
+def components(crop: Crop) -> Iterator[Crop]:
+    """The 8-connected parts of a mask, largest first, each as a crop of its own size within the same box."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(crop.pixels.astype(np.uint8), connectivity=8)
+    for label in sorted(range(1, count), key=lambda n: -int(stats[n, cv2.CC_STAT_AREA])):
+        yield Crop(crop.left, crop.top, labels == label)
+
+
+def count_holes(crop: Crop) -> int:
+    """Regions of background, 4-connected, that the mask encloses."""
+    outside = np.pad(~crop.pixels, 1, constant_values=True).astype(np.uint8)
+    return int(cv2.connectedComponents(outside, connectivity=4)[0]) - 2
+
+
+@dataclass(frozen=True, eq=False)
+class Painted:
+    """Masks of one frame on one canvas.
+
+    Attributes:
+        canvas: (height, width) int32, the place (from 1) of the object that a pixel belongs to; 0 is background.
+        lost: pixels that a mask gave up to another.
+    """
+
+    canvas: np.ndarray
+    lost: int
+
+
+def paint(objects: Sequence[ObjectAnnotation], height: int, width: int) -> Painted:
+    """Where masks overlap the higher detection score wins, then the smaller object id."""
+    canvas = np.zeros((height, width), np.int32)
+    lost = 0
+    order = sorted(range(len(objects)), key=lambda i: (objects[i].score, -objects[i].object_id))
+    for place in order:
+        crop = crop_of(objects[place], height, width)
+        bottom, right = crop.top + crop.pixels.shape[0], crop.left + crop.pixels.shape[1]
+        below = canvas[crop.top : bottom, crop.left : right]
+        lost += int(np.count_nonzero(below[crop.pixels]))
+        below[crop.pixels] = place + 1
+    return Painted(canvas, lost)

@@ -1,0 +1,65 @@
+"""DAVIS 2017: palette PNGs, ids from 1 without gaps, one object per pixel."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from sam3ray.exports._folder import Folder
+from sam3ray.exports._labels import ClipLabels
+from sam3ray.exports._losses import Losses
+from sam3ray.exports._pixels import paint
+
+MOST_OBJECTS = 255
+
+
+def palette() -> list[int]:
+    """The colours of PASCAL VOC: the bits of a number, spread over three channels, highest first."""
+    colours = []
+    for value in range(256):
+        channels = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                channels[channel] |= ((value >> (3 * bit + channel)) & 1) << (7 - bit)
+        colours += channels
+    return colours
+
+
+def write_clip(labels: ClipLabels, out: Folder) -> Losses:
+    """`Annotations/480p/<clip_id>/<n>.png`, n counting exported frames from 0, at the size of the video."""
+    numbers = {object_id: n for n, object_id in enumerate(labels.tracks, 1)}
+    rows = sum(map(len, labels.tracks.values()))
+    losses = Losses(
+        times=len(labels.frames),
+        labels=rows,
+        scores=rows,
+        track_scores=rows,
+        renumbered=sum(a != b for a, b in numbers.items()),
+    )
+    colours = palette()
+    for place, frame in enumerate(labels.frames):
+        objects = labels.objects.get(frame, ())
+        painted = paint(objects, labels.height, labels.width)
+        values = np.zeros(len(objects) + 1, np.uint8)
+        for n, item in enumerate(objects, 1):
+            if numbers[item.object_id] <= MOST_OBJECTS:
+                values[n] = numbers[item.object_id]
+            else:
+                losses["left_out"] += 1
+        losses["overlap_pixels"] += painted.lost
+        losses["hidden_objects"] += len(objects) + 1 - len(np.union1d(np.unique(painted.canvas), [0]))
+        image = Image.fromarray(values[painted.canvas], mode="P")
+        image.putpalette(colours)
+        data = io.BytesIO()
+        image.save(data, "PNG")
+        out.bytes(f"Annotations/480p/{labels.clip_id}/{place:05d}.png", data.getvalue())
+    return losses
+
+
+def write_dataset(clips: Sequence[tuple[str, int]], out: Folder) -> None:
+    names = "".join(f"{clip_id}\n" for clip_id, _ in clips)
+    out.text("ImageSets/2017/val.txt", names)
+    out.text("ImageSets/480p/val.txt", names)

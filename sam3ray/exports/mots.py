@@ -1,0 +1,117 @@
+"""Multi-object tracking and segmentation: text of KITTI MOTS and MOTSChallenge, and PNGs of instances.
+
+All three allow one object per pixel, know no scores, and number objects `class * 1000 + n`. The text formats have two
+classes, of which everything here is the pedestrian (2); the PNGs have a class for each label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from sam3ray.exports._folder import Folder
+from sam3ray.exports._labels import ClipLabels
+from sam3ray.exports._losses import Losses
+from sam3ray.exports._pixels import paint
+from sam3ray.exports.mot import seqinfo
+from sam3ray.masks import encode_masks
+
+_PER_CLASS = 1000
+_PEDESTRIAN = 2
+
+
+def numbered(labels: ClipLabels) -> dict[int, int]:
+    """Object id -> its number within its label, from 1 by ascending id."""
+    counts: dict[str, int] = {}
+    numbers = {}
+    for object_id, track in labels.tracks.items():
+        label = next(iter(track.values())).prompt
+        numbers[object_id] = counts[label] = counts.get(label, 0) + 1
+    return numbers
+
+
+def write_challenge_clip(labels: ClipLabels, out: Folder) -> Losses:
+    """`<clip_id>/gt/gt.txt`, frames from 1, and `seqinfo.ini`."""
+    text, losses = _text(labels, first_frame=1)
+    out.text(f"{labels.clip_id}/gt/gt.txt", text)
+    out.text(f"{labels.clip_id}/seqinfo.ini", seqinfo(labels))
+    return losses
+
+
+def write_kitti_clip(labels: ClipLabels, out: Folder) -> Losses:
+    """`instances_txt/<clip_id>.txt`, frames from 0."""
+    text, losses = _text(labels, first_frame=0)
+    out.text(f"instances_txt/{labels.clip_id}.txt", text)
+    return losses
+
+
+def write_kitti_dataset(clips: Sequence[tuple[str, int]], out: Folder) -> None:
+    """The sequence map of TrackEval."""
+    out.text("val.seqmap", "".join(f"{clip_id} empty 000000 {frames:06d}\n" for clip_id, frames in clips))
+
+
+def write_challenge_dataset(clips: Sequence[tuple[str, int]], out: Folder) -> None:
+    out.text("seqmaps.txt", "name\n" + "".join(f"{clip_id}\n" for clip_id, _ in clips))
+
+
+def _text(labels: ClipLabels, first_frame: int) -> tuple[str, Losses]:
+    numbers = {object_id: n for n, object_id in enumerate(labels.tracks, 1)}
+    losses = Losses(times=len(labels.frames), renumbered=sum(a != b for a, b in numbers.items()))
+    lines = []
+    for place, frame in enumerate(labels.frames):
+        objects = labels.objects.get(frame, ())
+        if not objects:
+            continue
+        painted = paint(objects, labels.height, labels.width)
+        losses["overlap_pixels"] += painted.lost
+        losses["scores"] += len(objects)
+        losses["track_scores"] += len(objects)
+        masks = encode_masks(painted.canvas[None] == np.arange(1, len(objects) + 1)[:, None, None])
+        for item, mask in zip(objects, masks, strict=True):
+            number = numbers[item.object_id]
+            if mask.area == 0:
+                losses["hidden_objects"] += 1
+            elif number >= _PER_CLASS:
+                losses["left_out"] += 1
+            else:
+                found = _PEDESTRIAN * _PER_CLASS + number
+                lines.append(f"{place + first_frame} {found} {_PEDESTRIAN} {labels.height} {labels.width} {mask.rle}\n")
+    if (
+        len({track_label for track in labels.tracks.values() for track_label in [next(iter(track.values())).prompt]})
+        > 1
+    ):
+        losses["labels"] += sum(map(len, labels.tracks.values()))
+    return "".join(lines), losses
+
+
+def write_png_clip(labels: ClipLabels, out: Folder) -> Losses:
+    """`<clip_id>/instances/<frame index>.png`, 16 bit, and `labels.txt`, background first."""
+    numbers = numbered(labels)
+    losses = Losses(times=len(labels.frames), renumbered=sum(a != b for a, b in numbers.items()))
+    out.text(
+        f"{labels.clip_id}/instances/labels.txt", "".join(f"{name}\n" for name in ["background", *labels.categories])
+    )
+    for frame in labels.frames:
+        objects = labels.objects.get(frame, ())
+        painted = paint(objects, labels.height, labels.width)
+        losses["overlap_pixels"] += painted.lost
+        losses["scores"] += len(objects)
+        losses["track_scores"] += len(objects)
+        values = np.zeros(len(objects) + 1, np.uint16)
+        for place, item in enumerate(objects, 1):
+            if numbers[item.object_id] >= _PER_CLASS or labels.categories[item.prompt] > 64:
+                losses["left_out"] += 1
+                continue
+            values[place] = labels.categories[item.prompt] * _PER_CLASS + numbers[item.object_id]
+        hidden = len(objects) + 1 - len(np.union1d(np.unique(painted.canvas), [0]))
+        losses["hidden_objects"] += hidden
+        out.bytes(f"{labels.clip_id}/instances/{frame:06d}.png", png(values[painted.canvas]))
+    return losses
+
+
+def png(pixels: np.ndarray) -> bytes:
+    done, data = cv2.imencode(".png", pixels)
+    assert done
+    return data.tobytes()
