@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import posixpath
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -120,19 +121,11 @@ def read_bytes(uri: str, storage_options: Mapping[str, Any], max_bytes: int, *, 
     """
     fs, path = filesystem(uri, storage_options, what=what)
     try:
-        if kind_of_storage(uri) == WEB:
-            body = io.BytesIO()
-            web.copy(fs, path, body, max_bytes)
-            return body.getvalue()
-        with fs.open(path, "rb") as stream:
-            data = read_at_most(stream, max_bytes)
-            if len(data) > max_bytes:
-                raise web.TooLarge
+        return read_whole(fs, path, uri, max_bytes, may_be_pipe=what == "config")
     except web.TooLarge:
         raise UserError(f"{what} {redact(uri)} has more than {max_bytes} bytes, which is the limit") from None
     except Exception as error:
         raise UserError(_cannot_read(uri, what, error)) from error
-    return data
 
 
 @contextmanager
@@ -146,28 +139,25 @@ def local_copy(uri: str, storage_options: Mapping[str, Any], max_bytes: int, *, 
     with tempfile.TemporaryDirectory(prefix="sam3ray-") as folder:
         try:
             if is_local(uri):
-                if not os.path.isfile(path):
-                    os.stat(path)
-                    raise UserError(f"{what} {redact(uri)} is no regular file")
+                if not stat.S_ISREG(os.stat(path).st_mode):
+                    raise web.Refused("it is no regular file")
             else:
                 source, path = path, os.path.join(folder, "copy")
                 with open(path, "wb") as sink:
-                    _copy(fs, source, sink, max_bytes, is_web=kind_of_storage(uri) == WEB)
+                    _copy(fs, source, uri, sink, max_bytes)
         except web.TooLarge:
             raise UserError(f"{what} {redact(uri)} has more than {max_bytes} bytes, which is the limit") from None
-        except UserError:
-            raise
         except Exception as error:
             raise UserError(_cannot_read(uri, what, error)) from error
         yield path
 
 
-def _copy(fs: Any, source: str, sink: BinaryIO, max_bytes: int, *, is_web: bool) -> None:
-    if is_web:
+def _copy(fs: Any, source: str, uri: str, sink: BinaryIO, max_bytes: int) -> None:
+    if kind_of_storage(uri) == WEB:
         web.copy(fs, source, sink, max_bytes)
         return
     copied = 0
-    with fs.open(source, "rb") as stream:
+    with open(source, "rb") if is_local(uri) else fs.open(source, "rb") as stream:
         while chunk := stream.read(_CHUNK):
             copied += len(chunk)
             if copied > max_bytes:
@@ -175,15 +165,23 @@ def _copy(fs: Any, source: str, sink: BinaryIO, max_bytes: int, *, is_web: bool)
             sink.write(chunk)
 
 
-def read_at_most(stream: Any, max_bytes: int) -> bytes:
-    """All of a stream, or so much of it that it is seen to have more than `max_bytes`.
+def read_whole(fs: Any, path: str, uri: str, max_bytes: int, *, may_be_pipe: bool = False) -> bytes:
+    """All bytes of an opened address.
 
-    Never asked for all at once: local files would set that much memory aside, web servers give what has arrived.
+    Never asked for at once: local files would set `max_bytes` aside, web servers give what has arrived.
+
+    Raises:
+        web.TooLarge: there are more than `max_bytes`.
+        web.Refused: it is a device, which need not end, or a FIFO, which may have no writer.
+        Exception: what the store raises.
     """
-    data = bytearray()
-    while len(data) <= max_bytes and (chunk := stream.read(min(_CHUNK, max_bytes + 1 - len(data)))):
-        data += chunk
-    return bytes(data)
+    if is_local(uri):
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or (may_be_pipe and stat.S_ISFIFO(mode))):
+            raise web.Refused("it is no regular file")
+    data = io.BytesIO()
+    _copy(fs, path, uri, data, max_bytes)
+    return data.getvalue()
 
 
 def read_text(uri: str, storage_options: Mapping[str, Any], max_bytes: int, *, what: str) -> str:
@@ -258,4 +256,6 @@ def _cannot_read(uri: str, what: str, error: Exception) -> str:
         return f"{what} {uri} is a folder; allowed: a file"
     if isinstance(error, PermissionError):
         return f"{what} {uri} may not be read: permission denied"
+    if isinstance(error, web.Refused):
+        return f"{what} {uri} cannot be read: {error}"
     return f"{what} {uri} cannot be read: {redact(' '.join(f'{type(error).__name__}: {error}'.split()))[:300]}"

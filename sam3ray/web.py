@@ -36,7 +36,7 @@ class TooLarge(Exception):
 
 
 class Refused(Exception):
-    """What came cannot be used; the text is a clause that begins with "the server"."""
+    """What is there cannot be used; the text is a clause that says why."""
 
 
 def client_options(options: Mapping[str, Any]) -> dict[str, Any]:

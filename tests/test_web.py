@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import socket
 import threading
 import zlib
@@ -14,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from sam3ray.config import JobConfig, VideoConfig, config_from_text
+from sam3ray.config import JobConfig, VideoConfig, config_from_text, load_config
 from sam3ray.failures import ClipError, Reason, UserError
 from sam3ray.files import read_bytes
 from sam3ray.manifest import read_manifest
+from sam3ray.prompts._resolve import read_mask_file
 from sam3ray.video import VideoCache, probe_uri
 from sam3ray.web import is_public
 from tests.video.media import write_video
@@ -257,12 +259,40 @@ def test_the_configuration_allows_more(tmp_path: Path) -> None:
     assert [problem[: problem.index("uri")] for problem in caught.value.problems] == [f"{manifest} row 2 (line 3): "]
 
 
+def test_masks_and_tables_that_never_end_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.csv")
+    for path in ("/dev/zero", str(tmp_path / "fifo.csv")):
+        with pytest.raises(ClipError) as caught:
+            read_mask_file(path, {})
+        assert caught.value.reason is Reason.UNREADABLE_VIDEO
+        with pytest.raises(UserError, match="no regular file"):
+            read_bytes(path, {}, LIMIT, what="manifest")
+    with server(endless) as url:
+        with pytest.raises(ClipError) as caught:
+            read_mask_file(f"{url}/a.png", {})
+        assert caught.value.reason is Reason.OVER_LIMITS
+
+
+def test_a_configuration_may_come_through_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    threading.Thread(target=lambda: (tmp_path / "fifo").write_text("manifest: m\noutput: /run\n"), daemon=True).start()
+    assert load_config(str(tmp_path / "fifo")).output == "/run"
+    with pytest.raises(UserError, match="no regular file"):
+        load_config("/dev/zero")
+
+
 def test_local_paths_that_lead_nowhere_have_a_reason(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     (tmp_path / "file").write_text("x")
     cache = VideoCache(tmp_path / "cache", LIMIT)
-    for path in (tmp_path / "a", tmp_path / ("x" * 300), tmp_path / "file" / "x.mp4", f"{tmp_path}/x\0y"):
+    for path in (
+        tmp_path / "a",
+        tmp_path / "a" / "b.mp4",
+        tmp_path / ("x" * 300),
+        tmp_path / "file" / "x.mp4",
+        f"{tmp_path}/x\0y",
+    ):
         with pytest.raises(ClipError) as caught, cache.open(str(path)):
             pass
         assert caught.value.reason is Reason.NOT_FOUND, caught.value

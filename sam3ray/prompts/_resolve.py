@@ -47,7 +47,8 @@ def read_mask_file(address: str, storage_options: Mapping[str, Any]) -> tuple[st
     import numpy as np
     from PIL import Image, UnidentifiedImageError
 
-    from sam3ray.files import filesystem, read_at_most
+    from sam3ray import web
+    from sam3ray.files import filesystem, read_whole
     from sam3ray.masks import encode_masks
     from sam3ray.video._folder import DECODING_ERRORS
     from sam3ray.video._remote import naming_store_errors
@@ -55,14 +56,14 @@ def read_mask_file(address: str, storage_options: Mapping[str, Any]) -> tuple[st
     name = f"the mask {redact(address)}"
     try:
         fs, path = filesystem(address, storage_options, what="mask")
-        with naming_store_errors(address), fs.open(path, "rb") as stream:
-            data = read_at_most(stream, MAX_PNG_BYTES)
+        with naming_store_errors(address):
+            data = read_whole(fs, path, address, MAX_PNG_BYTES)
+    except web.TooLarge:
+        raise ClipError(Reason.OVER_LIMITS, f"{name} has more than {MAX_PNG_BYTES} bytes, which is the limit") from None
     except UserError as error:
         raise ClipError(Reason.NOT_FOUND, str(error)) from error
     except ClipError as error:
         raise ClipError(error.reason, f"{name} cannot be read: {error.message}", error.where) from error
-    if len(data) > MAX_PNG_BYTES:
-        raise ClipError(Reason.OVER_LIMITS, f"{name} has more than {MAX_PNG_BYTES} bytes, which is the limit")
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.mode not in ("1", "L", "P", "I", "I;16"):

@@ -27,6 +27,7 @@ DECODING_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError, OverflowError,
     struct.error, zlib.error,
 )  # fmt: skip
+_LARGE_FILE = 2**28  # bytes; frames of many pixels may have more
 _MAX_SCANS = 200  # of a progressive JPEG, which has about ten: each one is a pass over all of its pixels
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
 
@@ -99,6 +100,7 @@ def _opened(path: Path, limits: VideoConfig) -> Iterator[Image.Image]:
     """An image, its header read. Whatever is wrong with it, then or later, becomes a `ClipError`."""
     where = f"{path.parent.name}/{path.name}"
     try:
+        _check_size(path, limits, where)
         with Image.open(path, formats=_FORMATS) as image:
             check_pixels(image.width, image.height, limits, where)
             if image.format == "WEBP" and getattr(image, "is_animated", False):
@@ -118,6 +120,25 @@ def _opened(path: Path, limits: VideoConfig) -> Iterator[Image.Image]:
         raise ClipError(Reason.OVER_LIMITS, "the frame asks for more memory than there is", where) from error
     except DECODING_ERRORS as error:
         raise ClipError(Reason.UNREADABLE_VIDEO, f"the frame cannot be decoded: {error}", where) from error
+
+
+def _check_size(path: Path, limits: VideoConfig, where: str) -> None:
+    """Before Pillow opens it: of a WebP it reads the whole file then, and sets memory aside for its canvas."""
+    allowed = max(_LARGE_FILE, 16 * limits.max_pixels)
+    if (size := path.stat().st_size) > allowed:
+        raise ClipError(Reason.OVER_LIMITS, f"the frame has {size} bytes, allowed are {allowed}", where)
+    with open(path, "rb") as file:
+        head = file.read(30)
+    if head[:4] != b"RIFF" or head[8:12] != b"WEBP" or len(head) < 30:
+        return
+    if head[12:16] == b"VP8X":
+        width, height = (1 + int.from_bytes(head[at : at + 3], "little") for at in (24, 27))
+    elif head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    else:
+        width, height = (int.from_bytes(head[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+    check_pixels(width, height, limits, where)
 
 
 def _check_scans(path: Path, where: str) -> None:

@@ -144,6 +144,7 @@ _NOWHERE = {
     errno.ELOOP: "its links lead round in a circle",
     errno.ENAMETOOLONG: "its name is longer than the disk allows",
     errno.ENOTDIR: "there is no such file or folder",
+    errno.EISDIR: "it is a folder",
 }
 
 

@@ -172,6 +172,8 @@ def _element(data: Data, rng: random.Random) -> None:
 def _chunk(data: Data, rng: random.Random) -> None:
     """The length of a RIFF chunk (AVI), or a number just behind its name."""
     names = (b"RIFF", b"LIST", b"avih", b"strh", b"strf", b"indx", b"idx1", b"00dc", b"movi", b"JUNK")
+    if data[8:12] == b"WEBP":
+        names = (b"RIFF", b"VP8X", b"VP8L", b"VP8 ", b"ALPH", b"ANIM", b"ANMF", b"EXIF", b"ICCP", b"WEBP")
     at = data.find(rng.choice(names))
     if at < 0 or at + 12 > len(data):
         _word(data, rng)
@@ -199,7 +201,7 @@ def _packets(data: Data, rng: random.Random) -> None:
 def _png_chunk(data: Data, rng: random.Random) -> None:
     """A chunk of a PNG, its checksum made right again, so that readers get past it."""
     if data[:4] != b"\x89PNG":
-        _jpeg_segment(data, rng)
+        (_chunk if data[:4] == b"RIFF" else _jpeg_segment)(data, rng)
         return
     chunks, at = [], 8
     while at + 12 <= len(data):

@@ -169,6 +169,11 @@ def _images() -> Iterator[tuple[str, bytes]]:
     frames = [Image.fromarray(np.roll(picture, i, 0)) for i in range(3)]
     frames[0].save(sink, "PNG", save_all=True, append_images=frames[1:])
     yield "animated.png", sink.getvalue()
+    for name, options in (("lossy", {}), ("lossless", {"lossless": True}), ("animated", {"save_all": True})):
+        sink = io.BytesIO()
+        more = {"append_images": frames[1:]} if name == "animated" else {}
+        frames[0].convert("RGBA").save(sink, "WEBP", **options, **more)
+        yield f"{name}.webp", sink.getvalue()
 
 
 _CSV = 'uri,clip_id,prompts,start_s,end_s,fps,other\na.mp4,a,"x; y",1.5,2.5,5,z\n"b,c.mp4",,,,,,\ns3://b/k.mp4,id-3,p,,9,,7\n'

@@ -85,7 +85,7 @@ def _video(data: bytes, rng: random.Random, folder: Path) -> str:
 
 
 def _image(data: bytes, rng: random.Random, folder: Path) -> str:
-    path = folder / ("1.png" if data[:1] == b"\x89" else "1.jpg")
+    path = folder / {0x89: "1.png", 0x52: "1.webp"}.get(data[0] if data else 0, "1.jpg")
     path.write_bytes(data)
     if rng.random() < 0.3:
         read_mask_file(os.fspath(path), {})
