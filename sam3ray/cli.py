@@ -333,7 +333,7 @@ def export_labels(
         typer.Option(
             "--variant",
             metavar="V",
-            help="mots: challenge, kitti or png. cvat: boxes or masks. labelstudio: video or brush. Default: the first.",
+            help="mots: challenge, kitti or png. cvat: boxes or masks. labelstudio: video or brush. Default: first.",
         ),
     ] = None,
     clips: Annotated[
