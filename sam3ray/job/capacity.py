@@ -103,7 +103,7 @@ def room_on(nodes: Sequence[Node], config: ClusterConfig, clips: int) -> Room:
         JobStopped: on this machine alone (`address: null`), where no node can join, not even `actors.min` fit.
     """
     request = Request.of(config)
-    cpus = sum(node.cpus for node in nodes if not node.draining)
+    cpus = all_cpus(nodes)
     low, high = config.actors.min, config.actors.max
     fit = sum(request.fits(node, high) for node in nodes)
     if fit >= min(high, clips):
@@ -150,6 +150,10 @@ def _advice(nodes: Sequence[Node], config: ClusterConfig) -> str:
     if config.gpus_per_actor > 0 and not any(node.resources.get("GPU") for node in nodes):
         return "; set cluster.gpus_per_actor to 0 to run on CPUs"
     return ""
+
+
+def all_cpus(nodes: Sequence[Node]) -> float:
+    return sum(node.cpus for node in nodes if not node.draining)
 
 
 def render_cpus(nodes: Sequence[Node], asked: float) -> float:

@@ -26,7 +26,7 @@ from sam3ray.failures import Failure, Reason, UserError
 from sam3ray.job import actions as s
 from sam3ray.job.actor import WorkOrder
 from sam3ray.job.agreement import agreement, open_run, resolved_model
-from sam3ray.job.capacity import Room, no_cpus_for_rendering, render_slots, room_on
+from sam3ray.job.capacity import Room, room_on
 from sam3ray.job.cluster import LOOK_EVERY_S, connected, look
 from sam3ray.job.lengths import lengths_of
 from sam3ray.job.logs import event
@@ -38,6 +38,7 @@ from sam3ray.job.pool import ActorPool
 from sam3ray.job.rendering import RenderOrder, RenderStage
 from sam3ray.job.result import ClipResult, JobSummary
 from sam3ray.job.scheduler import Scheduler
+from sam3ray.job.stages import Stages
 from sam3ray.job.tables import Ledger
 from sam3ray.manifest import Clip, read_manifest
 from sam3ray.plan import check_visual_prompts, prepare
@@ -133,11 +134,11 @@ class Job:
         self.ledger = ledger
         self.lease = lease
         self.observer = observer
-        self._nodes = look()
-        self._room = self._look_for_room(len(todo))
+        nodes = look()
+        room = room_on(nodes, config.cluster, len(todo))
         self.scheduler = Scheduler(
             lengths_of([clips[i] for i in todo], config),
-            _limits(config, self._room),
+            _limits(config, room),
             prior={i: ledger.prior[clips[c].clip_id] for i, c in enumerate(todo) if clips[c].clip_id in ledger.prior},
         )
         self._loop = Loop()
@@ -152,11 +153,12 @@ class Job:
                 no_progress_s=config.retry.no_progress_s,
             )
             self._renders = RenderStage(order, self._loop)
-            self._renders.resize(self._nodes)
+        queue = self._renders.queue if self._renders is not None else None
+        self._stages = Stages(config.cluster, self.scheduler, room, queue, config.render.cpus_per_task)
         self._interrupts = 0
         self._stop_message = ""
         self._began = time.monotonic()
-        self._look_at = self._began + LOOK_EVERY_S
+        self._look_at = self._began
 
     # The loop
 
@@ -174,7 +176,7 @@ class Job:
     def _run(self) -> None:
         tick_at = poll_at = 0.0
         give_up_at = float("inf")
-        while not self._finished and not self._stop_message:
+        while not self._stages.finished and not self._stop_message:
             now = time.monotonic()
             if now >= tick_at:
                 tick_at = now + TICK_S
@@ -190,51 +192,14 @@ class Job:
             if now >= give_up_at or self._interrupts > 1:
                 return
             if self._renders is not None and not self._interrupts:
-                self._pump(self._renders)
+                self._renders.pump(self._stages.render_slots, self._stages.cpus_per_task)
             self._loop.run_next(until=min(tick_at, poll_at))
-
-    @property
-    def _finished(self) -> bool:
-        if self.scheduler.stopped is not None:
-            return True
-        return self.scheduler.finished and (self._renders is None or self._renders.queue.pending == 0)
-
-    def _pump(self, renders: RenderStage) -> None:
-        actors = min(self._room.actors, self.scheduler.counts.open)
-        cluster = self.spec.config.cluster
-        renders.pump(render_slots(self._room.cpus, actors, cluster.cpus_per_actor, renders.cpus_per_task))
-
-    def _look_for_room(self, clips: int) -> Room:
-        return room_on(self._nodes, self.spec.config.cluster, clips)
-
-    def _look(self, now: float) -> None:
-        """Nodes join, leave and are given notice, all the time."""
-        cluster = self.spec.config.cluster
-        self._nodes = look()
-        if not cluster.alone:
-            self._room = self._look_for_room(self.scheduler.counts.open)
-        leaving = {node.id for node in self._nodes if node.draining}
-        for actor, node in self._pool.nodes.items():
-            if node in leaving:
-                self._do(self.scheduler.actor_leaving(actor, "its node is about to go", now))
-        if self._renders is not None:
-            self._renders.resize(self._nodes)
-            if self._room.cpus == 0 and cluster.alone:
-                self._renders.queue.give_up(no_cpus_for_rendering(cluster))
-
-    @property
-    def notice(self) -> str:
-        if self._room.notice and self.scheduler.counts.open:
-            return self._room.notice
-        if self._renders is not None and self._renders.queue.pending and self._room.cpus == 0:
-            return no_cpus_for_rendering(self.spec.config.cluster)
-        return self._room.notice if self.spec.config.cluster.alone else ""
 
     def _tick(self, now: float) -> None:
         self._loop.run_due(now)
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY_S
-            self._look(now)
+            self._do(self._stages.look(look(), self._pool.nodes, now))
         self._do(self.scheduler.tick(now))
         if self.lease.lost:
             self._stop_message = "another driver has taken this output over"
@@ -271,7 +236,7 @@ class Job:
             return self.ledger.summary(seconds, redact(stopped), exit_code=3)
         if self._interrupts:
             return self.ledger.summary(seconds, "interrupted; run again to go on", exit_code=130)
-        return self.ledger.summary(seconds, self.notice)
+        return self.ledger.summary(seconds, self._stages.notice)
 
     def _snapshot(self) -> Snapshot:
         counts = self.scheduler.counts
@@ -291,7 +256,7 @@ class Job:
             objects=self.ledger.objects,
             seconds=seconds,
             eta_s=eta,
-            notice=self.notice,
+            notice=self._stages.notice,
         )
         if self._renders is None:
             return snapshot

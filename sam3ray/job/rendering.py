@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import ClusterConfig, RenderConfig, VideoConfig
 from sam3ray.failures import ClipError, Reason, UserError
-from sam3ray.job.capacity import Node, no_cpus_for_rendering, render_cpus, render_slots
+from sam3ray.job.actions import Limits
+from sam3ray.job.capacity import Room
 from sam3ray.job.cluster import LOOK_EVERY_S, connected, look
 from sam3ray.job.logs import event
 from sam3ray.job.loop import Loop
@@ -28,6 +29,8 @@ from sam3ray.job.losses import judge
 from sam3ray.job.observe import Observer, Observers, Snapshot
 from sam3ray.job.render_queue import RenderQueue
 from sam3ray.job.result import JobSummary
+from sam3ray.job.scheduler import Scheduler
+from sam3ray.job.stages import Stages
 from sam3ray.redact import redact
 from sam3ray.store import RunStore
 
@@ -109,30 +112,24 @@ class RenderStage:
         import ray
 
         self.queue = RenderQueue()
-        self.cpus_per_task = order.render.cpus_per_task
-        self._asked = order.render.cpus_per_task
         self._order = ray.put(order)
         self._loop = loop
         self._task = ray.remote(_render_task)
         self._running: dict[str, tuple[Any, float]] = {}  # clip id -> its task, and the CPUs it asks for
 
-    def resize(self, nodes: Sequence[Node]) -> None:
-        """A machine with fewer cores than a task asks for renders all the same, also after larger ones have gone."""
+    def pump(self, slots: int, cpus_per_task: float) -> None:
+        """Starts tasks, so that no more than `slots` are under way."""
         import ray
 
-        self.cpus_per_task = render_cpus(nodes, self._asked)
         for clip_id, (ref, cpus) in list(self._running.items()):
-            if cpus > self.cpus_per_task:  # no node could run it any more
+            if cpus > cpus_per_task:  # asked for when there were larger nodes: none could run it any more
                 ray.cancel(ref, force=True)
                 del self._running[clip_id]
                 self.queue.put_back(clip_id)
-
-    def pump(self, slots: int) -> None:
-        """Starts tasks, so that no more than `slots` are under way."""
         for clip in self.queue.take(slots, time.monotonic()):
-            options = {**TASK_OPTIONS, "num_cpus": self.cpus_per_task}
+            options = {**TASK_OPTIONS, "num_cpus": cpus_per_task}
             ref = self._task.options(**options).remote(self._order, clip)
-            self._running[clip.clip_id] = (ref, self.cpus_per_task)
+            self._running[clip.clip_id] = (ref, cpus_per_task)
             self._loop.watch(ref, functools.partial(self._ended, clip.clip_id, ref))
 
     def _ended(self, clip_id: str, ref: Any, future: Future[int | str]) -> None:
@@ -249,20 +246,15 @@ def _render_all(order: RenderOrder, clips: Sequence[Clip], cluster: ClusterConfi
     queue = stage.queue
     for clip in clips:
         queue.add(clip)
+    stages = Stages(cluster, Scheduler([], Limits()), Room(0, 0.0), queue, order.render.cpus_per_task)
     look_at = 0.0
     try:
-        while queue.pending:
+        while not stages.finished:
             now = time.monotonic()
             if now >= look_at:
                 look_at = now + LOOK_EVERY_S
-                nodes = look()
-                stage.resize(nodes)
-                cpus, notice = sum(node.cpus for node in nodes if not node.draining), ""
-                if cpus == 0:
-                    notice = no_cpus_for_rendering(cluster)
-                    if cluster.alone:
-                        queue.give_up(notice)
-            stage.pump(render_slots(cpus, 0, 0.0, stage.cpus_per_task))
+                stages.look(look(), {}, now)
+            stage.pump(stages.render_slots, stages.cpus_per_task)
             loop.run_next(until=now + 1.0)
             progress.update(
                 Snapshot(
@@ -271,7 +263,7 @@ def _render_all(order: RenderOrder, clips: Sequence[Clip], cluster: ClusterConfi
                     render_failed=len(queue.failures),
                     render_eta_s=queue.eta_s(now),
                     seconds=now - began,
-                    notice=notice,
+                    notice=stages.notice,
                 )
             )
     finally:

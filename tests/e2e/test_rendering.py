@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import av
 import pytest
 
-from sam3ray.failures import UserError
-from sam3ray.job import render_run, run_job
+from sam3ray.failures import Failure, UserError
+from sam3ray.job import ClipResult, render_run, run_job
+from sam3ray.job.observe import Snapshot
 from tests.e2e.clips import write_clips
 from tests.e2e.runs import annotations_of, config_for
 from tests.job.fakes import DrawnSegmenter
 
 pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+class Watching:
+    """Keeps what it is told."""
+
+    def __init__(self, seen: list[Snapshot]) -> None:
+        self.seen = seen
+
+    def update(self, snapshot: Snapshot) -> None:
+        self.seen.append(snapshot)
+
+    def clip_done(self, result: ClipResult) -> None: ...
+
+    def clip_failed(self, failure: Failure) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def frames_of(path: Path) -> int:
@@ -58,3 +77,38 @@ def test_what_is_not_done_cannot_be_rendered(tmp_path: Path) -> None:
     assert caught.value.problems[1] == "clip 'clip-000' is not done, so there is nothing to render"
     with pytest.raises(UserError, match="holds no run"):
         render_run(str(tmp_path / "nothing"))
+
+
+def test_rendering_gets_the_cpus_of_actors_that_have_nothing_left_to_do(tmp_path: Path) -> None:
+    """Two CPUs, both of which the actors hold, whose minimum is two."""
+    manifest = write_clips(tmp_path / "clips", 2, frames=[6, 5])
+    config = config_for(
+        manifest, tmp_path / "run", cpus=1, render={"enabled": True}, cluster={"actors": {"min": 2, "max": 2}}
+    )
+    seen: list[Snapshot] = []
+    summary = run_job(config, make_segmenter=DrawnSegmenter, progress=Watching(seen))
+    assert (summary.done, summary.rendered, summary.exit_code) == (2, 2, 0)
+    assert {snapshot.videos for snapshot in seen} == {2}
+    assert seen[-1].rendered == 2
+
+
+def test_a_task_that_asks_for_more_cpus_than_there_are_renders_all_the_same(tmp_path: Path) -> None:
+    manifest = write_clips(tmp_path / "clips", 1, frames=4)
+    config = config_for(manifest, tmp_path / "run", render={"enabled": True, "cpus_per_task": 64})
+    summary = run_job(config, make_segmenter=DrawnSegmenter)
+    assert (summary.rendered, summary.exit_code) == (1, 0)
+    (tmp_path / "run" / "videos" / "clip-000.mp4").unlink()
+    assert render_run(str(tmp_path / "run")).rendered == 1
+
+
+def test_a_rendering_process_without_progress_is_ended(tmp_path: Path) -> None:
+    code = (
+        "import time\nfrom sam3ray.job.watchdog import Watchdog\n"
+        "with Watchdog(lambda: int(time.monotonic() - began) if time.monotonic() - began < 2 else 2, 0.8):\n"
+        "    time.sleep(60)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"import time; began = time.monotonic()\n{code}"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr

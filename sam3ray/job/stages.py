@@ -1,0 +1,76 @@
+"""What annotating and rendering get of the cluster, and when the job is over: pure, like the scheduler."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from sam3ray.config import ClusterConfig
+from sam3ray.job.actions import Action
+from sam3ray.job.capacity import Node, Room, all_cpus, no_cpus_for_rendering, render_cpus, render_slots, room_on
+from sam3ray.job.render_queue import RenderQueue
+from sam3ray.job.scheduler import Scheduler
+
+
+class Stages:
+    """The scheduler of clips and the queue of videos beside each other.
+
+    Invariant, checked in the tests by simulation: as long as the nodes that there are have room for one actor and one
+    rendering task, the job goes on; where they have not, `notice` says so, or, where no node can join, nothing waits.
+
+    Attributes:
+        room: for actors, on the nodes that were last looked at.
+        cpus_per_task: what a rendering task asks for.
+    """
+
+    def __init__(
+        self,
+        cluster: ClusterConfig,
+        scheduler: Scheduler,
+        room: Room,
+        videos: RenderQueue | None = None,
+        cpus_per_task: float = 1.0,
+    ) -> None:
+        """`videos`: None where nothing is to be rendered."""
+        self._cluster = cluster
+        self._scheduler = scheduler
+        self._videos = videos
+        self._cpus_asked = self.cpus_per_task = cpus_per_task
+        self.room = room
+
+    def look(self, nodes: Sequence[Node], where: Mapping[int, str], now: float) -> list[Action]:
+        """Nodes join, leave and are given notice, all the time. `where`: the node of each actor that has one."""
+        if self._cluster.alone:
+            self.room = dataclasses.replace(self.room, cpus=all_cpus(nodes))
+        else:
+            self.room = room_on(nodes, self._cluster, self._scheduler.counts.open)
+        self.cpus_per_task = render_cpus(nodes, self._cpus_asked)
+        if self._videos is not None and self.room.cpus == 0 and self._cluster.alone:
+            self._videos.give_up(no_cpus_for_rendering(self._cluster))
+        leaving = {node.id for node in nodes if node.draining}
+        actions: list[Action] = []
+        for actor in [actor for actor, node in where.items() if node in leaving]:
+            actions += self._scheduler.actor_leaving(actor, "its node is about to go", now)
+        return actions
+
+    @property
+    def render_slots(self) -> int:
+        if self.room.cpus == 0 and self._cluster.alone:
+            return 0
+        actors = min(self.room.actors, self._scheduler.counts.open)
+        return render_slots(self.room.cpus, actors, self._cluster.cpus_per_actor, self.cpus_per_task)
+
+    @property
+    def finished(self) -> bool:
+        if self._scheduler.stopped is not None:
+            return True
+        return self._scheduler.finished and (self._videos is None or self._videos.pending == 0)
+
+    @property
+    def notice(self) -> str:
+        """A sentence where the job waits for room, or runs with less than was asked for."""
+        if self._scheduler.counts.open or self._cluster.alone:
+            return self.room.notice
+        if self._videos is not None and self._videos.pending and self.room.cpus == 0:
+            return no_cpus_for_rendering(self._cluster)
+        return ""
