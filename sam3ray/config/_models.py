@@ -197,6 +197,7 @@ class ActorsConfig(_Section):
 
 
 _OWN_KEYS = {"CPU": "cpus_per_actor", "GPU": "gpus_per_actor", "memory": "memory"}
+_ADDRESS = re.compile(r"auto|local|(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.%]+\]):\d{1,5}")
 # Kubernetes' syntax of labels, which Ray checks only once the first actor is made.
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
 _LABEL_KEY = re.compile(rf"(?:[a-zA-Z0-9][a-zA-Z0-9.-]{{0,252}}/)?{_LABEL}")
@@ -207,7 +208,7 @@ class ClusterConfig(_Section):
     """Where the job runs and what each actor may take."""
 
     address: str | None = Field(
-        None, min_length=1, description="null: a Ray of its own on this machine; else `auto` or an address"
+        None, min_length=1, description="null: a Ray of its own on this machine; else `auto` or the head node's host:port"
     )
     actors: ActorsConfig = Field(ActorsConfig(), description="how many model replicas run at once")
     gpus_per_actor: float = Field(1, ge=0, le=64, description="fractions allowed below 1; 0 runs on CPUs")
@@ -237,6 +238,15 @@ class ClusterConfig(_Section):
     def alone(self) -> bool:
         """A Ray of its own on this machine, which no node can join."""
         return self.address in (None, "local")
+
+    @model_validator(mode="after")
+    def _address_of_a_cluster(self) -> Self:
+        if self.address is None or _ADDRESS.fullmatch(self.address):
+            return self
+        wrong = f"cluster.address is {self.address!r}; allowed: null, auto, or host:port of the head node"
+        if "://" in self.address:
+            wrong += ". From outside the cluster, submit the job with configs/deploy/submit.sh"
+        raise _conflict(("cluster.address",), wrong)
 
     @model_validator(mode="after")
     def _known_to_ray(self) -> Self:

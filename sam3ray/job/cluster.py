@@ -6,11 +6,13 @@ import contextlib
 import logging
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from sam3ray.config import ClusterConfig
-from sam3ray.failures import JobStopped
+from sam3ray.failures import JobStopped, UserError
 from sam3ray.job.capacity import Node
 from sam3ray.redact import redact
 
@@ -22,34 +24,118 @@ LOCAL_STARTS = 3
 LOOK_EVERY_S = 5.0  # at the nodes: which are there, which are about to go
 
 
+@dataclass
+class _Connection:
+    """This process's one connection to a Ray; its jobs, in whatever threads, share it."""
+
+    address: str | None  # as the first job asked for it
+    users: int = 0
+    brought: bool = False  # by a test or a notebook, which keeps it
+
+
+_LOCK = threading.Lock()
+_CONNECTION: _Connection | None = None
+
+
 @contextlib.contextmanager
 def connected(config: ClusterConfig, *, dashboard: bool = False) -> Iterator[None]:
-    """Connects to Ray and disconnects in the end; a Ray of our own ends with it.
+    """Connects to Ray, and disconnects when the last job of this process ends; a Ray of our own ends with it.
+
+    Meanwhile Ray neither starts nor joins a cluster by itself, as its calls would without a connection.
 
     Raises:
         JobStopped: no Ray could be started, or there is none at the address.
+        UserError: this process is connected to another Ray than `cluster.address` asks for.
     """
     # Ray prints raylet messages about dead workers on stdout, which is for results, whatever `log_to_driver`
     # says (2.60, _private/worker.py, listen_error_messages). We say ourselves what died, and why.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    with _LOCK:
+        _join(config, dashboard)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _leave()
+
+
+def _join(config: ClusterConfig, dashboard: bool) -> None:
+    global _CONNECTION
     import ray
 
-    if ray.is_initialized():  # a test or a notebook brought its own: leave it as it is
-        yield
-        return
+    if _CONNECTION is None and ray.is_initialized():
+        _CONNECTION = _Connection(_gcs_address(), brought=True)
+    if _CONNECTION is not None:
+        if not _honours(_CONNECTION, config.address):
+            raise UserError(
+                f"cluster.address is {config.address or 'null'!r}, but this process is connected to "
+                f"{_CONNECTION.address or 'a Ray of its own'!r}; run the job in a process of its own"
+            )
+    else:
+        _connect(config, dashboard)
+        _CONNECTION = _Connection(config.address)
+    _start_by_itself(False)
+    _CONNECTION.users += 1
+
+
+def _leave() -> None:
+    global _CONNECTION
+    import ray
+
+    assert _CONNECTION is not None
+    _CONNECTION.users -= 1
+    if _CONNECTION.users == 0:
+        if not _CONNECTION.brought:
+            ray.shutdown()
+        _start_by_itself(True)
+        _CONNECTION = None
+
+
+def _honours(connection: _Connection, address: str | None) -> bool:
+    if connection.brought:
+        return address in (None, "auto", "local") or address == connection.address
+    return (address or "local") == (connection.address or "local") or address == _gcs_address()
+
+
+def _gcs_address() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def _start_by_itself(allowed: bool) -> None:
+    from ray._private import auto_init_hook
+
+    auto_init_hook.enable_auto_connect = allowed and os.environ.get("RAY_ENABLE_AUTO_CONNECT", "") != "0"
+
+
+def _connect(config: ClusterConfig, dashboard: bool) -> None:
+    import ray
+
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        if config.address is None:
+        if config.alone:
             start_local(include_dashboard=dashboard)
         else:
             ray.init(address=config.address, **_QUIET)
     except Exception as error:  # Ray raises many kinds, ConnectionError and RuntimeError among them
-        what = "a local Ray could not be started" if config.address is None else f"no Ray at {config.address!r}"
-        raise JobStopped(redact(f"{what}: {' '.join(str(error).split())[:400]}")) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+        raise JobStopped(redact(_no_ray(config, " ".join(str(error).split())[:400]))) from error
+
+
+def _no_ray(config: ClusterConfig, said: str) -> str:
+    """What to say where no Ray could be started or reached."""
+    if config.alone:
+        text = f"a local Ray could not be started: {said}"
+        if not _may_write(tempfile.gettempdir()) or "ermission" in said or "ead-only" in said or "No space" in said:
+            text += "; RAY_TMPDIR and TMPDIR name the folders that it writes to, HOME the one of its settings"
+        return text
+    where = f"{config.address!r}"
+    if config.address == "auto" and (given := os.environ.get("RAY_ADDRESS")):
+        where += f" (RAY_ADDRESS is {given!r})"
+    text = f"no Ray at {where}: {said}"
+    if "token" in said.lower() or "auth" in said.lower():
+        text += "; a cluster with tokens wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, one without wants neither"
+    return text
 
 
 def start_local(**options: Any) -> None:

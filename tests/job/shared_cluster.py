@@ -135,8 +135,9 @@ class SharedCluster(World):
             for clip in self.queue.take(self.stages.render_slots, self.out.now):
                 self.tasks.append((clip.clip_id, self.stages.cpus_per_task))
         self.place()
-        kept = len(self.at) + len(self.wanted) - len(self.scheduler._leaving)
-        assert kept <= max(0, self.scheduler.counts.open), "actors are kept that nothing is left for"
+        staying = [actor for actor, (name, _) in self.at.items() if not self.machines[name].draining]
+        kept = len(staying) + len(self.wanted)
+        assert kept <= self.scheduler.counts.open, "actors are kept that nothing is left for"
 
     def place(self) -> None:
         names = list(self.machines)

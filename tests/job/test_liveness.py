@@ -13,7 +13,7 @@ from sam3ray.failures import JobStopped, Reason
 from tests.job.shared_cluster import Change, Machine, SharedCluster
 from tests.job.simulation import Nature
 
-EXAMPLES = int(os.environ.get("SAM3RAY_LIVENESS", "400"))
+EXAMPLES = int(os.environ.get("SAM3RAY_LIVENESS", "300"))
 HORIZON_S = 6_000.0  # of virtual time
 
 sizes = st.tuples(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 8.0]), st.sampled_from([0, 0, 1, 2, 4]))
