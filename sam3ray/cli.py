@@ -7,7 +7,6 @@ Results go to stdout, everything else to stderr. Modules are imported by the ver
 from __future__ import annotations
 
 import functools
-import io
 import os
 import sys
 import traceback
@@ -20,11 +19,15 @@ from sam3ray.console import complain, counter, facts_table, plain, print_json, p
 from sam3ray.failures import ClipError, JobStopped, Reason, UserError
 from sam3ray.printable import printable_lines
 from sam3ray.redact import redact
+from sam3ray.streams import hold_standard_streams, lost_result
 
 if TYPE_CHECKING:
     from sam3ray.config import JobConfig
 
 OK, SOME_FAILED, WRONG_INPUT, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
+
+# What these did is on storage: a summary that cannot be printed changes nothing.
+_WORK = frozenset({"demo", "run", "retry", "render", "compact", "export_labels"})
 
 app = typer.Typer(
     name="sam3ray",
@@ -67,12 +70,10 @@ def _root(
     pass
 
 
-def main() -> None:
-    """The console script."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a character of a file's name
-            stream.reconfigure(errors="backslashreplace")
-    app(prog_name="sam3ray")
+def main(arguments: list[str] | None = None, prog_name: str = "sam3ray") -> None:
+    """The console script. `arguments`: instead of those of the process."""
+    hold_standard_streams()
+    app(arguments, prog_name=prog_name)
 
 
 def _verb(function: Callable[P, int]) -> Callable[P, None]:
@@ -91,6 +92,9 @@ def _verb(function: Callable[P, int]) -> Callable[P, None]:
                 print(printable_lines(redact(traceback.format_exc())), file=sys.stderr)
             sentences, code = _explained(error)
             complain(sentences)
+        if lost := lost_result():
+            complain([lost])
+            code = code if function.__name__ in _WORK else code or STOPPED
         raise typer.Exit(code)
 
     return run
@@ -384,6 +388,11 @@ def export_labels(
     print_result(plain(done), facts_table({"exported to": to, **facts, **lost}), as_json)
     complain(f"clip {clip_id} was not exported: {problem}" for clip_id, problem in done.failed.items())
     return SOME_FAILED if done.failed else OK
+def run_arguments(arguments: list[str]) -> tuple[str, list[str]] | None:
+    """CONFIG and the `--set` values among the arguments of `run`, in whatever order; None where there is no CONFIG."""
+    command = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
+    found = command.make_context("run", list(arguments), resilient_parsing=True).params
+    return None if found.get("config") is None else (found["config"], list(found.get("set_") or ()))
 
 
 def _show(summary: Any, output: str, as_json: bool) -> None:

@@ -208,7 +208,9 @@ class ClusterConfig(_Section):
     """Where the job runs and what each actor may take."""
 
     address: str | None = Field(
-        None, min_length=1, description="null: a Ray of its own on this machine; else `auto` or the head node's host:port"
+        None,
+        min_length=1,
+        description="null: a Ray of its own on this machine; else `auto`, or host:port of the head node",
     )
     actors: ActorsConfig = Field(ActorsConfig(), description="how many model replicas run at once")
     gpus_per_actor: float = Field(1, ge=0, le=64, description="fractions allowed below 1; 0 runs on CPUs")
