@@ -388,6 +388,8 @@ def export_labels(
     print_result(plain(done), facts_table({"exported to": to, **facts, **lost}), as_json)
     complain(f"clip {clip_id} was not exported: {problem}" for clip_id, problem in done.failed.items())
     return SOME_FAILED if done.failed else OK
+
+
 def run_arguments(arguments: list[str]) -> tuple[str, list[str]] | None:
     """CONFIG and the `--set` values among the arguments of `run`, in whatever order; None where there is no CONFIG."""
     command = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
