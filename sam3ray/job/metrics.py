@@ -45,7 +45,7 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 def label(text: str) -> str:
     """As the value of a label, of which Ray 2.60 takes ASCII alone: other characters are escaped as in an address."""
-    return quote(text, safe=" !#$&'()*+,-./:;<=>?@[]^_{|}~")[:_MAX_LABEL] or "-"
+    return quote(text.encode("utf-8", "surrogateescape"), safe=" !#$&'()*+,-./:;<=>?@[]^_{|}~")[:_MAX_LABEL] or "-"
 
 
 def ray_metrics(output: str) -> list[Observer]:

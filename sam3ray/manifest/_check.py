@@ -27,6 +27,7 @@ MAX_URI_CHARS = 4096
 MAX_SECONDS = 1e9
 _SIMILAR = 1_000  # ids that an unknown one is compared with: looking for similar text is slow
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_NOT_UTF8 = re.compile(r"[\udc80-\udcff]")  # how Python shows bytes of a file's name that are no UTF-8
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # Most addresses of a large manifest look like this; the others take the longer way.
 _PLAIN_URI = re.compile(r"(?:(?:s3|gs|az|abfs|https)://[A-Za-z0-9]|/)[A-Za-z0-9_/=+-][A-Za-z0-9_./=+-]{0,1000}")
@@ -88,6 +89,9 @@ def _uris(rows: Rows, more_protocols: Sequence[str], problems: Problems) -> list
         problem = None
         if not isinstance(value, str) or not (value := value.strip()):
             problem = "an address or a path of a video"
+        elif _NOT_UTF8.search(value):
+            problem = "names in UTF-8, which this one is not; rename it"
+            value = next(part for part in value.split("/") if _NOT_UTF8.search(part))  # the rest may be long
         elif len(value) > MAX_URI_CHARS or _CONTROL.search(value):
             problem = f"at most {MAX_URI_CHARS} characters, no control characters"
         elif has_password(value):

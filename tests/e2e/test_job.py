@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -137,3 +138,39 @@ def test_actors_that_keep_failing_to_start_stop_the_job(six_clips: Path, tmp_pat
     summary = run_job(config, make_segmenter=BrokenModel)
     assert summary.exit_code == 3
     assert "3 actors in a row could not start; the last error: OSError: disk on fire" in summary.message
+
+
+class Broken:
+    """Watches a job, and fails at it."""
+
+    def update(self, snapshot: object) -> None:
+        raise BrokenPipeError("the terminal is gone")
+
+    clip_done = clip_failed = update
+
+    def close(self) -> None:
+        raise UnicodeEncodeError("ascii", "é", 0, 1, "no such character")
+
+
+def test_nothing_beside_the_work_can_end_it(six_clips: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """Ray's metrics take labels in ASCII alone, and this output's name is not."""
+    output = tmp_path / "étiquettes 標籤"
+    summary = run_job(config_for(six_clips, output), make_segmenter=DrawnSegmenter, progress=Broken())
+    assert (summary.done, summary.exit_code) == (6, 0)
+    assert_same_annotations(output, undisturbed)
+
+
+def test_two_jobs_in_two_threads_share_this_process_s_ray(six_clips: Path, undisturbed: Path, tmp_path: Path) -> None:
+    outputs = [tmp_path / "one", tmp_path / "two"]
+    with ThreadPoolExecutor(2) as pool:
+        configs = [config_for(six_clips, output, actors=1, cpus=1) for output in outputs]
+        summaries = list(pool.map(lambda config: run_job(config, make_segmenter=DrawnSegmenter), configs))
+    assert [(summary.done, summary.exit_code) for summary in summaries] == [(6, 0)] * 2
+    for output in outputs:
+        assert_same_annotations(output, undisturbed)
+
+
+def test_an_address_that_this_process_cannot_honour_is_an_error(six_clips: Path, tmp_path: Path) -> None:
+    config = config_for(six_clips, tmp_path / "run", cluster={"address": "10.0.0.1:6379"})
+    with pytest.raises(UserError, match=r"cluster\.address is '10\.0\.0\.1:6379', but this process is connected to"):
+        run_job(config, make_segmenter=DrawnSegmenter)

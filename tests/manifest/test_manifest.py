@@ -485,3 +485,15 @@ def test_what_signs_an_address_is_not_in_the_clips_id() -> None:
     assert len(ids("", "?X-Amz-Signature=1&X-Amz-Date=2", "?sig=3&se=4&sv=5", "?Expires=1&Key-Pair-Id=K&Policy=p")) == 1
     assert len(ids("?id=1", "?id=2", "?id=1&versionId=3", "?se=2")) == 4
     assert ids("?id=1&token=a&part=2") == ids("?id=1&part=2&token=b") == ids("?id=1&part=2")
+
+
+def test_a_file_name_that_is_not_utf_8_is_one_bad_row_and_named(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path)
+    for name in (b"good.mp4", b"caf\xe9.mp4", b"clips\xff/a.mp4"):
+        path = os.path.join(folder, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Path(os.fsdecode(path)).touch()
+    for manifest in (str(tmp_path), f"{tmp_path}/**/*.mp4"):
+        first, second = problems(manifest)
+        assert first == "row 1: uri is 'caf\\udce9.mp4'; allowed: names in UTF-8, which this one is not; rename it"
+        assert second.startswith("row 2: uri is 'clips\\udcff'; allowed: names in UTF-8")
