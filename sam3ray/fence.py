@@ -27,6 +27,9 @@ _MAX_IDLE = 2
 _RETIRE_BYTES = 512 * 2**20  # a helper that has kept so much is not asked again
 _WALL = 10  # seconds of waiting allowed for each second of processor time
 
+# Threads and the pools of memory that each has count as address space, whether they are used or not.
+_FEW_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+
 _in_helper = False
 
 
@@ -78,7 +81,7 @@ class _Helper:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # libraries print what strangers wrote
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), **_FEW_THREADS},
         )
 
     def send(self, request: tuple[Any, ...]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import posixpath
+import re
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +36,7 @@ EXTRAS = {
 
 
 _CHUNK = 2**20
+_QUERY = re.compile(r"(\w+://[^\s?'\"]+)\?[^\s'\"]*")  # signatures, whatever their parameters are called
 WEB = "http"  # plain web servers: no store, and none of a store's options are for them
 
 
@@ -258,4 +260,5 @@ def _cannot_read(uri: str, what: str, error: Exception) -> str:
         return f"{what} {uri} may not be read: permission denied"
     if isinstance(error, web.Refused):
         return f"{what} {uri} cannot be read: {error}"
-    return f"{what} {uri} cannot be read: {redact(' '.join(f'{type(error).__name__}: {error}'.split()))[:300]}"
+    reason = _QUERY.sub(r"\1", " ".join(f"{type(error).__name__}: {error}".split()))
+    return f"{what} {uri} cannot be read: {redact(reason)[:300]}"

@@ -13,7 +13,7 @@ from sam3ray.addresses import folder_form
 from sam3ray.config._fields import Key, allowed, field_at, known_keys
 from sam3ray.config._models import JobConfig
 from sam3ray.config._secrets import has_password, is_secret_key, without_password
-from sam3ray.config._yaml import MAX_BYTES, Document, Path, parse_document, parse_value
+from sam3ray.config._yaml import MAX_BYTES, MAX_DEPTH, Document, Path, parse_document, parse_value
 from sam3ray.failures import UserError
 from sam3ray.files import read_text, resolve
 
@@ -64,8 +64,10 @@ def _apply_overrides(document: Document, origin: dict[Path, str], overrides: Seq
     for override in overrides:
         key, equals, text = override.partition("=")
         path = tuple(part.strip() for part in key.split("."))
-        if not equals or not all(path):
-            problems.append(f"--set {override!r}: allowed: key=value or key.subkey=value, as in --set model.dtype=auto")
+        if not equals or not all(path) or len(path) > MAX_DEPTH:
+            problems.append(
+                f"--set {override!r:.200}: allowed: key=value or key.subkey=value, as in --set model.dtype=auto"
+            )
             continue
         place = "--set"
         value, wrong = parse_value(text, f"--set {key.strip()}")

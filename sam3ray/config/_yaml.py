@@ -11,6 +11,7 @@ import yaml
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 16
 MAX_NODES = 100_000
+_LARGEST = 10**100
 
 Path = tuple[str, ...]
 
@@ -119,7 +120,10 @@ def _build(node: yaml.Node, path: Path, name: str, document: Document) -> Any:
     if node.tag == "tag:yaml.org,2002:timestamp":
         return node.value
     try:
-        return yaml.SafeLoader("").construct_object(node)
+        value = yaml.SafeLoader("").construct_object(node)
+        if isinstance(value, int) and abs(value) > _LARGEST:  # `0x` and thousands of digits: too many to be shown
+            raise ValueError("it is too large a number")
+        return value
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, KeyError) as error:
         # An unknown tag, `!!int x`, `0x`, an integer of thousands of digits.
         reason = getattr(error, "problem", None) or str(error)

@@ -118,13 +118,19 @@ def json_objects(text: str, name: str, problems: Problems) -> Iterator[tuple[int
         try:
             record = _DECODER.decode(content.strip())
         except (ValueError, RecursionError) as error:
-            reason = "nested too deep" if isinstance(error, RecursionError) else error
+            reason = why_not_json(error)
             problems.add(f"{name} row {row} (line {line}): not JSON: {reason}")
             continue
         if isinstance(record, dict):
             yield row, line, record
         else:
             problems.add(f"{name} row {row} (line {line}) is {shown(record)}; allowed: a JSON object")
+
+
+def why_not_json(error: ValueError | RecursionError) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deep"
+    return "a number of thousands of digits" if "set_int_max_str_digits" in str(error) else str(error)
 
 
 def _as_arrow(column: str, records: list[dict[str, Any]], rows: Rows) -> pa.Array:

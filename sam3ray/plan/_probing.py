@@ -96,7 +96,7 @@ def _in_pool(
         pool = ProcessPoolExecutor(
             workers,
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=fence.limit_this_process,
+            initializer=_limit_memory,
             initargs=(limits.max_open_bytes + _ROOM_BYTES,),
         )
         running: dict[Future[list[Probed]], tuple[list[str], float]] = {}
@@ -127,6 +127,11 @@ def _in_pool(
                         process.kill()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _limit_memory(more_bytes: int) -> None:
+    """Called once this module and with it the libraries for videos are there: they set aside much for their threads."""
+    fence.limit_this_process(more_bytes)
 
 
 def _is_short_of_memory(answer: Probed) -> bool:

@@ -48,7 +48,9 @@ def parse_visual_prompts(value: Any) -> tuple[tuple[VisualPrompt, ...], list[str
         try:
             value = json.loads(value, parse_constant=_no_constant, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
-            reason = "nested too deep" if isinstance(error, RecursionError) else error
+            reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+            if "set_int_max_str_digits" in reason:
+                reason = "a number of thousands of digits"
             return (), [f" is not JSON: {reason}"]
     if not isinstance(value, list):
         return (), [f" is {_shown(value)}; allowed: a list of prompts"]

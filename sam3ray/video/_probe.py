@@ -26,7 +26,8 @@ from sam3ray.video._tables import check_tables, is_fragmented
 from sam3ray.video._truncation import HEAD_BYTES, intact_until
 
 MEASURED_BYTES = 2**30
-_DECODER_BYTES = 2**28  # what a decoder may allocate beside its pictures
+_DECODER_BYTES = 2**29  # what a decoder and its threads may set aside beside its pictures
+_BYTES_PER_CPU_S = 50 * 2**20  # a fragmented file is read to its end
 _SMALL_BYTES = 16 * 2**20  # files below this are walked through: reading them costs nothing
 _PICTURE_BYTES = 64  # per pixel: several pictures of four channels of 16 bits
 
@@ -39,16 +40,24 @@ def probe_guarded(path: str | os.PathLike[str], limits: VideoConfig) -> VideoInf
     path = Path(path)
     if path.is_dir():
         return probe_folder(path, limits)
+    cpu_s = limits.max_frame_decode_s + _size(path) / _BYTES_PER_CPU_S
     try:
         info: VideoInfo = fence.fenced(
-            probe, os.path.abspath(path), limits, memory_bytes=limits.max_open_bytes, cpu_s=limits.max_frame_decode_s
+            probe, os.path.abspath(path), limits, memory_bytes=limits.max_open_bytes, cpu_s=cpu_s
         )
     except fence.HelperTimedOut:
-        message = f"it could not be opened within {limits.max_frame_decode_s:g} s of processor time"
+        message = f"it could not be opened within {cpu_s:.0f} s of processor time"
         raise ClipError(Reason.OVER_LIMITS, message, path.name) from None
     except fence.HelperDied as error:
         raise ClipError(Reason.UNREADABLE_VIDEO, f"the decoder {error} when it was opened", path.name) from None
     return info
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # told by who opens it
 
 
 def probe(path: str | os.PathLike[str], limits: VideoConfig, *, measure: bool = False) -> VideoInfo:

@@ -295,3 +295,14 @@ def test_the_example_configurations_are_right(path: Path) -> None:
 
 def test_python_callers_may_pass_lists() -> None:
     assert JobConfig(manifest="a", output="b", prompts=["person"]).prompts == ("person",)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", ["0x" + "f" * 6000, "0b" + "1" * 60_000, "1" + ":1" * 3000, "9" * 6000])
+def test_numbers_of_thousands_of_digits_are_a_sentence(number: str) -> None:
+    for line in (f"video: {{fps: {number}}}", f"prompts: [{number}]", f"storage: {{a: {number}}}"):
+        with pytest.raises(UserError, match="line 3: "):
+            config_from_text(f"manifest: m\noutput: /run\n{line}\n", "job.yaml")
+    with pytest.raises(UserError, match="--set"):
+        config_from_text(
+            "manifest: m\noutput: /run\n", "job.yaml", [f"video.fps={number}", ".".join("a" * 5000) + "=1"]
+        )

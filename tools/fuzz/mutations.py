@@ -285,6 +285,7 @@ _SCRAPS = (
     *("\u202e \u2028 \ufeff \U0001f600 \u00e9 \u0130 \ud7ff \ufffe \u200d \u00a0".encode().split(b" ")),
     *(b"!!python/object:os.system !!binary !!set !!omap <<: &a *a %YAML --- ... ../../etc/passwd s3://b/k".split()),
     *(b"file:///dev/zero FILE:///etc/passwd reference://x simplecache::s3://b/k http://[::1]/ ftp://h/ //h/s".split()),
+    b"0x" + b"f" * 5000, b"1" + b":1" * 3000,
     b"9" * 5000, b"a" * 5000, b"[" * 3000, b'{"a":' * 3000, b"{" * 3000, b"- " * 3000, b",,,,,,", b'"' * 99, b"\\u0000",
     b"\xed\xa0\x80", b"[" * 100_000, b'{"a":[' * 50_000, b"uri", b"clip_id", b"prompts", b"visual_prompts", b"fps",
 )  # fmt: skip
