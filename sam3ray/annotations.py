@@ -321,6 +321,10 @@ def read_annotations(output: str, storage_options: Mapping[str, Any] | None = No
     Args:
         output: the run's output folder, on any fsspec storage.
         storage_options: fsspec options.
+
+    Raises:
+        UserError: there is neither a run nor a folder of annotations.
+        JobStopped, ClipError: the store refuses, or is out of reach.
     """
     from sam3ray.store.reading import annotations_dataset
 

@@ -6,6 +6,7 @@ Results go to stdout, everything else to stderr. Modules are imported by the ver
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -183,14 +184,32 @@ def status(output: Output, set_: Set = None, as_json: AsJson = False, log_level:
     return OK
 
 
-@app.command(epilog=_example("sam3ray verify demo-output/run"))
+@app.command(epilog=_example("sam3ray verify demo-output/run --sample 100"))
 @_verb
-def verify(output: Output, set_: Set = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> int:
-    """Audit a run: every clip accounted for, schema, order, ids, boxes, every mask. Exit code 1 with a list if not."""
-    from sam3ray.store import verify_run
+def verify(
+    output: Output,
+    sample: Annotated[
+        int | None,
+        typer.Option("--sample", metavar="N", min=1, help="Look into the files of N clips, chosen anew each time."),
+    ] = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Audit a run: every clip accounted for, schema, order, ids, boxes, every mask. Exit code 1 with a list if not.
 
-    with counter("clips checked") as progress:
-        problems = verify_run(_place(output), _storage(set_), progress)
+    Runs on all CPUs of this machine, or with --set cluster.address=auto on those of a Ray cluster.
+    """
+    from sam3ray.store import spread_over_processes, verify_run
+
+    options = _options(set_, ("storage", "cluster"))
+    with counter("clips checked") as progress, contextlib.ExitStack() as stack:
+        spread = spread_over_processes(os.cpu_count() or 1)
+        if options.cluster.address is not None:
+            from sam3ray.job.spread import spread_over_cluster
+
+            spread = stack.enter_context(spread_over_cluster(options.cluster))
+        problems = verify_run(_place(output), options.storage, progress, sample=sample, spread=spread)
     if as_json:
         print_json({"ok": not problems, "problems": problems})
     else:

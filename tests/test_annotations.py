@@ -17,6 +17,8 @@ from pycocotools import mask as coco
 
 from sam3ray import annotations as a
 from sam3ray.annotations import AnnotationWriter, FrameAnnotations, ObjectAnnotation, decode_mask, read_annotations
+from sam3ray.failures import UserError
+from sam3ray.manifest import Clip
 from sam3ray.masks import encode_masks
 from sam3ray.store import RunStore
 from tests.store.store_files import HEIGHT, WIDTH, frames, write_clip
@@ -222,7 +224,12 @@ def test_filters_reach_the_files(run):
 
 
 def test_an_output_without_finished_clips_reads_as_empty(tmp_path):
-    table = read_annotations(str(tmp_path / "nothing")).to_table()
+    with pytest.raises(UserError, match=r"neither run\.json nor annotations/"):
+        read_annotations(str(tmp_path / "nothing"))
+    (tmp_path / "truth" / "annotations").mkdir(parents=True)
+    assert read_annotations(str(tmp_path / "truth")).to_table().num_rows == 0
+    RunStore(str(tmp_path / "young")).create_or_open({}, {}, [Clip("a", "/a.mp4", ("x",))])
+    table = read_annotations(str(tmp_path / "young")).to_table()
     assert table.num_rows == 0
     assert table.schema.equals(a.SCHEMA)
 

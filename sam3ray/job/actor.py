@@ -51,6 +51,7 @@ class ClipActor:
 
         began = time.perf_counter()
         set_up_logging(order.log_level, actor=self.number)
+        order.store.confirm()
         self._worker = ClipWorker(order.config, order.store, order.fingerprint, order.make_segmenter, order.agreed)
         _limit_threads(order.config)
         return {"load_s": time.perf_counter() - began}

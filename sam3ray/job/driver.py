@@ -90,7 +90,8 @@ def _run_job(
     agreed = agreement(config, start.checkpoint)
     with store.lease() as lease:
         open_run(store, config, start, agreed)
-        ledger = Ledger(store, clips, config.retry)
+        store.expect(lease)
+        ledger = Ledger(store, clips, config.retry, lease.check)
         todo = ledger.todo()
         unrendered = ledger.unrendered() if config.render.enabled else []
         if not todo and not unrendered:
@@ -202,7 +203,7 @@ class Job:
             self._do(self._stages.look(look(), self._pool.nodes, now))
         self._do(self.scheduler.tick(now))
         if self.lease.lost:
-            self._stop_message = "another driver has taken this output over"
+            self._stop_message = "another process has taken this output over"
         error = self.ledger.tick(now)
         if error:
             self._stop_message = error

@@ -36,6 +36,7 @@ from sam3ray.store import RunStore
 
 if TYPE_CHECKING:
     from sam3ray.manifest import Clip
+    from sam3ray.store import DriverLease
 
 _LOG = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ def render_one(order: RenderOrder, clip: Clip) -> int:
     from sam3ray.render import read_frames, render_clip
     from sam3ray.video import VideoCache
 
+    order.store.confirm()
     table = order.store.read_clip(clip.clip_id)
     cache = VideoCache(order.video.cache_dir, order.video.cache_bytes, order.storage, limits=order.video)
     fetched = drawn = 0
@@ -89,6 +91,7 @@ def render_one(order: RenderOrder, clip: Clip) -> int:
             with cache.open(clip.uri, on_bytes) as source:
                 annotations = read_frames(table, clip.clip_id)
                 frames = render_clip(source, annotations, target, clip, order.render, order.video, on_frame)
+            order.store.confirm()  # once more: rendering takes minutes
             order.store.publish_video(clip.clip_id, target, overwrite=order.overwrite)
     return frames
 
@@ -220,8 +223,10 @@ def _render_run(
     todo = [clips[c] for c in wanted if c not in there]
     rendered, failures, exit_code = 0, {}, 0
     if todo:
-        with connected(cluster):
-            queue = _render_all(RenderOrder(store, render, video, storage, overwrite), todo, cluster, progress)
+        with store.lease("render") as lease, connected(cluster):
+            store.expect(lease)
+            order = RenderOrder(store, render, video, storage, overwrite)
+            queue = _render_all(order, todo, cluster, lease, progress)
         rendered, failures = queue.rendered, queue.failures
         exit_code = 1 if failures else 0
     return JobSummary(
@@ -239,7 +244,9 @@ def _render_run(
     )
 
 
-def _render_all(order: RenderOrder, clips: Sequence[Clip], cluster: ClusterConfig, progress: Observer) -> RenderQueue:
+def _render_all(
+    order: RenderOrder, clips: Sequence[Clip], cluster: ClusterConfig, lease: DriverLease, progress: Observer
+) -> RenderQueue:
     began = time.monotonic()
     loop = Loop()
     stage = RenderStage(order, loop)
@@ -250,6 +257,8 @@ def _render_all(order: RenderOrder, clips: Sequence[Clip], cluster: ClusterConfi
     look_at = 0.0
     try:
         while not stages.finished:
+            if lease.lost:
+                lease.check()
             now = time.monotonic()
             if now >= look_at:
                 look_at = now + LOOK_EVERY_S

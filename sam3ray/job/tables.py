@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from sam3ray.config import RetryConfig
@@ -25,17 +25,24 @@ class Ledger:
     """Reads the state of a run from storage once, then keeps it as clips end.
 
     Records are written by a few threads, so that slow storage does not hold up the driver's loop.
+
+    Args:
+        check: is called before each write, and raises JobStopped once another driver has taken over.
     """
 
-    def __init__(self, store: RunStore, clips: Sequence[Clip], retry: RetryConfig) -> None:
+    def __init__(
+        self, store: RunStore, clips: Sequence[Clip], retry: RetryConfig, check: Callable[[], None] = lambda: None
+    ) -> None:
         self._store = store
         self._clips = clips
+        self._check = check
         done = store.done_ids()
         ids = {clip.clip_id for clip in clips}
         self.done_before = len(done & ids)
         self.prior: dict[str, list[Reason]] = {}
         settled: dict[str, Reason] = {}
-        for record in store.failures():
+        records = store.failures()
+        for record in records:
             if record.clip_id in done or record.clip_id not in ids:
                 continue
             self.prior.setdefault(record.clip_id, []).append(record.reason)
@@ -50,13 +57,14 @@ class Ledger:
         self.objects = 0
         self.rendered = 0
         self.versions = software_versions()
-        self._summaries: dict[str, ClipSummary] = store.summaries(done_ids=done)
+        self._summaries: dict[str, ClipSummary] = store.summaries(done_ids=done, records=records)
         self._attempts: Counter[str] = Counter()
         self._pool = ThreadPoolExecutor(4, "sam3ray-records")
         self._writes: list[Future[None]] = []
         self._unwritten: list[Failure] = []
         self._lock = threading.Lock()
         self._stop = ""
+        self._table_error = ""
         self._table: Future[None] | None = None
         self._table_at = time.monotonic() + WRITE_EVERY_S
         self._dirty = False
@@ -111,6 +119,7 @@ class Ledger:
 
     def _record(self, failure: Failure) -> None:
         try:
+            self._check()
             self._store.record_failure(failure)
         except ClipError as error:
             _LOG.warning("a failure record of clip %s could not be written yet: %s", failure.clip_id, error)
@@ -129,9 +138,12 @@ class Ledger:
     def _write_table(self, summaries: dict[str, ClipSummary]) -> None:
         began = time.monotonic()
         try:
+            self._check()
             self._store.write_clips_table(summaries)
+            self._table_error = ""
         except ClipError as error:
-            _LOG.warning("clips.parquet could not be written: %s", error)
+            self._table_error = f"clips.parquet could not be written: {error}"
+            _LOG.warning("%s", self._table_error)
         except JobStopped as error:
             self._stop = str(error)
         # A table of a million clips takes a while: spend at most a twentieth of the time on it.
@@ -143,14 +155,26 @@ class Ledger:
         self._write_table(dict(self._summaries))
 
     def close(self) -> None:
-        """Everything is on storage afterwards, as far as storage lets it."""
+        """Everything is on storage afterwards, as far as storage lets it; `summary` says where it did not."""
         self._pool.shutdown(wait=True)
         unwritten, self._unwritten = self._unwritten, []
         for failure in unwritten:
             self._record(failure)
         self.write()
 
+    def _missing(self) -> str:
+        """What storage did not take, so that the run's books are not whole; empty if they are."""
+        if self._stop:
+            return self._stop
+        problems = [self._table_error] if self._table_error else []
+        if self._unwritten:
+            problems.append(f"{len(self._unwritten)} failure records could not be written")
+        return "; ".join([*problems, "run again to write them"]) if problems else ""
+
     def summary(self, seconds: float, message: str, exit_code: int | None = None) -> JobSummary:
+        if missing := self._missing():
+            exit_code = 3 if exit_code is None else exit_code
+            message = "; ".join(dict.fromkeys(part for part in (message, missing) if part))
         failed = self.failed_before + self.failed
         left = len(self._clips) - self.done_before - self.done - sum(failed.values())
         if exit_code is None:

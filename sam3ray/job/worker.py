@@ -240,7 +240,7 @@ class ClipWorker:
         try:
             if attempt > 1 and self.store.is_done(clip.clip_id):
                 # An attempt that was given up as dead had committed it after all.
-                return ClipResult(clip.clip_id, 0, 0, 0, time.perf_counter() - began, committed=False, rung=rung)
+                return self._committed_before(clip.clip_id, rung, time.perf_counter() - began)
             if rung > 0:
                 free_memory()
             self.segmenter.set_memory_rung(rung)
@@ -310,6 +310,8 @@ class ClipWorker:
                 committed = self.store.commit(clip.clip_id, path)
         finally:
             path.unlink(missing_ok=True)
+        if not committed:
+            return self._committed_before(clip.clip_id, rung, time.perf_counter() - began)
         timings["commit"] = round(clock.seconds["commit"], 4)
         return ClipResult(
             clip_id=clip.clip_id,
@@ -323,6 +325,16 @@ class ClipWorker:
             rung=rung,
             size_bytes=written.size_bytes,
             gpu_memory_bytes=gpu_peak_bytes(),
+        )
+
+    def _committed_before(self, clip_id: str, rung: int, seconds: float) -> ClipResult:
+        """The figures of the file that is there: another attempt's."""
+        try:
+            found = self.store.summary_of(clip_id)
+        except (FileNotFoundError, ValueError):  # damaged, which `verify` says
+            return ClipResult(clip_id, 0, 0, 0, seconds, committed=False, rung=rung)
+        return ClipResult(
+            clip_id, found.frames, found.objects, found.rows, found.seconds, found.timings, committed=False, rung=rung
         )
 
     def _take(self, clip: Clip, clock: _Clock) -> _Opened:

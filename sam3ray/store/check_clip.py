@@ -39,7 +39,8 @@ class ClipCheck:
         self.clip_id = clip_id
         self.problems: list[str] = []
         self._where = where
-        self._clip: Mapping[str, Any] = metadata.get("clip") or {}
+        clip = metadata.get("clip")
+        self._clip: Mapping[str, Any] = clip if isinstance(clip, Mapping) else {}
         self._prompts = prompts
         self._rows = 0
         self._frames = 0
@@ -58,6 +59,11 @@ class ClipCheck:
     def digest(self) -> str:
         """Of all rows seen, however they came in batches."""
         return "".join(state.hexdigest() for state in self._hashes.values())
+
+    @property
+    def figures(self) -> tuple[Any, int, int]:
+        """Frames processed as the metadata say; objects and rows as they were seen."""
+        return self._clip.get("frames"), len(self._prompt_of), self._rows
 
     def _add(self, problem: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:

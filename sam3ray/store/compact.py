@@ -48,6 +48,7 @@ import pyarrow.parquet as pq
 from sam3ray.annotations import ROW_GROUP_ROWS, SCHEMA, SCHEMA_VERSION, parquet_options, read_file_metadata
 from sam3ray.failures import JobStopped, UserError
 from sam3ray.store import layout
+from sam3ray.store.audit import by_clip
 from sam3ray.store.compacted import (
     CompactedClip,
     Index,
@@ -62,7 +63,6 @@ from sam3ray.store.lease import DriverLease
 from sam3ray.store.run import RunStore
 from sam3ray.store.scratch import unnamed_file
 from sam3ray.store.storage import Storage
-from sam3ray.store.verify import by_clip
 
 TARGET_BYTES = 256 * 2**20
 _FLUSH_BYTES = 64 * 2**20  # of Arrow data held before a row group is written

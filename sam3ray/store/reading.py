@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.dataset as ds
 
 from sam3ray.annotations import SCHEMA
+from sam3ray.failures import UserError
 from sam3ray.store import layout
 from sam3ray.store.compacted import read_index
 from sam3ray.store.storage import Storage
@@ -19,10 +20,13 @@ def annotations_dataset(output: str, options: Mapping[str, Any] | None) -> ds.Da
 
 
 def dataset_of(storage: Storage) -> ds.Dataset:
+    """Raises UserError where there is neither a run nor a folder of annotations."""
     # List first, then read the index: a clip's own file is deleted only after the index names it, so whatever happens
     # in between a clip is found in one of the two, and the index decides where both have it.
     names = storage.names(layout.ANNOTATIONS)
     index = read_index(storage)
+    if not names and not index and not any(map(storage.exists, (layout.RUN, layout.ANNOTATIONS))):
+        raise UserError(f"there is no run in {storage.shown()}: it has neither {layout.RUN} nor {layout.ANNOTATIONS}/")
     paths = [layout.part_path(part) for part in sorted({clip.part for clip in index.values()})]
     for name in sorted(names):
         clip_id = layout.clip_of(name, ".parquet")

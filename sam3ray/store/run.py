@@ -18,6 +18,7 @@ import io
 import json
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,13 +27,13 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from sam3ray.annotations import read_file_metadata
-from sam3ray.failures import Failure, Reason, UserError
+from sam3ray.failures import Failure, Reason, UserError, WorkerUnfit
 from sam3ray.manifest import Clip, Manifest
 from sam3ray.prompts import MaskPrompt
 from sam3ray.redact import redact
 from sam3ray.store import compacted, failure_records, frozen, identity, layout, summary
 from sam3ray.store.creating import Guarantee
-from sam3ray.store.lease import DriverLease
+from sam3ray.store.lease import DriverLease, read_driver
 from sam3ray.store.retrying import RetryPolicy
 from sam3ray.store.storage import Storage
 from sam3ray.store.summary import ClipSummary
@@ -64,12 +65,13 @@ class RunStore:
         self.storage = Storage(output, storage_options, retry)
         self._manifest: pa.Table | None = None
         self._lookup = compacted.Lookup(self.storage)
+        self._expected: tuple[str, str] | None = None  # run id, and the id of the lease's holder
 
     def __repr__(self) -> str:
         return f"RunStore({redact(self.output)!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"output": self.output, "storage": self.storage, "_manifest": None}
+        return {"output": self.output, "storage": self.storage, "_manifest": None, "_expected": self._expected}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
@@ -245,11 +247,45 @@ class RunStore:
         """The full address of something in the run."""
         return self.storage.address("/".join(parts))
 
+    # ---- one storage for all
+
+    def expect(self, lease: DriverLease) -> None:
+        """Note whose run this is, for `confirm` in the processes that this store is sent to."""
+        self._expected = (str(self.run_info().get("run_id", "")), lease.id)
+
+    def confirm(self) -> None:
+        """Make sure that this process sees the storage that the holder of the lease works on.
+
+        The run's id may have been copied along with its folder. The lease's record is the token that cannot have been:
+        it was written when this job began.
+
+        Raises:
+            WorkerUnfit: another folder of the same name, or another holder.
+        """
+        if self._expected is None:
+            return
+        run_id, holder = self._expected
+        here = f"{self.storage.shown()} as {socket.gethostname()} sees it"
+        advice = "an output must be on storage that all nodes share: s3://, gs://, az:// or a shared file system"
+        data = self.storage.read(layout.RUN)
+        if data is None:
+            raise WorkerUnfit(f"{here} holds no run; {advice}")
+        found = identity.parse(data, self.storage.shown(layout.RUN)).get("run_id", "")
+        if found != run_id:
+            raise WorkerUnfit(f"{here} holds the run {str(found)[:40]!r}, not {run_id!r}; {advice}")
+        record = read_driver(self.storage)
+        if record is None or record["driver_id"] != holder:
+            raise WorkerUnfit(f"{here} is a copy of the run, or has been taken over by another driver; {advice}")
+
     # ---- what is done
 
-    def done_ids(self) -> set[str]:
-        """Finished clips, by one listing (and the index of merged files)."""
-        names = self.storage.names(layout.ANNOTATIONS)  # before the index: see `reading.dataset_of`
+    def done_ids(self, told: Callable[[int], None] | None = None) -> set[str]:
+        """Finished clips, by one listing (and the index of merged files).
+
+        Args:
+            told: is told now and then how many have been listed.
+        """
+        names = self.storage.names(layout.ANNOTATIONS, told)  # before the index: see `reading.dataset_of`
         ids = {clip_id for name in names if (clip_id := layout.clip_of(name, ".parquet")) is not None}
         return ids | compacted.read_index(self.storage).keys()
 
@@ -383,7 +419,21 @@ class RunStore:
 
     # ---- the table of clips
 
-    def summaries(self, done_ids: set[str] | None = None) -> dict[str, ClipSummary]:
+    def summary_of(self, clip_id: str) -> ClipSummary:
+        """What the attempt that finished this clip found.
+
+        Raises:
+            FileNotFoundError: the clip is not done.
+            ValueError: its file is damaged.
+        """
+        return summary.from_clip_metadata(clip_id, self.read_clip_metadata(clip_id)["clip"], 0)
+
+    def summaries(
+        self,
+        done_ids: set[str] | None = None,
+        records: Sequence[Failure] | None = None,
+        told: Callable[[int], None] | None = None,
+    ) -> dict[str, ClipSummary]:
         """What became of each clip, from storage alone.
 
         Two listings say what is done and what failed. The figures come from `clips.parquet`, which a driver renews
@@ -391,9 +441,15 @@ class RunStore:
 
         Args:
             done_ids: if the caller has just listed them.
+            records: all failure records, if the caller has just read them.
+            told: is told now and then of how many clips there is news.
         """
-        done = self.done_ids() if done_ids is None else done_ids
-        attempts = failure_records.list_attempts(self.storage)
+        done = self.done_ids(told) if done_ids is None else done_ids
+        attempts: dict[str, list[int]] = {}
+        if records is None:
+            attempts = failure_records.list_attempts(self.storage, told)
+        for record in records or ():
+            attempts.setdefault(record.clip_id, []).append(len(attempts.get(record.clip_id, ())) + 1)
         data = self.storage.read(layout.CLIPS)
         known = summary.from_parquet(data) if data is not None else {}
         ids = self.clip_ids()
@@ -411,19 +467,23 @@ class RunStore:
         def look(clip_id: str) -> ClipSummary:
             try:
                 values = index[clip_id].values() if clip_id in index else self._footer(clip_id)
-            except (FileNotFoundError, ValueError):
-                values = {"clip": {}}  # done, and damaged: `verify` says how
-            return summary.from_clip_metadata(clip_id, values["clip"], len(attempts.get(clip_id, ())))
+                return summary.from_clip_metadata(clip_id, values["clip"], len(attempts.get(clip_id, ())))
+            except (FileNotFoundError, KeyError, ValueError):  # done, and damaged: `verify` says how
+                return summary.from_clip_metadata(clip_id, {}, len(attempts.get(clip_id, ())))
 
-        for item in self.storage.each(look, unknown):
+        for number, item in enumerate(self.storage.each(look, unknown), 1):
             found[item.clip_id] = item
+            if told is not None and number % 100 == 0:
+                told(number)
         failed = [clip_id for clip_id in ids if clip_id not in done and clip_id in attempts]
-        records: dict[str, list[Failure]] = {}
-        for record in failure_records.read_many(self.storage, ((c, n) for c in failed for n in attempts[c])):
-            records.setdefault(record.clip_id, []).append(record)
+        if records is None:
+            records = failure_records.read_many(self.storage, ((c, n) for c in failed for n in attempts[c]))
+        by_clip: dict[str, list[Failure]] = {}
+        for record in records:
+            by_clip.setdefault(record.clip_id, []).append(record)
         for clip_id in ids:
             if clip_id not in found:
-                found[clip_id] = summarise_failures(clip_id, records.get(clip_id, []))
+                found[clip_id] = summarise_failures(clip_id, by_clip.get(clip_id, []))
         return found
 
     def write_clips_table(self, summaries: Mapping[str, ClipSummary]) -> None:

@@ -22,7 +22,13 @@ def head(fs: Any, path: str) -> Mapping[str, Any]:
 
 def get(fs: Any, path: str, start: int | None = None, end: int | None = None) -> bytes:
     """One GET, of a range where one is given; a negative `start` counts from the end. Raises FileNotFoundError."""
-    data: bytes = fs.cat_file(path, start=start, end=end, max_concurrency=1)
+    try:
+        data: bytes = fs.cat_file(path, start=start, end=end, max_concurrency=1)
+    except OSError as error:
+        response = getattr(error.__cause__, "response", None) or {}
+        if start is not None and response.get("Error", {}).get("Code") in ("InvalidRange", "416"):
+            return b""  # the file is empty, or ends before
+        raise
     return data
 
 

@@ -48,18 +48,28 @@ class ClipSummary:
 
 
 def from_clip_metadata(clip_id: str, clip: Mapping[str, Any], failed_attempts: int) -> ClipSummary:
-    """The summary of a finished clip from the "clip" metadata of its file."""
-    return ClipSummary(
-        clip_id,
-        "done",
-        frames=int(clip.get("frames", 0)),
-        objects=int(clip.get("objects", 0)),
-        rows=int(clip.get("rows", 0)),
-        seconds=float(clip.get("seconds", 0.0)),
-        attempts=failed_attempts + 1,
-        timings={str(k): float(v) for k, v in (clip.get("timings") or {}).items() if isinstance(v, (int, float))},
-        finished_at=clip.get("finished_at"),
-    )
+    """The summary of a finished clip from the "clip" metadata of its file.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    try:
+        finished_at = clip.get("finished_at")
+        if finished_at is not None and not 0 <= finished_at < 1e11:
+            raise ValueError(f"the metadata of clip {clip_id} are damaged: it was finished at {finished_at!r:.40}")
+        return ClipSummary(
+            clip_id,
+            "done",
+            frames=int(clip.get("frames", 0)),
+            objects=int(clip.get("objects", 0)),
+            rows=int(clip.get("rows", 0)),
+            seconds=float(clip.get("seconds", 0.0)),
+            attempts=failed_attempts + 1,
+            timings={str(k): float(v) for k, v in (clip.get("timings") or {}).items() if isinstance(v, (int, float))},
+            finished_at=None if finished_at is None else float(finished_at),
+        )
+    except (AttributeError, TypeError, OverflowError) as error:
+        raise ValueError(f"the metadata of clip {clip_id} are damaged: {error}") from None
 
 
 _FIXED: dict[str, pa.DataType] = {

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from sam3ray.annotations import SCHEMA, read_file_metadata
 from sam3ray.manifest import Clip
 from sam3ray.store import failure_records, layout, summary
-from sam3ray.store.check_clip import BATCH_ROWS, ClipCheck
+from sam3ray.store.audit import Auditor, Checked, Task
 from sam3ray.store.compacted import CompactedClip, read_index, version_of
 from sam3ray.store.run import RunStore
 from sam3ray.store.storage import Entry, Storage
+from sam3ray.store.summary import ClipSummary
 
 WORKERS = 4  # files under check at a time: bounds memory at a few hundred MB
+WORTH_PROCESSES = 64  # files from which it is worth starting processes, a second each
+
+Result = tuple[list[Checked], list[str]]
+Spread = Callable[[Callable[[Task], Result], Sequence[Task]], Iterator[Result]]  # results in the order of the tasks
 
 _ROOT_FILES = frozenset({layout.RUN, layout.MANIFEST, layout.CLIPS, layout.REPORT, layout.DRIVER})
 
@@ -37,16 +42,23 @@ def verify_run(
     output: str,
     storage_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    sample: int | None = None,
+    spread: Spread | None = None,
 ) -> list[str]:
     """Audit a run.
 
     Checks that every clip of the manifest is done or has a failure record, that there is nothing else, and of every
     finished clip the schema, the metadata, the order of rows, ids, prompts, scores, that every RLE decodes at the
-    frames' size to exactly its area and its box, and the row counts. Of a compacted run the merged files are checked
-    likewise, and against the clips' own files where those are still there.
+    frames' size to exactly its area and its box, and the row counts, also those in `clips.parquet`. Of a compacted run
+    the merged files are checked likewise, and against the clips' own files where those are still there.
 
     Args:
         progress: called now and then with (clips checked, clips to check).
+        sample: look into the files of so many finished clips, chosen anew each time, instead of all. What can be told
+            from listings is checked of all clips.
+        spread: who does the work: `spread_over_processes(n)`, or `sam3ray.job.spread_over_cluster`; threads of this
+            process where None.
 
     Returns:
         What is wrong, one sentence each; empty if all is well.
@@ -63,31 +75,63 @@ def verify_run(
     problems = [f"{path}: no file of a run" for path in sorted(listing.unknown)]
     problems += _check_sets(clips, listing, index)
     problems += _check_failures(storage)
-    problems += _check_clips_table(storage, clips, listing.annotations | index.keys())
+    table, wrong = _read_clips_table(storage, clips, listing.annotations | index.keys())
+    problems += wrong
 
-    fingerprint = run["fingerprint"]
-    jobs: list[tuple[str, str]] = [("file", clip_id) for clip_id in sorted(listing.annotations & clips.keys())]
-    jobs += [("part", part) for part in sorted({clip.part for clip in index.values()} & listing.parts)]
-
-    def check(job: tuple[str, str]) -> tuple[dict[str, str], list[str]]:
-        kind, name = job
-        if kind == "file":
-            return _check_file(storage, clips[name], fingerprint)
-        held = {clip.clip_id: clip for clip in index.values() if clip.part == name}
-        return _check_part(storage, name, held, clips, fingerprint)
-
-    digests: dict[str, str] = {}
-    total = len(listing.annotations & clips.keys()) + len(index)
+    tasks = _tasks(clips, listing, index, sample)
+    total = sum(len(task.clips) for task in tasks)
     checked = 0
-    for found, wrong in storage.each(check, jobs, WORKERS):
+    digests: dict[str, str] = {}
+    auditor = Auditor(storage, run["fingerprint"])
+    each = spread or partial(storage.each, workers=WORKERS)
+    for found, wrong in each(auditor.check, tasks):
         problems += wrong
-        for clip_id, digest in found.items():
-            if digests.setdefault(clip_id, digest) != digest:
-                problems.append(f"clip {clip_id}: its own file and the merged one have different rows")
+        for clip in found:
+            if digests.setdefault(clip.clip_id, clip.digest) != clip.digest:
+                problems.append(f"clip {clip.clip_id}: its own file and the merged one have different rows")
+                continue
+            problems += _compare_with_table(clip, table)
         checked += len(found)
         if progress is not None:
             progress(checked, total)
     return problems
+
+
+def spread_over_processes(workers: int) -> Spread:
+    """The work in so many processes; in threads of this one where it is little."""
+
+    def spread(call: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        if workers <= 1 or len(tasks) < WORTH_PROCESSES:
+            with ThreadPoolExecutor(WORKERS) as threads:
+                yield from threads.map(call, tasks)
+            return
+        # Spawned: a fork would copy the threads' locks of storage clients.
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            yield from pool.map(call, tasks, chunksize=8)
+
+    return spread
+
+
+def _tasks(
+    clips: Mapping[str, Clip], listing: _Listing, index: Mapping[str, CompactedClip], sample: int | None
+) -> list[Task]:
+    """The files to look into."""
+    own = listing.annotations & clips.keys()
+    by_part: dict[str, list[CompactedClip]] = {}
+    for held in index.values():
+        if held.part in listing.parts and held.clip_id in clips:
+            by_part.setdefault(held.part, []).append(held)
+    if sample is not None:
+        done = sorted(own | {held.clip_id for part in by_part.values() for held in part})
+        chosen = sorted(random.SystemRandom().sample(done, min(sample, len(done))))
+        merged = [index[clip_id] for clip_id in chosen if clip_id in index and index[clip_id].part in by_part]
+        return [Task((clips[clip_id],)) for clip_id in chosen if clip_id in own] + [
+            Task((clips[held.clip_id],), held.part, (held,), whole=False) for held in merged
+        ]
+    return [Task((clips[clip_id],)) for clip_id in sorted(own)] + [
+        Task(tuple(clips[held.clip_id] for held in by_part[part]), part, tuple(by_part[part]))
+        for part in sorted(by_part)
+    ]
 
 
 def _sort(entries: Iterator[Entry]) -> _Listing:
@@ -149,80 +193,30 @@ def _check_failures(storage: Storage) -> list[str]:
     return [f"{record.where}: {record.message}" for record in records if record.message == failure_records.DAMAGED]
 
 
-def _check_clips_table(storage: Storage, clips: Mapping[str, Clip], done: set[str]) -> list[str]:
+def _read_clips_table(
+    storage: Storage, clips: Mapping[str, Clip], done: set[str]
+) -> tuple[Mapping[str, ClipSummary], list[str]]:
     data = storage.read(layout.CLIPS)
     if data is None:
-        return []  # written by a driver now and then: a young run has none
+        return {}, []  # written by a driver now and then: a young run has none
     summaries = summary.from_parquet(data)
     if summaries.keys() != clips.keys():
-        return [f"{layout.CLIPS}: its clips are not those of the manifest"]
+        return {}, [f"{layout.CLIPS}: its clips are not those of the manifest"]
     ghosts = [clip_id for clip_id, item in summaries.items() if item.status == "done" and clip_id not in done]
-    return [f"clip {clip_id}: {layout.CLIPS} says done, and there are no annotations" for clip_id in ghosts]
+    return summaries, [f"clip {clip_id}: {layout.CLIPS} says done, and there are no annotations" for clip_id in ghosts]
 
 
-def _check_file(storage: Storage, clip: Clip, fingerprint: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
-    path = layout.annotation_path(clip.clip_id)
-    with storage.fetched(path) as local:
-        if local is None:
-            return {clip.clip_id: ""}, [f"{path}: vanished during the audit"]
-        try:
-            with pq.ParquetFile(local) as file:
-                if not file.schema_arrow.remove_metadata().equals(SCHEMA):
-                    return {clip.clip_id: ""}, [f"{path}: not the schema of annotations version 1"]
-                check = ClipCheck(clip.clip_id, path, read_file_metadata(file.metadata), fingerprint, _prompts(clip))
-                for batch in file.iter_batches(BATCH_ROWS):
-                    check.rows(batch)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            return {clip.clip_id: ""}, [f"{path}: cannot be read: {' '.join(str(error).split())[:200]}"]
-    problems = check.finish()
-    return {clip.clip_id: check.digest}, problems
+def _compare_with_table(clip: Checked, table: Mapping[str, ClipSummary]) -> list[str]:
+    """A clip that was finished since the table was written is not in it as done, which is no mistake."""
+    said = table.get(clip.clip_id)
+    if said is None or said.status != "done" or clip.figures is None:
+        return []
+    return [
+        f"clip {clip.clip_id}: {layout.CLIPS} says {theirs} {name}, its file has {ours}"
+        for name, theirs, ours in zip(("frames", "objects", "rows"), _figures(said), clip.figures, strict=True)
+        if theirs != ours
+    ]
 
 
-def _check_part(
-    storage: Storage,
-    part: str,
-    held: Mapping[str, CompactedClip],
-    clips: Mapping[str, Clip],
-    fingerprint: Mapping[str, Any],
-) -> tuple[dict[str, str], list[str]]:
-    path = layout.part_path(part)
-    problems: list[str] = []
-    checks: dict[str, ClipCheck] = {}
-    for clip_id, row in held.items():
-        if clip_id in clips:
-            where = f"{path}, clip {clip_id}"
-            checks[clip_id] = ClipCheck(clip_id, where, row.values(), fingerprint, _prompts(clips[clip_id]))
-    with storage.fetched(path) as local:
-        if local is None:
-            return {}, [f"{path}: vanished during the audit"]
-        try:
-            with pq.ParquetFile(local) as file:
-                if not file.schema_arrow.remove_metadata().equals(SCHEMA):
-                    return {}, [f"{path}: not the schema of annotations version 1"]
-                for clip_id, batch in by_clip(file):
-                    if clip_id in checks:
-                        checks[clip_id].rows(batch)
-                    else:
-                        problems.append(f"{path}: has rows of clip {clip_id!r}, which the index places elsewhere")
-        except (pa.ArrowException, OSError, ValueError) as error:
-            return {}, [f"{path}: cannot be read: {' '.join(str(error).split())[:200]}"]
-    for check in checks.values():
-        problems += check.finish()
-    return {clip_id: check.digest for clip_id, check in checks.items()}, problems
-
-
-def by_clip(file: pq.ParquetFile) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """The rows of a merged file in order, cut where the clip changes."""
-    for batch in file.iter_batches(BATCH_ROWS):
-        column = batch.column("clip_id")
-        names = column.dictionary.to_pylist()
-        codes = column.indices.to_pylist()
-        start = 0
-        for stop in range(1, len(codes) + 1):
-            if stop == len(codes) or codes[stop] != codes[start]:
-                yield names[codes[start]], batch.slice(start, stop - start)
-                start = stop
-
-
-def _prompts(clip: Clip) -> set[str]:
-    return {*clip.prompts, *(mark.label for mark in clip.visual_prompts)}
+def _figures(said: ClipSummary) -> tuple[int, int, int]:
+    return said.frames, said.objects, said.rows

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from sam3ray.config import ClusterConfig
 from sam3ray.failures import JobStopped, Reason, UserError
 from sam3ray.job.driver import run_job
-from sam3ray.store import RunStore
+from sam3ray.job.spread import spread_over_cluster
+from sam3ray.store import RunStore, verify_run
 from tests.e2e.clips import write_clips
 from tests.e2e.faults import BrokenModel, Fault, FaultyModel, NoModel, counted
 from tests.e2e.runs import annotations_of, assert_same_annotations, config_for
@@ -43,6 +46,16 @@ def test_all_clips_done_and_counted(undisturbed: Path) -> None:
     clips = pq.read_table(undisturbed / "clips.parquet").to_pylist()
     assert [row["status"] for row in clips] == ["done"] * 6
     assert [row["frames"] for row in clips] == [30, 12, 14, 16, 18, 20]
+
+
+def test_an_audit_may_be_spread_over_the_cluster(undisturbed: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(undisturbed, copy)
+    with spread_over_cluster(ClusterConfig()) as spread:
+        assert verify_run(str(copy), spread=spread) == []
+        (copy / "annotations" / "clip-001.parquet").write_bytes(b"PAR1")
+        (problem,) = verify_run(str(copy), spread=spread)
+    assert "annotations/clip-001.parquet: cannot be read" in problem
 
 
 def test_a_second_run_has_nothing_to_do(undisturbed: Path, six_clips: Path) -> None:

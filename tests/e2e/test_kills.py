@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -85,6 +86,23 @@ def test_interrupted_driver_says_so_and_goes_on_later(how: str, manifest: Path, 
     assert done == annotations_of(output).keys()
     assert "failed" not in status.values()
     assert RunStore(str(output)).failures() == []
+    assert run_job(config, make_segmenter=DrawnSegmenter).done == COUNT - 1
+    assert_same_annotations(output, whole)
+
+
+def test_a_driver_that_was_taken_over_stops_and_writes_nothing_more(
+    manifest: Path, whole: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    config = config_for(manifest, output)
+    driver, _ = gated_driver(config, tmp_path, clips=1)
+    other = {"driver_id": "other", "host": "far", "namespace": "far", "pid": 1, "heartbeat_at": time.time()}
+    RunStore(str(output)).storage.replace_bytes(json.dumps(other).encode(), "active_driver.json")
+    assert driver.wait(timeout=PATIENCE_S) == 3
+    assert "taken this output over" in (tmp_path / "driver.log").read_text()
+    assert json.loads((output / "active_driver.json").read_text()) == other
+    assert not (output / "clips.parquet").exists()
+    (output / "active_driver.json").unlink()
     assert run_job(config, make_segmenter=DrawnSegmenter).done == COUNT - 1
     assert_same_annotations(output, whole)
 

@@ -100,14 +100,15 @@ def test_the_file_says_whose_clock_it_is_and_which_files_a_folder_has(
 
 
 def test_a_clip_committed_by_another_attempt_is_done(worker: ClipWorker, clips: list[Clip], tmp_path: Path) -> None:
-    worker.process(clips[0])
+    first = worker.process(clips[0])
     path = tmp_path / "run" / "annotations" / "clip-0.parquet"
     before = path.read_bytes()
     # The same attempt again, as a late twin would: it finds the file at the end.
     assert not worker.process(clips[0]).committed
-    # A later attempt looks first.
+    # A later attempt looks first, and tells what the file says.
     again = worker.process(clips[0], attempt=2)
-    assert (again.committed, again.frames) == (False, 0)
+    assert (again.committed, again.frames, again.objects, again.rows) == (False, 6, first.objects, first.rows)
+    assert first.rows > 0
     assert path.read_bytes() == before
 
 

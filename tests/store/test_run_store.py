@@ -6,7 +6,9 @@ import datetime
 import json
 import os
 import pickle
+import shutil
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
@@ -16,7 +18,7 @@ import pytest
 
 from sam3ray.annotations import read_annotations
 from sam3ray.config import JobConfig, fingerprint
-from sam3ray.failures import Failure, JobStopped, Reason, UserError
+from sam3ray.failures import Failure, JobStopped, Reason, UserError, WorkerUnfit
 from sam3ray.manifest import Clip
 from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt
 from sam3ray.store import ClipSummary, Guarantee, RunStore, compact_run, verify_run
@@ -237,6 +239,61 @@ def test_another_video_of_the_same_server_is_another_manifest(local_store: RunSt
     local_store.create_or_open(FINGERPRINT, CONFIG, [Clip("a", "https://h/v?id=7&sig=1")])
     with pytest.raises(UserError, match=r"1 changed \(a\)"):
         local_store.create_or_open(FINGERPRINT, CONFIG, [Clip("a", "https://h/v?id=8&sig=1")])
+
+
+def test_run_files_nested_100_000_deep_are_a_sentence(local_store: RunStore):
+    local_store.storage.create_bytes(b'{"format": ' + b"[" * 100_000, "run.json")
+    with pytest.raises(UserError, match=r"run\.json is damaged"):
+        local_store.run_info()
+
+
+# ---- one storage for all
+
+
+def sent(store: RunStore) -> RunStore:
+    """As a worker gets it."""
+    return pickle.loads(pickle.dumps(store))  # noqa: S301 - our own
+
+
+def test_a_worker_that_sees_the_drivers_storage_goes_to_work(store: RunStore):
+    store.create_or_open(FINGERPRINT, CONFIG, clips(1))
+    sent(store).confirm()  # nobody has said what to expect
+    with store.lease() as lease:
+        store.expect(lease)
+        if "memory:" not in store.output:
+            sent(store).confirm()
+
+
+@pytest.mark.parametrize(
+    ("seen", "sentence"),
+    [
+        ("nothing", "holds no run"),
+        ("another run", "holds the run"),
+        ("a copy", "is a copy of the run"),
+        ("a copy of an earlier start", "is a copy of the run"),
+    ],
+)
+def test_a_worker_that_sees_other_storage_says_so(tmp_path, seen: str, sentence: str):
+    """A folder of the same name on another machine's own disk."""
+    store = RunStore(str(tmp_path / "run"))
+    store.create_or_open(FINGERPRINT, CONFIG, clips(1))
+    if seen == "a copy of an earlier start":
+        with store.lease():
+            shutil.copytree(tmp_path / "run", tmp_path / "theirs")
+    with store.lease() as lease:
+        store.expect(lease)
+        if seen == "a copy":
+            ignore = shutil.ignore_patterns("active_driver.json")
+            shutil.copytree(tmp_path / "run", tmp_path / "theirs", ignore=ignore)
+        elif seen == "another run":
+            RunStore(str(tmp_path / "theirs")).create_or_open(FINGERPRINT, CONFIG, clips(1))
+        (tmp_path / "run").rename(tmp_path / "ours")
+        if seen != "nothing":
+            (tmp_path / "theirs").rename(tmp_path / "run")
+        with pytest.raises(WorkerUnfit, match=sentence) as caught:
+            sent(store).confirm()
+        assert "storage that all nodes share" in str(caught.value)
+        assert socket.gethostname() in str(caught.value)
 
 
 # ---- finished clips

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,16 @@ import pytest
 
 from sam3ray.annotations import SCHEMA
 from sam3ray.failures import Failure, Reason, UserError
-from sam3ray.store import RunStore, check_clip, compact_run, verify_run
+from sam3ray.store import (
+    ClipSummary,
+    RunStore,
+    check_clip,
+    compact_run,
+    read_status,
+    spread_over_processes,
+    verify,
+    verify_run,
+)
 from tests.servers import Place
 from tests.store.conftest import QUICK
 from tests.store.store_files import CONFIG, FINGERPRINT, clips, write_clip
@@ -163,6 +173,66 @@ def test_a_missing_part_is_found(run: RunStore):
     (part,) = Path(run.output, "compacted").glob("*.parquet")
     part.unlink()
     assert verify_run(run.output) == [f"compacted/{part.name}: named by the index, and missing"]
+
+
+def test_a_table_with_other_figures_than_the_files_is_found(run: RunStore):
+    summaries = run.summaries()
+    summaries["clip-001"] = dataclasses.replace(summaries["clip-001"], frames=0, rows=7)
+    summaries["clip-002"] = ClipSummary("clip-002")  # finished since: no mistake
+    run.write_clips_table(summaries)
+    rows = run.summary_of("clip-001").rows
+    assert verify_run(run.output) == [
+        "clip clip-001: clips.parquet says 0 frames, its file has 9",
+        f"clip clip-001: clips.parquet says 7 rows, its file has {rows}",
+    ]
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_sample_looks_into_some_files_and_at_all_names(run: RunStore, compacted: bool):
+    rewrite(run, lambda rows, _: rows[2].update(area=rows[2]["area"] + 1))
+    if compacted:
+        compact_run(run.output, remove_originals=True)
+    seen = []
+    for _ in range(60):
+        checked: list[tuple[int, ...]] = []
+        problems = verify_run(run.output, None, lambda *numbers, to=checked: to.append(numbers), sample=1)
+        assert checked == [(1, 1)]
+        seen.append(len(problems))
+    assert set(seen) == {0, 1}  # another clip each time
+    assert len(verify_run(run.output, sample=10)) == 1
+    Path(run.output, "notes.txt").write_bytes(b"")
+    assert "notes.txt: no file of a run" in verify_run(run.output, sample=1)
+
+
+def test_the_work_may_be_done_by_processes(run: RunStore, monkeypatch):
+    rewrite(run, lambda rows, _: rows[2].update(area=rows[2]["area"] + 1))
+    monkeypatch.setattr(verify, "WORTH_PROCESSES", 1)
+    (problem,) = verify_run(run.output, spread=spread_over_processes(2))
+    assert "area is" in problem
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"{" * 5, b'{"clip": []}'])
+def test_metadata_of_strangers_are_a_problem_of_their_file(run: RunStore, content: bytes):
+    path = Path(run.output, "annotations/clip-001.parquet")
+    table = pq.ParquetFile(path).read()
+    metadata = {k: v for k, v in pq.read_metadata(path).metadata.items() if k.startswith(b"sam3ray.")}
+    pq.write_table(table.replace_schema_metadata({**metadata, b"sam3ray.clip": content}), path)
+    problems = verify_run(run.output)
+    assert problems
+    assert all("annotations/clip-001.parquet" in problem for problem in problems)
+    assert run.summaries()["clip-001"].status == "done"
+    assert read_status(run.output).done == 3
+
+
+def test_records_with_strange_names_are_no_records(run: RunStore):
+    folder = Path(run.output, "failures", "clip-000")
+    folder.mkdir(parents=True)
+    names = ["\u00b2\u00b3.json", "\u0663.json", "0.json", "01.json", "1.JSON", "9" * 30 + ".json", "-1.json"]
+    for name in names:
+        (folder / name).write_bytes(b"{}")
+    assert run.failures() == []
+    assert verify_run(run.output) == [f"failures/clip-000/{name}: no file of a run" for name in sorted(names)]
+    assert run.record_failure(Failure("clip-000", Reason.CRASHED, "")) == 1
 
 
 def test_no_run_is_the_users_error(tmp_path: Path):
