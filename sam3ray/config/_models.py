@@ -30,6 +30,8 @@ def _as_phrases(value: Any) -> Any:
 
 
 Phrases = Annotated[tuple[str, ...], BeforeValidator(_as_phrases)]
+# YAML and JSON know lists alone.
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 
 
 class _Section(BaseModel):
@@ -166,7 +168,7 @@ class VideoConfig(_Section):
     )
     max_frame_decode_s: float = Field(60.0, gt=0, description="no frame within so many seconds: over the limits")
     queue_frames: int = Field(8, ge=1, le=1024, description="frames decoded ahead")
-    protocols: tuple[str, ...] = Field(
+    protocols: Names = Field(
         (), description="kinds of storage that videos may lie on besides s3, gs, az, http, https and disks: [sftp]"
     )
     cache_dir: str | None = Field(

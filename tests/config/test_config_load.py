@@ -47,6 +47,12 @@ def test_relative_paths_are_taken_from_the_current_directory(tmp_path: Path, mon
     assert config.output == str(tmp_path / "here" / "labels")
 
 
+def test_kinds_of_storage_are_a_list_in_yaml_and_json() -> None:
+    config = config_from_text("{manifest: m, output: o, video: {protocols: [sftp]}}", "job.yaml")
+    assert config.video.protocols == ("sftp",)
+    assert JobConfig.model_validate_json(config.model_dump_json()) == config
+
+
 def test_addresses_stay_as_they_are() -> None:
     config = config_from_text("manifest: s3://b/c.csv\noutput: s3://b/../out", "job.yaml")
     assert (config.manifest, config.output) == ("s3://b/c.csv", "s3://b/../out")
