@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from models import full_config, processor
 
 from sam3ray.config import TrackingConfig
-from sam3ray.engine import transfer
+from sam3ray.engine import capture, packed_attention, transfer
 from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.detector import MAX_TOKENS, Detector
 from sam3ray.engine.lookahead import LookAhead
@@ -73,7 +74,10 @@ class Counts(TorchDispatchMode):
     """Counts what is launched on a device, and the bytes that are alive there."""
 
     launches: Counter[str] = field(default_factory=Counter)
+    captured: Counter[str] = field(default_factory=Counter)
+    graphs: int = 0
     peak: int = 0
+    inside: bool = False
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -93,7 +97,7 @@ class Counts(TorchDispatchMode):
         name = func._schema.name.split("::")[1]
         is_view = any(each.alias_info is not None and not each.alias_info.is_write for each in func._schema.returns)
         if on_device and not is_view and name not in NO_LAUNCH:
-            self.launches[name] += 1
+            (self.captured if self.inside else self.launches)[name] += 1
         for tensor in results:
             if tensor.device.type == "cuda":
                 storage = tensor.untyped_storage()
@@ -131,6 +135,35 @@ class Ghost:
     device: torch.device
     objects: int
     prompts: tuple[str, ...] = ("disc",)
+    counts: Counts | None = None
+
+    def record(
+        self, run: Callable[[], tuple[torch.Tensor, ...]], device: torch.device
+    ) -> tuple[Callable[[], None], tuple[torch.Tensor, ...]]:
+        """Takes the place of a capture: what is replayed runs again while it is counted, else not at all."""
+        assert device.type == "cuda"
+        with self._inside():
+            outputs = run()
+
+        def replay() -> None:
+            if self.counts is None:
+                return
+            self.counts.graphs += 1
+            with self._inside():
+                run()
+
+        return replay, outputs
+
+    @contextmanager
+    def _inside(self) -> Iterator[None]:
+        if self.counts is None:
+            yield
+            return
+        self.counts.inside = True
+        try:
+            yield
+        finally:
+            self.counts.inside = False
 
     def fetched(self, tensor: torch.Tensor) -> Any:
         """What a decision reads: the same objects again on each frame."""
@@ -158,6 +191,8 @@ class Ghost:
 def not_there(ghost: Ghost) -> Iterator[None]:
     """Fake tensors, and the parts of the engine that need a card out of the way."""
     with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         stack.enter_context(FAKE)
         stack.enter_context(torch.no_grad())
         # torch looks for a driver where a fake tensor goes to a device in inference mode.
@@ -169,6 +204,8 @@ def not_there(ghost: Ghost) -> Iterator[None]:
             "recorded": lambda device: Event(),
         }.items():
             stack.enter_context(mock.patch.object(transfer, name, stand_in))
+        stack.enter_context(mock.patch.object(capture, "record", ghost.record))
+        stack.enter_context(mock.patch.object(packed_attention, "possible", return_value=True))
         yield
 
 
@@ -190,6 +227,12 @@ def frames(count: int) -> Iterator[Frame]:
         yield Frame(t, t, t / 25, np.zeros((720, 1280, 3), np.uint8))
 
 
+def attention_flops(query: Any, key: Any, value: Any, ends: Any, *_: Any, out_val: Any = None, **__: Any) -> int:
+    """Of attention over unequal lengths, from shapes, as if all room for keys were used."""
+    total, heads, width = query
+    return 4 * total * heads * width * key[0] // (ends[0] - 1)
+
+
 def nothing() -> None: ...
 
 
@@ -199,6 +242,8 @@ class Cost:
 
     objects: int
     launches: int
+    graphs: int
+    captured: int
     tera_flop: float
     peak_bytes: int
     weights_bytes: int
@@ -238,12 +283,24 @@ def run(objects: int, device: str = "cuda", warm: int = 24, **tracking: Any) -> 
             assert shown.result.masks.device == torch.zeros(0, device=ghost.device).device
         weights = [*model.parameters(), *model.buffers()]
         before = Event.waits
-        with Counts() as counts, FlopCounterMode(display=False) as flops:
+        attention = {torch.ops.torch_attn._varlen_attn: attention_flops}
+        with Counts() as counts, FlopCounterMode(display=False, custom_mapping=attention) as flops:
+            ghost.counts = counts
             held = counts.know(iter(weights))
             del weights
             propagation.step(replace(next(works), position=warm), meanwhile=ahead.fill)
         total = flops.get_total_flops()
-        return Cost(objects, counts.launches.total(), total / 1e12, counts.peak, held, Event.waits - before)
+        launches = counts.launches.total() + counts.graphs
+        return Cost(
+            objects,
+            launches,
+            counts.graphs,
+            counts.captured.total(),
+            total / 1e12,
+            counts.peak,
+            held,
+            Event.waits - before,
+        )
 
 
 def main() -> None:
@@ -257,10 +314,10 @@ def main() -> None:
     ]
     for objects in options.objects:
         cost = run(objects)
-        lines.append(
-            f"| {objects} | {cost.waits} | {cost.launches} | {cost.tera_flop:.2f} | {cost.peak_bytes / 2**20:.0f} "
-            f"| {cost.weights_bytes / 2**20:.0f} |"
-        )
+        counts = (cost.objects, cost.waits, cost.launches, cost.graphs, cost.captured)
+        sizes = (cost.peak_bytes / 2**20, cost.weights_bytes / 2**20)
+        cells = [*map(str, counts), f"{cost.tera_flop:.2f}", *(f"{size:.0f}" for size in sizes)]
+        lines.append(f"| {' | '.join(cells)} |")
         print(lines[-1], flush=True)
     table = "\n".join(lines)
     if options.write:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from sam3ray.engine.detr import DetectionTransformer, geometry_token
+from sam3ray.engine.capture import kept
+from sam3ray.engine.detr import DetectionMasks, DetectionTransformer, geometry_token
 from sam3ray.engine.postprocess import nms
 from sam3ray.engine.preflight import MAX_TOKENS, phrase_problem
 from sam3ray.engine.transfer import indices, to_device, to_host
@@ -94,6 +95,7 @@ class Detector:
     """
 
     def __init__(self, checkpoint: Checkpoint, batch: int = 8, geometry_token: bool = False) -> None:
+        self._whole = checkpoint.model
         self._model: Any = checkpoint.model.detector_model
         self._tokenizer = checkpoint.processor.tokenizer
         self._device = checkpoint.device
@@ -103,6 +105,8 @@ class Detector:
         self._prompts: tuple[str, ...] = ()
         self._text = self._mask = torch.empty(0)
         self._search: DetectionTransformer | None = None
+        model = self._model
+        self._masks: DetectionMasks = kept(checkpoint.model, "detector masks", lambda: DetectionMasks(model, _COARSE))
 
     def check(self, prompts: Sequence[str]) -> None:
         """Raise UserError if a phrase is longer than the text encoder takes."""
@@ -144,7 +148,8 @@ class Detector:
     def _transformer(self, level: torch.Tensor) -> DetectionTransformer:
         """For coarse features (frames, C, g, g). Made when the first frame tells g."""
         if self._search is None or self._search.positions.shape[-2:] != level.shape[-2:]:
-            self._search = DetectionTransformer(self._model, level.shape[-1])
+            grid, model = level.shape[-1], self._model
+            self._search = kept(self._whole, ("detector", grid), lambda: DetectionTransformer(model, grid))
         return self._search
 
     def _use(self, prompts: tuple[str, ...]) -> None:
@@ -201,22 +206,14 @@ class _Masks:
     asked: _Asked  # of this frame
 
     def __call__(self, prompts: Sequence[int]) -> torch.Tensor:
-        detector = self.detector
-        model: Any = detector._model
-        layers, spatial = model.vision_encoder.neck.fpn_layers, _spatial(self.backbone)
-        levels = [*(layer(spatial) for layer in layers[:_COARSE]), self.level]
+        detector, spatial = self.detector, _spatial(self.backbone)
         masks = []
         for start in range(0, len(prompts), detector._batch):
             part = prompts[start : start + detector._batch]
-            text, mask = self.asked.of([0] * len(part), part)
-            output = model.mask_decoder(
-                decoder_queries=_rows(self.queries, part),
-                backbone_features=[level.expand(len(part), -1, -1, -1) for level in levels],
-                encoder_hidden_states=_rows(self.seen, part),
-                prompt_features=text,
-                prompt_mask=mask[:, None, None, :],  # of four dimensions: taken as it is, without a wait
+            asked = self.asked.of([0] * len(part), part)
+            masks.append(
+                detector._masks(spatial, self.level, _rows(self.queries, part), _rows(self.seen, part), *asked)
             )
-            masks.append(output.pred_masks)
         return _joined(masks)
 
 

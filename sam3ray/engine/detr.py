@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.sam3.modeling_sam3 import inverse_sigmoid
 
+from sam3ray.engine.capture import Captured
 from sam3ray.engine.vision import sine_positions
 
 
@@ -44,6 +45,7 @@ class DetectionTransformer:
         #: (1, C, g, g), sine positions of the coarse features
         self.positions = sine_positions(neck.position_encoding, weight.shape[1], (grid, grid), weight)
         self._steps = torch.arange(0, grid, dtype=torch.float32, device=weight.device) / grid
+        self._search = Captured("the detector", self._run)
 
     def __call__(self, level: Tensor, text: Tensor, mask: Tensor) -> Found:
         """One (frame, phrase) pair per row.
@@ -53,6 +55,9 @@ class DetectionTransformer:
             text: (pairs, tokens, C)
             mask: (pairs, tokens) bool, False for padding.
         """
+        return Found(*self._search(level, text, mask))
+
+    def _run(self, level: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         model = self._model
         attended = mask[:, None, None, :]
         place = self.positions.expand(len(text), -1, -1, -1).flatten(2).transpose(1, 2)
@@ -61,7 +66,7 @@ class DetectionTransformer:
             seen = layer(seen, prompt_feats=text, vision_pos_encoding=place, prompt_cross_attn_mask=attended)
         queries, presence = self._decode(seen, place, text, attended)
         scores = model.dot_product_scoring(decoder_hidden_states=queries[None], text_features=text, text_mask=mask)
-        return Found(scores[0].squeeze(-1).sigmoid() * presence.sigmoid(), queries, seen)
+        return scores[0].squeeze(-1).sigmoid() * presence.sigmoid(), queries, seen
 
     def _decode(self, seen: Tensor, place: Tensor, text: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
         """Queries (pairs, queries, C) and the logit (pairs, 1) of the phrase being there at all."""
@@ -106,6 +111,39 @@ class DetectionTransformer:
         """(pairs, queries, 2) two edges along an axis -> (pairs, queries, g, 2) how far each cell is from them."""
         away = 8 * (self._steps[:, None] - edges.unsqueeze(2))
         return away.sign() * torch.log2(away.abs() + 1.0) / math.log2(8)
+
+
+class DetectionMasks:
+    """The masks of what a `DetectionTransformer` found, for a detector whose coarse features are its level `coarse`."""
+
+    def __init__(self, detector: Any, coarse: int) -> None:
+        self._decoder = detector.mask_decoder
+        self._finer = detector.vision_encoder.neck.fpn_layers[:coarse]
+        self._paint = Captured("the detector's masks", self._run)
+
+    def __call__(
+        self, backbone: Tensor, level: Tensor, queries: Tensor, seen: Tensor, text: Tensor, mask: Tensor
+    ) -> Tensor:
+        """(phrases, queries, h, w) logits of some phrases on one frame, one phrase per row of all but the first two.
+
+        Args:
+            backbone: (1, C, g, g), the vision backbone's output.
+            level: (1, C, g, g), its coarse features.
+        """
+        return self._paint(backbone, level, queries, seen, text, mask)[0]
+
+    def _run(
+        self, backbone: Tensor, level: Tensor, queries: Tensor, seen: Tensor, text: Tensor, mask: Tensor
+    ) -> tuple[Tensor]:
+        levels = [*(finer(backbone) for finer in self._finer), level]
+        output = self._decoder(
+            decoder_queries=queries,
+            backbone_features=[each.expand(len(queries), -1, -1, -1) for each in levels],
+            encoder_hidden_states=seen,
+            prompt_features=text,
+            prompt_mask=mask[:, None, None, :],  # of four dimensions: taken as it is, without a wait
+        )
+        return (output.pred_masks,)
 
 
 def geometry_token(detector: Any, level: Tensor, positions: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.detector import DetectorLike, Proposals
 from sam3ray.engine.frames import Preprocessor
 from sam3ray.engine.outputs import FrameFacts
-from sam3ray.engine.vision import FrameFeatures, TrackerNeck, backbone_features
+from sam3ray.engine.vision import FrameFeatures, TrackerNeck
 from sam3ray.video import Frame
 
 LENGTH_HORIZON = 16  # clips shorter than this are tracked with fewer object pointers, so the length must be known
@@ -96,12 +96,10 @@ class LookAhead:
 
     @torch.inference_mode()
     def _run(self, chunk: list[tuple[FrameFacts, torch.Tensor]]) -> list[FrameWork]:
-        model = self._checkpoint.model
         with self._checkpoint.precision():
             pixels = chunk[0][1] if len(chunk) == 1 else torch.cat([pixels for _, pixels in chunk])
-            hidden = backbone_features(model, pixels)
+            hidden, features = self._neck.see(pixels)
             proposals = self._detector.propose(hidden, self._prompts, self._position)
-            features = self._neck(hidden)
         work = [
             FrameWork(facts, self._position + offset, features[offset], proposals[offset])
             for offset, (facts, _) in enumerate(chunk)

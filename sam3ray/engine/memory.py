@@ -72,6 +72,13 @@ class Bank:
         gathered = self.rows.index_select(0, rows.flatten().to(self.rows.device))
         return gathered.view(*rows.shape, *self.rows.shape[1:]).to(self.device)
 
+    def gather_into(self, rows: Tensor, out: Tensor) -> None:
+        """rows (...,) of int64, where the bank is, -> `out` (..., *shape), contiguous, on `device`."""
+        if self.rows.device == out.device and self.rows.dtype == out.dtype:
+            torch.index_select(self.rows, 0, rows.flatten(), out=out.flatten(0, rows.ndim - 1))
+        else:
+            out.copy_(self.gather(rows))
+
     def release(self, rows: Iterable[int]) -> None:
         self._free.extend(row for row in rows if row != NO_ROW)
 

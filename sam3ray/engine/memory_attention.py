@@ -58,11 +58,11 @@ class MemoryAttention:
         queries = features.top + 0.1 * features.position  # (1, g*g, C): one for all until they meet their memories
         for layer in self.layers:
             normed = layer.layer_norm1(queries)
-            queries = _add(queries, self._attend(layer.self_attn, normed, normed, normed, normed.shape[1]))
+            queries = add(queries, self._attend(layer.self_attn, normed, normed, normed, normed.shape[1]))
             normed = layer.layer_norm2(queries)
-            queries = _add(queries, self._attend(layer.cross_attn_image, normed, keys, values, cells))
+            queries = add(queries, self._attend(layer.cross_attn_image, normed, keys, values, cells))
             hidden = layer.activation(layer.linear1(layer.layer_norm3(queries)))
-            queries = _add(queries, layer.linear2(hidden))
+            queries = add(queries, layer.linear2(hidden))
         assert len(queries) == n
         return self.image(module.layer_norm(queries))
 
@@ -88,10 +88,10 @@ class MemoryAttention:
         """(n, L, C) -> (n, L, heads, D), the first `cells` tokens turned by their place in the frame."""
         tokens = tokens.view(len(tokens), -1, heads, size)
         placed = tokens[:, :cells].unflatten(1, (-1, len(self.turns)))
-        turning = placed.float()  # itself, if it is float32
-        torch.view_as_complex(turning.unflatten(-1, (-1, 2))).mul_(self.turns)
-        if turning.dtype != tokens.dtype:
-            placed.copy_(turning)
+        if placed.dtype == torch.float32:
+            torch.view_as_complex(placed.unflatten(-1, (-1, 2))).mul_(self.turns)
+        else:
+            turn_halves(placed[..., ::2], placed[..., 1::2], self.turns.real, self.turns.imag)
         return tokens
 
     def _gather(
@@ -116,16 +116,19 @@ class MemoryAttention:
             values[:, cells:].copy_(pointers.gather(rows).reshape(n, tokens, width))
             offsets = [[offset for _, offset in read.pointers] for read in reads]
             offsets = offsets[:1] if all(each == offsets[0] for each in offsets) else offsets
-            position = self._pointer_positions(indices(offsets, device), rules)
+            position = self.pointer_positions(self.scaled(indices(offsets, device), rules))
             torch.add(values[:, cells:], position.repeat_interleave(splits, dim=1), out=keys[:, cells:])
         return values, keys, cells
 
-    def _pointer_positions(self, offsets: Tensor, rules: ReadRules) -> Tensor:
-        """Offsets in frames (N, P) -> (N, P, 64)."""
-        if not self.tracker.config.enable_temporal_pos_encoding_for_object_pointers:
-            return torch.zeros(*offsets.shape, self.tracker.mem_dim, dtype=self.dtype, device=offsets.device)
+    def scaled(self, offsets: Tensor, rules: ReadRules) -> Tensor:
+        """Offsets in frames, whole numbers -> float32, as fractions of the farthest that is read."""
         # In a clip of one frame every offset is 0, and so is the divisor.
-        scaled = offsets.to(torch.float32) / max(1.0, float(rules.pointer_limit - 1))
+        return offsets.to(torch.float32) / max(1.0, float(rules.pointer_limit - 1))
+
+    def pointer_positions(self, scaled: Tensor) -> Tensor:
+        """Scaled offsets (N, P) -> (N, P, 64)."""
+        if not self.tracker.config.enable_temporal_pos_encoding_for_object_pointers:
+            return torch.zeros(*scaled.shape, self.tracker.mem_dim, dtype=self.dtype, device=scaled.device)
         sine = get_1d_sine_pe(scaled, dim=self.tracker.hidden_dim).to(self.dtype)
         return self.tracker.temporal_positional_encoding_projection_layer(sine)
 
@@ -135,6 +138,20 @@ class MemoryAttention:
         return tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
 
 
-def _add(residual: Tensor, update: Tensor) -> Tensor:
+def turn_halves(real: Tensor, imaginary: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Multiplies real + i imaginary by cos + i sin, in place.
+
+    Products are made in the dtype of the factors, float32, and rounded as they are written: on a GPU there is no copy
+    of anything in float32.
+    """
+    turned = torch.empty_like(real, memory_format=torch.contiguous_format)
+    torch.mul(real, cos, out=turned)
+    torch.addcmul(turned, imaginary, sin, value=-1, out=turned)
+    torch.mul(imaginary, cos, out=imaginary)
+    torch.addcmul(imaginary, real, sin, out=imaginary)
+    real.copy_(turned)
+
+
+def add(residual: Tensor, update: Tensor) -> Tensor:
     """residual + update, in the memory of the update where that has the sum's dtype (under autocast it has not)."""
     return update.add_(residual) if update.dtype == residual.dtype else residual + update

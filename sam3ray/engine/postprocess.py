@@ -6,10 +6,14 @@ weights (`sam3/perflib/connected_components.py`: scikit-image's default, full co
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from sam3ray.engine.capture import Captured
 
 HOLE_LOGIT = 0.1
 SPRINKLE_LOGIT = -0.1
@@ -64,6 +68,17 @@ def fill_holes(masks: torch.Tensor, max_area: int) -> torch.Tensor:
     """
     if max_area <= 0 or masks.numel() == 0:
         return masks
+    if masks.device.type == "cpu":
+        return _filled(masks, max_area)
+    return _filling(max_area)(masks)[0]
+
+
+@lru_cache(maxsize=4)
+def _filling(max_area: int) -> Captured:
+    return Captured("hole filling", lambda masks: (_filled(masks, max_area),), rows=(0,))
+
+
+def _filled(masks: torch.Tensor, max_area: int) -> torch.Tensor:
     holes = _small_components(masks <= 0, torch.full((len(masks),), max_area, device=masks.device), max_area)
     masks = torch.where(holes, HOLE_LOGIT, masks)
     foreground = masks > 0

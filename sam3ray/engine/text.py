@@ -26,7 +26,7 @@ from sam3ray.engine.postprocess import DESCRIPTION
 from sam3ray.engine.propagation import Propagation, Step, Tally
 from sam3ray.engine.rules import Rules
 from sam3ray.engine.tracker import Tracker
-from sam3ray.engine.vision import TrackerNeck
+from sam3ray.engine.vision import neck_of
 from sam3ray.video import Frame
 
 _FINISHING = 4  # frames whose masks are being finished while the model runs on
@@ -56,7 +56,7 @@ class TextEngine:
         self.tally = Tally()
         self._checkpoint = checkpoint
         self._tracking = tracking
-        self._neck = TrackerNeck(checkpoint.model, folded=self.rules.published)
+        self._neck = neck_of(checkpoint.model, folded=self.rules.published)
         self._own_detector = Detector(checkpoint, tracking.prompt_batch, tracking.geometry_token)
         self._detector = detector or self._own_detector
 

@@ -37,12 +37,13 @@ import torch
 from torch import Tensor
 from transformers import Sam3VideoModel
 
-from sam3ray.engine.mask_head import NO_OBJECT, HeadOutput, MaskHead, resize
+from sam3ray.engine.capture import kept
+from sam3ray.engine.mask_head import NO_OBJECT, HeadOutput, resize
 from sam3ray.engine.memory import NO_ROW, Bank, FrameEntry, ObjectMemory, ReadRules, Rules, group_by_length
-from sam3ray.engine.memory_attention import MemoryAttention
 from sam3ray.engine.tracked import Clicks, Prompted, TrackedMasks, carve, exclusive
+from sam3ray.engine.tracker_parts import TrackerParts
 from sam3ray.engine.transfer import indices, to_device, to_host
-from sam3ray.engine.vision import FrameFeatures, TrackerNeck
+from sam3ray.engine.vision import FrameFeatures, neck_of
 
 MASK_PROMPT_SCORE = 10.0  # score logit of an object given as a mask; the negative of it where the mask is empty
 PASSING_SCORE = 0.01  # the published rules forget frames whose score is not above this
@@ -95,10 +96,10 @@ class Tracker:
         self.low_res_size: int = tracker.prompt_encoder.mask_input_size[0]
         self.memory_mask_size: int = 4 * self.low_res_size
         self.image_size: int = config.image_size
-        self._neck = TrackerNeck(model, folded=rules == "published")
+        self._model = model
+        self._parts: TrackerParts = kept(model, ("tracker", rules), lambda: TrackerParts(model, rules, self.dtype))
+        self._head, self._attention = self._parts.head, self._parts.attention
         with torch.inference_mode():
-            self._head = MaskHead(tracker)
-            self._attention = MemoryAttention(tracker, self.dtype)
             # Memories are kept in bfloat16 whatever the model's dtype, as both upstreams do.
             shape = (grid[0] * grid[1], tracker.mem_dim)
             self._memories = Bank(shape, torch.bfloat16, self.device, on_host=offload_state)
@@ -122,7 +123,7 @@ class Tracker:
     def features(self, hidden: Tensor) -> list[FrameFeatures]:
         """Backbone output (B, g*g, width) -> the features of B frames."""
         with torch.inference_mode():
-            return self._neck(hidden)
+            return neck_of(self._model, folded=self.rules == "published")(hidden)
 
     # Tracking
 
@@ -137,7 +138,8 @@ class Tracker:
         if not memories:
             empty = torch.zeros(0, dtype=self.dtype, device=self.device)
             return TrackedMasks(empty.new_zeros(0, self.low_res_size, self.low_res_size), empty, empty)
-        output = self._track(features, frame, memories, reverse)
+        follow = self._track_packed if self._parts.packed else self._track
+        output = follow(features, frame, memories, reverse)
         self._store_tracked(frame, memories, output)
         return TrackedMasks(output.masks, output.score_logits, output.iou_scores)
 
@@ -145,9 +147,23 @@ class Tracker:
         self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory], reverse: bool
     ) -> HeadOutput:
         images = self._fuse(features, frame, memories, reverse)
-        multimask = self._head.uses_multimask(0) and self.module.config.multimask_output_for_tracking
         parts = images.split(self.object_batch)
+        multimask = self._parts.multimask
         return _in_order([self._head(part, features, multimask=multimask) for part in parts], range(len(memories)))
+
+    def _track_packed(
+        self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory], reverse: bool
+    ) -> HeadOutput:
+        """All objects in one batch, whatever each remembers: see `packed_attention`."""
+        self._resolve()
+        reads = [self.read_rules.reads(memory, frame, reverse) for memory in memories]
+        outputs = [
+            self._parts.follow(
+                features, reads[i : i + self.object_batch], self.read_rules, self._memories, self._pointers
+            )
+            for i in range(0, len(reads), self.object_batch)
+        ]
+        return _in_order(outputs, range(len(memories)))
 
     def _fuse(self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory], reverse: bool) -> Tensor:
         """(N, C, g, g): the frame as each object sees it. Objects that read as much share a batch."""
@@ -207,7 +223,7 @@ class Tracker:
         for i in range(0, len(memories), self.object_batch):
             part = slice(i, i + self.object_batch)
             flags = None if binarize is None else binarize[part]
-            encoded = self._encode(features, mask_logits[part].unsqueeze(1), score_logits[part], flags)
+            encoded = self._parts.remember(features, mask_logits[part], score_logits[part], flags)
             rows = self._memories.write(encoded)
             for memory, row in zip(memories[part], rows, strict=True):
                 entry = memory.entry(frame)
@@ -215,28 +231,6 @@ class Tracker:
                     raise ValueError(f"the object was neither tracked nor prompted on frame {frame}")
                 self._memories.release([entry.memory])
                 entry.memory = row
-
-    def _encode(self, features: FrameFeatures, logits: Tensor, scores: Tensor, binarize: Tensor | None) -> Tensor:
-        """(N, 1, H, H) logits -> (N, g*g, 64)."""
-        size = (self.memory_mask_size, self.memory_mask_size)
-        fits = tuple(logits.shape[-2:]) == size
-        if not fits and self.rules == "transformers":
-            logits = resize(logits, size, antialias=True)
-        masks = torch.sigmoid(logits)
-        if binarize is not None:
-            masks = torch.where(binarize[:, None, None, None], (logits > 0).to(masks.dtype), masks)
-        config, encoder = self.module.config, self.module.memory_encoder
-        masks = masks * config.sigmoid_scale_for_mem_enc + config.sigmoid_bias_for_mem_enc
-        if not fits and self.rules == "published":
-            masks = resize(masks, size, antialias=True)
-        image = self._attention.image(features.top)
-        encoded = encoder.feature_projection(image) + encoder.mask_downsampler(masks.to(self.dtype))
-        encoded = encoder.projection(encoder.memory_fuser(encoded))
-        absent = self.module.occlusion_spatial_embedding_parameter
-        if absent is not None:
-            there = (scores > 0).to(encoded.dtype)[:, None, None, None]
-            encoded = encoded + (1 - there) * absent[..., None, None]
-        return encoded.flatten(2).transpose(1, 2)
 
     def upsample(self, masks: Tensor) -> Tensor:
         """Low-resolution logits (N, h, h) -> (N, S, S), S the model's image size."""

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Sam3VideoModel
 
+from sam3ray.engine.capture import Captured, kept
+
 
 @dataclass(frozen=True, eq=False)
 class FrameFeatures:
@@ -49,6 +51,12 @@ def sine_positions(encoding: Any, channels: int, grid: tuple[int, int], like: Te
     return encoding(shape, like.device, torch.float32).to(like.dtype, copy=True)
 
 
+def neck_of(model: Sam3VideoModel, *, folded: bool) -> TrackerNeck:
+    """The model's `TrackerNeck`; on a GPU one for all clips."""
+    neck: TrackerNeck = kept(model, ("tracker neck", folded), lambda: TrackerNeck(model, folded=folded))
+    return neck
+
+
 class TrackerNeck:
     """Backbone output -> the tracker's features.
 
@@ -68,6 +76,9 @@ class TrackerNeck:
             places = sine_positions(self._neck.position_encoding, channels, self._grid, weight)
             self._position = places.flatten(2).transpose(1, 2)
         self._projections = [decoder.conv_s0, decoder.conv_s1]
+        backbone: Any = model.detector_model.vision_encoder.backbone
+        self._backbone = backbone
+        self._sight = Captured("the vision backbone", self._see)
         self._folded: list[tuple[Tensor, Tensor]] | None = None
         if folded:
             with torch.inference_mode():
@@ -76,14 +87,27 @@ class TrackerNeck:
 
     def __call__(self, hidden: Tensor) -> list[FrameFeatures]:
         """(B, g*g, width of the backbone) -> the features of B frames."""
-        neck = self._neck
+        return self._frames(*self._levels(hidden))
+
+    def see(self, pixels: Tensor) -> tuple[Tensor, list[FrameFeatures]]:
+        """Images (B, 3, S, S) -> the backbone's output, and the features of B frames."""
+        hidden, *levels = self._sight(pixels)
+        return hidden, self._frames(*levels)
+
+    def _see(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        hidden = self._backbone(pixels).last_hidden_state
+        return hidden, *self._levels(hidden)
+
+    def _levels(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         spatial = hidden.view(len(hidden), *self._grid, -1).permute(0, 3, 1, 2)
         fine, middle = (self._level(level, spatial) for level in (0, 1))
-        top = neck.fpn_layers[2](spatial)  # the last level is left out: nothing reads it
-        top = top.flatten(2).transpose(1, 2)
+        top = self._neck.fpn_layers[2](spatial)  # the last level is left out: nothing reads it
+        return fine, middle, top.flatten(2).transpose(1, 2)
+
+    def _frames(self, fine: Tensor, middle: Tensor, top: Tensor) -> list[FrameFeatures]:
         return [
             FrameFeatures(fine=fine[i : i + 1], middle=middle[i : i + 1], top=top[i : i + 1], position=self._position)
-            for i in range(len(hidden))
+            for i in range(len(top))
         ]
 
     def _level(self, level: int, spatial: Tensor) -> Tensor:

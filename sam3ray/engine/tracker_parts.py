@@ -1,0 +1,119 @@
+"""The tracker's modules as the engine calls them: once a frame for all objects, captured where there is a GPU.
+
+They hold nothing of a clip. On a GPU one set serves all clips of a model (`capture.kept`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import Sam3VideoModel
+
+from sam3ray.engine import packed_attention
+from sam3ray.engine.capture import Captured
+from sam3ray.engine.mask_head import HeadOutput, MaskHead, resize
+from sam3ray.engine.memory import Bank, ReadRules, Reads, Rules
+from sam3ray.engine.memory_attention import MemoryAttention
+from sam3ray.engine.packed_attention import Packed, PackedAttention
+from sam3ray.engine.vision import FrameFeatures, sine_positions
+
+
+class TrackerParts:
+    """Memory attention, mask decoder and memory encoder of a checkpoint.
+
+    Attributes:
+        packed: memory attention for objects of all ages at once; None where there is none.
+        multimask: whether masks compete when an object is tracked.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: Sam3VideoModel, rules: Rules, dtype: torch.dtype) -> None:
+        tracker = model.tracker_model
+        self.module = tracker
+        self.rules = rules
+        self.head = MaskHead(tracker)
+        self.attention = MemoryAttention(tracker, dtype)
+        self.multimask: bool = self.head.uses_multimask(0) and tracker.config.multimask_output_for_tracking
+        device = tracker.no_memory_embedding.device
+        possible = packed_attention.possible(device, dtype)
+        self.packed = PackedAttention(self.attention) if possible else None
+        grid = tracker.prompt_encoder.image_embedding_size
+        side = 4 * tracker.prompt_encoder.mask_input_size[0]
+        self._memory_size = (side, side)
+        encoding = model.tracker_neck.position_encoding
+        position = sine_positions(encoding, tracker.hidden_dim, grid, tracker.no_memory_embedding)
+        self._position = position.flatten(2).transpose(1, 2)
+        # The arguments from the fourth (of `_follow`), the second (of `_encode`) on have one row per object.
+        self._following = Captured("tracking", self._follow, rows=(3, 4, 5, 6))
+        self._remembering = Captured("the memory encoder", self._encode, rows=(1, 2))
+        self._remembering_hard = Captured("the memory encoder of prompts", self._encode, rows=(1, 2, 3))
+
+    def follow(
+        self, features: FrameFeatures, reads: Sequence[Reads], rules: ReadRules, memories: Bank, pointers: Bank
+    ) -> HeadOutput:
+        """Every object on a frame, by what it reads of its past."""
+        assert self.packed is not None
+        packed = self.packed.pack(reads, rules, memories, pointers)
+        return HeadOutput(
+            *self._following(
+                features.fine,
+                features.middle,
+                features.top,
+                packed.ages,
+                packed.offsets,
+                packed.starts,
+                packed.used,
+                fixed=(packed.cells, packed.tokens),
+            )
+        )
+
+    def _follow(
+        self,
+        fine: Tensor,
+        middle: Tensor,
+        top: Tensor,
+        ages: Tensor,
+        offsets: Tensor,
+        starts: Tensor,
+        used: Tensor,
+        cells: Tensor,
+        tokens: Tensor,
+    ) -> tuple[Tensor, ...]:
+        assert self.packed is not None
+        packed = Packed(cells, tokens, ages, offsets, starts, used)
+        images = self.packed(top, self._position, packed)
+        features = FrameFeatures(fine, middle, top, self._position)
+        output = self.head(images, features, multimask=self.multimask)
+        return output.masks, output.score_logits, output.iou_scores, output.pointers
+
+    def remember(
+        self, features: FrameFeatures, logits: Tensor, scores: Tensor, binarize: Tensor | None = None
+    ) -> Tensor:
+        """What later frames will know of objects with these masks (N, H, H) and scores (N,): (N, g*g, 64)."""
+        if binarize is None:
+            return self._remembering(features.top, logits, scores)[0]
+        return self._remembering_hard(features.top, logits, scores, binarize)[0]
+
+    def _encode(self, top: Tensor, logits: Tensor, scores: Tensor, binarize: Tensor | None = None) -> tuple[Tensor]:
+        logits = logits.unsqueeze(1)
+        size = self._memory_size
+        fits = tuple(logits.shape[-2:]) == size
+        if not fits and self.rules == "transformers":
+            logits = resize(logits, size, antialias=True)
+        masks = torch.sigmoid(logits)
+        if binarize is not None:
+            masks = torch.where(binarize[:, None, None, None], (logits > 0).to(masks.dtype), masks)
+        config, encoder = self.module.config, self.module.memory_encoder
+        masks = masks * config.sigmoid_scale_for_mem_enc + config.sigmoid_bias_for_mem_enc
+        if not fits and self.rules == "published":
+            masks = resize(masks, size, antialias=True)
+        image = self.attention.image(top)
+        encoded = encoder.feature_projection(image) + encoder.mask_downsampler(masks.to(self.attention.dtype))
+        encoded = encoder.projection(encoder.memory_fuser(encoded))
+        absent = self.module.occlusion_spatial_embedding_parameter
+        if absent is not None:
+            there = (scores > 0).to(encoded.dtype)[:, None, None, None]
+            encoded = encoded + (1 - there) * absent[..., None, None]
+        return (encoded.flatten(2).transpose(1, 2),)

@@ -1,0 +1,129 @@
+"""Objects of all ages in one batch see what they see in batches of their age."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import tiny_model
+
+from sam3ray.engine import capture, packed_attention
+from sam3ray.engine.memory import ObjectMemory
+from sam3ray.engine.tracker import Tracker
+
+LENGTH = 24
+
+
+def one_by_one(q, k, v, most_q, most_k, ends, used, scale):
+    """What FlashAttention computes for sequences of unequal length, in torch's own words."""
+    out = torch.empty_like(q)
+    for i, (begin, count) in enumerate(zip(ends.tolist(), used.tolist(), strict=False)):
+        asks = q[i * most_q : (i + 1) * most_q].transpose(0, 1)
+        keys, values = (each[begin : begin + count].transpose(0, 1) for each in (k, v))
+        out[i * most_q : (i + 1) * most_q] = F.scaled_dot_product_attention(asks, keys, values, scale=scale).transpose(
+            0, 1
+        )
+    return out
+
+
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_attention, "possible", lambda device, dtype: True)
+    monkeypatch.setattr(packed_attention, "attend", one_by_one)
+
+
+def follow(rules: str, object_batch: int) -> list[tuple[torch.Tensor, ...]]:
+    """Four objects of different ages, two of them reconditioned on the way."""
+    tracker = Tracker(tiny_model(1, 6.0), rules, object_batch)
+    torch.manual_seed(3)
+    width = tracker.module.config.vision_config.backbone_config.hidden_size
+    size = tracker.memory_mask_size
+    grid = tracker.module.prompt_encoder.image_embedding_size
+    memories: list[ObjectMemory] = []
+    seen = []
+    for t in range(LENGTH):
+        features = tracker.features(torch.randn(1, grid[0] * grid[1], width))[0]
+        if memories:
+            tracked = tracker.track(features, t, memories)
+            seen.append((tracked.masks, tracked.score_logits, tracked.iou_scores))
+            if t in (9, 16):
+                masks = torch.zeros(2, size, size, dtype=torch.bool)
+                masks[:, 40:140, 60:160] = True
+                tracker.recondition(features, t, memories[:2], masks if rules == "published" else None)
+            tracker.encode_memory(features, t, memories, tracker.upsample(tracked.masks), tracked.score_logits)
+        if t in (0, 1, 7, 12):
+            born = ObjectMemory()
+            mask = torch.zeros(1, size, size, dtype=torch.bool)
+            mask[:, 10 * t : 10 * t + 90, 30:150] = True
+            tracker.add_masks(features, t, [born], mask)
+            memories.append(born)
+        tracker.prune(t, memories)
+    assert sum(int((scores > 0).sum()) for _, scores, _ in seen) > LENGTH
+    return seen
+
+
+@pytest.mark.parametrize("object_batch", [64, 3])
+@pytest.mark.parametrize("rules", ["published", "transformers"])
+def test_objects_of_all_ages_share_a_batch(packed, monkeypatch, rules, object_batch):
+    together = follow(rules, object_batch)
+    monkeypatch.undo()
+    apart = follow(rules, object_batch)
+    assert len(together) == len(apart) == LENGTH - 1
+    for mine, theirs in zip(together, apart, strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            assert a.shape == b.shape
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-4)
+
+
+def recorded(run, device):
+    """A capture without a card: the same buffers are filled again by running again."""
+    outputs = run()
+
+    def replay():
+        for out, fresh in zip(outputs, run(), strict=True):
+            out.copy_(fresh)
+
+    return replay, outputs
+
+
+def test_what_is_replayed_is_what_would_have_run(packed, monkeypatch):
+    """Objects come, so that sizes change; results are kept while later frames are worked on."""
+    as_it_is = follow("published", 64)
+    replays = []
+
+    def record(run, device):
+        replay, outputs = recorded(run, device)
+        return lambda: (replays.append(1), replay()), outputs
+
+    monkeypatch.setattr(capture, "record", record)
+    monkeypatch.setattr(capture, "ready", lambda device: True)
+    replayed = follow("published", 64)
+    assert len(replays) > LENGTH
+    for mine, theirs in zip(replayed, as_it_is, strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-4)
+
+
+def test_a_capture_that_fails_is_told_once_and_the_work_goes_on(monkeypatch, caplog):
+    def refuse(run, device):
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(capture, "record", refuse)
+    monkeypatch.setattr(capture, "ready", lambda device: True)
+    double = capture.Captured("doubling", lambda x: (2 * x,), rows=(0,))
+    for count in (3, 3, 3, 2, 3):
+        given = torch.arange(float(count))
+        assert torch.equal(double(given)[0], 2 * given)
+    assert [record.getMessage() for record in caplog.records] == [
+        "doubling is not captured for [(3,)]: operation not permitted when stream is capturing"
+    ]
+
+
+def test_turning_is_a_complex_product():
+    torch.manual_seed(0)
+    tokens, angle = torch.randn(2, 5, 1, 8), torch.rand(5, 1, 4)
+    expected = torch.view_as_complex(tokens.unflatten(-1, (-1, 2))) * torch.polar(torch.ones_like(angle), angle)
+    halves = tokens.to(torch.bfloat16)
+    packed_attention.turn_halves(halves[..., ::2], halves[..., 1::2], angle.cos(), angle.sin())
+    got = torch.view_as_complex(halves.float().unflatten(-1, (-1, 2)))
+    assert (got - expected).abs().max() < 3 * 2**-8 * expected.abs().max()
