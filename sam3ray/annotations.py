@@ -312,7 +312,9 @@ def read_file_metadata(metadata: pq.FileMetaData) -> dict[str, Any]:
     return values
 
 
-def read_annotations(output: str, storage_options: Mapping[str, Any] | None = None) -> pyarrow.dataset.Dataset:
+def read_annotations(
+    output: str, storage_options: Mapping[str, Any] | None = None, *, revision: int | str | None = None
+) -> pyarrow.dataset.Dataset:
     """The annotations of a run as a pyarrow dataset, lazily: `.to_table(filter=..., columns=...)`, `.to_batches()`.
 
     Lists the folder once and opens no file before data are asked for. A compacted run is read from its merged files.
@@ -321,14 +323,29 @@ def read_annotations(output: str, storage_options: Mapping[str, Any] | None = No
     Args:
         output: the run's output folder, on any fsspec storage.
         storage_options: fsspec options.
+        revision: None is what the model found; "latest" or a number also applies the corrections up to there, for
+            which touched clips are resolved into local files now.
 
     Raises:
-        UserError: there is neither a run nor a folder of annotations.
+        UserError: there is neither a run nor a folder of annotations; no such revision; or the log of corrections is
+            damaged.
         JobStopped, ClipError: the store refuses, or is out of reach.
     """
+    if revision is not None:
+        from sam3ray.revisions import read_revision
+
+        return read_revision(output, revision, storage_options)
     from sam3ray.store.reading import annotations_dataset
 
     return annotations_dataset(output, storage_options)
+
+
+def frames_of(table: pa.Table) -> list[FrameAnnotations]:
+    """Rows of one clip as frames, ascending; frames without objects are not among them."""
+    frames: dict[int, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        frames.setdefault(row["frame_index"], []).append(row)
+    return [FrameAnnotations.of_rows(frames[index]) for index in sorted(frames)]
 
 
 def decode_mask(row: Mapping[str, Any]) -> np.ndarray:

@@ -8,9 +8,7 @@ from functools import partial
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
-from sam3ray.annotations import FrameAnnotations
+from sam3ray.annotations import FrameAnnotations, frames_of
 from sam3ray.failures import UserError
 from sam3ray.redact import redact
 
@@ -121,15 +119,7 @@ def _compare_stored(
 def _stored(run: RunStore, clip_id: str) -> tuple[dict[str, Any], dict[int, FrameAnnotations]]:
     """What a clip's file says of the clip, and its frames."""
     facts = run.read_clip_metadata(clip_id).get("clip", {})
-    return facts, {frame.frame_index: frame for frame in to_frames(run.read_clip(clip_id))}
-
-
-def to_frames(table: pa.Table) -> list[FrameAnnotations]:
-    """Rows of the annotation schema, of one clip, as frames; frames without objects are not among them."""
-    frames: dict[int, list[dict[str, Any]]] = {}
-    for row in table.to_pylist():
-        frames.setdefault(row["frame_index"], []).append(row)
-    return [FrameAnnotations.of_rows(frames[t]) for t in sorted(frames)]
+    return facts, {frame.frame_index: frame for frame in frames_of(run.read_clip(clip_id))}
 
 
 def _compare_clip(

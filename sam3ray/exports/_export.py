@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam3ray.annotations import FrameAnnotations
+from sam3ray.annotations import frames_of
 from sam3ray.config import VideoConfig
 from sam3ray.exports._folder import SIDECARS, Folder
 from sam3ray.exports._formats import Format, format_of
@@ -31,7 +31,6 @@ from sam3ray.store.storage import Storage
 
 if TYPE_CHECKING:
     import numpy as np
-    import pyarrow as pa
 
     from sam3ray.manifest import Clip
 
@@ -267,14 +266,6 @@ def read_labels(store: RunStore, clip: Clip, number: int, categories: Mapping[st
         asked=tuple(_asked(clip, choice)),
         categories=categories,
     )
-
-
-def frames_of(table: pa.Table) -> list[FrameAnnotations]:
-    """Rows of the annotation schema, of one clip, as frames; frames without objects are not among them."""
-    frames: dict[int, list[dict[str, Any]]] = {}
-    for row in table.to_pylist():
-        frames.setdefault(row["frame_index"], []).append(row)
-    return [FrameAnnotations.of_rows(frames[index]) for index in sorted(frames)]
 
 
 def _sidecar(labels: ClipLabels, lost: Losses) -> dict[str, Any]:

@@ -1,0 +1,331 @@
+"""The log of corrections beside a run: `edits/<8-digit number>.json`, one sequence a run, created if absent.
+
+Crash contract: masks go first, to `edits/data/<uuid>/<clip_id>.parquet`; the entry that names them, with their digest,
+is created last and whole. A writer that dies before leaves masks that nothing names and nobody reads. No entry is ever
+replaced or deleted: an undo is an entry, too.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import io
+import json
+import re
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from sam3ray.annotations import AnnotationWriter, FrameAnnotations, frames_of
+from sam3ray.failures import UserError
+from sam3ray.jsontext import parse_json
+from sam3ray.revisions._apply import ClipRows
+from sam3ray.revisions._operations import (
+    WITH_DATA,
+    Add,
+    ClipOperation,
+    EditConflict,
+    EditRefused,
+    ReplaceMask,
+    Revert,
+    from_json,
+    overlaps,
+    to_json,
+)
+from sam3ray.store import RunStore, layout
+
+EDITS = "edits"
+_NAME = re.compile(r"([0-9]{8})\.json", re.ASCII)
+_UUID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_TRIES = 100  # of a writer that keeps losing races
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One revision.
+
+    Attributes:
+        number: from 1. Revision n of a run is what entries 1 to n make of it.
+        parent: the revision that its author saw.
+        time: Unix seconds.
+        tool: what wrote it: "import labelme", "page", "python".
+        attempts: touched clip -> the `attempt_id` of its annotation file.
+    """
+
+    number: int
+    parent: int
+    author: str
+    time: float
+    tool: str
+    attempts: Mapping[str, str]
+    operations: tuple[ClipOperation | Revert, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "parent": self.parent,
+            "author": self.author,
+            "time": self.time,
+            "tool": self.tool,
+            "attempts": dict(self.attempts),
+            "operations": [to_json(operation) for operation in self.operations],
+        }
+
+
+class Edits:
+    """The corrections of one run."""
+
+    def __init__(self, store: RunStore) -> None:
+        self.store = store
+        self._entries: dict[int, Entry] = {}
+        self._data: dict[str, list[FrameAnnotations]] = {}
+
+    # Reading
+
+    def latest(self) -> int:
+        """The newest revision; 0 where nothing has been corrected. One listing."""
+        names = self.store.storage.names(EDITS)
+        return max((int(found[1]) for name in names if (found := _NAME.fullmatch(name))), default=0)
+
+    def number_of(self, revision: int | str | None) -> int:
+        """What `None`, "latest" or a number means.
+
+        Raises:
+            UserError: there is no such revision.
+        """
+        if revision is None:
+            return 0
+        latest = self.latest()
+        if revision == "latest":
+            return latest
+        if not isinstance(revision, int) or not 0 <= revision <= latest:
+            raise UserError(f"revision {revision!r}: allowed: latest, or 0 to {latest}")
+        return revision
+
+    def entry(self, number: int) -> Entry:
+        """Raises UserError where it is missing or damaged."""
+        if number not in self._entries:
+            path = entry_path(number)
+            data = self.store.storage.read(path)
+            where = self.store.storage.shown(path)
+            if data is None:
+                raise UserError(f"{where} is missing: the log of corrections has a gap")
+            self._entries[number] = _parse(number, data, where)
+        return self._entries[number]
+
+    def entries(self, revision: int) -> list[Entry]:
+        return [self.entry(number) for number in range(1, revision + 1)]
+
+    def operations(self, revision: int) -> dict[str, list[ClipOperation]]:
+        """Clip -> its operations in order, those that were undone left out."""
+        entries = self.entries(revision)
+        undone: set[int] = set()
+        for entry in reversed(entries):  # an undo that was undone itself does not count
+            if entry.number not in undone:
+                undone |= {n for each in entry.operations if isinstance(each, Revert) for n in each.entries}
+        found: dict[str, list[ClipOperation]] = {}
+        for entry in entries:
+            if entry.number not in undone:
+                for each in entry.operations:
+                    if not isinstance(each, Revert):
+                        found.setdefault(each.clip, []).append(each)
+        return found
+
+    def clip(self, clip_id: str, operations: Sequence[ClipOperation]) -> list[FrameAnnotations]:
+        """A clip's frames after these operations; frames without objects left out.
+
+        Raises:
+            EditRefused: one does not fit.
+            FileNotFoundError: the clip is not done.
+        """
+        rows = ClipRows(frames_of(self.store.read_clip(clip_id)))
+        for operation in operations:
+            rows.apply(operation, self.load)
+        return rows.frames()
+
+    def load(self, operation: Add | ReplaceMask) -> list[FrameAnnotations]:
+        """The masks that an operation names, their digest checked."""
+        key = operation.sha256
+        if key not in self._data:
+            path = data_path(operation.data, operation.clip)
+            data = self.store.storage.read(path)
+            where = self.store.storage.shown(path)
+            if data is None:
+                raise UserError(f"{where} is missing: a correction names it")
+            if hashlib.sha256(data).hexdigest() != key:
+                raise UserError(f"{where} has another digest than the correction that names it: it was changed")
+            self._data[key] = frames_of(pq.read_table(io.BytesIO(data)))
+        return self._data[key]
+
+    # Writing
+
+    def append(
+        self,
+        operations: Sequence[ClipOperation | Revert],
+        *,
+        tool: str = "python",
+        author: str | None = None,
+        parent: int | None = None,
+    ) -> int:
+        """Adds one entry, and returns its number: the new revision.
+
+        If somebody else has added entries since `parent`, ours goes on top of them where they touch other clips, other
+        objects or other frames.
+
+        Args:
+            parent: the revision that the author saw; None is the latest.
+
+        Raises:
+            EditConflict: somebody else touched the same object on the same frame.
+            EditRefused: an operation does not fit.
+        """
+        if not operations:
+            raise EditRefused("there is nothing to change")
+        base = self.latest() if parent is None else self.number_of(parent)
+        clips = sorted({each.clip for each in operations if not isinstance(each, Revert)})
+        entry = Entry(
+            0,
+            base,
+            author or _user(),
+            round(time.time(), 3),
+            tool,
+            {clip_id: self._attempt(clip_id) for clip_id in clips},
+            tuple(operations),
+        )
+        top = base
+        for _ in range(_TRIES):
+            latest = self.latest()
+            while top < latest:
+                top += 1
+                self._check_against(self.entry(top), entry)
+            self._check_fits(top, entry)
+            data = json.dumps(entry.as_json(), ensure_ascii=False, indent=1).encode() + b"\n"
+            if self.store.storage.create_bytes(data, entry_path(top + 1)):
+                self._entries[top + 1] = replace(entry, number=top + 1)
+                return top + 1
+        raise EditConflict(f"{_TRIES} others were faster each time: try again")
+
+    def undo(self, *entries: int, **about: Any) -> int:
+        """Adds an entry that takes these back."""
+        return self.append([Revert(tuple(entries))], **about)
+
+    def put_data(self, clip_id: str, frames: Sequence[FrameAnnotations]) -> tuple[str, str]:
+        """Stores masks for an `Add` or a `ReplaceMask`; returns its `data` and `sha256`."""
+        name = uuid.uuid4().hex
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "data.parquet"
+            with AnnotationWriter(path, clip_id, {}) as writer:
+                for frame in frames:
+                    writer.write(frame)
+                writer.finish()
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            self.store.storage.create(str(path), data_path(name, clip_id))
+        return name, digest
+
+    def _attempt(self, clip_id: str) -> str:
+        try:
+            about = self.store.read_clip_metadata(layout.check_clip_id(clip_id))
+        except FileNotFoundError:
+            raise EditRefused(f"clip {clip_id} is not done: there is nothing to correct") from None
+        except ValueError as error:
+            raise EditRefused(str(error)) from None
+        return str(about.get("clip", {}).get("attempt_id", ""))
+
+    def _check_against(self, theirs: Entry, ours: Entry) -> None:
+        for one in theirs.operations:
+            for two in ours.operations:
+                if isinstance(one, Revert) or isinstance(two, Revert):
+                    clash = _revert_clashes(self, one, two)
+                else:
+                    clash = overlaps(one, two)
+                if clash:
+                    what = "took back a change" if isinstance(one, Revert) else f"changed clip {one.clip} ({one.op})"
+                    raise EditConflict(
+                        f"{theirs.author} {what} in revision {theirs.number} meanwhile, and this change touches "
+                        "the same object on the same frames: look at it and decide again. Nothing was written"
+                    )
+
+    def _check_fits(self, revision: int, entry: Entry) -> None:
+        """That the clips touched can be resolved with the entry on top."""
+        before = self.operations(revision)
+        undone = {n for each in entry.operations if isinstance(each, Revert) for n in each.entries}
+        if undone:
+            missing = [n for n in sorted(undone) if not 1 <= n <= revision]
+            if missing:
+                raise EditRefused(f"there is no revision {missing[0]} to take back; allowed: 1 to {revision}")
+            self._entries[revision + 1] = replace(entry, number=revision + 1)
+            try:
+                after = self.operations(revision + 1)
+            finally:
+                del self._entries[revision + 1]
+        else:
+            after = {clip: list(operations) for clip, operations in before.items()}
+            for each in entry.operations:
+                assert not isinstance(each, Revert)
+                after.setdefault(each.clip, []).append(each)
+        for clip_id in sorted(before.keys() | after.keys()):
+            if before.get(clip_id) != after.get(clip_id):
+                self.clip(clip_id, after.get(clip_id, []))
+
+
+def _revert_clashes(edits: Edits, one: ClipOperation | Revert, two: ClipOperation | Revert) -> bool:
+    """Whether an undo and another operation touch the same: an undo touches what the entries that it undoes do."""
+
+    def spread(each: ClipOperation | Revert) -> list[ClipOperation]:
+        if not isinstance(each, Revert):
+            return [each]
+        return [inner for n in each.entries for op in edits.entry(n).operations for inner in spread(op)]
+
+    return any(overlaps(a, b) for a in spread(one) for b in spread(two))
+
+
+def entry_path(number: int) -> str:
+    return f"{EDITS}/{number:08d}.json"
+
+
+def data_path(name: str, clip_id: str) -> str:
+    """Raises ValueError for a name that is not one of ours: nothing that a log says becomes a path unchecked."""
+    if not _UUID.fullmatch(name):
+        raise ValueError(f"data is {name!r}; allowed: 32 hexadecimal digits")
+    return f"{EDITS}/data/{name}/{layout.check_clip_id(clip_id)}.parquet"
+
+
+def _parse(number: int, data: bytes, where: str) -> Entry:
+    try:
+        value = parse_json(data)
+        if not isinstance(value, dict):
+            raise ValueError("it is no mapping")
+        operations = tuple(from_json(each) for each in value["operations"])
+        for each in operations:
+            if isinstance(each, WITH_DATA):
+                data_path(each.data, each.clip)
+        parent = value["parent"]
+        if type(parent) is not int or not 0 <= parent < number:
+            raise ValueError(f"its parent is {parent!r}; allowed: 0 to {number - 1}")
+        for each in operations:
+            if isinstance(each, Revert) and max(each.entries) >= number:
+                raise ValueError("it takes back a revision that came after it")
+        return Entry(
+            number,
+            parent,
+            str(value.get("author", "")),
+            float(value.get("time", 0)),
+            str(value.get("tool", "")),
+            {str(k): str(v) for k, v in dict(value.get("attempts", {})).items()},
+            operations,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{where} is damaged: {problem}") from None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"

@@ -1,0 +1,238 @@
+"""What a correction is: operations on the objects of one clip, as values that survive JSON.
+
+`frames` is (first, last), both inclusive, indices in the source video; None is all frames. Object ids are those that
+the operations before leave. Every operation says in `touched` which (object, frames) it reads or changes: two authors
+whose operations touch nothing in common do not conflict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
+
+from sam3ray.failures import UserError
+
+Span = tuple[int, int]
+EVERYWHERE: Span = (0, 2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Of one clip.
+
+    Attributes:
+        clip: its id.
+    """
+
+    op: ClassVar[str]
+    clip: str
+
+    def touched(self) -> list[tuple[int, Span]]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Rename(Operation):
+    """Another label for an object."""
+
+    op: ClassVar[str] = "rename"
+    object: int
+    label: str
+    frames: Span | None = None
+
+    def touched(self) -> list[tuple[int, Span]]:
+        return [(self.object, self.frames or EVERYWHERE)]
+
+
+@dataclass(frozen=True)
+class SetId(Operation):
+    """Another id for an object. Where the new id is taken on a frame, `overwrite` decides: refuse, or replace."""
+
+    op: ClassVar[str] = "set_id"
+    object: int
+    to: int
+    frames: Span | None = None
+    overwrite: bool = False
+
+    def touched(self) -> list[tuple[int, Span]]:
+        span = self.frames or EVERYWHERE
+        return [(self.object, span), (self.to, span)]
+
+
+@dataclass(frozen=True)
+class Swap(Operation):
+    """Two objects change their ids with each other."""
+
+    op: ClassVar[str] = "swap"
+    object: int
+    other: int
+    frames: Span | None = None
+
+    def touched(self) -> list[tuple[int, Span]]:
+        span = self.frames or EVERYWHERE
+        return [(self.object, span), (self.other, span)]
+
+
+@dataclass(frozen=True)
+class Merge(Operation):
+    """One object takes in another: on frames that have both, the union of the masks and the higher scores."""
+
+    op: ClassVar[str] = "merge"
+    object: int
+    other: int
+    frames: Span | None = None
+
+    def touched(self) -> list[tuple[int, Span]]:
+        span = self.frames or EVERYWHERE
+        return [(self.object, span), (self.other, span)]
+
+
+@dataclass(frozen=True)
+class Split(Operation):
+    """From a frame on an object is another one; the part before keeps its id."""
+
+    op: ClassVar[str] = "split"
+    object: int
+    frame: int
+    to: int
+
+    def touched(self) -> list[tuple[int, Span]]:
+        span = (self.frame, EVERYWHERE[1])
+        return [(self.object, span), (self.to, span)]
+
+
+@dataclass(frozen=True)
+class Delete(Operation):
+    """The object is gone from these frames."""
+
+    op: ClassVar[str] = "delete"
+    object: int
+    frames: Span | None = None
+
+    def touched(self) -> list[tuple[int, Span]]:
+        return [(self.object, self.frames or EVERYWHERE)]
+
+
+@dataclass(frozen=True)
+class Add(Operation):
+    """A new object, whose rows lie in `edits/data/<data>/<clip>.parquet`, a file of this digest."""
+
+    op: ClassVar[str] = "add"
+    object: int
+    data: str
+    sha256: str
+
+    def touched(self) -> list[tuple[int, Span]]:
+        return [(self.object, EVERYWHERE)]
+
+
+@dataclass(frozen=True)
+class ReplaceMask(Operation):
+    """Other masks for an object on the frames for which the data have rows of it, whether or not it was there."""
+
+    op: ClassVar[str] = "replace_mask"
+    object: int
+    frames: Span
+    data: str
+    sha256: str
+
+    def touched(self) -> list[tuple[int, Span]]:
+        return [(self.object, self.frames)]
+
+
+@dataclass(frozen=True)
+class Accept(Operation):
+    """Somebody has looked at the clip and found it right. Changes no row."""
+
+    op: ClassVar[str] = "accept"
+
+    def touched(self) -> list[tuple[int, Span]]:
+        return []
+
+
+@dataclass(frozen=True)
+class Revert:
+    """Entries of the log that count no longer. Of the run, not of a clip."""
+
+    entries: tuple[int, ...]
+    op: ClassVar[str] = "revert"
+
+
+ClipOperation = Rename | SetId | Swap | Merge | Split | Delete | Add | ReplaceMask | Accept
+_KINDS = {kind.op: kind for kind in (Rename, SetId, Swap, Merge, Split, Delete, Add, ReplaceMask, Accept)}
+WITH_DATA = (Add, ReplaceMask)
+
+
+def overlaps(one: Operation, two: Operation) -> bool:
+    """Whether two operations touch the same object on the same frame."""
+    if one.clip != two.clip:
+        return False
+    return any(a == b and s[0] <= t[1] and t[0] <= s[1] for a, s in one.touched() for b, t in two.touched())
+
+
+def to_json(operation: ClipOperation | Revert) -> dict[str, Any]:
+    values = {key: value for key, value in asdict(operation).items() if value is not None}
+    return {"op": operation.op, **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}}
+
+
+def from_json(value: Any) -> ClipOperation | Revert:
+    """Raises ValueError, with a sentence, for anything but an operation."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"an operation must be a mapping, got {type(value).__name__}")
+    op = value.get("op")
+    if op == Revert.op:
+        entries = value.get("entries")
+        if not isinstance(entries, list) or not entries or not all(type(n) is int and n > 0 for n in entries):
+            raise ValueError(f"revert: entries must be numbers from 1, got {entries!r}")
+        return Revert(tuple(entries))
+    kind = _KINDS.get(op) if isinstance(op, str) else None
+    if kind is None:
+        raise ValueError(f"op is {op!r}; allowed: {', '.join([*_KINDS, Revert.op])}")
+    names = {each.name for each in fields(kind)}
+    unknown = set(value) - names - {"op"}
+    if unknown:
+        raise ValueError(f"{op} has the unknown key {min(unknown)!r}; allowed: {', '.join(sorted(names))}")
+    arguments = {key: value[key] for key in names if key in value}
+    if isinstance(arguments.get("frames"), list):
+        arguments["frames"] = tuple(arguments["frames"])
+    try:
+        made: ClipOperation = kind(**arguments)
+    except TypeError:
+        needed = sorted(each.name for each in fields(kind) if each.name not in arguments)
+        raise ValueError(f"{op} lacks {', '.join(needed)}") from None
+    check(made)
+    return made
+
+
+def check(operation: ClipOperation) -> None:
+    """Raises ValueError for values that no clip can have."""
+    what = operation.op
+    if not isinstance(operation.clip, str):
+        raise ValueError(f"{what}: clip must be an id, got {operation.clip!r}")
+    for name in ("object", "other", "to"):
+        value = getattr(operation, name, 1)
+        if type(value) is not int or not 1 <= value <= EVERYWHERE[1]:
+            raise ValueError(f"{what}: {name} is {value!r}; allowed: object ids from 1")
+    span = getattr(operation, "frames", None)
+    if span is not None and not (len(span) == 2 and all(type(n) is int for n in span) and 0 <= span[0] <= span[1]):
+        raise ValueError(f"{what}: frames is {span!r}; allowed: first and last frame, from 0")
+    frame = getattr(operation, "frame", 0)
+    if type(frame) is not int or frame < 0:
+        raise ValueError(f"{what}: frame is {frame!r}; allowed: 0 and above")
+    label = getattr(operation, "label", "x")
+    if not isinstance(label, str) or not label.strip() or len(label) > 200:
+        raise ValueError(f"{what}: label is {label!r}; allowed: 1 to 200 characters")
+    pairs = {"set_id": ("object", "to"), "swap": ("object", "other"), "merge": ("object", "other")}
+    if what in pairs:
+        a, b = (getattr(operation, name) for name in pairs[what])
+        if a == b:
+            raise ValueError(f"{what}: both ids are {a}; allowed: two different ones")
+
+
+class EditConflict(UserError):
+    """Somebody else has changed the same object on the same frame. Nothing was written."""
+
+
+class EditRefused(UserError):
+    """An operation does not fit the rows that it is for. Nothing was written."""
