@@ -69,7 +69,19 @@ def _exists(path: Path | None) -> bool:
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("size", "device", "dtype", "compile", "threads", "rules", "repeats", "height", "width", "skip_tutorial")
+    names = (
+        "size",
+        "device",
+        "dtype",
+        "compile",
+        "eager",
+        "threads",
+        "rules",
+        "repeats",
+        "height",
+        "width",
+        "skip_tutorial",
+    )
     return {name: getattr(options, name) for name in names}
 
 
@@ -77,7 +89,7 @@ def measure_row(objects: int, frames: int, options: argparse.Namespace, folder: 
     sys.path.insert(0, str(HERE))
     from scene import write_clip
 
-    common = {name: getattr(options, name) for name in ("size", "device", "dtype", "compile", "threads")}
+    common = {name: getattr(options, name) for name in ("size", "device", "dtype", "compile", "eager", "threads")}
     floor = run(common | {"way": "floor", "objects": objects, "repeats": options.floor_repeats})["floor"]
     clip = folder / f"{objects}-{frames}.mp4"
     write_clip(clip, frames, objects, options.height, options.width)
@@ -156,6 +168,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--compile", action="store_true", help="torch.compile the vision backbone, in both ways")
+    parser.add_argument("--eager", action="store_true", help="on a GPU: launch everything, capture nothing")
     parser.add_argument("--rules", choices=["published", "transformers"], default="published")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=1)

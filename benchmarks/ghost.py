@@ -283,7 +283,7 @@ def run(objects: int, device: str = "cuda", warm: int = 24, **tracking: Any) -> 
             assert shown.result.masks.device == torch.zeros(0, device=ghost.device).device
         weights = [*model.parameters(), *model.buffers()]
         before = Event.waits
-        attention = {torch.ops.torch_attn._varlen_attn: attention_flops}
+        attention = {torch.ops.aten._flash_attention_forward: attention_flops}
         with Counts() as counts, FlopCounterMode(display=False, custom_mapping=attention) as flops:
             ghost.counts = counts
             held = counts.know(iter(weights))

@@ -25,6 +25,7 @@ from scene import FindsDiscs, Scene, follow_discs, patch_transformers
 
 from sam3ray.annotations import FrameAnnotations
 from sam3ray.config import TrackingConfig
+from sam3ray.engine import capture
 from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.detector import Detector
 from sam3ray.engine.text import TextEngine
@@ -169,6 +170,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     if job["way"] == "tutorial":
         results = tutorial(checkpoint, job["clip"], scene)
     else:
+        capture._enabled = not job.get("eager", False)
         results = ours(checkpoint, job["clip"], scene, job["tracking"])
     counts, at, resident = [], [time.perf_counter()], []
     processor_start = time.process_time()

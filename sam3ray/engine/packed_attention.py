@@ -11,33 +11,55 @@ Rotary positions are applied to halves of the channels, which a permutation of t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sam3ray.engine.capture import size_for
 from sam3ray.engine.memory import Bank, ReadRules, Reads
 from sam3ray.engine.memory_attention import MemoryAttention, add, turn_halves
 from sam3ray.engine.transfer import to_device
 
+_log = logging.getLogger(__name__)
+
 SLOTS = (1, 2, 4, 7, 8, 10)  # memories of an object are padded to one of these; more only where a rule reads more
 POINTERS = 4  # their number is padded to a multiple of this
 
 
-def possible(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether attention over unequal lengths is there: half precision on a GPU of compute capability 8 or later."""
+def possible(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether attention over unequal lengths is there for heads of this width: half precision, on a recent GPU."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
+    return _works(device, dtype, width)
+
+
+@lru_cache(maxsize=8)
+def _works(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Tried once, against attention to each sequence alone: what a GPU and a torch can do, no version tells."""
+    numbers = torch.Generator(device).manual_seed(0)
+    q, k, v = (torch.randn(2 * 128, 1, width, device=device, dtype=dtype, generator=numbers) for _ in range(3))
+    ends = torch.tensor([28, 128, 256], dtype=torch.int32, device=device)  # the first has a gap before it
+    used = torch.tensor([100, 60], dtype=torch.int32, device=device)
     try:
-        from torch.nn.attention.varlen import varlen_attn  # noqa: F401
-    except ImportError:
+        together = attend(q, k, v, 128, 128, ends, used, width**-0.5)
+    except (RuntimeError, TypeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        _log.warning("Objects of unequal age do not share a batch on %s: %s", device, reason)
         return False
-    return torch.cuda.get_device_capability(device)[0] >= 8
+    for i, (begin, count) in enumerate(((28, 100), (128, 60))):
+        rows = slice(128 * i, 128 * (i + 1))
+        asks, keys, values = (t.transpose(0, 1) for t in (q[rows], k[begin : begin + count], v[begin : begin + count]))
+        alone = F.scaled_dot_product_attention(asks, keys, values).transpose(0, 1)
+        if not torch.allclose(together[rows], alone, atol=0.02):
+            _log.warning("Objects of unequal age do not share a batch on %s: other numbers come out", device)
+            return False
+    return True
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,13 +225,11 @@ def attend(
         ends: (n+1,) int32: keys of sequence i begin at ends[i].
         used: (n,) int32: and are so many.
     """
-    from torch.nn.attention.varlen import varlen_attn
-
-    n = len(used)
-    asks = torch.arange(n + 1, device=q.device, dtype=torch.int32) * most_q
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-        out = varlen_attn(q, k, v, asks, ends, most_q, most_k, scale=scale, seqused_k=used)
-    assert isinstance(out, Tensor)
+    asks = torch.arange(len(used) + 1, device=q.device, dtype=torch.int32) * most_q
+    # What `torch.nn.attention.varlen` calls, which takes `seqused_k` only in later releases of torch.
+    out: Tensor = torch.ops.aten._flash_attention_forward(
+        q, k, v, asks, ends, most_q, most_k, 0.0, False, False, scale=scale, seqused_k=used
+    )[0]
     return out
 
 

@@ -37,7 +37,8 @@ class TrackerParts:
         self.attention = MemoryAttention(tracker, dtype)
         self.multimask: bool = self.head.uses_multimask(0) and tracker.config.multimask_output_for_tracking
         device = tracker.no_memory_embedding.device
-        possible = packed_attention.possible(device, dtype)
+        width = tracker.memory_attention.layers[0].cross_attn_image.head_dim
+        possible = packed_attention.possible(device, dtype, width)
         self.packed = PackedAttention(self.attention) if possible else None
         grid = tracker.prompt_encoder.image_embedding_size
         side = 4 * tracker.prompt_encoder.mask_input_size[0]

@@ -28,7 +28,7 @@ def one_by_one(q, k, v, most_q, most_k, ends, used, scale):
 
 @pytest.fixture
 def packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_attention, "possible", lambda device, dtype: True)
+    monkeypatch.setattr(packed_attention, "possible", lambda device, dtype, width: True)
     monkeypatch.setattr(packed_attention, "attend", one_by_one)
 
 
