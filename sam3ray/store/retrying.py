@@ -42,7 +42,7 @@ def retrying(policy: RetryPolicy, what: str, where: str, call: Callable[[], T]) 
         FileExistsError: passed on; what it means is the caller's to say.
         FileNotFoundError: passed on; a missing file is often an answer.
         JobStopped: storage refuses, and will go on refusing.
-        ClipError: reason `storage`: still failing after all tries.
+        ClipError: reason `storage`: still failing after all tries, or the credentials of this process will not do.
     """
     began = time.monotonic()
     for failed in range(1, policy.tries + 1):

@@ -10,14 +10,23 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from sam3ray.store_errors import asked_again
+
 TOKEN = "sam3raytoken"
 
 
 def head(fs: Any, path: str) -> Mapping[str, Any]:
     """One HEAD: "ContentLength", "LastModified", "Metadata". Raises FileNotFoundError."""
     bucket, key, _ = fs.split_path(path)
-    found: Mapping[str, Any] = fs.call_s3("head_object", Bucket=bucket, Key=key)
-    return found
+    try:
+        found: Mapping[str, Any] = fs.call_s3("head_object", Bucket=bucket, Key=key)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is raised, with the store's reason
+        fuller = asked_again(error, fs, path)
+    else:
+        return found
+    raise fuller  # out here, so that it keeps the cause that it came with
 
 
 def get(fs: Any, path: str, start: int | None = None, end: int | None = None) -> bytes:

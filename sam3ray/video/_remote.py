@@ -22,6 +22,7 @@ from sam3ray.failures import ClipError, Reason
 from sam3ray.files import WEB, is_local, kind_of_storage, open_filesystem
 from sam3ray.protocols import protocol_problem
 from sam3ray.redact import MASK, redact
+from sam3ray.store_errors import Kind, asked_again, explain
 from sam3ray.video._folder import sort_frames
 
 _CHUNK = 8 * 2**20
@@ -94,6 +95,10 @@ def naming_store_errors(uri: str) -> Iterator[None]:
 def _classify(error: Exception) -> tuple[Reason, str]:
     if clause := _refusal(error):
         return clause
+    found = explain(error)
+    if found.code and found.kind in _OF_STORE:  # the store itself has said what is wrong
+        reason, phrase = _OF_STORE[found.kind]
+        return reason, f"{phrase}: {found}"
     status = _http_status(error)
     # fsspec's HTTP says "not found" for every failure, also where no server answered.
     unreachable = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
@@ -106,7 +111,16 @@ def _classify(error: Exception) -> tuple[Reason, str]:
     if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
         return Reason.STORAGE, "the store did not answer in time"
     cause = error.__cause__ if unreachable and error.__cause__ is not None else error
-    return Reason.STORAGE, f"the store failed: {type(cause).__name__}: {cause}"
+    said = f"{type(cause).__name__}: {cause}"
+    return Reason.STORAGE, f"the store failed: {said}" + (f" ({found.advice})" if found.advice else "")
+
+
+_OF_STORE = {
+    Kind.DENIED: (Reason.PERMISSION_DENIED, "it may not be read"),
+    Kind.ARCHIVED: (Reason.PERMISSION_DENIED, "it may not be read"),
+    Kind.CREDENTIALS: (Reason.STORAGE, "the store failed"),
+    Kind.ELSEWHERE: (Reason.STORAGE, "the store failed"),
+}
 
 
 def _refusal(error: BaseException | None) -> tuple[Reason, str] | None:
@@ -182,7 +196,7 @@ def look_up(uri: str, storage_options: Mapping[str, Any], limits: VideoConfig) -
     with naming_store_errors(uri):
         fs, path = open_filesystem(uri, storage_options)
         fs.invalidate_cache()  # listings of earlier clips may be stale by now
-        info = fs.info(path)
+        info = _info(fs, path)
         if info.get("type") != "directory":
             files: tuple[RemoteFile, ...] = (_remote_file(info, path),)
             video = RemoteVideo(uri, False, files)
@@ -203,6 +217,16 @@ def look_up(uri: str, storage_options: Mapping[str, Any], limits: VideoConfig) -
             Reason.OVER_LIMITS, f"it has {video.size} bytes, allowed are {limits.max_size_bytes}", redact_uri(uri)
         )
     return fs, video
+
+
+def _info(fs: Any, path: str) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = fs.info(path)
+    except Exception as error:  # noqa: BLE001 - it is raised below, with the reason that the store gives
+        fuller = asked_again(error, fs, path)
+    else:
+        return found
+    raise fuller  # out here, so that it keeps the cause that it came with
 
 
 def _is_file(entry: Mapping[str, Any]) -> bool:

@@ -25,6 +25,7 @@ class Fault(Enum):
     HALF = "half"  # the server gets half of the body, then both connections are reset
     LOST = "lost"  # the server does as asked, its answer is dropped and the connection reset
     CUT = "cut"  # half of the answer's body arrives
+    REFUSED = "refused"  # `FaultyProxy.refusal`; the server hears nothing
     SLOW = "slow"  # the answer comes late and in drops
 
 
@@ -49,6 +50,7 @@ class FaultyProxy:
     def __init__(self, upstream: str) -> None:
         self.decide: Callable[[Request], Fault] = lambda _: Fault.NONE
         self.log: list[tuple[Request, Fault]] = []
+        self.refusal = (403, "AccessDenied", "Access Denied")  # status, code and message of Fault.REFUSED
         self.sent = 0  # bytes of answers
         self.drops: set[str] = set()  # headers, in lower case, that the server never gets to see
         self._upstream = urlsplit(upstream)
@@ -93,6 +95,8 @@ class FaultyProxy:
         body = _read_body(handler)
         if fault is Fault.RESET:
             _reset(handler)
+        elif fault is Fault.REFUSED:
+            _answer_error(handler, *self.refusal)
         elif fault in _ERRORS:
             _answer_error(handler, *_ERRORS[fault])
         elif fault is Fault.HALF:
