@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 _RATES = (48000, 44100, 32000)  # a packet holds 1024 samples: at low rates the last one would outlast the pictures
 _FORMAT, _LAYOUT, _CHANNELS = "fltp", "stereo", 2
 _SLACK_S = 0.05  # stamps waver by a unit, in some containers by a packet: such samples simply follow each other
+_LEAD_S = 5.0  # decoded before a range: codecs look back by less than a second
 _SILENCE_SAMPLES = 4096  # at a time
 _DAMAGE = (av.error.FFmpegError, ClipError, ValueError)
 
@@ -63,11 +64,30 @@ class AudioTrack:
             self._rate = _output_rate(stream.codec_context.sample_rate)
             self._length = None if end_s is None else max(0, round((end_s - start_s) * self._rate))
             epochs = epochs_of(source, container, stream)
+            begin_s = epochs.stamp_s(start_s)
+            if begin_s is not None and start_s > _LEAD_S and not counts_only_frames(container):
+                container, stream = self._opened_near(source, begin_s - _LEAD_S) or (container, stream)
             target = output.add_stream("aac", rate=self._rate, layout=_LAYOUT, format=_FORMAT)
             self._packets = self._encode(_placed(container, stream, epochs, start_s, self._rate), target)
             self.exists = True
         except _DAMAGE as error:
             _log.warning("%s: its sound is left out: %s", self._name, error)
+
+    def _opened_near(self, source: str | os.PathLike[str], stamp_s: float) -> tuple[InputContainer, AudioStream] | None:
+        """The source again, sought to a moment shortly before the range; None where no seek gets there."""
+        container = self._open.enter_context(open_container(source, VideoConfig()))
+        stream = container.streams.best("audio")
+        if not isinstance(stream, AudioStream) or not stream.time_base:
+            return None
+        try:
+            container.seek(round(Fraction(stamp_s) / stream.time_base), stream=stream)
+            first = next((p.pts for p in packets_of(container, stream) if p.size), None)
+            if first is None or float(first * stream.time_base) > stamp_s:
+                return None
+            container.seek(round(Fraction(stamp_s) / stream.time_base), stream=stream)
+        except av.error.FFmpegError:
+            return None
+        return container, stream
 
     def write_until(self, seconds: float) -> None:
         """Mux the sound up to a time in the output."""

@@ -43,6 +43,10 @@ class Epochs:
     def __init__(self, epochs: Sequence[Epoch]) -> None:
         self._epochs = epochs
 
+    def stamp_s(self, time_s: float) -> float | None:
+        """The stamp of a moment; None where there are several stretches: stamps come more than once."""
+        return time_s + self._epochs[0].low_s if len(self._epochs) == 1 else None
+
     def time_s(self, stamp_s: float, byte: int | None, expected_s: float) -> tuple[float, int]:
         """Seconds from the video's start of sound with that stamp, and in which stretch it lies.
 

@@ -17,12 +17,13 @@ from tests.video.media import picture, set_display_matrix, write_video
 
 SECONDS = 2.4
 BEEPS = (0.4, 1.3)  # a tenth of a second each
+LATE_BEEPS = (14.8, 15.7, 17.2)
 
 
 def beeps(rate: int, seconds: float, offset_s: float = 0.0) -> np.ndarray:
     time = np.arange(int(seconds * rate)) / rate + offset_s
     loud = np.zeros(len(time))
-    for at in BEEPS:
+    for at in BEEPS + LATE_BEEPS:
         loud[(time >= at) & (time < at + 0.1)] = 1
     return (loud * np.sin(time * 2 * np.pi * 1000) * 15000).astype(np.int16)
 
@@ -115,6 +116,25 @@ def test_a_beep_stays_at_its_time(tmp_path: Path, name: str, codec: str, rate: i
     times, seconds = rendered(source, start_s=1.0, end_s=2.0)
     assert times == pytest.approx([0.3], abs=0.03)
     assert seconds == pytest.approx(1.0, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "video"),
+    [
+        ("a.mp4", "aac", "libx264"),
+        ("a.mkv", "libopus", "libx264"),
+        ("a.webm", "vorbis", "libvpx"),
+        ("a.ts", "mp2", "libx264"),
+        ("a.flv", "libmp3lame", "libx264"),
+        ("a.avi", "pcm_s16le", "mpeg4"),
+    ],
+)
+def test_a_range_deep_in_a_video_has_its_own_sound(tmp_path: Path, name: str, codec: str, video: str) -> None:
+    rate = 44100 if codec != "libopus" else 48000
+    write(tmp_path / name, codec, rate, video=video, seconds=20.0, sound=(0.0, 20.0))
+    times, seconds = rendered(tmp_path / name, start_s=14.0, end_s=18.0)
+    assert times == pytest.approx([at - 14.0 for at in LATE_BEEPS], abs=0.03)
+    assert seconds == pytest.approx(4.0, abs=0.04)
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.ogg", "vorbis"), ("b.ogg", "libopus"), ("c.ogg", "flac")])
