@@ -104,15 +104,19 @@ def processor(image: int) -> Sam3VideoProcessor:
     )
 
 
-def build(size: str, device: str, dtype: str, compiled: bool) -> Checkpoint:
-    """A checkpoint with random weights whose tracker believes in every object that it is given."""
+def build(size: str, device: str, dtype: str, compiled: bool, plain: bool = False) -> Checkpoint:
+    """A checkpoint with random weights whose tracker believes in every object that it is given.
+
+    `plain` leaves positions as transformers makes them, for its own code, which wants one dtype throughout.
+    """
     config = {"least": least_config, "small": small_config, "full": full_config}[size]()
     torch.manual_seed(0)
     where, kind = torch.device(device), getattr(torch, dtype)
     with where:
         model = Sam3VideoModel(config)
     model = model.to(kind).eval().requires_grad_(False)
-    restore(model)
+    if not plain:
+        restore(model)
     decoder: Any = model.tracker_model.mask_decoder
     decoder.pred_obj_score_head.proj_out.bias.fill_(10.0)
     if compiled:

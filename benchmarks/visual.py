@@ -82,7 +82,7 @@ def ours(checkpoint: Checkpoint, clip: str, scene: Scene) -> Iterator[int]:
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(job["threads"])
-    checkpoint = build(job["size"], job["device"], job["dtype"], compiled=False)
+    checkpoint = build(job["size"], job["device"], job["dtype"], compiled=False, plain=job["way"] == "documented")
     low_res = checkpoint.model.tracker_model.prompt_encoder.mask_input_size[0]
     scene = Scene(job["objects"], low_res, checkpoint.device, checkpoint.dtype)
     base = resident_mb()

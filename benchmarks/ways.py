@@ -155,7 +155,7 @@ def _wait(device: torch.device) -> None:
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(job["threads"])
-    checkpoint = build(job["size"], job["device"], job["dtype"], job["compile"])
+    checkpoint = build(job["size"], job["device"], job["dtype"], job["compile"], plain=job["way"] != "ours")
     model = checkpoint.model
     parameters = sum(parameter.numel() for parameter in model.parameters())
     objects = job["objects"]
