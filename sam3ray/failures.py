@@ -29,12 +29,24 @@ class Reason(StrEnum):
     TIMED_OUT = "timed_out"
     STORAGE = "storage"
     PREEMPTED = "preempted"
+    DEVICE = "device"
+    LOCAL_DISK = "local_disk"
     INTERNAL = "internal"
 
     @property
     def is_charged(self) -> bool:
-        """Whether the clip is to blame. Storage faults and lost nodes are not its doing."""
-        return self not in (Reason.STORAGE, Reason.PREEMPTED)
+        """Whether the clip is to blame. Faults of the storage and of nodes are not its doing."""
+        return self not in _UNCHARGED
+
+    @property
+    def is_node_fault(self) -> bool:
+        """The node that the attempt ran on is to blame, for as long as it runs."""
+        return self in (Reason.DEVICE, Reason.LOCAL_DISK)
+
+    @property
+    def is_of_content(self) -> bool:
+        """What the clip's bytes or its address say, whatever process looks at them."""
+        return self in _FINAL and self is not Reason.INTERNAL
 
     @property
     def is_final(self) -> bool:
@@ -42,6 +54,7 @@ class Reason(StrEnum):
         return self in _FINAL
 
 
+_UNCHARGED = frozenset({Reason.STORAGE, Reason.PREEMPTED, Reason.DEVICE, Reason.LOCAL_DISK})
 _FINAL = frozenset(
     {
         Reason.NOT_FOUND,

@@ -33,6 +33,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class StartActor:
+    """On any node but those of `avoid`."""
+
+    actor: int
+    avoid: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Have the actor, which has been placed, load its model. Ends in `actor_ready` or `actor_start_failed`."""
+
     actor: int
 
 
@@ -85,13 +95,29 @@ class RecordFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class SetAside:
+    """A node or a GPU, `name` for people, gets no more clips for `seconds`."""
+
+    name: str
+    why: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reinstate:
+    """It is tried again, or has shown to be well."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
-    """The job cannot go on: exit code 3."""
+    """The job cannot go on: exit code 3. Nothing runs any more."""
 
     message: str
 
 
-Action = StartActor | Assign | Prefetch | DropPrefetch | Kill | RecordFailure | Stop
+Action = StartActor | Load | Assign | Prefetch | DropPrefetch | Kill | RecordFailure | SetAside | Reinstate | Stop
 
 
 @dataclass(frozen=True)
@@ -104,6 +130,7 @@ class Counts:
     actors_ready: int = 0
     actors_starting: int = 0  # placed, loading the model
     actors_unplaced: int = 0  # waiting for the cluster to have room
+    aside: Mapping[str, str] = field(default_factory=dict)  # nodes and GPUs set aside, and why
 
     @property
     def settled(self) -> int:

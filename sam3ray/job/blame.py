@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sam3ray.failures import Reason
 from sam3ray.job.actions import LAST_RUNG, TRIES_TIMED_OUT, Limits
+from sam3ray.job.health import Place
 
 
 @dataclass(slots=True)
 class History:
-    """Of one clip. `rung`: of the out-of-memory ladder, for its next attempt; `suspect`: an actor died beside it."""
+    """Of one clip.
+
+    Attributes:
+        losses: of nodes under it, and its failures for their faults.
+        rung: of the out-of-memory ladder, for its next attempt.
+        suspect: an actor died beside it.
+        nodes, spots: where it failed; a spot is a GPU, or a process where there is none.
+        said: the same, as pairs, by reason.
+    """
 
     attempts: int = 0
     crashes: int = 0
@@ -21,6 +30,9 @@ class History:
     storage: int = 0
     rung: int = 0
     suspect: bool = False
+    nodes: set[str] = field(default_factory=set)
+    spots: set[str] = field(default_factory=set)
+    said: dict[Reason, set[tuple[str, str]]] = field(default_factory=dict)
 
 
 class Blame:
@@ -32,6 +44,7 @@ class Blame:
     def __init__(self, limits: Limits, prior: Mapping[int, Iterable[Reason]]) -> None:
         self._limits = limits
         self._histories: dict[int, History] = {}
+        self.known = frozenset(prior)  # clips that failed in earlier runs
         for clip, reasons in prior.items():
             seen = Counter(reasons)
             self._histories[clip] = History(
@@ -40,8 +53,25 @@ class Blame:
                 suspect=seen[Reason.CRASHED] > 0,
             )
 
+    def failed_at(self, clip: int, actor: int, place: Place, reason: Reason) -> bool:
+        """Notes where; True where that is a second place for the same reason, so that no place is to blame."""
+        history = self.of(clip)
+        history.nodes.add(place.node)
+        history.spots.add(spot_of(actor, place))
+        said = history.said.setdefault(reason, set())
+        said.add((place.node, spot_of(actor, place)))
+        return len(said) > 1
+
+    def nodes_that_say(self, clip: int, reason: Reason) -> int:
+        """On how many nodes it failed for this reason."""
+        return len({node for node, _ in self.of(clip).said.get(reason, ())})
+
     def of(self, clip: int) -> History:
         return self._histories.setdefault(clip, History())
+
+    def has(self, clip: int) -> bool:
+        """Something has befallen it, if only that it was begun."""
+        return clip in self._histories
 
     def suspects(self, clip: int) -> bool:
         history = self._histories.get(clip)
@@ -69,7 +99,7 @@ class Blame:
             case Reason.OUT_OF_MEMORY:
                 history.rung += 1
                 return history.rung > LAST_RUNG
-            case Reason.PREEMPTED:
+            case Reason.PREEMPTED | Reason.DEVICE | Reason.LOCAL_DISK:
                 history.losses += 1
                 return history.losses >= limits.node_losses
             case Reason.STORAGE:
@@ -77,3 +107,8 @@ class Blame:
                 return history.storage >= limits.storage_errors
             case _:
                 return True
+
+
+def spot_of(actor: int, place: Place) -> str:
+    """The finest place that an actor is at: its first GPU, or itself."""
+    return place.spots[0] if place.gpus else str(actor)

@@ -13,9 +13,9 @@ actor that was given up is recognised and ignored. Invariants, checked in the te
 
 Rules
 -----
-Order: longest first; a clip that comes back keeps its place. Each actor runs one clip and may hold
-one more, whose download and first frames are prefetched; an idle actor takes such a clip over when
-nothing else is left.
+Order: longest first; a clip that comes back keeps its place, one that failed in an earlier run or whose
+storage failed goes to the end. Each actor runs one clip and may hold one more, whose download and first
+frames are prefetched; an idle actor takes such a clip over when nothing else is left.
 
 Blame: when an actor dies, the clip it ran is charged. While the first frames of the *next* clip
 were being decoded in the same process, the culprit is not known for certain: the running clip is
@@ -28,30 +28,38 @@ placed (at most `PENDING_ACTORS` at a time), which tells a cluster that can grow
 nothing is left for it, those that wait first: what it holds is wanted elsewhere. An actor whose node is about to
 go (`actor_leaving`) finishes its clip and gets no other; one that takes its place is started at once.
 
-A lost node charges nobody. So that a clip which takes nodes down (by exhausting their memory, say)
-cannot do so for ever, a clip that was running on `node_losses` lost nodes is recorded as
-`preempted`, which does not settle it for the next run; from the third loss on it waits until
-all other clips have had their turn.
+Places (`job.health`): a clip that comes back goes to another node, where there is one, else to another GPU or
+process. What a process may be to blame for (a crash, a hang, a defect, memory) settles a clip only after it
+happened on two nodes, where there are two; and it stands only once the place has done another clip well
+(`job.verdicts`). An actor whose clips fail one after another is replaced; a GPU or node whose clips fail while
+others are done elsewhere is set aside. Faults of a node (`device`, `local_disk`) charge nobody.
 
-Storage errors charge nobody: the clip waits (exponential back-off with jitter). Errors are counted
-by rounds: one of an attempt that began before the last counted error says nothing new, since
-a thousand actors see one outage a thousand times. `storage_errors` rounds without a success between
-them stop the job; from the second on, nobody is given a clip until the back-off is over. A single
-clip whose storage errs that often while others succeed is recorded as `storage` and left to the
-next run.
+A lost node charges nobody. So that a clip which takes nodes down (by exhausting their memory, say)
+cannot do so for ever, a clip that was running on `node_losses` lost or sick nodes is recorded with that
+reason, which does not settle it for the next run; from the third lost node on it waits until all other clips
+have had their turn.
+
+Storage errors charge nobody: the clip waits (exponential back-off with jitter), at the end of the line. A single
+clip whose storage errs `storage_errors` times while others succeed is recorded as `storage` and left to the next
+run. That many rounds in a row, of several clips and nodes, stop the job. A node that storage or hub turn away rests;
+if several are, or the only one, the job stops.
+
+Whatever stops the job (`job.breaker`), no clip pays for it: what runs may end, and what was not settled stays open.
 """
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from sam3ray.failures import Reason
 from sam3ray.job.actions import (
     BACKOFF_CAP_S,
     FRESH_RUNG,
+    LAST_RUNG,
     PATIENT_LOSSES,
     PENDING_ACTORS,
     Action,
@@ -60,31 +68,23 @@ from sam3ray.job.actions import (
     DropPrefetch,
     Kill,
     Limits,
+    Load,
     Prefetch,
     RecordFailure,
+    Reinstate,
+    SetAside,
     StartActor,
     Stop,
 )
-from sam3ray.job.blame import Blame
+from sam3ray.job.blame import Blame, spot_of
+from sam3ray.job.breaker import FailureBreaker, StorageBreaker
+from sam3ray.job.crew import Crew
+from sam3ray.job.health import ACTOR_STRIKES, OF_PROCESS, Health, Place, State
 from sam3ray.job.line import Line
+from sam3ray.job.verdicts import Verdict, Verdicts
 
-
-@dataclass(slots=True)
-class _Actor:
-    started_at: float
-    placed_at: float | None = None
-    ready: bool = False
-    fresh: bool = True
-    unreachable: bool = False
-    leaving: bool = False
-    clip: int = -1  # running
-    assigned_at: float = 0.0
-    attempt: int = 0
-    rung: int = 0
-    next: int = -1  # held for it
-    decoding: int = -1  # whose first frames are being decoded ahead in the actor's process
-    progress: object = None
-    progress_at: float = 0.0
+MOST_PLACES = 3  # that a clip is tried at before what they say of it stands
+UNSEEN_S = 60.0  # for so long, an actor that is not placed yet may turn up on a node that has had none
 
 
 class Scheduler:
@@ -101,26 +101,26 @@ class Scheduler:
         """`lengths`: one number per clip, in any one unit; 0 where unknown. `prior`: reasons of the
         failed attempts that earlier runs recorded, so that caps hold across runs."""
         self.limits = limits
-        self._line = Line(lengths)
+        prior = prior or {}
+        self._line = Line(lengths, last=prior)
         self._done = 0
         self._failed: Counter[Reason] = Counter()
-        self._blame = Blame(limits, prior or {})
-        self._actors: dict[int, _Actor] = {}
-        self._idle: dict[int, None] = {}  # ready, nothing to run; oldest first
-        self._holders: dict[int, None] = {}  # holding a next clip
-        self._bare: dict[int, None] = {}  # running a clip, holding no next one
-        self._unplaced: dict[int, None] = {}  # the cluster has not made room for them yet
-        self._leaving: dict[int, None] = {}  # running a last clip on nodes that are about to go
-        self._ready = 0
-        self._running = 0
-        self._actor_ids = 0
+        self._blame = Blame(limits, prior)
+        self._crew = Crew()
+        self._health = Health()
+        self._verdicts = Verdicts()
+        self._breaker = FailureBreaker(self._blame.known)
+        self._storage = StorageBreaker(limits, self._blame.known)
+        self._refusals: dict[str, str] = {}  # node -> what storage or hub said to it
+        self._away: set[str] = set()  # nodes to be kept from until then
+        self._away_until = float("-inf")
         self._start_errors = 0  # in a row
+        self._start_errors_on: set[str] = set()  # nodes
         self._start_after = 0.0
         self._lonely_since: float | None = None  # since when no actor has been ready
-        self._storage_errors = 0  # rounds in a row
-        self._storage_error_at = float("-inf")
         self._paused_until = float("-inf")
         self._draining = False
+        self._stopping: str | None = None  # why, while what runs may end
         self._stopped: str | None = None
         self._random = random.Random(seed)
         self._out: list[Action] = []
@@ -132,8 +132,10 @@ class Scheduler:
         """Nothing is left to do or to wait for."""
         if self._stopped is not None:
             return True
+        if self._stopping is not None:
+            return False
         if self._draining:
-            return self._running == 0
+            return self._crew.running == 0
         return self._line.open == 0
 
     @property
@@ -141,28 +143,40 @@ class Scheduler:
         return self._stopped
 
     @property
+    def stopping(self) -> str | None:
+        """Why the job is going to stop once what runs has ended."""
+        return self._stopping
+
+    @property
     def counts(self) -> Counts:
+        crew = self._crew
         return Counts(
             clips=len(self._line),
             done=self._done,
             failed=dict(self._failed),
-            running=self._running,
-            waiting=self._line.open - self._running,
-            actors_ready=self._ready,
-            actors_starting=len(self._actors) - self._ready - len(self._unplaced),
-            actors_unplaced=len(self._unplaced),
+            running=crew.running,
+            waiting=self._line.open - crew.running,
+            actors_ready=crew.ready,
+            actors_starting=len(crew) - crew.ready - crew.parked - len(crew.unplaced),
+            actors_unplaced=len(crew.unplaced),
+            aside=self._health.aside,
         )
+
+    @property
+    def parked(self) -> int:
+        """Actors that hold GPUs which are set aside, so that nobody is given them."""
+        return self._crew.parked
 
     def running_on(self, actor: int) -> int | None:
         """The clip that the actor runs."""
-        state = self._actors.get(actor)
-        return None if state is None or state.clip < 0 else state.clip
+        member = self._crew.get(actor)
+        return None if member is None or member.clip < 0 else member.clip
 
     def knows(self, actor: int) -> bool:
-        return actor in self._actors
+        return actor in self._crew
 
     def actors(self) -> list[int]:
-        return list(self._actors)
+        return list(self._crew)
 
     # Events
 
@@ -170,101 +184,127 @@ class Scheduler:
         self._lonely_since = now
         return self._settle(now)
 
-    def actor_placed(self, actor: int, now: float) -> list[Action]:
-        """Its process runs; now it loads the model."""
-        state = self._actors.get(actor)
-        if state is not None and state.placed_at is None:
-            state.placed_at = now
-            self._unplaced.pop(actor, None)
+    def nodes_seen(self, nodes: Iterable[str]) -> None:
+        """The nodes of the cluster that are alive and large enough for an actor: before `start`, and now and then."""
+        self._health.set_nodes(nodes)
+
+    def actor_placed(self, actor: int, now: float, place: Place | None = None) -> list[Action]:
+        """Its process runs, at that place."""
+        member = self._crew.get(actor)
+        if member is not None and member.placed_at is None:
+            self._crew.place(actor, now)
+            self._health.actor_placed(actor, place or Place())
+            if not self._health.is_aside(actor):
+                self._out.append(Load(actor))
+            elif self._health.is_node_aside(actor):
+                self._replace(actor, now, "its node is set aside")
+            else:
+                self._crew.park(actor)  # so that nobody is given that GPU
         return self._settle(now)
 
     def actor_ready(self, actor: int, now: float) -> list[Action]:
-        state = self._actors.get(actor)
-        if state is not None and not state.ready:
-            state.ready = True
-            self._unplaced.pop(actor, None)
-            self._ready += 1
+        member = self._crew.get(actor)
+        if member is not None and not member.ready:
+            self._crew.make_ready(actor)
             self._lonely_since = None
             self._start_errors = 0
-            self._idle[actor] = None
+            self._start_errors_on.clear()
         return self._settle(now)
 
-    def actor_start_failed(self, actor: int, message: str, now: float, *, hopeless: bool = False) -> list[Action]:
-        """It could not load its model. `hopeless`: nor could any other (no such checkpoint, say)."""
-        if actor in self._actors and not self._actors[actor].ready:
+    def actor_start_failed(
+        self, actor: int, message: str, now: float, *, hopeless: bool = False, passing: bool = False
+    ) -> list[Action]:
+        """It could not load its model.
+
+        Args:
+            hopeless: nor could any other on that node (no such checkpoint, say).
+            passing: it may well load it later: the node is short of something, or the hub is.
+        """
+        if actor in self._crew and not self._crew[actor].ready:
+            place = self._health.place_of(actor)
             self._out.append(Kill(actor, message))
             self._forget(actor, now)
-            if hopeless and self._ready == 0:
-                self._stop(f"no actor can start: {message}")
-            self._start_error(message, now)
+            lonely_s = now - self._lonely_since if self._lonely_since is not None else 0.0
+            if passing and lonely_s < self.limits.start_timeout_s:
+                self._start_after = max(self._start_after, now + self._backoff(3))
+            else:
+                if hopeless:
+                    self._refuse(place, message, now)
+                self._start_error(message, now, actor, place, hopeless=hopeless)
         return self._settle(now)
 
     def actor_lost(self, actor: int, reason: Reason, message: str, now: float) -> list[Action]:
         """Its process is gone. `reason`: crashed, out_of_memory (killed for it) or preempted."""
-        state = self._actors.get(actor)
-        if state is None:
+        member = self._crew.get(actor)
+        if member is None:
             return self._settle(now)
-        if not state.ready:
-            self._forget(actor, now)
+        place = self._health.place_of(actor)
+        self._forget(actor, now)
+        if not member.ready:
             if reason is Reason.PREEMPTED:
                 self._start_after = max(self._start_after, now + self.limits.backoff_s)
-            else:
-                self._start_error(message, now)
+            elif not member.parked:
+                self._start_error(message, now, actor, place)
             return self._settle(now)
-        self._forget(actor, now)
-        ahead = state.decoding if reason is Reason.CRASHED else -1
+        ahead = member.decoding if reason is Reason.CRASHED else -1
         if ahead >= 0 and not self._line.is_settled(ahead):
             self._blame.of(ahead).suspect = True
-        if state.clip >= 0:
-            seconds = now - state.assigned_at
-            record = RecordFailure(state.clip, state.attempt, reason, message, False, "worker", "", seconds)
-            self._failed_attempt(record, now, ambiguous=ahead >= 0)
+        if member.clip >= 0:
+            seconds = now - member.assigned_at
+            record = RecordFailure(member.clip, member.attempt, reason, message, False, "worker", "", seconds)
+            self._failed_attempt(record, actor, place, now, ambiguous=ahead >= 0)
         return self._settle(now)
 
     def actor_unreachable(self, actor: int, now: float) -> list[Action]:
         """It does not answer and is not known to be dead: no hang detection until that is known."""
-        state = self._actors.get(actor)
-        if state is not None:
-            state.unreachable = True
+        member = self._crew.get(actor)
+        if member is not None:
+            member.unreachable = True
         return self._settle(now)
 
     def actor_leaving(self, actor: int, why: str, now: float) -> list[Action]:
         """Its node is about to go: it may finish its clip and gets no other."""
-        state = self._actors.get(actor)
-        if state is not None and not state.leaving:
-            if state.clip < 0:
-                self._replace(actor, now, why, idle=state.ready)
+        member = self._crew.get(actor)
+        if member is not None and not member.leaving:
+            if member.clip < 0:
+                self._replace(actor, now, why, idle=member.ready)
             else:
-                state.leaving = True
-                self._leaving[actor] = None
-                if state.next >= 0:
-                    self._line.put_back(state.next)
-                    self._unhold(actor, drop=True)
-                self._bare.pop(actor, None)
+                if member.next >= 0:
+                    self._line.put_back(self._unhold(actor, drop=True))
+                self._crew.leave(actor)
         return self._settle(now)
 
     def prefetched(self, actor: int, clip: int, now: float) -> list[Action]:
         """The prefetch ended, well or not: if not, running the clip will tell."""
-        state = self._actors.get(actor)
-        if state is not None and state.decoding == clip:
-            state.decoding = -1
+        member = self._crew.get(actor)
+        if member is not None and member.decoding == clip:
+            member.decoding = -1
         return self._settle(now)
 
     def progress(self, actor: int, clip: int, value: object, now: float) -> list[Action]:
         """Any change of `value` (frames done, bytes fetched, the stage) is progress."""
-        state = self._actors.get(actor)
-        if state is not None and state.clip == clip and value != state.progress:
-            state.progress = value
-            state.progress_at = now
+        member = self._crew.get(actor)
+        if member is not None and member.clip == clip and value != member.progress:
+            member.progress = value
+            member.progress_at = now
         return []
 
     def clip_done(self, actor: int, clip: int, now: float) -> list[Action]:
         """Committed, by this attempt or by another one before it."""
-        if self._release(actor, clip, now):
-            self._storage_errors = 0
+        if self._release(actor, clip):
             self._paused_until = float("-inf")
+            self._storage.succeeded()
+            self._breaker.succeeded()
+            place = self._health.place_of(actor)
+            self._refusals.pop(place.node, None)
+            self._health.succeeded(place)
+            self._crew[actor].strikes = 0
+            self._crew[actor].failed = False
+            self._crew[actor].done += 1
             self._settle_clip(clip)
             self._done += 1
+            for verdict in self._verdicts.proven_by(actor, place, self._crew.__contains__):
+                self._give_up(verdict.record)
         return self._settle(now)
 
     def clip_failed(
@@ -280,42 +320,57 @@ class Scheduler:
         seconds: float = 0.0,
     ) -> list[Action]:
         """The attempt ended in an error that the worker survived."""
-        state = self._actors.get(actor)
-        attempt, began = (state.attempt, state.assigned_at) if state else (0, now)
-        if self._release(actor, clip, now):
+        member = self._crew.get(actor)
+        attempt, began = (member.attempt, member.assigned_at) if member else (0, now)
+        if self._release(actor, clip):
             record = RecordFailure(clip, attempt, reason, message, False, where, traceback, seconds)
-            self._failed_attempt(record, now, actor=actor, began=began)
+            self._failed_attempt(record, actor, self._health.place_of(actor), now, began=began)
         return self._settle(now)
+
+    def turned_away(self, actor: int, clip: int, message: str, now: float) -> list[Action]:
+        """The storage refused the worker whatever the clip: a token that has expired, a folder that is gone."""
+        if self.running_on(actor) == clip:
+            place = self._health.place_of(actor)
+            self._refuse(place, message, now)
+            if self._refused_by_all:
+                self._begin_stop(message, now)
+        return self.clip_failed(actor, clip, Reason.STORAGE, message, now)
 
     def tick(self, now: float) -> list[Action]:
         """Time passed. Call about once a second."""
-        for actor, state in list(self._actors.items()):
-            if state.unreachable:
+        self._health.tick(now)
+        for actor, member in self._crew.items():
+            if member.unreachable or actor not in self._crew:
                 continue
-            if state.clip >= 0 and now - state.progress_at >= self.limits.no_progress_s:
-                clip, attempt, began, progress = state.clip, state.attempt, state.assigned_at, state.progress
-                message = f"no progress for {now - state.progress_at:.0f} s (last: {progress or 'nothing yet'})"
+            if member.clip >= 0 and now - member.progress_at >= self.limits.no_progress_s:
+                clip, attempt, began, progress = member.clip, member.attempt, member.assigned_at, member.progress
+                message = f"no progress for {now - member.progress_at:.0f} s (last: {progress or 'nothing yet'})"
+                place = self._health.place_of(actor)
                 self._out.append(Kill(actor, message))
                 self._forget(actor, now)
                 record = RecordFailure(clip, attempt, Reason.TIMED_OUT, message, False, "worker", "", now - began)
-                self._failed_attempt(record, now)
-            elif (
-                not state.ready and state.placed_at is not None and now - state.placed_at >= self.limits.start_timeout_s
-            ):
+                self._failed_attempt(record, actor, place, now)
+            elif member.ready or member.parked:
+                continue
+            elif member.placed_at is not None and now - member.placed_at >= self.limits.start_timeout_s:
                 message = f"an actor did not load its model within {self.limits.start_timeout_s:.0f} s"
+                place = self._health.place_of(actor)
                 self._out.append(Kill(actor, message))
                 self._forget(actor, now)
-                self._start_error(message, now)
-        limit = self.limits.place_timeout_s
-        if (
-            limit is not None
-            and self._lonely_since is not None
-            and not self._draining
-            and self._line.open
-            and now - self._lonely_since >= limit
-            and len(self._unplaced) == len(self._actors)
-        ):
-            self._stop(f"no actor could be placed within {limit:.0f} s: the cluster has no free resources for one")
+                self._start_error(message, now, actor, place)
+            elif member.placed_at is None and not set(member.avoid).issubset(self._to_avoid(now)):
+                self._replace(actor, now, "a node that it was kept from is back")
+        if self._lonely_since is not None and not self._draining and self._line.open:
+            lonely_s = now - self._lonely_since
+            if lonely_s >= UNSEEN_S and not self._undecided(now):
+                self._health.lift()  # better there than nowhere
+            limit = self.limits.place_timeout_s
+            none_placed = len(self._crew.unplaced) + self._crew.parked == len(self._crew)
+            if limit is not None and lonely_s >= limit and none_placed:
+                self._begin_stop(
+                    f"no actor could be placed within {limit:.0f} s: the cluster has no free resources for one", now
+                )
+        self._look_at_breaker(now)
         return self._settle(now)
 
     def drain(self, now: float) -> list[Action]:
@@ -325,32 +380,57 @@ class Scheduler:
 
     # Clips
 
+    @property
+    def _ending(self) -> bool:
+        return self._draining or self._stopping is not None
+
     def _settle_clip(self, clip: int) -> None:
         self._line.settle(clip)
         self._blame.forget(clip)
+        self._health.forget_clip(clip)
+
+    def _give_up(self, record: RecordFailure) -> None:
+        self._settle_clip(record.clip)
+        self._failed[record.reason] += 1
+        self._out.append(replace(record, final=True))
 
     def _backoff(self, errors: int) -> float:
         return min(BACKOFF_CAP_S, self.limits.backoff_s * 2.0 ** min(errors - 1, 30)) * self._random.uniform(0.5, 1.0)
 
     def _failed_attempt(
-        self, record: RecordFailure, now: float, *, actor: int = -1, began: float = 0.0, ambiguous: bool = False
+        self,
+        record: RecordFailure,
+        actor: int,
+        place: Place,
+        now: float,
+        *,
+        began: float = 0.0,
+        ambiguous: bool = False,
     ) -> None:
-        """Charges what is to be charged, and puts the clip back or settles it."""
+        """Charges what is to be charged, and puts the clip back, settles it, or holds the verdict."""
         clip, reason = record.clip, record.reason
-        final = self._blame.charge(clip, reason, ambiguous=ambiguous)
+        settles = self._blame.charge(clip, reason, ambiguous=ambiguous)
+        # On the way down the ladder, running out of memory says nothing of the place.
+        if reason is not Reason.PREEMPTED and (settles or reason is not Reason.OUT_OF_MEMORY):
+            self._strike(record, actor, place, began, now)
+        if settles and not self._ending and reason in OF_PROCESS and reason.is_charged:
+            settles = self._blame.nodes_that_say(clip, reason) > 1 or not self._has_other_node(place.node)
+        if not settles or (self._ending and not reason.is_of_content):
+            self._out.append(record)
+            self._put_back(clip, reason, actor, now)
+        elif reason.is_charged and (reason in OF_PROCESS or len(self._health.nodes) > 1):
+            self._verdicts.hold(record, actor, place)
+            if actor not in self._crew and reason is Reason.INTERNAL:
+                self._reopen(self._verdicts.of_actor(actor), now)
+        else:
+            self._give_up(record)
+
+    def _put_back(self, clip: int, reason: Reason, actor: int, now: float) -> None:
         history = self._blame.of(clip)
-        if reason is Reason.CRASHED:
-            # An actor that reports the crash itself (a lost GPU context) is of no use any more.
-            self._replace(actor, now, record.message)
-        elif reason is Reason.STORAGE:
-            self._storage_error(record.message, began, now)
-            # The breaker goes first: with nothing but errors the storage is at fault.
-            final = final and self._stopped is None
-        if final:
-            self._settle_clip(clip)
-            self._failed[reason] += 1
-        elif reason is Reason.STORAGE:
-            self._line.put_back_until(clip, now + self._backoff(history.storage))
+        if reason is Reason.STORAGE:
+            self._line.put_last(clip, now + self._backoff(history.storage))
+        elif reason.is_node_fault and (history.losses > 1 or not self._has_other_place(clip)):
+            self._line.put_last(clip, now + self._backoff(history.losses))
         elif reason is Reason.OUT_OF_MEMORY and history.rung >= FRESH_RUNG:
             self._line.put_back_fresh(clip)
             self._replace(actor, now, f"out of memory on clip {clip}: a fresh process is tried", idle=True)
@@ -358,83 +438,272 @@ class Scheduler:
             self._line.put_back_patient(clip)
         else:
             self._line.put_back(clip)
-        self._out.append(
-            RecordFailure(
-                clip, record.attempt, reason, record.message, final, record.where, record.traceback, record.seconds
-            )
+
+    def _strike(self, record: RecordFailure, actor: int, place: Place, began: float, now: float) -> None:
+        """What the failure says of the actor, its place, and the job."""
+        clip, reason = record.clip, record.reason
+        own = self._blame.failed_at(clip, actor, place, reason) and not any(map(self._health.is_suspect, place.spots))
+        if own:
+            self._health.own_fault(clip)
+        elif clip not in self._blame.known:
+            self._health.failed(actor, place, clip, reason, record.message, now)
+        if reason is Reason.STORAGE:
+            if self._storage.failed(clip, place.node, began, now):
+                self._paused_until = now + self._backoff(self._storage.rounds - 1)
+            if self._storage.is_open(self._nodes_of_actors(), self._line.open):
+                self._begin_stop(
+                    f"storage failed {self._storage.rounds} times in a row; the last error: {record.message}", now
+                )
+        elif reason in OF_PROCESS or reason.is_node_fault:
+            self._breaker.failed(clip, place.spots[0], reason, record.message)
+            self._look_at_breaker(now)
+        member = self._crew.get(actor)
+        if member is not None:
+            member.failed = True
+        if member is not None and reason in OF_PROCESS:
+            member.strikes += not own
+            if reason in (Reason.CRASHED, Reason.DEVICE):
+                # A process whose GPU context is lost is of no use any more.
+                self._replace(actor, now, record.message)
+            elif member.strikes >= ACTOR_STRIKES:
+                self._replace(actor, now, f"{member.strikes} clips in a row failed in it; the last: {record.message}")
+
+    # Verdicts
+
+    def _reopen(self, verdicts: Iterable[Verdict], now: float) -> None:
+        """Has the clips tried elsewhere, since the place that failed them is not trusted any more."""
+        for verdict in verdicts:
+            clip = verdict.record.clip
+            # Another process is as good as another place for a defect. Crashes and hangs have had theirs.
+            fair = verdict.record.reason is Reason.INTERNAL or self._has_other_spot(clip)
+            if self._ending or (fair and len(self._blame.of(clip).spots) < MOST_PLACES):
+                self._out.append(verdict.record)
+                if self._has_other_place(clip):
+                    self._line.put_back(clip)
+                else:
+                    self._line.put_last(clip, now)
+            else:
+                self._verdicts.hold(verdict.record, -1, verdict.place)
+
+    def _close_verdicts(self, now: float) -> None:
+        """Once nothing else is left, verdicts stand, unless a place that has shown to be well has not been asked."""
+        if self._ending:
+            self._reopen(self._verdicts.all(), now)
+        if not len(self._verdicts) or self._line.open > len(self._verdicts):
+            return
+        if any(place is None or not self._health.was_seen(place) for place in self._coming(now)):
+            return  # who is about to come up may be asked
+        for verdict in self._verdicts.all():
+            clip = verdict.record.clip
+            asked = self._blame.of(clip).spots
+            member = self._crew.get(verdict.actor)
+            proven = self._health.is_proven(verdict.place) if verdict.place.gpus else bool(member and member.done)
+            proven = proven and len(self._blame.of(clip).nodes) >= min(2, len(self._health.nodes))
+            others = [a for a, m in self._crew.items() if m.done and self._is_new(clip, a)]
+            fair = verdict.record.reason is Reason.INTERNAL or self._has_other_spot(clip)
+            if not proven and others and fair and len(asked) < MOST_PLACES:
+                self._out.append(verdict.record)
+                self._line.put_back(clip)
+            elif self._wants_other_actor(verdict):
+                self._out.append(verdict.record)
+                self._line.put_back(clip)
+                self._away, self._away_until = self._blame.of(clip).nodes, now + UNSEEN_S
+                self._replace(verdict.actor, now, f"another is to try what failed: {verdict.record.message}", idle=True)
+            else:
+                self._give_up(verdict.record)
+
+    def _wants_other_actor(self, verdict: Verdict) -> bool:
+        """The actors that are left cannot tell whether the clip is to blame, or the process or node it failed in."""
+        member = self._crew.get(verdict.actor)
+        history = self._blame.of(verdict.record.clip)
+        elsewhere = len(history.nodes) < 2 and len(self._health.nodes.difference(history.nodes)) > 0
+        if verdict.record.reason in OF_PROCESS and elsewhere:
+            return len(history.spots) < MOST_PLACES
+        if (member is not None and member.done) or len(history.spots) > 1:
+            return False
+        return verdict.record.reason is Reason.INTERNAL or elsewhere
+
+    # Places
+
+    def _to_avoid(self, now: float) -> tuple[str, ...]:
+        """Nodes where no actor is to be started now, as long as there are others."""
+        away = self._away if now < self._away_until and self._health.nodes.difference(self._away) else set()
+        return tuple(sorted({*self._health.to_avoid, *away} - {""}))
+
+    def _nodes_of_actors(self) -> set[str]:
+        return {self._health.place_of(a).node for a, m in self._crew.items() if m.placed_at is not None}
+
+    def _usable(self) -> Iterable[int]:
+        """Actors that have or may soon have a clip: not those that are not placed yet."""
+        return (
+            actor
+            for actor, member in self._crew.items()
+            if member.placed_at is not None
+            and not member.parked
+            and not member.leaving
+            and not self._health.is_aside(actor)
         )
 
-    def _storage_error(self, message: str, began: float, now: float) -> None:
-        if began < self._storage_error_at:
-            return
-        self._storage_error_at = now
-        self._storage_errors += 1
-        if self._storage_errors >= self.limits.storage_errors:
-            self._stop(f"storage failed {self._storage_errors} times in a row; the last error: {message}")
-        elif self._storage_errors >= 2:
-            self._paused_until = now + self._backoff(self._storage_errors - 1)
+    def _has_other_node(self, node: str) -> bool:
+        return any(self._health.place_of(actor).node != node for actor in self._usable())
+
+    def _is_new(self, clip: int, actor: int) -> bool:
+        """The clip has not failed at the actor's place."""
+        history = self._blame.of(clip)
+        place = self._health.place_of(actor)
+        if place.node not in history.nodes:
+            return True
+        return spot_of(actor, place) not in history.spots
+
+    def _has_other_place(self, clip: int) -> bool:
+        return any(self._is_new(clip, actor) for actor in self._usable())
+
+    def _has_other_spot(self, clip: int) -> bool:
+        """There is a node or GPU where it has not failed."""
+        places = [self._health.place_of(actor) for actor in self._usable()]
+        history = self._blame.of(clip)
+        return any(p.node not in history.nodes or (p.gpus and p.spots[0] not in history.spots) for p in places)
+
+    def _may_run(self, clip: int, actor: int) -> bool:
+        """Not where it failed, as long as there is somewhere else: another node first, then another GPU or process."""
+        if not self._blame.has(clip):
+            return True
+        history, place = self._blame.of(clip), self._health.place_of(actor)
+        if place.node not in history.nodes:
+            return True
+        if any(self._health.place_of(other).node not in history.nodes for other in self._usable()):
+            return False
+        return spot_of(actor, place) not in history.spots or not self._has_other_place(clip)
+
+    def _coming(self, now: float) -> Iterator[Place | None]:
+        """Where actors are about to come up; None for one that may turn up on a node that has had none."""
+        unseen = bool(self._health.unseen_nodes)
+        for actor, member in self._crew.items():
+            if member.ready or member.parked:
+                continue
+            if member.placed_at is not None:
+                yield self._health.place_of(actor)
+            elif unseen and now - member.started_at < UNSEEN_S:
+                yield None
+
+    def _undecided(self, now: float) -> bool:
+        """A place that has not said anything yet may soon."""
+        return any(place is None or not any(map(self._health.is_suspect, place.spots)) for place in self._coming(now))
+
+    def _may_yet_start(self, now: float) -> bool:
+        """An actor may come up on a node where none has failed to."""
+        return any(place is None or place.node not in self._start_errors_on for place in self._coming(now))
+
+    def _look_at_places(self, now: float) -> None:
+        """Carries out what has been decided about nodes and GPUs."""
+        for change in self._health.take_changes():
+            here = [actor for actor in self._crew if change.spot in self._health.place_of(actor).spots]
+            if change.state in (State.RESTING, State.ASIDE):
+                for actor in here:
+                    if self._crew[actor].next >= 0:
+                        self._line.put_back(self._unhold(actor, drop=True))
+                self._reopen(self._verdicts.of_spot(change.spot), now)
+                self._start_after = now if self._health.to_avoid else self._start_after
+            if change.state is State.ASIDE:
+                self._out.append(SetAside(change.name, change.why, change.until - now))
+                for actor in here:
+                    if self._crew[actor].clip < 0:
+                        self._replace(actor, now, f"{change.name} is set aside", idle=self._crew[actor].ready)
+            elif change.state is not State.RESTING:
+                self._out.append(Reinstate(change.name))
+                for actor in here:
+                    if self._crew[actor].parked and not self._health.is_aside(actor):
+                        self._crew.park(actor, False)
+                        self._crew[actor].placed_at = now
+                        self._out.append(Load(actor))
+
+    def _refuse(self, place: Place, message: str, now: float) -> None:
+        self._refusals[place.node] = message
+        self._health.refused(place, message, now)
+
+    @property
+    def _refused_by_all(self) -> bool:
+        """Several nodes agree, or there is only one."""
+        return len(self._refusals) >= min(2, len(self._health.nodes))
+
+    # Stops
+
+    def _look_at_breaker(self, now: float) -> None:
+        places = {
+            self._health.place_of(a).spots[0]
+            for a, m in self._crew.items()
+            if m.placed_at is not None and not m.parked and not self._health.is_aside(a)
+        }
+        why = self._breaker.verdict(places, self._line.open)
+        if why and not (self._health.unseen_nodes and self._undecided(now)):
+            self._begin_stop(why, now)
+
+    def _start_error(self, message: str, now: float, actor: int, place: Place, *, hopeless: bool = False) -> None:
+        self._start_errors += 1
+        self._start_errors_on.add(place.node)
+        if place.node:
+            self._health.failed(actor, place, -1 - actor, Reason.INTERNAL, message, now)
+        if self._crew.ready == 0 and hopeless and self._refused_by_all:
+            self._begin_stop(f"no actor can start: {message}", now)
+        elif self._crew.ready == 0 and self._start_errors >= self.limits.actor_starts and not self._may_yet_start(now):
+            tries = f"{self._start_errors} actors in a row" if self._start_errors > 1 else "an actor"
+            self._begin_stop(f"{tries} could not start; the last error: {message}", now)
+        self._start_after = now + self._backoff(self._start_errors)
+
+    def _begin_stop(self, message: str, now: float) -> None:
+        """No more clips are given out; what runs may end, and then the job stops."""
+        if self._stopping is None and self._stopped is None:
+            self._stopping = message
 
     # Actors
 
-    def _start_error(self, message: str, now: float) -> None:
-        self._start_errors += 1
-        if self._ready == 0 and self._start_errors >= self.limits.actor_starts:
-            tries = f"{self._start_errors} actors in a row" if self._start_errors > 1 else "an actor"
-            self._stop(f"{tries} could not start; the last error: {message}")
-        self._start_after = now + self._backoff(self._start_errors)
-
-    def _stop(self, message: str) -> None:
-        if self._stopped is None:
-            self._stopped = message
-            self._out.append(Stop(message))
-
     def _forget(self, actor: int, now: float) -> None:
         """Strikes the actor off; a clip held for it goes back, uncharged."""
-        state = self._actors.pop(actor)
-        self._idle.pop(actor, None)
-        self._holders.pop(actor, None)
-        self._bare.pop(actor, None)
-        self._unplaced.pop(actor, None)
-        self._leaving.pop(actor, None)
-        if state.clip >= 0:
-            self._running -= 1
-        if state.next >= 0:
-            self._line.put_back(state.next)
-        if state.ready:
-            self._ready -= 1
-            if self._ready == 0:
-                self._lonely_since = now
+        member = self._crew.remove(actor)
+        if member.clip >= 0:
+            self._health.attempt_ended(self._health.place_of(actor))
+        if member.next >= 0:
+            self._line.put_back(member.next)
+        self._health.actor_gone(actor)
+        if member.ready and self._crew.ready == 0:
+            self._lonely_since = now
 
     def _replace(self, actor: int, now: float, why: str, *, idle: bool = False) -> None:
-        if actor in self._actors:
+        if actor in self._crew:
             self._out.append(Kill(actor, why, idle))
             self._forget(actor, now)
+            self._reopen(self._verdicts.of_actor(actor), now)
 
-    def _release(self, actor: int, clip: int, now: float) -> bool:
+    def _release(self, actor: int, clip: int) -> bool:
         """The actor is done with the clip; False if that is no news (any more)."""
-        state = self._actors.get(actor)
-        if state is None or state.clip != clip:
+        member = self._crew.get(actor)
+        if member is None or member.clip != clip:
             return False
-        state.clip = -1
-        state.unreachable = False
-        self._running -= 1
-        self._bare.pop(actor, None)
-        if state.leaving:
-            self._replace(actor, now, "its node is about to go", idle=True)
-        else:
-            self._idle[actor] = None
+        self._crew.release(actor)
+        self._health.attempt_ended(self._health.place_of(actor))
         return True
+
+    def _let_go(self, now: float) -> None:
+        """Ends actors that have run their last clip on a node that is about to go."""
+        for actor in [actor for actor in self._crew.leaving if self._crew[actor].clip < 0]:
+            self._replace(actor, now, "its node is about to go", idle=True)
 
     # Decisions
 
     def _settle(self, now: float) -> list[Action]:
         """Whatever follows from the state: starts, assignments, prefetches, stops of idle actors."""
-        if self._stopped is None and not self._draining:
+        self._look_at_places(now)
+        self._close_verdicts(now)
+        self._let_go(now)
+        if self._stopping is not None and self._stopped is None and self._crew.running == 0:
+            self._stopped = self._stopping
+            self._out.append(Stop(self._stopped))
+        if not self._ending:
             self._start_actors(now)
             if now >= self._paused_until:
-                for actor in list(self._idle):
-                    if not self._give(actor, now):
-                        break
+                self._give_all(now)
+                if self._crew.running == 0 and self._crew.idle and not self._undecided(now) and self._health.lift():
+                    self._give_all(now)
                 self._hold_ahead(now)
             self._retire(now)
         out, self._out = self._out, []
@@ -443,98 +712,102 @@ class Scheduler:
     def _start_actors(self, now: float) -> None:
         if now < self._start_after:
             return
-        wanted = self._actors_wanted()
-        if self._line.wants_fresh and not any(a.fresh and a.placed_at is not None for a in self._actors.values()):
+        crew, wanted = self._crew, self._actors_wanted()
+        if self._line.wants_fresh and not any(m.fresh and m.placed_at is not None for m in crew.members()):
             # A clip waits for a process that has run nothing before: an idle actor makes room.
-            idle = next(iter(self._idle), None)
-            if idle is not None and (self._unplaced or self._staying >= wanted):
+            idle = next(iter(crew.idle), None)
+            if idle is not None and (crew.unplaced or crew.staying >= wanted):
                 self._replace(idle, now, "a fresh process is wanted", idle=True)
         most = max(PENDING_ACTORS, self.limits.actors_min)
-        while self._staying < wanted and len(self._unplaced) < most:
-            actor = self._actor_ids
-            self._actor_ids += 1
-            self._actors[actor] = _Actor(started_at=now)
-            self._unplaced[actor] = None
-            self._out.append(StartActor(actor))
+        if crew.staying < wanted and len(crew.unplaced) < most:
+            avoid = self._to_avoid(now)
+            while crew.staying < wanted and len(crew.unplaced) < most:
+                self._out.append(StartActor(crew.add(now, avoid), avoid))
 
     def _actors_wanted(self) -> int:
         # No more than the open clips: more would only wait.
-        return min(self.limits.actors_max, self._line.open - len(self._leaving))
+        return min(self.limits.actors_max, self._line.open - len(self._crew.leaving))
 
-    @property
-    def _staying(self) -> int:
-        return len(self._actors) - len(self._leaving)
+    def _give_all(self, now: float) -> None:
+        for actor in list(self._crew.idle):
+            if self._health.may_run(actor):
+                if not self._give(actor, now):
+                    break
+            elif self._crew[actor].next >= 0:
+                self._line.put_back(self._unhold(actor, drop=True))
+            if self._health.is_aside(actor) and actor in self._crew.idle:
+                self._replace(actor, now, "its place is set aside", idle=True)
 
     def _give(self, actor: int, now: float) -> bool:
         """Gives an idle actor its next clip; False where no actor could be given one now."""
-        state = self._actors[actor]
+        member = self._crew[actor]
         clip = -1
-        if state.fresh and self._line.wants_fresh:
-            clip = self._line.take(now, fresh=True)
-            if clip >= 0 and state.next >= 0:
-                self._line.put_back(state.next)
-                self._unhold(actor, drop=True)
-        elif state.next >= 0:
-            clip = state.next
-            self._unhold(actor)
+
+        may = functools.partial(self._may_run, actor=actor)
+        if member.fresh and self._line.wants_fresh:
+            clip = self._line.take(now, fresh=True, may=may)
+            if clip >= 0 and member.next >= 0:
+                self._line.put_back(self._unhold(actor, drop=True))
+        elif member.next >= 0:
+            clip = self._unhold(actor)
         if clip < 0:
-            clip = self._line.take(now)
-        if clip < 0 and self._holders:
-            holder = next(iter(self._holders))
-            clip = self._actors[holder].next
-            self._unhold(holder, drop=True)
+            clip = self._line.take(now, may=may)
         if clip < 0:
-            return self._line.wants_fresh  # another idle actor may be fresh
+            holder = next((h for h in self._crew.holders if may(self._crew[h].next)), -1)
+            if holder >= 0:
+                clip = self._unhold(holder, drop=True)
+        if clip < 0:
+            # Another idle actor may be fresh, or stand where a clip has not failed.
+            line = self._line
+            return line.wants_fresh or line.has_next or line.has_late(now) or bool(self._crew.holders)
         history = self._blame.of(clip)
         history.attempts += 1
-        del self._idle[actor]
-        self._running += 1
-        state.clip, state.attempt, state.rung = clip, history.attempts, history.rung
-        state.assigned_at = state.progress_at = now
-        state.progress = None
-        state.fresh = False
-        if state.decoding == clip:
-            state.decoding = -1  # from now on it is the running clip, and to blame
-        self._bare[actor] = None
-        self._out.append(Assign(actor, clip, history.attempts, history.rung))
+        rung = min(history.rung, LAST_RUNG)
+        self._crew.assign(actor, clip, history.attempts, rung, now)
+        self._health.attempt_began(self._health.place_of(actor))
+        self._out.append(Assign(actor, clip, history.attempts, rung))
         return True
 
     def _hold_ahead(self, now: float) -> None:
         """Reserves a next clip for running actors, unless an idle one could run it at once."""
-        while self._bare and not self._idle:
-            if not self._line.has_next:
+        crew = self._crew
+        if any(map(self._health.may_run, crew.idle)):
+            return
+        while crew.bare and self._line.has_next:
+            actor = next(iter(crew.bare))
+            member = crew[actor]
+            if any(map(self._health.is_suspect, self._health.place_of(actor).spots)):
+                del crew.bare[actor]  # until it is given its next clip
+                continue
+            held = self._line.take_next(functools.partial(self._may_run, actor=actor))
+            if held < 0:
                 return
-            actor = next(iter(self._bare))
-            state = self._actors[actor]
-            held = self._line.take(now)
-            del self._bare[actor]
-            state.next = held
-            self._holders[actor] = None
+            crew.hold(actor, held)
             decode = (
                 self.limits.crashes > 1
-                and state.decoding < 0
+                and member.decoding < 0
                 and not self._blame.suspects(held)
-                and not self._blame.suspects(state.clip)
+                and not self._blame.suspects(member.clip)
             )
             if decode:
-                state.decoding = held
+                member.decoding = held
             self._out.append(Prefetch(actor, held, decode))
 
-    def _unhold(self, actor: int, *, drop: bool = False) -> None:
-        state = self._actors[actor]
+    def _unhold(self, actor: int, *, drop: bool = False) -> int:
         if drop:
-            self._out.append(DropPrefetch(actor, state.next))
-        state.next = -1
-        self._holders.pop(actor, None)
-        if state.clip >= 0 and not state.leaving:
-            self._bare[actor] = None
+            self._out.append(DropPrefetch(actor, self._crew[actor].next))
+        return self._crew.unhold(actor)
 
     def _retire(self, now: float) -> None:
         """Ends actors that no open clip can need: those that wait for room, then those that load, then idle ones."""
-        spare = self._staying - self._actors_wanted()
-        if spare <= 0:
-            return
-        loading = [actor for actor, state in self._actors.items() if not state.ready and actor not in self._unplaced]
-        idle = [actor for actor in self._idle if self._actors[actor].next < 0]
-        for actor in [*reversed(self._unplaced), *reversed(loading), *idle][:spare]:
-            self._replace(actor, now, "no clips left for it", idle=self._actors[actor].ready)
+        crew = self._crew
+        spare = crew.staying - self._actors_wanted()
+        if spare > 0:
+            loading = [actor for actor, member in crew.items() if not member.ready and actor not in crew.unplaced]
+            # Those whose last clip failed go first: the others may have to try it.
+            idle = sorted((a for a in crew.idle if crew[a].next < 0), key=lambda a: not crew[a].failed)
+            for actor in [*reversed(crew.unplaced), *reversed(loading), *idle][:spare]:
+                self._replace(actor, now, "no clips left for it", idle=crew[actor].ready)
+        if self._line.open == 0:
+            for actor in [actor for actor, member in crew.items() if member.parked]:
+                self._replace(actor, now, "no clips are left")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from sam3ray.failures import Reason
 from sam3ray.job import actions as s
+from sam3ray.job.health import Place
 from sam3ray.job.scheduler import Scheduler
 
 
@@ -39,6 +40,31 @@ class Faults:
     outages: tuple[tuple[float, float], ...] = ()  # (from, to): all storage fails
 
 
+@dataclass(frozen=True)
+class Sickness:
+    """Of a process, a GPU or a node: whatever runs there fails."""
+
+    reason: Reason
+    fails_s: float = 0.5  # after so long
+    since_s: float = 0.0
+    until_s: float = float("inf")
+    share: float = 1.0  # of the clips
+    starts: bool = False  # actors cannot even load their model there
+
+
+@dataclass
+class Cluster:
+    """Nodes with slots for actors. A slot is a GPU where `gpus` says so.
+
+    `sick` names nodes ("n1"), GPUs ("n1/gpu0") and actors ("actor 3").
+    """
+
+    slots: dict[str, int]
+    gpus: bool = False
+    sick: dict[str, Sickness] = field(default_factory=dict)
+    slow_to_load: dict[str, float] = field(default_factory=dict)  # node -> seconds
+
+
 @dataclass
 class Outcome:
     done: set[int] = field(default_factory=set)
@@ -54,6 +80,9 @@ class Outcome:
     killed_for: list[str] = field(default_factory=list)
     rungs: dict[int, list[int]] = field(default_factory=dict)
     fresh_rungs: list[bool] = field(default_factory=list)
+    touched: dict[str, set[int]] = field(default_factory=dict)  # what is sick -> clips that failed of it
+    said: list[s.SetAside | s.Reinstate] = field(default_factory=list)
+    loads: int = 0
 
 
 class World:
@@ -67,6 +96,7 @@ class World:
         prior: dict[int, list[Reason]] | None = None,
         tick_s: float = 1.0,
         keep: bool = True,
+        cluster: Cluster | None = None,
     ) -> None:
         self.lengths = lengths
         self.natures = natures or {}
@@ -77,6 +107,7 @@ class World:
         self.heap: list[tuple[float, int, str, tuple]] = []
         self.sequence = 0
         self.alive: dict[int, int] = {}  # actor -> clip it runs or -1
+        self.avoids: dict[int, tuple[str, ...]] = {}
         self.ran: Counter[int] = Counter()
         self.held: dict[int, int] = {}
         self.where: dict[int, int] = {}  # clip -> actor
@@ -87,12 +118,16 @@ class World:
         self.out = Outcome()
         self.tick_s = tick_s
         self.keep = keep
+        self.cluster = cluster
+        self.places: dict[int, Place] = {}
 
     def later(self, delay: float, kind: str, *args: object) -> None:
         self.sequence += 1
         heapq.heappush(self.heap, (self.out.now + delay, self.sequence, kind, args))
 
     def run(self, until: float = float("inf")) -> Outcome:
+        if self.cluster is not None:
+            self.scheduler.nodes_seen(self.cluster.slots)
         self.do(self.scheduler.start(0.0))
         self.later(self.tick_s, "tick")
         while not self.scheduler.finished:
@@ -113,17 +148,59 @@ class World:
         self.later(self.tick_s, "tick")
 
     def on_placed(self, actor: int) -> None:
-        if actor in self.alive:
+        if actor not in self.alive:
+            return
+        if self.cluster is None:
             self.do(self.scheduler.actor_placed(actor, self.out.now))
+            return
+        place = self.find_place(actor, self.cluster)
+        if place is None:
+            self.later(1.0, "placed", actor)
+            return
+        self.places[actor] = place
+        self.do(self.scheduler.actor_placed(actor, self.out.now, place))
+
+    def find_place(self, actor: int, cluster: Cluster) -> Place | None:
+        taken = Counter(self.places[a].spots[0] for a in self.alive if a in self.places)
+        for node, slots in cluster.slots.items():
+            if node in self.avoids[actor]:
+                continue
+            if not cluster.gpus and taken[node] < slots:
+                return Place(node, node)
+            for slot in range(slots) if cluster.gpus else ():
+                if not taken[f"{node}/gpu{slot}"]:
+                    return Place(node, node, (str(slot),))
+        return None
+
+    def sickness(self, actor: int) -> tuple[str, Sickness] | None:
+        """What is sick where the actor runs, now."""
+        if self.cluster is None or actor not in self.places:
+            return None
+        for key in (f"actor {actor}", *self.places[actor].spots):
+            sick = self.cluster.sick.get(key)
+            if sick is not None and sick.since_s <= self.out.now < sick.until_s:
+                return key, sick
+        return None
 
     def on_ready(self, actor: int) -> None:
         if actor not in self.alive:
             return
-        if self.random.random() < self.faults.start_fails:
+        self.out.loads += 1
+        found = self.sickness(actor)
+        if self.random.random() < self.faults.start_fails or (found is not None and found[1].starts):
             del self.alive[actor]
             self.do(self.scheduler.actor_start_failed(actor, "no model", self.out.now))
         else:
             self.do(self.scheduler.actor_ready(actor, self.out.now))
+
+    def on_sick(self, actor: int, clip: int, key: str, sick: Sickness) -> None:
+        if self.alive.get(actor, -1) != clip:
+            return
+        self.out.touched.setdefault(key, set()).add(clip)
+        if sick.reason is Reason.CRASHED:
+            self.die(actor, Reason.CRASHED)
+        elif sick.reason is not Reason.TIMED_OUT:
+            self.fail(actor, clip, sick.reason)
 
     def on_prefetched(self, actor: int, clip: int, decoded: bool) -> None:
         if actor not in self.alive:
@@ -191,13 +268,19 @@ class World:
     def do(self, actions: list[s.Action]) -> None:
         for action in actions:
             match action:
-                case s.StartActor(actor):
+                case s.StartActor(actor, avoid):
                     self.alive[actor] = -1
+                    self.avoids[actor] = avoid
                     self.out.actors_started += 1
-                    self.out.most_actors = max(self.out.most_actors, len(self.alive))
-                    assert len(self.alive) <= self.limits.actors_max
+                    parked = self.scheduler.parked
+                    self.out.most_actors = max(self.out.most_actors, len(self.alive) - parked)
+                    assert len(self.alive) - parked <= self.limits.actors_max
                     self.later(0.5, "placed", actor)
-                    self.later(self.random.uniform(5, 10), "ready", actor)
+                case s.Load(actor):
+                    loads_s = self.random.uniform(5, 10)
+                    if self.cluster is not None:
+                        loads_s = self.cluster.slow_to_load.get(self.places[actor].node, loads_s)
+                    self.later(loads_s, "ready", actor)
                 case s.Assign(actor, clip, attempt, rung):
                     assert self.alive[actor] == -1, f"actor {actor} got a second clip"
                     assert clip not in self.where, f"clip {clip} runs twice"
@@ -215,7 +298,11 @@ class World:
                         if rung == s.FRESH_RUNG:
                             self.out.fresh_rungs.append(self.ran[actor] == 0)
                         self.ran[actor] += 1
-                    self.later(max(self.lengths[clip], 0.01), "end", actor, clip, attempt, rung)
+                    found = self.sickness(actor)
+                    if found is not None and self.random.random() < found[1].share:
+                        self.later(found[1].fails_s, "sick", actor, clip, *found)
+                    else:
+                        self.later(max(self.lengths[clip], 0.01), "end", actor, clip, attempt, rung)
                 case s.Prefetch(actor, clip, decoded):
                     assert actor in self.alive
                     assert actor not in self.held
@@ -234,5 +321,7 @@ class World:
                         assert clip not in self.out.final
                         assert clip not in self.out.done
                         self.out.final[clip] = reason
+                case s.SetAside() | s.Reinstate():
+                    self.out.said.append(action)
                 case s.Stop():
-                    pass
+                    assert not any(clip >= 0 for clip in self.alive.values()), "stopped before what ran had ended"

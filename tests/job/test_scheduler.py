@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sam3ray.failures import Reason
 from sam3ray.job import actions as s
-from sam3ray.job.scheduler import Scheduler
+from sam3ray.job.scheduler import MOST_PLACES, Scheduler
 from tests.job.simulation import Faults, Nature, World
 
 LIMITS = s.Limits(actors_min=1, actors_max=4, no_progress_s=30.0, start_timeout_s=60.0)
@@ -219,7 +219,7 @@ def test_waiting_for_room_has_a_limit_of_its_own_and_none_by_default() -> None:
 def test_only_so_many_actors_wait_for_room_at_a_time() -> None:
     scheduler = Scheduler([1.0] * 1000, s.Limits(actors_max=900))
     assert len(scheduler.start(0.0)) == s.PENDING_ACTORS
-    assert scheduler.actor_placed(0, 1.0) == [s.StartActor(s.PENDING_ACTORS)]
+    assert scheduler.actor_placed(0, 1.0) == [s.Load(0), s.StartActor(s.PENDING_ACTORS)]
 
 
 def test_an_actor_on_a_node_about_to_go_finishes_its_clip_and_gets_no_other() -> None:
@@ -331,6 +331,7 @@ def test_every_clip_ends_once_and_caps_hold(lengths, behaviour, limits, dies, no
             Reason.OUT_OF_MEMORY: s.LAST_RUNG + 1,
             Reason.PREEMPTED: limits.node_losses,
             Reason.STORAGE: limits.storage_errors,
+            Reason.INTERNAL: MOST_PLACES,
         }.get(reason, 1)
         assert count <= cap, (clip, reason, count)
     counts = world.scheduler.counts

@@ -1,0 +1,322 @@
+"""Which nodes and GPUs are well: failures without a success between them, place by place.
+
+A spot is a node, or one GPU of a node. Its strikes are the clips that failed there since a clip was last done there,
+without those that failed somewhere else, too: such a clip is at fault itself.
+
+    well      -> resting    after some strikes: it is given no new clip, what runs there goes on
+    resting   -> on trial   once a clip is done elsewhere (so it is not the job that is at fault), or once nothing
+                            runs any more: one clip at a time
+    on trial  -> set aside  when that clip fails, others are done elsewhere, and there is another spot to go to
+    set aside -> on trial   after `ASIDE_S`, which doubles each time
+    any       -> well       when a clip is done there, or its strikes turn out to be the clips' own
+
+So a spot that is sick beside well ones meets each clip that it runs already, and `STRIKES` + 1 more. Where all are
+sick alike, none is set aside: that is for the breaker. Pure bookkeeping: no Ray, no clock of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from sam3ray.failures import Reason
+
+ACTOR_STRIKES = 2  # clips in a row that fail in a process, after which it is replaced
+STRIKES = 3  # the same for a GPU or a node
+CONTENT_STRIKES = 10  # for videos said to be missing, forbidden or unreadable, of which there may be many
+ASIDE_S = 60.0
+ASIDE_CAP_S = 3600.0
+_MOST_STRIKES = 50  # kept; more say nothing new
+
+# Faults that a process or its GPU can have. The others are those of a whole node: its network, disk, mounts, rights.
+OF_PROCESS = frozenset({Reason.INTERNAL, Reason.CRASHED, Reason.TIMED_OUT, Reason.OUT_OF_MEMORY, Reason.DEVICE})
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an actor's process runs.
+
+    Attributes:
+        node: its id.
+        host: what people call it.
+        gpus: the numbers, on that node, of the GPUs that the process was given.
+    """
+
+    node: str = ""
+    host: str = ""
+    gpus: tuple[str, ...] = ()
+
+    @property
+    def spots(self) -> tuple[str, ...]:
+        """The finest first."""
+        return (*(f"{self.node}/gpu{gpu}" for gpu in self.gpus), self.node)
+
+
+class State(Enum):
+    WELL = "well"
+    RESTING = "resting"
+    TRIAL = "on trial"
+    ASIDE = "set aside"
+
+
+@dataclass(slots=True)
+class _Spot:
+    name: str  # for people
+    is_gpu: bool
+    state: State = State.WELL
+    strikes: dict[int, tuple[str | int, Reason]] = field(default_factory=dict)  # clip -> (source, reason)
+    last: str = ""  # error
+    confirmed: bool = False  # a clip was done elsewhere since it began to rest
+    until: float = 0.0
+    asides: int = 0
+    running: int = 0
+    proven: bool = False
+    actors: set[int] = field(default_factory=set)
+
+    @property
+    def is_sick(self) -> bool:
+        """Strikes in one process say nothing of its node."""
+        firm = [(source, reason) for source, reason in self.strikes.values() if not reason.is_of_content]
+        sources = {source for source, reason in firm if reason in OF_PROCESS}
+        of_node = any(reason not in OF_PROCESS for _, reason in firm)
+        enough = len(firm) >= STRIKES and (self.is_gpu or of_node or len(sources) > 1)
+        return enough or len(self.strikes) >= CONTENT_STRIKES
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A spot that begins to rest, is set aside, or comes back from there (on trial or well)."""
+
+    spot: str
+    name: str
+    state: State
+    why: str = ""
+    until: float = 0.0
+
+
+class Health:
+    """Told of every actor, attempt and outcome; says who may be given a clip."""
+
+    def __init__(self) -> None:
+        self._spots: dict[str, _Spot] = {}
+        self._places: dict[int, Place] = {}
+        self._nodes: frozenset[str] = frozenset()  # of the cluster, those with room for an actor
+        self._struck: dict[int, set[str]] = {}  # clip -> spots that it is a strike of
+        self._changes: list[Change] = []
+
+    # What the scheduler wants to know
+
+    def place_of(self, actor: int) -> Place:
+        return self._places.get(actor, _NOWHERE)
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """In play: they have room for an actor, or hold one, and are not set aside."""
+        held = {place.node for place in self._places.values()}
+        return frozenset(node for node in self._nodes | held if self._state(node) is not State.ASIDE)
+
+    def may_run(self, actor: int) -> bool:
+        """It may be given another clip now."""
+        for key in self.place_of(actor).spots:
+            spot = self._spots.get(key)
+            if spot is None or spot.state is State.WELL:
+                continue
+            if spot.state is not State.TRIAL or spot.running > 0:
+                return False
+        return True
+
+    def is_aside(self, actor: int) -> bool:
+        return any(self._state(key) is State.ASIDE for key in self.place_of(actor).spots)
+
+    def is_node_aside(self, actor: int) -> bool:
+        return self._state(self.place_of(actor).node) is State.ASIDE
+
+    def is_proven(self, place: Place) -> bool:
+        """A clip was done on that GPU, or on that node, at some time."""
+        spot = self._spots.get(place.spots[0])
+        return spot is not None and spot.proven
+
+    def was_seen(self, place: Place) -> bool:
+        """An attempt ended there, well or not."""
+        spot = self._spots.get(place.spots[0])
+        return spot is not None and (spot.proven or bool(spot.strikes))
+
+    @property
+    def unseen_nodes(self) -> frozenset[str]:
+        """Of the cluster, those that have never had an actor."""
+        return self._nodes.difference(self._spots)
+
+    def is_suspect(self, spot: str) -> bool:
+        return self._state(spot) is not State.WELL
+
+    @property
+    def to_avoid(self) -> tuple[str, ...]:
+        """Nodes where no actor is to be started now, as long as there are others."""
+        bad = [
+            key
+            for key, spot in self._spots.items()
+            if not spot.is_gpu and spot.state in (State.ASIDE, State.RESTING) and key
+        ]
+        return tuple(sorted(bad)) if self.nodes.difference(bad) else ()
+
+    @property
+    def aside(self) -> Mapping[str, str]:
+        """What is set aside now, as people call it, and why."""
+        return {spot.name: _why(spot) for spot in self._spots.values() if spot.state is State.ASIDE}
+
+    def take_changes(self) -> list[Change]:
+        changes, self._changes = self._changes, []
+        return changes
+
+    # What happens
+
+    def set_nodes(self, nodes: Iterable[str]) -> None:
+        self._nodes = frozenset(nodes)
+
+    def actor_placed(self, actor: int, place: Place) -> None:
+        self._places[actor] = place
+        for key in place.spots:
+            name = place.host or place.node or "this machine"
+            if key != place.node:
+                name = f"GPU {key.rsplit('/gpu', 1)[1]} of {name}"
+            self._spots.setdefault(key, _Spot(name, key != place.node)).actors.add(actor)
+
+    def actor_gone(self, actor: int) -> None:
+        place = self._places.pop(actor, None)
+        if place is not None:
+            for key in place.spots:
+                self._spots[key].actors.discard(actor)
+
+    def attempt_began(self, place: Place) -> None:
+        for key in place.spots:
+            if key in self._spots:
+                self._spots[key].running += 1
+
+    def attempt_ended(self, place: Place) -> None:
+        for key in place.spots:
+            if key in self._spots:
+                self._spots[key].running -= 1
+
+    def succeeded(self, place: Place) -> None:
+        """A clip was done there."""
+        here = set(place.spots)
+        for key, spot in self._spots.items():
+            if key in here:
+                spot.asides = 0
+                spot.proven = True
+                self._clear(key, spot)
+            elif spot.state is not State.WELL:
+                spot.confirmed = True
+                if spot.state is State.RESTING:
+                    spot.state = State.TRIAL
+
+    def failed(self, actor: int, place: Place, clip: int, reason: Reason, message: str, now: float) -> None:
+        """`clip` failed there, and has not failed anywhere else before."""
+        source: str | int = place.spots[0] if place.gpus else actor
+        for key in place.spots:
+            spot = self._spots.get(key)
+            if spot is None or (spot.is_gpu and reason not in OF_PROCESS):
+                continue
+            if len(spot.strikes) < _MOST_STRIKES:
+                spot.strikes[clip] = (source, reason)
+                self._struck.setdefault(clip, set()).add(key)
+            spot.last = f"{reason.value}: {message}"
+            self._judge(key, spot, now)
+
+    def refused(self, place: Place, message: str, now: float) -> None:
+        """The storage or the hub turned this node away, whatever the clip."""
+        spot = self._spots.get(place.node)
+        if spot is not None:
+            spot.last = message
+            self._suspect(place.node, spot, now)
+
+    def own_fault(self, clip: int) -> None:
+        """The clip failed in a second place: it is no strike of any."""
+        for key in self._struck.pop(clip, ()):
+            spot = self._spots[key]
+            spot.strikes.pop(clip, None)
+            if spot.state in (State.RESTING, State.TRIAL, State.ASIDE) and not spot.is_sick and not spot.asides:
+                self._clear(key, spot)
+
+    def forget_clip(self, clip: int) -> None:
+        """It is settled, and its number stands for nothing any more; its strikes stay."""
+        self._struck.pop(clip, None)
+
+    def lift(self) -> bool:
+        """Nothing runs any more: what rests is tried again, one clip at a time. True if anything did."""
+        resting = [spot for spot in self._spots.values() if spot.state is State.RESTING]
+        for spot in resting:
+            spot.state = State.TRIAL
+        return bool(resting)
+
+    def tick(self, now: float) -> None:
+        for key, spot in self._spots.items():
+            if spot.state is State.ASIDE and now >= spot.until:
+                spot.state, spot.confirmed = State.TRIAL, True
+                self._changes.append(Change(key, spot.name, State.TRIAL))
+
+    # How it is judged
+
+    def _state(self, key: str) -> State:
+        spot = self._spots.get(key)
+        return State.WELL if spot is None else spot.state
+
+    def _clear(self, key: str, spot: _Spot) -> None:
+        for clip in spot.strikes:
+            if clip in self._struck:
+                self._struck[clip].discard(key)
+        spot.strikes.clear()
+        if spot.state is State.ASIDE:
+            self._changes.append(Change(key, spot.name, State.WELL))
+        spot.state, spot.confirmed = State.WELL, False
+
+    def _rest(self, key: str, spot: _Spot) -> None:
+        spot.state = State.RESTING
+        self._changes.append(Change(key, spot.name, State.RESTING, _why(spot)))
+
+    def _judge(self, key: str, spot: _Spot, now: float) -> None:
+        if spot.state is State.WELL and spot.is_sick:
+            self._rest(key, spot)
+        elif spot.state is State.TRIAL:
+            self._suspect(key, spot, now)
+
+    def _suspect(self, key: str, spot: _Spot, now: float) -> None:
+        if spot.state is State.WELL:
+            self._rest(key, spot)
+        elif spot.state is State.TRIAL and spot.confirmed and self._has_other(key, spot):
+            self._set_aside(key, spot, now)
+
+    def _has_other(self, key: str, spot: _Spot) -> bool:
+        if not spot.is_gpu:
+            return len(self.nodes - {key}) > 0
+        return any(
+            other.is_gpu and other.actors and other.state is not State.ASIDE
+            for name, other in self._spots.items()
+            if name != key
+        )
+
+    def _set_aside(self, key: str, spot: _Spot, now: float) -> None:
+        spot.state = State.ASIDE
+        spot.asides += 1
+        spot.until = now + min(ASIDE_CAP_S, ASIDE_S * 2.0 ** min(spot.asides - 1, 20))
+        self._changes.append(Change(key, spot.name, State.ASIDE, _why(spot), spot.until))
+        if spot.is_gpu:
+            # A node all of whose GPUs are sick is sick itself.
+            node = key.rsplit("/gpu", 1)[0]
+            gpus = [other for name, other in self._spots.items() if other.is_gpu and name.startswith(f"{node}/gpu")]
+            whole = self._spots[node]
+            if all(gpu.state is State.ASIDE for gpu in gpus) and self._has_other(node, whole):
+                whole.last = spot.last
+                whole.strikes.update(spot.strikes)
+                if whole.state is not State.ASIDE:
+                    self._set_aside(node, whole, now)
+
+
+_NOWHERE = Place()
+
+
+def _why(spot: _Spot) -> str:
+    count = len(spot.strikes)
+    clips = f"{count} clips failed there without a success between them, " if count > 1 else ""
+    return f"{clips}while others are done elsewhere; the last error: {spot.last}"

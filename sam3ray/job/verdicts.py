@@ -1,0 +1,57 @@
+"""Failures that settle a clip, held back until the place that they happened at has shown to be well.
+
+The first success there makes them stand. If the place turns out to be sick instead, its clips go elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sam3ray.job.actions import RecordFailure
+from sam3ray.job.health import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    record: RecordFailure
+    actor: int
+    place: Place
+
+
+class Verdicts:
+    """At most one for each clip."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, Verdict] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def hold(self, record: RecordFailure, actor: int, place: Place) -> None:
+        self._held[record.clip] = Verdict(record, actor, place)
+
+    def proven_by(self, actor: int, place: Place, lives: Callable[[int], bool]) -> list[Verdict]:
+        """Takes those that a success of this actor makes stand: its own, and those of dead actors at the same spot."""
+        return self._take(
+            lambda v: v.actor == actor or (not lives(v.actor) and v.place.spots[0] == place.spots[0]),
+        )
+
+    def of_actor(self, actor: int) -> list[Verdict]:
+        """Takes those of an actor that is replaced."""
+        return self._take(lambda v: v.actor == actor)
+
+    def of_spot(self, spot: str) -> list[Verdict]:
+        """Takes those of a node or GPU that is no longer trusted."""
+        return self._take(lambda v: spot in v.place.spots)
+
+    def all(self) -> list[Verdict]:
+        return self._take(lambda _: True)
+
+    def _take(self, wanted: Callable[[Verdict], bool]) -> list[Verdict]:
+        if not self._held:
+            return []
+        taken = [verdict for verdict in self._held.values() if wanted(verdict)]
+        for verdict in taken:
+            del self._held[verdict.record.clip]
+        return taken
