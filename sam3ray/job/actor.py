@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -42,7 +43,9 @@ class ClipActor:
     def hello(self) -> dict[str, Any]:
         import ray
 
-        return {"node": ray.get_runtime_context().get_node_id(), "pid": os.getpid()}
+        context = ray.get_runtime_context()
+        gpus = context.get_accelerator_ids().get("GPU", [])
+        return {"node": context.get_node_id(), "pid": os.getpid(), "host": socket.gethostname(), "gpus": tuple(gpus)}
 
     def load(self, order: WorkOrder) -> dict[str, float]:
         """Loads the model. Heavy imports happen here, not in the driver."""

@@ -28,6 +28,7 @@ from sam3ray.job.actor import WorkOrder
 from sam3ray.job.agreement import agreement, open_run, resolved_model
 from sam3ray.job.capacity import Room, room_on
 from sam3ray.job.cluster import LOOK_EVERY_S, connected, look
+from sam3ray.job.health import Place
 from sam3ray.job.lengths import lengths_of
 from sam3ray.job.logs import event
 from sam3ray.job.loop import Loop
@@ -158,6 +159,7 @@ class Job:
         self._stages = Stages(config.cluster, self.scheduler, room, queue, config.render.cpus_per_task)
         self._interrupts = 0
         self._stop_message = ""
+        self._set_aside: dict[str, str] = {}  # nodes and GPUs that were, and why
         self._began = time.monotonic()
         self._look_at = self._began
 
@@ -170,6 +172,7 @@ class Job:
         with ExitStack() as stack:
             stack.enter_context(_signals(self._interrupt))
             stack.callback(self._end)
+            self._stages.tell_of(look())
             self._do(self.scheduler.start(time.monotonic()))
             self._run()
         return self._summary()
@@ -206,7 +209,7 @@ class Job:
             self._stop_message = "another process has taken this output over"
         error = self.ledger.tick(now)
         if error:
-            self._stop_message = error
+            self._do(self.scheduler.stop(error, now))
         self.observer.update(self._snapshot())
 
     def _end(self) -> None:
@@ -224,7 +227,7 @@ class Job:
         self._loop.post(lambda: None)
 
     def _summary(self) -> JobSummary:
-        summary = self._annotated()
+        summary = dataclasses.replace(self._annotated(), set_aside=dict(self._set_aside))
         if self._renders is None:
             return summary
         queue = self._renders.queue
@@ -253,6 +256,7 @@ class Job:
             actors=counts.actors_ready,
             starting=counts.actors_starting,
             unplaced=counts.actors_unplaced,
+            aside=len(counts.aside),
             frames=self.ledger.frames + self._pool.frames_running,
             objects=self.ledger.objects,
             seconds=seconds,
@@ -276,8 +280,10 @@ class Job:
     def _do(self, actions: Sequence[s.Action]) -> None:
         for action in actions:
             match action:
-                case s.StartActor(actor):
-                    self._pool.start(actor)
+                case s.StartActor(actor, avoid):
+                    self._pool.start(actor, avoid)
+                case s.Load(actor):
+                    self._pool.load(actor)
                 case s.Assign(actor, clip, attempt, rung):
                     self._pool.run(actor, clip, self._clip(clip), rung, attempt)
                 case s.Prefetch(actor, clip, first_frames):
@@ -288,6 +294,11 @@ class Job:
                     self._pool.end(actor, why, gently=idle)
                 case s.RecordFailure():
                     self._record(action)
+                case s.SetAside(name, why, seconds):
+                    event(_LOG, logging.WARNING, "set aside", place=name, why=redact(why), seconds=round(seconds))
+                    self._set_aside[name] = redact(why)
+                case s.Reinstate(name):
+                    event(_LOG, logging.WARNING, "tried again", place=name)
                 case s.Stop():
                     pass  # the loop sees that the scheduler is finished
 
@@ -325,8 +336,8 @@ class Job:
 
     # What the pool reports
 
-    def placed(self, actor: int, node: str) -> None:
-        self._do(self.scheduler.actor_placed(actor, time.monotonic()))
+    def placed(self, actor: int, place: Place) -> None:
+        self._do(self.scheduler.actor_placed(actor, time.monotonic(), place))
 
     def ready(self, actor: int) -> None:
         self._do(self.scheduler.actor_ready(actor, time.monotonic()))
@@ -384,8 +395,8 @@ class Job:
         self.observer.clip_done(result)
         self._do(self.scheduler.clip_done(actor, clip, now))
 
-    def job_stopped(self, message: str) -> None:
-        self._stop_message = message
+    def turned_away(self, actor: int, clip: int, message: str) -> None:
+        self._do(self.scheduler.turned_away(actor, clip, message, time.monotonic()))
 
 
 def _limits(config: JobConfig, room: Room) -> s.Limits:

@@ -276,14 +276,15 @@ class Health:
         self._changes.append(Change(key, spot.name, State.RESTING, _why(spot)))
 
     def _judge(self, key: str, spot: _Spot, now: float) -> None:
-        if spot.state is State.WELL and spot.is_sick:
+        if spot.state is State.WELL and spot.is_sick and self._has_other(key, spot):
             self._rest(key, spot)
         elif spot.state is State.TRIAL:
             self._suspect(key, spot, now)
 
     def _suspect(self, key: str, spot: _Spot, now: float) -> None:
         if spot.state is State.WELL:
-            self._rest(key, spot)
+            if self._has_other(key, spot):
+                self._rest(key, spot)
         elif spot.state is State.TRIAL and spot.confirmed and self._has_other(key, spot):
             self._set_aside(key, spot, now)
 

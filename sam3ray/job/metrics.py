@@ -38,6 +38,7 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "sam3ray_clips_waiting": ("gauge", "clips in the queue", ("run",)),
     "sam3ray_clips_running": ("gauge", "clips on actors", ("run",)),
     "sam3ray_actors": ("gauge", "actors by state", ("run", "state")),
+    "sam3ray_places_set_aside": ("gauge", "nodes and GPUs that get no clips, since theirs failed", ("run",)),
     "sam3ray_videos_rendered": ("gauge", "annotated videos made", ("run",)),
     "sam3ray_frames_per_second": ("gauge", "frames per second since the run began", ("run",)),
 }
@@ -97,6 +98,7 @@ class RayMetrics:
         gauges["sam3ray_actors"].set(snapshot.actors, tags={"state": "ready"})
         gauges["sam3ray_actors"].set(snapshot.starting, tags={"state": "starting"})
         gauges["sam3ray_actors"].set(snapshot.unplaced, tags={"state": "waiting"})
+        gauges["sam3ray_places_set_aside"].set(snapshot.aside)
         gauges["sam3ray_videos_rendered"].set(snapshot.rendered)
         gauges["sam3ray_frames_per_second"].set(snapshot.frames_per_s)
 

@@ -21,6 +21,7 @@ class Snapshot:
         done, failed: clips of this run and of earlier ones.
         frames, objects: of this run; frames include those of clips that are running.
         starting, unplaced: actors that load the model, and actors that wait for the cluster to have room.
+        aside: nodes and GPUs that are set aside: see `job.health`.
         eta_s: from the rate of clips so far, None before the first one.
         rendered, rendering, render_failed: videos made, waiting or under way, given up.
         to_render: clips that will be wanted as videos once they are annotated.
@@ -36,6 +37,7 @@ class Snapshot:
     actors: int = 0
     starting: int = 0
     unplaced: int = 0
+    aside: int = 0
     frames: int = 0
     objects: int = 0
     seconds: float = 0.0

@@ -6,8 +6,9 @@ An actor that ended, for whatever reason, is reported on once at most; late answ
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 from sam3ray.config import ClusterConfig
 from sam3ray.failures import Failure, JobStopped, Reason, WorkerUnfit
 from sam3ray.job.actor import WorkOrder, remote_class
+from sam3ray.job.health import Place
 from sam3ray.job.logs import event
 from sam3ray.job.loop import Loop
 from sam3ray.job.losses import Verdict, judge, nodes_alive
@@ -34,7 +36,8 @@ NODE_ID_LABEL = "ray.io/node-id"  # Ray sets it on every node
 class PoolEvents(Protocol):
     """What the pool reports. Each call is made in the driver's thread and may start or end actors."""
 
-    def placed(self, actor: int, node: str) -> None: ...
+    def placed(self, actor: int, place: Place) -> None:
+        """It waits to be told to load its model."""
 
     def ready(self, actor: int) -> None: ...
 
@@ -50,8 +53,8 @@ class PoolEvents(Protocol):
 
     def answered(self, actor: int, clip: int, result: ClipResult | Failure) -> None: ...
 
-    def job_stopped(self, message: str) -> None:
-        """A worker says that no clip can go on."""
+    def turned_away(self, actor: int, clip: int, message: str) -> None:
+        """The worker says that no other clip would fare better there."""
 
 
 @dataclass(slots=True)
@@ -81,7 +84,6 @@ class ActorPool:
             "accelerator_type": cluster.accelerator_type,
         }
         self._labels = dict(cluster.label_selector)
-        self.avoid: set[str] = set()  # ids of nodes on which none is to be started
         self._members: dict[int, _Member] = {}
         self._closing: list[tuple[Any, Any]] = []  # handles of actors that tidy up, and what says they have
 
@@ -101,13 +103,18 @@ class ActorPool:
 
     # What the driver wants done
 
-    def start(self, actor: int) -> None:
+    def start(self, actor: int, avoid: Sequence[str] = ()) -> None:
+        """`avoid`: ids of nodes where it is not to be."""
         labels = dict(self._labels)
-        if self.avoid:
-            labels[NODE_ID_LABEL] = f"!in({', '.join(sorted(self.avoid))})"
+        if avoid:
+            labels[NODE_ID_LABEL] = f"!in({', '.join(avoid)})"
         handle = self._actor_class.options(**self._options, label_selector=labels or None).remote(actor)
         self._members[actor] = _Member(handle)
         self._watch(actor, handle.hello.remote(), self._on_hello)
+
+    def load(self, actor: int) -> None:
+        """Has it load its model."""
+        self._watch(actor, self._members[actor].handle.load.remote(self._order), self._on_load)
 
     def run(self, actor: int, clip: int, what: Clip, rung: int, attempt: int) -> None:
         member = self._members[actor]
@@ -174,10 +181,9 @@ class ActorPool:
             return
         hello, member = future.result(), self._members[actor]
         member.node = hello["node"]
-        event(_LOG, logging.INFO, "actor placed", actor=actor, node=member.node, pid=hello["pid"])
-        self._events.placed(actor, member.node)
-        if actor in self._members:
-            self._watch(actor, member.handle.load.remote(self._order), self._on_load)
+        place = Place(member.node, hello["host"], hello["gpus"])
+        event(_LOG, logging.INFO, "actor placed", actor=actor, pid=hello["pid"], **dataclasses.asdict(place))
+        self._events.placed(actor, place)
 
     def _on_load(self, actor: int, future: Future[Any]) -> None:
         cause = _raised_inside(future)
@@ -192,7 +198,7 @@ class ActorPool:
     def _on_run(self, actor: int, future: Future[Any], clip: int) -> None:
         cause = _raised_inside(future)
         if isinstance(cause, JobStopped):
-            self._events.job_stopped(str(cause))
+            self._events.turned_away(actor, clip, str(cause))
         elif cause is not None:
             # `attempt` returns what goes wrong with a clip: this is a defect of ours or of Ray's.
             defect = Failure("", Reason.INTERNAL, f"{type(cause).__name__}: {cause}")

@@ -45,6 +45,7 @@ def running_of(snapshot: Snapshot) -> str:
     text = f"{snapshot.running} running on {snapshot.actors} actors"
     more = [f"{snapshot.starting} starting"] if snapshot.starting else []
     more += [f"{snapshot.unplaced} waiting for room"] if snapshot.unplaced else []
+    more += [f"{snapshot.aside} nodes or GPUs set aside"] if snapshot.aside else []
     return f"{text} (+{', '.join(more)})" if more else text
 
 

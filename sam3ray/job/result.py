@@ -37,7 +37,10 @@ class ClipResult:
 
 @dataclass(frozen=True)
 class JobSummary:
-    """How a job ended. `failed` counts clips by reason, those of earlier runs included."""
+    """How a job ended. `failed` counts clips by reason, those of earlier runs included.
+
+    `set_aside`: the nodes and GPUs that were, for a time or to the end, and why.
+    """
 
     clips: int
     done: int  # by this run
@@ -51,3 +54,4 @@ class JobSummary:
     message: str = ""
     rendered: int = 0
     render_failures: Mapping[str, str] = field(default_factory=dict)
+    set_aside: Mapping[str, str] = field(default_factory=dict)

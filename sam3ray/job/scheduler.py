@@ -333,7 +333,7 @@ class Scheduler:
             place = self._health.place_of(actor)
             self._refuse(place, message, now)
             if self._refused_by_all:
-                self._begin_stop(message, now)
+                self._begin_stop(message)
         return self.clip_failed(actor, clip, Reason.STORAGE, message, now)
 
     def tick(self, now: float) -> list[Action]:
@@ -368,7 +368,7 @@ class Scheduler:
             none_placed = len(self._crew.unplaced) + self._crew.parked == len(self._crew)
             if limit is not None and lonely_s >= limit and none_placed:
                 self._begin_stop(
-                    f"no actor could be placed within {limit:.0f} s: the cluster has no free resources for one", now
+                    f"no actor could be placed within {limit:.0f} s: the cluster has no free resources for one"
                 )
         self._look_at_breaker(now)
         return self._settle(now)
@@ -376,6 +376,11 @@ class Scheduler:
     def drain(self, now: float) -> list[Action]:
         """Give out no more clips; what runs may end. `finished` says when it has."""
         self._draining = True
+        return self._settle(now)
+
+    def stop(self, message: str, now: float) -> list[Action]:
+        """The job cannot go on. What runs may end first."""
+        self._begin_stop(message)
         return self._settle(now)
 
     # Clips
@@ -421,7 +426,7 @@ class Scheduler:
         elif reason.is_charged and (reason in OF_PROCESS or len(self._health.nodes) > 1):
             self._verdicts.hold(record, actor, place)
             if actor not in self._crew and reason is Reason.INTERNAL:
-                self._reopen(self._verdicts.of_actor(actor), now)
+                self._reopen(self._verdicts.of_actor(actor), now, process=True)
         else:
             self._give_up(record)
 
@@ -452,7 +457,7 @@ class Scheduler:
                 self._paused_until = now + self._backoff(self._storage.rounds - 1)
             if self._storage.is_open(self._nodes_of_actors(), self._line.open):
                 self._begin_stop(
-                    f"storage failed {self._storage.rounds} times in a row; the last error: {record.message}", now
+                    f"storage failed {self._storage.rounds} times in a row; the last error: {record.message}"
                 )
         elif reason in OF_PROCESS or reason.is_node_fault:
             self._breaker.failed(clip, place.spots[0], reason, record.message)
@@ -470,12 +475,14 @@ class Scheduler:
 
     # Verdicts
 
-    def _reopen(self, verdicts: Iterable[Verdict], now: float) -> None:
-        """Has the clips tried elsewhere, since the place that failed them is not trusted any more."""
+    def _reopen(self, verdicts: Iterable[Verdict], now: float, *, process: bool = False) -> None:
+        """Has the clips tried elsewhere, since the place that failed them is not trusted any more.
+
+        `process`: it is the process that is not trusted, so that for a defect another one will do.
+        """
         for verdict in verdicts:
             clip = verdict.record.clip
-            # Another process is as good as another place for a defect. Crashes and hangs have had theirs.
-            fair = verdict.record.reason is Reason.INTERNAL or self._has_other_spot(clip)
+            fair = self._has_other_spot(clip) or (process and verdict.record.reason is Reason.INTERNAL)
             if self._ending or (fair and len(self._blame.of(clip).spots) < MOST_PLACES):
                 self._out.append(verdict.record)
                 if self._has_other_place(clip):
@@ -500,8 +507,7 @@ class Scheduler:
             proven = self._health.is_proven(verdict.place) if verdict.place.gpus else bool(member and member.done)
             proven = proven and len(self._blame.of(clip).nodes) >= min(2, len(self._health.nodes))
             others = [a for a, m in self._crew.items() if m.done and self._is_new(clip, a)]
-            fair = verdict.record.reason is Reason.INTERNAL or self._has_other_spot(clip)
-            if not proven and others and fair and len(asked) < MOST_PLACES:
+            if not proven and others and self._has_other_spot(clip) and len(asked) < MOST_PLACES:
                 self._out.append(verdict.record)
                 self._line.put_back(clip)
             elif self._wants_other_actor(verdict):
@@ -519,9 +525,7 @@ class Scheduler:
         elsewhere = len(history.nodes) < 2 and len(self._health.nodes.difference(history.nodes)) > 0
         if verdict.record.reason in OF_PROCESS and elsewhere:
             return len(history.spots) < MOST_PLACES
-        if (member is not None and member.done) or len(history.spots) > 1:
-            return False
-        return verdict.record.reason is Reason.INTERNAL or elsewhere
+        return elsewhere and not (member is not None and member.done) and len(history.spots) < 2
 
     # Places
 
@@ -629,6 +633,8 @@ class Scheduler:
     # Stops
 
     def _look_at_breaker(self, now: float) -> None:
+        if self._storage.rounds:
+            return  # nothing can succeed while storage is away, which is counted apart
         places = {
             self._health.place_of(a).spots[0]
             for a, m in self._crew.items()
@@ -636,7 +642,7 @@ class Scheduler:
         }
         why = self._breaker.verdict(places, self._line.open)
         if why and not (self._health.unseen_nodes and self._undecided(now)):
-            self._begin_stop(why, now)
+            self._begin_stop(why)
 
     def _start_error(self, message: str, now: float, actor: int, place: Place, *, hopeless: bool = False) -> None:
         self._start_errors += 1
@@ -644,13 +650,13 @@ class Scheduler:
         if place.node:
             self._health.failed(actor, place, -1 - actor, Reason.INTERNAL, message, now)
         if self._crew.ready == 0 and hopeless and self._refused_by_all:
-            self._begin_stop(f"no actor can start: {message}", now)
+            self._begin_stop(f"no actor can start: {message}")
         elif self._crew.ready == 0 and self._start_errors >= self.limits.actor_starts and not self._may_yet_start(now):
             tries = f"{self._start_errors} actors in a row" if self._start_errors > 1 else "an actor"
-            self._begin_stop(f"{tries} could not start; the last error: {message}", now)
+            self._begin_stop(f"{tries} could not start; the last error: {message}")
         self._start_after = now + self._backoff(self._start_errors)
 
-    def _begin_stop(self, message: str, now: float) -> None:
+    def _begin_stop(self, message: str) -> None:
         """No more clips are given out; what runs may end, and then the job stops."""
         if self._stopping is None and self._stopped is None:
             self._stopping = message
@@ -672,7 +678,7 @@ class Scheduler:
         if actor in self._crew:
             self._out.append(Kill(actor, why, idle))
             self._forget(actor, now)
-            self._reopen(self._verdicts.of_actor(actor), now)
+            self._reopen(self._verdicts.of_actor(actor), now, process=True)
 
     def _release(self, actor: int, clip: int) -> bool:
         """The actor is done with the clip; False if that is no news (any more)."""

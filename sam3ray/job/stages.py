@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from sam3ray.config import ClusterConfig
 from sam3ray.job.actions import Action
-from sam3ray.job.capacity import Node, Room, all_cpus, no_cpus_for_rendering, render_cpus, render_slots, room_on
+from sam3ray.job.capacity import Node, Request, Room, all_cpus, no_cpus_for_rendering, render_cpus, render_slots, room_on
 from sam3ray.job.render_queue import RenderQueue
 from sam3ray.job.scheduler import Scheduler
 
@@ -38,12 +38,18 @@ class Stages:
         self._cpus_asked = self.cpus_per_task = cpus_per_task
         self.room = room
 
+    def tell_of(self, nodes: Sequence[Node]) -> None:
+        """The scheduler is to know which nodes an actor could be on before it starts any."""
+        request = Request.of(self._cluster)
+        self._scheduler.nodes_seen(node.id for node in nodes if request.fits(node, 1))
+
     def look(self, nodes: Sequence[Node], where: Mapping[int, str], now: float) -> list[Action]:
         """Nodes join, leave and are given notice, all the time. `where`: the node of each actor that has one."""
         if self._cluster.alone:
             self.room = dataclasses.replace(self.room, cpus=all_cpus(nodes))
         else:
             self.room = room_on(nodes, self._cluster, self._scheduler.counts.open)
+        self.tell_of(nodes)
         self.cpus_per_task = render_cpus(nodes, self._cpus_asked)
         if self._videos is not None and self.room.cpus == 0 and self._cluster.alone:
             self._videos.give_up(no_cpus_for_rendering(self._cluster))
@@ -68,7 +74,11 @@ class Stages:
 
     @property
     def notice(self) -> str:
-        """A sentence where the job waits for room, or runs with less than was asked for."""
+        """A sentence where the job is about to stop, has set something aside, or has less room than was asked for."""
+        if self._scheduler.stopping:
+            return f"the job stops once what runs has ended: {self._scheduler.stopping}"
+        if aside := self._scheduler.counts.aside:
+            return "; ".join(f"{name} is set aside: {why}" for name, why in sorted(aside.items()))
         if self._scheduler.counts.open or self._cluster.alone:
             return self.room.notice
         if self._videos is not None and self._videos.pending and self.room.cpus == 0:
