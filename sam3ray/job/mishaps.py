@@ -7,37 +7,20 @@ import sys
 from typing import Any
 
 from sam3ray.failures import ClipError, Reason
+from sam3ray.machine import is_out_of_memory, machine_fault
 
 
-def classify(error: BaseException) -> tuple[Reason, str, str]:
-    """(reason, message, where) of what an attempt raised."""
+def classify(error: BaseException, *, gpu_share: float = 1.0) -> tuple[Reason, str, str]:
+    """(reason, message, where) of what an attempt raised. `gpu_share`: see `machine_fault`."""
     if isinstance(error, ClipError):
         return error.reason, error.message, error.where
+    fault = machine_fault(error, gpu_share=gpu_share)
+    if fault is not None:
+        return fault.reason, fault.message, ""
     text = " ".join(f"{type(error).__name__}: {error}".split())[:1000]
-    if isinstance(error, MemoryError) or _is_torch_oom(error):
+    if is_out_of_memory(error):
         return Reason.OUT_OF_MEMORY, text, ""
-    if _is_poisoned_gpu(error):
-        return Reason.CRASHED, f"the GPU context is lost: {text}", ""
     return Reason.INTERNAL, text, ""
-
-
-def _is_torch_oom(error: BaseException) -> bool:
-    # By name and text: torch is not imported where no torch error can come from.
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if "OutOfMemoryError" in names:
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "DefaultCPUAllocator: can't allocate memory" in text
-        or "CUDA out of memory" in text
-        or "CUBLAS_STATUS_ALLOC_FAILED" in text
-    )
-
-
-def _is_poisoned_gpu(error: BaseException) -> bool:
-    """After such an error every later call on this process's GPU fails, too: the process must go."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return "AcceleratorError" in names or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
 
 
 def free_memory() -> None:

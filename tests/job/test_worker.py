@@ -143,7 +143,7 @@ def test_a_failed_prefetch_fails_its_own_clip_alone(worker: ClipWorker, clips: l
 def test_what_goes_wrong_becomes_a_record(worker: ClipWorker, clips: list[Clip], tmp_path: Path) -> None:
     for error, reason in [
         (MemoryError("no room"), Reason.OUT_OF_MEMORY),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), Reason.CRASHED),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), Reason.DEVICE),
         (ValueError("a defect"), Reason.INTERNAL),
         (ClipError(Reason.OVER_LIMITS, "too large"), Reason.OVER_LIMITS),
     ]:
