@@ -151,7 +151,8 @@ def files():
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 print(fault(files))
 print(fault(lambda: open("/dev/full", "wb", buffering=0).write(b"x")))
-print(fault(lambda: pq.write_table(pa.table({"a": range(100000)}), "/dev/full")))
+full = open("/dev/full", "wb", buffering=0)  # by its name, pyarrow would remove it after the failure
+print(fault(lambda: pq.write_table(pa.table({"a": range(100000)}), full)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.splitlines() == ["('device', True)", "('local_disk', False)", "('local_disk', False)"], (
