@@ -53,7 +53,7 @@ _DEVICE = re.compile(
     | \bCUDA-capable\ device | \bCUDA\ initialization | No\ CUDA\ GPUs | CUDA\ unknown\ error | cuda\ runtime\ error
     | \bCUDART\b | \bcuDNN | CUDNN_ | \bcuBLAS | CUBLAS_ | \bcuSOLVER | CUSOLVER_ | \bcuSPARSE | CUSPARSE_
     | \bcuFFT | CUFFT_ | \bcuRAND | CURAND_ | \bNVRTC | NVRTC_ERROR | \bNCCL
-    | \bnccl[A-Z] | \bNVML | nvmlInit | NVIDIA\ driver | \bnvidia-smi | Driver/library\ version\ mismatch 
+    | \bnccl[A-Z] | \bNVML | nvmlInit | NVIDIA\ driver | \bnvidia-smi | Driver/library\ version\ mismatch
     | libcuda\.so | libcudart | libcudnn | libcublas | libnvidia
     | Triton\ Error\ \[(CUDA|HIP) | \bHIP\ error | \bhipError | \bMIOpen | miopenStatus | rocBLAS | HSA_STATUS
     | device-side\ assert | illegal\ memory\ access | illegal\ instruction | misaligned\ address
