@@ -343,7 +343,7 @@ class Job:
         self._do(self.scheduler.actor_ready(actor, time.monotonic()))
 
     def start_failed(self, actor: int, message: str, hopeless: bool) -> None:
-        self._do(self.scheduler.actor_start_failed(actor, message, time.monotonic(), hopeless=hopeless))
+        self._do(self.scheduler.actor_start_failed(actor, redact(message), time.monotonic(), hopeless=hopeless))
 
     def unreachable(self, actor: int) -> None:
         self._do(self.scheduler.actor_unreachable(actor, time.monotonic()))

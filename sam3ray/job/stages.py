@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 
 from sam3ray.config import ClusterConfig
 from sam3ray.job.actions import Action
-from sam3ray.job.capacity import Node, Request, Room, all_cpus, no_cpus_for_rendering, render_cpus, render_slots, room_on
+from sam3ray.job.capacity import (
+    Node,
+    Request,
+    Room,
+    all_cpus,
+    no_cpus_for_rendering,
+    render_cpus,
+    render_slots,
+    room_on,
+)
 from sam3ray.job.render_queue import RenderQueue
 from sam3ray.job.scheduler import Scheduler
 
