@@ -29,11 +29,6 @@ def _as_phrases(value: Any) -> Any:
     return tuple(value)
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]  # YAML and JSON know lists alone
 Phrases = Annotated[tuple[str, ...], BeforeValidator(_as_phrases)]
 # YAML and JSON know lists alone.
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
