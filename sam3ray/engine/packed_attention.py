@@ -142,7 +142,7 @@ class PackedAttention:
         tokens = self._room.take("tokens", (size, room, self._plain.tracker.hidden_dim), self._plain.dtype, device)
         memories.gather_into(rows if memories.rows.device == device else host[:, :slots], cells[:count])
         pointers.gather_into(own, tokens[:count])
-        starts, used = span.to(torch.int32).unbind(1)
+        starts, used = span.to(torch.int32).t().contiguous().unbind(0)  # FlashAttention takes no strides here
         return Packed(cells, tokens, ages, self._plain.scaled(offsets, rules), starts, used)
 
     @property
