@@ -30,6 +30,7 @@ from sam3ray.failures import ClipError, Reason
 from sam3ray.video._clock import PACKETS_KNOWN, Clock, Stamp, Timed
 from sam3ray.video._index import SeekPoint, find_seek_point
 from sam3ray.video._joined import check_unmixed, unread_rest
+from sam3ray.video._programs import CHANGED, ProgramWatch
 from sam3ray.video._source import (
     check_pixels,
     display_matrix,
@@ -213,6 +214,7 @@ def _pictures(
     packets = packets_of(container, stream)
     said: dict[int, tuple[int | None, int | None]] = {}
     last_at = 0
+    programs = ProgramWatch(path, container, stream, from_start=from_start)
     while True:
         with naming_errors(where, f"cannot be read {_place(clock, stream)}"):
             packet = next(packets, None)
@@ -227,6 +229,8 @@ def _pictures(
             said.pop(number - PACKETS_KNOWN, None)
             packet.pts = number
             last_at = max(last_at, packet.pos or 0)
+            if programs.changes(packet.pos, packet.size):
+                raise ClipError(Reason.UNREADABLE_VIDEO, f"{CHANGED} ({_place(clock, stream)})", where)
         with naming_errors(where, f"cannot be decoded {_place(clock, stream)}"):
             frames = codec.decode(packet)
         for coded in frames:
@@ -238,7 +242,8 @@ def _pictures(
     lacks_some = from_start and listed is not None and clock.packets < listed
     if packet is not None or lacks_some or matroska_is_cut_off(path):
         raise ClipError(Reason.UNREADABLE_VIDEO, f"the file is cut off: it ends {_place(clock, stream)}", where)
-    if (rest := unread_rest(path, container, stream, last_at)) is not None:
+    rest = CHANGED if programs.changes_at_end() else unread_rest(path, container, last_at)
+    if rest is not None:
         raise ClipError(Reason.UNREADABLE_VIDEO, f"{rest} ({_place(clock, stream)})", where)
 
 

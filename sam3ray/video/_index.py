@@ -23,6 +23,7 @@ from av.packet import Packet
 from sam3ray.config import VideoConfig
 from sam3ray.video._clock import Clock, Stamp
 from sam3ray.video._joined import unread_rest
+from sam3ray.video._programs import CHANGED, ProgramWatch
 from sam3ray.video._sampling import exact
 from sam3ray.video._source import naming_errors, open_container, packets_of, video_stream
 from sam3ray.video._stamps import counts_only_frames, may_leap, usual_step
@@ -102,7 +103,9 @@ def read_index(path: str | os.PathLike[str], limits: VideoConfig, until_s: float
         shows_all, is_mpeg4 = codec != "vp8", codec == "mpeg4"
         counts_frames = counts_only_frames(container)
         clock: Clock[None] = Clock(float(time_base), usual_step(stream), start, leaps=may_leap(container))
+        programs = ProgramWatch(path, container, stream)
         last_dts: int | None = None
+        last_at = 0
         with naming_errors(where, "cannot be read"):
             for packet in packets_of(container, stream):
                 if packet.size == 0:
@@ -115,13 +118,13 @@ def read_index(path: str | os.PathLike[str], limits: VideoConfig, until_s: float
                 if dts is not None and (dts > pts or (last_dts is not None and dts < last_dts)):
                     return None
                 clock.sent(Stamp(pts, dts, packet.is_keyframe))
-                if clock.epochs > 1:
+                if clock.epochs > 1 or programs.changes(packet.pos, packet.size):
                     return None
                 if is_mpeg4 and packet.size <= _NO_PICTURE_BYTES:
                     return None
                 if not stamps and not packet.is_keyframe:
                     return None  # the decoder shows what it can of a first group without its key frame
-                last_dts = dts
+                last_dts, last_at = dts, max(last_at, packet.pos or 0)
                 if shows_all or _shows(packet):
                     stamps.append(pts)
                     if packet.is_keyframe:
@@ -131,6 +134,8 @@ def read_index(path: str | os.PathLike[str], limits: VideoConfig, until_s: float
             else:
                 listed = listed_packets(container, stream)
                 if (listed is not None and clock.packets < listed) or matroska_is_cut_off(path):
+                    return None
+                if programs.changes_at_end() or unread_rest(path, container, last_at) is not None:
                     return None
     ordered = array("q", sorted(stamps))
     if not ordered or ordered[0] < start or ordered[0] != stamps[0]:
@@ -152,23 +157,26 @@ class Measured:
 
 
 def measure(path: str | os.PathLike[str], limits: VideoConfig) -> Measured:
-    """How long a video lasts, from the stamps of its packets.
+    """How long a video lasts, from the stamps of its packets, and what is wrong with its end.
 
     Raises:
         ClipError: the file cannot be read.
     """
     where = os.path.basename(path)
     bounds: dict[int, tuple[int, int]] = {}  # of the stamps, by epoch
-    last_at = 0
+    last_at, changes = 0, False
     with open_container(path, limits) as container:
         stream = video_stream(container, limits, where)
         if not stream.time_base:
             return Measured(None, None)
         step = usual_step(stream)
         clock: Clock[None] = Clock(float(stream.time_base), step, stream.start_time, leaps=may_leap(container))
+        programs = ProgramWatch(path, container, stream)
         with naming_errors(where, "cannot be read"):
             for packet in packets_of(container, stream):
                 last_at = max(last_at, packet.pos or 0)
+                if changes := programs.changes(packet.pos, packet.size):
+                    break
                 if packet.size == 0 or packet.pts is None:
                     continue
                 clock.sent(Stamp(packet.pts, packet.dts, packet.is_keyframe), shows=not packet.is_discard)
@@ -176,7 +184,8 @@ def measure(path: str | os.PathLike[str], limits: VideoConfig) -> Measured:
                 bounds[clock.epochs] = min(low, packet.pts), max(high, packet.pts)
         units = sum(high - low + step for low, high in bounds.values())
         seconds = float(units * stream.time_base) if bounds else None
-        return Measured(seconds, unread_rest(path, container, stream, last_at))
+        changes = changes or programs.changes_at_end()
+        return Measured(seconds, CHANGED if changes else unread_rest(path, container, last_at))
 
 
 def _can_be_sorted(stamps: Sequence[int], ordered: Sequence[int], depth: int) -> bool:

@@ -1,4 +1,4 @@
-"""Files that are several, joined byte by byte, and streams that go on as another one.
+"""Files that are several, joined byte by byte.
 
 libav reads transport and program streams, Matroska, AVI and raw streams on into the next file; of other containers it
 reads the first file alone, and reports its end as a plain end.
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from av.container import InputContainer
-from av.video.stream import VideoStream
 
 from sam3ray.failures import ClipError, Reason
 from sam3ray.video._truncation import matroska_segment
@@ -26,20 +25,16 @@ _MAX_PARTS = 200_000  # of a file at its top: two a second for a day
 _SEARCHED = 4 * 2**20  # what may lie between the last picture of a file and the next file: sound, an index
 
 
-def unread_rest(
-    path: str | os.PathLike[str], container: InputContainer, stream: VideoStream, last_at: int
-) -> str | None:
-    """What there is after the end of the stream that cannot be read, in words; None: nothing.
+def unread_rest(path: str | os.PathLike[str], container: InputContainer, last_at: int) -> str | None:
+    """What there is after the end of the video that cannot be read, in words; None: nothing.
 
     Args:
-        last_at: where the last packet of the stream begins.
+        last_at: where the last packet of the video begins.
     """
     at = _next_file_at(path, container, last_at)
-    if at is not None:
-        return f"several files were joined byte by byte: the frames of the one that begins at byte {at} cannot be read"
-    if container.format.name == "mpegts" and _goes_on_elsewhere(path, stream, last_at):
-        return "its video goes on as another stream, where the program changes"
-    return None
+    if at is None:
+        return None
+    return f"several files were joined byte by byte: the frames of the one that begins at byte {at} cannot be read"
 
 
 def is_read_alone(container: InputContainer) -> bool:
@@ -149,37 +144,3 @@ def _atoms(file: BinaryIO, at: int, end: int) -> Iterator[tuple[bytes, int, int]
             return
         yield head[4:8], at, at + size
         at += size
-
-
-def _goes_on_elsewhere(path: str | os.PathLike[str], stream: VideoStream, last_at: int) -> bool:
-    """Whether a transport stream has video in another elementary stream that begins only after this one has ended.
-
-    Read here, since PyAV 18.1 cannot tell streams that appear in the middle of a file (it looks them up beyond the end
-    of its table, input.py:203). Programs side by side do not count.
-
-    Args:
-        last_at: where the last packet of `stream` begins.
-    """
-    with open(path, "rb") as file:
-        file.seek(last_at)
-        head = file.read(209)
-        spacing = next((s for s in (188, 192, 204) if head[:1] == b"G" and head[s : s + 1] == b"G"), None)
-        if spacing is None:
-            return False
-        back = min(last_at, _SEARCHED) // spacing * spacing
-        file.seek(last_at - back)
-        before = _video_pids(file.read(back), spacing)
-        after = _video_pids(file.read(_SEARCHED), spacing)
-    return bool(after - before - {stream.id})
-
-
-def _video_pids(data: bytes, spacing: int) -> set[int]:
-    """PIDs of the video packets (ISO/IEC 13818-1, sections 2.4.3.2 and 2.4.3.6) that begin in these bytes."""
-    found = set()
-    for at in range(0, len(data) - 187, spacing):
-        if data[at] != 0x47 or not data[at + 1] & 0x40 or not data[at + 3] & 0x10:
-            continue
-        payload = at + 4 + (1 + data[at + 4] if data[at + 3] & 0x20 else 0)
-        if data[payload : payload + 3] == b"\0\0\1" and data[payload + 3] & 0xF0 == 0xE0:
-            found.add((data[at + 1] & 0x1F) << 8 | data[at + 2])
-    return found

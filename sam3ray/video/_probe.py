@@ -95,7 +95,7 @@ def probe(path: str | os.PathLike[str], limits: VideoConfig, *, measure: bool = 
             check_unmixed(path, path.name)
             wants_measure = False
             if measure:
-                facts = replace(facts, unread_rest=unread_rest(path, container, stream, 0))
+                facts = replace(facts, unread_rest=unread_rest(path, container, 0))
     if wants_measure and path.stat().st_size <= MEASURED_BYTES:
         facts = _measured(facts, path, limits)
     if first is None:

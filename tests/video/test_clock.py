@@ -273,16 +273,45 @@ def test_fragments_that_go_on_after_their_header_came_again_are_read(tmp_path: P
         assert len(list(video)) == 40
 
 
-@pytest.mark.parametrize("first_count", [40, 4000])
-def test_a_program_change_fails_the_clip(tmp_path: Path, first_count: int) -> None:
+PIDS = {"mpegts_start_pid": "0x300"}
+
+
+@pytest.mark.parametrize("name", ["a.ts", "long.ts", "ad.ts", "larger.ts"])
+def test_a_program_change_fails_the_clip(tmp_path: Path, name: str) -> None:
     one = write_video(tmp_path / "one.ts", 40)
-    other = remux(one, tmp_path / "other.ts", None, options={"mpegts_start_pid": "0x300"})
-    path = joined(tmp_path / "a.ts", *[one] * (first_count // 40), other)
+    size = (128, 96) if name == "larger.ts" else (64, 48)
+    other = remux(write_video(tmp_path / "2.mp4", 40, size), tmp_path / "2.ts", None, options=PIDS)
+    parts = {"long.ts": [one] * 100 + [other], "ad.ts": [one, other, one]}.get(name, [one, other])
+    path = joined(tmp_path / name, *parts)
     with pytest.raises(ClipError, match="where the program changes"), VideoReader(path, fps=1) as video:
         list(video)
-    with VideoReader(path, end_s=1.0) as video:
-        assert len(list(video)) == 25
+    with pytest.raises(ClipError, match="where the program changes"):
+        list(ClipFrames(path).read(1))
     assert "where the program changes" in (probe_uri(str(path), VideoConfig()).unread_rest or "")
+    if name != "larger.ts":
+        with VideoReader(path, end_s=1.0) as video:
+            assert len(list(video)) == 25
+
+
+def test_programs_side_by_side_are_no_change(tmp_path: Path) -> None:
+    path = tmp_path / "a.ts"
+    with (
+        av.open(str(write_video(tmp_path / "1.mp4", 60))) as first,
+        av.open(str(write_video(tmp_path / "2.mp4", 80, (32, 32), options={"crf": "1"}))) as second,
+        av.open(str(path), "w") as out,
+    ):
+        packets = []
+        for source in (first, second):
+            stream = out.add_stream_from_template(source.streams.video[0])
+            for packet in source.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    packets.append(packet)
+        for packet in sorted(packets, key=lambda p: float((p.dts or 0) * p.time_base)):
+            out.mux(packet)
+    with VideoReader(path) as video:
+        assert len(list(video)) == 60
+    assert probe_uri(str(path), VideoConfig()).unread_rest is None
 
 
 def with_edits(source: Path, target: Path, edits: Sequence[tuple[int, int]]) -> Path:

@@ -1,0 +1,85 @@
+"""Program changes: a transport stream whose video goes on as another elementary stream.
+
+The file is looked into here, since PyAV 18.1 cannot tell streams that appear in the middle of a file (it looks them up
+beyond the end of its table, input.py:203). Programs side by side are no change.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+CHANGED = "its video goes on as another stream, where the program changes"
+_HOLE_BYTES = 2048  # sound and tables between two pictures, mostly
+_PICTURES = 8  # of another stream while this one has none
+_SEARCHED = 4 * 2**20
+
+
+class ProgramWatch:
+    """Told of each packet of the video, in the order of the file, notices where another stream has video instead.
+
+    Args:
+        from_start: whether the first packet will be the first of the file, not one sought to.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], container: InputContainer, stream: VideoStream, *, from_start: bool = True
+    ) -> None:
+        self._path = path
+        self._stream = stream
+        self._works = container.format.name == "mpegts"
+        self._reached: int | None = 0 if from_start else None  # where the last packet begins
+        self._size = 0
+        self._beside: set[int] = set()  # streams that have video while this one has
+
+    def changes(self, at: int | None, size: int) -> bool:
+        """Whether the program has changed before the packet that begins there."""
+        if not self._works or at is None:
+            return False
+        begin, self._reached, length, self._size = self._reached, at, self._size, size
+        if begin is None or at - begin - length - length // 8 < _HOLE_BYTES:
+            return False
+        found = self._others(begin, min(at, begin + length + _SEARCHED))
+        self._beside |= {pid for pid, pictures in found.items() if pictures < _PICTURES}
+        return bool(found.keys() - self._beside)
+
+    def changes_at_end(self) -> bool:
+        """Whether another stream has video after the last packet, and had none shortly before."""
+        if not self._works or not self._reached:
+            return False
+        before = self._others(max(0, self._reached - _SEARCHED), self._reached)
+        return bool(self._others(self._reached, self._reached + _SEARCHED).keys() - before.keys() - self._beside)
+
+    def _others(self, begin: int, end: int) -> Counter[int]:
+        """Pictures of other streams between two places of the file, by PID."""
+        with open(self._path, "rb") as file:
+            file.seek(begin)
+            data = file.read(end - begin)
+        found = _pictures(data)
+        del found[self._stream.id]
+        return found
+
+
+def _pictures(data: bytes) -> Counter[int]:
+    """Video packets (ISO/IEC 13818-1, sections 2.4.3.2 and 2.4.3.6) that begin in these bytes, by PID."""
+    found: Counter[int] = Counter()
+    first, spacing = _layout(data)
+    for at in range(first, len(data) - 187, spacing):
+        if data[at] != 0x47 or not data[at + 1] & 0x40 or not data[at + 3] & 0x10:
+            continue
+        payload = at + 4 + (1 + data[at + 4] if data[at + 3] & 0x20 else 0)
+        if data[payload : payload + 3] == b"\0\0\1" and data[payload + 3 : payload + 4] >= b"\xe0":
+            found[(data[at + 1] & 0x1F) << 8 | data[at + 2]] += data[payload + 3] <= 0xEF
+    return +found
+
+
+def _layout(data: bytes) -> tuple[int, int]:
+    """Where the first packet begins, and how far apart they are: 188 bytes, on discs and with checksums more."""
+    for first in range(min(204, len(data))):
+        for spacing in (188, 192, 204):
+            if data[first : first + 2 * spacing + 1 : spacing] == b"GGG":
+                return first, spacing
+    return 0, 188
