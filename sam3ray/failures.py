@@ -82,7 +82,7 @@ class ClipError(Exception):
         return (ClipError, (self.reason, self.message, self.where))
 
     def __str__(self) -> str:
-        place = f" ({self.where})" if self.where else ""
+        place = f" ({printable(self.where)})" if self.where else ""
         return f"{self.reason.value}: {self.message}{place}"
 
 

@@ -109,6 +109,21 @@ def test_what_arrives_is_bounded_whatever_was_announced(tmp_path: Path, answer: 
     assert sum(path.stat().st_size for path in tmp_path.rglob("*.mp4")) == 0
 
 
+def test_bytes_that_were_not_announced_count_in_the_cache(tmp_path: Path) -> None:
+    body = bytes(60_000)
+    with server(lambda request: send(request, body, Content_Length="", Connection="close")) as url:
+        cache = VideoCache(tmp_path, LIMIT)
+        with cache.open(f"{url}/old.mp4") as old:
+            assert old.stat().st_size == len(body)
+        with cache.open(f"{url}/a.mp4") as a:  # the old one makes room
+            assert a.stat().st_size == len(body)
+            assert not old.exists()
+            with pytest.raises(ClipError) as caught, cache.open(f"{url}/b.mp4"):
+                pass
+            assert caught.value.reason is Reason.STORAGE
+            assert sum(path.stat().st_size for path in tmp_path.rglob("*.mp4")) == len(body)
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "bare", ""])
 def test_what_comes_compressed_although_nobody_asked_is_unpacked(tmp_path: Path, encoding: str) -> None:
     plain = bytes(range(256)) * 100

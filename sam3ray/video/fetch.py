@@ -32,6 +32,7 @@ from sam3ray.video._remote import RemoteVideo, download, look_up, naming_store_e
 __all__ = ["VideoCache", "redact_uri", "video_size"]
 
 _POLL_S = 0.1
+_STEP_BYTES = 64 * 2**20
 
 
 def video_size(
@@ -139,8 +140,17 @@ class VideoCache:
 
     def _fetch(self, fs: Any, video: RemoteVideo, folder: Path, progress: Callable[[int], None]) -> None:
         part = self._reserve(video, folder)
+        counted = video.size or 0
+
+        def arrived(count: int) -> None:
+            nonlocal counted
+            if count > counted:  # no size was announced, or a lower one
+                counted = count + max(1, min(_STEP_BYTES, self._max_bytes // 100))
+                self._make_room_for(count, video, part)
+            progress(count)
+
         try:
-            download(fs, video, part, min(self._limits.max_size_bytes, self._max_bytes), progress)
+            download(fs, video, part, min(self._limits.max_size_bytes, self._max_bytes), arrived)
             part.rename(folder / f"{video.key}.{_size_of(part)}")
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -162,6 +172,16 @@ class VideoCache:
                     redact_uri(video.uri),
                 )
             time.sleep(_POLL_S)
+
+    def _make_room_for(self, count: int, video: RemoteVideo, part: Path) -> None:
+        """For bytes that were not announced. There is no waiting: what is under way would wait for one another."""
+        with _locked(part.parent / "room.lock", fcntl.LOCK_EX):
+            if not _make_room(part.parent, self._max_bytes - count, fetching=video.key, leaving=part):
+                raise ClipError(
+                    Reason.STORAGE,
+                    f"videos in use left no room in the video cache for its {count} bytes and more",
+                    redact_uri(video.uri),
+                )
 
     def _make_folder(self) -> Path:
         if self._folder is None:
@@ -220,18 +240,21 @@ def _complete_entry(folder: Path, key: str) -> Path | None:
     return next((e.path for e in _entries(folder) if e.key == key and not e.is_part), None)
 
 
-def _make_room(folder: Path, allowed: int, fetching: str) -> bool:
+def _make_room(folder: Path, allowed: int, fetching: str, leaving: Path | None = None) -> bool:
     """Free space until the cache holds at most `allowed` bytes; False where videos in use do not let it.
 
-    The caller holds room.lock, and the lock of the video that it is `fetching`.
+    The caller holds room.lock, and the lock of the video that it is `fetching`, whose own folder is `leaving`.
     """
     kept = []
     for entry in _entries(folder):
+        if entry.path == leaving:
+            continue
         if entry.key == fetching:  # left over by a dead process: we hold its lock
             shutil.rmtree(entry.path, ignore_errors=True)
         elif not (entry.is_part and entry.remove_if_unused()):
             kept.append(entry)
-    used = sum(entry.size for entry in kept)
+    # Of one under way more may have arrived than was announced.
+    used = sum(max(entry.size, _size_of(entry.path)) if entry.is_part else entry.size for entry in kept)
     for entry in sorted((e for e in kept if not e.is_part), key=_last_used):
         if used <= allowed:
             break

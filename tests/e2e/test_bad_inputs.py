@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,12 +15,14 @@ from sam3ray.job.driver import run_job
 from sam3ray.store import RunStore, verify_run
 from tests.e2e.runs import annotations_of, config_for
 from tests.job.fakes import DrawnSegmenter
+from tests.test_web import endless, server
 from tests.video.media import set_display_matrix, write_sound, write_video
+from tests.video.test_tables import bombs
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
-def write_manifest(folder: Path, rows: dict[str, Path]) -> Path:
+def write_manifest(folder: Path, rows: Mapping[str, Path | str]) -> Path:
     manifest = folder / "manifest.csv"
     with manifest.open("w", newline="") as stream:
         writer = csv.writer(stream)
@@ -35,6 +39,10 @@ def videos(tmp_path: Path) -> dict[str, Path]:
     truncated.write_bytes(truncated.read_bytes()[: truncated.stat().st_size // 2])
     empty = tmp_path / "empty.mp4"
     empty.touch()
+    bomb = tmp_path / "bomb.mp4"
+    bomb.write_bytes(bombs(tmp_path)["all tables"])
+    os.mkfifo(tmp_path / "fifo.mp4")
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
     return {
         "good": write_video(tmp_path / "good.mp4", 12),
         "text": text,
@@ -42,6 +50,9 @@ def videos(tmp_path: Path) -> dict[str, Path]:
         "sound": write_sound(tmp_path / "sound.mp4"),
         "missing": tmp_path / "missing.mp4",
         "empty": empty,
+        "bomb": bomb,
+        "fifo": tmp_path / "fifo.mp4",
+        "loop": tmp_path / "loop.mp4",
         "one_frame": write_video(tmp_path / "one.mp4", 1),
         "odd": write_video(tmp_path / "odd.mp4", 5, size=(65, 49), pix_fmt="yuv444p"),
         "rotated": set_display_matrix(write_video(tmp_path / "rotated.mp4", 5, size=(64, 48)), "clockwise"),
@@ -50,7 +61,10 @@ def videos(tmp_path: Path) -> dict[str, Path]:
 
 def test_each_bad_one_has_its_reason_and_all_good_ones_are_done(videos: dict[str, Path], tmp_path: Path) -> None:
     output = tmp_path / "run"
-    summary = run_job(config_for(write_manifest(tmp_path, videos), output), make_segmenter=DrawnSegmenter)
+    with server(endless) as url:
+        manifest = write_manifest(tmp_path, {**videos, "endless": f"{url}/a.mp4"})
+        config = config_for(manifest, output, video={"max_size_bytes": 1_000_000})
+        summary = run_job(config, make_segmenter=DrawnSegmenter)
     assert summary.exit_code == 1
     assert (summary.done, summary.left) == (4, 0)
     reasons = {failure.clip_id: failure.reason.value for failure in RunStore(str(output)).failures()}
@@ -60,6 +74,10 @@ def test_each_bad_one_has_its_reason_and_all_good_ones_are_done(videos: dict[str
         "sound": "no_video_stream",
         "missing": "not_found",
         "empty": "unreadable_video",
+        "bomb": "over_limits",
+        "fifo": "unreadable_video",
+        "loop": "not_found",
+        "endless": "over_limits",
     }
     done = annotations_of(output)
     frames = {name: set(table["frame_index"].to_pylist()) for name, table in done.items()}
