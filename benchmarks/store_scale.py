@@ -1,8 +1,10 @@
 """How long the store's own work takes on an output of many finished clips, and how much memory.
 
-    python benchmarks/store_scale.py [--clips 100000] [--folder DIR]
+    python -m benchmarks.store_scale [--clips 100000] [--folder DIR]
+    python -m benchmarks.store_scale --s3 --clips 20000
 
-Each step runs in a process of its own, as `run`, `status` and `plan` would; memory is that process's peak.
+Each step runs in a process of its own, as `run`, `status` and `plan` would; memory is that process's peak. `--s3` puts
+the run on an S3 server that it starts (moto, on this machine) and counts the requests of each step.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.s3_requests import REQUESTS, count_requests, s3_server
 from sam3ray.annotations import AnnotationWriter, FrameAnnotations, ObjectAnnotation
 from sam3ray.failures import Failure, Reason
 from sam3ray.manifest import Clip
@@ -64,17 +67,73 @@ def fill(folder: str, n: int, real: int) -> None:
         writer.finish(seconds=2.0, timings={"decode": 0.5, "model": 1.4})
 
 
+def fill_s3(uri: str, options: dict[str, str], n: int) -> int:
+    """The same on S3; all annotation files are one. Returns the clips."""
+    store = RunStore(uri, options)
+    store.create_or_open(FINGERPRINT, {}, clips(n))
+    with tempfile.TemporaryDirectory() as folder:
+        fill(folder, 100, 100)
+        data = Path(folder, "run", "annotations", f"{clips(2)[1].clip_id}.parquet").read_bytes()
+
+    def put(i: int) -> None:
+        clip_id = clips_of[i].clip_id
+        if i % 100 == 0:
+            store.record_failure(Failure(clip_id, Reason.UNREADABLE_VIDEO, "not a video", final=True))
+        else:
+            store.storage.fs.pipe_file(f"{store.storage.root}/annotations/{clip_id}.parquet", data)
+
+    clips_of = clips(n)
+    for _ in store.storage.each(put, range(n), 16):
+        pass
+    return n
+
+
+def on_s3(n: int) -> None:
+    """Status, resume and plan of a run with n finished clips on S3."""
+    from sam3ray.config import JobConfig, RetryConfig
+    from sam3ray.job.tables import Ledger
+    from sam3ray.plan import make_plan
+
+    with tempfile.TemporaryDirectory() as folder, s3_server(Path(folder)) as options:
+        uri = "s3://bucket-1/labels/run"
+        manifest = Path(folder, "clips.csv")
+        manifest.write_text("clip_id,uri\n" + "".join(f"{c.clip_id},{c.uri}\n" for c in clips(n)))
+        config = JobConfig(manifest=str(manifest), output=uri, prompts=("person",), storage={"s3": options})
+
+        def resume() -> int:
+            store = RunStore(uri, options)
+            store.create_or_open(FINGERPRINT, {}, clips(n))
+            ledger = Ledger(store, clips(n), RetryConfig())
+            left = len(ledger.todo())
+            ledger.close()
+            return left
+
+        measured(f"write {n} clips", lambda: fill_s3(uri, options, n))
+        measured("status, no clips.parquet (every footer is read)", lambda: read_status(uri, options).done)
+        measured("resume: read all, write clips.parquet", resume)
+        measured("status, with clips.parquet", lambda: read_status(uri, options).done)
+        measured("resume, with clips.parquet", resume)
+        measured("plan", lambda: make_plan(config).done)
+        # All files are one clip's, which it says: only the time counts.
+        measured("verify --sample 100", lambda: bool(verify_run(uri, options, sample=100)))
+
+
 def measured(name: str, call: Callable[[], object]) -> None:
     """Run in a child process; print its wall time and peak memory."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
+        count_requests()
         base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began = time.perf_counter()
         result = call()
         seconds, cpu = time.perf_counter() - began, time.process_time()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        print(f"{name:52} {seconds:8.2f} s {cpu:8.2f} s CPU {max(peak, base) / 1024:8.0f} MiB   {result}", flush=True)
+        asked = f"   {REQUESTS.total()} requests {dict(REQUESTS)}" if REQUESTS else ""
+        print(
+            f"{name:52} {seconds:8.2f} s {cpu:8.2f} s CPU {max(peak, base) / 1024:8.0f} MiB   {result}{asked}",
+            flush=True,
+        )
         os._exit(0)
     os.waitpid(child, 0)
 
@@ -83,8 +142,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=100_000)
     parser.add_argument("--folder", help="keep the run here and use it again")
+    parser.add_argument("--s3", action="store_true", help="on an S3 server on this machine")
     parser.add_argument("--all", action="store_true", help="also verify and compact; all files are real")
     options = parser.parse_args()
+    if options.s3:
+        on_s3(options.clips)
+        return
     folder = options.folder or tempfile.mkdtemp(prefix="sam3ray-scale-")
     output = f"{folder}/run"
     try:

@@ -179,7 +179,8 @@ def status(output: Output, set_: Set = None, as_json: AsJson = False, log_level:
     """Progress of a run, from storage alone: while it goes on elsewhere or after it ended."""
     from sam3ray.store import read_status
 
-    found = read_status(_place(output), _storage(set_))
+    with counter("files looked at") as progress:
+        found = read_status(_place(output), _storage(set_), progress)
     print_result(plain(found), facts_table(plain(found)), as_json)
     return OK
 

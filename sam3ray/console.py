@@ -83,18 +83,19 @@ def byte_size(count: float) -> str:
 
 
 @contextmanager
-def counter(what: str) -> Iterator[Callable[[int, int], None]]:
+def counter(what: str) -> Iterator[Callable[..., None]]:
     """Counts on stderr: a live line on a terminal, a plain line now and then elsewhere."""
     live = sys.stderr.isatty()
     last = time.monotonic()
 
-    def show(done: int, total: int) -> None:
+    def show(done: int, total: int | None = None) -> None:
         nonlocal last
+        count = f"{done}" if total is None else f"{done}/{total}"
         if live:
-            print(f"\r{done}/{total} {what}", end="", file=sys.stderr, flush=True)
+            print(f"\r{count} {what}", end="", file=sys.stderr, flush=True)
         elif time.monotonic() - last >= LINE_EVERY_S:
             last = time.monotonic()
-            print(f"{done}/{total} {what}", file=sys.stderr, flush=True)
+            print(f"{count} {what}", file=sys.stderr, flush=True)
 
     try:
         yield show

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,17 +45,22 @@ class Status:
         return asdict(self)
 
 
-def read_status(output: str, storage_options: Mapping[str, Any] | None = None) -> Status:
+def read_status(
+    output: str, storage_options: Mapping[str, Any] | None = None, told: Callable[[int], None] | None = None
+) -> Status:
     """The progress of a run that may be driven elsewhere.
 
     Three listings, `clips.parquet`, and the footers of the files committed since that was written.
+
+    Args:
+        told: is told now and then how many files have been listed or looked at.
 
     Raises:
         UserError: there is no run in this folder.
     """
     store = RunStore(output, storage_options)
     run = store.run_info()
-    summaries = store.summaries()
+    summaries = store.summaries(told=told)
     done = [item for item in summaries.values() if item.status == "done"]
     failed = Counter(item.reason for item in summaries.values() if item.status == "failed")
     return Status(
