@@ -19,6 +19,7 @@ import json
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -273,9 +274,12 @@ class RunStore:
         found = identity.parse(data, self.storage.shown(layout.RUN)).get("run_id", "")
         if found != run_id:
             raise WorkerUnfit(f"{here} holds the run {str(found)[:40]!r}, not {run_id!r}; {advice}")
-        record = read_driver(self.storage)
-        if record is None or record["driver_id"] != holder:
-            raise WorkerUnfit(f"{here} is a copy of the run, or has been taken over by another driver; {advice}")
+        for pause_s in (0.0, 0.5, 1.0, 2.0):  # a network file system may show the record late, or half of it
+            time.sleep(pause_s)
+            record = read_driver(self.storage)
+            if record is not None and record["driver_id"] == holder:
+                return
+        raise WorkerUnfit(f"{here} is a copy of the run, or has been taken over by another driver; {advice}")
 
     # ---- what is done
 
