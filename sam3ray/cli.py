@@ -410,6 +410,43 @@ def export_labels(
     return SOME_FAILED if done.failed else OK
 
 
+@app.command(epilog=_example("sam3ray convert sam3.pt my-sam3 --base facebook/sam3"))
+@_verb
+def convert(
+    weights: Annotated[
+        str,
+        typer.Argument(metavar="WEIGHTS", help="Meta's sam3.pt, weights trained from it, or a LoRA adapter's folder."),
+    ],
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="The checkpoint folder to make.")],
+    base: Annotated[
+        str,
+        typer.Option(
+            "--base",
+            metavar="ID",
+            help="Hub id or folder that gives configuration, tokenizer and whatever part the weights lack.",
+        ),
+    ] = "facebook/sam3",
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask the hub.")] = False,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Turn Meta's or fine-tuned weights into a folder that `model.checkpoint` takes."""
+    from dataclasses import asdict
+
+    from sam3ray.engine.convert import convert as convert_weights
+
+    done = convert_weights(weights, folder, base, offline=offline)
+    if as_json:
+        print_json(asdict(done))
+        return OK
+    print(f"{folder} holds {done.weights} weights; name it as model.checkpoint")
+    if done.from_base:
+        print(f"taken from {base}, since {weights} has none: {', '.join(done.from_base)}")
+    if done.unused:
+        print(f"left out, since nothing reads them: {len(done.unused)} of the file's weights")
+    return OK
+
+
 def run_arguments(arguments: list[str]) -> tuple[str, list[str]] | None:
     """CONFIG and the `--set` values among the arguments of `run`, in whatever order; None where there is no CONFIG."""
     command = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]

@@ -33,25 +33,11 @@ UNUSED = re.compile(r"detector\..*\.attn\.freqs_cis|detector\.geometry_encoder\.
 
 # (pattern of a prefix, what stands in its place), the first that fits; what follows the prefix stays.
 _DETECTOR = (
-    (r"backbone\.vision_backbone\.trunk\.blocks\.(\d+)\.norm([12])\.", r"vision_encoder.backbone.layers.\1.layer_norm\2."),
-    (r"backbone\.vision_backbone\.trunk\.blocks\.(\d+)\.attn\.proj\.", r"vision_encoder.backbone.layers.\1.attention.o_proj."),
-    (r"backbone\.vision_backbone\.trunk\.blocks\.(\d+)\.attn\.qkv\.", r"vision_encoder.backbone.layers.\1.attention.{}_proj."),
-    (r"backbone\.vision_backbone\.trunk\.blocks\.(\d+)\.mlp\.", r"vision_encoder.backbone.layers.\1.mlp."),
-    (r"backbone\.vision_backbone\.trunk\.ln_pre\.", r"vision_encoder.backbone.layer_norm."),
-    (r"backbone\.vision_backbone\.trunk\.patch_embed\.proj\.", r"vision_encoder.backbone.embeddings.patch_embeddings.projection."),
-    (r"backbone\.vision_backbone\.trunk\.pos_embed", r"vision_encoder.backbone.embeddings.position_embeddings"),
-    (r"backbone\.vision_backbone\.convs\.", r"vision_encoder.neck.fpn_layers."),
-    (r"backbone\.vision_backbone\.sam2_convs\.", r"/tracker_neck.fpn_layers."),
+    (r"backbone\.vision_backbone\.trunk\.", r"vision_encoder.backbone.[trunk]"),
+    (r"backbone\.vision_backbone\.convs\.(\d)\.", r"vision_encoder.neck.fpn_layers.\1.[scale]"),
+    (r"backbone\.vision_backbone\.sam2_convs\.(\d)\.", r"/tracker_neck.fpn_layers.\1.[scale]"),
     (r"backbone\.language_backbone\.resizer\.", r"text_projection."),
-    (r"backbone\.language_backbone\.encoder\.positional_embedding", r"text_encoder.text_model.embeddings.position_embedding.weight"),
-    (r"backbone\.language_backbone\.encoder\.token_embedding\.", r"text_encoder.text_model.embeddings.token_embedding."),
-    (r"backbone\.language_backbone\.encoder\.text_projection", r"text_encoder.text_projection.weight"),
-    (r"backbone\.language_backbone\.encoder\.ln_final\.", r"text_encoder.text_model.final_layer_norm."),
-    (r"backbone\.language_backbone\.encoder\.transformer\.resblocks\.(\d+)\.ln_([12])\.", r"text_encoder.text_model.encoder.layers.\1.layer_norm\2."),
-    (r"backbone\.language_backbone\.encoder\.transformer\.resblocks\.(\d+)\.mlp\.c_fc\.", r"text_encoder.text_model.encoder.layers.\1.mlp.fc1."),
-    (r"backbone\.language_backbone\.encoder\.transformer\.resblocks\.(\d+)\.mlp\.c_proj\.", r"text_encoder.text_model.encoder.layers.\1.mlp.fc2."),
-    (r"backbone\.language_backbone\.encoder\.transformer\.resblocks\.(\d+)\.attn\.in_proj_", r"text_encoder.text_model.encoder.layers.\1.self_attn.{}_proj."),
-    (r"backbone\.language_backbone\.encoder\.transformer\.resblocks\.(\d+)\.attn\.out_proj\.", r"text_encoder.text_model.encoder.layers.\1.self_attn.out_proj."),
+    (r"backbone\.language_backbone\.encoder\.", r"text_encoder.[text]"),
     (r"geometry_encoder\.norm\.", r"geometry_encoder.prompt_layer_norm."),
     (r"geometry_encoder\.img_pre_norm\.", r"geometry_encoder.vision_layer_norm."),
     (r"geometry_encoder\.encode_norm\.", r"geometry_encoder.output_layer_norm."),
@@ -76,7 +62,7 @@ _DETECTOR = (
     (r"dot_prod_scoring\.prompt_mlp\.out_norm\.", r"dot_product_scoring.text_mlp_out_norm."),
     (r"dot_prod_scoring\.prompt_proj\.", r"dot_product_scoring.text_proj."),
     (r"dot_prod_scoring\.hs_proj\.", r"dot_product_scoring.query_proj."),
-)  # fmt: skip
+)
 _TRACKER = (
     (r"maskmem_tpos_enc", r"memory_temporal_positional_encoding"),
     (r"no_mem_embed", r"no_memory_embedding"),
@@ -90,39 +76,70 @@ _TRACKER = (
     (r"transformer\.encoder\.layers\.(\d+)\.norm(\d)\.", r"memory_attention.layers.\1.layer_norm\2."),
     (r"transformer\.encoder\.layers\.(\d+)\.(\w+)\.out_proj\.", r"memory_attention.layers.\1.\2.o_proj."),
     (r"transformer\.encoder\.layers\.(\d+)\.", r"memory_attention.layers.\1."),
-    (r"maskmem_backbone\.pix_feat_proj\.", r"memory_encoder.feature_projection."),
-    (r"maskmem_backbone\.out_proj\.", r"memory_encoder.projection."),
-    (r"maskmem_backbone\.mask_downsampler\.encoder\.12\.", r"memory_encoder.mask_downsampler.final_conv."),
-    *(
-        (rf"maskmem_backbone\.mask_downsampler\.encoder\.{3 * i + j}\.", rf"memory_encoder.mask_downsampler.layers.{i}.{part}.")
-        for i in range(4)
-        for j, part in enumerate(("conv", "layer_norm"))
-    ),
-    (r"maskmem_backbone\.fuser\.layers\.(\d+)\.gamma", r"memory_encoder.memory_fuser.layers.\1.scale"),
-    (r"maskmem_backbone\.fuser\.layers\.(\d+)\.norm\.", r"memory_encoder.memory_fuser.layers.\1.layer_norm."),
-    (r"maskmem_backbone\.fuser\.layers\.(\d+)\.dwconv\.", r"memory_encoder.memory_fuser.layers.\1.depthwise_conv."),
-    (r"maskmem_backbone\.fuser\.layers\.(\d+)\.pwconv([12])\.", r"memory_encoder.memory_fuser.layers.\1.pointwise_conv\2."),
+    (r"maskmem_backbone\.", r"memory_encoder.[memory encoder]"),
     (r"sam_prompt_encoder\.(not_a_point_embed|no_mask_embed)\.", r"prompt_encoder.\1."),
     *(
         (rf"sam_prompt_encoder\.mask_downscaling\.{i}\.", f"prompt_encoder.mask_embed.{part}.")
         for i, part in {0: "conv1", 1: "layer_norm1", 3: "conv2", 4: "layer_norm2", 6: "conv3"}.items()
     ),
-    *(
-        (rf"sam_mask_decoder\.output_upscaling\.{i}\.", f"mask_decoder.{part}.")
-        for i, part in {0: "upscale_conv1", 1: "upscale_layer_norm", 3: "upscale_conv2"}.items()
-    ),
-    (r"sam_mask_decoder\.(iou_token|mask_tokens|obj_score_token|conv_s0|conv_s1)\.", r"mask_decoder.\1."),
-    (r"sam_mask_decoder\.(iou_prediction_head|pred_obj_score_head)\.layers\.(\d)\.", r"mask_decoder.\1.[of three]\2."),
-    (r"sam_mask_decoder\.output_hypernetworks_mlps\.(\d)\.layers\.(\d)\.", r"mask_decoder.output_hypernetworks_mlps.\1.[of three]\2."),
-    (r"sam_mask_decoder\.transformer\.norm_final_attn\.", r"mask_decoder.transformer.layer_norm_final_attn."),
-    (r"sam_mask_decoder\.transformer\.(layers\.\d+\.)norm(\d)\.", r"mask_decoder.transformer.\1layer_norm\2."),
-    (r"sam_mask_decoder\.transformer\.(layers\.\d+\.)mlp\.lin1\.", r"mask_decoder.transformer.\1mlp.proj_in."),
-    (r"sam_mask_decoder\.transformer\.(layers\.\d+\.)mlp\.lin2\.", r"mask_decoder.transformer.\1mlp.proj_out."),
-    (r"sam_mask_decoder\.transformer\.(.*attn\w*)\.out_proj\.", r"mask_decoder.transformer.\1.o_proj."),
-    (r"sam_mask_decoder\.transformer\.", r"mask_decoder.transformer."),
-)  # fmt: skip
+    (r"sam_mask_decoder\.", r"mask_decoder.[mask decoder]"),
+)
 # What a marker in square brackets stands for, with what follows it.
 _INNER = {
+    "[trunk]": (
+        (r"blocks\.(\d+)\.norm([12])\.", r"layers.\1.layer_norm\2."),
+        (r"blocks\.(\d+)\.attn\.proj\.", r"layers.\1.attention.o_proj."),
+        (r"blocks\.(\d+)\.attn\.qkv\.", r"layers.\1.attention.{}_proj."),
+        (r"blocks\.(\d+)\.mlp\.", r"layers.\1.mlp."),
+        (r"ln_pre\.", r"layer_norm."),
+        (r"patch_embed\.proj\.", r"embeddings.patch_embeddings.projection."),
+        (r"pos_embed", r"embeddings.position_embeddings"),
+    ),
+    "[text]": (
+        (r"positional_embedding", r"text_model.embeddings.position_embedding.weight"),
+        (r"token_embedding\.", r"text_model.embeddings.token_embedding."),
+        (r"text_projection", r"text_projection.weight"),
+        (r"ln_final\.", r"text_model.final_layer_norm."),
+        (r"transformer\.resblocks\.(\d+)\.ln_([12])\.", r"text_model.encoder.layers.\1.layer_norm\2."),
+        (r"transformer\.resblocks\.(\d+)\.mlp\.c_fc\.", r"text_model.encoder.layers.\1.mlp.fc1."),
+        (r"transformer\.resblocks\.(\d+)\.mlp\.c_proj\.", r"text_model.encoder.layers.\1.mlp.fc2."),
+        (r"transformer\.resblocks\.(\d+)\.attn\.in_proj_", r"text_model.encoder.layers.\1.self_attn.{}_proj."),
+        (r"transformer\.resblocks\.(\d+)\.attn\.out_proj\.", r"text_model.encoder.layers.\1.self_attn.out_proj."),
+    ),
+    "[memory encoder]": (
+        (r"pix_feat_proj\.", r"feature_projection."),
+        (r"out_proj\.", r"projection."),
+        (r"mask_downsampler\.encoder\.12\.", r"mask_downsampler.final_conv."),
+        *(
+            (rf"mask_downsampler\.encoder\.{3 * i + j}\.", rf"mask_downsampler.layers.{i}.{part}.")
+            for i in range(4)
+            for j, part in enumerate(("conv", "layer_norm"))
+        ),
+        (r"fuser\.layers\.(\d+)\.gamma", r"memory_fuser.layers.\1.scale"),
+        (r"fuser\.layers\.(\d+)\.norm\.", r"memory_fuser.layers.\1.layer_norm."),
+        (r"fuser\.layers\.(\d+)\.dwconv\.", r"memory_fuser.layers.\1.depthwise_conv."),
+        (r"fuser\.layers\.(\d+)\.pwconv([12])\.", r"memory_fuser.layers.\1.pointwise_conv\2."),
+    ),
+    "[mask decoder]": (
+        (r"(iou_token|mask_tokens|obj_score_token|conv_s0|conv_s1)\.", r"\1."),
+        (r"(iou_prediction_head|pred_obj_score_head)\.layers\.(\d)\.", r"\1.[of three]\2."),
+        (r"output_hypernetworks_mlps\.(\d)\.layers\.(\d)\.", r"output_hypernetworks_mlps.\1.[of three]\2."),
+        (r"output_upscaling\.0\.", r"upscale_conv1."),
+        (r"output_upscaling\.1\.", r"upscale_layer_norm."),
+        (r"output_upscaling\.3\.", r"upscale_conv2."),
+        (r"transformer\.norm_final_attn\.", r"transformer.layer_norm_final_attn."),
+        (r"transformer\.(layers\.\d+\.)norm(\d)\.", r"transformer.\1layer_norm\2."),
+        (r"transformer\.(layers\.\d+\.)mlp\.lin1\.", r"transformer.\1mlp.proj_in."),
+        (r"transformer\.(layers\.\d+\.)mlp\.lin2\.", r"transformer.\1mlp.proj_out."),
+        (r"transformer\.(.*attn\w*)\.out_proj\.", r"transformer.\1.o_proj."),
+        (r"transformer\.", r"transformer."),
+    ),
+    "[scale]": (
+        (r"dconv_2x2(_0)?\.", r"scale_layers.0."),
+        (r"dconv_2x2_1\.", r"scale_layers.2."),
+        (r"conv_1x1\.", r"proj1."),
+        (r"conv_3x3\.", r"proj2."),
+    ),
     "[layer]": (
         (r"norm(\d)\.", r"layer_norm\1."),
         (r"linear([12])\.", r"mlp.fc\1."),
@@ -143,7 +160,6 @@ _INNER = {
     "[next]": ((r"0\.", r"layer1."), (r"1\.", r"layer2."), (r"2\.", r"layer3.")),
     "[of three]": ((r"0\.", r"proj_in."), (r"1\.", r"layers.0."), (r"2\.", r"proj_out.")),
 }
-_SCALES = (("dconv_2x2_0.", "scale_layers.0."), ("dconv_2x2_1.", "scale_layers.2."), ("dconv_2x2.", "scale_layers.0."), ("conv_1x1.", "proj1."), ("conv_3x3.", "proj2."))  # fmt: skip
 
 
 def target(name: str) -> Target | None:
@@ -161,9 +177,6 @@ def target(name: str) -> Target | None:
         placed = None if inner is None else placed[: marker.start()] + inner
     if placed is None:
         return None
-    if "fpn_layers" in placed:
-        for old, new in _SCALES:
-            placed = placed.replace(f".{old}", f".{new}")
     placed = placed[1:] if placed.startswith("/") else f"{part}_model.{placed}"
     if "{}" in placed:
         return Target(tuple(placed.format(each) for each in "qkv"), "split")
