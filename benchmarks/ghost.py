@@ -271,9 +271,9 @@ def run(objects: int, device: str = "cuda", warm: int = 24, **tracking: Any) -> 
             text = torch.zeros(1, MAX_TOKENS, channels, dtype=checkpoint.dtype, device=ghost.device)
             detector._phrases[phrase] = text, torch.ones(1, MAX_TOKENS, dtype=torch.int64, device=ghost.device)
         neck = TrackerNeck(model, folded=rules.published)
-        ahead = LookAhead(checkpoint, neck, detector, frames(20), ghost.prompts, 1)
+        ahead = LookAhead(checkpoint, neck, detector, 1)
         propagation = Propagation(Tracker(model, settings.rules, settings.object_batch), rules)
-        works = iter(ahead)
+        works = ahead.each(frames(20), ghost.prompts)
         first = next(works)
         for t in range(warm):
             fresh = t >= warm - 2

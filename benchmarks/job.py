@@ -78,10 +78,10 @@ def forward(config: JobConfig, clips: list[Clip]) -> Timed:
         with VideoReader(clip.uri) as reader:
             frames = list(reader)
         start, used = time.perf_counter(), time.process_time()
-        ahead = LookAhead(checkpoint, neck, detector, iter(frames), clip.prompts, tracking.frame_batch)
-        tracker = Tracker(checkpoint.model, tracking.rules, tracking.object_batch, ahead.short_length)
-        propagation = Propagation(tracker, rules, 1)
-        for work in ahead:
+        ahead = LookAhead(checkpoint, neck, detector, tracking.frame_batch)
+        tracker = Tracker(checkpoint.model, tracking.rules, tracking.object_batch)
+        propagation = Propagation(tracker, rules)
+        for work in ahead.each(frames, clip.prompts):
             with torch.inference_mode(), checkpoint.precision():
                 propagation.step(work, meanwhile=ahead.fill)
         if clip is not clips[0]:

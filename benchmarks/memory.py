@@ -45,7 +45,7 @@ def child(way: str, count: int, objects: int) -> None:
 
     from sam3ray.config import TrackingConfig
     from sam3ray.engine.detector import Detector
-    from sam3ray.engine.text import TextEngine
+    from sam3ray.engine.engine import Engine
 
     torch.set_num_threads(1)
     checkpoint = build("least", "cpu", "float32", False)
@@ -54,7 +54,7 @@ def child(way: str, count: int, objects: int) -> None:
         scene = Scene(objects, model.low_res_mask_size, checkpoint.device, torch.float32)
     if way == "ours":
         follow_discs(scene)
-        engine = TextEngine(checkpoint, TrackingConfig(frame_batch=8), FindsDiscs(Detector(checkpoint), scene))
+        engine = Engine(checkpoint, TrackingConfig(frame_batch=8), FindsDiscs(Detector(checkpoint), scene))
         results: Iterator[object] = engine.annotate(frames(count), SIZE, SIZE, ["disc"])
     else:
         patch_transformers(model, scene)

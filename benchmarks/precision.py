@@ -16,7 +16,7 @@ import numpy as np
 
 from sam3ray.annotations import FrameAnnotations
 from sam3ray.config import ModelConfig, TrackingConfig
-from sam3ray.engine import TextEngine, load_checkpoint
+from sam3ray.engine import Engine, load_checkpoint
 from sam3ray.masks import decode_rle
 from sam3ray.shapes import demo_clips
 from sam3ray.video import VideoReader
@@ -27,7 +27,7 @@ DTYPES = ("float32", "autocast", "bfloat16")
 
 
 def annotate(model: ModelConfig, clips: list[dict]) -> list[FrameAnnotations]:
-    engine = TextEngine(load_checkpoint(model), TrackingConfig())
+    engine = Engine(load_checkpoint(model), TrackingConfig())
     frames = []
     for clip in clips:
         with VideoReader(clip["uri"]) as reader:

@@ -32,7 +32,7 @@ from ways import peak_mb, resident_mb
 
 from sam3ray.config import TrackingConfig
 from sam3ray.engine.checkpoint import Checkpoint
-from sam3ray.engine.visual import VisualEngine
+from sam3ray.engine.engine import Engine
 from sam3ray.prompts import PointPrompt
 from sam3ray.video import ClipFrames
 
@@ -76,7 +76,7 @@ def ours(checkpoint: Checkpoint, clip: str, scene: Scene) -> Iterator[int]:
         PointPrompt(((float(x), float(y)),), (True,), 0, i + 1, units="relative")
         for i, (y, x) in enumerate(centres(scene.objects, 0))
     ]
-    for frame in VisualEngine(checkpoint, TrackingConfig()).annotate(source, prompts):
+    for frame in Engine(checkpoint, TrackingConfig()).annotate(source, source.height, source.width, (), prompts):
         yield len(frame.objects)
 
 

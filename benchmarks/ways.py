@@ -28,7 +28,7 @@ from sam3ray.config import TrackingConfig
 from sam3ray.engine import capture
 from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.detector import Detector
-from sam3ray.engine.text import TextEngine
+from sam3ray.engine.engine import Engine
 from sam3ray.video import VideoReader
 
 PROMPT = "disc"
@@ -68,7 +68,7 @@ def tutorial(checkpoint: Checkpoint, clip: str, scene: Scene) -> Iterator[int]:
 def ours(checkpoint: Checkpoint, clip: str, scene: Scene, tracking: dict[str, Any]) -> Iterator[int]:
     follow_discs(scene)
     settings = TrackingConfig(max_num_objects=1000, **tracking)
-    engine = TextEngine(checkpoint, settings, FindsDiscs(Detector(checkpoint), scene))
+    engine = Engine(checkpoint, settings, FindsDiscs(Detector(checkpoint), scene))
     frame: FrameAnnotations
     with VideoReader(clip) as reader:
         for frame in engine.annotate(reader, reader.info.height, reader.info.width, [PROMPT]):

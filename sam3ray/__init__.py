@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sam3ray.annotations import FrameAnnotations, ObjectAnnotation, decode_mask, read_annotations
     from sam3ray.config import JobConfig, ModelConfig, TrackingConfig, VideoConfig, load_config
+    from sam3ray.engine.state import StateError
     from sam3ray.exports import export
     from sam3ray.failures import ClipError, Failure, JobStopped, Reason, UserError
     from sam3ray.job import JobSummary, run_job
+    from sam3ray.model import Model, load
     from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt
     from sam3ray.segment import Segmenter, segment_video, track_video
 
@@ -24,6 +26,8 @@ _HOMES = {
     "exports": ("export",),
     "failures": ("ClipError", "Failure", "JobStopped", "Reason", "UserError"),
     "job": ("JobSummary", "run_job"),
+    "engine.state": ("StateError",),
+    "model": ("Model", "load"),
     "prompts": ("BoxPrompt", "MaskPrompt", "PointPrompt"),
     "segment": ("Segmenter", "segment_video", "track_video"),
 }
@@ -37,16 +41,19 @@ __all__ = [
     "JobStopped",
     "JobSummary",
     "MaskPrompt",
+    "Model",
     "ModelConfig",
     "ObjectAnnotation",
     "PointPrompt",
     "Reason",
     "Segmenter",
+    "StateError",
     "TrackingConfig",
     "UserError",
     "VideoConfig",
     "decode_mask",
     "export",
+    "load",
     "load_config",
     "read_annotations",
     "run_job",

@@ -103,4 +103,7 @@ def test_the_ladder_s_rungs_find_the_same_objects(clip, segmenter):
 def test_a_stream_that_is_needed_twice_is_refused(clip, segmenter):
     frames = list(ClipFrames(clip).read())
     with pytest.raises(ValueError, match="only once"):
-        list(segmenter.segment(iter(frames), 120, 160, ["red circle"], [box_prompt()]))
+        segmenter.segment(iter(frames), 120, 160, ["red circle"], [box_prompt()], direction="both")
+    # Forward, phrases and prompts share one look at each frame: a stream is enough.
+    streamed = list(segmenter.segment(iter(frames), 120, 160, ["red circle"], [box_prompt()]))
+    assert streamed == list(segmenter.segment(ClipFrames(clip), 120, 160, ["red circle"], [box_prompt()]))

@@ -16,15 +16,15 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 if TYPE_CHECKING:
     from sam3ray.engine.checkpoint import Checkpoint, checkpoint_identity, load_checkpoint
-    from sam3ray.engine.text import TextEngine
-    from sam3ray.engine.visual import VisualEngine
+    from sam3ray.engine.engine import Engine
+    from sam3ray.engine.session import Session
 
-__all__ = ["Checkpoint", "TextEngine", "VisualEngine", "checkpoint_identity", "load_checkpoint"]
+__all__ = ["Checkpoint", "Engine", "Session", "checkpoint_identity", "load_checkpoint"]
 
 _HOMES = {
     "Checkpoint": "checkpoint",
-    "TextEngine": "text",
-    "VisualEngine": "visual",
+    "Engine": "engine",
+    "Session": "session",
     "checkpoint_identity": "checkpoint",
     "load_checkpoint": "checkpoint",
 }

@@ -1,19 +1,38 @@
-"""Prompted objects on one frame after another: prompts applied, the others tracked, memories written."""
+"""Objects that clicks, boxes and masks point out, on one frame after another.
+
+Forward, an object starts on the frame of its first prompt; backward, on that of its last. A prompt on a frame that the
+object has already reached refines it from there in the direction of travel.
+
+Deliberate differences from transformers 5.23 (T is modeling_, TPR processing_sam3_tracker_video.py), in both rule sets:
+
+* prompts on any number of frames and objects count, in any order (TPR:736 keeps the last call's);
+* an object that is prompted later than others does not exist before (T:1849 makes every frame up to its prompt a
+  conditioning frame without a prompt);
+* objects may have different numbers of clicks: they are batched by number, not padded (padding is attended to, and
+  changes which masks compete);
+* one object's prompt leaves the memory of the others alone (T:2793 makes all of them hard masks);
+* backward from the first frame yields that frame (T:2864 yields none), and the range is as named.
+
+Under published rules (Meta's sam3_tracking_predictor.py, at 99d02f2) a refinement looks at its frame alone, starts from
+the mask that was there, and becomes a conditioning frame. Objects prompted on the same frame exclude each other in
+memory. One thing is not taken over: there, a prompt for one object makes that frame a conditioning frame of all
+objects, so that adding an object changes the others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from sam3ray.engine.interaction import PromptedObject, Round
+from sam3ray.engine.interaction import Round
 from sam3ray.engine.memory import ObjectMemory
-from sam3ray.engine.tracked import Clicks, Prompted, TrackedMasks, join_prompted
+from sam3ray.engine.outputs import FrameFacts, FrameResult
+from sam3ray.engine.prompting import Prompting, rows_of
+from sam3ray.engine.tracked import TrackedMasks
 from sam3ray.engine.tracker import Tracker
-from sam3ray.engine.transfer import indices
+from sam3ray.engine.transfer import indices, mark, to_host
 from sam3ray.engine.vision import FrameFeatures
 
 
@@ -22,11 +41,13 @@ class Followed:
     """One object of the clip under way.
 
     Attributes:
+        label: what the rows call it.
         born: position of the frame whose prompt started it; None before.
         shown: masks of its prompted frames by position, where a second pass has to show them again.
     """
 
-    spec: PromptedObject
+    object_id: int
+    label: str = ""
     memory: ObjectMemory = field(default_factory=ObjectMemory)
     born: int | None = None
     shown: dict[int, TrackedMasks] = field(default_factory=dict)
@@ -37,13 +58,19 @@ class Following:
 
     Args:
         size: (height, width) of the source's frames, in which the prompts are given.
-        keep_for_second_pass: keep all prompted frames and what they showed, until `begin_second_pass`.
+
+    Attributes:
+        rehearsing: keep all prompted frames and what they showed, until `begin_second_pass`.
+        both_ways: keep what a pass back from each object's first frame will read.
     """
 
-    def __init__(self, tracker: Tracker, size: tuple[int, int], *, keep_for_second_pass: bool = False) -> None:
-        self._tracker = tracker
-        self._size = size
-        self._rehearsing = keep_for_second_pass
+    def __init__(
+        self, tracker: Tracker, size: tuple[int, int], *, rehearsing: bool = False, both_ways: bool = False
+    ) -> None:
+        self.tracker = tracker
+        self._prompting = Prompting(tracker, size)
+        self.rehearsing = rehearsing
+        self.both_ways = both_ways
 
     def step(
         self,
@@ -63,22 +90,21 @@ class Following:
         Returns:
             The objects, and their masks and scores in the same order (None: no object).
         """
-        tracker = self._tracker
+        tracker = self.tracker
         prompted = {id(followed) for followed, _ in due}
         known = [followed for followed in active if position in followed.shown]
         found = [followed for followed in active if position not in followed.shown]
         tracked = tracker.track(features, position, [each.memory for each in found], reverse=reverse)
         plain = [i for i, followed in enumerate(found) if id(followed) not in prompted]
         if plain:
-            part = tracked if len(plain) == len(found) else _rows(tracked, plain)
+            part = tracked if len(plain) == len(found) else rows_of(tracked, plain)
             tracker.encode_memory(
                 features, position, [found[i].memory for i in plain], tracker.upsample(part.masks), part.score_logits
             )
-        objects, results = [found[i] for i in plain], [_rows(tracked, plain)] if plain else []
+        objects, results = [found[i] for i in plain], [rows_of(tracked, plain)] if plain else []
         if due:
-            earlier = {id(followed): tracked.masks[i] for i, followed in enumerate(found)}
             objects += [followed for followed, _ in due]
-            results.append(self._prompt(features, position, due, earlier, reverse))
+            results.append(self._prompt(features, position, due, found, tracked, reverse))
         for followed in known:
             objects.append(followed)
             results.append(followed.shown[position])
@@ -86,90 +112,71 @@ class Following:
             position,
             [followed.memory for followed in objects],
             reverse=reverse,
-            keep_conditioning=self._rehearsing,
+            keep_conditioning=self.rehearsing,
         )
+        if self.both_ways and not reverse:
+            for followed in objects:
+                followed.memory.backward_from = followed.born
         if not objects:
             return [], None
-        return objects, results[0] if len(results) == 1 else _joined(results)
+        return objects, results[0] if len(results) == 1 else _stacked(results)
+
+    def drop(self, followed: Collection[Followed]) -> None:
+        """Frees what is kept of objects that are to be followed no longer."""
+        self.tracker.forget([each.memory for each in followed])
 
     def begin_second_pass(self, memories: Sequence[ObjectMemory]) -> None:
         """Forgets all but the prompted frames."""
-        self._tracker.forget_tracked(memories)
-        self._rehearsing = False
+        self.tracker.forget_tracked(memories)
+        self.rehearsing = False
 
     def _prompt(
         self,
         features: FrameFeatures,
         position: int,
         due: Sequence[tuple[Followed, tuple[Round, ...]]],
-        earlier: dict[int, Tensor],
+        found: Sequence[Followed],
+        tracked: TrackedMasks,
         reverse: bool,
     ) -> TrackedMasks:
-        """Runs the rounds of all objects prompted on this frame, then writes their memories together."""
-        tracker = self._tracker
-        if tracker.rules == "transformers":
-            # The last round carries all clicks, and nothing of the rounds before it would go in.
-            due = [(followed, rounds[-1:]) for followed, rounds in due]
-        latest: dict[int, Prompted] = {}
-        for turn in range(max(len(rounds) for _, rounds in due)):
-            now = [(followed, rounds[turn]) for followed, rounds in due if turn < len(rounds)]
-            masked = [(followed, each.mask) for followed, each in now if each.mask is not None]
-            if masked:
-                masks = torch.stack([torch.from_numpy(mask) for _, mask in masked]).to(tracker.device)
-                memories = [followed.memory for followed, _ in masked]
-                result = tracker.set_masks(features, position, memories, self._as_prompt(masks))
-                latest.update((id(followed), _row(result, i)) for i, (followed, _) in enumerate(masked))
-            clicked = [(followed, each) for followed, each in now if each.mask is None]
-            if clicked:
-                clicks = [
-                    Clicks(
-                        self._to_model(each.points),
-                        torch.tensor(each.labels, dtype=torch.int32),
-                        latest[id(followed)].tracked.masks[0] if id(followed) in latest else earlier.get(id(followed)),
-                    )
-                    for followed, each in clicked
-                ]
-                memories = [followed.memory for followed, _ in clicked]
-                result = tracker.set_clicks(features, position, memories, clicks, reverse=reverse)
-                latest.update((id(followed), _row(result, i)) for i, (followed, _) in enumerate(clicked))
-        joined = join_prompted([latest[id(followed)] for followed, _ in due])
-        tracker.encode_prompts(features, position, [followed.memory for followed, _ in due], joined)
+        places = {id(followed): place for place, followed in enumerate(found)}
+        earlier = {
+            place: tracked.masks[places[id(followed)]]
+            for place, (followed, _) in enumerate(due)
+            if id(followed) in places
+        }
+        given = [(followed.memory, rounds) for followed, rounds in due]
+        result = self._prompting(features, position, given, earlier, reverse=reverse)
         for i, (followed, _) in enumerate(due):
             if followed.born is None:
                 followed.born = position
-            if self._rehearsing:
-                followed.shown[position] = _rows(joined.tracked, [i])
-        return joined.tracked
-
-    def _to_model(self, points: Sequence[tuple[float, float]]) -> Tensor:
-        """(n, 2) pixels of the source -> pixels of the model's image."""
-        height, width = self._size
-        # transformers' processor divides by a tensor, which torch does in these two steps.
-        scale = torch.tensor([width, height], dtype=torch.float32).reciprocal() * self._tracker.image_size
-        return torch.tensor(points, dtype=torch.float32) * scale
-
-    def _as_prompt(self, masks: Tensor) -> Tensor:
-        """Masks (N, H, W), bool, of the source: transformers' processor makes them hard at the image's size."""
-        side = self._tracker.image_size
-        if self._tracker.rules == "published" or tuple(masks.shape[-2:]) == (side, side):
-            return masks
-        size = (side, side)
-        soft = F.interpolate(
-            masks.float().unsqueeze(1), size=size, mode="bilinear", align_corners=False, antialias=True
-        )
-        return soft.squeeze(1) >= 0.5
+            if self.rehearsing:
+                followed.shown[position] = rows_of(result, [i])
+        return result
 
 
-def _rows(tracked: TrackedMasks, rows: Sequence[int]) -> TrackedMasks:
-    at = indices(list(rows), tracked.masks.device)
-    return TrackedMasks(tracked.masks[at], tracked.score_logits[at], tracked.iou_scores[at])
+def as_result(facts: FrameFacts, objects: Sequence[Followed], tracked: TrackedMasks | None) -> FrameResult | None:
+    """What a step of `Following` came to; None where it had no object. Each object is a group of its own."""
+    if tracked is None:
+        return None
+    order = sorted(range(len(objects)), key=lambda i: objects[i].object_id)
+    rows = indices(order, tracked.masks.device)
+    scores, arrived = to_host(tracked.score_logits[rows].float().sigmoid())
+    ordered = [objects[i] for i in order]
+    return FrameResult(
+        facts=facts,
+        object_ids=[each.object_id for each in ordered],
+        prompts=[each.label for each in ordered],
+        groups=list(range(len(ordered))),
+        scores=[1.0] * len(ordered),
+        track_scores=scores.numpy(),
+        masks=tracked.masks[rows],
+        ready=mark(tracked.masks.device),
+        arrived=arrived,
+    )
 
 
-def _row(prompted: Prompted, row: int) -> Prompted:
-    return Prompted(_rows(prompted.tracked, [row]), prompted.memory_logits[row : row + 1])
-
-
-def _joined(parts: Sequence[TrackedMasks]) -> TrackedMasks:
+def _stacked(parts: Sequence[TrackedMasks]) -> TrackedMasks:
     return TrackedMasks(
         torch.cat([part.masks for part in parts]),
         torch.cat([part.score_logits for part in parts]),

@@ -13,12 +13,13 @@ from sam3ray.engine.rules import Rules
 
 
 @dataclass
-class _Standing:
+class Standing:
     """How one object stands with the detector."""
 
     first_frame: int
     keep_alive: int
     unmatched_frames: int = 0
+    is_confirmed: bool = False  # somebody pointed at it: it is there, whatever the detector says
     overlaps: dict[int, int] = field(default_factory=dict)  # older object -> frames on which both were one detection
 
 
@@ -31,10 +32,10 @@ class Hotstart:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._standing: dict[int, _Standing] = {}
+        self.standing: dict[int, Standing] = {}
 
     def __len__(self) -> int:
-        return len(self._standing)
+        return len(self.standing)
 
     def update(
         self,
@@ -57,9 +58,9 @@ class Hotstart:
             Objects removed for good (forgotten here), and objects hidden on this frame only.
         """
         rules = self._rules
-        standing = self._standing
+        standing = self.standing
         for object_id in new:
-            standing[object_id] = _Standing(frame, rules.init_trk_keep_alive)
+            standing[object_id] = Standing(frame, rules.init_trk_keep_alive)
         groups = [list(group) for group in matched]
         for object_id in {object_id for group in groups for object_id in group}:
             mine = standing[object_id]
@@ -81,6 +82,8 @@ class Hotstart:
 
         removed, hidden = set(), set()
         for object_id, mine in standing.items():
+            if mine.is_confirmed:
+                continue
             is_young = self.is_young(mine.first_frame, frame)
             # The counts start to matter with the first miss: an object never missed is not judged by them.
             if mine.unmatched_frames and mine.unmatched_frames >= rules.hotstart_unmatch_thresh and is_young:
@@ -99,10 +102,14 @@ class Hotstart:
         """Whether an object first seen on `first_frame` can still be removed on `frame`."""
         return first_frame > frame - self._rules.hotstart_delay
 
+    def confirm(self, object_id: int) -> None:
+        """Somebody has pointed at the object: it is neither removed nor hidden from now on."""
+        self.standing[object_id].is_confirmed = True
+
     def forget(self, object_id: int) -> None:
         """Drop an object that is tracked no longer."""
-        del self._standing[object_id]
+        del self.standing[object_id]
 
     def _lower(self, object_id: int) -> None:
-        mine = self._standing[object_id]
+        mine = self.standing[object_id]
         mine.keep_alive = max(self._rules.min_trk_keep_alive, mine.keep_alive - 1)

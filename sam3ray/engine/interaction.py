@@ -62,7 +62,7 @@ def prompted_objects(prompts: Iterable[VisualPrompt], height: int, width: int) -
     by_object: dict[int, dict[int, list[VisualPrompt]]] = {}
     labels: dict[int, str] = {}
     for prompt in prompts:
-        _check(prompt, height, width)
+        check_prompt(prompt, height, width)
         by_object.setdefault(prompt.object_id, {}).setdefault(prompt.frame_index, []).append(prompt)
         if prompt.label or prompt.object_id not in labels:
             labels[prompt.object_id] = prompt.label
@@ -99,7 +99,8 @@ def make_rounds(prompts: Sequence[VisualPrompt], height: int, width: int) -> tup
     return tuple(rounds)
 
 
-def _check(prompt: VisualPrompt, height: int, width: int) -> None:
+def check_prompt(prompt: VisualPrompt, height: int, width: int) -> None:
+    """Raises ValueError where the prompt cannot be meant for frames of this size."""
     where = f"prompt of object {prompt.object_id} on frame {prompt.frame_index}"
     if prompt.object_id < 1:
         raise ValueError(f"{where}: object ids start at 1")

@@ -7,9 +7,8 @@ decides what becomes of the frame before.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 
@@ -28,81 +27,101 @@ class FrameWork:
     """One frame, ready for the tracker.
 
     Attributes:
-        position: 0-based, in the sequence that is being segmented.
+        position: 0-based, counted from the first frame on which phrases were looked for.
+        phrases: what was looked for, in the order of `proposals`.
+        features: None where nobody looks at the frame.
+        proposals: None where no phrase is looked for.
     """
 
     facts: FrameFacts
     position: int
-    features: FrameFeatures
-    proposals: Proposals
+    phrases: tuple[str, ...] = ()
+    features: FrameFeatures | None = None
+    proposals: Proposals | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    facts: FrameFacts
+    position: int
+    phrases: tuple[str, ...]
+    pixels: torch.Tensor | None
 
 
 class LookAhead:
-    """Frames of a clip, in order.
+    """Frames of a clip, in order: pushed as they come, popped when their turn has come.
 
     Args:
         checkpoint: the loaded model.
         neck: makes the tracker's features.
         detector: what detects on each frame.
-        frames: decoded frames; read lazily, at most `LENGTH_HORIZON` + `batch` ahead, on a GPU + 2 `batch`.
-        prompts: phrases.
         batch: frames per call of the backbone.
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        neck: TrackerNeck,
-        detector: DetectorLike,
-        frames: Iterable[Frame],
-        prompts: Sequence[str],
-        batch: int,
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, neck: TrackerNeck, detector: DetectorLike, batch: int) -> None:
         self._checkpoint = checkpoint
         self._neck = neck
         self._detector = detector
-        self._prompts = prompts
         self._batch = batch
-        preprocess = Preprocessor(checkpoint)
-        self._source = ((FrameFacts.of(frame), preprocess(frame)) for frame in frames)
-        self._pixels: deque[tuple[FrameFacts, torch.Tensor]] = deque(islice(self._source, LENGTH_HORIZON))
+        self._preprocess = Preprocessor(checkpoint)
+        self._waiting: deque[_Waiting] = deque()
         self._ready: deque[FrameWork] = deque()
-        self._position = 0
         # On CUDA one batch more is under way: its scores are on the host when they are asked for, since the wait for
         # the frame before it was a wait for them, too.
         self._enough = 1 + (batch if checkpoint.device.type == "cuda" else 0)
-        #: length of the clip, where it is shorter than `LENGTH_HORIZON`
-        self.short_length = len(self._pixels) if len(self._pixels) < LENGTH_HORIZON else None
 
-    def __iter__(self) -> Iterator[FrameWork]:
-        while True:
-            self.fill()
-            if not self._ready:
-                return
-            yield self._ready.popleft()
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._ready)
+
+    def push(self, frame: Frame, position: int, phrases: tuple[str, ...], *, is_looked_at: bool = True) -> None:
+        """The next frame, and the phrases to look for on it."""
+        pixels = self._preprocess(frame) if is_looked_at else None
+        self._waiting.append(_Waiting(FrameFacts.of(frame), position, phrases, pixels))
+
+    def each(self, frames: Iterable[Frame], phrases: tuple[str, ...]) -> Iterator[FrameWork]:
+        """All frames of a clip, of which the same is asked throughout."""
+        for position, frame in enumerate(frames):
+            self.push(frame, position, phrases)
+            while len(self) > 2 * self._batch:
+                yield self.pop()
+        while len(self):
+            yield self.pop()
+
+    def clear(self) -> None:
+        self._waiting.clear()
+        self._ready.clear()
+
+    def pop(self) -> FrameWork:
+        self.fill()
+        return self._ready.popleft()
 
     def fill(self) -> None:
         """Start on the next frames unless enough are under way."""
-        if len(self._ready) >= self._enough:
+        if len(self._ready) >= self._enough or not self._waiting:
             return
-        chunk: list[tuple[FrameFacts, torch.Tensor]] = []
-        while len(chunk) < self._batch:
-            self._pixels.extend(islice(self._source, 1))
-            if not self._pixels:
+        first = self._waiting[0]
+        if first.pixels is None:
+            self._waiting.popleft()
+            self._ready.append(FrameWork(first.facts, first.position))
+            return
+        chunk: list[tuple[_Waiting, torch.Tensor]] = []
+        while self._waiting and len(chunk) < self._batch:
+            each = self._waiting[0]
+            if each.pixels is None or each.phrases != first.phrases:
                 break
-            chunk.append(self._pixels.popleft())
-        if chunk:
-            self._ready.extend(self._run(chunk))
+            chunk.append((self._waiting.popleft(), each.pixels))
+        self._ready.extend(self._run(chunk))
 
     @torch.inference_mode()
-    def _run(self, chunk: list[tuple[FrameFacts, torch.Tensor]]) -> list[FrameWork]:
+    def _run(self, chunk: list[tuple[_Waiting, torch.Tensor]]) -> list[FrameWork]:
+        first = chunk[0][0]
         with self._checkpoint.precision():
             pixels = chunk[0][1] if len(chunk) == 1 else torch.cat([pixels for _, pixels in chunk])
             hidden, features = self._neck.see(pixels)
-            proposals = self._detector.propose(hidden, self._prompts, self._position)
-        work = [
-            FrameWork(facts, self._position + offset, features[offset], proposals[offset])
-            for offset, (facts, _) in enumerate(chunk)
+            found: list[Proposals] | None = None
+            if first.phrases:
+                found = self._detector.propose(hidden, first.phrases, first.position)
+        return [
+            FrameWork(each.facts, each.position, each.phrases, features[n], found[n] if found else None)
+            for n, (each, _) in enumerate(chunk)
         ]
-        self._position += len(chunk)
-        return work

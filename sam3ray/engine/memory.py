@@ -31,6 +31,19 @@ Rules = Literal["published", "transformers"]
 NO_ROW = -1
 
 
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Rows of a bank by themselves.
+
+    Attributes:
+        gathered: (n, ...)
+        number: of each row in `gathered`, by its number in the bank.
+    """
+
+    gathered: Tensor
+    number: dict[int, int]
+
+
 class Bank:
     """Rows of one shape that are handed out, written, gathered and taken back.
 
@@ -78,6 +91,12 @@ class Bank:
             torch.index_select(self.rows, 0, rows.flatten(), out=out.flatten(0, rows.ndim - 1))
         else:
             out.copy_(self.gather(rows))
+
+    def packed(self, rows: Iterable[int]) -> Packed:
+        """Copies of these rows on the host, numbered from 0."""
+        order = [row for row in rows if row != NO_ROW]
+        values = self.rows[indices(order, self.rows.device)].cpu()
+        return Packed(values, {NO_ROW: NO_ROW} | {row: number for number, row in enumerate(order)})
 
     def release(self, rows: Iterable[int]) -> None:
         self._free.extend(row for row in rows if row != NO_ROW)

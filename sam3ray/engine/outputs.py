@@ -7,8 +7,9 @@ prompt a pixel belongs to the one with the highest tracking score. Everything el
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ import torch.nn.functional as F
 
 from sam3ray.annotations import FrameAnnotations, ObjectAnnotation
 from sam3ray.engine.transfer import indices
-from sam3ray.masks import EncodedMask, encode_crop, encode_masks
+from sam3ray.masks import EncodedMask, decode_rle, encode_crop, encode_masks
 from sam3ray.video import Frame
+
+MaskForm = Literal["rle", "array", "tensor"]
 
 _DEVICE_PIXELS = 2**27  # resized mask pixels held at once on a device, in float32
 
@@ -42,42 +45,61 @@ class FrameResult:
     Attributes:
         facts: which frame.
         object_ids: ascending.
-        prompts: for each object, the index of its phrase.
+        prompts: for each object, its phrase or label.
+        groups: objects of one group share the pixels of the frame: each goes to the best of them.
         scores: for each object, the score of the detection that started it.
         track_scores: (n,) float32, the tracker's scores on this frame, 0..1.
         masks: (n, h, w) logits on the device.
         ready: CUDA event after which `masks` may be read from another stream; None elsewhere.
+        arrived: CUDA event after which `track_scores` are there; None where they are.
     """
 
     facts: FrameFacts
     object_ids: Sequence[int]
-    prompts: Sequence[int]
+    prompts: Sequence[str]
+    groups: Sequence[int]
     scores: Sequence[float]
     track_scores: np.ndarray
     masks: torch.Tensor
     ready: torch.cuda.Event | None = None
+    arrived: torch.cuda.Event | None = None
 
 
 @dataclass(frozen=True)
 class FrameMasks:
-    """The final masks of one frame; none is empty. Object ids ascend."""
+    """The final masks of one frame; none is empty. Object ids ascend.
+
+    Attributes:
+        pixels: (n, height, width) bool, an array or a tensor, where that was asked for: then `masks` have an area and a
+            box, but no run lengths.
+    """
 
     facts: FrameFacts
     height: int
     width: int
     object_ids: tuple[int, ...]
-    prompts: tuple[int, ...]
+    prompts: tuple[str, ...]
     scores: tuple[float, ...]
     track_scores: tuple[float, ...]
     masks: tuple[EncodedMask, ...]
+    pixels: Any = None
 
-    def annotations(self, prompts: Sequence[str]) -> FrameAnnotations:
-        """The same as rows, with the phrases in place of their indices."""
+    @classmethod
+    def nothing(cls, facts: FrameFacts, height: int, width: int, form: MaskForm = "rle") -> FrameMasks:
+        """A frame without objects."""
+        none: Any = None
+        if form != "rle":
+            none = np.zeros((0, height, width), bool)
+            none = torch.from_numpy(none) if form == "tensor" else none
+        return cls(facts, height, width, (), (), (), (), (), none)
+
+    def annotations(self) -> FrameAnnotations:
+        """The same as rows."""
         rows = zip(self.object_ids, self.prompts, self.scores, self.track_scores, self.masks, strict=True)
         objects = tuple(
             ObjectAnnotation(
                 object_id=object_id,
-                prompt=prompts[prompt],
+                prompt=prompt,
                 score=score,
                 track_score=track_score,
                 bbox=tuple(float(edge) for edge in mask.bbox),  # type: ignore[arg-type]
@@ -90,12 +112,21 @@ class FrameMasks:
         return FrameAnnotations(facts.index, facts.pts, facts.time_s, self.height, self.width, objects)
 
 
-def finish(result: FrameResult, shown: Sequence[int], height: int, width: int) -> FrameMasks:
+def finish(result: FrameResult, shown: Sequence[int], height: int, width: int, form: MaskForm = "rle") -> FrameMasks:
     """Final masks of the objects at the indices `shown`."""
     on_device = result.masks.device.type != "cpu"
-    encoded = (_finish_on_device if on_device else _finish_on_host)(result, shown, height, width)
-    kept = [(place, mask) for place, mask in zip(shown, encoded, strict=True) if mask is not None and mask.area > 0]
-    places = [place for place, _ in kept]
+    if result.arrived is not None:
+        result.arrived.synchronize()
+    pixels: Any = None
+    if form == "rle":
+        encoded = (_finish_on_device if on_device else _finish_on_host)(result, shown, height, width)
+    else:
+        encoded, pixels = _measured(_pixels(result, shown, height, width))
+    kept = [(n, place, mask) for n, (place, mask) in enumerate(zip(shown, encoded, strict=True)) if mask and mask.area]
+    places = [place for _, place, _ in kept]
+    if pixels is not None:
+        pixels = pixels[[n for n, _, _ in kept]]
+        pixels = pixels.cpu().numpy() if form == "array" else pixels
     return FrameMasks(
         facts=result.facts,
         height=height,
@@ -104,13 +135,19 @@ def finish(result: FrameResult, shown: Sequence[int], height: int, width: int) -
         prompts=tuple(result.prompts[place] for place in places),
         scores=tuple(result.scores[place] for place in places),
         track_scores=tuple(float(result.track_scores[place]) for place in places),
-        masks=tuple(mask for _, mask in kept),
+        masks=tuple(mask for _, _, mask in kept),
+        pixels=pixels,
     )
 
 
 def _finish_on_device(result: FrameResult, shown: Sequence[int], height: int, width: int) -> list[EncodedMask | None]:
+    return list(encode_masks(_pixels(result, shown, height, width))) if shown else []
+
+
+def _pixels(result: FrameResult, shown: Sequence[int], height: int, width: int) -> torch.Tensor:
+    """(n, height, width) bool, on the device of the masks."""
     if not shown:
-        return []
+        return torch.zeros((0, height, width), dtype=torch.bool, device=result.masks.device)
     if result.ready is not None:
         result.ready.wait()
         result.masks.record_stream(torch.cuda.current_stream(result.masks.device))
@@ -122,15 +159,77 @@ def _finish_on_device(result: FrameResult, shown: Sequence[int], height: int, wi
             for first in range(0, len(masks), step)
         ]
     )
-    prompts = [result.prompts[place] for place in shown]
+    groups = [result.groups[place] for place in shown]
     order = _by_rank(result, shown)
-    for prompt in set(prompts):
-        members = [place for place in order if prompts[place] == prompt]
+    for group in set(groups):
+        members = [place for place in order if groups[place] == group]
         taken = binary[members[0]].clone()
         for member in members[1:]:
             binary[member] &= ~taken
             taken |= binary[member]
-    return list(encode_masks(binary))
+    return binary
+
+
+def _measured(binary: torch.Tensor) -> tuple[list[EncodedMask | None], torch.Tensor]:
+    """Areas and boxes of masks (n, height, width), without run lengths; and the masks."""
+    measured: list[EncodedMask | None] = []
+    areas = binary.flatten(1).sum(1).tolist()
+    rows, columns = binary.any(2).cpu().numpy(), binary.any(1).cpu().numpy()
+    for n, area in enumerate(areas):
+        if not area:
+            measured.append(None)
+            continue
+        down, across = np.flatnonzero(rows[n]), np.flatnonzero(columns[n])
+        box = (int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1)
+        measured.append(EncodedMask("", int(area), box))
+    return measured, binary
+
+
+def without_pixels(masks: FrameMasks) -> FrameMasks:
+    """The same with run lengths."""
+    if masks.pixels is None:
+        return masks
+    return replace(masks, pixels=None, masks=tuple(encode_masks(masks.pixels)) if len(masks.pixels) else ())
+
+
+def with_pixels(masks: FrameMasks, form: MaskForm) -> FrameMasks:
+    """The same in another form."""
+    if form == "rle":
+        return masks
+    pixels: Any = np.zeros((len(masks.masks), masks.height, masks.width), bool)
+    for n, mask in enumerate(masks.masks):
+        pixels[n] = decode_rle(mask.rle, masks.height, masks.width)
+    return replace(masks, pixels=torch.from_numpy(pixels) if form == "tensor" else pixels)
+
+
+def merged(first: FrameMasks, second: FrameMasks | None) -> FrameMasks:
+    """Both results of one frame; they have no object in common."""
+    if second is None or not second.object_ids:
+        return first
+    if not first.object_ids:
+        return second
+    ids = first.object_ids + second.object_ids
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+
+    def both(one: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
+        values = one + other
+        return tuple(values[n] for n in order)
+
+    pixels = None
+    if first.pixels is not None:
+        join: Any = torch.cat if isinstance(first.pixels, torch.Tensor) else np.concatenate
+        pixels = join([first.pixels, second.pixels])[order]
+    return FrameMasks(
+        first.facts,
+        first.height,
+        first.width,
+        object_ids=both(first.object_ids, second.object_ids),
+        prompts=both(first.prompts, second.prompts),
+        scores=both(first.scores, second.scores),
+        track_scores=both(first.track_scores, second.track_scores),
+        masks=both(first.masks, second.masks),
+        pixels=pixels,
+    )
 
 
 def _by_rank(result: FrameResult, shown: Sequence[int]) -> list[int]:
@@ -169,13 +268,13 @@ def _finish_on_host(result: FrameResult, shown: Sequence[int], height: int, widt
         return []
     low = result.masks.float().numpy()
     regions = [_enlarge(low[place], height, width) for place in shown]
-    prompts = [result.prompts[place] for place in shown]
+    groups = [result.groups[place] for place in shown]
     better: dict[int, list[_Region]] = {}
     for place in _by_rank(result, shown):
         region = regions[place]
         if region is None:
             continue
-        above = better.setdefault(prompts[place], [])
+        above = better.setdefault(groups[place], [])
         for other in above:
             region.subtract(other)
         above.append(region)

@@ -1,4 +1,4 @@
-"""One clip's tracked objects, and what a frame does to them.
+"""The objects that phrases find in one clip, and what a frame does to them.
 
 The order of a frame: track every object, clean the masks, compare them with the detections, decide (on the host, on
 numbers), then write the decisions into the tracker's memory. Nothing of the frame is read back from the device but
@@ -7,8 +7,8 @@ one small tensor of counts and scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -17,22 +17,28 @@ import torch.nn.functional as F
 from sam3ray.engine.association import Association, associate
 from sam3ray.engine.detector import Detections, distinct, select
 from sam3ray.engine.hotstart import Hotstart
+from sam3ray.engine.ids import Ids
+from sam3ray.engine.interaction import Round
 from sam3ray.engine.lookahead import FrameWork
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.outputs import FrameResult
-from sam3ray.engine.postprocess import fill_holes, intersections, ious
+from sam3ray.engine.overlaps import Overlaps, PendingOverlaps
+from sam3ray.engine.postprocess import fill_holes
+from sam3ray.engine.prompting import Prompting
 from sam3ray.engine.rules import Rules
 from sam3ray.engine.suppression import ALWAYS, NEVER, NO_OBJECT_LOGIT, recently_occluded, suppress_shrunk
+from sam3ray.engine.tracked import TrackedMasks
 from sam3ray.engine.tracker import Tracker
-from sam3ray.engine.transfer import indices, mark, to_host
+from sam3ray.engine.transfer import indices, mark
 from sam3ray.engine.vision import FrameFeatures
 
+_REFINEMENT_WINDOW = 16  # frames; as in Meta's code (sam3_video_inference.py)
 _ABSENT_FRAMES = 16  # without a mask, before a full cap lets an object go for a new one
 _SURE_LOGIT = 10.0  # the score that memories are encoded with: the mask's area stands for it
 
 
 @dataclass(eq=False)
-class _Object:
+class FoundObject:
     """One tracked object."""
 
     object_id: int
@@ -42,10 +48,11 @@ class _Object:
     memory: ObjectMemory = field(default_factory=ObjectMemory)
     last_occluded: int | None = None  # None: not tracked on any frame yet
     empty_frames: int = 0  # without a mask, up to now
+    pointed_at: list[int] = field(default_factory=list)  # frames on which somebody pointed at it
 
 
 @dataclass
-class _Loan:
+class Loan:
     """A conditioning frame that objects of one birth have because some of them were reconditioned there.
 
     As in the published code, it goes back to an ordinary frame when hotstart has removed all who were (`givers`).
@@ -53,7 +60,7 @@ class _Loan:
 
     frame: int
     givers: set[int]
-    borrowers: list[_Object]
+    borrowers: list[FoundObject]
 
 
 @dataclass(frozen=True)
@@ -64,11 +71,13 @@ class Step:
         result: the frame's masks.
         hidden: objects that this frame does not show.
         removed: objects that no frame shows, this one and those before it included.
+        young: objects that a later frame may still remove.
     """
 
     result: FrameResult
     hidden: frozenset[int]
     removed: frozenset[int]
+    young: frozenset[int]
 
 
 @dataclass
@@ -89,6 +98,9 @@ class Tally:
     dropped: int = 0
     forgotten: int = 0
 
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)})
+
 
 class Propagation:
     """Tracks the objects of one clip.
@@ -96,17 +108,49 @@ class Propagation:
     Args:
         tracker: fresh, of this clip alone.
         rules: thresholds in force.
-        first_object_id: the id of the first object found.
+        ids: gives the objects their ids.
+        size: (height, width) of the source's frames, for prompts on objects that a phrase found.
+
+    Attributes:
+        found_at_first: objects found on the first frame.
     """
 
-    def __init__(self, tracker: Tracker, rules: Rules, first_object_id: int = 1) -> None:
-        self._tracker = tracker
+    def __init__(
+        self, tracker: Tracker, rules: Rules, ids: Ids | None = None, size: tuple[int, int] | None = None
+    ) -> None:
+        self.tracker = tracker
         self._rules = rules
-        self._next_id = first_object_id
-        self._objects: list[_Object] = []
-        self._hotstart = Hotstart(rules)
-        self._loans: list[_Loan] = []
+        self._ids = ids or Ids()
+        self._prompting = Prompting(tracker, size or (1, 1))
+        self._pointed: dict[int, tuple[Round, ...]] = {}
+        self.phrases: list[str] = []
+        self.objects: list[FoundObject] = []
+        self.hotstart = Hotstart(rules)
+        self.loans: list[Loan] = []
+        self.found_at_first = 0
         self.tally = Tally()
+
+    @property
+    def object_ids(self) -> frozenset[int]:
+        return frozenset(each.object_id for each in self.objects)
+
+    def point_at(self, object_id: int, rounds: tuple[Round, ...]) -> None:
+        """Refine an object on the frame that comes next.
+
+        As in Meta's code: its score becomes 1, the frame one of its conditioning frames, and conditioning frames close
+        by, which only a detection made, become ordinary ones. Unlike there, hotstart never removes or hides it again:
+        somebody has said that it is there.
+        """
+        self._pointed[object_id] = rounds
+        self.hotstart.confirm(object_id)
+
+    def remove(self, object_ids: Collection[int] = (), phrases: Collection[str] = ()) -> None:
+        """Stop tracking objects, and all that these phrases have found. Nobody else's memory changes."""
+        gone = [e for e in self.objects if e.object_id in object_ids or self.phrases[e.prompt] in phrases]
+        for each in gone:
+            self.hotstart.forget(each.object_id)
+        self.tracker.forget([each.memory for each in gone])
+        self.objects = [each for each in self.objects if each not in gone]
 
     def step(self, work: FrameWork, meanwhile: Callable[[], None]) -> Step:
         """Process one frame, in order.
@@ -115,15 +159,16 @@ class Propagation:
             work: the frame.
             meanwhile: called while the device works on this frame, before its numbers are needed.
         """
-        rules, tracker, objects = self._rules, self._tracker, self._objects
+        rules, tracker, objects = self._rules, self.tracker, self.objects
         frame, features = work.position, work.features
+        assert features is not None
         tracked = tracker.track(features, frame, [each.memory for each in objects]) if objects else None
         masks = fill_holes(tracked.masks, rules.fill_hole_area) if tracked else None
-        detections = select(work.proposals, rules.score_threshold_detection)
-        evidence = _Evidence(detections, masks, tracked.score_logits if tracked else None)
+        detections = self._detections(work)
+        overlaps = PendingOverlaps(detections, masks, tracked.score_logits if tracked else None)
         meanwhile()
-        overlap, facts = evidence.read()
-        keep = distinct(detections, overlap, rules.det_nms_thresh)
+        among_detections, facts = overlaps.read()
+        keep = distinct(detections, among_detections, rules.det_nms_thresh)
         if not keep.all():
             detections, facts = detections.take(np.flatnonzero(keep)), facts.of_detections(keep)
 
@@ -138,11 +183,10 @@ class Propagation:
             absent=self._absent(facts) if rules.published else 0,
         )
         newcomers = [
-            _Object(self._next_id + n, int(detections.prompts[d]), float(detections.scores[d]), frame)
-            for n, d in enumerate(found.new)
+            FoundObject(object_id, int(detections.prompts[d]), float(detections.scores[d]), frame)
+            for object_id, d in zip(self._ids.take(len(found.new)), found.new, strict=True)
         ]
-        self._next_id += len(newcomers)
-        removed, hidden = self._hotstart.update(
+        removed, hidden = self.hotstart.update(
             frame,
             new=[each.object_id for each in newcomers],
             matched=[[objects[place].object_id for place in places] for places in found.matched_tracks],
@@ -154,25 +198,59 @@ class Propagation:
         else:
             shown = None
         fresh = self._add(frame, features, newcomers, detections, found)
+        if self._pointed and tracked is not None and shown is not None:
+            shown = self._refine(frame, features, tracked, shown, facts)
 
         present = [place for place, each in enumerate(objects) if each.object_id not in removed]
         result = self._result(work, shown, present, facts.scores, newcomers, fresh)
         self._settle(frame, removed)
         self._drop(removed, len(newcomers))
-        self._objects += newcomers
-        tracker.prune(frame, [each.memory for each in self._objects])
+        self.objects += newcomers
+        tracker.prune(frame, [each.memory for each in self.objects])
         tally = self.tally
+        if not tally.frames:
+            self.found_at_first = len(newcomers)
         tally.frames += 1
         tally.objects += len(newcomers)
         tally.removed += len(removed)
         tally.dropped = max(tally.dropped, found.dropped)
-        return Step(result, frozenset(hidden), frozenset(removed))
+        young = (e.object_id for e in self.objects if not e.pointed_at and self.hotstart.is_young(e.born, frame + 1))
+        return Step(result, frozenset(hidden), frozenset(removed), frozenset(young))
 
-    def _absent(self, facts: _Facts) -> int:
+    def _detections(self, work: FrameWork) -> Detections:
+        if work.proposals is None:
+            return Detections(torch.empty((0, 1, 1)), np.zeros(0, np.float32), np.zeros(0, np.int64))
+        self.phrases += [phrase for phrase in work.phrases if phrase not in self.phrases]
+        found = select(work.proposals, self._rules.score_threshold_detection)
+        numbers = np.array([self.phrases.index(phrase) for phrase in work.phrases], dtype=np.int64)
+        return replace(found, prompts=numbers[found.prompts])
+
+    def _refine(
+        self, frame: int, features: FrameFeatures, tracked: TrackedMasks, shown: torch.Tensor, facts: Overlaps
+    ) -> torch.Tensor:
+        """Apply what was pointed at on this frame. Returns the masks to show."""
+        places = [place for place, each in enumerate(self.objects) if each.object_id in self._pointed]
+        chosen = [self.objects[place] for place in places]
+        due = [(each.memory, self._pointed[each.object_id]) for each in chosen]
+        if not due:
+            return shown
+        result = self._prompting(features, frame, due, {n: tracked.masks[place] for n, place in enumerate(places)})
+        for place, each in zip(places, chosen, strict=True):
+            each.score = facts.scores[place] = 1.0
+            each.pointed_at.append(frame)
+            if self._rules.published:
+                near = [t for t in each.memory.conditioning if 0 < abs(t - frame) <= _REFINEMENT_WINDOW]
+                self.tracker.make_ordinary(each.memory, [t for t in near if t not in each.pointed_at])
+        self._pointed = {}
+        shown = shown.clone()
+        shown[indices(places, shown.device)] = fill_holes(result.masks, self._rules.fill_hole_area).to(shown.dtype)
+        return shown
+
+    def _absent(self, facts: Overlaps) -> int:
         """How many objects have been without a mask for so long that they would make room, and still are."""
         return sum(
             area == 0 and each.empty_frames >= _ABSENT_FRAMES
-            for each, area in zip(self._objects, facts.areas, strict=True)
+            for each, area in zip(self.objects, facts.areas, strict=True)
         )
 
     def _remember(
@@ -180,13 +258,13 @@ class Propagation:
         frame: int,
         features: FrameFeatures,
         masks: torch.Tensor,
-        facts: _Facts,
+        facts: Overlaps,
         found: Association,
         detections: Detections,
         removed: set[int],
     ) -> torch.Tensor:
         """Settle the masks of the tracked objects and encode them into memory. Returns the masks to show."""
-        rules, tracker, objects = self._rules, self._tracker, self._objects
+        rules, tracker, objects = self._rules, self.tracker, self.objects
         reconditioned = self._recondition(frame, features, facts, found, detections)
 
         last = [
@@ -219,7 +297,9 @@ class Propagation:
         groups = [np.flatnonzero(prompts == prompt).tolist() for prompt in dict.fromkeys(prompts.tolist())]
         remembered, is_there = suppress_shrunk(remembered, groups, lone=rules.published)
         logits = torch.where(is_there, _SURE_LOGIT, -_SURE_LOGIT).to(remembered.dtype)
-        staying = [place for place, each in enumerate(objects) if each.object_id not in removed]
+        # What is remembered of objects that are pointed at on this frame comes with their prompts.
+        gone = removed | self._pointed.keys()
+        staying = [place for place, each in enumerate(objects) if each.object_id not in gone]
         if len(staying) < len(objects):
             index = indices(staying, masks.device)
             remembered, logits = remembered[index], logits[index]
@@ -234,10 +314,10 @@ class Propagation:
         return masks
 
     def _recondition(
-        self, frame: int, features: FrameFeatures, facts: _Facts, found: Association, detections: Detections
+        self, frame: int, features: FrameFeatures, facts: Overlaps, found: Association, detections: Detections
     ) -> dict[int, int]:
         """Refresh what objects remember of themselves, by detections that agree. Returns object place -> detection."""
-        rules, tracker, objects = self._rules, self._tracker, self._objects
+        rules, tracker, objects = self._rules, self.tracker, self.objects
         every = rules.recondition_every_nth_frame
         if every <= 0 or frame % every:
             return {}
@@ -259,41 +339,41 @@ class Propagation:
             tracker.recondition(features, frame, memories, None)
         return chosen
 
-    def _lend(self, frame: int, chosen: Iterable[int]) -> list[_Object]:
+    def _lend(self, frame: int, chosen: Iterable[int]) -> list[FoundObject]:
         """The birth mates of the objects that are reconditioned on `frame`: the frame becomes theirs, too."""
         births: dict[tuple[int, int], set[int]] = {}
         for place in chosen:
-            each = self._objects[place]
+            each = self.objects[place]
             births.setdefault((each.born, each.prompt), set()).add(each.object_id)
         found = []
         for birth, givers in births.items():
-            mates = [e for e in self._objects if (e.born, e.prompt) == birth and e.object_id not in givers]
+            mates = [e for e in self.objects if (e.born, e.prompt) == birth and e.object_id not in givers]
             if mates:
-                self._loans.append(_Loan(frame, givers, mates))
+                self.loans.append(Loan(frame, givers, mates))
                 found += mates
         return found
 
     def _settle(self, frame: int, removed: set[int]) -> None:
         """Take back what the removed had lent; what can no longer be taken back is the borrowers' own."""
         open_loans = []
-        for loan in self._loans:
+        for loan in self.loans:
             loan.givers -= removed
             loan.borrowers = [each for each in loan.borrowers if each.object_id not in removed]
             memories = [each.memory for each in loan.borrowers]
             if not loan.givers:
-                self._tracker.take_back(loan.frame, memories)
-            elif loan.borrowers and self._hotstart.is_young(loan.borrowers[0].born, frame + 1):
+                self.tracker.take_back(loan.frame, memories)
+            elif loan.borrowers and self.hotstart.is_young(loan.borrowers[0].born, frame + 1):
                 open_loans.append(loan)
             else:
                 for memory in memories:
                     memory.borrowed.discard(loan.frame)
-        self._loans = open_loans
+        self.loans = open_loans
 
     def _add(
         self,
         frame: int,
         features: FrameFeatures,
-        newcomers: Sequence[_Object],
+        newcomers: Sequence[FoundObject],
         detections: Detections,
         found: Association,
     ) -> torch.Tensor | None:
@@ -301,11 +381,11 @@ class Propagation:
         if not newcomers:
             return None
         masks = detections.take(np.array(found.new)).masks
-        self._tracker.add_masks(
+        self.tracker.add_masks(
             features,
             frame,
             [each.memory for each in newcomers],
-            self._tracker.mask_prompt(masks),
+            self.tracker.mask_prompt(masks),
             groups=[each.prompt for each in newcomers],
         )
         return fill_holes(masks, self._rules.fill_hole_area)
@@ -316,7 +396,7 @@ class Propagation:
         shown: torch.Tensor | None,
         present: Sequence[int],
         track_scores: np.ndarray,
-        newcomers: Sequence[_Object],
+        newcomers: Sequence[FoundObject],
         fresh: torch.Tensor | None,
     ) -> FrameResult:
         parts = []
@@ -326,13 +406,14 @@ class Propagation:
         if fresh is not None:
             parts.append(fresh.to(parts[0].dtype) if parts else fresh)
         masks = torch.cat(parts) if parts else torch.empty((0, 1, 1))
-        everyone_here = [*(self._objects[place] for place in present), *newcomers]
+        everyone_here = [*(self.objects[place] for place in present), *newcomers]
         # The tracker has no score for an object that it has just been given: the detection's stands in.
         scores = np.array([*track_scores[list(present)], *(each.score for each in newcomers)], dtype=np.float32)
         return FrameResult(
             facts=work.facts,
             object_ids=[each.object_id for each in everyone_here],
-            prompts=[each.prompt for each in everyone_here],
+            prompts=[self.phrases[each.prompt] for each in everyone_here],
+            groups=[each.prompt for each in everyone_here],
             scores=[each.score for each in everyone_here],
             track_scores=scores,
             masks=masks,
@@ -342,72 +423,20 @@ class Propagation:
     def _drop(self, removed: set[int], newcomers: int) -> None:
         """Let go of removed objects, of those gone for long, and of the longest gone if newcomers need their room."""
         limit = self._rules.forget_after_frames
-        others = [each for each in self._objects if each.object_id not in removed]
+        others = [each for each in self.objects if each.object_id not in removed]
         excess = max(0, len(others) + newcomers - self._rules.max_num_objects)
         longest_gone = sorted(others, key=lambda each: -each.empty_frames)[:excess]
         makes_room = {each.object_id for each in longest_gone}
         staying, going = [], []
-        for each in self._objects:
+        for each in self.objects:
             if each.object_id in removed:
                 going.append(each)
             elif each.object_id in makes_room or (limit is not None and each.empty_frames >= limit):
                 going.append(each)
-                self._hotstart.forget(each.object_id)
+                self.hotstart.forget(each.object_id)
                 self.tally.forgotten += 1
             else:
                 staying.append(each)
         if going:
-            self._tracker.forget([each.memory for each in going])
-            self._objects = staying
-
-
-@dataclass(frozen=True, eq=False)
-class _Facts:
-    """What the decisions about one frame need to know, on the host.
-
-    Attributes:
-        detection_ious: (detections, tracks)
-        track_ious: (tracks, tracks)
-        areas: (tracks,) in low-resolution pixels.
-        score_logits, scores: (tracks,) float32; scores are 0..1.
-    """
-
-    detection_ious: np.ndarray
-    track_ious: np.ndarray
-    areas: np.ndarray
-    score_logits: np.ndarray
-    scores: np.ndarray
-
-    def of_detections(self, keep: np.ndarray) -> _Facts:
-        return replace(self, detection_ious=self.detection_ious[keep])
-
-
-class _Evidence:
-    """The numbers behind `_Facts`, on their way from the device in one piece.
-
-    Args:
-        detections: n of them.
-        masks: (m, h, w) logits of the tracks; None where there are none.
-        logits: (m,) their scores.
-    """
-
-    def __init__(self, detections: Detections, masks: torch.Tensor | None, logits: torch.Tensor | None) -> None:
-        self._sizes = len(detections), 0 if masks is None else len(masks)
-        foreground = [each > 0 for each in (detections.masks, masks) if each is not None and len(each)]
-        if not foreground:
-            self._packed, self._arrived = torch.zeros(0), None
-            return
-        everything = foreground[0] if len(foreground) == 1 else torch.cat(foreground)
-        parts = [intersections(everything, everything).flatten(), everything.flatten(1).sum(1).float()]
-        if logits is not None:
-            parts += [logits.float(), logits.float().sigmoid()]
-        self._packed, self._arrived = to_host(torch.cat(parts))
-
-    def read(self) -> tuple[np.ndarray, _Facts]:
-        """IoU of the detections among themselves (n, n), and the rest."""
-        n, m = self._sizes
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        shared, areas, logits, scores = np.split(self._packed.numpy(), np.cumsum([(n + m) ** 2, n + m, m]))
-        overlap = ious(shared.reshape(n + m, n + m), areas, areas)
-        return overlap[:n, :n], _Facts(overlap[:n, n:], overlap[n:, n:], areas[n:], logits, scores)
+            self.tracker.forget([each.memory for each in going])
+            self.objects = staying

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from types import TracebackType
+from typing import Any
 
 from sam3ray.engine.outputs import FrameFacts, FrameMasks
 from sam3ray.masks import EncodedMask
@@ -31,16 +32,11 @@ class Spool:
     ) -> None:
         self._file.close()
 
+    def __len__(self) -> int:
+        return len(self._places)
+
     def put(self, position: int, masks: FrameMasks) -> None:
-        facts = masks.facts
-        rows = zip(masks.object_ids, masks.prompts, masks.scores, masks.track_scores, masks.masks, strict=True)
-        value = [
-            facts.index,
-            facts.pts,
-            facts.time_s,
-            [[*row[:4], row[4].rle, row[4].area, row[4].bbox] for row in rows],
-        ]
-        data = json.dumps(value).encode()
+        data = json.dumps(as_json(masks)).encode()
         self._file.seek(0, 2)
         self._places[position] = (self._file.tell(), len(data))
         self._file.write(data)
@@ -50,29 +46,25 @@ class Spool:
         if place is None:
             return None
         self._file.seek(place[0])
-        index, pts, time_s, rows = json.loads(self._file.read(place[1]))
-        return FrameMasks(
-            facts=FrameFacts(index, pts, time_s),
-            height=self._size[0],
-            width=self._size[1],
-            object_ids=tuple(row[0] for row in rows),
-            prompts=tuple(row[1] for row in rows),
-            scores=tuple(row[2] for row in rows),
-            track_scores=tuple(row[3] for row in rows),
-            masks=tuple(EncodedMask(rle=row[4], area=row[5], bbox=tuple(row[6])) for row in rows),
-        )
+        return from_json(json.loads(self._file.read(place[1])), *self._size)
 
 
-def merged(first: FrameMasks, second: FrameMasks | None) -> FrameMasks:
-    """Both results of one frame; they have no object in common."""
-    if second is None or not second.object_ids:
-        return first
-    rows = sorted(
-        [
-            *zip(first.object_ids, first.prompts, first.scores, first.track_scores, first.masks, strict=True),
-            *zip(second.object_ids, second.prompts, second.scores, second.track_scores, second.masks, strict=True),
-        ],
-        key=lambda row: row[0],
+def as_json(masks: FrameMasks) -> list[Any]:
+    """A frame's result in JSON's types. Floats keep every bit."""
+    facts = masks.facts
+    rows = zip(masks.object_ids, masks.prompts, masks.scores, masks.track_scores, masks.masks, strict=True)
+    return [facts.index, facts.pts, facts.time_s, [[*row[:4], row[4].rle, row[4].area, row[4].bbox] for row in rows]]
+
+
+def from_json(value: list[Any], height: int, width: int) -> FrameMasks:
+    index, pts, time_s, rows = value
+    return FrameMasks(
+        facts=FrameFacts(index, pts, time_s),
+        height=height,
+        width=width,
+        object_ids=tuple(row[0] for row in rows),
+        prompts=tuple(row[1] for row in rows),
+        scores=tuple(row[2] for row in rows),
+        track_scores=tuple(row[3] for row in rows),
+        masks=tuple(EncodedMask(rle=row[4], area=row[5], bbox=tuple(row[6])) for row in rows),
     )
-    ids, prompts, scores, track_scores, masks = zip(*rows, strict=True)
-    return FrameMasks(first.facts, first.height, first.width, ids, prompts, scores, track_scores, masks)

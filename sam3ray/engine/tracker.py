@@ -39,7 +39,7 @@ from transformers import Sam3VideoModel
 
 from sam3ray.engine.capture import kept
 from sam3ray.engine.mask_head import NO_OBJECT, HeadOutput, resize
-from sam3ray.engine.memory import NO_ROW, Bank, FrameEntry, ObjectMemory, ReadRules, Rules, group_by_length
+from sam3ray.engine.memory import NO_ROW, Bank, FrameEntry, ObjectMemory, Packed, ReadRules, Rules, group_by_length
 from sam3ray.engine.tracked import Clicks, Prompted, TrackedMasks, carve, exclusive
 from sam3ray.engine.tracker_parts import TrackerParts
 from sam3ray.engine.transfer import indices, to_device, to_host
@@ -124,6 +124,26 @@ class Tracker:
         """Backbone output (B, g*g, width) -> the features of B frames."""
         with torch.inference_mode():
             return neck_of(self._model, folded=self.rules == "published")(hidden)
+
+    # State
+
+    @property
+    def memory_shape(self) -> tuple[int, ...]:
+        return tuple(self._memories.rows.shape[1:])
+
+    @property
+    def pointer_shape(self) -> tuple[int, ...]:
+        return tuple(self._pointers.rows.shape[1:])
+
+    def rows(self, memories: Iterable[ObjectMemory]) -> tuple[Packed, Packed]:
+        """The memories and pointers that these objects own."""
+        self._resolve()
+        entries = [e for memory in memories for of in (memory.conditioning, memory.tracked) for e in of.values()]
+        return self._memories.packed(e.memory for e in entries), self._pointers.packed(e.pointer for e in entries)
+
+    def adopt(self, memories: Tensor, pointers: Tensor) -> tuple[list[int], list[int]]:
+        """Stores rows that another tracker packed. Returns their numbers here."""
+        return self._memories.write(memories), self._pointers.write(pointers)
 
     # Tracking
 
@@ -394,6 +414,15 @@ class Tracker:
                 memory.conditioning[frame] = memory.tracked.pop(frame)
                 if masks is not None:
                     memory.borrowed.add(frame)
+
+    def make_ordinary(self, memory: ObjectMemory, frames: Iterable[int]) -> None:
+        """Makes conditioning frames of one object ordinary ones."""
+        self._resolve()
+        for frame in frames:
+            entry = memory.conditioning.pop(frame)
+            memory.borrowed.discard(frame)
+            entry.passed = True if entry.passed is None else entry.passed  # a mask prompt has the best of scores
+            memory.tracked[frame] = entry
 
     def take_back(self, frame: int, memories: Iterable[ObjectMemory]) -> None:
         """Makes `frame`, which the objects were given as birth mates of one reconditioned there, an ordinary one."""

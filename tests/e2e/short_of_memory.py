@@ -41,7 +41,7 @@ class _Short(Segmenter):
     def segment(self, frames: Any, height: int, width: int, *arguments: Any, **options: Any) -> Iterator[Any]:
         clip = list(NEEDS)[(width - 128) // 16]
         self._images_left = FAILS_AT if self._rung < NEEDS[clip] else -1
-        tracking = self._text._tracking
+        tracking = self._engine.tracking
         facts = {name: getattr(tracking, name) for name in (*TRACKING, "offload_state")}
         facts |= {"clip": clip, "rung": self._rung, "pid": os.getpid()}
         Path(self._folder, f"{time.time_ns()}.json").write_text(json.dumps(facts))

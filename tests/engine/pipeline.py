@@ -19,7 +19,7 @@ from transformers.models.sam3_video import modeling_sam3_video as modeling
 from sam3ray.config import TrackingConfig
 from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.detector import DetectorLike, Proposals
-from sam3ray.engine.text import TextEngine
+from sam3ray.engine.engine import Engine
 from sam3ray.masks import decode_rle
 from sam3ray.video import Frame
 
@@ -157,7 +157,7 @@ def run_ours(
     tracking: TrackingConfig,
     detector: DetectorLike | None = None,
 ) -> Iterator[Shown]:
-    engine = TextEngine(checkpoint(model), tracking, detector)
+    engine = Engine(checkpoint(model), tracking, detector)
     height, width = frames[0].image.shape[:2]
     for frame in engine.annotate(iter(frames), height, width, prompts):
         each = {o.object_id: o for o in frame.objects}

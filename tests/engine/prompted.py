@@ -14,8 +14,8 @@ from tiny import tiny_model
 
 from sam3ray.config import TrackingConfig
 from sam3ray.engine.checkpoint import Checkpoint
+from sam3ray.engine.engine import Engine
 from sam3ray.engine.outputs import FrameMasks
-from sam3ray.engine.visual import VisualEngine
 from sam3ray.masks import decode_rle, encode_masks
 from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
 from sam3ray.video import Frame
@@ -47,8 +47,9 @@ def run(
     **options: Any,
 ) -> list[FrameMasks]:
     weights = model if isinstance(model, Checkpoint) else checkpoint(tiny_model(*model))
-    engine = VisualEngine(weights, TrackingConfig(rules=rules))
-    return list(engine.segment(source if hasattr(source, "read") else Clip(source), prompts, **options))
+    engine = Engine(weights, TrackingConfig(rules=rules))
+    clip = source if hasattr(source, "read") else Clip(source)
+    return list(engine.segment(clip, clip.height, clip.width, (), prompts, **options))
 
 
 def mask_of(result: FrameMasks, object_id: int) -> np.ndarray:

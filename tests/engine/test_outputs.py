@@ -1,5 +1,7 @@
 """Final masks: the same pixels as resizing every mask whole, at the cost of the objects alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,8 @@ def result(masks: torch.Tensor, scores, prompts=None) -> FrameResult:
     return FrameResult(
         facts=FrameFacts(3, 1536, 0.12),
         object_ids=[10 + k for k in range(n)],
-        prompts=prompts or [0] * n,
+        prompts=["red"] * n,
+        groups=prompts or [0] * n,
         scores=[0.9] * n,
         track_scores=np.array(scores, dtype=np.float32),
         masks=masks,
@@ -76,14 +79,14 @@ def test_hidden_objects_take_no_pixels():
 def test_nothing_to_show():
     empty = finish(result(torch.full((2, 8, 8), -1.0), [0.5, 0.9]), [0, 1], 16, 16)
     assert empty.object_ids == ()
-    assert empty.annotations(["red"]).objects == ()
+    assert empty.annotations().objects == ()
     assert finish(result(torch.empty(0, 1, 1), []), [], 16, 16).masks == ()
 
 
 def test_rows_carry_frame_and_phrase():
     masks = torch.full((2, 8, 8), -1.0)
     masks[0, :4], masks[1, 4:] = 1.0, 1.0
-    frame = finish(result(masks, [0.5, 0.75], [1, 0]), [0, 1], 16, 12).annotations(["red", "blue"])
+    frame = finish(replace(result(masks, [0.5, 0.75], [1, 0]), prompts=["blue", "red"]), [0, 1], 16, 12).annotations()
     assert (frame.frame_index, frame.pts, frame.time_s, frame.height, frame.width) == (3, 1536, 0.12, 16, 12)
     assert [(o.object_id, o.prompt, o.score, o.track_score) for o in frame.objects] == [
         (10, "blue", 0.9, 0.5),

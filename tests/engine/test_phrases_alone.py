@@ -14,7 +14,7 @@ from tiny import tiny_model
 from sam3ray import ModelConfig, Segmenter
 from sam3ray.annotations import FrameAnnotations
 from sam3ray.config import TrackingConfig
-from sam3ray.engine.text import TextEngine
+from sam3ray.engine.engine import Engine
 from sam3ray.shapes import ClipSpec, draw_clip
 from sam3ray.video import Frame
 
@@ -68,7 +68,7 @@ def test_any_set_of_phrases_gives_each_what_it_gives_alone(seed):
 
     def run(phrases: Sequence[str]) -> list[FrameAnnotations]:
         detector = ScriptedDetector(lambda frame, prompt: script[phrases[prompt]][frame], model.low_res_mask_size)
-        engine = TextEngine(checkpoint(model), TRACKING, detector)
+        engine = Engine(checkpoint(model), TRACKING, detector)
         return list(engine.annotate(iter(FRAMES), HEIGHT, WIDTH, phrases))
 
     together = run(PHRASES)

@@ -11,10 +11,10 @@ from pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip, p
 from tiny import tiny_model
 
 from sam3ray.config import TrackingConfig
-from sam3ray.engine import text
+from sam3ray.engine import finisher
 from sam3ray.engine.detector import MAX_TOKENS, Detector, select
+from sam3ray.engine.engine import Engine
 from sam3ray.engine.frames import Preprocessor
-from sam3ray.engine.text import TextEngine
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.vision import backbone_features
 from sam3ray.video import Frame
@@ -25,11 +25,11 @@ def moving(frame, prompt):
     return found if frame in (0, 3) and prompt == 0 else found[:1] if frame == 2 else []
 
 
-def engine(detector=None, seed=0, **tracking) -> TextEngine:
+def engine(detector=None, seed=0, **tracking) -> Engine:
     model = tiny_model(seed)
     if detector is None:
         detector = ScriptedDetector(moving, model.low_res_mask_size)
-    return TextEngine(checkpoint(model), TrackingConfig(**tracking), detector)
+    return Engine(checkpoint(model), TrackingConfig(**tracking), detector)
 
 
 def rows(frames):
@@ -71,7 +71,7 @@ def test_other_precisions_find_the_same_objects(kind):
     exact = list(engine(hotstart_delay=0).annotate(clip(5), HEIGHT, WIDTH, ["red"]))
     model = copy.deepcopy(tiny_model(0)).to(torch.bfloat16 if kind == "bfloat16" else torch.float32)
     loaded = replace(checkpoint(model), autocast=kind == "autocast")
-    other = TextEngine(loaded, TrackingConfig(hotstart_delay=0), ScriptedDetector(moving, model.low_res_mask_size))
+    other = Engine(loaded, TrackingConfig(hotstart_delay=0), ScriptedDetector(moving, model.low_res_mask_size))
     got = list(other.annotate(clip(5), HEIGHT, WIDTH, ["red"]))
     assert [o.object_id for o in got[0].objects] == [o.object_id for o in exact[0].objects]
     for mine, theirs in zip(got, exact, strict=True):
@@ -164,7 +164,7 @@ def test_frames_are_taken_lazily_and_results_leave_in_order():
         seen.append(frame.frame_index)
         # 16 frames are looked at before the first (short clips are tracked otherwise), 14 are held back, and a few
         # are being finished.
-        assert len(taken) <= len(seen) + 16 + 15 + text._FINISHING + 2
+        assert len(taken) <= len(seen) + 16 + 15 + finisher.FINISHING + 2
     assert seen == list(range(40))
 
 
@@ -297,7 +297,7 @@ def test_state_is_bounded_in_the_length_of_the_clip(monkeypatch):
 
     def watched(self, work, meanwhile):
         out = step(self, work, meanwhile)
-        sizes.append((work.position, self._tracker.rows_in_use, len(self._hotstart), len(self._objects)))
+        sizes.append((work.position, self.tracker.rows_in_use, len(self.hotstart), len(self.objects)))
         return out
 
     monkeypatch.setattr(Propagation, "step", watched)

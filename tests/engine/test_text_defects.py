@@ -26,8 +26,8 @@ from tiny import tiny_model
 from transformers import Sam3VideoConfig
 
 from sam3ray.config import TrackingConfig
+from sam3ray.engine.engine import Engine
 from sam3ray.engine.memory_attention import MemoryAttention
-from sam3ray.engine.text import TextEngine
 from sam3ray.engine.tracker import Tracker
 from sam3ray.failures import UserError
 from sam3ray.masks import decode_rle
@@ -166,7 +166,7 @@ def test_every_clip_starts_from_nothing():
         return [Found((0.4, 0.4), 0.15, 0.9, 6.0)] if frame == 0 else []
 
     detector = ScriptedDetector(script, model.low_res_mask_size)
-    engine = TextEngine(checkpoint(model), TrackingConfig(rules="transformers"), detector)
+    engine = Engine(checkpoint(model), TrackingConfig(rules="transformers"), detector)
     frames = clip(16)
     runs = [
         [{o.object_id: o.rle for o in f.objects} for f in engine.annotate(frames, HEIGHT, WIDTH, ["red"])]
@@ -199,7 +199,7 @@ def test_streamed_frames_still_remove_the_spurious():
             yield frame
 
     with tracks(model, lambda frame, number: disc((0.4, 0.4))):
-        engine = TextEngine(checkpoint(model), TrackingConfig(rules="transformers"), detector)
+        engine = Engine(checkpoint(model), TrackingConfig(rules="transformers"), detector)
         ours = list(engine.annotate(supply(), HEIGHT, WIDTH, ["red"]))
         assert all(not frame.objects for frame in ours)
         assert engine.tally.removed == 1
@@ -253,7 +253,7 @@ def test_a_phrase_that_is_too_long_is_an_error():
     long = "a very long phrase that no text encoder reads to its end"
     tokens = processor().tokenizer(long, padding="max_length", max_length=32)["input_ids"]
     assert len(tokens) > 32, "transformers: the prompt is handed on untruncated"
-    engine = TextEngine(checkpoint(tiny_model(0)))
+    engine = Engine(checkpoint(tiny_model(0)))
     with pytest.raises(UserError, match=r"'a very long phrase .*' has \d+ tokens; the model takes at most 32"):
         engine.segment(iter([]), 8, 8, [long])
 
@@ -332,7 +332,7 @@ def test_tracks_that_leave_after_hotstart_can_be_let_go():
     assert max(tracked) == 29, "transformers: tracked to the end of the clip, however long it has been gone"
     tracked.clear()
     detector = ScriptedDetector(script, model.low_res_mask_size)
-    engine = TextEngine(checkpoint(model), TrackingConfig(forget_after_frames=16, **thresholds), detector)
+    engine = Engine(checkpoint(model), TrackingConfig(forget_after_frames=16, **thresholds), detector)
     with tracks(model, following):
         assert len(list(engine.annotate(iter(frames), HEIGHT, WIDTH, ["red"]))) == 30
     assert max(tracked) == 21
@@ -345,7 +345,7 @@ def test_no_more_objects_than_the_cap():
     assert TrackingConfig().max_num_objects == 128
     model = tiny_model(0)
     detector = ScriptedDetector(at_once, model.low_res_mask_size)
-    engine = TextEngine(checkpoint(model), TrackingConfig(max_num_objects=2, hotstart_delay=0), detector)
+    engine = Engine(checkpoint(model), TrackingConfig(max_num_objects=2, hotstart_delay=0), detector)
     frames = list(engine.annotate(clip(2), HEIGHT, WIDTH, ["red"]))
     assert [o.score for o in frames[0].objects] == pytest.approx([0.9, 0.89]), "the best two"
     assert engine.tally.dropped == 2
@@ -376,7 +376,7 @@ def test_masks_agree_with_what_is_written():
         return [Found((0.3, 0.3), 0.2, 0.9, 6.0), Found((0.5, 0.5), 0.2, 0.8, 6.0)] if frame == 0 else []
 
     detector = ScriptedDetector(script, model.low_res_mask_size)
-    engine = TextEngine(checkpoint(model), TrackingConfig(hotstart_delay=0), detector)
+    engine = Engine(checkpoint(model), TrackingConfig(hotstart_delay=0), detector)
     seen = 0
     for frame in engine.annotate(clip(6), HEIGHT, WIDTH, ["red"]):
         assert [o.object_id for o in frame.objects] == sorted(o.object_id for o in frame.objects)

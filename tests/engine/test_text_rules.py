@@ -8,8 +8,8 @@ from test_text_defects import centre, disc
 from tiny import tiny_model
 
 from sam3ray.config import TrackingConfig
+from sam3ray.engine.engine import Engine
 from sam3ray.engine.memory import ObjectMemory
-from sam3ray.engine.text import TextEngine
 from sam3ray.engine.tracker import Tracker
 from sam3ray.masks import decode_rle
 
@@ -47,7 +47,7 @@ def calls(monkeypatch):
 def run(script, rules, frames=3, **tracking):
     detector = ScriptedDetector(script, 56)
     config = TrackingConfig(rules=rules, hotstart_delay=0, recondition_every_nth_frame=2, **tracking)
-    engine = TextEngine(checkpoint(tiny_model(0)), config, detector)
+    engine = Engine(checkpoint(tiny_model(0)), config, detector)
     return list(engine.annotate(clip(frames), HEIGHT, WIDTH, ["red"]))
 
 
@@ -150,7 +150,7 @@ class TestLoans:
             high_conf_thresh=0.8,
             high_iou_thresh=0.5,
         )
-        engine = TextEngine(checkpoint(tiny_model(0)), config, ScriptedDetector(script, 56))
+        engine = Engine(checkpoint(tiny_model(0)), config, ScriptedDetector(script, 56))
         list(engine.annotate(clip(9), HEIGHT, WIDTH, ["red"]))
         return {frame: (conditioning, ordinary) for frame, conditioning, ordinary in seen}, engine.tally
 

@@ -15,10 +15,10 @@ from prompted import LENGTH, MODELS, WORKFLOWS, Clip, mask_of, mask_prompt, on_f
 from tiny import tiny_model
 from transformers.models.sam3.modeling_sam3 import Sam3ViTModel
 
+from sam3ray.engine import finisher
+from sam3ray.engine.engine import Engine
 from sam3ray.engine.source import OnePass
-from sam3ray.engine.text import TextEngine
 from sam3ray.engine.tracker import Tracker
-from sam3ray.engine.visual import VisualEngine
 from sam3ray.failures import ClipError
 from sam3ray.prompts import BoxPrompt, PointPrompt
 from sam3ray.video import Frame
@@ -48,8 +48,8 @@ class TestClip:
             PointPrompt(((50.0, 40.0),), (True,), 3, 7, label="cat"),
             BoxPrompt((20.0, 10.0, 70.0, 60.0), 1, 2, label="dog"),
         ]
-        engine = VisualEngine(checkpoint(tiny_model(*MODELS[0])))
-        annotations = list(engine.annotate(Clip(frames), prompts))
+        engine = Engine(checkpoint(tiny_model(*MODELS[0])))
+        annotations = list(engine.annotate(Clip(frames), HEIGHT, WIDTH, (), prompts))
         assert [each.frame_index for each in annotations] == list(range(LENGTH))
         rows = {(row.object_id, row.prompt, row.score) for each in annotations for row in each.objects}
         assert rows == {(2, "dog", 1.0), (7, "cat", 1.0)}
@@ -111,11 +111,11 @@ class TestBounds:
                 taken += 1
                 yield replace(frames[t % LENGTH], index=t)
 
-        engine = VisualEngine(checkpoint(tiny_model(*MODELS[0])))
-        results = engine.segment(OnePass(stream(), HEIGHT, WIDTH), WORKFLOWS["click"].prompts)
+        engine = Engine(checkpoint(tiny_model(*MODELS[0])))
+        results = engine.segment(OnePass(stream(), HEIGHT, WIDTH), HEIGHT, WIDTH, (), WORKFLOWS["click"].prompts)
         for _ in range(3):
             next(results)
-        assert taken <= 3 + 16
+        assert taken <= 3 + 16 + finisher.FINISHING
 
     @pytest.mark.parametrize("direction", ["forward", "backward", "both"])
     def test_memories_do_not_grow_with_the_clip(self, monkeypatch, direction):
@@ -128,11 +128,19 @@ class TestBounds:
 
         monkeypatch.setattr(Tracker, "__init__", remembered)
         source = Clip(clip(44))
-        engine = VisualEngine(checkpoint(tiny_model(*MODELS[0])))
+        engine = Engine(checkpoint(tiny_model(*MODELS[0])))
         held = []
         prompts = [on_frame(WORKFLOWS["click"].prompts[0], 20), on_frame(WORKFLOWS["box"].prompts[0], 30, 2)]
         list(
-            engine.segment(source, prompts, direction=direction, progress=lambda: held.append(trackers[0].rows_in_use))
+            engine.segment(
+                source,
+                HEIGHT,
+                WIDTH,
+                (),
+                prompts,
+                direction=direction,
+                progress=lambda: held.append(trackers[0].rows_in_use),
+            )
         )
         # Per object: conditioning, 6 memories, the one just written; 16 pointers. As much again for the way back.
         passes = 2 if direction == "both" else 1
@@ -146,13 +154,13 @@ class TestBounds:
 
         before = backbones()
         weights = checkpoint(tiny_model.__wrapped__())
-        text, visual = TextEngine(weights), VisualEngine(weights)
+        engine = Engine(weights)
         (backbone,) = [each for each in backbones() if not any(each is other for other in before)]
         calls = []
         backbone.register_forward_hook(lambda *_: calls.append(1))
-        list(text.annotate(iter(frames[:2]), HEIGHT, WIDTH, ["a"]))
+        list(engine.annotate(iter(frames[:2]), HEIGHT, WIDTH, ["a"]))
         assert calls
         calls.clear()
-        list(visual.annotate(Clip(frames[:2]), WORKFLOWS["click"].prompts))
+        list(engine.annotate(Clip(frames[:2]), HEIGHT, WIDTH, (), WORKFLOWS["click"].prompts))
         assert len(calls) == 2
         assert not any("vision_encoder" in name for name in weights.model.tracker_model.state_dict())

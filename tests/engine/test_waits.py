@@ -100,10 +100,10 @@ def test_nothing_is_asked_of_the_device_but_the_numbers_of_the_decision(rules, o
     phrases = ("red", "blue")
     if own_detector:
         detector._use(phrases)
-    ahead = LookAhead(one, neck, detector, clip(20), phrases, 1)
+    ahead = LookAhead(one, neck, detector, 1)
     propagation = Propagation(Tracker(one.model, rules), rule_set)
     with torch.inference_mode(), Asked() as asked:
-        for work in ahead:
+        for work in ahead.each(clip(20), phrases):
             propagation.step(work, meanwhile=ahead.fill)
     assert propagation.tally.frames == 20
     assert propagation.tally.objects

@@ -11,7 +11,7 @@ from transformers import Sam3TrackerVideoModel, Sam3TrackerVideoProcessor, Sam3V
 
 from sam3ray.config import ModelConfig, TrackingConfig
 from sam3ray.engine import load_checkpoint
-from sam3ray.engine.visual import VisualEngine
+from sam3ray.engine.engine import Engine
 from sam3ray.masks import decode_rle, encode_masks
 from sam3ray.prompts import MaskPrompt
 from sam3ray.shapes import COLOURS, SHAPES
@@ -92,8 +92,8 @@ def test_masks_on_later_frames_are_remembered_as_the_engine_does(again, monkeypa
 
     truth = track.masks[:1].numpy()
     prompts = [MaskPrompt(encode_masks(truth[:, t])[0].rle, 112, 112, t, 1) for t in (0, *again)]
-    engine = VisualEngine(checkpoint, TrackingConfig(fill_hole_area=0))
-    for t, shown in enumerate(engine.segment(Source(), prompts)):
+    engine = Engine(checkpoint, TrackingConfig(fill_hole_area=0))
+    for t, shown in enumerate(engine.segment(Source(), 112, 112, (), prompts)):
         assert outputs[t].scores[0] > 0
         if t not in (0, *again):  # there the mask given is the engine's answer
             expected = unroll.upsample(outputs[t].logits, 112)[0].numpy() > 0

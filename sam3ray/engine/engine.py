@@ -1,0 +1,161 @@
+"""A loaded model with its rules: whole clips, and what the sessions of all clips share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from sam3ray.annotations import FrameAnnotations
+from sam3ray.config import TrackingConfig
+from sam3ray.engine.checkpoint import Checkpoint
+from sam3ray.engine.detector import Detector, DetectorLike
+from sam3ray.engine.ids import Ids
+from sam3ray.engine.outputs import FrameMasks
+from sam3ray.engine.policy import Direction, Refine
+from sam3ray.engine.postprocess import DESCRIPTION
+from sam3ray.engine.propagation import Propagation, Tally
+from sam3ray.engine.rules import Rules
+from sam3ray.engine.source import FrameSource, OnePass
+from sam3ray.engine.tracker import Tracker
+from sam3ray.engine.vision import neck_of
+from sam3ray.engine.walk import Walk, Wanted
+from sam3ray.prompts import VisualPrompt
+from sam3ray.video import Frame
+
+
+class Engine:
+    """Labels clips, one at a time; nothing of a clip is left when it ends.
+
+    Args:
+        checkpoint: the loaded model.
+        tracking: thresholds and batch sizes.
+        detector: stands in for the checkpoint's own.
+
+    Attributes:
+        rules: the thresholds in force.
+
+    Raises:
+        ValueError: the thresholds contradict each other or the checkpoint's.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, tracking: TrackingConfig | None = None, detector: DetectorLike | None = None
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.tracking = tracking or TrackingConfig()
+        self.rules = Rules.of(checkpoint.model.config, self.tracking)
+        self.neck = neck_of(checkpoint.model, folded=self.rules.published)
+        self._own_detector = Detector(checkpoint, self.tracking.prompt_batch, self.tracking.geometry_token)
+        self.detector = detector or self._own_detector
+        self._walk: Walk | None = None
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What to record with the annotations: rules, thresholds, post-processing, versions."""
+        return {
+            "rules": "published" if self.rules.published else "transformers",
+            "thresholds": {name: value for name, value in asdict(self.rules).items() if name != "published"},
+            "postprocessing": DESCRIPTION if self.rules.fill_hole_area else f"{DESCRIPTION}; hole filling is off",
+            "torch": version("torch"),
+            "transformers": version("transformers"),
+        }
+
+    @cached_property
+    def weights(self) -> str:
+        """A digest that tells these weights from others: names, shapes and the first values of every parameter."""
+        digest, first = hashlib.sha256(), []
+        for name, parameter in self.checkpoint.model.named_parameters():
+            digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
+            first.append(parameter.detach().flatten()[:8].float())
+        digest.update(torch.cat(first).cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
+    def tally(self) -> Tally:
+        """Counts of the clip under way or ended last."""
+        return self._walk.tally if self._walk is not None else Tally()
+
+    def segment(
+        self,
+        frames: Iterable[Frame] | FrameSource,
+        height: int,
+        width: int,
+        phrases: Sequence[str] = (),
+        visual: Sequence[VisualPrompt] = (),
+        *,
+        direction: Direction = "forward",
+        refine: Refine = "onward",
+        start_frame: int | None = None,
+        phrase_direction: Direction = "forward",
+        first_object_id: int = 1,
+        progress: Callable[[], None] | None = None,
+    ) -> Iterator[FrameMasks]:
+        """Segments one clip.
+
+        Args:
+            frames: of one size, in display order; read only as far ahead as needed. A `FrameSource` where one look at
+                each is not enough: backward, or `refine="throughout"`.
+            height, width: of the frames, in pixels.
+            phrases: a repeated one counts once.
+
+        The other arguments are those of `walk.Wanted`, and `progress` that of `walk.Walk`.
+
+        Returns:
+            One value per frame, in display order.
+
+        Raises:
+            ValueError: nothing is asked for, a visual prompt does not fit, or the frames can be read only once.
+            UserError: a phrase is too long.
+            ClipError: over_limits, where the prompts that an object starts with only say what it is not. Later also
+                empty_range, where the frame of a prompt is not among those read.
+        """
+        wanted = Wanted(
+            tuple(dict.fromkeys(phrases)),
+            tuple(visual),
+            direction,
+            refine,
+            start_frame,
+            # From the first frame, both ways are one.
+            "forward" if phrase_direction == "both" and start_frame is None else phrase_direction,
+            first_object_id,
+        )
+        source = frames if isinstance(frames, FrameSource) else OnePass(frames, height, width)
+        self._walk = Walk(self, source, wanted, progress or (lambda: None))
+        return self._walk.results()
+
+    def annotate(
+        self,
+        frames: Iterable[Frame] | FrameSource,
+        height: int,
+        width: int,
+        phrases: Sequence[str] = (),
+        visual: Sequence[VisualPrompt] = (),
+        **how: Any,
+    ) -> Iterator[FrameAnnotations]:
+        """As `segment`, as rows."""
+        return (masks.annotations() for masks in self.segment(frames, height, width, phrases, visual, **how))
+
+    def check_phrases(self, phrases: tuple[str, ...]) -> None:
+        """Raises UserError if a phrase is longer than the text encoder takes."""
+        self._own_detector.check(phrases)
+
+    def tracker(self, size: tuple[int, int], num_frames: int | None) -> Tracker:
+        """Fresh, for one clip of frames of (height, width); its length matters where it is below 16."""
+        tracking = self.tracking
+        return Tracker(
+            self.checkpoint.model,
+            tracking.rules,
+            tracking.object_batch,
+            num_frames,
+            offload_state=tracking.offload_state,
+            video_size=size,
+        )
+
+    def propagation(self, size: tuple[int, int], num_frames: int | None, ids: Ids) -> Propagation:
+        return Propagation(self.tracker(size, num_frames), self.rules, ids, size)

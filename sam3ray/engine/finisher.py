@@ -1,0 +1,64 @@
+"""Final masks, made in a thread of their own while the model runs on."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+from sam3ray.engine.held import Due
+from sam3ray.engine.outputs import FrameMasks, MaskForm, finish, merged
+from sam3ray.engine.result import SessionResult
+from sam3ray.engine.transfer import on_stream, side_stream
+
+FINISHING = 4  # frames whose masks are being finished while the model runs on
+
+
+class Finisher:
+    """Makes final masks in a thread (and on a GPU in a stream) of its own, in order.
+
+    Args:
+        size: (height, width) of the source's frames.
+        at_once: no thread: `push` gives its own frame back.
+    """
+
+    def __init__(self, device: torch.device, size: tuple[int, int], form: MaskForm = "rle", *, at_once: bool) -> None:
+        self._size = size
+        self._form = form
+        self._pending: deque[Future[SessionResult]] = deque()
+        self._at_once = at_once
+        self._pool: ThreadPoolExecutor | None = None
+        self._stream = None if at_once else side_stream(device)
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+        self._pending.clear()
+
+    def push(self, due: Due) -> Iterator[SessionResult]:
+        if self._at_once:
+            yield self._finish(due)
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="finish-masks")
+        self._pending.append(self._pool.submit(self._finish, due))
+        while self._pending and (len(self._pending) > FINISHING or self._pending[0].done()):
+            yield self._pending.popleft().result()
+
+    def flush(self) -> Iterator[SessionResult]:
+        while self._pending:
+            yield self._pending.popleft().result()
+
+    def _finish(self, due: Due) -> SessionResult:
+        step = due.step
+        masks = FrameMasks.nothing(step.facts, *self._size, self._form)
+        with torch.inference_mode(), on_stream(self._stream):
+            if step.found is not None:
+                masks = merged(masks, finish(step.found, due.shown, *self._size, self._form))
+            if step.pointed is not None:
+                everybody = range(len(step.pointed.object_ids))
+                masks = merged(masks, finish(step.pointed, everybody, *self._size, self._form))
+        return SessionResult(masks, due.tentative, due.retracted)

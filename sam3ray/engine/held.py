@@ -1,0 +1,78 @@
+"""Frames held back until no later frame can take back what they show."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sam3ray.engine.outputs import FrameFacts, FrameResult
+
+
+@dataclass(frozen=True, eq=False)
+class LoopStep:
+    """What one frame came to.
+
+    Attributes:
+        found, pointed: the masks of the objects that phrases found and prompts pointed out; None where there are none.
+        hidden: objects that this frame does not show.
+        removed: objects that no frame shows, this one and those before it included.
+        young: objects that a later frame may still remove.
+    """
+
+    facts: FrameFacts
+    found: FrameResult | None = None
+    pointed: FrameResult | None = None
+    hidden: frozenset[int] = frozenset()
+    removed: frozenset[int] = frozenset()
+    young: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, eq=False)
+class Due:
+    """A frame whose time has come, and which of its found objects to show, by place."""
+
+    step: LoopStep
+    shown: tuple[int, ...]
+    tentative: frozenset[int] = frozenset()
+    retracted: frozenset[int] = frozenset()
+
+
+class Held:
+    """The frames held back, and the objects that hotstart removed while they were.
+
+    Attributes:
+        delay: frames held at most; the oldest leaves as soon as there are so many. 0 holds none: what hotstart removes
+            later has then been shown, and is retracted.
+    """
+
+    def __init__(self, delay: int = 0) -> None:
+        self.delay = delay
+        self.steps: deque[LoopStep] = deque()
+        self.unsure: set[int] = set()  # shown while they were young
+
+    def push(self, step: LoopStep) -> Iterator[Due]:
+        self.steps.append(step)
+        if len(self.steps) >= self.delay:
+            yield self._pop()
+
+    def flush(self) -> Iterator[Due]:
+        while self.steps:
+            yield self._pop()
+
+    def _pop(self) -> Due:
+        """The oldest frame.
+
+        An object can only have been removed by a frame that is still held: removal takes less than `delay` frames from
+        its first, and earlier removals left it out of this frame's result already.
+        """
+        gone = frozenset().union(*(step.removed for step in self.steps))
+        step = self.steps.popleft()
+        ids = step.found.object_ids if step.found is not None else ()
+        shown = tuple(place for place, each in enumerate(ids) if each not in gone and each not in step.hidden)
+        if self.delay:
+            return Due(step, shown)
+        retracted = frozenset(self.unsure & step.removed)
+        tentative = frozenset(ids[place] for place in shown) & step.young
+        self.unsure = (self.unsure & step.young) | tentative
+        return Due(step, shown, tentative, retracted)

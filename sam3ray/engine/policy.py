@@ -1,0 +1,73 @@
+"""When results leave, and how often and which way a clip is gone through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["forward", "backward", "both"]
+Refine = Literal["onward", "throughout"]
+PolicyName = Literal["whole", "live", "backward", "both", "refined"]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One walk over the frames of a clip.
+
+    Attributes:
+        reverse: from the last frame to the first.
+        rehearsal: nothing is shown; what every visual prompt shows is learned for the pass that follows.
+        finds, follows: whether phrases are looked for, and objects of visual prompts followed.
+    """
+
+    reverse: bool = False
+    rehearsal: bool = False
+    finds: bool = True
+    follows: bool = True
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a session does with a clip.
+
+    Attributes:
+        passes: in order. A backward pass after a forward one begins before the last frame on which an object started.
+        live: results leave at once, and what they showed may be retracted later; nothing is read ahead.
+    """
+
+    passes: tuple[Pass, ...] = (Pass(),)
+    live: bool = False
+
+    @property
+    def both_ways(self) -> bool:
+        """Whether a backward pass needs what the forward one remembers."""
+        shows = [each for each in self.passes if each.follows and not each.rehearsal]
+        return len(shows) == 2
+
+    @classmethod
+    def named(cls, name: str) -> Policy:
+        if name not in POLICIES:
+            raise ValueError(f"policy is {name!r}; allowed: {', '.join(POLICIES)}")
+        return POLICIES[name]
+
+    @classmethod
+    def of(cls, direction: Direction, refine: Refine, *, finds: bool) -> Policy:
+        """For visual prompts that go in a direction, while phrases go forward."""
+        reverse = direction == "backward"
+        passes = [Pass(reverse=reverse, finds=finds and not reverse)]
+        if refine == "throughout":
+            passes.insert(0, Pass(reverse=reverse, rehearsal=True, finds=False))
+        if reverse:
+            passes.insert(0, Pass(finds=finds, follows=False))  # learns where the frames are, if nothing else
+        if direction == "both":
+            passes.append(Pass(reverse=True, finds=False))
+        return cls(tuple(passes))
+
+
+POLICIES = {
+    "whole": Policy(),
+    "live": Policy(live=True),
+    "backward": Policy((Pass(reverse=True),)),
+    "both": Policy((Pass(), Pass(reverse=True, finds=False))),
+    "refined": Policy((Pass(rehearsal=True, finds=False), Pass())),
+}

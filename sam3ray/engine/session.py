@@ -1,0 +1,485 @@
+"""One clip, frame by frame: what is asked for may change between the frames, and the state can be saved.
+
+    session = Session(engine, height, width)
+    session.add("person")
+    session.add(PointPrompt(...))
+    for frame in frames:
+        for finished in session.step(frame):
+            ...
+    for finished in session.finish():
+        ...
+
+A policy with several passes (`policy`) wants the frames once for each: `finish` ends a pass, and `next_pass` says with
+which frame the one that follows begins. Objects of phrases and of visual prompts share the frames' features, the ids,
+the order in which results leave and the thread that finishes masks; neither kind takes part in the decisions about the
+other.
+
+A frame is worked on when `LENGTH_HORIZON` more have been given: a clip that is shorter is tracked otherwise, so the
+length must be known. Under `live` it is worked on at once, as a frame of a long clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import torch
+
+from sam3ray.engine.finisher import Finisher
+from sam3ray.engine.following import Followed, Following, as_result
+from sam3ray.engine.held import Held, LoopStep
+from sam3ray.engine.ids import Ids
+from sam3ray.engine.interaction import Round, check_prompt, make_rounds
+from sam3ray.engine.lookahead import LENGTH_HORIZON, FrameWork, LookAhead
+from sam3ray.engine.outputs import MaskForm
+from sam3ray.engine.policy import Pass, Policy
+from sam3ray.engine.propagation import Propagation, Tally
+from sam3ray.engine.result import SessionResult
+from sam3ray.engine.vision import FrameFeatures
+from sam3ray.failures import ClipError, Reason, UserError
+from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt, resolve_prompts
+from sam3ray.video import Frame
+
+if TYPE_CHECKING:
+    from sam3ray.engine.engine import Engine
+
+_VISUAL = (PointPrompt, BoxPrompt, MaskPrompt)
+
+
+@dataclass
+class Clock:
+    """How far a pass has come. Frames count from 0 within the pass.
+
+    Attributes:
+        given, worked: frames handed in, and of these worked on.
+        first: position of the pass's first frame; the others lie after it, in a reverse pass before it.
+        last_index, worked_index: index in the source of the frame given, and worked on, last; None before.
+        phrases_from: the frame on which phrases were first looked for; None before.
+        follows: whether a frame with visual prompts has been given: all that come after are looked at.
+        asked: (frame, phrases): what is looked for from that frame on.
+        removals: (frame, id or phrase): what is dropped before that frame is worked on.
+    """
+
+    given: int = 0
+    worked: int = 0
+    worked_index: int | None = None
+    first: int = 0
+    last_index: int | None = None
+    phrases_from: int | None = None
+    follows: bool = False
+    asked: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
+    removals: list[tuple[int, int | str]] = field(default_factory=list)
+
+
+class Session(AbstractContextManager["Session"]):
+    """The state of one clip.
+
+    Args:
+        engine: the loaded model.
+        height, width: of the frames, in pixels.
+        policy: what to do with the clip.
+        length: number of its frames, where that is known: then nothing waits until it is.
+        ids: gives the objects their ids.
+        masks: what a result holds of them.
+
+    Attributes:
+        tally: counts of what phrases found.
+        progress: called after each frame that was worked on.
+    """
+
+    progress: Callable[[], None]
+
+    def __init__(
+        self,
+        engine: Engine,
+        height: int,
+        width: int,
+        policy: Policy | None = None,
+        *,
+        length: int | None = None,
+        ids: Ids | None = None,
+        masks: MaskForm = "rle",
+    ) -> None:
+        self.engine = engine
+        self.size = height, width
+        self.policy = policy or Policy()
+        self.length = length
+        self.masks: MaskForm = masks
+        self.ids = ids or Ids()
+        self.phrases: tuple[str, ...] = ()
+        self.progress = lambda: None
+        self.labels: dict[int, str] = {}
+        self.followed: dict[int, Followed] = {}
+        # frame index -> object id -> its prompts: for frames that have not come yet, and that have not been worked on
+        self.waiting: dict[int, dict[int, tuple[VisualPrompt, ...]]] = {}
+        self.coming: dict[int, dict[int, tuple[VisualPrompt, ...]]] = {}
+        self.clock = Clock()
+        self.pass_number = 0
+        self.is_over = False
+        self.found: Propagation | None = None
+        self.following: Following | None = None
+        self.held = Held()
+        self.ready: list[SessionResult] = []  # finished, and not given back yet
+        checkpoint = engine.checkpoint
+        self._finisher = Finisher(checkpoint.device, self.size, masks, at_once=self.policy.live)
+        batch = 1 if self.policy.live else engine.tracking.frame_batch
+        self._ahead = LookAhead(checkpoint, engine.neck, engine.detector, batch)
+        # Enough for the look-ahead's batches, and to know the length of a short clip.
+        self._lag = 0 if self.policy.live else max(2 * batch, LENGTH_HORIZON if length is None else 0)
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the session, wherever it is."""
+        self.is_over = True
+        self._finisher.close()
+
+    @property
+    def walk(self) -> Pass:
+        """The pass under way."""
+        return self.policy.passes[self.pass_number]
+
+    @property
+    def tally(self) -> Tally:
+        return self.found.tally if self.found is not None else Tally()
+
+    @property
+    def is_satisfied(self) -> bool:
+        """Whether the pass wants no more frames: a rehearsal ends with the last prompt."""
+        return self.walk.rehearsal and not self.waiting and not self.coming
+
+    # What is asked for
+
+    def add(self, prompt: str | VisualPrompt) -> tuple[int, ...]:
+        """Ask for something more, from the frame on that is given next.
+
+        Args:
+            prompt: a phrase; or a click, box or mask, in pixels or fractions of the frame. One that names an object
+                that is there refines it, whoever found it; else it starts one.
+
+        Returns:
+            The ids that the prompt names: none for a phrase, whose objects get theirs when they are found, above all
+            ids given until then.
+
+        Raises:
+            UserError: a phrase that is too long.
+            ValueError: a prompt that does not fit, or is meant for a frame that has been given.
+        """
+        self._check_open()
+        if isinstance(prompt, str):
+            self.engine.check_phrases((prompt,))
+            if prompt not in self.phrases:
+                self._ask((*self.phrases, prompt))
+            return ()
+        if not isinstance(prompt, _VISUAL):
+            raise TypeError(f"a prompt is a phrase, a PointPrompt, a BoxPrompt or a MaskPrompt, got {prompt!r:.80}")
+        if isinstance(prompt, MaskPrompt) and prompt.png:
+            (prompt,) = resolve_prompts((prompt,), self.size[1], self.size[0])
+        check_prompt(prompt, *self.size)
+        last = self.clock.last_index
+        if last is not None and (prompt.frame_index >= last if self.walk.reverse else prompt.frame_index <= last):
+            raise ValueError(
+                f"prompt of object {prompt.object_id} on frame {prompt.frame_index}: the session is past it, at frame "
+                f"{last}; allowed: a frame that has not been given yet"
+            )
+        self.ids.reserve(prompt.object_id)
+        if prompt.label or prompt.object_id not in self.labels:
+            self.labels[prompt.object_id] = prompt.label
+            if prompt.object_id in self.followed:
+                self.followed[prompt.object_id].label = prompt.label
+        of_frame = self.waiting.setdefault(prompt.frame_index, {})
+        of_frame[prompt.object_id] = (*of_frame.get(prompt.object_id, ()), prompt)
+        return (prompt.object_id,)
+
+    def remove(self, what: int | str) -> None:
+        """Drop an object by its id, or a phrase with all that it has found, from the frame on that is given next.
+
+        Raises:
+            UserError: no such phrase is looked for, or no object was ever given that id.
+        """
+        self._check_open()
+        if isinstance(what, str):
+            if what not in self.phrases:
+                raise UserError(
+                    f"the phrase {what!r} is not looked for; looked for: {', '.join(self.phrases) or 'none'}"
+                )
+            self._ask(tuple(each for each in self.phrases if each != what))
+        elif not 1 <= what < self.ids.next:
+            given = f"the highest given so far is {self.ids.next - 1}" if self.ids.next > 1 else "none was given so far"
+            raise UserError(f"no object has the id {what}: {given}")
+        else:
+            for of_frame in self.waiting.values():
+                of_frame.pop(what, None)
+            self.waiting = {frame: prompts for frame, prompts in self.waiting.items() if prompts}
+        self.clock.removals.append((self.clock.given, what))
+
+    def _ask(self, phrases: tuple[str, ...]) -> None:
+        self.phrases = phrases
+        self.clock.asked = [each for each in self.clock.asked if each[0] != self.clock.given]
+        self.clock.asked.append((self.clock.given, phrases))
+
+    # Frames
+
+    def step(self, frame: Frame) -> list[SessionResult]:
+        """Take the next frame.
+
+        Returns:
+            The frames whose results are final by now, under `live` this one.
+
+        Raises:
+            ValueError: the frame is of another size.
+            ClipError: empty_range, where the frame of a visual prompt was passed over; over_limits, where an object
+                starts with prompts that only say what it is not.
+        """
+        self._check_open()
+        if frame.image is not None and frame.image.shape[:2] != self.size:
+            height, width = frame.image.shape[:2]
+            ours = f"{self.size[1]}x{self.size[0]}"
+            raise ValueError(f"frame {frame.index} is {width}x{height}; allowed: {ours}, the size of the session")
+        self._check_passed(frame.index)
+        clock = self.clock
+        phrases = self._phrases_at(clock.given) if self.walk.finds else ()
+        if phrases and clock.phrases_from is None:
+            clock.phrases_from = clock.given
+        begun = clock.phrases_from if clock.phrases_from is not None else clock.given
+        looked_at = bool(phrases) or (self.walk.follows and self._follows_on(frame.index))
+        if self.walk.follows and frame.index in self.waiting:
+            self.coming[frame.index] = self.waiting.pop(frame.index)
+        self._ahead.push(frame, clock.given - begun, phrases, is_looked_at=looked_at)
+        clock.given += 1
+        clock.last_index = frame.index
+        while len(self._ahead) > self._lag:
+            self._work()
+        return self._take_ready()
+
+    def finish(self) -> list[SessionResult]:
+        """End the pass: nothing more comes.
+
+        Raises:
+            ClipError: empty_range, where the frame of a visual prompt did not come.
+        """
+        self._check_open()
+        while len(self._ahead) and not self.is_satisfied:
+            self._work()
+        self._ahead.clear()
+        self._check_passed(None)
+        for due in self.held.flush():
+            self.ready += self._finisher.push(due)
+        self.ready += self._finisher.flush()
+        if self.walk.rehearsal and self.following is not None:
+            self.following.begin_second_pass([each.memory for _, each in sorted(self.followed.items())])
+        if self.pass_number + 1 == len(self.policy.passes):
+            self.close()
+        return self._take_ready()
+
+    def next_pass(self, first: int | None = None) -> bool:
+        """Begins the next pass, after `finish`; False where there is none.
+
+        Args:
+            first: position of its first frame. By default (then in `clock.first`), a pass that goes back after the
+                frames were seen forward begins before the last of them on which an object started.
+        """
+        if self.pass_number + 1 >= len(self.policy.passes):
+            return False
+        before, seen = self.walk, self.clock
+        self.pass_number += 1
+        if first is None:
+            first = seen.first
+            if self.walk.reverse and not before.reverse:
+                born = [each.born for each in self.followed.values() if each.born is not None]
+                first = max(born, default=0) - 1 if before.follows else seen.given - 1
+        if self.following is not None:
+            self.following.rehearsing = self.walk.rehearsal
+        asked = [(0, self.phrases)] if self.walk.finds else []
+        self.clock = Clock(first=first, asked=asked)
+        return True
+
+    # State
+
+    @property
+    def next_position(self) -> int:
+        """Position of the frame that is to be given next; of a reverse pass it falls."""
+        return self._position(self.clock.given)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes the state to a file, which appears whole or not at all. The session goes on.
+
+        Frames given but not worked on are not in it.
+        """
+        from sam3ray.engine.state import save
+
+        self._check_open()
+        self.ready += self._finisher.flush()
+        save(self, path)
+
+    def load(self, path: str | PathLike[str]) -> None:
+        """Goes on where another session was saved, in a session of the same size and policy just begun.
+
+        The frame to give next is that at `next_position`.
+
+        Raises:
+            StateError: the file is missing, damaged, or of another model, clip or version; says which. The session is
+                over then.
+        """
+        from sam3ray.engine.state import StateError, restore
+
+        self._check_open()
+        try:
+            restore(self, path)
+        except StateError:
+            self.close()
+            raise
+
+    def _position(self, frame: int) -> int:
+        return self.clock.first + (-frame if self.walk.reverse else frame)
+
+    def _phrases_at(self, frame: int) -> tuple[str, ...]:
+        return next((phrases for since, phrases in reversed(self.clock.asked) if since <= frame), ())
+
+    def _follows_on(self, frame_index: int) -> bool:
+        """Whether the frame given now has visual prompts, or may have objects of theirs."""
+        if frame_index in self.waiting:
+            self.clock.follows = not self._takes_prompts_alone
+            return True
+        position = self._position(self.clock.given)
+        return self.clock.follows or any(self._is_active(each, position) for each in self.followed.values())
+
+    @property
+    def _takes_prompts_alone(self) -> bool:
+        """transformers' rules take each prompt alone in a rehearsal, as if all had been queued.
+
+        Published rules track on the way, since a refinement starts from the mask that it corrects.
+        """
+        return self.walk.rehearsal and self.engine.tracking.rules == "transformers"
+
+    def _is_active(self, followed: Followed, position: int) -> bool:
+        """Whether an object is to be found on a frame by what it remembers."""
+        born, walk = followed.born, self.walk
+        if born is None or self._takes_prompts_alone:
+            return False
+        if not walk.reverse:
+            return born <= position
+        # A way back after a way forward, which has shown the object's first frame.
+        return position < born if self.policy.both_ways else position <= born
+
+    def _check_passed(self, frame_index: int | None) -> None:
+        """Raises if a prompt waits for a frame that lies before this one on the way (None: the end) and never came."""
+        if not self.walk.follows:
+            return
+        for frame in sorted(self.waiting, reverse=self.walk.reverse):
+            if frame_index is None or (frame > frame_index if self.walk.reverse else frame < frame_index):
+                raise self.not_read(frame)
+            break
+
+    def not_read(self, frame_index: int) -> ClipError:
+        """For a frame that a visual prompt waits for, and that does not come."""
+        ids = ", ".join(str(each) for each in sorted(self.waiting[frame_index]))
+        return ClipError(
+            Reason.EMPTY_RANGE,
+            f"frame {frame_index}, on which object {ids} is prompted, is not among the frames read "
+            "(see the clip's range and sampling rate)",
+            f"frame {frame_index}",
+        )
+
+    def _check_open(self) -> None:
+        if self.is_over:
+            raise RuntimeError("the session is over: begin another one")
+
+    def _take_ready(self) -> list[SessionResult]:
+        ready, self.ready = self.ready, []
+        return ready
+
+    # One frame
+
+    def _work(self) -> None:
+        clock = self.clock
+        remaining = len(self._ahead)
+        work = self._ahead.pop()
+        frame = clock.worked
+        clock.worked += 1
+        clock.worked_index = work.facts.index
+        self._remove(frame)
+        if self.following is None and (self.waiting or self.coming or self.followed):
+            total = self.length if self.length is not None else clock.given
+            self.following = Following(
+                self.engine.tracker(self.size, self._short(total)),
+                self.size,
+                rehearsing=self.walk.rehearsal,
+                both_ways=self.policy.both_ways,
+            )
+        step = LoopStep(work.facts)
+        if work.features is not None:
+            with torch.inference_mode(), self.engine.checkpoint.precision():
+                due = self._due(work.facts.index)
+                if self.walk.finds:
+                    step = self._find(step, work, due, remaining if self.length is None else self.length - frame)
+                if self.walk.follows:
+                    step = self._follow(step, work.features, self._position(frame), due)
+        self.progress()
+        if not self.walk.rehearsal:
+            for due_frame in self.held.push(step):
+                self.ready += self._finisher.push(due_frame)
+
+    def _find(self, step: LoopStep, work: FrameWork, due: dict[int, tuple[Round, ...]], remaining: int) -> LoopStep:
+        """What phrases find. Takes the prompts on their objects out of `due`."""
+        if not work.phrases and self.found is None:
+            return step
+        if self.found is None:
+            self.found = self.engine.propagation(self.size, self._short(remaining), self.ids)
+            self.held.delay = 0 if self.policy.live else self.engine.rules.hotstart_delay
+        for object_id in due.keys() & self.found.object_ids:
+            self.found.point_at(object_id, due.pop(object_id))
+        found = self.found.step(work, meanwhile=self._ahead.fill)
+        self.ids.repeat(())
+        return replace(step, found=found.result, hidden=found.hidden, removed=found.removed, young=found.young)
+
+    def _follow(
+        self, step: LoopStep, features: FrameFeatures, position: int, due: dict[int, tuple[Round, ...]]
+    ) -> LoopStep:
+        """Objects of visual prompts."""
+        prompted = []
+        for object_id, rounds in sorted(due.items()):
+            followed = self.followed.setdefault(object_id, Followed(object_id, self.labels[object_id]))
+            if followed.born is None and not any(turn.shows_the_object for turn in rounds):
+                raise cannot_start(object_id, step.facts.index)
+            prompted.append((followed, rounds))
+        active = [each for _, each in sorted(self.followed.items()) if self._is_active(each, position)]
+        if self.following is None or not (active or prompted):
+            return step
+        objects, tracked = self.following.step(features, position, active, prompted, reverse=self.walk.reverse)
+        self._ahead.fill()
+        return replace(step, pointed=as_result(step.facts, objects, tracked))
+
+    def _due(self, frame_index: int) -> dict[int, tuple[Round, ...]]:
+        """The prompts of a frame by object, once."""
+        due = self.coming.pop(frame_index, {})
+        return {object_id: make_rounds(given, *self.size) for object_id, given in due.items()}
+
+    def _remove(self, frame: int) -> None:
+        clock = self.clock
+        gone = {what for at, what in clock.removals if at <= frame}
+        clock.removals = [each for each in clock.removals if each[0] > frame]
+        ids = {each for each in gone if isinstance(each, int)}
+        if gone and self.found is not None:
+            self.found.remove(ids, {each for each in gone if isinstance(each, str)})
+        followed = [self.followed.pop(each) for each in ids if each in self.followed]
+        if followed and self.following is not None:
+            self.following.drop(followed)
+
+    def _short(self, frames: int) -> int | None:
+        """What a tracker is told of the number of frames that it will see: beyond 15 it makes no difference."""
+        return frames if frames < LENGTH_HORIZON and not self.policy.live else None
+
+
+def cannot_start(object_id: int, frame_index: int, direction: str = "") -> ClipError:
+    way = f" (direction {direction})" if direction else ""
+    return ClipError(
+        Reason.OVER_LIMITS,
+        f"object {object_id} starts on frame {frame_index}{way} with negative clicks only; "
+        f"allowed: a positive click, a box or a mask there",
+        f"frame {frame_index}",
+    )

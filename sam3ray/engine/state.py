@@ -1,0 +1,563 @@
+"""The state of a session in a file: what a fresh process needs to go on as if nothing had happened.
+
+One safetensors file: tensors (what objects remember, masks of frames that are held back), and in its metadata one JSON
+text with all the rest and a digest over both. Frames that were given but not worked on are not in it: the session that
+loads it wants them again, from `Session.next_position` on.
+
+A file is bound to the weights, the rules, the versions of engine, torch and transformers, and the dtype: with any of
+them other rows could follow. Batch sizes, the device and where memories are kept are free: they round differently.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from sam3ray.engine.following import Followed, Following
+from sam3ray.engine.held import LoopStep
+from sam3ray.engine.hotstart import Standing
+from sam3ray.engine.memory import NO_ROW, FrameEntry, ObjectMemory
+from sam3ray.engine.outputs import FrameFacts, FrameMasks, FrameResult, with_pixels, without_pixels
+from sam3ray.engine.propagation import FoundObject, Loan, Tally
+from sam3ray.engine.result import SessionResult
+from sam3ray.engine.spool import as_json, from_json
+from sam3ray.engine.tracked import TrackedMasks
+from sam3ray.engine.tracker import Tracker
+from sam3ray.engine.versions import ENGINE_VERSION
+from sam3ray.failures import UserError
+from sam3ray.prompts import parse_visual_prompts, prompt_items
+
+if TYPE_CHECKING:
+    from sam3ray.engine.engine import Engine
+    from sam3ray.engine.session import Session
+
+FORMAT = 1
+_KEY = "sam3ray.session"
+_DIGEST = "sam3ray.digest"
+_FREE = {"object_batch", "frame_batch", "prompt_batch", "offload_state", "direction", "refine"}
+
+_STRICT = ConfigDict(strict=True, extra="forbid")
+Whole = Annotated[int, Field(ge=-(2**63), le=2**63)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class StateError(UserError):
+    """A state cannot be loaded.
+
+    Attributes:
+        is_foreign: it is sound, but of another model, other rules or other versions.
+    """
+
+    def __init__(self, sentence: str, *, is_foreign: bool = False) -> None:
+        super().__init__(sentence)
+        self.is_foreign = is_foreign
+
+
+@checked(config=_STRICT)
+class _Memory:
+    conditioning: list[tuple[Whole, Whole, Whole, bool | None]]  # frame, rows of pointer and memory, passed
+    tracked: list[tuple[Whole, Whole, Whole, bool | None]]
+    borrowed: list[Whole]
+    backward_from: Whole | None
+
+
+@checked(config=_STRICT)
+class _FoundObject:
+    object_id: Count
+    prompt: Count
+    score: float
+    born: Count
+    last_occluded: Whole | None
+    empty_frames: Count
+    pointed_at: list[Count]
+    memory: _Memory
+
+
+@checked(config=_STRICT)
+class _Standing:
+    first_frame: Count
+    keep_alive: Whole
+    unmatched_frames: Count
+    is_confirmed: bool
+    overlaps: list[tuple[Count, Count]]
+
+
+@checked(config=_STRICT)
+class _Loan:
+    frame: Count
+    givers: list[Count]
+    borrowers: list[Count]
+
+
+@checked(config=_STRICT)
+class _Found:
+    phrases: list[str]
+    found_at_first: Count
+    num_frames: Count | None
+    objects: list[_FoundObject]
+    standing: list[tuple[Count, _Standing]]
+    loans: list[_Loan]
+    tally: dict[str, Count]
+
+
+@checked(config=_STRICT)
+class _FollowedObject:
+    object_id: Count
+    label: str
+    born: Whole | None
+    shown: list[Whole]
+    memory: _Memory
+
+
+@checked(config=_STRICT)
+class _Following:
+    num_frames: Count | None
+    rehearsing: bool
+    objects: list[_FollowedObject]
+
+
+@checked(config=_STRICT)
+class _Part:
+    object_ids: list[Count]
+    prompts: list[str]
+    groups: list[Count]
+    scores: list[float]
+
+
+@checked(config=_STRICT)
+class _Step:
+    facts: tuple[Count, Whole, float]
+    found: _Part | None
+    pointed: _Part | None
+    hidden: list[Count]
+    removed: list[Count]
+    young: list[Count]
+
+
+@checked(config=_STRICT)
+class _Clock:
+    worked: Count
+    first: Whole
+    worked_index: Count | None
+    phrases_from: Count | None
+    follows: bool
+    asked: list[tuple[Count, list[str]]]
+    removals: list[tuple[Count, int | str]]
+
+
+@checked(config=_STRICT)
+class _State:
+    format: int
+    bound_to: dict[str, Any]
+    size: tuple[Count, Count]
+    policy: dict[str, Any]
+    length: Count | None
+    next_id: Annotated[int, Field(ge=1, le=2**31)]
+    again: list[Count]
+    phrases: list[str]
+    labels: list[tuple[Count, str]]
+    prompts: list[dict[str, Any]]
+    clock: _Clock
+    pass_number: Count
+    delay: Count
+    unsure: list[Count]
+    held: list[_Step]
+    ready: list[tuple[list[Any], list[Count], list[Count]]]  # finished frame, tentative, retracted
+    found: _Found | None = None
+    following: _Following | None = None
+
+
+_ADAPTER = TypeAdapter(_State)
+
+
+@dataclass
+class _Tensors:
+    """The tensors of a state by name, being collected or taken out again, each once and of the shape expected."""
+
+    values: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def put(self, name: str, tensor: torch.Tensor) -> None:
+        self.values[name] = tensor.detach().cpu().contiguous().clone()
+
+    def take(self, name: str, shape: tuple[int | None, ...], dtype: torch.dtype | None = None) -> torch.Tensor:
+        """Of this shape (None: any length) and dtype (None: any floating point)."""
+        tensor = self.values.pop(name, None)
+        if tensor is None:
+            raise ValueError(f"the tensor {name} is missing")
+        fits = len(shape) == tensor.ndim and all(n in (None, m) for n, m in zip(shape, tensor.shape, strict=True))
+        of_type = tensor.dtype == dtype if dtype is not None else tensor.is_floating_point()
+        if not fits or not of_type:
+            raise ValueError(f"the tensor {name} is {tensor.dtype} of shape {tuple(tensor.shape)}")
+        return tensor
+
+
+def save(session: Session, path: str | os.PathLike[str]) -> None:
+    """Writes the state of a session. The file appears whole or not at all."""
+    tensors = _Tensors()
+    text = _ADAPTER.dump_json(_captured(session, tensors)).decode()
+    metadata = {_KEY: text, _DIGEST: _digest(text, tensors.values)}
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors.values, temporary, metadata)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def restore(session: Session, path: str | os.PathLike[str]) -> None:
+    """Brings a session that has just begun to where another one was saved.
+
+    Raises:
+        StateError: the file is missing, damaged, or of another model, clip or version; says which.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = _Tensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise StateError(f"the session state {path} cannot be read: {_first_line(error)}") from None
+    text = metadata.get(_KEY)
+    if text is None:
+        raise StateError(f"{path} is no session state: it has no {_KEY!r}")
+    if metadata.get(_DIGEST) != _digest(text, tensors.values):
+        raise StateError(f"the session state {path} is damaged: its digest is another")
+    try:
+        state = _ADAPTER.validate_json(text)
+        _check_bound(session, state, path)
+        _restored(session, state, tensors)
+        if tensors.values:
+            raise ValueError(f"the tensor {next(iter(tensors.values))} belongs to nothing")
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise StateError(f"the session state {path} is damaged: {where}: {problem['msg']}") from None
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise StateError(f"the session state {path} is damaged: {_first_line(error)}") from None
+
+
+def bound_to(engine: Engine) -> dict[str, Any]:
+    """What a state depends on."""
+    tracking = engine.tracking.model_dump(mode="json")
+    return {
+        "engine": ENGINE_VERSION,
+        "torch": version("torch").partition("+")[0],
+        "transformers": version("transformers"),
+        "dtype": "autocast" if engine.checkpoint.autocast else str(engine.checkpoint.dtype),
+        "weights": engine.weights,
+        "tracking": {name: value for name, value in sorted(tracking.items()) if name not in _FREE},
+        "rules": asdict(engine.rules),
+    }
+
+
+def _check_bound(session: Session, state: _State, path: str | os.PathLike[str]) -> None:
+    if state.format != FORMAT:
+        raise StateError(f"the session state {path} has format {state.format}; allowed: {FORMAT}", is_foreign=True)
+    here = bound_to(session.engine)
+    for name, value in here.items():
+        saved = state.bound_to.get(name)
+        if saved != value:
+            if isinstance(value, dict) and isinstance(saved, dict):
+                name, value, saved = next(
+                    (f"{name}.{key}", value.get(key), saved.get(key))
+                    for key in [*value, *saved]
+                    if value.get(key) != saved.get(key)
+                )
+            raise StateError(
+                f"the session state {path} was saved with {name} {saved!r:.60}, this session has {value!r:.60}: "
+                "other rows could follow, so begin the clip again",
+                is_foreign=True,
+            )
+    for name, mine, saved in (
+        ("size", list(session.size), list(state.size)),
+        ("policy", asdict(session.policy), state.policy),
+    ):
+        if _as_lists(mine) != _as_lists(saved):
+            raise StateError(f"the session state {path} is of a session of another {name}: {saved}, here it is {mine}")
+    if session.clock.given or session.phrases or session.labels:
+        raise StateError("a state can be loaded only into a session to which nothing has been given yet")
+
+
+# Capturing
+
+
+def _captured(session: Session, tensors: _Tensors) -> _State:
+    clock = session.clock
+    prompts = [
+        p for of in (session.waiting, session.coming) for o in of.values() for given in o.values() for p in given
+    ]
+    begun = clock.phrases_from if clock.phrases_from is not None and clock.phrases_from < clock.worked else None
+    return _State(
+        format=FORMAT,
+        bound_to=bound_to(session.engine),
+        size=session.size,
+        policy=asdict(session.policy),
+        length=session.length,
+        next_id=session.ids.next,
+        again=session.ids.repeated,
+        phrases=list(session.phrases),
+        labels=list(session.labels.items()),
+        prompts=prompt_items(prompts),
+        clock=_Clock(
+            clock.worked,
+            clock.first,
+            clock.worked_index,
+            begun,
+            clock.follows and bool(session.followed),
+            [(at, list(phrases)) for at, phrases in clock.asked],
+            list(clock.removals),
+        ),
+        pass_number=session.pass_number,
+        delay=session.held.delay,
+        unsure=sorted(session.held.unsure),
+        held=[_step(step, f"held.{n}", tensors) for n, step in enumerate(session.held.steps)],
+        ready=[
+            (as_json(without_pixels(each.masks)), sorted(each.tentative), sorted(each.retracted))
+            for each in session.ready
+        ],
+        found=_found(session, tensors),
+        following=_following(session, tensors),
+    )
+
+
+def _step(step: LoopStep, name: str, tensors: _Tensors) -> _Step:
+    def part(result: FrameResult | None, kind: str) -> _Part | None:
+        if result is None:
+            return None
+        if result.arrived is not None:
+            result.arrived.synchronize()
+        tensors.put(f"{name}.{kind}.masks", result.masks)
+        tensors.put(f"{name}.{kind}.scores", torch.from_numpy(np.asarray(result.track_scores, np.float32)))
+        return _Part(list(result.object_ids), list(result.prompts), list(result.groups), list(result.scores))
+
+    return _Step(
+        (step.facts.index, step.facts.pts, step.facts.time_s),
+        part(step.found, "found"),
+        part(step.pointed, "pointed"),
+        sorted(step.hidden),
+        sorted(step.removed),
+        sorted(step.young),
+    )
+
+
+def _memories(memories: list[ObjectMemory], tracker: Tracker, name: str, tensors: _Tensors) -> list[_Memory]:
+    """What objects remember, with the rows of the tracker's banks numbered anew from 0."""
+    rows, pointers = tracker.rows(memories)
+    tensors.put(f"{name}.memories", rows.gathered)
+    tensors.put(f"{name}.pointers", pointers.gathered)
+
+    def entries(of: dict[int, FrameEntry]) -> list[tuple[int, int, int, bool | None]]:
+        return [(t, pointers.number[e.pointer], rows.number[e.memory], e.passed) for t, e in of.items()]
+
+    return [
+        _Memory(entries(each.conditioning), entries(each.tracked), sorted(each.borrowed), each.backward_from)
+        for each in memories
+    ]
+
+
+def _found(session: Session, tensors: _Tensors) -> _Found | None:
+    found = session.found
+    if found is None:
+        return None
+    memories = _memories([each.memory for each in found.objects], found.tracker, "found", tensors)
+    objects = [
+        _FoundObject(
+            each.object_id,
+            each.prompt,
+            each.score,
+            each.born,
+            each.last_occluded,
+            each.empty_frames,
+            each.pointed_at,
+            memory,
+        )
+        for each, memory in zip(found.objects, memories, strict=True)
+    ]
+    standing = [
+        (i, _Standing(s.first_frame, s.keep_alive, s.unmatched_frames, s.is_confirmed, list(s.overlaps.items())))
+        for i, s in found.hotstart.standing.items()
+    ]
+    loans = [_Loan(each.frame, sorted(each.givers), [o.object_id for o in each.borrowers]) for each in found.loans]
+    num_frames = found.tracker.num_frames
+    return _Found(found.phrases, found.found_at_first, num_frames, objects, standing, loans, asdict(found.tally))
+
+
+def _following(session: Session, tensors: _Tensors) -> _Following | None:
+    following = session.following
+    if following is None:
+        return None
+    followed = [each for _, each in sorted(session.followed.items())]
+    memories = _memories([each.memory for each in followed], following.tracker, "following", tensors)
+    objects = []
+    for each, memory in zip(followed, memories, strict=True):
+        for position, shown in each.shown.items():
+            name = f"shown.{each.object_id}.{position}"
+            tensors.put(f"{name}.masks", shown.masks)
+            tensors.put(f"{name}.scores", shown.score_logits)
+            tensors.put(f"{name}.ious", shown.iou_scores)
+        objects.append(_FollowedObject(each.object_id, each.label, each.born, list(each.shown), memory))
+    return _Following(following.tracker.num_frames, following.rehearsing, objects)
+
+
+# Restoring
+
+
+@torch.inference_mode()
+def _restored(session: Session, state: _State, tensors: _Tensors) -> None:
+    if state.pass_number >= len(session.policy.passes):
+        raise ValueError(f"pass_number is {state.pass_number}")
+    prompts, wrong = parse_visual_prompts(state.prompts) if state.prompts else ((), [])
+    if wrong:
+        raise ValueError(f"prompts{wrong[0]}")
+    session.pass_number = state.pass_number
+    session.length = state.length
+    session.engine.check_phrases(tuple(state.phrases))
+    session.phrases = tuple(state.phrases)
+    for prompt in prompts:
+        session.add(prompt)
+    session.labels = dict(state.labels)
+    session.ids.next = state.next_id
+    session.ids.repeat(state.again)
+    clock, saved = session.clock, state.clock
+    clock.given = clock.worked = saved.worked
+    clock.first = saved.first
+    clock.last_index = clock.worked_index = saved.worked_index
+    clock.phrases_from = saved.phrases_from
+    clock.follows = saved.follows
+    clock.asked = [(at, tuple(phrases)) for at, phrases in saved.asked]
+    clock.removals = list(saved.removals)
+    session.held.delay = state.delay
+    session.held.unsure = set(state.unsure)
+    for n, step in enumerate(state.held):
+        session.held.steps.append(_step_again(session, step, f"held.{n}", tensors))
+    for value, tentative, retracted in state.ready:
+        masks: FrameMasks = with_pixels(from_json(value, *session.size), session.masks)
+        session.ready.append(SessionResult(masks, frozenset(tentative), frozenset(retracted)))
+    if state.found is not None:
+        _found_again(session, state.found, tensors)
+    if state.following is not None:
+        _following_again(session, state.following, tensors)
+
+
+def _step_again(session: Session, step: _Step, name: str, tensors: _Tensors) -> LoopStep:
+    facts = FrameFacts(*step.facts)
+
+    def part(saved: _Part | None, kind: str) -> FrameResult | None:
+        if saved is None:
+            return None
+        n = len(saved.object_ids)
+        if not len(saved.prompts) == len(saved.groups) == len(saved.scores) == n:
+            raise ValueError(f"{name}.{kind} has lists of different lengths")
+        scores = tensors.take(f"{name}.{kind}.scores", (n,), torch.float32)
+        masks = tensors.take(f"{name}.{kind}.masks", (n, None, None))
+        on_device = masks.to(session.engine.checkpoint.device)
+        return FrameResult(
+            facts, saved.object_ids, saved.prompts, saved.groups, saved.scores, scores.numpy(), on_device
+        )
+
+    found, pointed = part(step.found, "found"), part(step.pointed, "pointed")
+    return LoopStep(facts, found, pointed, frozenset(step.hidden), frozenset(step.removed), frozenset(step.young))
+
+
+def _memories_again(saved: list[_Memory], tracker: Tracker, name: str, tensors: _Tensors) -> list[ObjectMemory]:
+    rows = tracker.adopt(
+        tensors.take(f"{name}.memories", (None, *tracker.memory_shape), torch.bfloat16),
+        tensors.take(f"{name}.pointers", (None, *tracker.pointer_shape), tracker.dtype),
+    )
+    used: set[tuple[int, int]] = set()
+
+    def row(kind: int, number: int) -> int:
+        if number == NO_ROW:
+            return NO_ROW
+        if not 0 <= number < len(rows[kind]) or (kind, number) in used:
+            raise ValueError(f"{name}: row {number} is not there, or has two owners")
+        used.add((kind, number))
+        return rows[kind][number]
+
+    def entries(of: list[tuple[int, int, int, bool | None]]) -> dict[int, FrameEntry]:
+        return {t: FrameEntry(row(1, pointer), row(0, memory), passed) for t, pointer, memory, passed in of}
+
+    return [
+        ObjectMemory(entries(each.conditioning), entries(each.tracked), set(each.borrowed), each.backward_from)
+        for each in saved
+    ]
+
+
+def _found_again(session: Session, saved: _Found, tensors: _Tensors) -> None:
+    found = session.engine.propagation(session.size, saved.num_frames, session.ids)
+    memories = _memories_again([each.memory for each in saved.objects], found.tracker, "found", tensors)
+    for each, memory in zip(saved.objects, memories, strict=True):
+        if each.prompt >= len(saved.phrases):
+            raise ValueError(f"object {each.object_id} has no phrase")
+        if not memory.conditioning:
+            raise ValueError(f"object {each.object_id} has no conditioning frame")
+        found.objects.append(
+            FoundObject(
+                each.object_id,
+                each.prompt,
+                each.score,
+                each.born,
+                memory,
+                each.last_occluded,
+                each.empty_frames,
+                each.pointed_at,
+            )
+        )
+    found.hotstart.standing.update(
+        (i, Standing(s.first_frame, s.keep_alive, s.unmatched_frames, s.is_confirmed, dict(s.overlaps)))
+        for i, s in saved.standing
+    )
+    by_id = {each.object_id: each for each in found.objects}
+    if by_id.keys() != found.hotstart.standing.keys() or len(by_id) != len(found.objects):
+        raise ValueError("the objects are not those whose standing is told")
+    found.phrases = list(saved.phrases)
+    found.found_at_first = saved.found_at_first
+    found.loans = [Loan(e.frame, set(e.givers), [by_id[i] for i in e.borrowers if i in by_id]) for e in saved.loans]
+    found.tally = Tally(**saved.tally)
+    session.found = found
+
+
+def _following_again(session: Session, saved: _Following, tensors: _Tensors) -> None:
+    tracker = session.engine.tracker(session.size, saved.num_frames)
+    following = Following(tracker, session.size, rehearsing=saved.rehearsing, both_ways=session.policy.both_ways)
+    memories = _memories_again([each.memory for each in saved.objects], tracker, "following", tensors)
+    for each, memory in zip(saved.objects, memories, strict=True):
+        if (each.born is None) == bool(memory.conditioning):
+            raise ValueError(f"object {each.object_id} was born without a conditioning frame, or has one before")
+        shown = {}
+        for position in each.shown:
+            name = f"shown.{each.object_id}.{position}"
+            parts = (("masks", (1, None, None)), ("scores", (1,)), ("ious", (1,)))
+            masks, scores, ious = (tensors.take(f"{name}.{kind}", shape).to(tracker.device) for kind, shape in parts)
+            shown[position] = TrackedMasks(masks, scores, ious)
+        session.followed[each.object_id] = Followed(each.object_id, each.label, memory, each.born, shown)
+    session.following = following
+
+
+def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _as_lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_lists(each) for key, each in value.items()}
+    return [_as_lists(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]

@@ -1,0 +1,223 @@
+"""Whole clips: sessions driven over frames that can be read again, results in display order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sam3ray.engine.ids import Ids
+from sam3ray.engine.interaction import prompted_objects
+from sam3ray.engine.outputs import FrameMasks, merged
+from sam3ray.engine.policy import Direction, Pass, Policy, Refine
+from sam3ray.engine.propagation import Tally
+from sam3ray.engine.result import SessionResult
+from sam3ray.engine.session import Session, cannot_start
+from sam3ray.engine.source import FrameSource, OnePass, read_backward
+from sam3ray.engine.spool import Spool
+from sam3ray.failures import ClipError, Reason
+from sam3ray.prompts import VisualPrompt
+from sam3ray.video import Frame
+
+if TYPE_CHECKING:
+    from sam3ray.engine.engine import Engine
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of a clip.
+
+    Attributes:
+        phrases: each once.
+        visual: resolved (see `sam3ray.prompts`); objects keep their ids, and those of phrases count up from above them.
+        direction, refine: of the visual prompts.
+        start_frame: index in the source of the frame on which phrases are first looked for; None: the first.
+        phrase_direction: which way they go from there.
+        first_id: of what phrases find.
+    """
+
+    phrases: tuple[str, ...] = ()
+    visual: tuple[VisualPrompt, ...] = ()
+    direction: Direction = "forward"
+    refine: Refine = "onward"
+    start_frame: int | None = None
+    phrase_direction: Direction = "forward"
+    first_id: int = 1
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether frames are looked at more than once, or backward."""
+        of_visual = bool(self.visual) and (self.direction, self.refine) != ("forward", "onward")
+        return of_visual or (bool(self.phrases) and self.phrase_direction != "forward")
+
+
+class Walk:
+    """One clip, gone through as often as what is wanted of it takes.
+
+    Args:
+        source: its frames; read once where everything goes forward and onward, else several times.
+        progress: called after each frame that was worked on: results of passes that cannot leave in display order come
+            late.
+
+    Attributes:
+        tally: counts of what phrases found, over all passes.
+
+    Raises:
+        ValueError: nothing is wanted, or a visual prompt does not fit the frames.
+        UserError: a phrase is too long.
+        ClipError: over_limits, where the prompts that an object starts with only say what it is not.
+    """
+
+    def __init__(
+        self, engine: Engine, source: FrameSource, wanted: Wanted, progress: Callable[[], None] = lambda: None
+    ) -> None:
+        self._engine, self._source, self._wanted, self._progress = engine, source, wanted, progress
+        self._size = source.height, source.width
+        self._sessions: list[Session] = []
+        if not wanted.phrases and not wanted.visual:
+            raise ValueError("there must be at least one prompt, got none")
+        engine.check_phrases(wanted.phrases)
+        if isinstance(source, OnePass) and wanted.looks_again:
+            raise ValueError("these frames can be read only once, forward: give a source that can be read again")
+        for each in prompted_objects(wanted.visual, *self._size):
+            start = each.frames[-1] if wanted.direction == "backward" else each.frames[0]
+            if not any(turn.shows_the_object for turn in each.rounds(start, *self._size)):
+                raise cannot_start(each.object_id, start, wanted.direction)
+        self._ids = Ids(max(wanted.first_id, *(each.object_id + 1 for each in wanted.visual), 1))
+
+    @property
+    def tally(self) -> Tally:
+        total = Tally()
+        for session in self._sessions:
+            total += session.tally
+        return total
+
+    def results(self) -> Iterator[FrameMasks]:
+        """One value per frame, in display order.
+
+        Raises:
+            ClipError: empty_range, where the frame of a visual prompt, or `start_frame`, is not among those read.
+        """
+        wanted = self._wanted
+        with ExitStack() as stack:
+            behind = self._phrases_behind(stack) if wanted.phrases and wanted.phrase_direction != "forward" else None
+            finds = bool(wanted.phrases) and wanted.phrase_direction != "backward"
+            policy = Policy((Pass(),))
+            if wanted.visual:
+                policy = Policy.of(wanted.direction, wanted.refine, finds=finds)
+            session = stack.enter_context(self._session(policy))
+            for prompt in wanted.visual:
+                session.add(prompt)
+            results = self._passes(session, finds, stack)
+            for position, masks in results:
+                yield merged(masks, behind.get(position)) if behind is not None else masks
+
+    def _session(self, policy: Policy, length: int | None = None) -> Session:
+        session = Session(self._engine, *self._size, policy, ids=self._ids, length=length)
+        session.progress = self._progress
+        self._sessions.append(session)
+        return session
+
+    def _passes(self, session: Session, finds: bool, stack: ExitStack) -> Iterator[tuple[int, FrameMasks]]:
+        """The results of a session by position, in display order."""
+        shown = [each for each in session.policy.passes if not each.rehearsal]
+        ahead, back = (stack.enter_context(Spool(*self._size)) for _ in range(2))
+        stop = 0  # of a way back that no way forward has prepared
+        while True:
+            walk = session.walk
+            if walk.reverse:
+                start = session.clock.first + 1
+                for position, masks in self._run(session, read_backward(self._source, start)):
+                    back.put(position, masks)
+            elif walk.rehearsal or len(shown) == 1:
+                yield from self._run(session, self._forward(session, finds and walk.finds))
+            else:
+                missing = set(session.waiting) if not walk.follows else set()
+                for position, masks in self._run(session, self._forward(session, finds and walk.finds)):
+                    ahead.put(position, masks)
+                    if masks.facts.index in missing:
+                        missing.discard(masks.facts.index)
+                        stop = position + 1
+                if missing:
+                    raise session.not_read(min(missing))
+            if not session.next_pass(stop - 1 if stop else None):
+                break
+            if not session.walk.reverse:
+                stop = 0
+        for position in range(len(ahead)):
+            shown_ahead = ahead.get(position)
+            assert shown_ahead is not None
+            yield position, merged(shown_ahead, back.get(position))
+
+    def _forward(self, session: Session, finds: bool) -> Iterator[tuple[int, Frame]]:
+        """All frames; the session is told of the phrases when their turn has come."""
+        start = self._wanted.start_frame if finds else None
+        if finds and start is None:
+            self._look_for(session)
+        for position, frame in enumerate(self._source.read()):
+            if start is not None and frame.index >= start:
+                if frame.index > start:
+                    raise _start_is_missing(start)
+                self._look_for(session)
+                start = None
+            yield position, frame
+        if start is not None:
+            raise _start_is_missing(start)
+
+    def _look_for(self, session: Session) -> None:
+        for phrase in self._wanted.phrases:
+            session.add(phrase)
+
+    def _phrases_behind(self, stack: ExitStack) -> Spool:
+        """What phrases find from the start backward.
+
+        What is found on the first frame is found on the way forward, too, in the same order: it gets the same ids, and
+        whatever is found later on either way gets ids of its own.
+        """
+        wanted, start = self._wanted, self._position_of_start()
+        behind = stack.enter_context(Spool(*self._size))
+        first = self._ids.next
+        with self._session(Policy((Pass(reverse=True),)), length=start + 1) as session:
+            self._look_for(session)
+            session.clock.first = start
+            for position, masks in self._run(session, read_backward(self._source, start + 1)):
+                if position < start or wanted.phrase_direction == "backward":  # else the way forward shows the first
+                    behind.put(position, masks)
+            born = session.found.found_at_first if session.found is not None else 0
+        self._ids.repeat(range(first, first + born))
+        return behind
+
+    def _position_of_start(self) -> int:
+        start, position = self._wanted.start_frame, -1
+        for position, frame in enumerate(self._source.read()):
+            if frame.index == start:
+                return position
+        if start is None and position >= 0:
+            return position
+        raise _start_is_missing(start or 0)
+
+    def _run(self, session: Session, frames: Iterable[tuple[int, Frame]]) -> Iterator[tuple[int, FrameMasks]]:
+        """One pass. A reverse one is to begin at `session.clock.first`."""
+        position, way = session.clock.first, -1 if session.walk.reverse else 1
+        given = (session.step(frame) for _, frame in frames)
+        for finished in _and_the_rest(session, given):
+            yield position, finished.masks
+            position += way
+
+
+def _and_the_rest(session: Session, given: Iterable[list[SessionResult]]) -> Iterator[SessionResult]:
+    for finished in given:
+        yield from finished
+        if session.is_satisfied:
+            break
+    yield from session.finish()
+
+
+def _start_is_missing(start_frame: int) -> ClipError:
+    return ClipError(
+        Reason.EMPTY_RANGE,
+        f"frame {start_frame}, where the phrases are to be looked for first, is not among the frames read "
+        "(see the clip's range and sampling rate)",
+        f"frame {start_frame}",
+    )

@@ -1,0 +1,188 @@
+"""A loaded model: sessions frame by frame, and whole clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sam3ray.annotations import FrameAnnotations
+from sam3ray.config import ModelConfig, TrackingConfig
+from sam3ray.failures import UserError
+from sam3ray.prompts import VisualPrompt
+from sam3ray.video import Frame
+
+if TYPE_CHECKING:
+    from sam3ray.engine.outputs import MaskForm
+    from sam3ray.engine.policy import Direction, PolicyName, Refine
+    from sam3ray.engine.session import Session
+    from sam3ray.engine.source import FrameSource
+
+
+class Model:
+    """A loaded model. Load once, use for many clips.
+
+    Attributes:
+        model_info: what the model is: checkpoint, revision, dtype, device, rules, thresholds.
+        stats: of the clip that `segment` is at, or ended last: `dropped_objects` counts the objects that
+            `tracking.max_num_objects` left no room for.
+    """
+
+    def __init__(self, model: ModelConfig, tracking: TrackingConfig | None = None) -> None:
+        """Loads the checkpoint onto its device.
+
+        Raises:
+            JobStopped: it cannot be loaded; the message says what to do.
+        """
+        from sam3ray.engine import load_checkpoint
+
+        self._checkpoint = load_checkpoint(model)
+        self._tracking = tracking or TrackingConfig()
+        self._rung = -1
+        self.set_memory_rung(0)
+        self.model_info: dict[str, Any] = self._checkpoint.info | self._engine.info
+
+    @property
+    def stats(self) -> dict[str, int]:
+        return {"dropped_objects": self._engine.tally.dropped}
+
+    def set_memory_rung(self, rung: int) -> None:
+        """Trades speed for memory in the clips to come.
+
+        0 is the configuration's own; 2 works on one frame and an eighth of the objects at a time; 3
+        also keeps what objects remember in host memory; 4 also asks for one phrase at a time. Batch
+        shapes change the last bits of floating point numbers, so the rung belongs into a clip's metadata.
+        """
+        from sam3ray.engine import Engine
+
+        if rung == self._rung:
+            return
+        self._rung = rung
+        tracking = self._tracking
+        if rung >= 2:
+            tracking = tracking.model_copy(
+                update={
+                    "frame_batch": 1,
+                    "object_batch": max(1, tracking.object_batch // 8),
+                    "offload_state": tracking.offload_state or rung >= 3,
+                    "prompt_batch": 1 if rung >= 4 else tracking.prompt_batch,
+                }
+            )
+        self._engine = Engine(self._checkpoint, tracking)
+
+    def session(
+        self,
+        height: int,
+        width: int,
+        policy: PolicyName = "whole",
+        *,
+        masks: MaskForm = "rle",
+        length: int | None = None,
+    ) -> Session:
+        """Begins a session on one clip: prompts are added, frames given, results taken (docs/session.md).
+
+        Args:
+            height, width: of the frames, in pixels.
+            policy: "whole": results are final, and leave `hotstart_delay` - 1 frames late. "live": they leave at once,
+                and may be retracted. "backward": frames are given from the last to the first. "both" and "refined": the
+                frames are given twice (see `Session.next_pass`).
+            masks: "rle" for run lengths, as in annotations; "array" or "tensor" for bool pixels instead.
+            length: number of frames, where it is known; else the session waits for 16 before it begins.
+
+        Raises:
+            ValueError: a size below 1, or a policy or form of masks that does not exist.
+        """
+        from sam3ray.engine.policy import Policy
+        from sam3ray.engine.session import Session
+
+        return Session(self._engine, height, width, Policy.named(policy), length=length, masks=masks)
+
+    def segment(
+        self,
+        frames: Iterable[Frame] | FrameSource,
+        height: int,
+        width: int,
+        prompts: Sequence[str] = (),
+        visual_prompts: Sequence[VisualPrompt] = (),
+        *,
+        direction: Direction | None = None,
+        refine: Refine | None = None,
+        start_frame: int | None = None,
+        phrase_direction: Direction | None = None,
+        progress: Callable[[], None] | None = None,
+    ) -> Iterator[FrameAnnotations]:
+        """Labels one clip.
+
+        Args:
+            frames: of one size, in display order, read only as far ahead as needed. A `FrameSource`
+                (`sam3ray.video.ClipFrames`) where they are looked at more than once: backward, or
+                `refine="throughout"`.
+            height, width: of the frames, in pixels.
+            prompts: phrases; every instance of each is found and followed.
+            visual_prompts: clicks, boxes and masks, resolved (`sam3ray.prompts.resolve_prompts`);
+                their objects keep their ids, and those of phrases count up from above them.
+            direction, refine: of the visual prompts (see `sam3ray.engine.policy`); None takes the
+                configuration's.
+            start_frame: index of the frame on which phrases are first looked for. None: the first frame; the last,
+                where `phrase_direction` is "backward".
+            phrase_direction: which way they go from there. None: as `direction`, where there is a `start_frame`; else
+                forward.
+            progress: called after each frame that was worked on: what is found backward comes late.
+
+        Returns:
+            One value per frame, in order. With phrases some frames late: a new object is watched
+            for `hotstart_delay` frames before it is believed.
+
+        Raises:
+            ValueError: neither phrases nor visual prompts, or visual prompts that do not fit.
+            UserError: a phrase is too long.
+            ClipError: over_limits, where an object starts with prompts that only say what it is not.
+        """
+        way = direction or self._tracking.direction
+        if phrase_direction is None:
+            phrase_direction = way if start_frame is not None else "forward"
+        return self._engine.annotate(
+            frames,
+            height,
+            width,
+            prompts,
+            visual_prompts,
+            direction=way,
+            refine=refine or self._tracking.refine,
+            start_frame=start_frame,
+            phrase_direction=phrase_direction,
+            progress=progress,
+        )
+
+
+def load(
+    checkpoint: str = "facebook/sam3",
+    *,
+    tracking: TrackingConfig | None = None,
+    **options: Any,
+) -> Model:
+    """Loads a model once, for any number of sessions and clips.
+
+    Args:
+        checkpoint: hub id or folder; `embedded` is the tiny one in the package.
+        tracking: thresholds and batch sizes.
+        options: of `sam3ray.ModelConfig`: `device`, `dtype`, `revision`, `compile`, `offline`.
+
+    Raises:
+        UserError: an option that does not exist or does not fit.
+        JobStopped: the checkpoint cannot be loaded; the message says what to do.
+    """
+    from pydantic import ValidationError
+
+    try:
+        config = ModelConfig(checkpoint=checkpoint, **options)
+    except ValidationError as error:
+        raise UserError([_sentence(problem) for problem in error.errors()]) from None
+    return Model(config, tracking)
+
+
+def _sentence(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"]) or "an option"
+    if problem["type"] == "extra_forbidden":
+        allowed = ", ".join(sorted(set(ModelConfig.model_fields) - {"checkpoint"}))
+        return f"{name} is no option of a model; allowed: {allowed}"
+    return f"{name} is {problem['input']!r:.80}: {problem['msg']}"
