@@ -42,12 +42,17 @@ WEB = "http"  # plain web servers: no store, and none of a store's options are f
 
 def is_local(uri: str) -> bool:
     """Whether this is a path on this machine, with or without `file://`."""
-    return "://" not in uri or uri.startswith(("file://", "local://"))
+    return "://" not in uri or uri.lstrip()[:8].lower().startswith(("file://", "local://"))
 
 
 def local_path(uri: str) -> str:
-    """The path that a local uri means."""
-    return uri.split("://", 1)[1] if "://" in uri else uri
+    """The path that a local uri means: that of `file:///a%20b`, as `Path.as_uri` writes it, is `/a b`."""
+    if "://" not in uri:
+        return uri
+    try:
+        return one_form(uri)
+    except AddressError:  # control characters: no file will be found by it
+        return uri.split("://", 1)[1]
 
 
 def suffix_of(uri: str) -> str:
@@ -58,7 +63,7 @@ def suffix_of(uri: str) -> str:
 
 def kind_of_storage(uri: str) -> str:
     """What serves the uri: `s3`, `gcs`, `azure`, `http` (https, too), or fsspec's name of another protocol."""
-    return _kind(uri.split("://", 1)[0]) if "://" in uri else "file"
+    return _kind(uri.split("://", 1)[0].strip().lower()) if "://" in uri else "file"
 
 
 def _kind(protocol: str) -> str:

@@ -11,7 +11,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sam3ray import console
@@ -35,6 +35,7 @@ def is_plain(text: str) -> bool:
     return all(c == "\n" or c.isprintable() for c in text)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(st.text())
 def test_nothing_hidden_is_left_and_nothing_visible_is_lost(text: str) -> None:
     shown = printable(text)
@@ -44,6 +45,7 @@ def test_nothing_hidden_is_left_and_nothing_visible_is_lost(text: str) -> None:
     assert is_plain(printable_lines(text).replace("\u200c", "").replace("\u200d", ""))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(
     st.recursive(st.one_of(st.text(), st.integers(), st.none()), lambda x: st.lists(x) | st.dictionaries(st.text(), x))
 )

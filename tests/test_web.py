@@ -20,7 +20,7 @@ from sam3ray.failures import ClipError, Reason, UserError
 from sam3ray.files import read_bytes
 from sam3ray.manifest import read_manifest
 from sam3ray.prompts._resolve import read_mask_file
-from sam3ray.video import VideoCache, probe_uri
+from sam3ray.video import VideoCache, probe_uri, video_size
 from sam3ray.web import is_public
 from tests.video.media import write_video
 
@@ -294,6 +294,18 @@ def test_a_configuration_may_come_through_a_pipe(tmp_path: Path) -> None:
     assert load_config(str(tmp_path / "fifo")).output == "/run"
     with pytest.raises(UserError, match="no regular file"):
         load_config("/dev/zero")
+
+
+def test_addresses_of_local_files_may_be_escaped(tmp_path: Path) -> None:
+    video = write_video(tmp_path / "ä#1 %41?.mp4", 3)
+    addresses = (video.as_uri(), video.as_uri().replace("file:///", "FILE://localhost/"), f"file://{video}", str(video))
+    for address in addresses:
+        assert probe_uri(address, VideoConfig()).width == 64
+        assert video_size(address) == video.stat().st_size
+        with VideoCache(tmp_path / "cache", LIMIT).open(address) as path:
+            assert path == video
+        assert read_bytes(address, {}, LIMIT, what="config") == video.read_bytes()
+    assert not (tmp_path / "cache").exists()
 
 
 def test_local_paths_that_lead_nowhere_have_a_reason(tmp_path: Path) -> None:

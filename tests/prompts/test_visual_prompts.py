@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -115,6 +115,7 @@ _PROMPT = st.one_of(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(st.lists(_PROMPT, max_size=6))
 def test_prompts_written_down_are_read_as_the_same(prompts: list[Any]) -> None:
     assert parse_visual_prompts(json.dumps(prompt_items(prompts))) == (tuple(prompts), [])
