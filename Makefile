@@ -50,7 +50,7 @@ format: $(VENV)/.dev  ## let ruff mend what it can
 chaos: $(VENV)/.dev  ## kill everything at random for a while and compare with an undisturbed run
 	$(BIN)/python -m tests.e2e.chaos
 
-fuzz: $(VENV)/.dev  ## read 200,000 damaged videos, images, manifests, configs and prompts (an hour; picks up where it was stopped)
+fuzz: $(VENV)/.dev  ## read 200,000 damaged inputs of every kind (an hour; picks up where it was stopped)
 	$(BIN)/python -m tools.fuzz
 
 bench: $(VENV)/.dev  ## speed and memory of the engine against the documented transformers way

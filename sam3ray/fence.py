@@ -11,6 +11,7 @@ the end of its input, or is ended by its own timers.
 from __future__ import annotations
 
 import atexit
+import errno
 import inspect
 import os
 import pickle
@@ -51,7 +52,7 @@ def fenced(call: Callable[..., Any], *args: Any, memory_bytes: int, cpu_s: float
 
     Raises:
         HelperDied, HelperTimedOut: see there.
-        OSError: no helper can be started.
+        OSError: no helper can be started, or it was killed: ENOMEM, since the machine is short of something.
         Exception: what the call raised, MemoryError included.
     """
     return next(_ask(call, args, memory_bytes, cpu_s))
@@ -83,6 +84,14 @@ class _Helper:
             stderr=subprocess.DEVNULL,  # libraries print what strangers wrote
             env={**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), **_FEW_THREADS},
         )
+        try:
+            self.receive()
+        except (EOFError, OSError, pickle.UnpicklingError):
+            # Whatever it is, it is not the work that it has not been given yet.
+            raise OSError(errno.ENOMEM, f"a helper process {_how_it_ended(self.end())} when it was started") from None
+        except BaseException:
+            self.end()
+            raise
 
     def send(self, request: tuple[Any, ...]) -> None:
         assert self.process.stdin is not None
@@ -182,8 +191,16 @@ def _ask(call: Callable[..., Any], args: tuple[Any, ...], memory_bytes: int, cpu
 def _death(status: int) -> Exception:
     if status in (-signal.SIGPROF, -signal.SIGALRM):
         return HelperTimedOut()
-    name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-    return HelperDied(f"crashed ({name})")
+    if status in (-signal.SIGKILL, -signal.SIGTERM):  # by the system, which is out of memory, or by a person
+        return OSError(errno.ENOMEM, f"a helper process {_how_it_ended(status)}")
+    return HelperDied(_how_it_ended(status))
+
+
+def _how_it_ended(status: int) -> str:
+    if status >= 0:
+        return f"ended (exit status {status})"
+    name = signal.Signals(-status).name
+    return f"was killed ({name})" if status in (-signal.SIGKILL, -signal.SIGTERM) else f"crashed ({name})"
 
 
 # Within the helper
@@ -197,6 +214,10 @@ def _serve() -> None:
     answers: BinaryIO = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides when to end
+    for timer in (signal.SIGPROF, signal.SIGALRM):  # what a caller ignores or blocks is inherited
+        signal.signal(timer, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGPROF, signal.SIGALRM))
+    _answer(answers, "ready", None)
     while True:
         try:
             call, args, memory_bytes, cpu_s = pickle.load(requests)  # noqa: S301 - from the caller

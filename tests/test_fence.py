@@ -11,8 +11,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from sam3ray import fence
 from sam3ray.failures import ClipError, Reason
 from sam3ray.fence import HelperDied, HelperTimedOut, fenced, fenced_items
+from sam3ray.machine import machine_fault
 
 LIMITS = {"memory_bytes": 2**28, "cpu_s": 20.0}
 
@@ -61,6 +63,23 @@ def test_memory_and_time_are_bounded_and_the_next_call_works() -> None:
 def test_a_helper_that_died_while_idle_is_replaced() -> None:
     os.kill(fenced(os.getpid, **LIMITS), 9)
     assert fenced(len, "abc", **LIMITS) == 3
+
+
+def killed() -> None:
+    os.kill(os.getpid(), 9)
+
+
+def test_a_machine_that_is_short_of_memory_is_no_fault_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    fence._end_all()
+    with pytest.raises(OSError, match="was killed") as caught:
+        fenced(killed, **LIMITS)
+    fault = machine_fault(caught.value)
+    assert fault is not None
+    assert fault.passing
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"exit status 1\) when it was started"):
+            fenced(killed, **LIMITS)
 
 
 def test_threads_have_helpers_of_their_own() -> None:

@@ -64,6 +64,8 @@ def read_table(path: str, name: str, required: str = "uri") -> pa.Table:
     )
     try:
         return assemble(parts)
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error}") from error
     except fence.HelperTimedOut:
         raise UserError(f"{name} cannot be read as Parquet: it keeps the reader busy for minutes") from None
     except fence.HelperDied as error:

@@ -45,6 +45,8 @@ def probe_guarded(path: str | os.PathLike[str], limits: VideoConfig) -> VideoInf
         info: VideoInfo = fence.fenced(
             probe, os.path.abspath(path), limits, memory_bytes=limits.max_open_bytes, cpu_s=cpu_s
         )
+    except MemoryError:
+        raise ClipError(Reason.OVER_LIMITS, "it asks for more memory than there is", path.name) from None
     except fence.HelperTimedOut:
         message = f"it could not be opened within {cpu_s:.0f} s of processor time"
         raise ClipError(Reason.OVER_LIMITS, message, path.name) from None
