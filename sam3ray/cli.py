@@ -216,7 +216,9 @@ def verify(
     else:
         for problem in problems:
             say(problem)
-        say(f"{output}: " + (f"{len(problems)} problems" if problems else "everything is as it should be"))
+        some = "" if sample is None else f" in the files of at most {sample} clips"
+        count = "no problems" if not problems else "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        say(f"{output}: {count} found{some}")
     return SOME_FAILED if problems else OK
 
 
@@ -244,7 +246,7 @@ def retry(
     if as_json:
         print_json({"cleared": cleared})
     else:
-        print(f"{cleared} clips will be tried again by the next `sam3ray run`")
+        print(f"{cleared} {'clip' if cleared == 1 else 'clips'} will be tried again by the next `sam3ray run`")
     return OK
 
 
