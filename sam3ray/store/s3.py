@@ -13,6 +13,7 @@ from typing import Any
 from sam3ray.store_errors import asked_again
 
 TOKEN = "sam3raytoken"
+PAGE = 1000  # names a request: the most that S3 gives
 
 
 def head(fs: Any, path: str) -> Mapping[str, Any]:
@@ -74,7 +75,7 @@ def listing(
     """
     bucket, key, _ = fs.split_path(path)
     below = f"{key}/" if key else ""
-    request: dict[str, Any] = {"Bucket": bucket, "Prefix": below + prefix}
+    request: dict[str, Any] = {"Bucket": bucket, "Prefix": below + prefix, "MaxKeys": PAGE}
     if not deep:
         request["Delimiter"] = "/"
     count = 0

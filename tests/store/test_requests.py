@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sam3ray.failures import Failure, Reason
-from sam3ray.store import RunStore, compact_run, compacted
+from sam3ray.store import RunStore, compact_run, compacted, s3
 from tests.servers import Place
 from tests.store.conftest import QUICK
 from tests.store.proxy import FaultyProxy, faulty_proxy
@@ -91,14 +91,15 @@ def test_one_look_at_one_clip_is_one_request(run: RunStore, proxy: FaultyProxy, 
     assert footer.methods == {"GET": 1}
 
 
-def test_what_is_done_is_listed_a_thousand_a_request(run: RunStore, proxy: FaultyProxy, s3_place: Place) -> None:
+def test_what_is_done_is_listed_page_by_page(run: RunStore, proxy: FaultyProxy, s3_place: Place, monkeypatch) -> None:
+    monkeypatch.setattr(s3, "PAGE", 10)
     fs = RunStore(s3_place.uri, s3_place.options).storage.fs
-    fs.pipe({f"{run.storage.root}/annotations/clip-{i:04}.parquet": b"x" for i in range(1001)})
+    fs.pipe({f"{run.storage.root}/annotations/clip-{i:04}.parquet": b"x" for i in range(21)})
     told: list[int] = []
     with counted(proxy) as found:
-        assert len(run.done_ids(told.append)) == 1001
-    assert found.methods == {"LIST": 3}  # two for the clips, one for merged files
-    assert told == [1000, 1001]
+        assert len(run.done_ids(told.append)) == 21
+    assert found.methods == {"LIST": 4}  # three for the clips, one for merged files
+    assert told == [10, 20, 21]
 
 
 def test_a_commit_after_a_compaction_reads_little_of_the_index(
