@@ -26,6 +26,7 @@ PRIVATE_HOSTS = "private_hosts"  # the key under `storage.http`
 PRIVATE = "is an address of a private network"
 
 _CHUNK = 2**20
+_WHOLE_BYTES = 64 * _CHUNK  # of a body that is not copied to a file: listings of folders
 _CONNECT_S = 30.0
 _SILENCE_S = 60.0
 _SLOWEST = 64 * 2**10  # bytes in `_SILENCE_S`: a server that sends less would keep a worker for days
@@ -60,15 +61,21 @@ def _session(socket_factory: Callable[[Any], socket.socket] | None, client_kwarg
     class Bounded(aiohttp.ClientResponse):
         async def read(self) -> bytes:
             """The body, of which no more is taken than was asked for."""
+            if self._body is not None or not self.ok:
+                return await super().read()
             wanted = _range_bytes(self.request_info.headers.get("Range", ""))
-            if self._body is None and wanted is not None and self.status < 400:
+            most = _WHOLE_BYTES if wanted is None else wanted
+            async with asyncio.timeout(_SILENCE_S * (1 + most / _SLOWEST)):
+                if self.content_length is not None and self.content_length <= most:
+                    return await super().read()  # as far as a connection goes that can be used again
                 body = bytearray()
-                async with asyncio.timeout(_SILENCE_S * (1 + wanted / _SLOWEST)):
-                    while len(body) < wanted and (chunk := await self.content.read(wanted - len(body))):
-                        body += chunk
-                self._body = bytes(body)
+                while len(body) < most and (chunk := await self.content.read(most - len(body))):
+                    body += chunk
+            if wanted is None and not self.content.at_eof():
                 self.close()
-            return await super().read() if self._body is None else self._body
+                raise Refused(f"the server sent more than {most} bytes where a listing was asked for")
+            self.close()
+            return bytes(body)
 
     headers = {"Accept-Encoding": "identity", **client_kwargs.get("headers", {})}
     settings = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import resource
 import socket
 import threading
 import zlib
@@ -215,11 +216,51 @@ def test_the_switch_for_private_addresses_is_true_or_false() -> None:
     config_from_text(text.replace("'no'", "no"), "job.yaml")
 
 
+def test_a_listing_without_end_is_refused() -> None:
+    with server(lambda request: endless(request, Content_Type="text/html")) as url:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(UserError, match="cannot be listed"):
+            read_manifest(f"{url}/folder/*.mp4", JobConfig(manifest="m", output="/run", prompts=("x",)))
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # KiB
+
+
 def test_which_addresses_are_public() -> None:
     inside = "10.1.2.3 127.0.0.1 169.254.169.254 192.168.1.1 100.64.0.1 0.0.0.0 224.0.0.1 ::1 fe80::1%eth0 fd00::1"
     hidden = "::ffff:10.0.0.1 64:ff9b::a00:1 2002:a00:1::1"
     assert not [host for host in f"{inside} {hidden}".split() if is_public(host)]
     assert all(map(is_public, ("8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808")))
+
+
+def test_ranges_share_a_connection_and_are_bounded(tmp_path: Path) -> None:
+    plain = write_video(tmp_path / "a.mp4", 5).read_bytes() + b"\0\0\x10\0free" + bytes(2**20)
+    connections: set[object] = set()
+    sent = 0
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        nonlocal sent
+        connections.add(request.client_address)
+        request.close_connection = False
+        begin, _, end = request.headers.get("Range", f"bytes=0-{len(plain) - 1}")[6:].partition("-")
+        body = plain[int(begin) : int(end) + 1]
+        sent += len(body)
+        send(request, body, 206, Connection="keep-alive", Content_Range=f"bytes {begin}-{end}/{len(plain)}")
+
+    def too_much(request: BaseHTTPRequestHandler) -> None:
+        if request.command == "HEAD":
+            send(request, b"", Content_Length=str(len(plain)))
+            return
+        begin = int(request.headers["Range"][6:].partition("-")[0])
+        send(request, b"", 206, Content_Length="", Transfer_Encoding="chunked", Content_Range=f"bytes {begin}-")
+        for at in range(begin, begin + 2**26, 2**16):  # and 64 MB more
+            request.wfile.write(b"10000\r\n" + plain[at : at + 2**16].ljust(2**16, b"\0") + b"\r\n")
+
+    with server(answer) as url:
+        assert probe_uri(f"{url}/a.mp4", VideoConfig()).frame_count == 5
+    assert len(connections) == 1
+    with server(too_much) as url:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert probe_uri(f"{url}/a.mp4", VideoConfig()).frame_count == 5
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**15  # KiB
 
 
 @pytest.mark.parametrize("knows", ["neither size nor ranges", "no ranges"])
