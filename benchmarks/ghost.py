@@ -205,7 +205,7 @@ def not_there(ghost: Ghost) -> Iterator[None]:
         }.items():
             stack.enter_context(mock.patch.object(transfer, name, stand_in))
         stack.enter_context(mock.patch.object(capture, "record", ghost.record))
-        stack.enter_context(mock.patch.object(packed_attention, "possible", return_value=True))
+        stack.enter_context(mock.patch.object(packed_attention, "possible", return_value=packed_attention.with_cudnn))
         yield
 
 
@@ -225,12 +225,6 @@ def build(device: torch.device) -> Checkpoint:
 def frames(count: int) -> Iterator[Frame]:
     for t in range(count):
         yield Frame(t, t, t / 25, np.zeros((720, 1280, 3), np.uint8))
-
-
-def attention_flops(query: Any, key: Any, value: Any, ends: Any, *_: Any, out_val: Any = None, **__: Any) -> int:
-    """Of attention over unequal lengths, from shapes, as if all room for keys were used."""
-    total, heads, width = query
-    return 4 * total * heads * width * key[0] // (ends[0] - 1)
 
 
 def nothing() -> None: ...
@@ -283,8 +277,7 @@ def run(objects: int, device: str = "cuda", warm: int = 24, **tracking: Any) -> 
             assert shown.result.masks.device == torch.zeros(0, device=ghost.device).device
         weights = [*model.parameters(), *model.buffers()]
         before = Event.waits
-        attention = {torch.ops.aten._flash_attention_forward: attention_flops}
-        with Counts() as counts, FlopCounterMode(display=False, custom_mapping=attention) as flops:
+        with Counts() as counts, FlopCounterMode(display=False) as flops:
             ghost.counts = counts
             held = counts.know(iter(weights))
             del weights

@@ -163,10 +163,11 @@ def _pixels(result: FrameResult, shown: Sequence[int], height: int, width: int) 
     order = _by_rank(result, shown)
     for group in set(groups):
         members = [place for place in order if groups[place] == group]
-        taken = binary[members[0]].clone()
-        for member in members[1:]:
-            binary[member] &= ~taken
-            taken |= binary[member]
+        if len(members) > 1:
+            rows = indices(members, binary.device)
+            ranked = binary[rows]
+            # Of those that have a pixel, the first in rank is the one that is first to count it.
+            binary[rows] = ranked & (ranked.cumsum(0, dtype=torch.int16) == 1)
     return binary
 
 

@@ -66,10 +66,23 @@ def suppress_shrunk(
                 continue
         else:
             best, owner = (masks if len(group) == len(masks) else masks[index]).max(dim=0)
-            won = torch.zeros(len(group), device=masks.device)
-            won.scatter_add_(0, owner.flatten(), (best > 0).flatten().float())
-            after[index] = won
+            after[index] = _won(owner, best > 0, len(group))
         kept = after[index] / before[index].clamp(min=1) >= SHRINK_THRESHOLD
         limit[index] = torch.where(kept, float("inf"), NO_OBJECT_LOGIT)
     torch.minimum(masks, limit.to(masks.dtype).view(-1, 1, 1), out=masks)
     return masks, (before > 0) & (limit > 0)
+
+
+def _won(owner: torch.Tensor, counts: torch.Tensor, n: int) -> torch.Tensor:
+    """(n,) float32: pixels (h, w) that each of n objects owns, of those that count."""
+    return (_added if owner.device.type == "cpu" else _compared)(owner, counts, n)
+
+
+def _added(owner: torch.Tensor, counts: torch.Tensor, n: int) -> torch.Tensor:
+    return torch.zeros(n).scatter_add_(0, owner.flatten(), counts.flatten().float())
+
+
+def _compared(owner: torch.Tensor, counts: torch.Tensor, n: int) -> torch.Tensor:
+    """For a GPU, on which a million pixels that are added to a few numbers wait for each other."""
+    each = torch.arange(n, device=owner.device)[:, None, None]
+    return ((owner == each) & counts).flatten(1).sum(1).float()

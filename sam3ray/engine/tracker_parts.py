@@ -38,8 +38,8 @@ class TrackerParts:
         self.multimask: bool = self.head.uses_multimask(0) and tracker.config.multimask_output_for_tracking
         device = tracker.no_memory_embedding.device
         width = tracker.memory_attention.layers[0].cross_attn_image.head_dim
-        possible = packed_attention.possible(device, dtype, width)
-        self.packed = PackedAttention(self.attention) if possible else None
+        dense = packed_attention.possible(device, dtype, width)
+        self.packed = None if dense is None else PackedAttention(self.attention, dense)
         grid = tracker.prompt_encoder.image_embedding_size
         side = 4 * tracker.prompt_encoder.mask_input_size[0]
         self._memory_size = (side, side)
@@ -64,8 +64,8 @@ class TrackerParts:
                 features.top,
                 packed.ages,
                 packed.offsets,
-                packed.starts,
-                packed.used,
+                packed.known,
+                packed.pointed,
                 fixed=(packed.cells, packed.tokens),
             )
         )
@@ -77,13 +77,13 @@ class TrackerParts:
         top: Tensor,
         ages: Tensor,
         offsets: Tensor,
-        starts: Tensor,
-        used: Tensor,
+        known: Tensor,
+        pointed: Tensor,
         cells: Tensor,
         tokens: Tensor,
     ) -> tuple[Tensor, ...]:
         assert self.packed is not None
-        packed = Packed(cells, tokens, ages, offsets, starts, used)
+        packed = Packed(cells, tokens, ages, offsets, known, pointed)
         images = self.packed(top, self._position, packed)
         features = FrameFeatures(fine, middle, top, self._position)
         output = self.head(images, features, multimask=self.multimask)

@@ -14,7 +14,7 @@ from sam3ray.config import TrackingConfig
 from sam3ray.engine.association import associate
 from sam3ray.engine.hotstart import Hotstart
 from sam3ray.engine.rules import Rules
-from sam3ray.engine.suppression import ALWAYS, NEVER, recently_occluded, suppress_shrunk
+from sam3ray.engine.suppression import ALWAYS, NEVER, _added, _compared, recently_occluded, suppress_shrunk
 
 
 @functools.cache
@@ -286,3 +286,10 @@ class TestRules:
 
         chosen = Rules.of(Sam3VideoConfig(new_det_thresh=0.66, hotstart_delay=9), TrackingConfig(hotstart_delay=12))
         assert (chosen.new_det_thresh, chosen.hotstart_delay, chosen.published) == (0.66, 12, True)
+
+
+@pytest.mark.parametrize("n", [2, 5, 64])
+def test_pixels_are_counted_on_a_gpu_as_on_a_cpu(n):
+    torch.manual_seed(n)
+    owner, counts = torch.randint(0, n, (37, 41)), torch.rand(37, 41) > 0.4
+    assert torch.equal(_compared(owner, counts, n), _added(owner, counts, n))
