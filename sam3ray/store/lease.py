@@ -86,7 +86,11 @@ class DriverLease:
             JobStopped: another holder is active.
         """
         self._take()
-        self._storage.clear_temporaries()
+        try:
+            self._storage.clear_temporaries()
+        except BaseException:
+            self.__exit__()
+            raise
         self._thread = threading.Thread(target=self._beat, name="driver-lease", daemon=True)
         self._thread.start()
         return self
@@ -199,7 +203,8 @@ class DriverLease:
         while not self.lost and not self._stop.wait(min(self._heartbeat_s, WATCH_S)):
             try:
                 with self._lock:
-                    self._look()
+                    if not self._stop.is_set():
+                        self._look()
             except Exception as error:  # noqa: BLE001 - whatever its disk or its store does, the next beat tries again
                 _LOG.debug("no heartbeat: %s", error)
 

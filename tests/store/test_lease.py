@@ -381,3 +381,14 @@ def test_a_taker_that_dies_or_sleeps_half_way_is_taken_over_itself(tmp_path: Pat
         second.check()
         assert not second.lost
     taker._stop.set()
+
+
+def test_a_lease_that_could_not_begin_is_given_back(tmp_path: Path, monkeypatch):
+    storage = Storage(str(tmp_path / "run"))
+    with monkeypatch.context() as broken:
+        broken.setattr(storage, "clear_temporaries", _raise(JobStopped("access denied")))
+        with pytest.raises(JobStopped, match="access denied"):
+            DriverLease(storage).__enter__()
+    assert read_driver(storage) is None
+    with DriverLease(storage):
+        pass
