@@ -246,7 +246,7 @@ def retry(
     if as_json:
         print_json({"cleared": cleared})
     else:
-        print(f"{cleared} {'clip' if cleared == 1 else 'clips'} will be tried again by the next `sam3ray run`")
+        print(f"{cleared} clips will be tried again by the next `sam3ray run`")
     return OK
 
 

@@ -11,6 +11,7 @@ from sam3ray.addresses import AddressError, folder_form, one_form, scheme_of
 from sam3ray.config import JobConfig, VideoConfig, config_from_text
 from sam3ray.failures import ClipError, UserError
 from sam3ray.manifest import read_manifest
+from sam3ray.prompts._parse import parse_visual_prompts
 from sam3ray.store import RunStore
 from sam3ray.video._remote import look_up
 from tests.servers import Place
@@ -127,6 +128,14 @@ def test_a_bad_address_in_a_manifest_is_a_row_of_it(tmp_path: Path) -> None:
     ]
     path.write_text("uri\nS3://bucket/b.mp4\n//d//e.mp4\nfile:///f%20g.mp4\n")
     assert [clip.uri for clip in read_manifest(str(path), config)] == ["s3://bucket/b.mp4", "/d/e.mp4", "/f g.mp4"]
+
+
+def test_a_bad_address_of_a_mask_is_a_problem_of_its_prompt() -> None:
+    found, problems = parse_visual_prompts([{"object_id": 1, "frame": 0, "mask": {"png": "s3:/b/m.png"}}])
+    assert found == ()
+    assert problems == ["[0].mask.png 's3:/b/m.png' lacks a slash after the colon; allowed: s3://b/m.png"]
+    ((mask,), _) = parse_visual_prompts([{"object_id": 1, "frame": 0, "mask": {"png": "S3://b/m.png"}}])
+    assert mask.png == "s3://b/m.png"
 
 
 def test_a_listing_of_another_folder_is_no_answer(s3_place: Place, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> JobConfig:
             known key, and the line of the file.
     """
     name = without_password(source)
-    return config_from_text(read_text(source, {}, MAX_BYTES, what="config"), name, overrides)
+    return config_from_text(read_text(resolve(source), {}, MAX_BYTES, what="config"), name, overrides)
 
 
 def config_from_text(text: str, name: str, overrides: Sequence[str] = ()) -> JobConfig:

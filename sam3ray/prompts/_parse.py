@@ -226,9 +226,10 @@ def _box(value: Any, units: Units) -> tuple[float, float, float, float]:
 
 
 def _mask(value: Any, at: Mapping[str, Any]) -> MaskPrompt:
+    from sam3ray.addresses import AddressError, one_form
     from sam3ray.config._secrets import has_password
-    from sam3ray.files import resolve
     from sam3ray.masks import rle_area
+    from sam3ray.redact import redact
 
     wanted = 'a COCO compressed RLE {"size": [height, width], "counts": "..."} or {"png": address}'
     fields = {k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else {}
@@ -236,7 +237,10 @@ def _mask(value: Any, at: Mapping[str, Any]) -> MaskPrompt:
         png = fields["png"].strip()
         if has_password(png):
             raise _Wrong(".mask.png has user and password in its address; allowed: put them in the environment")
-        return MaskPrompt("", 0, 0, png=resolve(png), **at)
+        try:
+            return MaskPrompt("", 0, 0, png=one_form(png), **at)
+        except AddressError as error:
+            raise _Wrong(f".mask.png {redact(_shown(png))} {error}") from None
     size, counts = fields.get("size"), fields.get("counts")
     if (
         set(fields) != {"size", "counts"}
