@@ -163,13 +163,24 @@ def plan(
 
 @app.command(epilog=_example("sam3ray run demo-output/demo.yaml --set cluster.actors.max=1"))
 @_verb
-def run(config: Config, set_: Set = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> int:
+def run(
+    config: Config,
+    failed_clips_ok: Annotated[
+        bool,
+        typer.Option("--failed-clips-ok", help="Exit with 0, not 1, where the run is over and some clips failed."),
+    ] = False,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
     """Run or resume a job. Safe to call again at any time."""
     from sam3ray.job import make_progress, run_job
 
     job = _load(config, set_)
     summary = run_job(job, progress=make_progress(), log_level=log_level)
     _show(summary, job.output, as_json)
+    if failed_clips_ok and summary.exit_code == SOME_FAILED and summary.left == 0:
+        return OK
     return int(summary.exit_code)
 
 

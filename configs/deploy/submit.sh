@@ -1,20 +1,59 @@
 #!/usr/bin/env bash
-# Submits the job to a running Ray cluster and follows it.
+# Submits the job to a running Ray cluster, follows it, and exits with its code.
 #
 #   RAY_API_SERVER_ADDRESS=http://head:8265 configs/deploy/submit.sh s3://my-bucket/config.yaml [--set key=value ...]
 #
-# The nodes have sam3ray installed (an image, or `pip install sam3ray[s3]` on each). Where they do not, let Ray install
-# it from where they can reach it:  SUBMIT_OPTIONS='--runtime-env-json {"pip":["sam3ray[s3]"]}'
-# Clusters of Ray 2.60 ask for a token by default: put it into RAY_AUTH_TOKEN or ~/.ray/auth_token.
+# The address is that of the dashboard: RAY_API_SERVER_ADDRESS, else RAY_ADDRESS where it begins with http, else the
+# dashboard on this machine. The nodes have sam3ray installed (an image, or `pip install sam3ray[s3]` on each). Where
+# they do not, let Ray install it from where they can reach it:
+#   SUBMIT_OPTIONS='--runtime-env-json {"pip":["sam3ray[s3]"]}'
+# A cluster that asks for a token finds it in RAY_AUTH_TOKEN or ~/.ray/auth_token. One that does not needs nothing.
 set -euo pipefail
 
 if [[ $# -lt 1 ]]; then
-    sed -n '2,8p' "$0" >&2
+    sed -n '2,11p' "$0" >&2
     exit 2
 fi
 
-export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"
-export RAY_API_SERVER_ADDRESS="${RAY_API_SERVER_ADDRESS:-http://127.0.0.1:8265}"
+if [[ -z "${RAY_API_SERVER_ADDRESS:-}" ]]; then
+    if [[ "${RAY_ADDRESS:-}" == http* ]]; then
+        RAY_API_SERVER_ADDRESS="$RAY_ADDRESS"
+    else
+        RAY_API_SERVER_ADDRESS="http://127.0.0.1:8265"
+    fi
+fi
+export RAY_API_SERVER_ADDRESS
+# Ray sends a token only if told to. Clusters without tokens take no notice of one.
+token_file="${RAY_AUTH_TOKEN_PATH:-${HOME:-/nonexistent}/.ray/auth_token}"
+if [[ -z "${RAY_AUTH_MODE:-}" && ( -n "${RAY_AUTH_TOKEN:-}" || -f "$token_file" ) ]]; then
+    export RAY_AUTH_MODE=token
+fi
 
+id="sam3ray-$(date +%Y%m%d-%H%M%S)-$$"
+code=0
 # shellcheck disable=SC2086  # options are words on purpose
-exec ray job submit --working-dir "$(dirname "$0")/../../jobs" ${SUBMIT_OPTIONS:-} -- python prelabel.py "$@"
+ray job submit --submission-id "$id" --working-dir "$(dirname "$0")/../../jobs" ${SUBMIT_OPTIONS:-} \
+    -- python prelabel.py "$@" || code=$?
+
+# `ray job submit` knows success and failure alone.
+told="$(
+    python - "$id" <<'PYTHON' || true
+import sys
+
+from ray.job_submission import JobSubmissionClient
+
+info = JobSubmissionClient().get_job_info(sys.argv[1])
+print(info.status.value, "" if info.driver_exit_code is None else info.driver_exit_code)
+PYTHON
+)"
+read -r status driver_code <<<"$told" || true
+case "${status:-}" in
+    PENDING | RUNNING) echo "the job goes on: ray job logs --follow $id" >&2 ;;
+    SUCCEEDED | FAILED | STOPPED)
+        # A driver that a signal ended has a negative code here.
+        if [[ "${driver_code:-}" =~ ^[0-9]+$ ]]; then
+            code="$driver_code"
+        fi
+        ;;
+esac
+exit "$code"

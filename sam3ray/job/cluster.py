@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import tempfile
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from sam3ray.config import ClusterConfig
@@ -19,6 +20,7 @@ from sam3ray.redact import redact
 # Actors hand back small values only; annotations go straight to storage.
 _OBJECT_STORE_BYTES = 256 * 2**20
 _LONGEST_TEMP_DIR = 40
+_AUTH_MODE, _AUTH_TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 _QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 LOCAL_STARTS = 3
 LOOK_EVERY_S = 5.0  # at the nodes: which are there, which are about to go
@@ -31,6 +33,7 @@ class _Connection:
     address: str | None  # as the first job asked for it
     users: int = 0
     brought: bool = False  # by a test or a notebook, which keeps it
+    environment: dict[str, str | None] = field(default_factory=dict)  # as it was before, where it was changed
 
 
 _LOCK = threading.Lock()
@@ -72,8 +75,13 @@ def _join(config: ClusterConfig, dashboard: bool) -> None:
                 f"{_CONNECTION.address or 'a Ray of its own'!r}; run the job in a process of its own"
             )
     else:
-        _connect(config, dashboard)
-        _CONNECTION = _Connection(config.address)
+        before = _prepare_token(config)
+        try:
+            _connect(config, dashboard)
+        except BaseException:
+            _restore(before)
+            raise
+        _CONNECTION = _Connection(config.address, environment=before)
     _start_by_itself(False)
     _CONNECTION.users += 1
 
@@ -87,6 +95,7 @@ def _leave() -> None:
     if _CONNECTION.users == 0:
         if not _CONNECTION.brought:
             ray.shutdown()
+            _restore(_CONNECTION.environment)
         _start_by_itself(True)
         _CONNECTION = None
 
@@ -107,6 +116,48 @@ def _start_by_itself(allowed: bool) -> None:
     from ray._private import auto_init_hook
 
     auto_init_hook.enable_auto_connect = allowed and os.environ.get("RAY_ENABLE_AUTO_CONNECT", "") != "0"
+
+
+def _prepare_token(config: ClusterConfig) -> dict[str, str | None]:
+    """Sees to it that Ray can authenticate; returns the variables of the environment as they were.
+
+    A cluster may ask for a token or not. Ray 2.60 sends one if RAY_AUTH_MODE says so, and then both kinds accept the
+    client; without a token at hand it must not. For a Ray of its own it makes a token and writes it to the user's
+    home, which may not be writable: a token in the environment serves as well. It also leaves RAY_AUTH_MODE set.
+    """
+    before = {name: os.environ.get(name) for name in (_AUTH_MODE, _AUTH_TOKEN)}
+    if _AUTH_MODE not in os.environ:
+        token = _has_token()
+        if token and not config.alone:
+            os.environ[_AUTH_MODE] = "token"
+            _forget_mode()
+        elif not token and config.alone and not _may_write(os.path.join(os.path.expanduser("~"), ".ray")):
+            os.environ[_AUTH_TOKEN] = secrets.token_hex(32)
+    return before
+
+
+def _has_token() -> bool:
+    """Where Ray looks for one."""
+    home = os.path.expanduser("~")
+    paths = [os.environ.get("RAY_AUTH_TOKEN_PATH"), os.path.join(home, ".ray", "auth_token")]
+    return bool(os.environ.get(_AUTH_TOKEN)) or any(os.path.isfile(path) for path in paths if path)
+
+
+def _restore(environment: Mapping[str, str | None]) -> None:
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    _forget_mode()
+
+
+def _forget_mode() -> None:
+    """Ray reads the mode once a process, unless told to look again."""
+    from ray import _raylet
+
+    with contextlib.suppress(AttributeError):
+        _raylet.Config.initialize("")  # type: ignore[attr-defined]
 
 
 def _connect(config: ClusterConfig, dashboard: bool) -> None:
@@ -133,8 +184,8 @@ def _no_ray(config: ClusterConfig, said: str) -> str:
     if config.address == "auto" and (given := os.environ.get("RAY_ADDRESS")):
         where += f" (RAY_ADDRESS is {given!r})"
     text = f"no Ray at {where}: {said}"
-    if "token" in said.lower() or "auth" in said.lower():
-        text += "; a cluster with tokens wants RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, one without wants neither"
+    if os.environ.get(_AUTH_MODE) != "token":
+        text += "; where the cluster asks for a token, put it into RAY_AUTH_TOKEN or ~/.ray/auth_token"
     return text
 
 

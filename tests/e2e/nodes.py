@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.servers import free_port
@@ -40,11 +41,29 @@ class Nodes:
             "--object-store-memory=100000000", "--disable-usage-stats",
         )  # fmt: skip
 
-    def start_node(self, cpus: int) -> int:
-        """Its number."""
+    def start_node(self, cpus: int, label: str = "", **environment: str) -> int:
+        """Its number. `label`: of the key `name`."""
+        labels = (f"--labels=name={label}",) if label else ()
         return self._start(
             f"--address={self.address}", f"--num-cpus={cpus}", "--object-store-memory=100000000",
-            "--node-ip-address=127.0.0.1", "--disable-usage-stats",
+            "--node-ip-address=127.0.0.1", "--disable-usage-stats", *labels, environment=environment,
+        )  # fmt: skip
+
+    def give_notice(self, label: str) -> None:
+        """As a cloud does before it takes a node back."""
+        code = (
+            "import ray, sys, logging; ray.init(address=sys.argv[1], logging_level=logging.ERROR, log_to_driver=False);"
+            "print(next(n['NodeID'] for n in ray.nodes() if n['Alive'] and n['Labels'].get('name') == sys.argv[2]))"
+        )
+        command = [sys.executable, "-c", code, self.address, label]
+        found = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True)
+        subprocess.run(
+            [
+                self.ray, "drain-node", f"--address={self.address}", f"--node-id={found.stdout.split()[-1]}",
+                "--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=a test",
+                "--deadline-remaining-seconds=3600",
+            ],
+            env=self.environment, check=True, stdout=self.log, stderr=self.log,
         )  # fmt: skip
 
     def restart_failed(self) -> None:
@@ -54,18 +73,24 @@ class Nodes:
                 self.kill(index)
                 self.nodes[index] = self._spawn(*node.args[3:])
 
-    def _start(self, *arguments: str) -> int:
-        self.nodes.append(self._spawn(*arguments))
+    def _start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> int:
+        self.nodes.append(self._spawn(*arguments, environment=environment))
         return len(self.nodes) - 1
 
-    def _spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def _spawn(self, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         # Another cluster on this machine has taken the default ports: its agent would be taken for this one's.
         ports = [
             f"--{name}-port={free_port()}"
             for name in ("dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export")
         ]
         command = [self.ray, "start", "--block", *arguments, *ports]
-        return subprocess.Popen(command, env=self.environment, stdout=self.log, stderr=self.log, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            env=self.environment | (environment or {}),
+            stdout=self.log,
+            stderr=self.log,
+            start_new_session=True,
+        )
 
     def kill(self, number: int) -> None:
         """As if the machine lost power: its processes all at once."""

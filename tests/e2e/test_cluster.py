@@ -1,4 +1,4 @@
-"""Two nodes, one of which goes away in the middle; and a job submitted to a cluster."""
+"""A cluster that changes while a job runs; and a job submitted to a cluster."""
 
 from __future__ import annotations
 
@@ -28,33 +28,49 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
     cluster.stop()
 
 
-def test_a_lost_node_loses_nothing_and_charges_nobody(
+def test_a_cluster_that_changes_all_the_time_gives_the_same_rows(
     nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = write_clips(tmp_path / "clips", 10, frames=20)
+    """While the job runs, the cluster gains a node, loses one, has one drained and one that is short of memory."""
+    count = 12
+    manifest = write_clips(tmp_path / "clips", count, frames=20)
     nodes.start_head(cpus=1)
     wait_for_nodes(nodes, 1)
-    doomed = nodes.start_node(cpus=1)
+    doomed = nodes.start_node(1, "doomed")
     wait_for_nodes(nodes, 2)
     for name in ("HOME", "RAY_AUTH_MODE"):
         monkeypatch.setenv(name, nodes.environment[name])
     output = tmp_path / "run"
-    # One actor per node; with one try per crash, a charge for the lost node would fail its clip.
-    config = config_for(manifest, output, cpus=1, cluster={"address": nodes.address}, retry={"crashes": 1})
+    # One actor per node; with one try per crash, a charge for a lost node would fail its clip.
+    cluster = {"address": nodes.address, "actors": {"min": 3, "max": 5}}
+    config = config_for(manifest, output, cpus=1, cluster=cluster, retry={"crashes": 1})
     gate = Gate(tmp_path)
-    gate.open_for(3)
+    gate.open_for(2)
     driver = start_driver(config, tmp_path, gated=True)
 
-    def the_doomed_one_is_at_work() -> bool:
-        return bool(gate.waiting().intersection(family(nodes.nodes[doomed].pid)))
+    def at_work(node: int) -> bool:
+        return bool(gate.waiting().intersection(family(nodes.nodes[node].pid)))
 
-    wait_until(lambda: finished(output) == 3 and the_doomed_one_is_at_work(), driver)
+    def log() -> str:
+        return (tmp_path / "driver.log").read_text()
+
+    wait_until(lambda: finished(output) == 2 and at_work(doomed), driver)
+    assert "asks for 3 actor(s) of 0 GPU and 1 CPU each" in log()  # which waits: it does not fit yet
+    drained = nodes.start_node(1, "drained")
+    wait_until(lambda: at_work(drained), driver)
     nodes.kill(doomed)
-    gate.open_for(10)
+    later = nodes.start_node(1, "later")
+    wait_until(lambda: at_work(later), driver)
+    nodes.give_notice("drained")
+    gate.open_for(6)
+    wait_until(lambda: finished(output) == 6 and "its node is about to go" in log(), driver)
+    nodes.start_node(1, "short", RAY_memory_usage_threshold="0.0")
+    wait_until(lambda: "ran out of memory" in log(), driver)
+    gate.open_for(count)
     assert driver.wait(timeout=PATIENCE_S) == 0
-    assert finished(output) == 10
+    assert finished(output) == count
     assert verify_run(str(output)) == []
-    assert [failure.reason for failure in RunStore(str(output)).failures()] == [Reason.PREEMPTED]
+    assert {failure.reason for failure in RunStore(str(output)).failures()} == {Reason.PREEMPTED}
     undisturbed = tmp_path / "whole"
     again = start_driver(config_for(manifest, undisturbed), tmp_path)
     assert again.wait(timeout=PATIENCE_S) == 0

@@ -33,17 +33,64 @@ def test_scripts_parse(script: Path) -> None:
     assert os.access(script, os.X_OK)
 
 
+RAY = """
+echo "$RAY_AUTH_MODE $RAY_API_SERVER_ADDRESS"; printf "%s\\n" "$@"; exit ${SUBMITTED:-0}
+"""
+
+
+def submit(folder: Path, *arguments: str, job: str = "SUCCEEDED 0", **environment: str) -> tuple[int, list[str], str]:
+    """Exit code, what `ray` was called with, and stderr. `job`: what Ray then says of it."""
+    write_program(folder, "ray", RAY)
+    write_program(folder, "python", f"cat >/dev/null; echo {job}")
+    more = {"PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(folder), **environment}
+    done = subprocess.run([DEPLOY / "submit.sh", *arguments], env=more, capture_output=True, text=True)
+    return done.returncode, done.stdout.splitlines(), done.stderr
+
+
 def test_submit_starts_a_job(tmp_path: Path) -> None:
-    write_program(tmp_path, "ray", 'echo "$RAY_AUTH_MODE $RAY_API_SERVER_ADDRESS"; printf "%s\\n" "$@"')
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RAY_API_SERVER_ADDRESS": "http://head:8265"}
-    command = [DEPLOY / "submit.sh", "s3://b/config.yaml", "--set", "a.b=1 2"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    first, *words = done.stdout.splitlines()
-    assert first == "token http://head:8265"
-    assert words[:3] == ["job", "submit", "--working-dir"]
-    assert (Path(words[3]) / "prelabel.py").resolve() == ROOT / "jobs" / "prelabel.py"
-    assert words[4:] == ["--", "python", "prelabel.py", "s3://b/config.yaml", "--set", "a.b=1 2"]
-    assert subprocess.run([DEPLOY / "submit.sh"], env=environment, capture_output=True).returncode == 2
+    given = ("s3://b/config.yaml", "--set", "a.b=1 2")
+    code, (first, *words), _ = submit(tmp_path, *given, RAY_API_SERVER_ADDRESS="http://head:8265")
+    assert code == 0
+    assert first == " http://head:8265"
+    assert words[:3] == ["job", "submit", "--submission-id"]
+    assert words[4] == "--working-dir"
+    assert (Path(words[5]) / "prelabel.py").resolve() == ROOT / "jobs" / "prelabel.py"
+    assert words[6:] == ["--", "python", "prelabel.py", *given]
+    assert submit(tmp_path)[0] == 2
+
+
+def test_submit_ends_with_the_code_of_the_job(tmp_path: Path) -> None:
+    for job, submitted, expected in (
+        ("FAILED 1", "1", 1),
+        ("FAILED 3", "1", 3),
+        ("SUCCEEDED 0", "0", 0),
+        ("STOPPED 130", "1", 130),
+        ("FAILED -9", "1", 1),  # no exit code of ours
+        ("FAILED", "1", 1),
+        ("", "1", 1),  # it never got there
+    ):
+        assert submit(tmp_path, "c.yaml", job=job, SUBMITTED=submitted)[0] == expected, job
+    code, _, said = submit(tmp_path, "c.yaml", job="RUNNING", SUBMITTED="1")
+    assert code == 1
+    assert "the job goes on: ray job logs --follow sam3ray-" in said
+
+
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [
+        ({}, " http://127.0.0.1:8265"),
+        ({"RAY_ADDRESS": "http://head:1"}, " http://head:1"),
+        ({"RAY_ADDRESS": "10.0.0.1:6379"}, " http://127.0.0.1:8265"),
+        ({"RAY_ADDRESS": "http://head:1", "RAY_API_SERVER_ADDRESS": "https://api"}, " https://api"),
+        ({"RAY_AUTH_TOKEN": "x"}, "token http://127.0.0.1:8265"),
+        ({"RAY_AUTH_TOKEN": "x", "RAY_AUTH_MODE": "disabled"}, "disabled http://127.0.0.1:8265"),
+        ({"RAY_AUTH_TOKEN_PATH": "{here}/token"}, "token http://127.0.0.1:8265"),
+    ],
+)
+def test_submit_finds_the_cluster_and_its_token(environment: dict[str, str], first: str, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("x")
+    environment = {name: value.format(here=tmp_path) for name, value in environment.items()}
+    assert submit(tmp_path, "c.yaml", **environment)[1][0] == first
 
 
 @pytest.fixture
@@ -112,6 +159,7 @@ def test_rayjob_fits_the_package() -> None:
     assert pinned is not None
     assert cluster["rayVersion"] == pinned[1]
     assert spec["entrypoint"].startswith("python -m sam3ray run /config/")
+    assert "--failed-clips-ok" in spec["entrypoint"].split()  # else `backoffLimit` would try it again
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     for group in groups:
         pod = group["template"]["spec"]
@@ -126,7 +174,6 @@ def test_rayjob_fits_the_package() -> None:
     assert worker["minReplicas"] <= worker["replicas"] <= worker["maxReplicas"]
     mounted = {m["mountPath"] for m in worker["template"]["spec"]["containers"][0]["volumeMounts"]}
     config = load_config(str(DEPLOY / "cluster.yaml"))
-    assert config.cluster.autoscaling
     assert config.cluster.address == "auto"
     assert config.video.cache_dir in mounted
     assert config.cluster.actors.max <= worker["maxReplicas"]
@@ -162,4 +209,9 @@ def test_a_submitted_config_without_address_runs_on_its_cluster(tmp_path: Path) 
 
     assert answer(str(config)) == "True"
     assert answer("--set", "prompts=[b]", str(config)) == "True"
+    assert answer("--log-level", "info", "--json", str(config)) == "True"
+    assert answer("--set=cluster.actors.max=2", str(config), "--log-level=info") == "True"
+    assert answer("--set=cluster.address=auto", str(config)) == "False"
+    assert answer(str(config), "--set", "cluster.address=null") == "False"
+    assert answer("--no-such-option", str(config)) == "False"
     assert answer(str(config), "--set", "cluster.address=10.0.0.1:6379") == "False"
