@@ -34,7 +34,7 @@ from sam3ray.job.logs import event
 from sam3ray.job.loop import Loop
 from sam3ray.job.losses import Verdict
 from sam3ray.job.metrics import ray_metrics
-from sam3ray.job.observe import Observer, Observers, Snapshot
+from sam3ray.job.observe import Observer, Observers, Snapshot, reading_told
 from sam3ray.job.pool import ActorPool
 from sam3ray.job.rendering import RenderOrder, RenderStage
 from sam3ray.job.result import ClipResult, JobSummary
@@ -92,7 +92,7 @@ def _run_job(
     with store.lease() as lease:
         open_run(store, config, start, agreed)
         store.expect(lease)
-        ledger = Ledger(store, clips, config.retry, lease.check)
+        ledger = Ledger(store, clips, config.retry, lease.check, reading_told(progress))
         todo = ledger.todo()
         unrendered = ledger.unrendered() if config.render.enabled else []
         if not todo and not unrendered:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,6 +11,7 @@ from typing import Protocol
 from sam3ray.failures import Failure, Reason
 from sam3ray.job.result import ClipResult
 
+READING_EVERY_S = 5.0
 _LOG = logging.getLogger(__name__)
 
 
@@ -69,6 +71,19 @@ class Observer(Protocol):
     def clip_failed(self, failure: Failure) -> None: ...
 
     def close(self) -> None: ...
+
+
+def reading_told(observer: Observer, every_s: float = READING_EVERY_S) -> Callable[[int], None]:
+    """For what reads a long listing: says how far it is, once that takes a while."""
+    said_at = time.monotonic()
+
+    def told(count: int) -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= every_s:
+            said_at = time.monotonic()
+            observer.update(Snapshot(notice=f"reading the state of the run: {count:,} so far"))
+
+    return told
 
 
 class Observers:

@@ -87,7 +87,7 @@ class LineProgress:
             self._notice = snapshot.notice
             self._write(snapshot.notice)
         now = time.monotonic()
-        if now >= self._next_at:
+        if now >= self._next_at and line_of(snapshot):
             self._next_at = now + self._every_s
             self._write(line_of(snapshot))
 
@@ -99,7 +99,7 @@ class LineProgress:
             self._write(f"{failure.clip_id} failed: {failure.reason.value}: {failure.message}")
 
     def close(self) -> None:
-        if self._last is not None:
+        if self._last is not None and line_of(self._last):
             self._write(line_of(self._last))
             self._last = None
 

@@ -28,15 +28,21 @@ class Ledger:
 
     Args:
         check: is called before each write, and raises JobStopped once another driver has taken over.
+        told: is told, while the state is read, of how many names or clips have been read.
     """
 
     def __init__(
-        self, store: RunStore, clips: Sequence[Clip], retry: RetryConfig, check: Callable[[], None] = lambda: None
+        self,
+        store: RunStore,
+        clips: Sequence[Clip],
+        retry: RetryConfig,
+        check: Callable[[], None] = lambda: None,
+        told: Callable[[int], None] = lambda count: None,
     ) -> None:
         self._store = store
         self._clips = clips
         self._check = check
-        done = store.done_ids()
+        done = store.done_ids(told)
         ids = {clip.clip_id for clip in clips}
         self.done_before = len(done & ids)
         self.prior: dict[str, list[Reason]] = {}
@@ -57,7 +63,7 @@ class Ledger:
         self.objects = 0
         self.rendered = 0
         self.versions = software_versions()
-        self._summaries: dict[str, ClipSummary] = store.summaries(done_ids=done, records=records)
+        self._summaries: dict[str, ClipSummary] = store.summaries(done, records, told)
         self._attempts: Counter[str] = Counter()
         self._pool = ThreadPoolExecutor(4, "sam3ray-records")
         self._writes: list[Future[None]] = []

@@ -8,7 +8,7 @@ import pytest
 
 from sam3ray.failures import Failure, Reason
 from sam3ray.job.logs import event, set_up_logging
-from sam3ray.job.observe import Snapshot
+from sam3ray.job.observe import Snapshot, reading_told
 from sam3ray.job.progress import LineProgress, LiveProgress, clock, line_of, make_progress
 
 SNAPSHOT = Snapshot(
@@ -38,6 +38,17 @@ def test_a_line_says_all_of_it() -> None:
     assert line_of(Snapshot(clips=5)).endswith("0 frames (0.0/s), 0 objects, ETA -")
     assert line_of(Snapshot(clips=5, unplaced=2)).split(", ")[1] == "0 running on 0 actors (+2 waiting for room)"
     assert line_of(Snapshot(rendered=2, rendering=1)) == "2/3 videos, ETA -"
+
+
+def test_reading_a_long_listing_is_told() -> None:
+    stream = io.StringIO()
+    told = reading_told(LineProgress(stream), every_s=0.0)
+    told(1000)
+    told(21000)
+    assert stream.getvalue().splitlines() == [
+        "sam3ray: reading the state of the run: 1,000 so far",
+        "sam3ray: reading the state of the run: 21,000 so far",
+    ]
 
 
 def test_days_are_told() -> None:
