@@ -1,0 +1,127 @@
+"""The process's one connection to Ray: what it needs to authenticate, and who may share it. Without a Ray."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import ray
+
+from sam3ray.config import ClusterConfig
+from sam3ray.failures import JobStopped, UserError
+from sam3ray.job import cluster
+from sam3ray.job.cluster import connected
+
+AWAY = ClusterConfig(address="10.0.0.1:6379")
+
+
+@pytest.fixture(autouse=True)
+def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[tuple[str | None, ...]]]:
+    """What Ray would be connected to, with the mode and token that it would see. The home is a folder of the test's."""
+    made: list[tuple[str | None, ...]] = []
+
+    def connect(config: ClusterConfig, dashboard: bool) -> None:
+        made.append((config.address, os.environ.get("RAY_AUTH_MODE"), os.environ.get("RAY_AUTH_TOKEN")))
+        if config.alone:
+            os.environ["RAY_AUTH_MODE"] = "token"  # as Ray 2.60 leaves it
+
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: made.append(("shutdown",)))
+    monkeypatch.setattr(cluster, "_connect", connect)
+    monkeypatch.setattr(cluster, "_gcs_address", lambda: "192.0.2.2:6379")
+    yield made
+    assert cluster._CONNECTION is None
+    assert "RAY_AUTH_MODE" not in os.environ or os.environ["RAY_AUTH_MODE"] == "disabled"
+
+
+def test_jobs_share_a_connection_and_the_last_one_ends_it(calls: list[tuple[str | None, ...]]) -> None:
+    with ExitStack() as outlives:
+        with connected(ClusterConfig()):
+            outlives.enter_context(connected(ClusterConfig(address="local")))
+            with pytest.raises(UserError, match="but this process is connected to 'a Ray of its own'"):
+                outlives.enter_context(connected(AWAY))
+        assert len(calls) == 1
+    assert calls[1:] == [("shutdown",)]
+
+
+def test_a_cluster_has_several_names(calls: list[tuple[str | None, ...]]) -> None:
+    with connected(AWAY):
+        for name in ("10.0.0.1:6379", "192.0.2.2:6379"):
+            with connected(ClusterConfig(address=name)):
+                pass
+        for name in ("10.0.0.2:6379", None):
+            with (
+                pytest.raises(UserError, match=r"is connected to '10\.0\.0\.1:6379'"),
+                connected(ClusterConfig(address=name)),
+            ):
+                pass
+
+
+def test_a_token_at_hand_is_sent_to_a_cluster(calls: list[tuple[str | None, ...]], tmp_path: Path) -> None:
+    with connected(AWAY):
+        pass
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("x")
+    with connected(AWAY):
+        pass
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    with connected(AWAY):
+        pass
+    assert [call[1] for call in calls if len(call) > 1] == [None, "token", "disabled"]
+
+
+def test_without_a_writable_home_the_token_stays_in_the_environment(
+    calls: list[tuple[str | None, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connected(ClusterConfig()):
+        pass
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    with connected(ClusterConfig()):
+        pass
+    writable, other = (call[2] for call in calls if len(call) > 1)
+    assert writable is None
+    assert other is not None
+    assert len(other) == 64
+    assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_ray_starts_nothing_by_itself_while_a_job_runs(calls: list[tuple[str | None, ...]]) -> None:
+    from ray._private import auto_init_hook
+
+    assert auto_init_hook.enable_auto_connect
+    with connected(ClusterConfig()):
+        assert not auto_init_hook.enable_auto_connect
+    assert auto_init_hook.enable_auto_connect
+
+
+def test_a_connection_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(config: ClusterConfig, dashboard: bool) -> None:
+        raise JobStopped("no Ray")
+
+    monkeypatch.setattr(cluster, "_connect", fail)
+    with pytest.raises(JobStopped), connected(AWAY):
+        pass
+
+
+def test_what_ray_says_is_not_all_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+    assert cluster._no_ray(ClusterConfig(address="auto"), "oops") == (
+        "no Ray at 'auto' (RAY_ADDRESS is 'http://head:8265'): oops; "
+        "where the cluster asks for a token, put it into RAY_AUTH_TOKEN or ~/.ray/auth_token"
+    )
+    assert cluster._no_ray(ClusterConfig(), "Permission denied: '/root'") == (
+        "a local Ray could not be started: Permission denied: '/root'; "
+        "RAY_TMPDIR and TMPDIR name the folders that it writes to, HOME the one of its settings"
+    )
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265", "head", "head:port", "-", "a b:1"])
+def test_addresses_that_no_job_can_use_are_refused_before_anything_starts(address: str) -> None:
+    with pytest.raises(ValueError, match="allowed: null, auto, or host:port of the head node"):
+        ClusterConfig(address=address)
