@@ -54,6 +54,7 @@ _LOG = logging.getLogger(__name__)
 
 GRACE_S = 2.0  # after an interrupt, for clips about to commit; `ray job stop` kills after 3 s
 TICK_S = 1.0
+UNSEEN_S = 120.0  # without an answer of the cluster's head node before the job stops
 
 
 def run_job(
@@ -161,7 +162,7 @@ class Job:
         self._stop_message = ""
         self._set_aside: dict[str, str] = {}  # nodes and GPUs that were, and why
         self._began = time.monotonic()
-        self._look_at = self._began
+        self._look_at = self._seen_at = self._began
 
     # The loop
 
@@ -203,7 +204,7 @@ class Job:
         self._loop.run_due(now)
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY_S
-            self._do(self._stages.look(look(), self._pool.nodes, now))
+            self._look(now)
         self._do(self.scheduler.tick(now))
         if self.lease.lost:
             self._stop_message = "another process has taken this output over"
@@ -211,6 +212,17 @@ class Job:
         if error:
             self._do(self.scheduler.stop(error, now))
         self.observer.update(self._snapshot())
+
+    def _look(self, now: float) -> None:
+        try:
+            nodes = look()
+        except Exception as error:  # noqa: BLE001 - Ray raises many kinds; a head node may be back soon
+            _LOG.warning("the cluster's nodes could not be looked at: %s: %s", type(error).__name__, error)
+            if now - self._seen_at > UNSEEN_S:
+                self._stop_message = f"the head node of Ray has not answered for {UNSEEN_S:.0f} s: {error}"
+            return
+        self._seen_at = now
+        self._do(self._stages.look(nodes, self._pool.nodes, now))
 
     def _end(self) -> None:
         if self._renders is not None:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from sam3ray.config import JobConfig
-from sam3ray.failures import ClipError
 from sam3ray.files import is_local, local_path
 from sam3ray.manifest import Clip
 from sam3ray.video import video_size
@@ -72,7 +71,7 @@ def _remote_sizes(uris: Sequence[str], config: JobConfig) -> dict[str, float | N
             return None
         try:
             return video_size(uri, config.storage, config.video)
-        except ClipError:
+        except Exception:  # noqa: BLE001 - the order of the clips is all that depends on it; running the clip will tell
             return None
 
     if not uris:

@@ -26,7 +26,7 @@ from sam3ray.job.cluster import LOOK_EVERY_S, connected, look
 from sam3ray.job.logs import event
 from sam3ray.job.loop import Loop
 from sam3ray.job.losses import judge
-from sam3ray.job.observe import Observer, Observers, Snapshot
+from sam3ray.job.observe import Observer, Observers, Snapshot, reading_told
 from sam3ray.job.render_queue import RenderQueue
 from sam3ray.job.result import JobSummary
 from sam3ray.job.scheduler import Scheduler
@@ -211,7 +211,7 @@ def _render_run(
     saved = store.run_info()["config"]
     render = _asked(RenderConfig.model_validate(saved.get("render", {}), strict=False), render)
     video = VideoConfig.model_validate(saved.get("video", {}), strict=False)
-    done, there = store.done_ids(), set() if overwrite else store.rendered_ids()
+    done, there = store.done_ids(reading_told(progress)), set() if overwrite else store.rendered_ids()
     clips = {clip.clip_id: clip for clip in store.manifest()}
     wanted = list(dict.fromkeys(clip_ids)) if clip_ids is not None else [c for c in clips if c in done]
     problems = [f"clip {c!r} is not in the manifest of {output}" for c in wanted if c not in clips]

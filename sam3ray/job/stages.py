@@ -20,6 +20,8 @@ from sam3ray.job.capacity import (
 from sam3ray.job.render_queue import RenderQueue
 from sam3ray.job.scheduler import Scheduler
 
+CROWDED_S = 30.0  # without a place for any actor before the job says why
+
 
 class Stages:
     """The scheduler of clips and the queue of videos beside each other.
@@ -45,6 +47,8 @@ class Stages:
         self._scheduler = scheduler
         self._videos = videos
         self._cpus_asked = self.cpus_per_task = cpus_per_task
+        self._alone_since: float | None = None  # since when no actor has a place, though there is room for one
+        self._crowded = False
         self.room = room
 
     def tell_of(self, nodes: Sequence[Node]) -> None:
@@ -59,6 +63,7 @@ class Stages:
         else:
             self.room = room_on(nodes, self._cluster, self._scheduler.counts.open)
         self.tell_of(nodes)
+        self._look_for_others(now)
         self.cpus_per_task = render_cpus(nodes, self._cpus_asked)
         if self._videos is not None and self.room.cpus == 0 and self._cluster.alone:
             self._videos.give_up(no_cpus_for_rendering(self._cluster))
@@ -67,6 +72,15 @@ class Stages:
         for actor in [actor for actor, node in where.items() if node in leaving]:
             actions += self._scheduler.actor_leaving(actor, "its node is about to go", now)
         return actions
+
+    def _look_for_others(self, now: float) -> None:
+        counts = self._scheduler.counts
+        waits = counts.actors_unplaced > 0 and counts.actors_ready + counts.actors_starting == 0
+        if not waits or self.room.actors == 0:
+            self._alone_since = None
+        elif self._alone_since is None:
+            self._alone_since = now
+        self._crowded = self._alone_since is not None and now - self._alone_since >= CROWDED_S
 
     @property
     def render_slots(self) -> int:
@@ -88,6 +102,8 @@ class Stages:
             return f"the job stops once what runs has ended: {self._scheduler.stopping}"
         if aside := self._scheduler.counts.aside:
             return "; ".join(f"{name} is set aside: {why}" for name, why in sorted(aside.items()))
+        if self._crowded:
+            return "no actor has found a place yet: the cluster has room, but others are using it; the job waits"
         if self._scheduler.counts.open or self._cluster.alone:
             return self.room.notice
         if self._videos is not None and self._videos.pending and self.room.cpus == 0:

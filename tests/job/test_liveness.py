@@ -100,6 +100,19 @@ def test_the_case_of_old() -> None:
     assert world.queue.rendered == 2
 
 
+def test_waiting_for_what_others_use_is_told() -> None:
+    config = ClusterConfig(address="auto", actors={"min": 1, "max": 2}, cpus_per_actor=2, gpus_per_actor=0)
+    machine = Machine(2, 0)
+    machine.free_cpus = 0.0  # another job has them
+    world = SharedCluster(config, {"a": machine}, [], 2, videos=False)
+    assert not world.run_all(until=100.0)
+    assert "others are using it" in world.stages.notice
+    machine.free_cpus = 2.0
+    world.later(0.0, "look")
+    assert world.run_all(until=HORIZON_S)
+    assert world.stages.notice == ""
+
+
 def test_clips_that_want_a_fresh_process_get_one_where_actors_wait_for_room() -> None:
     """One actor fits after nodes have gone; those that wait for room are fresh, but get none unless it goes."""
     config = ClusterConfig(address="auto", actors={"min": 1, "max": 4}, cpus_per_actor=1, gpus_per_actor=0)
