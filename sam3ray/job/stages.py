@@ -86,7 +86,8 @@ class Stages:
     def render_slots(self) -> int:
         if self.room.cpus == 0 and self._cluster.alone:
             return 0
-        actors = min(self.room.actors, self._scheduler.counts.open)
+        # Actors that others keep out need no CPUs set aside: a task is over sooner than they are let in.
+        actors = 0 if self._crowded else min(self.room.actors, self._scheduler.counts.open)
         return render_slots(self.room.cpus, actors, self._cluster.cpus_per_actor, self.cpus_per_task)
 
     @property
