@@ -254,6 +254,15 @@ def test_how_a_job_ends_is_the_exit_code(
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(("left", "code"), [(0, 0), (1, 1)])
+def test_failed_clips_may_be_taken_for_success_once_the_run_is_over(
+    left: int, code: int, demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = JobSummary(3, 2 - left, 0, {"crashed": 1}, left, 9, 3, 1.0, 1)
+    monkeypatch.setattr("sam3ray.job.driver.run_job", run_job_that(lambda: summary))
+    assert sam3ray_command("run", "demo-output/demo.yaml", "--failed-clips-ok").exit_code == code
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError("oh"), JobStopped("oh")])
 def test_debug_shows_the_traceback(error: Exception, demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sam3ray.job.driver.run_job", run_job_that(raises(error)))
