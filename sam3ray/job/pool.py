@@ -85,7 +85,7 @@ class ActorPool:
         }
         self._labels = dict(cluster.label_selector)
         self._members: dict[int, _Member] = {}
-        self._closing: list[tuple[Any, Any]] = []  # handles of actors that tidy up, and what says they have
+        self._closing: dict[int, tuple[Any, Any]] = {}  # handles of actors that tidy up, and what says they have
 
     @property
     def frames_running(self) -> int:
@@ -140,11 +140,18 @@ class ActorPool:
         handle = member.handle
         if gently:
             tidied = handle.close.remote()
-            self._closing.append((handle, tidied))
-            self._loop.watch(tidied, lambda _: ray.kill(handle))
-            self._loop.after(CLOSE_S, lambda: ray.kill(handle))
+            self._closing[actor] = (handle, tidied)
+            self._loop.watch(tidied, lambda _: self._closed(actor))
+            self._loop.after(CLOSE_S, lambda: self._closed(actor))
         else:
             ray.kill(handle)
+
+    def _closed(self, actor: int) -> None:
+        """It has tidied up, or has had its time."""
+        import ray
+
+        if actor in self._closing:
+            ray.kill(self._closing.pop(actor)[0])
 
     def poll(self) -> None:
         """Asks every placed actor how far it is, unless an answer is outstanding."""
@@ -159,11 +166,13 @@ class ActorPool:
 
         members = list(self._members.values())
         self._members.clear()
-        self._closing += [(m.handle, m.handle.close.remote()) for m in members if not m.suspected]
-        if self._closing:
-            ray.wait([ref for _, ref in self._closing], num_returns=len(self._closing), timeout=CLOSE_S)
-        for handle in [handle for handle, _ in self._closing] + [m.handle for m in members]:
+        tidied = [ref for _, ref in self._closing.values()]
+        tidied += [member.handle.close.remote() for member in members if member.node and not member.suspected]
+        if tidied:
+            ray.wait(tidied, num_returns=len(tidied), timeout=CLOSE_S)
+        for handle in [*(handle for handle, _ in self._closing.values()), *(member.handle for member in members)]:
             ray.kill(handle)
+        self._closing.clear()
 
     # What became of it
 
