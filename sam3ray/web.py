@@ -65,7 +65,7 @@ def _session(socket_factory: Callable[[Any], socket.socket] | None, client_kwarg
                 return await super().read()
             wanted = _range_bytes(self.request_info.headers.get("Range", ""))
             most = _WHOLE_BYTES if wanted is None else wanted
-            async with asyncio.timeout(_SILENCE_S * (1 + most / _SLOWEST)):
+            async with asyncio.timeout(_SILENCE_S * (1 + most / _CHUNK)):
                 if self.content_length is not None and self.content_length <= most:
                     return await super().read()  # as far as a connection goes that can be used again
                 body = bytearray()

@@ -57,7 +57,7 @@ def probe_all(
     workers = max(1, min(processes or os.cpu_count() or 1, len(chunks)))
     suspects: list[str] = []
     for chunk, answers in _in_pool(chunks, limits, storage_options, probe, workers, hang_s):
-        if answers is None:
+        if isinstance(answers, Reason):
             suspects += chunk
         else:
             found.update(zip(chunk, answers, strict=True))
@@ -65,8 +65,10 @@ def probe_all(
         if on_progress is not None:
             on_progress(len(found))
     for (uri,), answers in _in_pool([[uri] for uri in suspects], limits, storage_options, probe, 1, hang_s):
-        if answers is None:
-            found[uri] = ClipError(Reason.UNREADABLE_VIDEO, "the decoder crashed or hung on it", uri)
+        if answers is Reason.OVER_LIMITS:
+            found[uri] = ClipError(answers, f"the decoder was not done with its beginning within {hang_s:g} s", uri)
+        elif isinstance(answers, Reason):
+            found[uri] = ClipError(answers, "the decoder crashed on it", uri)
         else:
             found[uri] = answers[0]
         if on_progress is not None:
@@ -81,8 +83,8 @@ def _in_pool(
     probe: Probe,
     workers: int,
     hang_s: float,
-) -> Iterator[tuple[list[str], list[Probed] | None]]:
-    """Each chunk with its answers; None where a process died or hung while it was in hand.
+) -> Iterator[tuple[list[str], list[Probed] | Reason]]:
+    """Each chunk with its answers; unreadable_video where a process died over it, over_limits where one hung.
 
     With one worker that is the chunk to blame; with several, those of the others are under suspicion as well.
     """
@@ -101,6 +103,7 @@ def _in_pool(
         )
         running: dict[Future[list[Probed]], tuple[list[str], float]] = {}
         broken = False
+        late: list[list[str]] = []
         try:
             wait([pool.submit(_probe_chunk, [], limits, {}, probe) for _ in range(workers)])  # imports take their time
             while running or (left and not broken):
@@ -121,8 +124,9 @@ def _in_pool(
                         yield chunk, future.result()
                     except BrokenProcessPool:
                         broken = True
-                        yield chunk, None
-                if any(time.monotonic() - since > hang_s for _, since in running.values()):
+                        yield chunk, Reason.OVER_LIMITS if chunk in late else Reason.UNREADABLE_VIDEO
+                late = [chunk for chunk, since in running.values() if time.monotonic() - since > hang_s]
+                if late:
                     for process in list((pool._processes or {}).values()):
                         process.kill()
         finally:

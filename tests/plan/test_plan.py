@@ -130,6 +130,8 @@ def test_a_video_that_crashes_the_decoder_is_blamed_alone() -> None:
 def test_a_video_on_which_the_decoder_hangs_is_blamed_alone() -> None:
     facts = probe_all(["a", "hang", "b"], VideoConfig(), {}, probe=hostile_probe, processes=1, hang_s=2)
     assert [uri for uri, fact in facts.items() if isinstance(fact, ClipError)] == ["hang"]
+    assert isinstance(facts["hang"], ClipError)
+    assert facts["hang"].reason is Reason.OVER_LIMITS
 
 
 def test_remote_videos_are_probed_without_being_fetched(s3_place: Any, tmp_path: Path) -> None:
