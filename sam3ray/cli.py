@@ -257,7 +257,7 @@ def retry(
     if as_json:
         print_json({"cleared": cleared})
     else:
-        print(f"{cleared} clips will be tried again by the next `sam3ray run`")
+        say(f"{cleared} clips will be tried again by the next `sam3ray run`")
     return OK
 
 
@@ -452,11 +452,11 @@ def convert(
     if as_json:
         print_json(asdict(done))
         return OK
-    print(f"{folder} holds {done.weights} weights; name it as model.checkpoint")
+    say(f"{folder} holds {done.weights} weights; name it as model.checkpoint")
     if done.from_base:
-        print(f"taken from {base}, since {weights} has none: {', '.join(done.from_base)}")
+        say(f"taken from {base}, since {weights} has none: {', '.join(done.from_base)}")
     if done.unused:
-        print(f"left out, since nothing reads them: {len(done.unused)} of the file's weights")
+        say(f"left out, since nothing reads them: {len(done.unused)} of the file's weights")
     return OK
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
@@ -155,3 +156,15 @@ def test_names_on_the_command_line(tmp_path: Path, arguments: list[str]) -> None
     assert ran.returncode == 2
     assert is_plain(ran.stderr.decode())
     assert b"\\x1b[31mred" in ran.stderr
+
+
+def test_nothing_is_printed_but_through_the_console() -> None:
+    package = Path(console.__file__).parent
+    found: dict[str, int] = {}
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                name = path.relative_to(package).as_posix()
+                found[name] = found.get(name, 0) + 1
+    del found["console.py"]
+    assert found == {"cli.py": 2, "job/progress.py": 1}  # the version, a traceback; one line, made printable
