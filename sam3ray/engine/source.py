@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from sam3ray.video import Frame
@@ -27,6 +28,29 @@ class FrameSource(Protocol):
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
         """Frames at the positions start..stop-1 (None: to the end), in order, decoded as they are asked for."""
         ...
+
+
+@runtime_checkable
+class Listed(Protocol):
+    """A source that knows where its frames are without decoding them, as `sam3ray.video.ClipFrames` mostly does."""
+
+    @property
+    def indices(self) -> Sequence[int]:
+        """Source indices of the clip's frames, ascending."""
+        ...
+
+
+def position_of(source: FrameSource, index: int | None) -> int | None:
+    """Where in the clip the frame with this source index is (None: the last frame); None where it is not read."""
+    if isinstance(source, Listed):
+        indices = source.indices
+        place = len(indices) - 1 if index is None else bisect_left(indices, index)
+        return place if 0 <= place < len(indices) and index in (None, indices[place]) else None
+    position = -1
+    for position, frame in enumerate(source.read()):
+        if frame.index == index:
+            return position
+    return position if index is None and position >= 0 else None
 
 
 class OnePass:

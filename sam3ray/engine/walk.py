@@ -14,7 +14,7 @@ from sam3ray.engine.policy import Direction, Pass, Policy, Refine
 from sam3ray.engine.propagation import Tally
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.session import Session, cannot_start
-from sam3ray.engine.source import FrameSource, OnePass, read_backward
+from sam3ray.engine.source import FrameSource, OnePass, position_of, read_backward
 from sam3ray.engine.spool import Spool
 from sam3ray.failures import ClipError, Reason
 from sam3ray.prompts import VisualPrompt
@@ -189,13 +189,11 @@ class Walk:
         return behind
 
     def _position_of_start(self) -> int:
-        start, position = self._wanted.start_frame, -1
-        for position, frame in enumerate(self._source.read()):
-            if frame.index == start:
-                return position
-        if start is None and position >= 0:
-            return position
-        raise _start_is_missing(start or 0)
+        start = self._wanted.start_frame
+        position = position_of(self._source, start)
+        if position is None:
+            raise _start_is_missing(start or 0)
+        return position
 
     def _run(self, session: Session, frames: Iterable[tuple[int, Frame]]) -> Iterator[tuple[int, FrameMasks]]:
         """One pass. A reverse one is to begin at `session.clock.first`."""

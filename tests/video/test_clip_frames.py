@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sam3ray.engine.source import position_of
 from sam3ray.failures import ClipError, Reason
 from sam3ray.video import ClipFrames, Frame, VideoReader
+from sam3ray.video import _clip_frames as clip_frames_module
+from sam3ray.video import _reader as reader_module
 from tests.video.media import write_video
 from tests.video.test_folder import write_frames
 
@@ -44,6 +47,26 @@ def test_two_readings_at_once(source: Path) -> None:
     clip = ClipFrames(source)
     pairs = list(zip(clip.read(), clip.read(10), strict=False))
     assert [(a.index, b.index) for a, b in pairs] == [(i, i + 10) for i in range(90)]
+
+
+@pytest.mark.parametrize("selection", [{}, {"start_s": 2.5, "end_s": 3.5}, {"fps": 5.0}])
+def test_a_position_is_found_without_decoding_where_there_is_an_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, selection: dict[str, float]
+) -> None:
+    path = write_video(tmp_path / "a.mp4", 100)
+    with VideoReader(path, **selection) as video:  # type: ignore[arg-type]
+        indices = [frame.index for frame in video]
+    clip = ClipFrames(path, **selection)  # type: ignore[arg-type]
+
+    def decoded(*_: object, **__: object) -> None:
+        raise AssertionError("decoded")
+
+    for module in (clip_frames_module, reader_module):
+        monkeypatch.setattr(module, "decode", decoded)
+    assert [position_of(clip, index) for index in indices] == list(range(len(indices)))
+    assert position_of(clip, None) == len(indices) - 1
+    assert position_of(clip, indices[-1] + 1) is None
+    assert clip.frame_at(indices[3] / 25) == indices[3]
 
 
 def test_the_frame_at_a_moment(tmp_path: Path) -> None:
