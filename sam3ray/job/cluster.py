@@ -119,20 +119,15 @@ def _start_by_itself(allowed: bool) -> None:
 
 
 def _prepare_token(config: ClusterConfig) -> dict[str, str | None]:
-    """Sees to it that Ray can authenticate; returns the variables of the environment as they were.
+    """Sees to it that a Ray of our own can make its token; returns the variables of the environment as they were.
 
-    A cluster may ask for a token or not. Ray 2.60 sends one if RAY_AUTH_MODE says so, and then both kinds accept the
-    client; without a token at hand it must not. For a Ray of its own it makes a token and writes it to the user's
-    home, which may not be writable: a token in the environment serves as well. It also leaves RAY_AUTH_MODE set.
+    Ray 2.60 writes that token to the user's home, which may not be writable: one in the environment serves as well.
+    It also leaves RAY_AUTH_MODE set.
     """
     before = {name: os.environ.get(name) for name in (_AUTH_MODE, _AUTH_TOKEN)}
-    if _AUTH_MODE not in os.environ:
-        token = _has_token()
-        if token and not config.alone:
-            os.environ[_AUTH_MODE] = "token"
-            _forget_mode()
-        elif not token and config.alone and not _may_write(os.path.join(os.path.expanduser("~"), ".ray")):
-            os.environ[_AUTH_TOKEN] = secrets.token_hex(32)
+    home = os.path.join(os.path.expanduser("~"), ".ray")
+    if config.alone and _AUTH_MODE not in os.environ and not _has_token() and not _may_write(home):
+        os.environ[_AUTH_TOKEN] = secrets.token_hex(32)
     return before
 
 
@@ -161,16 +156,40 @@ def _forget_mode() -> None:
 
 
 def _connect(config: ClusterConfig, dashboard: bool) -> None:
-    import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         if config.alone:
             start_local(include_dashboard=dashboard)
         else:
-            ray.init(address=config.address, **_QUIET)
+            _reach(str(config.address))
     except Exception as error:  # Ray raises many kinds, ConnectionError and RuntimeError among them
         raise JobStopped(redact(_no_ray(config, " ".join(str(error).split())[:400]))) from error
+
+
+def _reach(address: str) -> None:
+    """Connects to a cluster, which may ask for a token or not.
+
+    Ray 2.60 sends a token to an explicit address only if RAY_AUTH_MODE says so, and with `auto` whenever there is one.
+    Where that does not get through, and nobody has set the mode, the other way is tried.
+    """
+    import ray
+
+    given = _AUTH_MODE in os.environ
+    try:
+        ray.init(address=address, **_QUIET)
+        return
+    except Exception:
+        ray.shutdown()
+        if given or not _has_token():
+            raise
+    os.environ[_AUTH_MODE] = "disabled" if address == "auto" else "token"
+    _forget_mode()
+    try:
+        ray.init(address=address, **_QUIET)
+    except Exception:
+        ray.shutdown()
+        raise
 
 
 def _no_ray(config: ClusterConfig, said: str) -> str:

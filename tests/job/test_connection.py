@@ -15,6 +15,7 @@ from sam3ray.failures import JobStopped, UserError
 from sam3ray.job import cluster
 from sam3ray.job.cluster import connected
 
+CONNECT = cluster._connect
 AWAY = ClusterConfig(address="10.0.0.1:6379")
 
 
@@ -63,17 +64,41 @@ def test_a_cluster_has_several_names(calls: list[tuple[str | None, ...]]) -> Non
                 pass
 
 
-def test_a_token_at_hand_is_sent_to_a_cluster(calls: list[tuple[str | None, ...]], tmp_path: Path) -> None:
-    with connected(AWAY):
-        pass
-    (tmp_path / ".ray").mkdir()
-    (tmp_path / ".ray" / "auth_token").write_text("x")
-    with connected(AWAY):
-        pass
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    with connected(AWAY):
-        pass
-    assert [call[1] for call in calls if len(call) > 1] == [None, "token", "disabled"]
+@pytest.mark.parametrize(
+    ("address", "asks", "token", "mode", "tried"),
+    [
+        ("10.0.0.1:6379", False, True, None, [None]),
+        ("10.0.0.1:6379", True, True, None, [None, "token"]),
+        ("10.0.0.1:6379", True, False, None, [None]),
+        ("10.0.0.1:6379", True, True, "disabled", ["disabled"]),
+        ("auto", False, True, None, [None, "disabled"]),  # where Ray sends one by itself, and it were refused
+    ],
+)
+def test_clusters_with_and_without_tokens(
+    address: str, asks: bool, token: bool, mode: str | None, tried: list[str | None], monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    modes: list[str | None] = []
+
+    def init(address: str, **_: object) -> None:
+        modes.append(os.environ.get("RAY_AUTH_MODE"))
+        if (modes[-1] == "token" or (address == "auto" and modes[-1] is None)) != asks:
+            raise ConnectionError("no")
+
+    monkeypatch.setattr(cluster, "_connect", CONNECT)
+    monkeypatch.setattr(ray, "init", init)
+    if token:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("x")
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    try:
+        with connected(ClusterConfig(address=address)):
+            assert tried[-1] in ("token", "disabled", None)
+    except JobStopped:
+        assert asks
+        assert tried[-1] != "token"
+    assert modes == tried
 
 
 def test_without_a_writable_home_the_token_stays_in_the_environment(
