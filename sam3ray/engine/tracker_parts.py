@@ -6,6 +6,7 @@ They hold nothing of a clip. On a GPU one set serves all clips of a model (`capt
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,10 +112,27 @@ class TrackerParts:
         if not fits and self.rules == "published":
             masks = resize(masks, size, antialias=True)
         image = self.attention.image(top)
-        encoded = encoder.feature_projection(image) + encoder.mask_downsampler(masks.to(self.attention.dtype))
+        encoded = encoder.feature_projection(image) + self._downsampled(masks.to(self.attention.dtype))
         encoded = encoder.projection(encoder.memory_fuser(encoded))
         absent = self.module.occlusion_spatial_embedding_parameter
         if absent is not None:
             there = (scores > 0).to(encoded.dtype)[:, None, None, None]
             encoded = encoded + (1 - there) * absent[..., None, None]
         return (encoded.flatten(2).transpose(1, 2),)
+
+    def _downsampled(self, masks: Tensor) -> Tensor:
+        """The memory encoder's `mask_downsampler`."""
+        downsampler: Any = self.module.memory_encoder.mask_downsampler
+        if self.packed is None:
+            return downsampler(masks)
+        for layer in downsampler.layers:
+            masks = layer.activation(normed(layer.conv(masks), layer.layer_norm))
+        return downsampler.final_conv(masks)
+
+
+def normed(images: Tensor, layer_norm: Any) -> Tensor:
+    """(N, C, H, W), normalised over few channels: on a GPU torch's own takes a block of threads for each pixel."""
+    exact = images.float()
+    variance, mean = torch.var_mean(exact, dim=1, keepdim=True, correction=0)
+    scale, shift = (each.float()[:, None, None] for each in (layer_norm.weight, layer_norm.bias))
+    return torch.addcmul(shift, (exact - mean) * torch.rsqrt(variance + layer_norm.eps), scale).to(images.dtype)

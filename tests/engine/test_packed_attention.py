@@ -9,6 +9,7 @@ from tiny import tiny_model
 from sam3ray.engine import capture, packed_attention
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.tracker import Tracker
+from sam3ray.engine.tracker_parts import normed
 
 LENGTH = 24
 
@@ -119,3 +120,10 @@ def test_turning_is_a_complex_product():
     packed_attention.turn_halves(halves[..., ::2], halves[..., 1::2], angle.cos(), angle.sin())
     got = torch.view_as_complex(halves.float().unflatten(-1, (-1, 2)))
     assert (got - expected).abs().max() < 3 * 2**-8 * expected.abs().max()
+
+
+def test_normalising_over_few_channels_is_the_models():
+    torch.manual_seed(0)
+    layer_norm = tiny_model(1).tracker_model.memory_encoder.mask_downsampler.layers[0].layer_norm
+    images = torch.randn(3, 4, 9, 7)
+    torch.testing.assert_close(normed(images, layer_norm), layer_norm(images))

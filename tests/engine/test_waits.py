@@ -47,7 +47,12 @@ class Asked(TorchDispatchMode):
 
 @pytest.mark.parametrize(("objects", "device"), [(1, "cuda"), (16, "cuda:1"), (64, "cuda")])
 def test_a_frame_of_the_full_model_waits_once_on_a_gpu_that_is_not_there(objects, device):
-    assert run(objects, device, warm=4).waits == 1
+    """And is launched with few calls, in memory that a card has."""
+    cost = run(objects, device, warm=4)
+    assert cost.waits == 1
+    assert cost.launches <= 300
+    assert cost.graphs >= 5
+    assert cost.peak_bytes < 4 * 2**30 + objects * 300 * 2**20
 
 
 def test_clicks_wait_for_nothing():
