@@ -6,6 +6,8 @@ Results go to stdout, everything else to stderr. Modules are imported by the ver
 
 from __future__ import annotations
 
+from sam3ray import interrupts  # isort: skip - first: a signal may come during the imports below
+
 import contextlib
 import functools
 import os
@@ -83,6 +85,8 @@ def _verb(function: Callable[P, int]) -> Callable[P, None]:
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         level = str(kwargs.get("log_level", "warning"))
+        if interrupts.is_command():
+            interrupts.interrupt()
         try:
             _set_up_logging(level)
             code = function(*args, **kwargs)
@@ -93,6 +97,11 @@ def _verb(function: Callable[P, int]) -> Callable[P, None]:
                 print(printable_lines(redact(traceback.format_exc())), file=sys.stderr)
             sentences, code = _explained(error)
             complain(sentences)
+        except SystemExit:  # Ray's own handlers of SIGTERM, from `ray.init` on, end a process so
+            complain(["interrupted"])
+            code = INTERRUPTED
+        if interrupts.is_command():
+            interrupts.leave_at_once()
         if lost := lost_result():
             complain([lost])
             code = code if function.__name__ in _WORK else code or STOPPED

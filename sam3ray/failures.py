@@ -114,6 +114,10 @@ class JobStopped(Exception):
     """The job cannot go on: nothing could be loaded, storage is unreachable, too many errors."""
 
 
+class NotNow(JobStopped):
+    """It may well go on later: a node is short of something, a hub is busy. An actor that says so is started again."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """One failed attempt at a clip, as recorded under `failures/<clip_id>/<n>.json`.

@@ -28,6 +28,7 @@ _DISK_TEXTS = {
     "disk quota exceeded": "has no quota left",
     "read-only file system": "can only be read",
     "database or disk is full": "is full",
+    "no usable temporary directory": "has no temporary folder that can be written",
 }
 # What every process of a node shares, and may have again in a minute.
 _SHORT = {
@@ -103,6 +104,11 @@ def disk_fault(error: BaseException) -> MachineFault | None:
     return None
 
 
+def is_passing(error: BaseException) -> bool:
+    """The node is short of something, such as open files, that it may have again in a minute."""
+    return any(_short(cause) is not None for cause in causes(error))
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """The host's memory or a GPU's."""
     for cause in causes(error):
@@ -139,7 +145,9 @@ def _disk(error: BaseException) -> MachineFault | None:
     elif _is_eio(error):
         what = "fails"
     else:
-        what = _found(_DISK_TEXTS, str(error)) if error.errno is None else ""
+        # Python's tempfile has a "not found" for a disk that takes nothing.
+        vague = error.errno is None or isinstance(error, FileNotFoundError)
+        what = _found(_DISK_TEXTS, str(error)) if vague else ""
     if not what:
         return None
     name = getattr(error, "filename", None)

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import JobConfig
-from sam3ray.failures import Failure
+from sam3ray.failures import Failure, NotNow
 from sam3ray.job.agreement import Agreement
 from sam3ray.job.result import ClipResult
+from sam3ray.machine import machine_fault
 from sam3ray.manifest import Clip
+from sam3ray.redact import redact
 
 if TYPE_CHECKING:
     from sam3ray.job.worker import ClipWorker, MakeSegmenter
@@ -55,7 +57,13 @@ class ClipActor:
         began = time.perf_counter()
         set_up_logging(order.log_level, actor=self.number)
         order.store.confirm()
-        self._worker = ClipWorker(order.config, order.store, order.fingerprint, order.make_segmenter, order.agreed)
+        try:
+            self._worker = ClipWorker(order.config, order.store, order.fingerprint, order.make_segmenter, order.agreed)
+        except Exception as error:
+            fault = machine_fault(error, gpu_share=order.config.cluster.gpus_per_actor or 1.0)
+            if fault is not None and fault.passing:
+                raise NotNow(redact(fault.message)) from None
+            raise
         _limit_threads(order.config)
         return {"load_s": time.perf_counter() - began}
 

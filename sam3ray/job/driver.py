@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sam3ray.config import JobConfig
-from sam3ray.failures import Failure, Reason, UserError
+from sam3ray.failures import Failure, JobStopped, NotNow, Reason, UserError, WorkerUnfit
 from sam3ray.job import actions as s
 from sam3ray.job.actor import WorkOrder
 from sam3ray.job.agreement import agreement, open_run, resolved_model
@@ -41,6 +41,7 @@ from sam3ray.job.result import ClipResult, JobSummary
 from sam3ray.job.scheduler import Scheduler
 from sam3ray.job.stages import Stages
 from sam3ray.job.tables import Ledger
+from sam3ray.machine import machine_fault
 from sam3ray.manifest import Clip, read_manifest
 from sam3ray.plan import check_visual_prompts, prepare
 from sam3ray.redact import redact
@@ -354,8 +355,17 @@ class Job:
     def ready(self, actor: int) -> None:
         self._do(self.scheduler.actor_ready(actor, time.monotonic()))
 
-    def start_failed(self, actor: int, message: str, hopeless: bool) -> None:
-        self._do(self.scheduler.actor_start_failed(actor, redact(message), time.monotonic(), hopeless=hopeless))
+    def start_failed(self, actor: int, error: BaseException) -> None:
+        passing = isinstance(error, NotNow)
+        hopeless = isinstance(error, JobStopped) and not passing
+        text, fault = str(error), None
+        if not isinstance(error, JobStopped | WorkerUnfit):
+            fault = machine_fault(error)
+            text = fault.message if fault is not None else f"{type(error).__name__}: {error}"
+        message = redact(text)
+        event(_LOG, logging.WARNING, "actor start failed", actor=actor, error=message, passing=passing)
+        now = time.monotonic()
+        self._do(self.scheduler.actor_start_failed(actor, message, now, hopeless=hopeless, passing=passing))
 
     def unreachable(self, actor: int) -> None:
         self._do(self.scheduler.actor_unreachable(actor, time.monotonic()))

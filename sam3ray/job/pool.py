@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sam3ray.config import ClusterConfig
-from sam3ray.failures import Failure, JobStopped, Reason, WorkerUnfit
+from sam3ray.failures import Failure, JobStopped, Reason
 from sam3ray.job.actor import WorkOrder, remote_class
 from sam3ray.job.health import Place
 from sam3ray.job.logs import event
@@ -41,7 +41,8 @@ class PoolEvents(Protocol):
 
     def ready(self, actor: int) -> None: ...
 
-    def start_failed(self, actor: int, message: str, hopeless: bool) -> None: ...
+    def start_failed(self, actor: int, error: BaseException) -> None:
+        """What our own code raised in it."""
 
     def unreachable(self, actor: int) -> None: ...
 
@@ -197,9 +198,7 @@ class ActorPool:
     def _on_load(self, actor: int, future: Future[Any]) -> None:
         cause = _raised_inside(future)
         if cause is not None:
-            hopeless = isinstance(cause, JobStopped)
-            text = str(cause) if isinstance(cause, JobStopped | WorkerUnfit) else f"{type(cause).__name__}: {cause}"
-            self._events.start_failed(actor, text, hopeless)
+            self._events.start_failed(actor, cause)
         elif self._fine(actor, future):
             event(_LOG, logging.INFO, "actor ready", actor=actor, **future.result())
             self._events.ready(actor)

@@ -68,6 +68,7 @@ class Ledger:
         self._pool = ThreadPoolExecutor(4, "sam3ray-records")
         self._writes: list[Future[None]] = []
         self._unwritten: list[Failure] = []
+        self._again_at = 0.0
         self._lock = threading.Lock()
         self._stop = ""
         self._table_error = ""
@@ -127,7 +128,7 @@ class Ledger:
         try:
             self._check()
             self._store.record_failure(failure)
-        except ClipError as error:
+        except (ClipError, OSError) as error:
             _LOG.warning("a failure record of clip %s could not be written yet: %s", failure.clip_id, error)
             with self._lock:
                 self._unwritten.append(failure)
@@ -135,7 +136,12 @@ class Ledger:
             self._stop = str(error)
 
     def tick(self, now: float) -> str:
-        """Writes the table now and then. Returns why the job cannot go on, if so."""
+        """Writes the table, and records that could not be written, now and then. Returns why the job cannot go on."""
+        if self._unwritten and now >= self._again_at:
+            self._again_at = now + WRITE_EVERY_S
+            with self._lock:
+                unwritten, self._unwritten = self._unwritten, []
+            self._writes += [self._pool.submit(self._record, failure) for failure in unwritten]
         if self._dirty and now >= self._table_at and (self._table is None or self._table.done()):
             self._dirty = False
             self._table = self._pool.submit(self._write_table, dict(self._summaries))
@@ -147,7 +153,7 @@ class Ledger:
             self._check()
             self._store.write_clips_table(summaries)
             self._table_error = ""
-        except ClipError as error:
+        except (ClipError, OSError) as error:
             self._table_error = f"clips.parquet could not be written: {error}"
             _LOG.warning("%s", self._table_error)
         except JobStopped as error:

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
+import random
 import threading
 import time
 import traceback
@@ -39,12 +41,16 @@ from sam3ray.job.result import ClipResult
 from sam3ray.job.sink import WriterThread
 from sam3ray.job.versions import software_versions
 from sam3ray.job.workdir import WorkDir
+from sam3ray.machine import machine_fault
 from sam3ray.manifest import Clip
 from sam3ray.prompts import VisualPrompt, prompt_items
 from sam3ray.redact import redact
 from sam3ray.store import RunStore
 from sam3ray.video import ClipFrames, Frame, VideoCache, VideoInfo, VideoReader
 
+_LOG = logging.getLogger(__name__)
+
+SHORTAGE_WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0)  # for what the node is short of for a while
 MAX_TRACEBACK = 8_000  # characters kept in a failure record
 
 
@@ -220,12 +226,32 @@ class ClipWorker:
             JobStopped: no clip's fault, and no other clip would fare better.
         """
         began = time.perf_counter()
-        try:
-            return self.process(clip, rung, attempt)
-        except JobStopped:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is this clip's record
-            return self._failure(clip, error, attempt, time.perf_counter() - began)
+        for wait_s in (*SHORTAGE_WAITS_S, None):
+            try:
+                return self.process(clip, rung, attempt)
+            except JobStopped:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is this clip's record
+                fault = machine_fault(error, gpu_share=self._gpu_share)
+                if wait_s is None or fault is None or not fault.passing:
+                    return self._failure(clip, error, attempt, time.perf_counter() - began)
+                _LOG.warning("clip %s waits %.0f s: %s", clip.clip_id, wait_s, fault.message)
+            self._wait_out(wait_s)
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    @property
+    def _gpu_share(self) -> float:
+        return self.config.cluster.gpus_per_actor or 1.0
+
+    def _wait_out(self, seconds: float) -> None:
+        """Waiting is progress: nobody is to take it for a hang."""
+        self._progress = _Progress("wait")
+        end = time.monotonic() + seconds * random.uniform(0.5, 1.0)
+        while time.monotonic() < end:
+            time.sleep(min(1.0, max(0.0, end - time.monotonic())))
+            self._progress.tick()
+        free_memory()
+        self._progress = _Progress()
 
     def process(self, clip: Clip, rung: int = 0, attempt: int = 1) -> ClipResult:
         """Annotates the clip and commits the result.
@@ -277,39 +303,39 @@ class ClipWorker:
         }
         progress.stage = "segment"
         segment_began = time.perf_counter()
-        with AnnotationWriter(path, clip.clip_id, facts) as writer:
-            with WriterThread(writer) as sink:
-                for frame in self.segmenter.segment(
-                    source.frames(clock),
-                    info.height,
-                    info.width,
-                    clip.prompts,
-                    source.visual_prompts,
-                    progress=progress.tick,
-                ):
-                    with clock.time("write_wait"):
-                        sink.put(frame)
-                    progress.done += 1
-                sink.finish()
-            timings = {name: round(seconds, 4) for name, seconds in clock.seconds.items()}
-            waits = timings.get("decode", 0.0) + timings.pop("write_wait", 0.0)
-            timings["segment"] = round(max(0.0, time.perf_counter() - segment_began - waits), 4)
-            timings["write"] = round(sink.busy_s, 4)
-            dropped = int(self.segmenter.stats.get("dropped_objects", 0))
-            written = writer.finish(
-                seconds=round(time.perf_counter() - began, 4),
-                timings=timings,
-                rung=rung,
-                dropped_objects=dropped,
-                attempt=attempt,
-                **source.facts,
-            )
-        progress.stage = "commit"
         try:
+            with AnnotationWriter(path, clip.clip_id, facts) as writer:
+                with WriterThread(writer) as sink:
+                    for frame in self.segmenter.segment(
+                        source.frames(clock),
+                        info.height,
+                        info.width,
+                        clip.prompts,
+                        source.visual_prompts,
+                        progress=progress.tick,
+                    ):
+                        with clock.time("write_wait"):
+                            sink.put(frame)
+                        progress.done += 1
+                    sink.finish()
+                timings = {name: round(seconds, 4) for name, seconds in clock.seconds.items()}
+                waits = timings.get("decode", 0.0) + timings.pop("write_wait", 0.0)
+                timings["segment"] = round(max(0.0, time.perf_counter() - segment_began - waits), 4)
+                timings["write"] = round(sink.busy_s, 4)
+                dropped = int(self.segmenter.stats.get("dropped_objects", 0))
+                written = writer.finish(
+                    seconds=round(time.perf_counter() - began, 4),
+                    timings=timings,
+                    rung=rung,
+                    dropped_objects=dropped,
+                    attempt=attempt,
+                    **source.facts,
+                )
+            progress.stage = "commit"
             with clock.time("commit"):
                 committed = self.store.commit(clip.clip_id, path)
         finally:
-            path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)  # also what a full disk cut off
         if not committed:
             return self._committed_before(clip.clip_id, rung, time.perf_counter() - began)
         timings["commit"] = round(clock.seconds["commit"], 4)
@@ -408,7 +434,7 @@ class ClipWorker:
         opened.reader, opened.frames = reader, itertools.chain([first], frames)
 
     def _failure(self, clip: Clip, error: Exception, attempt: int, seconds: float) -> Failure:
-        reason, message, where = classify(error)
+        reason, message, where = classify(error, gpu_share=self._gpu_share)
         if reason is Reason.OUT_OF_MEMORY:
             error.__traceback__, trace = None, ""  # its frames hold what is to be freed
             free_memory()

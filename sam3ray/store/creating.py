@@ -260,10 +260,16 @@ def _named_temporary(local: str, scratch: str) -> str:
             target = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except FileNotFoundError:
             continue
-        with open(local, "rb") as source, os.fdopen(target, "wb") as file:
-            shutil.copyfileobj(source, file, 2**20)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(local, "rb") as source, os.fdopen(target, "wb") as file:
+                shutil.copyfileobj(source, file, 2**20)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:  # a full disk: what was written would keep it full
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            _remove_if_empty(scratch)
+            raise
         return temporary
     raise OSError(errno.EAGAIN, "cannot make a temporary file", scratch)
 

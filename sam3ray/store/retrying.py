@@ -8,6 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from sam3ray.failures import ClipError, JobStopped
+from sam3ray.machine import disk_fault
+from sam3ray.redact import redact
 from sam3ray.store.errors import Cause, cause_of, refused, unreachable
 
 T = TypeVar("T")
@@ -42,7 +45,8 @@ def retrying(policy: RetryPolicy, what: str, where: str, call: Callable[[], T]) 
         FileExistsError: passed on; what it means is the caller's to say.
         FileNotFoundError: passed on; a missing file is often an answer.
         JobStopped: storage refuses, and will go on refusing.
-        ClipError: reason `storage`: still failing after all tries, or the credentials of this process will not do.
+        ClipError: reason `local_disk`: a disk of this machine is full or can only be read; `storage`: still
+            failing after all tries, or the credentials of this process will not do.
     """
     began = time.monotonic()
     for failed in range(1, policy.tries + 1):
@@ -51,6 +55,9 @@ def retrying(policy: RetryPolicy, what: str, where: str, call: Callable[[], T]) 
         except (FileExistsError, FileNotFoundError):
             raise
         except Exception as error:  # sorted by cause; what is not storage's is raised again
+            disk = None if isinstance(error, (ClipError, JobStopped)) else disk_fault(error)
+            if disk is not None:
+                raise ClipError(disk.reason, f"cannot {what}: {disk.message}", redact(where)) from None
             cause = cause_of(error)
             if cause is Cause.BUG:
                 raise

@@ -20,6 +20,7 @@ from sam3ray import web
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.files import WEB, is_local, kind_of_storage, open_filesystem
+from sam3ray.machine import disk_fault, is_passing
 from sam3ray.protocols import protocol_problem
 from sam3ray.redact import MASK, redact
 from sam3ray.store_errors import Kind, asked_again, explain
@@ -87,6 +88,8 @@ def naming_store_errors(uri: str) -> Iterator[None]:
     except (ClipError, web.TooLarge):
         raise
     except Exception as error:
+        if is_passing(error):
+            raise  # the worker waits until the node has what it is short of
         # Each store raises kinds of its own; all end up classified, none is swallowed.
         reason, message = _classify(error)
         raise ClipError(reason, _without_secrets(message, uri), redact_uri(uri)) from error
@@ -106,8 +109,8 @@ def _classify(error: Exception) -> tuple[Reason, str]:
         return Reason.NOT_FOUND, "there is no such file or folder"
     if status in (401, 403) or (status is None and isinstance(error, PermissionError)):
         return Reason.PERMISSION_DENIED, "it may not be read"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return Reason.STORAGE, "the disk of the video cache is full"
+    if (disk := disk_fault(error)) is not None:
+        return disk.reason, disk.message
     if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
         return Reason.STORAGE, "the store did not answer in time"
     cause = error.__cause__ if unreachable and error.__cause__ is not None else error

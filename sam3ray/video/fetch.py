@@ -27,6 +27,7 @@ from typing import Any
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.files import is_local, local_path
+from sam3ray.machine import free_bytes
 from sam3ray.video._remote import RemoteVideo, download, look_up, naming_store_errors, redact_uri
 
 __all__ = ["VideoCache", "redact_uri", "video_size"]
@@ -96,7 +97,8 @@ class VideoCache:
         if (video.size or 0) > self._max_bytes:
             raise ClipError(
                 Reason.OVER_LIMITS,
-                f"it has {video.size} bytes, the video cache holds {self._max_bytes}",
+                f"it has {video.size} bytes, and the video cache {self._folder or tempfile.gettempdir()} holds "
+                f"{self._max_bytes} (video.cache_bytes)",
                 redact_uri(uri),
             )
         with self._pinned(fs, video, progress or (lambda _: None)) as path:
@@ -133,7 +135,11 @@ class VideoCache:
                     return
             with _locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_held:
                 if is_held and _complete_entry(folder, video.key) is None:
-                    self._fetch(fs, video, folder, progress)
+                    try:
+                        self._fetch(fs, video, folder, progress)
+                    except BaseException:
+                        lock.unlink(missing_ok=True)  # held by us: it stands for nothing
+                        raise
             if not is_held:  # another process or thread fetches it
                 progress(sum(_size_of(e.path) for e in _entries(folder) if e.key == video.key))
                 time.sleep(_POLL_S)
@@ -162,13 +168,16 @@ class VideoCache:
         while True:
             with _locked(folder / "room.lock", fcntl.LOCK_EX):
                 if _make_room(folder, self._max_bytes - size, fetching=video.key):
+                    self._check_disk(video, folder, size)
                     part = folder / f"{video.key}.{size}.part"
                     part.mkdir()
                     return part
             if time.monotonic() > deadline:
+                would_fit = max(0, self._max_bytes - _used(folder))
                 raise ClipError(
                     Reason.STORAGE,
-                    f"videos in use left no room for {size} bytes in the video cache within {self._wait_s:g} s",
+                    f"the video cache {folder} holds {self._max_bytes} bytes (video.cache_bytes), and videos in use "
+                    f"left no room for its {size} within {self._wait_s:g} s; {would_fit} would fit",
                     redact_uri(video.uri),
                 )
             time.sleep(_POLL_S)
@@ -183,6 +192,21 @@ class VideoCache:
                     redact_uri(video.uri),
                 )
 
+    @staticmethod
+    def _check_disk(video: RemoteVideo, folder: Path, size: int) -> None:
+        """A video that the disk has no room for is not begun; videos that nobody uses make room first."""
+        for entry in sorted((e for e in _entries(folder) if not e.is_part), key=_last_used):
+            if (free_bytes(folder) or size) >= size:
+                break
+            entry.remove_if_unused()
+        free = free_bytes(folder)
+        if free is not None and free < size:
+            raise ClipError(
+                Reason.LOCAL_DISK,
+                f"it has {size} bytes, and the disk of the video cache {folder} has {free} left",
+                redact_uri(video.uri),
+            )
+
     def _make_folder(self) -> Path:
         if self._folder is None:
             self._folder = _temporary_folder()
@@ -190,7 +214,7 @@ class VideoCache:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise ClipError(
-                Reason.STORAGE, f"the video cache cannot be made: {error.strerror}", str(self._folder)
+                Reason.LOCAL_DISK, f"the video cache cannot be made: {error.strerror}", str(self._folder)
             ) from error
         return self._folder
 
@@ -261,6 +285,10 @@ def _make_room(folder: Path, allowed: int, fetching: str, leaving: Path | None =
         if entry.remove_if_unused():
             used -= entry.size
     return used <= allowed
+
+
+def _used(folder: Path) -> int:
+    return sum(entry.size for entry in _entries(folder))
 
 
 def _size_of(folder: Path) -> int:
