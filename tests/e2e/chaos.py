@@ -2,11 +2,12 @@
 
     python -m tests.e2e.chaos [--clips 66] [--kills 24] [--seed 0] [--folder DIR]
 
-Killed with SIGKILL are actors, drivers (each followed by a new `run`) and one of two nodes; some clips'
-decoder aborts its worker. In between the S3 server throttles, breaks, resets connections, takes half a body,
-loses its answers and goes away for seconds. Then the annotations must equal the undisturbed run's row for row:
-none lost, none twice (the bucket keeps versions: each file has exactly one), nothing left behind in temporary
-folders or as unfinished uploads.
+Killed with SIGKILL are actors, drivers (each followed by a new `run`) and a node; some clips' decoder aborts its
+worker. Some actors lose their GPU's context, on one node every clip fails, the disk of another is full, and a driver
+is stopped for a while, during which a second one is refused. In between the S3 server throttles, breaks, resets
+connections, takes half a body, loses its answers and goes away for seconds. Then the annotations must equal the
+undisturbed run's row for row: none lost, none twice (the bucket keeps versions: each file has exactly one), nothing
+left behind in temporary folders or as unfinished uploads.
 
 Every clip stands still on one of its frames until it is let on. So each kill finds work under way and work left, and
 as many are made as were asked for, on however quick or slow a machine.
@@ -38,6 +39,7 @@ from sam3ray.config import JobConfig
 from sam3ray.store import verify_run
 from tests import servers
 from tests.e2e.clips import write_clips
+from tests.e2e.faults import SICK_NODE
 from tests.e2e.gate import Gate
 from tests.e2e.nodes import Nodes, command, family, wait_for_nodes
 from tests.e2e.runs import annotate_alone, annotations_of, config_for, start_driver
@@ -52,10 +54,13 @@ PATIENCE_S = 600.0
 @dataclass(frozen=True)
 class Settings:
     clips: int = 66
-    kills: int = 24  # of actors, drivers and the node, those of decoders included
+    kills: int = 26  # of actors, drivers and the node, those of decoders and the stalls included
     drivers: int = 4  # of the kills
     decoders: int = 3  # of the kills
     node: bool = True  # one of the kills is that of a node
+    sick_actors: tuple[int, ...] = (2, 5)  # by the order in which they load: their GPU's context is lost
+    sick_nodes: bool = True  # beside the node that is killed, one where every clip fails, and one whose disk is full
+    stalls: int = 2  # of the kills: a driver that is stopped for a while; a second one is refused meanwhile
     actors: int = 3
     seed: int = 0
     frame_s: float = 0.04
@@ -67,6 +72,7 @@ class Settings:
 class Report:
     kills: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+    sick: Counter[str] = field(default_factory=Counter)  # clips that failed of what is sick
     requests: int = 0
     rounds: int = 0
     exit_codes: list[int] = field(default_factory=list)
@@ -84,10 +90,13 @@ def run_chaos(settings: Settings, folder: Path) -> Report:
         stack.enter_context(_environment(folder))
         proxy = stack.enter_context(faulty_proxy(server))
         chaos = Chaos(settings, folder, server, proxy)
+        if settings.node and settings.sick_nodes:
+            stack.enter_context(full_disk(chaos.full_disk))
         chaos.prepare()
         stack.callback(chaos.stop)
         chaos.disturb()
         chaos.report.kills["decoder"] = len(counted_aborts(folder))
+        chaos.report.sick = Counter(path.name.rpartition(".")[0] for path in folder.glob("sick-*") if not path.is_dir())
         chaos.report.requests = len(proxy.log)
         chaos.report.faults = Counter(fault.value for _, fault in proxy.log if fault is not Fault.NONE)
         chaos.compare()
@@ -97,6 +106,22 @@ def run_chaos(settings: Settings, folder: Path) -> Report:
 
 def counted_aborts(folder: Path) -> list[Path]:
     return [p for p in folder.glob("hostile-*.1") if p.exists()]
+
+
+@contextlib.contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    """A disk with no room for a clip. Where none can be mounted, a folder that cannot be written."""
+    folder.mkdir()
+    mounted = not subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(folder)]).returncode
+    if not mounted:
+        folder.chmod(0o500)
+    try:
+        yield
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+        else:
+            folder.chmod(0o700)
 
 
 @contextlib.contextmanager
@@ -138,6 +163,7 @@ class Chaos:
         self.doomed = -1
         self.gate = Gate(folder)
         self.driver: subprocess.Popen[bytes] | None = None
+        self.full_disk = folder / "full"
 
     # Before
 
@@ -185,12 +211,14 @@ class Chaos:
     def schedule(self) -> list[list[str]]:
         """What is killed in each round. A round ends with its driver, the second one runs on two nodes."""
         settings = self.settings
-        actors = settings.kills - settings.drivers - settings.decoders - settings.node
+        actors = settings.kills - settings.drivers - settings.decoders - settings.node - settings.stalls
         rounds: list[list[str]] = [[] for _ in range(settings.drivers + 1)]
         for i in range(actors):
             rounds[i % len(rounds)].append("actor")
         if settings.node:
             rounds[1].insert(len(rounds[1]) // 2, "node")
+        for i in range(settings.stalls):
+            rounds[i % len(rounds)].append("stall")
         for kills in rounds[:-1]:
             kills.append("driver")
         return rounds
@@ -249,7 +277,10 @@ class Chaos:
             self.nodes.start_head(cpus=1)
             wait_for_nodes(self.nodes, 1)
             self.doomed = self.nodes.start_node(cpus=1)
-            wait_for_nodes(self.nodes, 2)
+            if self.settings.sick_nodes:
+                self.nodes.start_node(cpus=1, **{SICK_NODE: "1"})
+                self.nodes.start_node(cpus=1, TMPDIR=str(self.full_disk))
+            wait_for_nodes(self.nodes, len(self.nodes.nodes))
             cluster = {"address": self.nodes.address}
         self.driver = start_driver(
             self._config(self.proxy.url, **cluster),
@@ -258,6 +289,7 @@ class Chaos:
             hostile=self.hostile,
             hostile_times=1,
             gated=True,
+            sick_actors=self.settings.sick_actors,
         )
 
     def _end_round(self) -> None:
@@ -299,6 +331,8 @@ class Chaos:
         if kind == "driver":
             self.driver.kill()
             return True
+        if kind == "stall":
+            return self._stall(self.driver)
         if kind == "node":
             assert self.nodes is not None
             self.nodes.kill(self.doomed)
@@ -310,6 +344,19 @@ class Chaos:
             os.kill(self.random.choice(actors), signal.SIGKILL)
             return True
         return False
+
+    def _stall(self, driver: subprocess.Popen[bytes]) -> bool:
+        """The holder of the lease stands still, as on a laptop that sleeps; then it goes on."""
+        driver.send_signal(signal.SIGSTOP)
+        try:
+            folder = self.folder / "second"
+            folder.mkdir(exist_ok=True)
+            code = start_driver(self._config(self.server), folder).wait(PATIENCE_S)
+            if code != 3:
+                self.report.problems.append(f"a second driver ended with {code} while the first stood still")
+        finally:
+            driver.send_signal(signal.SIGCONT)
+        return True
 
     def _actors(self, kind: str) -> list[int]:
         """Processes of this round's actors that are alive; of the node to be killed alone, if that is the `kind`."""
@@ -379,6 +426,8 @@ def main() -> int:
     faults = ", ".join(f"{count} {kind}" for kind, count in sorted(report.faults.items()))
     print(f"{report.clips} clips, {report.rows} rows; {report.rounds} rounds; {report.seconds:.0f} s")
     print(f"killed: {sum(report.kills.values())} ({kills})")
+    sick = ", ".join(f"{count} {kind}" for kind, count in sorted(report.sick.items()))
+    print(f"clips that failed of what is sick: {sick or 'none'}")
     print(f"storage faults: {sum(report.faults.values())} of {report.requests} requests ({faults})")
     print(f"exit codes of drivers that were let end: {report.exit_codes}")
     for problem in report.problems:

@@ -17,6 +17,7 @@ from tests.e2e.clips import number_of, width_of
 from tests.e2e.gate import Gate
 from tests.job.fakes import DrawnSegmenter
 
+SICK_NODE = "SAM3RAY_TEST_SICK_NODE"  # in the environment of a node's processes
 GATED_FRAMES = 12  # a clip that is gated has as many or more
 
 
@@ -40,6 +41,7 @@ class FaultyModel:
     hostile_times: int = 1_000_000  # each of them
     frame_s: float = 0.0
     gated: bool = False  # every clip stands before the gate in `folder` on one of its frames
+    sick_actors: tuple[int, ...] = ()  # by the order in which they load: whatever they run fails
 
     def __call__(self, model: ModelConfig, tracking: TrackingConfig) -> FaultySegmenter:
         class HostileReader(VideoReader):
@@ -59,12 +61,20 @@ class FaultyModel:
 class FaultySegmenter(DrawnSegmenter):
     def __init__(self, plan: FaultyModel, model: ModelConfig, tracking: TrackingConfig) -> None:
         super().__init__(model, tracking)
+        self.sick = ""
+        if plan.sick_actors and count(plan.folder, "actor") in plan.sick_actors:
+            self.sick = "CUDA error: an illegal memory access was encountered"
+        if os.environ.get(SICK_NODE):
+            self.sick = "a defect of this node's libraries"
         self.plan = plan
         self.frame_s = plan.frame_s
         self.by_width = {width_of(number): (number, fault) for number, fault in plan.faults.items()}
         self.gate = Gate(plan.folder) if plan.gated else None
 
     def on_frame(self, position: int, frame: Frame) -> None:
+        if self.sick:
+            count(self.plan.folder, "sick-" + ("node" if os.environ.get(SICK_NODE) else "actor"))
+            raise RuntimeError(self.sick)
         if self.gate is not None:
             clip = number_of(frame.image.shape[1])
             if position == 7 * clip % GATED_FRAMES:

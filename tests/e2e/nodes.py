@@ -31,6 +31,7 @@ class Nodes:
         self.port, self.dashboard = free_port(), free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.nodes: list[subprocess.Popen[bytes]] = []
+        self._more: list[Mapping[str, str]] = []  # of each node's environment
         self.log = (folder / "ray.log").open("ab")
         subprocess.run([self.ray, "get-auth-token", "--generate"], env=self.environment, check=True, stdout=self.log)
 
@@ -71,26 +72,22 @@ class Nodes:
         for index, node in enumerate(self.nodes):
             if node.poll() not in (None, -signal.SIGKILL):
                 self.kill(index)
-                self.nodes[index] = self._spawn(*node.args[3:])
+                self.nodes[index] = self._spawn(*node.args[3:], environment=self._more[index])
 
     def _start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> int:
-        self.nodes.append(self._spawn(*arguments, environment=environment))
+        self._more.append(environment or {})
+        self.nodes.append(self._spawn(*arguments, environment=self._more[-1]))
         return len(self.nodes) - 1
 
-    def _spawn(self, *arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+    def _spawn(self, *arguments: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         # Another cluster on this machine has taken the default ports: its agent would be taken for this one's.
         ports = [
             f"--{name}-port={free_port()}"
             for name in ("dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export")
         ]
         command = [self.ray, "start", "--block", *arguments, *ports]
-        return subprocess.Popen(
-            command,
-            env=self.environment | (environment or {}),
-            stdout=self.log,
-            stderr=self.log,
-            start_new_session=True,
-        )
+        environment = self.environment | dict(environment)
+        return subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log, start_new_session=True)
 
     def kill(self, number: int) -> None:
         """As if the machine lost power: its processes all at once."""

@@ -14,9 +14,19 @@ pytest.importorskip("moto.server")
 @pytest.mark.timeout(3600)
 def test_a_job_that_is_killed_all_over_gives_the_same_annotations(tmp_path: Path) -> None:
     settings = Settings(
-        clips=10, kills=5, drivers=1, decoders=1, node=False, actors=2, frame_s=0.0, whole_by_driver=False
+        clips=10,
+        kills=6,
+        drivers=1,
+        decoders=1,
+        node=False,
+        sick_actors=(2,),
+        stalls=1,
+        actors=2,
+        frame_s=0.0,
+        whole_by_driver=False,
     )
     report = run_chaos(settings, tmp_path)
     assert report.problems == []
-    assert report.kills == {"actor": 3, "driver": 1, "decoder": 1}
+    assert report.kills == {"actor": 3, "driver": 1, "decoder": 1, "stall": 1}
+    assert report.sick["sick-actor"] > 0
     assert sum(report.faults.values()) > 0
