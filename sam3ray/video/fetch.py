@@ -188,7 +188,8 @@ class VideoCache:
             if not _make_room(part.parent, self._max_bytes - count, fetching=video.key, leaving=part):
                 raise ClipError(
                     Reason.STORAGE,
-                    f"videos in use left no room in the video cache for its {count} bytes and more",
+                    f"the video cache {part.parent} holds {self._max_bytes} bytes (video.cache_bytes), "
+                    f"and videos in use left no room for its {count} and more",
                     redact_uri(video.uri),
                 )
 
@@ -196,7 +197,8 @@ class VideoCache:
     def _check_disk(video: RemoteVideo, folder: Path, size: int) -> None:
         """A video that the disk has no room for is not begun; videos that nobody uses make room first."""
         for entry in sorted((e for e in _entries(folder) if not e.is_part), key=_last_used):
-            if (free_bytes(folder) or size) >= size:
+            free = free_bytes(folder)
+            if free is None or free >= size:
                 break
             entry.remove_if_unused()
         free = free_bytes(folder)
