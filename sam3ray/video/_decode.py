@@ -86,7 +86,8 @@ class RgbConverter:
         # the garbage collector: look only where something has changed.
         if coded.rotation != self._rotation:
             self._rotation, self._matrix = coded.rotation, display_matrix(coded)
-        rgb = self._reformatter.reformat(coded, format="rgb24", threads=1)
+        with naming_errors("", "a picture's colours are of a kind that cannot be shown"):
+            rgb = self._reformatter.reformat(coded, format="rgb24", threads=1)
         return displayed(rgb.to_ndarray(), self._matrix)
 
 

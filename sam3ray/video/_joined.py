@@ -62,7 +62,7 @@ def is_joined(path: str | os.PathLike[str], container: InputContainer) -> bool:
     if container.format.name == "avi":
         return any(kind == b"AVI " for at, kind in _riff_chunks(path) if at > 0)
     bounds = matroska_segment(path)
-    if bounds is None or bounds[0] is None:
+    if bounds is None or bounds[0] is None or bounds[0] >= os.path.getsize(path):  # it may say anything
         return False
     with open(path, "rb") as file:
         file.seek(bounds[0])

@@ -71,6 +71,8 @@ def is_fragmented(path: str | os.PathLike[str]) -> bool:
         size = os.fstat(file.fileno()).st_size
         at = 0
         for _ in range(_MAX_BOXES):
+            if at >= size:  # a box may say that it is longer than any disk
+                return False
             file.seek(at)
             head = file.read(_HEAD_BYTES)
             if len(head) < 8:

@@ -6,11 +6,13 @@ import os
 import struct
 from pathlib import Path
 
+import av
 import pytest
 
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.video import VideoReader
+from sam3ray.video._decode import RgbConverter
 from tests.video.media import write_sound, write_video
 
 LISTED = 2**26 - 1
@@ -73,3 +75,26 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> N
             VideoReader(path)
         assert caught.value.reason is Reason.UNREADABLE_VIDEO
         assert "no regular file" in caught.value.message
+
+
+def test_lengths_beyond_every_disk_are_damage(tmp_path: Path) -> None:
+    matroska = bytearray(write_video(tmp_path / "a.mkv", 8).read_bytes())
+    at = matroska.index(b"\x18\x53\x80\x67") + 4  # the segment, whose length takes eight bytes
+    matroska[at : at + 8] = b"\x01\x7f" + b"\xff" * 6
+    movie = bytearray(write_video(tmp_path / "a.mp4", 8).read_bytes())
+    movie[0:0] = struct.pack(">I4sQ", 1, b"free", 2**64 - 16)
+    for data in (matroska, movie):
+        path = tmp_path / "damaged"
+        path.write_bytes(data)
+        with pytest.raises(ClipError) as caught, VideoReader(path) as video:
+            list(video)
+        assert caught.value.reason is Reason.UNREADABLE_VIDEO
+
+
+@pytest.mark.parametrize("matrix", [3, 14, 255])
+def test_colours_that_cannot_be_converted_are_a_reason(matrix: int) -> None:
+    frame = av.VideoFrame(16, 16, "yuv420p")
+    frame.colorspace = matrix
+    with pytest.raises(ClipError) as caught:
+        RgbConverter()(frame)
+    assert caught.value.reason is Reason.UNREADABLE_VIDEO
