@@ -112,6 +112,7 @@ def _prompt(prompt: VisualPrompt) -> dict[str, Any]:
     from sam3ray.manifest import unsigned
 
     values = asdict(prompt)
+    values.pop("sha256", None)  # compared by whoever reads the file: it is not read again for a resume
     if values.get("png"):
         values["png"] = unsigned(values["png"])
     return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,10 +13,13 @@ from pydantic_core import ErrorDetails
 from sam3ray.addresses import folder_form
 from sam3ray.config._fields import Key, allowed, field_at, known_keys
 from sam3ray.config._models import JobConfig
+from sam3ray.config._paths import beside_file
 from sam3ray.config._secrets import has_password, is_secret_key, without_password
 from sam3ray.config._yaml import MAX_BYTES, MAX_DEPTH, Document, Path, parse_document, parse_value
 from sam3ray.failures import UserError
 from sam3ray.files import read_text, resolve
+
+SET = "--set"
 
 
 def load_config(source: str, overrides: Sequence[str] = ()) -> JobConfig:
@@ -25,18 +29,26 @@ def load_config(source: str, overrides: Sequence[str] = ()) -> JobConfig:
         source: a YAML file: a path or any address that fsspec knows.
         overrides: `key.subkey=value` each, the value in YAML; they win over the file.
 
-    Relative paths in it (manifest, output, ...) are taken from the current directory.
+    Relative paths in the file are taken from beside it (see `_paths`), those of `overrides` from the current directory.
 
     Raises:
         UserError: with one sentence for each problem, naming the key, the value, what is allowed, the nearest
             known key, and the line of the file.
     """
     name = without_password(source)
-    return config_from_text(read_text(resolve(source), {}, MAX_BYTES, what="config"), name, overrides)
+    place = resolve(source)
+    return _load(read_text(place, {}, MAX_BYTES, what="config"), name, overrides, place)
 
 
 def config_from_text(text: str, name: str, overrides: Sequence[str] = ()) -> JobConfig:
-    """As `load_config`, from the text of the file; `name` is what messages call it."""
+    """As `load_config`, from the text of the file; `name` is what messages call it.
+
+    Relative paths are taken from the current directory.
+    """
+    return _load(text, name, overrides, None)
+
+
+def _load(text: str, name: str, overrides: Sequence[str], source: str | None) -> JobConfig:
     document = parse_document(text, name)
     origin: dict[Path, str] = {path: f"{name} line {line}" for path, line in document.lines.items()}
     problems = list(document.problems)
@@ -46,12 +58,25 @@ def config_from_text(text: str, name: str, overrides: Sequence[str] = ()) -> Job
         raise UserError(problems)  # nothing was read: `manifest is missing` would only distract
     if problems + found or config is None:
         raise UserError(problems + found)
+    if source is not None:
+        config = beside_file(config, source, lambda key: _line_of(tuple(key.split(".")), origin))
     return resolve_paths(config)
+
+
+def _line_of(path: Path, origin: Mapping[Path, str]) -> str | None:
+    """Where in the file a key was given; None where it was not."""
+    while path and path not in origin:
+        path = path[:-1]
+    place = origin.get(path)
+    return None if place is None or place == SET else place
 
 
 def resolve_paths(config: JobConfig) -> JobConfig:
     """The same with absolute paths, so that workers in other directories and on other nodes mean the same files."""
     update: dict[str, Any] = {"manifest": resolve(config.manifest), "output": folder_form(config.output)}
+    checkpoint = os.path.expanduser(config.model.checkpoint)
+    if os.path.isdir(checkpoint) and config.model.checkpoint != "embedded":
+        update["model"] = config.model.model_copy(update={"checkpoint": os.path.abspath(checkpoint)})
     if config.visual_prompts is not None:
         update["visual_prompts"] = resolve(config.visual_prompts)
     if config.video.cache_dir is not None:
@@ -69,7 +94,7 @@ def _apply_overrides(document: Document, origin: dict[Path, str], overrides: Seq
                 f"--set {override!r:.200}: allowed: key=value or key.subkey=value, as in --set model.dtype=auto"
             )
             continue
-        place = "--set"
+        place = SET
         value, wrong = parse_value(text, f"--set {key.strip()}")
         if wrong:
             problems += wrong

@@ -6,6 +6,7 @@ first clip. What it lacks is no fault of any clip, and another node may have it:
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 from sam3ray.config import JobConfig, ModelConfig, resolved_dtype
 from sam3ray.failures import WorkerUnfit
 from sam3ray.plan import Start
+from sam3ray.prompts import MaskPrompt
 from sam3ray.store import RunStore
 
 _LOG = logging.getLogger(__name__)
@@ -67,11 +69,14 @@ def open_run(store: RunStore, config: JobConfig, start: Start, agreed: Agreement
         UserError: another driver has begun another run here meanwhile.
     """
     store.discard_unstarted(start.fingerprint, start.clips)
-    extra = {
+    extra: dict[str, Any] = {
         "versions": agreed.software,
         "checkpoint": agreed.checkpoint,
         "device": agreed.device,
     }
+    digests = [each.sha256 for clip in start.clips for each in clip.visual_prompts if isinstance(each, MaskPrompt)]
+    if any(digests):
+        extra["masks"] = {"files": len(digests), "sha256": hashlib.sha256("\n".join(digests).encode()).hexdigest()}
     store.create_or_open(start.fingerprint, config.model_dump(mode="json"), start.clips, extra=extra)
     changes = noted_changes((start.begun or {}).get("versions") or {}, agreed.software)
     if changes:

@@ -39,10 +39,11 @@ from sam3ray.job.pool import ActorPool
 from sam3ray.job.rendering import RenderOrder, RenderStage
 from sam3ray.job.result import ClipResult, JobSummary
 from sam3ray.job.scheduler import Scheduler
+from sam3ray.job.sources import Sources, first_sight, with_digests
 from sam3ray.job.stages import Stages
 from sam3ray.job.tables import Ledger
 from sam3ray.machine import machine_fault
-from sam3ray.manifest import Clip, read_manifest
+from sam3ray.manifest import Clip, Manifest, read_manifest
 from sam3ray.plan import check_visual_prompts, prepare
 from sam3ray.redact import redact
 from sam3ray.store import RunStore
@@ -89,12 +90,17 @@ def _run_job(
     if start.refusal is not None:
         raise UserError(start.refusal)
     if start.begun is None:  # a run that goes on was checked when it began, and its fingerprint holds every prompt
-        check_visual_prompts(clips, config)
+        seen = with_digests(first_sight(clips), check_visual_prompts(clips, config))
+        start = dataclasses.replace(start, clips=Manifest(seen, clips.carried))
     agreed = agreement(config, start.checkpoint)
     with store.lease() as lease:
         open_run(store, config, start, agreed)
         store.expect(lease)
+        clips = Manifest(store.with_mask_digests(clips), clips.carried)
         ledger = Ledger(store, clips, config.retry, lease.check, reading_told(progress))
+        sources = Sources(clips, store.first_sights(), ledger.summaries)
+        if start.begun is not None:
+            sources.tell_changes(first_sight(clips))
         todo = ledger.todo()
         unrendered = ledger.unrendered() if config.render.enabled else []
         if not todo and not unrendered:
@@ -104,7 +110,7 @@ def _run_job(
             for_workers = config.model_copy(update={"model": resolved_model(config.model, agreed)})
             order = WorkOrder(for_workers, store, dict(start.fingerprint), make_segmenter, log_level, agreed)
             observer = Observers([*ray_metrics(config.output), progress])
-            job = Job(JobSpec(order, clips, todo, unrendered), ledger, lease, observer)
+            job = Job(JobSpec(order, clips, sources, todo, unrendered), ledger, lease, observer)
             return job.run()
 
 
@@ -115,12 +121,14 @@ class JobSpec:
     Attributes:
         order: what the actors are told.
         clips: all of the manifest.
+        sources: their videos as the run first saw them.
         todo: indices of those to annotate; the scheduler's clip i is `clips[todo[i]]`.
         unrendered: indices of those done before whose videos are wanted and not there.
     """
 
     order: WorkOrder
     clips: Sequence[Clip]
+    sources: Sources
     todo: Sequence[int]
     unrendered: Sequence[int]
 
@@ -317,7 +325,9 @@ class Job:
 
     def _clip(self, clip: int) -> Clip:
         # What is carried through to clips.parquet is no business of the actors.
-        return dataclasses.replace(self.spec.clips[self.spec.todo[clip]], carried={})
+        return self.spec.sources.with_first_sight(
+            dataclasses.replace(self.spec.clips[self.spec.todo[clip]], carried={})
+        )
 
     def _record(self, action: s.RecordFailure) -> None:
         if self._interrupts and action.reason in (Reason.CRASHED, Reason.PREEMPTED):
@@ -412,6 +422,7 @@ class Job:
         )
         # Before the scheduler: by its last clip all results are in the ledger.
         self.ledger.clip_done(result)
+        self.spec.sources.saw(self._clip(clip), result.source)
         if self._renders is not None:
             self._renders.queue.add(self._clip(clip))
         self.observer.clip_done(result)

@@ -32,6 +32,7 @@ class ClipResult:
     dropped_objects: int = 0
     rung: int = 0
     size_bytes: int = 0
+    source: str = ""  # how the video looked: `sam3ray.sighting`
     gpu_memory_bytes: int = 0  # the highest during the clip
 
 

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from sam3ray.config import RetryConfig
@@ -105,7 +105,13 @@ class Ledger:
             attempts=self._attempts.pop(result.clip_id) + len(self.prior.get(result.clip_id, ())),
             timings=dict(result.timings),
             finished_at=time.time(),
+            source=result.source,
         )
+
+    @property
+    def summaries(self) -> Mapping[str, ClipSummary]:
+        """What became of each clip so far."""
+        return self._summaries
 
     def failed_attempt(self, failure: Failure) -> None:
         self._attempts[failure.clip_id] += 1

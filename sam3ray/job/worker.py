@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import logging
 import random
 import threading
@@ -28,17 +29,20 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from sam3ray.annotations import AnnotationWriter, FrameAnnotations
 from sam3ray.config import JobConfig, ModelConfig, TrackingConfig
 from sam3ray.engine.versions import ENGINE_VERSION
 from sam3ray.failures import ClipError, Failure, JobStopped, Reason
+from sam3ray.files import is_local, local_path
 from sam3ray.job.agreement import Agreement, check_device, check_model, check_software
 from sam3ray.job.mishaps import classify, free_memory, gpu_peak_bytes, reset_gpu_peak
 from sam3ray.job.result import ClipResult
 from sam3ray.job.sink import WriterThread
+from sam3ray.job.sources import check_source
 from sam3ray.job.versions import software_versions
 from sam3ray.job.workdir import WorkDir
 from sam3ray.machine import machine_fault
@@ -46,7 +50,7 @@ from sam3ray.manifest import Clip
 from sam3ray.prompts import VisualPrompt, prompt_items
 from sam3ray.redact import redact
 from sam3ray.store import RunStore
-from sam3ray.video import ClipFrames, Frame, VideoCache, VideoInfo, VideoReader
+from sam3ray.video import ClipFrames, Frame, VideoCache, VideoInfo, VideoReader, local_sighting
 
 _LOG = logging.getLogger(__name__)
 
@@ -88,6 +92,7 @@ class _Opened:
     resources: contextlib.ExitStack
     path: Any
     fetch_s: float
+    source: str = ""  # how the video looks: `sam3ray.sighting`
     reader: VideoReader | None = None
     frames: Iterator[Frame] | None = None
 
@@ -287,6 +292,7 @@ class ClipWorker:
             "start_s": clip.start_s,
             "end_s": clip.end_s,
             "fps": clip.fps or self.config.video.fps,
+            "source": json.loads(opened.source),
             "prompts": list(clip.prompts),
             "visual_prompts": prompt_items(source.visual_prompts),
             "source_fps": float(info.fps) if info.fps else None,
@@ -331,6 +337,8 @@ class ClipWorker:
                     attempt=attempt,
                     **source.facts,
                 )
+            if is_local(clip.uri):  # a file that was replaced while it was read may have given frames of both
+                check_source(replace(clip, source=opened.source), local_sighting(Path(local_path(clip.uri))))
             progress.stage = "commit"
             with clock.time("commit"):
                 committed = self.store.commit(clip.clip_id, path)
@@ -350,6 +358,7 @@ class ClipWorker:
             dropped_objects=dropped,
             rung=rung,
             size_bytes=written.size_bytes,
+            source=opened.source,
             gpu_memory_bytes=gpu_peak_bytes(),
         )
 
@@ -393,8 +402,14 @@ class ClipWorker:
                 progress.ticks = count
 
         with contextlib.ExitStack() as resources:
-            path = resources.enter_context(self._cache.open(clip.uri, fetched))
-            opened = _Opened(clip, resources, path, time.perf_counter() - began)
+            seen: list[str] = []
+
+            def saw(source: str) -> None:
+                seen.append(source)
+                check_source(clip, source)
+
+            path = resources.enter_context(self._cache.open(clip.uri, fetched, saw))
+            opened = _Opened(clip, resources, path, time.perf_counter() - began, seen[-1])
             if first_frames and not clip.visual_prompts:
                 self._start_reading(opened)
             opened.resources = resources.pop_all()

@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -61,7 +62,10 @@ def check_rows(rows: Rows, config: JobConfig, joined: Mapping[str, tuple[VisualP
     columns: list[Iterable[Any]] = [ids, uris, prompts, starts, ends, rates, visual]
     if rows.carried is not None:
         columns.append(_as_python(rows.carried, rows.name))
-    return Manifest(map(Clip, *columns), rows.carried)
+    clips: Iterable[Clip] = map(Clip, *columns)
+    if rows.sources is not None:
+        clips = (replace(clip, source=source) for clip, source in zip(clips, rows.sources, strict=True))
+    return Manifest(clips, rows.carried)
 
 
 def _as_python(table: pa.Table, name: str) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ class Clip:
         prompts: phrases; empty only where visual prompts are given.
         start_s, end_s: range in seconds from the video's start, end exclusive; None is open.
         fps: sample at this rate; None is every frame.
+        source: how the video looked when it was first seen (`sam3ray.sighting`); None where nobody has looked.
         carried: the manifest's other columns, passed through to `clips.parquet` untouched.
     """
 
@@ -40,6 +41,7 @@ class Clip:
     fps: float | None = None
     visual_prompts: tuple[VisualPrompt, ...] = ()
     carried: Mapping[str, Any] = field(default_factory=_nothing)
+    source: str | None = field(default=None, compare=False)
 
 
 class Manifest(list[Clip]):

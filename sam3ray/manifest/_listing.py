@@ -6,13 +6,14 @@ import logging
 import os
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sam3ray.failures import UserError
 from sam3ray.files import WEB, filesystem, is_local, kind_of_storage, local_path
 from sam3ray.manifest._rows import MAX_ROWS, Rows
 from sam3ray.redact import redact
+from sam3ray.sighting import of_frames, of_info
 
 _SUFFIXES = (
     ".264 .265 .3g2 .3gp .asf .avc .avi .dif .dv .f4v .flv .gif .gxf .h264 .h265 .hevc .ivf .m1v .m2t .m2ts .m2v .m4v "
@@ -49,7 +50,7 @@ def read_glob(uri: str, storage_options: Mapping[str, Any]) -> Rows:
     """The videos and folders of numbered frames that a pattern matches, sorted by path."""
     fs, pattern = filesystem(uri, storage_options, what="manifest")
     root = glob_root(pattern)
-    files: set[str] = set()
+    files: dict[str, _Info] = {}
     others = _LeftOut(uri, "that no video is named like")
     try:
         for path, info in fs.glob(pattern, detail=True).items():
@@ -57,28 +58,32 @@ def read_glob(uri: str, storage_options: Mapping[str, Any]) -> Rows:
                 continue
             if info["type"] == "directory":
                 # A folder of frames counts as one match; a folder of videos is no match for a pattern of files.
-                inside = [
-                    e["name"]
+                inside = {
+                    e["name"]: e
                     for e in fs.ls(path, detail=True)
                     if e["type"] == "file" and not _is_hidden(e["name"][len(path) :])
-                ]
+                }
                 if not any(_suffix(name) in VIDEO_SUFFIXES for name in inside):
-                    files.update(name for name in inside if _suffix(name) in FRAME_SUFFIXES)
+                    files |= {name: e for name, e in inside.items() if _suffix(name) in FRAME_SUFFIXES}
             elif _suffix(path) in VIDEO_SUFFIXES:
-                files.add(path)
+                files[path] = info
             else:
                 others.add(path[len(root) :].lstrip("/"))
     except Exception as error:
         raise UserError(f"manifest {redact(uri)} cannot be listed: {_reason(error)}") from error
     others.tell()
-    return _rows(files, fs, root, uri)
+    return _rows(files.items(), fs, root, uri)
 
 
-def _files_below(fs: Any, root: str, uri: str) -> Iterable[str]:
+_Info = Mapping[str, Any]  # what fsspec tells of a file
+
+
+def _files_below(fs: Any, root: str, uri: str) -> Iterable[tuple[str, _Info]]:
     try:
         if is_local(uri):
-            return _walk(root)
-        return (path for path in fs.find(root) if not _is_hidden(path[len(root) :]))
+            return ((path, {}) for path in _walk(root))
+        found = fs.find(root, detail=True).items()
+        return ((path, info) for path, info in found if not _is_hidden(path[len(root) :]))
     except Exception as error:
         raise UserError(f"manifest {redact(uri)} cannot be listed: {_reason(error)}") from error
 
@@ -98,12 +103,13 @@ def _walk(root: str) -> Iterator[str]:
                 yield f"{folder.rstrip('/')}/{name}"
 
 
-def _rows(files: Iterable[str], fs: Any, root: str, uri: str) -> Rows:
+def _rows(files: Iterable[tuple[str, _Info]], fs: Any, root: str, uri: str) -> Rows:
     videos: list[str] = []
+    infos: dict[str, _Info] = {}
     images: dict[str, list[str]] = {}
     prefix = "/" if root == "/" else f"{root}/"
     others = _LeftOut(uri, "that no video is named like")
-    for path in files:
+    for path, info in files:
         if path != root and not path.startswith(prefix) and not is_local(uri):
             raise UserError(
                 f"manifest {redact(uri)} is not what its store lists, which is {redact(path)}; "
@@ -112,9 +118,11 @@ def _rows(files: Iterable[str], fs: Any, root: str, uri: str) -> Rows:
         suffix = _suffix(path)
         if suffix in VIDEO_SUFFIXES:
             videos.append(path)
+            infos[path] = info
         elif suffix in FRAME_SUFFIXES:
             folder, _, name = path.rpartition("/")
             images.setdefault(folder, []).append(name)
+            infos[path] = info
         else:
             others.add(path.removeprefix(prefix))
         if len(videos) > MAX_ROWS:
@@ -140,7 +148,17 @@ def _rows(files: Iterable[str], fs: Any, root: str, uri: str) -> Rows:
         )
     uris = [path if is_local(uri) else fs.unstrip_protocol(path) for path in paths]
     identities = [path.removeprefix(prefix) if path != root else posixpath.basename(path) for path in paths]
-    return Rows(redact(uri), len(uris), {"uri": list(uris)}, identities=identities)
+    sources: list[str | None] | None = None
+    if not is_local(uri):  # of local files the driver asks the disk
+        is_web = kind_of_storage(uri) == WEB
+        sources = [_seen(path, infos, images, is_web) for path in paths]
+    return Rows(redact(uri), len(uris), {"uri": list(uris)}, identities=identities, sources=sources)
+
+
+def _seen(path: str, infos: Mapping[str, _Info], images: Mapping[str, Sequence[str]], is_web: bool) -> str:
+    if path in infos:
+        return of_info(infos[path], is_web=is_web)
+    return of_frames({name: of_info(infos[f"{path}/{name}"], is_web=is_web) for name in images[path]})
 
 
 class _LeftOut:

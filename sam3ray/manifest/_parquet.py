@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from sam3ray import fence
 from sam3ray.failures import UserError
 from sam3ray.manifest._carried import unstorable
-from sam3ray.manifest._rows import KNOWN_COLUMNS, MAX_CELLS, MAX_ROWS, Rows, check_header
+from sam3ray.manifest._rows import KNOWN_COLUMNS, MAX_CELLS, MAX_ROWS, OWN_COLUMNS, Rows, check_header
 
 MAX_FILE_BYTES = 16 * 2**30
 MAX_TABLE_BYTES = 16 * 2**30  # decoded, of a large file
@@ -36,7 +36,7 @@ def read_parquet(path: str, name: str) -> Rows:
 
 def rows_of(table: pa.Table, name: str) -> Rows:
     known = {column: table.column(column).to_pylist() for column in KNOWN_COLUMNS if column in table.column_names}
-    others = [column for column in table.column_names if column not in KNOWN_COLUMNS]
+    others = [column for column in table.column_names if column not in (*KNOWN_COLUMNS, *OWN_COLUMNS)]
     if wrong := unstorable(table.select(others)):
         raise UserError(
             f"{name}: the column {column!r} cannot be carried through: {why}" for column, why in wrong.items()

@@ -13,6 +13,7 @@ from sam3ray.failures import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+OWN_COLUMNS = ("sam3ray.source",)  # what a run adds to its frozen manifest, which may be given as a manifest
 KNOWN_COLUMNS = ("uri", "clip_id", "prompts", "start_s", "end_s", "fps", "visual_prompts")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 MAX_ROWS = 10_000_000
@@ -32,6 +33,7 @@ class Rows:
         lines: 1-based line of each row in a text file, else None.
         numbers: 1-based number of each row, where some rows could not be read at all.
         problems: those rows that could not.
+        sources: how each video looks (`sam3ray.sighting`), where a listing has told.
         identities: what ids are derived from, where that is not the uri as written (paths within a folder).
     """
 
@@ -41,6 +43,7 @@ class Rows:
     carried: pa.Table | None = None
     lines: list[int] | None = None
     identities: list[str] | None = None
+    sources: list[str | None] | None = None
     numbers: list[int] | None = None
     problems: Problems = field(default_factory=lambda: Problems())
 

@@ -13,31 +13,35 @@ from sam3ray.failures import ClipError, UserError
 from sam3ray.files import is_local, local_path
 from sam3ray.manifest import Clip
 from sam3ray.plan._probing import Probed, probe_all
-from sam3ray.prompts import MaskPrompt, VisualPrompt, check_prompts, describe, read_mask_file
+from sam3ray.prompts import MaskFile, MaskPrompt, VisualPrompt, check_prompts, describe, read_mask_file
 from sam3ray.video import ClipFrames, VideoInfo
 from sam3ray.video._sampling import Sampler
 
 THREADS = 16  # mask files on a store wait for the network
 
-Masks = Mapping[str, tuple[int, int] | ClipError]  # (height, width) of mask files by address, or why there is none
+Masks = Mapping[str, MaskFile | ClipError]  # mask files by address, or why there is none
 
 
-def check_visual_prompts(clips: Sequence[Clip], config: JobConfig) -> None:
+def check_visual_prompts(clips: Sequence[Clip], config: JobConfig) -> dict[str, str]:
     """Refuses prompts that do not fit their clip before anything starts. Probes the clips that have any.
 
     Videos that cannot be read are left to the job, which records why.
+
+    Returns:
+        SHA-256 of the mask files, by address.
 
     Raises:
         UserError: one sentence for each such prompt.
     """
     prompted = [clip for clip in clips if clip.visual_prompts]
     if not prompted:
-        return
+        return {}
     facts = probe_all(list(dict.fromkeys(clip.uri for clip in prompted)), config.video, config.storage)
     masks = mask_sizes(prompted, config.storage)
     problems = [problem for clip in prompted for problem in prompt_problems(clip, facts[clip.uri], config, masks)]
     if problems:
         raise UserError(problems)
+    return {address: mask.sha256 for address, mask in masks.items() if isinstance(mask, MaskFile)}
 
 
 def mask_sizes(clips: Iterable[Clip], storage_options: Mapping[str, Any]) -> Masks:
@@ -46,16 +50,16 @@ def mask_sizes(clips: Iterable[Clip], storage_options: Mapping[str, Any]) -> Mas
         dict.fromkeys(p.png for clip in clips for p in clip.visual_prompts if isinstance(p, MaskPrompt) and p.png)
     )
 
-    def size_of(address: str) -> tuple[int, int] | ClipError:
+    def read(address: str) -> MaskFile | ClipError:
         try:
-            return read_mask_file(address, storage_options)[1:]
+            return read_mask_file(address, storage_options)._replace(rle="")
         except ClipError as error:
             return error
 
     if not addresses:
         return {}
     with ThreadPoolExecutor(min(THREADS, len(addresses))) as pool:
-        return dict(zip(addresses, pool.map(size_of, addresses), strict=True))
+        return dict(zip(addresses, pool.map(read, addresses), strict=True))
 
 
 def prompt_problems(clip: Clip, facts: Probed, config: JobConfig, masks: Masks) -> list[str]:
@@ -65,12 +69,12 @@ def prompt_problems(clip: Clip, facts: Probed, config: JobConfig, masks: Masks) 
     found: list[str] = []
     prompts: list[VisualPrompt] = []
     for prompt in clip.visual_prompts:
-        if isinstance(prompt, MaskPrompt) and (size := masks.get(prompt.png)) is not None:
-            if isinstance(size, ClipError):
-                if size.reason.is_charged:  # else storage failed, and the worker will try again
-                    found.append(f"{describe(prompt)}: {size.message}")
+        if isinstance(prompt, MaskPrompt) and (mask := masks.get(prompt.png)) is not None:
+            if isinstance(mask, ClipError):
+                if mask.reason.is_charged:  # else storage failed, and the worker will try again
+                    found.append(f"{describe(prompt)}: {mask.message}")
             else:
-                prompt = replace(prompt, height=size[0], width=size[1])
+                prompt = replace(prompt, height=mask.height, width=mask.width)
         prompts.append(prompt)
     by_index = {prompt.frame_index for prompt in prompts if prompt.time_s is None}
     if by_index and max(by_index) >= (_nominal_count(facts) or 0):

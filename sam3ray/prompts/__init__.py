@@ -4,7 +4,7 @@ from sam3ray.prompts._check import check_prompts, describe
 from sam3ray.prompts._format import prompt_items
 from sam3ray.prompts._parse import parse_visual_prompts
 from sam3ray.prompts._phrases import MAX_PHRASE_CHARS, MAX_PHRASES, phrases_problem, split_phrases
-from sam3ray.prompts._resolve import read_mask_file, resolve_prompts
+from sam3ray.prompts._resolve import MaskFile, read_mask_file, resolve_prompts
 from sam3ray.prompts._values import UNRESOLVED, BoxPrompt, MaskPrompt, PointPrompt, TextPrompt, Units, VisualPrompt
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "parse_visual_prompts",
     "phrases_problem",
     "prompt_items",
+    "MaskFile",
     "read_mask_file",
     "resolve_prompts",
     "split_phrases",

@@ -26,5 +26,6 @@ def _item(prompt: VisualPrompt) -> dict[str, Any]:
         return item | {"units": prompt.units, "points": points, "labels": labels}
     if isinstance(prompt, BoxPrompt):
         return item | {"units": prompt.units, "box": list(prompt.box)}
-    mask = {"png": prompt.png} if prompt.png else {"size": [prompt.height, prompt.width], "counts": prompt.rle}
-    return item | {"mask": mask}
+    if not prompt.png:
+        return item | {"mask": {"size": [prompt.height, prompt.width], "counts": prompt.rle}}
+    return item | {"mask": {"png": prompt.png} | ({"sha256": prompt.sha256} if prompt.sha256 else {})}

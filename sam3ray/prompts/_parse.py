@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
@@ -233,17 +234,21 @@ def _mask(value: Any, at: Mapping[str, Any]) -> MaskPrompt:
 
     wanted = 'a COCO compressed RLE {"size": [height, width], "counts": "..."} or {"png": address}'
     fields = {k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else {}
+    sha256 = fields.pop("sha256", "")  # as a run's frozen manifest has it
     if set(fields) == {"png"} and isinstance(fields["png"], str) and fields["png"].strip():
+        if not isinstance(sha256, str) or not re.fullmatch(r"([0-9a-f]{64})?", sha256):
+            raise _Wrong(f".mask.sha256 is {_shown(sha256)}; allowed: 64 of 0-9 a-f, the digest of the file")
         png = fields["png"].strip()
         if has_password(png):
             raise _Wrong(".mask.png has user and password in its address; allowed: put them in the environment")
         try:
-            return MaskPrompt("", 0, 0, png=one_form(png), **at)
+            return MaskPrompt("", 0, 0, png=one_form(png), sha256=sha256, **at)
         except AddressError as error:
             raise _Wrong(f".mask.png {redact(_shown(png))} {error}") from None
     size, counts = fields.get("size"), fields.get("counts")
     if (
-        set(fields) != {"size", "counts"}
+        sha256
+        or set(fields) != {"size", "counts"}
         or not isinstance(counts, str)
         or not isinstance(size, list | tuple)
         or len(size) != 2

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from sam3ray.failures import ClipError, Reason, UserError
 from sam3ray.prompts._check import describe, place_problem
@@ -37,12 +38,24 @@ def resolve_prompts(
     return tuple(_resolved(prompt, width, height, frame_at, storage_options or {}) for prompt in prompts)
 
 
-def read_mask_file(address: str, storage_options: Mapping[str, Any]) -> tuple[str, int, int]:
-    """(COCO compressed RLE, height, width) of a one-channel PNG: everything that is not 0 is the object.
+class MaskFile(NamedTuple):
+    """What a mask's file holds: COCO compressed RLE, the mask's size, and the digest of the file."""
+
+    rle: str
+    height: int
+    width: int
+    sha256: str
+
+
+def read_mask_file(address: str, storage_options: Mapping[str, Any], expected: str = "") -> MaskFile:
+    """A one-channel PNG: everything that is not 0 is the object.
+
+    Args:
+        expected: SHA-256 that the file must have; empty: any.
 
     Raises:
-        ClipError: not_found, permission_denied or storage (it cannot be read), over_limits (it is no such image, too
-            large, or empty).
+        ClipError: not_found (also where it has changed), permission_denied or storage (it cannot be read), over_limits
+            (it is no such image, too large, or empty).
     """
     import numpy as np
     from PIL import Image, UnidentifiedImageError
@@ -64,6 +77,10 @@ def read_mask_file(address: str, storage_options: Mapping[str, Any]) -> tuple[st
         raise ClipError(Reason.NOT_FOUND, str(error)) from error
     except ClipError as error:
         raise ClipError(error.reason, f"{name} cannot be read: {error.message}", error.where) from error
+    sha256 = hashlib.sha256(data).hexdigest()
+    if expected and sha256 != expected:
+        changed = f"it had the SHA-256 {expected[:12]}..., and has {sha256[:12]}..."
+        raise ClipError(Reason.NOT_FOUND, f"{name} has changed since the run first read it ({changed})")
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             if image.mode not in ("1", "L", "P", "I", "I;16"):
@@ -81,7 +98,7 @@ def read_mask_file(address: str, storage_options: Mapping[str, Any]) -> tuple[st
     encoded = encode_masks(mask[None])[0]
     if encoded.area == 0:
         raise ClipError(Reason.OVER_LIMITS, f"{name} is empty; allowed: at least one pixel that is not 0")
-    return encoded.rle, mask.shape[0], mask.shape[1]
+    return MaskFile(encoded.rle, mask.shape[0], mask.shape[1], sha256)
 
 
 def _resolved(
@@ -94,10 +111,10 @@ def _resolved(
     name = describe(prompt)
     if isinstance(prompt, MaskPrompt) and prompt.png:
         try:
-            rle, mask_height, mask_width = read_mask_file(prompt.png, storage_options)
+            mask = read_mask_file(prompt.png, storage_options, prompt.sha256)
         except ClipError as error:
             raise ClipError(error.reason, error.message, name) from error
-        prompt = replace(prompt, rle=rle, height=mask_height, width=mask_width, png="")
+        prompt = replace(prompt, rle=mask.rle, height=mask.height, width=mask.width, png="", sha256="")
     if problem := place_problem(prompt, width, height):
         raise ClipError(Reason.OVER_LIMITS, problem, name)
     if prompt.time_s is not None and prompt.frame_index == UNRESOLVED:

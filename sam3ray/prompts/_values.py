@@ -63,6 +63,7 @@ class MaskPrompt:
         rle: COCO compressed RLE; empty while the mask is still in the file `png`.
         height, width: of the mask; 0 while they are not known.
         png: address of a one-channel image, non-zero inside the object; read when the prompt is resolved.
+        sha256: of that file as it was when a run first read it; empty where nobody has.
     """
 
     rle: str
@@ -73,6 +74,7 @@ class MaskPrompt:
     label: str = ""
     time_s: float | None = None
     png: str = field(default="")
+    sha256: str = field(default="", compare=False)
 
 
 VisualPrompt = PointPrompt | BoxPrompt | MaskPrompt

@@ -15,6 +15,7 @@ from sam3ray.manifest import Clip
 from sam3ray.store import layout
 from sam3ray.store.check_clip import BATCH_ROWS, ClipCheck
 from sam3ray.store.compacted import CompactedClip
+from sam3ray.store.provenance import Made
 from sam3ray.store.storage import Storage
 
 
@@ -33,11 +34,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found of one clip in one file. `figures`: frames, objects and rows, where they could be read."""
+    """What was found of one clip in one file.
+
+    `figures`: frames, objects and rows, where they could be read; `made`: what its metadata says of its making.
+    """
 
     clip_id: str
     digest: str = ""
     figures: tuple[Any, Any, Any] | None = None
+    made: Made | None = None
 
 
 @dataclass(frozen=True)
@@ -68,12 +73,13 @@ class Auditor:
             except (pa.ArrowException, OSError, ValueError) as error:
                 return nothing, [f"{path}: cannot be read: {' '.join(str(error).split())[:200]}"]
         problems = check.finish()
-        return [_checked(check)], problems
+        return [_checked(check, Made.of(path, metadata))], problems
 
     def _part(self, part: str, task: Task) -> tuple[list[Checked], list[str]]:
         path = layout.part_path(part)
         problems: list[str] = []
         checks: dict[str, ClipCheck] = {}
+        made: dict[str, Made] = {}
         known = {clip.clip_id: clip for clip in task.clips}
         for row in task.held:
             where = f"{path}, clip {row.clip_id}"
@@ -83,6 +89,7 @@ class Auditor:
                 problems.append(f"{where}: {error}")
                 continue
             clip = known[row.clip_id]
+            made[row.clip_id] = Made.of(where, metadata)
             checks[row.clip_id] = ClipCheck(row.clip_id, where, metadata, self.fingerprint, _prompts(clip))
         try:
             if not task.whole:
@@ -97,7 +104,7 @@ class Auditor:
             return [], [f"{path}: cannot be read: {' '.join(str(error).split())[:200]}"]
         for check in checks.values():
             problems += check.finish()
-        return [_checked(check) for check in checks.values()], problems
+        return [_checked(check, made[clip_id]) for clip_id, check in checks.items()], problems
 
     def _whole_part(self, path: str, checks: Mapping[str, ClipCheck]) -> list[str]:
         problems = []
@@ -129,8 +136,8 @@ def _refuse_other_schema(schema: pa.Schema) -> None:
         raise ValueError("not the schema of annotations version 1")
 
 
-def _checked(check: ClipCheck) -> Checked:
-    return Checked(check.clip_id, check.digest, check.figures)
+def _checked(check: ClipCheck, made: Made) -> Checked:
+    return Checked(check.clip_id, check.digest, check.figures, made)
 
 
 def by_clip(file: pq.ParquetFile) -> Iterator[tuple[str, pa.RecordBatch]]:

@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
     ]
 )
 _OWN = tuple(SCHEMA.names)
+SOURCE = "sam3ray.source"  # how each video looked at first (`sam3ray.sighting`); manifests of 0.1.0 lack the column
 
 
 def to_parquet(clips: Sequence[Clip], carried: pa.Table | None) -> bytes:
@@ -54,9 +55,11 @@ def to_parquet(clips: Sequence[Clip], carried: pa.Table | None) -> bytes:
         if others.num_rows != len(clips):
             raise ValueError(f"{len(clips)} clips, but {others.num_rows} rows of carried columns")
         for field, column in zip(others.schema, others.columns, strict=True):
-            if field.name in _OWN:
+            if field.name in (*_OWN, SOURCE):
                 raise ValueError(f"{field.name!r} is a column of the manifest itself and cannot be carried")
             table = table.append_column(field, column)
+    if any(clip.source is not None for clip in clips):
+        table = table.append_column(SOURCE, pa.array([clip.source for clip in clips], pa.string()))
     return table_bytes(table)
 
 
@@ -91,7 +94,8 @@ def from_parquet(data: bytes, where: str) -> pa.Table:
 def clips_of(table: pa.Table, where: str) -> list[Clip]:
     """Its rows as clips."""
     own = [table.column(name).to_pylist() for name in _OWN]
-    others = table.drop_columns(list(_OWN))
+    others = carried_columns(table)
+    sources = table.column(SOURCE).to_pylist() if SOURCE in table.column_names else [None] * table.num_rows
     names = others.column_names
     rows: Iterable[tuple[Any, ...]] = zip(*(_as_python(column) for column in others.columns), strict=True)
     carried = [dict(zip(names, row, strict=True)) for row in rows] if names else None
@@ -103,7 +107,8 @@ def clips_of(table: pa.Table, where: str) -> list[Clip]:
             if wrong:
                 raise UserError(f"{where} is damaged: visual_prompts of clip {clip_id}{wrong[0]}")
         rest = () if carried is None else (carried[i],)
-        clips.append(Clip(clip_id, uri, tuple(prompts or ()), start_s, end_s, fps, marks, *rest))
+        clip = Clip(clip_id, uri, tuple(prompts or ()), start_s, end_s, fps, marks, *rest)
+        clips.append(clip if sources[i] is None else replace(clip, source=sources[i]))
     return clips
 
 
@@ -121,9 +126,12 @@ def with_addresses_of(table: pa.Table, clips: Iterable[Clip]) -> pa.Table | None
     """
     given = {clip.clip_id: clip for clip in clips}
     ids = table.column("clip_id").to_pylist()
+    digests = mask_digests(table)
     fresh = {
         "uri": [given[clip_id].uri for clip_id in ids],
-        "visual_prompts": [_visual_json(given[clip_id].visual_prompts) for clip_id in ids],
+        "visual_prompts": [
+            _visual_json(with_digests(given[clip_id], digests.get(clip_id, ())).visual_prompts) for clip_id in ids
+        ],
     }
     renewed = table
     for name, values in fresh.items():
@@ -142,7 +150,35 @@ def table_bytes(table: pa.Table) -> bytes:
 
 def carried_columns(table: pa.Table) -> pa.Table:
     """The manifest's other columns, untouched."""
-    return table.drop_columns(list(_OWN))
+    return table.drop_columns([*_OWN, *({SOURCE} & set(table.column_names))])
+
+
+def mask_digests(table: pa.Table) -> dict[str, tuple[str, ...]]:
+    """Of the clips that have masks in files: SHA-256 of each of their prompts' files, empty where there is none."""
+    found = {}
+    pairs = zip(table.column("clip_id").to_pylist(), table.column("visual_prompts").to_pylist(), strict=True)
+    for clip_id, text in pairs:
+        if text and '"sha256"' in text:
+            prompts, _ = parse_visual_prompts(text)
+            found[clip_id] = tuple(each.sha256 if isinstance(each, MaskPrompt) else "" for each in prompts)
+    return found
+
+
+def with_digests(clip: Clip, digests: Sequence[str]) -> Clip:
+    """The clip, its mask files named with these digests, by position."""
+    if len(digests) != len(clip.visual_prompts):
+        return clip
+    pairs = zip(clip.visual_prompts, digests, strict=True)
+    prompts = (replace(each, sha256=sha) if isinstance(each, MaskPrompt) and each.png else each for each, sha in pairs)
+    return replace(clip, visual_prompts=tuple(prompts))
+
+
+def first_sights(table: pa.Table) -> dict[str, str]:
+    """How each clip's video looked at first, by clip id, where that is known."""
+    if SOURCE not in table.column_names:
+        return {}
+    pairs = zip(table.column("clip_id").to_pylist(), table.column(SOURCE).to_pylist(), strict=True)
+    return {clip_id: source for clip_id, source in pairs if source is not None}
 
 
 def digest(clips: Iterable[Clip]) -> str:
@@ -161,7 +197,11 @@ def _identity(clip: Clip) -> str:
 
 
 def _unsigned_mask(prompt: VisualPrompt) -> VisualPrompt:
-    return replace(prompt, png=unsigned(prompt.png)) if isinstance(prompt, MaskPrompt) and prompt.png else prompt
+    return (
+        replace(prompt, png=unsigned(prompt.png), sha256="")
+        if isinstance(prompt, MaskPrompt) and prompt.png
+        else prompt
+    )
 
 
 def differences(frozen: Sequence[Clip], given: Sequence[Clip]) -> str:

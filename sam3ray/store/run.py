@@ -240,6 +240,15 @@ class RunStore:
         """The clips of the run, in the manifest's order."""
         return frozen.clips_of(self.manifest_table(), self.storage.shown(layout.MANIFEST))
 
+    def first_sights(self) -> dict[str, str]:
+        """How each clip's video looked when the run first saw it (`sam3ray.sighting`), by clip id, where known."""
+        return frozen.first_sights(self.manifest_table())
+
+    def with_mask_digests(self, clips: Sequence[Clip]) -> list[Clip]:
+        """The clips, with the digests that their mask files had when the run first read them."""
+        digests = frozen.mask_digests(self.manifest_table())
+        return [frozen.with_digests(clip, digests.get(clip.clip_id, ())) for clip in clips]
+
     def clip_ids(self) -> list[str]:
         """Their ids."""
         return self.manifest_table().column("clip_id").to_pylist()

@@ -32,6 +32,7 @@ class ClipSummary:
         attempts: failure records, and one more if done.
         timings: seconds by stage.
         finished_at: Unix seconds when its annotations were finished.
+        source: how its video looked (`sam3ray.sighting`).
     """
 
     clip_id: str
@@ -45,6 +46,7 @@ class ClipSummary:
     attempts: int = 0
     timings: Mapping[str, float] = field(default_factory=dict)
     finished_at: float | None = None
+    source: str = ""
 
 
 def from_clip_metadata(clip_id: str, clip: Mapping[str, Any], failed_attempts: int) -> ClipSummary:
@@ -67,6 +69,7 @@ def from_clip_metadata(clip_id: str, clip: Mapping[str, Any], failed_attempts: i
             attempts=failed_attempts + 1,
             timings={str(k): float(v) for k, v in (clip.get("timings") or {}).items() if isinstance(v, (int, float))},
             finished_at=None if finished_at is None else float(finished_at),
+            source=json.dumps(clip["source"], sort_keys=True) if isinstance(clip.get("source"), dict) else "",
         )
     except (AttributeError, TypeError, OverflowError) as error:
         raise ValueError(f"the metadata of clip {clip_id} are damaged: {error}") from None
@@ -85,6 +88,7 @@ _FIXED: dict[str, pa.DataType] = {
     "attempts": pa.int64(),
     "finished_at": pa.timestamp("ms", tz="UTC"),
 }
+_SOURCE = "sam3ray.source"  # a name that no manifest has; tables of 0.1.0 lack the column
 
 
 def to_parquet(manifest: pa.Table, summaries: Mapping[str, ClipSummary]) -> bytes:
@@ -111,6 +115,7 @@ def to_parquet(manifest: pa.Table, summaries: Mapping[str, ClipSummary]) -> byte
         "finished_at": finished,
     }
     table = pa.table({name: pa.array(values[name], kind) for name, kind in _FIXED.items()})
+    table = table.append_column(_SOURCE, pa.array([row.source or None for row in rows], pa.string()))
     for stage in stages:
         table = table.append_column(f"{stage}_s", pa.array([row.timings.get(stage) for row in rows], pa.float64()))
     taken = set(table.column_names)
@@ -135,7 +140,8 @@ def from_parquet(data: bytes) -> dict[str, ClipSummary]:
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         stages = parse_json((file.schema_arrow.metadata or {}).get(_TIMINGS_KEY, b"[]"))
-        columns = [*_FIXED, *(f"{stage}_s" for stage in stages)]
+        has_sources = _SOURCE in file.schema_arrow.names
+        columns = [*_FIXED, *(f"{stage}_s" for stage in stages), *([_SOURCE] if has_sources else [])]
         table = file.read(columns=columns).select(columns)
         finished = table.column("finished_at").cast(pa.int64()).to_pylist()
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
@@ -143,6 +149,7 @@ def from_parquet(data: bytes) -> dict[str, ClipSummary]:
     names = ("clip_id", "status", "reason", "message", "frames", "objects", "rows", "seconds", "attempts")
     own = [table.column(name).to_pylist() for name in names]
     timings = [table.column(f"{stage}_s").to_pylist() for stage in stages]
+    sources = table.column(_SOURCE).to_pylist() if has_sources else [None] * table.num_rows
     found = {}
     for i, (clip_id, status, reason, message, frames, objects, rows, seconds, attempts) in enumerate(
         zip(*own, strict=True)
@@ -159,5 +166,6 @@ def from_parquet(data: bytes) -> dict[str, ClipSummary]:
             attempts,
             {stage: column[i] for stage, column in zip(stages, timings, strict=True) if column[i] is not None},
             None if finished[i] is None else finished[i] / 1000,
+            sources[i] or "",
         )
     return found

@@ -14,6 +14,7 @@ from sam3ray.manifest import Clip
 from sam3ray.store import failure_records, layout, summary
 from sam3ray.store.audit import Auditor, Checked, Task
 from sam3ray.store.compacted import CompactedClip, read_index, version_of
+from sam3ray.store.provenance import Provenance
 from sam3ray.store.run import RunStore
 from sam3ray.store.storage import Entry, Storage
 from sam3ray.store.summary import ClipSummary
@@ -49,9 +50,10 @@ def verify_run(
     """Audit a run.
 
     Checks that every clip of the manifest is done or has a failure record, that there is nothing else, and of every
-    finished clip the schema, the metadata, the order of rows, ids, prompts, scores, that every RLE decodes at the
-    frames' size to exactly its area and its box, and the row counts, also those in `clips.parquet`. Of a compacted run
-    the merged files are checked likewise, and against the clips' own files where those are still there.
+    finished clip the schema, the metadata (against `run.json`, and clip against clip), the order of rows, ids, prompts,
+    scores, that every RLE decodes at the frames' size to exactly its area and its box, and the row counts, also those
+    in `clips.parquet`. Of a compacted run the merged files are checked likewise, and against the clips' own files where
+    those are still there.
 
     Args:
         progress: called now and then with (clips checked, clips to check).
@@ -83,6 +85,7 @@ def verify_run(
     checked = 0
     digests: dict[str, str] = {}
     auditor = Auditor(storage, run["fingerprint"])
+    provenance = Provenance(run, clips)
     each = spread or partial(storage.each, workers=WORKERS)
     for found, wrong in each(auditor.check, tasks):
         problems += wrong
@@ -90,11 +93,11 @@ def verify_run(
             if digests.setdefault(clip.clip_id, clip.digest) != clip.digest:
                 problems.append(f"clip {clip.clip_id}: its own file and the merged one have different rows")
                 continue
-            problems += _compare_with_table(clip, table)
+            problems += _compare_with_table(clip, table) + provenance.problems(clip.clip_id, clip.made)
         checked += len(found)
         if progress is not None:
             progress(checked, total)
-    return problems
+    return problems + provenance.disagreements()
 
 
 def spread_over_processes(workers: int) -> Spread:

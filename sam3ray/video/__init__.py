@@ -7,7 +7,7 @@ from sam3ray.video._probe_remote import probe_uri
 from sam3ray.video._reader import VideoReader
 from sam3ray.video._sampling import Sampler
 from sam3ray.video._writer import VideoWriter
-from sam3ray.video.fetch import VideoCache, redact_uri, video_size
+from sam3ray.video.fetch import VideoCache, local_sighting, redact_uri, video_size
 
 __all__ = [
     "ClipFrames",
@@ -19,6 +19,7 @@ __all__ = [
     "VideoWriter",
     "probe",
     "probe_uri",
+    "local_sighting",
     "redact_uri",
     "video_size",
 ]

@@ -23,6 +23,7 @@ from sam3ray.files import WEB, is_local, kind_of_storage, open_filesystem
 from sam3ray.machine import disk_fault, is_passing
 from sam3ray.protocols import protocol_problem
 from sam3ray.redact import MASK, redact
+from sam3ray.sighting import of_frames, of_info
 from sam3ray.store_errors import Kind, asked_again, explain
 from sam3ray.video._folder import sort_frames
 
@@ -46,11 +47,13 @@ class RemoteFile:
         path: in its file system.
         size: bytes; None where the store does not tell.
         version: what changes when the content does (etag, modification time); may be empty.
+        sighting: both, as `sam3ray.sighting` has them.
     """
 
     path: str
     size: int | None
     version: str
+    sighting: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,13 @@ class RemoteVideo:
                 return None
             total += file.size
         return total
+
+    @property
+    def sighting(self) -> str:
+        """How it looks from outside (`sam3ray.sighting`)."""
+        if not self.is_folder:
+            return self.files[0].sighting
+        return of_frames({posixpath.basename(file.path): file.sighting for file in self.files})
 
     @property
     def key(self) -> str:
@@ -196,12 +206,13 @@ def look_up(uri: str, storage_options: Mapping[str, Any], limits: VideoConfig) -
     """
     if problem := protocol_problem(uri, limits.protocols):
         raise ClipError(Reason.PERMISSION_DENIED, f"it may not be read: its address {problem}", redact_uri(uri))
+    is_web = kind_of_storage(uri) == WEB
     with naming_store_errors(uri):
         fs, path = open_filesystem(uri, storage_options)
         fs.invalidate_cache()  # listings of earlier clips may be stale by now
         info = _info(fs, path)
         if info.get("type") != "directory":
-            files: tuple[RemoteFile, ...] = (_remote_file(info, path),)
+            files: tuple[RemoteFile, ...] = (_remote_file(info, path, is_web),)
             video = RemoteVideo(uri, False, files)
         else:
             listed = fs.ls(path, detail=True)
@@ -209,7 +220,7 @@ def look_up(uri: str, storage_options: Mapping[str, Any], limits: VideoConfig) -
                 raise ClipError(Reason.NOT_FOUND, "the store lists another folder: its address has a doubled slash")
             entries = {posixpath.basename(e["name"].rstrip("/")): e for e in listed if _is_file(e)}
             names = sort_frames(entries, redact_uri(uri))
-            files = tuple(_remote_file(entries[name], entries[name]["name"]) for name in names)
+            files = tuple(_remote_file(entries[name], entries[name]["name"], is_web) for name in names)
             video = RemoteVideo(uri, True, files)
     if video.is_folder and len(files) > limits.max_frames:
         raise ClipError(
@@ -236,10 +247,10 @@ def _is_file(entry: Mapping[str, Any]) -> bool:
     return entry.get("type") != "directory"
 
 
-def _remote_file(info: Mapping[str, Any], path: str) -> RemoteFile:
+def _remote_file(info: Mapping[str, Any], path: str, is_web: bool) -> RemoteFile:
     size = info.get("size")
     version = "|".join(f"{key}={info[key]}" for key in _VERSION_KEYS if info.get(key) is not None)
-    return RemoteFile(path, int(size) if size is not None else None, version)
+    return RemoteFile(path, int(size) if size is not None else None, version, of_info(info, is_web=is_web))
 
 
 def download(

@@ -28,12 +28,26 @@ from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.files import is_local, local_path
 from sam3ray.machine import free_bytes
+from sam3ray.sighting import of_frames, of_local, of_size
+from sam3ray.video._folder import SUFFIXES as FRAME_SUFFIXES
 from sam3ray.video._remote import RemoteVideo, download, look_up, naming_store_errors, redact_uri
 
-__all__ = ["VideoCache", "redact_uri", "video_size"]
+__all__ = ["VideoCache", "local_sighting", "redact_uri", "video_size"]
 
 _POLL_S = 0.1
 _STEP_BYTES = 64 * 2**20
+
+
+def local_sighting(path: Path) -> str:
+    """How a file, or a folder of frames, on this machine looks (`sam3ray.sighting`). Raises OSError."""
+    now = time.time()
+    if not path.is_dir():
+        status = path.stat()
+        return of_local(status.st_size, status.st_mtime_ns, now)
+    with os.scandir(path) as entries:
+        frames = [entry for entry in entries if os.path.splitext(entry.name)[1].lower() in FRAME_SUFFIXES]
+    # A frame that is replaced by one of its size goes unseen: times of copies on several nodes differ.
+    return of_frames({entry.name: of_size(entry.stat().st_size) for entry in frames if not entry.name.startswith(".")})
 
 
 def video_size(
@@ -77,11 +91,17 @@ class VideoCache:
         self._wait_s = wait_s
 
     @contextmanager
-    def open(self, uri: str, progress: Callable[[int], None] | None = None) -> Iterator[Path]:
+    def open(
+        self,
+        uri: str,
+        progress: Callable[[int], None] | None = None,
+        saw: Callable[[str], None] | None = None,
+    ) -> Iterator[Path]:
         """A local path of the video, which stays there for the length of the `with` block.
 
         Args:
             progress: told now and then how many bytes have arrived, also where another process fetches them.
+            saw: told how the video looks (`sam3ray.sighting`), before anything is fetched; may raise.
 
         Raises:
             ClipError: not_found, permission_denied, storage (network, disk, no room in time), over_limits,
@@ -91,9 +111,14 @@ class VideoCache:
             path = Path(local_path(uri))
             with naming_store_errors(uri):
                 path.stat()
+                seen = local_sighting(path)
+            if saw is not None:
+                saw(seen)
             yield path
             return
         fs, video = look_up(uri, self._options, self._limits)
+        if saw is not None:
+            saw(video.sighting)
         if (video.size or 0) > self._max_bytes:
             raise ClipError(
                 Reason.OVER_LIMITS,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
 import yaml
 
-from sam3ray.config import JobConfig, config_from_text, load_config
+from sam3ray.config import JobConfig, config_from_text, load_config, resolve_paths
 from sam3ray.failures import UserError
 
 GOOD = "manifest: clips.csv\noutput: labels\nprompts: [person]\n"
@@ -38,13 +40,83 @@ def test_defaults_are_the_documented_ones() -> None:
     assert config.storage == {}
 
 
-def test_relative_paths_are_taken_from_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "here").mkdir()
-    (tmp_path / "job.yaml").write_text(GOOD)
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory; the file is in another one."""
+    for name in ("jobs", "here"):
+        (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    config = load_config("../job.yaml")
-    assert config.manifest == str(tmp_path / "here" / "clips.csv")
-    assert config.output == str(tmp_path / "here" / "labels")
+    return tmp_path / "here"
+
+
+def put(path: Path, kind: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.write_text("")
+
+
+PLACES = [  # key, value, what makes it exist, whether a folder
+    ("manifest", "in/clips.csv", "in/clips.csv", "file"),
+    ("manifest", "in/clips/", "in/clips", "folder"),
+    ("manifest", "in/*.mp4", "in", "folder"),
+    ("visual_prompts", "clicks.jsonl", "clicks.jsonl", "file"),
+    ("model.checkpoint", "weights/tuned", "weights/tuned", "folder"),
+    ("model.checkpoint", "./tuned", "tuned", "folder"),
+    ("output", "labels/run", "labels/run/run.json", "file"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "thing", "kind"), PLACES)
+@pytest.mark.parametrize("where", ["jobs", "here", "both", "none"])
+def test_a_files_relative_paths_are_beside_it_or_here_with_a_warning(
+    key: str, value: str, thing: str, kind: str, where: str, elsewhere: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = elsewhere.parent
+    for name in ("jobs", "here") if where == "both" else (where,):
+        if name != "none":
+            put(base / name / thing, kind)
+    data: dict[str, Any] = {"manifest": "/m.csv", "output": "/o"}
+    section, _, name = key.rpartition(".")
+    (data.setdefault(section, {}) if section else data)[name] = value
+    (base / "jobs/job.yaml").write_text(yaml.safe_dump(data))
+    config = load_config("../jobs/job.yaml")
+    found = config.model.checkpoint if section else getattr(config, name)
+    expected = os.path.normpath(base / ("here" if where == "here" else "jobs") / value)
+    if (key, value, where) == ("model.checkpoint", "weights/tuned", "none"):
+        expected = value  # a hub id, for all that is known
+    assert found.rstrip("/") == expected
+    assert found.endswith("/") == (value.endswith("/"))
+    assert (f"{key} is taken from the current directory" in caplog.text) == (where == "here")
+
+
+def test_what_is_set_on_the_command_line_is_here(elsewhere: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base = elsewhere.parent
+    for name in ("clips.csv", "labels/run.json", "tuned/config.json"):
+        put(base / "jobs" / name, "file")
+    put(elsewhere / "tuned", "folder")
+    (base / "jobs/job.yaml").write_text("manifest: clips.csv\noutput: labels\nmodel: {checkpoint: tuned}\n")
+    sets = ["manifest=clips.csv", "output=labels", "model.checkpoint=tuned"]
+    config = load_config("../jobs/job.yaml", sets)
+    places = (config.manifest, config.output, config.model.checkpoint)
+    assert places == tuple(str(elsewhere / name) for name in ("clips.csv", "labels", "tuned"))
+    assert "current directory" not in caplog.text
+    config = load_config("../jobs/job.yaml", sets[:1])
+    assert (config.manifest, config.output) == (str(elsewhere / "clips.csv"), str(base / "jobs/labels"))
+
+
+def test_beside_a_file_on_a_store_is_on_that_store(elsewhere: Path) -> None:
+    fsspec.filesystem("memory").pipe("/jobs/a/job.yaml", b"manifest: ../clips.csv\noutput: /labels\n")
+    config = load_config("memory://jobs/a/job.yaml")
+    assert (config.manifest, config.output) == ("memory://jobs/clips.csv", "/labels")
+
+
+def test_dicts_mean_the_current_directory(elsewhere: Path) -> None:
+    put(elsewhere / "tuned", "folder")
+    config = resolve_paths(JobConfig(manifest="clips.csv", output="labels", model={"checkpoint": "tuned"}))
+    places = (config.manifest, config.output, config.model.checkpoint)
+    assert places == tuple(str(elsewhere / name) for name in ("clips.csv", "labels", "tuned"))
 
 
 def test_kinds_of_storage_are_a_list_in_yaml_and_json() -> None:

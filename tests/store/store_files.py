@@ -48,11 +48,13 @@ def write_clip(
     seed: int = 0,
     n: int = 6,
     fingerprint: Mapping[str, object] = FINGERPRINT,
+    model: Mapping[str, object] | None = None,
     **facts: object,
 ) -> tuple[Path, FileFacts]:
     """A finished annotation file on local disk."""
     path = Path(folder) / f"{clip_id}-{random.getrandbits(64):x}.parquet"
-    metadata = {"fingerprint": fingerprint, "clip": {"uri": f"/videos/{clip_id}.mp4"}, "model": {}, "software": {}}
+    metadata = {"fingerprint": fingerprint, "clip": {"uri": f"/videos/{clip_id}.mp4"}}
+    metadata |= {"model": model or {}, "software": {}}
     writer = AnnotationWriter(path, clip_id, metadata)
     for frame in frames(seed, n):
         writer.write(frame)

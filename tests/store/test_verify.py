@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +239,49 @@ def test_records_with_strange_names_are_no_records(run: RunStore):
 def test_no_run_is_the_users_error(tmp_path: Path):
     with pytest.raises(UserError, match="there is no run"):
         verify_run(str(tmp_path))
+
+
+NAMED = {**FINGERPRINT, "model.dtype": "bfloat16"}
+
+
+def run_of(folder: Path, facts: list[tuple[dict[str, Any], dict[str, Any]]]) -> str:
+    """Three clips of one video; `facts`: each one's model, and how its video looked."""
+    store = RunStore(str(folder / "run"), None, QUICK)
+    of_one = [replace(clip, uri="/v.mp4", source='{"size": 5}') for clip in clips(len(facts))]
+    store.create_or_open(NAMED, CONFIG, of_one, extra={"device": "cuda"})
+    for clip, (model, source) in zip(of_one, facts, strict=True):
+        path, _ = write_clip(folder, clip.clip_id, fingerprint=NAMED, model=model, source=source)
+        store.commit(clip.clip_id, path)
+    return store.output
+
+
+MADE = ({"dtype": "bfloat16", "device_kind": "cuda", "rules": "published"}, {"size": 5})
+
+
+def test_files_that_agree_with_the_run_and_among_themselves_are_sound(tmp_path: Path):
+    assert verify_run(run_of(tmp_path, [MADE, ({}, {}), MADE])) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "source", "says"),
+    [
+        ({"dtype": "float32"}, {}, "clip-001.parquet: was made with dtype float32, and the run names bfloat16"),
+        ({"device_kind": "cpu"}, {}, "clip-001.parquet: was made with device_kind cpu, and the run names cuda"),
+        (
+            {"rules": "transformers"},
+            {},
+            "several values of rules: published (clip clip-000), transformers (clip clip-001)",
+        ),
+        ({}, {"size": 6}, "another content of its video than the run first saw (it had 5 bytes, and has 6)"),
+        ({}, {"size": 6}, "clips clip-000 and clip-001 are of one video, whose content changed between them"),
+    ],
+)
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_file_that_was_made_otherwise_is_found(
+    tmp_path: Path, model: dict[str, Any], source: dict[str, Any], says: str, compacted: bool
+):
+    output = run_of(tmp_path, [MADE, ({**MADE[0], **model}, {**MADE[1], **source}), MADE])
+    if compacted:
+        compact_run(output, remove_originals=True)
+        says = says.replace("clip-001.parquet", "clip clip-001")
+    assert any(says in problem for problem in verify_run(output))

@@ -1,0 +1,113 @@
+"""The videos of a run as they looked when it first saw them: what a worker must find again.
+
+First sight is the earliest of: the start of the run, for files on this machine and in listings of a store; the first
+clip of a video that is done. It is kept in `manifest.parquet` and in each clip's file, and goes to the worker with the
+clip. The store is asked nothing for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sam3ray.failures import ClipError, Reason
+from sam3ray.files import is_local, local_path
+from sam3ray.manifest import Clip, unsigned
+from sam3ray.prompts import MaskPrompt
+from sam3ray.redact import redact
+from sam3ray.sighting import change
+from sam3ray.store import ClipSummary
+from sam3ray.video import local_sighting
+
+_LOG = logging.getLogger(__name__)
+_NAMED = 5  # of the videos that have changed
+BUDGET_S = 30.0  # for looking at local files before a job: a slow disk must not hold it up
+
+
+def check_source(clip: Clip, now: str) -> None:
+    """Raise ClipError (not_found: what the run began with is not there any more) if the clip's video has changed."""
+    if clip.source is not None and (how := change(clip.source, now)):
+        raise ClipError(
+            Reason.NOT_FOUND,
+            f"the video has changed since the run first saw it ({how}); put back what was there, or use another output",
+            redact(clip.uri),
+        )
+
+
+def first_sight(clips: Iterable[Clip]) -> list[Clip]:
+    """The clips with what their local files look like. What cannot be looked at is left to the worker."""
+    deadline = time.monotonic() + BUDGET_S
+    seen: dict[str, str | None] = {}
+
+    def look(uri: str) -> str | None:
+        if uri not in seen:
+            try:
+                path = Path(local_path(uri))
+                # Folders are listed frame by frame: the worker does that.
+                seen[uri] = None if time.monotonic() > deadline or path.is_dir() else local_sighting(path)
+            except OSError:
+                seen[uri] = None
+        return seen[uri]
+
+    return [
+        replace(clip, source=look(clip.uri)) if clip.source is None and is_local(clip.uri) else clip for clip in clips
+    ]
+
+
+def with_digests(clips: Iterable[Clip], digests: Mapping[str, str]) -> list[Clip]:
+    """The clips, their mask files named with these digests, by address."""
+    found = []
+    for clip in clips:
+        if any(isinstance(each, MaskPrompt) and each.png in digests for each in clip.visual_prompts):
+            prompts = (
+                replace(each, sha256=digests.get(each.png, "")) if isinstance(each, MaskPrompt) and each.png else each
+                for each in clip.visual_prompts
+            )
+            clip = replace(clip, visual_prompts=tuple(prompts))
+        found.append(clip)
+    return found
+
+
+class Sources:
+    """First sights by clip, and by video where a clip has none.
+
+    Args:
+        clips: of the job.
+        first: first sights by clip id, as the run has kept them.
+        done: clips that were done before.
+    """
+
+    def __init__(self, clips: Sequence[Clip], first: Mapping[str, str], done: Mapping[str, ClipSummary]) -> None:
+        self._first = first
+        self._of_video: dict[str, str] = {}
+        for clip in clips:
+            summary = done.get(clip.clip_id)
+            if summary is not None and summary.source:
+                self._of_video.setdefault(unsigned(clip.uri), summary.source)
+
+    def with_first_sight(self, clip: Clip) -> Clip:
+        """The clip, with what its worker must find."""
+        first = self._first.get(clip.clip_id) or self._of_video.get(unsigned(clip.uri))
+        return replace(clip, source=first)
+
+    def saw(self, clip: Clip, source: str) -> None:
+        """A clip of this video is done."""
+        if source:
+            self._of_video.setdefault(unsigned(clip.uri), source)
+
+    def changes(self, clips: Iterable[Clip]) -> Iterator[str]:
+        """The clips whose videos look otherwise now, with how. `clips`: as they look now."""
+        for clip in clips:
+            first = self.with_first_sight(clip).source
+            if first is not None and clip.source is not None and (how := change(first, clip.source)):
+                yield f"{clip.clip_id} ({how})"
+
+    def tell_changes(self, clips: Iterable[Clip]) -> None:
+        """A warning where videos have changed. Those of clips still to do will fail; what is done stays."""
+        changed = list(self.changes(clips))
+        if changed:
+            more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""
+            _LOG.warning("videos have changed since the run first saw them: %s%s", ", ".join(changed[:_NAMED]), more)
