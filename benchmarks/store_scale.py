@@ -98,7 +98,16 @@ def on_s3(n: int) -> None:
         uri = "s3://bucket-1/labels/run"
         manifest = Path(folder, "clips.csv")
         manifest.write_text("clip_id,uri\n" + "".join(f"{c.clip_id},{c.uri}\n" for c in clips(n)))
-        config = JobConfig(manifest=str(manifest), output=uri, prompts=("person",), storage={"s3": options})
+        config = JobConfig.model_validate(
+            {
+                "manifest": str(manifest),
+                "output": uri,
+                "prompts": ("person",),
+                "model": {"checkpoint": "embedded"},
+                "cluster": {"gpus_per_actor": 0},
+                "storage": {"s3": options},
+            }
+        )
 
         def resume() -> int:
             store = RunStore(uri, options)
