@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from sam3ray.config import ModelConfig
 from sam3ray.engine.digest import folder_digest, hub_digest, is_network_error
 from sam3ray.engine.versions import check_transformers
-from sam3ray.failures import JobStopped
+from sam3ray.failures import JobStopped, NotNow, Reason
+from sam3ray.machine import machine_fault
 
 if TYPE_CHECKING:
     import torch
@@ -113,6 +114,10 @@ def _as_loaded(kind: type[Sam3VideoModel]) -> type[Sam3VideoModel]:
 
 class HubUnreachable(JobStopped):
     """The checkpoint is not on this machine, and the hub that may have it does not answer."""
+
+
+class HubBusy(HubUnreachable, NotNow):
+    """It may answer later: too many requests, a reset, a time-out."""
 
 
 def checkpoint_identity(
@@ -241,6 +246,11 @@ def _explained(config: ModelConfig) -> Iterator[None]:
         yield
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         chain = list(_causes(error))
+        fault = machine_fault(error)
+        if fault is not None and fault.passing:
+            raise NotNow(f"model.checkpoint {name!r} cannot be loaded now: {fault.message}") from error
+        if fault is not None and fault.reason is Reason.DEVICE:
+            raise
         if any(isinstance(cause, hub.GatedRepoError) for cause in chain):
             advice = (
                 f"is gated: ask for access on its page on the Hugging Face hub ({name}), then give the job your token "
@@ -255,11 +265,24 @@ def _explained(config: ModelConfig) -> Iterator[None]:
                 "is not in the local cache and the hub cannot be reached (or offline mode is on): download it once "
                 f"with `hf download {name}`, or name a folder that holds it"
             )
+        elif any(_is_busy(cause) for cause in chain):
+            advice = (
+                f"cannot be had from the hub now: {next(iter(str(error).splitlines()), type(error).__name__)[:300]}"
+            )
+            raise HubBusy(f"model.checkpoint {name!r} {advice}") from error
         else:
             first_line = next(iter(str(error).splitlines()), type(error).__name__)
             advice = f"cannot be loaded: {first_line[:300]}"
-        kind = HubUnreachable if advice.startswith("is not in the local cache") else JobStopped
+        kind = JobStopped
+        if advice.startswith("is not in the local cache"):
+            offline = config.offline or any(isinstance(cause, hub.OfflineModeIsEnabled) for cause in chain)
+            kind = HubUnreachable if offline else HubBusy
         raise kind(f"model.checkpoint {name!r} {advice}") from error
+
+
+def _is_busy(error: BaseException) -> bool:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return isinstance(status, int) and (status in (408, 429) or status >= 500)
 
 
 def _hub_answers(name: str, revision: str) -> bool:

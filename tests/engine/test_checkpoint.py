@@ -5,13 +5,15 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 
 from sam3ray.config import ModelConfig
+from sam3ray.engine import checkpoint
 from sam3ray.engine.checkpoint import HubUnreachable, checkpoint_identity, load_checkpoint, resolved_dtype
-from sam3ray.failures import JobStopped
+from sam3ray.failures import JobStopped, NotNow
 
 
 @pytest.fixture
@@ -251,3 +253,18 @@ def test_auto_takes_a_gpu_only_where_one_works():
 
     checkpoint = load_checkpoint(ModelConfig(checkpoint="embedded"))
     assert checkpoint.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_a_busy_hub_may_answer_later(status: int) -> None:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    response = SimpleNamespace(status_code=status, headers={}, request=None)
+    config = ModelConfig(checkpoint="acme/model")
+    with pytest.raises(NotNow, match="cannot be had from the hub now"), checkpoint._explained(config):
+        raise HfHubHTTPError("busy", response=response)
+
+
+def test_a_gpu_that_fails_while_loading_is_no_fault_of_the_checkpoint() -> None:
+    with pytest.raises(RuntimeError, match="CUDA error"), checkpoint._explained(ModelConfig(checkpoint="acme/model")):
+        raise RuntimeError("CUDA error: device-side assert triggered")
