@@ -27,7 +27,7 @@ from sam3ray.job import actions as s
 from sam3ray.job.actor import WorkOrder
 from sam3ray.job.agreement import agreement, open_run, resolved_model
 from sam3ray.job.capacity import Room, room_on
-from sam3ray.job.cluster import LOOK_EVERY_S, connected, look
+from sam3ray.job.cluster import LOOK_EVERY_S, connected, dead_process, look
 from sam3ray.job.health import Place
 from sam3ray.job.lengths import lengths_of
 from sam3ray.job.logs import event
@@ -215,6 +215,8 @@ class Job:
             self._look_at = now + LOOK_EVERY_S
             self._look(now)
         self._do(self.scheduler.tick(now))
+        if dead := dead_process():
+            self._stop_message = f"Ray has died on this machine ({dead}); what is committed stays: run again to go on"
         if self.lease.lost:
             self._stop_message = "another process has taken this output over"
         error = self.ledger.tick(now)

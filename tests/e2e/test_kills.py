@@ -18,6 +18,7 @@ from sam3ray.job.driver import run_job
 from sam3ray.store import RunStore
 from tests.e2e.clips import write_clips
 from tests.e2e.gate import Gate
+from tests.e2e.nodes import command, family
 from tests.e2e.runs import annotations_of, assert_same_annotations, config_for, start_driver
 from tests.job.fakes import DrawnSegmenter
 
@@ -119,3 +120,13 @@ def test_a_second_driver_is_told_of_the_first(manifest: Path, whole: Path, tmp_p
     gate.open_for(COUNT)
     assert first.wait(timeout=PATIENCE_S) == 0
     assert_same_annotations(output, whole)
+
+
+def test_a_raylet_that_dies_is_named(manifest: Path, tmp_path: Path) -> None:
+    driver, _ = gated_driver(config_for(manifest, tmp_path / "run"), tmp_path, clips=1)
+    raylets = [pid for pid in family(driver.pid) if command(pid).split(b"\0")[0].endswith(b"raylet")]
+    assert raylets
+    for pid in raylets:
+        os.kill(pid, signal.SIGKILL)
+    assert driver.wait(timeout=PATIENCE_S) == 3
+    assert "Ray has died on this machine (raylet)" in (tmp_path / "driver.log").read_text()
