@@ -6,7 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from sam3ray import BoxPrompt, ModelConfig, PointPrompt, Segmenter, segment_video, track_video
+from sam3ray import (
+    BoxPrompt,
+    ClipError,
+    ModelConfig,
+    PointPrompt,
+    Segmenter,
+    TrackingConfig,
+    UserError,
+    load,
+    segment_video,
+    track_video,
+)
 from sam3ray.masks import decode_rle
 from sam3ray.shapes import ClipSpec, clip_phrases, draw_clip, write_clip
 from sam3ray.video import ClipFrames
@@ -107,3 +118,46 @@ def test_a_stream_that_is_needed_twice_is_refused(clip, segmenter):
     # Forward, phrases and prompts share one look at each frame: a stream is enough.
     streamed = list(segmenter.segment(iter(frames), 120, 160, ["red circle"], [box_prompt()]))
     assert streamed == list(segmenter.segment(ClipFrames(clip), 120, 160, ["red circle"], [box_prompt()]))
+
+
+class TestErrorsOfTheCall:
+    """Raised by the call, before anything is loaded, not by the first `next`."""
+
+    @pytest.mark.parametrize(
+        ("options", "sentence"),
+        [
+            ({"prompts": "person"}, r"prompts is the text 'person'; allowed: a list of phrases, such as \['person'\]"),
+            ({"direction": "both"}, 'direction is "both", but start_frame is absent'),
+            ({"model": ModelConfig(checkpoint="embedded"), "checkpoint": "embedded"}, "and a model is given, too"),
+        ],
+    )
+    def test_arguments_that_contradict_each_other(self, clip, options, sentence):
+        with pytest.raises(UserError, match=sentence):
+            segment_video(clip, **({"prompts": ["star"]} | options))
+
+    def test_thresholds_beside_a_loaded_model(self, clip, segmenter):
+        with pytest.raises(UserError, match="tracking is given with a loaded model"):
+            segment_video(clip, ["star"], model=segmenter, tracking=TrackingConfig())
+
+    def test_a_video_that_is_not_there(self, segmenter):
+        with pytest.raises(ClipError, match="not_found"):
+            segment_video("nowhere.mp4", ["star"], model=segmenter)
+
+    def test_nothing_to_follow_and_clicks_outside(self, clip, segmenter):
+        with pytest.raises(ValueError, match="at least one visual prompt"):
+            track_video(clip, [], model=segmenter)
+        with pytest.raises(ClipError, match="lies outside the frame"):
+            track_video(clip, [PointPrompt(((900.0, 5.0),), (True,), 0, 1)], model=segmenter)
+
+    def test_options_of_a_model(self):
+        with pytest.raises(UserError, match="gpu is no option of a model; allowed: compile, device, dtype"):
+            load("embedded", gpu=1)
+        with pytest.raises(UserError, match="device is 'tpu'"):
+            load("embedded", device="tpu")
+
+
+def test_a_loaded_model_serves_clip_after_clip(clip, segmenter):
+    backward = list(segment_video(clip, ["red circle"], model=segmenter, direction="backward"))
+    assert [frame.frame_index for frame in backward] == list(range(20))
+    by_path = list(track_video(clip, [box_prompt()], checkpoint="embedded"))
+    assert list(track_video(clip, [box_prompt()], model=segmenter)) == by_path

@@ -217,7 +217,7 @@ class _Masks:
         return _joined(masks)
 
 
-def select(proposals: Proposals, score_threshold: float) -> Detections:
+def detections_above(proposals: Proposals, score_threshold: float) -> Detections:
     """Proposals above the threshold. Makes the masks of their prompts, and of no others."""
     if proposals.arrived is not None:
         proposals.arrived.synchronize()
@@ -232,7 +232,7 @@ def select(proposals: Proposals, score_threshold: float) -> Detections:
     return Detections(masks[index[0], index[1]], scores, prompts)
 
 
-def distinct(detections: Detections, overlap: np.ndarray, threshold: float) -> np.ndarray:
+def nms_by_phrase(detections: Detections, overlap: np.ndarray, threshold: float) -> np.ndarray:
     """Which detections survive mask NMS among those of their phrase: (n,) bool.
 
     Args:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sam3ray.engine.interaction import Round
 from sam3ray.engine.memory import ObjectMemory
-from sam3ray.engine.tracked import Clicks, Prompted, TrackedMasks, join_prompted
 from sam3ray.engine.tracker import Tracker
+from sam3ray.engine.tracker_values import Clicks, Prompted, TrackedMasks, join_prompted
 from sam3ray.engine.transfer import indices
 from sam3ray.engine.vision import FrameFeatures
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from sam3ray.engine.association import Association, associate
-from sam3ray.engine.detector import Detections, distinct, select
+from sam3ray.engine.detector import Detections, detections_above, nms_by_phrase
 from sam3ray.engine.hotstart import Hotstart
 from sam3ray.engine.ids import Ids
 from sam3ray.engine.interaction import Round
@@ -27,8 +27,8 @@ from sam3ray.engine.postprocess import fill_holes
 from sam3ray.engine.prompting import Prompting
 from sam3ray.engine.rules import Rules
 from sam3ray.engine.suppression import ALWAYS, NEVER, NO_OBJECT_LOGIT, recently_occluded, suppress_shrunk
-from sam3ray.engine.tracked import TrackedMasks
 from sam3ray.engine.tracker import Tracker
+from sam3ray.engine.tracker_values import TrackedMasks
 from sam3ray.engine.transfer import indices, mark
 from sam3ray.engine.vision import FrameFeatures
 
@@ -168,7 +168,7 @@ class Propagation:
         overlaps = PendingOverlaps(detections, masks, tracked.score_logits if tracked else None)
         meanwhile()
         among_detections, facts = overlaps.read()
-        keep = distinct(detections, among_detections, rules.det_nms_thresh)
+        keep = nms_by_phrase(detections, among_detections, rules.det_nms_thresh)
         if not keep.all():
             detections, facts = detections.take(np.flatnonzero(keep)), facts.of_detections(keep)
 
@@ -221,7 +221,7 @@ class Propagation:
         if work.proposals is None:
             return Detections(torch.empty((0, 1, 1)), np.zeros(0, np.float32), np.zeros(0, np.int64))
         self.phrases += [phrase for phrase in work.phrases if phrase not in self.phrases]
-        found = select(work.proposals, self._rules.score_threshold_detection)
+        found = detections_above(work.proposals, self._rules.score_threshold_detection)
         numbers = np.array([self.phrases.index(phrase) for phrase in work.phrases], dtype=np.int64)
         return replace(found, prompts=numbers[found.prompts])
 

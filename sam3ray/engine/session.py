@@ -22,12 +22,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+import numpy as np
 import torch
 
+from sam3ray.engine.clock import Clock
 from sam3ray.engine.finisher import Finisher
 from sam3ray.engine.following import Followed, Following, as_result
 from sam3ray.engine.held import Held, LoopStep
@@ -40,38 +42,13 @@ from sam3ray.engine.propagation import Propagation, Tally
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.vision import FrameFeatures
 from sam3ray.failures import ClipError, Reason, UserError
-from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt, resolve_prompts
+from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt, phrases_problem, resolve_prompts
 from sam3ray.video import Frame
 
 if TYPE_CHECKING:
     from sam3ray.engine.engine import Engine
 
 _VISUAL = (PointPrompt, BoxPrompt, MaskPrompt)
-
-
-@dataclass
-class Clock:
-    """How far a pass has come. Frames count from 0 within the pass.
-
-    Attributes:
-        given, worked: frames handed in, and of these worked on.
-        first: position of the pass's first frame; the others lie after it, in a reverse pass before it.
-        last_index, worked_index: index in the source of the frame given, and worked on, last; None before.
-        phrases_from: the frame on which phrases were first looked for; None before.
-        follows: whether a frame with visual prompts has been given: all that come after are looked at.
-        asked: (frame, phrases): what is looked for from that frame on.
-        removals: (frame, id or phrase): what is dropped before that frame is worked on.
-    """
-
-    given: int = 0
-    worked: int = 0
-    worked_index: int | None = None
-    first: int = 0
-    last_index: int | None = None
-    phrases_from: int | None = None
-    follows: bool = False
-    asked: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
-    removals: list[tuple[int, int | str]] = field(default_factory=list)
 
 
 class Session(AbstractContextManager["Session"]):
@@ -103,6 +80,12 @@ class Session(AbstractContextManager["Session"]):
         ids: Ids | None = None,
         masks: MaskForm = "rle",
     ) -> None:
+        if min(height, width) < 1:
+            raise ValueError(f"the frames are {width}x{height}; allowed: sizes of at least 1")
+        if masks not in get_args(MaskForm):
+            raise ValueError(f"masks is {masks!r}; allowed: {', '.join(get_args(MaskForm))}")
+        if length is not None and length < 1:
+            raise ValueError(f"length is {length}; allowed: at least 1")
         self.engine = engine
         self.size = height, width
         self.policy = policy or Policy()
@@ -166,14 +149,17 @@ class Session(AbstractContextManager["Session"]):
             ids given until then.
 
         Raises:
-            UserError: a phrase that is too long.
+            UserError: a phrase that is empty, too long, or there already in other capitals.
             ValueError: a prompt that does not fit, or is meant for a frame that has been given.
         """
         self._check_open()
         if isinstance(prompt, str):
-            self.engine.check_phrases((prompt,))
             if prompt not in self.phrases:
-                self._ask((*self.phrases, prompt))
+                phrases = (*self.phrases, prompt.strip())
+                if problem := phrases_problem(phrases):
+                    raise UserError(f"the session {problem}")
+                self.engine.check_phrases(phrases)
+                self._ask(phrases)
             return ()
         if not isinstance(prompt, _VISUAL):
             raise TypeError(f"a prompt is a phrase, a PointPrompt, a BoxPrompt or a MaskPrompt, got {prompt!r:.80}")
@@ -231,15 +217,12 @@ class Session(AbstractContextManager["Session"]):
             The frames whose results are final by now, under `live` this one.
 
         Raises:
-            ValueError: the frame is of another size.
+            ValueError: the frame is no RGB image of the session's size, or does not follow the one before.
             ClipError: empty_range, where the frame of a visual prompt was passed over; over_limits, where an object
                 starts with prompts that only say what it is not.
         """
         self._check_open()
-        if frame.image is not None and frame.image.shape[:2] != self.size:
-            height, width = frame.image.shape[:2]
-            ours = f"{self.size[1]}x{self.size[0]}"
-            raise ValueError(f"frame {frame.index} is {width}x{height}; allowed: {ours}, the size of the session")
+        self._check_frame(frame)
         self._check_passed(frame.index)
         clock = self.clock
         phrases = self._phrases_at(clock.given) if self.walk.finds else ()
@@ -255,6 +238,18 @@ class Session(AbstractContextManager["Session"]):
         while len(self._ahead) > self._lag:
             self._work()
         return self._take_ready()
+
+    def _check_frame(self, frame: Frame) -> None:
+        height, width = self.size
+        if frame.image.shape != (height, width, 3) or frame.image.dtype != np.uint8:
+            raise ValueError(
+                f"frame {frame.index} is an array {frame.image.shape} of {frame.image.dtype}; "
+                f"allowed: ({height}, {width}, 3) of uint8, RGB"
+            )
+        last = self.clock.last_index
+        if last is not None and (frame.index >= last if self.walk.reverse else frame.index <= last):
+            way = "below" if self.walk.reverse else "above"
+            raise ValueError(f"frame {frame.index} comes after frame {last}; allowed in this pass: an index {way} it")
 
     def finish(self) -> list[SessionResult]:
         """End the pass: nothing more comes.

@@ -15,12 +15,11 @@ import os
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass as checked
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -32,11 +31,26 @@ from sam3ray.engine.outputs import FrameFacts, FrameMasks, FrameResult, with_pix
 from sam3ray.engine.propagation import FoundObject, Loan, Tally
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.spool import as_json, from_json
-from sam3ray.engine.tracked import TrackedMasks
+from sam3ray.engine.state_schema import (
+    ADAPTER,
+    ClockState,
+    FollowedObjectState,
+    FollowingState,
+    FoundObjectState,
+    FoundState,
+    LoanState,
+    MemoryState,
+    PartState,
+    SessionState,
+    StandingState,
+    StepState,
+)
 from sam3ray.engine.tracker import Tracker
+from sam3ray.engine.tracker_values import TrackedMasks
 from sam3ray.engine.versions import ENGINE_VERSION
 from sam3ray.failures import UserError
-from sam3ray.prompts import parse_visual_prompts, prompt_items
+from sam3ray.masks import decode_rle
+from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
 
 if TYPE_CHECKING:
     from sam3ray.engine.engine import Engine
@@ -46,10 +60,6 @@ FORMAT = 1
 _KEY = "sam3ray.session"
 _DIGEST = "sam3ray.digest"
 _FREE = {"object_batch", "frame_batch", "prompt_batch", "offload_state", "direction", "refine"}
-
-_STRICT = ConfigDict(strict=True, extra="forbid")
-Whole = Annotated[int, Field(ge=-(2**63), le=2**63)]
-Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class StateError(UserError):
@@ -62,123 +72,6 @@ class StateError(UserError):
     def __init__(self, sentence: str, *, is_foreign: bool = False) -> None:
         super().__init__(sentence)
         self.is_foreign = is_foreign
-
-
-@checked(config=_STRICT)
-class _Memory:
-    conditioning: list[tuple[Whole, Whole, Whole, bool | None]]  # frame, rows of pointer and memory, passed
-    tracked: list[tuple[Whole, Whole, Whole, bool | None]]
-    borrowed: list[Whole]
-    backward_from: Whole | None
-
-
-@checked(config=_STRICT)
-class _FoundObject:
-    object_id: Count
-    prompt: Count
-    score: float
-    born: Count
-    last_occluded: Whole | None
-    empty_frames: Count
-    pointed_at: list[Count]
-    memory: _Memory
-
-
-@checked(config=_STRICT)
-class _Standing:
-    first_frame: Count
-    keep_alive: Whole
-    unmatched_frames: Count
-    is_confirmed: bool
-    overlaps: list[tuple[Count, Count]]
-
-
-@checked(config=_STRICT)
-class _Loan:
-    frame: Count
-    givers: list[Count]
-    borrowers: list[Count]
-
-
-@checked(config=_STRICT)
-class _Found:
-    phrases: list[str]
-    found_at_first: Count
-    num_frames: Count | None
-    objects: list[_FoundObject]
-    standing: list[tuple[Count, _Standing]]
-    loans: list[_Loan]
-    tally: dict[str, Count]
-
-
-@checked(config=_STRICT)
-class _FollowedObject:
-    object_id: Count
-    label: str
-    born: Whole | None
-    shown: list[Whole]
-    memory: _Memory
-
-
-@checked(config=_STRICT)
-class _Following:
-    num_frames: Count | None
-    rehearsing: bool
-    objects: list[_FollowedObject]
-
-
-@checked(config=_STRICT)
-class _Part:
-    object_ids: list[Count]
-    prompts: list[str]
-    groups: list[Count]
-    scores: list[float]
-
-
-@checked(config=_STRICT)
-class _Step:
-    facts: tuple[Count, Whole, float]
-    found: _Part | None
-    pointed: _Part | None
-    hidden: list[Count]
-    removed: list[Count]
-    young: list[Count]
-
-
-@checked(config=_STRICT)
-class _Clock:
-    worked: Count
-    first: Whole
-    worked_index: Count | None
-    phrases_from: Count | None
-    follows: bool
-    asked: list[tuple[Count, list[str]]]
-    removals: list[tuple[Count, int | str]]
-
-
-@checked(config=_STRICT)
-class _State:
-    format: int
-    bound_to: dict[str, Any]
-    size: tuple[Count, Count]
-    policy: dict[str, Any]
-    length: Count | None
-    next_id: Annotated[int, Field(ge=1, le=2**31)]
-    again: list[Count]
-    phrases: list[str]
-    labels: list[tuple[Count, str]]
-    prompts: list[dict[str, Any]]
-    clock: _Clock
-    pass_number: Count
-    delay: Count
-    unsure: list[Count]
-    held: list[_Step]
-    ready: list[tuple[list[Any], list[Count], list[Count]]]  # finished frame, tentative, retracted
-    found: _Found | None = None
-    following: _Following | None = None
-
-
-_ADAPTER = TypeAdapter(_State)
 
 
 @dataclass
@@ -205,7 +98,7 @@ class _Tensors:
 def save(session: Session, path: str | os.PathLike[str]) -> None:
     """Writes the state of a session. The file appears whole or not at all."""
     tensors = _Tensors()
-    text = _ADAPTER.dump_json(_captured(session, tensors)).decode()
+    text = ADAPTER.dump_json(_captured(session, tensors)).decode()
     metadata = {_KEY: text, _DIGEST: _digest(text, tensors.values)}
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
@@ -234,7 +127,7 @@ def restore(session: Session, path: str | os.PathLike[str]) -> None:
     if metadata.get(_DIGEST) != _digest(text, tensors.values):
         raise StateError(f"the session state {path} is damaged: its digest is another")
     try:
-        state = _ADAPTER.validate_json(text)
+        state = ADAPTER.validate_json(text)
         _check_bound(session, state, path)
         _restored(session, state, tensors)
         if tensors.values:
@@ -261,7 +154,7 @@ def bound_to(engine: Engine) -> dict[str, Any]:
     }
 
 
-def _check_bound(session: Session, state: _State, path: str | os.PathLike[str]) -> None:
+def _check_bound(session: Session, state: SessionState, path: str | os.PathLike[str]) -> None:
     if state.format != FORMAT:
         raise StateError(f"the session state {path} has format {state.format}; allowed: {FORMAT}", is_foreign=True)
     here = bound_to(session.engine)
@@ -292,13 +185,13 @@ def _check_bound(session: Session, state: _State, path: str | os.PathLike[str]) 
 # Capturing
 
 
-def _captured(session: Session, tensors: _Tensors) -> _State:
+def _captured(session: Session, tensors: _Tensors) -> SessionState:
     clock = session.clock
     prompts = [
         p for of in (session.waiting, session.coming) for o in of.values() for given in o.values() for p in given
     ]
     begun = clock.phrases_from if clock.phrases_from is not None and clock.phrases_from < clock.worked else None
-    return _State(
+    return SessionState(
         format=FORMAT,
         bound_to=bound_to(session.engine),
         size=session.size,
@@ -308,8 +201,8 @@ def _captured(session: Session, tensors: _Tensors) -> _State:
         again=session.ids.repeated,
         phrases=list(session.phrases),
         labels=list(session.labels.items()),
-        prompts=prompt_items(prompts),
-        clock=_Clock(
+        prompts=[_one_of(prompt) for prompt in prompts],
+        clock=ClockState(
             clock.worked,
             clock.first,
             clock.worked_index,
@@ -331,17 +224,25 @@ def _captured(session: Session, tensors: _Tensors) -> _State:
     )
 
 
-def _step(step: LoopStep, name: str, tensors: _Tensors) -> _Step:
-    def part(result: FrameResult | None, kind: str) -> _Part | None:
+def _one_of(prompt: VisualPrompt) -> tuple[PointPrompt | None, BoxPrompt | None, MaskPrompt | None]:
+    return (
+        prompt if isinstance(prompt, PointPrompt) else None,
+        prompt if isinstance(prompt, BoxPrompt) else None,
+        prompt if isinstance(prompt, MaskPrompt) else None,
+    )
+
+
+def _step(step: LoopStep, name: str, tensors: _Tensors) -> StepState:
+    def part(result: FrameResult | None, kind: str) -> PartState | None:
         if result is None:
             return None
         if result.arrived is not None:
             result.arrived.synchronize()
         tensors.put(f"{name}.{kind}.masks", result.masks)
         tensors.put(f"{name}.{kind}.scores", torch.from_numpy(np.asarray(result.track_scores, np.float32)))
-        return _Part(list(result.object_ids), list(result.prompts), list(result.groups), list(result.scores))
+        return PartState(list(result.object_ids), list(result.prompts), list(result.groups), list(result.scores))
 
-    return _Step(
+    return StepState(
         (step.facts.index, step.facts.pts, step.facts.time_s),
         part(step.found, "found"),
         part(step.pointed, "pointed"),
@@ -351,7 +252,7 @@ def _step(step: LoopStep, name: str, tensors: _Tensors) -> _Step:
     )
 
 
-def _memories(memories: list[ObjectMemory], tracker: Tracker, name: str, tensors: _Tensors) -> list[_Memory]:
+def _memories(memories: list[ObjectMemory], tracker: Tracker, name: str, tensors: _Tensors) -> list[MemoryState]:
     """What objects remember, with the rows of the tracker's banks numbered anew from 0."""
     rows, pointers = tracker.rows(memories)
     tensors.put(f"{name}.memories", rows.gathered)
@@ -361,18 +262,18 @@ def _memories(memories: list[ObjectMemory], tracker: Tracker, name: str, tensors
         return [(t, pointers.number[e.pointer], rows.number[e.memory], e.passed) for t, e in of.items()]
 
     return [
-        _Memory(entries(each.conditioning), entries(each.tracked), sorted(each.borrowed), each.backward_from)
+        MemoryState(entries(each.conditioning), entries(each.tracked), sorted(each.borrowed), each.backward_from)
         for each in memories
     ]
 
 
-def _found(session: Session, tensors: _Tensors) -> _Found | None:
+def _found(session: Session, tensors: _Tensors) -> FoundState | None:
     found = session.found
     if found is None:
         return None
     memories = _memories([each.memory for each in found.objects], found.tracker, "found", tensors)
     objects = [
-        _FoundObject(
+        FoundObjectState(
             each.object_id,
             each.prompt,
             each.score,
@@ -385,15 +286,15 @@ def _found(session: Session, tensors: _Tensors) -> _Found | None:
         for each, memory in zip(found.objects, memories, strict=True)
     ]
     standing = [
-        (i, _Standing(s.first_frame, s.keep_alive, s.unmatched_frames, s.is_confirmed, list(s.overlaps.items())))
+        (i, StandingState(s.first_frame, s.keep_alive, s.unmatched_frames, s.is_confirmed, list(s.overlaps.items())))
         for i, s in found.hotstart.standing.items()
     ]
-    loans = [_Loan(each.frame, sorted(each.givers), [o.object_id for o in each.borrowers]) for each in found.loans]
+    loans = [LoanState(each.frame, sorted(each.givers), [o.object_id for o in each.borrowers]) for each in found.loans]
     num_frames = found.tracker.num_frames
-    return _Found(found.phrases, found.found_at_first, num_frames, objects, standing, loans, asdict(found.tally))
+    return FoundState(found.phrases, found.found_at_first, num_frames, objects, standing, loans, asdict(found.tally))
 
 
-def _following(session: Session, tensors: _Tensors) -> _Following | None:
+def _following(session: Session, tensors: _Tensors) -> FollowingState | None:
     following = session.following
     if following is None:
         return None
@@ -406,25 +307,29 @@ def _following(session: Session, tensors: _Tensors) -> _Following | None:
             tensors.put(f"{name}.masks", shown.masks)
             tensors.put(f"{name}.scores", shown.score_logits)
             tensors.put(f"{name}.ious", shown.iou_scores)
-        objects.append(_FollowedObject(each.object_id, each.label, each.born, list(each.shown), memory))
-    return _Following(following.tracker.num_frames, following.rehearsing, objects)
+        objects.append(FollowedObjectState(each.object_id, each.label, each.born, list(each.shown), memory))
+    return FollowingState(following.tracker.num_frames, following.rehearsing, objects)
 
 
 # Restoring
 
 
 @torch.inference_mode()
-def _restored(session: Session, state: _State, tensors: _Tensors) -> None:
+def _restored(session: Session, state: SessionState, tensors: _Tensors) -> None:
     if state.pass_number >= len(session.policy.passes):
         raise ValueError(f"pass_number is {state.pass_number}")
-    prompts, wrong = parse_visual_prompts(state.prompts) if state.prompts else ((), [])
-    if wrong:
-        raise ValueError(f"prompts{wrong[0]}")
     session.pass_number = state.pass_number
     session.length = state.length
     session.engine.check_phrases(tuple(state.phrases))
     session.phrases = tuple(state.phrases)
-    for prompt in prompts:
+    for one_of in state.prompts:
+        (prompt,) = [each for each in one_of if each is not None]
+        if isinstance(prompt, MaskPrompt):
+            if prompt.png:
+                raise ValueError("a mask of a prompt is in another file")
+            if (prompt.height, prompt.width) != session.size:
+                raise ValueError("a mask of a prompt is of another size")
+            decode_rle(prompt.rle, prompt.height, prompt.width)
         session.add(prompt)
     session.labels = dict(state.labels)
     session.ids.next = state.next_id
@@ -450,10 +355,10 @@ def _restored(session: Session, state: _State, tensors: _Tensors) -> None:
         _following_again(session, state.following, tensors)
 
 
-def _step_again(session: Session, step: _Step, name: str, tensors: _Tensors) -> LoopStep:
+def _step_again(session: Session, step: StepState, name: str, tensors: _Tensors) -> LoopStep:
     facts = FrameFacts(*step.facts)
 
-    def part(saved: _Part | None, kind: str) -> FrameResult | None:
+    def part(saved: PartState | None, kind: str) -> FrameResult | None:
         if saved is None:
             return None
         n = len(saved.object_ids)
@@ -470,7 +375,7 @@ def _step_again(session: Session, step: _Step, name: str, tensors: _Tensors) -> 
     return LoopStep(facts, found, pointed, frozenset(step.hidden), frozenset(step.removed), frozenset(step.young))
 
 
-def _memories_again(saved: list[_Memory], tracker: Tracker, name: str, tensors: _Tensors) -> list[ObjectMemory]:
+def _memories_again(saved: list[MemoryState], tracker: Tracker, name: str, tensors: _Tensors) -> list[ObjectMemory]:
     rows = tracker.adopt(
         tensors.take(f"{name}.memories", (None, *tracker.memory_shape), torch.bfloat16),
         tensors.take(f"{name}.pointers", (None, *tracker.pointer_shape), tracker.dtype),
@@ -494,7 +399,7 @@ def _memories_again(saved: list[_Memory], tracker: Tracker, name: str, tensors: 
     ]
 
 
-def _found_again(session: Session, saved: _Found, tensors: _Tensors) -> None:
+def _found_again(session: Session, saved: FoundState, tensors: _Tensors) -> None:
     found = session.engine.propagation(session.size, saved.num_frames, session.ids)
     memories = _memories_again([each.memory for each in saved.objects], found.tracker, "found", tensors)
     for each, memory in zip(saved.objects, memories, strict=True):
@@ -528,7 +433,7 @@ def _found_again(session: Session, saved: _Found, tensors: _Tensors) -> None:
     session.found = found
 
 
-def _following_again(session: Session, saved: _Following, tensors: _Tensors) -> None:
+def _following_again(session: Session, saved: FollowingState, tensors: _Tensors) -> None:
     tracker = session.engine.tracker(session.size, saved.num_frames)
     following = Following(tracker, session.size, rehearsing=saved.rehearsing, both_ways=session.policy.both_ways)
     memories = _memories_again([each.memory for each in saved.objects], tracker, "following", tensors)

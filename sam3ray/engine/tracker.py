@@ -40,8 +40,8 @@ from transformers import Sam3VideoModel
 from sam3ray.engine.capture import kept
 from sam3ray.engine.mask_head import NO_OBJECT, HeadOutput, resize
 from sam3ray.engine.memory import NO_ROW, Bank, FrameEntry, ObjectMemory, Packed, ReadRules, Rules, group_by_length
-from sam3ray.engine.tracked import Clicks, Prompted, TrackedMasks, carve, exclusive
 from sam3ray.engine.tracker_parts import TrackerParts
+from sam3ray.engine.tracker_values import Clicks, Prompted, TrackedMasks, non_overlapping_logits, non_overlapping_masks
 from sam3ray.engine.transfer import indices, to_device, to_host
 from sam3ray.engine.vision import FrameFeatures, neck_of
 
@@ -298,10 +298,10 @@ class Tracker:
         there = (masks > 0).flatten(1).any(dim=1)
         scores = torch.where(there, MASK_PROMPT_SCORE, -MASK_PROMPT_SCORE)
         if self.rules == "published":
-            carved = carve(self._at_video_size(masks), groups)
+            apart = non_overlapping_masks(self._at_video_size(masks), groups)
             # +-1024, then soft at the border: what the published code stores of a mask prompt.
-            step = max(1, _DEVICE_PIXELS // carved[0].numel())
-            low = torch.cat([self._to_low_res(torch.where(part, -NO_OBJECT, NO_OBJECT)) for part in carved.split(step)])
+            step = max(1, _DEVICE_PIXELS // apart[0].numel())
+            low = torch.cat([self._to_low_res(torch.where(part, -NO_OBJECT, NO_OBJECT)) for part in apart.split(step)])
             for_memory = self.upsample(low)
         else:
             for_memory = prompt[:, 0] * 20.0 - 10.0
@@ -386,7 +386,7 @@ class Tracker:
         """
         logits = prompted.memory_logits
         if self.rules == "published":
-            logits = exclusive(logits, groups)
+            logits = non_overlapping_logits(logits, groups)
         hard = torch.ones(len(memories), dtype=torch.bool, device=self.device)
         self.encode_memory(features, frame, memories, logits, prompted.tracked.score_logits, hard)
 

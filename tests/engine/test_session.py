@@ -137,8 +137,9 @@ class TestPolicies:
     def test_backward_looks_for_phrases_in_the_order_of_the_frames_given(self):
         results = given(begun(["red"], "backward"), reversed(FRAMES))
         assert [each.frame_index for each in results] == list(range(19, -1, -1))
-        turned = list(engine().annotate(iter(FRAMES[::-1]), HEIGHT, WIDTH, ["red"]))
-        assert rows(results) == turned
+        turned = [replace(frame, index=19 - frame.index) for frame in reversed(FRAMES)]
+        expected = engine().annotate(iter(turned), HEIGHT, WIDTH, ["red"])
+        assert [each.objects for each in rows(results)] == [each.objects for each in expected]
 
 
 @pytest.mark.usefixtures("still")
@@ -275,8 +276,33 @@ class TestErrors:
             session.remove(77)
 
     def test_frames_of_another_size(self):
-        with pytest.raises(ValueError, match=r"frame 0 is 8x6; allowed: 120x90"):
+        sentence = r"frame 0 is an array \(6, 8, 3\) of uint8; allowed: \(90, 120, 3\) of uint8, RGB"
+        with pytest.raises(ValueError, match=sentence):
             begun(["red"]).step(clip(1, height=6, width=8)[0])
+        with pytest.raises(ValueError, match=r"frame 0 is an array \(90, 120\) of uint8"):
+            begun(["red"]).step(replace(FRAMES[0], image=FRAMES[0].image[..., 0]))
+
+    def test_frames_out_of_order(self):
+        session = begun(["red"])
+        session.step(FRAMES[3])
+        for index in (3, 1):
+            with pytest.raises(ValueError, match=f"frame {index} comes after frame 3; allowed in this pass: an index"):
+                session.step(FRAMES[index])
+
+    def test_phrases_that_cannot_be_looked_for(self):
+        session = begun(["red"])
+        for phrase, sentence in (("", "holds an empty phrase"), ("RED", "holds the same phrase twice")):
+            with pytest.raises(UserError, match=sentence):
+                session.add(phrase)
+        assert session.add("red") == (), "asked again, nothing changes"
+
+    def test_sessions_that_cannot_begin(self):
+        with pytest.raises(ValueError, match="the frames are 4x0; allowed: sizes of at least 1"):
+            Session(engine(), 0, 4)
+        with pytest.raises(ValueError, match="masks is 'png'; allowed: rle, array, tensor"):
+            Session(engine(), 4, 4, masks="png")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="length is 0; allowed: at least 1"):
+            Session(engine(), 4, 4, length=0)
 
     def test_a_prompt_whose_frame_does_not_come(self):
         session = begun([on_frame(CLICK, 7)])

@@ -119,6 +119,7 @@ def test_what_is_asked_for_and_not_yet_worked_on_is_part_of_the_state(tmp_path):
         out = [row(each) for frame in FRAMES[:8] for each in session.step(frame)]
         session.add("blue")
         session.add(PointPrompt(((50.0, 40.0),), (True,), 9, 50, label="it"))
+        session.add(PointPrompt(((10.0, 70.0),), (False,), 11, 50))  # a refinement that says only what it is not
         out += [row(each) for frame in FRAMES[8:12] for each in session.step(frame)]
         session.remove("red")
         at = 12

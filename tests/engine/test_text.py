@@ -12,7 +12,7 @@ from tiny import tiny_model
 
 from sam3ray.config import TrackingConfig
 from sam3ray.engine import finisher
-from sam3ray.engine.detector import MAX_TOKENS, Detector, select
+from sam3ray.engine.detector import MAX_TOKENS, Detector, detections_above
 from sam3ray.engine.engine import Engine
 from sam3ray.engine.frames import Preprocessor
 from sam3ray.engine.tracker import Tracker
@@ -89,12 +89,12 @@ def test_masks_are_made_for_phrases_that_found_something_and_equal_the_models_ow
         pixels = torch.cat([Preprocessor(one)(frame) for frame in clip(2)])
         backbone = backbone_features(model, pixels)
         proposals = detector.propose(backbone, phrases)
-        assert len(select(proposals[0], 1.0)) == 0
+        assert len(detections_above(proposals[0], 1.0)) == 0
         assert not calls
         top = proposals[1].probs.max(dim=1).values
         order = top.argsort(descending=True).tolist()
         threshold = float(top[order[1]]) - 1e-6
-        found = select(proposals[1], threshold)
+        found = detections_above(proposals[1], threshold)
         assert set(found.prompts) == set(order[:2])
         assert len(calls) == 1
         hook.remove()

@@ -16,8 +16,8 @@ from tiny import IMAGE, PATCH, tiny_model
 
 from sam3ray.engine.frames import Preprocessor
 from sam3ray.engine.memory import ObjectMemory
-from sam3ray.engine.tracked import Clicks, TrackedMasks, carve, exclusive
 from sam3ray.engine.tracker import Tracker
+from sam3ray.engine.tracker_values import Clicks, TrackedMasks, non_overlapping_logits, non_overlapping_masks
 from sam3ray.engine.vision import FrameFeatures, TrackerNeck, backbone_features
 
 LENGTH = 20
@@ -230,12 +230,12 @@ class TestPublishedRules:
 
     def test_new_masks_of_a_group_exclude_each_other_in_memory(self):
         first, second = square(10, 10), square(20, 20)
-        carved = carve(torch.stack([first, second, first]), [0, 0, 1])
-        assert torch.equal(carved[0], first & ~second)
-        assert torch.equal(carved[1], second)
-        assert torch.equal(carved[2], first)
+        apart = non_overlapping_masks(torch.stack([first, second, first]), [0, 0, 1])
+        assert torch.equal(apart[0], first & ~second)
+        assert torch.equal(apart[1], second)
+        assert torch.equal(apart[2], first)
         logits = torch.tensor([[[3.0, -20.0]], [[5.0, -30.0]], [[1.0, 2.0]]])
-        assert exclusive(logits, [0, 0, 1]).tolist() == [[[-10.0, -20.0]], [[5.0, -30.0]], [[1.0, 2.0]]]
+        assert non_overlapping_logits(logits, [0, 0, 1]).tolist() == [[[-10.0, -20.0]], [[5.0, -30.0]], [[1.0, 2.0]]]
 
 
 class TestClicks:

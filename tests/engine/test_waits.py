@@ -19,8 +19,8 @@ from sam3ray.engine.lookahead import LookAhead
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.propagation import Propagation
 from sam3ray.engine.rules import Rules
-from sam3ray.engine.tracked import Clicks
 from sam3ray.engine.tracker import Tracker
+from sam3ray.engine.tracker_values import Clicks
 from sam3ray.engine.transfer import mark
 from sam3ray.engine.vision import TrackerNeck
 

@@ -65,21 +65,21 @@ def join_prompted(parts: Sequence[Prompted]) -> Prompted:
     )
 
 
-def carve(masks: Tensor, groups: Sequence[int] | None) -> Tensor:
+def non_overlapping_masks(masks: Tensor, groups: Sequence[int] | None) -> Tensor:
     """(N, H, W) bool: takes from every mask what a later one of its group covers."""
-    carved = masks.clone()
+    apart = masks.clone()
     covered: dict[int, Tensor] = {}
     for i in range(len(masks) - 1, -1, -1):
         group = 0 if groups is None else groups[i]
         if group in covered:
-            carved[i] &= ~covered[group]
+            apart[i] &= ~covered[group]
             covered[group] = covered[group] | masks[i]
         else:
             covered[group] = masks[i]
-    return carved
+    return apart
 
 
-def exclusive(logits: Tensor, groups: Sequence[int] | None) -> Tensor:
+def non_overlapping_logits(logits: Tensor, groups: Sequence[int] | None) -> Tensor:
     """(N, H, W): leaves every pixel to the highest logit of its group; the others fall to <= -10."""
     if len(logits) < 2:
         return logits

@@ -1,0 +1,30 @@
+"""How far a session has come, and what changes on which frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Clock:
+    """How far a pass has come. Frames count from 0 within the pass.
+
+    Attributes:
+        given, worked: frames handed in, and of these worked on.
+        first: position of the pass's first frame; the others lie after it, in a reverse pass before it.
+        last_index, worked_index: index in the source of the frame given, and worked on, last; None before.
+        phrases_from: the frame on which phrases were first looked for; None before.
+        follows: whether a frame with visual prompts has been given: all that come after are looked at.
+        asked: (frame, phrases): what is looked for from that frame on.
+        removals: (frame, id or phrase): what is dropped before that frame is worked on.
+    """
+
+    given: int = 0
+    worked: int = 0
+    worked_index: int | None = None
+    first: int = 0
+    last_index: int | None = None
+    phrases_from: int | None = None
+    follows: bool = False
+    asked: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
+    removals: list[tuple[int, int | str]] = field(default_factory=list)

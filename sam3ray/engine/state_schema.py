@@ -1,0 +1,131 @@
+"""What a session's state says beside its tensors, and of which types: strict, since the file may come from anywhere."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass as checked
+
+from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt
+
+_STRICT = ConfigDict(strict=True, extra="forbid")
+Whole = Annotated[int, Field(ge=-(2**63), le=2**63)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+@checked(config=_STRICT)
+class MemoryState:
+    conditioning: list[tuple[Whole, Whole, Whole, bool | None]]  # frame, rows of pointer and memory, passed
+    tracked: list[tuple[Whole, Whole, Whole, bool | None]]
+    borrowed: list[Whole]
+    backward_from: Whole | None
+
+
+@checked(config=_STRICT)
+class FoundObjectState:
+    object_id: Count
+    prompt: Count
+    score: float
+    born: Count
+    last_occluded: Whole | None
+    empty_frames: Count
+    pointed_at: list[Count]
+    memory: MemoryState
+
+
+@checked(config=_STRICT)
+class StandingState:
+    first_frame: Count
+    keep_alive: Whole
+    unmatched_frames: Count
+    is_confirmed: bool
+    overlaps: list[tuple[Count, Count]]
+
+
+@checked(config=_STRICT)
+class LoanState:
+    frame: Count
+    givers: list[Count]
+    borrowers: list[Count]
+
+
+@checked(config=_STRICT)
+class FoundState:
+    phrases: list[str]
+    found_at_first: Count
+    num_frames: Count | None
+    objects: list[FoundObjectState]
+    standing: list[tuple[Count, StandingState]]
+    loans: list[LoanState]
+    tally: dict[str, Count]
+
+
+@checked(config=_STRICT)
+class FollowedObjectState:
+    object_id: Count
+    label: str
+    born: Whole | None
+    shown: list[Whole]
+    memory: MemoryState
+
+
+@checked(config=_STRICT)
+class FollowingState:
+    num_frames: Count | None
+    rehearsing: bool
+    objects: list[FollowedObjectState]
+
+
+@checked(config=_STRICT)
+class PartState:
+    object_ids: list[Count]
+    prompts: list[str]
+    groups: list[Count]
+    scores: list[float]
+
+
+@checked(config=_STRICT)
+class StepState:
+    facts: tuple[Count, Whole, float]
+    found: PartState | None
+    pointed: PartState | None
+    hidden: list[Count]
+    removed: list[Count]
+    young: list[Count]
+
+
+@checked(config=_STRICT)
+class ClockState:
+    worked: Count
+    first: Whole
+    worked_index: Count | None
+    phrases_from: Count | None
+    follows: bool
+    asked: list[tuple[Count, list[str]]]
+    removals: list[tuple[Count, int | str]]
+
+
+@checked(config=_STRICT)
+class SessionState:
+    format: int
+    bound_to: dict[str, Any]
+    size: tuple[Count, Count]
+    policy: dict[str, Any]
+    length: Count | None
+    next_id: Annotated[int, Field(ge=1, le=2**31)]
+    again: list[Count]
+    phrases: list[str]
+    labels: list[tuple[Count, str]]
+    prompts: list[tuple[PointPrompt | None, BoxPrompt | None, MaskPrompt | None]]  # one of each three
+    clock: ClockState
+    pass_number: Count
+    delay: Count
+    unsure: list[Count]
+    held: list[StepState]
+    ready: list[tuple[list[Any], list[Count], list[Count]]]  # finished frame, tentative, retracted
+    found: FoundState | None = None
+    following: FollowingState | None = None
+
+
+ADAPTER = TypeAdapter(SessionState)
