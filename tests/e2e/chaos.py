@@ -281,7 +281,8 @@ class Chaos:
                 self.nodes.start_node(cpus=1, **{SICK_NODE: "1"})
                 self.nodes.start_node(cpus=1, TMPDIR=str(self.full_disk))
             wait_for_nodes(self.nodes, len(self.nodes.nodes))
-            cluster = {"address": self.nodes.address}
+            # Two on each node: else the one that is to be killed may have none.
+            cluster = {"address": self.nodes.address, "actors": {"min": 1, "max": 2 * len(self.nodes.nodes)}}
         self.driver = start_driver(
             self._config(self.proxy.url, **cluster),
             self.folder,
