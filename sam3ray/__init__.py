@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt
     from sam3ray.segment import Segmenter, segment_video, track_video
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "annotations": ("FrameAnnotations", "ObjectAnnotation", "decode_mask", "read_annotations"),
