@@ -399,6 +399,10 @@ def export_labels(
     images: Annotated[
         bool, typer.Option("--images", help="Also extract the exported frames, where the tool looks for them.")
     ] = False,
+    revision: Annotated[
+        str | None,
+        typer.Option("--revision", metavar="R", help="With the corrections up to here: latest, or a number."),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; by default one per CPU.")
     ] = None,
@@ -421,6 +425,7 @@ def export_labels(
             every=every,
             names=read_names(labels) if labels else None,
             images=images,
+            revision=int(revision) if revision is not None and revision.isascii() and revision.isdigit() else revision,
             workers=workers or os.cpu_count() or 1,
             storage_options=_storage(set_),
             progress=progress,

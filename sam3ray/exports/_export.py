@@ -17,7 +17,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam3ray.annotations import frames_of
 from sam3ray.config import VideoConfig
 from sam3ray.exports._folder import SIDECARS, Folder
 from sam3ray.exports._formats import Format, format_of
@@ -26,6 +25,7 @@ from sam3ray.exports._losses import Losses
 from sam3ray.failures import ClipError, Reason, UserError
 from sam3ray.labelled_frames import labelled_frames
 from sam3ray.redact import redact
+from sam3ray.revisions import ClipOperation, Edits
 from sam3ray.store import RunStore
 from sam3ray.store.storage import Storage
 
@@ -71,6 +71,7 @@ class _Order:
     categories: Mapping[str, int]
     numbers: Mapping[str, int]
     images: bool
+    operations: Mapping[str, Sequence[ClipOperation]]  # clip -> corrections
 
 
 def export(
@@ -85,6 +86,7 @@ def export(
     every: int = 1,
     names: Mapping[str, str] | None = None,
     images: bool = False,
+    revision: int | str | None = None,
     workers: int = 1,
     storage_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -97,6 +99,7 @@ def export(
         format: see `exports._formats.FORMATS`; `variant` where a format has several.
         clips, prompts, min_score, every, names: see `Choice`.
         images: also extract the exported frames as JPEGs, where the tool looks for them.
+        revision: None is what the model found, "latest" or a number applies the corrections up to there.
         workers: processes.
         progress: called with how many clips are done, of how many.
 
@@ -110,7 +113,10 @@ def export(
     manifest = store.manifest()
     numbers = {clip.clip_id: n for n, clip in enumerate(manifest, 1)}
     wanted = _wanted(manifest, store.done_ids(), choice)
-    categories = categories_of(manifest, choice)
+    edits = Edits(store)
+    revision = edits.number_of(revision)
+    operations = edits.operations(revision)
+    categories = categories_of(manifest, choice, edits.labels(operations))
     if images and way.image is None:
         raise UserError(f"--images: {format}{f' ({variant})' if variant else ''} reads no images")
     destination = Storage(to, storage_options)
@@ -119,7 +125,7 @@ def export(
         {
             "version": VERSION,
             "run": run.get("run_id") or run.get("id") or run["manifest"]["sha256"],
-            "revision": None,
+            "revision": revision,
             "format": format,
             "variant": variant,
             "choice": {**asdict(choice), "names": dict(choice.names) if choice.names else None},
@@ -128,7 +134,7 @@ def export(
     )
     there = folder.exported()
     todo = [clip for clip in wanted if clip.clip_id not in there]
-    order = _Order(store, destination, format, variant, choice, categories, numbers, images)
+    order = _Order(store, destination, format, variant, choice, categories, numbers, images, operations)
     failed: dict[str, str] = {}
     for done, (clip_id, problem) in enumerate(_each(partial(_export_clip, order), todo, workers), 1):
         if problem is not None:
@@ -195,9 +201,11 @@ def _wanted(manifest: Sequence[Clip], done: set[str], choice: Choice) -> list[Cl
     return [clip for clip in manifest if clip.clip_id in chosen_ids]
 
 
-def categories_of(manifest: Sequence[Clip], choice: Choice) -> dict[str, int]:
-    """Label -> number from 1, in the order in which the manifest first asks for them."""
-    asked = (label for clip in manifest for label in _asked(clip, choice))
+def categories_of(manifest: Sequence[Clip], choice: Choice, corrected: Sequence[str] = ()) -> dict[str, int]:
+    """Label -> number from 1, in the order in which the manifest first asks for them, those of corrections last."""
+    asked = [label for clip in manifest for label in _asked(clip, choice)]
+    wanted = None if choice.prompts is None else set(choice.prompts)
+    asked += [choice.name_of(label) for label in corrected if wanted is None or label in wanted]
     return {label: n for n, label in enumerate(dict.fromkeys(asked), 1)}
 
 
@@ -224,7 +232,9 @@ def _export_clip(order: _Order, clip: Clip) -> tuple[str, str | None]:
     way = format_of(order.format, order.variant)[1]
     folder = Folder(order.destination)
     try:
-        labels = read_labels(order.store, clip, order.numbers[clip.clip_id], order.categories, order.choice)
+        corrections = order.operations.get(clip.clip_id, ())
+        number = order.numbers[clip.clip_id]
+        labels = read_labels(order.store, clip, number, order.categories, order.choice, corrections)
         if order.images:
             _extract_images(order, way, labels, clip, folder)
         lost = way.write_clip(labels, folder)
@@ -234,14 +244,21 @@ def _export_clip(order: _Order, clip: Clip) -> tuple[str, str | None]:
     return clip.clip_id, None
 
 
-def read_labels(store: RunStore, clip: Clip, number: int, categories: Mapping[str, int], choice: Choice) -> ClipLabels:
+def read_labels(
+    store: RunStore,
+    clip: Clip,
+    number: int,
+    categories: Mapping[str, int],
+    choice: Choice,
+    corrections: Sequence[ClipOperation] = (),
+) -> ClipLabels:
     """One finished clip as the writers take it.
 
     Raises:
         ValueError: its rows have a label that the manifest does not ask for, or a size of their own.
     """
     about = store.read_clip_metadata(clip.clip_id).get("clip", {})
-    frames = frames_of(store.read_clip(clip.clip_id))
+    frames = Edits(store).clip(clip.clip_id, corrections)
     sizes = {(frame.height, frame.width) for frame in frames} or {(about.get("height") or 1, about.get("width") or 1)}
     if len(sizes) > 1:
         raise ValueError(f"its rows are of several sizes: {sorted(sizes)}")

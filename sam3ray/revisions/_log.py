@@ -32,6 +32,7 @@ from sam3ray.revisions._operations import (
     ClipOperation,
     EditConflict,
     EditRefused,
+    Rename,
     ReplaceMask,
     Revert,
     from_json,
@@ -135,6 +136,17 @@ class Edits:
                     if not isinstance(each, Revert):
                         found.setdefault(each.clip, []).append(each)
         return found
+
+    def labels(self, operations: Mapping[str, Sequence[ClipOperation]]) -> list[str]:
+        """Labels that corrections bring in, in the order of the clips' ids and of the operations."""
+        found: list[str] = []
+        for _, each in sorted(operations.items()):
+            for operation in each:
+                if isinstance(operation, Rename):
+                    found.append(operation.label)
+                elif isinstance(operation, WITH_DATA):
+                    found += [item.prompt for frame in self.load(operation) for item in frame.objects]
+        return list(dict.fromkeys(found))
 
     def clip(self, clip_id: str, operations: Sequence[ClipOperation]) -> list[FrameAnnotations]:
         """A clip's frames after these operations; frames without objects left out.

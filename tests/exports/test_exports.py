@@ -396,3 +396,25 @@ def test_images_lie_where_the_labels_say(tmp_path):
         assert pixels.shape == (HEIGHT, WIDTH, 3)
         assert abs(float(pixels.mean()) - 40 * image["frame_index"]) < 6
     assert len(list((tmp_path / "out" / "images").rglob("*.jpg"))) == len(data["images"]) == 3
+
+
+def test_a_revision_is_exported(tmp_path):
+    from sam3ray.revisions import Delete, Edits, Rename
+    from sam3ray.store import RunStore
+
+    make_run(tmp_path)
+    run = str(tmp_path / "run")
+    Edits(RunStore(run)).append([Rename(CLIP, 1, "hoop"), Delete(CLIP, 2)])
+    for revision, ids, labels in (
+        (None, {1, 2, 1203}, ["ring", "two words", "absent"]),
+        ("latest", {1, 1203}, ["ring", "two words", "absent", "hoop"]),
+    ):
+        to = tmp_path / str(revision)
+        export(run, str(to), "coco", revision=revision, workers=2)
+        data = json.loads((to / "annotations" / f"{CLIP}.json").read_text())
+        assert {each["track_id"] for each in data["annotations"]} == ids
+        assert [each["name"] for each in data["categories"]] == labels
+    hoop = [each for each in data["annotations"] if each["category_id"] == 4]
+    assert {each["track_id"] for each in hoop} == {1}
+    with pytest.raises(UserError, match=r"holds another export .*revision 0 there, 1 here"):
+        export(run, str(tmp_path / "None"), "coco", revision=1)
