@@ -481,6 +481,29 @@ def run_arguments(arguments: list[str]) -> tuple[str, list[str]] | None:
     return None if found.get("config") is None else (found["config"], list(found.get("set_") or ()))
 
 
+@app.command("import", epilog=_example("sam3ray import demo-output/run --from to-correct --format labelme"))
+@_verb
+def import_corrections(
+    output: Output,
+    source: Annotated[str, typer.Option("--from", metavar="SRC", help="What `export` wrote, with your corrections.")],
+    format_: Annotated[str, typer.Option("--format", metavar="F", help="coco, labelme or xanylabeling.")],
+    author: Annotated[str | None, typer.Option("--author", metavar="NAME", help="By default your user name.")] = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Take corrections back as a revision beside the run. The model's own files stay as they are."""
+    from sam3ray.exports import import_labels
+
+    with counter("clips compared") as progress:
+        done = import_labels(
+            _place(output), _place(source), format_, author=author, storage_options=_storage(set_), progress=progress
+        )
+    shown = {"revision": done.revision or "none: nothing was changed", **done.clips}
+    print_result(plain(done), facts_table(shown), as_json)
+    return OK
+
+
 def _show(summary: Any, output: str, as_json: bool) -> None:
     """The summary of a job; what it has to say of its end goes to stderr."""
     facts = plain(summary)

@@ -6,6 +6,7 @@ numbers, parallel work, resuming) is the same for all formats and lives in `_exp
 
 from sam3ray.exports._export import Exported, export, read_names
 from sam3ray.exports._formats import FORMATS
+from sam3ray.exports._import import READERS, Imported, import_labels
 from sam3ray.exports._losses import SENTENCES
 
-__all__ = ["FORMATS", "SENTENCES", "Exported", "export", "read_names"]
+__all__ = ["FORMATS", "READERS", "SENTENCES", "Exported", "Imported", "export", "import_labels", "read_names"]

@@ -124,7 +124,7 @@ def export(
     folder.claim(
         {
             "version": VERSION,
-            "run": run.get("run_id") or run.get("id") or run["manifest"]["sha256"],
+            "run": run_id_of(run),
             "revision": revision,
             "format": format,
             "variant": variant,
@@ -155,6 +155,11 @@ def export(
         failed=failed,
         lost={kind: count for kind, count in sorted(lost.items()) if count},
     )
+
+
+def run_id_of(run: Mapping[str, Any]) -> str:
+    """What tells this run from others, from its `run.json`."""
+    return str(run.get("run_id") or run["manifest"]["sha256"])
 
 
 def _choice(

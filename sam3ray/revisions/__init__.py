@@ -1,5 +1,6 @@
 """Corrections beside a run: a log of operations that is applied on reading. The model's own files are never touched."""
 
+from sam3ray.revisions._difference import Change, Label, difference
 from sam3ray.revisions._log import Edits, Entry
 from sam3ray.revisions._operations import (
     Accept,
@@ -21,12 +22,14 @@ from sam3ray.revisions._resolve import read_revision
 __all__ = [
     "Accept",
     "Add",
+    "Change",
     "ClipOperation",
     "Delete",
     "EditConflict",
     "EditRefused",
     "Edits",
     "Entry",
+    "Label",
     "Merge",
     "Rename",
     "ReplaceMask",
@@ -34,5 +37,6 @@ __all__ = [
     "SetId",
     "Split",
     "Swap",
+    "difference",
     "read_revision",
 ]

@@ -1,0 +1,182 @@
+"""Labels as they come back from other tools. Files of strangers: every value is checked, and nothing is believed."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sam3ray.jsontext import parse_json
+from sam3ray.masks import decode_rle
+from sam3ray.revisions import Label
+from sam3ray.store.storage import Storage
+
+Found = dict[int, list[Label]]
+_MAX_PNG_BYTES = 64 * 2**20
+
+
+def read_labelme(storage: Storage, clip_id: str, frames: Sequence[int], size: tuple[int, int]) -> Found:
+    """One file per exported frame. Masks, and polygons, which are filled where pixel centres lie inside.
+
+    Raises:
+        ValueError: a file is missing or damaged, or of another size.
+    """
+    found: Found = {}
+    for frame in frames:
+        path = f"{clip_id}/{frame:06d}.json"
+        value = _json(storage, path)
+        if (value.get("imageHeight"), value.get("imageWidth")) not in (size, (None, None)):
+            raise ValueError(f"{path} is of an image of {value.get('imageWidth')}x{value.get('imageHeight')} pixels")
+        shapes: dict[tuple[int | None, str, int], np.ndarray] = {}
+        for n, shape in enumerate(_list(value, "shapes", path)):
+            object_id, label, mask = _shape(shape, size, f"{path}, shape {n + 1}")
+            key = (object_id, label, n if object_id is None else 0)
+            shapes[key] = shapes[key] | mask if key in shapes else mask
+        found[frame] = [Label(object_id, label, mask) for (object_id, label, _), mask in shapes.items() if mask.any()]
+    return found
+
+
+def read_coco(storage: Storage, clip_id: str, frames: Sequence[int], size: tuple[int, int]) -> Found:
+    """`annotations/<clip_id>.json`. Masks as run lengths, compressed or not, or as polygons.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    path = f"annotations/{clip_id}.json"
+    value = _json(storage, path)
+    images: dict[Any, int] = {}
+    for image in _list(value, "images", path):
+        if isinstance(image, Mapping) and isinstance(image.get("frame_index"), int):
+            images[image.get("id")] = image["frame_index"]
+    names = {c.get("id"): c.get("name") for c in _list(value, "categories", path) if isinstance(c, Mapping)}
+    found: Found = {frame: [] for frame in frames}
+    for n, each in enumerate(_list(value, "annotations", path)):
+        where = f"{path}, annotation {n + 1}"
+        if not isinstance(each, Mapping) or each.get("image_id") not in images:
+            raise ValueError(f"{where}: its image_id is not that of an image with a frame_index")
+        label = names.get(each.get("category_id"))
+        attributes = each.get("attributes") if isinstance(each.get("attributes"), Mapping) else {}
+        object_id = _id(each.get("track_id", (attributes or {}).get("track_id")), where)
+        mask = _segmentation(each.get("segmentation"), size, where)
+        frame = images[each["image_id"]]
+        if frame in found and mask.any():
+            found[frame].append(Label(object_id, _label(label, where), mask))
+    return found
+
+
+def _shape(shape: Any, size: tuple[int, int], where: str) -> tuple[int | None, str, np.ndarray]:
+    if not isinstance(shape, Mapping):
+        raise ValueError(f"{where} is no mapping")
+    object_id, label = _id(shape.get("group_id"), where), _label(shape.get("label"), where)
+    points = _points(shape.get("points"), where)
+    kind = shape.get("shape_type")
+    if kind == "mask":
+        return object_id, label, _placed(shape.get("mask"), points, size, where)
+    if kind == "rectangle" and len(points) in (2, 4):
+        (x0, y0), (x1, y1) = points.min(0), points.max(0)
+        points = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+    elif kind != "polygon" or len(points) < 3:
+        raise ValueError(f"{where} is a {kind!r} of {len(points)} points; allowed: mask, polygon, rectangle")
+    return object_id, label, filled(points, size)
+
+
+def _placed(data: Any, points: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
+    from PIL import Image
+
+    if not isinstance(data, str) or len(data) > _MAX_PNG_BYTES or len(points) != 2:
+        raise ValueError(f"{where}: a mask needs two points and a PNG in base64")
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(data, validate=True)), formats=["PNG"]) as image:
+            left, top = (round(float(v)) for v in points[0])
+            height, width = image.height, image.width
+            if left < 0 or top < 0 or top + height > size[0] or left + width > size[1]:
+                raise ValueError(f"{where}: its mask of {width}x{height} at {left}, {top} lies outside the image")
+            part = np.asarray(image.convert("L")) > 0
+    except (OSError, SyntaxError, binascii.Error, Image.DecompressionBombError):
+        raise ValueError(f"{where}: its mask is no PNG") from None
+    mask = np.zeros(size, bool)
+    mask[top : top + height, left : left + width] = part
+    return mask
+
+
+def _segmentation(value: Any, size: tuple[int, int], where: str) -> np.ndarray:
+    if isinstance(value, list):
+        mask = np.zeros(size, bool)
+        for polygon in value:
+            numbers = np.asarray(polygon, dtype=object).reshape(-1).tolist()
+            mask |= filled(_points(list(zip(numbers[::2], numbers[1::2], strict=False)), where), size)
+        return mask
+    if not isinstance(value, Mapping) or value.get("size") != list(size):
+        raise ValueError(f"{where}: its segmentation is no mask of {size[1]}x{size[0]} pixels")
+    counts = value.get("counts")
+    if isinstance(counts, str):
+        return decode_rle(counts, *size)
+    if isinstance(counts, list) and all(type(n) is int and n >= 0 for n in counts) and sum(counts) == size[0] * size[1]:
+        values = np.arange(len(counts)) % 2 == 1
+        return np.repeat(values, counts).reshape(size, order="F")
+    raise ValueError(f"{where}: its run lengths do not add up to {size[1]}x{size[0]} pixels")
+
+
+def filled(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(n, 2) corners x, y -> the pixels whose centres lie inside, by counting crossings."""
+    height, width = size
+    crossings = np.zeros((height, width + 1), np.int32)
+    for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, 0), strict=True):
+        if y0 == y1:
+            continue
+        low, high = sorted((y0, y1))
+        rows = np.arange(max(0, int(np.ceil(low - 0.5))), min(height, int(np.ceil(high - 0.5))))
+        columns = np.ceil(x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0) - 0.5)
+        np.add.at(crossings, (rows, np.clip(columns, 0, width).astype(int)), 1)
+    inside: np.ndarray = np.cumsum(crossings, axis=1)[:, :width] % 2 == 1
+    return inside
+
+
+def _json(storage: Storage, path: str) -> Mapping[str, Any]:
+    data = storage.read(path)
+    if data is None:
+        raise ValueError(f"{path} is missing")
+    try:
+        value = parse_json(data)
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{path} is no JSON object")
+    return value
+
+
+def _list(value: Mapping[str, Any], key: str, path: str) -> list[Any]:
+    found = value.get(key)
+    if not isinstance(found, list):
+        raise ValueError(f"{path}: {key!r} is no list")
+    return found
+
+
+def _id(value: Any, where: str) -> int | None:
+    if value is None:
+        return None
+    if type(value) is not int or not 1 <= value < 2**31:
+        raise ValueError(
+            f"{where}: its object id is {value!r}; allowed: whole numbers from 1, or none for a new object"
+        )
+    return value
+
+
+def _label(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value.strip() or len(value) > 200:
+        raise ValueError(f"{where}: its label is {value!r}; allowed: 1 to 200 characters")
+    return value
+
+
+def _points(value: Any, where: str) -> np.ndarray:
+    try:
+        points = np.array(value, dtype=np.float64).reshape(-1, 2)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: its points are no pairs of numbers") from None
+    if not np.isfinite(points).all() or np.abs(points).max(initial=0) > 1e6:
+        raise ValueError(f"{where}: its points are no places in an image")
+    return points

@@ -1,0 +1,141 @@
+"""What somebody changed in labels that were exported: the operations that turn the one into the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sam3ray.annotations import FrameAnnotations, ObjectAnnotation
+from sam3ray.masks import encode_masks
+from sam3ray.revisions._operations import ClipOperation, Delete, Rename, SetId, Span
+
+CORRECTED_SCORE = 1.0  # of a mask that somebody drew
+
+
+@dataclass(frozen=True, eq=False)
+class Label:
+    """One object on one frame, as it came back.
+
+    Attributes:
+        object_id: None where the tool has no id for it: it is new.
+        mask: (height, width) bool, not empty.
+    """
+
+    object_id: int | None
+    label: str
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Change:
+    """Of one clip.
+
+    Attributes:
+        operations: to apply in order, before `masks` are put in place.
+        masks: object id -> its new and changed frames, ascending.
+        added: ids among these that the clip did not have.
+    """
+
+    operations: tuple[ClipOperation, ...]
+    masks: Mapping[int, tuple[FrameAnnotations, ...]]
+    added: frozenset[int]
+
+    def __bool__(self) -> bool:
+        return bool(self.operations or self.masks)
+
+
+def difference(
+    clip_id: str,
+    frames: Sequence[int],
+    before: Mapping[int, FrameAnnotations],
+    after: Mapping[int, Sequence[Label]],
+    empty: FrameAnnotations,
+    names: Mapping[str, str] | None = None,
+) -> Change:
+    """Compares frame by frame; frames that were not exported are left alone.
+
+    An object whose mask is unchanged and whose id is another one was given that id. One that is gone was deleted, on
+    the frames where it is gone. An id that the clip does not have is a new object.
+
+    Args:
+        frames: those that were exported.
+        before: the clip as it was exported, all its frames.
+        after: what came back, by frame.
+        empty: a frame without objects of the clip's size, for frames that had none.
+        names: label in the run -> label in the export.
+
+    Raises:
+        ValueError: an id comes twice on a frame.
+    """
+    renamed = names or {}
+    known = {item.object_id for frame in before.values() for item in frame.objects}
+    fresh = max(known | {label.object_id or 0 for found in after.values() for label in found}, default=0) + 1
+    moves: dict[tuple[int, int], list[int]] = {}
+    gone: dict[int, list[int]] = {}
+    labels: dict[tuple[int, str], list[int]] = {}
+    masks: dict[int, list[FrameAnnotations]] = {}
+    for frame in frames:
+        facts = before.get(frame, empty)
+        held = {item.object_id: item for item in facts.objects}
+        found: dict[int, tuple[Label, ObjectAnnotation]] = {}
+        for label in after.get(frame, ()):
+            object_id = label.object_id
+            if object_id is None:
+                object_id, fresh = fresh, fresh + 1
+            if object_id in found:
+                raise ValueError(f"object {object_id} comes twice on frame {frame}")
+            found[object_id] = label, _annotation(object_id, label)
+        missing = {object_id: item for object_id, item in held.items() if object_id not in found}
+        for object_id, (label, item) in sorted(found.items()):
+            same = next((old for old, was in missing.items() if was.rle == item.rle), None)
+            if object_id not in held and same is not None:
+                moves.setdefault((same, object_id), []).append(frame)
+                was = missing.pop(same)
+            elif object_id in held and held[object_id].rle == item.rle:
+                was = held[object_id]
+            else:
+                made = FrameAnnotations(frame, facts.pts, facts.time_s, facts.height, facts.width, (item,))
+                masks.setdefault(object_id, []).append(made)
+                continue
+            if label.label != renamed.get(was.prompt, was.prompt):
+                labels.setdefault((object_id, label.label), []).append(frame)
+        for object_id in missing:
+            gone.setdefault(object_id, []).append(frame)
+    place = {frame: n for n, frame in enumerate(frames)}
+    operations: list[ClipOperation] = [
+        Delete(clip_id, object_id, span) for object_id, at in sorted(gone.items()) for span in _spans(at, place)
+    ]
+    operations += [
+        SetId(clip_id, old, new, span) for (old, new), at in sorted(moves.items()) for span in _spans(at, place)
+    ]
+    operations += [
+        Rename(clip_id, object_id, label, span)
+        for (object_id, label), at in sorted(labels.items())
+        for span in _spans(at, place)
+    ]
+    moved = {new for _, new in moves}
+    return Change(
+        tuple(operations),
+        {object_id: tuple(each) for object_id, each in sorted(masks.items())},
+        frozenset(object_id for object_id in masks if object_id not in known | moved),
+    )
+
+
+def _annotation(object_id: int, label: Label) -> ObjectAnnotation:
+    found = encode_masks(label.mask[None])[0]
+    xmin, ymin, xmax, ymax = found.bbox
+    box = (float(xmin), float(ymin), float(xmax), float(ymax))
+    return ObjectAnnotation(object_id, label.label, CORRECTED_SCORE, CORRECTED_SCORE, box, found.area, found.rle)
+
+
+def _spans(frames: Sequence[int], place: Mapping[int, int]) -> list[Span]:
+    """Frames that follow each other in the video as spans; the frames between exported ones were not seen."""
+    spans: list[Span] = []
+    for frame in frames:
+        if spans and frame == spans[-1][1] + 1 and place[frame] == place[spans[-1][1]] + 1:
+            spans[-1] = (spans[-1][0], frame)
+        else:
+            spans.append((frame, frame))
+    return spans
