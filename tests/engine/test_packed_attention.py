@@ -65,7 +65,7 @@ def test_objects_of_all_ages_share_a_batch(packed, monkeypatch, rules, object_ba
     for mine, theirs in zip(together, apart, strict=True):
         for a, b in zip(mine, theirs, strict=True):
             assert a.shape == b.shape
-            torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-4)
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-3)
 
 
 def recorded(run, device):
@@ -94,7 +94,7 @@ def test_what_is_replayed_is_what_would_have_run(packed, monkeypatch):
     assert len(replays) > LENGTH
     for mine, theirs in zip(replayed, as_it_is, strict=True):
         for a, b in zip(mine, theirs, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-4)
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-3)
 
 
 def test_a_capture_that_fails_is_told_once_and_the_work_goes_on(monkeypatch, caplog):
