@@ -197,11 +197,13 @@ def run(
 @_verb
 def status(output: Output, set_: Set = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> int:
     """Progress of a run, from storage alone: while it goes on elsewhere or after it ended."""
-    from sam3ray.store import read_status
+    from sam3ray.revisions import count_edits
+    from sam3ray.store import RunStore, read_status
 
     with counter("files looked at") as progress:
-        found = read_status(_place(output), _storage(set_), progress)
-    print_result(plain(found), facts_table(plain(found)), as_json)
+        found = plain(read_status(_place(output), _storage(set_), progress))
+    found |= count_edits(RunStore(_place(output), _storage(set_)))
+    print_result(found, facts_table(found), as_json)
     return OK
 
 
@@ -221,7 +223,8 @@ def verify(
 
     Runs on all CPUs of this machine, or with --set cluster.address=auto on those of a Ray cluster.
     """
-    from sam3ray.store import spread_over_processes, verify_run
+    from sam3ray.revisions import check_edits
+    from sam3ray.store import RunStore, spread_over_processes, verify_run
 
     options = _options(set_, ("storage", "cluster"))
     with counter("clips checked") as progress, contextlib.ExitStack() as stack:
@@ -231,6 +234,7 @@ def verify(
 
             spread = stack.enter_context(spread_over_cluster(options.cluster))
         problems = verify_run(_place(output), options.storage, progress, sample=sample, spread=spread)
+    problems += check_edits(RunStore(_place(output), options.storage))
     if as_json:
         print_json({"ok": not problems, "problems": problems})
     else:

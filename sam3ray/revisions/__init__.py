@@ -1,5 +1,6 @@
 """Corrections beside a run: a log of operations that is applied on reading. The model's own files are never touched."""
 
+from sam3ray.revisions._audit import check_edits, count_edits
 from sam3ray.revisions._difference import Change, Label, difference
 from sam3ray.revisions._log import Edits, Entry
 from sam3ray.revisions._operations import (
@@ -37,6 +38,8 @@ __all__ = [
     "SetId",
     "Split",
     "Swap",
+    "check_edits",
+    "count_edits",
     "difference",
     "read_revision",
 ]

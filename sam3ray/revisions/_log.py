@@ -41,7 +41,7 @@ from sam3ray.revisions._operations import (
 )
 from sam3ray.store import RunStore, layout
 
-EDITS = "edits"
+EDITS = layout.EDITS
 _NAME = re.compile(r"([0-9]{8})\.json", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _TRIES = 100  # of a writer that keeps losing races
@@ -206,7 +206,7 @@ class Edits:
             author or _user(),
             round(time.time(), 3),
             tool,
-            {clip_id: self._attempt(clip_id) for clip_id in clips},
+            {clip_id: self.attempt_of(clip_id) for clip_id in clips},
             tuple(operations),
         )
         top = base
@@ -239,7 +239,8 @@ class Edits:
             self.store.storage.create(str(path), data_path(name, clip_id))
         return name, digest
 
-    def _attempt(self, clip_id: str) -> str:
+    def attempt_of(self, clip_id: str) -> str:
+        """The `attempt_id` of a finished clip's file. Raises EditRefused where the clip is not done."""
         try:
             about = self.store.read_clip_metadata(layout.check_clip_id(clip_id))
         except FileNotFoundError:

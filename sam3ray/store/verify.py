@@ -150,6 +150,8 @@ def _sort(entries: Iterator[Entry]) -> _Listing:
             found.failures.add(name.partition("/")[0])
         elif folder == layout.COMPACTED and "/" not in name and name.endswith(".parquet"):
             found.parts.add(name)
+        elif folder == layout.EDITS:
+            pass  # corrections are checked by `sam3ray.revisions`, which knows what belongs there
         elif entry.path not in _ROOT_FILES and not _is_index(folder, name):
             found.unknown.append(entry.path)
     return found

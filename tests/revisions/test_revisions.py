@@ -26,8 +26,10 @@ from sam3ray.revisions import (
     SetId,
     Split,
     Swap,
+    check_edits,
+    count_edits,
 )
-from sam3ray.store import RunStore, compact_run
+from sam3ray.store import RunStore, compact_run, verify_run
 from tests.exports.labels import FRAMES, HEIGHT, WIDTH, make_run, mask_of
 
 CLIP = "a-clip"
@@ -285,3 +287,28 @@ class TestRefused:
         (run / "edits" / "00000001.json").write_text("[" * 100_000)
         with pytest.raises(UserError, match="damaged: nested too deeply"):
             read_annotations(str(run), revision="latest")
+
+
+class TestAudit:
+    def test_verify_and_status_know_corrections(self, run):
+        log = edits(run)
+        data, digest = log.put_data(CLIP, drawn(1, [3]))
+        log.append([ReplaceMask(CLIP, 1, (3, 3), data, digest), Accept("empty")])
+        log.append([Delete("other", 2)])
+        log.undo(2)
+        store = RunStore(str(run))
+        assert verify_run(str(run)) + check_edits(store) == []
+        assert count_edits(store) == {"revision": 3, "corrected": 1, "accepted": 1}
+
+    def test_what_does_not_hold_together_is_named(self, run):
+        log = edits(run)
+        log.append([Delete(CLIP, 1)])
+        log.append([Delete(CLIP, 2)])
+        log.append([Delete("other", 2)])
+        path = run / "edits" / "00000003.json"
+        path.write_text(path.read_text().replace(log.attempt_of("other"), "0" * 32))
+        (problem,) = check_edits(RunStore(str(run)))
+        assert problem == "edits/00000003.json corrects another file of clip other than the one that is there"
+        (run / "edits" / "00000001.json").unlink()
+        problems = check_edits(RunStore(str(run)))
+        assert any("00000001.json is missing: the log of corrections has a gap" in each for each in problems)
