@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from sam3ray.config import VideoConfig
 from sam3ray.exports._folder import SIDECARS, Folder
 from sam3ray.exports._formats import Format, format_of
-from sam3ray.exports._labels import Choice, ClipLabels, chosen
+from sam3ray.exports._labels import Choice, ClipLabels, Written, chosen
 from sam3ray.exports._losses import Losses
 from sam3ray.failures import ClipError, Reason, UserError
 from sam3ray.labelled_frames import labelled_frames
@@ -143,7 +143,11 @@ def export(
             progress(done, len(todo))
     sidecars = {clip.clip_id: folder.sidecar(clip.clip_id) for clip in wanted if clip.clip_id not in failed}
     if way.write_dataset is not None and not failed:
-        way.write_dataset([(clip_id, about["frames"]) for clip_id, about in sidecars.items()], categories, folder)
+        way.write_dataset(
+            [Written(clip_id, about["number"], about["frames"]) for clip_id, about in sidecars.items()],
+            categories,
+            folder,
+        )
     lost = Losses()
     for about in sidecars.values():
         lost.update(about["lost"])

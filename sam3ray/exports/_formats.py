@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from sam3ray.exports import coco, cvat, davis, labelme, labelstudio, mot, mots, sav, yolo, ytvis
 from sam3ray.exports._folder import Folder
-from sam3ray.exports._labels import ClipLabels
+from sam3ray.exports._labels import ClipLabels, Written
 from sam3ray.exports._losses import Losses
 from sam3ray.failures import UserError
 
-Clips = Sequence[tuple[str, int]]
-"""Clip id and number of exported frames, in the manifest's order."""
+Clips = Sequence[Written]
+"""In the manifest's order."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ FORMATS: dict[str, dict[str, Format]] = {
         "kitti": Format(
             mots.write_kitti_clip,
             lambda clips, _, out: mots.write_kitti_dataset(clips, out),
-            lambda labels, _, place: f"image_02/{labels.clip_id}/{place:06d}.jpg",
+            lambda labels, _, place: f"image_02/{labels.number - 1:04d}/{place:06d}.jpg",
         ),
         "png": Format(mots.write_png_clip, image=lambda labels, frame, _: f"{labels.clip_id}/images/{frame:06d}.jpg"),
     },

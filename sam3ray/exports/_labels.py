@@ -92,6 +92,20 @@ class ClipLabels:
         return frame / self.fps if self.fps else float(frame)
 
 
+@dataclass(frozen=True)
+class Written:
+    """A clip whose files are there, for the files about all clips.
+
+    Attributes:
+        number: as `ClipLabels.number`.
+        frames: how many were exported.
+    """
+
+    clip_id: str
+    number: int
+    frames: int
+
+
 def chosen(frames: Sequence[FrameAnnotations], choice: Choice) -> dict[int, tuple[ObjectAnnotation, ...]]:
     """The objects that the choice leaves, under their new names, by frame index."""
     wanted = None if choice.prompts is None else set(choice.prompts)

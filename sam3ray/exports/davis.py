@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from sam3ray.exports._folder import Folder
-from sam3ray.exports._labels import ClipLabels
+from sam3ray.exports._labels import ClipLabels, Written
 from sam3ray.exports._losses import Losses
 from sam3ray.exports._pixels import paint
 
@@ -59,7 +59,7 @@ def write_clip(labels: ClipLabels, out: Folder) -> Losses:
     return losses
 
 
-def write_dataset(clips: Sequence[tuple[str, int]], out: Folder) -> None:
-    names = "".join(f"{clip_id}\n" for clip_id, _ in clips)
+def write_dataset(clips: Sequence[Written], out: Folder) -> None:
+    names = "".join(f"{clip.clip_id}\n" for clip in clips)
     out.text("ImageSets/2017/val.txt", names)
     out.text("ImageSets/480p/val.txt", names)

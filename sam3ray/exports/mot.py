@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sam3ray.exports._folder import Folder
-from sam3ray.exports._labels import ClipLabels
+from sam3ray.exports._labels import ClipLabels, Written
 from sam3ray.exports._losses import Losses
 from sam3ray.exports.coco import xywh
 
@@ -25,8 +25,8 @@ def write_clip(labels: ClipLabels, out: Folder) -> Losses:
     return Losses(masks=len(truth), track_scores=len(truth), times=len(labels.frames))
 
 
-def write_dataset(clips: Sequence[tuple[str, int]], out: Folder) -> None:
-    out.text("seqmaps.txt", "name\n" + "".join(f"{clip_id}\n" for clip_id, _ in clips))
+def write_dataset(clips: Sequence[Written], out: Folder) -> None:
+    out.text("seqmaps.txt", "name\n" + "".join(f"{clip.clip_id}\n" for clip in clips))
 
 
 def seqinfo(labels: ClipLabels) -> str:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from sam3ray.exports._folder import Folder
-from sam3ray.exports._labels import ClipLabels
+from sam3ray.exports._labels import ClipLabels, Written
 from sam3ray.exports._losses import Losses
 from sam3ray.exports._pixels import paint
 from sam3ray.exports.mot import seqinfo
@@ -41,19 +41,21 @@ def write_challenge_clip(labels: ClipLabels, out: Folder) -> Losses:
 
 
 def write_kitti_clip(labels: ClipLabels, out: Folder) -> Losses:
-    """`instances_txt/<clip_id>.txt`, frames from 0."""
+    """`instances_txt/<number>.txt`, frames from 0. KITTI's readers want sequences that are numbers, from 0000."""
     text, losses = _text(labels, first_frame=0)
-    out.text(f"instances_txt/{labels.clip_id}.txt", text)
+    out.text(f"instances_txt/{labels.number - 1:04d}.txt", text)
     return losses
 
 
-def write_kitti_dataset(clips: Sequence[tuple[str, int]], out: Folder) -> None:
-    """The sequence map of TrackEval."""
-    out.text("val.seqmap", "".join(f"{clip_id} empty 000000 {frames:06d}\n" for clip_id, frames in clips))
+def write_kitti_dataset(clips: Sequence[Written], out: Folder) -> None:
+    """The sequence map of TrackEval, and which sequence is which clip."""
+    lines = [f"{clip.number - 1:04d} empty 000000 {clip.frames:06d}\n" for clip in clips]
+    out.text("val.seqmap", "".join(lines))
+    out.text("sequences.txt", "".join(f"{clip.number - 1:04d} {clip.clip_id}\n" for clip in clips))
 
 
-def write_challenge_dataset(clips: Sequence[tuple[str, int]], out: Folder) -> None:
-    out.text("seqmaps.txt", "name\n" + "".join(f"{clip_id}\n" for clip_id, _ in clips))
+def write_challenge_dataset(clips: Sequence[Written], out: Folder) -> None:
+    out.text("seqmaps.txt", "name\n" + "".join(f"{clip.clip_id}\n" for clip in clips))
 
 
 def _text(labels: ClipLabels, first_frame: int) -> tuple[str, Losses]:

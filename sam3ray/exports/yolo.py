@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from sam3ray.exports._folder import Folder
-from sam3ray.exports._labels import ClipLabels
+from sam3ray.exports._labels import ClipLabels, Written
 from sam3ray.exports._losses import Losses
 from sam3ray.exports._pixels import crop_of
 from sam3ray.exports._polygons import centre_polygons
@@ -39,7 +39,7 @@ def write_clip(labels: ClipLabels, out: Folder) -> Losses:
     return losses
 
 
-def write_dataset(clips: Sequence[tuple[str, int]], categories: Mapping[str, int], out: Folder) -> None:
+def write_dataset(clips: Sequence[Written], categories: Mapping[str, int], out: Folder) -> None:
     names = "".join(
         f"  {number - 1}: {json.dumps(label, ensure_ascii=False)}\n" for label, number in categories.items()
     )
