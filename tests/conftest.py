@@ -16,6 +16,7 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as `sam3ray.engine` does: pa
 _HEAVY = "e2e"  # the folder of tests that start Ray, and the name of their group
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For runs on several processes (`-n 2 --dist loadgroup`): what shares costly fixtures stays together.
 
