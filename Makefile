@@ -33,10 +33,10 @@ demo: $(VENV)/.run  ## label drawn clips with the embedded checkpoint and render
 	$(BIN)/sam3ray demo --output $(OUTPUT)
 
 test: $(VENV)/.dev  ## the whole test suite, on two processes
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.dev  ## what needs neither Ray nor a server, for your own loop
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -q --durations=5 --ignore=tests/training -m 'not slow and not server'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q --durations=5 --ignore=tests/training -m 'not slow and not server'
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .

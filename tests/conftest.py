@@ -13,20 +13,16 @@ from tests.servers import Place
 
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as `sam3ray.engine` does: parity tests run transformers first
 
-_HEAVY = "e2e"  # the folder of tests that start Ray, and the name of their group
+_HEAVY = "e2e"  # the folder of tests that start Ray
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For runs on several processes (`-n 2 --dist loadgroup`): what shares costly fixtures stays together.
+    """Marks what needs Ray or a server, and puts the tests that take the longest first.
 
-    Tests that start Ray take the longest, must not run beside each other on two cores, and share one Ray and one S3
-    server: they are one group, and begin first. The others are grouped by file.
+    In two processes (`-n 2 --dist loadfile`) each file's tests stay together, with their fixtures.
     """
     for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(_HEAVY if folder == _HEAVY else str(item.path)))
-        if folder == _HEAVY or {"s3_server", "azure_server"} & set(getattr(item, "fixturenames", ())):
+        if item.path.parent.name == _HEAVY or {"s3_server", "azure_server"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.server)
     items.sort(key=lambda item: item.path.parent.name != _HEAVY)
 
