@@ -17,7 +17,7 @@ from tests.e2e.runs import annotations_of, config_for
 from tests.job.fakes import DrawnSegmenter
 from tests.test_web import endless, server
 from tests.video.media import set_display_matrix, write_sound, write_video
-from tests.video.test_tables import bombs
+from tests.video.test_container_tables import bombs
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
