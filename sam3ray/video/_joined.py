@@ -6,6 +6,7 @@ reads the first file alone, and reports its end as a plain end.
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -20,6 +21,7 @@ _BEGINNINGS = {
     "flv": (b"FLV\x01\x01\0\0\0\x09", b"FLV\x01\x04\0\0\0\x09", b"FLV\x01\x05\0\0\0\x09"),
     "asf": (bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"),),
     "gif": (b"GIF89a", b"GIF87a"),
+    "nut": (b"nut/multimedia container\0",),
 }
 _MAX_PARTS = 200_000  # of a file at its top: two a second for a day
 _SEARCHED = 4 * 2**20  # what may lie between the last picture of a file and the next file: sound, an index
@@ -50,11 +52,20 @@ def _next_file_at(path: str | os.PathLike[str], container: InputContainer, last_
     marks = _BEGINNINGS.get(name)
     if marks is None or last_at <= 0:
         return None
+    if name == "nut":  # libav goes on with the first frame of the second file, and ends there
+        return _second(path, marks[0])
     with open(path, "rb") as file:
         file.seek(last_at)
         rest = file.read(_SEARCHED)
     places = [at for mark in marks if (at := rest.find(mark)) >= 0]
     return last_at + min(places) if places else None
+
+
+def _second(path: str | os.PathLike[str], mark: bytes) -> int | None:
+    """Where these bytes are for the second time."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(mark, data.find(mark) + 1)
+    return at if at > 0 else None
 
 
 def is_joined(path: str | os.PathLike[str], container: InputContainer) -> bool:

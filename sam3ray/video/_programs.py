@@ -47,11 +47,22 @@ class ProgramWatch:
         return bool(found.keys() - self._beside)
 
     def changes_at_end(self) -> bool:
-        """Whether another stream has video after the last packet, and had none shortly before."""
+        """Whether another stream has video after the last packet, and had none shortly before; or this one is of
+        another kind by then, which a decoder passes over."""
         if not self._works or not self._reached:
             return False
+        if self._changes_codec():
+            return True
         before = self._others(max(0, self._reached - _SEARCHED), self._reached)
         return bool(self._others(self._reached, self._reached + _SEARCHED).keys() - before.keys() - self._beside)
+
+    def _changes_codec(self) -> bool:
+        """Whether the tables at both ends of the file name different kinds of video for this stream."""
+        with open(self._path, "rb") as file:
+            first = _kinds(file.read(_SEARCHED), self._stream.id)
+            file.seek(max(0, os.path.getsize(self._path) - _SEARCHED))
+            last = _kinds(file.read(), self._stream.id)
+        return len(set(first[:1] + first[-1:] + last[-1:])) > 1
 
     def _others(self, begin: int, end: int) -> Counter[int]:
         """Pictures of other streams between two places of the file, by PID."""
@@ -61,6 +72,26 @@ class ProgramWatch:
         found = _pictures(data)
         del found[self._stream.id]
         return found
+
+
+def _kinds(data: bytes, pid: int) -> list[int]:
+    """The kind of a stream in each program map (ISO/IEC 13818-1, section 2.4.4.8) in these bytes, in order."""
+    kinds = []
+    first, spacing = _layout(data)
+    for at in range(first, len(data) - 187, spacing):
+        if data[at] != 0x47 or not data[at + 1] & 0x40 or not data[at + 3] & 0x10:
+            continue
+        payload = at + 4 + (1 + data[at + 4] if data[at + 3] & 0x20 else 0)
+        section = data[payload + 1 + data[payload] : at + 188] if payload < at + 188 else b""
+        if len(section) < 16 or section[0] != 0x02 or section[1] & 0xC0 != 0x80:
+            continue
+        end = min(len(section), 3 + ((section[1] & 0x0F) << 8 | section[2]) - 4)
+        place = 12 + ((section[10] & 0x0F) << 8 | section[11])
+        while place + 5 <= end:
+            if ((section[place + 1] & 0x1F) << 8 | section[place + 2]) == pid:
+                kinds.append(section[place])
+            place += 5 + ((section[place + 3] & 0x0F) << 8 | section[place + 4])
+    return kinds
 
 
 def _pictures(data: bytes) -> Counter[int]:

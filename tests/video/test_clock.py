@@ -390,3 +390,34 @@ def test_a_folder_says_which_file_a_frame_is(tmp_path: Path) -> None:
     clip = ClipFrames(folder, start_s=0.1, fps=10)
     list(clip.read(1))
     assert clip.frame_names == {i: f"shot_{i * 5}.png" for i in indices[1:]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "codecs", "sentence"),
+    [
+        ("mpegts", ("libx264", "mpeg2video"), "where the program changes"),
+        ("nut", ("mpeg4", "mpeg4"), "several files were joined byte by byte"),
+    ],
+)
+def test_a_second_part_that_would_be_lost_fails_the_clip(
+    tmp_path: Path, kind: str, codecs: Sequence[str], sentence: str
+) -> None:
+    data = b""
+    for n, codec in enumerate(codecs):
+        path = tmp_path / f"{n}.{kind}"
+        with av.open(str(path), "w", format=kind) as container:
+            stream = container.add_stream(codec, rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            for index in range(10):
+                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * index, np.uint8), format="rgb24")
+                frame.pts = index
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        with VideoReader(path) as video:
+            assert len(list(video)) == 10
+        data += path.read_bytes()
+    both = tmp_path / f"both.{kind}"
+    both.write_bytes(data)
+    with pytest.raises(ClipError, match=sentence), VideoReader(both) as video:
+        list(video)
+    assert probe_uri(str(both), VideoConfig()).unread_rest is not None
