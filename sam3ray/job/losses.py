@@ -7,11 +7,14 @@ that is unavailable, and only later (about 15 s of missed heartbeats) as a dead 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from sam3ray.failures import Reason
 
 _NODE_GONE = ("node has died", "node was terminated", "node is dead", "node died", "preempted")
+# The head of Ray's table "Top 10 memory users", white space folded.
+_LARGEST = re.compile(r"PID MEM\(GB\) COMMAND (?P<pid>\d+) (?P<gb>[0-9.]+) (?P<command>\S+)")
 _MEMORY = ("running low on memory", "memory monitor", "low memory", "OutOfMemory")
 
 
@@ -30,6 +33,10 @@ def judge(error: BaseException, node: str | None) -> Verdict:
     if isinstance(error, exceptions.ActorUnavailableError):
         return Verdict(Reason.PREEMPTED, "the actor cannot be reached", unsure=True)
     if isinstance(error, exceptions.OutOfMemoryError) or any(word in text for word in _MEMORY):
+        neighbour = _neighbour(text)
+        if neighbour is not None:
+            # Uncharged, and asked again with the patience that lost nodes get: the shortage is not the clip's doing.
+            return Verdict(Reason.PREEMPTED, f"its node ran out of memory, most of which {neighbour} holds")
         return Verdict(Reason.OUT_OF_MEMORY, "the worker was ended because its node ran out of memory")
     if (
         isinstance(error, (exceptions.NodeDiedError, exceptions.ActorUnschedulableError))
@@ -43,6 +50,14 @@ def judge(error: BaseException, node: str | None) -> Verdict:
         last = str(error).strip().splitlines()[-1]
         return Verdict(Reason.CRASHED, f"the worker could not be set up: {last[-300:]}")
     return Verdict(Reason.CRASHED, f"the worker's process died: {_detail(text)}")
+
+
+def _neighbour(text: str) -> str | None:
+    """The process that uses most of a node's memory, where that is no worker of Ray's. Ray lists the largest first."""
+    found = _LARGEST.search(text)
+    if found is None or found["command"].startswith("ray::"):
+        return None
+    return f"{found['command'].rpartition('/')[2][:40] or 'a process'} (process {found['pid']}, {found['gb']} GB)"
 
 
 def nodes_alive() -> set[str]:

@@ -50,6 +50,21 @@ def test_memory() -> None:
     assert judge(died("The worker was killed by the memory monitor"), HERE).reason is Reason.OUT_OF_MEMORY
 
 
+KILLED = (
+    "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: 5c99) was "
+    "23.1GB used / 23.54GB limit (0.98). Top 10 memory users: PID\tMEM(GB)\tCOMMAND\n{users}\n suggestions: Refer to"
+)
+
+
+def test_memory_that_a_neighbour_holds_is_no_doing_of_the_clips() -> None:
+    users = "10092\t20.85\t/opt/bin/python -m serve --token=secret\n4888\t0.11\tray::ClipActor"
+    verdict = judge(died(KILLED.format(users=users)), HERE)
+    assert verdict.reason is Reason.PREEMPTED
+    assert verdict.message == "its node ran out of memory, most of which python (process 10092, 20.85 GB) holds"
+    ours = "4888\t20.11\tray::ClipActor.run\n10092\t0.85\t/opt/bin/python -m serve"
+    assert judge(died(KILLED.format(users=ours)), HERE).reason is Reason.OUT_OF_MEMORY
+
+
 def test_a_node_without_the_package_says_so() -> None:
     cause = exceptions.RayTaskError(
         "f", "Traceback ...\nModuleNotFoundError: No module named 'sam3ray'", ImportError("x")
