@@ -7,6 +7,7 @@ whose operations touch nothing in common do not conflict.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
@@ -18,7 +19,7 @@ EVERYWHERE: Span = (0, 2**31 - 1)
 
 
 @dataclass(frozen=True)
-class Operation:
+class Operation(ABC):
     """Of one clip.
 
     Attributes:
@@ -28,8 +29,14 @@ class Operation:
     op: ClassVar[str]
     clip: str
 
+    @abstractmethod
     def touched(self) -> list[tuple[int, Span]]:
-        raise NotImplementedError
+        """Objects, and on which frames."""
+
+
+def _both(one: int, two: int, frames: Span | None) -> list[tuple[int, Span]]:
+    span = frames or EVERYWHERE
+    return [(one, span), (two, span)]
 
 
 @dataclass(frozen=True)
@@ -56,8 +63,7 @@ class SetId(Operation):
     overwrite: bool = False
 
     def touched(self) -> list[tuple[int, Span]]:
-        span = self.frames or EVERYWHERE
-        return [(self.object, span), (self.to, span)]
+        return _both(self.object, self.to, self.frames)
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,7 @@ class Swap(Operation):
     frames: Span | None = None
 
     def touched(self) -> list[tuple[int, Span]]:
-        span = self.frames or EVERYWHERE
-        return [(self.object, span), (self.other, span)]
+        return _both(self.object, self.other, self.frames)
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,7 @@ class Merge(Operation):
     frames: Span | None = None
 
     def touched(self) -> list[tuple[int, Span]]:
-        span = self.frames or EVERYWHERE
-        return [(self.object, span), (self.other, span)]
+        return _both(self.object, self.other, self.frames)
 
 
 @dataclass(frozen=True)
