@@ -92,7 +92,7 @@ def on_s3(n: int) -> None:
     """Status, resume and plan of a run with n finished clips on S3."""
     from sam3ray.config import JobConfig, RetryConfig
     from sam3ray.job.tables import Ledger
-    from sam3ray.plan import make_plan
+    from sam3ray.planning import plan_job
 
     with tempfile.TemporaryDirectory() as folder, s3_server(Path(folder)) as options:
         uri = "s3://bucket-1/labels/run"
@@ -122,7 +122,7 @@ def on_s3(n: int) -> None:
         measured("resume: read all, write clips.parquet", resume)
         measured("status, with clips.parquet", lambda: read_status(uri, options).done)
         measured("resume, with clips.parquet", resume)
-        measured("plan", lambda: make_plan(config).done)
+        measured("plan", lambda: plan_job(config).done)
         # All files are one clip's, which it says: only the time counts.
         measured("verify --sample 100", lambda: bool(verify_run(uri, options, sample=100)))
 

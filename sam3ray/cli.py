@@ -156,12 +156,12 @@ def plan(
     log_level: LogLevel = "warning",
 ) -> int:
     """Check config and manifest, probe every clip, estimate the cost. Loads no model, writes nothing."""
-    from sam3ray.plan import make_plan
-    from sam3ray.plan._report import plan_report
+    from sam3ray.planning import plan_job
+    from sam3ray.planning._report import plan_report
 
     job = _load(config, set_)
     with counter("videos probed") as progress:
-        found = make_plan(job, sample=sample, on_progress=progress)
+        found = plan_job(job, sample=sample, on_progress=progress)
     print_result(found.as_json(), plan_report(found), as_json)
     if found.refusals:
         complain(["`run` would refuse this output folder, whose run differs:", *found.refusals])

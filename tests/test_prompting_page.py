@@ -16,7 +16,7 @@ import pytest
 import sam3ray
 from sam3ray.annotations import FrameAnnotations
 from sam3ray.config import load_config
-from sam3ray.plan import make_plan
+from sam3ray.planning import plan_job
 from sam3ray.prompts import MaskPrompt, PointPrompt, parse_visual_prompts
 from sam3ray.segment import track_video
 
@@ -148,7 +148,7 @@ def test_the_job_can_be_run(page):
         (_, manifest), (_, config) = next(blocks("jsonl")), next(blocks("yaml"))
         Path("clips.jsonl").write_text(manifest)
         Path("job.yaml").write_text(config)
-        plan = make_plan(load_config("job.yaml"))
+        plan = plan_job(load_config("job.yaml"))
     assert (plan.clips, plan.to_do, plan.frames, plan.unreadable) == (2, 2, 2 * FRAMES, {})
 
 

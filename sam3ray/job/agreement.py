@@ -14,7 +14,7 @@ from typing import Any
 
 from sam3ray.config import JobConfig, ModelConfig, resolved_dtype
 from sam3ray.failures import WorkerUnfit
-from sam3ray.plan import Start
+from sam3ray.planning import Start
 from sam3ray.prompts import MaskPrompt
 from sam3ray.store import RunStore
 

@@ -44,7 +44,7 @@ from sam3ray.job.stages import Stages
 from sam3ray.job.tables import Ledger
 from sam3ray.machine import machine_fault
 from sam3ray.manifest import Clip, Manifest, read_manifest
-from sam3ray.plan import check_visual_prompts, prepare
+from sam3ray.planning import check_visual_prompts, prepare
 from sam3ray.redact import redact
 from sam3ray.store import RunStore
 

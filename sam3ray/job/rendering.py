@@ -65,7 +65,7 @@ def render_one(order: RenderOrder, clip: Clip) -> int:
     """
     from sam3ray.job.watchdog import Watchdog
     from sam3ray.job.workdir import WorkDir
-    from sam3ray.render import read_frames, render_clip
+    from sam3ray.rendering import read_frames, render_clip
     from sam3ray.video import VideoCache
 
     order.store.confirm()

@@ -140,7 +140,7 @@ def test_a_run_that_goes_on_does_not_probe_its_videos_again(
     def probe(*_: Any, **__: Any) -> None:
         raise AssertionError("videos were probed again")
 
-    monkeypatch.setattr("sam3ray.plan._visual.probe_all", probe)
+    monkeypatch.setattr("sam3ray.planning._visual.probe_all", probe)
     summary = run_job_file(folder, run[0])
     assert (summary["done"], summary["skipped"]) == (0, 3)
 

@@ -23,7 +23,7 @@ from sam3ray.job.sources import Sources, first_sight, with_digests
 from sam3ray.job.tables import Ledger
 from sam3ray.job.worker import ClipWorker
 from sam3ray.manifest import Clip, read_manifest
-from sam3ray.plan import check_visual_prompts
+from sam3ray.planning import check_visual_prompts
 from sam3ray.prompts import MaskPrompt, resolve_prompts
 from sam3ray.sighting import change
 from sam3ray.store import ClipSummary, RunStore, verify_run

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from sam3ray.config import JobConfig, VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.manifest import Clip
-from sam3ray.plan._foresight import foreseen
+from sam3ray.planning._foresight import foreseen
 from sam3ray.video import ClipFrames, VideoReader, probe_uri
 from sam3ray.video._clock import Clock, Stamp
 from sam3ray.video._sampling import Sampler

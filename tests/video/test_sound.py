@@ -11,7 +11,7 @@ import pytest
 
 from sam3ray.config import RenderConfig
 from sam3ray.manifest import Clip
-from sam3ray.render import render_clip
+from sam3ray.rendering import render_clip
 from sam3ray.video import VideoWriter
 from tests.video.media import picture, set_display_matrix, write_video
 

@@ -18,7 +18,7 @@ from sam3ray.manifest._text import read_csv, read_jsonl
 from sam3ray.prompts import parse_visual_prompts
 from sam3ray.prompts._file import read_prompt_file
 from sam3ray.prompts._resolve import read_mask_file
-from sam3ray.render import render_clip
+from sam3ray.rendering import render_clip
 from sam3ray.video import VideoReader, probe_uri
 from sam3ray.video._folder import read_image
 

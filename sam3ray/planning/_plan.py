@@ -10,11 +10,11 @@ from typing import Any
 from sam3ray.config import JobConfig
 from sam3ray.failures import ClipError, UserError
 from sam3ray.manifest import Clip, read_manifest
-from sam3ray.plan._estimate import Estimate, Work, estimate
-from sam3ray.plan._foresight import foreseen, work_of
-from sam3ray.plan._probing import Probed, probe_all
-from sam3ray.plan._start import Start, prepare
-from sam3ray.plan._visual import Masks, mask_sizes, prompt_problems
+from sam3ray.planning._estimate import Estimate, Work, estimate
+from sam3ray.planning._foresight import foreseen, work_of
+from sam3ray.planning._probing import Probed, probe_all
+from sam3ray.planning._start import Start, prepare
+from sam3ray.planning._visual import Masks, mask_sizes, prompt_problems
 from sam3ray.redact import redact
 from sam3ray.store import RunStore
 
@@ -79,7 +79,7 @@ class _Tally:
     problems: list[str] = field(default_factory=list)
 
 
-def make_plan(
+def plan_job(
     config: JobConfig, *, sample: int | None = None, on_progress: Callable[[int, int], None] | None = None
 ) -> Plan:
     """Resolves and checks config and manifest, probes every clip that is still to do. Writes nothing, loads no model.

@@ -12,7 +12,7 @@ from sam3ray.config import JobConfig, VideoConfig
 from sam3ray.failures import ClipError, UserError
 from sam3ray.files import is_local, local_path
 from sam3ray.manifest import Clip
-from sam3ray.plan._probing import Probed, probe_all
+from sam3ray.planning._probing import Probed, probe_all
 from sam3ray.prompts import MaskFile, MaskPrompt, VisualPrompt, check_prompts, describe, read_mask_file
 from sam3ray.video import ClipFrames, VideoInfo
 from sam3ray.video._sampling import Sampler

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.plan.test_plan import frames_folder
 
 from sam3ray.config import JobConfig, VideoConfig
 from sam3ray.failures import JobStopped, UserError
 from sam3ray.job.driver import run_job
-from sam3ray.plan import make_plan
-from sam3ray.plan._probing import probe_one
+from sam3ray.planning import plan_job
+from sam3ray.planning._probing import probe_one
 from sam3ray.store import RunStore
-from tests.plan.test_plan import frames_folder
 
 LONG = "a very long phrase " * 8
 
@@ -39,7 +39,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         return {uri: probe_one(uri, limits, storage) for uri in uris}  # processes of their own would take a second
 
     monkeypatch.setattr("sam3ray.job.driver.connected", connected)
-    monkeypatch.setattr("sam3ray.plan._plan.probe_all", probe_here)
+    monkeypatch.setattr("sam3ray.planning._plan.probe_all", probe_here)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_both_refuse_in_the_same_words_and_nothing_is_left(
     row: dict[str, Any], sections: dict[str, Any], says: str, video: Path, tmp_path: Path
 ) -> None:
     config = job(tmp_path, [{"uri": str(video), "clip_id": "c", **row}], **sections)
-    planned = outcome(make_plan, config)
+    planned = outcome(plan_job, config)
     assert planned == outcome(run_job, config)
     assert re.search(says, " ".join(planned))
     assert not Path(config.output).exists()
@@ -92,7 +92,7 @@ def test_any_json_can_be_carried(value: Any, depth: int, video: Path, tmp_path: 
     for _ in range(depth - 1):
         nested = [nested]
     config = job(tmp_path, [{"uri": str(video), "clip_id": "c", "meta": nested}])
-    assert outcome(make_plan, config) == outcome(run_job, config) == ()
+    assert outcome(plan_job, config) == outcome(run_job, config) == ()
     (carried,) = RunStore(config.output).manifest_table().column("meta").to_pylist()
     assert carried == nested or json.loads(carried) == nested
 
@@ -112,5 +112,5 @@ def test_whatever_a_manifest_carries_both_say_the_same(
     folder = tmp_path_factory.mktemp("job")
     named = [{**row, "uri": "/absent.mp4", "clip_id": f"c{i}", "prompts": ["x"]} for i, row in enumerate(rows)]
     config = job(folder, named)
-    planned = outcome(lambda each: make_plan(each, sample=1), config)
+    planned = outcome(lambda each: plan_job(each, sample=1), config)
     assert planned == outcome(run_job, config)

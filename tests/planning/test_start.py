@@ -11,7 +11,7 @@ from sam3ray.config import JobConfig, ModelConfig, fingerprint
 from sam3ray.engine.checkpoint import HubUnreachable
 from sam3ray.failures import Failure, JobStopped, Reason
 from sam3ray.manifest import Clip, Manifest
-from sam3ray.plan import Start, prepare
+from sam3ray.planning import Start, prepare
 from sam3ray.store import RunStore
 
 CLIPS = Manifest([Clip("a", "/a.mp4", ("person",))])

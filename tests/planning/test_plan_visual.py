@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.plan.test_plan import frames_folder
 
 from sam3ray.config import JobConfig, config_from_text
 from sam3ray.failures import ClipError, Reason, UserError
 from sam3ray.manifest import Clip, read_manifest
-from sam3ray.plan import check_visual_prompts, make_plan
-from sam3ray.plan._visual import mask_sizes, prompt_problems
+from sam3ray.planning import check_visual_prompts, plan_job
+from sam3ray.planning._visual import mask_sizes, prompt_problems
 from sam3ray.prompts import MaskPrompt, PointPrompt
 from sam3ray.video import VideoInfo
-from tests.plan.test_plan import frames_folder
 from tests.video.media import write_video
 
 INFO = VideoInfo(32, 16, Fraction(30), 2.0, 60, Fraction(1, 30), "png")
@@ -54,7 +54,7 @@ def test_only_clips_with_prompts_are_looked_at(tmp_path: Path) -> None:
         check_visual_prompts(read_manifest(config.manifest, config), config)
     assert [problem.split(":")[0] for problem in caught.value.problems] == ["clip a", "clip a"]
     with pytest.raises(UserError):
-        make_plan(config)
+        plan_job(config)
 
 
 @pytest.mark.parametrize("says", [5, None])

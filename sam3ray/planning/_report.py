@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sam3ray.console import add_row, byte_size, facts_table
-from sam3ray.plan._plan import Plan
+from sam3ray.planning._plan import Plan
 
 LISTED = 20
 

@@ -25,7 +25,7 @@ from sam3ray.config import RenderConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.manifest import Clip
 from sam3ray.masks import encode_masks
-from sam3ray.render import read_frames, render_clip
+from sam3ray.rendering import read_frames, render_clip
 from sam3ray.video import VideoReader
 from sam3ray.video._draw import DrawnObject, color_of, draw_objects, label_patch, place_label
 from tests.video.media import set_display_matrix, write_video
@@ -131,7 +131,7 @@ def test_a_render_that_is_killed_or_fails_leaves_what_was_there(tmp_path: Path) 
     with pytest.raises(RuntimeError):
         render_clip(source, [], output, Clip("c", str(source)), progress=fail)
     program = (
-        "import os, signal, sys; from sam3ray.render import render_clip; from sam3ray.manifest import Clip\n"
+        "import os, signal, sys; from sam3ray.rendering import render_clip; from sam3ray.manifest import Clip\n"
         "die = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
         "render_clip(sys.argv[1], [], sys.argv[2], Clip('c', sys.argv[1]), progress=die)"
     )

@@ -15,8 +15,8 @@ import pytest
 from sam3ray.config import JobConfig, VideoConfig
 from sam3ray.failures import ClipError
 from sam3ray.manifest import Clip
-from sam3ray.plan._foresight import foreseen, work_of
-from sam3ray.plan._probing import probe_one
+from sam3ray.planning._foresight import foreseen, work_of
+from sam3ray.planning._probing import probe_one
 from sam3ray.video import VideoReader
 
 CONTAINERS = ["x.mp4", "front.mp4", "pieces.mp4", "x.mov", "x.mkv", "x.avi"]

@@ -18,7 +18,7 @@ from sam3ray.annotations import AnnotationWriter, FrameAnnotations
 from sam3ray.config import JobConfig, VideoConfig, config_from_text, fingerprint
 from sam3ray.failures import ClipError, Failure, Reason
 from sam3ray.manifest import read_manifest
-from sam3ray.plan import make_plan, probe_all
+from sam3ray.planning import plan_job, probe_all
 from sam3ray.store import RunStore
 from sam3ray.video import VideoInfo
 
@@ -50,7 +50,7 @@ def tree(path: Path) -> set[Path]:
 
 def test_a_plan_counts_and_writes_nothing(clips: Path, tmp_path: Path) -> None:
     before = tree(tmp_path)
-    plan = make_plan(job(tmp_path))
+    plan = plan_job(job(tmp_path))
     assert (plan.clips, plan.to_do, plan.done) == (3, 3, 0)
     assert plan.frames == 120
     assert plan.hours == pytest.approx(4 / 3600)
@@ -70,7 +70,7 @@ def test_ranges_and_sampling_count(clips: Path, tmp_path: Path) -> None:
         {"uri": str(clips / "a"), "clip_id": "faster", "fps": 500},
     ]
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    plan = make_plan(job(tmp_path, manifest="m.jsonl"))
+    plan = plan_job(job(tmp_path, manifest="m.jsonl"))
     assert plan.frames == 30 + 20 + 60
     assert plan.unreadable == {"empty_range": 1}
 
@@ -78,9 +78,9 @@ def test_ranges_and_sampling_count(clips: Path, tmp_path: Path) -> None:
 def test_a_sample_is_scaled_up(tmp_path: Path) -> None:
     for i in range(10):
         frames_folder(tmp_path / f"clips/{i}", frames=10)
-    plan = make_plan(job(tmp_path), sample=3)
+    plan = plan_job(job(tmp_path), sample=3)
     assert (plan.sampled, plan.to_do, plan.frames) == (3, 10, 100)
-    assert make_plan(job(tmp_path), sample=10).sampled is None
+    assert plan_job(job(tmp_path), sample=10).sampled is None
 
 
 def test_finished_and_failed_clips_are_not_probed_again(clips: Path, tmp_path: Path) -> None:
@@ -96,12 +96,12 @@ def test_finished_and_failed_clips_are_not_probed_again(clips: Path, tmp_path: P
     store.record_failure(Failure(c.clip_id, Reason.UNREADABLE_VIDEO, "no video", final=True))
     (clips / "a/0.png").unlink()
 
-    plan = make_plan(config)
+    plan = plan_job(config)
     assert (plan.done, plan.settled, plan.to_do) == (1, {"unreadable_video": 1}, 1)
     assert (plan.frames, plan.unreadable) == (60, {})
     assert plan.refusals == ()
 
-    (refusal,) = make_plan(job(tmp_path, "tracking.new_det_thresh=0.9")).refusals
+    (refusal,) = plan_job(job(tmp_path, "tracking.new_det_thresh=0.9")).refusals
     assert "tracking.new_det_thresh" in refusal
 
 
@@ -136,7 +136,6 @@ def test_a_video_on_which_the_decoder_hangs_is_blamed_alone() -> None:
 
 def test_remote_videos_are_probed_without_being_fetched(s3_place: Any, tmp_path: Path) -> None:
     import fsspec
-
     from tests.plan.small_video import write_video
 
     path = write_video(tmp_path / "v.mp4", frames=24, fps=12, padding=3_000_000)
