@@ -7,9 +7,9 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,7 @@ class ObjectAnnotation:
             tight around the mask.
         area: pixels of the mask, > 0.
         rle: COCO compressed RLE of the mask at the size of the displayed source frame.
+        visibility: in truth, the share of the object that is seen, 0..1; None where unknown, and in what a model found.
     """
 
     object_id: int
@@ -45,6 +46,7 @@ class ObjectAnnotation:
     bbox: tuple[float, float, float, float]
     area: int
     rle: str
+    visibility: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class FrameAnnotations:
                 bbox=(row["bbox"]["xmin"], row["bbox"]["ymin"], row["bbox"]["xmax"], row["bbox"]["ymax"]),
                 area=row["area"],
                 rle=row["segmentation"]["counts"],
+                visibility=row.get("visibility"),
             )
             for row in rows
         )
@@ -109,6 +112,9 @@ SCHEMA = pa.schema(
 )
 """Version 1: one row per frame and object, sorted by (frame_index, object_id)."""
 
+TRUTH_SCHEMA = SCHEMA.append(pa.field("visibility", pa.float32()))
+"""Of true tracks: the share of the object that is seen comes last; null where it is unknown."""
+
 METADATA_KEYS = tuple(f"sam3ray.{name}" for name in ("schema_version", "fingerprint", "clip", "model", "software"))
 
 # Dictionary pages pay for values that repeat; run lengths, boxes and track scores hardly do.
@@ -122,13 +128,13 @@ _STATISTICS_COLUMNS = [
 ]
 
 
-def parquet_options() -> dict[str, Any]:
+def parquet_options(schema: pa.Schema = SCHEMA) -> dict[str, Any]:
     """How annotation files are written, for `pyarrow.parquet.ParquetWriter`."""
     return {
         "compression": "zstd",
         "compression_level": 3,
         "use_dictionary": _DICTIONARY_COLUMNS,
-        "write_statistics": _STATISTICS_COLUMNS,
+        "write_statistics": [*_STATISTICS_COLUMNS, *schema.names[len(SCHEMA) :]],
         "write_page_index": True,
         "version": "2.6",
     }
@@ -157,22 +163,30 @@ class AnnotationWriter:
         metadata: what the file's metadata says, as JSON values under the keys "fingerprint", "clip" (uri, range,
             size, fps, time base), "model" (checkpoint, revision, dtype) and "software" (versions). Credentials in
             strings are masked.
+        schema: `SCHEMA` of what a model found, or `TRUTH_SCHEMA`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], clip_id: str, metadata: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        clip_id: str,
+        metadata: Mapping[str, Mapping[str, Any]],
+        schema: pa.Schema = SCHEMA,
+    ) -> None:
         unknown = set(metadata) - {"fingerprint", "clip", "model", "software"}
         if unknown:
             raise ValueError(f"metadata has the keys fingerprint, clip, model, software; got {sorted(unknown)}")
         self.path = os.fspath(path)
         self.clip_id = clip_id
         self._metadata = metadata
+        self._schema = schema
         self._writer = pq.ParquetWriter(
             self.path,
-            SCHEMA,
+            schema,
             sorting_columns=pq.SortingColumn.from_ordering(
-                SCHEMA, [("frame_index", "ascending"), ("object_id", "ascending")]
+                schema, [("frame_index", "ascending"), ("object_id", "ascending")]
             ),
-            **parquet_options(),
+            **parquet_options(schema),
         )
         self._frames: list[FrameAnnotations] = []
         self._pending_rows = 0
@@ -225,7 +239,7 @@ class AnnotationWriter:
 
     def _flush(self) -> None:
         if self._pending_rows:
-            table = _to_table(self.clip_id, self._frames)
+            table = _to_table(self.clip_id, self._frames, self._schema)
             self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
         self._rows += self._pending_rows
         self._frames, self._pending_rows, self._pending_bytes = [], 0, 0
@@ -266,31 +280,29 @@ class AnnotationWriter:
             os.unlink(self.path)
 
 
-def _to_table(clip_id: str, frames: list[FrameAnnotations]) -> pa.Table:
+def _to_table(clip_id: str, frames: list[FrameAnnotations], schema: pa.Schema) -> pa.Table:
     rows = [(frame, item) for frame in frames for item in frame.objects]
     n = len(rows)
     boxes = np.array([item.bbox for _, item in rows], dtype=np.float32).reshape(n, 4)
     sizes = np.array([(frame.height, frame.width) for frame, _ in rows], dtype=np.int32)
     size_lists = pa.ListArray.from_arrays(np.arange(0, 2 * n + 1, 2, dtype=np.int32), sizes.reshape(-1))
     counts = pa.array([item.rle for _, item in rows], pa.string())
-    return pa.table(
-        [
-            pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([clip_id], pa.string())),
-            pa.array([frame.frame_index for frame, _ in rows], pa.int32()),
-            pa.array([frame.pts for frame, _ in rows], pa.int64()),
-            pa.array([frame.time_s for frame, _ in rows], pa.float64()),
-            pa.array([item.object_id for _, item in rows], pa.int32()),
-            pa.array([item.prompt for _, item in rows], pa.string()).dictionary_encode(),
-            pa.array([item.score for _, item in rows], pa.float32()),
-            pa.array([item.track_score for _, item in rows], pa.float32()),
-            pa.StructArray.from_arrays(
-                [pa.array(boxes[:, i]) for i in range(4)], fields=list(SCHEMA.field("bbox").type)
-            ),
-            pa.array([item.area for _, item in rows], pa.int32()),
-            pa.StructArray.from_arrays([size_lists, counts], fields=list(SCHEMA.field("segmentation").type)),
-        ],
-        schema=SCHEMA,
-    )
+    columns = [
+        pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([clip_id], pa.string())),
+        pa.array([frame.frame_index for frame, _ in rows], pa.int32()),
+        pa.array([frame.pts for frame, _ in rows], pa.int64()),
+        pa.array([frame.time_s for frame, _ in rows], pa.float64()),
+        pa.array([item.object_id for _, item in rows], pa.int32()),
+        pa.array([item.prompt for _, item in rows], pa.string()).dictionary_encode(),
+        pa.array([item.score for _, item in rows], pa.float32()),
+        pa.array([item.track_score for _, item in rows], pa.float32()),
+        pa.StructArray.from_arrays([pa.array(boxes[:, i]) for i in range(4)], fields=list(SCHEMA.field("bbox").type)),
+        pa.array([item.area for _, item in rows], pa.int32()),
+        pa.StructArray.from_arrays([size_lists, counts], fields=list(SCHEMA.field("segmentation").type)),
+    ]
+    if "visibility" in schema.names:
+        columns.append(pa.array([item.visibility for _, item in rows], pa.float32()))
+    return pa.table(columns, schema=schema)
 
 
 def read_file_metadata(metadata: pq.FileMetaData) -> dict[str, Any]:
@@ -340,12 +352,45 @@ def read_annotations(
     return annotations_dataset(output, storage_options)
 
 
-def frames_of(table: pa.Table) -> list[FrameAnnotations]:
-    """Rows of one clip as frames, ascending; frames without objects are not among them."""
-    frames: dict[int, list[dict[str, Any]]] = {}
-    for row in table.to_pylist():
-        frames.setdefault(row["frame_index"], []).append(row)
-    return [FrameAnnotations.of_rows(frames[index]) for index in sorted(frames)]
+_BATCH_ROWS = 1024
+
+
+def read_frames(
+    source: str | os.PathLike[str] | BinaryIO | pa.Table, clip_id: str | None = None
+) -> Iterator[FrameAnnotations]:
+    """The annotations in a Parquet file or table by frame, in order; a batch of rows at a time is in memory.
+
+    Frames without objects are not among them.
+
+    Args:
+        source: local path, open file, or table, sorted by frame index and object id.
+        clip_id: only this clip's rows, for tables with several.
+
+    Raises:
+        ValueError: the rows are not sorted.
+    """
+    batches = source.to_batches(_BATCH_ROWS) if isinstance(source, pa.Table) else _batches(source)
+    rows: list[dict[str, Any]] = []
+    for batch in batches:
+        for row in batch.to_pylist():
+            if clip_id is not None and row["clip_id"] != clip_id:
+                continue
+            if rows and rows[0]["frame_index"] != row["frame_index"]:
+                if rows[0]["frame_index"] > row["frame_index"]:
+                    raise ValueError(
+                        f"frame {row['frame_index']} comes after frame {rows[0]['frame_index']}; sort the rows by "
+                        "frame_index, then object_id"
+                    )
+                yield FrameAnnotations.of_rows(rows)
+                rows = []
+            rows.append(row)
+    if rows:
+        yield FrameAnnotations.of_rows(rows)
+
+
+def _batches(source: str | os.PathLike[str] | BinaryIO) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(source) as file:
+        yield from file.iter_batches(_BATCH_ROWS)
 
 
 def decode_mask(row: Mapping[str, Any]) -> np.ndarray:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from itertools import chain
-from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sam3ray.annotations import FrameAnnotations
 from sam3ray.config import RenderConfig, VideoConfig
@@ -21,8 +18,6 @@ from sam3ray.masks import decode_rle
 from sam3ray.video import VideoReader, VideoWriter
 from sam3ray.video._draw import DrawnObject, draw_objects
 from sam3ray.video._sampling import Sampler
-
-_BATCH_ROWS = 1024
 
 
 def render_clip(
@@ -45,7 +40,7 @@ def render_clip(
 
     Args:
         source: local video file or folder of frames.
-        annotations: of this clip, by ascending frame index; frames without objects may be missing (`read_frames`).
+        annotations: of this clip, by ascending frame index; frames without objects may be missing.
         output: local .mp4 file to create or replace.
         progress: called after each frame.
 
@@ -90,34 +85,6 @@ def render_clip(
             ends_s = Fraction(video.reached_s - first.time_s) + 1 / usual_rate
             writer.show_until(first.pts + round(ends_s / info.time_base))
     return frames
-
-
-def read_frames(
-    source: str | os.PathLike[str] | BinaryIO | pa.Table, clip_id: str | None = None
-) -> Iterator[FrameAnnotations]:
-    """The annotations in a Parquet file or table by frame, in order; a batch of rows at a time is in memory.
-
-    Args:
-        source: local path, open file, or table, sorted by frame index and object id.
-        clip_id: only this clip's rows, for tables with several.
-    """
-    batches = source.to_batches(_BATCH_ROWS) if isinstance(source, pa.Table) else _batches(source)
-    rows: list[dict[str, Any]] = []
-    for batch in batches:
-        for row in batch.to_pylist():
-            if clip_id is not None and row["clip_id"] != clip_id:
-                continue
-            if rows and rows[0]["frame_index"] != row["frame_index"]:
-                yield FrameAnnotations.of_rows(rows)
-                rows = []
-            rows.append(row)
-    if rows:
-        yield FrameAnnotations.of_rows(rows)
-
-
-def _batches(source: str | os.PathLike[str] | BinaryIO) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(source) as file:
-        yield from file.iter_batches(_BATCH_ROWS)
 
 
 class _Upcoming:

@@ -20,12 +20,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sam3ray.annotations import AnnotationWriter, FrameAnnotations, ObjectAnnotation
+from sam3ray.annotations import AnnotationWriter, FrameAnnotations, ObjectAnnotation, read_frames
 from sam3ray.config import RenderConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.manifest import Clip
 from sam3ray.masks import encode_masks
-from sam3ray.rendering import read_frames, render_clip
+from sam3ray.rendering import render_clip
 from sam3ray.video import VideoReader
 from sam3ray.video._draw import DrawnObject, color_of, draw_objects, label_patch, place_label
 from tests.video.media import set_display_matrix, write_video

@@ -26,7 +26,7 @@ class Tolerance:
     Attributes:
         iou: mask IoU from which a prediction stands for a true object.
         min_visible: true objects of which less than this share is seen are ignored: neither missing them nor
-            finding them counts. The share is the `track_score` of the true annotation.
+            finding them counts. The share is the `visibility` of the true annotation; where unknown, all of it is.
         min_area: likewise, the least area as a share of the frame.
     """
 
@@ -99,11 +99,15 @@ def _see(
 
 
 def _masks(frame: FrameAnnotations | None, prompt: str) -> list[tuple[int, RLEMask, float]]:
-    """Ids, masks and track scores of a phrase's objects; an empty mask is no object."""
+    """Ids, masks and visibility of a phrase's objects; an empty mask is no object."""
     if frame is None:
         return []
     return [
-        (item.object_id, read_rle(item.rle, frame.height, frame.width), item.track_score)
+        (
+            item.object_id,
+            read_rle(item.rle, frame.height, frame.width),
+            1.0 if item.visibility is None else item.visibility,
+        )
         for item in frame.objects
         if item.prompt == prompt and item.area
     ]

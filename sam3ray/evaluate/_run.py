@@ -8,7 +8,7 @@ from functools import partial
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
-from sam3ray.annotations import FrameAnnotations, frames_of
+from sam3ray.annotations import FrameAnnotations, read_frames
 from sam3ray.failures import UserError
 from sam3ray.redact import redact
 
@@ -32,7 +32,7 @@ def evaluate(
 
     Args:
         predicted, truth: of the same frames; the frames compared are those of the truth, those without objects
-            included. The `track_score` of a true object is the share of it that is seen (1 for all of it).
+            included. `visibility` of a true object, where known, is the share of it that is seen.
         prompts: the phrases asked for, those included that the clip does not hold; None takes those that occur.
         tolerance: what counts as found.
         clip_id: under which the report has it.
@@ -119,7 +119,7 @@ def _compare_stored(
 def _stored(run: RunStore, clip_id: str) -> tuple[dict[str, Any], dict[int, FrameAnnotations]]:
     """What a clip's file says of the clip, and its frames."""
     facts = run.read_clip_metadata(clip_id).get("clip", {})
-    return facts, {frame.frame_index: frame for frame in frames_of(run.read_clip(clip_id))}
+    return facts, {frame.frame_index: frame for frame in read_frames(run.read_clip(clip_id))}
 
 
 def _compare_clip(

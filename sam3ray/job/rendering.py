@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sam3ray.annotations import read_frames
 from sam3ray.config import ClusterConfig, RenderConfig, VideoConfig
 from sam3ray.failures import ClipError, Reason, UserError
 from sam3ray.job.actions import Limits
@@ -65,7 +66,7 @@ def render_one(order: RenderOrder, clip: Clip) -> int:
     """
     from sam3ray.job.watchdog import Watchdog
     from sam3ray.job.workdir import WorkDir
-    from sam3ray.rendering import read_frames, render_clip
+    from sam3ray.rendering import render_clip
     from sam3ray.video import VideoCache
 
     order.store.confirm()

@@ -20,9 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from sam3ray.annotations import AnnotationWriter, FrameAnnotations, frames_of
+from sam3ray.annotations import AnnotationWriter, FrameAnnotations, read_frames
 from sam3ray.failures import UserError
 from sam3ray.jsontext import parse_json
 from sam3ray.revisions._apply import ClipRows
@@ -155,7 +153,7 @@ class Edits:
             EditRefused: one does not fit.
             FileNotFoundError: the clip is not done.
         """
-        rows = ClipRows(frames_of(self.store.read_clip(clip_id)))
+        rows = ClipRows(read_frames(self.store.read_clip(clip_id)))
         for operation in operations:
             rows.apply(operation, self.load)
         return rows.frames()
@@ -171,7 +169,7 @@ class Edits:
                 raise UserError(f"{where} is missing: a correction names it")
             if hashlib.sha256(data).hexdigest() != key:
                 raise UserError(f"{where} has another digest than the correction that names it: it was changed")
-            self._data[key] = frames_of(pq.read_table(io.BytesIO(data)))
+            self._data[key] = list(read_frames(io.BytesIO(data)))
         return self._data[key]
 
     # Writing

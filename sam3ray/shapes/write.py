@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sam3ray.annotations import AnnotationWriter, FrameAnnotations, ObjectAnnotation
+from sam3ray.annotations import TRUTH_SCHEMA, AnnotationWriter, FrameAnnotations, ObjectAnnotation
 from sam3ray.masks import encode_masks
 
 from .draw import DrawnFrame, draw_clip
@@ -33,7 +33,7 @@ def annotate(
 ) -> Iterator[FrameAnnotations]:
     """The true annotations of a clip for some phrases of the vocabulary, frame by frame.
 
-    `track_score` is the share of the object that is seen. An object that several phrases ask for comes once for each.
+    `visibility` is the share of the object that is seen. An object that several phrases ask for comes once for each.
     `labels` adds objects of visual prompts: the object's id in the clip -> the label they are followed under.
 
     Raises:
@@ -59,10 +59,11 @@ def annotate(
                 object_id=first + k,
                 prompt=prompt,
                 score=1.0,
-                track_score=frame.visible[k],
+                track_score=1.0,
                 bbox=tuple(float(v) for v in encoded[k].bbox),  # type: ignore[arg-type]
                 area=encoded[k].area,
                 rle=encoded[k].rle,
+                visibility=frame.visible[k],
             )
             for first, prompt, hits in wanted
             for k in sorted(hits & encoded.keys())
@@ -102,7 +103,7 @@ def write_clip(
             yield frame
 
     with (
-        AnnotationWriter(partial_truth, truth.stem, {"clip": facts}) as writer,
+        AnnotationWriter(partial_truth, truth.stem, {"clip": facts}, TRUTH_SCHEMA) as writer,
         VideoWriter(partial_video, spec.width, spec.height, Fraction(1, 90_000), rate) as encoder,
     ):
         for annotations in annotate(spec, asked, labels, tee()):

@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sam3ray.annotations import AnnotationWriter, FrameAnnotations, ObjectAnnotation
+from sam3ray.annotations import SCHEMA, TRUTH_SCHEMA, AnnotationWriter, FrameAnnotations, ObjectAnnotation, read_frames
 from sam3ray.evaluate import Tolerance, evaluate, evaluate_run, merge
 from sam3ray.failures import UserError
 from sam3ray.masks import encode_masks
@@ -82,7 +83,7 @@ def test_a_missing_frame_costs_recall_and_a_spare_object_precision():
 
 
 def test_hardly_visible_objects_are_neither_asked_for_nor_held_against_who_finds_them():
-    hidden = [replace(f, objects=(f.objects[0], replace(f.objects[1], track_score=0.1))) for f in TRUTH]
+    hidden = [replace(f, objects=(f.objects[0], replace(f.objects[1], visibility=0.1))) for f in TRUTH]
     found, lost = (
         evaluate(TRUTH, hidden).overall,
         evaluate([replace(f, objects=f.objects[:1]) for f in TRUTH], hidden).overall,
@@ -92,6 +93,35 @@ def test_hardly_visible_objects_are_neither_asked_for_nor_held_against_who_finds
         [replace(f, objects=f.objects[:1]) for f in TRUTH], hidden, tolerance=Tolerance(min_visible=0)
     ).overall
     assert strict.recall == 0.5
+
+
+def test_scores_of_the_truth_do_not_matter():
+    weak = [replace(f, objects=tuple(replace(o, score=0.0, track_score=0.0) for o in f.objects)) for f in TRUTH]
+    assert evaluate(TRUTH, weak).overall.true_boxes == 12
+
+
+def test_visibility_is_a_column_of_the_truth_alone(tmp_path):
+    hidden = [replace(f, objects=(f.objects[0], replace(f.objects[1], visibility=0.1))) for f in TRUTH]
+    for name, schema in (("truth", TRUTH_SCHEMA), ("run", SCHEMA)):
+        (tmp_path / name / "annotations").mkdir(parents=True)
+        with AnnotationWriter(tmp_path / name / "annotations" / "c.parquet", "c", {}, schema) as writer:
+            for frame in hidden:
+                writer.write(frame)
+            writer.finish()
+    assert evaluate_run(str(tmp_path / "run"), str(tmp_path / "truth")).overall.true_boxes == 6
+    assert evaluate_run(str(tmp_path / "truth"), str(tmp_path / "run")).overall.true_boxes == 12
+
+
+def test_rows_that_are_not_sorted_are_refused(tmp_path):
+    path = tmp_path / "c.parquet"
+    with AnnotationWriter(path, "c", {}) as writer:
+        for frame in TRUTH:
+            writer.write(frame)
+        writer.finish()
+    assert list(read_frames(path)) == TRUTH
+    table = pq.read_table(path)
+    with pytest.raises(ValueError, match="frame 4 comes after frame 5; sort the rows"):
+        list(read_frames(table.take(list(range(table.num_rows))[::-1])))
 
 
 def test_phrases_are_kept_apart():
