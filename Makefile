@@ -6,7 +6,7 @@ OUTPUT ?= demo-output
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format chaos fuzz bench checkpoint clean
+.PHONY: help setup demo test test-fast lint format chaos fuzz interop bench checkpoint clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s'|'
@@ -52,6 +52,9 @@ chaos: $(VENV)/.dev  ## kill everything at random for a while and compare with a
 
 fuzz: $(VENV)/.dev  ## read 200,000 damaged inputs of every kind (an hour; picks up where it was stopped)
 	$(BIN)/python -m tools.fuzz
+
+interop: $(VENV)/.dev  ## give exports to the real tools, each in an environment of its own (NAMES="labelme ..."; some GB)
+	$(BIN)/python -m tools.interop $(NAMES)
 
 bench: $(VENV)/.dev  ## speed and memory of the engine against the documented transformers way
 	$(BIN)/python benchmarks/engine.py

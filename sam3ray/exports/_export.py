@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from sam3ray.manifest import Clip
 
-VERSION = 1  # of the exports' layout: raised when a writer's output changes
+VERSION = 2  # of the exports' layout: raised when a writer's output changes
 _JPEG_QUALITY = 95
 
 

@@ -89,12 +89,10 @@ def _text(labels: ClipLabels, first_frame: int) -> tuple[str, Losses]:
 
 
 def write_png_clip(labels: ClipLabels, out: Folder) -> Losses:
-    """`<clip_id>/instances/<frame index>.png`, 16 bit, and `labels.txt`, background first."""
+    """`<clip_id>/instances/<frame index>.png`, 16 bit, and `labels.txt`: class n is line n, 0 the background."""
     numbers = numbered(labels)
     losses = Losses(times=len(labels.frames), renumbered=sum(a != b for a, b in numbers.items()))
-    out.text(
-        f"{labels.clip_id}/instances/labels.txt", "".join(f"{name}\n" for name in ["background", *labels.categories])
-    )
+    out.text(f"{labels.clip_id}/instances/labels.txt", "".join(f"{name}\n" for name in labels.categories))
     for frame in labels.frames:
         objects = labels.objects.get(frame, ())
         painted = paint(objects, labels.height, labels.width)

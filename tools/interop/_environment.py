@@ -1,0 +1,64 @@
+"""A virtual environment per tool, kept between runs: made again only when what it needs has changed."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+READY = "ready"  # the digest of what is installed; written last
+
+
+def cache() -> Path:
+    """Where environments and other downloads are kept: $SAM3RAY_INTEROP, else ~/.cache/sam3ray-interop."""
+    return Path(os.environ.get("SAM3RAY_INTEROP") or Path.home() / ".cache" / "sam3ray-interop")
+
+
+def environment(name: str, requirements: Sequence[str]) -> Path:
+    """The interpreter of an environment that holds these requirements; this one where there are none.
+
+    A requirement that begins with `--` is an option of pip. `--with-project` also lets the environment see what the
+    project's own has installed: for tools that need torch, of which one copy is enough.
+    """
+    if not requirements:
+        return Path(sys.executable)
+    folder = cache() / name
+    python = folder / "bin" / "python"
+    digest = hashlib.sha256("\n".join([sys.version, *requirements]).encode()).hexdigest()
+    with _alone(folder.with_suffix(".lock")):
+        ready = folder / READY
+        if ready.exists() and ready.read_text() == digest:
+            return python
+        shutil.rmtree(folder, ignore_errors=True)
+        venv.create(folder, with_pip=True)
+        wanted = [each for each in requirements if each != "--with-project"]
+        if len(wanted) < len(requirements):
+            _show_project(python)
+        print(f"{name}: installing {', '.join(wanted)}", file=sys.stderr, flush=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True, capture_output=True)
+        ready.write_text(digest)
+    return python
+
+
+def _show_project(python: Path) -> None:
+    import sysconfig
+
+    there = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], check=True, capture_output=True
+    )
+    Path(there.stdout.decode().strip(), "project.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
