@@ -132,9 +132,9 @@ class Detector:
             chunk = pairs[start : start + self._batch]
             frame_of, prompt_of = [pair[0] for pair in chunk], [pair[1] for pair in chunk]
             found.append(search(_rows(level, frame_of), *asked.of(frame_of, prompt_of)))
-        probs = _joined([each.probs for each in found]).float().view(frames, count, -1)
-        queries = _joined([each.queries for each in found]).unflatten(0, (frames, count))
-        seen = _joined([each.seen for each in found]).unflatten(0, (frames, count))
+        probs = _concatenated([each.probs for each in found]).float().view(frames, count, -1)
+        queries = _concatenated([each.queries for each in found]).unflatten(0, (frames, count))
+        seen = _concatenated([each.seen for each in found]).unflatten(0, (frames, count))
         host, arrived = to_host(probs)
         return [
             Proposals(
@@ -214,7 +214,7 @@ class _Masks:
             masks.append(
                 detector._masks(spatial, self.level, _rows(self.queries, part), _rows(self.seen, part), *asked)
             )
-        return _joined(masks)
+        return _concatenated(masks)
 
 
 def detections_above(proposals: Proposals, score_threshold: float) -> Detections:
@@ -253,7 +253,7 @@ def _spatial(backbone: torch.Tensor) -> torch.Tensor:
     return backbone.transpose(1, 2).unflatten(2, (side, side))
 
 
-def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+def _concatenated(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 

@@ -38,7 +38,7 @@ class Round:
 
 
 @dataclass(frozen=True, eq=False)
-class PromptedObject:
+class ObjectPrompts:
     """One object: its prompts by frame index of the source video, each a sequence of rounds."""
 
     object_id: int
@@ -53,7 +53,7 @@ class PromptedObject:
         return sorted(self.prompts)
 
 
-def prompted_objects(prompts: Iterable[VisualPrompt], height: int, width: int) -> list[PromptedObject]:
+def object_prompts(prompts: Iterable[VisualPrompt], height: int, width: int) -> list[ObjectPrompts]:
     """Objects by ascending id.
 
     Raises:
@@ -67,7 +67,7 @@ def prompted_objects(prompts: Iterable[VisualPrompt], height: int, width: int) -
         if prompt.label or prompt.object_id not in labels:
             labels[prompt.object_id] = prompt.label
     return [
-        PromptedObject(object_id, labels[object_id], {frame: tuple(given) for frame, given in frames.items()})
+        ObjectPrompts(object_id, labels[object_id], {frame: tuple(given) for frame, given in frames.items()})
         for object_id, frames in sorted(by_object.items())
     ]
 

@@ -15,7 +15,7 @@ import torch
 from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.detector import DetectorLike, Proposals
 from sam3ray.engine.frames import Preprocessor
-from sam3ray.engine.outputs import FrameFacts
+from sam3ray.engine.outputs import FrameStamp
 from sam3ray.engine.vision import FrameFeatures, TrackerNeck
 from sam3ray.video import Frame
 
@@ -33,7 +33,7 @@ class FrameWork:
         proposals: None where no phrase is looked for.
     """
 
-    facts: FrameFacts
+    stamp: FrameStamp
     position: int
     phrases: tuple[str, ...] = ()
     features: FrameFeatures | None = None
@@ -42,7 +42,7 @@ class FrameWork:
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    facts: FrameFacts
+    stamp: FrameStamp
     position: int
     phrases: tuple[str, ...]
     pixels: torch.Tensor | None
@@ -76,7 +76,7 @@ class LookAhead:
     def push(self, frame: Frame, position: int, phrases: tuple[str, ...], *, is_looked_at: bool = True) -> None:
         """The next frame, and the phrases to look for on it."""
         pixels = self._preprocess(frame) if is_looked_at else None
-        self._waiting.append(_Waiting(FrameFacts.of(frame), position, phrases, pixels))
+        self._waiting.append(_Waiting(FrameStamp.of(frame), position, phrases, pixels))
 
     def each(self, frames: Iterable[Frame], phrases: tuple[str, ...]) -> Iterator[FrameWork]:
         """All frames of a clip, of which the same is asked throughout."""
@@ -102,7 +102,7 @@ class LookAhead:
         first = self._waiting[0]
         if first.pixels is None:
             self._waiting.popleft()
-            self._ready.append(FrameWork(first.facts, first.position))
+            self._ready.append(FrameWork(first.stamp, first.position))
             return
         chunk: list[tuple[_Waiting, torch.Tensor]] = []
         while self._waiting and len(chunk) < self._batch:
@@ -122,6 +122,6 @@ class LookAhead:
             if first.phrases:
                 found = self._detector.propose(hidden, first.phrases, first.position)
         return [
-            FrameWork(each.facts, each.position, each.phrases, features[n], found[n] if found else None)
+            FrameWork(each.stamp, each.position, each.phrases, features[n], found[n] if found else None)
             for n, (each, _) in enumerate(chunk)
         ]

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sam3ray.engine.transfer import indices
 
-Rules = Literal["published", "transformers"]
+RuleSet = Literal["published", "transformers"]
 
 NO_ROW = -1
 
@@ -164,7 +164,7 @@ class ReadRules:
     which it makes no difference.
     """
 
-    rules: Rules
+    rules: RuleSet
     num_memories: int  # the model's num_maskmem: conditioning + 6 others
     max_pointers: int
     max_conditioning: int

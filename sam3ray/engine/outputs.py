@@ -26,7 +26,7 @@ _DEVICE_PIXELS = 2**27  # resized mask pixels held at once on a device, in float
 
 
 @dataclass(frozen=True)
-class FrameFacts:
+class FrameStamp:
     """A frame without its image: see `Frame`."""
 
     index: int
@@ -34,7 +34,7 @@ class FrameFacts:
     time_s: float
 
     @classmethod
-    def of(cls, frame: Frame) -> FrameFacts:
+    def of(cls, frame: Frame) -> FrameStamp:
         return cls(frame.index, frame.pts, frame.time_s)
 
 
@@ -43,7 +43,7 @@ class FrameResult:
     """What the model says of one frame, before anything is resized.
 
     Attributes:
-        facts: which frame.
+        stamp: which frame.
         object_ids: ascending.
         prompts: for each object, its phrase or label.
         groups: objects of one group share the pixels of the frame: each goes to the best of them.
@@ -54,7 +54,7 @@ class FrameResult:
         arrived: CUDA event after which `track_scores` are there; None where they are.
     """
 
-    facts: FrameFacts
+    stamp: FrameStamp
     object_ids: Sequence[int]
     prompts: Sequence[str]
     groups: Sequence[int]
@@ -74,7 +74,7 @@ class FrameMasks:
             box, but no run lengths.
     """
 
-    facts: FrameFacts
+    stamp: FrameStamp
     height: int
     width: int
     object_ids: tuple[int, ...]
@@ -85,13 +85,13 @@ class FrameMasks:
     pixels: Any = None
 
     @classmethod
-    def nothing(cls, facts: FrameFacts, height: int, width: int, form: MaskForm = "rle") -> FrameMasks:
+    def nothing(cls, stamp: FrameStamp, height: int, width: int, form: MaskForm = "rle") -> FrameMasks:
         """A frame without objects."""
         none: Any = None
         if form != "rle":
             none = np.zeros((0, height, width), bool)
             none = torch.from_numpy(none) if form == "tensor" else none
-        return cls(facts, height, width, (), (), (), (), (), none)
+        return cls(stamp, height, width, (), (), (), (), (), none)
 
     def annotations(self) -> FrameAnnotations:
         """The same as rows."""
@@ -108,18 +108,20 @@ class FrameMasks:
             )
             for object_id, prompt, score, track_score, mask in rows
         )
-        facts = self.facts
-        return FrameAnnotations(facts.index, facts.pts, facts.time_s, self.height, self.width, objects)
+        stamp = self.stamp
+        return FrameAnnotations(stamp.index, stamp.pts, stamp.time_s, self.height, self.width, objects)
 
 
-def finish(result: FrameResult, shown: Sequence[int], height: int, width: int, form: MaskForm = "rle") -> FrameMasks:
+def final_masks(
+    result: FrameResult, shown: Sequence[int], height: int, width: int, form: MaskForm = "rle"
+) -> FrameMasks:
     """Final masks of the objects at the indices `shown`."""
     on_device = result.masks.device.type != "cpu"
     if result.arrived is not None:
         result.arrived.synchronize()
     pixels: Any = None
     if form == "rle":
-        encoded = (_finish_on_device if on_device else _finish_on_host)(result, shown, height, width)
+        encoded = (_encode_on_device if on_device else _encode_on_host)(result, shown, height, width)
     else:
         encoded, pixels = _measured(_pixels(result, shown, height, width))
     kept = [(n, place, mask) for n, (place, mask) in enumerate(zip(shown, encoded, strict=True)) if mask and mask.area]
@@ -128,7 +130,7 @@ def finish(result: FrameResult, shown: Sequence[int], height: int, width: int, f
         pixels = pixels[[n for n, _, _ in kept]]
         pixels = pixels.cpu().numpy() if form == "array" else pixels
     return FrameMasks(
-        facts=result.facts,
+        stamp=result.stamp,
         height=height,
         width=width,
         object_ids=tuple(result.object_ids[place] for place in places),
@@ -140,7 +142,7 @@ def finish(result: FrameResult, shown: Sequence[int], height: int, width: int, f
     )
 
 
-def _finish_on_device(result: FrameResult, shown: Sequence[int], height: int, width: int) -> list[EncodedMask | None]:
+def _encode_on_device(result: FrameResult, shown: Sequence[int], height: int, width: int) -> list[EncodedMask | None]:
     return list(encode_masks(_pixels(result, shown, height, width))) if shown else []
 
 
@@ -221,7 +223,7 @@ def merged(first: FrameMasks, second: FrameMasks | None) -> FrameMasks:
         join: Any = torch.cat if isinstance(first.pixels, torch.Tensor) else np.concatenate
         pixels = join([first.pixels, second.pixels])[order]
     return FrameMasks(
-        first.facts,
+        first.stamp,
         first.height,
         first.width,
         object_ids=both(first.object_ids, second.object_ids),
@@ -263,7 +265,7 @@ class _Region:
             mine &= ~theirs
 
 
-def _finish_on_host(result: FrameResult, shown: Sequence[int], height: int, width: int) -> list[EncodedMask | None]:
+def _encode_on_host(result: FrameResult, shown: Sequence[int], height: int, width: int) -> list[EncodedMask | None]:
     """Resizes each mask only where it can be foreground: the cost is that of the objects, not of the frame."""
     if not shown:
         return []

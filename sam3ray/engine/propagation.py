@@ -38,7 +38,7 @@ _SURE_LOGIT = 10.0  # the score that memories are encoded with: the mask's area 
 
 
 @dataclass(eq=False)
-class FoundObject:
+class DetectedObject:
     """One tracked object."""
 
     object_id: int
@@ -60,7 +60,7 @@ class Loan:
 
     frame: int
     givers: set[int]
-    borrowers: list[FoundObject]
+    borrowers: list[DetectedObject]
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Propagation:
         self._prompting = Prompting(tracker, size or (1, 1))
         self._pointed: dict[int, tuple[Round, ...]] = {}
         self.phrases: list[str] = []
-        self.objects: list[FoundObject] = []
+        self.objects: list[DetectedObject] = []
         self.hotstart = Hotstart(rules)
         self.loans: list[Loan] = []
         self.found_at_first = 0
@@ -183,7 +183,7 @@ class Propagation:
             absent=self._absent(facts) if rules.published else 0,
         )
         newcomers = [
-            FoundObject(object_id, int(detections.prompts[d]), float(detections.scores[d]), frame)
+            DetectedObject(object_id, int(detections.prompts[d]), float(detections.scores[d]), frame)
             for object_id, d in zip(self._ids.take(len(found.new)), found.new, strict=True)
         ]
         removed, hidden = self.hotstart.update(
@@ -339,7 +339,7 @@ class Propagation:
             tracker.recondition(features, frame, memories, None)
         return chosen
 
-    def _lend(self, frame: int, chosen: Iterable[int]) -> list[FoundObject]:
+    def _lend(self, frame: int, chosen: Iterable[int]) -> list[DetectedObject]:
         """The birth mates of the objects that are reconditioned on `frame`: the frame becomes theirs, too."""
         births: dict[tuple[int, int], set[int]] = {}
         for place in chosen:
@@ -373,7 +373,7 @@ class Propagation:
         self,
         frame: int,
         features: FrameFeatures,
-        newcomers: Sequence[FoundObject],
+        newcomers: Sequence[DetectedObject],
         detections: Detections,
         found: Association,
     ) -> torch.Tensor | None:
@@ -396,7 +396,7 @@ class Propagation:
         shown: torch.Tensor | None,
         present: Sequence[int],
         track_scores: np.ndarray,
-        newcomers: Sequence[FoundObject],
+        newcomers: Sequence[DetectedObject],
         fresh: torch.Tensor | None,
     ) -> FrameResult:
         parts = []
@@ -410,7 +410,7 @@ class Propagation:
         # The tracker has no score for an object that it has just been given: the detection's stands in.
         scores = np.array([*track_scores[list(present)], *(each.score for each in newcomers)], dtype=np.float32)
         return FrameResult(
-            facts=work.facts,
+            stamp=work.stamp,
             object_ids=[each.object_id for each in everyone_here],
             prompts=[self.phrases[each.prompt] for each in everyone_here],
             groups=[each.prompt for each in everyone_here],

@@ -27,11 +27,11 @@ class SessionResult:
     @property
     def frame_index(self) -> int:
         """In the source video."""
-        return self.masks.facts.index
+        return self.masks.stamp.index
 
     @property
     def time_s(self) -> float:
-        return self.masks.facts.time_s
+        return self.masks.stamp.time_s
 
     @property
     def shown(self) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ Always mended, whatever the rules
       keep everybody out. (`association`, `propagation`)
     * An object that hotstart removes loses against those it overlaps at any frame index; upstream's marker for it is
       overtaken by ordinary indices after frame 100,000. (`suppression`)
-    * Each object's prompts, conditioning frames and memory are its own; see `tracker` and `following` for that part.
+    * Each object's prompts, conditioning frames and memory are its own. (`tracker`, `prompt_tracker`)
 
 By choice: `tracking.rules`
     `published` (the default) follows Meta's code, `transformers` that of transformers. In this half of the engine:

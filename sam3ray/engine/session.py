@@ -30,14 +30,14 @@ import numpy as np
 import torch
 
 from sam3ray.engine.clock import Clock
-from sam3ray.engine.finisher import Finisher
-from sam3ray.engine.following import Followed, Following, as_result
-from sam3ray.engine.held import Held, LoopStep
+from sam3ray.engine.hotstart_buffer import HotstartBuffer, LoopStep
 from sam3ray.engine.ids import Ids
 from sam3ray.engine.interaction import Round, check_prompt, make_rounds
 from sam3ray.engine.lookahead import LENGTH_HORIZON, FrameWork, LookAhead
+from sam3ray.engine.output_queue import OutputQueue
 from sam3ray.engine.outputs import MaskForm
 from sam3ray.engine.policy import Pass, Policy
+from sam3ray.engine.prompt_tracker import PromptedObject, PromptTracker, as_result
 from sam3ray.engine.propagation import Propagation, Tally
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.vision import FrameFeatures
@@ -95,19 +95,19 @@ class Session(AbstractContextManager["Session"]):
         self.phrases: tuple[str, ...] = ()
         self.progress = lambda: None
         self.labels: dict[int, str] = {}
-        self.followed: dict[int, Followed] = {}
+        self.prompted: dict[int, PromptedObject] = {}
         # frame index -> object id -> its prompts: for frames that have not come yet, and that have not been worked on
         self.waiting: dict[int, dict[int, tuple[VisualPrompt, ...]]] = {}
         self.coming: dict[int, dict[int, tuple[VisualPrompt, ...]]] = {}
         self.clock = Clock()
         self.pass_number = 0
         self.is_over = False
-        self.found: Propagation | None = None
-        self.following: Following | None = None
-        self.held = Held()
+        self.propagation: Propagation | None = None
+        self.prompt_tracker: PromptTracker | None = None
+        self.buffer = HotstartBuffer()
         self.ready: list[SessionResult] = []  # finished, and not given back yet
         checkpoint = engine.checkpoint
-        self._finisher = Finisher(checkpoint.device, self.size, masks, at_once=self.policy.live)
+        self._outputs = OutputQueue(checkpoint.device, self.size, masks, at_once=self.policy.live)
         batch = 1 if self.policy.live else engine.tracking.frame_batch
         self._ahead = LookAhead(checkpoint, engine.neck, engine.detector, batch)
         # Enough for the look-ahead's batches, and to know the length of a short clip.
@@ -119,7 +119,7 @@ class Session(AbstractContextManager["Session"]):
     def close(self) -> None:
         """Ends the session, wherever it is."""
         self.is_over = True
-        self._finisher.close()
+        self._outputs.close()
 
     @property
     def walk(self) -> Pass:
@@ -128,7 +128,7 @@ class Session(AbstractContextManager["Session"]):
 
     @property
     def tally(self) -> Tally:
-        return self.found.tally if self.found is not None else Tally()
+        return self.propagation.tally if self.propagation is not None else Tally()
 
     @property
     def is_satisfied(self) -> bool:
@@ -175,8 +175,8 @@ class Session(AbstractContextManager["Session"]):
         self.ids.reserve(prompt.object_id)
         if prompt.label or prompt.object_id not in self.labels:
             self.labels[prompt.object_id] = prompt.label
-            if prompt.object_id in self.followed:
-                self.followed[prompt.object_id].label = prompt.label
+            if prompt.object_id in self.prompted:
+                self.prompted[prompt.object_id].label = prompt.label
         of_frame = self.waiting.setdefault(prompt.frame_index, {})
         of_frame[prompt.object_id] = (*of_frame.get(prompt.object_id, ()), prompt)
         return (prompt.object_id,)
@@ -262,11 +262,11 @@ class Session(AbstractContextManager["Session"]):
             self._work()
         self._ahead.clear()
         self._check_passed(None)
-        for due in self.held.flush():
-            self.ready += self._finisher.push(due)
-        self.ready += self._finisher.flush()
-        if self.walk.rehearsal and self.following is not None:
-            self.following.begin_second_pass([each.memory for _, each in sorted(self.followed.items())])
+        for due in self.buffer.flush():
+            self.ready += self._outputs.push(due)
+        self.ready += self._outputs.flush()
+        if self.walk.rehearsal and self.prompt_tracker is not None:
+            self.prompt_tracker.begin_second_pass([each.memory for _, each in sorted(self.prompted.items())])
         if self.pass_number + 1 == len(self.policy.passes):
             self.close()
         return self._take_ready()
@@ -285,10 +285,10 @@ class Session(AbstractContextManager["Session"]):
         if first is None:
             first = seen.first
             if self.walk.reverse and not before.reverse:
-                born = [each.born for each in self.followed.values() if each.born is not None]
+                born = [each.born for each in self.prompted.values() if each.born is not None]
                 first = max(born, default=0) - 1 if before.follows else seen.given - 1
-        if self.following is not None:
-            self.following.rehearsing = self.walk.rehearsal
+        if self.prompt_tracker is not None:
+            self.prompt_tracker.rehearsing = self.walk.rehearsal
         asked = [(0, self.phrases)] if self.walk.finds else []
         self.clock = Clock(first=first, asked=asked)
         return True
@@ -308,7 +308,7 @@ class Session(AbstractContextManager["Session"]):
         from sam3ray.engine.state import save
 
         self._check_open()
-        self.ready += self._finisher.flush()
+        self.ready += self._outputs.flush()
         save(self, path)
 
     def load(self, path: str | PathLike[str]) -> None:
@@ -341,7 +341,7 @@ class Session(AbstractContextManager["Session"]):
             self.clock.follows = not self._takes_prompts_alone
             return True
         position = self._position(self.clock.given)
-        return self.clock.follows or any(self._is_active(each, position) for each in self.followed.values())
+        return self.clock.follows or any(self._is_active(each, position) for each in self.prompted.values())
 
     @property
     def _takes_prompts_alone(self) -> bool:
@@ -351,9 +351,9 @@ class Session(AbstractContextManager["Session"]):
         """
         return self.walk.rehearsal and self.engine.tracking.rules == "transformers"
 
-    def _is_active(self, followed: Followed, position: int) -> bool:
+    def _is_active(self, each: PromptedObject, position: int) -> bool:
         """Whether an object is to be found on a frame by what it remembers."""
-        born, walk = followed.born, self.walk
+        born, walk = each.born, self.walk
         if born is None or self._takes_prompts_alone:
             return False
         if not walk.reverse:
@@ -396,58 +396,58 @@ class Session(AbstractContextManager["Session"]):
         work = self._ahead.pop()
         frame = clock.worked
         clock.worked += 1
-        clock.worked_index = work.facts.index
+        clock.worked_index = work.stamp.index
         self._remove(frame)
-        if self.following is None and (self.waiting or self.coming or self.followed):
+        if self.prompt_tracker is None and (self.waiting or self.coming or self.prompted):
             total = self.length if self.length is not None else clock.given
-            self.following = Following(
+            self.prompt_tracker = PromptTracker(
                 self.engine.tracker(self.size, self._short(total)),
                 self.size,
                 rehearsing=self.walk.rehearsal,
                 both_ways=self.policy.both_ways,
             )
-        step = LoopStep(work.facts)
+        step = LoopStep(work.stamp)
         if work.features is not None:
             with torch.inference_mode(), self.engine.checkpoint.precision():
-                due = self._due(work.facts.index)
+                due = self._due(work.stamp.index)
                 if self.walk.finds:
-                    step = self._find(step, work, due, remaining if self.length is None else self.length - frame)
+                    step = self._detect(step, work, due, remaining if self.length is None else self.length - frame)
                 if self.walk.follows:
-                    step = self._follow(step, work.features, self._position(frame), due)
+                    step = self._track_prompts(step, work.features, self._position(frame), due)
         self.progress()
         if not self.walk.rehearsal:
-            for due_frame in self.held.push(step):
-                self.ready += self._finisher.push(due_frame)
+            for due_frame in self.buffer.push(step):
+                self.ready += self._outputs.push(due_frame)
 
-    def _find(self, step: LoopStep, work: FrameWork, due: dict[int, tuple[Round, ...]], remaining: int) -> LoopStep:
+    def _detect(self, step: LoopStep, work: FrameWork, due: dict[int, tuple[Round, ...]], remaining: int) -> LoopStep:
         """What phrases find. Takes the prompts on their objects out of `due`."""
-        if not work.phrases and self.found is None:
+        if not work.phrases and self.propagation is None:
             return step
-        if self.found is None:
-            self.found = self.engine.propagation(self.size, self._short(remaining), self.ids)
-            self.held.delay = 0 if self.policy.live else self.engine.rules.hotstart_delay
-        for object_id in due.keys() & self.found.object_ids:
-            self.found.point_at(object_id, due.pop(object_id))
-        found = self.found.step(work, meanwhile=self._ahead.fill)
+        if self.propagation is None:
+            self.propagation = self.engine.propagation(self.size, self._short(remaining), self.ids)
+            self.buffer.delay = 0 if self.policy.live else self.engine.rules.hotstart_delay
+        for object_id in due.keys() & self.propagation.object_ids:
+            self.propagation.point_at(object_id, due.pop(object_id))
+        found = self.propagation.step(work, meanwhile=self._ahead.fill)
         self.ids.repeat(())
         return replace(step, found=found.result, hidden=found.hidden, removed=found.removed, young=found.young)
 
-    def _follow(
+    def _track_prompts(
         self, step: LoopStep, features: FrameFeatures, position: int, due: dict[int, tuple[Round, ...]]
     ) -> LoopStep:
         """Objects of visual prompts."""
         prompted = []
         for object_id, rounds in sorted(due.items()):
-            followed = self.followed.setdefault(object_id, Followed(object_id, self.labels[object_id]))
-            if followed.born is None and not any(turn.shows_the_object for turn in rounds):
-                raise cannot_start(object_id, step.facts.index)
-            prompted.append((followed, rounds))
-        active = [each for _, each in sorted(self.followed.items()) if self._is_active(each, position)]
-        if self.following is None or not (active or prompted):
+            each = self.prompted.setdefault(object_id, PromptedObject(object_id, self.labels[object_id]))
+            if each.born is None and not any(turn.shows_the_object for turn in rounds):
+                raise cannot_start(object_id, step.stamp.index)
+            prompted.append((each, rounds))
+        active = [each for _, each in sorted(self.prompted.items()) if self._is_active(each, position)]
+        if self.prompt_tracker is None or not (active or prompted):
             return step
-        objects, tracked = self.following.step(features, position, active, prompted, reverse=self.walk.reverse)
+        objects, tracked = self.prompt_tracker.step(features, position, active, prompted, reverse=self.walk.reverse)
         self._ahead.fill()
-        return replace(step, pointed=as_result(step.facts, objects, tracked))
+        return replace(step, pointed=as_result(step.stamp, objects, tracked))
 
     def _due(self, frame_index: int) -> dict[int, tuple[Round, ...]]:
         """The prompts of a frame by object, once."""
@@ -459,11 +459,11 @@ class Session(AbstractContextManager["Session"]):
         gone = {what for at, what in clock.removals if at <= frame}
         clock.removals = [each for each in clock.removals if each[0] > frame]
         ids = {each for each in gone if isinstance(each, int)}
-        if gone and self.found is not None:
-            self.found.remove(ids, {each for each in gone if isinstance(each, str)})
-        followed = [self.followed.pop(each) for each in ids if each in self.followed]
-        if followed and self.following is not None:
-            self.following.drop(followed)
+        if gone and self.propagation is not None:
+            self.propagation.remove(ids, {each for each in gone if isinstance(each, str)})
+        dropped = [self.prompted.pop(each) for each in ids if each in self.prompted]
+        if dropped and self.prompt_tracker is not None:
+            self.prompt_tracker.drop(dropped)
 
     def _short(self, frames: int) -> int | None:
         """What a tracker is told of the number of frames that it will see: beyond 15 it makes no difference."""

@@ -7,7 +7,7 @@ import tempfile
 from types import TracebackType
 from typing import Any
 
-from sam3ray.engine.outputs import FrameFacts, FrameMasks
+from sam3ray.engine.outputs import FrameMasks, FrameStamp
 from sam3ray.masks import EncodedMask
 
 _IN_MEMORY = 8 * 2**20
@@ -51,15 +51,15 @@ class Spool:
 
 def as_json(masks: FrameMasks) -> list[Any]:
     """A frame's result in JSON's types. Floats keep every bit."""
-    facts = masks.facts
+    stamp = masks.stamp
     rows = zip(masks.object_ids, masks.prompts, masks.scores, masks.track_scores, masks.masks, strict=True)
-    return [facts.index, facts.pts, facts.time_s, [[*row[:4], row[4].rle, row[4].area, row[4].bbox] for row in rows]]
+    return [stamp.index, stamp.pts, stamp.time_s, [[*row[:4], row[4].rle, row[4].area, row[4].bbox] for row in rows]]
 
 
 def from_json(value: list[Any], height: int, width: int) -> FrameMasks:
     index, pts, time_s, rows = value
     return FrameMasks(
-        facts=FrameFacts(index, pts, time_s),
+        stamp=FrameStamp(index, pts, time_s),
         height=height,
         width=width,
         object_ids=tuple(row[0] for row in rows),

@@ -23,24 +23,24 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from sam3ray.engine.following import Followed, Following
-from sam3ray.engine.held import LoopStep
 from sam3ray.engine.hotstart import Standing
+from sam3ray.engine.hotstart_buffer import LoopStep
 from sam3ray.engine.memory import NO_ROW, FrameEntry, ObjectMemory
-from sam3ray.engine.outputs import FrameFacts, FrameMasks, FrameResult, with_pixels, without_pixels
-from sam3ray.engine.propagation import FoundObject, Loan, Tally
+from sam3ray.engine.outputs import FrameMasks, FrameResult, FrameStamp, with_pixels, without_pixels
+from sam3ray.engine.prompt_tracker import PromptedObject, PromptTracker
+from sam3ray.engine.propagation import DetectedObject, Loan, Tally
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.spool import as_json, from_json
 from sam3ray.engine.state_schema import (
     ADAPTER,
     ClockState,
-    FollowedObjectState,
-    FollowingState,
-    FoundObjectState,
-    FoundState,
+    DetectedObjectState,
     LoanState,
     MemoryState,
     PartState,
+    PromptedObjectState,
+    PromptTrackerState,
+    PropagationState,
     SessionState,
     StandingState,
     StepState,
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from sam3ray.engine.engine import Engine
     from sam3ray.engine.session import Session
 
-FORMAT = 1
+FORMAT = 2
 _KEY = "sam3ray.session"
 _DIGEST = "sam3ray.digest"
 _FREE = {"object_batch", "frame_batch", "prompt_batch", "offload_state", "direction", "refine"}
@@ -207,20 +207,20 @@ def _captured(session: Session, tensors: _Tensors) -> SessionState:
             clock.first,
             clock.worked_index,
             begun,
-            clock.follows and bool(session.followed),
+            clock.follows and bool(session.prompted),
             [(at, list(phrases)) for at, phrases in clock.asked],
             list(clock.removals),
         ),
         pass_number=session.pass_number,
-        delay=session.held.delay,
-        unsure=sorted(session.held.unsure),
-        held=[_step(step, f"held.{n}", tensors) for n, step in enumerate(session.held.steps)],
+        delay=session.buffer.delay,
+        unsure=sorted(session.buffer.unsure),
+        held=[_step(step, f"held.{n}", tensors) for n, step in enumerate(session.buffer.steps)],
         ready=[
             (as_json(without_pixels(each.masks)), sorted(each.tentative), sorted(each.retracted))
             for each in session.ready
         ],
-        found=_found(session, tensors),
-        following=_following(session, tensors),
+        propagation=_propagation(session, tensors),
+        prompt_tracker=_prompt_tracker(session, tensors),
     )
 
 
@@ -243,7 +243,7 @@ def _step(step: LoopStep, name: str, tensors: _Tensors) -> StepState:
         return PartState(list(result.object_ids), list(result.prompts), list(result.groups), list(result.scores))
 
     return StepState(
-        (step.facts.index, step.facts.pts, step.facts.time_s),
+        (step.stamp.index, step.stamp.pts, step.stamp.time_s),
         part(step.found, "found"),
         part(step.pointed, "pointed"),
         sorted(step.hidden),
@@ -267,13 +267,13 @@ def _memories(memories: list[ObjectMemory], tracker: Tracker, name: str, tensors
     ]
 
 
-def _found(session: Session, tensors: _Tensors) -> FoundState | None:
-    found = session.found
-    if found is None:
+def _propagation(session: Session, tensors: _Tensors) -> PropagationState | None:
+    propagation = session.propagation
+    if propagation is None:
         return None
-    memories = _memories([each.memory for each in found.objects], found.tracker, "found", tensors)
+    memories = _memories([each.memory for each in propagation.objects], propagation.tracker, "propagation", tensors)
     objects = [
-        FoundObjectState(
+        DetectedObjectState(
             each.object_id,
             each.prompt,
             each.score,
@@ -283,32 +283,36 @@ def _found(session: Session, tensors: _Tensors) -> FoundState | None:
             each.pointed_at,
             memory,
         )
-        for each, memory in zip(found.objects, memories, strict=True)
+        for each, memory in zip(propagation.objects, memories, strict=True)
     ]
     standing = [
         (i, StandingState(s.first_frame, s.keep_alive, s.unmatched_frames, s.is_confirmed, list(s.overlaps.items())))
-        for i, s in found.hotstart.standing.items()
+        for i, s in propagation.hotstart.standing.items()
     ]
-    loans = [LoanState(each.frame, sorted(each.givers), [o.object_id for o in each.borrowers]) for each in found.loans]
-    num_frames = found.tracker.num_frames
-    return FoundState(found.phrases, found.found_at_first, num_frames, objects, standing, loans, asdict(found.tally))
+    loans = [
+        LoanState(each.frame, sorted(each.givers), [o.object_id for o in each.borrowers]) for each in propagation.loans
+    ]
+    num_frames = propagation.tracker.num_frames
+    return PropagationState(
+        propagation.phrases, propagation.found_at_first, num_frames, objects, standing, loans, asdict(propagation.tally)
+    )
 
 
-def _following(session: Session, tensors: _Tensors) -> FollowingState | None:
-    following = session.following
-    if following is None:
+def _prompt_tracker(session: Session, tensors: _Tensors) -> PromptTrackerState | None:
+    prompt_tracker = session.prompt_tracker
+    if prompt_tracker is None:
         return None
-    followed = [each for _, each in sorted(session.followed.items())]
-    memories = _memories([each.memory for each in followed], following.tracker, "following", tensors)
+    prompted = [each for _, each in sorted(session.prompted.items())]
+    memories = _memories([each.memory for each in prompted], prompt_tracker.tracker, "prompt_tracker", tensors)
     objects = []
-    for each, memory in zip(followed, memories, strict=True):
+    for each, memory in zip(prompted, memories, strict=True):
         for position, shown in each.shown.items():
             name = f"shown.{each.object_id}.{position}"
             tensors.put(f"{name}.masks", shown.masks)
             tensors.put(f"{name}.scores", shown.score_logits)
             tensors.put(f"{name}.ious", shown.iou_scores)
-        objects.append(FollowedObjectState(each.object_id, each.label, each.born, list(each.shown), memory))
-    return FollowingState(following.tracker.num_frames, following.rehearsing, objects)
+        objects.append(PromptedObjectState(each.object_id, each.label, each.born, list(each.shown), memory))
+    return PromptTrackerState(prompt_tracker.tracker.num_frames, prompt_tracker.rehearsing, objects)
 
 
 # Restoring
@@ -342,21 +346,21 @@ def _restored(session: Session, state: SessionState, tensors: _Tensors) -> None:
     clock.follows = saved.follows
     clock.asked = [(at, tuple(phrases)) for at, phrases in saved.asked]
     clock.removals = list(saved.removals)
-    session.held.delay = state.delay
-    session.held.unsure = set(state.unsure)
+    session.buffer.delay = state.delay
+    session.buffer.unsure = set(state.unsure)
     for n, step in enumerate(state.held):
-        session.held.steps.append(_step_again(session, step, f"held.{n}", tensors))
+        session.buffer.steps.append(_step_again(session, step, f"held.{n}", tensors))
     for value, tentative, retracted in state.ready:
         masks: FrameMasks = with_pixels(from_json(value, *session.size), session.masks)
         session.ready.append(SessionResult(masks, frozenset(tentative), frozenset(retracted)))
-    if state.found is not None:
-        _found_again(session, state.found, tensors)
-    if state.following is not None:
-        _following_again(session, state.following, tensors)
+    if state.propagation is not None:
+        _propagation_again(session, state.propagation, tensors)
+    if state.prompt_tracker is not None:
+        _prompt_tracker_again(session, state.prompt_tracker, tensors)
 
 
 def _step_again(session: Session, step: StepState, name: str, tensors: _Tensors) -> LoopStep:
-    facts = FrameFacts(*step.facts)
+    stamp = FrameStamp(*step.stamp)
 
     def part(saved: PartState | None, kind: str) -> FrameResult | None:
         if saved is None:
@@ -368,11 +372,11 @@ def _step_again(session: Session, step: StepState, name: str, tensors: _Tensors)
         masks = tensors.take(f"{name}.{kind}.masks", (n, None, None))
         on_device = masks.to(session.engine.checkpoint.device)
         return FrameResult(
-            facts, saved.object_ids, saved.prompts, saved.groups, saved.scores, scores.numpy(), on_device
+            stamp, saved.object_ids, saved.prompts, saved.groups, saved.scores, scores.numpy(), on_device
         )
 
     found, pointed = part(step.found, "found"), part(step.pointed, "pointed")
-    return LoopStep(facts, found, pointed, frozenset(step.hidden), frozenset(step.removed), frozenset(step.young))
+    return LoopStep(stamp, found, pointed, frozenset(step.hidden), frozenset(step.removed), frozenset(step.young))
 
 
 def _memories_again(saved: list[MemoryState], tracker: Tracker, name: str, tensors: _Tensors) -> list[ObjectMemory]:
@@ -399,16 +403,16 @@ def _memories_again(saved: list[MemoryState], tracker: Tracker, name: str, tenso
     ]
 
 
-def _found_again(session: Session, saved: FoundState, tensors: _Tensors) -> None:
-    found = session.engine.propagation(session.size, saved.num_frames, session.ids)
-    memories = _memories_again([each.memory for each in saved.objects], found.tracker, "found", tensors)
+def _propagation_again(session: Session, saved: PropagationState, tensors: _Tensors) -> None:
+    propagation = session.engine.propagation(session.size, saved.num_frames, session.ids)
+    memories = _memories_again([each.memory for each in saved.objects], propagation.tracker, "propagation", tensors)
     for each, memory in zip(saved.objects, memories, strict=True):
         if each.prompt >= len(saved.phrases):
             raise ValueError(f"object {each.object_id} has no phrase")
         if not memory.conditioning:
             raise ValueError(f"object {each.object_id} has no conditioning frame")
-        found.objects.append(
-            FoundObject(
+        propagation.objects.append(
+            DetectedObject(
                 each.object_id,
                 each.prompt,
                 each.score,
@@ -419,24 +423,28 @@ def _found_again(session: Session, saved: FoundState, tensors: _Tensors) -> None
                 each.pointed_at,
             )
         )
-    found.hotstart.standing.update(
+    propagation.hotstart.standing.update(
         (i, Standing(s.first_frame, s.keep_alive, s.unmatched_frames, s.is_confirmed, dict(s.overlaps)))
         for i, s in saved.standing
     )
-    by_id = {each.object_id: each for each in found.objects}
-    if by_id.keys() != found.hotstart.standing.keys() or len(by_id) != len(found.objects):
+    by_id = {each.object_id: each for each in propagation.objects}
+    if by_id.keys() != propagation.hotstart.standing.keys() or len(by_id) != len(propagation.objects):
         raise ValueError("the objects are not those whose standing is told")
-    found.phrases = list(saved.phrases)
-    found.found_at_first = saved.found_at_first
-    found.loans = [Loan(e.frame, set(e.givers), [by_id[i] for i in e.borrowers if i in by_id]) for e in saved.loans]
-    found.tally = Tally(**saved.tally)
-    session.found = found
+    propagation.phrases = list(saved.phrases)
+    propagation.found_at_first = saved.found_at_first
+    propagation.loans = [
+        Loan(e.frame, set(e.givers), [by_id[i] for i in e.borrowers if i in by_id]) for e in saved.loans
+    ]
+    propagation.tally = Tally(**saved.tally)
+    session.propagation = propagation
 
 
-def _following_again(session: Session, saved: FollowingState, tensors: _Tensors) -> None:
+def _prompt_tracker_again(session: Session, saved: PromptTrackerState, tensors: _Tensors) -> None:
     tracker = session.engine.tracker(session.size, saved.num_frames)
-    following = Following(tracker, session.size, rehearsing=saved.rehearsing, both_ways=session.policy.both_ways)
-    memories = _memories_again([each.memory for each in saved.objects], tracker, "following", tensors)
+    prompt_tracker = PromptTracker(
+        tracker, session.size, rehearsing=saved.rehearsing, both_ways=session.policy.both_ways
+    )
+    memories = _memories_again([each.memory for each in saved.objects], tracker, "prompt_tracker", tensors)
     for each, memory in zip(saved.objects, memories, strict=True):
         if (each.born is None) == bool(memory.conditioning):
             raise ValueError(f"object {each.object_id} was born without a conditioning frame, or has one before")
@@ -446,8 +454,8 @@ def _following_again(session: Session, saved: FollowingState, tensors: _Tensors)
             parts = (("masks", (1, None, None)), ("scores", (1,)), ("ious", (1,)))
             masks, scores, ious = (tensors.take(f"{name}.{kind}", shape).to(tracker.device) for kind, shape in parts)
             shown[position] = TrackedMasks(masks, scores, ious)
-        session.followed[each.object_id] = Followed(each.object_id, each.label, memory, each.born, shown)
-    session.following = following
+        session.prompted[each.object_id] = PromptedObject(each.object_id, each.label, memory, each.born, shown)
+    session.prompt_tracker = prompt_tracker
 
 
 def _digest(text: str, tensors: dict[str, torch.Tensor]) -> str:

@@ -23,7 +23,7 @@ class MemoryState:
 
 
 @checked(config=_STRICT)
-class FoundObjectState:
+class DetectedObjectState:
     object_id: Count
     prompt: Count
     score: float
@@ -51,18 +51,18 @@ class LoanState:
 
 
 @checked(config=_STRICT)
-class FoundState:
+class PropagationState:
     phrases: list[str]
     found_at_first: Count
     num_frames: Count | None
-    objects: list[FoundObjectState]
+    objects: list[DetectedObjectState]
     standing: list[tuple[Count, StandingState]]
     loans: list[LoanState]
     tally: dict[str, Count]
 
 
 @checked(config=_STRICT)
-class FollowedObjectState:
+class PromptedObjectState:
     object_id: Count
     label: str
     born: Whole | None
@@ -71,10 +71,10 @@ class FollowedObjectState:
 
 
 @checked(config=_STRICT)
-class FollowingState:
+class PromptTrackerState:
     num_frames: Count | None
     rehearsing: bool
-    objects: list[FollowedObjectState]
+    objects: list[PromptedObjectState]
 
 
 @checked(config=_STRICT)
@@ -87,7 +87,7 @@ class PartState:
 
 @checked(config=_STRICT)
 class StepState:
-    facts: tuple[Count, Whole, float]
+    stamp: tuple[Count, Whole, float]
     found: PartState | None
     pointed: PartState | None
     hidden: list[Count]
@@ -124,8 +124,8 @@ class SessionState:
     unsure: list[Count]
     held: list[StepState]
     ready: list[tuple[list[Any], list[Count], list[Count]]]  # finished frame, tentative, retracted
-    found: FoundState | None = None
-    following: FollowingState | None = None
+    propagation: PropagationState | None = None
+    prompt_tracker: PromptTrackerState | None = None
 
 
 ADAPTER = TypeAdapter(SessionState)

@@ -39,7 +39,7 @@ from transformers import Sam3VideoModel
 
 from sam3ray.engine.capture import kept
 from sam3ray.engine.mask_head import NO_OBJECT, HeadOutput, resize
-from sam3ray.engine.memory import NO_ROW, Bank, FrameEntry, ObjectMemory, Packed, ReadRules, Rules, group_by_length
+from sam3ray.engine.memory import NO_ROW, Bank, FrameEntry, ObjectMemory, Packed, ReadRules, RuleSet, group_by_length
 from sam3ray.engine.tracker_parts import TrackerParts
 from sam3ray.engine.tracker_values import Clicks, Prompted, TrackedMasks, non_overlapping_logits, non_overlapping_masks
 from sam3ray.engine.transfer import indices, to_device, to_host
@@ -68,7 +68,7 @@ class Tracker:
     def __init__(
         self,
         model: Sam3VideoModel,
-        rules: Rules = "published",
+        rules: RuleSet = "published",
         object_batch: int = 64,
         num_frames: int | None = None,
         *,
@@ -80,7 +80,7 @@ class Tracker:
         if config.num_maskmem < 1:
             raise ValueError(f"the checkpoint's num_maskmem must be at least 1, got {config.num_maskmem}")
         self.module = tracker
-        self.rules: Rules = rules
+        self.rules: RuleSet = rules
         self.video_size = video_size
         self.object_batch = object_batch
         self.dtype = tracker.no_memory_embedding.dtype
@@ -169,7 +169,9 @@ class Tracker:
         images = self._fuse(features, frame, memories, reverse)
         parts = images.split(self.object_batch)
         multimask = self._parts.multimask
-        return _in_order([self._head(part, features, multimask=multimask) for part in parts], range(len(memories)))
+        return _head_in_object_order(
+            [self._head(part, features, multimask=multimask) for part in parts], range(len(memories))
+        )
 
     def _track_packed(
         self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory], reverse: bool
@@ -183,7 +185,7 @@ class Tracker:
             )
             for i in range(0, len(reads), self.object_batch)
         ]
-        return _in_order(outputs, range(len(memories)))
+        return _head_in_object_order(outputs, range(len(memories)))
 
     def _fuse(self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory], reverse: bool) -> Tensor:
         """(N, C, g, g): the frame as each object sees it. Objects that read as much share a batch."""
@@ -198,7 +200,7 @@ class Tracker:
             self._attention(features, [reads[i] for i in batch], self.read_rules, self._memories, self._pointers)
             for batch in batches
         ]
-        return _joined(fused, [i for batch in batches for i in batch])
+        return _in_object_order(fused, [i for batch in batches for i in batch])
 
     def _store_tracked(self, frame: int, memories: Sequence[ObjectMemory], output: HeadOutput) -> None:
         rows = self._pointers.write(output.pointers)
@@ -353,7 +355,7 @@ class Tracker:
                     )
                 )
                 order += batch
-        output = _in_order(outputs, order)
+        output = _head_in_object_order(outputs, order)
         self._store_prompted(frame, memories, output.pointers)
         tracked = TrackedMasks(output.masks, output.score_logits, output.iou_scores)
         return Prompted(tracked, self.upsample(output.masks))
@@ -524,13 +526,13 @@ class Tracker:
             self._memories.release([entry.memory])
 
 
-def _in_order(outputs: Sequence[HeadOutput], order: Sequence[int]) -> HeadOutput:
-    """`_joined` for every field."""
+def _head_in_object_order(outputs: Sequence[HeadOutput], order: Sequence[int]) -> HeadOutput:
+    """`_in_object_order` for every field."""
     fields = ("masks", "score_logits", "iou_scores", "pointers")
-    return HeadOutput(*(_joined([getattr(output, name) for output in outputs], order) for name in fields))
+    return HeadOutput(*(_in_object_order([getattr(output, name) for output in outputs], order) for name in fields))
 
 
-def _joined(batches: Sequence[Tensor], order: Sequence[int]) -> Tensor:
+def _in_object_order(batches: Sequence[Tensor], order: Sequence[int]) -> Tensor:
     """Concatenates batches whose objects are those of `order`, and puts object i at place i."""
     joined = batches[0] if len(batches) == 1 else torch.cat(list(batches))
     if all(object_ == place for place, object_ in enumerate(order)):

@@ -15,7 +15,7 @@ from transformers import Sam3VideoModel
 from sam3ray.engine import packed_attention
 from sam3ray.engine.capture import Captured
 from sam3ray.engine.mask_head import HeadOutput, MaskHead, resize
-from sam3ray.engine.memory import Bank, ReadRules, Reads, Rules
+from sam3ray.engine.memory import Bank, ReadRules, Reads, RuleSet
 from sam3ray.engine.memory_attention import MemoryAttention
 from sam3ray.engine.packed_attention import Packed, PackedAttention
 from sam3ray.engine.vision import FrameFeatures, sine_positions
@@ -30,7 +30,7 @@ class TrackerParts:
     """
 
     @torch.inference_mode()
-    def __init__(self, model: Sam3VideoModel, rules: Rules, dtype: torch.dtype) -> None:
+    def __init__(self, model: Sam3VideoModel, rules: RuleSet, dtype: torch.dtype) -> None:
         tracker = model.tracker_model
         self.module = tracker
         self.rules = rules

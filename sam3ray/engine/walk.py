@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sam3ray.engine.ids import Ids
-from sam3ray.engine.interaction import prompted_objects
+from sam3ray.engine.interaction import object_prompts
 from sam3ray.engine.outputs import FrameMasks, merged
 from sam3ray.engine.policy import Direction, Pass, Policy, Refine
 from sam3ray.engine.propagation import Tally
@@ -80,7 +80,7 @@ class Walk:
         engine.check_phrases(wanted.phrases)
         if isinstance(source, OnePass) and wanted.looks_again:
             raise ValueError("these frames can be read only once, forward: give a source that can be read again")
-        for each in prompted_objects(wanted.visual, *self._size):
+        for each in object_prompts(wanted.visual, *self._size):
             start = each.frames[-1] if wanted.direction == "backward" else each.frames[0]
             if not any(turn.shows_the_object for turn in each.rounds(start, *self._size)):
                 raise cannot_start(each.object_id, start, wanted.direction)
@@ -136,8 +136,8 @@ class Walk:
                 missing = set(session.waiting) if not walk.follows else set()
                 for position, masks in self._run(session, self._forward(session, finds and walk.finds)):
                     ahead.put(position, masks)
-                    if masks.facts.index in missing:
-                        missing.discard(masks.facts.index)
+                    if masks.stamp.index in missing:
+                        missing.discard(masks.stamp.index)
                         stop = position + 1
                 if missing:
                     raise session.not_read(min(missing))
@@ -184,7 +184,7 @@ class Walk:
             for position, masks in self._run(session, read_backward(self._source, start + 1)):
                 if position < start or wanted.phrase_direction == "backward":  # else the way forward shows the first
                     behind.put(position, masks)
-            born = session.found.found_at_first if session.found is not None else 0
+            born = session.propagation.found_at_first if session.propagation is not None else 0
         self._ids.repeat(range(first, first + born))
         return behind
 

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sam3ray.engine.memory import NO_ROW, Bank, FrameEntry, ObjectMemory, ReadRules, Reads, Rules, select_conditioning
+from sam3ray.engine.memory import NO_ROW, Bank, FrameEntry, ObjectMemory, ReadRules, Reads, RuleSet, select_conditioning
 
-RULES: list[Rules] = ["published", "transformers"]
+RULES: list[RuleSet] = ["published", "transformers"]
 
 
-def rules(name: Rules, num_frames: int | None = None) -> ReadRules:
+def rules(name: RuleSet, num_frames: int | None = None) -> ReadRules:
     return ReadRules(name, num_memories=7, max_pointers=16, max_conditioning=4, num_frames=num_frames)
 
 
@@ -25,7 +25,7 @@ def past(conditioning: list[int], tracked: list[int], failed: tuple[int, ...] = 
     return ObjectMemory({t: entry(t) for t in conditioning}, {t: entry(t, passed=t not in failed) for t in tracked})
 
 
-def frames_read(memory: ObjectMemory, frame: int, name: Rules, reverse: bool = False) -> tuple[list, list]:
+def frames_read(memory: ObjectMemory, frame: int, name: RuleSet, reverse: bool = False) -> tuple[list, list]:
     """([(frame, temporal encoding), ...], [(frame, offset), ...]) that are read."""
     reads = rules(name).reads(memory, frame, reverse)
     return [(row - 1000, k) for row, k in reads.memories], [(row, offset) for row, offset in reads.pointers]

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sam3ray.engine import outputs
-from sam3ray.engine.outputs import FrameFacts, FrameResult, finish
+from sam3ray.engine.outputs import FrameResult, FrameStamp, final_masks
 from sam3ray.masks import decode_rle
 
 
 def result(masks: torch.Tensor, scores, prompts=None) -> FrameResult:
     n = len(masks)
     return FrameResult(
-        facts=FrameFacts(3, 1536, 0.12),
+        stamp=FrameStamp(3, 1536, 0.12),
         object_ids=[10 + k for k in range(n)],
         prompts=["red"] * n,
         groups=prompts or [0] * n,
@@ -54,7 +54,7 @@ def test_masks_are_those_of_the_definition(seed, n, size):
     scores = torch.randint(1, 4, (n,), generator=generator).float().div(4).tolist()
     prompts = torch.randint(2, (n,), generator=generator).tolist()
     expected = by_definition(masks, scores, prompts, *size)
-    for path in (outputs._finish_on_host, outputs._finish_on_device):
+    for path in (outputs._encode_on_host, outputs._encode_on_device):
         encoded = path(result(masks, scores, prompts), range(n), *size)
         for mask, rle in zip(expected, encoded, strict=True):
             if rle is None:
@@ -69,24 +69,26 @@ def test_masks_are_those_of_the_definition(seed, n, size):
 
 def test_hidden_objects_take_no_pixels():
     masks = torch.full((2, 8, 8), 1.0)
-    both = finish(result(masks, [0.5, 0.9]), [0, 1], 16, 16)
+    both = final_masks(result(masks, [0.5, 0.9]), [0, 1], 16, 16)
     assert both.object_ids == (11,), "the worse one has no pixels left"
-    shown = finish(result(masks, [0.5, 0.9]), [0], 16, 16)
+    shown = final_masks(result(masks, [0.5, 0.9]), [0], 16, 16)
     assert shown.object_ids == (10,)
     assert shown.masks[0].area == 256
 
 
 def test_nothing_to_show():
-    empty = finish(result(torch.full((2, 8, 8), -1.0), [0.5, 0.9]), [0, 1], 16, 16)
+    empty = final_masks(result(torch.full((2, 8, 8), -1.0), [0.5, 0.9]), [0, 1], 16, 16)
     assert empty.object_ids == ()
     assert empty.annotations().objects == ()
-    assert finish(result(torch.empty(0, 1, 1), []), [], 16, 16).masks == ()
+    assert final_masks(result(torch.empty(0, 1, 1), []), [], 16, 16).masks == ()
 
 
 def test_rows_carry_frame_and_phrase():
     masks = torch.full((2, 8, 8), -1.0)
     masks[0, :4], masks[1, 4:] = 1.0, 1.0
-    frame = finish(replace(result(masks, [0.5, 0.75], [1, 0]), prompts=["blue", "red"]), [0, 1], 16, 12).annotations()
+    frame = final_masks(
+        replace(result(masks, [0.5, 0.75], [1, 0]), prompts=["blue", "red"]), [0, 1], 16, 12
+    ).annotations()
     assert (frame.frame_index, frame.pts, frame.time_s, frame.height, frame.width) == (3, 1536, 0.12, 16, 12)
     assert [(o.object_id, o.prompt, o.score, o.track_score) for o in frame.objects] == [
         (10, "blue", 0.9, 0.5),
@@ -99,4 +101,4 @@ def test_rows_carry_frame_and_phrase():
 def test_any_dtype_of_logits(dtype):
     masks = torch.full((1, 8, 8), -1.0, dtype=dtype)
     masks[0, 2:6, 2:6] = 1.0
-    assert finish(result(masks, [0.5]), [0], 16, 16).masks[0].area == 64
+    assert final_masks(result(masks, [0.5]), [0], 16, 16).masks[0].area == 64

@@ -181,10 +181,10 @@ class TestPromptsThatComeAndGo:
         assert ids[8] >= {4, 5}
         assert all(not each & {4, 5} for each in ids[9:])
         assert all(not each for each in ids[12:])
-        assert session.following is not None
-        assert session.following.tracker.rows_in_use == (0, 0)
-        assert session.found is not None
-        assert session.found.tracker.rows_in_use == (0, 0)
+        assert session.prompt_tracker is not None
+        assert session.prompt_tracker.tracker.rows_in_use == (0, 0)
+        assert session.propagation is not None
+        assert session.propagation.tracker.rows_in_use == (0, 0)
 
     def test_removing_one_object_of_a_phrase_changes_no_other(self):
         sure = {"high_conf_thresh": 1.0, "new_det_thresh": 0.95}  # so that nothing finds it again
@@ -223,8 +223,8 @@ class TestPromptsThatComeAndGo:
         live.add(PointPrompt(((95.0, 27.0),), (True,), 4, 3))
         rest = [each for frame in FRAMES[4:] for each in live.step(frame)]
         assert not any(each.retracted for each in rest)
-        assert live.found is not None
-        assert 3 in live.found.object_ids
+        assert live.propagation is not None
+        assert 3 in live.propagation.object_ids
 
     def test_conditioning_frames_close_by_that_a_detection_made_become_ordinary(self):
         session = begun(["red"], "live")
@@ -232,8 +232,8 @@ class TestPromptsThatComeAndGo:
             session.step(frame)
         session.add(PointPrompt(((50.0, 40.0),), (True,), 7, 1))
         session.step(FRAMES[7])
-        assert session.found is not None
-        memory = {each.object_id: sorted(each.memory.conditioning) for each in session.found.objects}
+        assert session.propagation is not None
+        memory = {each.object_id: sorted(each.memory.conditioning) for each in session.propagation.objects}
         assert memory == {1: [7], 2: [0]}
 
 
@@ -332,7 +332,7 @@ def test_live_keeps_no_more_after_many_frames():
     sizes = []
     for t in range(50):
         session.step(replace(FRAMES[t % 20], index=t))
-        assert session.found is not None
-        held = len(session.held.steps), len(session.ready), len(session._ahead)
-        sizes.append((session.found.tracker.rows_in_use, held, len(session.found.loans)))
+        assert session.propagation is not None
+        held = len(session.buffer.steps), len(session.ready), len(session._ahead)
+        sizes.append((session.propagation.tracker.rows_in_use, held, len(session.propagation.loans)))
     assert sizes[36] == sizes[-1]

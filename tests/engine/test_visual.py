@@ -60,7 +60,7 @@ class TestClip:
         prompts = [PointPrompt(((50.0, 40.0),), (True,), 7, 1)]
         for direction in ("forward", "backward", "both"):
             result = run(sampled, prompts, "published", direction=direction)
-            assert [each.facts.index for each in result] == [each.index for each in sampled]
+            assert [each.stamp.index for each in result] == [each.index for each in sampled]
             assert result[2].object_ids == (1,)
 
     @pytest.mark.parametrize("direction", ["forward", "backward", "both"])

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sam3ray.engine.outputs import FrameFacts, FrameResult
+from sam3ray.engine.outputs import FrameResult, FrameStamp
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +20,7 @@ class LoopStep:
         young: objects that a later frame may still remove.
     """
 
-    facts: FrameFacts
+    stamp: FrameStamp
     found: FrameResult | None = None
     pointed: FrameResult | None = None
     hidden: frozenset[int] = frozenset()
@@ -29,7 +29,7 @@ class LoopStep:
 
 
 @dataclass(frozen=True, eq=False)
-class Due:
+class ReleasedFrame:
     """A frame whose time has come, and which of its found objects to show, by place."""
 
     step: LoopStep
@@ -38,7 +38,7 @@ class Due:
     retracted: frozenset[int] = frozenset()
 
 
-class Held:
+class HotstartBuffer:
     """The frames held back, and the objects that hotstart removed while they were.
 
     Attributes:
@@ -51,16 +51,16 @@ class Held:
         self.steps: deque[LoopStep] = deque()
         self.unsure: set[int] = set()  # shown while they were young
 
-    def push(self, step: LoopStep) -> Iterator[Due]:
+    def push(self, step: LoopStep) -> Iterator[ReleasedFrame]:
         self.steps.append(step)
         if len(self.steps) >= self.delay:
             yield self._pop()
 
-    def flush(self) -> Iterator[Due]:
+    def flush(self) -> Iterator[ReleasedFrame]:
         while self.steps:
             yield self._pop()
 
-    def _pop(self) -> Due:
+    def _pop(self) -> ReleasedFrame:
         """The oldest frame.
 
         An object can only have been removed by a frame that is still held: removal takes less than `delay` frames from
@@ -71,8 +71,8 @@ class Held:
         ids = step.found.object_ids if step.found is not None else ()
         shown = tuple(place for place, each in enumerate(ids) if each not in gone and each not in step.hidden)
         if self.delay:
-            return Due(step, shown)
+            return ReleasedFrame(step, shown)
         retracted = frozenset(self.unsure & step.removed)
         tentative = frozenset(ids[place] for place in shown) & step.young
         self.unsure = (self.unsure & step.young) | tentative
-        return Due(step, shown, tentative, retracted)
+        return ReleasedFrame(step, shown, tentative, retracted)

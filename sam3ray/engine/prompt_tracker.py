@@ -28,7 +28,7 @@ import torch
 
 from sam3ray.engine.interaction import Round
 from sam3ray.engine.memory import ObjectMemory
-from sam3ray.engine.outputs import FrameFacts, FrameResult
+from sam3ray.engine.outputs import FrameResult, FrameStamp
 from sam3ray.engine.prompting import Prompting, rows_of
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.tracker_values import TrackedMasks
@@ -37,7 +37,7 @@ from sam3ray.engine.vision import FrameFeatures
 
 
 @dataclass(eq=False)
-class Followed:
+class PromptedObject:
     """One object of the clip under way.
 
     Attributes:
@@ -53,7 +53,7 @@ class Followed:
     shown: dict[int, TrackedMasks] = field(default_factory=dict)
 
 
-class Following:
+class PromptTracker:
     """Drives the tracker for the prompted objects of one clip.
 
     Args:
@@ -76,11 +76,11 @@ class Following:
         self,
         features: FrameFeatures,
         position: int,
-        active: Sequence[Followed],
-        due: Sequence[tuple[Followed, tuple[Round, ...]]],
+        active: Sequence[PromptedObject],
+        due: Sequence[tuple[PromptedObject, tuple[Round, ...]]],
         *,
         reverse: bool = False,
-    ) -> tuple[list[Followed], TrackedMasks | None]:
+    ) -> tuple[list[PromptedObject], TrackedMasks | None]:
         """One frame.
 
         Args:
@@ -91,11 +91,11 @@ class Following:
             The objects, and their masks and scores in the same order (None: no object).
         """
         tracker = self.tracker
-        prompted = {id(followed) for followed, _ in due}
-        known = [followed for followed in active if position in followed.shown]
-        found = [followed for followed in active if position not in followed.shown]
+        due_now = {id(each) for each, _ in due}
+        known = [each for each in active if position in each.shown]
+        found = [each for each in active if position not in each.shown]
         tracked = tracker.track(features, position, [each.memory for each in found], reverse=reverse)
-        plain = [i for i, followed in enumerate(found) if id(followed) not in prompted]
+        plain = [i for i, each in enumerate(found) if id(each) not in due_now]
         if plain:
             part = tracked if len(plain) == len(found) else rows_of(tracked, plain)
             tracker.encode_memory(
@@ -103,27 +103,27 @@ class Following:
             )
         objects, results = [found[i] for i in plain], [rows_of(tracked, plain)] if plain else []
         if due:
-            objects += [followed for followed, _ in due]
+            objects += [each for each, _ in due]
             results.append(self._prompt(features, position, due, found, tracked, reverse))
-        for followed in known:
-            objects.append(followed)
-            results.append(followed.shown[position])
+        for each in known:
+            objects.append(each)
+            results.append(each.shown[position])
         tracker.prune(
             position,
-            [followed.memory for followed in objects],
+            [each.memory for each in objects],
             reverse=reverse,
             keep_conditioning=self.rehearsing,
         )
         if self.both_ways and not reverse:
-            for followed in objects:
-                followed.memory.backward_from = followed.born
+            for each in objects:
+                each.memory.backward_from = each.born
         if not objects:
             return [], None
         return objects, results[0] if len(results) == 1 else _stacked(results)
 
-    def drop(self, followed: Collection[Followed]) -> None:
+    def drop(self, objects: Collection[PromptedObject]) -> None:
         """Frees what is kept of objects that are to be followed no longer."""
-        self.tracker.forget([each.memory for each in followed])
+        self.tracker.forget([each.memory for each in objects])
 
     def begin_second_pass(self, memories: Sequence[ObjectMemory]) -> None:
         """Forgets all but the prompted frames."""
@@ -134,29 +134,25 @@ class Following:
         self,
         features: FrameFeatures,
         position: int,
-        due: Sequence[tuple[Followed, tuple[Round, ...]]],
-        found: Sequence[Followed],
+        due: Sequence[tuple[PromptedObject, tuple[Round, ...]]],
+        found: Sequence[PromptedObject],
         tracked: TrackedMasks,
         reverse: bool,
     ) -> TrackedMasks:
-        places = {id(followed): place for place, followed in enumerate(found)}
-        earlier = {
-            place: tracked.masks[places[id(followed)]]
-            for place, (followed, _) in enumerate(due)
-            if id(followed) in places
-        }
-        given = [(followed.memory, rounds) for followed, rounds in due]
+        places = {id(each): place for place, each in enumerate(found)}
+        earlier = {place: tracked.masks[places[id(each)]] for place, (each, _) in enumerate(due) if id(each) in places}
+        given = [(each.memory, rounds) for each, rounds in due]
         result = self._prompting(features, position, given, earlier, reverse=reverse)
-        for i, (followed, _) in enumerate(due):
-            if followed.born is None:
-                followed.born = position
+        for i, (each, _) in enumerate(due):
+            if each.born is None:
+                each.born = position
             if self.rehearsing:
-                followed.shown[position] = rows_of(result, [i])
+                each.shown[position] = rows_of(result, [i])
         return result
 
 
-def as_result(facts: FrameFacts, objects: Sequence[Followed], tracked: TrackedMasks | None) -> FrameResult | None:
-    """What a step of `Following` came to; None where it had no object. Each object is a group of its own."""
+def as_result(stamp: FrameStamp, objects: Sequence[PromptedObject], tracked: TrackedMasks | None) -> FrameResult | None:
+    """What a step of `PromptTracker` came to; None where it had no object. Each object is a group of its own."""
     if tracked is None:
         return None
     order = sorted(range(len(objects)), key=lambda i: objects[i].object_id)
@@ -164,7 +160,7 @@ def as_result(facts: FrameFacts, objects: Sequence[Followed], tracked: TrackedMa
     scores, arrived = to_host(tracked.score_logits[rows].float().sigmoid())
     ordered = [objects[i] for i in order]
     return FrameResult(
-        facts=facts,
+        stamp=stamp,
         object_ids=[each.object_id for each in ordered],
         prompts=[each.label for each in ordered],
         groups=list(range(len(ordered))),

@@ -8,15 +8,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from sam3ray.engine.held import Due
-from sam3ray.engine.outputs import FrameMasks, MaskForm, finish, merged
+from sam3ray.engine.hotstart_buffer import ReleasedFrame
+from sam3ray.engine.outputs import FrameMasks, MaskForm, final_masks, merged
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.transfer import on_stream, side_stream
 
 FINISHING = 4  # frames whose masks are being finished while the model runs on
 
 
-class Finisher:
+class OutputQueue:
     """Makes final masks in a thread (and on a GPU in a stream) of its own, in order.
 
     Args:
@@ -38,7 +38,7 @@ class Finisher:
             self._pool = None
         self._pending.clear()
 
-    def push(self, due: Due) -> Iterator[SessionResult]:
+    def push(self, due: ReleasedFrame) -> Iterator[SessionResult]:
         if self._at_once:
             yield self._finish(due)
             return
@@ -52,13 +52,13 @@ class Finisher:
         while self._pending:
             yield self._pending.popleft().result()
 
-    def _finish(self, due: Due) -> SessionResult:
+    def _finish(self, due: ReleasedFrame) -> SessionResult:
         step = due.step
-        masks = FrameMasks.nothing(step.facts, *self._size, self._form)
+        masks = FrameMasks.nothing(step.stamp, *self._size, self._form)
         with torch.inference_mode(), on_stream(self._stream):
             if step.found is not None:
-                masks = merged(masks, finish(step.found, due.shown, *self._size, self._form))
+                masks = merged(masks, final_masks(step.found, due.shown, *self._size, self._form))
             if step.pointed is not None:
                 everybody = range(len(step.pointed.object_ids))
-                masks = merged(masks, finish(step.pointed, everybody, *self._size, self._form))
+                masks = merged(masks, final_masks(step.pointed, everybody, *self._size, self._form))
         return SessionResult(masks, due.tentative, due.retracted)
