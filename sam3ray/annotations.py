@@ -15,12 +15,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sam3ray import html
+from sam3ray.colors import color_of
 from sam3ray.jsontext import parse_json
 from sam3ray.masks import decode_rle
 from sam3ray.redact import redact_values
 
 if TYPE_CHECKING:
     import pyarrow.dataset
+
+    from sam3ray.config import RunSource
+
+
+_SHOWN_OBJECTS = 20  # of a frame in a notebook
+_SHOWN_HEIGHT = 240
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,22 @@ class FrameAnnotations:
             for row in rows
         )
         return cls(first["frame_index"], first["pts"], first["time_s"], height, width, objects)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the masks in their colours, and the objects. `sam3ray.draw` puts them on the frame itself."""
+        shown = self.objects[:_SHOWN_OBJECTS]
+        canvas = np.full((self.height, self.width, 3), 40, np.uint8)
+        for item in self.objects:
+            canvas[decode_rle(item.rle, self.height, self.width)] = color_of(item.object_id)
+        count = "1 object" if len(self.objects) == 1 else f"{len(self.objects)} objects"
+        caption = f"frame {self.frame_index}, {self.time_s:.3f} s, {self.width}x{self.height}, {count}"
+        rows = [(o.object_id, o.prompt, f"{o.score:.2f}", f"{o.track_score:.2f}", o.area) for o in shown]
+        more = len(self.objects) - len(shown)
+        return (
+            html.picture(canvas, caption, _SHOWN_HEIGHT)
+            + html.table(("id", "prompt", "score", "track score", "pixels"), rows)
+            + (f"<div>and {more} more</div>" if more else "")
+        )
 
 
 # ---- storage ----------------------------------------------------------------------------------------------------
@@ -325,7 +349,7 @@ def read_file_metadata(metadata: pq.FileMetaData) -> dict[str, Any]:
 
 
 def read_annotations(
-    output: str, storage_options: Mapping[str, Any] | None = None, *, revision: int | str | None = None
+    output: RunSource, storage_options: Mapping[str, Any] | None = None, *, revision: int | str | None = None
 ) -> pyarrow.dataset.Dataset:
     """The annotations of a run as a pyarrow dataset, lazily: `.to_table(filter=..., columns=...)`, `.to_batches()`.
 
@@ -333,8 +357,8 @@ def read_annotations(
     Row order within a clip is kept; clips come in the order of their ids.
 
     Args:
-        output: the run's output folder, on any fsspec storage.
-        storage_options: fsspec options.
+        output: the run's output folder, on any fsspec storage; or the job's YAML file, dict or `JobConfig`.
+        storage_options: fsspec options; they win over those of the configuration.
         revision: None is what the model found; "latest" or a number also applies the corrections up to there, for
             which touched clips are resolved into local files now.
 
@@ -343,6 +367,9 @@ def read_annotations(
             damaged.
         JobStopped, ClipError: the store refuses, or is out of reach.
     """
+    from sam3ray.config import run_place
+
+    output, storage_options = run_place(output, storage_options)
     if revision is not None:
         from sam3ray.revisions import read_revision
 

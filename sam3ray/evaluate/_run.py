@@ -9,6 +9,7 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 from sam3ray.annotations import FrameAnnotations, read_frames
+from sam3ray.config import RunSource, run_place
 from sam3ray.failures import UserError
 from sam3ray.redact import redact
 
@@ -47,8 +48,8 @@ def evaluate(
 
 
 def evaluate_run(
-    output: str,
-    truth: str,
+    output: RunSource,
+    truth: RunSource,
     storage_options: Mapping[str, Any] | None = None,
     tolerance: Tolerance | None = None,
     workers: int = 1,
@@ -70,6 +71,8 @@ def evaluate_run(
     """
     from sam3ray.store import RunStore
 
+    output, storage_options = run_place(output, storage_options)
+    truth, _ = run_place(truth, storage_options)
     tolerance = tolerance or Tolerance()
     metrics(tolerance.iou)  # before the work, not after it
     run, true_run = RunStore(output, storage_options), RunStore(truth, storage_options)

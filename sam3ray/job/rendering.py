@@ -32,6 +32,7 @@ from sam3ray.job.render_queue import RenderQueue
 from sam3ray.job.result import JobSummary
 from sam3ray.job.scheduler import Scheduler
 from sam3ray.job.stages import Stages
+from sam3ray.prompts import as_names
 from sam3ray.redact import redact
 from sam3ray.store import RunStore
 
@@ -163,7 +164,7 @@ class RenderStage:
 
 def render_run(
     output: str,
-    clip_ids: Iterable[str] | None = None,
+    clip_ids: str | Iterable[str] | None = None,
     *,
     storage: Mapping[str, Any] | None = None,
     render: RenderConfig | None = None,
@@ -186,7 +187,13 @@ def render_run(
     observer = Observers([progress] if progress is not None else [])
     with contextlib.closing(observer):
         return _render_run(
-            output, clip_ids, dict(storage or {}), render, cluster or ClusterConfig(), overwrite, observer
+            output,
+            as_names(clip_ids, "clips"),
+            dict(storage or {}),
+            render,
+            cluster or ClusterConfig(),
+            overwrite,
+            observer,
         )
 
 

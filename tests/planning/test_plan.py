@@ -136,7 +136,8 @@ def test_a_video_on_which_the_decoder_hangs_is_blamed_alone() -> None:
 
 def test_remote_videos_are_probed_without_being_fetched(s3_place: Any, tmp_path: Path) -> None:
     import fsspec
-    from tests.plan.small_video import write_video
+
+    from tests.planning.small_video import write_video
 
     path = write_video(tmp_path / "v.mp4", frames=24, fps=12, padding=3_000_000)
     fs, root = fsspec.core.url_to_fs(s3_place.uri, **s3_place.options)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.plan.test_plan import frames_folder
 
 from sam3ray.config import JobConfig, VideoConfig
 from sam3ray.failures import JobStopped, UserError
@@ -20,6 +19,7 @@ from sam3ray.job.driver import run_job
 from sam3ray.planning import plan_job
 from sam3ray.planning._probing import probe_one
 from sam3ray.store import RunStore
+from tests.planning.test_plan import frames_folder
 
 LONG = "a very long phrase " * 8
 

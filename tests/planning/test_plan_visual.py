@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.plan.test_plan import frames_folder
 
 from sam3ray.config import JobConfig, config_from_text
 from sam3ray.failures import ClipError, Reason, UserError
@@ -20,6 +19,7 @@ from sam3ray.planning import check_visual_prompts, plan_job
 from sam3ray.planning._visual import mask_sizes, prompt_problems
 from sam3ray.prompts import MaskPrompt, PointPrompt
 from sam3ray.video import VideoInfo
+from tests.planning.test_plan import frames_folder
 from tests.video.media import write_video
 
 INFO = VideoInfo(32, 16, Fraction(30), 2.0, 60, Fraction(1, 30), "png")
