@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from sam3ray.printable import printable, printable_lines
+from sam3ray.guard.printable import printable, printable_lines
 
 
 class Reason(StrEnum):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sam3ray.annotations import FrameAnnotations
 from sam3ray.config import ModelConfig, TrackingConfig
 from sam3ray.failures import UserError
-from sam3ray.prompts import VisualPrompt, as_phrases
+from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.prompts import VisualPrompt
 from sam3ray.video import Frame
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Model:
         frames: Iterable[Frame] | FrameSource,
         height: int,
         width: int,
-        prompts: str | Sequence[str] = (),
+        prompts: Sequence[str] = (),
         visual_prompts: Sequence[VisualPrompt] = (),
         *,
         direction: Direction | None = None,
@@ -117,7 +117,7 @@ class Model:
                 (`sam3ray.video.ClipFrames`) where they are looked at more than once: backward, or
                 `refine="throughout"`.
             height, width: of the frames, in pixels.
-            prompts: a phrase, or a list of phrases; every instance of each is found and followed.
+            prompts: phrases; every instance of each is found and followed.
             visual_prompts: clicks, boxes and masks, resolved (`sam3ray.prompts.resolve_prompts`);
                 their objects keep their ids, and those of phrases count up from above them.
             direction, refine: of the visual prompts (see `sam3ray.engine.policy`); None takes the
@@ -134,7 +134,7 @@ class Model:
 
         Raises:
             ValueError: neither phrases nor visual prompts, or visual prompts that do not fit.
-            UserError: a phrase is empty, too long or given twice.
+            UserError: a phrase is too long.
             ClipError: over_limits, where an object starts with prompts that only say what it is not.
         """
         way = direction or self._tracking.direction
@@ -144,7 +144,7 @@ class Model:
             frames,
             height,
             width,
-            as_phrases(prompts),
+            prompts,
             visual_prompts,
             direction=way,
             refine=refine or self._tracking.refine,

@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from sam3ray import annotations as a
 from sam3ray.annotations import AnnotationWriter, FrameAnnotations, ObjectAnnotation, decode_mask, read_annotations
 from sam3ray.failures import UserError
 from sam3ray.manifest import Clip
 from sam3ray.masks import encode_masks
 from sam3ray.store import RunStore
+from sam3ray.store import annotation_file as a
 from tests.store.store_files import HEIGHT, WIDTH, frames, write_clip
 
 

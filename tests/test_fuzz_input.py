@@ -20,12 +20,12 @@ from sam3ray.config._fields import known_keys
 from sam3ray.failures import UserError
 from sam3ray.manifest import is_clip_id
 from sam3ray.manifest._check import check_rows
-from sam3ray.manifest._ids import derive_clip_id
 from sam3ray.manifest._parquet import assemble, read_parts, rows_of
 from sam3ray.manifest._rows import Rows
 from sam3ray.manifest._text import read_csv, read_jsonl
 from sam3ray.prompts import parse_visual_prompts
-from sam3ray.prompts._parse import KEYS
+from sam3ray.values.clip_ids import derive_clip_id
+from sam3ray.values.prompt_reading import KEYS
 
 TRIES = int(os.environ.get("SAM3RAY_FUZZ", "60"))
 fuzz = settings(max_examples=TRIES, deadline=None, suppress_health_check=list(HealthCheck))

@@ -6,16 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sam3ray.config._models import JobConfig
-from sam3ray.engine.versions import ENGINE_VERSION
-
-if TYPE_CHECKING:
-    from sam3ray.manifest import Clip
-    from sam3ray.prompts import VisualPrompt
-
-SCHEMA_VERSION = 1
+from sam3ray.values.annotations import SCHEMA_VERSION
+from sam3ray.values.clip import Clip
+from sam3ray.values.clip_ids import unsigned
+from sam3ray.values.prompts import VisualPrompt
+from sam3ray.values.versions import ENGINE_VERSION
 
 # Batch shapes can change the last bits of a sum, as another model of GPU can; they are lowered on the fly when memory
 # runs out, and recorded with each clip. A run whose clips were made with different ones is still one run.
@@ -87,9 +85,6 @@ def manifest_digest(clips: Iterable[Clip]) -> tuple[str, int]:
 
     What signs an address does not count, so that renewed addresses are those of the same run.
     """
-    # Imported here: the manifest's modules need the configuration.
-    from sam3ray.manifest import unsigned
-
     rows = []
     for clip in clips:
         prompts = [[type(p).__name__, _prompt(p)] for p in clip.visual_prompts] if clip.visual_prompts else []
@@ -109,8 +104,6 @@ def manifest_digest(clips: Iterable[Clip]) -> tuple[str, int]:
 
 
 def _prompt(prompt: VisualPrompt) -> dict[str, Any]:
-    from sam3ray.manifest import unsigned
-
     values = asdict(prompt)
     values.pop("sha256", None)  # compared by whoever reads the file: it is not read again for a resume
     if values.get("png"):

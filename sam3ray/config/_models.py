@@ -9,10 +9,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic_core import PydanticCustomError
 
 from sam3ray.config._places import problem_of, same_place
-from sam3ray.config._secrets import find_secrets, has_password
 from sam3ray.files import ambiguous_options
-from sam3ray.prompts import phrases_problem, split_phrases
-from sam3ray.web import PRIVATE_HOSTS
+from sam3ray.files.web import PRIVATE_HOSTS
+from sam3ray.guard.secrets import find_secrets, has_password
+from sam3ray.values.phrases import phrases_problem, split_phrases
 
 
 def _as_phrases(value: Any) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
-from sam3ray.addresses import AddressError, folder_form, one_form, scheme_of
-from sam3ray.protocols import protocol_problem
-from sam3ray.redact import redact
+from sam3ray.guard.addresses import AddressError, folder_form, one_form, scheme_of
+from sam3ray.guard.protocols import protocol_problem
+from sam3ray.guard.redact import redact
 
 _RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the entry point of a submitted job
 

@@ -15,7 +15,7 @@ from sam3ray.config import ModelConfig
 from sam3ray.engine.digest import folder_digest, hub_digest, is_network_error
 from sam3ray.engine.versions import check_transformers
 from sam3ray.failures import JobStopped, NotNow, Reason
-from sam3ray.machine import machine_fault
+from sam3ray.faults.machine import machine_fault
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from sam3ray.annotations import FrameAnnotations
 from sam3ray.config import TrackingConfig
 from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.detector import Detector, DetectorLike
@@ -25,7 +24,8 @@ from sam3ray.engine.source import FrameSource, OnePass
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.vision import neck_of
 from sam3ray.engine.walk import Walk, Wanted
-from sam3ray.prompts import VisualPrompt
+from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.prompts import VisualPrompt
 from sam3ray.video import Frame
 
 

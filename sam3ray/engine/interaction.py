@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sam3ray.masks import decode_rle
-from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
+from sam3ray.values.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
 
 OFF, ON, TOP_LEFT, BOTTOM_RIGHT = 0, 1, 2, 3  # point labels of the prompt encoder
 

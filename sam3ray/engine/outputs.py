@@ -15,9 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from sam3ray.annotations import FrameAnnotations, ObjectAnnotation
 from sam3ray.engine.transfer import indices
 from sam3ray.masks import EncodedMask, decode_rle, encode_crop, encode_masks
+from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 from sam3ray.video import Frame
 
 MaskForm = Literal["rle", "array", "tensor"]

@@ -42,7 +42,9 @@ from sam3ray.engine.propagation import Propagation, Tally
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.vision import FrameFeatures
 from sam3ray.failures import ClipError, Reason, UserError
-from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt, phrases_problem, resolve_prompts
+from sam3ray.prompts import resolve_prompts
+from sam3ray.values.phrases import phrases_problem
+from sam3ray.values.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
 from sam3ray.video import Frame
 
 if TYPE_CHECKING:

@@ -47,10 +47,10 @@ from sam3ray.engine.state_schema import (
 )
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.tracker_values import TrackedMasks
-from sam3ray.engine.versions import ENGINE_VERSION
 from sam3ray.failures import UserError
 from sam3ray.masks import decode_rle
-from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
+from sam3ray.values.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
+from sam3ray.values.versions import ENGINE_VERSION
 
 if TYPE_CHECKING:
     from sam3ray.engine.engine import Engine

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
-from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt
+from sam3ray.values.prompts import BoxPrompt, MaskPrompt, PointPrompt
 
 _STRICT = ConfigDict(strict=True, extra="forbid")
 Whole = Annotated[int, Field(ge=-(2**63), le=2**63)]

@@ -1,18 +1,10 @@
-"""The version of the engine itself, and the releases of transformers that it has been checked against."""
+"""The releases of transformers that the engine has been checked against."""
 
 from __future__ import annotations
 
 from importlib.metadata import version
 
 from sam3ray.failures import JobStopped
-
-# Raised by one whenever the rows of any clip change: a rule, a threshold's meaning, an order of sums, an id. It is part
-# of a run's fingerprint, so that a run is never continued by an engine that would give other rows.
-#   1: sam3ray 0.1.0, whose runs do not name a version
-#   2: runs name the version
-#   3: phrases do not depend on each other; new objects are remembered at the size of the video; a removed object takes
-#      back the conditioning frames that it gave
-ENGINE_VERSION = 3
 
 # The engine drives the model's submodules itself, so another minor release may have moved what it relies on and would
 # go wrong quietly. The parity tests say whether a release can be added here.

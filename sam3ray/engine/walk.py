@@ -17,7 +17,7 @@ from sam3ray.engine.session import Session, cannot_start
 from sam3ray.engine.source import FrameSource, OnePass, position_of, read_backward
 from sam3ray.engine.spool import Spool
 from sam3ray.failures import ClipError, Reason
-from sam3ray.prompts import VisualPrompt
+from sam3ray.values.prompts import VisualPrompt
 from sam3ray.video import Frame
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rlemasklib import RLEMask
 
-from sam3ray.annotations import FrameAnnotations
 from sam3ray.masks import read_rle
+from sam3ray.values.annotations import FrameAnnotations
 
 from ._davis import SeenFrame, j_and_f
 from ._track_eval import Measured, Sequences, measure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import Any
 
-from sam3ray.labelled_frames import is_part, labelled_frames, sampled_frames
+from sam3ray.store.labelled_frames import is_part, labelled_frames, sampled_frames
 
 
 def compared_frames(

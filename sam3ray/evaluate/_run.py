@@ -8,10 +8,10 @@ from functools import partial
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
-from sam3ray.annotations import FrameAnnotations, read_frames
-from sam3ray.config import RunSource, run_place
 from sam3ray.failures import UserError
-from sam3ray.redact import redact
+from sam3ray.guard.redact import redact
+from sam3ray.store.annotation_file import read_frames
+from sam3ray.values.annotations import FrameAnnotations
 
 from ._comparison import Comparison, Tolerance, compare
 from ._frames import compared_frames
@@ -48,8 +48,8 @@ def evaluate(
 
 
 def evaluate_run(
-    output: RunSource,
-    truth: RunSource,
+    output: str,
+    truth: str,
     storage_options: Mapping[str, Any] | None = None,
     tolerance: Tolerance | None = None,
     workers: int = 1,
@@ -71,8 +71,6 @@ def evaluate_run(
     """
     from sam3ray.store import RunStore
 
-    output, storage_options = run_place(output, storage_options)
-    truth, _ = run_place(truth, storage_options)
     tolerance = tolerance or Tolerance()
     metrics(tolerance.iou)  # before the work, not after it
     run, true_run = RunStore(output, storage_options), RunStore(truth, storage_options)

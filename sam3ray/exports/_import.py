@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sam3ray.annotations import FrameAnnotations
-from sam3ray.config import RunSource, run_place
 from sam3ray.exports._export import run_id_of
 from sam3ray.exports._folder import IDENTITY, Folder
 from sam3ray.exports._reading import Found, read_coco, read_labelme
 from sam3ray.failures import UserError
-from sam3ray.files import resolve
-from sam3ray.jsontext import parse_json
+from sam3ray.guard.jsontext import parse_json
 from sam3ray.revisions import Add, ClipOperation, Edits, ReplaceMask, difference
 from sam3ray.store import RunStore
 from sam3ray.store.storage import Storage
+from sam3ray.values.annotations import FrameAnnotations
 
 READERS: dict[str, Callable[..., Found]] = {
     "coco": read_coco,
@@ -44,8 +41,8 @@ class Imported:
 
 
 def import_labels(
-    output: RunSource,
-    source: str | os.PathLike[str],
+    output: str,
+    source: str,
     format: str,
     *,
     author: str | None = None,
@@ -66,8 +63,7 @@ def import_labels(
     """
     if format not in READERS:
         raise UserError(f"--format {format}: allowed: {', '.join(READERS)}")
-    output, storage_options = run_place(output, storage_options)
-    store, storage = RunStore(output, storage_options), Storage(resolve(os.fspath(source)), storage_options)
+    store, storage = RunStore(output, storage_options), Storage(source, storage_options)
     identity = _identity(storage, store, format)
     choice, base = identity["choice"], identity["revision"]
     names = choice.get("names") or {}

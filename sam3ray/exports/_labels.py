@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from sam3ray.annotations import FrameAnnotations, ObjectAnnotation
+from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 
 IMAGE_STRIDE = 10_000_000  # numbers reserved for the images of a clip; its frames are fewer
 ROW_STRIDE = 1_000_000_000  # and for its annotations

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from sam3ray.annotations import ObjectAnnotation
 from sam3ray.masks import decode_rle
+from sam3ray.values.annotations import ObjectAnnotation
 
 
 @dataclass(frozen=True, eq=False)

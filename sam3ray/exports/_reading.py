@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sam3ray.jsontext import parse_json
+from sam3ray.guard.jsontext import parse_json
 from sam3ray.masks import decode_rle
 from sam3ray.revisions import Label
 from sam3ray.store.storage import Storage

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sam3ray.annotations import ObjectAnnotation
 from sam3ray.exports._folder import Folder
 from sam3ray.exports._labels import ROW_STRIDE, ClipLabels
 from sam3ray.exports._losses import Losses
+from sam3ray.values.annotations import ObjectAnnotation
 
 
 def write_clip(labels: ClipLabels, out: Folder) -> Losses:

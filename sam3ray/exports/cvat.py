@@ -14,12 +14,12 @@ from xml.sax.xmlreader import AttributesImpl
 
 import numpy as np
 
-from sam3ray.annotations import ObjectAnnotation
 from sam3ray.exports._folder import Folder
 from sam3ray.exports._keyframes import keyframes, stretches
 from sam3ray.exports._labels import ClipLabels
 from sam3ray.exports._losses import Losses
 from sam3ray.exports._pixels import crop_of
+from sam3ray.values.annotations import ObjectAnnotation
 
 Attributes = Mapping[str, object]
 

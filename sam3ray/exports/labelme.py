@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from sam3ray.annotations import ObjectAnnotation
 from sam3ray.exports._folder import Folder
 from sam3ray.exports._labels import ClipLabels
 from sam3ray.exports._losses import Losses
 from sam3ray.exports._pixels import crop_of
 from sam3ray.exports._polygons import edge_polygons
 from sam3ray.exports.mots import png
+from sam3ray.values.annotations import ObjectAnnotation
 
 _LABELME_VERSION = "6.3.1"
 _XANYLABELING_VERSION = "4.2.1"

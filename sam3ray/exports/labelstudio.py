@@ -12,13 +12,13 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from sam3ray.annotations import ObjectAnnotation
 from sam3ray.exports._folder import Folder
 from sam3ray.exports._keyframes import keyframes, stretches
 from sam3ray.exports._labels import ClipLabels
 from sam3ray.exports._losses import Losses
 from sam3ray.exports.coco import xywh
 from sam3ray.masks import decode_rle
+from sam3ray.values.annotations import ObjectAnnotation
 
 MODEL = "sam3ray"
 _RLE_SIZES = (3, 4, 8, 16)  # bits of the four kinds of run length

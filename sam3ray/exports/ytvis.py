@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sam3ray.annotations import ObjectAnnotation
 from sam3ray.exports._folder import Folder
 from sam3ray.exports._labels import IMAGE_STRIDE, ClipLabels
 from sam3ray.exports._losses import Losses
 from sam3ray.exports.coco import categories_of, xywh
 from sam3ray.masks import rle_counts
+from sam3ray.values.annotations import ObjectAnnotation
 
 
 def write_clip(labels: ClipLabels, out: Folder) -> Losses:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import JobConfig
 from sam3ray.failures import Failure, NotNow
+from sam3ray.faults.machine import machine_fault
+from sam3ray.guard.redact import redact
 from sam3ray.job.agreement import Agreement
 from sam3ray.job.result import ClipResult
-from sam3ray.machine import machine_fault
-from sam3ray.manifest import Clip
-from sam3ray.redact import redact
+from sam3ray.values.clip import Clip
 
 if TYPE_CHECKING:
     from sam3ray.job.worker import ClipWorker, MakeSegmenter

@@ -15,8 +15,8 @@ from typing import Any
 from sam3ray.config import JobConfig, ModelConfig, resolved_dtype
 from sam3ray.failures import WorkerUnfit
 from sam3ray.planning import Start
-from sam3ray.prompts import MaskPrompt
 from sam3ray.store import RunStore
+from sam3ray.values.prompts import MaskPrompt
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,8 +45,8 @@ class Agreement:
 
 def agreement(config: JobConfig, checkpoint: Mapping[str, str]) -> Agreement:
     """Of this driver."""
-    from sam3ray.engine.versions import ENGINE_VERSION
     from sam3ray.job.versions import software_versions
+    from sam3ray.values.versions import ENGINE_VERSION
 
     device = "cuda" if config.cluster.gpus_per_actor > 0 else "cpu"
     return Agreement(software_versions(), ENGINE_VERSION, resolved_dtype(config), device, dict(checkpoint))

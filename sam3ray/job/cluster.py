@@ -14,8 +14,8 @@ from typing import Any
 
 from sam3ray.config import ClusterConfig
 from sam3ray.failures import JobStopped, UserError
+from sam3ray.guard.redact import redact
 from sam3ray.job.capacity import Node
-from sam3ray.redact import redact
 
 # Actors hand back small values only; annotations go straight to storage.
 _OBJECT_STORE_BYTES = 256 * 2**20

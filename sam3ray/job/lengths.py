@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sam3ray.config import JobConfig
 from sam3ray.files import is_local, local_path
-from sam3ray.manifest import Clip
+from sam3ray.values.clip import Clip
 from sam3ray.video import video_size
 
 BYTES_PER_S = 500_000  # of an ordinary video: only the order counts

@@ -10,7 +10,7 @@ import time
 import warnings
 from typing import Any, TextIO
 
-from sam3ray.redact import redact
+from sam3ray.guard.redact import redact
 
 LEVELS = ("debug", "info", "warning", "error")
 

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from sam3ray.failures import ClipError, Reason
-from sam3ray.machine import is_out_of_memory, machine_fault
+from sam3ray.faults.machine import is_out_of_memory, machine_fault
 
 
 def classify(error: BaseException, *, gpu_share: float = 1.0) -> tuple[Reason, str, str]:

@@ -21,7 +21,7 @@ from sam3ray.job.logs import event
 from sam3ray.job.loop import Loop
 from sam3ray.job.losses import Verdict, judge, nodes_alive
 from sam3ray.job.result import ClipResult
-from sam3ray.manifest import Clip
+from sam3ray.values.clip import Clip
 
 _LOG = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 from sam3ray.failures import Failure
+from sam3ray.guard.printable import printable
 from sam3ray.job.observe import Observer, Snapshot
 from sam3ray.job.result import ClipResult
-from sam3ray.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

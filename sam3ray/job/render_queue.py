@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from sam3ray.manifest import Clip
+from sam3ray.values.clip import Clip
 
 TRIES = 2  # of a task whose process dies
 NODE_LOSSES = 10  # of a task whose node goes away

@@ -18,9 +18,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sam3ray.annotations import read_frames
 from sam3ray.config import ClusterConfig, RenderConfig, VideoConfig
 from sam3ray.failures import ClipError, Reason, UserError
+from sam3ray.guard.redact import redact
 from sam3ray.job.actions import Limits
 from sam3ray.job.capacity import Room
 from sam3ray.job.cluster import LOOK_EVERY_S, connected, look
@@ -32,13 +32,12 @@ from sam3ray.job.render_queue import RenderQueue
 from sam3ray.job.result import JobSummary
 from sam3ray.job.scheduler import Scheduler
 from sam3ray.job.stages import Stages
-from sam3ray.prompts import as_names
-from sam3ray.redact import redact
 from sam3ray.store import RunStore
+from sam3ray.store.annotation_file import read_frames
 
 if TYPE_CHECKING:
-    from sam3ray.manifest import Clip
     from sam3ray.store import DriverLease
+    from sam3ray.values.clip import Clip
 
 _LOG = logging.getLogger(__name__)
 
@@ -164,7 +163,7 @@ class RenderStage:
 
 def render_run(
     output: str,
-    clip_ids: str | Iterable[str] | None = None,
+    clip_ids: Iterable[str] | None = None,
     *,
     storage: Mapping[str, Any] | None = None,
     render: RenderConfig | None = None,
@@ -187,13 +186,7 @@ def render_run(
     observer = Observers([progress] if progress is not None else [])
     with contextlib.closing(observer):
         return _render_run(
-            output,
-            as_names(clip_ids, "clips"),
-            dict(storage or {}),
-            render,
-            cluster or ClusterConfig(),
-            overwrite,
-            observer,
+            output, clip_ids, dict(storage or {}), render, cluster or ClusterConfig(), overwrite, observer
         )
 
 

@@ -7,7 +7,8 @@ import threading
 import time
 from types import TracebackType
 
-from sam3ray.annotations import AnnotationWriter, FrameAnnotations
+from sam3ray.store.annotation_file import AnnotationWriter
+from sam3ray.values.annotations import FrameAnnotations
 
 _FRAMES_AHEAD = 32
 

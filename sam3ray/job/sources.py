@@ -15,11 +15,12 @@ from pathlib import Path
 
 from sam3ray.failures import ClipError, Reason
 from sam3ray.files import is_local, local_path
-from sam3ray.manifest import Clip, unsigned
-from sam3ray.prompts import MaskPrompt
-from sam3ray.redact import redact
-from sam3ray.sighting import change
+from sam3ray.files.sighting import change
+from sam3ray.guard.redact import redact
 from sam3ray.store import ClipSummary
+from sam3ray.values.clip import Clip
+from sam3ray.values.clip_ids import unsigned
+from sam3ray.values.prompts import MaskPrompt
 from sam3ray.video import local_sighting
 
 _LOG = logging.getLogger(__name__)

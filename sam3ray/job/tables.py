@@ -13,8 +13,8 @@ from sam3ray.config import RetryConfig
 from sam3ray.failures import ClipError, Failure, JobStopped, Reason
 from sam3ray.job.result import ClipResult, JobSummary
 from sam3ray.job.versions import software_versions
-from sam3ray.manifest import Clip
 from sam3ray.store import ClipSummary, RunStore
+from sam3ray.values.clip import Clip
 
 _LOG = logging.getLogger(__name__)
 

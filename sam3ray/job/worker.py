@@ -33,11 +33,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from sam3ray.annotations import AnnotationWriter, FrameAnnotations
 from sam3ray.config import JobConfig, ModelConfig, TrackingConfig
-from sam3ray.engine.versions import ENGINE_VERSION
 from sam3ray.failures import ClipError, Failure, JobStopped, Reason
+from sam3ray.faults.machine import machine_fault
 from sam3ray.files import is_local, local_path
+from sam3ray.guard.redact import redact
 from sam3ray.job.agreement import Agreement, check_device, check_model, check_software
 from sam3ray.job.mishaps import classify, free_memory, gpu_peak_bytes, reset_gpu_peak
 from sam3ray.job.result import ClipResult
@@ -45,11 +45,13 @@ from sam3ray.job.sink import WriterThread
 from sam3ray.job.sources import check_source
 from sam3ray.job.versions import software_versions
 from sam3ray.job.workdir import WorkDir
-from sam3ray.machine import machine_fault
-from sam3ray.manifest import Clip
-from sam3ray.prompts import VisualPrompt, prompt_items
-from sam3ray.redact import redact
 from sam3ray.store import RunStore
+from sam3ray.store.annotation_file import AnnotationWriter
+from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.clip import Clip
+from sam3ray.values.prompt_writing import prompt_items
+from sam3ray.values.prompts import VisualPrompt
+from sam3ray.values.versions import ENGINE_VERSION
 from sam3ray.video import ClipFrames, Frame, VideoCache, VideoInfo, VideoReader, local_sighting
 
 _LOG = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ class _Opened:
     resources: contextlib.ExitStack
     path: Any
     fetch_s: float
-    source: str = ""  # how the video looks: `sam3ray.sighting`
+    source: str = ""  # how the video looks: `sam3ray.files.sighting`
     reader: VideoReader | None = None
     frames: Iterator[Frame] | None = None
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from sam3ray.failures import UserError
 from sam3ray.files import WEB, filesystem, is_local, kind_of_storage, local_path
+from sam3ray.files.sighting import of_frames, of_info
+from sam3ray.guard.redact import redact
 from sam3ray.manifest._rows import MAX_ROWS, Rows
-from sam3ray.redact import redact
-from sam3ray.sighting import of_frames, of_info
 
 _SUFFIXES = (
     ".264 .265 .3g2 .3gp .asf .avc .avi .dif .dv .f4v .flv .gif .gxf .h264 .h265 .hevc .ivf .m1v .m2t .m2ts .m2v .m4v "

@@ -1,7 +1,7 @@
 """Tables as Parquet: manifests, and files of prompts.
 
 A page of a few bytes may unpack to two gigabytes, a dictionary of one long text stand for millions of them, and damaged
-metadata crash the reader. So a helper process reads (`sam3ray.fence`), and counts what it reads.
+metadata crash the reader. So a helper process reads (`sam3ray.guard.fence`), and counts what it reads.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from sam3ray import fence
 from sam3ray.failures import UserError
+from sam3ray.guard import fence
 from sam3ray.manifest._carried import unstorable
 from sam3ray.manifest._rows import KNOWN_COLUMNS, MAX_CELLS, MAX_ROWS, OWN_COLUMNS, Rows, check_header
 

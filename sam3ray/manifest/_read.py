@@ -22,14 +22,14 @@ from sam3ray.files import (
     resolve,
     suffix_of,
 )
+from sam3ray.guard.redact import redact
 from sam3ray.manifest._check import check_rows
-from sam3ray.manifest._clip import Manifest
 from sam3ray.manifest._listing import VIDEO_SUFFIXES, glob_root, is_glob, read_folder, read_glob
 from sam3ray.manifest._parquet import MAX_FILE_BYTES, read_parquet
+from sam3ray.manifest._prompts import read_prompt_file
 from sam3ray.manifest._rows import Rows, likely_typos
 from sam3ray.manifest._text import MAX_TEXT_BYTES, read_csv, read_jsonl
-from sam3ray.prompts._file import read_prompt_file
-from sam3ray.redact import redact
+from sam3ray.values.clip import Manifest
 
 _LOG = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ class Rows:
         lines: 1-based line of each row in a text file, else None.
         numbers: 1-based number of each row, where some rows could not be read at all.
         problems: those rows that could not.
-        sources: how each video looks (`sam3ray.sighting`), where a listing has told.
+        sources: how each video looks (`sam3ray.files.sighting`), where a listing has told.
         identities: what ids are derived from, where that is not the uri as written (paths within a folder).
     """
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from sam3ray.config import JobConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.files import is_local
-from sam3ray.manifest import Clip
-from sam3ray.video import VideoInfo
-from sam3ray.video._probe import check_duration
+from sam3ray.values.clip import Clip
+from sam3ray.video import VideoInfo, check_duration
 
 
 def foreseen(clip: Clip, facts: VideoInfo, config: JobConfig) -> ClipError | None:

@@ -10,9 +10,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, Thr
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from sam3ray import fence
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, JobStopped, Reason
+from sam3ray.guard import fence
 from sam3ray.video import VideoInfo
 
 Probed = VideoInfo | ClipError

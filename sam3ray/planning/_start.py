@@ -8,8 +8,8 @@ from typing import Any
 
 from sam3ray.config import JobConfig, ModelConfig, differences, fingerprint
 from sam3ray.failures import UserError
-from sam3ray.manifest import Manifest
 from sam3ray.store import RunStore
+from sam3ray.values.clip import Manifest
 
 
 @dataclass(frozen=True)

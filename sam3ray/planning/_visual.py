@@ -11,11 +11,11 @@ from typing import Any
 from sam3ray.config import JobConfig, VideoConfig
 from sam3ray.failures import ClipError, UserError
 from sam3ray.files import is_local, local_path
-from sam3ray.manifest import Clip
 from sam3ray.planning._probing import Probed, probe_all
-from sam3ray.prompts import MaskFile, MaskPrompt, VisualPrompt, check_prompts, describe, read_mask_file
-from sam3ray.video import ClipFrames, VideoInfo
-from sam3ray.video._sampling import Sampler
+from sam3ray.prompts import MaskFile, check_prompts, describe, read_mask_file
+from sam3ray.values.clip import Clip
+from sam3ray.values.prompts import MaskPrompt, VisualPrompt
+from sam3ray.video import ClipFrames, Sampler, VideoInfo
 
 THREADS = 16  # mask files on a store wait for the network
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
-from sam3ray.prompts._values import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
-
-if TYPE_CHECKING:
-    from sam3ray.video import VideoInfo
+from sam3ray.values.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
+from sam3ray.video import VideoInfo
 
 
 def check_prompts(

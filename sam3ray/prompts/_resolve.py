@@ -9,10 +9,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
 from sam3ray.failures import ClipError, Reason, UserError
+from sam3ray.files import filesystem, read_whole, web
+from sam3ray.guard.redact import redact
+from sam3ray.masks import encode_masks
 from sam3ray.prompts._check import describe, place_problem
-from sam3ray.prompts._values import UNRESOLVED, BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
-from sam3ray.redact import redact
+from sam3ray.values.prompts import UNRESOLVED, BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
+from sam3ray.video import DECODING_ERRORS, naming_store_errors
 
 MAX_PNG_BYTES = 64 * 2**20
 MAX_MASK_PIXELS = 8192 * 8192  # as `video.max_pixels` by default: a mask has the size of its frame
@@ -57,15 +63,6 @@ def read_mask_file(address: str, storage_options: Mapping[str, Any], expected: s
         ClipError: not_found (also where it has changed), permission_denied or storage (it cannot be read), over_limits
             (it is no such image, too large, or empty).
     """
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
-
-    from sam3ray import web
-    from sam3ray.files import filesystem, read_whole
-    from sam3ray.masks import encode_masks
-    from sam3ray.video._folder import DECODING_ERRORS
-    from sam3ray.video._remote import naming_store_errors
-
     name = f"the mask {redact(address)}"
     try:
         fs, path = filesystem(address, storage_options, what="mask")

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sam3ray.annotations import FrameAnnotations, ObjectAnnotation
 from sam3ray.masks import decode_rle, encode_masks
 from sam3ray.revisions._operations import (
     EVERYWHERE,
@@ -24,6 +23,7 @@ from sam3ray.revisions._operations import (
     Split,
     Swap,
 )
+from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 
 LoadData = Callable[[Add | ReplaceMask], list[FrameAnnotations]]
 """Gives the rows of an operation's data file."""

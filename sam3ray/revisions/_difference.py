@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sam3ray.annotations import FrameAnnotations, ObjectAnnotation
 from sam3ray.masks import encode_masks
 from sam3ray.revisions._operations import ClipOperation, Delete, Rename, SetId, Span
+from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 
 CORRECTED_SCORE = 1.0  # of a mask that somebody drew
 

@@ -20,9 +20,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sam3ray.annotations import AnnotationWriter, FrameAnnotations, read_frames
 from sam3ray.failures import UserError
-from sam3ray.jsontext import parse_json
+from sam3ray.guard.jsontext import parse_json
 from sam3ray.revisions._apply import ClipRows
 from sam3ray.revisions._operations import (
     WITH_DATA,
@@ -38,6 +37,8 @@ from sam3ray.revisions._operations import (
     to_json,
 )
 from sam3ray.store import RunStore, layout
+from sam3ray.store.annotation_file import AnnotationWriter, read_frames
+from sam3ray.values.annotations import FrameAnnotations
 
 EDITS = layout.EDITS
 _NAME = re.compile(r"([0-9]{8})\.json", re.ASCII)

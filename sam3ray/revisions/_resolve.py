@@ -22,13 +22,14 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from sam3ray.annotations import SCHEMA, AnnotationWriter, FrameAnnotations, parquet_options
-from sam3ray.labelled_frames import labelled_frames
 from sam3ray.revisions._log import Edits
 from sam3ray.revisions._operations import ClipOperation, to_json
 from sam3ray.store import RunStore, layout
+from sam3ray.store.annotation_file import AnnotationWriter, parquet_options
 from sam3ray.store.compacted import CompactedClip, read_index
+from sam3ray.store.labelled_frames import labelled_frames
 from sam3ray.store.reading import dataset_of
+from sam3ray.values.annotations import SCHEMA, FrameAnnotations
 
 
 def read_revision(

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from sam3ray.annotations import TRUTH_SCHEMA, AnnotationWriter, FrameAnnotations, ObjectAnnotation
 from sam3ray.masks import encode_masks
+from sam3ray.store.annotation_file import AnnotationWriter
+from sam3ray.values.annotations import TRUTH_SCHEMA, FrameAnnotations, ObjectAnnotation
 
 from .draw import DrawnFrame, draw_clip
 from .scene import GENERATOR_VERSION, ClipSpec, make_scene

@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from sam3ray.annotations import SCHEMA, read_file_metadata
-from sam3ray.manifest import Clip
 from sam3ray.store import layout
+from sam3ray.store.annotation_file import read_file_metadata
 from sam3ray.store.check_clip import BATCH_ROWS, ClipCheck
 from sam3ray.store.compacted import CompactedClip
 from sam3ray.store.provenance import Made
 from sam3ray.store.storage import Storage
+from sam3ray.values.annotations import SCHEMA
+from sam3ray.values.clip import Clip
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sam3ray.annotations import ROW_GROUP_ROWS, SCHEMA, SCHEMA_VERSION, parquet_options, read_file_metadata
 from sam3ray.failures import JobStopped, UserError
 from sam3ray.store import layout
+from sam3ray.store.annotation_file import ROW_GROUP_ROWS, parquet_options, read_file_metadata
 from sam3ray.store.audit import by_clip
 from sam3ray.store.compacted import (
     CompactedClip,
@@ -63,6 +63,7 @@ from sam3ray.store.lease import DriverLease
 from sam3ray.store.run import RunStore
 from sam3ray.store.scratch import unnamed_file
 from sam3ray.store.storage import Storage
+from sam3ray.values.annotations import SCHEMA, SCHEMA_VERSION
 
 TARGET_BYTES = 256 * 2**20
 _FLUSH_BYTES = 64 * 2**20  # of Arrow data held before a row group is written

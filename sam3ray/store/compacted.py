@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from sam3ray.failures import UserError
-from sam3ray.jsontext import parse_json
+from sam3ray.guard.jsontext import parse_json
 from sam3ray.store import layout
 from sam3ray.store.storage import Entry, Storage
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from enum import Enum
 
 from sam3ray.failures import ClipError, JobStopped, Reason
-from sam3ray.redact import redact
-from sam3ray.store_errors import Kind, explain
+from sam3ray.faults.storage import Kind, explain
+from sam3ray.guard.redact import redact
 
 
 class Cause(Enum):

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 
 from sam3ray.failures import Failure, Reason
-from sam3ray.jsontext import parse_json
-from sam3ray.printable import json_text
-from sam3ray.redact import redact, redact_values
+from sam3ray.guard.jsontext import parse_json
+from sam3ray.guard.printable import json_text
+from sam3ray.guard.redact import redact, redact_values
 from sam3ray.store import layout
 from sam3ray.store.storage import Storage
 

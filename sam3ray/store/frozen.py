@@ -13,9 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sam3ray.failures import UserError
-from sam3ray.manifest import Clip, unsigned
-from sam3ray.prompts import MaskPrompt, VisualPrompt, prompt_items
-from sam3ray.prompts._parse import parse_visual_prompts
+from sam3ray.values.clip import Clip
+from sam3ray.values.clip_ids import unsigned
+from sam3ray.values.prompt_reading import parse_visual_prompts
+from sam3ray.values.prompt_writing import prompt_items
+from sam3ray.values.prompts import MaskPrompt, VisualPrompt
 
 SCHEMA = pa.schema(
     [
@@ -29,7 +31,7 @@ SCHEMA = pa.schema(
     ]
 )
 _OWN = tuple(SCHEMA.names)
-SOURCE = "sam3ray.source"  # how each video looked at first (`sam3ray.sighting`); manifests of 0.1.0 lack the column
+SOURCE = "sam3ray.source"  # how each video looked at first (`files.sighting`); manifests of 0.1.0 lack the column
 
 
 def to_parquet(clips: Sequence[Clip], carried: pa.Table | None) -> bytes:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sam3ray.failures import UserError
-from sam3ray.jsontext import parse_json
-from sam3ray.redact import redact, redact_values
+from sam3ray.guard.jsontext import parse_json
+from sam3ray.guard.redact import redact, redact_values
 
 FORMAT = 1
 

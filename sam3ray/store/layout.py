@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sam3ray.manifest import is_clip_id
+from sam3ray.values.clip_ids import is_clip_id
 
 RUN = "run.json"
 MANIFEST = "manifest.parquet"

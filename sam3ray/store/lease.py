@@ -30,7 +30,7 @@ import uuid
 from typing import Any
 
 from sam3ray.failures import ClipError, JobStopped
-from sam3ray.jsontext import parse_json
+from sam3ray.guard.jsontext import parse_json
 from sam3ray.store import layout
 from sam3ray.store.retrying import RetryPolicy
 from sam3ray.store.storage import Storage

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sam3ray.manifest import Clip, unsigned
-from sam3ray.sighting import change
+from sam3ray.files.sighting import change
+from sam3ray.values.clip import Clip
+from sam3ray.values.clip_ids import unsigned
 
 _KEYS = ("dtype", "device_kind", "commit", "rules")
 
@@ -20,7 +21,7 @@ class Made:
     Attributes:
         where: how messages name the file.
         model: of its model, what must be the same in all files.
-        source: how the video looked (`sam3ray.sighting`).
+        source: how the video looked (`sam3ray.files.sighting`).
     """
 
     where: str

@@ -7,11 +7,11 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
-from sam3ray.annotations import SCHEMA
 from sam3ray.failures import UserError
 from sam3ray.store import layout
 from sam3ray.store.compacted import read_index
 from sam3ray.store.storage import Storage
+from sam3ray.values.annotations import SCHEMA
 
 
 def annotations_dataset(output: str, options: Mapping[str, Any] | None) -> ds.Dataset:

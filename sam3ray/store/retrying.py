@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from sam3ray.failures import ClipError, JobStopped
-from sam3ray.machine import disk_fault
-from sam3ray.redact import redact
+from sam3ray.faults.machine import disk_fault
+from sam3ray.guard.redact import redact
 from sam3ray.store.errors import Cause, cause_of, refused, unreachable
 
 T = TypeVar("T")

@@ -27,17 +27,17 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from sam3ray.annotations import read_file_metadata
 from sam3ray.failures import Failure, Reason, UserError, WorkerUnfit
-from sam3ray.manifest import Clip, Manifest
-from sam3ray.prompts import MaskPrompt
-from sam3ray.redact import redact
+from sam3ray.guard.redact import redact
 from sam3ray.store import compacted, failure_records, frozen, identity, layout, summary
+from sam3ray.store.annotation_file import read_file_metadata
 from sam3ray.store.creating import Guarantee
 from sam3ray.store.lease import DriverLease, read_driver
 from sam3ray.store.retrying import RetryPolicy
 from sam3ray.store.storage import Storage
 from sam3ray.store.summary import ClipSummary
+from sam3ray.values.clip import Clip, Manifest
+from sam3ray.values.prompts import MaskPrompt
 
 _LOG = logging.getLogger(__name__)
 
@@ -241,7 +241,7 @@ class RunStore:
         return frozen.clips_of(self.manifest_table(), self.storage.shown(layout.MANIFEST))
 
     def first_sights(self) -> dict[str, str]:
-        """How each clip's video looked when the run first saw it (`sam3ray.sighting`), by clip id, where known."""
+        """How each clip's video looked when the run first saw it (`files.sighting`), by clip id, where known."""
         return frozen.first_sights(self.manifest_table())
 
     def with_mask_digests(self, clips: Sequence[Clip]) -> list[Clip]:

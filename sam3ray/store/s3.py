@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from sam3ray.store_errors import asked_again
+from sam3ray.faults.storage import asked_again
 
 TOKEN = "sam3raytoken"
 PAGE = 1000  # names a request: the most that S3 gives

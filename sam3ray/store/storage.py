@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import fsspec
 import pyarrow.fs as pafs
 
-from sam3ray.addresses import AddressError, folder_form
 from sam3ray.failures import ClipError, JobStopped, Reason, UserError
 from sam3ray.files import options_for
-from sam3ray.redact import redact, remember_secrets
+from sam3ray.guard.addresses import AddressError, folder_form
+from sam3ray.guard.redact import redact, remember_secrets
 from sam3ray.store import creating, s3
 from sam3ray.store.creating import Guarantee
 from sam3ray.store.errors import describe

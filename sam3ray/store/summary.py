@@ -11,8 +11,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sam3ray.jsontext import parse_json
-from sam3ray.redact import redact
+from sam3ray.guard.jsontext import parse_json
+from sam3ray.guard.redact import redact
 from sam3ray.store import frozen
 
 Outcome = Literal["done", "failed", "left"]
@@ -32,7 +32,7 @@ class ClipSummary:
         attempts: failure records, and one more if done.
         timings: seconds by stage.
         finished_at: Unix seconds when its annotations were finished.
-        source: how its video looked (`sam3ray.sighting`).
+        source: how its video looked (`sam3ray.files.sighting`).
     """
 
     clip_id: str

@@ -10,7 +10,6 @@ from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
-from sam3ray.manifest import Clip
 from sam3ray.store import failure_records, layout, summary
 from sam3ray.store.audit import Auditor, Checked, Task
 from sam3ray.store.compacted import CompactedClip, read_index, version_of
@@ -18,6 +17,7 @@ from sam3ray.store.provenance import Provenance
 from sam3ray.store.run import RunStore
 from sam3ray.store.storage import Entry, Storage
 from sam3ray.store.summary import ClipSummary
+from sam3ray.values.clip import Clip
 
 WORKERS = 4  # files under check at a time: bounds memory at a few hundred MB
 WORTH_PROCESSES = 64  # files from which it is worth starting processes, a second each

@@ -1,15 +1,18 @@
 """Videos in and out: probe, fetch, decode, encode."""
 
 from sam3ray.video._clip_frames import ClipFrames
+from sam3ray.video._folder import DECODING_ERRORS
 from sam3ray.video._frame import Frame, VideoInfo
-from sam3ray.video._probe import probe
+from sam3ray.video._probe import check_duration, probe
 from sam3ray.video._probe_remote import probe_uri
 from sam3ray.video._reader import VideoReader
+from sam3ray.video._remote import naming_store_errors
 from sam3ray.video._sampling import Sampler
 from sam3ray.video._writer import VideoWriter
 from sam3ray.video.fetch import VideoCache, local_sighting, redact_uri, video_size
 
 __all__ = [
+    "DECODING_ERRORS",
     "ClipFrames",
     "Frame",
     "Sampler",
@@ -17,6 +20,8 @@ __all__ = [
     "VideoInfo",
     "VideoReader",
     "VideoWriter",
+    "check_duration",
+    "naming_store_errors",
     "probe",
     "probe_uri",
     "local_sighting",

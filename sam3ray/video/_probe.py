@@ -12,9 +12,9 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from sam3ray import fence
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
+from sam3ray.guard import fence
 from sam3ray.video._decode import decode
 from sam3ray.video._folder import probe_folder
 from sam3ray.video._frame import VideoInfo

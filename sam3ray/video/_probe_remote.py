@@ -11,10 +11,9 @@ from typing import Any
 
 import av
 
-from sam3ray import web
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
-from sam3ray.files import WEB, is_local, kind_of_storage, local_path
+from sam3ray.files import WEB, is_local, kind_of_storage, local_path, web
 from sam3ray.video._folder import probe_folder
 from sam3ray.video._frame import VideoInfo
 from sam3ray.video._probe import headers, probe, with_first_frame

@@ -16,15 +16,14 @@ from typing import Any
 
 from fsspec.callbacks import Callback
 
-from sam3ray import web
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
-from sam3ray.files import WEB, is_local, kind_of_storage, open_filesystem
-from sam3ray.machine import disk_fault, is_passing
-from sam3ray.protocols import protocol_problem
-from sam3ray.redact import MASK, redact
-from sam3ray.sighting import of_frames, of_info
-from sam3ray.store_errors import Kind, asked_again, explain
+from sam3ray.faults.machine import disk_fault, is_passing
+from sam3ray.faults.storage import Kind, asked_again, explain
+from sam3ray.files import WEB, is_local, kind_of_storage, open_filesystem, web
+from sam3ray.files.sighting import of_frames, of_info
+from sam3ray.guard.protocols import protocol_problem
+from sam3ray.guard.redact import MASK, redact
 from sam3ray.video._folder import sort_frames
 
 _CHUNK = 8 * 2**20
@@ -47,7 +46,7 @@ class RemoteFile:
         path: in its file system.
         size: bytes; None where the store does not tell.
         version: what changes when the content does (etag, modification time); may be empty.
-        sighting: both, as `sam3ray.sighting` has them.
+        sighting: both, as `sam3ray.files.sighting` has them.
     """
 
     path: str
@@ -76,7 +75,7 @@ class RemoteVideo:
 
     @property
     def sighting(self) -> str:
-        """How it looks from outside (`sam3ray.sighting`)."""
+        """How it looks from outside (`sam3ray.files.sighting`)."""
         if not self.is_folder:
             return self.files[0].sighting
         return of_frames({posixpath.basename(file.path): file.sighting for file in self.files})

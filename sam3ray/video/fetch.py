@@ -26,9 +26,9 @@ from typing import Any
 
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
+from sam3ray.faults.machine import free_bytes
 from sam3ray.files import is_local, local_path
-from sam3ray.machine import free_bytes
-from sam3ray.sighting import of_frames, of_local, of_size
+from sam3ray.files.sighting import of_frames, of_local, of_size
 from sam3ray.video._folder import SUFFIXES as FRAME_SUFFIXES
 from sam3ray.video._remote import RemoteVideo, download, look_up, naming_store_errors, redact_uri
 
@@ -39,7 +39,7 @@ _STEP_BYTES = 64 * 2**20
 
 
 def local_sighting(path: Path) -> str:
-    """How a file, or a folder of frames, on this machine looks (`sam3ray.sighting`). Raises OSError."""
+    """How a file, or a folder of frames, on this machine looks (`sam3ray.files.sighting`). Raises OSError."""
     now = time.time()
     if not path.is_dir():
         status = path.stat()
@@ -101,7 +101,7 @@ class VideoCache:
 
         Args:
             progress: told now and then how many bytes have arrived, also where another process fetches them.
-            saw: told how the video looks (`sam3ray.sighting`), before anything is fetched; may raise.
+            saw: told how the video looks (`sam3ray.files.sighting`), before anything is fetched; may raise.
 
         Raises:
             ClipError: not_found, permission_denied, storage (network, disk, no room in time), over_limits,

@@ -14,8 +14,8 @@ from sam3ray.failures import UserError
 from sam3ray.job.driver import run_job
 from sam3ray.store import RunStore, verify_run
 from tests.e2e.runs import annotations_of, config_for
+from tests.files.test_web import endless, server
 from tests.job.fakes import DrawnSegmenter
-from tests.test_web import endless, server
 from tests.video.media import set_display_matrix, write_sound, write_video
 from tests.video.test_container_tables import bombs
 

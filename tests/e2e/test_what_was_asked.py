@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from sam3ray.engine.versions import ENGINE_VERSION
 from sam3ray.store import verify_run
+from sam3ray.values.versions import ENGINE_VERSION
 from tests.e2e.clips import write_clips
 
 

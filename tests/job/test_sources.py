@@ -17,6 +17,7 @@ from PIL import Image
 
 from sam3ray.config import JobConfig, VideoConfig
 from sam3ray.failures import ClipError, Failure, Reason
+from sam3ray.files.sighting import change
 from sam3ray.job.driver import JobSpec, run_job
 from sam3ray.job.result import ClipResult, JobSummary
 from sam3ray.job.sources import Sources, first_sight, with_digests
@@ -25,7 +26,6 @@ from sam3ray.job.worker import ClipWorker
 from sam3ray.manifest import Clip, read_manifest
 from sam3ray.planning import check_visual_prompts
 from sam3ray.prompts import MaskPrompt, resolve_prompts
-from sam3ray.sighting import change
 from sam3ray.store import ClipSummary, RunStore, verify_run
 from sam3ray.video import Frame
 from sam3ray.video._remote import look_up

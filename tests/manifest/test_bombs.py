@@ -16,8 +16,8 @@ from sam3ray.config import JobConfig
 from sam3ray.failures import UserError
 from sam3ray.manifest import _text as text_module
 from sam3ray.manifest import read_manifest
-from sam3ray.prompts._file import read_prompt_file
-from tests.test_web import send, server
+from sam3ray.manifest._prompts import read_prompt_file
+from tests.files.test_web import send, server
 
 CONFIG = JobConfig(manifest="m", output="/run", prompts=("p",))
 MEMORY_BYTES = 700 * 2**20  # what reading may take here, of the gigabytes that are asked for

@@ -10,8 +10,8 @@ import pytest
 
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, JobStopped, Reason
+from sam3ray.faults.storage import Kind, explain
 from sam3ray.store import RunStore
-from sam3ray.store_errors import Kind, explain
 from sam3ray.video import VideoCache
 from sam3ray.video._remote import look_up
 from tests.servers import Place

@@ -13,10 +13,10 @@ from sam3ray.files import decode
 from sam3ray.manifest import Clip, is_clip_id
 from sam3ray.manifest._check import check_rows
 from sam3ray.manifest._parquet import assemble, read_parquet, read_parts, rows_of
+from sam3ray.manifest._prompts import read_prompt_file
 from sam3ray.manifest._rows import Rows
 from sam3ray.manifest._text import read_csv, read_jsonl
 from sam3ray.prompts import parse_visual_prompts
-from sam3ray.prompts._file import read_prompt_file
 from sam3ray.prompts._resolve import read_mask_file
 from sam3ray.rendering import render_clip
 from sam3ray.video import VideoReader, probe_uri

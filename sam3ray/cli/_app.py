@@ -1,0 +1,563 @@
+"""The `sam3ray` command: arguments in, calls to the modules, tables or JSON out.
+
+Results go to stdout, everything else to stderr. Modules are imported by the verb that needs them, so that
+`--help` is quick.
+"""
+
+from __future__ import annotations
+
+from sam3ray.terminal import interrupts  # isort: skip - first: a signal may come during the imports below
+
+import contextlib
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+
+import typer
+
+from sam3ray.failures import ClipError, JobStopped, Reason, UserError
+from sam3ray.guard.printable import printable_lines
+from sam3ray.guard.redact import redact
+from sam3ray.terminal.console import complain, counter, facts_table, plain, print_json, print_result, say
+from sam3ray.terminal.streams import hold_standard_streams, lost_result
+
+if TYPE_CHECKING:
+    from sam3ray.config import JobConfig
+
+OK, SOME_FAILED, WRONG_INPUT, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
+
+# What these did is on storage: a summary that cannot be printed changes nothing.
+_WORK = frozenset({"demo", "run", "retry", "render", "compact", "export_labels"})
+
+app = typer.Typer(
+    name="sam3ray",
+    help="SAM 3 over video datasets, on Ray: RLE masks, boxes, scores and ids in Parquet, committed exactly once.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+P = ParamSpec("P")
+
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file: a path or any storage address.")]
+Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="The folder or address of a run.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a configuration key, as in --set model.dtype=float32 (repeatable)."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+LogLevel = Annotated[
+    str,
+    typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error. `debug` shows tracebacks, too."),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from sam3ray import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None, prog_name: str = "sam3ray") -> None:
+    """The console script. `arguments`: instead of those of the process."""
+    hold_standard_streams()
+    app(arguments, prog_name=prog_name)
+
+
+def _verb(function: Callable[P, int]) -> Callable[P, None]:
+    """Runs a verb and turns what it raises into a sentence and an exit code."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        level = str(kwargs.get("log_level", "warning"))
+        if interrupts.is_command():
+            interrupts.interrupt()
+        try:
+            _set_up_logging(level)
+            code = function(*args, **kwargs)
+        except (typer.Exit, typer.Abort):
+            raise
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the one place where every error becomes words
+            if level == "debug":
+                print(printable_lines(redact(traceback.format_exc())), file=sys.stderr)
+            sentences, code = _explained(error)
+            complain(sentences)
+        except SystemExit:  # Ray's own handlers of SIGTERM, from `ray.init` on, end a process so
+            complain(["interrupted"])
+            code = INTERRUPTED
+        if interrupts.is_command():
+            interrupts.leave_at_once()
+        if lost := lost_result():
+            complain([lost])
+            code = code if function.__name__ in _WORK else code or STOPPED
+        raise typer.Exit(code)
+
+    return run
+
+
+def _explained(error: BaseException) -> tuple[Iterable[str], int]:
+    """What to say of an error, and the exit code."""
+    if isinstance(error, UserError):
+        return error.problems, WRONG_INPUT
+    if isinstance(error, JobStopped | ClipError):
+        return [redact(str(error))], STOPPED
+    if isinstance(error, KeyboardInterrupt):
+        return ["interrupted"], INTERRUPTED
+    return [
+        f"stopped by an error that should not happen: {type(error).__name__}: {redact(str(error))}",
+        "run it again with --log-level debug to see where, and please report it",
+    ], STOPPED
+
+
+def _example(text: str) -> str:
+    return f"Example: {text}"
+
+
+@app.command(epilog=_example("sam3ray demo --output demo-output"))
+@_verb
+def demo(
+    output: Annotated[str, typer.Option("--output", metavar="DIR", help="Where the demo's run goes.")] = "demo-output",
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Label drawn clips with the tiny checkpoint of the package, on this machine, and render them."""
+    from sam3ray.demo import run_demo
+
+    result = run_demo(output)
+    print_result(result.as_json(), result.table(), as_json)
+    return int(result.exit_code)
+
+
+@app.command(epilog=_example("sam3ray plan demo-output/demo.yaml --set video.fps=5"))
+@_verb
+def plan(
+    config: Config,
+    sample: Annotated[
+        int | None,
+        typer.Option("--sample", metavar="N", min=1, help="Probe N clips instead of all, and scale up."),
+    ] = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Check config and manifest, probe every clip, estimate the cost. Loads no model, writes nothing."""
+    from sam3ray.planning import plan_job, plan_report
+
+    job = _load(config, set_)
+    with counter("videos probed") as progress:
+        found = plan_job(job, sample=sample, on_progress=progress)
+    print_result(found.as_json(), plan_report(found), as_json)
+    if found.refusals:
+        complain(["`run` would refuse this output folder, whose run differs:", *found.refusals])
+        return WRONG_INPUT
+    complain(found.notices)
+    return OK
+
+
+@app.command(epilog=_example("sam3ray run demo-output/demo.yaml --set cluster.actors.max=1"))
+@_verb
+def run(
+    config: Config,
+    failed_clips_ok: Annotated[
+        bool,
+        typer.Option("--failed-clips-ok", help="Exit with 0, not 1, where the run is over and some clips failed."),
+    ] = False,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Run or resume a job. Safe to call again at any time."""
+    from sam3ray.job import make_progress, run_job
+
+    job = _load(config, set_)
+    summary = run_job(job, progress=make_progress(), log_level=log_level)
+    _show(summary, job.output, as_json)
+    if failed_clips_ok and summary.exit_code == SOME_FAILED and summary.left == 0:
+        return OK
+    return int(summary.exit_code)
+
+
+@app.command(epilog=_example("sam3ray status demo-output/run"))
+@_verb
+def status(output: Output, set_: Set = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> int:
+    """Progress of a run, from storage alone: while it goes on elsewhere or after it ended."""
+    from sam3ray.revisions import count_edits
+    from sam3ray.store import RunStore, read_status
+
+    with counter("files looked at") as progress:
+        found = plain(read_status(_place(output), _storage(set_), progress))
+    found |= count_edits(RunStore(_place(output), _storage(set_)))
+    print_result(found, facts_table(found), as_json)
+    return OK
+
+
+@app.command(epilog=_example("sam3ray verify demo-output/run --sample 100"))
+@_verb
+def verify(
+    output: Output,
+    sample: Annotated[
+        int | None,
+        typer.Option("--sample", metavar="N", min=1, help="Look into the files of N clips, chosen anew each time."),
+    ] = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Audit a run: every clip accounted for, schema, order, ids, boxes, every mask. Exit code 1 with a list if not.
+
+    Runs on all CPUs of this machine, or with --set cluster.address=auto on those of a Ray cluster.
+    """
+    from sam3ray.revisions import check_edits
+    from sam3ray.store import RunStore, spread_over_processes, verify_run
+
+    options = _options(set_, ("storage", "cluster"))
+    with counter("clips checked") as progress, contextlib.ExitStack() as stack:
+        spread = spread_over_processes(os.cpu_count() or 1)
+        if options.cluster.address is not None:
+            from sam3ray.job.spread import spread_over_cluster
+
+            spread = stack.enter_context(spread_over_cluster(options.cluster))
+        problems = verify_run(_place(output), options.storage, progress, sample=sample, spread=spread)
+    problems += check_edits(RunStore(_place(output), options.storage))
+    if as_json:
+        print_json({"ok": not problems, "problems": problems})
+    else:
+        for problem in problems:
+            say(problem)
+        some = "" if sample is None else f" in the files of at most {sample} clips"
+        count = "no problems" if not problems else "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        say(f"{output}: {count} found{some}")
+    return SOME_FAILED if problems else OK
+
+
+@app.command(epilog=_example("sam3ray retry demo-output/run --reason crashed --reason timed_out"))
+@_verb
+def retry(
+    output: Output,
+    reason: Annotated[
+        list[str] | None,
+        typer.Option("--reason", metavar="R", help="Clear failures of this reason alone (repeatable)."),
+    ] = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Clear failure records, so that the next `run` tries those clips again."""
+    from sam3ray.store import RunStore
+
+    reasons = _reasons(reason or ())
+    store = RunStore(_place(output), _storage(set_))
+    if not store.exists():
+        raise UserError(f"{output} is no run: it has no run.json")
+    with store.lease("retry") as lease:
+        cleared = store.clear_failures(reasons, lease.check)
+    if as_json:
+        print_json({"cleared": cleared})
+    else:
+        say(f"{cleared} clips will be tried again by the next `sam3ray run`")
+    return OK
+
+
+@app.command(epilog=_example("sam3ray render demo-output/run --set render.max_height=480"))
+@_verb
+def render(
+    output: Output,
+    clips: Annotated[
+        list[str] | None, typer.Option("--clips", metavar="ID", help="Render this clip alone (repeatable).")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make videos anew that are there.")] = False,
+    every_frame: Annotated[
+        bool,
+        typer.Option(
+            "--every-frame",
+            help="Draw every source frame of sampled clips. Those between two samples show the masks of the earlier "
+            "one. Else a video shows the frames that were looked at, for as long as the clip lasts.",
+        ),
+    ] = False,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Render annotated videos of a run, on CPUs. Clips that have one already are left alone."""
+    from sam3ray.job import make_progress, render_run
+
+    asked = [*(set_ or ()), *(["render.every_frame=true"] if every_frame else [])]
+    options = _options(asked, ("storage", "render", "cluster"))
+    given = options.model_fields_set  # what is not given is as in the run's own configuration
+    summary = render_run(
+        _place(output),
+        clips or None,
+        storage=options.storage,
+        render=options.render if "render" in given else None,
+        cluster=options.cluster if "cluster" in given else None,
+        overwrite=overwrite,
+        progress=make_progress(),
+    )
+    _show(summary, output, as_json)
+    return int(summary.exit_code)
+
+
+@app.command(epilog=_example("sam3ray compact demo-output/run --target-mb 256"))
+@_verb
+def compact(
+    output: Output,
+    target_mb: Annotated[
+        int, typer.Option("--target-mb", metavar="MB", min=1, max=4096, help="Size to aim at for a merged file.")
+    ] = 256,
+    remove_originals: Annotated[
+        bool,
+        typer.Option("--remove-originals", help="Delete the clips' own files. Else they stay, and are passed over."),
+    ] = False,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Merge the files of a run, one per clip, into files of 128-512 MB. Safe against a crash at any point."""
+    from sam3ray.store import compact_run
+
+    with counter("clips merged") as progress:
+        result = compact_run(_place(output), _storage(set_), target_mb * 2**20, remove_originals, progress)
+    print_result(plain(result), facts_table(plain(result)), as_json)
+    return OK
+
+
+@app.command("eval", epilog=_example("sam3ray eval demo-output/run --truth demo-output/clips/truth"))
+@_verb
+def evaluate(
+    output: Output,
+    truth: Annotated[
+        str, typer.Option("--truth", metavar="TRUTH", help="True tracks: a folder or address in the layout of a run.")
+    ],
+    iou: Annotated[
+        float, typer.Option("--iou", min=0.01, max=1.0, help="Mask IoU from which an object counts as found.")
+    ] = 0.5,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; by default one per CPU.")
+    ] = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Compare a run with true tracks: recall, precision, IoU, identity switches, J&F, HOTA, IDF1."""
+    from sam3ray.evaluate import Tolerance, evaluate_run
+
+    with counter("clips compared") as progress:
+        report = evaluate_run(
+            _place(output), _place(truth), _storage(set_), Tolerance(iou), workers or os.cpu_count() or 1, progress
+        )
+    print_result(report.as_json(), report.table(), as_json)
+    return OK
+
+
+@app.command("export", epilog=_example("sam3ray export demo-output/run --format coco --to demo-output/coco"))
+@_verb
+def export_labels(
+    output: Output,
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="F",
+            help="coco, ytvis, saco, mots, mot, davis, cvat, labelstudio, labelme, xanylabeling, yolo or sav.",
+        ),
+    ],
+    to: Annotated[str, typer.Option("--to", metavar="DEST", help="An empty folder, on any storage.")],
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            "--variant",
+            metavar="V",
+            help="mots: challenge, kitti or png. cvat: boxes or masks. labelstudio: video or brush. Default: first.",
+        ),
+    ] = None,
+    clips: Annotated[
+        list[str] | None, typer.Option("--clips", metavar="ID", help="Export this clip alone (repeatable).")
+    ] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Option("--prompts", metavar="P", help="Export this label alone (repeatable).")
+    ] = None,
+    min_score: Annotated[
+        float, typer.Option("--min-score", metavar="S", help="Leave out objects with a lower detection score.")
+    ] = 0.0,
+    every: Annotated[int, typer.Option("--every", metavar="N", help="Every n-th labelled frame.")] = 1,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", metavar="FILE", help="YAML or JSON that renames labels, as in `person: pedestrian`."),
+    ] = None,
+    images: Annotated[
+        bool, typer.Option("--images", help="Also extract the exported frames, where the tool looks for them.")
+    ] = False,
+    revision: Annotated[
+        str | None,
+        typer.Option("--revision", metavar="R", help="With the corrections up to here: latest, or a number."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; by default one per CPU.")
+    ] = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Write labels for another tool. Prints what the format cannot hold. Safe to call again."""
+    from sam3ray.exports import SENTENCES, export, read_names
+
+    with counter("clips exported") as progress:
+        done = export(
+            _place(output),
+            _place(to),
+            format_,
+            variant=variant,
+            clips=clips or None,
+            prompts=prompts or None,
+            min_score=min_score,
+            every=every,
+            names=read_names(labels) if labels else None,
+            images=images,
+            revision=int(revision) if revision is not None and revision.isascii() and revision.isdigit() else revision,
+            workers=workers or os.cpu_count() or 1,
+            storage_options=_storage(set_),
+            progress=progress,
+        )
+    facts = {key: value for key, value in plain(done).items() if key not in ("lost", "failed")}
+    lost = {SENTENCES[kind]: count for kind, count in done.lost.items()}
+    print_result(plain(done), facts_table({"exported to": to, **facts, **lost}), as_json)
+    complain(f"clip {clip_id} was not exported: {problem}" for clip_id, problem in done.failed.items())
+    return SOME_FAILED if done.failed else OK
+
+
+@app.command(epilog=_example("sam3ray convert sam3.pt my-sam3 --base facebook/sam3"))
+@_verb
+def convert(
+    weights: Annotated[
+        str,
+        typer.Argument(metavar="WEIGHTS", help="Meta's sam3.pt, weights trained from it, or a LoRA adapter's folder."),
+    ],
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="The checkpoint folder to make.")],
+    base: Annotated[
+        str,
+        typer.Option(
+            "--base",
+            metavar="ID",
+            help="Hub id or folder that gives configuration, tokenizer and whatever part the weights lack.",
+        ),
+    ] = "facebook/sam3",
+    offline: Annotated[bool, typer.Option("--offline", help="Never ask the hub.")] = False,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Turn Meta's or fine-tuned weights into a folder that `model.checkpoint` takes."""
+    from dataclasses import asdict
+
+    from sam3ray.engine.convert import convert as convert_weights
+
+    done = convert_weights(weights, folder, base, offline=offline)
+    if as_json:
+        print_json(asdict(done))
+        return OK
+    say(f"{folder} holds {done.weights} weights; name it as model.checkpoint")
+    if done.from_base:
+        say(f"taken from {base}, since {weights} has none: {', '.join(done.from_base)}")
+    if done.unused:
+        say(f"left out, since nothing reads them: {len(done.unused)} of the file's weights")
+    return OK
+
+
+def run_arguments(arguments: list[str]) -> tuple[str, list[str]] | None:
+    """CONFIG and the `--set` values among the arguments of `run`, in whatever order; None where there is no CONFIG."""
+    command = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
+    found = command.make_context("run", list(arguments), resilient_parsing=True).params
+    return None if found.get("config") is None else (found["config"], list(found.get("set_") or ()))
+
+
+@app.command("import", epilog=_example("sam3ray import demo-output/run --from to-correct --format labelme"))
+@_verb
+def import_corrections(
+    output: Output,
+    source: Annotated[str, typer.Option("--from", metavar="SRC", help="What `export` wrote, with your corrections.")],
+    format_: Annotated[str, typer.Option("--format", metavar="F", help="coco, labelme or xanylabeling.")],
+    author: Annotated[str | None, typer.Option("--author", metavar="NAME", help="By default your user name.")] = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Take corrections back as a revision beside the run. The model's own files stay as they are."""
+    from sam3ray.exports import import_labels
+
+    with counter("clips compared") as progress:
+        done = import_labels(
+            _place(output), _place(source), format_, author=author, storage_options=_storage(set_), progress=progress
+        )
+    shown = {"revision": done.revision or "none: nothing was changed", **done.clips}
+    print_result(plain(done), facts_table(shown), as_json)
+    return OK
+
+
+def _show(summary: Any, output: str, as_json: bool) -> None:
+    """The summary of a job; what it has to say of its end goes to stderr."""
+    facts = plain(summary)
+    print_result(facts, facts_table({"output": output, **{k: v for k, v in facts.items() if k != "message"}}), as_json)
+    if summary.message:
+        complain([summary.message])
+
+
+def _load(config: str, overrides: list[str] | None) -> JobConfig:
+    from sam3ray.config import load_config
+
+    return load_config(config, overrides or ())
+
+
+def _options(overrides: list[str] | None, sections: tuple[str, ...]) -> JobConfig:
+    """Configuration for a verb that works on a finished run: some sections of it, from `--set` alone."""
+    from sam3ray.config import config_from_text
+
+    wrong = [o for o in overrides or () if o.partition("=")[0].partition(".")[0].strip() not in sections]
+    if wrong:
+        raise UserError(f"--set {o}: allowed here: keys of {', '.join(sections)}" for o in wrong)
+    return config_from_text("{manifest: none, output: /none}", "--set", overrides or ())
+
+
+def _storage(overrides: list[str] | None) -> dict[str, Any]:
+    return _options(overrides, ("storage",)).storage
+
+
+def _place(output: str) -> str:
+    from sam3ray.files import resolve
+
+    return resolve(output)
+
+
+def _reasons(names: Iterable[str]) -> list[Reason] | None:
+    import difflib
+
+    known = [reason.value for reason in Reason]
+    wrong = [name for name in names if name not in known]
+    if wrong:
+        raise UserError(
+            f"--reason {name}: the nearest known one is {difflib.get_close_matches(name, known, 1, 0.0)[0]}; "
+            f"allowed: {', '.join(known)}"
+            for name in wrong
+        )
+    return [Reason(name) for name in names] or None
+
+
+def _set_up_logging(level: str) -> None:
+    from sam3ray.job.logs import LEVELS, set_up_logging
+
+    if level not in LEVELS:
+        raise UserError(f"--log-level is {level!r}; allowed: {', '.join(LEVELS)}")
+    set_up_logging(level)

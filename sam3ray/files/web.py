@@ -1,0 +1,197 @@
+"""Web servers, which say what they like: bodies are bounded as they arrive, and addresses are sent as they stand.
+
+fsspec's HTTP file system does the talking. What it is given here makes it safe with strangers' servers:
+
+* No address is quoted anew, neither the first nor those of redirects: a signed one is signed as it is written.
+* Nothing is unpacked behind our back: a body that comes compressed is unpacked piece by piece, and counted.
+* A range that was asked for is read, and no byte more, however much is sent.
+* Redirects go to http(s) alone, and with `private_hosts: false` no connection goes to an address of a private network,
+  whatever name led there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+import socket
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO
+
+from sam3ray.guard.printable import printable
+
+PRIVATE_HOSTS = "private_hosts"  # the key under `storage.http`
+PRIVATE = "is an address of a private network"
+
+_CHUNK = 2**20
+_WHOLE_BYTES = 64 * _CHUNK  # of a body that is not copied to a file: listings of folders
+_CONNECT_S = 30.0
+_SILENCE_S = 60.0
+_SLOWEST = 64 * 2**10  # bytes in `_SILENCE_S`: a server that sends less would keep a worker for days
+
+
+class TooLarge(Exception):
+    """More bytes came, or are announced, than allowed."""
+
+
+class Refused(Exception):
+    """What is there cannot be used; the text is a clause that says why."""
+
+
+def client_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """fsspec's options for web servers, from those of a job."""
+    given = dict(options)
+    client = any_host if given.pop(PRIVATE_HOSTS, True) else public_hosts
+    return {"encoded": True, "get_client": client, **given}
+
+
+async def any_host(**client_kwargs: Any) -> Any:
+    return _session(None, client_kwargs)
+
+
+async def public_hosts(**client_kwargs: Any) -> Any:
+    return _session(_public_socket, client_kwargs)
+
+
+def _session(socket_factory: Callable[[Any], socket.socket] | None, client_kwargs: Mapping[str, Any]) -> Any:
+    import aiohttp
+
+    class Bounded(aiohttp.ClientResponse):
+        async def read(self) -> bytes:
+            """The body, of which no more is taken than was asked for."""
+            if self._body is not None or not self.ok:
+                return await super().read()
+            wanted = _range_bytes(self.request_info.headers.get("Range", ""))
+            most = _WHOLE_BYTES if wanted is None else wanted
+            async with asyncio.timeout(_SILENCE_S * (1 + most / _CHUNK)):
+                if self.content_length is not None and self.content_length <= most:
+                    return await super().read()  # as far as a connection goes that can be used again
+                body = bytearray()
+                while len(body) < most and (chunk := await self.content.read(most - len(body))):
+                    body += chunk
+            if wanted is None and not self.content.at_eof():
+                self.close()
+                raise Refused(f"the server sent more than {most} bytes where a listing was asked for")
+            self.close()
+            return bytes(body)
+
+    headers = {"Accept-Encoding": "identity", **client_kwargs.get("headers", {})}
+    settings = {
+        "auto_decompress": False,
+        "requote_redirect_url": False,
+        "response_class": Bounded,
+        "timeout": aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S),
+        "connector": aiohttp.TCPConnector(socket_factory=socket_factory),
+    }
+    return aiohttp.ClientSession(**{**settings, **client_kwargs, "headers": headers})
+
+
+def _range_bytes(header: str) -> int | None:
+    found = re.fullmatch(r"bytes=(\d+)-(\d+)", header)
+    return int(found[2]) - int(found[1]) + 1 if found else None
+
+
+def _public_socket(address_info: Any) -> socket.socket:
+    """Called with each address that a connection is about to be made to, after the name was looked up."""
+    family, kind, protocol, _, address = address_info
+    if not is_public(str(address[0])):
+        raise PermissionError(f"{address[0]} {PRIVATE}")
+    return socket.socket(family, kind, protocol)
+
+
+def is_public(host: str) -> bool:
+    """Whether a numeric address is one of the public internet, also where it hides in an IPv6 one."""
+    ip = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if ip in _NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        ip = inner or ip
+    return ip.is_global and not ip.is_multicast
+
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+def copy(
+    fs: Any, address: str, sink: BinaryIO, max_bytes: int, progress: Callable[[int], None] = lambda _: None
+) -> int:
+    """The whole body, unpacked, into a file. Returns its bytes; `progress` is told those that are there so far.
+
+    Raises:
+        TooLarge: it has more than `max_bytes`; the file holds some of them.
+        Refused: it is compressed in a way that was not asked for.
+        Exception: what aiohttp raises.
+    """
+    from fsspec.asyn import sync
+
+    return int(sync(fs.loop, _copy, fs, address, sink, max_bytes, progress))
+
+
+async def _copy(fs: Any, address: str, sink: BinaryIO, max_bytes: int, progress: Callable[[int], None]) -> int:
+    session = await fs.set_session()
+    async with session.get(fs.encode_url(address), **fs.kwargs) as response:
+        fs._raise_not_found_for_status(response, address)
+        if (response.content_length or 0) > max_bytes:
+            raise TooLarge
+        unpack = _unpacking(response.headers.get("Content-Encoding", ""))
+        written = arrived = counted = 0
+        since = time.monotonic()
+        async for chunk in response.content.iter_chunked(_CHUNK):
+            arrived += len(chunk)
+            if time.monotonic() - since > _SILENCE_S:
+                if arrived - counted < _SLOWEST:
+                    raise TimeoutError
+                since, counted = time.monotonic(), arrived
+            for piece in unpack(chunk):
+                written += len(piece)
+                if written > max_bytes:
+                    raise TooLarge
+                sink.write(piece)
+            progress(written)
+    return written
+
+
+def _unpacking(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
+    """What turns the pieces that arrive into pieces of the content, of at most `_CHUNK` bytes each."""
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return lambda chunk: iter((chunk,))
+    if name in ("gzip", "x-gzip", "deflate"):
+        return _Inflater().feed
+    raise Refused(f"the server sent it compressed ({printable(encoding)[:40]!r}), which it was not asked to")
+
+
+class _Inflater:
+    """gzip, zlib and bare deflate, told apart by their beginning."""
+
+    def __init__(self) -> None:
+        self._inflate: Any = None
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        if self._inflate is None:
+            self._inflate = _inflater_for(chunk)
+        try:
+            while chunk:
+                piece = self._inflate.decompress(chunk, _CHUNK)
+                if piece:
+                    yield piece
+                chunk = self._inflate.unconsumed_tail
+                if self._inflate.eof:
+                    chunk = self._inflate.unused_data
+                    if not chunk.startswith(b"\x1f\x8b"):  # what follows another member of a gzip file is padding
+                        return
+                    self._inflate = _inflater_for(chunk)
+                elif not piece and not chunk:
+                    return
+        except zlib.error as error:
+            raise Refused(f"the server sent it compressed, and it cannot be unpacked: {error}") from error
+
+
+def _inflater_for(beginning: bytes) -> Any:
+    is_bare = not beginning.startswith(b"\x1f\x8b") and (
+        beginning[0] & 0x0F != 8 or (len(beginning) > 1 and int.from_bytes(beginning[:2], "big") % 31)
+    )
+    return zlib.decompressobj(-15 if is_bare else 47)

@@ -1,0 +1,1 @@
+"""What comes from outside and what goes out: addresses, secrets, JSON, odd letters, bytes that only a helper reads."""

@@ -1,0 +1,276 @@
+"""Work on strangers' bytes in a helper process that may die of it. The system bounds its memory and processor time.
+
+A few kilobytes can make a demuxer allocate gigabytes, a page of a Parquet file unpack to two of them, a decoder stand
+still or crash. No library offers limits for that, so such work is done by a process without a model and without torch.
+It is started once and asked again and again: an answer costs a fraction of a millisecond.
+
+If the helper dies, its caller gets an exception and the next call a new helper. If the caller dies, the helper reads
+the end of its input, or is ended by its own timers.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import inspect
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, BinaryIO
+
+_MAX_IDLE = 2
+_RETIRE_BYTES = 512 * 2**20  # a helper that has kept so much is not asked again
+_WALL = 10  # seconds of waiting allowed for each second of processor time
+
+# Threads and the pools of memory that each has count as address space, whether they are used or not.
+_FEW_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+
+_in_helper = False
+
+
+class HelperDied(Exception):
+    """The helper ended before it answered: a native crash. The message is a sentence's end: "crashed (SIGSEGV)"."""
+
+
+class HelperTimedOut(Exception):
+    """The helper used up its processor time, or waited too long, and was ended."""
+
+
+def fenced(call: Callable[..., Any], *args: Any, memory_bytes: int, cpu_s: float) -> Any:
+    """`call(*args)` in a helper process.
+
+    Args:
+        call: a function of a module; it, its arguments and its result cross a pipe.
+        memory_bytes: what it may allocate; beyond that, allocations fail in it.
+        cpu_s: seconds of processor time; ten times as long where it waits.
+
+    Raises:
+        HelperDied, HelperTimedOut: see there.
+        OSError: no helper can be started, or it was killed: ENOMEM, since the machine is short of something.
+        Exception: what the call raised, MemoryError included.
+    """
+    return next(_ask(call, args, memory_bytes, cpu_s))
+
+
+def fenced_items(call: Callable[..., Any], *args: Any, memory_bytes: int, cpu_s: float) -> Iterator[Any]:
+    """Likewise what a generator function yields, item by item. Exhaust or close it."""
+    return _ask(call, args, memory_bytes, cpu_s)
+
+
+def allow_memory(more_bytes: int) -> None:
+    """Within a helper: from here on, so many bytes may be allocated beyond what there is. Elsewhere nothing happens."""
+    if _in_helper:
+        _limit_memory(more_bytes)
+
+
+def limit_this_process(more_bytes: int) -> None:
+    """For processes that are spared nothing anyway: allocations beyond so many more bytes fail."""
+    _limit_memory(more_bytes)
+
+
+class _Helper:
+    def __init__(self) -> None:
+        paths = [path or os.getcwd() for path in sys.path]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from sam3ray.guard.fence import _serve; _serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # libraries print what strangers wrote
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), **_FEW_THREADS},
+        )
+        try:
+            self.receive()
+        except (EOFError, OSError, pickle.UnpicklingError):
+            # Whatever it is, it is not the work that it has not been given yet.
+            raise OSError(errno.ENOMEM, f"a helper process {_how_it_ended(self.end())} when it was started") from None
+        except BaseException:
+            self.end()
+            raise
+
+    def send(self, request: tuple[Any, ...]) -> None:
+        assert self.process.stdin is not None
+        pickle.dump(request, self.process.stdin)
+        self.process.stdin.flush()
+
+    def receive(self) -> tuple[str, Any]:
+        assert self.process.stdout is not None
+        kind, value = pickle.load(self.process.stdout)  # noqa: S301 - our own process on the other end
+        return kind, value
+
+    def end(self) -> int:
+        """Ends it and gives its exit status: that of its own death where it is dead already."""
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                with suppress(OSError):
+                    stream.close()
+        with suppress(subprocess.TimeoutExpired):
+            return self.process.wait(1)
+        self.process.kill()
+        return self.process.wait()
+
+
+_idle: list[_Helper] = []
+_owner = os.getpid()
+_lock = threading.Lock()
+
+
+def _take() -> tuple[_Helper, bool]:
+    """A helper, and whether it is a new one."""
+    global _owner
+    with _lock:
+        if _owner != os.getpid():  # the helpers of a forked process are its parent's
+            _idle.clear()
+            _owner = os.getpid()
+        if _idle:
+            return _idle.pop(), False
+    return _Helper(), True
+
+
+def _give_back(helper: _Helper) -> None:
+    with _lock:
+        if _owner == os.getpid() and len(_idle) < _MAX_IDLE:
+            _idle.append(helper)
+            return
+    helper.end()
+
+
+@atexit.register
+def _end_all() -> None:
+    with _lock:
+        while _idle and _owner == os.getpid():
+            _idle.pop().process.kill()
+
+
+def _ask(call: Callable[..., Any], args: tuple[Any, ...], memory_bytes: int, cpu_s: float) -> Iterator[Any]:
+    while True:
+        helper, is_new = _take()
+        try:
+            helper.send((call, args, memory_bytes, cpu_s))
+            kind, value = helper.receive()
+            break
+        except (EOFError, OSError, pickle.UnpicklingError):
+            status = helper.end()
+            if not is_new and status != -signal.SIGPROF and status != -signal.SIGALRM:
+                continue  # it may have died of something else, while it was idle
+            raise _death(status) from None
+        except BaseException:
+            helper.end()
+            raise
+    is_at_rest = False
+    try:
+        while kind == "item":
+            yield value
+            try:
+                kind, value = helper.receive()
+            except (EOFError, OSError, pickle.UnpicklingError):
+                raise _death(helper.end()) from None
+        is_at_rest = kind != "last"
+    finally:
+        if is_at_rest:
+            _give_back(helper)
+        else:
+            helper.end()
+    if kind == "error":
+        raise value
+    if kind == "last":
+        outcome, value = value
+        if outcome == "error":
+            raise value
+        if outcome == "value":
+            yield value
+    elif kind == "value":
+        yield value
+
+
+def _death(status: int) -> Exception:
+    if status in (-signal.SIGPROF, -signal.SIGALRM):
+        return HelperTimedOut()
+    if status in (-signal.SIGKILL, -signal.SIGTERM):  # by the system, which is out of memory, or by a person
+        return OSError(errno.ENOMEM, f"a helper process {_how_it_ended(status)}")
+    return HelperDied(_how_it_ended(status))
+
+
+def _how_it_ended(status: int) -> str:
+    if status >= 0:
+        return f"ended (exit status {status})"
+    name = signal.Signals(-status).name
+    return f"was killed ({name})" if status in (-signal.SIGKILL, -signal.SIGTERM) else f"crashed ({name})"
+
+
+# Within the helper
+
+
+def _serve() -> None:
+    """The helper's loop. Its limits are set before each call and lifted after it."""
+    global _in_helper
+    _in_helper = True
+    requests: BinaryIO = os.fdopen(os.dup(0), "rb")
+    answers: BinaryIO = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides when to end
+    for timer in (signal.SIGPROF, signal.SIGALRM):  # what a caller ignores or blocks is inherited
+        signal.signal(timer, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGPROF, signal.SIGALRM))
+    _answer(answers, "ready", None)
+    while True:
+        try:
+            call, args, memory_bytes, cpu_s = pickle.load(requests)  # noqa: S301 - from the caller
+        except EOFError:
+            return
+        # Without a handler the system ends the process at once, also in the middle of native code.
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        signal.setitimer(signal.ITIMER_REAL, _WALL * cpu_s)
+        _limit_memory(memory_bytes)
+        try:
+            value = call(*args)
+            if inspect.isgenerator(value):
+                for item in value:
+                    _answer(answers, "item", item)
+                outcome: tuple[str, Any] = ("end", None)
+            else:
+                outcome = ("value", value)
+        except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
+            error.__traceback__ = None
+            outcome = ("error", error)
+        _limit_memory(None)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        is_last = _memory_bytes(_RESIDENT) > _RETIRE_BYTES
+        _answer(answers, *(("last", outcome) if is_last else outcome))
+
+
+def _answer(answers: BinaryIO, kind: str, value: Any) -> None:
+    try:
+        data = pickle.dumps((kind, value), protocol=5)
+        if kind == "error":
+            pickle.loads(data)  # noqa: S301 - whether it can be read back
+    except Exception:  # noqa: BLE001 - an exception that does not survive pickling: its words do
+        data = pickle.dumps(("error", RuntimeError(f"{type(value).__name__}: {value}")))
+    answers.write(data)
+    answers.flush()
+
+
+def _limit_memory(more_bytes: int | None) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    soft = hard if more_bytes is None else _memory_bytes() + more_bytes
+    if hard != resource.RLIM_INFINITY:
+        soft = min(soft, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+_RESIDENT = 1
+
+
+def _memory_bytes(kind: int = 0) -> int:
+    """Address space in use, or memory; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[kind]) * resource.getpagesize()
+    except OSError:
+        return 0

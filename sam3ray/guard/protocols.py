@@ -1,0 +1,51 @@
+"""Which kinds of storage an address may name: those that a job is meant for, and what its configuration adds.
+
+fsspec knows some fifty. Most are harmless and never meant; some open other addresses from within (`reference://`,
+`zip://`, caches, chains with `::`), so that a row of a manifest could reach any file of the machine that reads it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection
+
+from sam3ray.guard.addresses import ALIASES, scheme_of
+
+ALLOWED = frozenset({"file", "s3", "gs", "az", "adl", "http", "https", "memory", *ALIASES})
+# They read other addresses, or what stands in the address itself: no configuration admits them.
+NEVER = frozenset(
+    {"reference", "zip", "tar", "libarchive", "dir", "generic", "data", "dask", "jupyter", "jlab"}
+    | {"simplecache", "filecache", "blockcache", "cached", "async_wrapper", "asyncwrapper", "asynclocal"}
+)
+_CHAIN = re.compile(r"(?i)\s*[a-z0-9+._-]+::|.*::[a-z0-9+._-]+://")
+_SCHEME = re.compile(r"\s*([A-Za-z0-9+._-]+):(?://|(?=[^/]*$))")
+
+
+def protocol_problem(address: str, more: Collection[str] = ()) -> str | None:
+    """What is wrong with the kind of an address, as "is on ftp://, ...; allowed: ...", or None.
+
+    Args:
+        more: kinds that the configuration adds.
+    """
+    if "::" in address and _CHAIN.match(address) and not _is_web(address):
+        return "is a chain of file systems (`::`); allowed: the address of a file or a folder"
+    if "://" not in address and not address.strip().lower().startswith(_NO_SLASHES):
+        return None
+    scheme = scheme_of(address) if "://" in address else address.strip().partition(":")[0].lower()
+    added = {name.lower().removesuffix("://") for name in more}
+    if scheme in NEVER:
+        return f"is on {scheme}://, which reads other files; allowed: the address of the file itself"
+    if scheme in ALLOWED or scheme in added:
+        return None
+    close = difflib.get_close_matches(scheme, sorted(ALLOWED | added), n=1)
+    nearest = f"; the nearest is {close[0]}://" if close else ""
+    return f"is on {scheme}://; allowed: a path, s3://, gs://, az://, https:// and what video.protocols adds{nearest}"
+
+
+_NO_SLASHES = tuple(f"{name}:" for name in sorted(NEVER))
+
+
+def _is_web(address: str) -> bool:
+    """A `::` within an address of a web server is a part of it: signed ones name services so."""
+    return re.match(r"(?i)\s*https?://", address) is not None

@@ -1,0 +1,1 @@
+"""The command's own streams: what people see, what a signal does."""

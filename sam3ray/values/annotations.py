@@ -1,0 +1,114 @@
+"""Annotations: what is known of every object on every frame of a clip, as values and as the columns of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sam3ray.masks import decode_rle
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectAnnotation:
+    """One object on one frame.
+
+    Attributes:
+        object_id: >= 1, one object through the clip, unique across prompts.
+        prompt: the phrase that found it, or the label of a visual prompt.
+        score: detection score of the object, 0..1 (1 for an object that a visual prompt defined).
+        track_score: the tracker's score of this object on this frame, 0..1.
+        bbox: (xmin, ymin, xmax, ymax) in pixels of the displayed source frame, max exclusive,
+            tight around the mask.
+        area: pixels of the mask, > 0.
+        rle: COCO compressed RLE of the mask at the size of the displayed source frame.
+        visibility: in truth, the share of the object that is seen, 0..1; None where unknown, and in what a model found.
+    """
+
+    object_id: int
+    prompt: str
+    score: float
+    track_score: float
+    bbox: tuple[float, float, float, float]
+    area: int
+    rle: str
+    visibility: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FrameAnnotations:
+    """All objects of one frame, by ascending object id.
+
+    Attributes:
+        frame_index: 0-based, display order, in the source video (not in the sampled sequence).
+        pts: presentation timestamp in the stream's time base.
+        time_s: the same in seconds from the video's start.
+        height, width: of the displayed frame (rotation applied), in pixels.
+    """
+
+    frame_index: int
+    pts: int
+    time_s: float
+    height: int
+    width: int
+    objects: tuple[ObjectAnnotation, ...] = field(default=())
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Mapping[str, Any]]) -> FrameAnnotations:
+        """From the rows (see `SCHEMA`) of one frame, at least one."""
+        first = rows[0]
+        height, width = first["segmentation"]["size"]
+        objects = tuple(
+            ObjectAnnotation(
+                object_id=row["object_id"],
+                prompt=row["prompt"],
+                score=row["score"],
+                track_score=row["track_score"],
+                bbox=(row["bbox"]["xmin"], row["bbox"]["ymin"], row["bbox"]["xmax"], row["bbox"]["ymax"]),
+                area=row["area"],
+                rle=row["segmentation"]["counts"],
+                visibility=row.get("visibility"),
+            )
+            for row in rows
+        )
+        return cls(first["frame_index"], first["pts"], first["time_s"], height, width, objects)
+
+
+def decode_mask(row: Mapping[str, Any]) -> np.ndarray:
+    """The mask of one row as a bool array of shape (height, width), at the size of the displayed source frame.
+
+    Args:
+        row: anything indexable by column name: a dict of `to_pylist()`, a pandas Series, a Polars named row; or the
+            value of its `segmentation` column.
+    """
+    segmentation = row.get("segmentation", row)
+    height, width = (int(v) for v in segmentation["size"])
+    counts = segmentation["counts"]
+    return decode_rle(counts.decode("ascii") if isinstance(counts, bytes) else counts, height, width)
+
+
+SCHEMA_VERSION = 1
+
+_TEXT = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", _TEXT),
+        pa.field("frame_index", pa.int32()),
+        pa.field("pts", pa.int64()),
+        pa.field("time_s", pa.float64()),
+        pa.field("object_id", pa.int32()),
+        pa.field("prompt", _TEXT),
+        pa.field("score", pa.float32()),
+        pa.field("track_score", pa.float32()),
+        pa.field("bbox", pa.struct([(name, pa.float32()) for name in ("xmin", "ymin", "xmax", "ymax")])),
+        pa.field("area", pa.int32()),
+        pa.field("segmentation", pa.struct([("size", pa.list_(pa.int32())), ("counts", pa.string())])),
+    ]
+)
+"""Version 1: one row per frame and object, sorted by (frame_index, object_id)."""
+
+TRUTH_SCHEMA = SCHEMA.append(pa.field("visibility", pa.float32()))
+"""Of true tracks: the share of the object that is seen comes last; null where it is unknown."""

@@ -1,0 +1,310 @@
+"""Visual prompts from JSON or from the rows of a table: every field checked, nothing of the video needed."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeGuard
+
+from sam3ray.guard.addresses import AddressError, one_form
+from sam3ray.guard.redact import redact
+from sam3ray.guard.secrets import has_password
+from sam3ray.masks import rle_area
+from sam3ray.values.prompts import UNRESOLVED, BoxPrompt, MaskPrompt, PointPrompt, Units, VisualPrompt
+
+KEYS = ("object_id", "label", "frame", "time_s", "units", "points", "labels", "box", "mask")
+MAX_ITEMS = 10_000  # per clip
+MAX_POINTS = 1_000  # per item
+MAX_COORDINATE = 1e6
+MAX_OBJECT_ID = 2**31 - 1
+MAX_LABEL_CHARS = 256
+_CLICKS: dict[Any, bool] = {1: True, 0: False, "positive": True, "negative": False}  # true and false equal 1 and 0
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One prompt as it was written: its object may be named by a label alone.
+
+    `shapes` are prompts with `object_id` 0, to be filled in once all items of the clip are known.
+    """
+
+    object_id: int | None
+    label: str | None
+    shapes: tuple[VisualPrompt, ...]
+    place: str
+
+
+class _Wrong(ValueError):
+    """One bad field: " .points[2] is ...; allowed: ..."."""
+
+
+def parse_visual_prompts(value: Any) -> tuple[tuple[VisualPrompt, ...], list[str]]:
+    """The prompts of one clip, from JSON text or from the list it stands for.
+
+    Returns the prompts and what is wrong with them; sentences begin with the place in the value, as in "[2].box is".
+    """
+    if isinstance(value, str):
+        if not value.strip():
+            return (), []
+        try:
+            value = json.loads(value, parse_constant=_no_constant, object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
+            reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+            if "set_int_max_str_digits" in reason:
+                reason = "a number of thousands of digits"
+            return (), [f" is not JSON: {reason}"]
+    if not isinstance(value, list):
+        return (), [f" is {_shown(value)}; allowed: a list of prompts"]
+    if len(value) > MAX_ITEMS:
+        return (), [f" has {len(value)} prompts; allowed: at most {MAX_ITEMS}"]
+    items, wrong = [], []
+    for i, entry in enumerate(value):
+        try:
+            items.append(parse_item(entry, f"[{i}]"))
+        except ValueError as error:
+            wrong.append(f"[{i}]{error}")
+    if wrong:
+        return (), wrong
+    return assemble(items)
+
+
+def parse_item(entry: Any, place: str) -> Item:
+    """One prompt.
+
+    Raises:
+        ValueError: the first thing wrong with it, beginning with the field: ".box is ...; allowed: ...".
+    """
+    if not isinstance(entry, Mapping):
+        raise _Wrong(f" is {_shown(entry)}; allowed: a mapping with keys such as object_id, frame and points")
+    fields = {key: value for key, value in entry.items() if value is not None}
+    for key in fields:
+        if key not in KEYS:
+            close = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.0)
+            raise _Wrong(f"{_field(key)} is no known key; the nearest is {close[0]}; allowed: {', '.join(KEYS)}")
+    object_id, label = _object(fields)
+    frame_index, time_s = _frame(fields)
+    units = _units(fields)
+    at: dict[str, Any] = {"frame_index": frame_index, "object_id": 0, "label": "", "time_s": time_s}
+    shapes: list[VisualPrompt] = []
+    if "box" in fields:
+        shapes.append(BoxPrompt(_box(fields["box"], units), units=units, **at))
+    if "points" in fields:
+        points = _points(fields["points"], units)
+        shapes.append(PointPrompt(points, _clicks(fields.get("labels"), len(points)), units=units, **at))
+    elif "labels" in fields:
+        raise _Wrong(".labels is given without points; allowed: both, one label per point")
+    if "mask" in fields:
+        if shapes:
+            raise _Wrong(" has a mask beside points or a box; allowed: a mask alone (refine it on another frame)")
+        shapes.append(_mask(fields["mask"], at))
+    if not shapes:
+        raise _Wrong(" has no points, box or mask; allowed: points, a box, both, or a mask")
+    return Item(object_id, label, tuple(shapes), place)
+
+
+def assemble(items: Sequence[Item]) -> tuple[tuple[VisualPrompt, ...], list[str]]:
+    """Gives each item its object: by id, or by label where it has no id (the next free id for a new label)."""
+    wrong: list[str] = []
+    label_of: dict[int, str] = {}
+    ids_of: dict[str, list[int]] = {}
+    for item in items:
+        if item.object_id is None or item.label is None:
+            continue
+        earlier = label_of.setdefault(item.object_id, item.label)
+        if earlier != item.label:
+            wrong.append(
+                f"{item.place}.label is {item.label!r}, but object {item.object_id} is {earlier!r} elsewhere; "
+                "allowed: one label per object"
+            )
+        elif item.object_id not in ids_of.setdefault(item.label, []):
+            ids_of[item.label].append(item.object_id)
+    used = {item.object_id for item in items if item.object_id is not None}
+    following = 1
+    prompts: list[VisualPrompt] = []
+    positive: dict[int, bool] = {}
+    for item in items:
+        object_id = item.object_id
+        if object_id is None:
+            assert item.label is not None
+            same = ids_of.get(item.label, [])
+            if len(same) > 1:
+                wrong.append(
+                    f"{item.place} has label {item.label!r} of objects {same}; allowed: an object_id beside it"
+                )
+                continue
+            if not same:
+                while following in used:
+                    following += 1
+                used.add(following)
+                same = ids_of[item.label] = [following]
+                label_of[following] = item.label
+            object_id = same[0]
+        label = label_of.get(object_id) or f"object {object_id}"
+        for shape in item.shapes:
+            positive[object_id] = (
+                positive.get(object_id, False) or not isinstance(shape, PointPrompt) or any(shape.labels)
+            )
+            prompts.append(_of_object(shape, object_id, label))
+    for object_id, defined in positive.items():
+        if not defined:
+            name = f"object {object_id}" + (f" ({label_of[object_id]!r})" if object_id in label_of else "")
+            wrong.append(f": {name} has only negative clicks; allowed: at least one positive click, box or mask")
+    return tuple(prompts), wrong
+
+
+def _of_object(shape: VisualPrompt, object_id: int, label: str) -> VisualPrompt:
+    return replace(shape, object_id=object_id, label=label)
+
+
+def _object(fields: Mapping[str, Any]) -> tuple[int | None, str | None]:
+    object_id, label = fields.get("object_id"), fields.get("label")
+    object_id = _whole(object_id)
+    if object_id is not None and (not _is_int(object_id) or not 1 <= object_id <= MAX_OBJECT_ID):
+        raise _Wrong(f".object_id is {_shown(object_id)}; allowed: a whole number from 1 to {MAX_OBJECT_ID}")
+    if label is not None:
+        if not isinstance(label, str) or not label.strip() or len(label) > MAX_LABEL_CHARS or not label.isprintable():
+            raise _Wrong(f".label is {_shown(label)}; allowed: one line of text, at most {MAX_LABEL_CHARS} characters")
+        label = label.strip()
+    if object_id is None and label is None:
+        raise _Wrong(" names no object; allowed: an object_id, a label, or both")
+    return (None if object_id is None else int(object_id)), label
+
+
+def _frame(fields: Mapping[str, Any]) -> tuple[int, float | None]:
+    frame, time_s = _whole(fields.get("frame")), fields.get("time_s")
+    if (frame is None) == (time_s is None):
+        given = "both frame and time_s" if frame is not None else "neither frame nor time_s"
+        raise _Wrong(f" has {given}; allowed: one of them")
+    if frame is not None:
+        if not _is_int(frame) or not 0 <= frame <= MAX_OBJECT_ID:
+            raise _Wrong(f".frame is {_shown(frame)}; allowed: a whole number from 0, counted in the source video")
+        return int(frame), None
+    if not _is_number(time_s) or not 0 <= time_s <= 1e9:
+        raise _Wrong(f".time_s is {_shown(time_s)}; allowed: seconds from the video's start, a number from 0")
+    return UNRESOLVED, float(time_s)
+
+
+def _units(fields: Mapping[str, Any]) -> Units:
+    units = fields.get("units")
+    if units is None and "points" not in fields and "box" not in fields:
+        return "pixels"
+    if units is None:
+        raise _Wrong(" has no units; allowed: 'pixels' or 'relative' (fractions of width and height)")
+    if units not in ("pixels", "relative"):
+        raise _Wrong(f".units is {_shown(units)}; allowed: 'pixels' or 'relative' (fractions of width and height)")
+    return "pixels" if units == "pixels" else "relative"
+
+
+def _points(value: Any, units: Units) -> tuple[tuple[float, float], ...]:
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= MAX_POINTS:
+        raise _Wrong(f".points is {_shown(value)}; allowed: a list of 1 to {MAX_POINTS} [x, y]")
+    points = []
+    for i, point in enumerate(value):
+        if not isinstance(point, list | tuple) or len(point) != 2 or not all(_is_coordinate(v, units) for v in point):
+            raise _Wrong(f".points[{i}] is {_shown(point)}; allowed: [x, y], {_coordinates(units)}")
+        points.append((float(point[0]), float(point[1])))
+    return tuple(points)
+
+
+def _clicks(value: Any, count: int) -> tuple[bool, ...]:
+    if value is None:
+        return (True,) * count
+    if not isinstance(value, list | tuple) or len(value) != count:
+        raise _Wrong(f".labels is {_shown(value)}; allowed: a list of {count}, one per point")
+    for i, label in enumerate(value):
+        if not isinstance(label, int | float | str) or label not in _CLICKS:
+            raise _Wrong(f".labels[{i}] is {_shown(label)}; allowed: 1 (part of the object) or 0 (not part of it)")
+    return tuple(_CLICKS[label] for label in value)
+
+
+def _box(value: Any, units: Units) -> tuple[float, float, float, float]:
+    if not isinstance(value, list | tuple) or len(value) != 4 or not all(_is_coordinate(v, units) for v in value):
+        raise _Wrong(f".box is {_shown(value)}; allowed: [xmin, ymin, xmax, ymax], {_coordinates(units)}")
+    xmin, ymin, xmax, ymax = map(float, value)
+    if xmin >= xmax or ymin >= ymax:
+        raise _Wrong(f".box is {_shown(value)}; allowed: [xmin, ymin, xmax, ymax] with xmin < xmax and ymin < ymax")
+    return xmin, ymin, xmax, ymax
+
+
+def _mask(value: Any, at: Mapping[str, Any]) -> MaskPrompt:
+    wanted = 'a COCO compressed RLE {"size": [height, width], "counts": "..."} or {"png": address}'
+    fields = {k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else {}
+    sha256 = fields.pop("sha256", "")  # as a run's frozen manifest has it
+    if set(fields) == {"png"} and isinstance(fields["png"], str) and fields["png"].strip():
+        if not isinstance(sha256, str) or not re.fullmatch(r"([0-9a-f]{64})?", sha256):
+            raise _Wrong(f".mask.sha256 is {_shown(sha256)}; allowed: 64 of 0-9 a-f, the digest of the file")
+        png = fields["png"].strip()
+        if has_password(png):
+            raise _Wrong(".mask.png has user and password in its address; allowed: put them in the environment")
+        try:
+            return MaskPrompt("", 0, 0, png=one_form(png), sha256=sha256, **at)
+        except AddressError as error:
+            raise _Wrong(f".mask.png {redact(_shown(png))} {error}") from None
+    size, counts = fields.get("size"), fields.get("counts")
+    if (
+        sha256
+        or set(fields) != {"size", "counts"}
+        or not isinstance(counts, str)
+        or not isinstance(size, list | tuple)
+        or len(size) != 2
+        or not all(_is_int(side) and 1 <= side <= 65_536 for side in size)
+    ):
+        raise _Wrong(f".mask is {_shown(value)}; allowed: {wanted}")
+    height, width = map(int, size)
+    try:
+        area = rle_area(counts, height, width)
+    except ValueError as error:
+        raise _Wrong(f".mask cannot be decoded: {error}; allowed: {wanted}") from error
+    if area == 0:
+        raise _Wrong(".mask is empty; allowed: a mask of at least one pixel")
+    return MaskPrompt(counts, height, width, **at)
+
+
+def _whole(value: Any) -> Any:
+    """3.0 as 3: tables store whole numbers so where a column has gaps."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    if isinstance(value, int):  # JSON's may have thousands of digits
+        return not isinstance(value, bool) and -1e300 < value < 1e300
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _is_coordinate(value: Any, units: Units) -> bool:
+    return _is_number(value) and 0 <= value <= (1 if units == "relative" else MAX_COORDINATE)
+
+
+def _coordinates(units: Units) -> str:
+    return "fractions from 0 to 1" if units == "relative" else "pixels from 0"
+
+
+def _no_constant(text: str) -> float:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+        raise ValueError(f"the key {twice[0]!r} is given twice")
+    return dict(pairs)
+
+
+def _field(key: Any) -> str:
+    return f".{key}" if isinstance(key, str) and len(key) <= 40 else f" has the key {_shown(key)}, which"
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= 80 else f"{text[:77]}..."
