@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 OK, SOME_FAILED, WRONG_INPUT, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
 
 # What these did is on storage: a summary that cannot be printed changes nothing.
-_WORK = frozenset({"demo", "run", "retry", "render", "compact", "export_labels"})
+_WORK = frozenset({"demo", "run", "retry", "render", "compact", "export_labels", "import_corrections"})
 
 app = typer.Typer(
     name="sam3ray",
@@ -341,11 +341,20 @@ def compact(
 def evaluate(
     output: Output,
     truth: Annotated[
-        str, typer.Option("--truth", metavar="TRUTH", help="True tracks: a folder or address in the layout of a run.")
-    ],
+        str | None,
+        typer.Option("--truth", metavar="TRUTH", help="True tracks: a folder or address in the layout of a run."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="RUN", help="Another run of the same clips: do objects and ids agree?"),
+    ] = None,
     iou: Annotated[
         float, typer.Option("--iou", min=0.01, max=1.0, help="Mask IoU from which an object counts as found.")
     ] = 0.5,
+    ignore_prompts: Annotated[
+        bool,
+        typer.Option("--ignore-prompts", help="Compare objects whatever phrase found them: for truth without classes."),
+    ] = False,
     workers: Annotated[
         int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; by default one per CPU.")
     ] = None,
@@ -353,13 +362,28 @@ def evaluate(
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Compare a run with true tracks: recall, precision, IoU, identity switches, J&F, HOTA, IDF1."""
-    from sam3ray.evaluate import Tolerance, evaluate_run
+    """Compare a run with true tracks (recall, J&F, HOTA, cgF1 and more), or its identities with another run's."""
+    from sam3ray.evaluate import Tolerance, compare_runs, evaluate_run
 
+    if (truth is None) == (against is None):
+        raise UserError("give one of --truth TRUTH (true tracks) and --against RUN (another run)")
+    if against is not None and ignore_prompts:
+        raise UserError("--ignore-prompts: allowed with --truth alone")
+    processes = workers or os.cpu_count() or 1
     with counter("clips compared") as progress:
-        report = evaluate_run(
-            _place(output), _place(truth), _storage(set_), Tolerance(iou), workers or os.cpu_count() or 1, progress
-        )
+        report: Any
+        if against is not None:
+            report = compare_runs(_place(output), _place(against), _storage(set_), iou, processes, progress)
+        else:
+            report = evaluate_run(
+                _place(output),
+                _place(str(truth)),
+                _storage(set_),
+                Tolerance(iou),
+                processes,
+                progress,
+                ignore_prompts=ignore_prompts,
+            )
     print_result(report.as_json(), report.table(), as_json)
     return OK
 
@@ -489,13 +513,44 @@ def run_arguments(arguments: list[str]) -> tuple[str, list[str]] | None:
 def import_corrections(
     output: Output,
     source: Annotated[str, typer.Option("--from", metavar="SRC", help="What `export` wrote, with your corrections.")],
-    format_: Annotated[str, typer.Option("--format", metavar="F", help="coco, labelme or xanylabeling.")],
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="F",
+            help="coco, labelme or xanylabeling. With --as-truth: saco, ytvis, davis, mots or sav.",
+        ),
+    ],
     author: Annotated[str | None, typer.Option("--author", metavar="NAME", help="By default your user name.")] = None,
+    as_truth: Annotated[
+        bool,
+        typer.Option("--as-truth", help="Read the ground truth of a public set into OUTPUT, for `eval --truth`."),
+    ] = False,
+    run: Annotated[
+        str | None,
+        typer.Option("--run", metavar="RUN", help="With --as-truth: a run over the set, whose clip ids are used."),
+    ] = None,
+    label: Annotated[
+        str, typer.Option("--label", metavar="L", help="With --as-truth: of objects, where the set names no classes.")
+    ] = "object",
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", metavar="FILE", help="With --as-truth: YAML or JSON, `pedestrian: person`."),
+    ] = None,
+    numbered: Annotated[
+        bool,
+        typer.Option(
+            "--numbered",
+            help="With --as-truth: numbers in the images' names are frames of the video. Else images count 0, 1, 2.",
+        ),
+    ] = False,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
     """Take corrections back as a revision beside the run. The model's own files stay as they are."""
+    if as_truth:
+        return _import_truth(output, source, format_, run, label, labels, numbered, set_, as_json)
     from sam3ray.exports import import_labels
 
     with counter("clips compared") as progress:
@@ -504,6 +559,38 @@ def import_corrections(
         )
     shown = {"revision": done.revision or "none: nothing was changed", **done.clips}
     print_result(plain(done), facts_table(shown), as_json)
+    return OK
+
+
+def _import_truth(
+    truth: str,
+    source: str,
+    format_: str,
+    run: str | None,
+    label: str,
+    labels: str | None,
+    numbered: bool,
+    set_: list[str] | None,
+    as_json: bool,
+) -> int:
+    from sam3ray.exports import read_names
+    from sam3ray.truth import import_truth
+
+    with counter("clips read") as progress:
+        made = import_truth(
+            _place(truth),
+            _place(source),
+            format_,
+            run=None if run is None else _place(run),
+            label=label,
+            labels=None if labels is None else read_names(labels),
+            numbered=numbered,
+            storage_options=_storage(set_),
+            progress=progress,
+        )
+    print_result(plain(made), facts_table(plain(made)), as_json)
+    if run is not None and made.unmatched:
+        complain([f"{len(made.unmatched)} clips of the set are not in {run}: {', '.join(made.unmatched[:5])}"])
     return OK
 
 

@@ -1,7 +1,18 @@
-"""How good predicted tracks are: recall, precision, IoU, identity switches, J&F, HOTA and IDF1, phrase by phrase."""
+"""How good predicted tracks are: recall, precision, IoU, identity switches, J&F, HOTA, IDF1, cgF1 and pHOTA."""
 
+from ._agreement import Agreement, AgreementReport, compare_runs
 from ._comparison import Tolerance
 from ._report import Report, Scores, merge
 from ._run import evaluate, evaluate_run
 
-__all__ = ["Report", "Scores", "Tolerance", "evaluate", "evaluate_run", "merge"]
+__all__ = [
+    "Agreement",
+    "AgreementReport",
+    "Report",
+    "Scores",
+    "Tolerance",
+    "compare_runs",
+    "evaluate",
+    "evaluate_run",
+    "merge",
+]

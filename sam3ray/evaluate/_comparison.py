@@ -13,6 +13,7 @@ from rlemasklib import RLEMask
 from sam3ray.masks import read_rle
 from sam3ray.values.annotations import FrameAnnotations
 
+from ._concept import Concept, ConceptFrame, match_masklets
 from ._davis import SeenFrame, j_and_f
 from ._track_eval import Measured, Sequences, measure
 
@@ -28,11 +29,14 @@ class Tolerance:
         min_visible: true objects of which less than this share is seen are ignored: neither missing them nor
             finding them counts. The share is the `visibility` of the true annotation; where unknown, all of it is.
         min_area: likewise, the least area as a share of the frame.
+        min_score: predicted objects with a lower detection score are left out of cgF1 and pHOTA, as SA-Co does. These
+            two ask for every true object, however little is seen of it.
     """
 
     iou: float = 0.5
     min_visible: float = 0.25
     min_area: float = 0.0008
+    min_score: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Comparison:
     Attributes:
         true_boxes, predicted_boxes: that count, over all frames.
         measured: what TrackEval says.
+        phrase: HOTA of all true objects, those that are little seen included; SA-Co's pHOTA.
+        concept: whole masklets, for cgF1.
         objects: J and F of each true object.
         is_absent: no frame holds anything of the phrase.
         frames_with_output: on how many frames anything was predicted.
@@ -53,6 +59,8 @@ class Comparison:
     true_boxes: int
     predicted_boxes: int
     measured: Measured
+    phrase: Measured
+    concept: Concept
     objects: list[tuple[float, float]]
     is_absent: bool
     frames_with_output: int
@@ -67,11 +75,20 @@ def compare(
     tolerance: Tolerance,
 ) -> Comparison:
     """Compares one phrase over `frames` of a clip; objects of other phrases are left out."""
-    seen = [_see(predicted.get(t), truth.get(t), prompt, tolerance) for t in frames]
+    seen, concepts = [], []
+    for t in frames:
+        frame, concept = _see(predicted.get(t), truth.get(t), prompt, tolerance)
+        seen.append(frame)
+        concepts.append(concept)
     kept = [_held_against(frame, tolerance.iou) for frame in seen]
     asked = [list(frame.asked) for frame in seen]
     given = [list(compress(frame.given, keep)) for frame, keep in zip(seen, kept, strict=True)]
     similarities = [frame.ious[:, keep] for frame, keep in zip(seen, kept, strict=True)]
+    everything = Sequences(
+        [list(frame.true) for frame in concepts],
+        [list(frame.predicted) for frame in concepts],
+        [frame.ious for frame in concepts],
+    )
     return Comparison(
         clip_id,
         prompt,
@@ -79,6 +96,8 @@ def compare(
         true_boxes=sum(map(len, asked)),
         predicted_boxes=sum(map(len, given)),
         measured=measure(Sequences(asked, given, similarities), tolerance.iou),
+        phrase=measure(everything, tolerance.iou, ("HOTA",)),
+        concept=match_masklets(concepts),
         objects=j_and_f(seen),
         is_absent=not any(frame.asked or frame.ignored for frame in seen),
         frames_with_output=sum(bool(frame.given) for frame in seen),
@@ -87,15 +106,22 @@ def compare(
 
 def _see(
     predicted: FrameAnnotations | None, truth: FrameAnnotations | None, prompt: str, tolerance: Tolerance
-) -> SeenFrame:
+) -> tuple[SeenFrame, ConceptFrame]:
+    """The frame as recall, J&F and HOTA take it, and as cgF1 and pHOTA do."""
     asked: dict[int, RLEMask] = {}
-    ignored: dict[int, RLEMask] = {}
-    for object_id, mask, share_seen in _masks(truth, prompt):
+    faint: dict[int, RLEMask] = {}
+    regions: dict[int, RLEMask] = {}
+    for object_id, mask, visibility in _masks(truth, prompt):
         height, width = mask.shape
-        counts = share_seen >= tolerance.min_visible and mask.area() >= tolerance.min_area * height * width
-        (asked if counts else ignored)[object_id] = mask
+        counts = visibility >= tolerance.min_visible and mask.area() >= tolerance.min_area * height * width
+        (regions if visibility <= 0 else asked if counts else faint)[object_id] = mask
     given = {object_id: mask for object_id, mask, _ in _masks(predicted, prompt)}
-    return SeenFrame(asked, ignored, given, _ious([*asked.values()], [*given.values()]))
+    true = asked | faint
+    ious = mask_ious([*true.values()], [*given.values()])
+    scores = {} if predicted is None else {item.object_id: item.score for item in predicted.objects}
+    sure = [scores[object_id] >= tolerance.min_score for object_id in given]
+    concept = ConceptFrame(true, dict(compress(given.items(), sure)), ious[:, sure])
+    return SeenFrame(asked, faint | regions, given, ious[: len(asked)]), concept
 
 
 def _masks(frame: FrameAnnotations | None, prompt: str) -> list[tuple[int, RLEMask, float]]:
@@ -113,7 +139,8 @@ def _masks(frame: FrameAnnotations | None, prompt: str) -> list[tuple[int, RLEMa
     ]
 
 
-def _ious(a: list[RLEMask], b: list[RLEMask]) -> NDArray[np.float64]:
+def mask_ious(a: list[RLEMask], b: list[RLEMask]) -> NDArray[np.float64]:
+    """IoU of each mask with each other one: (n, m). Raises ValueError where their sizes differ."""
     if not a or not b:
         return np.zeros((len(a), len(b)))
     if a[0].shape != b[0].shape:

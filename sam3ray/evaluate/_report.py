@@ -1,12 +1,12 @@
 """What comparisons found: figures by phrase, by clip and of all, as a table and as JSON.
 
-Recall, precision, IoU, id switches, MOTA, HOTA and IDF1 are TrackEval's.
+Recall, precision, IoU, id switches, MOTA, HOTA, pHOTA and IDF1 are TrackEval's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from sam3ray.guard.printable import printable
 from sam3ray.terminal.console import add_row
 
 from ._comparison import Comparison
+from ._concept import score_concepts
 from ._track_eval import combine
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Scores:
         switches: changes of the predicted id that a true object is matched with; `switches_per_1000` true boxes.
         j, f: region and outline measure of DAVIS, mean over true objects (`j_and_f` their mean).
         hota, idf1: Luiten et al. 2021; Ristani et al. 2016.
+        phota: HOTA over all true objects, those that are little seen included (SA-Co's phrase HOTA).
+        cgf1, pmf1, il_mcc: SA-Co's figure and its two factors, see `ConceptScores`.
         absent_rate: share of the frames with output, over clips in which nothing of the phrase exists.
     """
 
@@ -49,6 +52,10 @@ class Scores:
     f: float | None
     hota: float | None
     idf1: float | None
+    phota: float | None
+    cgf1: float | None
+    pmf1: float | None
+    il_mcc: float | None
     absent_frames: int
     absent_rate: float | None
 
@@ -90,6 +97,8 @@ class Report:
             "J&F",
             "HOTA",
             "IDF1",
+            "pHOTA",
+            "cgF1",
             "id switches",
             "absent",
         )
@@ -99,7 +108,7 @@ class Report:
         if len(rows) != 1:
             rows.append(("all", self.overall))
         for prompt, s in rows:
-            figures = (s.recall, s.precision, s.mean_iou, s.j_and_f, s.hota, s.idf1)
+            figures = (s.recall, s.precision, s.mean_iou, s.j_and_f, s.hota, s.idf1, s.phota, s.cgf1)
             absent = "" if s.absent_rate is None else f"{100 * s.absent_rate:.1f}%"
             add_row(
                 table, prompt, str(s.objects), str(s.true_boxes), *("" if v is None else f"{v:.3f}" for v in figures),
@@ -140,6 +149,7 @@ def score(parts: Sequence[Comparison]) -> Scores:
     true_boxes, predicted_boxes = sum(p.true_boxes for p in parts), sum(p.predicted_boxes for p in parts)
     found = combine(part.measured for part in parts)
     clear = found["CLEAR"]
+    phrase = combine((part.phrase for part in parts), ("HOTA",))["HOTA"]
     matches, switches = int(clear["CLR_TP"]), int(clear["IDSW"])
     absent = [part for part in parts if part.is_absent]
     absent_frames = sum(part.frames for part in absent)
@@ -160,6 +170,8 @@ def score(parts: Sequence[Comparison]) -> Scores:
         f=float(objects[:, 1].mean()) if len(objects) else None,
         hota=float(np.mean(found["HOTA"]["HOTA"])) if true_boxes else None,
         idf1=float(found["Identity"]["IDF1"]) if true_boxes else None,
+        phota=float(np.mean(phrase["HOTA"])) if any(part.concept.true for part in parts) else None,
+        **asdict(score_concepts(part.concept for part in parts)),
         absent_frames=absent_frames,
         absent_rate=_share(sum(part.frames_with_output for part in absent), absent_frames),
     )

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from multiprocessing import get_context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sam3ray.failures import UserError
 from sam3ray.guard.redact import redact
-from sam3ray.store.annotation_file import read_frames
+from sam3ray.store import RunStore
 from sam3ray.values.annotations import FrameAnnotations
 
 from ._comparison import Comparison, Tolerance, compare
 from ._frames import compared_frames
 from ._report import Report, report_of
+from ._stored import StoredClip, in_processes, open_run, read_stored
 from ._track_eval import metrics
 
-if TYPE_CHECKING:
-    from sam3ray.store import RunStore
+ANY_PROMPT = "(any)"
 
 
 def evaluate(
@@ -54,6 +53,8 @@ def evaluate_run(
     tolerance: Tolerance | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    ignore_prompts: bool = False,
 ) -> Report:
     """Compares a run with the truth: a folder of the same layout, `annotations/<clip_id>.parquet`.
 
@@ -64,63 +65,54 @@ def evaluate_run(
     Args:
         workers: processes to share the clips among. The report does not depend on it.
         progress: called with how many clips are compared, of how many.
+        ignore_prompts: all phrases count as one, for truth that names no classes.
 
     Raises:
         UserError: one of the folders holds no annotations, or such as cannot be read; sizes disagree; TrackEval is not
             installed.
     """
-    from sam3ray.store import RunStore
-
     tolerance = tolerance or Tolerance()
     metrics(tolerance.iou)  # before the work, not after it
-    run, true_run = RunStore(output, storage_options), RunStore(truth, storage_options)
+    true_run = RunStore(truth, storage_options)
     clips = sorted(true_run.done_ids())
     if not clips:
         raise UserError(f"{redact(truth)} holds no annotations/<clip_id>.parquet: it is no folder of true tracks")
+    run = open_run(output, storage_options)
     done = run.done_ids()
-    if not done:
-        raise UserError(f"{redact(output)} holds no annotations: it is no finished or started run")
     compared: list[Comparison] = []
-    compare_one = partial(_compare_stored, run, true_run, tolerance)
-    for count, found in enumerate(_map(compare_one, [(clip_id, clip_id in done) for clip_id in clips], workers), 1):
+    compare_one = partial(_compare_stored, run, true_run, tolerance, ignore_prompts)
+    for count, found in enumerate(
+        in_processes(compare_one, [(clip_id, clip_id in done) for clip_id in clips], workers), 1
+    ):
         compared += found
         if progress is not None:
             progress(count, len(clips))
     return report_of(compared, tuple(clip for clip in clips if clip not in done))
 
 
-def _map(
-    function: Callable[[tuple[str, bool]], list[Comparison]], clips: Sequence[tuple[str, bool]], workers: int
-) -> Iterator[list[Comparison]]:
-    """The results in the order of the clips."""
-    workers = min(workers, len(clips))
-    if workers <= 1:
-        yield from map(function, clips)
-        return
-    # Spawned: a fork would copy the threads' locks of storage clients.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(function, clips)
-
-
 def _compare_stored(
-    run: RunStore, true_run: RunStore, tolerance: Tolerance, clip: tuple[str, bool]
+    run: RunStore, true_run: RunStore, tolerance: Tolerance, ignore_prompts: bool, clip: tuple[str, bool]
 ) -> list[Comparison]:
     clip_id, is_done = clip
+    true = read_stored(true_run, clip_id)
+    given = read_stored(run, clip_id) if is_done else StoredClip()
+    prompts = true.facts.get("prompts")
+    if ignore_prompts:
+        true, given, prompts = _as_one(true), _as_one(given), [ANY_PROMPT]
     try:
-        facts, true = _stored(true_run, clip_id)
-        about, given = _stored(run, clip_id) if is_done else ({}, {})
-        frames = compared_frames(facts, about, true.keys(), given.keys())
-        return _compare_clip(clip_id, given, true, frames, facts.get("prompts"), tolerance)
+        frames = compared_frames(true.facts, given.facts, true.frames.keys(), given.frames.keys())
+        return _compare_clip(clip_id, given.frames, true.frames, frames, prompts, tolerance)
     except (ValueError, TypeError, ArithmeticError) as error:  # what is there are no annotations of this clip
         raise UserError(f"clip {clip_id}: {redact(str(error))}") from None
-    except KeyError as error:
-        raise UserError(f"clip {clip_id}: the column {error} is missing") from None
 
 
-def _stored(run: RunStore, clip_id: str) -> tuple[dict[str, Any], dict[int, FrameAnnotations]]:
-    """What a clip's file says of the clip, and its frames."""
-    facts = run.read_clip_metadata(clip_id).get("clip", {})
-    return facts, {frame.frame_index: frame for frame in read_frames(run.read_clip(clip_id))}
+def _as_one(clip: StoredClip) -> StoredClip:
+    """With one name for every phrase."""
+    frames = {
+        index: replace(frame, objects=tuple(replace(item, prompt=ANY_PROMPT) for item in frame.objects))
+        for index, frame in clip.frames.items()
+    }
+    return StoredClip(clip.facts, frames)
 
 
 def _compare_clip(

@@ -46,8 +46,11 @@ def metrics(iou: float) -> dict[str, Any]:
     return {"CLEAR": CLEAR(quiet), "HOTA": HOTA(), "Identity": Identity(quiet)}
 
 
-def measure(tracks: Sequences, iou: float) -> Measured:
-    """What the metrics say of one sequence.
+ALL = ("CLEAR", "HOTA", "Identity")
+
+
+def measure(tracks: Sequences, iou: float, names: Sequence[str] = ALL) -> Measured:
+    """What the metrics of these names say of one sequence.
 
     Raises:
         UserError: TrackEval is not installed.
@@ -63,16 +66,15 @@ def measure(tracks: Sequences, iou: float) -> Measured:
         "tracker_ids": predicted_ids,
         "similarity_scores": tracks.similarities,
     }
-    return {name: metric.eval_sequence(data) for name, metric in metrics(iou).items()}
+    known = metrics(iou)
+    return {name: known[name].eval_sequence(data) for name in names}
 
 
-def combine(parts: Iterable[Measured]) -> Measured:
+def combine(parts: Iterable[Measured], names: Sequence[str] = ALL) -> Measured:
     """What the metrics say of several sequences together, each box weighing the same."""
     named = {str(i): part for i, part in enumerate(parts)} or {"nothing": measure(Sequences([], [], []), 0.5)}
-    return {
-        name: metric.combine_sequences({key: part[name] for key, part in named.items()})
-        for name, metric in metrics(0.5).items()
-    }
+    known = metrics(0.5)
+    return {name: known[name].combine_sequences({key: part[name] for key, part in named.items()}) for name in names}
 
 
 def _numbered(frames: Sequence[Sequence[int]]) -> tuple[list[NDArray[np.int64]], int]:

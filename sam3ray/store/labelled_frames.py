@@ -20,7 +20,7 @@ def labelled_frames(clip: Mapping[str, Any], rows: Set[int], last: int | None = 
 
     Args:
         clip: the "clip" of the file's metadata: how many `frames` were labelled, and of which part of the video:
-            `start_s`, `end_s`, `fps`, and the rate of the video, `source_fps`.
+            `start_s`, `end_s`, `fps`, and the rate of the video, `source_fps`; or `frame_index`, all of them.
         rows: the frames that have rows.
         last: look no further than this frame; None: until all `frames` are found.
 
@@ -31,6 +31,11 @@ def labelled_frames(clip: Mapping[str, Any], rows: Set[int], last: int | None = 
     if highest >= MAX_FRAMES:
         raise ValueError(f"it has a frame {highest}; allowed: below {MAX_FRAMES}")
     frames = clip.get("frames")
+    listed = clip.get("frame_index")
+    if listed is not None:
+        if not isinstance(listed, list) or not all(type(n) is int and 0 <= n < MAX_FRAMES for n in listed):
+            raise ValueError(f"the metadata's frame_index is no list of frames from 0 to {MAX_FRAMES - 1}")
+        return sorted({*listed, *rows})
     if frames is None:
         return sorted(rows)
     if not isinstance(frames, int) or not 0 <= frames <= MAX_FRAMES:

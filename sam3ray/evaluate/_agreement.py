@@ -1,0 +1,332 @@
+"""Two runs of the same clips side by side: do they find the same objects, and do they give them the same identities?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from sam3ray.failures import UserError
+from sam3ray.guard.printable import printable
+from sam3ray.guard.redact import redact
+from sam3ray.masks import read_rle
+from sam3ray.store.labelled_frames import labelled_frames
+from sam3ray.terminal.console import add_row
+from sam3ray.values.annotations import FrameAnnotations
+
+from ._comparison import mask_ious
+from ._stored import StoredClip, in_processes, open_run, read_stored
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sam3ray.store import RunStore
+
+_EVENTS = 100  # kept of each clip and phrase
+_SHOWN = 10  # clips in the table
+
+
+@dataclass(frozen=True)
+class Change:
+    """On `frame` the other run's object `other_id` goes on as object `to_id` here; before it was `from_id`."""
+
+    frame: int
+    other_id: int
+    from_id: int
+    to_id: int
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How two runs agree on one phrase of one clip, on one clip, or altogether. Counts add up.
+
+    Attributes:
+        rows, other_rows: masks in the run and in the other one, on the frames that both looked at.
+        matched: pairs of them on one frame with enough IoU, matched one to one.
+        equal: pairs of the same pixels.
+        iou_sum: over the matched pairs.
+        objects, other_objects: identities.
+        kept: identities of the other run that one identity here follows on every frame on which they meet, and that
+            follows nothing else.
+        agreeing: matched pairs whose identities belong together, in the best pairing of identities one to one.
+        switches: how often an object of the other run changes its id here; `merges` the other way round.
+    """
+
+    rows: int = 0
+    other_rows: int = 0
+    matched: int = 0
+    equal: int = 0
+    iou_sum: float = 0.0
+    objects: int = 0
+    other_objects: int = 0
+    kept: int = 0
+    agreeing: int = 0
+    switches: int = 0
+    merges: int = 0
+
+    @property
+    def overlap(self) -> float | None:
+        """Share of all masks that have a partner: 2 matched / (rows + other rows)."""
+        return _share(2 * self.matched, self.rows + self.other_rows)
+
+    @property
+    def idf1(self) -> float | None:
+        """Ristani's IDF1, the same both ways: share of all masks that have a partner of the right identity."""
+        return _share(2 * self.agreeing, self.rows + self.other_rows)
+
+    @property
+    def identity(self) -> float | None:
+        """Share of the matched pairs whose identities belong together."""
+        return _share(self.agreeing, self.matched)
+
+    @property
+    def mean_iou(self) -> float | None:
+        return _share(self.iou_sum, self.matched)
+
+    def __add__(self, other: Agreement) -> Agreement:
+        return Agreement(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+
+    def as_json(self) -> dict[str, Any]:
+        shares = {name: getattr(self, name) for name in ("overlap", "identity", "idf1", "mean_iou")}
+        values = {name: value for name, value in vars(self).items() if name != "iou_sum"} | shares
+        return {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class AgreementReport:
+    """`compare_runs`: the whole, by phrase and by clip.
+
+    Attributes:
+        changes: clip -> where identities of the other run go on under another one here.
+        only_here, only_there: clips that one of the runs alone has.
+    """
+
+    overall: Agreement
+    prompts: dict[str, Agreement]
+    clips: dict[str, Agreement]
+    changes: dict[str, list[Change]] = field(default_factory=dict)
+    only_here: tuple[str, ...] = ()
+    only_there: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "overall": self.overall.as_json(),
+            "prompts": {name: each.as_json() for name, each in self.prompts.items()},
+            "clips": {name: each.as_json() for name, each in self.clips.items()},
+            "changes": {name: [vars(change) for change in found] for name, found in self.changes.items()},
+            "only_here": list(self.only_here),
+            "only_there": list(self.only_there),
+        }
+
+    def table(self) -> Table:
+        """By phrase, then the clips that agree least."""
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title="Against the other run", title_justify="left", box=None, pad_edge=False)
+        names = ("", "masks", "other", "matched", "IoU", "same pixels", "ids agree", "IDF1", "objects", "other",
+                 "ids kept", "switches", "merges")  # fmt: skip
+        for name in names:
+            table.add_column(name, justify="right" if name else "left")
+        worst = sorted(self.clips, key=lambda clip: (self.clips[clip].idf1 is None, self.clips[clip].idf1, clip))
+        unlike = [clip for clip in worst if self.clips[clip].idf1 not in (None, 1.0)][:_SHOWN]
+        for name, each in [*self.prompts.items(), ("all", self.overall), *((c, self.clips[c]) for c in unlike)]:
+            add_row(table, *_cells(name, each))
+        missing = [
+            f"{len(clips)} clips are in {where} run alone: {', '.join(clips[:5])}"
+            for clips, where in ((self.only_here, "this"), (self.only_there, "the other"))
+            if clips
+        ]
+        if missing:
+            table.caption = Text(printable("; ".join(missing)))
+        return table
+
+
+def _cells(name: str, a: Agreement) -> list[str]:
+    def share(value: float | None) -> str:
+        return "" if value is None else f"{value:.3f}"
+
+    return [
+        name,
+        str(a.rows),
+        str(a.other_rows),
+        share(a.overlap),
+        share(a.mean_iou),
+        share(_share(a.equal, a.matched)),
+        share(a.identity),
+        share(a.idf1),
+        str(a.objects),
+        str(a.other_objects),
+        str(a.kept),
+        str(a.switches),
+        str(a.merges),
+    ]
+
+
+def compare_runs(
+    output: str,
+    other: str,
+    storage_options: Mapping[str, Any] | None = None,
+    iou: float = 0.5,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> AgreementReport:
+    """How far two runs over the same clips agree on objects and identities. Neither counts as the truth.
+
+    Compared are the clips that both have done, phrase by phrase, on the frames that both have looked at.
+
+    Args:
+        iou: mask IoU from which two masks on one frame are the same object.
+        workers: processes to share the clips among. The report does not depend on it.
+        progress: called with how many clips are compared, of how many.
+
+    Raises:
+        UserError: one of them holds no annotations or damaged ones, they share no clip, or frame sizes differ.
+    """
+    run, other_run = open_run(output, storage_options), open_run(other, storage_options)
+    here, there = run.done_ids(), other_run.done_ids()
+    both = sorted(here & there)
+    if not both:
+        raise UserError(f"{redact(output)} and {redact(other)} have no clip in common: clips are matched by their ids")
+    clips: dict[str, Agreement] = {}
+    prompts: dict[str, Agreement] = {}
+    changes: dict[str, list[Change]] = {}
+    call = _Compare(run, other_run, iou)
+    for count, (clip_id, found) in enumerate(zip(both, in_processes(call, both, workers), strict=True), 1):
+        clips[clip_id] = Agreement()
+        for prompt, (agreement, events) in found.items():
+            clips[clip_id] += agreement
+            prompts[prompt] = prompts.get(prompt, Agreement()) + agreement
+            if events:
+                changes[clip_id] = sorted([*changes.get(clip_id, []), *events], key=lambda each: each.frame)
+        if progress is not None:
+            progress(count, len(both))
+    return AgreementReport(
+        sum(clips.values(), Agreement()),
+        dict(sorted(prompts.items())),
+        clips,
+        changes,
+        tuple(sorted(here - there)),
+        tuple(sorted(there - here)),
+    )
+
+
+@dataclass(frozen=True)
+class _Compare:
+    run: RunStore
+    other: RunStore
+    iou: float
+
+    def __call__(self, clip_id: str) -> dict[str, tuple[Agreement, list[Change]]]:
+        one, two = read_stored(self.run, clip_id), read_stored(self.other, clip_id)
+        try:
+            sizes = [{(f.width, f.height) for f in each.frames.values()} for each in (one, two)]
+            if all(sizes) and sizes[0] != sizes[1]:
+                raise ValueError("its frames are " + " in one run and ".join(_shown(each) for each in sizes))
+            return compare_clip(one.frames, two.frames, _common_frames(one, two), self.iou)
+        except ValueError as error:
+            raise UserError(f"clip {clip_id}: {redact(str(error))}") from None
+
+
+def _shown(sizes: set[tuple[int, int]]) -> str:
+    return ", ".join(f"{width}x{height}" for width, height in sorted(sizes)) + " pixels"
+
+
+def _common_frames(one: StoredClip, two: StoredClip) -> list[int]:
+    frames = [set(labelled_frames(each.facts, each.frames.keys())) for each in (one, two)]
+    return sorted(frames[0] & frames[1])
+
+
+def compare_clip(
+    here: Mapping[int, FrameAnnotations], there: Mapping[int, FrameAnnotations], frames: Sequence[int], iou: float
+) -> dict[str, tuple[Agreement, list[Change]]]:
+    """Of each phrase that occurs on these frames."""
+    phrases = dict.fromkeys(
+        item.prompt for side in (here, there) for t in frames if t in side for item in side[t].objects
+    )
+    return {prompt: _compare_phrase(here, there, frames, prompt, iou) for prompt in phrases}
+
+
+def _compare_phrase(
+    here: Mapping[int, FrameAnnotations],
+    there: Mapping[int, FrameAnnotations],
+    frames: Sequence[int],
+    prompt: str,
+    iou: float,
+) -> tuple[Agreement, list[Change]]:
+    rows = [0, 0]
+    ids: tuple[set[int], set[int]] = (set(), set())
+    together: dict[tuple[int, int], int] = {}
+    last: dict[int, int] = {}
+    last_there: dict[int, int] = {}
+    equal, iou_sum, merges = 0, 0.0, 0
+    changes: list[Change] = []
+    switches = 0
+    for t in frames:
+        sides = [_objects(side.get(t), prompt) for side in (here, there)]
+        for k, side in enumerate(sides):
+            rows[k] += len(side)
+            ids[k].update(side)
+        if not all(sides):
+            continue
+        one, two = sides
+        similar = mask_ious([mask for _, mask in one.values()], [mask for _, mask in two.values()])
+        keys, other_keys = list(one), list(two)
+        # Pairs that held on the frame before come first among equals, as in CLEAR MOT.
+        held = np.array([[last.get(b) == a for b in other_keys] for a in keys])
+        worth = np.where(similar >= iou, similar + 10.0 * held, 0.0)
+        for i, j in zip(*linear_sum_assignment(-worth), strict=True):
+            if similar[i, j] < iou:
+                continue
+            a, b = keys[i], other_keys[j]
+            together[a, b] = together.get((a, b), 0) + 1
+            equal += one[a][0] == two[b][0]
+            iou_sum += float(similar[i, j])
+            if last.get(b, a) != a:
+                switches += 1
+                if len(changes) < _EVENTS:
+                    changes.append(Change(t, b, last[b], a))
+            merges += last_there.get(a, b) != b
+            last[b], last_there[a] = a, b
+    agreement = Agreement(
+        rows=rows[0],
+        other_rows=rows[1],
+        matched=sum(together.values()),
+        equal=equal,
+        iou_sum=iou_sum,
+        objects=len(ids[0]),
+        other_objects=len(ids[1]),
+        kept=_kept(together),
+        agreeing=_agreeing(together),
+        switches=switches,
+        merges=merges,
+    )
+    return agreement, changes
+
+
+def _objects(frame: FrameAnnotations | None, prompt: str) -> dict[int, tuple[str, Any]]:
+    """Id -> run lengths as text, and as they are measured."""
+    items = () if frame is None else (item for item in frame.objects if item.prompt == prompt and item.area)
+    return {item.object_id: (item.rle, read_rle(item.rle, frame.height, frame.width)) for item in items if frame}
+
+
+def _kept(together: Mapping[tuple[int, int], int]) -> int:
+    of_one = [a for a, _ in together]
+    of_two = [b for _, b in together]
+    return sum(of_one.count(a) == 1 and of_two.count(b) == 1 for a, b in together)
+
+
+def _agreeing(together: Mapping[tuple[int, int], int]) -> int:
+    rows = {a: i for i, a in enumerate(dict.fromkeys(a for a, _ in together))}
+    columns = {b: j for j, b in enumerate(dict.fromkeys(b for _, b in together))}
+    counts = np.zeros((len(rows), len(columns)), np.int64)
+    for (a, b), count in together.items():
+        counts[rows[a], columns[b]] = count
+    return int(counts[linear_sum_assignment(-counts)].sum())
+
+
+def _share(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None

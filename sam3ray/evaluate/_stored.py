@@ -1,0 +1,57 @@
+"""Annotations of clips on storage, and clips shared among processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+from sam3ray.failures import UserError
+from sam3ray.guard.redact import redact
+from sam3ray.store import RunStore
+from sam3ray.store.annotation_file import read_frames
+from sam3ray.values.annotations import FrameAnnotations
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class StoredClip:
+    """What a clip's file says of the clip ("clip" in its metadata), and its frames by index."""
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    frames: Mapping[int, FrameAnnotations] = field(default_factory=dict)
+
+
+def open_run(output: str, storage_options: Mapping[str, Any] | None) -> RunStore:
+    """Raises UserError where there are no annotations."""
+    run = RunStore(output, storage_options)
+    if not run.done_ids():
+        raise UserError(f"{redact(output)} holds no annotations: it is no finished or started run")
+    return run
+
+
+def read_stored(run: RunStore, clip_id: str) -> StoredClip:
+    """Raises UserError where its file is damaged."""
+    try:
+        facts = run.read_clip_metadata(clip_id).get("clip", {})
+        frames = {frame.frame_index: frame for frame in read_frames(run.read_clip(clip_id))}
+    except (ValueError, TypeError, ArithmeticError) as error:  # what is there are no annotations of this clip
+        raise UserError(f"clip {clip_id}: {redact(str(error))}") from None
+    except KeyError as error:
+        raise UserError(f"clip {clip_id}: the column {error} is missing") from None
+    return StoredClip(facts, frames)
+
+
+def in_processes(function: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
+    """The results in the order of the items."""
+    workers = min(workers, len(items))
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    # Spawned: a fork would copy the threads' locks of storage clients.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(function, items)
