@@ -11,25 +11,37 @@ if TYPE_CHECKING:
     from sam3ray.annotations import FrameAnnotations, ObjectAnnotation, decode_mask, read_annotations
     from sam3ray.config import JobConfig, ModelConfig, TrackingConfig, VideoConfig, load_config
     from sam3ray.engine.state import StateError
-    from sam3ray.exports import export
+    from sam3ray.evaluate import evaluate_run
+    from sam3ray.exports import export, import_labels
     from sam3ray.failures import ClipError, Failure, JobStopped, Reason, UserError
     from sam3ray.job import JobSummary, run_job
     from sam3ray.model import Model, load
+    from sam3ray.planning import Plan, plan_job
     from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt
+    from sam3ray.rendering import draw
+    from sam3ray.runs import Run, Still
     from sam3ray.segment import Segmenter, segment_video, track_video
+    from sam3ray.store import Status
+    from sam3ray.verbs import compact, render, retry, status, verify
 
 __version__ = "0.2.0"
 
 _HOMES = {
     "annotations": ("FrameAnnotations", "ObjectAnnotation", "decode_mask", "read_annotations"),
     "config": ("JobConfig", "ModelConfig", "TrackingConfig", "VideoConfig", "load_config"),
-    "exports": ("export",),
+    "rendering": ("draw",),
+    "evaluate": ("evaluate_run",),
+    "exports": ("export", "import_labels"),
     "failures": ("ClipError", "Failure", "JobStopped", "Reason", "UserError"),
     "job": ("JobSummary", "run_job"),
     "engine.state": ("StateError",),
     "model": ("Model", "load"),
+    "planning": ("Plan", "plan_job"),
     "prompts": ("BoxPrompt", "MaskPrompt", "PointPrompt"),
+    "runs": ("Run", "Still"),
     "segment": ("Segmenter", "segment_video", "track_video"),
+    "store": ("Status",),
+    "verbs": ("compact", "render", "retry", "status", "verify"),
 }
 
 __all__ = [
@@ -44,21 +56,34 @@ __all__ = [
     "Model",
     "ModelConfig",
     "ObjectAnnotation",
+    "Plan",
     "PointPrompt",
     "Reason",
+    "Run",
     "Segmenter",
     "StateError",
+    "Status",
+    "Still",
     "TrackingConfig",
     "UserError",
     "VideoConfig",
+    "compact",
     "decode_mask",
+    "draw",
+    "evaluate_run",
     "export",
+    "import_labels",
     "load",
     "load_config",
+    "plan_job",
     "read_annotations",
+    "render",
+    "retry",
     "run_job",
     "segment_video",
+    "status",
     "track_video",
+    "verify",
 ]
 
 
@@ -67,3 +92,7 @@ def __getattr__(name: str) -> Any:
         if name in names:
             return getattr(import_module(f"sam3ray.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.dataset as ds
 
+from sam3ray.config import RunSource, run_place
 from sam3ray.revisions import read_revision
 from sam3ray.store.annotation_file import (
     AnnotationWriter,
@@ -42,7 +43,7 @@ __all__ = [
 
 
 def read_annotations(
-    output: str, storage_options: Mapping[str, Any] | None = None, *, revision: int | str | None = None
+    output: RunSource, storage_options: Mapping[str, Any] | None = None, *, revision: int | str | None = None
 ) -> ds.Dataset:
     """The annotations of a run as a pyarrow dataset, lazily: `.to_table(filter=..., columns=...)`, `.to_batches()`.
 
@@ -50,8 +51,8 @@ def read_annotations(
     Row order within a clip is kept; clips come in the order of their ids.
 
     Args:
-        output: the run's output folder, on any fsspec storage.
-        storage_options: fsspec options.
+        output: the run's output folder, on any fsspec storage; or the job's YAML file, dict or `JobConfig`.
+        storage_options: fsspec options; they win over those of the configuration.
         revision: None is what the model found; "latest" or a number also applies the corrections up to there, for
             which touched clips are resolved into local files now.
 
@@ -60,6 +61,7 @@ def read_annotations(
             damaged.
         JobStopped, ClipError: the store refuses, or is out of reach.
     """
+    output, storage_options = run_place(output, storage_options)
     if revision is not None:
         return read_revision(output, revision, storage_options)
     return annotations_dataset(output, storage_options)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sam3ray.config import ModelConfig, TrackingConfig
 from sam3ray.failures import UserError
 from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.phrases import as_phrases
 from sam3ray.values.prompts import VisualPrompt
 from sam3ray.video import Frame
 
@@ -101,7 +102,7 @@ class Model:
         frames: Iterable[Frame] | FrameSource,
         height: int,
         width: int,
-        prompts: Sequence[str] = (),
+        prompts: str | Sequence[str] = (),
         visual_prompts: Sequence[VisualPrompt] = (),
         *,
         direction: Direction | None = None,
@@ -117,7 +118,7 @@ class Model:
                 (`sam3ray.video.ClipFrames`) where they are looked at more than once: backward, or
                 `refine="throughout"`.
             height, width: of the frames, in pixels.
-            prompts: phrases; every instance of each is found and followed.
+            prompts: a phrase, or a list of phrases; every instance of each is found and followed.
             visual_prompts: clicks, boxes and masks, resolved (`sam3ray.prompts.resolve_prompts`);
                 their objects keep their ids, and those of phrases count up from above them.
             direction, refine: of the visual prompts (see `sam3ray.engine.policy`); None takes the
@@ -134,7 +135,7 @@ class Model:
 
         Raises:
             ValueError: neither phrases nor visual prompts, or visual prompts that do not fit.
-            UserError: a phrase is too long.
+            UserError: a phrase is empty, too long or given twice.
             ClipError: over_limits, where an object starts with prompts that only say what it is not.
         """
         way = direction or self._tracking.direction
@@ -144,7 +145,7 @@ class Model:
             frames,
             height,
             width,
-            prompts,
+            as_phrases(prompts),
             visual_prompts,
             direction=way,
             refine=refine or self._tracking.refine,

@@ -11,6 +11,7 @@ from sam3ray.failures import UserError
 from sam3ray.model import Model
 from sam3ray.prompts import resolve_prompts
 from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.phrases import as_phrases
 from sam3ray.values.prompts import VisualPrompt
 from sam3ray.video import ClipFrames, VideoReader
 
@@ -24,7 +25,7 @@ Segmenter = Model
 
 def segment_video(
     path: str | PathLike[str],
-    prompts: Sequence[str],
+    prompts: str | Sequence[str],
     *,
     start_frame: int | None = None,
     direction: Direction = "forward",
@@ -40,7 +41,7 @@ def segment_video(
 
     Args:
         path: a video file, or a folder of numbered JPEG, PNG or WebP frames.
-        prompts: phrases such as "person" or "red car".
+        prompts: a phrase, or a list such as ["person", "red car"].
         start_frame: index of the frame on which they are first looked for, and from which `direction`
             says where to go; None: the first frame, or the last if the direction is "backward".
         checkpoint: hub id or folder; `embedded` is the tiny one in the package. None: facebook/sam3.
@@ -56,7 +57,7 @@ def segment_video(
         JobStopped: the checkpoint cannot be loaded.
         UserError: a phrase is too long, or arguments that contradict each other.
     """
-    _check_phrases(prompts)
+    prompts = as_phrases(prompts)
     if direction == "both" and start_frame is None:
         raise UserError('direction is "both", but start_frame is absent: nothing lies before the first frame')
     _check_model(checkpoint, model, tracking)
@@ -80,7 +81,7 @@ def track_video(
     path: str | PathLike[str],
     visual_prompts: Sequence[VisualPrompt],
     *,
-    prompts: Sequence[str] = (),
+    prompts: str | Sequence[str] = (),
     direction: Direction = "forward",
     refine: Refine = "onward",
     checkpoint: str | None = None,
@@ -105,7 +106,7 @@ def track_video(
         ValueError: there is no visual prompt, or one does not fit the video.
         ClipError, JobStopped, UserError: as `segment_video`.
     """
-    _check_phrases(prompts)
+    prompts = as_phrases(prompts)
     _check_model(checkpoint, model, tracking)
     if not visual_prompts:
         raise ValueError("there must be at least one visual prompt, got none")
@@ -114,11 +115,6 @@ def track_video(
     return _loaded(checkpoint, model, tracking).segment(
         source, source.height, source.width, prompts, resolved, direction=direction, refine=refine
     )
-
-
-def _check_phrases(prompts: Sequence[str]) -> None:
-    if isinstance(prompts, str):
-        raise UserError(f"prompts is the text {prompts!r}; allowed: a list of phrases, such as [{prompts!r}]")
 
 
 def _check_model(checkpoint: str | None, model: Model | ModelConfig | None, tracking: TrackingConfig | None) -> None:

@@ -292,7 +292,7 @@ def test_tables_are_not_cut_where_stdout_is_no_terminal(demo: Path) -> None:
 
 def test_retry_clears_by_reason(demo: Path) -> None:
     assert "0 clips" in sam3ray_command("retry", "demo-output/run", "--reason", "timed_out").stdout
-    assert "1 clips" in sam3ray_command("retry", "demo-output/run", "--reason", "crashed").stdout
+    assert "tries 1 clip again" in sam3ray_command("retry", "demo-output/run", "--reason", "crashed").stdout
     assert json.loads(sam3ray_command("retry", "demo-output/run", "--json").stdout) == {"cleared": 0}
 
 

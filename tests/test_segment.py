@@ -126,7 +126,9 @@ class TestErrorsOfTheCall:
     @pytest.mark.parametrize(
         ("options", "sentence"),
         [
-            ({"prompts": "person"}, r"prompts is the text 'person'; allowed: a list of phrases, such as \['person'\]"),
+            ({"prompts": 7}, r"prompts is 7; allowed: a phrase, or a list such as"),
+            ({"prompts": ["star", 7]}, "prompts holds 7; allowed: phrases"),
+            ({"prompts": ["star", " "]}, "prompts holds an empty phrase"),
             ({"direction": "both"}, 'direction is "both", but start_frame is absent'),
             ({"model": ModelConfig(checkpoint="embedded"), "checkpoint": "embedded"}, "and a model is given, too"),
         ],

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from sam3ray.terminal import interrupts  # isort: skip - first: a signal may come during the imports below
 
-import contextlib
 import functools
 import os
 import sys
@@ -196,13 +195,11 @@ def run(
 @_verb
 def status(output: Output, set_: Set = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> int:
     """Progress of a run, from storage alone: while it goes on elsewhere or after it ended."""
-    from sam3ray.revisions import count_edits
-    from sam3ray.store import RunStore, read_status
+    from sam3ray import verbs
 
     with counter("files looked at") as progress:
-        found = plain(read_status(_place(output), _storage(set_), progress))
-    found |= count_edits(RunStore(_place(output), _storage(set_)))
-    print_result(found, facts_table(found), as_json)
+        found = verbs.status(output, _given_storage(set_), progress=progress)
+    print_result(found.as_json(), facts_table(found.facts()), as_json)
     return OK
 
 
@@ -222,26 +219,22 @@ def verify(
 
     Runs on all CPUs of this machine, or with --set cluster.address=auto on those of a Ray cluster.
     """
-    from sam3ray.revisions import check_edits
-    from sam3ray.store import RunStore, spread_over_processes, verify_run
+    from sam3ray import verbs
 
     options = _options(set_, ("storage", "cluster"))
-    with counter("clips checked") as progress, contextlib.ExitStack() as stack:
-        spread = spread_over_processes(os.cpu_count() or 1)
-        if options.cluster.address is not None:
-            from sam3ray.job.spread import spread_over_cluster
-
-            spread = stack.enter_context(spread_over_cluster(options.cluster))
-        problems = verify_run(_place(output), options.storage, progress, sample=sample, spread=spread)
-    problems += check_edits(RunStore(_place(output), options.storage))
+    cluster, workers = options.cluster.address, os.cpu_count() or 1
+    with counter("clips checked") as progress:
+        problems = verbs.verify(
+            output, options.storage or None, sample=sample, workers=workers, cluster=cluster, progress=progress
+        )
     if as_json:
         print_json({"ok": not problems, "problems": problems})
     else:
         for problem in problems:
             say(problem)
-        some = "" if sample is None else f" in the files of at most {sample} clips"
-        count = "no problems" if not problems else "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        say(f"{output}: {count} found{some}")
+        some = "" if sample is None else f" (files of at most {sample} clips checked)"
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        say(f"{output}: {count} found{some}" if problems else f"{output}: OK, no problems found{some}")
     return SOME_FAILED if problems else OK
 
 
@@ -258,18 +251,13 @@ def retry(
     log_level: LogLevel = "warning",
 ) -> int:
     """Clear failure records, so that the next `run` tries those clips again."""
-    from sam3ray.store import RunStore
+    from sam3ray import verbs
 
-    reasons = _reasons(reason or ())
-    store = RunStore(_place(output), _storage(set_))
-    if not store.exists():
-        raise UserError(f"{output} is no run: it has no run.json")
-    with store.lease("retry") as lease:
-        cleared = store.clear_failures(reasons, lease.check)
+    cleared = verbs.retry(output, _reasons(reason or ()), _given_storage(set_))
     if as_json:
         print_json({"cleared": cleared})
     else:
-        say(f"{cleared} clips will be tried again by the next `sam3ray run`")
+        say(f"the next `sam3ray run` tries {'1 clip' if cleared == 1 else f'{cleared:,} clips'} again")
     return OK
 
 
@@ -620,6 +608,11 @@ def _options(overrides: list[str] | None, sections: tuple[str, ...]) -> JobConfi
 
 def _storage(overrides: list[str] | None) -> dict[str, Any]:
     return _options(overrides, ("storage",)).storage
+
+
+def _given_storage(overrides: list[str] | None) -> dict[str, Any] | None:
+    """fsspec options; None where none are given: those of the configuration then, if OUTPUT is one."""
+    return _storage(overrides) or None
 
 
 def _place(output: str) -> str:

@@ -1,7 +1,7 @@
 """The job's configuration: one YAML file, every key checked."""
 
 from sam3ray.config._fingerprint import SCHEMA_VERSION, differences, fingerprint, manifest_digest, resolved_dtype
-from sam3ray.config._load import config_from_text, load_config, resolve_paths
+from sam3ray.config._load import ConfigSource, config_from_text, load_config, resolve_paths
 from sam3ray.config._models import (
     ActorsConfig,
     ClusterConfig,
@@ -12,8 +12,11 @@ from sam3ray.config._models import (
     TrackingConfig,
     VideoConfig,
 )
+from sam3ray.config._run_place import RunSource, run_place
 
 __all__ = [
+    "ConfigSource",
+    "RunSource",
     "ActorsConfig",
     "ClusterConfig",
     "JobConfig",
@@ -30,4 +33,5 @@ __all__ = [
     "manifest_digest",
     "resolve_paths",
     "resolved_dtype",
+    "run_place",
 ]

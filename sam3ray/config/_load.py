@@ -1,8 +1,9 @@
-"""From a YAML file and `--set` to a checked `JobConfig`, or to every problem at once."""
+"""From a YAML file or a dict, and `--set`, to a checked `JobConfig`, or to every problem at once."""
 
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,23 +19,41 @@ from sam3ray.failures import UserError
 from sam3ray.files import read_text, resolve
 from sam3ray.guard.addresses import folder_form
 from sam3ray.guard.secrets import has_password, is_secret_key, without_password
+from sam3ray.values.phrases import comma_warning
+
+_LOG = logging.getLogger(__name__)
+ConfigSource = str | os.PathLike[str] | Mapping[str, Any] | JobConfig
 
 SET = "--set"
 
 
-def load_config(source: str, overrides: Sequence[str] = ()) -> JobConfig:
+def load_config(source: ConfigSource, overrides: Sequence[str] = ()) -> JobConfig:
     """Reads and checks a configuration.
 
     Args:
-        source: a YAML file: a path or any address that fsspec knows.
-        overrides: `key.subkey=value` each, the value in YAML; they win over the file.
+        source: a YAML file (a path or any address that fsspec knows), a dict with the same keys, or a `JobConfig`.
+        overrides: `key.subkey=value` each, the value in YAML; they win over the source.
 
-    Relative paths in the file are taken from beside it (see `_paths`), those of `overrides` from the current directory.
+    Relative paths in a file are resolved beside it (see `_paths`). Those in a dict, a `JobConfig` or `overrides` are
+    resolved in the current directory.
 
     Raises:
         UserError: with one sentence for each problem, naming the key, the value, what is allowed, the nearest
             known key, and the line of the file.
     """
+    if isinstance(overrides, str):
+        overrides = (overrides,)
+    if isinstance(source, JobConfig):
+        if not overrides:
+            return resolve_paths(source)
+        source = source.model_dump(mode="json", exclude_unset=True)
+    if isinstance(source, Mapping):
+        return _checked(Document(data=_plain(source)), "config", {}, overrides, None)
+    if not isinstance(source, str | os.PathLike):
+        raise UserError(
+            f"config is {source!r:.80}; allowed: the path of a YAML file, a dict with the same keys, or a JobConfig"
+        )
+    source = os.fspath(source)
     name = without_password(source)
     place = resolve(source)
     return _load(read_text(place, {}, MAX_BYTES, what="config"), name, overrides, place)
@@ -51,6 +70,21 @@ def config_from_text(text: str, name: str, overrides: Sequence[str] = ()) -> Job
 def _load(text: str, name: str, overrides: Sequence[str], source: str | None) -> JobConfig:
     document = parse_document(text, name)
     origin: dict[Path, str] = {path: f"{name} line {line}" for path, line in document.lines.items()}
+    return _checked(document, name, origin, overrides, source)
+
+
+def _plain(value: Any) -> Any:
+    """A copy whose paths are text, so that `output=Path("labels")` works."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value) if type(value) in (list, tuple) else value
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _checked(
+    document: Document, name: str, origin: dict[Path, str], overrides: Sequence[str], source: str | None
+) -> JobConfig:
     problems = list(document.problems)
     problems += _apply_overrides(document, origin, overrides)
     found, config = _validate(document.data, origin, name)
@@ -58,6 +92,8 @@ def _load(text: str, name: str, overrides: Sequence[str], source: str | None) ->
         raise UserError(problems)  # nothing was read: `manifest is missing` would only distract
     if problems + found or config is None:
         raise UserError(problems + found)
+    if warning := comma_warning(document.data.get("prompts")):
+        _LOG.warning("%sprompts: %s", _place(["prompts"], origin, name), warning)
     if source is not None:
         config = beside_file(config, source, lambda key: _line_of(tuple(key.split(".")), origin))
     return resolve_paths(config)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sam3ray.engine.outputs import FrameMasks
+from sam3ray.html import facts
 from sam3ray.values.annotations import FrameAnnotations
 
 
@@ -48,6 +49,17 @@ class SessionResult:
         if self.masks.pixels is not None:
             raise ValueError('rows hold run lengths; allowed: a session with masks="rle"')
         return self.masks.annotations()
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the masks and the objects, and which of them may be retracted."""
+        said = {
+            "tentative": ", ".join(map(str, sorted(self.tentative))),
+            "retracted": ", ".join(map(str, sorted(self.retracted))),
+        }
+        shown = facts(
+            f"frame {self.frame_index}, {self.time_s:.3f} s", {"shown": ", ".join(map(str, self.shown)), **said}
+        )
+        return shown if self.masks.pixels is not None else self.masks.annotations()._repr_html_() + shown
 
     @property
     def pixels(self) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from sam3ray.config import RunSource, run_place
 from sam3ray.failures import UserError
 from sam3ray.guard.redact import redact
 from sam3ray.store import RunStore
@@ -47,8 +48,8 @@ def evaluate(
 
 
 def evaluate_run(
-    output: str,
-    truth: str,
+    output: RunSource,
+    truth: RunSource,
     storage_options: Mapping[str, Any] | None = None,
     tolerance: Tolerance | None = None,
     workers: int = 1,
@@ -71,6 +72,10 @@ def evaluate_run(
         UserError: one of the folders holds no annotations, or such as cannot be read; sizes disagree; TrackEval is not
             installed.
     """
+    from sam3ray.store import RunStore
+
+    output, storage_options = run_place(output, storage_options)
+    truth, _ = run_place(truth, storage_options)
     tolerance = tolerance or Tolerance()
     metrics(tolerance.iou)  # before the work, not after it
     true_run = RunStore(truth, storage_options)

@@ -7,6 +7,7 @@ from the frozen manifest beforehand, so the files do not depend on the number of
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,17 +18,19 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam3ray.config import VideoConfig
+from sam3ray.config import RunSource, VideoConfig, run_place
 from sam3ray.exports._folder import SIDECARS, Folder
 from sam3ray.exports._formats import Format, format_of
 from sam3ray.exports._labels import Choice, ClipLabels, Written, chosen
 from sam3ray.exports._losses import Losses
 from sam3ray.failures import ClipError, Reason, UserError
+from sam3ray.files import resolve
 from sam3ray.guard.redact import redact
 from sam3ray.revisions import ClipOperation, Edits
 from sam3ray.store import RunStore
 from sam3ray.store.labelled_frames import labelled_frames
 from sam3ray.store.storage import Storage
+from sam3ray.values.phrases import as_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,13 +78,13 @@ class _Order:
 
 
 def export(
-    output: str,
-    to: str,
+    output: RunSource,
+    to: str | os.PathLike[str],
     format: str,
     *,
     variant: str | None = None,
-    clips: Sequence[str] | None = None,
-    prompts: Sequence[str] | None = None,
+    clips: str | Sequence[str] | None = None,
+    prompts: str | Sequence[str] | None = None,
     min_score: float = 0.0,
     every: int = 1,
     names: Mapping[str, str] | None = None,
@@ -94,7 +97,7 @@ def export(
     """Writes a run's labels for another tool. Safe to call again: it goes on with the clips that are not exported yet.
 
     Args:
-        output: the run's folder, on any fsspec storage.
+        output: the run's folder, on any fsspec storage; or the job's YAML file, dict or `JobConfig`.
         to: the destination, empty or an unfinished export of the same; on any storage that can be written.
         format: see `exports._formats.FORMATS`; `variant` where a format has several.
         clips, prompts, min_score, every, names: see `Choice`.
@@ -106,6 +109,7 @@ def export(
     Raises:
         UserError: an argument does not fit, `output` is no run, or `to` holds something else.
     """
+    output, storage_options = run_place(output, storage_options)
     variant, way = format_of(format, variant)
     choice = _choice(clips, prompts, min_score, every, names)
     store = RunStore(output, storage_options)
@@ -119,7 +123,7 @@ def export(
     categories = categories_of(manifest, choice, edits.labels(operations))
     if images and way.image is None:
         raise UserError(f"--images: {format}{f' ({variant})' if variant else ''} reads no images")
-    destination = Storage(to, storage_options)
+    destination = Storage(resolve(os.fspath(to)), storage_options)
     folder = Folder(destination)
     folder.claim(
         {
@@ -167,8 +171,8 @@ def run_id_of(run: Mapping[str, Any]) -> str:
 
 
 def _choice(
-    clips: Sequence[str] | None,
-    prompts: Sequence[str] | None,
+    clips: str | Sequence[str] | None,
+    prompts: str | Sequence[str] | None,
     min_score: float,
     every: int,
     names: Mapping[str, str] | None,
@@ -184,8 +188,8 @@ def _choice(
     if problems:
         raise UserError(problems)
     return Choice(
-        None if clips is None else tuple(clips),
-        None if prompts is None else tuple(prompts),
+        as_names(clips, "clips"),
+        as_names(prompts, "prompts"),
         float(min_score),
         every,
         dict(names) if names else None,

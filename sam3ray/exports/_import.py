@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sam3ray.config import RunSource, run_place
 from sam3ray.exports._export import run_id_of
 from sam3ray.exports._folder import IDENTITY, Folder
 from sam3ray.exports._reading import Found, read_coco, read_labelme
 from sam3ray.failures import UserError
+from sam3ray.files import resolve
 from sam3ray.guard.jsontext import parse_json
 from sam3ray.revisions import Add, ClipOperation, Edits, ReplaceMask, difference
 from sam3ray.store import RunStore
@@ -41,8 +44,8 @@ class Imported:
 
 
 def import_labels(
-    output: str,
-    source: str,
+    output: RunSource,
+    source: str | os.PathLike[str],
     format: str,
     *,
     author: str | None = None,
@@ -63,7 +66,8 @@ def import_labels(
     """
     if format not in READERS:
         raise UserError(f"--format {format}: allowed: {', '.join(READERS)}")
-    store, storage = RunStore(output, storage_options), Storage(source, storage_options)
+    output, storage_options = run_place(output, storage_options)
+    store, storage = RunStore(output, storage_options), Storage(resolve(os.fspath(source)), storage_options)
     identity = _identity(storage, store, format)
     choice, base = identity["choice"], identity["revision"]
     names = choice.get("names") or {}

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sam3ray.config import JobConfig
+from sam3ray.config import ConfigSource, JobConfig, load_config
 from sam3ray.failures import Failure, JobStopped, NotNow, Reason, UserError, WorkerUnfit
 from sam3ray.faults.machine import machine_fault
 from sam3ray.guard.redact import redact
@@ -38,6 +38,7 @@ from sam3ray.job.losses import Verdict
 from sam3ray.job.metrics import ray_metrics
 from sam3ray.job.observe import Observer, Observers, Snapshot, reading_told
 from sam3ray.job.pool import ActorPool
+from sam3ray.job.progress import make_progress
 from sam3ray.job.rendering import RenderOrder, RenderStage
 from sam3ray.job.result import ClipResult, JobSummary
 from sam3ray.job.scheduler import Scheduler
@@ -61,25 +62,32 @@ UNSEEN_S = 120.0  # without an answer of the cluster's head node before the job 
 
 
 def run_job(
-    config: JobConfig,
+    config: ConfigSource,
+    overrides: Sequence[str] = (),
     *,
-    progress: Observer | None = None,
+    progress: Observer | bool | None = None,
     make_segmenter: MakeSegmenter | None = None,
     log_level: str = "warning",
 ) -> JobSummary:
     """Runs or resumes the job. Safe to call again at any time.
 
     Args:
-        progress: is told of every clip and about once a second.
+        config: a YAML file, a dict with the same keys, or a `JobConfig` (see `sam3ray.load_config`).
+        overrides: `key.subkey=value` each, as `--set` takes them.
+        progress: True prints it to stderr, as the command does; or an observer, which is told of every clip and about
+            once a second.
         make_segmenter: instead of `sam3ray.segment.Segmenter`; called in every actor.
 
     Raises:
         UserError: the config, the manifest or the output does not fit; nothing was started.
         JobStopped: nothing could be started. A job that stops later returns its summary.
     """
+    job = load_config(config, overrides)
+    if isinstance(progress, bool):
+        progress = make_progress() if progress else None
     observer = Observers([progress] if progress is not None else [])
     with contextlib.closing(observer):
-        return _run_job(config, observer, make_segmenter, log_level)
+        return _run_job(job, observer, make_segmenter, log_level)
 
 
 def _run_job(

@@ -34,6 +34,7 @@ from sam3ray.job.scheduler import Scheduler
 from sam3ray.job.stages import Stages
 from sam3ray.store import RunStore
 from sam3ray.store.annotation_file import read_frames
+from sam3ray.values.phrases import as_names
 
 if TYPE_CHECKING:
     from sam3ray.store import DriverLease
@@ -163,7 +164,7 @@ class RenderStage:
 
 def render_run(
     output: str,
-    clip_ids: Iterable[str] | None = None,
+    clip_ids: str | Iterable[str] | None = None,
     *,
     storage: Mapping[str, Any] | None = None,
     render: RenderConfig | None = None,
@@ -186,7 +187,13 @@ def render_run(
     observer = Observers([progress] if progress is not None else [])
     with contextlib.closing(observer):
         return _render_run(
-            output, clip_ids, dict(storage or {}), render, cluster or ClusterConfig(), overwrite, observer
+            output,
+            as_names(clip_ids, "clips"),
+            dict(storage or {}),
+            render,
+            cluster or ClusterConfig(),
+            overwrite,
+            observer,
         )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from sam3ray import html
+
 
 @dataclass(frozen=True)
 class ClipResult:
@@ -56,3 +58,21 @@ class JobSummary:
     rendered: int = 0
     render_failures: Mapping[str, str] = field(default_factory=dict)
     set_aside: Mapping[str, str] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        """For notebooks. `sam3ray.Run` shows the run itself, with stills."""
+        failed = ", ".join(f"{reason} {count:,}" for reason, count in self.failed.items())
+        values = {
+            "clips": f"{self.clips:,}",
+            "done": f"{self.done:,} now, {self.skipped:,} before",
+            "failed": failed,
+            "left": f"{self.left:,}" if self.left else "",
+            "frames": f"{self.frames:,}",
+            "objects": f"{self.objects:,}",
+            "videos": f"{self.rendered:,}" if self.rendered else "",
+            "videos failed": f"{len(self.render_failures):,}" if self.render_failures else "",
+            "seconds": f"{self.seconds:,.1f}",
+            "exit code": self.exit_code,
+            "message": self.message,
+        }
+        return html.facts("job", values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,10 +22,11 @@ from sam3ray.guard.secrets import has_password
 from sam3ray.manifest._rows import Problems, Rows, shown
 from sam3ray.values.clip import Clip, Manifest
 from sam3ray.values.clip_ids import ALLOWED, derive_clip_id, is_clip_id
-from sam3ray.values.phrases import phrases_problem, split_phrases
+from sam3ray.values.phrases import comma_warning, phrases_problem, split_phrases
 from sam3ray.values.prompt_reading import parse_visual_prompts
 from sam3ray.values.prompts import MaskPrompt, VisualPrompt
 
+_LOG = logging.getLogger(__name__)
 MAX_URI_CHARS = 4096
 MAX_SECONDS = 1e9
 _SIMILAR = 1_000  # ids that an unknown one is compared with: looking for similar text is slow
@@ -205,7 +207,10 @@ def _prompts(
     known: dict[Any, tuple[tuple[str, ...], str | None]] = {}  # most rows of a manifest ask for the same
     result: list[tuple[str, ...]] = []
     bare: list[int] = []
+    commas: dict[int, str] = {}
     for i, value in enumerate(values):
+        if not commas and (warning := comma_warning(value)):
+            commas[i] = warning
         key = tuple(value) if type(value) is list else value
         try:
             phrases, problem = known[key]
@@ -220,6 +225,8 @@ def _prompts(
             if not phrases:
                 bare.append(i)
         result.append(phrases)
+    for i, warning in commas.items():
+        _LOG.warning("%s: prompts: %s", rows.place(i), warning)
     if len(bare) == rows.count:
         problems.add(f"{rows.name}: no clip has prompts, and the configuration has none; add `prompts: [person]` to it")
     else:

@@ -1,9 +1,10 @@
 """What a job would do and cost: the `plan` verb."""
 
 from sam3ray.planning._estimate import Estimate
-from sam3ray.planning._plan import Plan, Unreadable, plan_job
+from sam3ray.planning._plan import plan_job
 from sam3ray.planning._probing import probe_all
 from sam3ray.planning._report import plan_report
+from sam3ray.planning._result import Plan, Unreadable
 from sam3ray.planning._start import Start, prepare
 from sam3ray.planning._visual import check_visual_prompts
 

@@ -3,69 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
-from sam3ray.config import JobConfig
+from sam3ray.config import ConfigSource, JobConfig, load_config
 from sam3ray.failures import ClipError, UserError
 from sam3ray.guard.redact import redact
 from sam3ray.manifest import read_manifest
-from sam3ray.planning._estimate import Estimate, Work, estimate
+from sam3ray.planning._estimate import Work, estimate
 from sam3ray.planning._foresight import foreseen, work_of
 from sam3ray.planning._probing import Probed, probe_all
+from sam3ray.planning._result import MAX_LISTED, Plan, Unreadable
 from sam3ray.planning._start import Start, prepare
 from sam3ray.planning._visual import Masks, mask_sizes, prompt_problems
 from sam3ray.store import RunStore
 from sam3ray.values.clip import Clip
-
-MAX_LISTED = 1_000  # unreadable clips listed one by one; the rest are counted
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A clip that cannot be done, and why."""
-
-    clip_id: str
-    uri: str
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What `run` would find and do.
-
-    Attributes:
-        clips: in the manifest. `done`: finished already. `settled`: failed for good, by reason; `retry` clears them.
-        to_do: clips that `run` would try, `unreadable` ones (by reason) included.
-        frames, hours: of the readable clips to do, after sampling; as far as their headers tell.
-        unknown_length: clips to do whose headers do not tell.
-        listed: the unreadable clips, at most MAX_LISTED.
-        refusals: why `run` would not go on with this output folder; empty if it would.
-        sampled: how many of the clips to do were probed, where not all were; frames, hours, unknown_length and the
-            estimate are then scaled up, unreadable and listed are of the sample.
-        notices: what could not be looked at, and that `run` will look at.
-    """
-
-    manifest: str
-    output: str
-    clips: int
-    done: int
-    settled: dict[str, int]
-    to_do: int
-    frames: int
-    hours: float
-    unknown_length: int
-    unreadable: dict[str, int]
-    estimate: Estimate
-    listed: tuple[Unreadable, ...] = ()
-    refusals: tuple[str, ...] = ()
-    sampled: int | None = None
-    notices: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass
@@ -81,11 +33,17 @@ class _Tally:
 
 
 def plan_job(
-    config: JobConfig, *, sample: int | None = None, on_progress: Callable[[int, int], None] | None = None
+    config: ConfigSource,
+    overrides: Sequence[str] = (),
+    *,
+    sample: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """Resolves and checks config and manifest, probes every clip that is still to do. Writes nothing, loads no model.
 
     Args:
+        config: a YAML file, a dict with the same keys, or a `JobConfig` (see `sam3ray.load_config`).
+        overrides: `key.subkey=value` each, as `--set` takes them.
         sample: probe only so many clips, spread evenly over the manifest.
         on_progress: called now and then with (videos probed, videos to probe).
 
@@ -93,6 +51,7 @@ def plan_job(
         UserError: the manifest is wrong, or visual prompts lie outside their clips.
         JobStopped: the output cannot be listed.
     """
+    config = load_config(config, overrides)
     clips = read_manifest(config.manifest, config)
     store = RunStore(config.output, config.storage)
     start = prepare(config, clips, store, patient=False)

@@ -2,7 +2,15 @@
 
 from sam3ray.prompts._check import check_prompts, describe
 from sam3ray.prompts._resolve import MaskFile, read_mask_file, resolve_prompts
-from sam3ray.values.phrases import MAX_PHRASE_CHARS, MAX_PHRASES, phrases_problem, split_phrases
+from sam3ray.values.phrases import (
+    MAX_PHRASE_CHARS,
+    MAX_PHRASES,
+    as_names,
+    as_phrases,
+    comma_warning,
+    phrases_problem,
+    split_phrases,
+)
 from sam3ray.values.prompt_reading import parse_visual_prompts
 from sam3ray.values.prompt_writing import prompt_items
 from sam3ray.values.prompts import UNRESOLVED, BoxPrompt, MaskPrompt, PointPrompt, TextPrompt, Units, VisualPrompt
@@ -17,7 +25,10 @@ __all__ = [
     "UNRESOLVED",
     "MAX_PHRASES",
     "MAX_PHRASE_CHARS",
+    "as_names",
+    "as_phrases",
     "check_prompts",
+    "comma_warning",
     "describe",
     "parse_visual_prompts",
     "phrases_problem",

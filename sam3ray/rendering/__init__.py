@@ -1,6 +1,7 @@
-"""Annotated videos: masks, boxes and labels drawn over the source."""
+"""Annotated pictures and videos: masks, boxes and labels drawn over the source."""
 
 from sam3ray.rendering._clip import render_clip
+from sam3ray.rendering._drawing import draw
 from sam3ray.rendering._overlay import DrawnObject, draw_objects
 
-__all__ = ["DrawnObject", "draw_objects", "render_clip"]
+__all__ = ["DrawnObject", "draw", "draw_objects", "render_clip"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from sam3ray.config import RenderConfig, VideoConfig
 from sam3ray.failures import ClipError, Reason
-from sam3ray.masks import decode_rle
+from sam3ray.rendering._drawing import drawn_objects
 from sam3ray.rendering._overlay import DrawnObject, draw_objects
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.clip import Clip
@@ -117,15 +117,4 @@ def _prepare(found: FrameAnnotations, shape: tuple[int, ...], width: int, height
             "annotated: the source has changed",
             clip.uri,
         )
-    drawn = []
-    for item in found.objects:
-        mask = decode_rle(item.rle, found.height, found.width).view(np.uint8)
-        x_scale, y_scale = width / found.width, height / found.height
-        if (x_scale, y_scale) != (1, 1):
-            mask = _scaled(mask, width, height, cv2.INTER_NEAREST)
-        xmin, ymin, xmax, ymax = item.bbox
-        x0, y0 = min(int(xmin * x_scale), width - 1), min(int(ymin * y_scale), height - 1)
-        x1, y1 = min(width, max(x0 + 1, round(xmax * x_scale))), min(height, max(y0 + 1, round(ymax * y_scale)))
-        label = f"{item.object_id} {item.prompt} {item.score:.2f}"
-        drawn.append(DrawnObject(item.object_id, label, (x0, y0, x1, y1), np.ascontiguousarray(mask[y0:y1, x0:x1])))
-    return drawn
+    return drawn_objects(found.objects, (found.height, found.width), (height, width))

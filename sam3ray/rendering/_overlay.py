@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,11 +10,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from sam3ray.colors import color_of
 from sam3ray.guard.printable import printable
 
 _LONGEST_LABEL = 300  # characters: a phrase has at most 256
 _OPACITY = 0.45
-_GOLDEN = 0.618033988749895  # hues a golden ratio apart stay far from their neighbours, however many there are
 # Found by name among the system's fonts; the last resort is the Latin one within Pillow.
 _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf")
 
@@ -37,14 +36,6 @@ class DrawnObject:
     label: str
     box: Box
     mask: np.ndarray
-
-
-def color_of(object_id: int) -> tuple[int, int, int]:
-    """RGB of an object: the same in every frame, video and run."""
-    hue = object_id * _GOLDEN % 1.0
-    saturation, value = ((0.85, 1.0), (0.6, 0.95), (0.95, 0.8))[object_id % 3]
-    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def draw_objects(image: np.ndarray, objects: Sequence[DrawnObject]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sam3ray import html
+from sam3ray.readable import readable_span, readable_time
 from sam3ray.store.lease import active_driver
 from sam3ray.store.run import RunStore
 from sam3ray.store.summary import ClipSummary
@@ -25,7 +28,8 @@ class Status:
         frames, objects, rows: of the finished clips.
         frames_per_s: over the ten minutes before the latest commit; None before the first one.
         rendered: annotated videos.
-        driver: the record of the driver at work, if there is one.
+        driver: the record of the process that holds the lease, if there is one.
+        edits: of the run's corrections: `revision`, and how many clips are `corrected` and `accepted`. Empty: none.
     """
 
     output: str
@@ -40,9 +44,54 @@ class Status:
     frames_per_s: float | None
     rendered: int
     driver: dict[str, Any] | None
+    edits: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        data = asdict(self)
+        return {**data, **data.pop("edits")}
+
+    def facts(self) -> dict[str, str]:
+        """Names and values as people read them."""
+        failed = ", ".join(f"{reason} {count:,}" for reason, count in self.failed.items())
+        values = {
+            "output": self.output,
+            "created": readable_time(self.created_at),
+            "clips": f"{self.clips:,}",
+            "done": _share(self.done, self.clips),
+            "failed": f"{_share(sum(self.failed.values()), self.clips)}: {failed}" if failed else "0",
+            "left": _share(self.left, self.clips),
+            "frames": f"{self.frames:,}",
+            "objects": f"{self.objects:,}",
+            "rows": f"{self.rows:,}",
+            "rate": "" if self.frames_per_s is None else f"{self.frames_per_s:,.1f} frames/s before the latest commit",
+            "videos": f"{self.rendered:,}" if self.rendered else "",
+            "running": _driver_words(self.driver),
+            "corrections": _edits_words(self.edits),
+        }
+        return {name: value for name, value in values.items() if value}
+
+    def _repr_html_(self) -> str:
+        return html.facts("run", self.facts())
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} ({100 * part / whole:.1f}%)" if whole and part else f"{part:,}"
+
+
+def _driver_words(driver: Mapping[str, Any] | None) -> str:
+    if driver is None:
+        return "no"
+    task, host, process = driver.get("task", "run"), driver.get("host", "?"), driver.get("pid", "?")
+    words = f"yes, `{task}` on {host}, process {process}"
+    beat = driver.get("heartbeat_at")
+    return f"{words}; heartbeat {readable_span(max(0.0, time.time() - beat))} ago" if isinstance(beat, float) else words
+
+
+def _edits_words(edits: Mapping[str, int]) -> str:
+    if not edits:
+        return ""
+    corrected, accepted = edits.get("corrected", 0), edits.get("accepted", 0)
+    return f"revision {edits.get('revision', 0)}: {corrected:,} clips corrected, {accepted:,} accepted"
 
 
 def read_status(

@@ -73,15 +73,6 @@ def facts_table(facts: Mapping[str, Any]) -> Any:
     return Text("\n".join(f"{name:<{width}}{value}" for name, value in kept.items()))
 
 
-def byte_size(count: float) -> str:
-    """ "3.4 GB", powers of 1000."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError
-
-
 @contextmanager
 def counter(what: str) -> Iterator[Callable[..., None]]:
     """Counts on stderr: a live line on a terminal, a plain line now and then elsewhere."""

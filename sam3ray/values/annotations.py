@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sam3ray import html
+from sam3ray.colors import color_of
 from sam3ray.masks import decode_rle
+
+_SHOWN_OBJECTS = 20  # of a frame in a notebook
+_SHOWN_HEIGHT = 240
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,22 @@ class FrameAnnotations:
             for row in rows
         )
         return cls(first["frame_index"], first["pts"], first["time_s"], height, width, objects)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the masks in their colours, and the objects. `sam3ray.draw` puts them on the frame itself."""
+        shown = self.objects[:_SHOWN_OBJECTS]
+        canvas = np.full((self.height, self.width, 3), 40, np.uint8)
+        for item in self.objects:
+            canvas[decode_rle(item.rle, self.height, self.width)] = color_of(item.object_id)
+        count = "1 object" if len(self.objects) == 1 else f"{len(self.objects)} objects"
+        caption = f"frame {self.frame_index}, {self.time_s:.3f} s, {self.width}x{self.height}, {count}"
+        rows = [(o.object_id, o.prompt, f"{o.score:.2f}", f"{o.track_score:.2f}", o.area) for o in shown]
+        more = len(self.objects) - len(shown)
+        return (
+            html.picture(canvas, caption, _SHOWN_HEIGHT)
+            + html.table(("id", "prompt", "score", "track score", "pixels"), rows)
+            + (f"<div>and {more} more</div>" if more else "")
+        )
 
 
 def decode_mask(row: Mapping[str, Any]) -> np.ndarray:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sam3ray.failures import UserError
 
 MAX_PHRASE_CHARS = 256  # the text encoder reads 32 tokens, of rarely more than 8 letters
 MAX_PHRASES = 256  # in one clip
@@ -12,6 +15,57 @@ MAX_PHRASES = 256  # in one clip
 def split_phrases(text: str) -> tuple[str, ...]:
     """Phrases of one text, separated by `;`. Empty parts (a trailing `;`) are no phrases."""
     return tuple(phrase for part in text.split(";") if (phrase := part.strip()))
+
+
+def as_phrases(value: Any, name: str = "prompts") -> tuple[str, ...]:
+    """Phrases as a caller of the Python API gives them: a list, or one text, which is one phrase and never its letters.
+
+    Raises:
+        UserError: it is neither, or a phrase will not do.
+    """
+    if isinstance(value, str):
+        phrases = split_phrases(value)
+        if not phrases:
+            raise UserError(f"{name} is {value!r}; allowed: a phrase, or a list such as ['person', 'red car']")
+    elif isinstance(value, Iterable) and not isinstance(value, bytes | dict | set | frozenset):
+        given = tuple(value)
+        if wrong := [each for each in given if not isinstance(each, str)]:
+            raise UserError(f"{name} holds {wrong[0]!r:.80}; allowed: phrases, such as ['person', 'red car']")
+        phrases = tuple(each.strip() for each in given)
+    else:
+        raise UserError(f"{name} is {value!r:.80}; allowed: a phrase, or a list such as ['person', 'red car']")
+    if problem := phrases_problem(phrases):
+        raise UserError(f"{name} {problem}")
+    return phrases
+
+
+def as_names(value: Any, name: str) -> tuple[str, ...] | None:
+    """Ids or labels that pick some of many: a list, or one text, which is one of them; None picks all.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return (value,)
+    given = tuple(value) if isinstance(value, Iterable) and not isinstance(value, bytes | dict) else (value,)
+    if wrong := [each for each in given if not isinstance(each, str)]:
+        raise UserError(f"{name} holds {wrong[0]!r:.80}; allowed: text, or a list of texts")
+    return given
+
+
+def comma_warning(text: object) -> str | None:
+    """Why one text with commas may not mean what its author wants; None where there is nothing to say.
+
+    `prompts: person, car` is one phrase in YAML, and so is a cell `person, car` of a CSV file.
+    """
+    if not isinstance(text, str) or "," not in text or ";" in text:
+        return None
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if len(parts) < 2:
+        return None
+    return f"{text!r:.120} is one phrase; for {len(parts)} phrases write {'; '.join(parts)!r:.200}, or a list"
 
 
 def phrases_problem(phrases: Sequence[str]) -> str | None:

@@ -8,6 +8,10 @@ from typing import Literal
 
 import numpy as np
 
+from sam3ray.html import picture
+
+_SHOWN_HEIGHT = 240  # pixels, in a notebook
+
 ClockKind = Literal["container", "rebuilt", "folder_fps"]
 
 
@@ -61,3 +65,8 @@ class Frame:
     pts: int
     time_s: float
     image: np.ndarray
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the image. `sam3ray.draw` puts annotations on it."""
+        height, width = self.image.shape[:2]
+        return picture(self.image, f"frame {self.index}, {self.time_s:.3f} s, {width}x{height}", _SHOWN_HEIGHT)

@@ -1,0 +1,104 @@
+"""What a job would do and cost, as a value."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sam3ray import html
+from sam3ray.planning._estimate import Estimate
+from sam3ray.readable import byte_size
+
+MAX_LISTED = 1_000  # unreadable clips listed one by one; the rest are counted
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A clip that cannot be done, and why."""
+
+    clip_id: str
+    uri: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `run` would find and do.
+
+    Attributes:
+        clips: in the manifest. `done`: finished already. `settled`: failed for good, by reason; `retry` clears them.
+        to_do: clips that `run` would try, `unreadable` ones (by reason) included.
+        frames, hours: of the readable clips to do, after sampling; as far as their headers tell.
+        unknown_length: clips to do whose headers do not tell.
+        listed: the unreadable clips, at most MAX_LISTED.
+        refusals: why `run` would not go on with this output folder; empty if it would.
+        sampled: how many of the clips to do were probed, where not all were; frames, hours, unknown_length and the
+            estimate are then scaled up, unreadable and listed are of the sample.
+        notices: what could not be looked at, and that `run` will look at.
+    """
+
+    manifest: str
+    output: str
+    clips: int
+    done: int
+    settled: dict[str, int]
+    to_do: int
+    frames: int
+    hours: float
+    unknown_length: int
+    unreadable: dict[str, int]
+    estimate: Estimate
+    listed: tuple[Unreadable, ...] = ()
+    refusals: tuple[str, ...] = ()
+    sampled: int | None = None
+    notices: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def facts(self) -> dict[str, Any]:
+        """Names and values as people read them."""
+        cost = self.estimate
+        return {
+            "manifest": self.manifest,
+            "output": self.output,
+            "clips": self.clips,
+            "done": self.done,
+            "failed for good": self.settled,
+            "to do": self.to_do,
+            "probed": None if self.sampled is None else f"{self.sampled:,} of them; frames, hours, cost scaled up",
+            "unreadable": self.unreadable,
+            "frames": self.frames,
+            "hours of video": f"{self.hours:,.2f}",
+            "length not known": self.unknown_length or None,
+            "output size": f"about {byte_size(cost.output_bytes)}",
+            f"{cost.device} time": "not estimated" if cost.actor_hours is None else _hours(cost.actor_hours),
+            "time until done": None if cost.wall_hours is None else _hours(cost.wall_hours),
+            "assuming": "; ".join(cost.assumptions),
+        }
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the figures, and the unreadable clips."""
+        values = {name: _in_words(value) for name, value in self.facts().items()}
+        clips = [(each.clip_id, each.reason, each.message, each.uri) for each in self.listed[:_SHOWN]]
+        listed = html.table(("clip", "reason", "what is wrong", "uri"), clips) if clips else ""
+        refusals = html.facts(
+            "`run` would refuse this output folder", {str(n): each for n, each in enumerate(self.refusals, 1)}
+        )
+        return html.facts("plan", values) + listed + (refusals if self.refusals else "")
+
+
+_SHOWN = 20
+
+
+def _in_words(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {count:,}" for name, count in value.items())
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def _hours(hours: float) -> str:
+    if hours < 1 / 60:
+        return f"about {hours * 3600:.0f} s"
+    return f"about {hours * 60:.0f} min" if hours < 1 else f"about {hours:,.1f} h"

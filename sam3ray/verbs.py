@@ -1,0 +1,189 @@
+"""The verbs of the command as functions, for notebooks and programs.
+
+Each takes a run as whatever one has in hand: the output folder (a path or an address), or the job's configuration (a
+YAML file, a dict, a `JobConfig`). Relative paths in arguments and dicts are resolved in the current directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sam3ray.config import ClusterConfig, RenderConfig, RunSource, run_place
+from sam3ray.failures import Reason, UserError
+from sam3ray.revisions import check_edits, count_edits
+from sam3ray.store import (
+    CompactResult,
+    RunStore,
+    Status,
+    compact_run,
+    read_status,
+    spread_over_processes,
+    verify_run,
+)
+from sam3ray.values.phrases import as_names
+
+if TYPE_CHECKING:
+    from sam3ray.job import JobSummary
+    from sam3ray.job.observe import Observer
+
+Progress = Callable[[int, int], None]  # done, of how many
+
+
+def status(
+    run: RunSource,
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Status:
+    """How far a run is, from storage alone, while a job works on it elsewhere or after it ended.
+
+    Args:
+        run: the output folder, or the job's YAML file, dict or `JobConfig`.
+        storage_options: fsspec options; they win over those of the configuration.
+        progress: called now and then with the number of files looked at.
+
+    Raises:
+        UserError: there is no run.
+    """
+    output, options = run_place(run, storage_options)
+    found = read_status(output, options, progress)
+    return dataclasses.replace(found, edits=count_edits(RunStore(output, options)))
+
+
+def verify(
+    run: RunSource,
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    sample: int | None = None,
+    workers: int = 1,
+    cluster: str | None = None,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Audits a run: every clip accounted for, schema, row order, ids, boxes, every mask, corrections.
+
+    Args:
+        run, storage_options: as for `status`.
+        sample: look into the files of this many clips, chosen at random each time, instead of all.
+        workers: processes on this machine. Above 1, a script needs an `if __name__ == "__main__":` guard.
+        cluster: spread the work over this Ray cluster instead: "auto", or host:port of its head node.
+        progress: called with (clips checked, clips to check).
+
+    Returns:
+        One sentence for each problem; an empty list means that none was found.
+
+    Raises:
+        UserError: there is no run.
+    """
+    output, options = run_place(run, storage_options)
+    with contextlib.ExitStack() as stack:
+        spread = spread_over_processes(workers)
+        if cluster is not None:
+            from sam3ray.job.spread import spread_over_cluster
+
+            spread = stack.enter_context(spread_over_cluster(ClusterConfig(address=cluster)))
+        problems = verify_run(output, options, progress, sample=sample, spread=spread)
+    return problems + check_edits(RunStore(output, options))
+
+
+def retry(
+    run: RunSource,
+    reasons: str | Reason | Iterable[str | Reason] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> int:
+    """Clears failure records, so that the next `run_job` tries those clips again.
+
+    Args:
+        run, storage_options: as for `status`.
+        reasons: only clips that failed for these; None is all.
+
+    Returns:
+        The number of clips cleared.
+
+    Raises:
+        UserError: there is no run, or no such reason.
+    """
+    names = as_names(reasons, "reasons")
+    known = [reason.value for reason in Reason]
+    if wrong := [name for name in names or () if name not in known]:
+        raise UserError(f"reasons holds {name!r}; allowed: {', '.join(known)}" for name in wrong)
+    output, options = run_place(run, storage_options)
+    store = RunStore(output, options)
+    store.run_info()
+    with store.lease("retry") as lease:
+        return store.clear_failures(names, lease.check)
+
+
+def compact(
+    run: RunSource,
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    target_mb: int = 256,
+    remove_originals: bool = False,
+    progress: Progress | None = None,
+) -> CompactResult:
+    """Merges a run's files, one per clip, into larger ones. Safe against a crash at any point.
+
+    Args:
+        run, storage_options: as for `status`.
+        target_mb: size to aim at for a merged file, in MiB.
+        remove_originals: delete the clips' own files afterwards.
+        progress: called with (clips merged, clips to merge).
+
+    Raises:
+        UserError: there is no run, `target_mb` is out of range, or a file cannot be merged (`verify` says why).
+        JobStopped: a job is at work on the run.
+    """
+    if not 1 <= target_mb <= 4096:
+        raise UserError(f"target_mb is {target_mb}; allowed: 1 to 4096")
+    output, options = run_place(run, storage_options)
+    return compact_run(output, options, target_mb * 2**20, remove_originals, progress)
+
+
+def render(
+    run: RunSource,
+    clips: str | Iterable[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    *,
+    overwrite: bool = False,
+    options: RenderConfig | Mapping[str, Any] | None = None,
+    cluster: str | None = None,
+    progress: Observer | bool | None = None,
+) -> JobSummary:
+    """Renders the annotated videos of a run's finished clips, on CPUs. Existing videos are kept.
+
+    Args:
+        run, storage_options: as for `status`.
+        clips: an id, or a list of ids; None is all finished clips.
+        overwrite: re-render existing videos.
+        options: as in the configuration's `render` section, such as `{"max_height": 480}`; what is absent is as in the
+            run's own configuration.
+        cluster: the Ray cluster to use: "auto", or host:port of its head node; None starts Ray on this machine.
+        progress: True prints it to stderr; or an observer.
+
+    Raises:
+        UserError: there is no run, or no such finished clip.
+        JobStopped: storage or Ray cannot be reached, or a job is at work on the run.
+    """
+    from sam3ray.job import make_progress, render_run
+
+    if isinstance(progress, bool):
+        progress = make_progress() if progress else None
+    output, place = run_place(run, storage_options)
+    return render_run(
+        output,
+        clips,
+        storage=place,
+        render=options if options is None or isinstance(options, RenderConfig) else _render_options(options),
+        cluster=None if cluster is None else ClusterConfig(address=cluster),
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def _render_options(options: Mapping[str, Any]) -> RenderConfig:
+    from sam3ray.config import load_config
+
+    return load_config({"manifest": "none", "output": "/none", "render": dict(options)}).render
