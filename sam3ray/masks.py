@@ -5,18 +5,18 @@ compressed form writes each length (from the fourth on, its difference to the on
 groups of five bits, lowest first, as the characters "0" to "o"; 0x20 marks a group that is continued.
 The format is that of pycocotools (`maskApi.c`, rleToString and rleFrString); output is byte for byte the same.
 
-Two encoders give equal results. On the host `rlemasklib` walks each mask in C. For tensors on a device one
-`nonzero` over the places where any of the masks changes, in column-major order, finds all runs at once, so
-that a few kilobytes of run starts travel to the host instead of every pixel.
+Two encoders find the places where a mask changes, in column-major order, and share the rest. On the host only the
+rectangle around each mask is read, column by column. For tensors on a device one `nonzero` over the changes of all
+masks finds every run at once, so that a few kilobytes of run starts travel to the host instead of every pixel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rlemasklib import RLEMask
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,10 @@ def encode_masks(masks: np.ndarray | torch.Tensor) -> list[EncodedMask]:
     if masks.dtype not in (np.bool_, np.uint8):
         raise ValueError(f"masks must be bool or uint8, got {masks.dtype}")
     _check_shape(masks.shape)
-    return [_encode_on_host(mask) for mask in masks]
+    n, height, width = masks.shape
+    changes = [_changes(mask, height) for mask in masks]
+    starts = [each + i * height * width for i, each in enumerate(changes)]
+    return _from_starts(np.concatenate(starts), n, height, width) if n else []
 
 
 def _check_shape(shape: tuple[int, ...]) -> None:
@@ -79,17 +82,35 @@ def check_size(height: int, width: int) -> None:
 def encode_crop(crop: np.ndarray, top: int, left: int, height: int, width: int) -> EncodedMask:
     """Encode a mask of (height, width) that is background outside a bool crop with its corner at (top, left)."""
     check_size(height, width)
-    bottom, right = height - top - crop.shape[0], width - left - crop.shape[1]
-    return _encoded(RLEMask.from_array(crop).pad(top, bottom, left, right))
+    return _from_starts(_changes_of_crop(crop, top, left, height, width), 1, height, width)[0]
 
 
-def _encode_on_host(mask: np.ndarray) -> EncodedMask:
-    return _encoded(RLEMask.from_array(mask))
+def _changes(mask: np.ndarray, height: int) -> np.ndarray:
+    """Column-major positions (int64) at which a mask of (height, width) differs from the pixel before."""
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    if not len(rows):
+        return np.zeros(0, np.int64)
+    top, left = int(rows[0]), int(columns[0])
+    return _changes_of_crop(mask[top : rows[-1] + 1, left : columns[-1] + 1], top, left, height, mask.shape[1])
 
 
-def _encoded(runs: RLEMask) -> EncodedMask:
-    x, y, w, h = runs.bbox().astype(int).tolist()
-    return EncodedMask(runs.to_dict()["counts"].decode("ascii"), int(runs.area()), (x, y, x + w, y + h))
+def _changes_of_crop(crop: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
+    """Likewise, of a mask that is background outside a rectangle."""
+    rows, columns = crop.shape
+    # A column of background pixels below the rectangle keeps the runs of neighbouring columns apart.
+    padded = np.zeros((columns, rows + 1), np.bool_)
+    padded[:, :rows] = crop.T if crop.dtype == np.bool_ else crop.T != 0
+    flat = padded.reshape(-1)
+    changes = (flat[1:] != flat[:-1]).nonzero()[0] + 1
+    if flat.size and flat[0]:
+        changes = np.concatenate(([0], changes))
+    x, y = np.divmod(changes, rows + 1)
+    places = (left + x) * height + top + y
+    # Where the rectangle is as high as the frame, a run may go on from the foot of a column to the head of the next.
+    split = (places[1:] == places[:-1]).nonzero()[0]
+    if len(split):
+        places = np.delete(places, np.concatenate((split, split + 1)))
+    return places[places < height * width]
 
 
 def _encode_on_device(masks: torch.Tensor) -> list[EncodedMask]:
@@ -284,16 +305,120 @@ def decode_rle(rle: str, height: int, width: int) -> np.ndarray:
     Raises:
         ValueError: the size is out of range, or the string is no RLE of a mask of that size.
     """
-    return read_rle(rle, height, width).to_array(order="C").view(np.bool_)
+    return MaskRuns.of_counts(rle_counts(rle, height, width), height, width).pixels()
 
 
-def read_rle(rle: str, height: int, width: int) -> RLEMask:
-    """The mask as rlemasklib holds it, to be measured and combined as runs.
+@dataclass(frozen=True, eq=False)
+class MaskRuns:
+    """A mask as its foreground runs, to be measured and compared without pixels.
+
+    Attributes:
+        height, width: of the mask, in pixels.
+        starts, ends: int64, ascending: the runs [start, end) in column-major positions; none is empty, and none touches
+            the next.
+    """
+
+    height: int
+    width: int
+    starts: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def of_counts(cls, counts: np.ndarray, height: int, width: int) -> MaskRuns:
+        """From run lengths (int64, background first, their sum height * width)."""
+        ends = np.cumsum(counts)[1::2]
+        starts = ends - counts[1::2]
+        some = ends > starts
+        starts, ends = starts[some], ends[some]
+        apart = starts[1:] != ends[:-1]  # a background run of no length joins its neighbours
+        if not apart.all():
+            starts, ends = starts[np.concatenate(([True], apart))], ends[np.concatenate((apart, [True]))]
+        return cls(height, width, starts, ends)
+
+    @classmethod
+    def of_mask(cls, mask: np.ndarray) -> MaskRuns:
+        """From pixels: (height, width), bool or uint8."""
+        height, width = mask.shape
+        changes = _changes(mask, height)
+        if len(changes) % 2:
+            changes = np.concatenate((changes, [height * width]))
+        return cls(height, width, changes[::2], changes[1::2])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    @property
+    def area(self) -> int:
+        return int((self.ends - self.starts).sum())
+
+    @property
+    def bbox(self) -> tuple[int, int, int, int]:
+        """(xmin, ymin, xmax, ymax), max exclusive, tight; all zero for an empty mask."""
+        if not len(self.starts):
+            return 0, 0, 0, 0
+        x0, y0 = np.divmod(self.starts, self.height)
+        x1, y1 = np.divmod(self.ends - 1, self.height)
+        low, high = (0, self.height) if (x1 > x0).any() else (int(y0.min()), int(y1.max()) + 1)
+        return int(x0[0]), low, int(x1[-1]) + 1, high
+
+    def pixels(self) -> np.ndarray:
+        """bool, (height, width), C-contiguous."""
+        mask = np.zeros(self.shape, np.bool_)
+        x0, y0, x1, y1 = self.bbox
+        if x1 > x0:
+            mask[y0:y1, x0:x1] = self.crop(x0, y0, x1, y1)
+        return mask
+
+    def encoded(self) -> EncodedMask:
+        """As `encode_masks` gives it."""
+        changes = np.stack((self.starts, self.ends), axis=1).reshape(-1)
+        return _from_starts(changes[changes < self.height * self.width], 1, self.height, self.width)[0]
+
+    def crop(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+        """The pixels of a rectangle within the mask (max exclusive): bool, (y1 - y0, x1 - x0)."""
+        begin, end = x0 * self.height, x1 * self.height
+        first, last = np.searchsorted(self.ends, begin, "right"), np.searchsorted(self.starts, end, "left")
+        bounds = np.empty(2 * (last - first) + 2, np.int64)
+        bounds[0], bounds[-1] = begin, end
+        bounds[1:-1:2], bounds[2:-1:2] = self.starts[first:last], self.ends[first:last]
+        lengths = np.diff(bounds.clip(begin, end))
+        inside = np.zeros(len(lengths), np.bool_)
+        inside[1::2] = True
+        return np.repeat(inside, lengths).reshape(x1 - x0, self.height)[:, y0:y1].T
+
+    def common(self, others: Sequence[MaskRuns]) -> np.ndarray:
+        """Pixels in common with each of some masks of the same size: int64, (len(others),)."""
+        if not others or not len(self.starts):
+            return np.zeros(len(others), np.int64)
+        before = np.concatenate(([0], np.cumsum(self.ends - self.starts)))
+        bounds = np.concatenate([each for other in others for each in (other.starts, other.ends)])
+        run = np.searchsorted(self.starts, bounds, "right")
+        covered = before[run]  # foreground pixels of this mask before each place
+        open_run = run > 0
+        covered[open_run] -= np.maximum(self.ends[run[open_run] - 1] - bounds[open_run], 0)
+        sizes = np.repeat([len(other.starts) for other in others], 2)
+        signs = np.repeat(np.tile([-1, 1], len(others)), sizes)
+        owner = np.repeat(np.repeat(np.arange(len(others)), 2), sizes)
+        return np.bincount(owner, signs * covered, len(others)).astype(np.int64)
+
+
+def iou_matrix(a: Sequence[MaskRuns], b: Sequence[MaskRuns]) -> np.ndarray:
+    """IoU of each mask of `a` with each of `b`, all of one size: float64, (len(a), len(b)). Two empty masks have 0."""
+    if not a or not b:
+        return np.zeros((len(a), len(b)))
+    common = np.array([each.common(b) for each in a])
+    union = np.array([each.area for each in a])[:, None] + np.array([each.area for each in b]) - common
+    return common / np.maximum(union, 1)
+
+
+def read_rle(rle: str, height: int, width: int) -> MaskRuns:
+    """The mask as its runs, to be measured and compared without pixels.
 
     Raises:
         ValueError: the size is out of range, or the string is no RLE of a mask of that size.
     """
-    return RLEMask.from_counts(rle_counts(rle, height, width).astype(np.uint32), (height, width))
+    return MaskRuns.of_counts(rle_counts(rle, height, width), height, width)
 
 
 def rle_area(rle: str, height: int, width: int) -> int:

@@ -145,3 +145,36 @@ def test_one_malformed_string_among_many_spoils_no_other(batch, data):
     for i, text in enumerate(texts):
         if i != at:
             assert counts[run_offsets[i] : run_offsets[i + 1]].tolist() == m.rle_counts(text, height, width).tolist()
+
+
+@settings(deadline=None)
+@given(hnp.arrays(np.bool_, st.tuples(st.integers(2, 5), st.integers(1, 19), st.integers(1, 19))), st.data())
+def test_runs_measure_and_compare_as_pixels_do(batch, data):
+    first, *others = [m.MaskRuns.of_mask(mask) for mask in batch]
+    for mask, runs in zip(batch, (first, *others), strict=True):
+        rle, area, box = reference(mask)
+        assert (runs.area, runs.bbox, runs.shape) == (area, box, mask.shape)
+        assert runs.encoded() == m.EncodedMask(rle, area, box)
+        again = m.read_rle(rle, *mask.shape)
+        assert np.array_equal(again.starts, runs.starts)
+        assert np.array_equal(again.ends, runs.ends)
+        assert np.array_equal(runs.pixels(), mask)
+    x0, y0 = data.draw(st.integers(0, batch.shape[2] - 1)), data.draw(st.integers(0, batch.shape[1] - 1))
+    x1, y1 = data.draw(st.integers(x0 + 1, batch.shape[2])), data.draw(st.integers(y0 + 1, batch.shape[1]))
+    assert np.array_equal(first.crop(x0, y0, x1, y1), batch[0][y0:y1, x0:x1])
+    assert first.common(others).tolist() == [int((batch[0] & mask).sum()) for mask in batch[1:]]
+    expected = [[(a & b).sum() / max(1, (a | b).sum()) for b in batch] for a in batch]
+    assert np.allclose(m.iou_matrix([first, *others], [first, *others]), expected)
+
+
+@settings(deadline=None)
+@given(MASKS, st.integers(0, 3), st.integers(0, 3), st.integers(0, 2), st.integers(0, 2))
+def test_a_crop_is_encoded_as_the_mask_it_stands_for(batch, top, left, below, right):
+    for crop in batch:
+        mask = np.pad(crop, ((top, below), (left, right)))
+        check(mask[None], [m.encode_crop(crop, top, left, *mask.shape)])
+
+
+def test_background_runs_of_no_length_join_their_neighbours():
+    runs = m.MaskRuns.of_counts(np.array([2, 3, 0, 2, 1, 0, 4]), 3, 4)
+    assert (runs.starts.tolist(), runs.ends.tolist(), runs.area) == ([2], [7], 5)

@@ -8,9 +8,8 @@ from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
-from rlemasklib import RLEMask
 
-from sam3ray.masks import read_rle
+from sam3ray.masks import MaskRuns, iou_matrix, read_rle
 from sam3ray.values.annotations import FrameAnnotations
 
 from ._concept import Concept, ConceptFrame, match_masklets
@@ -108,12 +107,12 @@ def _see(
     predicted: FrameAnnotations | None, truth: FrameAnnotations | None, prompt: str, tolerance: Tolerance
 ) -> tuple[SeenFrame, ConceptFrame]:
     """The frame as recall, J&F and HOTA take it, and as cgF1 and pHOTA do."""
-    asked: dict[int, RLEMask] = {}
-    faint: dict[int, RLEMask] = {}
-    regions: dict[int, RLEMask] = {}
+    asked: dict[int, MaskRuns] = {}
+    faint: dict[int, MaskRuns] = {}
+    regions: dict[int, MaskRuns] = {}
     for object_id, mask, visibility in _masks(truth, prompt):
         height, width = mask.shape
-        counts = visibility >= tolerance.min_visible and mask.area() >= tolerance.min_area * height * width
+        counts = visibility >= tolerance.min_visible and mask.area >= tolerance.min_area * height * width
         (regions if visibility <= 0 else asked if counts else faint)[object_id] = mask
     given = {object_id: mask for object_id, mask, _ in _masks(predicted, prompt)}
     true = asked | faint
@@ -124,7 +123,7 @@ def _see(
     return SeenFrame(asked, faint | regions, given, ious[: len(asked)]), concept
 
 
-def _masks(frame: FrameAnnotations | None, prompt: str) -> list[tuple[int, RLEMask, float]]:
+def _masks(frame: FrameAnnotations | None, prompt: str) -> list[tuple[int, MaskRuns, float]]:
     """Ids, masks and visibility of a phrase's objects; an empty mask is no object."""
     if frame is None:
         return []
@@ -139,7 +138,7 @@ def _masks(frame: FrameAnnotations | None, prompt: str) -> list[tuple[int, RLEMa
     ]
 
 
-def mask_ious(a: list[RLEMask], b: list[RLEMask]) -> NDArray[np.float64]:
+def mask_ious(a: list[MaskRuns], b: list[MaskRuns]) -> NDArray[np.float64]:
     """IoU of each mask with each other one: (n, m). Raises ValueError where their sizes differ."""
     if not a or not b:
         return np.zeros((len(a), len(b)))
@@ -147,13 +146,13 @@ def mask_ious(a: list[RLEMask], b: list[RLEMask]) -> NDArray[np.float64]:
         raise ValueError(
             f"true masks are {a[0].shape[1]}x{a[0].shape[0]} pixels, predicted ones {b[0].shape[1]}x{b[0].shape[0]}"
         )
-    return RLEMask.iou_matrix(a, b)
+    return iou_matrix(a, b)
 
 
 def _held_against(frame: SeenFrame, iou: float) -> list[bool]:
     """Which predictions count: not those that stand for an ignored object and for none that is asked for."""
     return [
         bool((frame.ious[:, j] >= iou).any())
-        or not any((mask & other).area() > _ON_IGNORED * mask.area() for other in frame.ignored.values())
+        or not any(mask.common([other])[0] > _ON_IGNORED * mask.area for other in frame.ignored.values())
         for j, mask in enumerate(frame.given.values())
     ]

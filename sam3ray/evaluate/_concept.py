@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from rlemasklib import RLEMask
 from scipy.optimize import linear_sum_assignment
+
+from sam3ray.masks import MaskRuns
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
@@ -24,8 +25,8 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)
 class ConceptFrame:
     """All masks of one phrase on one frame by object id, and the IoU of each true one with each predicted one."""
 
-    true: dict[int, RLEMask]
-    predicted: dict[int, RLEMask]
+    true: dict[int, MaskRuns]
+    predicted: dict[int, MaskRuns]
     ious: NDArray[np.float64]
 
 
@@ -46,8 +47,8 @@ def match_masklets(frames: Sequence[ConceptFrame]) -> Concept:
     common = np.zeros((len(rows), len(columns)))
     for frame in frames:
         i, j = [rows[k] for k in frame.true], [columns[k] for k in frame.predicted]
-        a = np.array([mask.area() for mask in frame.true.values()], float)
-        b = np.array([mask.area() for mask in frame.predicted.values()], float)
+        a = np.array([mask.area for mask in frame.true.values()], float)
+        b = np.array([mask.area for mask in frame.predicted.values()], float)
         true_area[i] += a
         predicted_area[j] += b
         common[np.ix_(i, j)] += np.rint(frame.ious * (a[:, None] + b) / (1 + frame.ious))  # pixels that both have

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rlemasklib import RLEMask
 from scipy.optimize import linear_sum_assignment
+
+from sam3ray.masks import MaskRuns
 
 Mask = NDArray[np.bool_]
 
@@ -24,9 +25,9 @@ class SeenFrame:
     little seen to be asked for, and how each asked one overlaps each predicted one (IoU). Masks stay runs: those of a
     long clip would not fit into memory as pixels."""
 
-    asked: dict[int, RLEMask]
-    ignored: dict[int, RLEMask]
-    given: dict[int, RLEMask]
+    asked: dict[int, MaskRuns]
+    ignored: dict[int, MaskRuns]
+    given: dict[int, MaskRuns]
     ious: NDArray[np.float64]
 
 
@@ -71,16 +72,16 @@ def _frame_f(frame: SeenFrame, true_id: int, predicted_id: int | None) -> float:
     return outline_f(a, b)
 
 
-def outline_f(a: RLEMask, b: RLEMask, share: float = 0.008) -> float:
+def outline_f(a: MaskRuns, b: MaskRuns, share: float = 0.008) -> float:
     """F measure of the outlines of two masks of one size, 0..1; points closer than `share` of the frame's diagonal
     agree."""
     height, width = a.shape
     reach = int(np.ceil(share * np.hypot(height, width)))
-    x, y, w, h = (a | b).bbox().astype(int)
-    left, top = max(x - reach - 1, 0), max(y - reach - 1, 0)
-    right, bottom = min(x + w + reach + 1, width), min(y + h + reach + 1, height)
-    part = np.array([left, top, right - left, bottom - top], np.uint32)
-    edge_a, edge_b = (_outline(mask.crop(part).to_array(order="C")) for mask in (a, b))
+    boxes = np.array([mask.bbox for mask in (a, b) if mask.area] or [(0, 0, 0, 0)])
+    (x0, y0), (x1, y1) = boxes[:, :2].min(axis=0).tolist(), boxes[:, 2:].max(axis=0).tolist()
+    left, top = max(x0 - reach - 1, 0), max(y0 - reach - 1, 0)
+    right, bottom = min(x1 + reach + 1, width), min(y1 + reach + 1, height)
+    edge_a, edge_b = (_outline(mask.crop(left, top, right, bottom)) for mask in (a, b))
     if not edge_a.any() or not edge_b.any():
         return float(edge_a.any() == edge_b.any())
     across = np.arange(-reach, reach + 1)
@@ -91,9 +92,9 @@ def outline_f(a: RLEMask, b: RLEMask, share: float = 0.008) -> float:
     return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
-def _outline(pixels: NDArray[np.uint8]) -> Mask:
+def _outline(pixels: Mask) -> Mask:
     """Where a pixel differs from the one to its right, below it or below to the right."""
-    mask = np.pad(pixels > 0, ((0, 1), (0, 1)), mode="edge")
+    mask = np.pad(pixels, ((0, 1), (0, 1)), mode="edge")
     here = mask[:-1, :-1]
     edge: Mask = (here != mask[:-1, 1:]) | (here != mask[1:, :-1]) | (here != mask[1:, 1:])
     return edge

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from rlemasklib import RLEMask
 
 from sam3ray.guard.jsontext import parse_json
-from sam3ray.masks import EncodedMask, check_size, encode_masks, rle_area, rle_bbox
+from sam3ray.masks import EncodedMask, MaskRuns, check_size, encode_masks, rle_area, rle_bbox
 from sam3ray.store.storage import Storage
 from sam3ray.values.annotations import ObjectAnnotation
 
@@ -197,7 +196,7 @@ def read_mask(value: Any, size: tuple[int, int], where: str) -> EncodedMask | No
     if isinstance(counts, list):
         if not all(type(n) is int and 0 <= n < 2**31 for n in counts) or sum(counts) != size[0] * size[1]:
             raise ValueError(f"{where}: its run lengths do not add up to {size[1]}x{size[0]} pixels")
-        counts = RLEMask.from_counts(np.array(counts, np.uint32), size).to_dict()["counts"].decode("ascii")
+        counts = MaskRuns.of_counts(np.array(counts, np.int64), *size).encoded().rle
     if not isinstance(counts, str):
         raise ValueError(f"{where}: its run lengths are neither text nor a list")
     return of_rle(counts, size, where)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rlemasklib import RLEMask
 
 from sam3ray.evaluate._davis import SeenFrame, j_and_f, outline_f
+from sam3ray.masks import MaskRuns, encode_masks, iou_matrix
 
 HEIGHT, WIDTH = 64, 100
 rectangles = st.tuples(st.integers(0, 63), st.integers(0, 99), st.integers(1, 64), st.integers(1, 100))
@@ -23,14 +23,19 @@ def drawn(parts):
     mask = np.zeros((HEIGHT, WIDTH), bool)
     for y, x, h, w in parts:
         mask[y : y + h, x : x + w] ^= True
-    return RLEMask.from_array(mask)
+    return MaskRuns.of_mask(mask)
 
 
 def frame(asked, predicted, ignored=()):
-    asked, predicted = ({k: m for k, p in of.items() if (m := drawn(p)).area()} for of in (asked, predicted))
-    ious = RLEMask.iou_matrix([*asked.values()], [*predicted.values()]) if asked and predicted else None
+    asked, predicted = ({k: m for k, p in of.items() if (m := drawn(p)).area} for of in (asked, predicted))
+    ious = iou_matrix([*asked.values()], [*predicted.values()]) if asked and predicted else None
     ious = np.zeros((len(asked), len(predicted))) if ious is None else ious
     return SeenFrame(asked, {k: drawn([(0, 0, 9, 9)]) for k in ignored}, predicted, ious)
+
+
+def coded_mask(mask):
+    (encoded,) = encode_masks(mask.pixels()[None])
+    return {"size": [HEIGHT, WIDTH], "counts": encoded.rle}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def track_eval():
         for side in ("asked", "given"):
             numbers = {}
             tracks = [[numbers.setdefault(k, len(numbers)) for k in getattr(f, side)] for f in frames]
-            coded = [[{**m.to_dict(), "size": [HEIGHT, WIDTH]} for m in getattr(f, side).values()] for f in frames]
+            coded = [[coded_mask(m) for m in getattr(f, side).values()] for f in frames]
             sides.append((len(numbers), tracks, coded))
         (gts, gt_ids, gt_dets), (trackers, tracker_ids, tracker_dets) = sides
         found = metrics.JAndF().eval_sequence(
