@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sam3ray.evaluate import evaluate_run
     from sam3ray.exports import export, import_labels
     from sam3ray.failures import ClipError, Failure, JobStopped, Reason, UserError
-    from sam3ray.job import JobSummary, run_job
+    from sam3ray.job import JobSummary, refine, run_job
     from sam3ray.model import Model, load
     from sam3ray.planning import Plan, plan_job
     from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt
@@ -33,7 +33,7 @@ _HOMES = {
     "evaluate": ("evaluate_run",),
     "exports": ("export", "import_labels"),
     "failures": ("ClipError", "Failure", "JobStopped", "Reason", "UserError"),
-    "job": ("JobSummary", "run_job"),
+    "job": ("JobSummary", "refine", "run_job"),
     "engine.state": ("StateError",),
     "model": ("Model", "load"),
     "planning": ("Plan", "plan_job"),
@@ -77,6 +77,7 @@ __all__ = [
     "load_config",
     "plan_job",
     "read_annotations",
+    "refine",
     "render",
     "retry",
     "run_job",

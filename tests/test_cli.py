@@ -26,7 +26,8 @@ from sam3ray.manifest import read_manifest
 from sam3ray.masks import encode_masks
 from sam3ray.store import RunStore
 
-VERBS = ("demo", "plan", "run", "status", "verify", "retry", "render", "compact", "eval", "export", "convert", "import")
+VERBS = ("demo", "plan", "run", "status", "verify", "retry", "render", "compact")
+VERBS += ("eval", "export", "convert", "import", "refine")
 COMMAND = typer.main.get_command(app)
 
 

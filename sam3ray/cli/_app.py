@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 OK, SOME_FAILED, WRONG_INPUT, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
 
 # What these did is on storage: a summary that cannot be printed changes nothing.
-_WORK = frozenset({"demo", "run", "retry", "render", "compact", "export_labels", "import_corrections"})
+_WORK = frozenset({"demo", "run", "retry", "render", "compact", "export_labels", "import_corrections", "refine"})
 
 app = typer.Typer(
     name="sam3ray",
@@ -47,6 +47,10 @@ Set = Annotated[
     typer.Option(
         "--set", metavar="KEY=VALUE", help="Override a configuration key, as in --set model.dtype=float32 (repeatable)."
     ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option("--revision", metavar="R", help="With the corrections up to here: latest, or a number."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 LogLevel = Annotated[
@@ -346,6 +350,7 @@ def evaluate(
     workers: Annotated[
         int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; by default one per CPU.")
     ] = None,
+    revision: Revision = None,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
@@ -361,7 +366,15 @@ def evaluate(
     with counter("clips compared") as progress:
         report: Any
         if against is not None:
-            report = compare_runs(_place(output), _place(against), _storage(set_), iou, processes, progress)
+            report = compare_runs(
+                _place(output),
+                _place(against),
+                _storage(set_),
+                iou,
+                processes,
+                progress,
+                revision=_named_revision(revision),
+            )
         else:
             report = evaluate_run(
                 _place(output),
@@ -371,6 +384,7 @@ def evaluate(
                 processes,
                 progress,
                 ignore_prompts=ignore_prompts,
+                revision=_named_revision(revision),
             )
     print_result(report.as_json(), report.table(), as_json)
     return OK
@@ -414,10 +428,7 @@ def export_labels(
     images: Annotated[
         bool, typer.Option("--images", help="Also extract the exported frames, where the tool looks for them.")
     ] = False,
-    revision: Annotated[
-        str | None,
-        typer.Option("--revision", metavar="R", help="With the corrections up to here: latest, or a number."),
-    ] = None,
+    revision: Revision = None,
     workers: Annotated[
         int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; by default one per CPU.")
     ] = None,
@@ -440,7 +451,7 @@ def export_labels(
             every=every,
             names=read_names(labels) if labels else None,
             images=images,
-            revision=int(revision) if revision is not None and revision.isascii() and revision.isdigit() else revision,
+            revision=_named_revision(revision),
             workers=workers or os.cpu_count() or 1,
             storage_options=_storage(set_),
             progress=progress,
@@ -506,7 +517,8 @@ def import_corrections(
         typer.Option(
             "--format",
             metavar="F",
-            help="coco, labelme or xanylabeling. With --as-truth: saco, ytvis, davis, mots or sav.",
+            help="coco, labelme, xanylabeling, or run (what `refine` made). "
+            "With --as-truth: saco, ytvis, davis, mots or sav.",
         ),
     ],
     author: Annotated[str | None, typer.Option("--author", metavar="NAME", help="By default your user name.")] = None,
@@ -582,6 +594,48 @@ def _import_truth(
     return OK
 
 
+@app.command(epilog=_example("sam3ray refine demo-output/run --to demo-output/refined"))
+@_verb
+def refine(
+    output: Output,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="DEST", help="The new run. Default: OUTPUT-refined-R, R being the revision."),
+    ] = None,
+    revision: Annotated[
+        str, typer.Option("--revision", metavar="R", help="Corrections up to here: latest, or a number.")
+    ] = "latest",
+    clips: Annotated[
+        list[str] | None, typer.Option("--clips", metavar="ID", help="This corrected clip alone (repeatable).")
+    ] = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Track corrected objects again from their corrections, into a new run. No phrase runs again; ids stay.
+
+    `sam3ray import OUTPUT --from DEST --format run` brings the rows home as a revision.
+    """
+    from sam3ray.job import make_progress
+    from sam3ray.job import refine as refine_run
+    from sam3ray.job.refining import refined_output
+
+    number = _revision(output, revision, set_)
+    place = _place(to) if to else refined_output(output, number)
+    summary = refine_run(
+        output,
+        place,
+        revision=number,
+        clips=clips or None,
+        overrides=set_ or (),
+        storage_options=_refine_storage(set_),
+        progress=make_progress(),
+        log_level=log_level,
+    )
+    _show(summary, place, as_json)
+    return int(summary.exit_code)
+
+
 def _show(summary: Any, output: str, as_json: bool) -> None:
     """The summary of a job; what it has to say of its end goes to stderr."""
     facts = plain(summary)
@@ -613,6 +667,29 @@ def _storage(overrides: list[str] | None) -> dict[str, Any]:
 def _given_storage(overrides: list[str] | None) -> dict[str, Any] | None:
     """fsspec options; None where none are given: those of the configuration then, if OUTPUT is one."""
     return _storage(overrides) or None
+
+
+def _revision(output: str, revision: str | None, set_: list[str] | None) -> int:
+    """The number of a revision; 0 where none is asked for.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    from sam3ray.config import run_place
+    from sam3ray.revisions import Edits
+    from sam3ray.store import RunStore
+
+    return Edits(RunStore(*run_place(output, _refine_storage(set_)))).number_of(_named_revision(revision))
+
+
+def _named_revision(revision: str | None) -> int | str | None:
+    """As `Edits.number_of` takes it."""
+    return int(revision) if revision is not None and revision.isascii() and revision.isdigit() else revision
+
+
+def _refine_storage(set_: list[str] | None) -> dict[str, Any] | None:
+    """Of a verb whose `--set` takes every key."""
+    return _given_storage([each for each in set_ or () if each.startswith("storage.")])
 
 
 def _place(output: str) -> str:

@@ -13,6 +13,7 @@ from sam3ray.failures import UserError
 from sam3ray.guard.printable import printable
 from sam3ray.guard.redact import redact
 from sam3ray.masks import read_rle
+from sam3ray.revisions import ClipOperation, Edits
 from sam3ray.store.labelled_frames import labelled_frames
 from sam3ray.terminal.console import add_row
 from sam3ray.values.annotations import FrameAnnotations
@@ -173,6 +174,8 @@ def compare_runs(
     iou: float = 0.5,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    revision: int | str | None = None,
 ) -> AgreementReport:
     """How far two runs over the same clips agree on objects and identities. Neither counts as the truth.
 
@@ -182,6 +185,7 @@ def compare_runs(
         iou: mask IoU from which two masks on one frame are the same object.
         workers: processes to share the clips among. The report does not depend on it.
         progress: called with how many clips are compared, of how many.
+        revision: of the first: None is what its model found, "latest" or a number with the corrections up to there.
 
     Raises:
         UserError: one of them holds no annotations or damaged ones, they share no clip, or frame sizes differ.
@@ -194,7 +198,8 @@ def compare_runs(
     clips: dict[str, Agreement] = {}
     prompts: dict[str, Agreement] = {}
     changes: dict[str, list[Change]] = {}
-    call = _Compare(run, other_run, iou)
+    edits = Edits(run)
+    call = _Compare(run, other_run, iou, edits.operations(edits.number_of(revision)))
     for count, (clip_id, found) in enumerate(zip(both, in_processes(call, both, workers), strict=True), 1):
         clips[clip_id] = Agreement()
         for prompt, (agreement, events) in found.items():
@@ -219,9 +224,11 @@ class _Compare:
     run: RunStore
     other: RunStore
     iou: float
+    corrections: Mapping[str, Sequence[ClipOperation]]
 
     def __call__(self, clip_id: str) -> dict[str, tuple[Agreement, list[Change]]]:
-        one, two = read_stored(self.run, clip_id), read_stored(self.other, clip_id)
+        one = read_stored(self.run, clip_id, self.corrections.get(clip_id, ()))
+        two = read_stored(self.other, clip_id)
         try:
             sizes = [{(f.width, f.height) for f in each.frames.values()} for each in (one, two)]
             if all(sizes) and sizes[0] != sizes[1]:

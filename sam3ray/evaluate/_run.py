@@ -10,6 +10,7 @@ from typing import Any
 from sam3ray.config import RunSource, run_place
 from sam3ray.failures import UserError
 from sam3ray.guard.redact import redact
+from sam3ray.revisions import ClipOperation, Edits
 from sam3ray.store import RunStore
 from sam3ray.values.annotations import FrameAnnotations
 
@@ -56,6 +57,7 @@ def evaluate_run(
     progress: Callable[[int, int], None] | None = None,
     *,
     ignore_prompts: bool = False,
+    revision: int | str | None = None,
 ) -> Report:
     """Compares a run with the truth: a folder of the same layout, `annotations/<clip_id>.parquet`.
 
@@ -67,10 +69,11 @@ def evaluate_run(
         workers: processes to share the clips among. The report does not depend on it.
         progress: called with how many clips are compared, of how many.
         ignore_prompts: all phrases count as one, for truth that names no classes.
+        revision: of the run: None is what the model found, "latest" or a number with the corrections up to there.
 
     Raises:
-        UserError: one of the folders holds no annotations, or such as cannot be read; sizes disagree; TrackEval is not
-            installed.
+        UserError: there is no such revision; one of the folders holds no annotations, or such as cannot be read; sizes
+            disagree; TrackEval is not installed.
     """
     from sam3ray.store import RunStore
 
@@ -85,7 +88,9 @@ def evaluate_run(
     run = open_run(output, storage_options)
     done = run.done_ids()
     compared: list[Comparison] = []
-    compare_one = partial(_compare_stored, run, true_run, tolerance, ignore_prompts)
+    edits = Edits(run)
+    corrections = edits.operations(edits.number_of(revision))
+    compare_one = partial(_compare_stored, run, true_run, tolerance, ignore_prompts, corrections)
     for count, found in enumerate(
         in_processes(compare_one, [(clip_id, clip_id in done) for clip_id in clips], workers), 1
     ):
@@ -96,11 +101,16 @@ def evaluate_run(
 
 
 def _compare_stored(
-    run: RunStore, true_run: RunStore, tolerance: Tolerance, ignore_prompts: bool, clip: tuple[str, bool]
+    run: RunStore,
+    true_run: RunStore,
+    tolerance: Tolerance,
+    ignore_prompts: bool,
+    corrections: Mapping[str, Sequence[ClipOperation]],
+    clip: tuple[str, bool],
 ) -> list[Comparison]:
     clip_id, is_done = clip
     true = read_stored(true_run, clip_id)
-    given = read_stored(run, clip_id) if is_done else StoredClip()
+    given = read_stored(run, clip_id, corrections.get(clip_id, ())) if is_done else StoredClip()
     prompts = true.facts.get("prompts")
     if ignore_prompts:
         true, given, prompts = _as_one(true), _as_one(given), [ANY_PROMPT]

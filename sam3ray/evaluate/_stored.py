@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from sam3ray.failures import UserError
 from sam3ray.guard.redact import redact
+from sam3ray.revisions import ClipOperation, Edits
 from sam3ray.store import RunStore
 from sam3ray.store.annotation_file import read_frames
 from sam3ray.values.annotations import FrameAnnotations
@@ -34,11 +35,15 @@ def open_run(output: str, storage_options: Mapping[str, Any] | None) -> RunStore
     return run
 
 
-def read_stored(run: RunStore, clip_id: str) -> StoredClip:
-    """Raises UserError where its file is damaged."""
+def read_stored(run: RunStore, clip_id: str, corrections: Sequence[ClipOperation] = ()) -> StoredClip:
+    """A clip after these corrections.
+
+    Raises UserError where its file is damaged.
+    """
     try:
         facts = run.read_clip_metadata(clip_id).get("clip", {})
-        frames = {frame.frame_index: frame for frame in read_frames(run.read_clip(clip_id))}
+        rows = Edits(run).clip(clip_id, corrections) if corrections else read_frames(run.read_clip(clip_id))
+        frames = {frame.frame_index: frame for frame in rows}
     except (ValueError, TypeError, ArithmeticError) as error:  # what is there are no annotations of this clip
         raise UserError(f"clip {clip_id}: {redact(str(error))}") from None
     except KeyError as error:

@@ -113,7 +113,7 @@ def export(
     variant, way = format_of(format, variant)
     choice = _choice(clips, prompts, min_score, every, names)
     store = RunStore(output, storage_options)
-    run = store.run_info()
+    run_id = store.run_id()
     manifest = store.manifest()
     numbers = {clip.clip_id: n for n, clip in enumerate(manifest, 1)}
     wanted = _wanted(manifest, store.done_ids(), choice)
@@ -128,7 +128,7 @@ def export(
     folder.claim(
         {
             "version": VERSION,
-            "run": run_id_of(run),
+            "run": run_id,
             "revision": revision,
             "format": format,
             "variant": variant,
@@ -163,11 +163,6 @@ def export(
         failed=failed,
         lost={kind: count for kind, count in sorted(lost.items()) if count},
     )
-
-
-def run_id_of(run: Mapping[str, Any]) -> str:
-    """What tells this run from others, from its `run.json`."""
-    return str(run.get("run_id") or run["manifest"]["sha256"])
 
 
 def _choice(

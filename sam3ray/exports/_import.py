@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from sam3ray.config import RunSource, run_place
-from sam3ray.exports._export import run_id_of
 from sam3ray.exports._folder import IDENTITY, Folder
+from sam3ray.exports._home import Imported, Times, add_revision
 from sam3ray.exports._reading import Found, read_coco, read_labelme
+from sam3ray.exports._refined_run import bring_home
 from sam3ray.failures import UserError
 from sam3ray.files import resolve
 from sam3ray.guard.jsontext import parse_json
-from sam3ray.revisions import Add, ClipOperation, Edits, ReplaceMask, difference
+from sam3ray.revisions import Change, Edits, difference
 from sam3ray.store import RunStore
 from sam3ray.store.storage import Storage
 from sam3ray.values.annotations import FrameAnnotations
@@ -26,21 +26,8 @@ READERS: dict[str, Callable[..., Found]] = {
 }
 """Formats whose corrections come back."""
 
-
-@dataclass(frozen=True)
-class Imported:
-    """What came back.
-
-    Attributes:
-        revision: the new one; None where nothing was changed.
-        clips: clip -> how many operations of each kind.
-    """
-
-    revision: int | None
-    clips: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        return {"revision": self.revision, "clips": self.clips}
+RUN = "run"
+"""A run that `refine` has made."""
 
 
 def import_labels(
@@ -58,26 +45,27 @@ def import_labels(
 
     Args:
         output: the run.
-        source: the folder that `export` wrote, changed since.
+        source: the folder that `export` wrote, changed since; with the format `run`, the run that `refine` made.
 
     Raises:
         UserError: it is an export of another run or format, or a file is damaged; every problem at once.
         EditConflict: somebody else has changed the same object on the same frame since the export.
     """
-    if format not in READERS:
-        raise UserError(f"--format {format}: allowed: {', '.join(READERS)}")
+    if format not in (*READERS, RUN):
+        raise UserError(f"--format {format}: allowed: {', '.join((*READERS, RUN))}")
     output, storage_options = run_place(output, storage_options)
-    store, storage = RunStore(output, storage_options), Storage(resolve(os.fspath(source)), storage_options)
+    store, source = RunStore(output, storage_options), resolve(os.fspath(source))
+    if format == RUN:
+        return bring_home(store, RunStore(source, storage_options), author, progress)
+    storage = Storage(source, storage_options)
     identity = _identity(storage, store, format)
     choice, base = identity["choice"], identity["revision"]
     names = choice.get("names") or {}
     edits = Edits(store)
     corrections = edits.operations(edits.number_of(base))
     folder = Folder(storage)
-    operations: list[ClipOperation] = []
-    counts: dict[str, dict[str, int]] = {}
     problems: list[str] = []
-    pending: list[tuple[str, Any]] = []
+    changes: dict[str, Change] = {}
     exported = sorted(folder.exported())
     for done, clip_id in enumerate(exported, 1):
         try:
@@ -85,31 +73,15 @@ def import_labels(
             frames, size = [int(n) for n in about["frame_index"]], (int(about["height"]), int(about["width"]))
             found = READERS[format](storage, clip_id, frames, size)
             before = _chosen(edits.clip(clip_id, corrections.get(clip_id, ())), choice)
-            empty = FrameAnnotations(0, 0, 0.0, *size)
-            pending.append((clip_id, difference(clip_id, frames, before, found, empty, names)))
+            times = Times(list(before.values()), size, store.read_clip_metadata(clip_id).get("clip", {}))
+            changes[clip_id] = difference(clip_id, frames, before, found, times.of, names)
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             problems.append(f"clip {clip_id}: {error}")
         if progress is not None:
             progress(done, len(exported))
     if problems:
         raise UserError(problems)
-    for clip_id, change in pending:
-        made = [*change.operations]
-        for object_id, masks in change.masks.items():
-            data, digest = edits.put_data(clip_id, masks)
-            if object_id in change.added:
-                made.append(Add(clip_id, object_id, data, digest))
-            else:
-                span = masks[0].frame_index, masks[-1].frame_index
-                made.append(ReplaceMask(clip_id, object_id, span, data, digest))
-        if made:
-            operations += made
-            counts[clip_id] = {}
-            for each in made:
-                counts[clip_id][each.op] = counts[clip_id].get(each.op, 0) + 1
-    if not operations:
-        return Imported(None)
-    return Imported(edits.append(operations, tool=f"import {format}", author=author, parent=base), counts)
+    return add_revision(edits, changes, tool=f"import {format}", base=base, author=author)
 
 
 def _identity(storage: Storage, store: RunStore, format: str) -> Mapping[str, Any]:
@@ -129,7 +101,7 @@ def _identity(storage: Storage, store: RunStore, format: str) -> Mapping[str, An
         raise UserError(f"{where} is damaged: it lacks the run, the revision or what was chosen")
     if value.get("format") != format:
         raise UserError(f"{storage.shown()} was exported as {value.get('format')!r}, not as {format!r}")
-    run = run_id_of(store.run_info())
+    run = store.run_id()
     if value.get("run") != run:
         raise UserError(f"{storage.shown()} is an export of the run {value.get('run')!r}; this one is {run!r}")
     return value

@@ -19,6 +19,7 @@ from sam3ray.job.result import ClipResult
 from sam3ray.values.clip import Clip
 
 if TYPE_CHECKING:
+    from sam3ray.job.refinement import Refinement
     from sam3ray.job.worker import ClipWorker, MakeSegmenter
     from sam3ray.store import RunStore
 
@@ -33,6 +34,7 @@ class WorkOrder:
     make_segmenter: MakeSegmenter | None
     log_level: str
     agreed: Agreement
+    refinement: Refinement | None = None
 
 
 class ClipActor:
@@ -58,7 +60,9 @@ class ClipActor:
         set_up_logging(order.log_level, actor=self.number)
         order.store.confirm()
         try:
-            self._worker = ClipWorker(order.config, order.store, order.fingerprint, order.make_segmenter, order.agreed)
+            self._worker = ClipWorker(
+                order.config, order.store, order.fingerprint, order.make_segmenter, order.agreed, order.refinement
+            )
         except Exception as error:
             fault = machine_fault(error, gpu_share=order.config.cluster.gpus_per_actor or 1.0)
             if fault is not None and fault.passing:

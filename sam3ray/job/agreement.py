@@ -62,8 +62,13 @@ def resolved_model(config: ModelConfig, agreed: Agreement) -> ModelConfig:
     return config.model_copy(update=update)
 
 
-def open_run(store: RunStore, config: JobConfig, start: Start, agreed: Agreement) -> None:
+def open_run(
+    store: RunStore, config: JobConfig, start: Start, agreed: Agreement, facts: Mapping[str, Any] | None = None
+) -> None:
     """Begin the run, or go on with the one that is there. For the holder of the lease.
+
+    Args:
+        facts: more for `run.json`.
 
     Raises:
         UserError: another driver has begun another run here meanwhile.
@@ -73,6 +78,7 @@ def open_run(store: RunStore, config: JobConfig, start: Start, agreed: Agreement
         "versions": agreed.software,
         "checkpoint": agreed.checkpoint,
         "device": agreed.device,
+        **(facts or {}),
     }
     digests = [each.sha256 for clip in start.clips for each in clip.visual_prompts if isinstance(each, MaskPrompt)]
     if any(digests):

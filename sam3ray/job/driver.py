@@ -51,6 +51,7 @@ from sam3ray.store import RunStore
 from sam3ray.values.clip import Clip, Manifest
 
 if TYPE_CHECKING:
+    from sam3ray.job.refinement import Refinement
     from sam3ray.job.worker import MakeSegmenter
     from sam3ray.store.lease import DriverLease
 
@@ -68,6 +69,7 @@ def run_job(
     progress: Observer | bool | None = None,
     make_segmenter: MakeSegmenter | None = None,
     log_level: str = "warning",
+    refinement: Refinement | None = None,
 ) -> JobSummary:
     """Runs or resumes the job. Safe to call again at any time.
 
@@ -77,6 +79,7 @@ def run_job(
         progress: True prints it to stderr, as the command does; or an observer, which is told of every clip and about
             once a second.
         make_segmenter: instead of `sam3ray.segment.Segmenter`; called in every actor.
+        refinement: follow these corrections: their clips instead of the manifest's (`sam3ray.refine`).
 
     Raises:
         UserError: the config, the manifest or the output does not fit; nothing was started.
@@ -87,15 +90,20 @@ def run_job(
         progress = make_progress() if progress else None
     observer = Observers([progress] if progress is not None else [])
     with contextlib.closing(observer):
-        return _run_job(job, observer, make_segmenter, log_level)
+        return _run_job(job, observer, make_segmenter, log_level, refinement)
 
 
 def _run_job(
-    config: JobConfig, progress: Observers, make_segmenter: MakeSegmenter | None, log_level: str
+    config: JobConfig,
+    progress: Observers,
+    make_segmenter: MakeSegmenter | None,
+    log_level: str,
+    refinement: Refinement | None,
 ) -> JobSummary:
-    clips = read_manifest(config.manifest, config)
+    clips = read_manifest(config.manifest, config) if refinement is None else refinement.clips()
     store = RunStore(config.output, config.storage)
-    start = prepare(config, clips, store, own_model=make_segmenter is None)
+    refines = None if refinement is None else refinement.fingerprint
+    start = prepare(config, clips, store, own_model=make_segmenter is None, refines=refines)
     if start.refusal is not None:
         raise UserError(start.refusal)
     if start.begun is None:  # a run that goes on was checked when it began, and its fingerprint holds every prompt
@@ -103,7 +111,7 @@ def _run_job(
         start = dataclasses.replace(start, clips=Manifest(seen, clips.carried))
     agreed = agreement(config, start.checkpoint)
     with store.lease() as lease:
-        open_run(store, config, start, agreed)
+        open_run(store, config, start, agreed, {} if refinement is None else refinement.facts)
         store.expect(lease)
         clips = Manifest(store.with_mask_digests(clips), clips.carried)
         ledger = Ledger(store, clips, config.retry, lease.check, reading_told(progress))
@@ -117,7 +125,8 @@ def _run_job(
             return ledger.summary(0.0, "")
         with connected(config.cluster):
             for_workers = config.model_copy(update={"model": resolved_model(config.model, agreed)})
-            order = WorkOrder(for_workers, store, dict(start.fingerprint), make_segmenter, log_level, agreed)
+            prints = dict(start.fingerprint)
+            order = WorkOrder(for_workers, store, prints, make_segmenter, log_level, agreed, refinement)
             observer = Observers([*ray_metrics(config.output), progress])
             job = Job(JobSpec(order, clips, sources, todo, unrendered), ledger, lease, observer)
             return job.run()

@@ -40,6 +40,7 @@ from sam3ray.files import is_local, local_path
 from sam3ray.guard.redact import redact
 from sam3ray.job.agreement import Agreement, check_device, check_model, check_software
 from sam3ray.job.mishaps import classify, free_memory, gpu_peak_bytes, reset_gpu_peak
+from sam3ray.job.refinement import Refinement
 from sam3ray.job.result import ClipResult
 from sam3ray.job.sink import WriterThread
 from sam3ray.job.sources import check_source
@@ -171,10 +172,13 @@ class ClipWorker:
         fingerprint: Mapping[str, Any] | None = None,
         make_segmenter: MakeSegmenter | None = None,
         agreed: Agreement | None = None,
+        refinement: Refinement | None = None,
     ) -> None:
         """Loads the model.
 
         Args:
+            refinement: the corrections that the job follows: clips are tracked from their prompts, no phrase runs, and
+                the rest comes from the corrected run.
             agreed: what the driver has decided; None: there is no driver to agree with.
 
         Raises:
@@ -185,6 +189,7 @@ class ClipWorker:
         self.store = store
         self.fingerprint = dict(fingerprint or {})
         self.software = software_versions()
+        self.refinement = refinement
         self.segmenter: Segments = _segmenter(config, make_segmenter, agreed, self.software)
         self._work = WorkDir()
         self._cache = VideoCache(config.video.cache_dir, config.video.cache_bytes, config.storage, limits=config.video)
@@ -274,6 +279,8 @@ class ClipWorker:
             if attempt > 1 and self.store.is_done(clip.clip_id):
                 # An attempt that was given up as dead had committed it after all.
                 return self._committed_before(clip.clip_id, rung, time.perf_counter() - began)
+            if self.refinement is not None and not clip.visual_prompts:
+                return self._copy(clip, self.refinement, began)
             if rung > 0:
                 free_memory()
             self.segmenter.set_memory_rung(rung)
@@ -314,14 +321,7 @@ class ClipWorker:
         try:
             with AnnotationWriter(path, clip.clip_id, facts) as writer:
                 with WriterThread(writer) as sink:
-                    for frame in self.segmenter.segment(
-                        source.frames(clock),
-                        info.height,
-                        info.width,
-                        clip.prompts,
-                        source.visual_prompts,
-                        progress=progress.tick,
-                    ):
+                    for frame in self._segment(clip, source, clock):
                         with clock.time("write_wait"):
                             sink.put(frame)
                         progress.done += 1
@@ -362,6 +362,34 @@ class ClipWorker:
             size_bytes=written.size_bytes,
             source=opened.source,
             gpu_memory_bytes=gpu_peak_bytes(),
+        )
+
+    def _segment(self, clip: Clip, source: _Source, clock: _Clock) -> Iterator[FrameAnnotations]:
+        size = source.info.height, source.info.width
+        phrases = clip.prompts if self.refinement is None else ()
+        found = self.segmenter.segment(
+            source.frames(clock), *size, phrases, source.visual_prompts, progress=self._progress.tick
+        )
+        return found if self.refinement is None else self.refinement.clip(clip.clip_id)[0].with_tracks(found)
+
+    def _copy(self, clip: Clip, refinement: Refinement, began: float) -> ClipResult:
+        """The clip as its corrections leave it: there is nothing to track."""
+        corrected, about = refinement.clip(clip.clip_id)
+        path = self._work.path / f"{clip.clip_id[:100]}-copy.parquet"
+        facts = {"clip": about.get("clip", {}), "model": about.get("model", {}), "software": self.software}
+        try:
+            with AnnotationWriter(path, clip.clip_id, {"fingerprint": self.fingerprint, **facts}) as writer:
+                for frame in corrected.all_frames():
+                    writer.write(frame)
+                written = writer.finish(seconds=round(time.perf_counter() - began, 4), timings={})
+            committed = self.store.commit(clip.clip_id, path)
+        finally:
+            path.unlink(missing_ok=True)
+        seconds = round(time.perf_counter() - began, 4)
+        if not committed:
+            return self._committed_before(clip.clip_id, 0, seconds)
+        return ClipResult(
+            clip.clip_id, written.frames, written.objects, written.rows, seconds, source=clip.source or ""
         )
 
     def _committed_before(self, clip_id: str, rung: int, seconds: float) -> ClipResult:

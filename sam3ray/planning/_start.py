@@ -36,12 +36,19 @@ class Start:
 
 
 def prepare(
-    config: JobConfig, clips: Manifest, store: RunStore, *, own_model: bool = True, patient: bool = True
+    config: JobConfig,
+    clips: Manifest,
+    store: RunStore,
+    *,
+    own_model: bool = True,
+    patient: bool = True,
+    refines: Mapping[str, Any] | None = None,
 ) -> Start:
     """Looks up the checkpoint and compares the job with the run in its output, if there is one. Writes nothing.
 
     Args:
         own_model: False: the model is not one of ours, and `model.checkpoint` names none.
+        refines: what the fingerprint of a job that follows corrections holds besides; no phrase of it runs.
         patient: False: a hub that does not answer at once leaves the checkpoint unknown (`unknown` says why).
 
     Raises:
@@ -49,10 +56,11 @@ def prepare(
         JobStopped: there is no such checkpoint, or it cannot be had.
     """
     begun = store.run_info() if store.exists() else None
-    start = _compared(config, clips, store, begun, own_model, patient)
+    job = _Job(config, clips, store, own_model, patient, refines or {})
+    start = _compared(job, begun)
     if start.refusal is not None and not store.is_started():
-        start = _compared(config, clips, store, None, own_model, patient)
-    if start.begun is None and own_model and start.unknown is None:
+        start = _compared(job, None)
+    if start.begun is None and own_model and refines is None and start.unknown is None:
         _check_with_checkpoint(config, start, patient)
     return start
 
@@ -83,17 +91,23 @@ def _check_with_checkpoint(config: JobConfig, start: Start, patient: bool) -> No
         raise UserError(problems)
 
 
-def _compared(
-    config: JobConfig,
-    clips: Manifest,
-    store: RunStore,
-    begun: Mapping[str, Any] | None,
-    own_model: bool,
-    patient: bool,
-) -> Start:
+@dataclass(frozen=True)
+class _Job:
+    """The arguments of `prepare`."""
+
+    config: JobConfig
+    clips: Manifest
+    store: RunStore
+    own_model: bool
+    patient: bool
+    refines: Mapping[str, Any]
+
+
+def _compared(job: _Job, begun: Mapping[str, Any] | None) -> Start:
+    config, clips, patient = job.config, job.clips, job.patient
     checkpoint: dict[str, str] = {}
     unknown = None
-    if own_model:
+    if job.own_model:
         from sam3ray.engine.checkpoint import HubUnreachable, checkpoint_identity
 
         model, known = _pinned(config.model, begun)
@@ -103,13 +117,13 @@ def _compared(
             if patient:
                 raise
             unknown = str(error)
-    prints = fingerprint(config, clips, checkpoint)
+    prints = {**fingerprint(config, clips, checkpoint), **job.refines}
     if begun is None:
         return Start(clips, checkpoint, prints, unknown=unknown)
     ours, theirs = prints, begun["fingerprint"]
     if unknown or not (patient or any(key.startswith("checkpoint.") for key in theirs)):
         ours, theirs = _without_checkpoint(ours), _without_checkpoint(theirs)
-    refusal = store.refusal({**begun, "fingerprint": theirs}, ours, clips)
+    refusal = job.store.refusal({**begun, "fingerprint": theirs}, ours, clips)
     return Start(clips, checkpoint, prints, begun, refusal, tuple(differences(ours, theirs)), unknown)
 
 

@@ -2,6 +2,7 @@
 
 from sam3ray.revisions._audit import check_edits, count_edits
 from sam3ray.revisions._difference import Change, Label, difference
+from sam3ray.revisions._hand import Marks
 from sam3ray.revisions._log import Edits, Entry
 from sam3ray.revisions._operations import (
     Accept,
@@ -18,19 +19,22 @@ from sam3ray.revisions._operations import (
     Split,
     Swap,
 )
-from sam3ray.revisions._resolve import read_revision
+from sam3ray.revisions._refined import CorrectedClip
+from sam3ray.revisions._resolve import changes_rows, read_revision, resolved_file
 
 __all__ = [
     "Accept",
     "Add",
     "Change",
     "ClipOperation",
+    "CorrectedClip",
     "Delete",
     "EditConflict",
     "EditRefused",
     "Edits",
     "Entry",
     "Label",
+    "Marks",
     "Merge",
     "Rename",
     "ReplaceMask",
@@ -38,8 +42,10 @@ __all__ = [
     "SetId",
     "Split",
     "Swap",
+    "changes_rows",
     "check_edits",
     "count_edits",
     "difference",
     "read_revision",
+    "resolved_file",
 ]

@@ -25,7 +25,7 @@ from sam3ray.revisions._operations import (
 )
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 
-LoadData = Callable[[Add | ReplaceMask], list[FrameAnnotations]]
+LoadData = Callable[[Add | ReplaceMask], Sequence[FrameAnnotations]]
 """Gives the rows of an operation's data file."""
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from sam3ray.masks import encode_masks
 from sam3ray.revisions._operations import ClipOperation, Delete, Rename, SetId, Span
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
+from sam3ray.values.prompts import BoxPrompt
 
 CORRECTED_SCORE = 1.0  # of a mask that somebody drew
 
@@ -20,12 +21,16 @@ class Label:
 
     Attributes:
         object_id: None where the tool has no id for it: it is new.
-        mask: (height, width) bool, not empty.
+        mask: (height, width) bool, not empty; or the row, where it comes back as one: its scores stay.
+        prompt: a box that somebody set, for which the mask only stands in.
+        between: nobody set this one: the tool's own line between two that were set.
     """
 
     object_id: int | None
     label: str
-    mask: np.ndarray
+    mask: np.ndarray | ObjectAnnotation
+    prompt: BoxPrompt | None = None
+    between: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,16 @@ class Change:
     Attributes:
         operations: to apply in order, before `masks` are put in place.
         masks: object id -> its new and changed frames, ascending.
+        prompts: object id -> boxes that somebody set on some of these.
+        between: object id -> frames among these that nobody set.
         added: ids among these that the clip did not have.
     """
 
     operations: tuple[ClipOperation, ...]
     masks: Mapping[int, tuple[FrameAnnotations, ...]]
     added: frozenset[int]
+    prompts: Mapping[int, tuple[BoxPrompt, ...]] = field(default_factory=dict)
+    between: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.operations or self.masks)
@@ -51,7 +60,7 @@ def difference(
     frames: Sequence[int],
     before: Mapping[int, FrameAnnotations],
     after: Mapping[int, Sequence[Label]],
-    empty: FrameAnnotations,
+    facts_of: Callable[[int], FrameAnnotations],
     names: Mapping[str, str] | None = None,
 ) -> Change:
     """Compares frame by frame; frames that were not exported are left alone.
@@ -63,7 +72,7 @@ def difference(
         frames: those that were exported.
         before: the clip as it was exported, all its frames.
         after: what came back, by frame.
-        empty: a frame without objects of the clip's size, for frames that had none.
+        facts_of: a frame without objects, for frames that had none: its times and size.
         names: label in the run -> label in the export.
 
     Raises:
@@ -76,8 +85,10 @@ def difference(
     gone: dict[int, list[int]] = {}
     labels: dict[tuple[int, str], list[int]] = {}
     masks: dict[int, list[FrameAnnotations]] = {}
+    prompts: dict[int, list[BoxPrompt]] = {}
+    between: dict[int, set[int]] = {}
     for frame in frames:
-        facts = before.get(frame, empty)
+        facts = before.get(frame) or facts_of(frame)
         held = {item.object_id: item for item in facts.objects}
         found: dict[int, tuple[Label, ObjectAnnotation]] = {}
         for label in after.get(frame, ()):
@@ -98,6 +109,10 @@ def difference(
             else:
                 made = FrameAnnotations(frame, facts.pts, facts.time_s, facts.height, facts.width, (item,))
                 masks.setdefault(object_id, []).append(made)
+                if label.prompt is not None:
+                    prompts.setdefault(object_id, []).append(replace(label.prompt, object_id=object_id))
+                if label.between:
+                    between.setdefault(object_id, set()).add(frame)
                 continue
             if label.label != renamed.get(was.prompt, was.prompt):
                 labels.setdefault((object_id, label.label), []).append(frame)
@@ -120,10 +135,14 @@ def difference(
         tuple(operations),
         {object_id: tuple(each) for object_id, each in sorted(masks.items())},
         frozenset(object_id for object_id in masks if object_id not in known | moved),
+        {object_id: tuple(each) for object_id, each in prompts.items()},
+        {object_id: frozenset(each) for object_id, each in between.items()},
     )
 
 
 def _annotation(object_id: int, label: Label) -> ObjectAnnotation:
+    if isinstance(label.mask, ObjectAnnotation):
+        return replace(label.mask, object_id=object_id, prompt=label.label)
     found = encode_masks(label.mask[None])[0]
     xmin, ymin, xmax, ymax = found.bbox
     box = (float(xmin), float(ymin), float(xmax), float(ymax))

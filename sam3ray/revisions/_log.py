@@ -15,14 +15,19 @@ import re
 import tempfile
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from sam3ray.failures import UserError
 from sam3ray.guard.jsontext import parse_json
 from sam3ray.revisions._apply import ClipRows
+from sam3ray.revisions._hand import Data, Marks, marks_of
 from sam3ray.revisions._operations import (
     WITH_DATA,
     Add,
@@ -37,12 +42,16 @@ from sam3ray.revisions._operations import (
     to_json,
 )
 from sam3ray.store import RunStore, layout
-from sam3ray.store.annotation_file import AnnotationWriter, read_frames
+from sam3ray.store.annotation_file import AnnotationWriter, read_file_metadata, read_frames
 from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.prompt_reading import parse_visual_prompts
+from sam3ray.values.prompt_writing import prompt_items
+from sam3ray.values.prompts import VisualPrompt
 
 EDITS = layout.EDITS
 _NAME = re.compile(r"([0-9]{8})\.json", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_KEPT = 64  # data files held in memory
 _TRIES = 100  # of a writer that keeps losing races
 
 
@@ -83,7 +92,7 @@ class Edits:
     def __init__(self, store: RunStore) -> None:
         self.store = store
         self._entries: dict[int, Entry] = {}
-        self._data: dict[str, list[FrameAnnotations]] = {}
+        self._data: OrderedDict[str, Data] = OrderedDict()
 
     # Reading
 
@@ -159,8 +168,16 @@ class Edits:
             rows.apply(operation, self.load)
         return rows.frames()
 
-    def load(self, operation: Add | ReplaceMask) -> list[FrameAnnotations]:
+    def marks(self, operations: Sequence[ClipOperation]) -> Marks:
+        """What people set in a clip by these operations."""
+        return marks_of(operations, self.data)
+
+    def load(self, operation: Add | ReplaceMask) -> Sequence[FrameAnnotations]:
         """The masks that an operation names, their digest checked."""
+        return self.data(operation).frames
+
+    def data(self, operation: Add | ReplaceMask) -> Data:
+        """All that its data file holds."""
         key = operation.sha256
         if key not in self._data:
             path = data_path(operation.data, operation.clip)
@@ -170,7 +187,9 @@ class Edits:
                 raise UserError(f"{where} is missing: a correction names it")
             if hashlib.sha256(data).hexdigest() != key:
                 raise UserError(f"{where} has another digest than the correction that names it: it was changed")
-            self._data[key] = list(read_frames(io.BytesIO(data)))
+            self._data[key] = _parse_data(data, where)
+            if len(self._data) > _KEPT:
+                self._data.popitem(last=False)
         return self._data[key]
 
     # Writing
@@ -225,12 +244,26 @@ class Edits:
         """Adds an entry that takes these back."""
         return self.append([Revert(tuple(entries))], **about)
 
-    def put_data(self, clip_id: str, frames: Sequence[FrameAnnotations]) -> tuple[str, str]:
-        """Stores masks for an `Add` or a `ReplaceMask`; returns its `data` and `sha256`."""
+    def put_data(
+        self,
+        clip_id: str,
+        frames: Sequence[FrameAnnotations],
+        prompts: Sequence[VisualPrompt] = (),
+        *,
+        by_hand: bool = True,
+    ) -> tuple[str, str]:
+        """Stores masks for an `Add` or a `ReplaceMask`; returns its `data` and `sha256`.
+
+        Args:
+            prompts: boxes and clicks that somebody gave, where the mask of that frame only stands in for what `refine`
+                will make of them.
+            by_hand: False: nobody drew the masks, and `refine` may replace them.
+        """
+        facts = {"clip": {"by_hand": by_hand, "visual_prompts": prompt_items(prompts)}}
         name = uuid.uuid4().hex
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "data.parquet"
-            with AnnotationWriter(path, clip_id, {}) as writer:
+            with AnnotationWriter(path, clip_id, facts) as writer:
                 for frame in frames:
                     writer.write(frame)
                 writer.finish()
@@ -334,6 +367,19 @@ def _parse(number: int, data: bytes, where: str) -> Entry:
     except (KeyError, TypeError, ValueError) as error:
         problem = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{where} is damaged: {problem}") from None
+
+
+def _parse_data(data: bytes, where: str) -> Data:
+    try:
+        with pq.ParquetFile(io.BytesIO(data)) as file:
+            about = read_file_metadata(file.metadata)["clip"]
+        by_hand, items = about.get("by_hand", True), about.get("visual_prompts", [])
+        prompts, wrong = parse_visual_prompts(items)
+        if wrong or not isinstance(by_hand, bool):
+            raise ValueError(f"its visual_prompts{wrong[0]}" if wrong else "by_hand is neither true nor false")
+        return Data(tuple(read_frames(io.BytesIO(data))), by_hand, prompts)
+    except (pa.ArrowException, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(f"{where} is damaged: {' '.join(str(error).split())[:200]}") from None
 
 
 def _user() -> str:

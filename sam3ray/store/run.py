@@ -224,6 +224,11 @@ class RunStore:
             raise UserError(f"there is no run in {redact(self.output)}: it has no {layout.RUN}")
         return identity.parse(data, self.storage.shown(layout.RUN))
 
+    def run_id(self) -> str:
+        """What tells this run from others, wherever it lies."""
+        run = self.run_info()
+        return str(run.get("run_id") or run["manifest"]["sha256"])
+
     def manifest_table(self) -> pa.Table:
         """The frozen manifest; read once."""
         if self._manifest is None:
@@ -239,6 +244,10 @@ class RunStore:
     def manifest(self) -> list[Clip]:
         """The clips of the run, in the manifest's order."""
         return frozen.clips_of(self.manifest_table(), self.storage.shown(layout.MANIFEST))
+
+    def carried_columns(self) -> pa.Table:
+        """The manifest's other columns, one row a clip, in the manifest's order."""
+        return frozen.carried_columns(self.manifest_table())
 
     def first_sights(self) -> dict[str, str]:
         """How each clip's video looked when the run first saw it (`files.sighting`), by clip id, where known."""

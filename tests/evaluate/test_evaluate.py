@@ -286,3 +286,18 @@ def test_the_documented_way_to_make_truth_of_labelled_images_works(tmp_path, mon
     subprocess.run([sys.executable, "-c", code], check=True)
     report = evaluate_run("truth", "truth")
     assert (report.overall.objects, report.overall.frames, report.overall.recall) == (2, 3, 1)
+
+
+def test_a_revision_is_compared(tmp_path):
+    from sam3ray.revisions import Delete, Edits
+    from tests.exports.labels import make_run
+
+    (tmp_path / "truth").mkdir()
+    run, truth = make_run(tmp_path), make_run(tmp_path / "truth")
+    Edits(run).append([Delete("a-clip", 1)])
+    assert evaluate_run(run.output, truth.output).overall.recall == 1
+    assert evaluate_run(run.output, truth.output, revision=0).overall.recall == 1
+    revised = evaluate_run(run.output, truth.output, revision="latest").overall
+    assert revised.recall == pytest.approx(5 / 11)
+    with pytest.raises(UserError, match="allowed: latest, or 0 to 1"):
+        evaluate_run(run.output, truth.output, revision=2)

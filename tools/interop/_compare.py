@@ -23,7 +23,7 @@ def true_rows(every: int = 1) -> list[Row]:
             labels.mask_of(item.object_id, frame.frame_index),
             item.bbox,
         )
-        for frame in labels.annotations()[::every]  # type: ignore[operator] # not __future__'s
+        for frame in labels.annotations()[::every]
         for item in frame.objects
     ]
 
