@@ -36,6 +36,7 @@ def status(
     run: RunSource,
     storage_options: Mapping[str, Any] | None = None,
     *,
+    revision: int | str | None = "latest",
     progress: Callable[[int], None] | None = None,
 ) -> Status:
     """How far a run is, from storage alone, while a job works on it elsewhere or after it ended.
@@ -43,6 +44,7 @@ def status(
     Args:
         run: the output folder, or the job's YAML file, dict or `JobConfig`.
         storage_options: fsspec options; they win over those of the configuration.
+        revision: count what was corrected up to this one.
         progress: called now and then with the number of files looked at.
 
     Raises:
@@ -50,7 +52,7 @@ def status(
     """
     output, options = run_place(run, storage_options)
     found = read_status(output, options, progress)
-    return dataclasses.replace(found, edits=count_edits(RunStore(output, options)))
+    return dataclasses.replace(found, edits=count_edits(RunStore(output, options), revision))
 
 
 def verify(
@@ -58,6 +60,7 @@ def verify(
     storage_options: Mapping[str, Any] | None = None,
     *,
     sample: int | None = None,
+    revision: int | str | None = "latest",
     workers: int = 1,
     cluster: str | None = None,
     progress: Progress | None = None,
@@ -67,6 +70,7 @@ def verify(
     Args:
         run, storage_options: as for `status`.
         sample: look into the files of this many clips, chosen at random each time, instead of all.
+        revision: look at the corrections up to this one, and at the rows that they leave; None: at none.
         workers: processes on this machine. Above 1, a script needs an `if __name__ == "__main__":` guard.
         cluster: spread the work over this Ray cluster instead: "auto", or host:port of its head node.
         progress: called with (clips checked, clips to check).
@@ -85,7 +89,7 @@ def verify(
 
             spread = stack.enter_context(spread_over_cluster(ClusterConfig(address=cluster)))
         problems = verify_run(output, options, progress, sample=sample, spread=spread)
-    return problems + check_edits(RunStore(output, options))
+    return problems + ([] if revision is None else check_edits(RunStore(output, options), revision))
 
 
 def retry(
@@ -148,6 +152,7 @@ def render(
     storage_options: Mapping[str, Any] | None = None,
     *,
     overwrite: bool = False,
+    revision: int | str | None = None,
     options: RenderConfig | Mapping[str, Any] | None = None,
     cluster: str | None = None,
     progress: Observer | bool | None = None,
@@ -158,6 +163,8 @@ def render(
         run, storage_options: as for `status`.
         clips: an id, or a list of ids; None is all finished clips.
         overwrite: re-render existing videos.
+        revision: draw the corrections up to this one, "latest" or a number, into `edits/videos/<number>/`; without
+            `clips` those clips that were corrected. None draws what the model found.
         options: as in the configuration's `render` section, such as `{"max_height": 480}`; what is absent is as in the
             run's own configuration.
         cluster: the Ray cluster to use: "auto", or host:port of its head node; None starts Ray on this machine.
@@ -179,6 +186,7 @@ def render(
         render=options if options is None or isinstance(options, RenderConfig) else _render_options(options),
         cluster=None if cluster is None else ClusterConfig(address=cluster),
         overwrite=overwrite,
+        revision=revision,
         progress=progress,
     )
 

@@ -197,12 +197,18 @@ def run(
 
 @app.command(epilog=_example("sam3ray status demo-output/run"))
 @_verb
-def status(output: Output, set_: Set = None, as_json: AsJson = False, log_level: LogLevel = "warning") -> int:
+def status(
+    output: Output,
+    revision: Revision = "latest",
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
     """Progress of a run, from storage alone: while it goes on elsewhere or after it ended."""
     from sam3ray import verbs
 
     with counter("files looked at") as progress:
-        found = verbs.status(output, _given_storage(set_), progress=progress)
+        found = verbs.status(output, _given_storage(set_), revision=_named_revision(revision), progress=progress)
     print_result(found.as_json(), facts_table(found.facts()), as_json)
     return OK
 
@@ -215,6 +221,7 @@ def verify(
         int | None,
         typer.Option("--sample", metavar="N", min=1, help="Look into the files of N clips, chosen anew each time."),
     ] = None,
+    revision: Revision = "latest",
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
@@ -229,7 +236,13 @@ def verify(
     cluster, workers = options.cluster.address, os.cpu_count() or 1
     with counter("clips checked") as progress:
         problems = verbs.verify(
-            output, options.storage or None, sample=sample, workers=workers, cluster=cluster, progress=progress
+            output,
+            options.storage or None,
+            sample=sample,
+            revision=_named_revision(revision),
+            workers=workers,
+            cluster=cluster,
+            progress=progress,
         )
     if as_json:
         print_json({"ok": not problems, "problems": problems})
@@ -281,11 +294,15 @@ def render(
             "one. Else a video shows the frames that were looked at, for as long as the clip lasts.",
         ),
     ] = False,
+    revision: Revision = None,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Render annotated videos of a run, on CPUs. Clips that have one already are left alone."""
+    """Render annotated videos of a run, on CPUs. Clips that have one already are left alone.
+
+    With --revision, the corrected clips with their corrections, into edits/videos/<number>/.
+    """
     from sam3ray.job import make_progress, render_run
 
     asked = [*(set_ or ()), *(["render.every_frame=true"] if every_frame else [])]
@@ -298,6 +315,7 @@ def render(
         render=options.render if "render" in given else None,
         cluster=options.cluster if "cluster" in given else None,
         overwrite=overwrite,
+        revision=_named_revision(revision),
         progress=make_progress(),
     )
     _show(summary, output, as_json)

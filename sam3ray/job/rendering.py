@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import ClusterConfig, RenderConfig, VideoConfig
@@ -32,6 +32,7 @@ from sam3ray.job.render_queue import RenderQueue
 from sam3ray.job.result import JobSummary
 from sam3ray.job.scheduler import Scheduler
 from sam3ray.job.stages import Stages
+from sam3ray.revisions import ClipOperation, Edits, changes_rows
 from sam3ray.store import RunStore
 from sam3ray.store.annotation_file import read_frames
 from sam3ray.values.phrases import as_names
@@ -49,7 +50,12 @@ NICENESS = 19  # where an actor and a task share cores, the actor goes first; Ra
 
 @dataclass(frozen=True)
 class RenderOrder:
-    """What all rendering tasks of a job are told."""
+    """What all rendering tasks of a job are told.
+
+    Attributes:
+        revision: what is drawn: 0 is what the model found.
+        corrections: clip -> those that the revision holds.
+    """
 
     store: RunStore
     render: RenderConfig
@@ -57,6 +63,8 @@ class RenderOrder:
     storage: Mapping[str, Any]
     overwrite: bool = False
     no_progress_s: float = 600.0
+    revision: int = 0
+    corrections: Mapping[str, Sequence[ClipOperation]] = field(default_factory=dict)
 
 
 def render_one(order: RenderOrder, clip: Clip) -> int:
@@ -71,7 +79,8 @@ def render_one(order: RenderOrder, clip: Clip) -> int:
     from sam3ray.video import VideoCache
 
     order.store.confirm()
-    table = order.store.read_clip(clip.clip_id)
+    rows = read_frames(order.store.read_clip(clip.clip_id), clip.clip_id)
+    corrections = order.corrections.get(clip.clip_id, ())
     cache = VideoCache(order.video.cache_dir, order.video.cache_bytes, order.storage, limits=order.video)
     fetched = drawn = 0
 
@@ -91,10 +100,10 @@ def render_one(order: RenderOrder, clip: Clip) -> int:
 
         with Watchdog(progress, order.no_progress_s):
             with cache.open(clip.uri, on_bytes) as source:
-                annotations = read_frames(table, clip.clip_id)
+                annotations = iter(Edits(order.store).clip(clip.clip_id, corrections)) if corrections else rows
                 frames = render_clip(source, annotations, target, clip, order.render, order.video, on_frame)
             order.store.confirm()  # once more: rendering takes minutes
-            order.store.publish_video(clip.clip_id, target, overwrite=order.overwrite)
+            order.store.publish_video(clip.clip_id, target, overwrite=order.overwrite, revision=order.revision)
     return frames
 
 
@@ -170,6 +179,7 @@ def render_run(
     render: RenderConfig | None = None,
     cluster: ClusterConfig | None = None,
     overwrite: bool = False,
+    revision: int | str | None = None,
     progress: Observer | None = None,
 ) -> JobSummary:
     """Renders the annotated videos of a run's finished clips, those that are not there yet.
@@ -179,9 +189,11 @@ def render_run(
         storage: fsspec options.
         cluster: only its address counts.
         overwrite: make videos anew that are there.
+        revision: draw the corrections up to this one, "latest" or a number, into `edits/videos/<number>/`; without
+            `clip_ids` those clips that were corrected. None or 0 draws what the model found.
 
     Raises:
-        UserError: there is no run, or it has no such finished clip.
+        UserError: there is no run, no such revision, or it has no such finished clip.
         JobStopped: storage or Ray cannot be reached.
     """
     observer = Observers([progress] if progress is not None else [])
@@ -193,6 +205,7 @@ def render_run(
             render,
             cluster or ClusterConfig(),
             overwrite,
+            revision,
             observer,
         )
 
@@ -210,6 +223,7 @@ def _render_run(
     render: RenderConfig | None,
     cluster: ClusterConfig,
     overwrite: bool,
+    revision: int | str | None,
     progress: Observer,
 ) -> JobSummary:
     began = time.monotonic()
@@ -219,9 +233,16 @@ def _render_run(
     saved = store.run_info()["config"]
     render = _asked(RenderConfig.model_validate(saved.get("render", {}), strict=False), render)
     video = VideoConfig.model_validate(saved.get("video", {}), strict=False)
-    done, there = store.done_ids(reading_told(progress)), set() if overwrite else store.rendered_ids()
+    edits = Edits(store)
+    number = edits.number_of(revision)
+    corrections = {clip_id: each for clip_id, each in edits.operations(number).items() if changes_rows(each)}
+    done, there = store.done_ids(reading_told(progress)), set() if overwrite else store.rendered_ids(number)
     clips = {clip.clip_id: clip for clip in store.manifest()}
-    wanted = list(dict.fromkeys(clip_ids)) if clip_ids is not None else [c for c in clips if c in done]
+    wanted = (
+        list(dict.fromkeys(clip_ids))
+        if clip_ids is not None
+        else [c for c in clips if c in (corrections if number else done)]
+    )
     problems = [f"clip {c!r} is not in the manifest of {output}" for c in wanted if c not in clips]
     problems += [
         f"clip {c!r} is not done, so there is nothing to render" for c in wanted if c in clips and c not in done
@@ -233,7 +254,7 @@ def _render_run(
     if todo:
         with store.lease("render") as lease, connected(cluster):
             store.expect(lease)
-            order = RenderOrder(store, render, video, storage, overwrite)
+            order = RenderOrder(store, render, video, storage, overwrite, revision=number, corrections=corrections)
             queue = _render_all(order, todo, cluster, lease, progress)
         rendered, failures = queue.rendered, queue.failures
         exit_code = 1 if failures else 0

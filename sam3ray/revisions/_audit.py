@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import pyarrow.parquet as pq
+
 from sam3ray.failures import UserError
 from sam3ray.revisions._log import EDITS, Edits
-from sam3ray.revisions._operations import WITH_DATA, Revert
-from sam3ray.revisions._resolve import changes_rows
+from sam3ray.revisions._operations import WITH_DATA, ClipOperation, Revert
+from sam3ray.revisions._resolve import changes_rows, resolved_file
 from sam3ray.store import RunStore
+from sam3ray.store.annotation_file import read_file_metadata
+from sam3ray.store.check_clip import BATCH_ROWS, ClipCheck
 
 
-def check_edits(store: RunStore) -> list[str]:
+def check_edits(store: RunStore, revision: int | str | None = "latest") -> list[str]:
     """Problems, one sentence each: a gap in the log, a damaged entry, masks that are missing or changed, a clip whose
-    file is not the one that was corrected, operations that do not fit."""
+    file is not the one that was corrected, operations that do not fit, and rows after them that no run could have.
+
+    Args:
+        revision: how far to look.
+    """
     edits = Edits(store)
-    latest = edits.latest()
     problems: list[str] = []
     attempts: dict[str, str] = {}
+    latest = edits.number_of(revision)
     for number in range(1, latest + 1):
         try:
             entry = edits.entry(number)
@@ -42,24 +52,38 @@ def check_edits(store: RunStore) -> list[str]:
     if problems:
         return problems
     for clip_id, operations in edits.operations(latest).items():
-        try:
-            edits.clip(clip_id, operations)
-        except UserError as error:
-            problems += error.problems
-        except FileNotFoundError:
-            problems.append(f"clip {clip_id} has corrections and is not done")
+        problems += _check_rows(edits, clip_id, operations, latest)
     return problems
 
 
-def count_edits(store: RunStore) -> dict[str, int]:
-    """The newest revision, and how many clips it has corrected and accepted. Empty where nothing was corrected."""
+def _check_rows(edits: Edits, clip_id: str, operations: Sequence[ClipOperation], revision: int) -> list[str]:
+    try:
+        path = resolved_file(edits, clip_id, operations)
+    except UserError as error:
+        return list(error.problems)
+    except FileNotFoundError:
+        return [f"clip {clip_id} has corrections and is not done"]
+    except ValueError as error:
+        return [f"clip {clip_id} at revision {revision}: {error}"]
+    with pq.ParquetFile(path) as file:
+        about = read_file_metadata(file.metadata)
+        check = ClipCheck(
+            clip_id, f"clip {clip_id} at revision {revision}", about, about["fingerprint"], None, one_prompt=False
+        )
+        for batch in file.iter_batches(BATCH_ROWS):
+            check.rows(batch)
+    return check.finish()
+
+
+def count_edits(store: RunStore, revision: int | str | None = "latest") -> dict[str, int]:
+    """The revision, and how many clips it has corrected and accepted. Empty where nothing was corrected."""
     edits = Edits(store)
-    latest = edits.latest()
-    if latest == 0:
+    number = edits.number_of(revision)
+    if number == 0:
         return {}
-    operations = edits.operations(latest).values()
+    operations = edits.operations(number).values()
     return {
-        "revision": latest,
+        "revision": number,
         "corrected": sum(changes_rows(each) for each in operations),
         "accepted": sum(any(one.op == "accept" for one in each) for each in operations),
     }

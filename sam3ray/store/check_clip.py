@@ -26,6 +26,7 @@ class ClipCheck:
         metadata: the clip's file metadata, as `read_file_metadata` gives it.
         fingerprint: the run's.
         prompts: what the `prompt` column may say; None: anything.
+        one_prompt: whether an object must have the same one on all its frames. Corrections may differ.
     """
 
     def __init__(
@@ -35,6 +36,8 @@ class ClipCheck:
         metadata: Mapping[str, Any],
         fingerprint: Mapping[str, Any],
         prompts: Collection[str] | None,
+        *,
+        one_prompt: bool = True,
     ) -> None:
         self.clip_id = clip_id
         self.problems: list[str] = []
@@ -42,6 +45,7 @@ class ClipCheck:
         clip = metadata.get("clip")
         self._clip: Mapping[str, Any] = clip if isinstance(clip, Mapping) else {}
         self._prompts = prompts
+        self._one_prompt = one_prompt
         self._rows = 0
         self._frames = 0
         self._last: tuple[int, int] | None = None  # frame index, object id
@@ -162,7 +166,7 @@ class ClipCheck:
             word = words[code]
             if self._prompts is not None and word not in self._prompts:
                 self._add(f"object {object_id} has the prompt {word!r}, which is none of the clip's")
-            if self._prompt_of.setdefault(object_id, word) != word:
+            if self._prompt_of.setdefault(object_id, word) != word and self._one_prompt:
                 self._add(f"object {object_id} has two prompts: {self._prompt_of[object_id]!r} and {word!r}")
 
     def _check_masks(self, batch: pa.RecordBatch) -> None:

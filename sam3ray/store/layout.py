@@ -49,8 +49,13 @@ def annotation_path(clip_id: str) -> str:
     return f"{ANNOTATIONS}/{check_clip_id(clip_id)}.parquet"
 
 
-def video_path(clip_id: str) -> str:
-    return f"{VIDEOS}/{check_clip_id(clip_id)}.mp4"
+def videos_folder(revision: int = 0) -> str:
+    """Of the model's own annotations, or with the corrections up to a revision."""
+    return f"{EDITS}/{VIDEOS}/{revision}" if revision else VIDEOS
+
+
+def video_path(clip_id: str, revision: int = 0) -> str:
+    return f"{videos_folder(revision)}/{check_clip_id(clip_id)}.mp4"
 
 
 def failure_folder(clip_id: str) -> str:

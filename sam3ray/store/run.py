@@ -426,17 +426,23 @@ class RunStore:
 
     # ---- videos
 
-    def publish_video(self, clip_id: str, local_path: str | os.PathLike[str], overwrite: bool = False) -> bool:
-        """Put an annotated video in place. True if this call did; False if there was one and `overwrite` is not set."""
-        path = layout.video_path(clip_id)
+    def publish_video(
+        self, clip_id: str, local_path: str | os.PathLike[str], overwrite: bool = False, revision: int = 0
+    ) -> bool:
+        """Put an annotated video in place. True if this call did; False if there was one and `overwrite` is not set.
+
+        Args:
+            revision: with the corrections up to this one; 0: of the model's own annotations.
+        """
+        path = layout.video_path(clip_id, revision)
         if overwrite:
             self.storage.replace(os.fspath(local_path), path)
             return True
         return self.storage.create(os.fspath(local_path), path)
 
-    def rendered_ids(self) -> set[str]:
-        """Clips that have an annotated video, by one listing."""
-        names = self.storage.names(layout.VIDEOS)
+    def rendered_ids(self, revision: int = 0) -> set[str]:
+        """Clips that have an annotated video, of a revision or of the model's own annotations, by one listing."""
+        names = self.storage.names(layout.videos_folder(revision))
         return {clip_id for name in names if (clip_id := layout.clip_of(name, ".mp4")) is not None}
 
     # ---- the table of clips

@@ -312,3 +312,49 @@ class TestAudit:
         (run / "edits" / "00000001.json").unlink()
         problems = check_edits(RunStore(str(run)))
         assert any("00000001.json is missing: the log of corrections has a gap" in each for each in problems)
+
+
+class TestRevisedRows:
+    def test_rows_that_no_run_could_have(self, run):
+        log = edits(run)
+        frame = drawn(1, [2])[0]
+        wrong = replace(frame.objects[0], area=7)
+        log.append([ReplaceMask(CLIP, 1, (2, 2), *log.put_data(CLIP, [replace(frame, objects=(wrong,))]))])
+        (problem,) = check_edits(RunStore(str(run)))
+        assert problem.startswith(f"clip {CLIP} at revision 1: ")
+        assert "area" in problem
+        assert check_edits(RunStore(str(run)), 0) == []
+
+    def test_labels_may_differ_along_an_object(self, run):
+        edits(run).append([Rename(CLIP, 1, "hoop", (2, 3))])
+        assert check_edits(RunStore(str(run))) == []
+
+    def test_counts_are_of_a_revision(self, run):
+        edits(run).append([Rename(CLIP, 1, "hoop")])
+        edits(run).append([Accept("other")])
+        store = RunStore(str(run))
+        assert count_edits(store) == {"revision": 2, "corrected": 1, "accepted": 1}
+        assert count_edits(store, 1) == {"revision": 1, "corrected": 1, "accepted": 0}
+        with pytest.raises(UserError, match="allowed: latest, or 0 to 2"):
+            count_edits(store, 3)
+
+
+def test_the_command_takes_a_revision_where_it_reads_rows(run):
+    import json as json_module
+
+    from typer.testing import CliRunner
+
+    from sam3ray.cli import app
+
+    edits(run).append([Rename(CLIP, 1, "hoop")])
+    edits(run).append([Delete(CLIP, 2)])
+
+    def call(*arguments: str):
+        done = CliRunner().invoke(app, [*arguments, "--json"])
+        return done.exit_code, json_module.loads(done.stdout) if done.stdout else done.stderr
+
+    assert call("status", str(run), "--revision", "1")[1]["revision"] == 1
+    assert call("verify", str(run), "--revision", "1")[0] == 0
+    assert call("verify", str(run), "--revision", "9")[0] == 2
+    code, said = call("status", str(run), "--revision", "soon")
+    assert (code, "allowed: latest, or 0 to 2" in said) == (2, True)
