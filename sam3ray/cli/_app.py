@@ -535,7 +535,7 @@ def import_corrections(
         typer.Option(
             "--format",
             metavar="F",
-            help="coco, labelme, xanylabeling, or run (what `refine` made). "
+            help="A format of `export` but yolo, or run (what `refine` made). "
             "With --as-truth: saco, ytvis, davis, mots or sav.",
         ),
     ],

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sam3ray.config import RunSource, run_place
+from sam3ray.exports._export import categories_of, read_labels
 from sam3ray.exports._folder import IDENTITY, Folder
 from sam3ray.exports._home import Imported, Times, add_revision
+from sam3ray.exports._labels import Choice, ClipLabels
 from sam3ray.exports._reading import Found, read_coco, read_labelme
+from sam3ray.exports._reading_cvat import read_cvat_boxes, read_cvat_masks
+from sam3ray.exports._reading_labelstudio import read_labelstudio_brush, read_labelstudio_video
+from sam3ray.exports._reading_mot import read_mot
+from sam3ray.exports._reading_pixels import read_davis, read_mots_challenge, read_mots_kitti, read_mots_png
+from sam3ray.exports._reading_tracks import read_sav, read_vis
 from sam3ray.exports._refined_run import bring_home
 from sam3ray.failures import UserError
 from sam3ray.files import resolve
@@ -17,17 +25,30 @@ from sam3ray.guard.jsontext import parse_json
 from sam3ray.revisions import Change, Edits, difference
 from sam3ray.store import RunStore
 from sam3ray.store.storage import Storage
-from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 
-READERS: dict[str, Callable[..., Found]] = {
-    "coco": read_coco,
-    "labelme": read_labelme,
-    "xanylabeling": read_labelme,
+Reader = Callable[[Storage, ClipLabels], Found]
+
+READERS: dict[str, dict[str, Reader]] = {
+    "coco": {"": read_coco},
+    "ytvis": {"": read_vis},
+    "saco": {"": read_vis},
+    "mots": {"challenge": read_mots_challenge, "kitti": read_mots_kitti, "png": read_mots_png},
+    "mot": {"": read_mot},
+    "davis": {"": read_davis},
+    "cvat": {"boxes": read_cvat_boxes, "masks": read_cvat_masks},
+    "labelstudio": {"video": read_labelstudio_video, "brush": read_labelstudio_brush},
+    "labelme": {"": read_labelme},
+    "xanylabeling": {"": read_labelme},
+    "sav": {"": read_sav},
 }
-"""Formats whose corrections come back."""
+"""Formats whose corrections come back, by variant."""
 
 RUN = "run"
 """A run that `refine` has made."""
+
+NEVER = {"yolo": "it has no object ids"}
+"""Formats that cannot come back, and why."""
 
 
 def import_labels(
@@ -52,29 +73,35 @@ def import_labels(
         EditConflict: somebody else has changed the same object on the same frame since the export.
     """
     if format not in (*READERS, RUN):
-        raise UserError(f"--format {format}: allowed: {', '.join((*READERS, RUN))}")
+        why = f"{NEVER[format]}; " if format in NEVER else ""
+        raise UserError(f"--format {format}: {why}allowed: {', '.join((*READERS, RUN))}")
     output, storage_options = run_place(output, storage_options)
     store, source = RunStore(output, storage_options), resolve(os.fspath(source))
     if format == RUN:
         return bring_home(store, RunStore(source, storage_options), author, progress)
     storage = Storage(source, storage_options)
     identity = _identity(storage, store, format)
-    choice, base = identity["choice"], identity["revision"]
-    names = choice.get("names") or {}
+    base = identity["revision"]
+    choice = _choice_of(identity["choice"])
+    read = READERS[format].get(identity.get("variant", ""))
+    if read is None:
+        raise UserError(f"{storage.shown(IDENTITY)} is damaged: its variant is {identity.get('variant')!r}")
     edits = Edits(store)
     corrections = edits.operations(edits.number_of(base))
-    folder = Folder(storage)
+    manifest = store.manifest()
+    categories = categories_of(manifest, choice, edits.labels(corrections))
+    clips = {clip.clip_id: (n, clip) for n, clip in enumerate(manifest, 1)}
     problems: list[str] = []
     changes: dict[str, Change] = {}
-    exported = sorted(folder.exported())
+    exported = sorted(Folder(storage).exported())
     for done, clip_id in enumerate(exported, 1):
         try:
-            about = folder.sidecar(clip_id)
-            frames, size = [int(n) for n in about["frame_index"]], (int(about["height"]), int(about["width"]))
-            found = READERS[format](storage, clip_id, frames, size)
-            before = _chosen(edits.clip(clip_id, corrections.get(clip_id, ())), choice)
-            times = Times(list(before.values()), size, store.read_clip_metadata(clip_id).get("clip", {}))
-            changes[clip_id] = difference(clip_id, frames, before, found, times.of, names)
+            if clip_id not in clips:
+                raise ValueError("the run has no such clip")
+            number, clip = clips[clip_id]
+            labels = read_labels(store, clip, number, categories, choice, corrections.get(clip_id, ()))
+            rows = edits.clip(clip_id, corrections.get(clip_id, ()))
+            changes[clip_id] = _change(store, labels, choice, rows, read(storage, labels))
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             problems.append(f"clip {clip_id}: {error}")
         if progress is not None:
@@ -107,13 +134,41 @@ def _identity(storage: Storage, store: RunStore, format: str) -> Mapping[str, An
     return value
 
 
-def _chosen(frames: list[FrameAnnotations], choice: Mapping[str, Any]) -> dict[int, FrameAnnotations]:
-    """What the export showed of them, under their own names: the rest is not missing in what comes back."""
-    from dataclasses import replace
+def _change(
+    store: RunStore, labels: ClipLabels, choice: Choice, rows: Sequence[FrameAnnotations], found: Found
+) -> Change:
+    """What somebody did to one clip.
 
-    prompts, least = choice.get("prompts"), float(choice.get("min_score") or 0)
-    kept = {}
-    for frame in frames:
-        objects = tuple(o for o in frame.objects if o.score >= least and (prompts is None or o.prompt in prompts))
-        kept[frame.frame_index] = replace(frame, objects=objects)
-    return kept
+    Args:
+        rows: as the export found them, those that it left out included.
+        found: what came back; frames that are not in it were not looked at.
+    """
+    before = {frame.frame_index: replace(frame, objects=_shown(frame, choice)) for frame in rows}
+    shown = {item.object_id for frame in before.values() for item in frame.objects}
+    times = Times(rows, (labels.height, labels.width), store.read_clip_metadata(labels.clip_id).get("clip", {}))
+    return difference(
+        labels.clip_id,
+        [frame for frame in labels.frames if frame in found],
+        before,
+        found,
+        times.of,
+        choice.names,
+        {item.object_id for frame in rows for item in frame.objects} - shown,
+    )
+
+
+def _shown(frame: FrameAnnotations, choice: Choice) -> tuple[ObjectAnnotation, ...]:
+    """What the export showed, under their own names: the rest is not missing in what comes back."""
+    wanted = choice.prompts
+    return tuple(o for o in frame.objects if o.score >= choice.min_score and (wanted is None or o.prompt in wanted))
+
+
+def _choice_of(value: Mapping[str, Any]) -> Choice:
+    clips, prompts = value.get("clips"), value.get("prompts")
+    return Choice(
+        None if clips is None else tuple(clips),
+        None if prompts is None else tuple(prompts),
+        float(value.get("min_score") or 0),
+        int(value.get("every") or 1),
+        value.get("names") or None,
+    )

@@ -5,34 +5,38 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from sam3ray.exports._labels import ClipLabels
 from sam3ray.guard.jsontext import parse_json
 from sam3ray.masks import decode_rle
 from sam3ray.revisions import Label
 from sam3ray.store.storage import Storage
 
 Found = dict[int, list[Label]]
+_NUMBERED = re.compile(r"([0-9]{1,9})\.[A-Za-z]+$", re.ASCII)
 _MAX_PNG_BYTES = 64 * 2**20
 
 
-def read_labelme(storage: Storage, clip_id: str, frames: Sequence[int], size: tuple[int, int]) -> Found:
+def read_labelme(storage: Storage, labels: ClipLabels) -> Found:
     """One file per exported frame. Masks, and polygons, which are filled where pixel centres lie inside.
 
     Raises:
         ValueError: a file is missing or damaged, or of another size.
     """
     found: Found = {}
-    for frame in frames:
-        path = f"{clip_id}/{frame:06d}.json"
-        value = _json(storage, path)
+    size = labels.height, labels.width
+    for frame in labels.frames:
+        path = f"{labels.clip_id}/{frame:06d}.json"
+        value = json_object(storage, path)
         if (value.get("imageHeight"), value.get("imageWidth")) not in (size, (None, None)):
             raise ValueError(f"{path} is of an image of {value.get('imageWidth')}x{value.get('imageHeight')} pixels")
         shapes: dict[tuple[int | None, str, int], np.ndarray] = {}
-        for n, shape in enumerate(_list(value, "shapes", path)):
+        for n, shape in enumerate(list_of(value, "shapes", path)):
             object_id, label, mask = _shape(shape, size, f"{path}, shape {n + 1}")
             key = (object_id, label, n if object_id is None else 0)
             shapes[key] = shapes[key] | mask if key in shapes else mask
@@ -40,39 +44,50 @@ def read_labelme(storage: Storage, clip_id: str, frames: Sequence[int], size: tu
     return found
 
 
-def read_coco(storage: Storage, clip_id: str, frames: Sequence[int], size: tuple[int, int]) -> Found:
+def read_coco(storage: Storage, labels: ClipLabels) -> Found:
     """`annotations/<clip_id>.json`. Masks as run lengths, compressed or not, or as polygons.
 
     Raises:
         ValueError: the file is missing or damaged.
     """
-    path = f"annotations/{clip_id}.json"
-    value = _json(storage, path)
+    path, size = f"annotations/{labels.clip_id}.json", (labels.height, labels.width)
+    value = json_object(storage, path)
     images: dict[Any, int] = {}
-    for image in _list(value, "images", path):
-        if isinstance(image, Mapping) and isinstance(image.get("frame_index"), int):
-            images[image.get("id")] = image["frame_index"]
-    names = {c.get("id"): c.get("name") for c in _list(value, "categories", path) if isinstance(c, Mapping)}
-    found: Found = {frame: [] for frame in frames}
-    for n, each in enumerate(_list(value, "annotations", path)):
+    for image in list_of(value, "images", path):
+        frame = _frame_of(image)
+        if frame is not None:
+            images[image["id"]] = frame
+    names = {c.get("id"): c.get("name") for c in list_of(value, "categories", path) if isinstance(c, Mapping)}
+    found: Found = {frame: [] for frame in labels.frames}
+    for n, each in enumerate(list_of(value, "annotations", path)):
         where = f"{path}, annotation {n + 1}"
         if not isinstance(each, Mapping) or each.get("image_id") not in images:
-            raise ValueError(f"{where}: its image_id is not that of an image with a frame_index")
+            raise ValueError(f"{where}: its image_id is not that of an image whose frame is known")
         label = names.get(each.get("category_id"))
         attributes = each.get("attributes") if isinstance(each.get("attributes"), Mapping) else {}
-        object_id = _id(each.get("track_id", (attributes or {}).get("track_id")), where)
-        mask = _segmentation(each.get("segmentation"), size, where)
+        object_id = object_id_of(each.get("track_id", (attributes or {}).get("track_id")), where)
+        mask = mask_of(each.get("segmentation"), size, where)
         frame = images[each["image_id"]]
         if frame in found and mask.any():
-            found[frame].append(Label(object_id, _label(label, where), mask))
+            found[frame].append(Label(object_id, label_of(label, where), mask))
     return found
+
+
+def _frame_of(image: Any) -> int | None:
+    """By the key that our export writes; tools that drop it keep the file's name."""
+    if not isinstance(image, Mapping) or not isinstance(image.get("id"), int | str):
+        return None
+    if type(image.get("frame_index")) is int:
+        return int(image["frame_index"])
+    named = _NUMBERED.search(str(image.get("file_name")))
+    return int(named[1]) if named else None
 
 
 def _shape(shape: Any, size: tuple[int, int], where: str) -> tuple[int | None, str, np.ndarray]:
     if not isinstance(shape, Mapping):
         raise ValueError(f"{where} is no mapping")
-    object_id, label = _id(shape.get("group_id"), where), _label(shape.get("label"), where)
-    points = _points(shape.get("points"), where)
+    object_id, label = object_id_of(shape.get("group_id"), where), label_of(shape.get("label"), where)
+    points = points_of(shape.get("points"), where)
     kind = shape.get("shape_type")
     if kind == "mask":
         return object_id, label, _placed(shape.get("mask"), points, size, where)
@@ -103,12 +118,12 @@ def _placed(data: Any, points: np.ndarray, size: tuple[int, int], where: str) ->
     return mask
 
 
-def _segmentation(value: Any, size: tuple[int, int], where: str) -> np.ndarray:
+def mask_of(value: Any, size: tuple[int, int], where: str) -> np.ndarray:
     if isinstance(value, list):
         mask = np.zeros(size, bool)
         for polygon in value:
             numbers = np.asarray(polygon, dtype=object).reshape(-1).tolist()
-            mask |= filled(_points(list(zip(numbers[::2], numbers[1::2], strict=False)), where), size)
+            mask |= filled(points_of(list(zip(numbers[::2], numbers[1::2], strict=False)), where), size)
         return mask
     if not isinstance(value, Mapping) or value.get("size") != list(size):
         raise ValueError(f"{where}: its segmentation is no mask of {size[1]}x{size[0]} pixels")
@@ -136,7 +151,7 @@ def filled(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return inside
 
 
-def _json(storage: Storage, path: str) -> Mapping[str, Any]:
+def json_object(storage: Storage, path: str) -> Mapping[str, Any]:
     data = storage.read(path)
     if data is None:
         raise ValueError(f"{path} is missing")
@@ -149,14 +164,14 @@ def _json(storage: Storage, path: str) -> Mapping[str, Any]:
     return value
 
 
-def _list(value: Mapping[str, Any], key: str, path: str) -> list[Any]:
+def list_of(value: Mapping[str, Any], key: str, path: str) -> list[Any]:
     found = value.get(key)
     if not isinstance(found, list):
         raise ValueError(f"{path}: {key!r} is no list")
     return found
 
 
-def _id(value: Any, where: str) -> int | None:
+def object_id_of(value: Any, where: str) -> int | None:
     if value is None:
         return None
     if type(value) is not int or not 1 <= value < 2**31:
@@ -166,13 +181,13 @@ def _id(value: Any, where: str) -> int | None:
     return value
 
 
-def _label(value: Any, where: str) -> str:
+def label_of(value: Any, where: str) -> str:
     if not isinstance(value, str) or not value.strip() or len(value) > 200:
         raise ValueError(f"{where}: its label is {value!r}; allowed: 1 to 200 characters")
     return value
 
 
-def _points(value: Any, where: str) -> np.ndarray:
+def points_of(value: Any, where: str) -> np.ndarray:
     try:
         points = np.array(value, dtype=np.float64).reshape(-1, 2)
     except (TypeError, ValueError):

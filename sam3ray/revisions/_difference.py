@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,7 +20,8 @@ class Label:
     """One object on one frame, as it came back.
 
     Attributes:
-        object_id: None where the tool has no id for it: it is new.
+        object_id: None where the tool has no id for it: it is new. A negative one is new, too, and the same object
+            wherever it comes.
         mask: (height, width) bool, not empty; or the row, where it comes back as one: its scores stay.
         prompt: a box that somebody set, for which the mask only stands in.
         between: nobody set this one: the tool's own line between two that were set.
@@ -62,6 +63,7 @@ def difference(
     after: Mapping[int, Sequence[Label]],
     facts_of: Callable[[int], FrameAnnotations],
     names: Mapping[str, str] | None = None,
+    left_out: Set[int] = frozenset(),
 ) -> Change:
     """Compares frame by frame; frames that were not exported are left alone.
 
@@ -74,13 +76,21 @@ def difference(
         after: what came back, by frame.
         facts_of: a frame without objects, for frames that had none: its times and size.
         names: label in the run -> label in the export.
+        left_out: ids of objects of the clip that were not exported.
 
     Raises:
-        ValueError: an id comes twice on a frame.
+        ValueError: an id comes twice on a frame, or is that of an object that was not exported.
     """
     renamed = names or {}
     known = {item.object_id for frame in before.values() for item in frame.objects}
-    fresh = max(known | {label.object_id or 0 for found in after.values() for label in found}, default=0) + 1
+    given = {label.object_id or 0 for found in after.values() for label in found}
+    fresh = max(known | given | left_out, default=0) + 1
+    if taken := sorted((given & left_out) - known):
+        raise ValueError(
+            f"object {taken[0]} is another object of the clip, which this export left out; "
+            f"give new objects no id, or one from {fresh}"
+        )
+    new: dict[int, int] = {}
     moves: dict[tuple[int, int], list[int]] = {}
     gone: dict[int, list[int]] = {}
     labels: dict[tuple[int, str], list[int]] = {}
@@ -93,8 +103,9 @@ def difference(
         found: dict[int, tuple[Label, ObjectAnnotation]] = {}
         for label in after.get(frame, ()):
             object_id = label.object_id
-            if object_id is None:
-                object_id, fresh = fresh, fresh + 1
+            if object_id is None or (object_id < 0 and object_id not in new):
+                new[object_id or 0], fresh = fresh, fresh + 1
+            object_id = new[object_id or 0] if object_id is None or object_id < 0 else object_id
             if object_id in found:
                 raise ValueError(f"object {object_id} comes twice on frame {frame}")
             found[object_id] = label, _annotation(object_id, label)

@@ -184,7 +184,7 @@ class TestBadInput:
         self.refused(run, tmp_path / "out", "is an export of the run")
         self.refused(run, tmp_path / "out", "was exported as 'labelme', not as 'coco'", "coco")
         self.refused(run, tmp_path / "b", "is no export of sam3ray")
-        self.refused(run, tmp_path / "out", "--format sav: allowed: coco, labelme, xanylabeling", "sav")
+        self.refused(run, tmp_path / "out", "--format yolo: it has no object ids; allowed: coco, ytvis", "yolo")
 
 
 def test_polygons_are_filled_where_pixel_centres_lie_inside():
