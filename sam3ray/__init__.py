@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sam3ray.job import JobSummary, refine, run_job
     from sam3ray.model import Model, load
     from sam3ray.planning import Plan, plan_job
-    from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt
+    from sam3ray.prompts import BoxPrompt, ExemplarPrompt, MaskPrompt, PointPrompt
     from sam3ray.rendering import draw
     from sam3ray.runs import Run, Still
     from sam3ray.segment import Segmenter, segment_video, track_video
@@ -37,7 +37,7 @@ _HOMES = {
     "engine.state": ("StateError",),
     "model": ("Model", "load"),
     "planning": ("Plan", "plan_job"),
-    "prompts": ("BoxPrompt", "MaskPrompt", "PointPrompt"),
+    "prompts": ("BoxPrompt", "ExemplarPrompt", "MaskPrompt", "PointPrompt"),
     "runs": ("Run", "Still"),
     "segment": ("Segmenter", "segment_video", "track_video"),
     "store": ("Status",),
@@ -47,6 +47,7 @@ _HOMES = {
 __all__ = [
     "BoxPrompt",
     "ClipError",
+    "ExemplarPrompt",
     "Failure",
     "FrameAnnotations",
     "JobConfig",

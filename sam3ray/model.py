@@ -9,7 +9,7 @@ from sam3ray.config import ModelConfig, TrackingConfig
 from sam3ray.failures import UserError
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.phrases import as_phrases
-from sam3ray.values.prompts import VisualPrompt
+from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
 from sam3ray.video import Frame
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class Model:
         refine: Refine | None = None,
         start_frame: int | None = None,
         phrase_direction: Direction | None = None,
+        exemplars: Sequence[ExemplarPrompt] = (),
         progress: Callable[[], None] | None = None,
     ) -> Iterator[FrameAnnotations]:
         """Labels one clip.
@@ -127,6 +128,8 @@ class Model:
                 where `phrase_direction` is "backward".
             phrase_direction: which way they go from there. None: as `direction`, where there is a `start_frame`; else
                 forward.
+            exemplars: concepts shown by boxes, resolved (`sam3ray.prompts.resolve_exemplars`). They go the way of the
+                phrases, and so do their ids.
             progress: called after each frame that was worked on: what is found backward comes late.
 
         Returns:
@@ -134,8 +137,8 @@ class Model:
             for `hotstart_delay` frames before it is believed.
 
         Raises:
-            ValueError: neither phrases nor visual prompts, or visual prompts that do not fit.
-            UserError: a phrase is empty, too long or given twice.
+            ValueError: nothing is asked for, or an exemplar or a visual prompt does not fit.
+            UserError: a phrase is empty, too long or given twice, or an exemplar's label is a phrase, too.
             ClipError: over_limits, where an object starts with prompts that only say what it is not.
         """
         way = direction or self._tracking.direction
@@ -151,6 +154,7 @@ class Model:
             refine=refine or self._tracking.refine,
             start_frame=start_frame,
             phrase_direction=phrase_direction,
+            exemplars=exemplars,
             progress=progress,
         )
 

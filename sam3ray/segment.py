@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from sam3ray.config import ModelConfig, TrackingConfig, VideoConfig
 from sam3ray.failures import UserError
 from sam3ray.model import Model
-from sam3ray.prompts import resolve_prompts
+from sam3ray.prompts import describe, resolve_exemplars, resolve_prompts
 from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.exemplars import exemplar_problem, named_exemplars
 from sam3ray.values.phrases import as_phrases
-from sam3ray.values.prompts import VisualPrompt
+from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
 from sam3ray.video import ClipFrames, VideoReader
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ Segmenter = Model
 
 def segment_video(
     path: str | PathLike[str],
-    prompts: str | Sequence[str],
+    prompts: str | Sequence[str] = (),
     *,
+    exemplars: Sequence[ExemplarPrompt] = (),
     start_frame: int | None = None,
     direction: Direction = "forward",
     checkpoint: str | None = None,
@@ -37,13 +39,15 @@ def segment_video(
     tracking: TrackingConfig | None = None,
     limits: VideoConfig | None = None,
 ) -> Iterator[FrameAnnotations]:
-    """Finds and follows every instance of some phrases in a local video.
+    """Finds and follows every instance of some concepts in a local video.
 
     Args:
         path: a video file, or a folder of numbered JPEG, PNG or WebP frames.
         prompts: a phrase, or a list such as ["person", "red car"].
+        exemplars: concepts shown by boxes around instances, alone or with a phrase.
         start_frame: index of the frame on which they are first looked for, and from which `direction`
-            says where to go; None: the first frame, or the last if the direction is "backward".
+            says where to go; None: the first frame, or the last if the direction is "backward", or with "both" the
+            first frame of an exemplar.
         checkpoint: hub id or folder; `embedded` is the tiny one in the package. None: facebook/sam3.
         start_s, end_s: range in seconds from the video's start, end exclusive.
         fps: sample at this rate; None takes every frame.
@@ -56,13 +60,14 @@ def segment_video(
         ClipError: the video cannot be read.
         JobStopped: the checkpoint cannot be loaded.
         UserError: a phrase is too long, or arguments that contradict each other.
+        ValueError: nothing is asked for, or an exemplar does not fit the video.
     """
     prompts = as_phrases(prompts)
-    if direction == "both" and start_frame is None:
+    if direction == "both" and start_frame is None and not exemplars:
         raise UserError('direction is "both", but start_frame is absent: nothing lies before the first frame')
     _check_model(checkpoint, model, tracking)
     with ExitStack() as stack:
-        if start_frame is None and direction == "forward":
+        if start_frame is None and direction == "forward" and not exemplars:
             reader = stack.enter_context(
                 VideoReader(path, start_s=start_s, end_s=end_s, fps=fps, limits=limits or VideoConfig())
             )
@@ -71,8 +76,17 @@ def segment_video(
             )
         else:
             source = ClipFrames(path, start_s=start_s, end_s=end_s, fps=fps, limits=limits or VideoConfig())
+            shown = _resolved(exemplars, source)
+            if direction == "both" and start_frame is None:
+                start_frame = min(each.frame_index for each in shown)
             results = _loaded(checkpoint, model, tracking).segment(
-                source, source.height, source.width, prompts, start_frame=start_frame, phrase_direction=direction
+                source,
+                source.height,
+                source.width,
+                prompts,
+                start_frame=start_frame,
+                phrase_direction=direction,
+                exemplars=shown,
             )
         return _closing(results, stack.pop_all())
 
@@ -82,6 +96,7 @@ def track_video(
     visual_prompts: Sequence[VisualPrompt],
     *,
     prompts: str | Sequence[str] = (),
+    exemplars: Sequence[ExemplarPrompt] = (),
     direction: Direction = "forward",
     refine: Refine = "onward",
     checkpoint: str | None = None,
@@ -97,6 +112,7 @@ def track_video(
     Args:
         visual_prompts: several per object, and on several frames, refine it.
         prompts: phrases to look for besides, forward; their objects' ids count up from above the prompted ones'.
+        exemplars: concepts shown by boxes, looked for as the phrases are.
         direction: "forward" from each object's first prompt, "backward" from its last, or "both".
         refine: "onward": a later prompt changes the object from there on; "throughout": everywhere.
 
@@ -113,8 +129,22 @@ def track_video(
     source = ClipFrames(path, start_s=start_s, end_s=end_s, fps=fps, limits=limits or VideoConfig())
     resolved = resolve_prompts(visual_prompts, source.width, source.height, source.frame_at)
     return _loaded(checkpoint, model, tracking).segment(
-        source, source.height, source.width, prompts, resolved, direction=direction, refine=refine
+        source,
+        source.height,
+        source.width,
+        prompts,
+        resolved,
+        direction=direction,
+        refine=refine,
+        exemplars=_resolved(exemplars, source),
     )
+
+
+def _resolved(exemplars: Sequence[ExemplarPrompt], source: ClipFrames) -> tuple[ExemplarPrompt, ...]:
+    for each in named_exemplars(exemplars):
+        if problem := exemplar_problem(each):
+            raise ValueError(f"{describe(each)}: {problem}")
+    return resolve_exemplars(named_exemplars(exemplars), source.width, source.height, source.frame_at)
 
 
 def _check_model(checkpoint: str | None, model: Model | ModelConfig | None, tracking: TrackingConfig | None) -> None:

@@ -23,7 +23,7 @@ from sam3ray.manifest._check import check_rows
 from sam3ray.manifest._parquet import assemble, read_parts, rows_of
 from sam3ray.manifest._rows import Rows
 from sam3ray.manifest._text import read_csv, read_jsonl
-from sam3ray.prompts import parse_visual_prompts
+from sam3ray.prompts import exemplar_items, exemplar_problem, parse_exemplars, parse_visual_prompts
 from sam3ray.values.clip_ids import derive_clip_id
 from sam3ray.values.prompt_reading import KEYS
 
@@ -31,7 +31,7 @@ TRIES = int(os.environ.get("SAM3RAY_FUZZ", "60"))
 fuzz = settings(max_examples=TRIES, deadline=None, suppress_health_check=list(HealthCheck))
 
 CONFIG = JobConfig(manifest="m", output="/elsewhere", prompts=("person",))
-COLUMNS = ("uri", "clip_id", "prompts", "start_s", "end_s", "fps", "visual_prompts", "other")
+COLUMNS = ("uri", "clip_id", "prompts", "start_s", "end_s", "fps", "visual_prompts", "exemplars", "other")
 EDGES = st.sampled_from(
     [
         "",
@@ -234,6 +234,24 @@ def test_visual_prompts_of_any_values(value: Any) -> None:
     assert all(isinstance(sentence, str) for sentence in wrong)
     assert all(prompt.object_id >= 1 and prompt.label for prompt in prompts)
     prompts, wrong = parse_visual_prompts(json.dumps(value))
+
+
+BOXED = st.fixed_dictionaries(
+    {"boxes": st.one_of(values, st.lists(st.lists(st.floats(), min_size=4, max_size=4), max_size=3))},
+    optional={
+        "phrase": values, "label": values, "frame": values, "time_s": values, "labels": values,
+        "units": st.sampled_from(["pixels", "relative", "ells", 3]),
+    },
+)  # fmt: skip
+
+
+@fuzz
+@given(st.one_of(values, st.lists(st.one_of(items, BOXED), max_size=4)))
+def test_exemplars_of_any_values(value: Any) -> None:
+    exemplars, wrong = parse_exemplars(value)
+    assert all(isinstance(sentence, str) for sentence in wrong)
+    assert all(each.name and exemplar_problem(each) is None for each in exemplars)
+    assert parse_exemplars(json.dumps(exemplar_items(exemplars))) == (exemplars, [])
 
 
 @fuzz

@@ -68,6 +68,8 @@ def _words(option: Any, info: FieldInfo) -> str:
         return ("a whole number" if option is int else "a number") + _range(info)
     if option is str:
         return _pattern_words(info) or "text, not empty"
+    if option == tuple[dict[str, Any], ...]:
+        return "a list of exemplars, such as [{label: bolt, frame: 0, units: pixels, boxes: [[10, 20, 50, 60]]}]"
     if origin is tuple:
         return "a list of phrases, such as [person, red car]"
     if isinstance(option, type) and issubclass(option, BaseModel):

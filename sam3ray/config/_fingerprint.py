@@ -12,6 +12,7 @@ from sam3ray.config._models import JobConfig
 from sam3ray.values.annotations import SCHEMA_VERSION
 from sam3ray.values.clip import Clip
 from sam3ray.values.clip_ids import unsigned
+from sam3ray.values.exemplars import exemplar_items
 from sam3ray.values.prompts import VisualPrompt
 from sam3ray.values.versions import ENGINE_VERSION
 
@@ -26,9 +27,9 @@ def fingerprint(
     """All that changes results, under flat dotted keys, so that a difference can be named.
 
     In it: which checkpoint (by content, not by name), dtype (resolved), `compile` (fused kernels round otherwise),
-    tracking, the configuration's prompts and sampling, every clip's id, uri, range, rate and prompts (as one digest,
-    whatever their order), the version of the annotations schema and that of the engine. Not in it: limits, cluster,
-    retry, render, storage, batch sizes and the manifest's other columns.
+    tracking, the configuration's prompts, exemplars and sampling, every clip's id, uri, range, rate and prompts of all
+    kinds (as one digest, whatever their order), the version of the annotations schema and that of the engine. Not in
+    it: limits, cluster, retry, render, storage, batch sizes and the manifest's other columns.
 
     Args:
         checkpoint_identity: as `engine.checkpoint_identity`; its `sha256` alone where it has one, else its name and
@@ -42,6 +43,7 @@ def fingerprint(
         "model.dtype": resolved_dtype(config),
         "model.compile": config.model.compile,
         "prompts": list(config.prompts),
+        "exemplars": [] if config.exemplars is None or isinstance(config.exemplars, str) else list(config.exemplars),
         "video.fps": config.video.fps,
         "video.folder_fps": config.video.folder_fps,
         "manifest.clips": count,
@@ -85,16 +87,16 @@ def manifest_digest(clips: Iterable[Clip]) -> tuple[str, int]:
 
     What signs an address does not count, so that renewed addresses are those of the same run.
     """
-    rows = []
+    rows: list[str] = []
     for clip in clips:
         prompts = [[type(p).__name__, _prompt(p)] for p in clip.visual_prompts] if clip.visual_prompts else []
         # repr of a float is exact; JSON quotes every text, so no two clips can give the same line.
         uri = unsigned(clip.uri)
-        rows.append(
-            json.dumps(
-                [clip.clip_id, uri, clip.prompts, _real(clip.start_s), _real(clip.end_s), _real(clip.fps), prompts]
-            )
-        )
+        numbers = [_real(clip.start_s), _real(clip.end_s), _real(clip.fps)]
+        line: list[Any] = [clip.clip_id, uri, clip.prompts, *numbers, prompts]
+        if clip.exemplars:
+            line.append(exemplar_items(clip.exemplars))
+        rows.append(json.dumps(line))
     rows.sort()
     digest = hashlib.sha256()
     for row in rows:

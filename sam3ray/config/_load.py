@@ -115,6 +115,8 @@ def resolve_paths(config: JobConfig) -> JobConfig:
         update["model"] = config.model.model_copy(update={"checkpoint": os.path.abspath(checkpoint)})
     if config.visual_prompts is not None:
         update["visual_prompts"] = resolve(config.visual_prompts)
+    if isinstance(config.exemplars, str):
+        update["exemplars"] = resolve(config.exemplars)
     if config.video.cache_dir is not None:
         update["video"] = config.video.model_copy(update={"cache_dir": resolve(config.video.cache_dir)})
     return config.model_copy(update=update)
@@ -207,6 +209,8 @@ def _sentences(detail: ErrorDetails, path: Path, origin: Mapping[Path, str], nam
     if detail["type"] == "extra_forbidden":
         value = "" if is_secret_key(path[-1]) else f" (value {_shown(detail['input'])})"
         return [f"{place}{key} is no known key{value}; {_nearest(path)}"]
+    if detail["type"] == "items":
+        return [f"{place}{key}{detail['ctx']['problem']}"]
     if detail["type"] == "phrases":
         return [f"{place}{key} {detail['ctx']['problem']}"]
     return [f"{place}{key} is {_shown(detail['input'])}; allowed: {allowed(field_at(path))}"]

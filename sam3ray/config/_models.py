@@ -12,6 +12,7 @@ from sam3ray.config._places import problem_of, same_place
 from sam3ray.files import ambiguous_options
 from sam3ray.files.web import PRIVATE_HOSTS
 from sam3ray.guard.secrets import find_secrets, has_password
+from sam3ray.values.exemplars import exemplar_items, parse_exemplars
 from sam3ray.values.phrases import phrases_problem, split_phrases
 
 
@@ -32,6 +33,19 @@ def _as_phrases(value: Any) -> Any:
 Phrases = Annotated[tuple[str, ...], BeforeValidator(_as_phrases)]
 # YAML and JSON know lists alone.
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
+
+
+def _as_exemplars(value: Any) -> Any:
+    """A list becomes a tuple of items as a manifest has them; one text is the address of a file."""
+    if not isinstance(value, list | tuple):
+        return value
+    exemplars, wrong = parse_exemplars(list(value))
+    if wrong:
+        raise PydanticCustomError("items", "{problem}", {"problem": wrong[0]})
+    return tuple(exemplar_items(exemplars))
+
+
+Exemplars = Annotated[str | tuple[dict[str, Any], ...] | None, BeforeValidator(_as_exemplars)]
 
 
 class _Section(BaseModel):
@@ -127,6 +141,9 @@ class TrackingConfig(_Section):
     )
     geometry_token: bool = Field(
         False, description="the geometry encoder's token with every phrase, as published; not checked on real weights"
+    )
+    exemplars: Literal["published", "everywhere"] = Field(
+        "published", description="boxes of exemplars count on their own frame, or (ours) on all later ones, too"
     )
     direction: Literal["forward", "backward", "both"] = Field(
         "forward", description="which way objects of visual prompts are followed from their prompts"
@@ -315,6 +332,13 @@ class JobConfig(_Section):
     visual_prompts: str | None = Field(
         None, min_length=1, description="a .parquet or .jsonl file of clicks, boxes and masks, joined by `clip_id`"
     )
+    exemplars: Exemplars = Field(
+        None,
+        description=(
+            "concepts shown by boxes, for clips that bring none of their own; or a .parquet or .jsonl file of them, "
+            "joined by `clip_id`"
+        ),
+    )
     model: ModelConfig = Field(ModelConfig(), description="which checkpoint to load, and how")
     tracking: TrackingConfig = Field(TrackingConfig(), description="thresholds, under the model's own names")
     video: VideoConfig = Field(VideoConfig(), description="sampling and limits")
@@ -337,7 +361,7 @@ class JobConfig(_Section):
             *_place_conflicts(self),
             *_web_conflicts(self),
         ]
-        addresses = [uri for uri in (self.manifest, self.output, self.visual_prompts) if uri is not None]
+        addresses = [self.manifest, self.output, *_prompt_files(self)]
         if problem := ambiguous_options(addresses, self.storage):
             conflicts.append((("storage",), problem))
         if not conflicts and same_place(self.output, self.manifest):
@@ -345,6 +369,10 @@ class JobConfig(_Section):
         if conflicts:
             raise PydanticCustomError("conflict", "{text}", {"conflicts": conflicts, "text": _sentences(conflicts)})
         return self
+
+
+def _prompt_files(config: JobConfig) -> list[str]:
+    return [place for place in (config.visual_prompts, config.exemplars) if isinstance(place, str)]
 
 
 Conflict = tuple[tuple[str, ...], str]  # the dotted keys involved, and a sentence that names them
@@ -373,6 +401,7 @@ def _place_conflicts(config: JobConfig) -> list[Conflict]:
         "manifest": config.manifest,
         "output": config.output,
         "visual_prompts": config.visual_prompts,
+        "exemplars": config.exemplars if isinstance(config.exemplars, str) else None,
         "video.cache_dir": config.video.cache_dir,
     }
     return [
@@ -403,6 +432,7 @@ def _secret_conflicts(config: JobConfig) -> list[Conflict]:
         "manifest": config.manifest,
         "output": config.output,
         "visual_prompts": config.visual_prompts,
+        "exemplars": config.exemplars if isinstance(config.exemplars, str) else None,
         "model.checkpoint": config.model.checkpoint,
         "cluster.address": config.cluster.address,
         "video.cache_dir": config.video.cache_dir,

@@ -31,9 +31,9 @@ def beside_file(config: JobConfig, source: str, origin: Callable[[str], str | No
     """
     base = os.path.dirname(os.path.abspath(local_path(source))) if is_local(source) else posixpath.dirname(source)
     update: dict[str, Any] = {}
-    for key in ("manifest", "visual_prompts"):
+    for key in ("manifest", "visual_prompts", "exemplars"):
         place = getattr(config, key)
-        if place is not None and (line := origin(key)) and _is_relative(place):
+        if isinstance(place, str) and (line := origin(key)) and _is_relative(place):
             update[key] = _of_two(key, line, _joined(base, place), place, lambda each: _exists(each, config.storage))
     if (line := origin("output")) and _is_relative(config.output):
         beside = _joined(base, config.output)

@@ -8,7 +8,7 @@ work, the masks, is done when they are asked for: a phrase without a score above
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +16,9 @@ import numpy as np
 import torch
 
 from sam3ray.engine.capture import kept
-from sam3ray.engine.detr import DetectionMasks, DetectionTransformer, geometry_token
+from sam3ray.engine.detr import DetectionMasks, DetectionTransformer
+from sam3ray.engine.exemplars import Asked, Sought
+from sam3ray.engine.geometry import geometry_tokens
 from sam3ray.engine.postprocess import nms
 from sam3ray.engine.preflight import MAX_TOKENS, phrase_problem
 from sam3ray.engine.transfer import indices, to_device, to_host
@@ -73,12 +75,12 @@ class Detections:
 class DetectorLike(Protocol):
     """What the engine needs of a detector; tests and benchmarks bring their own."""
 
-    def propose(self, backbone: torch.Tensor, prompts: Sequence[str], first_position: int) -> list[Proposals]:
+    def propose(self, backbone: torch.Tensor, prompts: Sequence[Asked], first_position: int) -> list[Proposals]:
         """Detect on consecutive frames.
 
         Args:
             backbone: (frames, tokens, channels), the vision backbone's last hidden state.
-            prompts: phrases.
+            prompts: phrases, and what is looked for by exemplars. Boxes are of the only frame.
             first_position: of the first frame, in the sequence that is being segmented.
         """
         ...
@@ -118,32 +120,68 @@ class Detector:
         if problems:
             raise UserError(problems)
 
-    def propose(self, backbone: torch.Tensor, prompts: Sequence[str], first_position: int = 0) -> list[Proposals]:
+    def propose(self, backbone: torch.Tensor, prompts: Sequence[Asked], first_position: int = 0) -> list[Proposals]:
         """See `DetectorLike`."""
-        self._use(tuple(prompts))
         level = self._model.vision_encoder.neck.fpn_layers[_COARSE](_spatial(backbone))
         search = self._transformer(level)
-        token = geometry_token(self._model, level, search.positions) if self._geometry_token else None
-        asked = _Asked(self._text, self._mask, token)
-        frames, count = len(backbone), len(prompts)
+        parts = [self._find(search, level, asked, places) for places, asked in self._groups(prompts, level, search)]
+        order = [place for part in parts for place in part.places]
+        in_order = None if order == list(range(len(order))) else np.argsort(order).tolist()
+        probs = _concatenated([part.probs for part in parts], 1)
+        host, arrived = to_host(probs if in_order is None else probs[:, indices(in_order, probs.device)])
+        return [
+            Proposals(
+                _Masks(self, backbone[n : n + 1], level[n : n + 1], [part.on(n) for part in parts]), host[n], arrived
+            )
+            for n in range(len(backbone))
+        ]
+
+    def _groups(
+        self, prompts: Sequence[Asked], level: torch.Tensor, search: DetectionTransformer
+    ) -> Iterator[tuple[list[int], _Asked]]:
+        """Prompts by place, each group with as many tokens: phrases are seen as if there were no exemplars."""
+        words = [place for place, each in enumerate(prompts) if isinstance(each, str)]
+        if words:
+            self._use(tuple(each for each in prompts if isinstance(each, str)))
+            token = geometry_tokens(self._model, level, search.positions) if self._geometry_token else None
+            yield words, _Asked(self._text, self._mask, token)
+        by_length: dict[int, list[tuple[int, torch.Tensor, torch.Tensor]]] = {}
+        for place, each in enumerate(prompts):
+            if isinstance(each, Sought):
+                text, mask = self._embedded(each.text)
+                said = self._said(each, level, search)
+                both = torch.cat([text, said], 1)
+                wide = torch.nn.functional.pad(mask, (0, said.shape[1]), value=1)
+                by_length.setdefault(both.shape[1], []).append((place, both, wide))
+        for group in by_length.values():
+            text, mask = _concatenated([text for _, text, _ in group]), _concatenated([mask for _, _, mask in group])
+            yield [place for place, _, _ in group], _Asked(text, mask, None)
+
+    def _said(self, sought: Sought, level: torch.Tensor, search: DetectionTransformer) -> torch.Tensor:
+        """(1, tokens, C): what the boxes of this frame say, after what is kept of earlier ones."""
+        kept = sought.kept
+        parts = [] if kept is None else [tokens for _, tokens in kept.said]
+        if sought.boxes:
+            parts.append(geometry_tokens(self._model, level, search.positions, sought.boxes, sought.signs))
+            if kept is not None:
+                kept.said.append((sought.frame, parts[-1]))
+        return _concatenated(parts, 1)
+
+    def _find(self, search: DetectionTransformer, level: torch.Tensor, asked: _Asked, places: list[int]) -> _Part:
+        frames, count = len(level), len(places)
         pairs = [(frame, prompt) for frame in range(frames) for prompt in range(count)]
         found = []
         for start in range(0, len(pairs), self._batch):
             chunk = pairs[start : start + self._batch]
             frame_of, prompt_of = [pair[0] for pair in chunk], [pair[1] for pair in chunk]
             found.append(search(_rows(level, frame_of), *asked.of(frame_of, prompt_of)))
-        probs = _concatenated([each.probs for each in found]).float().view(frames, count, -1)
-        queries = _concatenated([each.queries for each in found]).unflatten(0, (frames, count))
-        seen = _concatenated([each.seen for each in found]).unflatten(0, (frames, count))
-        host, arrived = to_host(probs)
-        return [
-            Proposals(
-                _Masks(self, backbone[n : n + 1], level[n : n + 1], queries[n], seen[n], asked.on(n)),
-                host[n],
-                arrived,
-            )
-            for n in range(frames)
-        ]
+        return _Part(
+            places,
+            asked,
+            _concatenated([each.probs for each in found]).float().view(frames, count, -1),
+            _concatenated([each.queries for each in found]).unflatten(0, (frames, count)),
+            _concatenated([each.seen for each in found]).unflatten(0, (frames, count)),
+        )
 
     def _transformer(self, level: torch.Tensor) -> DetectionTransformer:
         """For coarse features (frames, C, g, g). Made when the first frame tells g."""
@@ -157,15 +195,19 @@ class Detector:
         if prompts == self._prompts:
             return
         self.check(prompts)
-        for phrase in prompts:
-            if phrase not in self._phrases:
-                self._phrases[phrase] = self._embed(phrase)
-            self._phrases.move_to_end(phrase)
-        self._text = torch.cat([self._phrases[phrase][0] for phrase in prompts])
-        self._mask = torch.cat([self._phrases[phrase][1] for phrase in prompts])
+        found = [self._embedded(phrase, len(prompts)) for phrase in prompts]
+        self._text = torch.cat([text for text, _ in found])
+        self._mask = torch.cat([mask for _, mask in found])
         self._prompts = prompts
-        while len(self._phrases) > max(_MOST_PHRASES, len(prompts)):
+
+    def _embedded(self, phrase: str, needed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """(1, tokens, channels) and (1, tokens) of a phrase, one of `needed` that are wanted together."""
+        if phrase not in self._phrases:
+            self._phrases[phrase] = self._embed(phrase)
+        self._phrases.move_to_end(phrase)
+        while len(self._phrases) > max(_MOST_PHRASES, needed):
             self._phrases.popitem(last=False)
+        return self._phrases[phrase]
 
     def _embed(self, phrase: str) -> tuple[torch.Tensor, torch.Tensor]:
         encoded: Any = self._tokenizer(phrase, return_tensors="pt", padding="max_length", max_length=MAX_TOKENS)
@@ -195,25 +237,57 @@ class _Asked:
 
 
 @dataclass(frozen=True, eq=False)
+class _Part:
+    """What a group of prompts found on some frames: scores (frames, prompts, queries), what the queries became
+    (frames, prompts, queries, C), and what they looked at (frames, prompts, g*g, C)."""
+
+    places: list[int]
+    asked: _Asked
+    probs: torch.Tensor
+    queries: torch.Tensor
+    seen: torch.Tensor
+
+    def on(self, frame: int) -> _PartOfFrame:
+        return _PartOfFrame(self.places, self.asked.on(frame), self.queries[frame], self.seen[frame])
+
+
+@dataclass(frozen=True, eq=False)
+class _PartOfFrame:
+    places: list[int]
+    asked: _Asked
+    queries: torch.Tensor
+    seen: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class _Masks:
     """The masks of one frame, made when asked for; until then, what they are made of."""
 
     detector: Detector
     backbone: torch.Tensor  # (1, tokens, channels)
     level: torch.Tensor  # (1, C, g, g)
-    queries: torch.Tensor  # (prompts, queries, C)
-    seen: torch.Tensor  # (prompts, g*g, C)
-    asked: _Asked  # of this frame
+    parts: list[_PartOfFrame]
 
     def __call__(self, prompts: Sequence[int]) -> torch.Tensor:
+        if len(self.parts) == 1:
+            return self._of_part(self.parts[0], prompts)
+        order: list[int] = []
+        masks = []
+        for part in self.parts:
+            chosen = [place for place in part.places if place in prompts]
+            if chosen:
+                masks.append(self._of_part(part, [part.places.index(place) for place in chosen]))
+                order += chosen
+        wanted = [order.index(place) for place in prompts]
+        return _rows(_concatenated(masks), wanted)
+
+    def _of_part(self, part: _PartOfFrame, prompts: Sequence[int]) -> torch.Tensor:
         detector, spatial = self.detector, _spatial(self.backbone)
         masks = []
         for start in range(0, len(prompts), detector._batch):
-            part = prompts[start : start + detector._batch]
-            asked = self.asked.of([0] * len(part), part)
-            masks.append(
-                detector._masks(spatial, self.level, _rows(self.queries, part), _rows(self.seen, part), *asked)
-            )
+            few = prompts[start : start + detector._batch]
+            asked = part.asked.of([0] * len(few), few)
+            masks.append(detector._masks(spatial, self.level, _rows(part.queries, few), _rows(part.seen, few), *asked))
         return _concatenated(masks)
 
 
@@ -253,8 +327,8 @@ def _spatial(backbone: torch.Tensor) -> torch.Tensor:
     return backbone.transpose(1, 2).unflatten(2, (side, side))
 
 
-def _concatenated(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+def _concatenated(parts: Sequence[torch.Tensor], along: int = 0) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), along)
 
 
 def _rows(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:

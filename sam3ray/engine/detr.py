@@ -144,20 +144,3 @@ class DetectionMasks:
             prompt_mask=mask[:, None, None, :],  # of four dimensions: taken as it is, without a wait
         )
         return (output.pred_masks,)
-
-
-def geometry_token(detector: Any, level: Tensor, positions: Tensor) -> Tensor:
-    """(frames, 1, C): what the geometry encoder of a `Sam3Model` says of each frame when it is given no boxes.
-
-    Args:
-        level: (frames, C, g, g)
-        positions: (1, C, g, g)
-    """
-    encoder = detector.geometry_encoder
-    token = encoder.cls_embed.weight.expand(len(level), -1, -1)
-    token = encoder.prompt_layer_norm(encoder.final_proj(token))
-    features = level.flatten(2).transpose(1, 2)
-    places = positions.expand(len(level), -1, -1, -1).flatten(2).transpose(1, 2)
-    for layer in encoder.layers:
-        token = layer(prompt_feats=token, vision_feats=features, vision_pos_encoding=places, prompt_mask=None)
-    return encoder.output_layer_norm(token)

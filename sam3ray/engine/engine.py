@@ -25,7 +25,8 @@ from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.vision import neck_of
 from sam3ray.engine.walk import Walk, Wanted
 from sam3ray.values.annotations import FrameAnnotations
-from sam3ray.values.prompts import VisualPrompt
+from sam3ray.values.exemplars import named_exemplars
+from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
 from sam3ray.video import Frame
 
 
@@ -94,6 +95,7 @@ class Engine:
         start_frame: int | None = None,
         phrase_direction: Direction = "forward",
         first_object_id: int = 1,
+        exemplars: Sequence[ExemplarPrompt] = (),
         progress: Callable[[], None] | None = None,
     ) -> Iterator[FrameMasks]:
         """Segments one clip.
@@ -110,8 +112,9 @@ class Engine:
             One value per frame, in display order.
 
         Raises:
-            ValueError: nothing is asked for, a visual prompt does not fit, or the frames can be read only once.
-            UserError: a phrase is too long.
+            ValueError: nothing is asked for, an exemplar or a visual prompt does not fit, or the frames can be read
+                only once.
+            UserError: a phrase is too long, or an exemplar's label is a phrase, too.
             ClipError: over_limits, where the prompts that an object starts with only say what it is not. Later also
                 empty_range, where the frame of a prompt is not among those read.
         """
@@ -124,6 +127,7 @@ class Engine:
             # From the first frame, both ways are one.
             "forward" if phrase_direction == "both" and start_frame is None else phrase_direction,
             first_object_id,
+            named_exemplars(exemplars),
         )
         source = frames if isinstance(frames, FrameSource) else OnePass(frames, height, width)
         self._walk = Walk(self, source, wanted, progress or (lambda: None))

@@ -14,6 +14,7 @@ import torch
 
 from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.detector import DetectorLike, Proposals
+from sam3ray.engine.exemplars import Asked
 from sam3ray.engine.frames import Preprocessor
 from sam3ray.engine.outputs import FrameStamp
 from sam3ray.engine.vision import FrameFeatures, TrackerNeck
@@ -28,14 +29,14 @@ class FrameWork:
 
     Attributes:
         position: 0-based, counted from the first frame on which phrases were looked for.
-        phrases: what was looked for, in the order of `proposals`.
+        phrases: what was looked for, in words or by exemplars, in the order of `proposals`.
         features: None where nobody looks at the frame.
         proposals: None where no phrase is looked for.
     """
 
     stamp: FrameStamp
     position: int
-    phrases: tuple[str, ...] = ()
+    phrases: tuple[Asked, ...] = ()
     features: FrameFeatures | None = None
     proposals: Proposals | None = None
 
@@ -44,7 +45,7 @@ class FrameWork:
 class _Waiting:
     stamp: FrameStamp
     position: int
-    phrases: tuple[str, ...]
+    phrases: tuple[Asked, ...]
     pixels: torch.Tensor | None
 
 
@@ -73,7 +74,7 @@ class LookAhead:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._ready)
 
-    def push(self, frame: Frame, position: int, phrases: tuple[str, ...], *, is_looked_at: bool = True) -> None:
+    def push(self, frame: Frame, position: int, phrases: tuple[Asked, ...], *, is_looked_at: bool = True) -> None:
         """The next frame, and the phrases to look for on it."""
         pixels = self._preprocess(frame) if is_looked_at else None
         self._waiting.append(_Waiting(FrameStamp.of(frame), position, phrases, pixels))

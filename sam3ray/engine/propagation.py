@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 from sam3ray.engine.association import Association, associate
 from sam3ray.engine.detector import Detections, detections_above, nms_by_phrase
+from sam3ray.engine.exemplars import name_of
 from sam3ray.engine.hotstart import Hotstart
 from sam3ray.engine.ids import Ids
 from sam3ray.engine.interaction import Round
@@ -186,12 +187,18 @@ class Propagation:
             DetectedObject(object_id, int(detections.prompts[d]), float(detections.scores[d]), frame)
             for object_id, d in zip(self._ids.take(len(found.new)), found.new, strict=True)
         ]
+        # Whom nobody looked for on this frame, nobody has missed.
+        looked_for = {self.phrases.index(name_of(asked)) for asked in work.phrases}
+        missed, empty = (
+            [objects[place].object_id for place in places if objects[place].prompt in looked_for]
+            for places in (found.unmatched, found.empty)
+        )
         removed, hidden = self.hotstart.update(
             frame,
             new=[each.object_id for each in newcomers],
             matched=[[objects[place].object_id for place in places] for places in found.matched_tracks],
-            unmatched=[objects[place].object_id for place in found.unmatched],
-            empty=[objects[place].object_id for place in found.empty],
+            unmatched=missed,
+            empty=empty,
         )
         if masks is not None:
             shown = self._remember(frame, features, masks, facts, found, detections, removed)
@@ -220,9 +227,10 @@ class Propagation:
     def _detections(self, work: FrameWork) -> Detections:
         if work.proposals is None:
             return Detections(torch.empty((0, 1, 1)), np.zeros(0, np.float32), np.zeros(0, np.int64))
-        self.phrases += [phrase for phrase in work.phrases if phrase not in self.phrases]
+        names = [name_of(asked) for asked in work.phrases]
+        self.phrases += [name for name in names if name not in self.phrases]
         found = detections_above(work.proposals, self._rules.score_threshold_detection)
-        numbers = np.array([self.phrases.index(phrase) for phrase in work.phrases], dtype=np.int64)
+        numbers = np.array([self.phrases.index(name) for name in names], dtype=np.int64)
         return replace(found, prompts=numbers[found.prompts])
 
     def _refine(

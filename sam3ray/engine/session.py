@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from sam3ray.engine.clock import Clock
+from sam3ray.engine.exemplars import Asked, Exemplars
 from sam3ray.engine.hotstart_buffer import HotstartBuffer, LoopStep
 from sam3ray.engine.ids import Ids
 from sam3ray.engine.interaction import Round, check_prompt, make_rounds
@@ -43,8 +44,9 @@ from sam3ray.engine.result import SessionResult
 from sam3ray.engine.vision import FrameFeatures
 from sam3ray.failures import ClipError, Reason, UserError
 from sam3ray.prompts import resolve_prompts
+from sam3ray.values.exemplars import with_exemplar_phrases
 from sam3ray.values.phrases import phrases_problem
-from sam3ray.values.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
+from sam3ray.values.prompts import BoxPrompt, ExemplarPrompt, MaskPrompt, PointPrompt, VisualPrompt
 from sam3ray.video import Frame
 
 if TYPE_CHECKING:
@@ -101,6 +103,7 @@ class Session(AbstractContextManager["Session"]):
         # frame index -> object id -> its prompts: for frames that have not come yet, and that have not been worked on
         self.waiting: dict[int, dict[int, tuple[VisualPrompt, ...]]] = {}
         self.coming: dict[int, dict[int, tuple[VisualPrompt, ...]]] = {}
+        self.exemplars = Exemplars(self.size, everywhere=engine.tracking.exemplars == "everywhere")
         self.clock = Clock()
         self.pass_number = 0
         self.is_over = False
@@ -139,16 +142,16 @@ class Session(AbstractContextManager["Session"]):
 
     # What is asked for
 
-    def add(self, prompt: str | VisualPrompt) -> tuple[int, ...]:
+    def add(self, prompt: str | ExemplarPrompt | VisualPrompt) -> tuple[int, ...]:
         """Ask for something more, from the frame on that is given next.
 
         Args:
-            prompt: a phrase; or a click, box or mask, in pixels or fractions of the frame. One that names an object
-                that is there refines it, whoever found it; else it starts one.
+            prompt: a phrase; an exemplar; or a click, box or mask, in pixels or fractions of the frame. One that names
+                an object that is there refines it, whoever found it; else it starts one.
 
         Returns:
-            The ids that the prompt names: none for a phrase, whose objects get theirs when they are found, above all
-            ids given until then.
+            The ids that the prompt names: none for a phrase or an exemplar, whose objects get theirs when they are
+            found, above all ids given until then.
 
         Raises:
             UserError: a phrase that is empty, too long, or there already in other capitals.
@@ -158,22 +161,23 @@ class Session(AbstractContextManager["Session"]):
         if isinstance(prompt, str):
             if prompt not in self.phrases:
                 phrases = (*self.phrases, prompt.strip())
-                if problem := phrases_problem(phrases):
+                if problem := phrases_problem(phrases) or self._label_problem(phrases):
                     raise UserError(f"the session {problem}")
                 self.engine.check_phrases(phrases)
                 self._ask(phrases)
             return ()
+        if isinstance(prompt, ExemplarPrompt):
+            self._add_exemplar(prompt)
+            return ()
         if not isinstance(prompt, _VISUAL):
-            raise TypeError(f"a prompt is a phrase, a PointPrompt, a BoxPrompt or a MaskPrompt, got {prompt!r:.80}")
+            raise TypeError(
+                "a prompt is a phrase, an ExemplarPrompt, a PointPrompt, a BoxPrompt or a MaskPrompt, "
+                f"got {prompt!r:.80}"
+            )
         if isinstance(prompt, MaskPrompt) and prompt.png:
             (prompt,) = resolve_prompts((prompt,), self.size[1], self.size[0])
         check_prompt(prompt, *self.size)
-        last = self.clock.last_index
-        if last is not None and (prompt.frame_index >= last if self.walk.reverse else prompt.frame_index <= last):
-            raise ValueError(
-                f"prompt of object {prompt.object_id} on frame {prompt.frame_index}: the session is past it, at frame "
-                f"{last}; allowed: a frame that has not been given yet"
-            )
+        self._check_to_come(prompt.frame_index, f"prompt of object {prompt.object_id}")
         self.ids.reserve(prompt.object_id)
         if prompt.label or prompt.object_id not in self.labels:
             self.labels[prompt.object_id] = prompt.label
@@ -183,18 +187,43 @@ class Session(AbstractContextManager["Session"]):
         of_frame[prompt.object_id] = (*of_frame.get(prompt.object_id, ()), prompt)
         return (prompt.object_id,)
 
+    def _add_exemplar(self, prompt: ExemplarPrompt) -> None:
+        phrases, (prompt,), problem = with_exemplar_phrases(self.phrases, [prompt])
+        if problem or (problem := self._label_problem(phrases)):
+            raise UserError(f"the session {problem}")
+        self._check_to_come(prompt.frame_index, "an exemplar")
+        if phrases != self.phrases:
+            self.engine.check_phrases(phrases)
+        self.exemplars.add(prompt)
+        if phrases != self.phrases:
+            self._ask(phrases)
+
+    def _label_problem(self, phrases: tuple[str, ...]) -> str | None:
+        """What is wrong where a phrase is the label of an exemplar, too."""
+        labelled = [ExemplarPrompt((), label=name) for name in self.exemplars.names]
+        return with_exemplar_phrases(phrases, labelled)[2]
+
+    def _check_to_come(self, frame_index: int, what: str) -> None:
+        last = self.clock.last_index
+        if last is not None and (frame_index >= last if self.walk.reverse else frame_index <= last):
+            raise ValueError(
+                f"{what} on frame {frame_index}: the session is past it, at frame {last}; "
+                "allowed: a frame that has not been given yet"
+            )
+
     def remove(self, what: int | str) -> None:
-        """Drop an object by its id, or a phrase with all that it has found, from the frame on that is given next.
+        """Drop an object by its id, or a phrase or an exemplar's name with all that it has found, from the frame on
+        that is given next.
 
         Raises:
-            UserError: no such phrase is looked for, or no object was ever given that id.
+            UserError: no such phrase or exemplar is looked for, or no object was ever given that id.
         """
         self._check_open()
         if isinstance(what, str):
-            if what not in self.phrases:
-                raise UserError(
-                    f"the phrase {what!r} is not looked for; looked for: {', '.join(self.phrases) or 'none'}"
-                )
+            names = (*self.phrases, *self.exemplars.names)
+            if what not in names:
+                raise UserError(f"the phrase {what!r} is not looked for; looked for: {', '.join(names) or 'none'}")
+            self.exemplars.remove(what, self.clock.given)
             self._ask(tuple(each for each in self.phrases if each != what))
         elif not 1 <= what < self.ids.next:
             given = f"the highest given so far is {self.ids.next - 1}" if self.ids.next > 1 else "none was given so far"
@@ -220,26 +249,34 @@ class Session(AbstractContextManager["Session"]):
 
         Raises:
             ValueError: the frame is no RGB image of the session's size, or does not follow the one before.
-            ClipError: empty_range, where the frame of a visual prompt was passed over; over_limits, where an object
-                starts with prompts that only say what it is not.
+            ClipError: empty_range, where the frame of an exemplar or visual prompt was passed over; over_limits, where
+                an object starts with prompts that only say what it is not.
         """
         self._check_open()
         self._check_frame(frame)
         self._check_passed(frame.index)
-        clock = self.clock
-        phrases = self._phrases_at(clock.given) if self.walk.finds else ()
-        if phrases and clock.phrases_from is None:
-            clock.phrases_from = clock.given
+        clock, asked = self.clock, self._asked_on(frame.index)
         begun = clock.phrases_from if clock.phrases_from is not None else clock.given
-        looked_at = bool(phrases) or (self.walk.follows and self._follows_on(frame.index))
+        finds = bool(asked or (self.walk.finds and self.exemplars.shown))
+        looked_at = finds or (self.walk.follows and self._follows_on(frame.index))
         if self.walk.follows and frame.index in self.waiting:
             self.coming[frame.index] = self.waiting.pop(frame.index)
-        self._ahead.push(frame, clock.given - begun, phrases, is_looked_at=looked_at)
+        self._ahead.push(frame, clock.given - begun, asked, is_looked_at=looked_at)
         clock.given += 1
         clock.last_index = frame.index
         while len(self._ahead) > self._lag:
             self._work()
         return self._take_ready()
+
+    def _asked_on(self, frame_index: int) -> tuple[Asked, ...]:
+        """What is looked for on the frame given now."""
+        clock = self.clock
+        if not self.walk.finds:
+            return ()
+        phrases = self._phrases_at(clock.given)
+        if clock.phrases_from is None and (phrases or frame_index in self.exemplars.waiting):
+            clock.phrases_from = clock.given
+        return self.exemplars.look(frame_index, clock.given, phrases, looks=True)
 
     def _check_frame(self, frame: Frame) -> None:
         height, width = self.size
@@ -257,7 +294,7 @@ class Session(AbstractContextManager["Session"]):
         """End the pass: nothing more comes.
 
         Raises:
-            ClipError: empty_range, where the frame of a visual prompt did not come.
+            ClipError: empty_range, where the frame of an exemplar or a visual prompt did not come.
         """
         self._check_open()
         while len(self._ahead) and not self.is_satisfied:
@@ -365,6 +402,8 @@ class Session(AbstractContextManager["Session"]):
 
     def _check_passed(self, frame_index: int | None) -> None:
         """Raises if a prompt waits for a frame that lies before this one on the way (None: the end) and never came."""
+        if self.walk.finds:
+            self.exemplars.check_passed(frame_index, reverse=self.walk.reverse)
         if not self.walk.follows:
             return
         for frame in sorted(self.waiting, reverse=self.walk.reverse):
@@ -399,6 +438,7 @@ class Session(AbstractContextManager["Session"]):
         frame = clock.worked
         clock.worked += 1
         clock.worked_index = work.stamp.index
+        self.exemplars.worked(work.stamp.index, clock.worked)
         self._remove(frame)
         if self.prompt_tracker is None and (self.waiting or self.coming or self.prompted):
             total = self.length if self.length is not None else clock.given

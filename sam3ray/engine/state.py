@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from sam3ray.engine.exemplars import Shown
 from sam3ray.engine.hotstart import Standing
 from sam3ray.engine.hotstart_buffer import LoopStep
 from sam3ray.engine.memory import NO_ROW, FrameEntry, ObjectMemory
@@ -35,6 +36,7 @@ from sam3ray.engine.state_schema import (
     ADAPTER,
     ClockState,
     DetectedObjectState,
+    ExemplarsState,
     LoanState,
     MemoryState,
     PartState,
@@ -42,6 +44,7 @@ from sam3ray.engine.state_schema import (
     PromptTrackerState,
     PropagationState,
     SessionState,
+    ShownState,
     StandingState,
     StepState,
 )
@@ -221,6 +224,7 @@ def _captured(session: Session, tensors: _Tensors) -> SessionState:
         ],
         propagation=_propagation(session, tensors),
         prompt_tracker=_prompt_tracker(session, tensors),
+        exemplars=_exemplars(session, tensors),
     )
 
 
@@ -298,6 +302,21 @@ def _propagation(session: Session, tensors: _Tensors) -> PropagationState | None
     )
 
 
+def _exemplars(session: Session, tensors: _Tensors) -> ExemplarsState | None:
+    exemplars, worked = session.exemplars, session.clock.worked
+    if not exemplars.count:
+        return None
+    shown = []
+    for n, each in enumerate(exemplars.still_needed(worked)):
+        said = [(frame, tokens) for frame, tokens in each.said if frame < worked]
+        for frame, tokens in said:
+            tensors.put(f"exemplars.{n}.{frame}", tokens)
+        frames = [(frame, tokens.shape[1]) for frame, tokens in said]
+        shown.append(ShownState(each.name, each.phrase, each.since, each.until, frames))
+    prompts = [each for of in (exemplars.coming, exemplars.waiting) for given in of.values() for each in given]
+    return ExemplarsState(prompts, exemplars.count, shown)
+
+
 def _prompt_tracker(session: Session, tensors: _Tensors) -> PromptTrackerState | None:
     prompt_tracker = session.prompt_tracker
     if prompt_tracker is None:
@@ -353,6 +372,8 @@ def _restored(session: Session, state: SessionState, tensors: _Tensors) -> None:
     for value, tentative, retracted in state.ready:
         masks: FrameMasks = with_pixels(from_json(value, *session.size), session.masks)
         session.ready.append(SessionResult(masks, frozenset(tentative), frozenset(retracted)))
+    if state.exemplars is not None:
+        _exemplars_again(session, state.exemplars, tensors)
     if state.propagation is not None:
         _propagation_again(session, state.propagation, tensors)
     if state.prompt_tracker is not None:
@@ -437,6 +458,19 @@ def _propagation_again(session: Session, saved: PropagationState, tensors: _Tens
     ]
     propagation.tally = Tally(**saved.tally)
     session.propagation = propagation
+
+
+def _exemplars_again(session: Session, saved: ExemplarsState, tensors: _Tensors) -> None:
+    one = session.engine.checkpoint
+    width = one.model.detector_model.geometry_encoder.output_layer_norm.weight.shape[0]
+    shown = []
+    for n, each in enumerate(saved.shown):
+        said = [
+            (frame, tensors.take(f"exemplars.{n}.{frame}", (1, count, width)).to(one.device))
+            for frame, count in each.said
+        ]
+        shown.append(Shown(each.name, each.phrase, each.since, each.until, said))
+    session.exemplars.resume(shown, saved.prompts, saved.count)
 
 
 def _prompt_tracker_again(session: Session, saved: PromptTrackerState, tensors: _Tensors) -> None:

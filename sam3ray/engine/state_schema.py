@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 
-from sam3ray.values.prompts import BoxPrompt, MaskPrompt, PointPrompt
+from sam3ray.values.prompts import BoxPrompt, ExemplarPrompt, MaskPrompt, PointPrompt
 
 _STRICT = ConfigDict(strict=True, extra="forbid")
 Whole = Annotated[int, Field(ge=-(2**63), le=2**63)]
@@ -107,6 +107,22 @@ class ClockState:
 
 
 @checked(config=_STRICT)
+class ShownState:
+    name: str
+    phrase: str
+    since: Count
+    until: Count | None
+    said: list[tuple[Count, Count]]  # frame, tokens
+
+
+@checked(config=_STRICT)
+class ExemplarsState:
+    prompts: list[ExemplarPrompt]
+    count: Count
+    shown: list[ShownState]
+
+
+@checked(config=_STRICT)
 class SessionState:
     format: int
     bound_to: dict[str, Any]
@@ -126,6 +142,7 @@ class SessionState:
     ready: list[tuple[list[Any], list[Count], list[Count]]]  # finished frame, tentative, retracted
     propagation: PropagationState | None = None
     prompt_tracker: PromptTrackerState | None = None
+    exemplars: ExemplarsState | None = None
 
 
 ADAPTER = TypeAdapter(SessionState)

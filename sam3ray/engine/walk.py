@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from sam3ray.engine.exemplars import Exemplars
 from sam3ray.engine.ids import Ids
 from sam3ray.engine.interaction import object_prompts
 from sam3ray.engine.outputs import FrameMasks, merged
@@ -16,8 +17,9 @@ from sam3ray.engine.result import SessionResult
 from sam3ray.engine.session import Session, cannot_start
 from sam3ray.engine.source import FrameSource, OnePass, position_of, read_backward
 from sam3ray.engine.spool import Spool
-from sam3ray.failures import ClipError, Reason
-from sam3ray.values.prompts import VisualPrompt
+from sam3ray.failures import ClipError, Reason, UserError
+from sam3ray.values.exemplars import with_exemplar_phrases
+from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
 from sam3ray.video import Frame
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Wanted:
         start_frame: index in the source of the frame on which phrases are first looked for; None: the first.
         phrase_direction: which way they go from there.
         first_id: of what phrases find.
+        exemplars: resolved, each with a phrase or a label. They go the way of the phrases.
     """
 
     phrases: tuple[str, ...] = ()
@@ -44,12 +47,18 @@ class Wanted:
     start_frame: int | None = None
     phrase_direction: Direction = "forward"
     first_id: int = 1
+    exemplars: tuple[ExemplarPrompt, ...] = ()
+
+    @property
+    def finds(self) -> bool:
+        """Whether objects are to be found, by phrases or exemplars."""
+        return bool(self.phrases or self.exemplars)
 
     @property
     def looks_again(self) -> bool:
         """Whether frames are looked at more than once, or backward."""
         of_visual = bool(self.visual) and (self.direction, self.refine) != ("forward", "onward")
-        return of_visual or (bool(self.phrases) and self.phrase_direction != "forward")
+        return of_visual or (self.finds and self.phrase_direction != "forward")
 
 
 class Walk:
@@ -64,8 +73,8 @@ class Walk:
         tally: counts of what phrases found, over all passes.
 
     Raises:
-        ValueError: nothing is wanted, or a visual prompt does not fit the frames.
-        UserError: a phrase is too long.
+        ValueError: nothing is wanted, or an exemplar or a visual prompt does not fit the frames, or the way.
+        UserError: a phrase is too long, or an exemplar's label is a phrase, too.
         ClipError: over_limits, where the prompts that an object starts with only say what it is not.
     """
 
@@ -75,9 +84,16 @@ class Walk:
         self._engine, self._source, self._wanted, self._progress = engine, source, wanted, progress
         self._size = source.height, source.width
         self._sessions: list[Session] = []
-        if not wanted.phrases and not wanted.visual:
+        if not wanted.finds and not wanted.visual:
             raise ValueError("there must be at least one prompt, got none")
-        engine.check_phrases(wanted.phrases)
+        phrases, exemplars, problem = with_exemplar_phrases(wanted.phrases, wanted.exemplars)
+        if problem:
+            raise UserError(f"the clip {problem}")
+        self._wanted = wanted = replace(wanted, phrases=phrases, exemplars=exemplars)
+        engine.check_phrases(phrases)
+        for exemplar in exemplars:
+            _check_on_the_way(exemplar, wanted)
+            Exemplars(self._size, everywhere=False).add(exemplar)  # does it fit the frames?
         if isinstance(source, OnePass) and wanted.looks_again:
             raise ValueError("these frames can be read only once, forward: give a source that can be read again")
         for each in object_prompts(wanted.visual, *self._size):
@@ -101,8 +117,8 @@ class Walk:
         """
         wanted = self._wanted
         with ExitStack() as stack:
-            behind = self._phrases_behind(stack) if wanted.phrases and wanted.phrase_direction != "forward" else None
-            finds = bool(wanted.phrases) and wanted.phrase_direction != "backward"
+            behind = self._phrases_behind(stack) if wanted.finds and wanted.phrase_direction != "forward" else None
+            finds = wanted.finds and wanted.phrase_direction != "backward"
             policy = Policy((Pass(),))
             if wanted.visual:
                 policy = Policy.of(wanted.direction, wanted.refine, finds=finds)
@@ -165,9 +181,15 @@ class Walk:
         if start is not None:
             raise _start_is_missing(start)
 
-    def _look_for(self, session: Session) -> None:
-        for phrase in self._wanted.phrases:
+    def _look_for(self, session: Session, *, back: bool = False) -> None:
+        """Phrases, and those exemplars that lie on the way from the start."""
+        wanted = self._wanted
+        for phrase in wanted.phrases:
             session.add(phrase)
+        start = wanted.start_frame
+        for each in wanted.exemplars:
+            if start is None or (each.frame_index <= start if back else each.frame_index >= start):
+                session.add(each)
 
     def _phrases_behind(self, stack: ExitStack) -> Spool:
         """What phrases find from the start backward.
@@ -179,12 +201,13 @@ class Walk:
         behind = stack.enter_context(Spool(*self._size))
         first = self._ids.next
         with self._session(Policy((Pass(reverse=True),)), length=start + 1) as session:
-            self._look_for(session)
+            self._look_for(session, back=True)
             session.clock.first = start
             for position, masks in self._run(session, read_backward(self._source, start + 1)):
                 if position < start or wanted.phrase_direction == "backward":  # else the way forward shows the first
                     behind.put(position, masks)
-            born = session.propagation.found_at_first if session.propagation is not None else 0
+            common = session.propagation is not None and session.clock.phrases_from == 0
+            born = session.propagation.found_at_first if session.propagation is not None and common else 0
         self._ids.repeat(range(first, first + born))
         return behind
 
@@ -210,6 +233,19 @@ def _and_the_rest(session: Session, given: Iterable[list[SessionResult]]) -> Ite
         if session.is_satisfied:
             break
     yield from session.finish()
+
+
+def _check_on_the_way(exemplar: ExemplarPrompt, wanted: Wanted) -> None:
+    """Raises ValueError if nobody comes by the exemplar's frame."""
+    start, frame = wanted.start_frame, exemplar.frame_index
+    if start is None or wanted.phrase_direction == "both":
+        return
+    if frame > start if wanted.phrase_direction == "backward" else frame < start:
+        side = "after" if frame > start else "before"
+        raise ValueError(
+            f"{exemplar.name!r} is shown by boxes on frame {frame}, {side} start_frame, which is {start}; allowed with "
+            f"direction {wanted.phrase_direction!r}: a frame on the way from it, or direction 'both'"
+        )
 
 
 def _start_is_missing(start_frame: int) -> ClipError:

@@ -218,9 +218,8 @@ def categories_of(manifest: Sequence[Clip], choice: Choice, corrected: Sequence[
 
 
 def _asked(clip: Clip, choice: Choice) -> list[str]:
-    labels = [*clip.prompts, *(each.label for each in clip.visual_prompts)]
     wanted = None if choice.prompts is None else set(choice.prompts)
-    return list(dict.fromkeys(choice.name_of(label) for label in labels if wanted is None or label in wanted))
+    return list(dict.fromkeys(choice.name_of(label) for label in clip.names if wanted is None or label in wanted))
 
 
 def _each(

@@ -50,8 +50,9 @@ from sam3ray.store import RunStore
 from sam3ray.store.annotation_file import AnnotationWriter
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.clip import Clip
+from sam3ray.values.exemplars import exemplar_items
 from sam3ray.values.prompt_writing import prompt_items
-from sam3ray.values.prompts import VisualPrompt
+from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
 from sam3ray.values.versions import ENGINE_VERSION
 from sam3ray.video import ClipFrames, Frame, VideoCache, VideoInfo, VideoReader, local_sighting
 
@@ -78,6 +79,7 @@ class Segments(Protocol):
         prompts: Any = (),
         visual_prompts: Any = (),
         *,
+        exemplars: Any = (),
         progress: Callable[[], None] | None = None,
     ) -> Iterator[FrameAnnotations]: ...
 
@@ -111,6 +113,7 @@ class _Source:
     frames_or_source: Any
     video: VideoReader | ClipFrames
     visual_prompts: tuple[VisualPrompt, ...] = ()
+    exemplars: tuple[ExemplarPrompt, ...] = ()
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -119,7 +122,8 @@ class _Source:
         return {"clock": self.video.clock, **(names if self.video.frame_names else {})}
 
     def frames(self, clock: _Clock) -> Any:
-        return self.frames_or_source if self.visual_prompts else clock.timed("decode", self.frames_or_source)
+        once = self.frames_or_source is not self.video
+        return clock.timed("decode", self.frames_or_source) if once else self.frames_or_source
 
 
 @dataclass
@@ -304,6 +308,7 @@ class ClipWorker:
             "source": json.loads(opened.source),
             "prompts": list(clip.prompts),
             "visual_prompts": prompt_items(source.visual_prompts),
+            "exemplars": exemplar_items(source.exemplars),
             "source_fps": float(info.fps) if info.fps else None,
             "time_base": str(info.time_base),
             "codec": info.codec,
@@ -367,8 +372,11 @@ class ClipWorker:
     def _segment(self, clip: Clip, source: _Source, clock: _Clock) -> Iterator[FrameAnnotations]:
         size = source.info.height, source.info.width
         phrases = clip.prompts if self.refinement is None else ()
+        how: dict[str, Any] = {}
+        if source.exemplars and self.refinement is None:
+            how["exemplars"] = source.exemplars
         found = self.segmenter.segment(
-            source.frames(clock), *size, phrases, source.visual_prompts, progress=self._progress.tick
+            source.frames(clock), *size, phrases, source.visual_prompts, progress=self._progress.tick, **how
         )
         return found if self.refinement is None else self.refinement.clip(clip.clip_id)[0].with_tracks(found)
 
@@ -440,28 +448,32 @@ class ClipWorker:
 
             path = resources.enter_context(self._cache.open(clip.uri, fetched, saw))
             opened = _Opened(clip, resources, path, time.perf_counter() - began, seen[-1])
-            if first_frames and not clip.visual_prompts:
+            if first_frames and not _is_read_again(clip):
                 self._start_reading(opened)
             opened.resources = resources.pop_all()
         return opened
 
     def _source(self, opened: _Opened) -> _Source:
-        """Frames in one pass for phrases; frames that can be read again for visual prompts."""
+        """Frames in one pass; frames that can be read again for visual prompts, and where a moment is to be found."""
+        from sam3ray.prompts import resolve_exemplars, resolve_prompts
+
         clip, limits = opened.clip, self.config.video
-        if not clip.visual_prompts:
+        if not _is_read_again(clip):
             if opened.reader is None:
                 self._start_reading(opened)
             assert opened.reader is not None
             assert opened.frames is not None
-            return _Source(opened.reader.info, opened.frames, opened.reader)
-        from sam3ray.prompts import resolve_prompts
+            info = opened.reader.info
+            shown = resolve_exemplars(clip.exemplars, info.width, info.height)
+            return _Source(info, opened.frames, opened.reader, exemplars=shown)
 
         fps = clip.fps or limits.fps
         frames = ClipFrames(opened.path, start_s=clip.start_s, end_s=clip.end_s, fps=fps, limits=limits)
         prompts = resolve_prompts(
             clip.visual_prompts, frames.width, frames.height, frames.frame_at, self.config.storage
         )
-        return _Source(frames.info, frames, frames, prompts)
+        shown = resolve_exemplars(clip.exemplars, frames.width, frames.height, frames.frame_at)
+        return _Source(frames.info, frames if prompts else frames.read(), frames, prompts, shown)
 
     def _start_reading(self, opened: _Opened) -> None:
         """Opens the reader and waits for the first frame; it decodes on in its own thread."""
@@ -497,6 +509,11 @@ class ClipWorker:
             versions=self.software,
             attempt=attempt,
         )
+
+
+def _is_read_again(clip: Clip) -> bool:
+    """Whether one look at each frame, in order, is not enough."""
+    return bool(clip.visual_prompts) or any(each.time_s is not None for each in clip.exemplars)
 
 
 def _segmenter(

@@ -6,10 +6,10 @@ import difflib
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -22,9 +22,10 @@ from sam3ray.guard.secrets import has_password
 from sam3ray.manifest._rows import Problems, Rows, shown
 from sam3ray.values.clip import Clip, Manifest
 from sam3ray.values.clip_ids import ALLOWED, derive_clip_id, is_clip_id
+from sam3ray.values.exemplars import parse_exemplars, with_exemplar_phrases
 from sam3ray.values.phrases import comma_warning, phrases_problem, split_phrases
 from sam3ray.values.prompt_reading import parse_visual_prompts
-from sam3ray.values.prompts import MaskPrompt, VisualPrompt
+from sam3ray.values.prompts import ExemplarPrompt, MaskPrompt, VisualPrompt
 
 _LOG = logging.getLogger(__name__)
 MAX_URI_CHARS = 4096
@@ -37,11 +38,16 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _PLAIN_URI = re.compile(r"(?:(?:s3|gs|az|abfs|https)://[A-Za-z0-9]|/)[A-Za-z0-9_/=+-][A-Za-z0-9_./=+-]{0,1000}")
 
 
-def check_rows(rows: Rows, config: JobConfig, joined: Mapping[str, tuple[VisualPrompt, ...]] | None = None) -> Manifest:
+def check_rows(
+    rows: Rows,
+    config: JobConfig,
+    joined: Mapping[str, tuple[VisualPrompt, ...]] | None = None,
+    exemplars: Mapping[str, tuple[ExemplarPrompt, ...]] | None = None,
+) -> Manifest:
     """The clips of these rows.
 
     Args:
-        joined: visual prompts by clip id, from a file of their own; taken out of it as they are used.
+        joined, exemplars: visual prompts and exemplars by clip id, from files of their own.
 
     Raises:
         UserError: one sentence for each bad value, with row, line, column, value and what is allowed.
@@ -60,12 +66,17 @@ def check_rows(rows: Rows, config: JobConfig, joined: Mapping[str, tuple[VisualP
     ids = _ids(rows, uris, starts, ends, problems)
     visual, faulty = _visual_prompts(rows, ids, joined, problems)
     _check_masks(rows, visual, config.video.protocols, problems)
-    prompts = _prompts(rows, config, visual, faulty, problems)
+    shown, asks = _exemplars(rows, ids, config, exemplars, problems)
+    asks |= faulty | {i for i, given in enumerate(visual) if given}
+    prompts = _prompts(rows, config, asks, {i for i, given in enumerate(shown) if given}, problems)
+    _join_phrases(rows, prompts, shown, problems)
     problems.raise_if_any()
     columns: list[Iterable[Any]] = [ids, uris, prompts, starts, ends, rates, visual]
     if rows.carried is not None:
         columns.append(_as_python(rows.carried, rows.name))
     clips: Iterable[Clip] = map(Clip, *columns)
+    if any(shown):
+        clips = (replace(clip, exemplars=given) for clip, given in zip(clips, shown, strict=True))
     if rows.sources is not None:
         clips = (replace(clip, source=source) for clip, source in zip(clips, rows.sources, strict=True))
     return Manifest(clips, rows.carried)
@@ -201,8 +212,10 @@ def _ids(
 
 
 def _prompts(
-    rows: Rows, config: JobConfig, visual: list[tuple[VisualPrompt, ...]], faulty: set[int], problems: Problems
+    rows: Rows, config: JobConfig, asks: set[int], shown: set[int], problems: Problems
 ) -> list[tuple[str, ...]]:
+    """The phrases of each row: the configuration's where it asks (`asks`) for nothing. Something must be asked for, if
+    only by the configuration's exemplars (`shown`)."""
     values = rows.columns.get("prompts") or [None] * rows.count
     known: dict[Any, tuple[tuple[str, ...], str | None]] = {}  # most rows of a manifest ask for the same
     result: list[tuple[str, ...]] = []
@@ -220,9 +233,9 @@ def _prompts(
             phrases, problem = _phrases(value)
         if problem:
             problems.add(f"{rows.place(i)}: prompts {problem}")
-        elif not phrases and not visual[i] and i not in faulty:
+        elif not phrases and i not in asks:
             phrases = config.prompts
-            if not phrases:
+            if not phrases and i not in shown:
                 bare.append(i)
         result.append(phrases)
     for i, warning in commas.items():
@@ -253,26 +266,69 @@ def _visual_prompts(
     rows: Rows, ids: list[str], joined: Mapping[str, tuple[VisualPrompt, ...]] | None, problems: Problems
 ) -> tuple[list[tuple[VisualPrompt, ...]], set[int]]:
     """Of each row, and the rows whose own ones are wrong (they have prompts, whatever these are)."""
-    values = rows.columns.get("visual_prompts") or [None] * rows.count
-    result: list[tuple[VisualPrompt, ...]] = []
+    return _listed(rows, ids, "visual_prompts", parse_visual_prompts, joined, problems)
+
+
+def _exemplars(
+    rows: Rows,
+    ids: list[str],
+    config: JobConfig,
+    joined: Mapping[str, tuple[ExemplarPrompt, ...]] | None,
+    problems: Problems,
+) -> tuple[list[tuple[ExemplarPrompt, ...]], set[int]]:
+    """Of each row, and the rows that bring some of their own. The others get the configuration's."""
+    found, faulty = _listed(rows, ids, "exemplars", parse_exemplars, joined, problems)
+    own = faulty | {i for i, given in enumerate(found) if given}
+    if config.exemplars and not isinstance(config.exemplars, str):
+        usual, _ = parse_exemplars(list(config.exemplars))
+        found = [given if i in own else usual for i, given in enumerate(found)]
+    return found, own
+
+
+def _join_phrases(
+    rows: Rows, prompts: list[tuple[str, ...]], shown: list[tuple[ExemplarPrompt, ...]], problems: Problems
+) -> None:
+    """Adds the phrases of exemplars to those of their clip, in place."""
+    for i, given in enumerate(shown):
+        if given:
+            prompts[i], shown[i], problem = with_exemplar_phrases(prompts[i], given)
+            if problem:
+                problems.add(f"{rows.place(i)}: prompts and exemplars together: it {problem}")
+
+
+_Prompt = TypeVar("_Prompt", VisualPrompt, ExemplarPrompt)
+
+
+def _listed(
+    rows: Rows,
+    ids: list[str],
+    column: str,
+    parse: Callable[[Any], tuple[tuple[_Prompt, ...], list[str]]],
+    joined: Mapping[str, tuple[_Prompt, ...]] | None,
+    problems: Problems,
+) -> tuple[list[tuple[_Prompt, ...]], set[int]]:
+    """What a column of lists of prompts holds, and the rows in which it is wrong."""
+    values = rows.columns.get(column) or [None] * rows.count
+    result: list[tuple[_Prompt, ...]] = []
     faulty: set[int] = set()
     for i, value in enumerate(values):
-        prompts: tuple[VisualPrompt, ...] = ()
+        prompts: tuple[_Prompt, ...] = ()
         if value is not None:
-            prompts, wrong = parse_visual_prompts(value)
+            prompts, wrong = parse(value)
             if wrong:
                 faulty.add(i)
             for sentence in wrong:
-                problems.add(f"{rows.place(i)}: visual_prompts{sentence}")
+                problems.add(f"{rows.place(i)}: {column}{sentence}")
         if joined and ids[i] in joined:
             if prompts:
-                problems.add(f"{rows.place(i)}: visual_prompts of {ids[i]!r} are in the manifest and in the file too")
+                problems.add(f"{rows.place(i)}: {column} of {ids[i]!r} are in the manifest and in the file too")
             prompts = joined[ids[i]]
         result.append(prompts)
     for clip_id in sorted(set(joined or ()) - set(ids)):
         close = difflib.get_close_matches(clip_id, ids[:_SIMILAR], n=1, cutoff=0.0)
         nearest = f"; the nearest of its ids is {close[0]!r}" if close else ""
-        problems.add(f"visual prompts are given for clip {clip_id!r}, which is not in {rows.name}{nearest}")
+        what = column.replace("_", " ")
+        problems.add(f"{what} are given for clip {clip_id!r}, which is not in {rows.name}{nearest}")
     return result, faulty
 
 

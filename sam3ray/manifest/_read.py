@@ -26,7 +26,7 @@ from sam3ray.guard.redact import redact
 from sam3ray.manifest._check import check_rows
 from sam3ray.manifest._listing import VIDEO_SUFFIXES, glob_root, is_glob, read_folder, read_glob
 from sam3ray.manifest._parquet import MAX_FILE_BYTES, read_parquet
-from sam3ray.manifest._prompts import read_prompt_file
+from sam3ray.manifest._prompts import read_exemplar_file, read_prompt_file
 from sam3ray.manifest._rows import Rows, likely_typos
 from sam3ray.manifest._text import MAX_TEXT_BYTES, read_csv, read_jsonl
 from sam3ray.values.clip import Manifest
@@ -39,7 +39,8 @@ def read_manifest(uri: str, config: JobConfig, storage_options: Mapping[str, Any
 
     Args:
         uri: a .parquet, .csv or .jsonl file, a folder, a glob, or one video.
-        config: its prompts go to clips that bring none; its `visual_prompts` file is joined by clip id.
+        config: its prompts and exemplars go to clips that bring none; files of visual prompts or of exemplars are
+            joined by clip id.
         storage_options: for fsspec; the configuration's `storage` where None.
 
     Raises:
@@ -52,11 +53,13 @@ def read_manifest(uri: str, config: JobConfig, storage_options: Mapping[str, Any
     if rows.carried is not None:
         for column, known in likely_typos(rows.carried.column_names):
             _LOG.warning("%s: the column %r is carried through as it is; did you mean %r?", rows.name, column, known)
-    joined = None
+    joined = exemplars = None
     if config.visual_prompts is not None:
         joined = read_prompt_file(resolve(config.visual_prompts), options)
+    if isinstance(config.exemplars, str):
+        exemplars = read_exemplar_file(resolve(config.exemplars), options)
     with _no_garbage_collection():
-        manifest = check_rows(rows, config, joined)
+        manifest = check_rows(rows, config, joined, exemplars)
     if problem := ambiguous_options((config.output, *(clip.uri for clip in manifest)), options):
         raise UserError(problem)
     return manifest

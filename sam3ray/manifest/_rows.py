@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 OWN_COLUMNS = ("sam3ray.source",)  # what a run adds to its frozen manifest, which may be given as a manifest
-KNOWN_COLUMNS = ("uri", "clip_id", "prompts", "start_s", "end_s", "fps", "visual_prompts")
+KNOWN_COLUMNS = ("uri", "clip_id", "prompts", "start_s", "end_s", "fps", "visual_prompts", "exemplars")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 MAX_ROWS = 10_000_000
 MAX_COLUMNS = 1_000

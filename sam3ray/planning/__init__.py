@@ -5,6 +5,7 @@ from sam3ray.planning._plan import plan_job
 from sam3ray.planning._probing import probe_all
 from sam3ray.planning._report import plan_report
 from sam3ray.planning._result import Plan, Unreadable
+from sam3ray.planning._sequential import sequential_reason
 from sam3ray.planning._start import Start, prepare
 from sam3ray.planning._visual import check_visual_prompts
 
@@ -18,4 +19,5 @@ __all__ = [
     "plan_report",
     "prepare",
     "probe_all",
+    "sequential_reason",
 ]

@@ -14,6 +14,7 @@ from sam3ray.planning._estimate import Work, estimate
 from sam3ray.planning._foresight import foreseen, work_of
 from sam3ray.planning._probing import Probed, probe_all
 from sam3ray.planning._result import MAX_LISTED, Plan, Unreadable
+from sam3ray.planning._sequential import sequential_reason
 from sam3ray.planning._start import Start, prepare
 from sam3ray.planning._visual import Masks, mask_sizes, prompt_problems
 from sam3ray.store import RunStore
@@ -48,7 +49,7 @@ def plan_job(
         on_progress: called now and then with (videos probed, videos to probe).
 
     Raises:
-        UserError: the manifest is wrong, or visual prompts lie outside their clips.
+        UserError: the manifest is wrong, or exemplars or visual prompts lie outside their clips.
         JobStopped: the output cannot be listed.
     """
     config = load_config(config, overrides)
@@ -90,6 +91,12 @@ def plan_job(
         refusals=_refusals(start),
         notices=() if start.unknown is None else (f"{start.unknown}; `run` needs it, and checks long phrases with it",),
         sampled=len(probed) if len(probed) < len(to_do) else None,
+        asked={
+            "phrases": sum(bool(clip.prompts) for clip in clips),
+            "exemplars": sum(bool(clip.exemplars) for clip in clips),
+            "visual prompts": sum(bool(clip.visual_prompts) for clip in clips),
+        },
+        sequential=dict(Counter(reason for clip in to_do if (reason := sequential_reason(clip, config)))),
     )
 
 
@@ -131,4 +138,6 @@ def _count(clip: Clip, facts: Probed, config: JobConfig, masks: Masks, tally: _T
     tally.frames += frames
     tally.seconds += seconds
     tally.pixels += frames * facts.width * facts.height
-    tally.prompts += frames * len(clip.prompts)
+    everywhere = config.tracking.exemplars == "everywhere"
+    shown = {each.name for each in clip.exemplars if not each.phrase} if everywhere else ()
+    tally.prompts += frames * (len(clip.prompts) + len(shown))

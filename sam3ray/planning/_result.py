@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sam3ray import html
@@ -36,6 +36,8 @@ class Plan:
         sampled: how many of the clips to do were probed, where not all were; frames, hours, unknown_length and the
             estimate are then scaled up, unreadable and listed are of the sample.
         notices: what could not be looked at, and that `run` will look at.
+        asked: of the clips in the manifest, how many have phrases, exemplars, visual prompts.
+        sequential: clips to do that cannot be cut into parallel windows, by the reason.
     """
 
     manifest: str
@@ -53,6 +55,8 @@ class Plan:
     refusals: tuple[str, ...] = ()
     sampled: int | None = None
     notices: tuple[str, ...] = ()
+    asked: dict[str, int] = field(default_factory=dict)
+    sequential: dict[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -64,10 +68,12 @@ class Plan:
             "manifest": self.manifest,
             "output": self.output,
             "clips": self.clips,
+            "asked for by": {kind: count for kind, count in self.asked.items() if count},
             "done": self.done,
             "failed for good": self.settled,
             "to do": self.to_do,
             "probed": None if self.sampled is None else f"{self.sampled:,} of them; frames, hours, cost scaled up",
+            "sequential": self.sequential,
             "unreadable": self.unreadable,
             "frames": self.frames,
             "hours of video": f"{self.hours:,.2f}",

@@ -14,7 +14,7 @@ from sam3ray.files import is_local, local_path
 from sam3ray.planning._probing import Probed, probe_all
 from sam3ray.prompts import MaskFile, check_prompts, describe, read_mask_file
 from sam3ray.values.clip import Clip
-from sam3ray.values.prompts import MaskPrompt, VisualPrompt
+from sam3ray.values.prompts import ExemplarPrompt, MaskPrompt, VisualPrompt
 from sam3ray.video import ClipFrames, Sampler, VideoInfo
 
 THREADS = 16  # mask files on a store wait for the network
@@ -23,7 +23,7 @@ Masks = Mapping[str, MaskFile | ClipError]  # mask files by address, or why ther
 
 
 def check_visual_prompts(clips: Sequence[Clip], config: JobConfig) -> dict[str, str]:
-    """Refuses prompts that do not fit their clip before anything starts. Probes the clips that have any.
+    """Refuses visual prompts and exemplars that do not fit their clip before anything starts. Probes those clips.
 
     Videos that cannot be read are left to the job, which records why.
 
@@ -33,7 +33,7 @@ def check_visual_prompts(clips: Sequence[Clip], config: JobConfig) -> dict[str, 
     Raises:
         UserError: one sentence for each such prompt.
     """
-    prompted = [clip for clip in clips if clip.visual_prompts]
+    prompted = [clip for clip in clips if clip.visual_prompts or clip.exemplars]
     if not prompted:
         return {}
     facts = probe_all(list(dict.fromkeys(clip.uri for clip in prompted)), config.video, config.storage)
@@ -63,11 +63,11 @@ def mask_sizes(clips: Iterable[Clip], storage_options: Mapping[str, Any]) -> Mas
 
 
 def prompt_problems(clip: Clip, facts: Probed, config: JobConfig, masks: Masks) -> list[str]:
-    """What is wrong with the clip's visual prompts, one sentence each."""
-    if isinstance(facts, ClipError) or not clip.visual_prompts:
+    """What is wrong with the clip's visual prompts and exemplars, one sentence each."""
+    if isinstance(facts, ClipError) or not (clip.visual_prompts or clip.exemplars):
         return []
     found: list[str] = []
-    prompts: list[VisualPrompt] = []
+    prompts: list[VisualPrompt | ExemplarPrompt] = list(clip.exemplars)
     for prompt in clip.visual_prompts:
         if isinstance(prompt, MaskPrompt) and (mask := masks.get(prompt.png)) is not None:
             if isinstance(mask, ClipError):
@@ -130,7 +130,7 @@ def _not_read(clip: Clip, facts: VideoInfo, by_index: set[int], config: JobConfi
         return []  # empty or damaged: the worker records how
     taken = set(frames)
     found = []
-    for prompt in clip.visual_prompts:
+    for prompt in (*clip.visual_prompts, *clip.exemplars):
         if prompt.time_s is not None or prompt.frame_index in taken:
             continue
         nearest = min(frames, key=lambda index: abs(index - prompt.frame_index))

@@ -1,7 +1,14 @@
 """Prompts against their video: which frame and pixels they mean, and whether they lie inside it."""
 
-from sam3ray.prompts._check import check_prompts, describe
-from sam3ray.prompts._resolve import MaskFile, read_mask_file, resolve_prompts
+from sam3ray.prompts._check import check_prompts, describe, place_problem
+from sam3ray.prompts._resolve import MaskFile, read_mask_file, resolve_exemplars, resolve_prompts
+from sam3ray.values.exemplars import (
+    exemplar_items,
+    exemplar_problem,
+    named_exemplars,
+    parse_exemplars,
+    with_exemplar_phrases,
+)
 from sam3ray.values.phrases import (
     MAX_PHRASE_CHARS,
     MAX_PHRASES,
@@ -13,10 +20,20 @@ from sam3ray.values.phrases import (
 )
 from sam3ray.values.prompt_reading import parse_visual_prompts
 from sam3ray.values.prompt_writing import prompt_items
-from sam3ray.values.prompts import UNRESOLVED, BoxPrompt, MaskPrompt, PointPrompt, TextPrompt, Units, VisualPrompt
+from sam3ray.values.prompts import (
+    UNRESOLVED,
+    BoxPrompt,
+    ExemplarPrompt,
+    MaskPrompt,
+    PointPrompt,
+    TextPrompt,
+    Units,
+    VisualPrompt,
+)
 
 __all__ = [
     "BoxPrompt",
+    "ExemplarPrompt",
     "MaskPrompt",
     "PointPrompt",
     "TextPrompt",
@@ -30,6 +47,13 @@ __all__ = [
     "check_prompts",
     "comma_warning",
     "describe",
+    "exemplar_items",
+    "exemplar_problem",
+    "named_exemplars",
+    "parse_exemplars",
+    "place_problem",
+    "resolve_exemplars",
+    "with_exemplar_phrases",
     "parse_visual_prompts",
     "phrases_problem",
     "prompt_items",

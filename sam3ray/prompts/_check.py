@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from sam3ray.values.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
+from sam3ray.values.prompts import BoxPrompt, ExemplarPrompt, MaskPrompt, PointPrompt, VisualPrompt
 from sam3ray.video import VideoInfo
 
 
 def check_prompts(
-    prompts: Iterable[VisualPrompt],
+    prompts: Iterable[VisualPrompt | ExemplarPrompt],
     info: VideoInfo,
     start_s: float | None = None,
     end_s: float | None = None,
@@ -31,16 +31,18 @@ def check_prompts(
         problem = _time_problem(prompt, info, start_s, end_s) or place_problem(prompt, info.width, info.height)
         if problem:
             problems.append(f"{describe(prompt)}: {problem}")
-    return problems or _start_problems(given, direction)
+    return problems or _start_problems([each for each in given if not isinstance(each, ExemplarPrompt)], direction)
 
 
-def describe(prompt: VisualPrompt) -> str:
-    """ "the box of object 2 ('ball') on frame 7"."""
+def describe(prompt: VisualPrompt | ExemplarPrompt) -> str:
+    """ "the box of object 2 ('ball') on frame 7"; "the boxes of 'ball' on frame 7"."""
+    if isinstance(prompt, ExemplarPrompt):
+        return f"the boxes of {prompt.name!r} on {_frame(prompt)}"
     kind = {PointPrompt: "points", BoxPrompt: "box", MaskPrompt: "mask"}[type(prompt)]
     return f"the {kind} of {_object(prompt)} on {_frame(prompt)}"
 
 
-def place_problem(prompt: VisualPrompt, width: int, height: int) -> str | None:
+def place_problem(prompt: VisualPrompt | ExemplarPrompt, width: int, height: int) -> str | None:
     """Why the prompt does not fit a frame of this size, or None."""
     if isinstance(prompt, MaskPrompt):
         if prompt.height and (prompt.height, prompt.width) != (height, width):
@@ -51,10 +53,11 @@ def place_problem(prompt: VisualPrompt, width: int, height: int) -> str | None:
         return None
     if prompt.units == "relative":
         return None
-    if isinstance(prompt, BoxPrompt):
-        if prompt.box[2] > width or prompt.box[3] > height:
-            box = ", ".join(f"{value:g}" for value in prompt.box)
-            return f"[{box}] reaches outside the frame; allowed: xmax up to {width}, ymax up to {height}"
+    if not isinstance(prompt, PointPrompt):
+        for corners in (prompt.box,) if isinstance(prompt, BoxPrompt) else prompt.boxes:
+            if corners[2] > width or corners[3] > height:
+                box = ", ".join(f"{value:g}" for value in corners)
+                return f"[{box}] reaches outside the frame; allowed: xmax up to {width}, ymax up to {height}"
         return None
     for x, y in prompt.points:
         if x >= width or y >= height:
@@ -67,11 +70,13 @@ def _object(prompt: VisualPrompt) -> str:
     return f"object {prompt.object_id}" + (f" ({prompt.label!r})" if named else "")
 
 
-def _frame(prompt: VisualPrompt) -> str:
+def _frame(prompt: VisualPrompt | ExemplarPrompt) -> str:
     return f"frame {prompt.frame_index}" if prompt.time_s is None else f"the frame at {prompt.time_s:g} s"
 
 
-def _time_problem(prompt: VisualPrompt, info: VideoInfo, start_s: float | None, end_s: float | None) -> str | None:
+def _time_problem(
+    prompt: VisualPrompt | ExemplarPrompt, info: VideoInfo, start_s: float | None, end_s: float | None
+) -> str | None:
     start, end = start_s or 0.0, math.inf if end_s is None else end_s
     if prompt.time_s is None:
         if info.frame_count is not None and prompt.frame_index >= info.frame_count:

@@ -17,7 +17,7 @@ from sam3ray.files import filesystem, read_whole, web
 from sam3ray.guard.redact import redact
 from sam3ray.masks import encode_masks
 from sam3ray.prompts._check import describe, place_problem
-from sam3ray.values.prompts import UNRESOLVED, BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
+from sam3ray.values.prompts import UNRESOLVED, BoxPrompt, ExemplarPrompt, MaskPrompt, PointPrompt, VisualPrompt
 from sam3ray.video import DECODING_ERRORS, naming_store_errors
 
 MAX_PNG_BYTES = 64 * 2**20
@@ -42,6 +42,30 @@ def resolve_prompts(
         ClipError: over_limits (a point, box or mask that does not fit the frame), or as `read_mask_file`.
     """
     return tuple(_resolved(prompt, width, height, frame_at, storage_options or {}) for prompt in prompts)
+
+
+def resolve_exemplars(
+    exemplars: Iterable[ExemplarPrompt], width: int, height: int, frame_at: Callable[[float], int] | None = None
+) -> tuple[ExemplarPrompt, ...]:
+    """As `resolve_prompts`."""
+    found = []
+    for each in exemplars:
+        if problem := place_problem(each, width, height):
+            raise ClipError(Reason.OVER_LIMITS, problem, describe(each))
+        each = replace(each, frame_index=_frame_index(each, frame_at))
+        if each.units == "relative":
+            boxes = tuple((x0 * width, y0 * height, x1 * width, y1 * height) for x0, y0, x1, y1 in each.boxes)
+            each = replace(each, boxes=boxes, units="pixels")
+        found.append(each)
+    return tuple(found)
+
+
+def _frame_index(prompt: VisualPrompt | ExemplarPrompt, frame_at: Callable[[float], int] | None) -> int:
+    if prompt.time_s is None or prompt.frame_index != UNRESOLVED:
+        return prompt.frame_index
+    if frame_at is None:
+        raise ValueError(f"{describe(prompt)} is given by time: resolving it needs frame_at")
+    return frame_at(prompt.time_s)
 
 
 class MaskFile(NamedTuple):
@@ -114,10 +138,7 @@ def _resolved(
         prompt = replace(prompt, rle=mask.rle, height=mask.height, width=mask.width, png="", sha256="")
     if problem := place_problem(prompt, width, height):
         raise ClipError(Reason.OVER_LIMITS, problem, name)
-    if prompt.time_s is not None and prompt.frame_index == UNRESOLVED:
-        if frame_at is None:
-            raise ValueError(f"{name} is given by time: resolving it needs frame_at")
-        prompt = replace(prompt, frame_index=frame_at(prompt.time_s))
+    prompt = replace(prompt, frame_index=_frame_index(prompt, frame_at))
     if isinstance(prompt, PointPrompt) and prompt.units == "relative":
         # 1.0 is the frame's far edge; the last pixel lies just inside.
         points = tuple((_inside(x * width, width), _inside(y * height, height)) for x, y in prompt.points)

@@ -157,4 +157,4 @@ def by_clip(file: pq.ParquetFile) -> Iterator[tuple[str, pa.RecordBatch]]:
 
 
 def _prompts(clip: Clip) -> set[str]:
-    return {*clip.prompts, *(mark.label for mark in clip.visual_prompts)}
+    return set(clip.names)

@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 from sam3ray.failures import UserError
 from sam3ray.values.clip import Clip
 from sam3ray.values.clip_ids import unsigned
+from sam3ray.values.exemplars import exemplar_items, parse_exemplars
 from sam3ray.values.prompt_reading import parse_visual_prompts
 from sam3ray.values.prompt_writing import prompt_items
-from sam3ray.values.prompts import MaskPrompt, VisualPrompt
+from sam3ray.values.prompts import ExemplarPrompt, MaskPrompt, VisualPrompt
 
 SCHEMA = pa.schema(
     [
@@ -31,6 +32,7 @@ SCHEMA = pa.schema(
     ]
 )
 _OWN = tuple(SCHEMA.names)
+EXEMPLARS = "exemplars"  # JSON, as a manifest has it; null where a clip has none, no column where no clip has any
 SOURCE = "sam3ray.source"  # how each video looked at first (`files.sighting`); manifests of 0.1.0 lack the column
 
 
@@ -57,9 +59,12 @@ def to_parquet(clips: Sequence[Clip], carried: pa.Table | None) -> bytes:
         if others.num_rows != len(clips):
             raise ValueError(f"{len(clips)} clips, but {others.num_rows} rows of carried columns")
         for field, column in zip(others.schema, others.columns, strict=True):
-            if field.name in (*_OWN, SOURCE):
+            if field.name in (*_OWN, EXEMPLARS, SOURCE):
                 raise ValueError(f"{field.name!r} is a column of the manifest itself and cannot be carried")
             table = table.append_column(field, column)
+    if any(clip.exemplars for clip in clips):
+        shown = pa.array([_exemplars_json(clip.exemplars) for clip in clips], pa.string())
+        table = table.append_column(EXEMPLARS, shown)
     if any(clip.source is not None for clip in clips):
         table = table.append_column(SOURCE, pa.array([clip.source for clip in clips], pa.string()))
     return table_bytes(table)
@@ -97,7 +102,7 @@ def clips_of(table: pa.Table, where: str) -> list[Clip]:
     """Its rows as clips."""
     own = [table.column(name).to_pylist() for name in _OWN]
     others = carried_columns(table)
-    sources = table.column(SOURCE).to_pylist() if SOURCE in table.column_names else [None] * table.num_rows
+    sources, exemplars = (_column_or_none(table, name) for name in (SOURCE, EXEMPLARS))
     names = others.column_names
     rows: Iterable[tuple[Any, ...]] = zip(*(_as_python(column) for column in others.columns), strict=True)
     carried = [dict(zip(names, row, strict=True)) for row in rows] if names else None
@@ -110,8 +115,17 @@ def clips_of(table: pa.Table, where: str) -> list[Clip]:
                 raise UserError(f"{where} is damaged: visual_prompts of clip {clip_id}{wrong[0]}")
         rest = () if carried is None else (carried[i],)
         clip = Clip(clip_id, uri, tuple(prompts or ()), start_s, end_s, fps, marks, *rest)
+        if exemplars[i] is not None:
+            shown, wrong = parse_exemplars(exemplars[i])
+            if wrong:
+                raise UserError(f"{where} is damaged: exemplars of clip {clip_id}{wrong[0]}")
+            clip = replace(clip, exemplars=shown)
         clips.append(clip if sources[i] is None else replace(clip, source=sources[i]))
     return clips
+
+
+def _column_or_none(table: pa.Table, name: str) -> list[Any]:
+    return table.column(name).to_pylist() if name in table.column_names else [None] * table.num_rows
 
 
 def _as_python(column: pa.ChunkedArray) -> list[Any]:
@@ -152,7 +166,7 @@ def table_bytes(table: pa.Table) -> bytes:
 
 def carried_columns(table: pa.Table) -> pa.Table:
     """The manifest's other columns, untouched."""
-    return table.drop_columns([*_OWN, *({SOURCE} & set(table.column_names))])
+    return table.drop_columns([*_OWN, *({EXEMPLARS, SOURCE} & set(table.column_names))])
 
 
 def mask_digests(table: pa.Table) -> dict[str, tuple[str, ...]]:
@@ -195,7 +209,8 @@ def digest(clips: Iterable[Clip]) -> str:
 def _identity(clip: Clip) -> str:
     """What signs an address does not count: a resume comes with renewed ones."""
     marks = _visual_json([_unsigned_mask(each) for each in clip.visual_prompts])
-    return json.dumps([clip.clip_id, unsigned(clip.uri), list(clip.prompts), clip.start_s, clip.end_s, clip.fps, marks])
+    facts = [clip.clip_id, unsigned(clip.uri), list(clip.prompts), clip.start_s, clip.end_s, clip.fps, marks]
+    return json.dumps([*facts, _exemplars_json(clip.exemplars)] if clip.exemplars else facts)
 
 
 def _unsigned_mask(prompt: VisualPrompt) -> VisualPrompt:
@@ -227,3 +242,7 @@ def _visual_json(prompts: Sequence[VisualPrompt]) -> str | None:
     if not prompts:
         return None
     return json.dumps(prompt_items(prompts), ensure_ascii=False)
+
+
+def _exemplars_json(exemplars: Sequence[ExemplarPrompt]) -> str | None:
+    return json.dumps(exemplar_items(exemplars), ensure_ascii=False) if exemplars else None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sam3ray.values.prompts import VisualPrompt
+from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,11 +26,12 @@ class Clip:
         clip_id: `[A-Za-z0-9._-]{1,200}`, beginning with neither `.` nor `_`, unique in the manifest.
         uri: a video file or a folder of numbered JPEG, PNG or WebP frames, on any fsspec storage; local paths are
             absolute.
-        prompts: phrases; empty only where visual prompts are given.
+        prompts: phrases, those of its exemplars included; empty only where something else is asked for.
         start_s, end_s: range in seconds from the video's start, end exclusive; None is open.
         fps: sample at this rate; None is every frame.
         source: how the video looked when it was first seen (`sam3ray.files.sighting`); None where nobody has looked.
         carried: the manifest's other columns, passed through to `clips.parquet` untouched.
+        exemplars: each with a phrase or a label.
     """
 
     clip_id: str
@@ -42,6 +43,13 @@ class Clip:
     visual_prompts: tuple[VisualPrompt, ...] = ()
     carried: Mapping[str, Any] = field(default_factory=_nothing)
     source: str | None = field(default=None, compare=False)
+    exemplars: tuple[ExemplarPrompt, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that the `prompt` column of its rows may say, in the order asked for."""
+        given = (*self.prompts, *(e.name for e in self.exemplars), *(v.label for v in self.visual_prompts))
+        return tuple(dict.fromkeys(given))
 
 
 class Manifest(list[Clip]):

@@ -38,7 +38,10 @@ class Item:
     place: str
 
 
-class _Wrong(ValueError):
+_CLICKED = "1 (part of the object) or 0 (not part of it)"
+
+
+class WrongField(ValueError):
     """One bad field: " .points[2] is ...; allowed: ..."."""
 
 
@@ -47,22 +50,11 @@ def parse_visual_prompts(value: Any) -> tuple[tuple[VisualPrompt, ...], list[str
 
     Returns the prompts and what is wrong with them; sentences begin with the place in the value, as in "[2].box is".
     """
-    if isinstance(value, str):
-        if not value.strip():
-            return (), []
-        try:
-            value = json.loads(value, parse_constant=_no_constant, object_pairs_hook=_once)
-        except (ValueError, RecursionError) as error:
-            reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
-            if "set_int_max_str_digits" in reason:
-                reason = "a number of thousands of digits"
-            return (), [f" is not JSON: {reason}"]
-    if not isinstance(value, list):
-        return (), [f" is {_shown(value)}; allowed: a list of prompts"]
-    if len(value) > MAX_ITEMS:
-        return (), [f" has {len(value)} prompts; allowed: at most {MAX_ITEMS}"]
+    entries, problem = listed(value, "prompts", MAX_ITEMS)
+    if problem:
+        return (), [problem]
     items, wrong = [], []
-    for i, entry in enumerate(value):
+    for i, entry in enumerate(entries):
         try:
             items.append(parse_item(entry, f"[{i}]"))
         except ValueError as error:
@@ -72,6 +64,25 @@ def parse_visual_prompts(value: Any) -> tuple[tuple[VisualPrompt, ...], list[str
     return assemble(items)
 
 
+def listed(value: Any, what: str, most: int) -> tuple[list[Any], str]:
+    """The entries of a list, or of JSON text that holds one; and what is wrong with it, as " is ...; allowed: ..."."""
+    if isinstance(value, str):
+        if not value.strip():
+            return [], ""
+        try:
+            value = json.loads(value, parse_constant=_no_constant, object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
+            reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+            if "set_int_max_str_digits" in reason:
+                reason = "a number of thousands of digits"
+            return [], f" is not JSON: {reason}"
+    if not isinstance(value, list):
+        return [], f" is {shown_value(value)}; allowed: a list of {what}"
+    if len(value) > most:
+        return [], f" has {len(value)} {what}; allowed: at most {most}"
+    return value, ""
+
+
 def parse_item(entry: Any, place: str) -> Item:
     """One prompt.
 
@@ -79,31 +90,39 @@ def parse_item(entry: Any, place: str) -> Item:
         ValueError: the first thing wrong with it, beginning with the field: ".box is ...; allowed: ...".
     """
     if not isinstance(entry, Mapping):
-        raise _Wrong(f" is {_shown(entry)}; allowed: a mapping with keys such as object_id, frame and points")
-    fields = {key: value for key, value in entry.items() if value is not None}
-    for key in fields:
-        if key not in KEYS:
-            close = difflib.get_close_matches(str(key), KEYS, n=1, cutoff=0.0)
-            raise _Wrong(f"{_field(key)} is no known key; the nearest is {close[0]}; allowed: {', '.join(KEYS)}")
+        raise WrongField(f" is {shown_value(entry)}; allowed: a mapping with keys such as object_id, frame and points")
+    fields = known_fields(entry, KEYS)
     object_id, label = _object(fields)
-    frame_index, time_s = _frame(fields)
-    units = _units(fields)
+    frame_index, time_s = frame_of(fields)
+    units = units_of(fields, ("points", "box"))
     at: dict[str, Any] = {"frame_index": frame_index, "object_id": 0, "label": "", "time_s": time_s}
     shapes: list[VisualPrompt] = []
     if "box" in fields:
-        shapes.append(BoxPrompt(_box(fields["box"], units), units=units, **at))
+        shapes.append(BoxPrompt(box_of(fields["box"], units), units=units, **at))
     if "points" in fields:
         points = _points(fields["points"], units)
-        shapes.append(PointPrompt(points, _clicks(fields.get("labels"), len(points)), units=units, **at))
+        shapes.append(
+            PointPrompt(points, signs_of(fields.get("labels"), len(points), "point", _CLICKED), units=units, **at)
+        )
     elif "labels" in fields:
-        raise _Wrong(".labels is given without points; allowed: both, one label per point")
+        raise WrongField(".labels is given without points; allowed: both, one label per point")
     if "mask" in fields:
         if shapes:
-            raise _Wrong(" has a mask beside points or a box; allowed: a mask alone (refine it on another frame)")
+            raise WrongField(" has a mask beside points or a box; allowed: a mask alone (refine it on another frame)")
         shapes.append(_mask(fields["mask"], at))
     if not shapes:
-        raise _Wrong(" has no points, box or mask; allowed: points, a box, both, or a mask")
+        raise WrongField(" has no points, box or mask; allowed: points, a box, both, or a mask")
     return Item(object_id, label, tuple(shapes), place)
+
+
+def known_fields(entry: Mapping[Any, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """What is given in an entry: null counts as absent."""
+    fields = {key: value for key, value in entry.items() if value is not None}
+    for key in fields:
+        if key not in keys:
+            close = difflib.get_close_matches(str(key), keys, n=1, cutoff=0.0)
+            raise WrongField(f"{_field(key)} is no known key; the nearest is {close[0]}; allowed: {', '.join(keys)}")
+    return fields
 
 
 def assemble(items: Sequence[Item]) -> tuple[tuple[VisualPrompt, ...], list[str]]:
@@ -161,72 +180,86 @@ def _of_object(shape: VisualPrompt, object_id: int, label: str) -> VisualPrompt:
 
 
 def _object(fields: Mapping[str, Any]) -> tuple[int | None, str | None]:
-    object_id, label = fields.get("object_id"), fields.get("label")
-    object_id = _whole(object_id)
+    object_id = _whole(fields.get("object_id"))
     if object_id is not None and (not _is_int(object_id) or not 1 <= object_id <= MAX_OBJECT_ID):
-        raise _Wrong(f".object_id is {_shown(object_id)}; allowed: a whole number from 1 to {MAX_OBJECT_ID}")
-    if label is not None:
-        if not isinstance(label, str) or not label.strip() or len(label) > MAX_LABEL_CHARS or not label.isprintable():
-            raise _Wrong(f".label is {_shown(label)}; allowed: one line of text, at most {MAX_LABEL_CHARS} characters")
-        label = label.strip()
+        raise WrongField(f".object_id is {shown_value(object_id)}; allowed: a whole number from 1 to {MAX_OBJECT_ID}")
+    label = label_of(fields)
     if object_id is None and label is None:
-        raise _Wrong(" names no object; allowed: an object_id, a label, or both")
+        raise WrongField(" names no object; allowed: an object_id, a label, or both")
     return (None if object_id is None else int(object_id)), label
 
 
-def _frame(fields: Mapping[str, Any]) -> tuple[int, float | None]:
+def label_of(fields: Mapping[str, Any]) -> str | None:
+    label = fields.get("label")
+    if label is None:
+        return None
+    if not isinstance(label, str) or not label.strip() or len(label) > MAX_LABEL_CHARS or not label.isprintable():
+        raise WrongField(
+            f".label is {shown_value(label)}; allowed: one line of text, at most {MAX_LABEL_CHARS} characters"
+        )
+    return label.strip()
+
+
+def frame_of(fields: Mapping[str, Any]) -> tuple[int, float | None]:
     frame, time_s = _whole(fields.get("frame")), fields.get("time_s")
     if (frame is None) == (time_s is None):
         given = "both frame and time_s" if frame is not None else "neither frame nor time_s"
-        raise _Wrong(f" has {given}; allowed: one of them")
+        raise WrongField(f" has {given}; allowed: one of them")
     if frame is not None:
         if not _is_int(frame) or not 0 <= frame <= MAX_OBJECT_ID:
-            raise _Wrong(f".frame is {_shown(frame)}; allowed: a whole number from 0, counted in the source video")
+            raise WrongField(
+                f".frame is {shown_value(frame)}; allowed: a whole number from 0, counted in the source video"
+            )
         return int(frame), None
     if not _is_number(time_s) or not 0 <= time_s <= 1e9:
-        raise _Wrong(f".time_s is {_shown(time_s)}; allowed: seconds from the video's start, a number from 0")
+        raise WrongField(f".time_s is {shown_value(time_s)}; allowed: seconds from the video's start, a number from 0")
     return UNRESOLVED, float(time_s)
 
 
-def _units(fields: Mapping[str, Any]) -> Units:
+def units_of(fields: Mapping[str, Any], wanted_by: Sequence[str]) -> Units:
     units = fields.get("units")
-    if units is None and "points" not in fields and "box" not in fields:
+    if units is None and not any(key in fields for key in wanted_by):
         return "pixels"
     if units is None:
-        raise _Wrong(" has no units; allowed: 'pixels' or 'relative' (fractions of width and height)")
+        raise WrongField(" has no units; allowed: 'pixels' or 'relative' (fractions of width and height)")
     if units not in ("pixels", "relative"):
-        raise _Wrong(f".units is {_shown(units)}; allowed: 'pixels' or 'relative' (fractions of width and height)")
+        raise WrongField(
+            f".units is {shown_value(units)}; allowed: 'pixels' or 'relative' (fractions of width and height)"
+        )
     return "pixels" if units == "pixels" else "relative"
 
 
 def _points(value: Any, units: Units) -> tuple[tuple[float, float], ...]:
     if not isinstance(value, list | tuple) or not 1 <= len(value) <= MAX_POINTS:
-        raise _Wrong(f".points is {_shown(value)}; allowed: a list of 1 to {MAX_POINTS} [x, y]")
+        raise WrongField(f".points is {shown_value(value)}; allowed: a list of 1 to {MAX_POINTS} [x, y]")
     points = []
     for i, point in enumerate(value):
         if not isinstance(point, list | tuple) or len(point) != 2 or not all(_is_coordinate(v, units) for v in point):
-            raise _Wrong(f".points[{i}] is {_shown(point)}; allowed: [x, y], {_coordinates(units)}")
+            raise WrongField(f".points[{i}] is {shown_value(point)}; allowed: [x, y], {_coordinates(units)}")
         points.append((float(point[0]), float(point[1])))
     return tuple(points)
 
 
-def _clicks(value: Any, count: int) -> tuple[bool, ...]:
+def signs_of(value: Any, count: int, each: str, meaning: str) -> tuple[bool, ...]:
+    """One label for each of `count` points or boxes; all positive where there are none."""
     if value is None:
         return (True,) * count
     if not isinstance(value, list | tuple) or len(value) != count:
-        raise _Wrong(f".labels is {_shown(value)}; allowed: a list of {count}, one per point")
+        raise WrongField(f".labels is {shown_value(value)}; allowed: a list of {count}, one per {each}")
     for i, label in enumerate(value):
         if not isinstance(label, int | float | str) or label not in _CLICKS:
-            raise _Wrong(f".labels[{i}] is {_shown(label)}; allowed: 1 (part of the object) or 0 (not part of it)")
+            raise WrongField(f".labels[{i}] is {shown_value(label)}; allowed: {meaning}")
     return tuple(_CLICKS[label] for label in value)
 
 
-def _box(value: Any, units: Units) -> tuple[float, float, float, float]:
+def box_of(value: Any, units: Units, field: str = ".box") -> tuple[float, float, float, float]:
     if not isinstance(value, list | tuple) or len(value) != 4 or not all(_is_coordinate(v, units) for v in value):
-        raise _Wrong(f".box is {_shown(value)}; allowed: [xmin, ymin, xmax, ymax], {_coordinates(units)}")
+        raise WrongField(f"{field} is {shown_value(value)}; allowed: [xmin, ymin, xmax, ymax], {_coordinates(units)}")
     xmin, ymin, xmax, ymax = map(float, value)
     if xmin >= xmax or ymin >= ymax:
-        raise _Wrong(f".box is {_shown(value)}; allowed: [xmin, ymin, xmax, ymax] with xmin < xmax and ymin < ymax")
+        raise WrongField(
+            f"{field} is {shown_value(value)}; allowed: [xmin, ymin, xmax, ymax] with xmin < xmax and ymin < ymax"
+        )
     return xmin, ymin, xmax, ymax
 
 
@@ -236,14 +269,14 @@ def _mask(value: Any, at: Mapping[str, Any]) -> MaskPrompt:
     sha256 = fields.pop("sha256", "")  # as a run's frozen manifest has it
     if set(fields) == {"png"} and isinstance(fields["png"], str) and fields["png"].strip():
         if not isinstance(sha256, str) or not re.fullmatch(r"([0-9a-f]{64})?", sha256):
-            raise _Wrong(f".mask.sha256 is {_shown(sha256)}; allowed: 64 of 0-9 a-f, the digest of the file")
+            raise WrongField(f".mask.sha256 is {shown_value(sha256)}; allowed: 64 of 0-9 a-f, the digest of the file")
         png = fields["png"].strip()
         if has_password(png):
-            raise _Wrong(".mask.png has user and password in its address; allowed: put them in the environment")
+            raise WrongField(".mask.png has user and password in its address; allowed: put them in the environment")
         try:
             return MaskPrompt("", 0, 0, png=one_form(png), sha256=sha256, **at)
         except AddressError as error:
-            raise _Wrong(f".mask.png {redact(_shown(png))} {error}") from None
+            raise WrongField(f".mask.png {redact(shown_value(png))} {error}") from None
     size, counts = fields.get("size"), fields.get("counts")
     if (
         sha256
@@ -253,14 +286,14 @@ def _mask(value: Any, at: Mapping[str, Any]) -> MaskPrompt:
         or len(size) != 2
         or not all(_is_int(side) and 1 <= side <= 65_536 for side in size)
     ):
-        raise _Wrong(f".mask is {_shown(value)}; allowed: {wanted}")
+        raise WrongField(f".mask is {shown_value(value)}; allowed: {wanted}")
     height, width = map(int, size)
     try:
         area = rle_area(counts, height, width)
     except ValueError as error:
-        raise _Wrong(f".mask cannot be decoded: {error}; allowed: {wanted}") from error
+        raise WrongField(f".mask cannot be decoded: {error}; allowed: {wanted}") from error
     if area == 0:
-        raise _Wrong(".mask is empty; allowed: a mask of at least one pixel")
+        raise WrongField(".mask is empty; allowed: a mask of at least one pixel")
     return MaskPrompt(counts, height, width, **at)
 
 
@@ -299,10 +332,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _field(key: Any) -> str:
-    return f".{key}" if isinstance(key, str) and len(key) <= 40 else f" has the key {_shown(key)}, which"
+    return f".{key}" if isinstance(key, str) and len(key) <= 40 else f" has the key {shown_value(key)}, which"
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
     try:
         text = repr(value)
     except (ValueError, RecursionError):

@@ -78,3 +78,35 @@ class MaskPrompt:
 
 
 VisualPrompt = PointPrompt | BoxPrompt | MaskPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class ExemplarPrompt:
+    """Boxes around instances of a concept on one frame: "everything like this".
+
+    Attributes:
+        boxes: (xmin, ymin, xmax, ymax) each, max exclusive, on the displayed frame (rotation applied), in `units`.
+        labels: one per box: True is an instance, False is not. None: all are.
+        frame_index: 0-based in the source video; UNRESOLVED where `time_s` is given instead.
+        phrase: what the concept is called. It is looked for on every frame, and the boxes add to it.
+        label: what the `prompt` column says where there is no phrase. Exemplars of one label are one concept.
+        time_s, units: as of `PointPrompt`.
+    """
+
+    boxes: tuple[tuple[float, float, float, float], ...]
+    labels: tuple[bool, ...] | None = None
+    frame_index: int = UNRESOLVED
+    phrase: str = ""
+    label: str = ""
+    time_s: float | None = None
+    units: Units = "pixels"
+
+    @property
+    def name(self) -> str:
+        """What the `prompt` column says; empty where neither phrase nor label is given."""
+        return self.phrase or self.label
+
+    @property
+    def signs(self) -> tuple[bool, ...]:
+        """Of each box, whether it is around an instance."""
+        return (True,) * len(self.boxes) if self.labels is None else self.labels

@@ -266,7 +266,9 @@ class TestErrors:
             session.add(on_frame(CLICK, 4))
         with pytest.raises(ValueError, match="is outside the frame"):
             session.add(PointPrompt(((500.0, 4.0),), (True,), 9, 1))
-        with pytest.raises(TypeError, match="a prompt is a phrase, a PointPrompt, a BoxPrompt or a MaskPrompt, got 3"):
+        with pytest.raises(
+            TypeError, match="a phrase, an ExemplarPrompt, a PointPrompt, a BoxPrompt or a MaskPrompt, got 3"
+        ):
             session.add(3)  # type: ignore[arg-type]
         with pytest.raises(UserError, match="the model takes at most 32"):
             session.add("x" * 200)

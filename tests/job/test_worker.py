@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sam3ray.job.mishaps import classify
 from sam3ray.job.result import ClipResult
 from sam3ray.job.worker import ClipWorker
 from sam3ray.manifest import Clip
+from sam3ray.prompts import ExemplarPrompt
 from sam3ray.store import RunStore
 from tests.e2e.clips import write_clip
 from tests.job.fakes import DrawnSegmenter
@@ -56,6 +58,28 @@ def worker(tmp_path: Path, clips: list[Clip], monkeypatch: pytest.MonkeyPatch) -
     store = RunStore(config.output)
     store.create_or_open({"a": 1}, {}, clips)
     return ClipWorker(config, store, {"a": 1}, Recorder)
+
+
+class Shown(DrawnSegmenter):
+    """Notes the exemplars that it was given."""
+
+    def segment(self, *clip: Any, exemplars: Any = (), **how: Any) -> Any:
+        self.model_info["exemplars"] = exemplars
+        return super().segment(*clip, **how)
+
+
+@pytest.mark.parametrize("place", [{"frame_index": 2}, {"time_s": 0.0}])
+def test_exemplars_are_resolved_and_recorded(
+    place: dict[str, Any], worker: ClipWorker, clips: list[Clip], tmp_path: Path
+) -> None:
+    half = ExemplarPrompt(((0, 0, 0.5, 1),), label="bolt", units="relative", **place)
+    worker.segmenter = model = Shown(worker.config.model, worker.config.tracking)
+    worker.process(replace(clips[1], exemplars=(half,)))
+    facts = json.loads(pq.read_metadata(tmp_path / "run/annotations/clip-1.parquet").metadata[b"sam3ray.clip"])
+    box = [0, 0, facts["width"] / 2, facts["height"]]
+    frame = place.get("frame_index", 0)
+    assert [each.frame_index for each in model.model_info["exemplars"]] == [frame]
+    assert facts["exemplars"] == [{"label": "bolt", "frame": frame, "units": "pixels", "boxes": [box], "labels": [1]}]
 
 
 def left_behind(tmp_path: Path) -> list[str]:

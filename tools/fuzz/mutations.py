@@ -288,6 +288,7 @@ _SCRAPS = (
     b"0x" + b"f" * 5000, b"1" + b":1" * 3000,
     b"9" * 5000, b"a" * 5000, b"[" * 3000, b'{"a":' * 3000, b"{" * 3000, b"- " * 3000, b",,,,,,", b'"' * 99, b"\\u0000",
     b"\xed\xa0\x80", b"[" * 100_000, b'{"a":[' * 50_000, b"uri", b"clip_id", b"prompts", b"visual_prompts", b"fps",
+    b"exemplars", b"boxes",
 )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def _image(data: bytes, rng: random.Random, folder: Path) -> str:
 
 def _clips(rows: Rows) -> str:
     manifest = check_rows(rows, CONFIG)
-    if not all(is_clip_id(clip.clip_id) and clip.uri and (clip.prompts or clip.visual_prompts) for clip in manifest):
+    if not all(is_clip_id(clip.clip_id) and clip.uri and clip.names for clip in manifest):
         raise Wrong("a clip without id, uri or prompts")
     if len({clip.clip_id.lower() for clip in manifest}) != len(manifest):
         raise Wrong("an id twice")

@@ -86,9 +86,9 @@ def losses_of(
     losses["size"] = SIZE_PENALTY * (top.float().square().mean() + states.float().square().mean())
 
     noised = _noised(boxes, detector.detr_decoder.config.num_queries, rng).to(device)
-    outputs = _decode(detector, encoded, mask, grid, noised)
-    matches = [_match(outputs["logits"][-1, i], outputs["corners"][-1, i], found) for i, found in enumerate(boxes * 2)]
-    losses |= _query_losses(outputs, matches, boxes * 2)
+    outputs = decode_queries(detector, encoded, mask, grid, noised)
+    matches = [match(outputs["logits"][-1, i], outputs["corners"][-1, i], found) for i, found in enumerate(boxes * 2)]
+    losses |= query_losses(outputs, matches, boxes * 2)
 
     # Masks of a few pairs, one of an image: those with something to find first.
     order = rng.permutation(asked)
@@ -119,16 +119,21 @@ def losses_of(
     )
 
 
-def _decode(detector: Any, encoded: Any, mask: Tensor, grid: int, noised: Tensor) -> dict[str, Tensor]:
-    """`Sam3DetrDecoder.forward` over twice the batch: from the model's own anchors, then from `noised` boxes."""
+def decode_queries(
+    detector: Any, encoded: Any, mask: Tensor, grid: int, noised: Tensor | None = None
+) -> dict[str, Tensor]:
+    """`Sam3DetrDecoder.forward` from the model's own anchors, and over twice the batch then from `noised` boxes."""
     decoder = detector.detr_decoder
     samples = len(mask)
-    mask = mask.repeat(2, 1)
-    vision, text = encoded.last_hidden_state.repeat(2, 1, 1), encoded.text_features.repeat(2, 1, 1)
-    places = encoded.pos_embeds_flattened.repeat(2, 1, 1)
-    anchors = decoder.reference_points.weight.sigmoid()[None].expand(samples, -1, -1)
-    reference = torch.cat([anchors, noised])
-    state = torch.cat([decoder.presence_token.weight, decoder.query_embed.weight])[None].expand(2 * samples, -1, -1)
+    times = 1 if noised is None else 2
+    mask = mask.repeat(times, 1)
+    vision, text = encoded.last_hidden_state.repeat(times, 1, 1), encoded.text_features.repeat(times, 1, 1)
+    places = encoded.pos_embeds_flattened.repeat(times, 1, 1)
+    reference = decoder.reference_points.weight.sigmoid()[None].expand(samples, -1, -1)
+    if noised is not None:
+        reference = torch.cat([reference, noised])
+    first = torch.cat([decoder.presence_token.weight, decoder.query_embed.weight])
+    state = first[None].expand(times * samples, -1, -1)
     text_mask = create_bidirectional_mask(
         config=decoder.config, inputs_embeds=state, attention_mask=mask, encoder_hidden_states=text
     )
@@ -200,7 +205,7 @@ def _noised(boxes: list[Tensor], queries: int, rng: np.random.Generator) -> Tens
     return torch.from_numpy(start.clip(0.02, 0.98).astype(np.float32))
 
 
-def _query_losses(
+def query_losses(
     outputs: dict[str, Tensor], matches: list[tuple[Tensor, Tensor]], boxes: list[Tensor]
 ) -> dict[str, Tensor]:
     layers, samples, queries = outputs["logits"].shape
@@ -270,7 +275,7 @@ def _paired_giou(a: Tensor, b: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _match(logits: Tensor, boxes: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+def match(logits: Tensor, boxes: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Queries and the true objects they stand for, at the least cost."""
     if not len(truth):
         return (torch.zeros(0, dtype=torch.long, device=truth.device),) * 2

@@ -74,7 +74,7 @@ def _ask_about(artist: Artist, index: int, size: int, asked: int, rng: np.random
         hits = [mask for label, mask in found if colour != "none" and matches(colour, shape, label)]
         image.phrases.append(phrase)
         stack = torch.from_numpy(np.stack(hits)).float() if hits else torch.zeros(0, size, size)
-        image.boxes.append(torch.tensor([_box(mask) for mask in hits], dtype=torch.float32).reshape(-1, 4))
+        image.boxes.append(torch.tensor([box_of(mask) for mask in hits], dtype=torch.float32).reshape(-1, 4))
         image.masks.append(torch.nn.functional.avg_pool2d(stack[None], 2)[0] if hits else stack[:, ::2, ::2])
     return image
 
@@ -101,7 +101,7 @@ def _ask(rng: np.random.Generator, labels: list[tuple[str, str]]) -> tuple[str, 
     return (options[0] if rng.random() < 0.7 else str(rng.choice(options))), colour, shape
 
 
-def _box(mask: np.ndarray) -> list[float]:
+def box_of(mask: np.ndarray) -> list[float]:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     height, width = mask.shape
     return [columns[0] / width, rows[0] / height, (columns[-1] + 1) / width, (rows[-1] + 1) / height]

@@ -1,0 +1,199 @@
+"""Concepts shown by boxes: which frame they are looked for on, and what their boxes said.
+
+By Meta's published rules (`add_prompt` with boxes, sam3/model/sam3_video_inference.py) boxes are encoded on their own
+frame and take part in the detection of that frame alone. A phrase is looked for on the other frames without them; an
+exemplar without a phrase is looked for on its own frames alone, by the word "visual" and its boxes, and what it found
+there is tracked.
+
+`tracking.exemplars: everywhere` is ours: what the boxes said is kept and goes into the detection of all later frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from sam3ray.failures import ClipError, Reason
+from sam3ray.prompts import describe, place_problem
+from sam3ray.values.exemplars import exemplar_problem, named_exemplars
+from sam3ray.values.prompts import ExemplarPrompt
+
+VISUAL = "visual"  # the text that stands for a phrase where there is none, in Meta's code and here
+
+Boxes = tuple[tuple[float, float, float, float], ...]
+
+
+@dataclass(eq=False)
+class Shown:
+    """A concept of which a box has been shown.
+
+    Attributes:
+        since, until: frames given before it was first shown, and before it was removed.
+        said: (frame, (1, boxes + 1, C)) of each frame whose boxes are kept for later ones.
+    """
+
+    name: str
+    phrase: str
+    since: int
+    until: int | None = None
+    said: list[tuple[int, Tensor]] = field(default_factory=list)
+
+    def is_open(self, frame: int) -> bool:
+        return self.since <= frame and (self.until is None or frame < self.until)
+
+
+@dataclass(frozen=True)
+class Sought:
+    """What is looked for on a frame with the help of boxes.
+
+    Attributes:
+        text: a phrase, or VISUAL.
+        boxes: of this frame: (centre x, centre y, width, height) as fractions of it.
+        signs: of each box, whether it is around an instance.
+        frame: of the boxes, counted in the pass; -1 where there are none.
+        kept: where what earlier boxes said is found and what these say is kept; None: neither.
+    """
+
+    name: str
+    text: str
+    boxes: Boxes = ()
+    signs: tuple[bool, ...] = ()
+    frame: int = -1
+    kept: Shown | None = field(default=None, compare=False)
+
+
+Asked = str | Sought
+
+
+def name_of(asked: Asked) -> str:
+    return asked if isinstance(asked, str) else asked.name
+
+
+class Exemplars:
+    """The exemplars of a session.
+
+    Attributes:
+        waiting, coming: frame index -> exemplars: for frames that have not been given, or not been worked on.
+        count: exemplars added so far.
+        shown: concepts of which a box has been shown, by name.
+        ended: those that were removed, until all frames given before have been worked on.
+    """
+
+    def __init__(self, size: tuple[int, int], *, everywhere: bool) -> None:
+        self._size = size
+        self._everywhere = everywhere
+        self.waiting: dict[int, tuple[ExemplarPrompt, ...]] = {}
+        self.coming: dict[int, tuple[ExemplarPrompt, ...]] = {}
+        self.count = 0
+        self.shown: dict[str, Shown] = {}
+        self.ended: list[Shown] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all concepts without a phrase."""
+        given = [each.name for of in (*self.coming.values(), *self.waiting.values()) for each in of if not each.phrase]
+        return tuple(dict.fromkeys([*(each.name for each in self.shown.values() if not each.phrase), *given]))
+
+    def add(self, prompt: ExemplarPrompt) -> ExemplarPrompt:
+        """Takes in an exemplar for a frame to come. Returns it with its name.
+
+        Raises:
+            ValueError: it does not fit the frames.
+        """
+        height, width = self._size
+        (named,) = named_exemplars([prompt], self.count + 1)
+        problem = exemplar_problem(named) or place_problem(named, width, height)
+        if not problem and named.frame_index < 0:
+            problem = "its frame is not known yet; allowed: a frame index from 0"
+        if problem:
+            raise ValueError(f"{describe(named)}: {problem}")
+        boxes = tuple((float(x0), float(y0), float(x1), float(y1)) for x0, y0, x1, y1 in named.boxes)
+        named = replace(named, boxes=boxes, labels=tuple(bool(sign) for sign in named.signs))
+        self.count += 1
+        self.waiting[named.frame_index] = (*self.waiting.get(named.frame_index, ()), named)
+        return named
+
+    def remove(self, name: str, given: int) -> None:
+        """Forgets a concept, or the exemplars of a phrase, from the frame on that is given next."""
+        for frame, of_frame in list(self.waiting.items()):
+            self.waiting[frame] = tuple(each for each in of_frame if each.name != name)
+            if not self.waiting[frame]:
+                del self.waiting[frame]
+        if name in self.shown:
+            shown = self.shown.pop(name)
+            shown.until = given
+            self.ended.append(shown)
+
+    def look(self, frame_index: int, given: int, phrases: tuple[str, ...], *, looks: bool) -> tuple[Asked, ...]:
+        """What is looked for on a frame.
+
+        Args:
+            given: frames of the pass before it.
+            phrases: in force on it.
+            looks: False on a frame that is looked at for its own boxes only.
+        """
+        here = self.waiting.pop(frame_index, ())
+        if here:
+            self.coming[frame_index] = here
+        by_name: dict[str, list[ExemplarPrompt]] = {}
+        for each in here:
+            by_name.setdefault(each.name, []).append(each)
+            if each.name not in self.shown and (self._everywhere or not each.phrase):
+                self.shown[each.name] = Shown(each.name, each.phrase, given)
+        names = dict.fromkeys([*phrases, *self.shown, *by_name])
+        asked: list[Asked] = []
+        for name in names:
+            boxes = by_name.get(name, [])
+            kept = self.shown.get(name) if self._everywhere else None
+            if boxes:
+                asked.append(self._sought(boxes, given, kept))
+            elif looks and kept is not None:
+                asked.append(Sought(name, kept.phrase or VISUAL, kept=kept))
+            elif looks and name in phrases:
+                asked.append(name)
+        return tuple(asked)
+
+    def _sought(self, exemplars: Iterable[ExemplarPrompt], given: int, kept: Shown | None) -> Sought:
+        first = next(iter(exemplars := list(exemplars)))
+        boxes: list[tuple[float, float, float, float]] = []
+        signs: list[bool] = []
+        for each in exemplars:
+            height, width = (1, 1) if each.units == "relative" else self._size
+            for x0, y0, x1, y1 in each.boxes:
+                boxes.append(((x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height))
+            signs += each.signs
+        return Sought(first.name, first.phrase or VISUAL, tuple(boxes), tuple(signs), given, kept)
+
+    def worked(self, frame_index: int, worked: int) -> None:
+        """A frame has been worked on, the last of `worked`."""
+        self.coming.pop(frame_index, None)
+        self.ended = [each for each in self.ended if each.until is None or each.until > worked]
+
+    def still_needed(self, worked: int) -> list[Shown]:
+        """The concepts that frames from `worked` on may look for, as far as the frames before have shown them."""
+        return [each for each in (*self.shown.values(), *self.ended) if each.since < worked]
+
+    def resume(self, shown: Iterable[Shown], prompts: Iterable[ExemplarPrompt], count: int) -> None:
+        """Goes on where another session's had come."""
+        for each in shown:
+            if each.until is None:
+                self.shown[each.name] = each
+            else:
+                self.ended.append(each)
+        for prompt in prompts:
+            self.add(prompt)
+        self.count = count
+
+    def check_passed(self, frame_index: int | None, *, reverse: bool) -> None:
+        """Raises ClipError (empty_range) if one waits for a frame before this one (None: the end) that never came."""
+        for frame in sorted(self.waiting, reverse=reverse):
+            if frame_index is None or (frame > frame_index if reverse else frame < frame_index):
+                raise ClipError(
+                    Reason.EMPTY_RANGE,
+                    f"frame {frame}, on which {self.waiting[frame][0].name!r} is shown by boxes, is not among the "
+                    "frames read (see the clip's range and sampling rate)",
+                    f"frame {frame}",
+                )
+            break
