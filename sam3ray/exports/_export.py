@@ -12,13 +12,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import RunSource, VideoConfig, run_place
+from sam3ray.exports import parquet
 from sam3ray.exports._folder import SIDECARS, Folder
 from sam3ray.exports._formats import Format, format_of
 from sam3ray.exports._labels import Choice, ClipLabels, Written, chosen
@@ -75,6 +76,7 @@ class _Order:
     numbers: Mapping[str, int]
     images: bool
     operations: Mapping[str, Sequence[ClipOperation]]  # clip -> corrections
+    prints: Mapping[str, Any] | None = None  # the fingerprint of an export that is a run
 
 
 def export(
@@ -125,6 +127,7 @@ def export(
         raise UserError(f"--images: {format}{f' ({variant})' if variant else ''} reads no images")
     destination = Storage(resolve(os.fspath(to)), storage_options)
     folder = Folder(destination)
+    shown_choice = {**asdict(choice), "names": dict(choice.names) if choice.names else None}
     folder.claim(
         {
             "version": VERSION,
@@ -132,37 +135,46 @@ def export(
             "revision": revision,
             "format": format,
             "variant": variant,
-            "choice": {**asdict(choice), "names": dict(choice.names) if choice.names else None},
+            "choice": shown_choice,
             "images": images,
         }
     )
     there = folder.exported()
     todo = [clip for clip in wanted if clip.clip_id not in there]
-    order = _Order(store, destination, format, variant, choice, categories, numbers, images, operations)
+    prints = parquet.fingerprint(store, shown_choice, revision) if way.is_run else None
+    order = _Order(store, destination, format, variant, choice, categories, numbers, images, operations, prints)
     failed: dict[str, str] = {}
     for done, (clip_id, problem) in enumerate(_each(partial(_export_clip, order), todo, workers), 1):
         if problem is not None:
             failed[clip_id] = problem
         if progress is not None:
             progress(done, len(todo))
-    sidecars = {clip.clip_id: folder.sidecar(clip.clip_id) for clip in wanted if clip.clip_id not in failed}
+    # Summaries alone are kept of the sidecars: those of long clips are large.
+    ids = [clip.clip_id for clip in wanted if clip.clip_id not in failed]
+    written = {each.clip_id: each for each in destination.each(partial(_written, folder), ids)}
     if way.write_dataset is not None and not failed:
-        way.write_dataset(
-            [Written(clip_id, about["number"], about["frames"]) for clip_id, about in sidecars.items()],
-            categories,
-            folder,
-        )
+        way.write_dataset([written[clip_id] for clip_id in ids], categories, folder)
+    if prints is not None and not failed:
+        places = [(numbers[clip.clip_id] - 1, clip) for clip in wanted]
+        labels = {clip_id: each.labels for clip_id, each in written.items()}
+        parquet.write_run(store, places, labels, choice, prints, RunStore(destination.uri, storage_options))
     lost = Losses()
-    for about in sidecars.values():
-        lost.update(about["lost"])
+    for clip_id in ids:
+        lost.update(written[clip_id].lost)
     return Exported(
         clips=len(todo) - len(failed),
         already=len(wanted) - len(todo),
-        frames=sum(about["frames"] for about in sidecars.values()),
-        rows=sum(about["rows"] for about in sidecars.values()),
+        frames=sum(each.frames for each in written.values()),
+        rows=sum(each.rows for each in written.values()),
         failed=failed,
         lost={kind: count for kind, count in sorted(lost.items()) if count},
     )
+
+
+def _written(folder: Folder, clip_id: str) -> Written:
+    about = folder.sidecar(clip_id)
+    labels = tuple(dict.fromkeys(each["label"] for each in about["objects"]))
+    return Written(clip_id, about["number"], about["frames"], about["rows"], labels, about["lost"])
 
 
 def _choice(
@@ -244,6 +256,8 @@ def _export_clip(order: _Order, clip: Clip) -> tuple[str, str | None]:
         labels = read_labels(order.store, clip, number, order.categories, order.choice, corrections)
         if order.images:
             _extract_images(order, way, labels, clip, folder)
+        if order.prints is not None:
+            labels = replace(labels, about={**labels.about, "fingerprint": order.prints})
         lost = way.write_clip(labels, folder)
         folder.json(f"{SIDECARS}/{clip.clip_id}.json", _sidecar(labels, lost))
     except (ClipError, ValueError, FileNotFoundError) as error:
@@ -264,7 +278,8 @@ def read_labels(
     Raises:
         ValueError: its rows have a label that the manifest does not ask for, or a size of their own.
     """
-    about = store.read_clip_metadata(clip.clip_id).get("clip", {})
+    file = store.read_clip_metadata(clip.clip_id)
+    about = file.get("clip", {})
     frames = Edits(store).clip(clip.clip_id, corrections)
     sizes = {(frame.height, frame.width) for frame in frames} or {(about.get("height") or 1, about.get("width") or 1)}
     if len(sizes) > 1:
@@ -289,6 +304,7 @@ def read_labels(
         pts={frame.frame_index: frame.pts for frame in frames},
         asked=tuple(_asked(clip, choice)),
         categories=categories,
+        about=file,
     )
 
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from sam3ray.failures import UserError
+from sam3ray.store import layout
 from sam3ray.store.storage import Storage
 
-IDENTITY = "export.json"
-SIDECARS = "sam3ray"
+IDENTITY, SIDECARS = layout.EXPORT, layout.SIDECARS
 
 
 class Folder:

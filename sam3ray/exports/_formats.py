@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sam3ray.exports import coco, cvat, davis, labelme, labelstudio, mot, mots, sav, yolo, ytvis
+from sam3ray.exports import coco, cvat, davis, labelme, labelstudio, mot, mots, parquet, sav, yolo, ytvis
 from sam3ray.exports._folder import Folder
 from sam3ray.exports._labels import ClipLabels, Written
 from sam3ray.exports._losses import Losses
@@ -24,11 +24,13 @@ class Format:
         write_dataset: writes the files about all clips, after these.
         image: where the tool looks for the image of a frame, from the clip, the frame's index and its place among the
             exported frames; None where it reads the video itself, or no images at all.
+        is_run: it is a run folder itself.
     """
 
     write_clip: Callable[[ClipLabels, Folder], Losses]
     write_dataset: Callable[[Clips, Mapping[str, int], Folder], None] | None = None
     image: Callable[[ClipLabels, int, int], str] | None = None
+    is_run: bool = False
 
 
 def _beside(folder: str = "") -> Callable[[ClipLabels, int, int], str]:
@@ -87,6 +89,7 @@ FORMATS: dict[str, dict[str, Format]] = {
     "xanylabeling": {"": Format(labelme.write_xanylabeling_clip, image=_beside())},
     "yolo": {"": Format(yolo.write_clip, yolo.write_dataset, _beside("images/"))},
     "sav": {"": Format(sav.write_clip)},
+    "parquet": {"": Format(parquet.write_clip, is_run=True)},
 }
 """Format -> variant -> how to write it. The first variant is the default."""
 

@@ -16,6 +16,7 @@ from sam3ray.exports._reading import Found, read_coco, read_labelme
 from sam3ray.exports._reading_cvat import read_cvat_boxes, read_cvat_masks
 from sam3ray.exports._reading_labelstudio import read_labelstudio_brush, read_labelstudio_video
 from sam3ray.exports._reading_mot import read_mot
+from sam3ray.exports._reading_parquet import read_parquet
 from sam3ray.exports._reading_pixels import read_davis, read_mots_challenge, read_mots_kitti, read_mots_png
 from sam3ray.exports._reading_tracks import read_sav, read_vis
 from sam3ray.exports._refined_run import bring_home
@@ -41,6 +42,7 @@ READERS: dict[str, dict[str, Reader]] = {
     "labelme": {"": read_labelme},
     "xanylabeling": {"": read_labelme},
     "sav": {"": read_sav},
+    "parquet": {"": read_parquet},
 }
 """Formats whose corrections come back, by variant."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 
@@ -49,6 +50,7 @@ class ClipLabels:
         pts: frame index -> presentation timestamp, where it is known.
         asked: the labels that were looked for in this clip, also those that nothing was found for.
         categories: label -> number from 1, the same in all clips of the export.
+        about: what the clip's file says of it.
     """
 
     number: int
@@ -63,6 +65,7 @@ class ClipLabels:
     pts: Mapping[int, int]
     asked: tuple[str, ...]
     categories: Mapping[str, int]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def image_id(self, frame: int) -> int:
         return (self.number - 1) * IMAGE_STRIDE + frame + 1
@@ -98,12 +101,17 @@ class Written:
 
     Attributes:
         number: as `ClipLabels.number`.
-        frames: how many were exported.
+        frames, rows: how many were exported.
+        labels: of its objects.
+        lost: what the format could not hold.
     """
 
     clip_id: str
     number: int
     frames: int
+    rows: int = 0
+    labels: tuple[str, ...] = ()
+    lost: Mapping[str, int] = field(default_factory=dict)
 
 
 def chosen(frames: Sequence[FrameAnnotations], choice: Choice) -> dict[int, tuple[ObjectAnnotation, ...]]:

@@ -156,19 +156,19 @@ class AnnotationWriter:
         """Write the footer; `facts` known only now (seconds, timings, dropped objects) join the "clip" metadata.
 
         The metadata also gets `rows`, `frames` and `objects`, `height` and `width` unless given, `finished_at` (Unix
-        seconds) and `attempt_id`, a random number that tells this file from any other of the same clip.
+        seconds) and `attempt_id`, a random number that tells this file from any other of the same clip, unless given.
         """
         self._flush()
         clip = {
             "clip_id": self.clip_id,
             **({"height": self._size[0], "width": self._size[1]} if self._size else {}),
             **self._metadata.get("clip", {}),
+            "finished_at": round(time.time(), 3),
+            "attempt_id": uuid.uuid4().hex,
             **facts,
             "rows": self._rows,
             "frames": self._frame_count,
             "objects": len(self._object_ids),
-            "finished_at": round(time.time(), 3),
-            "attempt_id": uuid.uuid4().hex,
         }
         values = {**self._metadata, "clip": clip}
         pairs = {"sam3ray.schema_version": str(SCHEMA_VERSION)}

@@ -152,6 +152,8 @@ def _sort(entries: Iterator[Entry]) -> _Listing:
             found.parts.add(name)
         elif folder == layout.EDITS:
             pass  # corrections are checked by `sam3ray.revisions`, which knows what belongs there
+        elif entry.path == layout.EXPORT or (folder == layout.SIDECARS and layout.clip_of(name, ".json")):
+            pass  # a run that an export has made
         elif entry.path not in _ROOT_FILES and not _is_index(folder, name):
             found.unknown.append(entry.path)
     return found
