@@ -38,10 +38,12 @@ test: $(VENV)/.dev  ## the whole test suite, on two processes
 test-fast: $(VENV)/.dev  ## what needs neither Ray nor a server, for your own loop
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q --durations=5 --ignore=tests/training -m 'not slow and not server'
 
-lint: $(VENV)/.dev  ## ruff and mypy
+lint: $(VENV)/.dev  ## ruff, mypy, and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m tools.check_imports
 
 format: $(VENV)/.dev  ## let ruff mend what it can
 	$(BIN)/ruff check --fix .

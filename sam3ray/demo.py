@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sam3ray.display.console import add_row
 from sam3ray.failures import UserError
-from sam3ray.terminal.console import add_row
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

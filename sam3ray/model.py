@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import ModelConfig, TrackingConfig
+from sam3ray.engine.checkpoint import load_checkpoint
+from sam3ray.engine.policy import Direction, Policy, PolicyName, Refine
 from sam3ray.failures import UserError
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.phrases import as_phrases
@@ -14,7 +16,6 @@ from sam3ray.video import Frame
 
 if TYPE_CHECKING:
     from sam3ray.engine.outputs import MaskForm
-    from sam3ray.engine.policy import Direction, PolicyName, Refine
     from sam3ray.engine.session import Session
     from sam3ray.engine.source import FrameSource
 
@@ -34,8 +35,6 @@ class Model:
         Raises:
             JobStopped: it cannot be loaded; the message says what to do.
         """
-        from sam3ray.engine import load_checkpoint
-
         self._checkpoint = load_checkpoint(model)
         self._tracking = tracking or TrackingConfig()
         self._rung = -1
@@ -92,7 +91,6 @@ class Model:
         Raises:
             ValueError: a size below 1, or a policy or form of masks that does not exist.
         """
-        from sam3ray.engine.policy import Policy
         from sam3ray.engine.session import Session
 
         return Session(self._engine, height, width, Policy.named(policy), length=length, masks=masks)

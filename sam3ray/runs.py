@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sam3ray import html
+from sam3ray.annotations import read_annotations
 from sam3ray.config import RunSource, VideoConfig, run_place
+from sam3ray.display import html
 from sam3ray.failures import ClipError, Failure, JobStopped, UserError
 from sam3ray.rendering import draw
 from sam3ray.store import ClipSummary, RunStore, Status, read_status
@@ -93,8 +94,6 @@ class Run:
 
     def annotations(self, revision: int | str | None = None) -> pyarrow.dataset.Dataset:
         """As `sam3ray.read_annotations`."""
-        from sam3ray.annotations import read_annotations
-
         return read_annotations(self.output, self.storage, revision=revision)
 
     def frames(self, clip_id: str) -> list[FrameAnnotations]:

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sam3ray.config import ClusterConfig, RenderConfig, RunSource, run_place
+from sam3ray.config import ClusterConfig, RenderConfig, RunSource, load_config, run_place
 from sam3ray.failures import Reason, UserError
 from sam3ray.revisions import check_edits, count_edits
 from sam3ray.store import (
@@ -192,6 +192,4 @@ def render(
 
 
 def _render_options(options: Mapping[str, Any]) -> RenderConfig:
-    from sam3ray.config import load_config
-
     return load_config({"manifest": "none", "output": "/none", "render": dict(options)}).render

@@ -6,7 +6,7 @@ Results go to stdout, everything else to stderr. Modules are imported by the ver
 
 from __future__ import annotations
 
-from sam3ray.terminal import interrupts  # isort: skip - first: a signal may come during the imports below
+from sam3ray.cli import _interrupts  # isort: skip - first: a signal may come during the imports below
 
 import functools
 import os
@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
+from sam3ray.cli._streams import hold_standard_streams, lost_result
+from sam3ray.display.console import complain, counter, facts_table, plain, print_json, print_result, say
 from sam3ray.failures import ClipError, JobStopped, Reason, UserError
 from sam3ray.guard.printable import printable_lines
 from sam3ray.guard.redact import redact
-from sam3ray.terminal.console import complain, counter, facts_table, plain, print_json, print_result, say
-from sam3ray.terminal.streams import hold_standard_streams, lost_result
 
 if TYPE_CHECKING:
     from sam3ray.config import JobConfig
@@ -88,8 +88,8 @@ def _verb(function: Callable[P, int]) -> Callable[P, None]:
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         level = str(kwargs.get("log_level", "warning"))
-        if interrupts.is_command():
-            interrupts.interrupt()
+        if _interrupts.is_command():
+            _interrupts.interrupt()
         try:
             _set_up_logging(level)
             code = function(*args, **kwargs)
@@ -103,8 +103,8 @@ def _verb(function: Callable[P, int]) -> Callable[P, None]:
         except SystemExit:  # Ray's own handlers of SIGTERM, from `ray.init` on, end a process so
             complain(["interrupted"])
             code = INTERRUPTED
-        if interrupts.is_command():
-            interrupts.leave_at_once()
+        if _interrupts.is_command():
+            _interrupts.leave_at_once()
         if lost := lost_result():
             complain([lost])
             code = code if function.__name__ in _WORK else code or STOPPED

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sam3ray.config import ModelConfig, TrackingConfig
 from sam3ray.engine.checkpoint import small_files
+from sam3ray.engine.rules import Rules
 
 MAX_TOKENS = 32  # of the text encoder, start and end included
 
@@ -57,8 +58,6 @@ def threshold_problem(config: ModelConfig, tracking: TrackingConfig, *, patient:
     folder = small_files(config, patient=patient)
     from transformers import Sam3VideoConfig
     from transformers.utils import logging as transformers_logging
-
-    from sam3ray.engine.rules import Rules
 
     transformers_logging.set_verbosity_error()
     try:

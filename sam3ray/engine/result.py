@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from sam3ray.display.html import facts
 from sam3ray.engine.outputs import FrameMasks
-from sam3ray.html import facts
 from sam3ray.values.annotations import FrameAnnotations
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sam3ray.display.console import add_row
 from sam3ray.guard.printable import printable
-from sam3ray.terminal.console import add_row
 
 from ._comparison import Comparison
 from ._concept import score_concepts

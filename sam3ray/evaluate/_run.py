@@ -75,8 +75,6 @@ def evaluate_run(
         UserError: there is no such revision; one of the folders holds no annotations, or such as cannot be read; sizes
             disagree; TrackEval is not installed.
     """
-    from sam3ray.store import RunStore
-
     output, storage_options = run_place(output, storage_options)
     truth, _ = run_place(truth, storage_options)
     tolerance = tolerance or Tolerance()

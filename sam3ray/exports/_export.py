@@ -25,13 +25,14 @@ from sam3ray.exports._formats import Format, format_of
 from sam3ray.exports._labels import Choice, ClipLabels, Written, chosen
 from sam3ray.exports._losses import Losses
 from sam3ray.failures import ClipError, Reason, UserError
-from sam3ray.files import resolve
+from sam3ray.files import read_text, resolve
 from sam3ray.guard.redact import redact
 from sam3ray.revisions import ClipOperation, Edits
 from sam3ray.store import RunStore
 from sam3ray.store.labelled_frames import labelled_frames
 from sam3ray.store.storage import Storage
 from sam3ray.values.phrases import as_names
+from sam3ray.video import VideoCache, VideoReader
 
 if TYPE_CHECKING:
     import numpy as np
@@ -336,8 +337,6 @@ def _sidecar(labels: ClipLabels, lost: Losses) -> dict[str, Any]:
 
 def _extract_images(order: _Order, way: Format, labels: ClipLabels, clip: Clip, folder: Folder) -> None:
     """The exported frames as JPEGs, decoded once, in order."""
-    from sam3ray.video import VideoCache, VideoReader
-
     assert way.image is not None
     options, limits = order.store.storage.options, VideoConfig()
     wanted = set(labels.frames)
@@ -370,8 +369,6 @@ def read_names(path: str) -> dict[str, str]:
     Raises:
         UserError: it is no mapping of texts.
     """
-    from sam3ray.files import read_text
-
     text = read_text(path, {}, 1_000_000, what="label file")
     if Path(path).suffix == ".json":
         try:

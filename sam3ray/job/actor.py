@@ -15,12 +15,13 @@ from sam3ray.failures import Failure, NotNow
 from sam3ray.faults.machine import machine_fault
 from sam3ray.guard.redact import redact
 from sam3ray.job.agreement import Agreement
+from sam3ray.job.logs import set_up_logging
 from sam3ray.job.result import ClipResult
+from sam3ray.job.worker import ClipWorker, MakeSegmenter
 from sam3ray.values.clip import Clip
 
 if TYPE_CHECKING:
     from sam3ray.job.refinement import Refinement
-    from sam3ray.job.worker import ClipWorker, MakeSegmenter
     from sam3ray.store import RunStore
 
 
@@ -53,9 +54,6 @@ class ClipActor:
 
     def load(self, order: WorkOrder) -> dict[str, float]:
         """Loads the model. Heavy imports happen here, not in the driver."""
-        from sam3ray.job.logs import set_up_logging
-        from sam3ray.job.worker import ClipWorker
-
         began = time.perf_counter()
         set_up_logging(order.log_level, actor=self.number)
         order.store.confirm()

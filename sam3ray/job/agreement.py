@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from sam3ray.config import JobConfig, ModelConfig, resolved_dtype
+from sam3ray.engine.gpus import gpu_facts, gpu_problem
 from sam3ray.failures import WorkerUnfit
+from sam3ray.job.versions import software_versions
 from sam3ray.planning import Start
 from sam3ray.store import RunStore
 from sam3ray.values.prompts import MaskPrompt
+from sam3ray.values.versions import ENGINE_VERSION
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,9 +48,6 @@ class Agreement:
 
 def agreement(config: JobConfig, checkpoint: Mapping[str, str]) -> Agreement:
     """Of this driver."""
-    from sam3ray.job.versions import software_versions
-    from sam3ray.values.versions import ENGINE_VERSION
-
     device = "cuda" if config.cluster.gpus_per_actor > 0 else "cpu"
     return Agreement(software_versions(), ENGINE_VERSION, resolved_dtype(config), device, dict(checkpoint))
 
@@ -106,8 +106,6 @@ def check_device(agreed: Agreement) -> None:
     """Raise WorkerUnfit where a GPU was promised and torch cannot use one. Imports torch."""
     if agreed.device != "cuda":
         return
-    from sam3ray.engine.gpus import gpu_facts, gpu_problem
-
     if problem := gpu_problem(gpu_facts()):
         raise WorkerUnfit(
             f"cluster.gpus_per_actor is above 0, and this worker has no GPU to use: {problem} "

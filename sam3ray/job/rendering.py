@@ -32,10 +32,14 @@ from sam3ray.job.render_queue import RenderQueue
 from sam3ray.job.result import JobSummary
 from sam3ray.job.scheduler import Scheduler
 from sam3ray.job.stages import Stages
+from sam3ray.job.watchdog import Watchdog
+from sam3ray.job.workdir import WorkDir
+from sam3ray.rendering import render_clip
 from sam3ray.revisions import ClipOperation, Edits, changes_rows
 from sam3ray.store import RunStore
 from sam3ray.store.annotation_file import read_frames
 from sam3ray.values.phrases import as_names
+from sam3ray.video import VideoCache
 
 if TYPE_CHECKING:
     from sam3ray.store import DriverLease
@@ -73,11 +77,6 @@ def render_one(order: RenderOrder, clip: Clip) -> int:
     Raises:
         ClipError: the source cannot be read (any more), or storage fails.
     """
-    from sam3ray.job.watchdog import Watchdog
-    from sam3ray.job.workdir import WorkDir
-    from sam3ray.rendering import render_clip
-    from sam3ray.video import VideoCache
-
     order.store.confirm()
     rows = read_frames(order.store.read_clip(clip.clip_id), clip.clip_id)
     corrections = order.corrections.get(clip.clip_id, ())

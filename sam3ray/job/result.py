@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sam3ray import html
+from sam3ray.display import html
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sam3ray.config import JobConfig, ModelConfig, TrackingConfig
+from sam3ray.engine import checkpoint
 from sam3ray.failures import ClipError, Failure, JobStopped, Reason
 from sam3ray.faults.machine import machine_fault
 from sam3ray.files import is_local, local_path
@@ -46,6 +47,8 @@ from sam3ray.job.sink import WriterThread
 from sam3ray.job.sources import check_source
 from sam3ray.job.versions import software_versions
 from sam3ray.job.workdir import WorkDir
+from sam3ray.prompts import resolve_exemplars, resolve_prompts
+from sam3ray.segment import Segmenter
 from sam3ray.store import RunStore
 from sam3ray.store.annotation_file import AnnotationWriter
 from sam3ray.values.annotations import FrameAnnotations
@@ -455,8 +458,6 @@ class ClipWorker:
 
     def _source(self, opened: _Opened) -> _Source:
         """Frames in one pass; frames that can be read again for visual prompts, and where a moment is to be found."""
-        from sam3ray.prompts import resolve_exemplars, resolve_prompts
-
         clip, limits = opened.clip, self.config.video
         if not _is_read_again(clip):
             if opened.reader is None:
@@ -524,16 +525,13 @@ def _segmenter(
         check_software(agreed, software, ENGINE_VERSION)
     if make is not None:
         return make(config.model, config.tracking)
-    from sam3ray.engine import checkpoint_identity
-    from sam3ray.segment import Segmenter
-
     if agreed is None:
         return Segmenter(config.model, config.tracking)
     check_device(agreed)
     segmenter = Segmenter(config.model, config.tracking)
     digest = None
     if "commit" not in agreed.checkpoint:
-        digest = checkpoint_identity(config.model).get("sha256")
+        digest = checkpoint.checkpoint_identity(config.model).get("sha256")
     check_model(agreed, segmenter.model_info, digest)
     return segmenter
 

@@ -13,7 +13,7 @@ from typing import Any
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, JobStopped, Reason
 from sam3ray.guard import fence
-from sam3ray.video import VideoInfo
+from sam3ray.video import VideoInfo, probe_uri
 
 Probed = VideoInfo | ClipError
 Probe = Callable[[str, VideoConfig, Mapping[str, Any]], Probed]
@@ -26,8 +26,6 @@ HANG_S = 300.0  # a chunk that takes longer hangs
 
 def probe_one(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any]) -> Probed:
     """The facts of one video, or why there are none."""
-    from sam3ray.video import probe_uri
-
     try:
         return probe_uri(uri, limits, storage_options)
     except ClipError as error:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sam3ray.display.console import add_row, facts_table
 from sam3ray.planning._result import Plan
-from sam3ray.terminal.console import add_row, facts_table
 
 LISTED = 20
 

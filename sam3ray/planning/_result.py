@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sam3ray import html
+from sam3ray.display import html
+from sam3ray.display.readable import byte_size
 from sam3ray.planning._estimate import Estimate
-from sam3ray.readable import byte_size
 
 MAX_LISTED = 1_000  # unreadable clips listed one by one; the rest are counted
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sam3ray.config import JobConfig, ModelConfig, differences, fingerprint
+from sam3ray.engine import checkpoint as weights
+from sam3ray.engine.preflight import long_phrases, phrase_problem, threshold_problem
 from sam3ray.failures import UserError
 from sam3ray.store import RunStore
 from sam3ray.values.clip import Manifest
@@ -71,8 +73,6 @@ def _check_with_checkpoint(config: JobConfig, start: Start, patient: bool) -> No
     Raises:
         UserError: one sentence for each of them.
     """
-    from sam3ray.engine.preflight import long_phrases, phrase_problem, threshold_problem
-
     model = config.model
     if "commit" in start.checkpoint:
         model = model.model_copy(update={"revision": start.checkpoint["commit"]})
@@ -108,12 +108,10 @@ def _compared(job: _Job, begun: Mapping[str, Any] | None) -> Start:
     checkpoint: dict[str, str] = {}
     unknown = None
     if job.own_model:
-        from sam3ray.engine.checkpoint import HubUnreachable, checkpoint_identity
-
         model, known = _pinned(config.model, begun)
         try:
-            checkpoint = checkpoint_identity(model, known, patient=patient)
-        except HubUnreachable as error:
+            checkpoint = weights.checkpoint_identity(model, known, patient=patient)
+        except weights.HubUnreachable as error:
             if patient:
                 raise
             unknown = str(error)

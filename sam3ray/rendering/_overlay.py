@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from sam3ray.colors import color_of
+from sam3ray.display.colors import color_of
 from sam3ray.guard.printable import printable
 
 _LONGEST_LABEL = 300  # characters: a phrase has at most 256

@@ -18,6 +18,7 @@ import numpy as np
 from sam3ray.masks import encode_masks
 from sam3ray.store.annotation_file import AnnotationWriter
 from sam3ray.values.annotations import TRUTH_SCHEMA, FrameAnnotations, ObjectAnnotation
+from sam3ray.video import VideoWriter
 
 from .draw import DrawnFrame, draw_clip
 from .scene import GENERATOR_VERSION, ClipSpec, make_scene
@@ -85,8 +86,6 @@ def write_clip(
     `prompts` are the phrases of the truth (default: "colour shape" of what the clip holds); they are kept in the
     truth's metadata, so that an evaluation knows of phrases that nothing answers to.
     """
-    from sam3ray.video import VideoWriter
-
     asked = list(prompts) if prompts is not None else clip_phrases(spec)
     video = Path(video_path)
     truth = Path(truth_path) if truth_path is not None else video.with_name(video.name + ".truth")

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sam3ray import html
-from sam3ray.readable import readable_span, readable_time
+from sam3ray.display import html
+from sam3ray.display.readable import readable_span, readable_time
 from sam3ray.store.lease import active_driver
 from sam3ray.store.run import RunStore
 from sam3ray.store.summary import ClipSummary

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sam3ray import html
-from sam3ray.colors import color_of
+from sam3ray.display import html
+from sam3ray.display.colors import color_of
 from sam3ray.masks import decode_rle
 
 _SHOWN_OBJECTS = 20  # of a frame in a notebook

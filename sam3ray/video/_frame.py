@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from sam3ray.html import picture
+from sam3ray.display.html import picture
 
 _SHOWN_HEIGHT = 240  # pixels, in a notebook
 

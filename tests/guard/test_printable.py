@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sam3ray.display import console
 from sam3ray.failures import ClipError, Failure, Reason, UserError
 from sam3ray.guard.printable import json_text, printable, printable_lines
 from sam3ray.job.logs import JsonFormatter
@@ -23,7 +24,6 @@ from sam3ray.job.progress import LineProgress, LiveProgress
 from sam3ray.rendering._overlay import label_patch
 from sam3ray.store import failure_records
 from sam3ray.store.storage import Storage
-from sam3ray.terminal import console
 from sam3ray.video import VideoCache
 from tests.files.test_web import send, server
 
@@ -166,5 +166,5 @@ def test_nothing_is_printed_but_through_the_console() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
                 name = path.relative_to(package).as_posix()
                 found[name] = found.get(name, 0) + 1
-    del found["terminal/console.py"]
+    del found["display/console.py"]
     assert found == {"cli/_app.py": 2, "job/progress.py": 1}  # the version, a traceback; one line, made printable

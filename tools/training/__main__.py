@@ -12,8 +12,8 @@ import torch
 import typer
 from rich.table import Table
 
+from sam3ray.display.console import complain, counter, print_result
 from sam3ray.failures import JobStopped, UserError
-from sam3ray.terminal.console import complain, counter, print_result
 
 from .evaluation import FIRST_SEED
 

@@ -57,7 +57,7 @@ def test_a_result_that_could_not_be_printed_is_told() -> None:
 
 def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from sam3ray.terminal.streams import hold_standard_streams; hold_standard_streams();"
+        "import os, sys; from sam3ray.cli._streams import hold_standard_streams; hold_standard_streams();"
         f"file = open({str(tmp_path / 'data')!r}, 'wb'); os.write(2, b'a library speaks'); sys.exit(file.fileno() < 3)"
     )
     script = f'{sys.executable} -c "$CODE" <&- >&- 2>&-'

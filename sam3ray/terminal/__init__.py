@@ -1,1 +1,0 @@
-"""The command's own streams: what people see, what a signal does."""
