@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from sam3ray.failures import UserError
 from sam3ray.guard.redact import redact
-from sam3ray.manifest import Clip, Manifest
 from sam3ray.revisions import ClipOperation, CorrectedClip, Edits, changes_rows
 from sam3ray.store import RunStore
 from sam3ray.store.labelled_frames import labelled_frames
+from sam3ray.values.clip import Clip, Manifest
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from sam3ray.failures import UserError
 from sam3ray.files import resolve
 from sam3ray.guard.addresses import folder_form
 from sam3ray.guard.redact import redact
+from sam3ray.job import driver
 from sam3ray.job.refinement import Refinement, latest_refinement
 from sam3ray.job.result import JobSummary
-from sam3ray.prompts import as_names
 from sam3ray.store import RunStore
+from sam3ray.values.phrases import as_names
 
 if TYPE_CHECKING:
     from sam3ray.job.observe import Observer
@@ -54,13 +55,13 @@ def refine(
         UserError: there is nothing to refine, or something does not fit; nothing was started.
         JobStopped: nothing could be started.
     """
-    from sam3ray.job.driver import run_job
-
     output, options = run_place(run, storage_options)
     refinement = latest_refinement(RunStore(output, options), revision, as_names(clips, "clips"))
     place = resolve(os.fspath(to)) if to else refined_output(output, refinement.revision)
     config = _config(refinement, place, overrides)
-    return run_job(config, progress=progress, make_segmenter=make_segmenter, log_level=log_level, refinement=refinement)
+    return driver.run_job(
+        config, progress=progress, make_segmenter=make_segmenter, log_level=log_level, refinement=refinement
+    )
 
 
 def refined_output(run: RunSource, revision: int) -> str:

@@ -11,7 +11,7 @@ from pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip, p
 from tiny import tiny_model
 
 from sam3ray.config import TrackingConfig
-from sam3ray.engine import finisher
+from sam3ray.engine import output_queue
 from sam3ray.engine.detector import MAX_TOKENS, Detector, detections_above
 from sam3ray.engine.engine import Engine
 from sam3ray.engine.frames import Preprocessor
@@ -164,7 +164,7 @@ def test_frames_are_taken_lazily_and_results_leave_in_order():
         seen.append(frame.frame_index)
         # 16 frames are looked at before the first (short clips are tracked otherwise), 14 are held back, and a few
         # are being finished.
-        assert len(taken) <= len(seen) + 16 + 15 + finisher.FINISHING + 2
+        assert len(taken) <= len(seen) + 16 + 15 + output_queue.FINISHING + 2
     assert seen == list(range(40))
 
 

@@ -15,7 +15,7 @@ from prompted import LENGTH, MODELS, WORKFLOWS, Clip, mask_of, mask_prompt, on_f
 from tiny import tiny_model
 from transformers.models.sam3.modeling_sam3 import Sam3ViTModel
 
-from sam3ray.engine import finisher
+from sam3ray.engine import output_queue
 from sam3ray.engine.engine import Engine
 from sam3ray.engine.source import OnePass
 from sam3ray.engine.tracker import Tracker
@@ -115,7 +115,7 @@ class TestBounds:
         results = engine.segment(OnePass(stream(), HEIGHT, WIDTH), HEIGHT, WIDTH, (), WORKFLOWS["click"].prompts)
         for _ in range(3):
             next(results)
-        assert taken <= 3 + 16 + finisher.FINISHING
+        assert taken <= 3 + 16 + output_queue.FINISHING
 
     @pytest.mark.parametrize("direction", ["forward", "backward", "both"])
     def test_memories_do_not_grow_with_the_clip(self, monkeypatch, direction):
