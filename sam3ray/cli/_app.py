@@ -417,7 +417,8 @@ def export_labels(
         typer.Option(
             "--format",
             metavar="F",
-            help="coco, ytvis, saco, mots, mot, davis, cvat, labelstudio, labelme, xanylabeling, yolo, sav or parquet.",
+            help="coco, ytvis, saco, mots, mot, davis, cvat, labelstudio, labelme, xanylabeling, "
+            "fiftyone, yolo, sav or parquet.",
         ),
     ],
     to: Annotated[str, typer.Option("--to", metavar="DEST", help="An empty folder, on any storage.")],

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from sam3ray.values.clip import Clip
 
-VERSION = 2  # of the exports' layout: raised when a writer's output changes
+VERSION = 3  # of the exports' layout: raised when a writer's output changes
 _JPEG_QUALITY = 95
 
 
@@ -175,7 +175,7 @@ def export(
 def _written(folder: Folder, clip_id: str) -> Written:
     about = folder.sidecar(clip_id)
     labels = tuple(dict.fromkeys(each["label"] for each in about["objects"]))
-    return Written(clip_id, about["number"], about["frames"], about["rows"], labels, about["lost"])
+    return Written(clip_id, about["number"], about["frames"], about["uri"], about["rows"], labels, about["lost"])
 
 
 def _choice(
@@ -313,6 +313,7 @@ def _sidecar(labels: ClipLabels, lost: Losses) -> dict[str, Any]:
     """What an import needs of what formats lose: times, and each object's label and scores."""
     return {
         "clip_id": labels.clip_id,
+        "uri": labels.uri,
         "number": labels.number,
         "height": labels.height,
         "width": labels.width,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sam3ray.exports import coco, cvat, davis, labelme, labelstudio, mot, mots, parquet, sav, yolo, ytvis
+from sam3ray.exports import coco, cvat, davis, fiftyone, labelme, labelstudio, mot, mots, parquet, sav, yolo, ytvis
 from sam3ray.exports._folder import Folder
 from sam3ray.exports._labels import ClipLabels, Written
 from sam3ray.exports._losses import Losses
@@ -87,6 +87,7 @@ FORMATS: dict[str, dict[str, Format]] = {
     },
     "labelme": {"": Format(labelme.write_labelme_clip, image=_beside())},
     "xanylabeling": {"": Format(labelme.write_xanylabeling_clip, image=_beside())},
+    "fiftyone": {"": Format(fiftyone.write_clip, lambda clips, _, out: fiftyone.write_dataset(clips, out))},
     "yolo": {"": Format(yolo.write_clip, yolo.write_dataset, _beside("images/"))},
     "sav": {"": Format(sav.write_clip)},
     "parquet": {"": Format(parquet.write_clip, is_run=True)},

@@ -14,6 +14,7 @@ from sam3ray.exports._home import Imported, Times, add_revision
 from sam3ray.exports._labels import Choice, ClipLabels
 from sam3ray.exports._reading import Found, read_coco, read_labelme
 from sam3ray.exports._reading_cvat import read_cvat_boxes, read_cvat_masks
+from sam3ray.exports._reading_fiftyone import read_fiftyone
 from sam3ray.exports._reading_labelstudio import read_labelstudio_brush, read_labelstudio_video
 from sam3ray.exports._reading_mot import read_mot
 from sam3ray.exports._reading_parquet import read_parquet
@@ -42,6 +43,7 @@ READERS: dict[str, dict[str, Reader]] = {
     "labelme": {"": read_labelme},
     "xanylabeling": {"": read_labelme},
     "sav": {"": read_sav},
+    "fiftyone": {"": read_fiftyone},
     "parquet": {"": read_parquet},
 }
 """Formats whose corrections come back, by variant."""

@@ -101,6 +101,7 @@ class Written:
 
     Attributes:
         number: as `ClipLabels.number`.
+        uri: of its video, without credentials.
         frames, rows: how many were exported.
         labels: of its objects.
         lost: what the format could not hold.
@@ -109,6 +110,7 @@ class Written:
     clip_id: str
     number: int
     frames: int
+    uri: str = ""
     rows: int = 0
     labels: tuple[str, ...] = ()
     lost: Mapping[str, int] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from PIL import Image
 from sam3ray import read_annotations
 from sam3ray.exports import READERS, export, import_labels
 from sam3ray.exports._reading_labelstudio import brush_mask
+from sam3ray.exports.fiftyone import packed
 from sam3ray.exports.labelstudio import brush_rle
 from sam3ray.failures import UserError
 from sam3ray.masks import decode_rle, encode_masks
@@ -135,6 +136,26 @@ class TestMasks:
             kept.append(" ".join([frame, number, *rest]))
         (tmp_path / path).write_text("\n".join(kept))
         self.check(run, tmp_path, "mots")
+
+    def test_fiftyone_in_its_own_files_and_as_it_exports_itself(self, run, tmp_path):
+        for name, again in (("one", False), ("two", True)):
+            out = tmp_path / name
+            export(str(run), str(out), "fiftyone")
+            frames = json.loads((out / "frames" / f"{CLIP}.json").read_text())["frames"]
+            drawn = frames["5"]["detections"]["detections"][0]
+            drawn["mask"]["$binary"]["base64"] = packed(np.ones((10, 20), bool))
+            drawn["bounding_box"] = [100 / WIDTH, 2 / HEIGHT, 20 / WIDTH, 10 / HEIGHT]
+            del frames["6"]["detections"]["detections"][1]
+            if again:
+                samples = [{"_id": {"$oid": "a"}, "clip_id": CLIP}, {"_id": {"$oid": "b"}, "clip_id": "empty"}]
+                (out / "corrected").mkdir()
+                (out / "corrected" / "samples.json").write_text(json.dumps({"samples": samples}))
+                found = [frame | {"_sample_id": {"$oid": "a"}} for frame in frames.values()]
+                (out / "corrected" / "frames.json").write_text(json.dumps({"frames": found}))
+            else:
+                (out / "frames" / f"{CLIP}.json").write_text(json.dumps({"frames": frames}))
+            self.check(run, out, "fiftyone")
+            shutil.rmtree(run / "edits")
 
     def test_cvat(self, run, tmp_path):
         export(str(run), str(tmp_path), "cvat", variant="masks")
@@ -348,6 +369,8 @@ DAMAGED = [
     ("mot", "", f"{CLIP}/gt/gt.txt", lambda t: t + "1,nan,1,1,4,4,1,1,1", "line 12"),
     ("mot", "", f"{CLIP}/gt/gt.txt", lambda t: t + "99,1,1,1,4,4,1,1,1", "frame 99 was not exported"),
     ("mot", "", f"{CLIP}/gt/gt.txt", lambda t: t + "1,9,1,1,4,4,1,77,1", "class 77"),
+    ("fiftyone", "", f"frames/{CLIP}.json", lambda t: t.replace('"base64":"', '"base64":"A', 1), "no array of pixels"),
+    ("fiftyone", "", f"frames/{CLIP}.json", lambda t: t.replace('{"1":', '{"99":', 1), "frame 99 was not exported"),
     ("cvat", "boxes", f"{CLIP}.xml", lambda t: "<!DOCTYPE x>" + t, "document type"),
     ("cvat", "boxes", f"{CLIP}.xml", lambda t: t[:-20], "is not XML"),
     ("cvat", "boxes", f"{CLIP}.xml", lambda t: t.replace('xbr="', 'xbr="-', 1), "allowed: a box"),
