@@ -20,16 +20,14 @@ The out-of-memory ladder: each rung keeps what the ones before it do.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import logging
 import random
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,6 +38,8 @@ from sam3ray.faults.machine import machine_fault
 from sam3ray.files import is_local, local_path
 from sam3ray.guard.redact import redact
 from sam3ray.job.agreement import Agreement, check_device, check_model, check_software
+from sam3ray.job.clip_progress import ClipProgress, StageClock
+from sam3ray.job.intake import Intake, Opened, Source
 from sam3ray.job.mishaps import classify, free_memory, gpu_peak_bytes, reset_gpu_peak
 from sam3ray.job.refinement import Refinement
 from sam3ray.job.result import ClipResult
@@ -47,17 +47,15 @@ from sam3ray.job.sink import WriterThread
 from sam3ray.job.sources import check_source
 from sam3ray.job.versions import software_versions
 from sam3ray.job.workdir import WorkDir
-from sam3ray.prompts import resolve_exemplars, resolve_prompts
 from sam3ray.segment import Segmenter
 from sam3ray.store import RunStore
-from sam3ray.store.annotation_file import AnnotationWriter
+from sam3ray.store.annotation_file import AnnotationWriter, FileFacts
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.clip import Clip
 from sam3ray.values.exemplars import exemplar_items
 from sam3ray.values.prompt_writing import prompt_items
-from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
 from sam3ray.values.versions import ENGINE_VERSION
-from sam3ray.video import ClipFrames, Frame, VideoCache, VideoInfo, VideoReader, local_sighting
+from sam3ray.video import local_sighting
 
 _LOG = logging.getLogger(__name__)
 
@@ -92,81 +90,32 @@ class Segments(Protocol):
 MakeSegmenter = Callable[[ModelConfig, TrackingConfig], Segments]
 
 
-@dataclass
-class _Opened:
-    """A clip whose video is at hand, perhaps with its first frames decoded."""
+@dataclass(frozen=True)
+class _Try:
+    """One attempt at a clip.
 
-    clip: Clip
-    resources: contextlib.ExitStack
-    path: Any
-    fetch_s: float
-    source: str = ""  # how the video looks: `sam3ray.files.sighting`
-    reader: VideoReader | None = None
-    frames: Iterator[Frame] | None = None
+    Attributes:
+        rung: of the out-of-memory ladder.
+        attempt: counted from 1, over all workers.
+        began: by `time.perf_counter`.
+    """
 
-    def close(self) -> None:
-        self.resources.close()
-
-
-@dataclass
-class _Source:
-    """What the model is given: an iterator of frames, or something that can be read again."""
-
-    info: VideoInfo
-    frames_or_source: Any
-    video: VideoReader | ClipFrames
-    visual_prompts: tuple[VisualPrompt, ...] = ()
-    exemplars: tuple[ExemplarPrompt, ...] = ()
+    rung: int
+    attempt: int
+    began: float
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What is known of the video once its frames were read."""
-        names = {"frame_names": {str(i): name for i, name in self.video.frame_names.items()}}
-        return {"clock": self.video.clock, **(names if self.video.frame_names else {})}
-
-    def frames(self, clock: _Clock) -> Any:
-        once = self.frames_or_source is not self.video
-        return clock.timed("decode", self.frames_or_source) if once else self.frames_or_source
+    def seconds(self) -> float:
+        return round(time.perf_counter() - self.began, 4)
 
 
-@dataclass
-class _Progress:
-    """Any change of `value` is progress. Written by the working thread, read by others."""
+@dataclass(frozen=True)
+class _Written:
+    """A finished local file, and what it took."""
 
-    stage: str = "idle"
-    done: int = 0  # frames annotated
-    ticks: int = 0  # whatever else shows that work goes on: bytes fetched, frames looked at
-
-    @property
-    def value(self) -> tuple[str, int, int]:
-        return self.stage, self.done, self.ticks
-
-    def tick(self) -> None:
-        self.ticks += 1
-
-
-@dataclass
-class _Clock:
-    """Seconds by stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
-
-    def timed(self, stage: str, items: Iterable[Frame]) -> Iterator[Frame]:
-        iterator = iter(items)
-        while True:
-            with self.time(stage):
-                item = next(iterator, None)
-            if item is None:
-                return
-            yield item
+    file: FileFacts
+    timings: dict[str, float]
+    dropped: int  # objects that there was no room for
 
 
 class ClipWorker:
@@ -199,11 +148,8 @@ class ClipWorker:
         self.refinement = refinement
         self.segmenter: Segments = _segmenter(config, make_segmenter, agreed, self.software)
         self._work = WorkDir()
-        self._cache = VideoCache(config.video.cache_dir, config.video.cache_bytes, config.storage, limits=config.video)
-        self._progress = _Progress()
-        self._ahead: dict[str, Future[_Opened]] = {}
-        self._ahead_pool = ThreadPoolExecutor(1, "sam3ray-prefetch")
-        self._lock = threading.Lock()
+        self._intake = Intake(config)
+        self._progress = ClipProgress()
 
     @property
     def progress(self) -> tuple[str, int, int]:
@@ -211,30 +157,21 @@ class ClipWorker:
         return self._progress.value
 
     def close(self) -> None:
-        self._ahead_pool.shutdown(wait=False, cancel_futures=True)
-        for clip_id in list(self._ahead):
-            self.drop_prefetch(clip_id)
-        self._cache.close()
+        self._intake.close()
         self._work.close()
 
     # Ahead of time
 
-    def prefetch(self, clip: Clip, first_frames: bool = True) -> Future[_Opened]:
+    def prefetch(self, clip: Clip, first_frames: bool = True) -> Future[Opened]:
         """Fetches the clip's video in the background; with `first_frames`, starts decoding it, too.
 
         Errors are not lost: processing the clip opens it again and meets them.
         """
-        with self._lock:
-            future = self._ahead_pool.submit(self._open, clip, first_frames, None)
-            self._ahead[clip.clip_id] = future
-            return future
+        return self._intake.prefetch(clip, first_frames)
 
     def drop_prefetch(self, clip_id: str) -> None:
         """The clip will be processed elsewhere."""
-        with self._lock:
-            future = self._ahead.pop(clip_id, None)
-        if future is not None and not future.cancel():
-            future.add_done_callback(_close_opened)
+        self._intake.drop(clip_id)
 
     # The clip itself
 
@@ -264,13 +201,13 @@ class ClipWorker:
 
     def _wait_out(self, seconds: float) -> None:
         """Waiting is progress: nobody is to take it for a hang."""
-        self._progress = _Progress("wait")
+        self._progress = ClipProgress("wait")
         end = time.monotonic() + seconds * random.uniform(0.5, 1.0)
         while time.monotonic() < end:
             time.sleep(min(1.0, max(0.0, end - time.monotonic())))
             self._progress.tick()
         free_memory()
-        self._progress = _Progress()
+        self._progress = ClipProgress()
 
     def process(self, clip: Clip, rung: int = 0, attempt: int = 1) -> ClipResult:
         """Annotates the clip and commits the result.
@@ -280,8 +217,8 @@ class ClipWorker:
             Exception: whatever else the model or a library raised; `attempt` classifies it.
         """
         began = time.perf_counter()
-        clock = _Clock()
-        self._progress = _Progress("begin")
+        clock = StageClock()
+        self._progress = ClipProgress("begin")
         try:
             if attempt > 1 and self.store.is_done(clip.clip_id):
                 # An attempt that was given up as dead had committed it after all.
@@ -292,18 +229,44 @@ class ClipWorker:
                 free_memory()
             self.segmenter.set_memory_rung(rung)
             reset_gpu_peak()
-            with contextlib.closing(self._take(clip, clock)) as opened:
-                return self._annotate(opened, clock, rung, attempt, began)
+            with contextlib.closing(self._intake.take(clip, clock, self._progress)) as opened:
+                return self._annotate(opened, clock, _Try(rung, attempt, began))
         finally:
-            self._progress = _Progress()
+            self._progress = ClipProgress()
 
-    def _annotate(self, opened: _Opened, clock: _Clock, rung: int, attempt: int, began: float) -> ClipResult:
-        clip, progress = opened.clip, self._progress
+    def _annotate(self, opened: Opened, clock: StageClock, tried: _Try) -> ClipResult:
+        """Frames in, annotations into a local file, the file onto the store: what is on it is whole."""
+        clip = opened.clip
         with clock.time("decode"):
-            source = self._source(opened)
-        info = source.info
-        path = self._work.path / f"{clip.clip_id[:100]}-{attempt}.parquet"
-        clip_facts = {
+            source = self._intake.source(opened)
+        path = self._work.path / f"{clip.clip_id[:100]}-{tried.attempt}.parquet"
+        try:
+            with AnnotationWriter(path, clip.clip_id, self._facts(opened, source)) as writer:
+                written = self._write(clip, source, writer, clock, tried)
+            committed = self._commit(opened, path, clock)
+        finally:
+            path.unlink(missing_ok=True)  # also what a full disk cut off
+        if not committed:
+            return self._committed_before(clip.clip_id, tried.rung, tried.seconds)
+        return ClipResult(
+            clip_id=clip.clip_id,
+            frames=written.file.frames,
+            objects=written.file.objects,
+            rows=written.file.rows,
+            seconds=tried.seconds,
+            timings=written.timings | {"commit": round(clock.seconds["commit"], 4)},
+            committed=committed,
+            dropped_objects=written.dropped,
+            rung=tried.rung,
+            size_bytes=written.file.size_bytes,
+            source=opened.source,
+            gpu_memory_bytes=gpu_peak_bytes(),
+        )
+
+    def _facts(self, opened: Opened, source: Source) -> dict[str, Mapping[str, Any]]:
+        """What the file says of the clip, the model and the software."""
+        clip, info = opened.clip, source.info
+        about = {
             "uri": clip.uri,
             "start_s": clip.start_s,
             "end_s": clip.end_s,
@@ -318,61 +281,49 @@ class ClipWorker:
             "height": info.height,
             "width": info.width,
         }
-        facts = {
+        return {
             "fingerprint": self.fingerprint,
-            "clip": clip_facts,
+            "clip": about,
             "model": dict(self.segmenter.model_info),
             "software": self.software,
         }
-        progress.stage = "segment"
-        segment_began = time.perf_counter()
-        try:
-            with AnnotationWriter(path, clip.clip_id, facts) as writer:
-                with WriterThread(writer) as sink:
-                    for frame in self._segment(clip, source, clock):
-                        with clock.time("write_wait"):
-                            sink.put(frame)
-                        progress.done += 1
-                    sink.finish()
-                timings = {name: round(seconds, 4) for name, seconds in clock.seconds.items()}
-                waits = timings.get("decode", 0.0) + timings.pop("write_wait", 0.0)
-                timings["segment"] = round(max(0.0, time.perf_counter() - segment_began - waits), 4)
-                timings["write"] = round(sink.busy_s, 4)
-                dropped = int(self.segmenter.stats.get("dropped_objects", 0))
-                written = writer.finish(
-                    seconds=round(time.perf_counter() - began, 4),
-                    timings=timings,
-                    rung=rung,
-                    dropped_objects=dropped,
-                    attempt=attempt,
-                    **source.facts,
-                )
-            if is_local(clip.uri):  # a file that was replaced while it was read may have given frames of both
-                check_source(replace(clip, source=opened.source), local_sighting(Path(local_path(clip.uri))))
-            progress.stage = "commit"
-            with clock.time("commit"):
-                committed = self.store.commit(clip.clip_id, path)
-        finally:
-            path.unlink(missing_ok=True)  # also what a full disk cut off
-        if not committed:
-            return self._committed_before(clip.clip_id, rung, time.perf_counter() - began)
-        timings["commit"] = round(clock.seconds["commit"], 4)
-        return ClipResult(
-            clip_id=clip.clip_id,
-            frames=written.frames,
-            objects=written.objects,
-            rows=written.rows,
-            seconds=round(time.perf_counter() - began, 4),
-            timings=timings,
-            committed=committed,
-            dropped_objects=dropped,
-            rung=rung,
-            size_bytes=written.size_bytes,
-            source=opened.source,
-            gpu_memory_bytes=gpu_peak_bytes(),
-        )
 
-    def _segment(self, clip: Clip, source: _Source, clock: _Clock) -> Iterator[FrameAnnotations]:
+    def _write(self, clip: Clip, source: Source, writer: AnnotationWriter, clock: StageClock, tried: _Try) -> _Written:
+        """Segments the clip and writes its file, in two threads."""
+        progress = self._progress
+        progress.stage = "segment"
+        began = time.perf_counter()
+        with WriterThread(writer) as sink:
+            for frame in self._segment(clip, source, clock):
+                with clock.time("write_wait"):
+                    sink.put(frame)
+                progress.done += 1
+            sink.finish()
+        timings = {name: round(seconds, 4) for name, seconds in clock.seconds.items()}
+        waits = timings.get("decode", 0.0) + timings.pop("write_wait", 0.0)
+        timings["segment"] = round(max(0.0, time.perf_counter() - began - waits), 4)
+        timings["write"] = round(sink.busy_s, 4)
+        dropped = int(self.segmenter.stats.get("dropped_objects", 0))
+        file = writer.finish(
+            seconds=tried.seconds,
+            timings=timings,
+            rung=tried.rung,
+            dropped_objects=dropped,
+            attempt=tried.attempt,
+            **source.facts,
+        )
+        return _Written(file, timings, dropped)
+
+    def _commit(self, opened: Opened, path: Path, clock: StageClock) -> bool:
+        """Puts the file onto the store; False where another attempt's is there."""
+        clip = opened.clip
+        if is_local(clip.uri):  # a file that was replaced while it was read may have given frames of both
+            check_source(replace(clip, source=opened.source), local_sighting(Path(local_path(clip.uri))))
+        self._progress.stage = "commit"
+        with clock.time("commit"):
+            return self.store.commit(clip.clip_id, path)
+
+    def _segment(self, clip: Clip, source: Source, clock: StageClock) -> Iterator[FrameAnnotations]:
         size = source.info.height, source.info.width
         phrases = clip.prompts if self.refinement is None else ()
         how: dict[str, Any] = {}
@@ -413,84 +364,6 @@ class ClipWorker:
             clip_id, found.frames, found.objects, found.rows, found.seconds, found.timings, committed=False, rung=rung
         )
 
-    def _take(self, clip: Clip, clock: _Clock) -> _Opened:
-        """What was prefetched, or the clip opened now."""
-        with self._lock:
-            future = self._ahead.pop(clip.clip_id, None)
-        progress = self._progress
-        progress.stage = "fetch"
-        with clock.time("fetch"):
-            if future is not None and not future.cancel():
-                while not future.done():
-                    # A download that another thread does for this clip counts as its progress.
-                    with contextlib.suppress(TimeoutError):
-                        future.exception(timeout=0.5)
-                    progress.ticks = self._fetched_bytes
-                if future.exception() is None:
-                    opened = future.result()
-                    clock.seconds["prefetch"] = opened.fetch_s
-                    return opened
-            return self._open(clip, False, progress)
-
-    _fetched_bytes = 0
-
-    def _open(self, clip: Clip, first_frames: bool, progress: _Progress | None) -> _Opened:
-        began = time.perf_counter()
-
-        def fetched(count: int) -> None:
-            self._fetched_bytes = count
-            if progress is not None:
-                progress.ticks = count
-
-        with contextlib.ExitStack() as resources:
-            seen: list[str] = []
-
-            def saw(source: str) -> None:
-                seen.append(source)
-                check_source(clip, source)
-
-            path = resources.enter_context(self._cache.open(clip.uri, fetched, saw))
-            opened = _Opened(clip, resources, path, time.perf_counter() - began, seen[-1])
-            if first_frames and not _is_read_again(clip):
-                self._start_reading(opened)
-            opened.resources = resources.pop_all()
-        return opened
-
-    def _source(self, opened: _Opened) -> _Source:
-        """Frames in one pass; frames that can be read again for visual prompts, and where a moment is to be found."""
-        clip, limits = opened.clip, self.config.video
-        if not _is_read_again(clip):
-            if opened.reader is None:
-                self._start_reading(opened)
-            assert opened.reader is not None
-            assert opened.frames is not None
-            info = opened.reader.info
-            shown = resolve_exemplars(clip.exemplars, info.width, info.height)
-            return _Source(info, opened.frames, opened.reader, exemplars=shown)
-
-        fps = clip.fps or limits.fps
-        frames = ClipFrames(opened.path, start_s=clip.start_s, end_s=clip.end_s, fps=fps, limits=limits)
-        prompts = resolve_prompts(
-            clip.visual_prompts, frames.width, frames.height, frames.frame_at, self.config.storage
-        )
-        shown = resolve_exemplars(clip.exemplars, frames.width, frames.height, frames.frame_at)
-        return _Source(frames.info, frames if prompts else frames.read(), frames, prompts, shown)
-
-    def _start_reading(self, opened: _Opened) -> None:
-        """Opens the reader and waits for the first frame; it decodes on in its own thread."""
-        clip = opened.clip
-        reader = VideoReader(
-            opened.path,
-            start_s=clip.start_s,
-            end_s=clip.end_s,
-            fps=clip.fps or self.config.video.fps,
-            limits=self.config.video,
-        )
-        opened.resources.enter_context(reader)
-        frames = iter(reader)
-        first = next(frames)
-        opened.reader, opened.frames = reader, itertools.chain([first], frames)
-
     def _failure(self, clip: Clip, error: Exception, attempt: int, seconds: float) -> Failure:
         reason, message, where = classify(error, gpu_share=self._gpu_share)
         if reason is Reason.OUT_OF_MEMORY:
@@ -512,11 +385,6 @@ class ClipWorker:
         )
 
 
-def _is_read_again(clip: Clip) -> bool:
-    """Whether one look at each frame, in order, is not enough."""
-    return bool(clip.visual_prompts) or any(each.time_s is not None for each in clip.exemplars)
-
-
 def _segmenter(
     config: JobConfig, make: MakeSegmenter | None, agreed: Agreement | None, software: Mapping[str, str]
 ) -> Segments:
@@ -534,8 +402,3 @@ def _segmenter(
         digest = checkpoint.checkpoint_identity(config.model).get("sha256")
     check_model(agreed, segmenter.model_info, digest)
     return segmenter
-
-
-def _close_opened(future: Future[_Opened]) -> None:
-    if not future.cancelled() and future.exception() is None:
-        future.result().close()

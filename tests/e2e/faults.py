@@ -11,7 +11,7 @@ from typing import Any
 
 from sam3ray.config import ModelConfig, TrackingConfig
 from sam3ray.failures import JobStopped
-from sam3ray.job import worker
+from sam3ray.job import intake
 from sam3ray.video import Frame, VideoReader
 from tests.e2e.clips import number_of, width_of
 from tests.e2e.gate import Gate
@@ -54,7 +54,7 @@ class FaultyModel:
 
         HostileReader.plan = self
         if self.hostile:
-            worker.VideoReader = HostileReader
+            intake.VideoReader = HostileReader
         return FaultySegmenter(self, model, tracking)
 
 

@@ -1,0 +1,50 @@
+"""How far the work on a clip is, and what its stages took."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from sam3ray.video import Frame
+
+
+@dataclass
+class ClipProgress:
+    """Any change of `value` is progress. Written by the working thread, read by others."""
+
+    stage: str = "idle"
+    done: int = 0  # frames annotated
+    ticks: int = 0  # whatever else shows that work goes on: bytes fetched, frames looked at
+
+    @property
+    def value(self) -> tuple[str, int, int]:
+        return self.stage, self.done, self.ticks
+
+    def tick(self) -> None:
+        self.ticks += 1
+
+
+@dataclass
+class StageClock:
+    """Seconds by stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
+
+    def timed(self, stage: str, items: Iterable[Frame]) -> Iterator[Frame]:
+        iterator = iter(items)
+        while True:
+            with self.time(stage):
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item

@@ -1,0 +1,175 @@
+"""A clip's video comes in: fetched, opened, read; the next clip's before its turn."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from sam3ray.config import JobConfig
+from sam3ray.job.clip_progress import ClipProgress, StageClock
+from sam3ray.job.sources import check_source
+from sam3ray.prompts import resolve_exemplars, resolve_prompts
+from sam3ray.values.clip import Clip
+from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
+from sam3ray.video import ClipFrames, Frame, VideoCache, VideoInfo, VideoReader
+
+
+@dataclass
+class Opened:
+    """A clip whose video is at hand, perhaps with its first frames decoded."""
+
+    clip: Clip
+    resources: contextlib.ExitStack
+    path: Any
+    fetch_s: float
+    source: str = ""  # how the video looks: `sam3ray.files.sighting`
+    reader: VideoReader | None = None
+    frames: Iterator[Frame] | None = None
+
+    def close(self) -> None:
+        self.resources.close()
+
+
+@dataclass
+class Source:
+    """What the model is given: an iterator of frames, or something that can be read again."""
+
+    info: VideoInfo
+    frames_or_source: Any
+    video: VideoReader | ClipFrames
+    visual_prompts: tuple[VisualPrompt, ...] = ()
+    exemplars: tuple[ExemplarPrompt, ...] = ()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is known of the video once its frames were read."""
+        names = {"frame_names": {str(i): name for i, name in self.video.frame_names.items()}}
+        return {"clock": self.video.clock, **(names if self.video.frame_names else {})}
+
+    def frames(self, clock: StageClock) -> Any:
+        once = self.frames_or_source is not self.video
+        return clock.timed("decode", self.frames_or_source) if once else self.frames_or_source
+
+
+class Intake:
+    """Opens the videos of clips, one ahead of time."""
+
+    def __init__(self, config: JobConfig) -> None:
+        self._video, self._storage = config.video, config.storage
+        self._cache = VideoCache(config.video.cache_dir, config.video.cache_bytes, config.storage, limits=config.video)
+        self._ahead: dict[str, Future[Opened]] = {}
+        self._pool = ThreadPoolExecutor(1, "sam3ray-prefetch")
+        self._lock = threading.Lock()
+        self._fetched_bytes = 0  # of what is being fetched, by whatever thread
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for clip_id in list(self._ahead):
+            self.drop(clip_id)
+        self._cache.close()
+
+    def prefetch(self, clip: Clip, first_frames: bool = True) -> Future[Opened]:
+        """Fetches the clip's video in the background; with `first_frames`, starts decoding it, too.
+
+        Errors are not lost: processing the clip opens it again and meets them.
+        """
+        with self._lock:
+            future = self._pool.submit(self._open, clip, first_frames, None)
+            self._ahead[clip.clip_id] = future
+            return future
+
+    def drop(self, clip_id: str) -> None:
+        """The clip will be processed elsewhere."""
+        with self._lock:
+            future = self._ahead.pop(clip_id, None)
+        if future is not None and not future.cancel():
+            future.add_done_callback(_close_opened)
+
+    def take(self, clip: Clip, clock: StageClock, progress: ClipProgress) -> Opened:
+        """What was prefetched, or the clip opened now."""
+        with self._lock:
+            future = self._ahead.pop(clip.clip_id, None)
+        progress.stage = "fetch"
+        with clock.time("fetch"):
+            if future is not None and not future.cancel():
+                while not future.done():
+                    # A download that another thread does for this clip counts as its progress.
+                    with contextlib.suppress(TimeoutError):
+                        future.exception(timeout=0.5)
+                    progress.ticks = self._fetched_bytes
+                if future.exception() is None:
+                    opened = future.result()
+                    clock.seconds["prefetch"] = opened.fetch_s
+                    return opened
+            return self._open(clip, False, progress)
+
+    def _open(self, clip: Clip, first_frames: bool, progress: ClipProgress | None) -> Opened:
+        began = time.perf_counter()
+
+        def fetched(count: int) -> None:
+            self._fetched_bytes = count
+            if progress is not None:
+                progress.ticks = count
+
+        with contextlib.ExitStack() as resources:
+            seen: list[str] = []
+
+            def saw(source: str) -> None:
+                seen.append(source)
+                check_source(clip, source)
+
+            path = resources.enter_context(self._cache.open(clip.uri, fetched, saw))
+            opened = Opened(clip, resources, path, time.perf_counter() - began, seen[-1])
+            if first_frames and not _is_read_again(clip):
+                self._start_reading(opened)
+            opened.resources = resources.pop_all()
+        return opened
+
+    def source(self, opened: Opened) -> Source:
+        """Frames in one pass; frames that can be read again for visual prompts, and where a moment is to be found."""
+        clip, limits = opened.clip, self._video
+        if not _is_read_again(clip):
+            if opened.reader is None:
+                self._start_reading(opened)
+            assert opened.reader is not None
+            assert opened.frames is not None
+            info = opened.reader.info
+            shown = resolve_exemplars(clip.exemplars, info.width, info.height)
+            return Source(info, opened.frames, opened.reader, exemplars=shown)
+
+        fps = clip.fps or limits.fps
+        frames = ClipFrames(opened.path, start_s=clip.start_s, end_s=clip.end_s, fps=fps, limits=limits)
+        prompts = resolve_prompts(clip.visual_prompts, frames.width, frames.height, frames.frame_at, self._storage)
+        shown = resolve_exemplars(clip.exemplars, frames.width, frames.height, frames.frame_at)
+        return Source(frames.info, frames if prompts else frames.read(), frames, prompts, shown)
+
+    def _start_reading(self, opened: Opened) -> None:
+        """Opens the reader and waits for the first frame; it decodes on in its own thread."""
+        clip = opened.clip
+        reader = VideoReader(
+            opened.path,
+            start_s=clip.start_s,
+            end_s=clip.end_s,
+            fps=clip.fps or self._video.fps,
+            limits=self._video,
+        )
+        opened.resources.enter_context(reader)
+        frames = iter(reader)
+        first = next(frames)
+        opened.reader, opened.frames = reader, itertools.chain([first], frames)
+
+
+def _is_read_again(clip: Clip) -> bool:
+    """Whether one look at each frame, in order, is not enough."""
+    return bool(clip.visual_prompts) or any(each.time_s is not None for each in clip.exemplars)
+
+
+def _close_opened(future: Future[Opened]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        future.result().close()
