@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from sam3ray.exports import export, import_labels
     from sam3ray.failures import ClipError, Failure, JobStopped, Reason, UserError
     from sam3ray.job import JobSummary, refine, run_job
+    from sam3ray.job.reporting import report
     from sam3ray.model import Model, load
     from sam3ray.planning import Plan, plan_job
     from sam3ray.prompts import BoxPrompt, ExemplarPrompt, MaskPrompt, PointPrompt
     from sam3ray.rendering import draw
     from sam3ray.runs import Run, Still
+    from sam3ray.screening import triage
     from sam3ray.segment import Segmenter, segment_video, track_video
     from sam3ray.store import Status
     from sam3ray.verbs import compact, render, retry, status, verify
@@ -34,11 +36,13 @@ _HOMES = {
     "exports": ("export", "import_labels"),
     "failures": ("ClipError", "Failure", "JobStopped", "Reason", "UserError"),
     "job": ("JobSummary", "refine", "run_job"),
+    "job.reporting": ("report",),
     "engine.state": ("StateError",),
     "model": ("Model", "load"),
     "planning": ("Plan", "plan_job"),
     "prompts": ("BoxPrompt", "ExemplarPrompt", "MaskPrompt", "PointPrompt"),
     "runs": ("Run", "Still"),
+    "screening": ("triage",),
     "segment": ("Segmenter", "segment_video", "track_video"),
     "store": ("Status",),
     "verbs": ("compact", "render", "retry", "status", "verify"),
@@ -80,11 +84,13 @@ __all__ = [
     "read_annotations",
     "refine",
     "render",
+    "report",
     "retry",
     "run_job",
     "segment_video",
     "status",
     "track_video",
+    "triage",
     "verify",
 ]
 

@@ -1,5 +1,6 @@
 """The `sam3ray` command."""
 
+from sam3ray.cli import _looking  # noqa: F401 - adds its verbs
 from sam3ray.cli._app import app, main, run_arguments
 
 __all__ = ["app", "main", "run_arguments"]

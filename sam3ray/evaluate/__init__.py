@@ -1,6 +1,6 @@
 """How good predicted tracks are: recall, precision, IoU, identity switches, J&F, HOTA, IDF1, cgF1 and pHOTA."""
 
-from ._agreement import Agreement, AgreementReport, compare_runs
+from ._agreement import Agreement, AgreementReport, compare_runs, object_agreement
 from ._comparison import Tolerance
 from ._report import Report, Scores, merge
 from ._run import evaluate, evaluate_run
@@ -15,4 +15,5 @@ __all__ = [
     "evaluate",
     "evaluate_run",
     "merge",
+    "object_agreement",
 ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from sam3ray.config import RunSource, run_place
 from sam3ray.display.console import add_row
 from sam3ray.failures import UserError
 from sam3ray.guard.printable import printable
@@ -16,10 +17,11 @@ from sam3ray.guard.redact import redact
 from sam3ray.masks import read_rle
 from sam3ray.revisions import ClipOperation, Edits
 from sam3ray.store.labelled_frames import labelled_frames
+from sam3ray.store.processes import in_processes
 from sam3ray.values.annotations import FrameAnnotations
 
 from ._comparison import mask_ious
-from ._stored import StoredClip, in_processes, open_run, read_stored
+from ._stored import StoredClip, open_run, read_stored
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -168,8 +170,8 @@ def _cells(name: str, a: Agreement) -> list[str]:
 
 
 def compare_runs(
-    output: str,
-    other: str,
+    output: RunSource,
+    other: RunSource,
     storage_options: Mapping[str, Any] | None = None,
     iou: float = 0.5,
     workers: int = 1,
@@ -182,6 +184,7 @@ def compare_runs(
     Compared are the clips that both have done, phrase by phrase, on the frames that both have looked at.
 
     Args:
+        output, other: output folders, or the jobs' YAML files, dicts or `JobConfig`s.
         iou: mask IoU from which two masks on one frame are the same object.
         workers: processes to share the clips among. The report does not depend on it.
         progress: called with how many clips are compared, of how many.
@@ -190,11 +193,13 @@ def compare_runs(
     Raises:
         UserError: one of them holds no annotations or damaged ones, they share no clip, or frame sizes differ.
     """
-    run, other_run = open_run(output, storage_options), open_run(other, storage_options)
+    run, other_run = (open_run(*run_place(each, storage_options)) for each in (output, other))
     here, there = run.done_ids(), other_run.done_ids()
     both = sorted(here & there)
     if not both:
-        raise UserError(f"{redact(output)} and {redact(other)} have no clip in common: clips are matched by their ids")
+        raise UserError(
+            f"{redact(run.output)} and {redact(other_run.output)} have no clip in common; clips are matched by id"
+        )
     clips: dict[str, Agreement] = {}
     prompts: dict[str, Agreement] = {}
     changes: dict[str, list[Change]] = {}
@@ -217,6 +222,48 @@ def compare_runs(
         tuple(sorted(here - there)),
         tuple(sorted(there - here)),
     )
+
+
+def object_agreement(run: RunStore, other: RunStore, clip_id: str, iou: float = 0.5) -> dict[int, tuple[float, int]]:
+    """For each object of a clip the share of its rows (on frames that both runs looked at) on which the other run has
+    the same object under the id that goes with this one, and its first row of which that is not so.
+
+    Raises:
+        UserError: as `compare_runs`.
+    """
+    one, two = read_stored(run, clip_id), read_stored(other, clip_id)
+    frames = _common_frames(one, two)
+    pairs: dict[str, dict[tuple[int, int], int]] = {}
+    met: list[tuple[int, str, dict[int, int]]] = []
+    for t in frames:
+        objects = one.frames[t].objects if t in one.frames else ()
+        for prompt in dict.fromkeys(item.prompt for item in objects):
+            here = _objects(one.frames.get(t), prompt)
+            there = _objects(two.frames.get(t), prompt)
+            matched = _match(here, there, iou) if there else {}
+            met.append((t, prompt, {a: matched.get(a, 0) for a in here}))
+            counts = pairs.setdefault(prompt, {})
+            for pair in matched.items():
+                counts[pair] = counts.get(pair, 0) + 1
+    partners = {prompt: _partners(counts) for prompt, counts in pairs.items()}
+    total: dict[int, int] = {}
+    same: dict[int, int] = {}
+    first: dict[int, int] = {}
+    for _, prompt, found in met:
+        for a, b in found.items():
+            if b and partners[prompt].get(a) == b:
+                same[a] = same.get(a, 0) + 1
+            else:
+                first.setdefault(a, total.get(a, 0))
+            total[a] = total.get(a, 0) + 1
+    return {a: (same.get(a, 0) / count, first.get(a, 0)) for a, count in total.items()}
+
+
+def _match(here: Mapping[int, tuple[str, Any]], there: Mapping[int, tuple[str, Any]], iou: float) -> dict[int, int]:
+    similar = mask_ious([mask for _, mask in here.values()], [mask for _, mask in there.values()])
+    keys, other_keys = list(here), list(there)
+    pairs = zip(*linear_sum_assignment(-np.where(similar >= iou, similar, 0.0)), strict=True)
+    return {keys[i]: other_keys[j] for i, j in pairs if similar[i, j] >= iou}
 
 
 @dataclass(frozen=True)
@@ -327,12 +374,18 @@ def _kept(together: Mapping[tuple[int, int], int]) -> int:
 
 
 def _agreeing(together: Mapping[tuple[int, int], int]) -> int:
+    return sum(together[pair] for pair in _partners(together).items() if pair in together)
+
+
+def _partners(together: Mapping[tuple[int, int], int]) -> dict[int, int]:
+    """Identities one to one, so that as many pairs as possible agree."""
     rows = {a: i for i, a in enumerate(dict.fromkeys(a for a, _ in together))}
     columns = {b: j for j, b in enumerate(dict.fromkeys(b for _, b in together))}
     counts = np.zeros((len(rows), len(columns)), np.int64)
     for (a, b), count in together.items():
         counts[rows[a], columns[b]] = count
-    return int(counts[linear_sum_assignment(-counts)].sum())
+    ids, other_ids = list(rows), list(columns)
+    return {ids[i]: other_ids[j] for i, j in zip(*linear_sum_assignment(-counts), strict=True)}
 
 
 def _share(part: float, whole: float) -> float | None:

@@ -12,12 +12,13 @@ from sam3ray.failures import UserError
 from sam3ray.guard.redact import redact
 from sam3ray.revisions import ClipOperation, Edits
 from sam3ray.store import RunStore
+from sam3ray.store.processes import in_processes
 from sam3ray.values.annotations import FrameAnnotations
 
 from ._comparison import Comparison, Tolerance, compare
 from ._frames import compared_frames
 from ._report import Report, report_of
-from ._stored import StoredClip, in_processes, open_run, read_stored
+from ._stored import StoredClip, open_run, read_stored
 from ._track_eval import metrics
 
 ANY_PROMPT = "(any)"

@@ -1,12 +1,10 @@
-"""Annotations of clips on storage, and clips shared among processes."""
+"""Annotations of clips on storage."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import get_context
-from typing import Any, TypeVar
+from typing import Any
 
 from sam3ray.failures import UserError
 from sam3ray.guard.redact import redact
@@ -14,9 +12,6 @@ from sam3ray.revisions import ClipOperation, Edits
 from sam3ray.store import RunStore
 from sam3ray.store.annotation_file import read_frames
 from sam3ray.values.annotations import FrameAnnotations
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -49,14 +44,3 @@ def read_stored(run: RunStore, clip_id: str, corrections: Sequence[ClipOperation
     except KeyError as error:
         raise UserError(f"clip {clip_id}: the column {error} is missing") from None
     return StoredClip(facts, frames)
-
-
-def in_processes(function: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
-    """The results in the order of the items."""
-    workers = min(workers, len(items))
-    if workers <= 1:
-        yield from map(function, items)
-        return
-    # Spawned: a fork would copy the threads' locks of storage clients.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(function, items)

@@ -40,6 +40,7 @@ from sam3ray.job.observe import Observer, Observers, Snapshot, reading_told
 from sam3ray.job.pool import ActorPool
 from sam3ray.job.progress import make_progress
 from sam3ray.job.rendering import RenderOrder, RenderStage
+from sam3ray.job.reporting import leave_report
 from sam3ray.job.result import ClipResult, JobSummary
 from sam3ray.job.scheduler import Scheduler
 from sam3ray.job.sources import Sources, first_sight, with_digests
@@ -47,7 +48,7 @@ from sam3ray.job.stages import Stages
 from sam3ray.job.tables import Ledger
 from sam3ray.manifest import read_manifest
 from sam3ray.planning import check_visual_prompts, prepare
-from sam3ray.store import RunStore
+from sam3ray.store import RunStore, layout
 from sam3ray.values.clip import Clip, Manifest
 
 if TYPE_CHECKING:
@@ -122,14 +123,19 @@ def _run_job(
         unrendered = ledger.unrendered() if config.render.enabled else []
         if not todo and not unrendered:
             ledger.write()
+            if not store.storage.exists(layout.REPORT):
+                leave_report(store)
             return ledger.summary(0.0, "")
         with connected(config.cluster):
             for_workers = config.model_copy(update={"model": resolved_model(config.model, agreed)})
             prints = dict(start.fingerprint)
             order = WorkOrder(for_workers, store, prints, make_segmenter, log_level, agreed, refinement)
             observer = Observers([*ray_metrics(config.output), progress])
-            job = Job(JobSpec(order, clips, sources, todo, unrendered), ledger, lease, observer)
-            return job.run()
+            summary = Job(JobSpec(order, clips, sources, todo, unrendered), ledger, lease, observer).run()
+        is_news = ledger.done or ledger.failed or not store.storage.exists(layout.REPORT)
+        if summary.exit_code in (0, 1) and is_news and not lease.lost:
+            leave_report(store)
+        return summary
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ CLIPS = "clips.parquet"
 REPORT = "report.html"
 EXPORT = "export.json"  # of a folder that an export has made, a run itself or not
 SIDECARS = "sam3ray"
+TRIAGE = "triage.parquet"
 DRIVER = "active_driver.json"
 ANNOTATIONS = "annotations"
 FAILURES = "failures"

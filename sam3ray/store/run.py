@@ -329,8 +329,11 @@ class RunStore:
             return False
         return self.storage.create(os.fspath(local_path), path)
 
-    def read_clip(self, clip_id: str) -> pa.Table:
+    def read_clip(self, clip_id: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The annotations of one clip, sorted by (frame_index, object_id).
+
+        Args:
+            columns: only these; None is all.
 
         Raises:
             FileNotFoundError: the clip is not done.
@@ -338,7 +341,7 @@ class RunStore:
         path = layout.annotation_path(clip_id)
         with self.storage.fetched(path) as local:
             if local is not None:
-                return pq.ParquetFile(local).read()
+                return pq.ParquetFile(local).read(columns)
         held = self._lookup.find(clip_id)
         if held is None:
             raise FileNotFoundError(f"clip {clip_id} is not done: there is no {self.storage.shown(path)}")
@@ -346,7 +349,7 @@ class RunStore:
 
         def read() -> pa.Table:
             dataset = ds.dataset(part, filesystem=self.storage.arrow(), format="parquet")
-            return dataset.to_table(filter=ds.field("clip_id") == clip_id)
+            return dataset.to_table(columns, filter=ds.field("clip_id") == clip_id)
 
         return self.storage.retrying("read", layout.part_path(held.part), read)
 

@@ -25,7 +25,7 @@ WORTH_PROCESSES = 64  # files from which it is worth starting processes, a secon
 Result = tuple[list[Checked], list[str]]
 Spread = Callable[[Callable[[Task], Result], Sequence[Task]], Iterator[Result]]  # results in the order of the tasks
 
-_ROOT_FILES = frozenset({layout.RUN, layout.MANIFEST, layout.CLIPS, layout.REPORT, layout.DRIVER})
+_ROOT_FILES = frozenset({layout.RUN, layout.MANIFEST, layout.CLIPS, layout.REPORT, layout.TRIAGE, layout.DRIVER})
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from sam3ray.video._clip_frames import ClipFrames
 from sam3ray.video._folder import DECODING_ERRORS
 from sam3ray.video._frame import Frame, VideoInfo
+from sam3ray.video._frames_at import frames_at
 from sam3ray.video._probe import check_duration, probe
 from sam3ray.video._probe_remote import probe_uri
 from sam3ray.video._reader import VideoReader
@@ -21,6 +22,7 @@ __all__ = [
     "VideoReader",
     "VideoWriter",
     "check_duration",
+    "frames_at",
     "naming_store_errors",
     "probe",
     "probe_uri",

@@ -1,0 +1,88 @@
+"""Verbs for whoever looks at a run: what first, and one page of it all."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from sam3ray.cli._app import OK, AsJson, LogLevel, Output, Set, _example, _options, _place, _storage, _verb, app
+from sam3ray.display.console import complain, counter, facts_table, plain, print_result
+
+
+@app.command(epilog=_example("sam3ray triage demo-output/run --top 20"))
+@_verb
+def triage(
+    output: Output,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="RUN", help="Another run of the same clips: where they differ ranks higher."),
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="FILE", help="A new .parquet file; by default OUTPUT/triage.parquet, replaced."),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Print so many clips and objects.")] = 10,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; by default one per CPU.")
+    ] = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Rank clips and objects by how likely they are wrong: what to look at first."""
+    from sam3ray.screening import triage as rank
+
+    with counter("clips looked at") as progress:
+        found = rank(
+            _place(output),
+            _storage(set_),
+            against=None if against is None else _place(against),
+            to=None if to is None else _place(to),
+            workers=workers or os.cpu_count() or 1,
+            progress=progress,
+        )
+    print_result(found.as_json(top), found.table(top), as_json)
+    if found.damaged:
+        first = next(iter(found.damaged.items()))
+        complain([f"{len(found.damaged)} clips cannot be read and are not ranked, as {first[0]}: {first[1]}"])
+    return OK
+
+
+@app.command(epilog=_example("sam3ray report demo-output/run --clips 20"))
+@_verb
+def report(
+    output: Output,
+    clips: Annotated[
+        int, typer.Option("--clips", metavar="N", min=1, max=200, help="Show so many of the most doubtful clips.")
+    ] = 12,
+    stills: Annotated[bool, typer.Option("--stills/--no-stills", help="With stills from the videos.")] = True,
+    sample: Annotated[
+        int | None,
+        typer.Option("--sample", metavar="N", min=1, help="Read the rows of N clips instead of all."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; by default one per CPU.")
+    ] = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Write report.html into a run: totals, failures, what was found, clips to look at first with stills."""
+    from sam3ray.job.reporting import report as write_report
+
+    options = _options(set_, ("storage", "cluster"))
+    with counter("clips read") as progress:
+        done = write_report(
+            _place(output),
+            options.storage,
+            clips=clips,
+            stills=stills,
+            sample=sample,
+            workers=workers or os.cpu_count() or 1,
+            cluster=options.cluster,
+            progress=progress,
+        )
+    print_result(plain(done), facts_table(plain(done)), as_json)
+    return OK
