@@ -154,7 +154,8 @@ def export(
     ids = [clip.clip_id for clip in wanted if clip.clip_id not in failed]
     written = {each.clip_id: each for each in destination.each(partial(_written, folder), ids)}
     if way.write_dataset is not None and not failed:
-        way.write_dataset([written[clip_id] for clip_id in ids], categories, folder)
+        with folder:
+            way.write_dataset([written[clip_id] for clip_id in ids], categories, folder)
     if prints is not None and not failed:
         places = [(numbers[clip.clip_id] - 1, clip) for clip in wanted]
         labels = {clip_id: each.labels for clip_id, each in written.items()}
@@ -250,17 +251,18 @@ def _each(
 def _export_clip(order: _Order, clip: Clip) -> tuple[str, str | None]:
     """Writes one clip's files, its sidecar last. Returns its id, and what went wrong with it."""
     way = format_of(order.format, order.variant)[1]
-    folder = Folder(order.destination)
     try:
         corrections = order.operations.get(clip.clip_id, ())
         number = order.numbers[clip.clip_id]
         labels = read_labels(order.store, clip, number, order.categories, order.choice, corrections)
-        if order.images:
-            _extract_images(order, way, labels, clip, folder)
         if order.prints is not None:
             labels = replace(labels, about={**labels.about, "fingerprint": order.prints})
-        lost = way.write_clip(labels, folder)
-        folder.json(f"{SIDECARS}/{clip.clip_id}.json", _sidecar(labels, lost))
+        with Folder(order.destination) as folder:
+            if order.images:
+                _extract_images(order, way, labels, clip, folder)
+            lost = way.write_clip(labels, folder)
+            folder.settle()
+            folder.json(f"{SIDECARS}/{clip.clip_id}.json", _sidecar(labels, lost))
     except (ClipError, ValueError, FileNotFoundError) as error:
         return clip.clip_id, redact(" ".join(str(error).split()))[:500]
     return clip.clip_id, None

@@ -9,7 +9,9 @@ those that are there already are left alone. Files about the whole dataset come 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from sam3ray.failures import UserError
@@ -19,14 +21,43 @@ from sam3ray.store.storage import Storage
 IDENTITY, SIDECARS = layout.EXPORT, layout.SIDECARS
 
 
+_WRITERS = 16  # files under way at once: a disk or a store takes a while for each, however small
+_WAITING = 64  # files held in memory before somebody waits
+
+
 class Folder:
-    """Files below the destination, by relative paths with `/`."""
+    """Files below the destination, by relative paths with `/`.
+
+    Files are written by threads. `settle` waits until all that were given are there, and so does leaving the block.
+    """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self._pool: ThreadPoolExecutor | None = None
+        self._writes: deque[Future[bool]] = deque()
+
+    def __enter__(self) -> Folder:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self.settle()
+        finally:
+            if self._pool is not None:
+                self._pool.shutdown(cancel_futures=True)
+
+    def settle(self) -> None:
+        """Raises what went wrong with the first file of which something did."""
+        while self._writes:
+            self._writes.popleft().result()
 
     def bytes(self, path: str, data: bytes) -> None:
-        self._storage.create_bytes(data, path)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(_WRITERS, "sam3ray-export")
+        if len(self._writes) >= _WAITING:
+            self._writes.popleft().result()
+        self._writes.append(self._pool.submit(self._storage.create_bytes, data, path))
 
     def text(self, path: str, text: str) -> None:
         self.bytes(path, text.encode())
@@ -50,7 +81,7 @@ class Folder:
                 raise UserError(
                     f"{self._storage.shown()} is not empty and holds no export: choose an empty folder for --to"
                 )
-            self.json(IDENTITY, identity)
+            self._storage.create_bytes(json.dumps(identity, ensure_ascii=False).encode() + b"\n", IDENTITY)
             data = self._storage.read(IDENTITY) or b""
         try:
             found = json.loads(data)

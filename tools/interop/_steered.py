@@ -18,7 +18,7 @@ from sam3ray.store.annotation_file import read_frames
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.clip import Clip
 
-SEED, FRAMES, CORRECTED_FRAME = 502_101, 24, 12
+SEED, FRAMES, CORRECTED_FRAME = 502_102, 24, 12
 CLIP = "shapes"
 
 
