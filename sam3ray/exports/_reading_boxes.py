@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -49,9 +50,13 @@ class Track:
     label: str
     keyframes: tuple[Keyframe, ...]
 
+    @cached_property
+    def _frames(self) -> list[int]:
+        return [each.frame for each in self.keyframes]
+
     def at(self, frame: int) -> Keyframe | None:
         """Itself at a frame, on the straight line between two keyframes; None where it is not seen."""
-        n = bisect_right([each.frame for each in self.keyframes], frame) - 1
+        n = bisect_right(self._frames, frame) - 1
         if n < 0 or not self.keyframes[n].shown:
             return None
         one = self.keyframes[n]
