@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sam3ray.annotations import FrameAnnotations, ObjectAnnotation, decode_mask, read_annotations
     from sam3ray.config import JobConfig, ModelConfig, TrackingConfig, VideoConfig, load_config
     from sam3ray.engine.state import StateError
-    from sam3ray.evaluate import evaluate_run
+    from sam3ray.evaluate import compare_runs, evaluate_run
     from sam3ray.exports import export, import_labels
     from sam3ray.failures import ClipError, Failure, JobStopped, Reason, UserError
     from sam3ray.job import JobSummary, refine, run_job
@@ -32,7 +32,7 @@ _HOMES = {
     "annotations": ("FrameAnnotations", "ObjectAnnotation", "decode_mask", "read_annotations"),
     "config": ("JobConfig", "ModelConfig", "TrackingConfig", "VideoConfig", "load_config"),
     "rendering": ("draw",),
-    "evaluate": ("evaluate_run",),
+    "evaluate": ("compare_runs", "evaluate_run"),
     "exports": ("export", "import_labels"),
     "failures": ("ClipError", "Failure", "JobStopped", "Reason", "UserError"),
     "job": ("JobSummary", "refine", "run_job"),
@@ -73,6 +73,7 @@ __all__ = [
     "UserError",
     "VideoConfig",
     "compact",
+    "compare_runs",
     "decode_mask",
     "draw",
     "evaluate_run",

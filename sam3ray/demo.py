@@ -60,8 +60,8 @@ class DemoResult:
         add_row(places, "annotated videos", f"{self.run}/videos/*.mp4")
         add_row(places, "annotations", f"{self.run}/annotations/*.parquet")
         add_row(places, "one row per clip", f"{self.run}/clips.parquet")
-        add_row(places, "the same again", f"sam3ray run {self.folder}/demo.yaml")
-        add_row(places, "the comparison again", f"sam3ray eval {self.run} --truth {self.folder}/clips/truth")
+        add_row(places, "run it again", f"sam3ray run {self.folder}/demo.yaml")
+        add_row(places, "compare it again", f"sam3ray eval {self.run} --truth {self.folder}/clips/truth")
         report = self.report if isinstance(self.report, str) else self.report.table()
         return Group(clips, "", places, "", report)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import ModelConfig, TrackingConfig
@@ -29,13 +29,21 @@ class Model:
             `tracking.max_num_objects` left no room for.
     """
 
-    def __init__(self, model: ModelConfig, tracking: TrackingConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: ModelConfig,
+        tracking: TrackingConfig | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
         """Loads the checkpoint onto its device.
+
+        Args:
+            storage_options: fsspec options, for a checkpoint on an object store.
 
         Raises:
             JobStopped: it cannot be loaded; the message says what to do.
         """
-        self._checkpoint = load_checkpoint(model)
+        self._checkpoint = load_checkpoint(model, storage_options)
         self._tracking = tracking or TrackingConfig()
         self._rung = -1
         self.set_memory_rung(0)
@@ -161,14 +169,17 @@ def load(
     checkpoint: str = "facebook/sam3",
     *,
     tracking: TrackingConfig | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Model:
     """Loads a model once, for any number of sessions and clips.
 
     Args:
-        checkpoint: hub id or folder; `embedded` is the tiny one in the package.
+        checkpoint: a hub id, a folder, or the address of a folder on an object store, which is fetched once;
+            `embedded` is the small one in the package.
         tracking: thresholds and batch sizes.
-        options: of `sam3ray.ModelConfig`: `device`, `dtype`, `revision`, `compile`, `offline`.
+        storage_options: fsspec options, for a checkpoint on an object store.
+        options: of `sam3ray.ModelConfig`: `device`, `dtype`, `revision`, `compile`, `offline`, `cache_dir`.
 
     Raises:
         UserError: an option that does not exist or does not fit.
@@ -180,12 +191,12 @@ def load(
         config = ModelConfig(checkpoint=checkpoint, **options)
     except ValidationError as error:
         raise UserError([_sentence(problem) for problem in error.errors()]) from None
-    return Model(config, tracking)
+    return Model(config, tracking, storage_options)
 
 
 def _sentence(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"]) or "an option"
     if problem["type"] == "extra_forbidden":
         allowed = ", ".join(sorted(set(ModelConfig.model_fields) - {"checkpoint"}))
-        return f"{name} is no option of a model; allowed: {allowed}"
+        return f"{name} is not a model option; allowed: {allowed}"
     return f"{name} is {problem['input']!r:.80}: {problem['msg']}"

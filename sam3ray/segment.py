@@ -48,7 +48,7 @@ def segment_video(
         start_frame: index of the frame on which they are first looked for, and from which `direction`
             says where to go; None: the first frame, or the last if the direction is "backward", or with "both" the
             first frame of an exemplar.
-        checkpoint: hub id or folder; `embedded` is the tiny one in the package. None: facebook/sam3.
+        checkpoint: hub id or folder; `embedded` is the small one in the package. None: facebook/sam3.
         start_s, end_s: range in seconds from the video's start, end exclusive.
         fps: sample at this rate; None takes every frame.
         model: a loaded model (`sam3ray.load`), or how to load one; instead of `checkpoint`.
@@ -125,7 +125,7 @@ def track_video(
     prompts = as_phrases(prompts)
     _check_model(checkpoint, model, tracking)
     if not visual_prompts:
-        raise ValueError("there must be at least one visual prompt, got none")
+        raise ValueError("at least one visual prompt is required")
     source = ClipFrames(path, start_s=start_s, end_s=end_s, fps=fps, limits=limits or VideoConfig())
     resolved = resolve_prompts(visual_prompts, source.width, source.height, source.frame_at)
     return _loaded(checkpoint, model, tracking).segment(
@@ -149,9 +149,9 @@ def _resolved(exemplars: Sequence[ExemplarPrompt], source: ClipFrames) -> tuple[
 
 def _check_model(checkpoint: str | None, model: Model | ModelConfig | None, tracking: TrackingConfig | None) -> None:
     if model is not None and checkpoint is not None:
-        raise UserError(f"checkpoint is {checkpoint!r}, and a model is given, too; allowed: one of both")
+        raise UserError(f"checkpoint is {checkpoint!r}, but model is given as well; pass only one of them")
     if isinstance(model, Model) and tracking is not None:
-        raise UserError("tracking is given with a loaded model, which has its own; allowed: sam3ray.load(tracking=...)")
+        raise UserError("tracking cannot be changed for a loaded model; pass it to sam3ray.load(tracking=...)")
 
 
 def _loaded(checkpoint: str | None, model: Model | ModelConfig | None, tracking: TrackingConfig | None) -> Model:

@@ -150,7 +150,7 @@ def test_a_job_is_given_as_a_file_a_dict_or_a_config(job: dict[str, Any]) -> Non
     [
         ({"manifest": "m.csv"}, "config: output is missing"),
         ({"manifest": "m.csv", "output": "o", "promts": ["x"]}, "the nearest known key is prompts"),
-        ({"manifest": "m.csv", "output": "o", 3: 4}, "3 is no known key"),
+        ({"manifest": "m.csv", "output": "o", 3: 4}, "3 is not a known key"),
         ({"manifest": "m.csv", "output": "o", "model": {"dtype": "int8"}}, "model.dtype is 'int8'"),
         (7, "config is 7; allowed: the path of a YAML file, a dict"),
         (None, "config is None"),

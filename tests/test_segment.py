@@ -130,7 +130,7 @@ class TestErrorsOfTheCall:
             ({"prompts": ["star", 7]}, "prompts holds 7; allowed: phrases"),
             ({"prompts": ["star", " "]}, "prompts holds an empty phrase"),
             ({"direction": "both"}, 'direction is "both", but start_frame is absent'),
-            ({"model": ModelConfig(checkpoint="embedded"), "checkpoint": "embedded"}, "and a model is given, too"),
+            ({"model": ModelConfig(checkpoint="embedded"), "checkpoint": "embedded"}, "but model is given as well"),
         ],
     )
     def test_arguments_that_contradict_each_other(self, clip, options, sentence):
@@ -138,7 +138,7 @@ class TestErrorsOfTheCall:
             segment_video(clip, **({"prompts": ["star"]} | options))
 
     def test_thresholds_beside_a_loaded_model(self, clip, segmenter):
-        with pytest.raises(UserError, match="tracking is given with a loaded model"):
+        with pytest.raises(UserError, match="tracking cannot be changed for a loaded model"):
             segment_video(clip, ["star"], model=segmenter, tracking=TrackingConfig())
 
     def test_a_video_that_is_not_there(self, segmenter):
@@ -152,7 +152,7 @@ class TestErrorsOfTheCall:
             track_video(clip, [PointPrompt(((900.0, 5.0),), (True,), 0, 1)], model=segmenter)
 
     def test_options_of_a_model(self):
-        with pytest.raises(UserError, match="gpu is no option of a model; allowed: compile, device, dtype"):
+        with pytest.raises(UserError, match="gpu is not a model option; allowed: compile, device, dtype"):
             load("embedded", gpu=1)
         with pytest.raises(UserError, match="device is 'tpu'"):
             load("embedded", device="tpu")

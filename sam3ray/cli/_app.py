@@ -25,6 +25,7 @@ from sam3ray.guard.redact import redact
 
 if TYPE_CHECKING:
     from sam3ray.config import JobConfig
+    from sam3ray.job import JobSummary
 
 OK, SOME_FAILED, WRONG_INPUT, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -40,12 +41,17 @@ app = typer.Typer(
 )
 P = ParamSpec("P")
 
-Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file: a path or any storage address.")]
-Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="The folder or address of a run.")]
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="The job's YAML file: a path or a storage address.")]
+Output = Annotated[
+    str,
+    typer.Argument(
+        metavar="OUTPUT", help="The run: its output folder (a path or a storage address), or the job's YAML file."
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a configuration key, as in --set model.dtype=float32 (repeatable)."
+        "--set", metavar="KEY=VALUE", help="Override a configuration key, as in --set model.dtype=float32. Repeatable."
     ),
 ]
 Revision = Annotated[
@@ -55,7 +61,7 @@ Revision = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 LogLevel = Annotated[
     str,
-    typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error. `debug` shows tracebacks, too."),
+    typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error. `debug` also shows tracebacks."),
 ]
 
 
@@ -122,8 +128,8 @@ def _explained(error: BaseException) -> tuple[Iterable[str], int]:
     if isinstance(error, KeyboardInterrupt):
         return ["interrupted"], INTERRUPTED
     return [
-        f"stopped by an error that should not happen: {type(error).__name__}: {redact(str(error))}",
-        "run it again with --log-level debug to see where, and please report it",
+        f"internal error: {type(error).__name__}: {redact(str(error))}",
+        "run it again with --log-level debug for details, and please report it",
     ], STOPPED
 
 
@@ -134,11 +140,13 @@ def _example(text: str) -> str:
 @app.command(epilog=_example("sam3ray demo --output demo-output"))
 @_verb
 def demo(
-    output: Annotated[str, typer.Option("--output", metavar="DIR", help="Where the demo's run goes.")] = "demo-output",
+    output: Annotated[
+        str, typer.Option("--output", metavar="DIR", help="Folder to write the demo to.")
+    ] = "demo-output",
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Label drawn clips with the tiny checkpoint of the package, on this machine, and render them."""
+    """Label generated clips on this machine with the small built-in checkpoint, and render the results."""
     from sam3ray.demo import run_demo
 
     result = run_demo(output)
@@ -152,13 +160,13 @@ def plan(
     config: Config,
     sample: Annotated[
         int | None,
-        typer.Option("--sample", metavar="N", min=1, help="Probe N clips instead of all, and scale up."),
+        typer.Option("--sample", metavar="N", min=1, help="Probe only N clips and scale the figures up."),
     ] = None,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Check config and manifest, probe every clip, estimate the cost. Loads no model, writes nothing."""
+    """Check the config and manifest, probe every clip and estimate the cost. Loads no model and writes nothing."""
     from sam3ray.planning import plan_job, plan_report
 
     job = _load(config, set_)
@@ -178,13 +186,15 @@ def run(
     config: Config,
     failed_clips_ok: Annotated[
         bool,
-        typer.Option("--failed-clips-ok", help="Exit with 0, not 1, where the run is over and some clips failed."),
+        typer.Option(
+            "--failed-clips-ok", help="Exit with 0 instead of 1 when the run is complete but some clips failed."
+        ),
     ] = False,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Run or resume a job. Safe to call again at any time."""
+    """Run a job, or resume it. Safe to repeat at any time."""
     from sam3ray.job import make_progress, run_job
 
     job = _load(config, set_)
@@ -204,10 +214,10 @@ def status(
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Progress of a run, from storage alone: while it goes on elsewhere or after it ended."""
+    """Show a run's progress, read from storage alone, while it runs elsewhere or after it has ended."""
     from sam3ray import verbs
 
-    with counter("files looked at") as progress:
+    with counter("files read") as progress:
         found = verbs.status(output, _given_storage(set_), revision=_named_revision(revision), progress=progress)
     print_result(found.as_json(), facts_table(found.facts()), as_json)
     return OK
@@ -219,16 +229,16 @@ def verify(
     output: Output,
     sample: Annotated[
         int | None,
-        typer.Option("--sample", metavar="N", min=1, help="Look into the files of N clips, chosen anew each time."),
+        typer.Option("--sample", metavar="N", min=1, help="Check the files of N clips, chosen at random each time."),
     ] = None,
     revision: Revision = "latest",
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Audit a run: every clip accounted for, schema, order, ids, boxes, every mask. Exit code 1 with a list if not.
+    """Audit a run: is every clip accounted for, and is every file intact? Lists the problems and exits with 1 if not.
 
-    Runs on all CPUs of this machine, or with --set cluster.address=auto on those of a Ray cluster.
+    Uses all CPUs of this machine, or those of a Ray cluster with --set cluster.address=auto.
     """
     from sam3ray import verbs
 
@@ -261,13 +271,13 @@ def retry(
     output: Output,
     reason: Annotated[
         list[str] | None,
-        typer.Option("--reason", metavar="R", help="Clear failures of this reason alone (repeatable)."),
+        typer.Option("--reason", metavar="R", help="Clear only failures with this reason. Repeatable."),
     ] = None,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Clear failure records, so that the next `run` tries those clips again."""
+    """Clear failure records, so that the next `run` retries those clips."""
     from sam3ray import verbs
 
     cleared = verbs.retry(output, _reasons(reason or ()), _given_storage(set_))
@@ -283,14 +293,14 @@ def retry(
 def render(
     output: Output,
     clips: Annotated[
-        list[str] | None, typer.Option("--clips", metavar="ID", help="Render this clip alone (repeatable).")
+        list[str] | None, typer.Option("--clips", metavar="ID", help="Render only this clip. Repeatable.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make videos anew that are there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Re-render existing videos.")] = False,
     every_frame: Annotated[
         bool,
         typer.Option(
             "--every-frame",
-            help="Draw every source frame of sampled clips. Those between two samples show the masks of the earlier "
+            help="Draw every source frame of sampled clips; frames between two samples show the masks of the earlier "
             "one. Else a video shows the frames that were looked at, for as long as the clip lasts.",
         ),
     ] = False,
@@ -299,26 +309,29 @@ def render(
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Render annotated videos of a run, on CPUs. Clips that have one already are left alone.
+    """Render a run's annotated videos, on CPUs. Existing videos are kept.
 
     With --revision, the corrected clips with their corrections, into edits/videos/<number>/.
     """
-    from sam3ray.job import make_progress, render_run
+    from sam3ray import verbs
 
     asked = [*(set_ or ()), *(["render.every_frame=true"] if every_frame else [])]
     options = _options(asked, ("storage", "render", "cluster"))
     given = options.model_fields_set  # what is not given is as in the run's own configuration
-    summary = render_run(
-        _place(output),
+    summary = verbs.render(
+        output,
         clips or None,
-        storage=options.storage,
-        render=options.render if "render" in given else None,
-        cluster=options.cluster if "cluster" in given else None,
+        options.storage or None,
+        options=options.render if "render" in given else None,
+        cluster=options.cluster.address if "cluster" in given else None,
         overwrite=overwrite,
         revision=_named_revision(revision),
-        progress=make_progress(),
+        progress=True,
     )
-    _show(summary, output, as_json)
+    facts = {"run": output, **summary.render_facts(), "where": f"{output}/videos/*.mp4"}
+    print_result(plain(summary), facts_table(facts), as_json)
+    if summary.message:
+        complain([summary.message])
     return int(summary.exit_code)
 
 
@@ -327,21 +340,30 @@ def render(
 def compact(
     output: Output,
     target_mb: Annotated[
-        int, typer.Option("--target-mb", metavar="MB", min=1, max=4096, help="Size to aim at for a merged file.")
+        int, typer.Option("--target-mb", metavar="MB", min=1, max=4096, help="Target size of a merged file.")
     ] = 256,
     remove_originals: Annotated[
         bool,
-        typer.Option("--remove-originals", help="Delete the clips' own files. Else they stay, and are passed over."),
+        typer.Option(
+            "--remove-originals",
+            help="Delete the per-clip files afterwards. Otherwise they stay, and readers ignore them.",
+        ),
     ] = False,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Merge the files of a run, one per clip, into files of 128-512 MB. Safe against a crash at any point."""
-    from sam3ray.store import compact_run
+    """Merge a run's per-clip files into larger ones (128-512 MB). Safe against a crash at any point."""
+    from sam3ray import verbs
 
     with counter("clips merged") as progress:
-        result = compact_run(_place(output), _storage(set_), target_mb * 2**20, remove_originals, progress)
+        result = verbs.compact(
+            output,
+            _given_storage(set_),
+            target_mb=target_mb,
+            remove_originals=remove_originals,
+            progress=progress,
+        )
     print_result(plain(result), facts_table(plain(result)), as_json)
     return OK
 
@@ -352,28 +374,30 @@ def evaluate(
     output: Output,
     truth: Annotated[
         str | None,
-        typer.Option("--truth", metavar="TRUTH", help="True tracks: a folder or address in the layout of a run."),
+        typer.Option("--truth", metavar="TRUTH", help="True tracks: a folder or address laid out like a run."),
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option("--against", metavar="RUN", help="Another run of the same clips: do objects and ids agree?"),
+        typer.Option(
+            "--against", metavar="RUN", help="Another run of the same clips, to compare objects and ids with."
+        ),
     ] = None,
     iou: Annotated[
-        float, typer.Option("--iou", min=0.01, max=1.0, help="Mask IoU from which an object counts as found.")
+        float, typer.Option("--iou", min=0.01, max=1.0, help="Minimum mask IoU for an object to count as found.")
     ] = 0.5,
     ignore_prompts: Annotated[
         bool,
-        typer.Option("--ignore-prompts", help="Compare objects whatever phrase found them: for truth without classes."),
+        typer.Option("--ignore-prompts", help="Ignore which phrase found an object, for truth without classes."),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; by default one per CPU.")
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Number of processes. Default: one per CPU.")
     ] = None,
     revision: Revision = None,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Compare a run with true tracks (recall, J&F, HOTA, cgF1 and more), or its identities with another run's."""
+    """Measure a run against true tracks (recall, J&F, HOTA, cgF1), or compare its identities with another run's."""
     from sam3ray.evaluate import Tolerance, compare_runs, evaluate_run
 
     if (truth is None) == (against is None):
@@ -387,7 +411,7 @@ def evaluate(
             report = compare_runs(
                 _place(output),
                 _place(against),
-                _storage(set_),
+                _given_storage(set_),
                 iou,
                 processes,
                 progress,
@@ -397,7 +421,7 @@ def evaluate(
             report = evaluate_run(
                 _place(output),
                 _place(str(truth)),
-                _storage(set_),
+                _given_storage(set_),
                 Tolerance(iou),
                 processes,
                 progress,
@@ -427,35 +451,37 @@ def export_labels(
         typer.Option(
             "--variant",
             metavar="V",
-            help="mots: challenge, kitti or png. cvat: boxes or masks. labelstudio: video or brush. Default: first.",
+            help="mots: challenge, kitti or png. cvat: boxes or masks. labelstudio: video or brush. Default: the first",
         ),
     ] = None,
     clips: Annotated[
-        list[str] | None, typer.Option("--clips", metavar="ID", help="Export this clip alone (repeatable).")
+        list[str] | None, typer.Option("--clips", metavar="ID", help="Export only this clip. Repeatable.")
     ] = None,
     prompts: Annotated[
-        list[str] | None, typer.Option("--prompts", metavar="P", help="Export this label alone (repeatable).")
+        list[str] | None, typer.Option("--prompts", metavar="P", help="Export only this label. Repeatable.")
     ] = None,
     min_score: Annotated[
-        float, typer.Option("--min-score", metavar="S", help="Leave out objects with a lower detection score.")
+        float, typer.Option("--min-score", metavar="S", help="Omit objects with a lower detection score.")
     ] = 0.0,
-    every: Annotated[int, typer.Option("--every", metavar="N", help="Every n-th labelled frame.")] = 1,
+    every: Annotated[int, typer.Option("--every", metavar="N", help="Export every N-th labelled frame.")] = 1,
     labels: Annotated[
         str | None,
-        typer.Option("--labels", metavar="FILE", help="YAML or JSON that renames labels, as in `person: pedestrian`."),
+        typer.Option(
+            "--labels", metavar="FILE", help="YAML or JSON file that renames labels, as in `person: pedestrian`."
+        ),
     ] = None,
     images: Annotated[
-        bool, typer.Option("--images", help="Also extract the exported frames, where the tool looks for them.")
+        bool, typer.Option("--images", help="Also extract the exported frames to where the tool expects them.")
     ] = False,
     revision: Revision = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; by default one per CPU.")
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Number of processes. Default: one per CPU.")
     ] = None,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Write labels for another tool. Prints what the format cannot hold. Safe to call again."""
+    """Export labels for another tool. Prints what the format cannot hold. Safe to repeat."""
     from sam3ray.exports import SENTENCES, export, read_names
 
     with counter("clips exported") as progress:
@@ -472,7 +498,7 @@ def export_labels(
             images=images,
             revision=_named_revision(revision),
             workers=workers or os.cpu_count() or 1,
-            storage_options=_storage(set_),
+            storage_options=_given_storage(set_),
             progress=progress,
         )
     facts = {key: value for key, value in plain(done).items() if key not in ("lost", "failed")}
@@ -487,22 +513,24 @@ def export_labels(
 def convert(
     weights: Annotated[
         str,
-        typer.Argument(metavar="WEIGHTS", help="Meta's sam3.pt, weights trained from it, or a LoRA adapter's folder."),
+        typer.Argument(
+            metavar="WEIGHTS", help="Meta's sam3.pt, weights fine-tuned from it, or the folder of a LoRA adapter."
+        ),
     ],
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="The checkpoint folder to make.")],
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="The checkpoint folder to create.")],
     base: Annotated[
         str,
         typer.Option(
             "--base",
             metavar="ID",
-            help="Hub id or folder that gives configuration, tokenizer and whatever part the weights lack.",
+            help="Hub id or folder to take the configuration, the tokenizer and any missing weights from.",
         ),
     ] = "facebook/sam3",
-    offline: Annotated[bool, typer.Option("--offline", help="Never ask the hub.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not contact the hub.")] = False,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Turn Meta's or fine-tuned weights into a folder that `model.checkpoint` takes."""
+    """Convert Meta's or fine-tuned weights into a folder for `model.checkpoint`."""
     from dataclasses import asdict
 
     from sam3ray.engine.convert import convert as convert_weights
@@ -511,11 +539,11 @@ def convert(
     if as_json:
         print_json(asdict(done))
         return OK
-    say(f"{folder} holds {done.weights} weights; name it as model.checkpoint")
+    say(f"{folder} contains {done.weights} weights; use it as model.checkpoint")
     if done.from_base:
         say(f"taken from {base}, since {weights} has none: {', '.join(done.from_base)}")
     if done.unused:
-        say(f"left out, since nothing reads them: {len(done.unused)} of the file's weights")
+        say(f"ignored, because nothing reads them: {len(done.unused)} of the file's weights")
     return OK
 
 
@@ -530,7 +558,9 @@ def run_arguments(arguments: list[str]) -> tuple[str, list[str]] | None:
 @_verb
 def import_corrections(
     output: Output,
-    source: Annotated[str, typer.Option("--from", metavar="SRC", help="What `export` wrote, with your corrections.")],
+    source: Annotated[
+        str, typer.Option("--from", metavar="SRC", help="The folder that `export` wrote, with your corrections.")
+    ],
     format_: Annotated[
         str,
         typer.Option(
@@ -540,43 +570,59 @@ def import_corrections(
             "With --as-truth: saco, ytvis, davis, mots or sav.",
         ),
     ],
-    author: Annotated[str | None, typer.Option("--author", metavar="NAME", help="By default your user name.")] = None,
+    author: Annotated[
+        str | None, typer.Option("--author", metavar="NAME", help="Author of the corrections. Default: your user name.")
+    ] = None,
     as_truth: Annotated[
         bool,
-        typer.Option("--as-truth", help="Read the ground truth of a public set into OUTPUT, for `eval --truth`."),
+        typer.Option(
+            "--as-truth", help="Convert the ground truth of a public dataset into OUTPUT, for `eval --truth`."
+        ),
     ] = False,
     run: Annotated[
         str | None,
-        typer.Option("--run", metavar="RUN", help="With --as-truth: a run over the set, whose clip ids are used."),
+        typer.Option("--run", metavar="RUN", help="With --as-truth: a run of this dataset, to take the clip ids from."),
     ] = None,
     label: Annotated[
-        str, typer.Option("--label", metavar="L", help="With --as-truth: of objects, where the set names no classes.")
+        str,
+        typer.Option(
+            "--label", metavar="L", help="With --as-truth: the label of all objects, if the dataset has no classes."
+        ),
     ] = "object",
     labels: Annotated[
         str | None,
-        typer.Option("--labels", metavar="FILE", help="With --as-truth: YAML or JSON, `pedestrian: person`."),
+        typer.Option(
+            "--labels",
+            metavar="FILE",
+            help="With --as-truth: YAML or JSON file that renames labels, as in `pedestrian: person`.",
+        ),
     ] = None,
     numbered: Annotated[
         bool,
         typer.Option(
             "--numbered",
-            help="With --as-truth: numbers in the images' names are frames of the video. Else images count 0, 1, 2.",
+            help="With --as-truth: the numbers in image names are frame indices. Otherwise images count 0, 1, 2.",
         ),
     ] = False,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Take corrections back as a revision beside the run. The model's own files stay as they are."""
+    """Import corrections as a revision beside the run. The model's own files do not change."""
     if as_truth:
         return _import_truth(output, source, format_, run, label, labels, numbered, set_, as_json)
     from sam3ray.exports import import_labels
 
     with counter("clips compared") as progress:
         done = import_labels(
-            _place(output), _place(source), format_, author=author, storage_options=_storage(set_), progress=progress
+            _place(output),
+            _place(source),
+            format_,
+            author=author,
+            storage_options=_given_storage(set_),
+            progress=progress,
         )
-    shown = {"revision": done.revision or "none: nothing was changed", **done.clips}
+    shown = {"revision": done.revision or "none: nothing has changed", **done.clips}
     print_result(plain(done), facts_table(shown), as_json)
     return OK
 
@@ -604,7 +650,7 @@ def _import_truth(
             label=label,
             labels=None if labels is None else read_names(labels),
             numbered=numbered,
-            storage_options=_storage(set_),
+            storage_options=_given_storage(set_),
             progress=progress,
         )
     print_result(plain(made), facts_table(plain(made)), as_json)
@@ -655,10 +701,9 @@ def refine(
     return int(summary.exit_code)
 
 
-def _show(summary: Any, output: str, as_json: bool) -> None:
-    """The summary of a job; what it has to say of its end goes to stderr."""
-    facts = plain(summary)
-    print_result(facts, facts_table({"output": output, **{k: v for k, v in facts.items() if k != "message"}}), as_json)
+def _show(summary: JobSummary, output: str, as_json: bool) -> None:
+    """The summary of a job; its closing message goes to stderr."""
+    print_result(plain(summary), facts_table({"output": output, **summary.facts()}), as_json)
     if summary.message:
         complain([summary.message])
 

@@ -79,7 +79,7 @@ def _words(option: Any, info: FieldInfo) -> str:
 
 def _pattern_words(info: FieldInfo) -> str | None:
     if any(getattr(item, "pattern", None) for item in info.metadata):
-        return "'auto', 'cpu', 'cuda' or a number of it such as 'cuda:0'"
+        return "'auto', 'cpu', 'cuda' or one GPU such as 'cuda:0'"
     return None
 
 

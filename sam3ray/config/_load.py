@@ -111,7 +111,9 @@ def resolve_paths(config: JobConfig) -> JobConfig:
     """The same with absolute paths, so that workers in other directories and on other nodes mean the same files."""
     update: dict[str, Any] = {"manifest": resolve(config.manifest), "output": folder_form(config.output)}
     checkpoint = os.path.expanduser(config.model.checkpoint)
-    if os.path.isdir(checkpoint) and config.model.checkpoint != "embedded":
+    if "://" in checkpoint:
+        update["model"] = config.model.model_copy(update={"checkpoint": resolve(checkpoint)})
+    elif os.path.isdir(checkpoint) and config.model.checkpoint != "embedded":
         update["model"] = config.model.model_copy(update={"checkpoint": os.path.abspath(checkpoint)})
     if config.visual_prompts is not None:
         update["visual_prompts"] = resolve(config.visual_prompts)
@@ -208,7 +210,7 @@ def _sentences(detail: ErrorDetails, path: Path, origin: Mapping[Path, str], nam
         return [f"{name}: {key} is missing; it needs {allowed(field_at(path))}{_example(path)}"]
     if detail["type"] == "extra_forbidden":
         value = "" if is_secret_key(path[-1]) else f" (value {_shown(detail['input'])})"
-        return [f"{place}{key} is no known key{value}; {_nearest(path)}"]
+        return [f"{place}{key} is not a known key{value}; {_nearest(path)}"]
     if detail["type"] == "items":
         return [f"{place}{key}{detail['ctx']['problem']}"]
     if detail["type"] == "phrases":

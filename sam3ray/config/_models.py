@@ -49,7 +49,7 @@ Exemplars = Annotated[str | tuple[dict[str, Any], ...] | None, BeforeValidator(_
 
 
 class _Section(BaseModel):
-    # strict: `8` is no text, `true` no number; else a slip in the file would pass as something else.
+    # strict: `8` is not text, `true` no number; else a slip in the file would pass as something else.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
@@ -66,7 +66,9 @@ class ModelConfig(_Section):
     """Which checkpoint to load, and how."""
 
     checkpoint: str = Field(
-        "facebook/sam3", min_length=1, description="hub id or folder; `embedded` is the tiny one in the package"
+        "facebook/sam3",
+        min_length=1,
+        description="hub id, folder, or address on an object store; `embedded` is the small one in the package",
     )
     revision: str = Field("main", min_length=1, description="branch, tag or commit of a hub checkpoint")
     dtype: Literal["auto", "bfloat16", "float32", "autocast"] = Field(
@@ -75,7 +77,12 @@ class ModelConfig(_Section):
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="`auto`, `cpu`, `cuda`, `cuda:0`")
     compile: bool = Field(False, description="torch.compile the vision backbone")
-    offline: bool = Field(False, description="never ask the hub: take what is in its cache on this machine")
+    cache_dir: str | None = Field(
+        None,
+        min_length=1,
+        description="where each node keeps a checkpoint from an object store; null is `~/.cache/sam3ray/checkpoints`",
+    )
+    offline: bool = Field(False, description="never contact the hub; use only its cache on this machine")
 
     @model_validator(mode="after")
     def _embedded_has_no_revisions(self) -> Self:
@@ -83,7 +90,7 @@ class ModelConfig(_Section):
             raise _conflict(
                 ("model.checkpoint", "model.revision"),
                 f"model.revision is {self.revision!r}, but the `embedded` checkpoint is part of the package and has "
-                "no revisions; leave model.revision out",
+                "no revisions; omit model.revision",
             )
         return self
 
@@ -92,19 +99,21 @@ class TrackingConfig(_Section):
     """Thresholds under the model's own names. Null keeps the checkpoint's value."""
 
     rules: Literal["published", "transformers"] = Field(
-        "published", description="follow Meta's published code, or that of transformers where the two differ"
+        "published", description="where Meta's published code and transformers differ, which of the two to follow"
     )
     score_threshold_detection: float | None = Field(None, ge=0, le=1, description="detections below are dropped")
     det_nms_thresh: float | None = Field(None, ge=0, le=1, description="IoU above which detections are duplicates")
     assoc_iou_thresh: float | None = Field(
-        None, ge=0, le=1, description="IoU from which a detection belongs to a known object"
+        None, ge=0, le=1, description="minimum IoU to match a detection to a known object"
     )
     trk_assoc_iou_thresh: float | None = Field(
-        None, ge=0, le=1, description="IoU from which a tracked object counts as detected again"
+        None, ge=0, le=1, description="minimum IoU for a tracked object to count as detected again"
     )
-    new_det_thresh: float | None = Field(None, ge=0, le=1, description="score from which a detection is a new object")
+    new_det_thresh: float | None = Field(
+        None, ge=0, le=1, description="minimum score for a detection to start a new object"
+    )
     recondition_on_trk_masks: bool | None = Field(None, description="recondition on the tracker's masks")
-    hotstart_delay: int | None = Field(None, ge=0, le=1000, description="frames by which outputs are held back")
+    hotstart_delay: int | None = Field(None, ge=0, le=1000, description="frames by which outputs are delayed")
     hotstart_unmatch_thresh: int | None = Field(
         None, ge=0, description="frames without a detection after which a young object is removed"
     )
@@ -118,35 +127,35 @@ class TrackingConfig(_Section):
     max_trk_keep_alive: int | None = Field(None, ge=-1000, le=1000, description="upper end of the keep-alive count")
     min_trk_keep_alive: int | None = Field(None, ge=-1000, le=1000, description="lower end of the keep-alive count")
     suppress_overlapping_based_on_recent_occlusion_threshold: float | None = Field(
-        None, ge=0, le=1, description="IoU from which the more recently occluded of two objects is hidden"
+        None, ge=0, le=1, description="minimum IoU at which the more recently occluded of two objects is hidden"
     )
     decrease_trk_keep_alive_for_empty_masklets: bool | None = Field(
         None, description="an empty mask lowers the keep-alive count"
     )
     fill_hole_area: int | None = Field(
-        None, ge=0, description="holes and specks up to this area are mended, in low-resolution mask pixels"
+        None, ge=0, description="holes and specks up to this area are removed, in low-resolution mask pixels"
     )
     recondition_every_nth_frame: int | None = Field(
-        None, ge=0, description="how often objects are reconditioned on detections; 0 is never"
+        None, ge=0, description="interval in frames at which objects are reconditioned on detections; 0 is never"
     )
-    high_conf_thresh: float | None = Field(None, ge=0, le=1, description="score from which one may recondition")
-    high_iou_thresh: float | None = Field(None, ge=0, le=1, description="IoU from which one may recondition")
+    high_conf_thresh: float | None = Field(None, ge=0, le=1, description="minimum detection score for reconditioning")
+    high_iou_thresh: float | None = Field(None, ge=0, le=1, description="minimum IoU for reconditioning")
     max_num_objects: int = Field(
         128,
         ge=1,
-        description="objects at once; of new ones the best by score get the room there is, how many got none is told",
+        description="objects tracked at once; new objects are admitted by score, and the number dropped is reported",
     )
     forget_after_frames: int | None = Field(
-        None, ge=16, description="drop the state of objects gone for so long; null keeps all"
+        None, ge=16, description="drop the state of objects not seen for this many frames; null keeps everything"
     )
     geometry_token: bool = Field(
-        False, description="the geometry encoder's token with every phrase, as published; not checked on real weights"
+        False, description="add the geometry encoder's token to every phrase, as published; not checked on real weights"
     )
     exemplars: Literal["published", "everywhere"] = Field(
         "published", description="boxes of exemplars count on their own frame, or (ours) on all later ones, too"
     )
     direction: Literal["forward", "backward", "both"] = Field(
-        "forward", description="which way objects of visual prompts are followed from their prompts"
+        "forward", description="direction in which objects are tracked from their visual prompts"
     )
     refine: Literal["onward", "throughout"] = Field(
         "onward", description="a later visual prompt changes its object from there on, or on all frames (two passes)"
@@ -154,7 +163,7 @@ class TrackingConfig(_Section):
     object_batch: int = Field(64, ge=1, description="objects per tracker call")
     frame_batch: int = Field(1, ge=1, description="frames per vision-backbone call (look-ahead)")
     prompt_batch: int = Field(8, ge=1, description="phrases per detector call")
-    offload_state: bool = Field(False, description="keep what objects remember in host memory: slower, less GPU memory")
+    offload_state: bool = Field(False, description="keep object memories in host memory: slower, less GPU memory")
 
     @model_validator(mode="after")
     def _keep_alive_in_order(self) -> Self:
@@ -174,19 +183,20 @@ class VideoConfig(_Section):
         None, gt=0, le=1000, description="sample at this rate; null is every frame. A clip's own `fps` wins"
     )
     folder_fps: float = Field(
-        30.0, gt=0, le=1000, description="frame rate that a folder of numbered frames counts as; it carries no clock"
+        30.0, gt=0, le=1000, description="frame rate assumed for a folder of numbered frames, which has no timestamps"
     )
     max_pixels: int = Field(8192 * 8192, ge=1, description="width x height of a frame")
     max_duration_s: float = Field(6 * 3600.0, gt=0, description="length of a clip, seconds")
     max_size_bytes: int = Field(64 * 2**30, ge=1, description="size of a video file, bytes")
     max_frames: int = Field(1_000_000, ge=1, description="frames of a clip")
-    max_open_bytes: int = Field(
-        2**30, ge=2**26, description="memory that a file's tables may take: 64 bytes for each frame that they list"
+    max_open_bytes: int = Field(2**30, ge=2**26, description="memory for a file's tables, at 64 bytes per listed frame")
+    max_frame_decode_s: float = Field(
+        60.0, gt=0, description="seconds without a decoded frame before the clip fails as `over_limits`"
     )
-    max_frame_decode_s: float = Field(60.0, gt=0, description="no frame within so many seconds: over the limits")
     queue_frames: int = Field(8, ge=1, le=1024, description="frames decoded ahead")
     protocols: Names = Field(
-        (), description="kinds of storage that videos may lie on besides s3, gs, az, http, https and disks: [sftp]"
+        (),
+        description="storage allowed for videos besides local paths, s3, gs, az, http and https, as in [sftp]",
     )
     cache_dir: str | None = Field(
         None, min_length=1, description="where remote videos are fetched to; null is a temporary folder"
@@ -201,9 +211,9 @@ class ActorsConfig(_Section):
         1,
         ge=1,
         le=100_000,
-        description="with `address: null` the machine must have room for so many; a cluster may grow to it",
+        description="minimum; with `address: null` this machine must have room for it, a cluster may grow to it",
     )
-    max: int = Field(8, ge=1, le=100_000, description="never more than so many")
+    max: int = Field(8, ge=1, le=100_000, description="maximum")
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -229,12 +239,12 @@ class ClusterConfig(_Section):
     address: str | None = Field(
         None,
         min_length=1,
-        description="null: a Ray of its own on this machine; else `auto`, or host:port of the head node",
+        description="null starts Ray on this machine; else `auto`, or host:port of the head node",
     )
     actors: ActorsConfig = Field(ActorsConfig(), description="how many model replicas run at once")
     gpus_per_actor: float = Field(1, ge=0, le=64, description="fractions allowed below 1; 0 runs on CPUs")
-    cpus_per_actor: float = Field(1, ge=0, le=1024, description="CPU cores that Ray sets aside for an actor")
-    memory: int | None = Field(None, ge=1, description="bytes of host memory that Ray sets aside for an actor")
+    cpus_per_actor: float = Field(1, ge=0, le=1024, description="CPU cores that Ray reserves for each actor")
+    memory: int | None = Field(None, ge=1, description="bytes of host memory that Ray reserves for each actor")
     resources: dict[str, float] = Field(
         default_factory=dict, description="custom resources of Ray per actor, as in `{video_decoder: 1}`"
     )
@@ -246,14 +256,14 @@ class ClusterConfig(_Section):
         description="only nodes with these labels of Ray, as in `{ray.io/market-type: spot}`; also `!a`, `in(a, b)`",
     )
     start_timeout_s: float = Field(
-        900.0, gt=0, description="an actor that, once on a node, has not loaded its model by then has failed to start"
+        900.0, gt=0, description="seconds for an actor on a node to load its model before the start counts as failed"
     )
     place_timeout_s: float | None = Field(
-        None, gt=0, description="without a node for any actor by then the job stops; null waits as long as it takes"
+        None,
+        gt=0,
+        description="seconds to wait for a node for the first actor before the job stops; null waits indefinitely",
     )
-    autoscaling: bool = Field(
-        False, description="without effect: on a cluster the job always waits for nodes that join"
-    )
+    autoscaling: bool = Field(False, description="no effect: on a cluster the job always uses nodes that join")
 
     @property
     def alone(self) -> bool:
@@ -299,27 +309,27 @@ class ClusterConfig(_Section):
 class RetryConfig(_Section):
     """When to give up: on a clip, on an actor, on the job."""
 
-    crashes: int = Field(3, ge=1, description="tries at a clip on which workers die")
-    no_progress_s: float = Field(600.0, gt=0, description="no frame finished for so long: the worker hangs")
-    storage: int = Field(8, ge=1, description="storage errors in a row that stop the job")
-    actor_starts: int = Field(3, ge=1, description="failed actor starts in a row that stop the job")
-    node_losses: int = Field(
-        10, ge=1, description="lost nodes on which a clip was running that end its tries; it is not charged with them"
+    crashes: int = Field(3, ge=1, description="attempts at a clip on which workers crash")
+    no_progress_s: float = Field(600.0, gt=0, description="seconds without progress before a worker is considered hung")
+    storage: int = Field(8, ge=1, description="consecutive storage errors before the job stops")
+    actor_starts: int = Field(3, ge=1, description="consecutive failed actor starts before the job stops")
+    node_losses: int = Field(10, ge=1, description="times a clip may lose its node before it is recorded as failed")
+    backoff_s: float = Field(
+        1.0, ge=0, le=60, description="seconds to wait after the first storage error; doubles each time, up to 60"
     )
-    backoff_s: float = Field(1.0, ge=0, le=60, description="first wait after a storage error; doubles, up to 60 s")
 
 
 class RenderConfig(_Section):
     """Annotated videos, made on CPUs as clips are finished."""
 
-    enabled: bool = Field(False, description="render each clip once it is committed")
-    cpus_per_task: float = Field(1, gt=0, le=1024, description="CPU cores that Ray sets aside for a rendering task")
+    enabled: bool = Field(False, description="render each clip when its annotations are committed")
+    cpus_per_task: float = Field(1, gt=0, le=1024, description="CPU cores that Ray reserves for a rendering task")
     max_height: int | None = Field(
-        None, ge=16, le=16384, description="scale down to this height; null keeps the source's"
+        None, ge=16, le=16384, description="scale down to this height in pixels; null keeps the source's"
     )
     every_frame: bool = Field(
         False,
-        description="of a sampled clip, draw the frames between two samples, too, with the masks of the earlier one",
+        description="also draw the frames between two samples of a sampled clip, with the earlier one's masks",
     )
 
 
@@ -327,10 +337,12 @@ class JobConfig(_Section):
     """The whole job."""
 
     manifest: str = Field(min_length=1, description="a .parquet, .csv or .jsonl file, a folder of videos, or a glob")
-    output: str = Field(min_length=1, description="folder or URI that the run lives in")
-    prompts: Phrases = Field((), description="phrases for clips that bring none of their own")
+    output: str = Field(min_length=1, description="output folder of the run: a path or a storage address")
+    prompts: Phrases = Field((), description="phrases for clips that have none of their own")
     visual_prompts: str | None = Field(
-        None, min_length=1, description="a .parquet or .jsonl file of clicks, boxes and masks, joined by `clip_id`"
+        None,
+        min_length=1,
+        description="a .parquet or .jsonl file of clicks, boxes and masks, matched to clips by `clip_id`",
     )
     exemplars: Exemplars = Field(
         None,
@@ -342,14 +354,14 @@ class JobConfig(_Section):
     model: ModelConfig = Field(ModelConfig(), description="which checkpoint to load, and how")
     tracking: TrackingConfig = Field(TrackingConfig(), description="thresholds, under the model's own names")
     video: VideoConfig = Field(VideoConfig(), description="sampling and limits")
-    cluster: ClusterConfig = Field(ClusterConfig(), description="where the job runs and what an actor may take")
+    cluster: ClusterConfig = Field(ClusterConfig(), description="where the job runs and what each actor may use")
     retry: RetryConfig = Field(RetryConfig(), description="when to give up")
     render: RenderConfig = Field(RenderConfig(), description="annotated videos")
     storage: dict[str, Any] = Field(
         default_factory=dict,
         description=(
             "fsspec options such as `endpoint_url`, for one kind of store as in `s3: {endpoint_url: ...}`; "
-            "secrets come from the environment, never from here"
+            "put secrets in the environment, never here"
         ),
     )
 
@@ -362,6 +374,7 @@ class JobConfig(_Section):
             *_web_conflicts(self),
         ]
         addresses = [self.manifest, self.output, *_prompt_files(self)]
+        addresses += [self.model.checkpoint] if "://" in self.model.checkpoint else []
         if problem := ambiguous_options(addresses, self.storage):
             conflicts.append((("storage",), problem))
         if not conflicts and same_place(self.output, self.manifest):
@@ -403,6 +416,8 @@ def _place_conflicts(config: JobConfig) -> list[Conflict]:
         "visual_prompts": config.visual_prompts,
         "exemplars": config.exemplars if isinstance(config.exemplars, str) else None,
         "video.cache_dir": config.video.cache_dir,
+        "model.cache_dir": config.model.cache_dir,
+        "model.checkpoint": config.model.checkpoint if "://" in config.model.checkpoint else None,
     }
     return [
         ((key,), problem)
@@ -425,7 +440,7 @@ def _secret_conflicts(config: JobConfig) -> list[Conflict]:
     """Secrets would end up in run.json and in logs. The sentences never repeat the value."""
     advice = "put it in the environment, a profile or an instance role (see docs/configuration.md)"
     conflicts: list[Conflict] = [
-        ((f"storage.{key}",), f"storage.{key} looks like a secret and must not be in a configuration; {advice}")
+        ((f"storage.{key}",), f"storage.{key} looks like a secret, which a configuration must not contain; {advice}")
         for key in find_secrets(config.storage)
     ]
     addresses = {
@@ -439,5 +454,5 @@ def _secret_conflicts(config: JobConfig) -> list[Conflict]:
     }
     for key, uri in addresses.items():
         if uri is not None and has_password(uri):
-            conflicts.append(((key,), f"{key} holds a user name and password in its address; {advice}"))
+            conflicts.append(((key,), f"{key} contains a user name and password; {advice}"))
     return conflicts

@@ -66,7 +66,11 @@ def _of_two(key: str, line: str, beside: str, place: str, is_there: Callable[[st
     if beside == here or not is_there(here) or is_there(beside):
         return beside
     _LOG.warning(
-        "%s: %s is taken from the current directory, %s; there is no %s beside the file", line, key, here, beside
+        "%s: %s is resolved in the current directory, %s, because there is no %s beside the file",
+        line,
+        key,
+        here,
+        beside,
     )
     return here
 

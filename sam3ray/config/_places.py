@@ -17,8 +17,8 @@ def problem_of(key: str, place: str, more_protocols: Collection[str] = ()) -> st
     try:
         if key == "output":
             _check_output(place)
-        elif key == "video.cache_dir" and scheme_of(place) != "file":
-            raise AddressError("is no path; allowed: a folder on each node's own disk")
+        elif key in ("video.cache_dir", "model.cache_dir") and scheme_of(place) != "file":
+            raise AddressError("is not a local path; allowed: a folder on each node's own disk")
         else:
             one_form(place)
             if problem := protocol_problem(place, more_protocols):
@@ -31,11 +31,13 @@ def problem_of(key: str, place: str, more_protocols: Collection[str] = ()) -> st
 def _check_output(place: str) -> None:
     folder_form(place)
     if scheme_of(place) == "memory":
-        raise AddressError("ends with this process, and no worker sees it; allowed: a path, s3://, gs:// or az://")
+        raise AddressError(
+            "exists only within this process, so no worker can see it; allowed: a path, s3://, gs:// or az://"
+        )
     relative = "://" not in place and not os.path.isabs(os.path.expanduser(place))
     if relative and _RAY_JOB in os.environ:
         raise AddressError(
-            "is a relative path, which in a Ray job lies in Ray's copy of the job's files and goes with it; "
+            "is a relative path, and in a Ray job that is inside Ray's temporary copy of the job's files; "
             "allowed: an absolute path on storage that all nodes share, s3://, gs:// or az://"
         )
 

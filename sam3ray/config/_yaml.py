@@ -80,7 +80,9 @@ def _compose(text: str, name: str, problems: list[str]) -> yaml.Node | None:
         for event in yaml.parse(text, Loader=_Loader):
             line = event.start_mark.line + 1 if event.start_mark else 1
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
-                problems.append(f"{name} line {line}: anchors and aliases (& and *) are not allowed; write it out")
+                problems.append(
+                    f"{name} line {line}: anchors and aliases (& and *) are not allowed; write the value out"
+                )
                 return None
             nodes += isinstance(event, yaml.NodeEvent)
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -109,7 +111,7 @@ def _build(node: yaml.Node, path: Path, name: str, document: Document) -> Any:
             if key in data:
                 first = document.lines[(*path, key)]
                 document.problems.append(
-                    f"{name} line {line}: {'.'.join((*path, key))} is given twice, first on line {first}"
+                    f"{name} line {line}: {'.'.join((*path, key))} appears twice, first on line {first}"
                 )
                 continue
             document.lines[(*path, key)] = line
@@ -122,7 +124,7 @@ def _build(node: yaml.Node, path: Path, name: str, document: Document) -> Any:
     try:
         value = yaml.SafeLoader("").construct_object(node)
         if isinstance(value, int) and abs(value) > _LARGEST:  # `0x` and thousands of digits: too many to be shown
-            raise ValueError("it is too large a number")
+            raise ValueError("the number is too large")
         return value
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, KeyError) as error:
         # An unknown tag, `!!int x`, `0x`, an integer of thousands of digits.

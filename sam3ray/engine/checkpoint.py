@@ -1,4 +1,4 @@
-"""Loading a SAM 3 video checkpoint: from the hub, from a folder, or the tiny one in the package."""
+"""Loading a SAM 3 video checkpoint: from the hub, a folder or an object store, or the small one in the package."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import ModelConfig
 from sam3ray.engine.digest import folder_digest, hub_digest, is_network_error
+from sam3ray.engine.mirror import cache_folder, is_address, mirrored
 from sam3ray.engine.versions import check_transformers
 from sam3ray.failures import JobStopped, NotNow, Reason
 from sam3ray.faults.machine import machine_fault
+from sam3ray.guard.redact import redact
 
 if TYPE_CHECKING:
     import torch
@@ -52,10 +54,13 @@ class Checkpoint:
         return torch.autocast(self.device.type, torch.bfloat16) if self.autocast else nullcontext()
 
 
-def load_checkpoint(config: ModelConfig) -> Checkpoint:
+def load_checkpoint(config: ModelConfig, storage_options: Mapping[str, Any] | None = None) -> Checkpoint:
     """Loads model and processor, weights straight onto the device.
 
-    Only safetensors are read and no code from the checkpoint is run.
+    Only safetensors are read and no code from the checkpoint is run. A checkpoint on an object store is fetched first.
+
+    Args:
+        storage_options: fsspec options, for a checkpoint on an object store.
 
     Raises:
         JobStopped: the checkpoint is missing, gated, of another kind or damaged; says what to do.
@@ -73,7 +78,7 @@ def load_checkpoint(config: ModelConfig) -> Checkpoint:
 
     device = _device(config.device)
     dtype, autocast = _precision(config.dtype, device)
-    source, where = _source(config)
+    source, where = _source(config, storage_options)
     with _explained(config):
         model = _as_loaded(Sam3VideoModel).from_pretrained(
             source,
@@ -116,12 +121,20 @@ class HubUnreachable(JobStopped):
     """The checkpoint is not on this machine, and the hub that may have it does not answer."""
 
 
+class NotFetched(HubUnreachable):
+    """The checkpoint lies on an object store, and has not been fetched to this machine."""
+
+
 class HubBusy(HubUnreachable, NotNow):
     """It may answer later: too many requests, a reset, a time-out."""
 
 
 def checkpoint_identity(
-    config: ModelConfig, known: Mapping[str, str] | None = None, *, patient: bool = True
+    config: ModelConfig,
+    known: Mapping[str, str] | None = None,
+    *,
+    patient: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """What the weights are, without loading them: part of a run's fingerprint.
 
@@ -129,6 +142,8 @@ def checkpoint_identity(
         known: the identity that this run was begun with: its commit is not looked up again, so that a branch which
             has moved since does not matter, nor a hub that is out of reach.
         patient: False: a hub that does not answer at once is out of reach, and its cache on this machine is asked.
+            Nothing is fetched from an object store either.
+        storage_options: fsspec options, for a checkpoint on an object store.
 
     Returns:
         `sha256`, over the content of the model's files (see `digest`); of a hub id also `name` and `commit`, and
@@ -137,7 +152,7 @@ def checkpoint_identity(
     Raises:
         JobStopped: as `load_checkpoint`.
     """
-    source, where = _source(config)
+    source, where = _source(config, storage_options, fetch=patient)
     if isinstance(source, Path):
         with _explained(config):
             return {"sha256": folder_digest(source)}
@@ -154,13 +169,13 @@ def checkpoint_identity(
     return identity if digest is None else identity | {"sha256": digest}
 
 
-def small_files(config: ModelConfig, *, patient: bool = True) -> Path:
+def small_files(config: ModelConfig, *, patient: bool = True, storage_options: Mapping[str, Any] | None = None) -> Path:
     """A folder with the checkpoint's configuration and tokenizer; of a hub checkpoint they are downloaded.
 
     Raises:
         JobStopped: as `load_checkpoint`.
     """
-    source, where = _source(config)
+    source, where = _source(config, storage_options, fetch=patient)
     if isinstance(source, Path):
         return source
     from huggingface_hub import snapshot_download
@@ -202,17 +217,25 @@ def _precision(name: str, device: torch.device) -> tuple[torch.dtype, bool]:
     return (torch.bfloat16 if name == "bfloat16" else torch.float32), False
 
 
-def _source(config: ModelConfig) -> tuple[Path | str, dict[str, Any]]:
+def _source(
+    config: ModelConfig, storage_options: Mapping[str, Any] | None = None, *, fetch: bool = True
+) -> tuple[Path | str, dict[str, Any]]:
     """The folder or hub id to load from, and the hub options that go with it."""
     name = config.checkpoint
+    if is_address(name):
+        found = mirrored(name, storage_options or {}, cache_folder(config.cache_dir), fetch=fetch)
+        if found is None:
+            raise NotFetched(f"model.checkpoint {redact(name)!r} has not been fetched to this machine yet")
+        _check_folder(found, name)
+        return found, {"local_files_only": True}
     folder = Path(str(resources.files("sam3ray") / "embedded")) if name == "embedded" else Path(name).expanduser()
     if folder.is_dir():
         _check_folder(folder, name)
         return folder, {"local_files_only": True}
     if name == "embedded" or not _HUB_ID.fullmatch(name):
         raise JobStopped(
-            f"model.checkpoint is {name!r}: there is no such folder, and it is no hub id such as facebook/sam3 "
-            f"(nor `embedded`, the tiny one in the package)"
+            f"model.checkpoint is {name!r}: no such folder exists, and it is not a hub id such as facebook/sam3 "
+            f"(or `embedded`, the small checkpoint in the package)"
         )
     return name, {"revision": config.revision, "local_files_only": config.offline}
 
@@ -222,15 +245,15 @@ def _check_folder(folder: Path, name: str) -> None:
     try:
         kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
     except FileNotFoundError:
-        raise JobStopped(f"model.checkpoint {name!r} has no config.json: it is no checkpoint folder") from None
+        raise JobStopped(f"model.checkpoint {name!r} has no config.json, so it is not a checkpoint folder") from None
     except (ValueError, AttributeError, OSError) as error:
         raise JobStopped(f"model.checkpoint {name!r}: config.json cannot be read: {error}") from None
     if kind != _MODEL_TYPE:
         raise JobStopped(
-            f"model.checkpoint {name!r} is of type {kind!r}; needed is {_MODEL_TYPE!r} (such as facebook/sam3)"
+            f"model.checkpoint {name!r} is of type {kind!r}; sam3ray needs {_MODEL_TYPE!r} (such as facebook/sam3)"
         )
     if not any(folder.glob("*.safetensors")):
-        raise JobStopped(f"model.checkpoint {name!r} has no .safetensors file; other weight formats are not read")
+        raise JobStopped(f"model.checkpoint {name!r} has no .safetensors file; sam3ray reads no other weight format")
 
 
 @contextmanager
@@ -253,22 +276,21 @@ def _explained(config: ModelConfig) -> Iterator[None]:
             raise
         if any(isinstance(cause, hub.GatedRepoError) for cause in chain):
             advice = (
-                f"is gated: ask for access on its page on the Hugging Face hub ({name}), then give the job your token "
+                f"is gated: request access on its Hugging Face page ({name}), then pass your token to the job "
                 f"(environment variable HF_TOKEN, or `hf auth login` on every node)"
             )
         elif any(isinstance(cause, hub.RevisionNotFoundError) for cause in chain):
             advice = f"has no revision {config.revision!r}"
         elif any(isinstance(cause, hub.RepositoryNotFoundError) for cause in chain):
-            advice = "does not exist on the hub, or is private and your token (HF_TOKEN) does not open it"
+            advice = "does not exist on the hub, or is private and your token (HF_TOKEN) has no access to it"
         elif any(isinstance(cause, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled) for cause in chain):
             advice = (
                 "is not in the local cache and the hub cannot be reached (or offline mode is on): download it once "
-                f"with `hf download {name}`, or name a folder that holds it"
+                f"with `hf download {name}`, or set model.checkpoint to a folder that contains it"
             )
         elif any(_is_busy(cause) for cause in chain):
-            advice = (
-                f"cannot be had from the hub now: {next(iter(str(error).splitlines()), type(error).__name__)[:300]}"
-            )
+            said = next(iter(str(error).splitlines()), type(error).__name__)
+            advice = f"is temporarily unavailable from the hub: {said[:300]}"
             raise HubBusy(f"model.checkpoint {name!r} {advice}") from error
         else:
             first_line = next(iter(str(error).splitlines()), type(error).__name__)

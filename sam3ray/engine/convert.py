@@ -66,12 +66,12 @@ def convert(weights: str, folder: str, base: str = "facebook/sam3", *, offline: 
     if not source.exists():
         raise UserError(f"{weights} does not exist")
     if goal.exists() and (not goal.is_dir() or any(goal.iterdir())):
-        raise UserError(f"{folder} is there already; name a folder that does not exist, or an empty one")
+        raise UserError(f"{folder} already exists; choose a new or an empty folder")
     if source.is_dir() and not (source / "adapter_config.json").is_file():
         if (source / "config.json").is_file():
-            raise UserError(f"{weights} is in transformers' layout already: name it as model.checkpoint")
+            raise UserError(f"{weights} is already in transformers' layout: use it as model.checkpoint")
         raise UserError(
-            f"{weights} is a folder without adapter_config.json, so no LoRA adapter; name a file of weights"
+            f"{weights} is a folder without adapter_config.json, so it is not a LoRA adapter; give a weights file"
         )
     goal.parent.mkdir(parents=True, exist_ok=True)
     config = ModelConfig(checkpoint=base, device="cpu", dtype="float32", offline=offline)
@@ -97,7 +97,7 @@ def _rename(source: Path, config: ModelConfig, made: Path) -> Converted:
         layout = "meta"
         placed, unused = _from_meta(source, given)
     wrong = [
-        f"{name} is {_size(placed[name].shape)}, needed is {_size(wanted[name])}"
+        f"{name} is {_size(placed[name].shape)}, expected {_size(wanted[name])}"
         for name in placed
         if name in wanted and tuple(placed[name].shape) != wanted[name]
     ]
@@ -133,7 +133,8 @@ def _read(source: Path) -> dict[str, Tensor]:
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         if "weights_only" in str(error) or "Unsupported" in str(error) or "GLOBAL" in str(error):
             raise UserError(
-                f"{source} holds more than tensors, and no code of a file is run: save its state_dict "
+                f"{source} contains more than tensors, and sam3ray never runs code from a file: save only its "
+                "state_dict "
                 "alone, with torch.save(model.state_dict(), ...)"
             ) from error
         first = next(iter(str(error).splitlines()), type(error).__name__)
@@ -142,10 +143,10 @@ def _read(source: Path) -> dict[str, Tensor]:
         if isinstance(value, Mapping) and isinstance(value.get(name), Mapping):
             value = value[name]
     if not isinstance(value, Mapping) or not value:
-        raise UserError(f"{source} holds a {type(value).__name__}, needed are named tensors (a state_dict)")
+        raise UserError(f"{source} holds a {type(value).__name__}; expected named tensors (a state_dict)")
     odd = [str(name) for name, each in value.items() if not isinstance(name, str) or not torch.is_tensor(each)]
     if odd:
-        raise UserError(f"{source}: {problem}" for problem in _list("is no tensor", odd))
+        raise UserError(f"{source}: {problem}" for problem in _list("is not a tensor", odd))
     return {name.removeprefix("module."): each for name, each in value.items()}
 
 
@@ -171,7 +172,7 @@ def _from_meta(source: Path, given: Mapping[str, Tensor]) -> tuple[dict[str, Ten
             rows.setdefault(where.names[0], {})[where.row] = value
         elif where.change == "split":
             if len(value) % 3:
-                raise UserError(f"{source}: {name} holds {len(value)} rows, which are no three projections")
+                raise UserError(f"{source}: {name} holds {len(value)} rows, which do not split into three projections")
             placed.update(zip(where.names, (part.clone() for part in value.chunk(3)), strict=True))
         else:
             value = value.t() if where.change == "transpose" else value
@@ -181,7 +182,7 @@ def _from_meta(source: Path, given: Mapping[str, Tensor]) -> tuple[dict[str, Ten
         if sorted(parts) == list(range(len(parts))):
             placed[name] = torch.cat([parts[row] for row in sorted(parts)])
     if unknown:
-        raise UserError(f"{source}: {problem}" for problem in _list("is no weight of SAM 3", unknown))
+        raise UserError(f"{source}: {problem}" for problem in _list("is not a SAM 3 weight", unknown))
     return placed, tuple(unused)
 
 
@@ -208,7 +209,7 @@ def _merge(adapter: Path, config: ModelConfig, made: Path) -> Converted:
 
     file = adapter / "adapter_model.safetensors"
     if not file.is_file():
-        raise UserError(f"{adapter} has no adapter_model.safetensors; other formats of adapters are not read")
+        raise UserError(f"{adapter} has no adapter_model.safetensors; sam3ray reads no other adapter format")
     try:
         settings: Any = PeftConfig.from_pretrained(str(adapter))
         kind = getattr(settings.peft_type, "value", settings.peft_type)

@@ -77,7 +77,7 @@ def gpu_problem(facts: GpuFacts) -> str | None:
             f"{_dotted(min(facts.built_for))} and above: use a newer GPU, or a torch that supports this one"
         )
     if facts.cuda is None:
-        return f"torch {facts.torch} is installed, which is built without CUDA: install one that is built with it"
+        return f"torch {facts.torch} was built without CUDA: install a build with CUDA"
     if facts.visible is not None and facts.visible.split(",")[0].strip() in ("", "-1"):
         return f"CUDA_VISIBLE_DEVICES is {facts.visible!r}, which hides all GPUs from this process"
     major = facts.cuda.split(".")[0]
@@ -89,7 +89,7 @@ def gpu_problem(facts: GpuFacts) -> str | None:
         return f"no NVIDIA driver is loaded; {needs}"
     if facts.driver is not None and oldest and _numbers(facts.driver) < _numbers(oldest):
         return f"the NVIDIA driver is {facts.driver}; {needs}"
-    return f"torch {facts.torch} says: {facts.error[:300] or 'there is no usable GPU'}"
+    return f"torch {facts.torch} says: {facts.error[:300] or 'no GPU is usable'}"
 
 
 def _driver_version() -> str | None:

@@ -70,11 +70,14 @@ def _found(device: torch.device, dtype: torch.dtype, width: int) -> Dense | None
             got = dense(q, k, v, width**-0.5)
         except (RuntimeError, TypeError) as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            _log.info("%s is not to be had on %s: %s", dense.__name__, device, reason)
+            _log.info("%s is not available on %s: %s", dense.__name__, device, reason)
             continue
         if all(torch.allclose(a.float(), b, atol=0.03) for a, b in zip(got, expected, strict=True)):
             return dense
-    _log.warning("Objects of unequal age do not share a batch on %s: no attention there tells its sum", device)
+    _log.warning(
+        "Objects of different ages are not batched together on %s: no attention kernel there returns its log-sum-exp",
+        device,
+    )
     return None
 
 

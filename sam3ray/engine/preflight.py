@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from sam3ray.config import ModelConfig, TrackingConfig
 from sam3ray.engine.checkpoint import small_files
@@ -21,12 +22,18 @@ _LINKED = (
 )
 
 
-def long_phrases(config: ModelConfig, phrases: Iterable[str], *, patient: bool = True) -> dict[str, int]:
+def long_phrases(
+    config: ModelConfig,
+    phrases: Iterable[str],
+    *,
+    patient: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
+) -> dict[str, int]:
     """The phrases that the text encoder does not take whole, with their tokens. Asks the checkpoint's own tokenizer.
 
     Args:
         config: with `revision` the commit that is used.
-        patient: as in `checkpoint_identity`.
+        patient, storage_options: as in `checkpoint_identity`.
 
     Raises:
         JobStopped: the tokenizer cannot be had.
@@ -35,7 +42,7 @@ def long_phrases(config: ModelConfig, phrases: Iterable[str], *, patient: bool =
     doubtful = [phrase for phrase in phrases if not phrase.isascii() or len(phrase) > MAX_TOKENS - 2]
     if not doubtful:
         return {}
-    count = _counter(small_files(config, patient=patient))
+    count = _counter(small_files(config, patient=patient, storage_options=storage_options))
     counted = {phrase: count(phrase) for phrase in doubtful}
     return {phrase: tokens for phrase, tokens in counted.items() if tokens > MAX_TOKENS}
 
@@ -47,7 +54,13 @@ def phrase_problem(phrase: str, tokens: int) -> str:
     )
 
 
-def threshold_problem(config: ModelConfig, tracking: TrackingConfig, *, patient: bool = True) -> str | None:
+def threshold_problem(
+    config: ModelConfig,
+    tracking: TrackingConfig,
+    *,
+    patient: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
+) -> str | None:
     """How thresholds of the job contradict each other or the checkpoint's, if they do.
 
     Raises:
@@ -55,7 +68,7 @@ def threshold_problem(config: ModelConfig, tracking: TrackingConfig, *, patient:
     """
     if all(getattr(tracking, name) is None for name in _LINKED):
         return None
-    folder = small_files(config, patient=patient)
+    folder = small_files(config, patient=patient, storage_options=storage_options)
     from transformers import Sam3VideoConfig
     from transformers.utils import logging as transformers_logging
 

@@ -208,7 +208,7 @@ class Session(AbstractContextManager["Session"]):
         if last is not None and (frame_index >= last if self.walk.reverse else frame_index <= last):
             raise ValueError(
                 f"{what} on frame {frame_index}: the session is past it, at frame {last}; "
-                "allowed: a frame that has not been given yet"
+                "allowed: a frame that the session has not seen yet"
             )
 
     def remove(self, what: int | str) -> None:
@@ -222,11 +222,13 @@ class Session(AbstractContextManager["Session"]):
         if isinstance(what, str):
             names = (*self.phrases, *self.exemplars.names)
             if what not in names:
-                raise UserError(f"the phrase {what!r} is not looked for; looked for: {', '.join(names) or 'none'}")
+                raise UserError(
+                    f"the phrase {what!r} is not a phrase of this session; its phrases are {', '.join(names) or 'none'}"
+                )
             self.exemplars.remove(what, self.clock.given)
             self._ask(tuple(each for each in self.phrases if each != what))
         elif not 1 <= what < self.ids.next:
-            given = f"the highest given so far is {self.ids.next - 1}" if self.ids.next > 1 else "none was given so far"
+            given = f"the highest id so far is {self.ids.next - 1}" if self.ids.next > 1 else "there are none yet"
             raise UserError(f"no object has the id {what}: {given}")
         else:
             for of_frame in self.waiting.values():
@@ -423,7 +425,7 @@ class Session(AbstractContextManager["Session"]):
 
     def _check_open(self) -> None:
         if self.is_over:
-            raise RuntimeError("the session is over: begin another one")
+            raise RuntimeError("the session has ended: start a new one")
 
     def _take_ready(self) -> list[SessionResult]:
         ready, self.ready = self.ready, []

@@ -63,7 +63,9 @@ class OnePass:
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
         if self._frames is None or start or stop is not None:
-            raise ValueError("these frames can be read only once, forward: give a source that can be read again")
+            raise ValueError(
+                "these frames can be read only once, forward; pass a source that can be read again, such as ClipFrames"
+            )
         frames, self._frames = self._frames, None
         return frames
 

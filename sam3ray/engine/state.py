@@ -126,15 +126,15 @@ def restore(session: Session, path: str | os.PathLike[str]) -> None:
         raise StateError(f"the session state {path} cannot be read: {_first_line(error)}") from None
     text = metadata.get(_KEY)
     if text is None:
-        raise StateError(f"{path} is no session state: it has no {_KEY!r}")
+        raise StateError(f"{path} is not a session state: it has no {_KEY!r}")
     if metadata.get(_DIGEST) != _digest(text, tensors.values):
-        raise StateError(f"the session state {path} is damaged: its digest is another")
+        raise StateError(f"the session state {path} is damaged: its digest does not match")
     try:
         state = ADAPTER.validate_json(text)
         _check_bound(session, state, path)
         _restored(session, state, tensors)
         if tensors.values:
-            raise ValueError(f"the tensor {next(iter(tensors.values))} belongs to nothing")
+            raise ValueError(f"the tensor {next(iter(tensors.values))} belongs to no object")
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in problem["loc"])
@@ -172,7 +172,7 @@ def _check_bound(session: Session, state: SessionState, path: str | os.PathLike[
                 )
             raise StateError(
                 f"the session state {path} was saved with {name} {saved!r:.60}, this session has {value!r:.60}: "
-                "other rows could follow, so begin the clip again",
+                "the rows could differ, so start the clip again",
                 is_foreign=True,
             )
     for name, mine, saved in (
@@ -182,7 +182,7 @@ def _check_bound(session: Session, state: SessionState, path: str | os.PathLike[
         if _as_lists(mine) != _as_lists(saved):
             raise StateError(f"the session state {path} is of a session of another {name}: {saved}, here it is {mine}")
     if session.clock.given or session.phrases or session.labels:
-        raise StateError("a state can be loaded only into a session to which nothing has been given yet")
+        raise StateError("load a state into a new session, before any prompt or frame")
 
 
 # Capturing
@@ -450,7 +450,7 @@ def _propagation_again(session: Session, saved: PropagationState, tensors: _Tens
     )
     by_id = {each.object_id: each for each in propagation.objects}
     if by_id.keys() != propagation.hotstart.standing.keys() or len(by_id) != len(propagation.objects):
-        raise ValueError("the objects are not those whose standing is told")
+        raise ValueError("the objects do not match the list of their states")
     propagation.phrases = list(saved.phrases)
     propagation.found_at_first = saved.found_at_first
     propagation.loans = [

@@ -85,7 +85,7 @@ class Walk:
         self._size = source.height, source.width
         self._sessions: list[Session] = []
         if not wanted.finds and not wanted.visual:
-            raise ValueError("there must be at least one prompt, got none")
+            raise ValueError("at least one prompt is required")
         phrases, exemplars, problem = with_exemplar_phrases(wanted.phrases, wanted.exemplars)
         if problem:
             raise UserError(f"the clip {problem}")
@@ -95,7 +95,9 @@ class Walk:
             _check_on_the_way(exemplar, wanted)
             Exemplars(self._size, everywhere=False).add(exemplar)  # does it fit the frames?
         if isinstance(source, OnePass) and wanted.looks_again:
-            raise ValueError("these frames can be read only once, forward: give a source that can be read again")
+            raise ValueError(
+                "these frames can be read only once, forward; pass a source that can be read again, such as ClipFrames"
+            )
         for each in object_prompts(wanted.visual, *self._size):
             start = each.frames[-1] if wanted.direction == "backward" else each.frames[0]
             if not any(turn.shows_the_object for turn in each.rounds(start, *self._size)):

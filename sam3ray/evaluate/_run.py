@@ -83,7 +83,7 @@ def evaluate_run(
     true_run = RunStore(truth, storage_options)
     clips = sorted(true_run.done_ids())
     if not clips:
-        raise UserError(f"{redact(truth)} holds no annotations/<clip_id>.parquet: it is no folder of true tracks")
+        raise UserError(f"{redact(truth)} holds no annotations/<clip_id>.parquet: it is not a folder of true tracks")
     run = open_run(output, storage_options)
     done = run.done_ids()
     compared: list[Comparison] = []

@@ -26,7 +26,7 @@ def open_run(output: str, storage_options: Mapping[str, Any] | None) -> RunStore
     """Raises UserError where there are no annotations."""
     run = RunStore(output, storage_options)
     if not run.done_ids():
-        raise UserError(f"{redact(output)} holds no annotations: it is no finished or started run")
+        raise UserError(f"{redact(output)} holds no annotations: it is not a run, or no clip is done yet")
     return run
 
 

@@ -286,12 +286,12 @@ def read_labels(
     frames = Edits(store).clip(clip.clip_id, corrections)
     sizes = {(frame.height, frame.width) for frame in frames} or {(about.get("height") or 1, about.get("width") or 1)}
     if len(sizes) > 1:
-        raise ValueError(f"its rows are of several sizes: {sorted(sizes)}")
+        raise ValueError(f"its rows have masks of several sizes: {sorted(sizes)}")
     height, width = next(iter(sizes))
     objects = chosen(frames, choice)
     unknown = {item.prompt for items in objects.values() for item in items} - set(categories)
     if unknown:
-        raise ValueError(f"it has the label {min(unknown)!r}, which the manifest does not ask for")
+        raise ValueError(f"it has the label {min(unknown)!r}, which the manifest does not request")
     indices = labelled_frames(about, {frame.frame_index for frame in frames})[:: choice.every]
     kept = set(indices)
     return ClipLabels(
@@ -370,7 +370,7 @@ def read_names(path: str) -> dict[str, str]:
     """A file of labels and their new names: YAML or JSON, `person: pedestrian`.
 
     Raises:
-        UserError: it is no mapping of texts.
+        UserError: it is not a mapping of texts.
     """
     text = read_text(path, {}, 1_000_000, what="label file")
     if Path(path).suffix == ".json":
@@ -386,5 +386,5 @@ def read_names(path: str) -> dict[str, str]:
         except yaml.YAMLError as error:
             raise UserError(f"label file {path} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(value, dict) or not all(isinstance(v, str) for pair in value.items() for v in pair):
-        raise UserError(f"label file {path} must map labels to names, one a line, as in `person: pedestrian`")
+        raise UserError(f"label file {path} must map labels to names, one per line, as in `person: pedestrian`")
     return value

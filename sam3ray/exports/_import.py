@@ -119,7 +119,7 @@ def _identity(storage: Storage, store: RunStore, format: str) -> Mapping[str, An
     where = storage.shown(IDENTITY)
     data = storage.read(IDENTITY)
     if data is None:
-        raise UserError(f"{storage.shown()} is no export of sam3ray: it has no {IDENTITY}")
+        raise UserError(f"{storage.shown()} is not a sam3ray export: it has no {IDENTITY}")
     try:
         value = parse_json(data)
     except ValueError as error:

@@ -10,13 +10,13 @@ SENTENCES = {
     "masks": "masks reduced to boxes (rows)",
     "overlap_pixels": "pixels given to one of several overlapping masks",
     "hidden_objects": "objects covered completely on a frame (rows)",
-    "renumbered": "object ids renumbered (objects; the map stands in the sidecar)",
+    "renumbered": "object ids renumbered (objects; the map is in the sidecar)",
     "labels": "labels dropped (rows)",
     "tracks": "track identity kept as an attribute only (objects)",
     "times": "timestamps dropped (frames)",
     "keyframes": "boxes left to linear interpolation (rows; exact within half a pixel)",
     "split": "masks split into several lines (further components)",
-    "left_out": "objects dropped because the format numbers fewer (objects)",
+    "left_out": "objects dropped because the format allows fewer ids (objects)",
 }
 
 

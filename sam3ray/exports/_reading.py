@@ -85,7 +85,7 @@ def _frame_of(image: Any) -> int | None:
 
 def _shape(shape: Any, size: tuple[int, int], where: str) -> tuple[int | None, str, np.ndarray]:
     if not isinstance(shape, Mapping):
-        raise ValueError(f"{where} is no mapping")
+        raise ValueError(f"{where} is not a mapping")
     object_id, label = object_id_of(shape.get("group_id"), where), label_of(shape.get("label"), where)
     points = points_of(shape.get("points"), where)
     kind = shape.get("shape_type")
@@ -112,7 +112,7 @@ def _placed(data: Any, points: np.ndarray, size: tuple[int, int], where: str) ->
                 raise ValueError(f"{where}: its mask of {width}x{height} at {left}, {top} lies outside the image")
             part = np.asarray(image.convert("L")) > 0
     except (OSError, SyntaxError, binascii.Error, Image.DecompressionBombError):
-        raise ValueError(f"{where}: its mask is no PNG") from None
+        raise ValueError(f"{where}: its mask is not a PNG") from None
     mask = np.zeros(size, bool)
     mask[top : top + height, left : left + width] = part
     return mask
@@ -126,7 +126,7 @@ def mask_of(value: Any, size: tuple[int, int], where: str) -> np.ndarray:
             mask |= filled(points_of(list(zip(numbers[::2], numbers[1::2], strict=False)), where), size)
         return mask
     if not isinstance(value, Mapping) or value.get("size") != list(size):
-        raise ValueError(f"{where}: its segmentation is no mask of {size[1]}x{size[0]} pixels")
+        raise ValueError(f"{where}: its segmentation is not a mask of {size[1]}x{size[0]} pixels")
     counts = value.get("counts")
     if isinstance(counts, str):
         return decode_rle(counts, *size)
@@ -160,14 +160,14 @@ def json_object(storage: Storage, path: str) -> Mapping[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, Mapping):
-        raise ValueError(f"{path} is no JSON object")
+        raise ValueError(f"{path} is not a JSON object")
     return value
 
 
 def list_of(value: Mapping[str, Any], key: str, path: str) -> list[Any]:
     found = value.get(key)
     if not isinstance(found, list):
-        raise ValueError(f"{path}: {key!r} is no list")
+        raise ValueError(f"{path}: {key!r} is not a list")
     return found
 
 
@@ -191,7 +191,7 @@ def points_of(value: Any, where: str) -> np.ndarray:
     try:
         points = np.array(value, dtype=np.float64).reshape(-1, 2)
     except (TypeError, ValueError):
-        raise ValueError(f"{where}: its points are no pairs of numbers") from None
+        raise ValueError(f"{where}: its points are not pairs of numbers") from None
     if not np.isfinite(points).all() or np.abs(points).max(initial=0) > 1e6:
-        raise ValueError(f"{where}: its points are no places in an image")
+        raise ValueError(f"{where}: its points are not positions in an image")
     return points

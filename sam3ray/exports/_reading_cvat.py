@@ -123,7 +123,7 @@ def _mask(shape: ET.Element, size: tuple[int, int], where: str) -> np.ndarray:
     try:
         runs = [int(part) for part in shape.get("rle", "").split(",")]
     except ValueError:
-        raise ValueError(f"{where}: rle is no list of numbers") from None
+        raise ValueError(f"{where}: rle is not a list of numbers") from None
     inside = left >= 0 and top >= 0 and 0 < width <= size[1] - left and 0 < height <= size[0] - top
     if not inside or min(runs) < 0 or sum(runs) != width * height:
         raise ValueError(f"{where}: its run lengths do not fill {width}x{height} pixels at {left}, {top} in the image")

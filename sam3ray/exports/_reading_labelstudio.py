@@ -99,7 +99,7 @@ def _file(storage: Storage, path: str) -> list[Mapping[str, Any]]:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
     if not isinstance(value, list):
-        raise ValueError(f"{path} is no list of tasks; export the project as JSON, not as JSON-MIN")
+        raise ValueError(f"{path} is not a list of tasks; export the project as JSON, not as JSON-MIN")
     return _mappings(value)
 
 

@@ -31,7 +31,7 @@ def read_parquet(storage: Storage, labels: ClipLabels) -> Found:
                 raise ValueError(f"{path} has no column {missing[0]}")
             rows = file.read(columns).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no Parquet file: {' '.join(str(error).split())[:200]}") from None
+        raise ValueError(f"{path} is not a Parquet file: {' '.join(str(error).split())[:200]}") from None
     size = labels.height, labels.width
     found: Found = {frame: [] for frame in labels.frames}
     for n, row in enumerate(rows, 1):

@@ -161,5 +161,5 @@ def _instances(storage: Storage, path: str, labels: ClipLabels) -> dict[int, np.
                 raise ValueError(f"{path} has the channels {image.mode}; allowed: one")
             values = np.asarray(image)
     except (OSError, SyntaxError, Image.DecompressionBombError):
-        raise ValueError(f"{path} is no PNG") from None
+        raise ValueError(f"{path} is not a PNG") from None
     return {int(number): values == number for number in np.unique(values) if number}

@@ -24,7 +24,7 @@ def read_vis(storage: Storage, labels: ClipLabels) -> Found:
     for n, track in enumerate(list_of(value, "annotations", path), 1):
         where = f"{path}, annotation {n}"
         if not isinstance(track, Mapping):
-            raise ValueError(f"{where} is no mapping")
+            raise ValueError(f"{where} is not a mapping")
         object_id = object_id_of(track.get("track_id"), where)
         label = label_of(track.get("noun_phrase", names.get(track.get("category_id"))), where)
         for frame, mask in zip(labels.frames, _as_long(track, "segmentations", labels, where), strict=True):

@@ -19,14 +19,14 @@ from sam3ray.failures import Reason
 _DISK = {
     errno.ENOSPC: "is full",
     errno.EDQUOT: "has no quota left",
-    errno.EROFS: "can only be read",
+    errno.EROFS: "is read-only",
 }
 _DISK_TEXTS = {
     # fsspec, pyarrow ("[errno 28] ..."), PyAV, sqlite and safetensors pass on the system's own words.
     "no space left on device": "is full",
     "enospc": "is full",
     "disk quota exceeded": "has no quota left",
-    "read-only file system": "can only be read",
+    "read-only file system": "is read-only",
     "database or disk is full": "is full",
     "no usable temporary directory": "has no temporary folder that can be written",
 }
@@ -190,7 +190,7 @@ def _taken(error: BaseException, share: float) -> MachineFault | None:
         return None
     return MachineFault(
         Reason.DEVICE,
-        f"processes beside this one hold {others / 2**30:.1f} of {capacity / 2**30:.1f} GiB of the GPU's memory",
+        f"other processes hold {others / 2**30:.1f} of {capacity / 2**30:.1f} GiB of the GPU's memory",
         passing=True,
     )
 

@@ -95,7 +95,7 @@ _LIBRARIES = frozenset(
 _ADVICE = {
     Kind.DENIED: "check the credentials in the environment and their rights on that folder",
     Kind.CREDENTIALS: "check the credentials in the environment, and renew them if they have expired",
-    Kind.ARCHIVED: "it lies in an archive: restore it first, or leave it out",
+    Kind.ARCHIVED: "it is archived: restore it first, or remove it from the manifest",
 }
 
 

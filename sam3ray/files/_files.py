@@ -130,7 +130,7 @@ def read_bytes(uri: str, storage_options: Mapping[str, Any], max_bytes: int, *, 
     try:
         return read_whole(fs, path, uri, max_bytes, may_be_pipe=what == "config")
     except web.TooLarge:
-        raise UserError(f"{what} {redact(uri)} has more than {max_bytes} bytes, which is the limit") from None
+        raise UserError(f"{what} {redact(uri)} has more than {max_bytes} bytes (the limit)") from None
     except Exception as error:
         raise UserError(_cannot_read(uri, what, error)) from error
 
@@ -147,13 +147,13 @@ def local_copy(uri: str, storage_options: Mapping[str, Any], max_bytes: int, *, 
         try:
             if is_local(uri):
                 if not stat.S_ISREG(os.stat(path).st_mode):
-                    raise web.Refused("it is no regular file")
+                    raise web.Refused("it is not a regular file")
             else:
                 source, path = path, os.path.join(folder, "copy")
                 with open(path, "wb") as sink:
                     _copy(fs, source, uri, sink, max_bytes)
         except web.TooLarge:
-            raise UserError(f"{what} {redact(uri)} has more than {max_bytes} bytes, which is the limit") from None
+            raise UserError(f"{what} {redact(uri)} has more than {max_bytes} bytes (the limit)") from None
         except Exception as error:
             raise UserError(_cannot_read(uri, what, error)) from error
         yield path
@@ -185,7 +185,7 @@ def read_whole(fs: Any, path: str, uri: str, max_bytes: int, *, may_be_pipe: boo
     if is_local(uri):
         mode = os.stat(path).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or (may_be_pipe and stat.S_ISFIFO(mode))):
-            raise web.Refused("it is no regular file")
+            raise web.Refused("it is not a regular file")
     data = io.BytesIO()
     _copy(fs, path, uri, data, max_bytes)
     return data.getvalue()
@@ -262,7 +262,7 @@ def _cannot_read(uri: str, what: str, error: Exception) -> str:
     if isinstance(error, IsADirectoryError):
         return f"{what} {uri} is a folder; allowed: a file"
     if isinstance(error, PermissionError):
-        return f"{what} {uri} may not be read: permission denied"
+        return f"{what} {uri} cannot be read: permission denied"
     if isinstance(error, web.Refused):
         return f"{what} {uri} cannot be read: {error}"
     reason = _QUERY.sub(r"\1", " ".join(f"{type(error).__name__}: {error}".split()))

@@ -56,7 +56,9 @@ def change(first: str, now: str) -> str | None:
         if key in before and key in after and before[key] != after[key]:
             return f"it had {before[key]} {words}, and has {after[key]}"
     if "etag" in before and "etag" in after and before["etag"] != after["etag"]:
-        return "its store names another version of it" if "files" not in before else "frames of it are others"
+        return (
+            "its store reports another version of it" if "files" not in before else "some of its frames were replaced"
+        )
     if "modified" in before and "modified" in after and before["modified"] != after["modified"]:
         since = before.get("seen_at")
         if since is None or (isinstance(after["modified"], float | int) and after["modified"] > since):

@@ -73,7 +73,7 @@ def _session(socket_factory: Callable[[Any], socket.socket] | None, client_kwarg
                     body += chunk
             if wanted is None and not self.content.at_eof():
                 self.close()
-                raise Refused(f"the server sent more than {most} bytes where a listing was asked for")
+                raise Refused(f"the server sent more than {most} bytes in reply to a request for a listing")
             self.close()
             return bytes(body)
 
@@ -161,7 +161,9 @@ def _unpacking(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
         return lambda chunk: iter((chunk,))
     if name in ("gzip", "x-gzip", "deflate"):
         return _Inflater().feed
-    raise Refused(f"the server sent it compressed ({printable(encoding)[:40]!r}), which it was not asked to")
+    raise Refused(
+        f"the server sent it compressed ({printable(encoding)[:40]!r}), although compression was not requested"
+    )
 
 
 class _Inflater:

@@ -55,7 +55,7 @@ def one_form(address: str) -> str:
     if "::" in address and "://" in address:
         return address  # a chain of file systems: whoever allows those knows what they mean
     if _CONTROL.search(address):
-        raise AddressError("has control characters in it; allowed: none")
+        raise AddressError("contains control characters; allowed: none")
     found = _SCHEME.match(address)
     if found is None:
         return _local(address)
@@ -65,11 +65,11 @@ def one_form(address: str) -> str:
     if "@" not in rest:  # abfs://container@account.dfs.core.windows.net/x is a form of its own
         scheme = ALIASES.get(scheme, scheme)
     if scheme in OBJECT_STORES and not rest.strip("/"):
-        raise AddressError(f"names no bucket; allowed: {scheme}://BUCKET/NAME")
+        raise AddressError(f"does not name a bucket; allowed: {scheme}://BUCKET/NAME")
     if scheme in OBJECT_STORES and rest.startswith("/"):
-        raise AddressError(f"has three slashes, so that no bucket is named; allowed: {scheme}://BUCKET/NAME")
+        raise AddressError(f"has three slashes, so the bucket name is missing; allowed: {scheme}://BUCKET/NAME")
     if scheme in ("http", "https") and not rest.strip("/"):
-        raise AddressError(f"names no host; allowed: {scheme}://HOST/NAME")
+        raise AddressError(f"does not name a host; allowed: {scheme}://HOST/NAME")
     return f"{scheme}://{rest}"
 
 
@@ -80,20 +80,20 @@ def folder_form(address: str) -> str:
         AddressError: it names no folder that can be written, or clients disagree about which.
     """
     if "::" in address:
-        raise AddressError("is a chain of file systems (`::`), which cannot be written; allowed: a path or one address")
+        raise AddressError("chains file systems (`::`), which cannot be written to; allowed: a path or one address")
     form = one_form(address)
     scheme, colon, rest = form.partition("://")
     if not colon:
         return form.rstrip("/") or "/"
     if scheme in NOT_WRITABLE:
-        raise AddressError(f"is on {scheme}://, which cannot be written; allowed: a path, s3://, gs:// or az://")
+        raise AddressError(f"is on {scheme}://, which is read-only; allowed: a path, s3://, gs:// or az://")
     rest = rest.rstrip("/")
     if scheme in OBJECT_STORES:
         names = rest.split("/")
         kept = [name for name in names if name]
         if kept != names:
             raise AddressError(
-                "has a doubled slash in it, which stores take for a folder without a name; "
+                "contains a double slash, which object stores treat as a folder with an empty name; "
                 f"allowed: {scheme}://{'/'.join(kept)}"
             )
     return f"{scheme}://{rest}"
@@ -119,6 +119,6 @@ def _local_of_url(rest: str) -> str:
     if rest.lower().startswith("localhost/"):
         rest = rest[len("localhost") :]
     if not rest.strip():
-        raise AddressError("names no file; allowed: file:///FOLDER/NAME")
+        raise AddressError("does not name a file; allowed: file:///FOLDER/NAME")
     # A file whose name has the escape itself in it goes first: that is how such an address was read before.
     return _local(rest if "%" not in rest or os.path.lexists(os.path.expanduser(rest)) else unquote(rest))

@@ -29,7 +29,7 @@ def protocol_problem(address: str, more: Collection[str] = ()) -> str | None:
         more: kinds that the configuration adds.
     """
     if "::" in address and _CHAIN.match(address) and not _is_web(address):
-        return "is a chain of file systems (`::`); allowed: the address of a file or a folder"
+        return "chains file systems (`::`); allowed: the address of a file or a folder"
     if "://" not in address and not address.strip().lower().startswith(_NO_SLASHES):
         return None
     scheme = scheme_of(address) if "://" in address else address.strip().partition(":")[0].lower()
@@ -40,7 +40,8 @@ def protocol_problem(address: str, more: Collection[str] = ()) -> str | None:
         return None
     close = difflib.get_close_matches(scheme, sorted(ALLOWED | added), n=1)
     nearest = f"; the nearest is {close[0]}://" if close else ""
-    return f"is on {scheme}://; allowed: a path, s3://, gs://, az://, https:// and what video.protocols adds{nearest}"
+    allowed = "a path, s3://, gs://, az://, https:// and the kinds that video.protocols adds"
+    return f"is on {scheme}://; allowed: {allowed}{nearest}"
 
 
 _NO_SLASHES = tuple(f"{name}:" for name in sorted(NEVER))

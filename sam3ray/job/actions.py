@@ -21,7 +21,7 @@ class Limits:
 
     actors_min: int = 1
     actors_max: int = 8
-    crashes: int = 3  # tries at a clip on which workers die
+    crashes: int = 3  # attempts at a clip on which workers crash
     no_progress_s: float = 600.0
     start_timeout_s: float = 900.0  # from an actor's placement to its model being loaded
     place_timeout_s: float | None = None  # without any actor placed before the job stops; None waits for ever

@@ -86,7 +86,7 @@ def open_run(
     store.create_or_open(start.fingerprint, config.model_dump(mode="json"), start.clips, extra=extra)
     changes = noted_changes((start.begun or {}).get("versions") or {}, agreed.software)
     if changes:
-        _LOG.warning("this run was begun with other versions: %s", "; ".join(changes))
+        _LOG.warning("this run was started with other versions: %s", "; ".join(changes))
 
 
 def check_software(agreed: Agreement, versions: Mapping[str, str], engine_version: int) -> None:
@@ -108,7 +108,7 @@ def check_device(agreed: Agreement) -> None:
         return
     if problem := gpu_problem(gpu_facts()):
         raise WorkerUnfit(
-            f"cluster.gpus_per_actor is above 0, and this worker has no GPU to use: {problem} "
+            f"cluster.gpus_per_actor is above 0, but this worker has no usable GPU: {problem} "
             "(cluster.gpus_per_actor=0 runs on CPUs)"
         )
 
@@ -134,7 +134,7 @@ def check_model(agreed: Agreement, info: Mapping[str, Any], digest: str | None) 
         if wanted and here != wanted
     ]
     if problems:
-        raise WorkerUnfit(f"{'; '.join(problems)}: its annotations would not be those of this run")
+        raise WorkerUnfit(f"{'; '.join(problems)}: its annotations could differ from the run's")
 
 
 def noted_changes(begun: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:

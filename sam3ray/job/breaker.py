@@ -56,7 +56,7 @@ class FailureBreaker:
         count = len({place.partition("/gpu")[0] for place in self._places})
         where = f" on {count} nodes" if count > 1 else ""
         if len(self._row) >= ROW:
-            return f"{len(self._row)} clips in a row failed{where} and none was done; the last error: {self._last}"
+            return f"{len(self._row)} clips in a row failed{where} and none succeeded; the last error: {self._last}"
         if (
             not self._any_done
             and self._attempts >= TRIES

@@ -114,7 +114,7 @@ def room_on(nodes: Sequence[Node], config: ClusterConfig, clips: int) -> Room:
         asks = f"cluster.actors.min asks for {low} actor(s) of {request}, but {has}: room {room}"
         if fixed:
             raise JobStopped(asks + _advice(nodes, config))
-        waiting = "the job waits for nodes" if fit == 0 else "the others wait for nodes"
+        waiting = "the job is waiting for nodes" if fit == 0 else "the others are waiting for nodes"
         return Room(fit, cpus, f"{asks}; {waiting}")
     asks = f"cluster.actors.max asks for {high} actors of {request}; {has}: running {fit}"
     return Room(fit, cpus, asks if fixed else f"{asks}, more as nodes join")
@@ -142,7 +142,7 @@ def _inventory(nodes: Sequence[Node], request: Request) -> str:
         fitting = sum(all(matches(w, n.labels.get(k)) for k, w in request.labels.items()) for n in usable)
         parts.append(_count(fitting, "node with those labels", "nodes with those labels"))
     draining = len(nodes) - len(usable)
-    on = f" on {_count(len(usable), 'node')}" + (f" ({draining} more about to go)" if draining else "")
+    on = f" on {_count(len(usable), 'node')}" + (f" ({draining} more are leaving)" if draining else "")
     return f"{', '.join(parts[:-1])} and {parts[-1]}{on}"
 
 
@@ -163,7 +163,7 @@ def render_cpus(nodes: Sequence[Node], asked: float) -> float:
 
 
 def no_cpus_for_rendering(config: ClusterConfig) -> str:
-    waits = "" if config.alone else "; rendering waits for nodes"
+    waits = "" if config.alone else "; rendering is waiting for nodes"
     return f"rendering needs CPUs, and the cluster has none{waits}"
 
 

@@ -72,7 +72,7 @@ def _join(config: ClusterConfig, dashboard: bool) -> None:
         if not _honours(_CONNECTION, config.address):
             raise UserError(
                 f"cluster.address is {config.address or 'null'!r}, but this process is connected to "
-                f"{_CONNECTION.address or 'a Ray of its own'!r}; run the job in a process of its own"
+                f"{_CONNECTION.address or 'its own local Ray'!r}; run the job in a separate process"
             )
     else:
         before = _prepare_token(config)
@@ -197,14 +197,14 @@ def _no_ray(config: ClusterConfig, said: str) -> str:
     if config.alone:
         text = f"a local Ray could not be started: {said}"
         if not _may_write(tempfile.gettempdir()) or "ermission" in said or "ead-only" in said or "No space" in said:
-            text += "; RAY_TMPDIR and TMPDIR name the folders that it writes to, HOME the one of its settings"
+            text += "; it writes to the folders in RAY_TMPDIR and TMPDIR, and keeps its settings in HOME"
         return text
     where = f"{config.address!r}"
     if config.address == "auto" and (given := os.environ.get("RAY_ADDRESS")):
         where += f" (RAY_ADDRESS is {given!r})"
-    text = f"no Ray at {where}: {said}"
+    text = f"no Ray cluster at {where}: {said}"
     if os.environ.get(_AUTH_MODE) != "token":
-        text += "; where the cluster asks for a token, put it into RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        text += "; if the cluster requires a token, put it in RAY_AUTH_TOKEN or ~/.ray/auth_token"
     return text
 
 

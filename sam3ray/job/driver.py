@@ -240,9 +240,11 @@ class Job:
             self._look(now)
         self._do(self.scheduler.tick(now))
         if dead := dead_process():
-            self._stop_message = f"Ray has died on this machine ({dead}); what is committed stays: run again to go on"
+            self._stop_message = (
+                f"Ray has died on this machine ({dead}); committed clips are safe: run again to continue"
+            )
         if self.lease.lost:
-            self._stop_message = "another process has taken this output over"
+            self._stop_message = "another process has taken over this output"
         error = self.ledger.tick(now)
         if error:
             self._do(self.scheduler.stop(error, now))
@@ -252,7 +254,7 @@ class Job:
         try:
             nodes = look()
         except Exception as error:  # noqa: BLE001 - Ray raises many kinds; a head node may be back soon
-            _LOG.warning("the cluster's nodes could not be looked at: %s: %s", type(error).__name__, error)
+            _LOG.warning("the cluster's nodes could not be listed: %s: %s", type(error).__name__, error)
             if now - self._seen_at > UNSEEN_S:
                 self._stop_message = f"the head node of Ray has not answered for {UNSEEN_S:.0f} s: {error}"
             return
@@ -286,7 +288,7 @@ class Job:
         if stopped:
             return self.ledger.summary(seconds, redact(stopped), exit_code=3)
         if self._interrupts:
-            return self.ledger.summary(seconds, "interrupted; run again to go on", exit_code=130)
+            return self.ledger.summary(seconds, "interrupted; run again to continue", exit_code=130)
         return self.ledger.summary(seconds, self._stages.notice)
 
     def _snapshot(self) -> Snapshot:

@@ -319,5 +319,5 @@ _NOWHERE = Place()
 
 def _why(spot: _Spot) -> str:
     count = len(spot.strikes)
-    clips = f"{count} clips failed there without a success between them, " if count > 1 else ""
-    return f"{clips}while others are done elsewhere; the last error: {spot.last}"
+    clips = f"{count} clips in a row failed there, " if count > 1 else ""
+    return f"{clips}while others succeed elsewhere; the last error: {spot.last}"

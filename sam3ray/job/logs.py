@@ -10,6 +10,7 @@ import time
 import warnings
 from typing import Any, TextIO
 
+from sam3ray.guard.printable import printable, printable_lines
 from sam3ray.guard.redact import redact
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -57,15 +58,27 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, default=str).replace("\x7f", "\\u007f")
 
 
-def set_up_logging(level: str = "warning", *, actor: int | None = None, stream: TextIO | None = None) -> None:
-    """Sends the package's log to `stream` (stderr) as JSON lines; silences the libraries below errors.
+class TerminalFormatter(logging.Formatter):
+    """For people: `sam3ray: warning: message`, on one line."""
 
-    At level `debug` the libraries speak, too.
+    def format(self, record: logging.LogRecord) -> str:
+        data = getattr(record, "data", {})
+        fields = "".join(f", {name}: {value}" for name, value in data.items())
+        text = printable(redact(record.getMessage() + fields))
+        trace = f"\n{printable_lines(redact(self.formatException(record.exc_info)))}" if record.exc_info else ""
+        return f"sam3ray: {record.levelname.lower()}: {text}{trace}"
+
+
+def set_up_logging(level: str = "warning", *, actor: int | None = None, stream: TextIO | None = None) -> None:
+    """Sends the package's log to `stream` (stderr), as sentences on a terminal and as JSON lines elsewhere.
+
+    Libraries log errors only, except at level `debug`.
     """
     if level not in LEVELS:
         raise ValueError(f"log level must be one of {', '.join(LEVELS)}, got {level!r}")
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter(actor))
+    on_terminal = actor is None and handler.stream.isatty()
+    handler.setFormatter(TerminalFormatter() if on_terminal else JsonFormatter(actor))
     logger = logging.getLogger("sam3ray")
     logger.handlers[:] = [handler]
     logger.setLevel(level.upper())

@@ -36,15 +36,15 @@ def judge(error: BaseException, node: str | None) -> Verdict:
         neighbour = _neighbour(text)
         if neighbour is not None:
             # Uncharged, and asked again with the patience that lost nodes get: the shortage is not the clip's doing.
-            return Verdict(Reason.PREEMPTED, f"its node ran out of memory, most of which {neighbour} holds")
-        return Verdict(Reason.OUT_OF_MEMORY, "the worker was ended because its node ran out of memory")
+            return Verdict(Reason.PREEMPTED, f"its node ran out of memory, most of it held by {neighbour}")
+        return Verdict(Reason.OUT_OF_MEMORY, "the worker was killed because its node ran out of memory")
     if (
         isinstance(error, (exceptions.NodeDiedError, exceptions.ActorUnschedulableError))
         or getattr(error, "preempted", False)
         or any(phrase in text for phrase in _NODE_GONE)
         or (node is not None and node not in nodes_alive())
     ):
-        return Verdict(Reason.PREEMPTED, "the node that the worker ran on is gone")
+        return Verdict(Reason.PREEMPTED, "the node that the worker ran on was lost")
     if getattr(error, "actor_init_failed", False):
         # The last line of a traceback says it: a node without the package, for instance.
         last = str(error).strip().splitlines()[-1]

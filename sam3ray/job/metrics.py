@@ -25,7 +25,7 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "sam3ray_frames_total": ("counter", "frames of committed clips", ("run",)),
     "sam3ray_objects_total": ("counter", "objects of committed clips", ("run",)),
     "sam3ray_rows_total": ("counter", "annotation rows of committed clips", ("run",)),
-    "sam3ray_dropped_objects_total": ("counter", "objects that the cap on their number kept out", ("run",)),
+    "sam3ray_dropped_objects_total": ("counter", "objects dropped because of tracking.max_num_objects", ("run",)),
     "sam3ray_failures_total": (
         "counter",
         "failed attempts; final=1: the clip was given up",
@@ -33,12 +33,12 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "sam3ray_stage_seconds": ("histogram", "seconds that a clip spent in a stage", ("run", "stage")),
     "sam3ray_clip_seconds": ("histogram", "seconds of wall time per clip", ("run",)),
-    "sam3ray_memory_rung_total": ("counter", "clips done below the top of the out-of-memory ladder", ("run", "rung")),
+    "sam3ray_memory_rung_total": ("counter", "clips completed at a reduced memory setting", ("run", "rung")),
     "sam3ray_gpu_memory_bytes": ("gauge", "highest GPU memory of the last clip", ("run",)),
     "sam3ray_clips_waiting": ("gauge", "clips in the queue", ("run",)),
     "sam3ray_clips_running": ("gauge", "clips on actors", ("run",)),
     "sam3ray_actors": ("gauge", "actors by state", ("run", "state")),
-    "sam3ray_places_set_aside": ("gauge", "nodes and GPUs that get no clips, since theirs failed", ("run",)),
+    "sam3ray_places_set_aside": ("gauge", "nodes and GPUs set aside because clips failed on them", ("run",)),
     "sam3ray_videos_rendered": ("gauge", "annotated videos made", ("run",)),
     "sam3ray_frames_per_second": ("gauge", "frames per second since the run began", ("run",)),
 }
@@ -54,7 +54,7 @@ def ray_metrics(output: str) -> list[Observer]:
     try:
         return [RayMetrics(output.rstrip("/").rsplit("/", 1)[-1])]
     except Exception as error:  # noqa: BLE001 - a job without metrics is better than none
-        _LOG.warning("the job goes on without metrics: %s: %s", type(error).__name__, error)
+        _LOG.warning("the job continues without metrics: %s: %s", type(error).__name__, error)
         return []
 
 

@@ -113,4 +113,4 @@ class Observers:
                 what = f"{type(member).__name__}: {type(error).__name__}"
                 if what not in self._known:
                     self._known.add(what)
-                    _LOG.warning("the job goes on without news from %s: %s", what, error)
+                    _LOG.warning("the job continues without the observer %s: %s", what, error)

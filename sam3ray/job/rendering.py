@@ -228,7 +228,7 @@ def _render_run(
     began = time.monotonic()
     store = RunStore(output, storage)
     if not store.exists():
-        raise UserError(f"output {output} holds no run")
+        raise UserError(f"there is no run in {output}")
     saved = store.run_info()["config"]
     render = _asked(RenderConfig.model_validate(saved.get("render", {}), strict=False), render)
     video = VideoConfig.model_validate(saved.get("video", {}), strict=False)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sam3ray.display import html
+from sam3ray.display.readable import readable_span
+
+_NAMED = 5  # videos that failed
 
 
 @dataclass(frozen=True)
@@ -59,20 +62,40 @@ class JobSummary:
     render_failures: Mapping[str, str] = field(default_factory=dict)
     set_aside: Mapping[str, str] = field(default_factory=dict)
 
-    def _repr_html_(self) -> str:
-        """For notebooks. `sam3ray.Run` shows the run itself, with stills."""
-        failed = ", ".join(f"{reason} {count:,}" for reason, count in self.failed.items())
+    def facts(self) -> dict[str, str]:
+        """Names and values as people read them."""
+        failed = ", ".join(f"{reason} {count:,}" for reason, count in self.failed.items() if count)
         values = {
             "clips": f"{self.clips:,}",
-            "done": f"{self.done:,} now, {self.skipped:,} before",
-            "failed": failed,
-            "left": f"{self.left:,}" if self.left else "",
+            "done": f"{self.done:,}" + (f", and {self.skipped:,} before" if self.skipped else ""),
+            "failed": f"{sum(self.failed.values()):,}: {failed}" if failed else "0",
+            "left": f"{self.left:,}",
             "frames": f"{self.frames:,}",
             "objects": f"{self.objects:,}",
             "videos": f"{self.rendered:,}" if self.rendered else "",
-            "videos failed": f"{len(self.render_failures):,}" if self.render_failures else "",
-            "seconds": f"{self.seconds:,.1f}",
-            "exit code": self.exit_code,
-            "message": self.message,
+            "videos failed": _videos_failed(self.render_failures),
+            "set aside": "; ".join(f"{name}: {why}" for name, why in self.set_aside.items()),
+            "time": readable_span(self.seconds),
         }
-        return html.facts("job", values)
+        return {name: value for name, value in values.items() if value}
+
+    def render_facts(self) -> dict[str, str]:
+        """Likewise, of a summary of `render`."""
+        values = {
+            "clips": f"{self.clips:,}",
+            "videos rendered": f"{self.rendered:,}",
+            "already rendered": f"{self.skipped:,}" if self.skipped else "",
+            "videos failed": _videos_failed(self.render_failures),
+            "time": readable_span(self.seconds),
+        }
+        return {name: value for name, value in values.items() if value}
+
+    def _repr_html_(self) -> str:
+        """For notebooks. `sam3ray.Run` shows the run itself, with stills."""
+        return html.facts("job", {**self.facts(), "exit code": self.exit_code, "message": self.message})
+
+
+def _videos_failed(failures: Mapping[str, str]) -> str:
+    shown = "; ".join(f"{clip_id}: {why}" for clip_id, why in list(failures.items())[:_NAMED])
+    more = f"; and {len(failures) - _NAMED:,} more (--json lists them)" if len(failures) > _NAMED else ""
+    return f"{len(failures):,}: {shown}{more}" if failures else ""

@@ -438,7 +438,7 @@ class Scheduler:
             self._line.put_last(clip, now + self._backoff(history.losses))
         elif reason is Reason.OUT_OF_MEMORY and history.rung >= FRESH_RUNG:
             self._line.put_back_fresh(clip)
-            self._replace(actor, now, f"out of memory on clip {clip}: a fresh process is tried", idle=True)
+            self._replace(actor, now, f"out of memory on clip {clip}: retrying in a fresh process", idle=True)
         elif reason is Reason.PREEMPTED and history.losses >= PATIENT_LOSSES:
             self._line.put_back_patient(clip)
         else:
@@ -514,7 +514,9 @@ class Scheduler:
                 self._out.append(verdict.record)
                 self._line.put_back(clip)
                 self._away, self._away_until = self._blame.of(clip).nodes, now + UNSEEN_S
-                self._replace(verdict.actor, now, f"another is to try what failed: {verdict.record.message}", idle=True)
+                self._replace(
+                    verdict.actor, now, f"another actor retries what failed: {verdict.record.message}", idle=True
+                )
             else:
                 self._give_up(verdict.record)
 
@@ -692,7 +694,7 @@ class Scheduler:
     def _let_go(self, now: float) -> None:
         """Ends actors that have run their last clip on a node that is about to go."""
         for actor in [actor for actor in self._crew.leaving if self._crew[actor].clip < 0]:
-            self._replace(actor, now, "its node is about to go", idle=True)
+            self._replace(actor, now, "its node is leaving", idle=True)
 
     # Decisions
 
@@ -723,7 +725,7 @@ class Scheduler:
             # A clip waits for a process that has run nothing before: an idle actor makes room.
             idle = next(iter(crew.idle), None)
             if idle is not None and (crew.unplaced or crew.staying >= wanted):
-                self._replace(idle, now, "a fresh process is wanted", idle=True)
+                self._replace(idle, now, "a fresh process is needed", idle=True)
         most = max(PENDING_ACTORS, self.limits.actors_min)
         if crew.staying < wanted and len(crew.unplaced) < most:
             avoid = self._to_avoid(now)

@@ -33,7 +33,7 @@ def check_source(clip: Clip, now: str) -> None:
     if clip.source is not None and (how := change(clip.source, now)):
         raise ClipError(
             Reason.NOT_FOUND,
-            f"the video has changed since the run first saw it ({how}); put back what was there, or use another output",
+            f"the video has changed since the run first saw it ({how}); restore the original, or use another output",
             redact(clip.uri),
         )
 

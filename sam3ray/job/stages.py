@@ -70,7 +70,7 @@ class Stages:
         leaving = {node.id for node in nodes if node.draining}
         actions: list[Action] = []
         for actor in [actor for actor, node in where.items() if node in leaving]:
-            actions += self._scheduler.actor_leaving(actor, "its node is about to go", now)
+            actions += self._scheduler.actor_leaving(actor, "its node is leaving", now)
         return actions
 
     def _look_for_others(self, now: float) -> None:
@@ -100,11 +100,11 @@ class Stages:
     def notice(self) -> str:
         """A sentence where the job is about to stop, has set something aside, or has less room than was asked for."""
         if self._scheduler.stopping:
-            return f"the job stops once what runs has ended: {self._scheduler.stopping}"
+            return f"the job stops when the running clips have finished: {self._scheduler.stopping}"
         if aside := self._scheduler.counts.aside:
             return "; ".join(f"{name} is set aside: {why}" for name, why in sorted(aside.items()))
         if self._crowded:
-            return "no actor has found a place yet: the cluster has room, but others are using it; the job waits"
+            return "no actor has started yet: others are using the cluster's resources; the job is waiting"
         if self._scheduler.counts.open or self._cluster.alone:
             return self.room.notice
         if self._videos is not None and self._videos.pending and self.room.cpus == 0:

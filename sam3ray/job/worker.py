@@ -394,11 +394,11 @@ def _segmenter(
     if make is not None:
         return make(config.model, config.tracking)
     if agreed is None:
-        return Segmenter(config.model, config.tracking)
+        return Segmenter(config.model, config.tracking, config.storage)
     check_device(agreed)
-    segmenter = Segmenter(config.model, config.tracking)
+    segmenter = Segmenter(config.model, config.tracking, config.storage)
     digest = None
     if "commit" not in agreed.checkpoint:
-        digest = checkpoint.checkpoint_identity(config.model).get("sha256")
+        digest = checkpoint.checkpoint_identity(config.model, storage_options=config.storage).get("sha256")
     check_model(agreed, segmenter.model_info, digest)
     return segmenter

@@ -108,12 +108,12 @@ def _uris(rows: Rows, more_protocols: Sequence[str], problems: Problems) -> list
         if not isinstance(value, str) or not (value := value.strip()):
             problem = "an address or a path of a video"
         elif _NOT_UTF8.search(value):
-            problem = "names in UTF-8, which this one is not; rename it"
+            problem = "names in UTF-8; rename this file"
             value = next(part for part in value.split("/") if _NOT_UTF8.search(part))  # the rest may be long
         elif len(value) > MAX_URI_CHARS or _CONTROL.search(value):
             problem = f"at most {MAX_URI_CHARS} characters, no control characters"
         elif has_password(value):
-            problem = "addresses without user and password; put them in the environment"
+            problem = "addresses without user and password; set them in the environment"
         else:
             wrong = protocol_problem(value, more_protocols)
             try:
@@ -189,7 +189,7 @@ def _ids(
             value = str(value)  # numbered clips, as JSON and Parquet store them
         if value is None or (isinstance(value, str) and not value.strip()):
             clip_id = derive_clip_id(written[i], starts[i], ends[i]) if uris[i] else ""
-            origin = ", derived from uri and range (give the rows ids of their own to have both)"
+            origin = ", derived from uri and range (give each row its own clip_id to keep both)"
         elif isinstance(value, str) and is_clip_id(value.strip()):
             clip_id, origin = value.strip(), ""
         else:
@@ -203,9 +203,12 @@ def _ids(
         if earlier != i:
             other = ids[earlier]
             same = (
-                f"is also that of row {rows.number(earlier)}"
+                f"is also the id of row {rows.number(earlier)}"
                 if other == clip_id
-                else (f"differs from row {rows.number(earlier)}'s {other!r} by case alone, and some disks ignore case")
+                else (
+                    f"differs from row {rows.number(earlier)}'s {other!r} only in case, and some file systems "
+                    "ignore case"
+                )
             )
             problems.add(f"{rows.place(i)}: clip_id {clip_id!r} {same}{origin}; allowed: each id once")
     return ids
@@ -241,7 +244,9 @@ def _prompts(
     for i, warning in commas.items():
         _LOG.warning("%s: prompts: %s", rows.place(i), warning)
     if len(bare) == rows.count:
-        problems.add(f"{rows.name}: no clip has prompts, and the configuration has none; add `prompts: [person]` to it")
+        problems.add(
+            f"{rows.name}: no clip has prompts, and neither does the configuration; add `prompts: [person]` to it"
+        )
     else:
         for i in bare:
             problems.add(
@@ -321,7 +326,9 @@ def _listed(
                 problems.add(f"{rows.place(i)}: {column}{sentence}")
         if joined and ids[i] in joined:
             if prompts:
-                problems.add(f"{rows.place(i)}: {column} of {ids[i]!r} are in the manifest and in the file too")
+                problems.add(
+                    f"{rows.place(i)}: {column} of {ids[i]!r} are in both the manifest and the visual_prompts file"
+                )
             prompts = joined[ids[i]]
         result.append(prompts)
     for clip_id in sorted(set(joined or ()) - set(ids)):

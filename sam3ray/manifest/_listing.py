@@ -51,7 +51,7 @@ def read_glob(uri: str, storage_options: Mapping[str, Any]) -> Rows:
     fs, pattern = filesystem(uri, storage_options, what="manifest")
     root = glob_root(pattern)
     files: dict[str, _Info] = {}
-    others = _LeftOut(uri, "that no video is named like")
+    others = _LeftOut(uri, "no known video suffix")
     try:
         for path, info in fs.glob(pattern, detail=True).items():
             if _is_hidden(path[len(root) :]):
@@ -108,12 +108,12 @@ def _rows(files: Iterable[tuple[str, _Info]], fs: Any, root: str, uri: str) -> R
     infos: dict[str, _Info] = {}
     images: dict[str, list[str]] = {}
     prefix = "/" if root == "/" else f"{root}/"
-    others = _LeftOut(uri, "that no video is named like")
+    others = _LeftOut(uri, "no known video suffix")
     for path, info in files:
         if path != root and not path.startswith(prefix) and not is_local(uri):
             raise UserError(
-                f"manifest {redact(uri)} is not what its store lists, which is {redact(path)}; "
-                "allowed: an address without doubled slashes"
+                f"manifest {redact(uri)} does not match what its store lists, {redact(path)}; "
+                "allowed: an address without double slashes"
             )
         suffix = _suffix(path)
         if suffix in VIDEO_SUFFIXES:
@@ -126,7 +126,7 @@ def _rows(files: Iterable[tuple[str, _Info]], fs: Any, root: str, uri: str) -> R
         else:
             others.add(path.removeprefix(prefix))
         if len(videos) > MAX_ROWS:
-            raise UserError(f"manifest {redact(uri)} has over {MAX_ROWS} videos, which is the limit")
+            raise UserError(f"manifest {redact(uri)} has over {MAX_ROWS} videos (the limit)")
     with_videos = {path.rpartition("/")[0] for path in videos}
     # Images beside videos, or without numbers, are previews and the like.
     frames = [
@@ -135,7 +135,7 @@ def _rows(files: Iterable[tuple[str, _Info]], fs: Any, root: str, uri: str) -> R
         if folder not in with_videos and all(re.search(r"\d", posixpath.splitext(name)[0]) for name in names)
     ]
     others.tell()
-    passed_over = _LeftOut(uri, "beside videos or without a number in a name of their folder", "images")
+    passed_over = _LeftOut(uri, "next to videos, or in a folder where a name has no number", "images")
     for folder in sorted(images.keys() - set(frames)):
         for name in sorted(images[folder]):
             passed_over.add(f"{folder}/{name}".removeprefix(prefix))
@@ -177,9 +177,8 @@ class _LeftOut:
     def tell(self) -> None:
         if self._count:
             names = ", ".join(map(repr, self._first)) + (", ..." if self._count > _NAMED else "")
-            _LOG.warning(
-                "manifest %s: %d %s %s are left out: %s", redact(self._uri), self._count, self._kind, self._why, names
-            )
+            kind = self._kind if self._count > 1 else self._kind.removesuffix("s")
+            _LOG.warning("manifest %s: %d %s left out (%s): %s", redact(self._uri), self._count, kind, self._why, names)
 
 
 def _suffix(path: str) -> str:

@@ -52,7 +52,7 @@ def read_table(path: str, name: str, required: str = "uri") -> pa.Table:
     """
     size = os.path.getsize(path)
     if size > MAX_FILE_BYTES:
-        raise UserError(f"{name} has over {MAX_FILE_BYTES} bytes, which is the limit")
+        raise UserError(f"{name} has over {MAX_FILE_BYTES} bytes (the limit)")
     parts = fence.fenced_items(
         _read_file,
         os.path.abspath(path),
@@ -67,7 +67,7 @@ def read_table(path: str, name: str, required: str = "uri") -> pa.Table:
     except OSError as error:
         raise UserError(f"{name} cannot be read: {error}") from error
     except fence.HelperTimedOut:
-        raise UserError(f"{name} cannot be read as Parquet: it keeps the reader busy for minutes") from None
+        raise UserError(f"{name} cannot be read as Parquet: reading it takes minutes") from None
     except fence.HelperDied as error:
         raise UserError(f"{name} cannot be read as Parquet: the reader {error} on it") from None
 
@@ -126,9 +126,7 @@ def read_parts(stream: BinaryIO, name: str, required: str, allowed: int) -> Iter
         for batch in file.iter_batches(batch_size=_BATCH_ROWS):
             held += sum(map(decoded_bytes, batch.columns))
             if held > allowed:
-                raise UserError(
-                    f"{name} holds over {allowed} bytes of values, which is the limit for a file of its size"
-                )
+                raise UserError(f"{name} holds over {allowed} bytes of values (the limit for a file of its size)")
             batch.validate(full=True)  # damage can decode to text that is not UTF-8 or to offsets out of range
             yield batch
     except (MemoryError, pa.ArrowMemoryError):

@@ -52,7 +52,7 @@ def read_manifest(uri: str, config: JobConfig, storage_options: Mapping[str, Any
         rows = _read_rows(uri, config, options)
     if rows.carried is not None:
         for column, known in likely_typos(rows.carried.column_names):
-            _LOG.warning("%s: the column %r is carried through as it is; did you mean %r?", rows.name, column, known)
+            _LOG.warning("%s: the column %r is carried through unchanged; did you mean %r?", rows.name, column, known)
     joined = exemplars = None
     if config.visual_prompts is not None:
         joined = read_prompt_file(resolve(config.visual_prompts), options)
@@ -109,7 +109,7 @@ def _read_rows(uri: str, config: JobConfig, options: Mapping[str, Any]) -> Rows:
     if suffix in VIDEO_SUFFIXES:
         return Rows(name, 1, {"uri": [uri]}, identities=[posixpath.basename(uri)])
     raise UserError(
-        f"manifest {name} is no manifest; allowed: a .parquet, .csv or .jsonl file, a folder, a glob such as "
+        f"manifest {name} is not a manifest; allowed: a .parquet, .csv or .jsonl file, a folder, a glob such as "
         "'clips/*.mp4', or one video"
     )
 
@@ -120,4 +120,4 @@ def _refuse_output_inside(root: str, config: JobConfig, *, recursive: bool) -> N
     if is_local(output) and is_local(root):
         output, root = local_path(output), local_path(root)
     if recursive and f"{output.rstrip('/')}/".startswith(f"{root}/"):
-        raise UserError(f"output {output} lies inside the manifest's folder {root}; allowed: a place outside it")
+        raise UserError(f"output {output} is inside the manifest's folder {root}; choose a folder outside it")

@@ -97,9 +97,9 @@ def check_header(names: Sequence[str], name: str, required: str = "uri") -> None
     if len(names) > MAX_COLUMNS:
         raise UserError(f"{name} has {len(names)} columns; allowed: at most {MAX_COLUMNS}")
     for column in sorted({column for column in names if names.count(column) > 1}):
-        problems.add(f"{name}: the column {column!r} is there {names.count(column)} times; allowed: once")
+        problems.add(f"{name}: the column {column!r} appears {names.count(column)} times; allowed: once")
     for column in (column for column in names if _SURROGATE.search(column)):
-        problems.add(f"{name}: the column {column!r} has half a character in its name; allowed: whole ones")
+        problems.add(f"{name}: the column {column!r} has an unpaired surrogate in its name; rename it")
     if any(not column.strip() for column in names):
         problems.add(f"{name}: column {[not c.strip() for c in names].index(True) + 1} has no name")
     if required not in names:

@@ -41,7 +41,7 @@ def read_csv(text: str, name: str) -> Rows:
                 continue
             row += 1
             if row > MAX_ROWS or row * len(header) > MAX_CELLS:
-                raise UserError(f"{name} has over {row - 1} rows of {len(header)} columns, which is the limit")
+                raise UserError(f"{name} has over {row - 1} rows of {len(header)} columns (the limit)")
             if len(record) != len(header):
                 problems.add(
                     f"{name} row {row} (line {start}) has {len(record)} fields, but the header has {len(header)}; "
@@ -80,7 +80,7 @@ def read_jsonl(text: str, name: str) -> Rows:
         raise UserError(f'{name} has no rows; it needs JSON objects such as {{"uri": "a.mp4"}}, one per line')
     check_header(names, name)
     if len(names) * len(records) > MAX_CELLS or len(names) > MAX_COLUMNS:
-        raise UserError(f"{name} has {len(records)} rows of {len(names)} columns, which is over the limit")
+        raise UserError(f"{name} has {len(records)} rows of {len(names)} columns (over the limit)")
     known = {column: [record.get(column) for record in records] for column in KNOWN_COLUMNS if column in names}
     others = [column for column in names if column not in KNOWN_COLUMNS]
     rows = Rows(name, len(records), known, lines=lines, numbers=numbers, problems=problems)
@@ -114,7 +114,7 @@ def json_objects(text: str, name: str, problems: Problems) -> Iterator[tuple[int
             continue
         row += 1
         if row > MAX_ROWS:
-            raise UserError(f"{name} has over {MAX_ROWS} rows, which is the limit")
+            raise UserError(f"{name} has over {MAX_ROWS} rows (the limit)")
         try:
             record = _DECODER.decode(content.strip())
         except (ValueError, RecursionError) as error:
@@ -129,7 +129,7 @@ def json_objects(text: str, name: str, problems: Problems) -> Iterator[tuple[int
 
 def why_not_json(error: ValueError | RecursionError) -> str:
     if isinstance(error, RecursionError):
-        return "nested too deep"
+        return "nested too deeply"
     return "a number of thousands of digits" if "set_int_max_str_digits" in str(error) else str(error)
 
 
@@ -143,7 +143,7 @@ def _as_arrow(column: str, records: list[dict[str, Any]], rows: Rows) -> pa.Arra
         odd = next((i for i, value in enumerate(values) if value is not None and type(value).__name__ != first), None)
         if odd is None:
             reason = " ".join(str(error).split())[:200]
-            rows.problems.add(f"{rows.name}: the values of column {column!r} do not fit one type: {reason}")
+            rows.problems.add(f"{rows.name}: the values of column {column!r} have more than one type: {reason}")
         else:
             rows.problems.add(
                 f"{rows.place(odd)}: {column} is {shown(values[odd])}, but earlier rows have "
@@ -156,7 +156,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} appears twice")
     return record
 
 
@@ -167,7 +167,7 @@ def _no_constant(text: str) -> float:
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise ValueError(f"{text[:40]} is too large a number")
+        raise ValueError(f"{text[:40]} is too large")
     return value
 
 

@@ -68,7 +68,7 @@ def estimate(config: JobConfig, work: Work) -> Estimate:
     hours = None if per_frame is None else work.frames * per_frame / 3600
     actors = min(config.cluster.actors.max, max(1, work.clips))
     if hours is not None:
-        assumptions.append(f"{actors} actors at work all the time")
+        assumptions.append(f"{actors} actors busy throughout")
     return Estimate(
         output_bytes=work.frames * OBJECTS_PER_FRAME * BYTES_PER_ROW + work.clips * BYTES_PER_FILE,
         device=device,

@@ -31,7 +31,9 @@ def foreseen(clip: Clip, facts: VideoInfo, config: JobConfig) -> ClipError | Non
         return ClipError(Reason.EMPTY_RANGE, f"the range begins at {start:g} s, the video ends at {duration:g} s")
     work = work_of(clip, facts, config)
     if work is not None and work[0] > config.video.max_frames:
-        return ClipError(Reason.OVER_LIMITS, f"the clip has more than {config.video.max_frames} frames")
+        return ClipError(
+            Reason.OVER_LIMITS, f"the clip has more than {config.video.max_frames} frames (video.max_frames)"
+        )
     return None
 
 

@@ -64,7 +64,7 @@ def probe_all(
             on_progress(len(found))
     for (uri,), answers in _in_pool([[uri] for uri in suspects], limits, storage_options, probe, 1, hang_s):
         if answers is Reason.OVER_LIMITS:
-            found[uri] = ClipError(answers, f"the decoder was not done with its beginning within {hang_s:g} s", uri)
+            found[uri] = ClipError(answers, f"the decoder did not finish opening it within {hang_s:g} s", uri)
         elif isinstance(answers, Reason):
             found[uri] = ClipError(answers, "the decoder crashed on it", uri)
         else:
@@ -90,7 +90,7 @@ def _in_pool(
     idle_pools = 0
     while left:
         if idle_pools == 3:
-            raise JobStopped("videos cannot be probed: the processes for it end as soon as they are started")
+            raise JobStopped("videos cannot be probed: the probing processes exit as soon as they start")
         idle_pools += 1
         # Spawned, not forked: file systems of fsspec run threads in this process.
         pool = ProcessPoolExecutor(

@@ -81,11 +81,11 @@ def _check_with_checkpoint(config: JobConfig, start: Start, patient: bool) -> No
         for phrase in clip.prompts:
             clips_of.setdefault(phrase, []).append(clip.clip_id)
     problems = []
-    for phrase, tokens in long_phrases(model, clips_of, patient=patient).items():
+    for phrase, tokens in long_phrases(model, clips_of, patient=patient, storage_options=config.storage).items():
         first, *others = clips_of[phrase]
         more = f" (and {len(others)} more)" if others else ""
         problems.append(f"clip {first}{more}: {phrase_problem(phrase, tokens)}")
-    if problem := threshold_problem(model, config.tracking, patient=patient):
+    if problem := threshold_problem(model, config.tracking, patient=patient, storage_options=config.storage):
         problems.append(problem)
     if problems:
         raise UserError(problems)
@@ -110,7 +110,7 @@ def _compared(job: _Job, begun: Mapping[str, Any] | None) -> Start:
     if job.own_model:
         model, known = _pinned(config.model, begun)
         try:
-            checkpoint = weights.checkpoint_identity(model, known, patient=patient)
+            checkpoint = weights.checkpoint_identity(model, known, patient=patient, storage_options=config.storage)
         except weights.HubUnreachable as error:
             if patient:
                 raise

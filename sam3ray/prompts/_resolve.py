@@ -93,7 +93,7 @@ def read_mask_file(address: str, storage_options: Mapping[str, Any], expected: s
         with naming_store_errors(address):
             data = read_whole(fs, path, address, MAX_PNG_BYTES)
     except web.TooLarge:
-        raise ClipError(Reason.OVER_LIMITS, f"{name} has more than {MAX_PNG_BYTES} bytes, which is the limit") from None
+        raise ClipError(Reason.OVER_LIMITS, f"{name} has more than {MAX_PNG_BYTES} bytes (the limit)") from None
     except UserError as error:
         raise ClipError(Reason.NOT_FOUND, str(error)) from error
     except ClipError as error:
@@ -114,8 +114,8 @@ def read_mask_file(address: str, storage_options: Mapping[str, Any], expected: s
             mask = np.asarray(image) != 0
     except (Image.DecompressionBombError, MemoryError, *DECODING_ERRORS) as error:
         unknown = isinstance(error, UnidentifiedImageError)  # whose message names an object in memory
-        reason = "it does not begin like one" if unknown else redact(" ".join(str(error).split()))
-        raise ClipError(Reason.OVER_LIMITS, f"{name} is no PNG that can be read: {reason}") from error
+        reason = "it has no PNG signature" if unknown else redact(" ".join(str(error).split()))
+        raise ClipError(Reason.OVER_LIMITS, f"{name} is not a readable PNG: {reason}") from error
     encoded = encode_masks(mask[None])[0]
     if encoded.area == 0:
         raise ClipError(Reason.OVER_LIMITS, f"{name} is empty; allowed: at least one pixel that is not 0")

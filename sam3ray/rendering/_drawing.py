@@ -36,7 +36,7 @@ def draw(image: np.ndarray | Frame, annotations: Annotated) -> np.ndarray:
     if not _is_scaled(size, (height, width)):
         raise ValueError(
             f"the image is {width}x{height}, the masks are {size[1]}x{size[0]}; allowed: an image of the masks' size, "
-            "or scaled in both directions alike"
+            "or scaled by one factor"
         )
     drawn = np.array(pixels, order="C", copy=True)
     draw_objects(drawn, drawn_objects(objects, size, (height, width)))
@@ -66,7 +66,7 @@ def drawn_objects(
 
 
 def _is_scaled(size: tuple[int, int], shown: tuple[int, int]) -> bool:
-    """Whether an image is a frame of this size, as it is or scaled in both directions alike, within a pixel."""
+    """Whether an image is a frame of this size, as it is or scaled by one factor, within a pixel."""
     if size == shown:
         return True
     if size[0] == shown[0] or size[1] == shown[1]:
@@ -102,7 +102,9 @@ def _objects(annotations: Any, default: tuple[int, ...]) -> tuple[list[ObjectAnn
     if all(isinstance(item, ObjectAnnotation) for item in items):
         return items, (default[0], default[1])
     if not all(isinstance(item, Mapping) and "segmentation" in item for item in items):
-        raise ValueError("annotations holds something else than objects or rows of the annotations schema")
+        raise ValueError(
+            "annotations contains items that are neither ObjectAnnotation nor rows of the annotations schema"
+        )
     frames = sorted({(row["clip_id"], row["frame_index"]) for row in items})
     if len(frames) > 1:
         raise ValueError(

@@ -83,7 +83,7 @@ class ClipRows:
                     del frame.objects[object_id]
             case Add(_, object_id):
                 if object_id in self.ids():
-                    raise EditRefused(f"clip {operation.clip}: object {object_id} is there already; add a new id")
+                    raise EditRefused(f"clip {operation.clip}: object {object_id} already exists; add a new id")
                 self._put(operation, object_id, load(operation), EVERYWHERE)
             case ReplaceMask(_, object_id, frames):
                 self._put(operation, object_id, load(operation), frames)
@@ -104,7 +104,7 @@ class ClipRows:
         taken = [frame.facts.frame_index for frame in frames if to in frame.objects]
         if taken and not overwrite:
             raise EditRefused(
-                f"clip {operation.clip}, {operation.op}: object {to} is there already on {len(taken)} of the frames, "
+                f"clip {operation.clip}, {operation.op}: object {to} already exists on {len(taken)} of the frames, "
                 f"first on {min(taken)}; merge the two, choose another id, or overwrite"
             )
         for frame in frames:

@@ -47,7 +47,7 @@ def check_edits(store: RunStore, revision: int | str | None = "latest") -> list[
                     attempts[clip_id] = attempt
             if attempts[clip_id] != attempt:
                 problems.append(
-                    f"{EDITS}/{number:08d}.json corrects another file of clip {clip_id} than the one that is there"
+                    f"{EDITS}/{number:08d}.json corrects a different file of clip {clip_id} from the current one"
                 )
     if problems:
         return problems
@@ -62,7 +62,7 @@ def _check_rows(edits: Edits, clip_id: str, operations: Sequence[ClipOperation],
     except UserError as error:
         return list(error.problems)
     except FileNotFoundError:
-        return [f"clip {clip_id} has corrections and is not done"]
+        return [f"clip {clip_id} has corrections but is not done"]
     except ValueError as error:
         return [f"clip {clip_id} at revision {revision}: {error}"]
     with pq.ParquetFile(path) as file:

@@ -238,7 +238,7 @@ class Edits:
             if self.store.storage.create_bytes(data, entry_path(top + 1)):
                 self._entries[top + 1] = replace(entry, number=top + 1)
                 return top + 1
-        raise EditConflict(f"{_TRIES} others were faster each time: try again")
+        raise EditConflict(f"{_TRIES} others were faster every time: try again")
 
     def undo(self, *entries: int, **about: Any) -> int:
         """Adds an entry that takes these back."""
@@ -292,7 +292,7 @@ class Edits:
                     what = "took back a change" if isinstance(one, Revert) else f"changed clip {one.clip} ({one.op})"
                     raise EditConflict(
                         f"{theirs.author} {what} in revision {theirs.number} meanwhile, and this change touches "
-                        "the same object on the same frames: look at it and decide again. Nothing was written"
+                        "the same object on the same frames: review it and try again. Nothing was written"
                     )
 
     def _check_fits(self, revision: int, entry: Entry) -> None:
@@ -344,7 +344,7 @@ def _parse(number: int, data: bytes, where: str) -> Entry:
     try:
         value = parse_json(data)
         if not isinstance(value, dict):
-            raise ValueError("it is no mapping")
+            raise ValueError("it is not a mapping")
         operations = tuple(from_json(each) for each in value["operations"])
         for each in operations:
             if isinstance(each, WITH_DATA):

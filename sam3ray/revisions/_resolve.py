@@ -118,7 +118,7 @@ def cache_folder() -> Path:
     folder = Path(tempfile.gettempdir()) / f"sam3ray-{os.getuid()}" / "revisions"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.parent.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder.parent} belongs to somebody else")
+        raise PermissionError(f"{folder.parent} belongs to another user")
     return folder
 
 

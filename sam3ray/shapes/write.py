@@ -46,7 +46,7 @@ def annotate(
     for position, prompt in enumerate(prompts):
         asked = parse(prompt)
         if asked is None and set(prompt.split()) & {*COLOURS, *SHAPES} and len(prompt.split()) < 2:
-            raise ValueError(f"{prompt!r} is no phrase of the drawn clips; see sam3ray.shapes.phrases")
+            raise ValueError(f"{prompt!r} is not a phrase of the drawn clips; see sam3ray.shapes.phrases")
         hits = {t.object_id for t in things if asked is not None and t.label and matches(*asked, t.label)}
         wanted.append((_IDS_PER_PROMPT * position, prompt, hits))
     for object_id, label in (labels or {}).items():

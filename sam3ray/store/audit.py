@@ -66,7 +66,7 @@ class Auditor:
             try:
                 with pq.ParquetFile(local) as file:
                     if not file.schema_arrow.remove_metadata().equals(SCHEMA):
-                        return nothing, [f"{path}: not the schema of annotations version 1"]
+                        return nothing, [f"{path}: not the annotations schema, version 1"]
                     metadata = read_file_metadata(file.metadata)
                     check = ClipCheck(clip.clip_id, path, metadata, self.fingerprint, _prompts(clip))
                     for batch in file.iter_batches(BATCH_ROWS):
@@ -134,7 +134,7 @@ class Auditor:
 
 def _refuse_other_schema(schema: pa.Schema) -> None:
     if not schema.remove_metadata().equals(SCHEMA):
-        raise ValueError("not the schema of annotations version 1")
+        raise ValueError("not the annotations schema, version 1")
 
 
 def _checked(check: ClipCheck, made: Made) -> Checked:

@@ -55,7 +55,7 @@ class ClipCheck:
         if metadata.get("schema_version") != SCHEMA_VERSION:
             self._add(f"schema version is {metadata.get('schema_version')}, expected {SCHEMA_VERSION}")
         if metadata.get("fingerprint") != fingerprint:
-            self._add("was made with another fingerprint than the run's")
+            self._add("was made with a different fingerprint from the run's")
         if self._clip.get("clip_id") != clip_id:
             self._add(f"metadata says clip {self._clip.get('clip_id')!r}")
 
@@ -123,7 +123,7 @@ class ClipCheck:
 
     def _check_times(self, frame: np.ndarray, pts: np.ndarray, seconds: np.ndarray) -> None:
         if not np.isfinite(seconds).all():
-            self._add("time_s is not a number somewhere")
+            self._add("time_s has values that are not finite numbers")
         if (seconds < 0).any():
             self._add(f"time_s is {seconds.min():g}; times count from the video's start")
         same = frame[1:] == frame[:-1]
@@ -142,7 +142,7 @@ class ClipCheck:
         if wrong.any():
             i = int(np.flatnonzero(wrong)[0])
             self._add(
-                f"time does not grow: frame {frame[i + 1]} is at {seconds[i + 1]:g} s (pts {pts[i + 1]}), "
+                f"time does not increase: frame {frame[i + 1]} is at {seconds[i + 1]:g} s (pts {pts[i + 1]}), "
                 f"frame {frame[i]} before it at {seconds[i]:g} s (pts {pts[i]})"
             )
         self._last_time = (int(frame[-1]), int(pts[-1]), float(seconds[-1]))
@@ -165,7 +165,7 @@ class ClipCheck:
         for object_id, code in pairs.tolist():
             word = words[code]
             if self._prompts is not None and word not in self._prompts:
-                self._add(f"object {object_id} has the prompt {word!r}, which is none of the clip's")
+                self._add(f"object {object_id} has the prompt {word!r}, which is not one of the clip's prompts")
             if self._prompt_of.setdefault(object_id, word) != word and self._one_prompt:
                 self._add(f"object {object_id} has two prompts: {self._prompt_of[object_id]!r} and {word!r}")
 

@@ -179,8 +179,8 @@ class _Compaction:
         # A version that was there, and is old enough to have been deleted, could be made twice.
         if not made or max(versions(self._storage), default=version) > version:
             raise JobStopped(
-                f"another compaction is at work on {self._storage.shown()}: it has made {index_path(version)} "
-                "before this one; nothing is lost, compact again"
+                f"another compaction of {self._storage.shown()} finished first (it created {index_path(version)}); "
+                "nothing is lost: compact again"
             )
         self._index = Index(version, clips)
         self._delete_replaced(clips)
@@ -224,13 +224,13 @@ def _copy(
             try:
                 with pq.ParquetFile(local) as file:
                     if not file.schema_arrow.remove_metadata().equals(SCHEMA):
-                        raise ValueError("not the schema of annotations version 1")
+                        raise ValueError("not the annotations schema, version 1")
                     metadata = read_file_metadata(file.metadata)
                     for batch in file.iter_batches(ROW_GROUP_ROWS):
                         rows += writer.write(batch)
             except (pa.ArrowException, OSError, ValueError) as error:
                 detail = " ".join(str(error).split())[:200]
-                raise UserError(f"{storage.shown(path)} cannot be merged: {detail}; `verify` tells more") from None
+                raise UserError(f"{storage.shown(path)} cannot be merged: {detail}; run `verify` for details") from None
     if rows != metadata["clip"].get("rows"):
         raise UserError(f"clip {source.clip_id} cannot be merged: it has {rows} rows, its metadata says otherwise")
     return rows, metadata
@@ -252,7 +252,7 @@ class _OldParts:
             stack = contextlib.ExitStack()
             local = stack.enter_context(self._storage.fetched(layout.part_path(part)))
             if local is None:
-                raise UserError(f"{self._storage.shown(layout.part_path(part))} is missing; `verify` tells more")
+                raise UserError(f"{self._storage.shown(layout.part_path(part))} is missing; run `verify` for details")
             self._open[part] = (stack, by_clip(stack.enter_context(pq.ParquetFile(local))))
             self._ahead[part] = next(self._open[part][1], None)
         rows = self._open[part][1]
@@ -273,7 +273,7 @@ def _read_back(local: str, held: list[CompactedClip]) -> int:
             counts[clip_id] = counts.get(clip_id, 0) + batch.num_rows
     if counts != {clip.clip_id: clip.rows for clip in held if clip.rows}:
         folder = tempfile.gettempdir()
-        raise OSError(f"a merged file in {folder} does not hold what was written to it; is the disk sound?")
+        raise OSError(f"a merged file in {folder} does not hold what was written to it; check the disk")
     return os.path.getsize(local)
 
 

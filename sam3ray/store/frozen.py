@@ -94,7 +94,7 @@ def from_parquet(data: bytes, where: str) -> pa.Table:
     for field in SCHEMA:
         index = table.schema.get_field_index(field.name)
         if index < 0 or table.schema.field(index).type != field.type:
-            raise UserError(f"{where} is no manifest of a run: its column {field.name} is missing or of another type")
+            raise UserError(f"{where} is not a run's manifest: its column {field.name} is missing or of another type")
     return table
 
 

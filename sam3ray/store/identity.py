@@ -64,9 +64,10 @@ def outdated(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> s
         return None
     by = "sam3ray 0.1.0" if old is None else f"engine version {_shown(old)}"
     return (
-        f"the run in {redact(where)} was made by {by}, and this is engine version {_shown(new)}, whose rows differ: it "
+        f"the run in {redact(where)} was made by {by}, but this is engine version {_shown(new)}, whose rows "
+        "differ: the run "
         "cannot be continued. It can still be read, verified, rendered, exported and compacted. To label the rest, use "
-        "another output, or the version of sam3ray that began it"
+        "another output, or the version of sam3ray that started it"
     )
 
 

@@ -34,7 +34,7 @@ def labelled_frames(clip: Mapping[str, Any], rows: Set[int], last: int | None = 
     listed = clip.get("frame_index")
     if listed is not None:
         if not isinstance(listed, list) or not all(type(n) is int and 0 <= n < MAX_FRAMES for n in listed):
-            raise ValueError(f"the metadata's frame_index is no list of frames from 0 to {MAX_FRAMES - 1}")
+            raise ValueError(f"the metadata's frame_index is not a list of frames from 0 to {MAX_FRAMES - 1}")
         return sorted({*listed, *rows})
     if frames is None:
         return sorted(rows)

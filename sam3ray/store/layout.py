@@ -28,7 +28,7 @@ def check_clip_id(clip_id: str) -> str:
     """The id itself. Raises ValueError unless it may name a file: nothing that is not checked becomes a path."""
     if not isinstance(clip_id, str) or not is_clip_id(clip_id):
         raise ValueError(
-            f"not a clip id: {clip_id!r}; allowed: 1 to 200 of A-Z a-z 0-9 . _ -, not beginning with . or _"
+            f"not a clip id: {clip_id!r}; allowed: 1 to 200 of A-Z a-z 0-9 . _ -, not starting with . or _"
         )
     return clip_id
 

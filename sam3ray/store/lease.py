@@ -120,8 +120,9 @@ class DriverLease:
                 self._renew(self._storage)
         if self.lost or not self._is_sure():
             raise JobStopped(
-                f"another process has taken this output over, as this one was silent for {self._stale_s:.0f} s or "
-                "more; nothing more is written to it from here"
+                "another process has taken over this output, because this one sent no heartbeat for "
+                f"{self._stale_s:.0f} s or "
+                "more; this process writes nothing more to it"
             )
 
     def _is_sure(self) -> bool:
@@ -159,7 +160,7 @@ class DriverLease:
             if _seconds_since(began) > self._stale_s / 2:
                 return False  # slept: look again
             if not self._write(self._storage, began) or self._storage.exists(_claim_path(self.id)):
-                raise JobStopped("another driver has just taken this output over")
+                raise JobStopped("another driver has just taken over this output")
             self._beaten = {other["driver_id"] for other in dead}
         finally:
             self._storage.delete(claim)
@@ -174,13 +175,13 @@ class DriverLease:
         if ahead_s > self._stale_s and not self._moves(holder):
             return
         task = f" ({holder['task']})" if holder.get("task") not in (None, "run") else ""
-        last = f"last sign of life {max(0.0, -ahead_s):.0f} s ago"
+        last = f"last heartbeat {max(0.0, -ahead_s):.0f} s ago"
         if ahead_s > self._stale_s:
             last += f" by a clock that is {ahead_s:.0f} s ahead of this machine's"
         raise JobStopped(
             f"another driver is active on this output: process {_shown(holder.get('pid'))} on "
             f"{_shown(holder.get('host'))}{task}, {last}; wait for it, stop it, or use another output "
-            f"(if it is dead, it is taken for dead {self._stale_s:.0f} s after its last sign of life)"
+            f"(a dead driver is replaced {self._stale_s:.0f} s after its last heartbeat)"
         )
 
     def _moves(self, holder: dict[str, Any]) -> bool:

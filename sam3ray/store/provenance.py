@@ -66,13 +66,13 @@ class Provenance:
             return []
         self._made[clip_id] = made
         found = [
-            f"{made.where}: was made with {key} {made.model[key]}, and the run names {wanted}"
+            f"{made.where}: was made with {key} {made.model[key]}, but the run has {wanted}"
             for key, wanted in self._run.items()
             if wanted is not None and key in made.model and made.model[key] != wanted
         ]
         first = self._clips[clip_id].source
         if first is not None and made.source is not None and (how := change(first, made.source)):
-            found.append(f"{made.where}: was made from another content of its video than the run first saw ({how})")
+            found.append(f"{made.where}: was made from a different version of its video than the run first saw ({how})")
         return found
 
     def disagreements(self) -> list[str]:

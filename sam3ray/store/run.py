@@ -131,8 +131,9 @@ class RunStore:
                 self._renew_addresses(clips)
         if self.probe() is Guarantee.CHECKED:
             _LOG.warning(
-                "%s does not enforce create-if-absent: two drivers at once could both commit a clip, the later "
-                "file staying. One driver at a time is safe.",
+                "%s does not enforce create-if-absent: if two drivers ran at once, both could commit a clip, and "
+                "the later "
+                "file would win. Run one driver at a time.",
                 redact(self.output),
             )
         return created
@@ -178,7 +179,7 @@ class RunStore:
         run = identity.parse(data, self.storage.shown(layout.RUN))
         if self.refusal(run, fingerprint, clips) is None or self.is_started():
             return
-        _LOG.warning("the run in %s had not begun to label anything, and is begun anew", redact(self.output))
+        _LOG.warning("the run in %s had not labelled anything yet and is replaced", redact(self.output))
         self.storage.delete(layout.RUN)
         self.storage.delete(layout.CLIPS)
         self._manifest = None
@@ -199,7 +200,7 @@ class RunStore:
         problems = identity.fingerprint_differences(run["fingerprint"], fingerprint)
         if problems:
             raise UserError(
-                f"the run in {redact(self.output)} has another fingerprint: {'; '.join(problems)}. "
+                f"the run in {redact(self.output)} has a different fingerprint: {'; '.join(problems)}. "
                 "Use another output, or the settings that it was started with"
             )
         if run["manifest"]["sha256"] == digest:
@@ -209,7 +210,7 @@ class RunStore:
             detail = frozen.differences(self.manifest(), clips) or "their rows differ"
         raise UserError(
             f"the run in {redact(self.output)} was started with another manifest of {run['manifest']['clips']} clips: "
-            f"{detail}. Use another output, or go on with the frozen one: "
+            f"{detail}. Use another output, or continue with the frozen one: "
             f"manifest: {self.storage.shown(layout.MANIFEST)}"
         )
 
@@ -235,8 +236,8 @@ class RunStore:
             data = self.storage.read(layout.MANIFEST)
             if data is None:
                 raise UserError(
-                    f"there is no {layout.MANIFEST} in {redact(self.output)}: the run died while it was being started; "
-                    "start it again with the same config"
+                    f"there is no {layout.MANIFEST} in {redact(self.output)}: the run stopped while it was starting; "
+                    "run it again with the same config"
                 )
             self._manifest = frozen.from_parquet(data, self.storage.shown(layout.MANIFEST))
         return self._manifest
@@ -288,7 +289,7 @@ class RunStore:
         advice = "an output must be on storage that all nodes share: s3://, gs://, az:// or a shared file system"
         data = self.storage.read(layout.RUN)
         if data is None:
-            raise WorkerUnfit(f"{here} holds no run; {advice}")
+            raise WorkerUnfit(f"{here} has no run; {advice}")
         found = identity.parse(data, self.storage.shown(layout.RUN)).get("run_id", "")
         if found != run_id:
             raise WorkerUnfit(f"{here} holds the run {str(found)[:40]!r}, not {run_id!r}; {advice}")
@@ -379,7 +380,7 @@ class RunStore:
         try:
             return read_file_metadata(pq.read_metadata(io.BytesIO(b"PAR1" + tail)))
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{self.storage.shown(path)} is no Parquet file: {error}") from None
+            raise ValueError(f"{self.storage.shown(path)} is not a Parquet file: {error}") from None
 
     # ---- failures
 

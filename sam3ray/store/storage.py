@@ -265,7 +265,9 @@ class Storage:
                 if info.get("type") == "directory" or str(path).endswith("/"):
                     continue
                 if not str(path).startswith(prefix):
-                    raise JobStopped(f"the store lists {redact(str(path))} in {self.shown(folder)}, which cannot be")
+                    raise JobStopped(
+                        f"the store lists {redact(str(path))} in {self.shown(folder)}, which is impossible"
+                    )
                 entries.append(Entry(str(path)[len(prefix) :], int(info.get("size") or 0), _modified(info)))
             return entries
 

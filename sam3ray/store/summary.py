@@ -58,7 +58,7 @@ def from_clip_metadata(clip_id: str, clip: Mapping[str, Any], failed_attempts: i
     try:
         finished_at = clip.get("finished_at")
         if finished_at is not None and not 0 <= finished_at < 1e11:
-            raise ValueError(f"the metadata of clip {clip_id} are damaged: it was finished at {finished_at!r:.40}")
+            raise ValueError(f"the metadata of clip {clip_id} is damaged: it was finished at {finished_at!r:.40}")
         return ClipSummary(
             clip_id,
             "done",
@@ -72,7 +72,7 @@ def from_clip_metadata(clip_id: str, clip: Mapping[str, Any], failed_attempts: i
             source=json.dumps(clip["source"], sort_keys=True) if isinstance(clip.get("source"), dict) else "",
         )
     except (AttributeError, TypeError, OverflowError) as error:
-        raise ValueError(f"the metadata of clip {clip_id} are damaged: {error}") from None
+        raise ValueError(f"the metadata of clip {clip_id} is damaged: {error}") from None
 
 
 _FIXED: dict[str, pa.DataType] = {

@@ -74,7 +74,7 @@ def verify_run(
     clips = {clip.clip_id: clip for clip in store.manifest()}
     listing = _sort(storage.walk())
     index = read_index(storage)
-    problems = [f"{path}: no file of a run" for path in sorted(listing.unknown)]
+    problems = [f"{path}: not a file of a run" for path in sorted(listing.unknown)]
     problems += _check_sets(clips, listing, index)
     problems += _check_failures(storage)
     table, wrong = _read_clips_table(storage, clips, listing.annotations | index.keys())
@@ -184,7 +184,7 @@ def _check_sets(clips: Mapping[str, Clip], listing: _Listing, index: Mapping[str
             f"clip {clip_id}: has {kind}, and is not in the manifest" for clip_id in sorted(ids - clips.keys())
         ]
     named = {clip.part for clip in index.values()}
-    problems += [f"{layout.part_path(part)}: named by the index, and missing" for part in sorted(named - listing.parts)]
+    problems += [f"{layout.part_path(part)}: listed in the index but missing" for part in sorted(named - listing.parts)]
     problems += [
         f"{layout.part_path(part)}: left by an interrupted compaction; compact again"
         for part in sorted(listing.parts - named)
@@ -210,7 +210,7 @@ def _read_clips_table(
     if summaries.keys() != clips.keys():
         return {}, [f"{layout.CLIPS}: its clips are not those of the manifest"]
     ghosts = [clip_id for clip_id, item in summaries.items() if item.status == "done" and clip_id not in done]
-    return summaries, [f"clip {clip_id}: {layout.CLIPS} says done, and there are no annotations" for clip_id in ghosts]
+    return summaries, [f"clip {clip_id}: {layout.CLIPS} says done, but there are no annotations" for clip_id in ghosts]
 
 
 def _compare_with_table(clip: Checked, table: Mapping[str, ClipSummary]) -> list[str]:

@@ -49,9 +49,9 @@ def _clip(reading: Reading, path: str) -> TrueClip:
     size = size_of(value, path, ("video_height", "video_width"))
     masklets, ids = value.get("masklet"), value.get("masklet_id")
     if not isinstance(masklets, list) or not all(isinstance(each, list) for each in masklets):
-        raise ValueError(f"{path}: 'masklet' is no list of lists")
+        raise ValueError(f"{path}: 'masklet' is not a list of lists")
     if not isinstance(ids, list) or len(set(map(str, ids))) != len(ids):
-        raise ValueError(f"{path}: 'masklet_id' is no list of different numbers")
+        raise ValueError(f"{path}: 'masklet_id' is not a list of different numbers")
     object_ids = [whole(n, 0, 2**31 - 2, f"{path}: a masklet's id") + 1 for n in ids]
     labels = value.get("masklet_label")
     if labels is None:

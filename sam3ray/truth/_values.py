@@ -75,7 +75,7 @@ class Reading:
         except ValueError as error:
             raise ValueError(f"{path} is not JSON: {error}") from None
         if not isinstance(value, Mapping):
-            raise ValueError(f"{path} is no JSON object")
+            raise ValueError(f"{path} is not a JSON object")
         return value
 
     def text(self, path: str) -> str | None:
@@ -85,7 +85,7 @@ class Reading:
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError:
-            raise ValueError(f"{path} is no text in UTF-8") from None
+            raise ValueError(f"{path} is not text in UTF-8") from None
 
     def ini(self, path: str) -> Mapping[str, str]:
         """The first section of an INI file; empty where there is none."""
@@ -110,7 +110,7 @@ class Reading:
                     raise ValueError(f"{path}: its pixels are colours ({image.mode}), not numbers of objects")
                 return np.asarray(image).astype(np.int32)
         except (OSError, SyntaxError, Image.DecompressionBombError):
-            raise ValueError(f"{path} is no PNG") from None
+            raise ValueError(f"{path} is not a PNG") from None
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders in a folder, sorted."""
@@ -161,7 +161,7 @@ def items(value: Mapping[str, Any], key: str, path: str) -> list[Mapping[str, An
     """A list of JSON objects."""
     found = value.get(key)
     if not isinstance(found, list) or not all(isinstance(each, Mapping) for each in found):
-        raise ValueError(f"{path}: {key!r} is no list of objects")
+        raise ValueError(f"{path}: {key!r} is not a list of objects")
     return found
 
 

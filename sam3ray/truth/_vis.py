@@ -90,7 +90,7 @@ def _clip(
     size = size_of(video, where)
     files = video.get("file_names")
     if not isinstance(files, list) or not all(isinstance(each, str) for each in files):
-        raise ValueError(f"{where}: 'file_names' is no list of names")
+        raise ValueError(f"{where}: 'file_names' is not a list of names")
     name = _name(video, path, 0)
     frames: list[list[ObjectAnnotation]] = [[] for _ in files]
     used: set[int] = set()

@@ -24,7 +24,7 @@ _SAS = frozenset(
     | {"sks", "skv", "saoid", "suoid", "scid"}
 )
 
-ALLOWED = "1 to 200 of A-Z a-z 0-9 . _ -, not beginning with . or _ (table readers pass over such files)"
+ALLOWED = "1 to 200 of A-Z a-z 0-9 . _ -, not starting with . or _ (table readers skip such files)"
 
 
 def is_clip_id(text: str) -> bool:

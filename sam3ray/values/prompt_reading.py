@@ -72,7 +72,7 @@ def listed(value: Any, what: str, most: int) -> tuple[list[Any], str]:
         try:
             value = json.loads(value, parse_constant=_no_constant, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
-            reason = "nested too deep" if isinstance(error, RecursionError) else str(error)
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
             if "set_int_max_str_digits" in reason:
                 reason = "a number of thousands of digits"
             return [], f" is not JSON: {reason}"
@@ -121,7 +121,7 @@ def known_fields(entry: Mapping[Any, Any], keys: Sequence[str]) -> dict[str, Any
     for key in fields:
         if key not in keys:
             close = difflib.get_close_matches(str(key), keys, n=1, cutoff=0.0)
-            raise WrongField(f"{_field(key)} is no known key; the nearest is {close[0]}; allowed: {', '.join(keys)}")
+            raise WrongField(f"{_field(key)} is not a known key; the nearest is {close[0]}; allowed: {', '.join(keys)}")
     return fields
 
 
@@ -272,7 +272,7 @@ def _mask(value: Any, at: Mapping[str, Any]) -> MaskPrompt:
             raise WrongField(f".mask.sha256 is {shown_value(sha256)}; allowed: 64 of 0-9 a-f, the digest of the file")
         png = fields["png"].strip()
         if has_password(png):
-            raise WrongField(".mask.png has user and password in its address; allowed: put them in the environment")
+            raise WrongField(".mask.png has user and password in its address; set them in the environment instead")
         try:
             return MaskPrompt("", 0, 0, png=one_form(png), sha256=sha256, **at)
         except AddressError as error:
@@ -327,7 +327,7 @@ def _no_constant(text: str) -> float:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
-        raise ValueError(f"the key {twice[0]!r} is given twice")
+        raise ValueError(f"the key {twice[0]!r} appears twice")
     return dict(pairs)
 
 

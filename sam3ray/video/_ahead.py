@@ -86,7 +86,8 @@ class Ahead:
         if busy_s > self._patience_s or silent_s > 10 * self._patience_s:
             raise ClipError(
                 Reason.OVER_LIMITS,
-                f"no frame was decoded for {silent_s:.0f} s, allowed are {self._patience_s:g}",
+                f"no frame was decoded for {silent_s:.0f} s; allowed: at most {self._patience_s:g} "
+                "(video.max_frame_decode_s)",
                 self._where,
             )
 

@@ -71,7 +71,7 @@ class AudioTrack:
             self._packets = self._encode(_placed(container, stream, epochs, start_s, self._rate), target)
             self.exists = True
         except _DAMAGE as error:
-            _log.warning("%s: its sound is left out: %s", self._name, error)
+            _log.warning("%s: its sound is dropped: %s", self._name, error)
 
     def _opened_near(self, source: str | os.PathLike[str], stamp_s: float) -> tuple[InputContainer, AudioStream] | None:
         """The source again, sought to a moment shortly before the range; None where no seek gets there."""

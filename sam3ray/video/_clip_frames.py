@@ -124,7 +124,9 @@ class ClipFrames:
                 times.append(time_s)
                 if len(indices) > self._limits.max_frames:
                     raise ClipError(
-                        Reason.OVER_LIMITS, f"the clip has more than {self._limits.max_frames} frames", self._path.name
+                        Reason.OVER_LIMITS,
+                        f"the clip has more than {self._limits.max_frames} frames (video.max_frames)",
+                        self._path.name,
                     )
             if not indices:
                 raise ClipError(Reason.EMPTY_RANGE, "no frame lies in the range", self._path.name)

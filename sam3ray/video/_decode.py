@@ -86,7 +86,7 @@ class RgbConverter:
         # the garbage collector: look only where something has changed.
         if coded.rotation != self._rotation:
             self._rotation, self._matrix = coded.rotation, display_matrix(coded)
-        with naming_errors("", "a picture's colours are of a kind that cannot be shown"):
+        with naming_errors("", "a frame's colour format cannot be converted to RGB"):
             rgb = self._reformatter.reformat(coded, format="rgb24", threads=1)
         return displayed(rgb.to_ndarray(), self._matrix)
 

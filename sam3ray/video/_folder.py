@@ -61,7 +61,9 @@ def list_frames(folder: Path, limits: VideoConfig) -> list[Path]:
     names = sort_frames((entry.name for entry in os.scandir(folder) if entry.is_file()), folder.name)
     if len(names) > limits.max_frames:
         raise ClipError(
-            Reason.OVER_LIMITS, f"the folder has {len(names)} frames, allowed are {limits.max_frames}", folder.name
+            Reason.OVER_LIMITS,
+            f"the folder has {len(names)} frames; allowed: at most {limits.max_frames} (video.max_frames)",
+            folder.name,
         )
     return [folder / name for name in names]
 
@@ -117,7 +119,7 @@ def _opened(path: Path, limits: VideoConfig) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise ClipError(Reason.UNREADABLE_VIDEO, "the frame is neither JPEG nor PNG nor WebP", where) from error
     except MemoryError as error:
-        raise ClipError(Reason.OVER_LIMITS, "the frame asks for more memory than there is", where) from error
+        raise ClipError(Reason.OVER_LIMITS, "the frame needs more memory than is available", where) from error
     except DECODING_ERRORS as error:
         raise ClipError(Reason.UNREADABLE_VIDEO, f"the frame cannot be decoded: {error}", where) from error
 
@@ -126,7 +128,7 @@ def _check_size(path: Path, limits: VideoConfig, where: str) -> None:
     """Before Pillow opens it: of a WebP it reads the whole file then, and sets memory aside for its canvas."""
     allowed = max(_LARGE_FILE, 16 * limits.max_pixels)
     if (size := path.stat().st_size) > allowed:
-        raise ClipError(Reason.OVER_LIMITS, f"the frame has {size} bytes, allowed are {allowed}", where)
+        raise ClipError(Reason.OVER_LIMITS, f"the frame has {size} bytes; allowed: at most {allowed}", where)
     with open(path, "rb") as file:
         head = file.read(30)
     if head[:4] != b"RIFF" or head[8:12] != b"WEBP" or len(head) < 30:

@@ -36,7 +36,7 @@ _ONE_FRAME_EACH = frozenset({  # codecs of which a packet is a frame
     "wmv1", "wmv2",
 })  # fmt: skip
 _ONE_REORDERED = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})  # whatever libav knows before it decodes
-_NO_PICTURE_BYTES = 19  # MPEG-4 has packets "the same again", which show nothing (libavcodec's MAX_NVOP_SIZE)
+_NO_PICTURE_BYTES = 19  # MPEG-4 has packets "run it again", which show nothing (libavcodec's MAX_NVOP_SIZE)
 
 
 @dataclass(frozen=True, eq=False)

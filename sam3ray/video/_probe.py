@@ -46,7 +46,7 @@ def probe_guarded(path: str | os.PathLike[str], limits: VideoConfig) -> VideoInf
             probe, os.path.abspath(path), limits, memory_bytes=limits.max_open_bytes, cpu_s=cpu_s
         )
     except MemoryError:
-        raise ClipError(Reason.OVER_LIMITS, "it asks for more memory than there is", path.name) from None
+        raise ClipError(Reason.OVER_LIMITS, "it needs more memory than is available", path.name) from None
     except fence.HelperTimedOut:
         message = f"it could not be opened within {cpu_s:.0f} s of processor time"
         raise ClipError(Reason.OVER_LIMITS, message, path.name) from None
@@ -116,7 +116,7 @@ def _walk(container: InputContainer, where: str) -> None:
         for _ in container.demux():
             pass
     except (av.error.MemoryError, MemoryError) as error:
-        raise ClipError(Reason.OVER_LIMITS, "it asks for more memory than there is", where) from error
+        raise ClipError(Reason.OVER_LIMITS, "it needs more memory than is available", where) from error
     except (av.error.FFmpegError, OSError, IndexError):  # IndexError: see `packets_of`
         pass
 
@@ -218,5 +218,7 @@ def check_duration(
     seconds = min(info.duration_s, end_s if end_s is not None else info.duration_s) - (start_s or 0.0)
     if seconds > limits.max_duration_s:
         raise ClipError(
-            Reason.OVER_LIMITS, f"the clip lasts {seconds:.1f} s, allowed are {limits.max_duration_s:g}", where
+            Reason.OVER_LIMITS,
+            f"the clip lasts {seconds:.1f} s; allowed: at most {limits.max_duration_s:g} (video.max_duration_s)",
+            where,
         )

@@ -81,13 +81,13 @@ def _probe_beginning(fs: Any, video: RemoteVideo, limits: VideoConfig) -> VideoI
         except web.TooLarge:
             is_whole = False
         if not is_whole and budget == limits.max_size_bytes:
-            raise ClipError(Reason.OVER_LIMITS, f"it has more than {budget} bytes, which is the limit", where)
+            raise ClipError(Reason.OVER_LIMITS, f"it has more than {budget} bytes (the limit)", where)
         try:
             facts = probe(local, limits)
         except ClipError as error:
             if is_whole or error.reason is not Reason.UNREADABLE_VIDEO:
                 raise ClipError(error.reason, error.message, where) from None
-            message = f"its server gives it as a whole alone, and the first {budget} bytes do not show what it is"
+            message = f"its server does not support range requests, and the first {budget} bytes do not show what it is"
             raise ClipError(Reason.STORAGE, message, where) from None
     return facts if is_whole else replace(facts, size_bytes=video.size)
 
@@ -107,7 +107,7 @@ def _probe_stream(stream: _Bounded, limits: VideoConfig, where: str, size: int |
         facts = replace(facts, intact_s=intact_until(container, video, size, head))
         first = next(iter(container.decode(video)), None)
     if first is None:
-        raise ClipError(Reason.UNREADABLE_VIDEO, "there is no frame in it", where)
+        raise ClipError(Reason.UNREADABLE_VIDEO, "it contains no frame", where)
     return with_first_frame(facts, first, size)
 
 

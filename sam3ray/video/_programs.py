@@ -12,7 +12,7 @@ from collections import Counter
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-CHANGED = "its video goes on as another stream, where the program changes"
+CHANGED = "its video continues in another stream where the program changes"
 _HOLE_BYTES = 2048  # sound and tables between two pictures, mostly
 _PICTURES = 8  # of another stream while this one has none
 _SEARCHED = 4 * 2**20

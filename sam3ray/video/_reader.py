@@ -91,7 +91,9 @@ class VideoReader:
             selected += 1
             if selected > self._limits.max_frames:
                 raise ClipError(
-                    Reason.OVER_LIMITS, f"the clip has more than {self._limits.max_frames} frames", self._path.name
+                    Reason.OVER_LIMITS,
+                    f"the clip has more than {self._limits.max_frames} frames (video.max_frames)",
+                    self._path.name,
                 )
             yield frame
         if selected == 0:
@@ -110,7 +112,9 @@ class VideoReader:
                 return
             if coded.time_s - (self._start_s or 0.0) > self._limits.max_duration_s:
                 raise ClipError(
-                    Reason.OVER_LIMITS, f"the clip lasts more than {self._limits.max_duration_s:g} s", self._path.name
+                    Reason.OVER_LIMITS,
+                    f"the clip lasts more than {self._limits.max_duration_s:g} s (video.max_duration_s)",
+                    self._path.name,
                 )
             self.reached_s = coded.time_s
             if sampler.wants(coded.ticks):

@@ -155,9 +155,9 @@ def _refusal(error: BaseException | None) -> tuple[Reason, str] | None:
                 "it may not be read: the server redirects to an address that is not http(s)",
             )
         if kind == "TooManyRedirects":
-            return Reason.NOT_FOUND, "the server's redirects lead nowhere"
+            return Reason.NOT_FOUND, "the server's redirects do not end at a file"
         if kind.endswith("InvalidURL") or kind == "InvalidUrlClientError":
-            return Reason.NOT_FOUND, "its address is not a valid one"
+            return Reason.NOT_FOUND, "its address is not valid"
         if isinstance(error, OSError) and error.errno in _NOWHERE:
             return Reason.NOT_FOUND, _NOWHERE[error.errno]
         if isinstance(error, ValueError) and "null byte" in str(error):
@@ -167,7 +167,7 @@ def _refusal(error: BaseException | None) -> tuple[Reason, str] | None:
 
 
 _NOWHERE = {
-    errno.ELOOP: "its links lead round in a circle",
+    errno.ELOOP: "its links form a loop",
     errno.ENAMETOOLONG: "its name is longer than the disk allows",
     errno.ENOTDIR: "there is no such file or folder",
     errno.EISDIR: "it is a folder",
@@ -216,18 +216,22 @@ def look_up(uri: str, storage_options: Mapping[str, Any], limits: VideoConfig) -
         else:
             listed = fs.ls(path, detail=True)
             if any(not str(e["name"]).startswith(path.rstrip("/")) for e in listed):
-                raise ClipError(Reason.NOT_FOUND, "the store lists another folder: its address has a doubled slash")
+                raise ClipError(Reason.NOT_FOUND, "the store lists another folder: its address has a double slash")
             entries = {posixpath.basename(e["name"].rstrip("/")): e for e in listed if _is_file(e)}
             names = sort_frames(entries, redact_uri(uri))
             files = tuple(_remote_file(entries[name], entries[name]["name"], is_web) for name in names)
             video = RemoteVideo(uri, True, files)
     if video.is_folder and len(files) > limits.max_frames:
         raise ClipError(
-            Reason.OVER_LIMITS, f"the folder has {len(files)} frames, allowed are {limits.max_frames}", redact_uri(uri)
+            Reason.OVER_LIMITS,
+            f"the folder has {len(files)} frames; allowed: at most {limits.max_frames} (video.max_frames)",
+            redact_uri(uri),
         )
     if video.size is not None and video.size > limits.max_size_bytes:
         raise ClipError(
-            Reason.OVER_LIMITS, f"it has {video.size} bytes, allowed are {limits.max_size_bytes}", redact_uri(uri)
+            Reason.OVER_LIMITS,
+            f"it has {video.size} bytes; allowed: at most {limits.max_size_bytes} (video.max_size_bytes)",
+            redact_uri(uri),
         )
     return fs, video
 
@@ -284,7 +288,7 @@ def download(
                     _fetch(fs, files[0], batch[0], max_bytes, counter, kind_of_storage(video.uri) == WEB)
         except web.TooLarge:
             raise ClipError(
-                Reason.OVER_LIMITS, f"it has more than {max_bytes} bytes, which is the limit", redact_uri(video.uri)
+                Reason.OVER_LIMITS, f"it has more than {max_bytes} bytes (the limit)", redact_uri(video.uri)
             ) from None
         for file, target in zip(files, batch, strict=True):
             got = os.path.getsize(target)
@@ -293,7 +297,7 @@ def download(
                 raise ClipError(Reason.STORAGE, f"{got} of {file.size} bytes arrived", redact_uri(video.uri))
         if arrived > max_bytes:
             raise ClipError(
-                Reason.OVER_LIMITS, f"it has more than {max_bytes} bytes, which is the limit", redact_uri(video.uri)
+                Reason.OVER_LIMITS, f"it has more than {max_bytes} bytes (the limit)", redact_uri(video.uri)
             )
         progress(arrived)
     return folder if video.is_folder else targets[0]

@@ -30,6 +30,13 @@ DEMUXERS = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,vvc,av1,obu,ivf,m4v,vc1,rm,gif,dv,nut,"
     "yuv4mpegpipe,wtv,gxf,mp3,wav,w64,flac,aac,ac3,eac3,aiff,au,caf,amr,dts,truehd"
 )
+_DAMAGED = "it is damaged or not a video file; play it to check, then convert or remove it"
+_WORDS: dict[type[av.error.FFmpegError], str] = {
+    av.error.PatchWelcomeError: "it uses a feature that libav does not support; convert it, for example with ffmpeg",
+    av.error.DecoderNotFoundError: "its video codec is not supported; convert it, for example to H.264 with ffmpeg",
+    av.error.DemuxerNotFoundError: "its container format is not supported; convert it, for example to MP4 with ffmpeg",
+    av.error.EOFError: "it ends too early; copy or download it again",
+}
 _NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
@@ -39,10 +46,10 @@ def naming_errors(where: str, doing: str) -> Iterator[None]:
     try:
         yield
     except (av.error.MemoryError, MemoryError) as error:
-        raise ClipError(Reason.OVER_LIMITS, f"{doing}: it asks for more memory than there is", where) from error
+        raise ClipError(Reason.OVER_LIMITS, f"{doing}: it needs more memory than is available", where) from error
     except av.error.FFmpegError as error:
         # Demuxers use the system's codes, such as EACCES, for what they find inside a file, too.
-        raise ClipError(Reason.UNREADABLE_VIDEO, f"{doing}: {error.strerror or error}", where) from error
+        raise ClipError(Reason.UNREADABLE_VIDEO, f"{doing}: {_in_words(error)}", where) from error
     except FileNotFoundError as error:
         raise ClipError(Reason.NOT_FOUND, "the file does not exist", where) from error
     except PermissionError as error:
@@ -50,6 +57,15 @@ def naming_errors(where: str, doing: str) -> Iterator[None]:
     except OSError as error:
         # Local disk, not a store: EIO and the like are the node's fault.
         raise ClipError(Reason.STORAGE, f"{doing}: {error.strerror or error}", where) from error
+
+
+def _in_words(error: av.error.FFmpegError) -> str:
+    """What libav's error says of the file, and what to do; libav's own words in brackets."""
+    said = " ".join((error.strerror or str(error)).split())
+    for kind, words in _WORDS.items():
+        if isinstance(error, kind):
+            return f"{words} ({said})"
+    return f"{_DAMAGED} ({said})"
 
 
 @contextmanager
@@ -65,11 +81,15 @@ def open_container(path: str | os.PathLike[str], limits: VideoConfig) -> Iterato
         status = os.stat(path)
         size = status.st_size
         if not stat.S_ISREG(status.st_mode):  # opening a FIFO waits for a writer, a device may never end
-            raise ClipError(Reason.UNREADABLE_VIDEO, "it is no regular file", name)
+            raise ClipError(Reason.UNREADABLE_VIDEO, "it is not a regular file", name)
         if size == 0:
             raise ClipError(Reason.UNREADABLE_VIDEO, "the file is empty", name)
         if size > limits.max_size_bytes:
-            raise ClipError(Reason.OVER_LIMITS, f"the file has {size} bytes, allowed are {limits.max_size_bytes}", name)
+            raise ClipError(
+                Reason.OVER_LIMITS,
+                f"the file has {size} bytes; allowed: at most {limits.max_size_bytes} (video.max_size_bytes)",
+                name,
+            )
         with open(path, "rb"):  # libav reports a folder and a file without permission in the same way
             pass
         container = av.open(
@@ -83,6 +103,16 @@ def open_container(path: str | os.PathLike[str], limits: VideoConfig) -> Iterato
         container.close()
 
 
+def _what_it_holds(container: InputContainer) -> str:
+    """For a file without a video stream: what there is instead."""
+    kinds = {
+        "a cover picture or thumbnails" if stream.type == "video" else str(stream.type) for stream in container.streams
+    }
+    holds = " and ".join(sorted(kinds, key=lambda kind: (kind.startswith("a "), kind)))
+    content = f"it contains only {holds}" if holds else "it contains no streams"
+    return f"the file has no video stream: {content}; remove it from the manifest"
+
+
 def video_stream(container: InputContainer, limits: VideoConfig, where: str) -> VideoStream:
     """The stream a player would show, ready to decode. Cover art is not one.
 
@@ -91,16 +121,13 @@ def video_stream(container: InputContainer, limits: VideoConfig, where: str) -> 
     """
     streams = [s for s in container.streams.video if not s.disposition & _NOT_A_VIDEO]
     if not streams:
-        kinds = sorted({s.type for s in container.streams})
-        raise ClipError(
-            Reason.NO_VIDEO_STREAM, f"there is no video stream, only: {', '.join(kinds) or 'nothing'}", where
-        )
+        raise ClipError(Reason.NO_VIDEO_STREAM, _what_it_holds(container), where)
     best = container.streams.best("video")
     stream = best if best in streams else streams[0]
     assert isinstance(stream, VideoStream)
     codec = stream.codec_context
     if codec is None:
-        raise ClipError(Reason.UNREADABLE_VIDEO, "there is no decoder for its video stream", where)
+        raise ClipError(Reason.UNREADABLE_VIDEO, "its video codec is not supported (no decoder for it)", where)
     check_pixels(codec.width, codec.height, limits, where)
     # Frame threads hide decode errors from the caller and hold one frame per core. Slice threads do neither, and
     # what comes out does not depend on the number of cores.
@@ -125,7 +152,9 @@ def packets_of(container: InputContainer, stream: Stream) -> Iterator[Packet]:
 def check_pixels(width: int, height: int, limits: VideoConfig, where: str) -> None:
     if width * height > limits.max_pixels:
         raise ClipError(
-            Reason.OVER_LIMITS, f"frames have {width}x{height} pixels, allowed are {limits.max_pixels}", where
+            Reason.OVER_LIMITS,
+            f"frames have {width}x{height} pixels; allowed: at most {limits.max_pixels} in all (video.max_pixels)",
+            where,
         )
 
 

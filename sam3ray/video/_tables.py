@@ -46,7 +46,7 @@ def check_tables(
         raise ClipError(
             Reason.OVER_LIMITS,
             f"its tables list {listed} frames, which take {listed * ENTRY_BYTES} bytes of memory; "
-            f"allowed are {limits.max_open_bytes}",
+            f"allowed: at most {limits.max_open_bytes} (video.max_open_bytes)",
             where,
         )
 

@@ -241,7 +241,7 @@ class VideoCache:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise ClipError(
-                Reason.LOCAL_DISK, f"the video cache cannot be made: {error.strerror}", str(self._folder)
+                Reason.LOCAL_DISK, f"the video cache cannot be created: {error.strerror}", str(self._folder)
             ) from error
         return self._folder
 

@@ -141,7 +141,7 @@ def test_a_run_is_compared_with_the_truth_it_is_given(demo: Path) -> None:
     assert found["prompts"]["red circle"]["precision"] == 1
     nothing = sam3ray_command("eval", run, "--truth", str(demo / "clips"))
     assert nothing.exit_code == 2
-    assert "it is no folder of true tracks" in nothing.output
+    assert "it is not a folder of true tracks" in nothing.output
 
 
 def test_without_track_eval_there_is_a_sentence_and_all_the_rest_of_the_demo(

@@ -88,7 +88,7 @@ def test_a_files_relative_paths_are_beside_it_or_here_with_a_warning(
         expected = value  # a hub id, for all that is known
     assert found.rstrip("/") == expected
     assert found.endswith("/") == (value.endswith("/"))
-    assert (f"{key} is taken from the current directory" in caplog.text) == (where == "here")
+    assert (f"{key} is resolved in the current directory" in caplog.text) == (where == "here")
 
 
 def test_what_is_set_on_the_command_line_is_here(elsewhere: Path, caplog: pytest.LogCaptureFixture) -> None:

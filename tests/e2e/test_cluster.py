@@ -62,14 +62,14 @@ def test_a_cluster_that_changes_all_the_time_gives_the_same_rows(
     later = nodes.start_node(1, "later")
     wait_until(lambda: at_work(later), driver)
     nodes.give_notice("drained")
-    wait_until(lambda: "(1 more about to go)" in log(), driver)
+    wait_until(lambda: "(1 more are leaving)" in log(), driver)
     for opened in range(3, count - 2):
         if not at_work(drained):
             break  # it has finished its clip, among those of the others, and gets no other
         gate.open_for(opened)
         wait_until(lambda so_many=opened: finished(output) == so_many, driver)
     assert not at_work(drained)
-    assert "its node is about to go" in log()
+    assert "its node is leaving" in log()
     nodes.start_node(1, "short", RAY_memory_usage_threshold="0.0")
     wait_until(lambda: "ran out of memory" in log(), driver)
     gate.open_for(count)

@@ -100,7 +100,7 @@ def test_a_driver_that_was_taken_over_stops_and_writes_nothing_more(
     other = {"driver_id": "other", "host": "far", "namespace": "far", "pid": 1, "heartbeat_at": time.time()}
     RunStore(str(output)).storage.replace_bytes(json.dumps(other).encode(), "active_driver.json")
     assert driver.wait(timeout=PATIENCE_S) == 3
-    assert "taken this output over" in (tmp_path / "driver.log").read_text()
+    assert "taken over this output" in (tmp_path / "driver.log").read_text()
     assert json.loads((output / "active_driver.json").read_text()) == other
     assert not (output / "clips.parquet").exists()
     (output / "active_driver.json").unlink()

@@ -261,7 +261,7 @@ def test_a_busy_hub_may_answer_later(status: int) -> None:
 
     response = SimpleNamespace(status_code=status, headers={}, request=None)
     config = ModelConfig(checkpoint="acme/model")
-    with pytest.raises(NotNow, match="cannot be had from the hub now"), checkpoint._explained(config):
+    with pytest.raises(NotNow, match="is temporarily unavailable from the hub"), checkpoint._explained(config):
         raise HfHubHTTPError("busy", response=response)
 
 

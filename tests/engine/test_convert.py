@@ -191,7 +191,7 @@ class TestRefused:
             "detector.transformer.decoder.instance_query_embed.weight": torch.ones(1)
         }
         torch.save(state, tmp_path / "w.pt")
-        self.check(tmp_path / "w.pt", base, r"is no weight of SAM 3: detector\.transformer\.decoder\.instance_query")
+        self.check(tmp_path / "w.pt", base, r"is not a SAM 3 weight: detector\.transformer\.decoder\.instance_query")
 
     def test_a_weight_that_is_missing(self, model, base, tmp_path):
         state = as_meta(model.state_dict())
@@ -221,7 +221,7 @@ class TestRefused:
             convert(str(tmp_path / "w.pt"), str(tmp_path / "made"), base)
 
     def test_a_checkpoint_that_needs_no_conversion(self, base, tmp_path):
-        self.check(Path(base), base, "is in transformers' layout already: name it as model.checkpoint")
+        self.check(Path(base), base, "is already in transformers' layout: use it as model.checkpoint")
 
     def test_an_adapter_of_another_model(self, base, tmp_path):
         pytest.importorskip("peft")

@@ -155,7 +155,7 @@ class TestPublished:
         session.remove("bolt")
         frames += given(session, FRAMES[8:])
         assert names(frames) == [{"red"}] * 2 + [{"red", "bolt"}] * 6 + [{"red"}] * 12
-        with pytest.raises(UserError, match="'bolt' is not looked for; looked for: red"):
+        with pytest.raises(UserError, match="'bolt' is not a phrase of this session; its phrases are red"):
             begun(engine(), "red").remove("bolt")
 
 

@@ -24,7 +24,7 @@ FACTS = GpuFacts("2.15.0+cu132", "13.2", driver="580.65.06")
         (replace(FACTS, visible=""), "CUDA_VISIBLE_DEVICES is '', which hides all GPUs"),
         (replace(FACTS, visible="-1"), "CUDA_VISIBLE_DEVICES is '-1', which hides all GPUs"),
         (replace(FACTS, error="ECC error"), "says: ECC error"),
-        (replace(FACTS, cuda="ROCm 7.0"), "there is no usable GPU"),
+        (replace(FACTS, cuda="ROCm 7.0"), "no GPU is usable"),
         (
             replace(FACTS, usable=True, capability=(7, 0), built_for=[(8, 0), (7, 5), (12, 0)]),
             r"compute capability 7\.0, and torch 2.15.0\+cu132 is built for 7\.5 and above",

@@ -272,7 +272,7 @@ class TestErrors:
             session.add(3)  # type: ignore[arg-type]
         with pytest.raises(UserError, match="the model takes at most 32"):
             session.add("x" * 200)
-        with pytest.raises(UserError, match="the phrase 'blue' is not looked for; looked for: red"):
+        with pytest.raises(UserError, match="the phrase 'blue' is not a phrase of this session; its phrases are red"):
             session.remove("blue")
         with pytest.raises(UserError, match="no object has the id 77"):
             session.remove(77)

@@ -235,7 +235,7 @@ class TestRefusals:
         with pytest.raises(StateError, match="cannot be read"):
             begin(engine(), "live").load(tmp_path / "text")
         save_file({"a": torch.zeros(1)}, tmp_path / "tensors")
-        with pytest.raises(StateError, match="is no session state"):
+        with pytest.raises(StateError, match="is not a session state"):
             begin(engine(), "live").load(tmp_path / "tensors")
 
     @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -152,13 +152,13 @@ class TestBadInput:
         ("shape", "sentence"),
         [
             ({"shape_type": "circle", "points": [[0, 0], [5, 5]]}, "is a 'circle' of 2 points; allowed: mask"),
-            ({"shape_type": "mask", "points": [[0, 0], [5, 5]], "mask": "AAAA"}, "its mask is no PNG"),
+            ({"shape_type": "mask", "points": [[0, 0], [5, 5]], "mask": "AAAA"}, "its mask is not a PNG"),
             (
                 {"shape_type": "mask", "points": [[0, 0], [5, 5]], "mask": png(np.ones((200, 9)))},
                 "lies outside the image",
             ),
-            ({"shape_type": "polygon", "points": [[0, 0], ["x", 5], [3, 3]]}, "its points are no pairs of numbers"),
-            ({"shape_type": "polygon", "points": [[0, 0], [1e30, 5], [3, 3]]}, "its points are no places"),
+            ({"shape_type": "polygon", "points": [[0, 0], ["x", 5], [3, 3]]}, "its points are not pairs of numbers"),
+            ({"shape_type": "polygon", "points": [[0, 0], [1e30, 5], [3, 3]]}, "its points are not positions"),
             ({"shape_type": "polygon", "points": [[0, 0], [9, 0], [3, 3]], "group_id": -4}, "its object id is -4"),
             ({"shape_type": "polygon", "points": [[0, 0], [9, 0], [3, 3]], "label": ""}, "its label is ''"),
         ],
@@ -183,7 +183,7 @@ class TestBadInput:
         export(str(tmp_path / "b" / "run"), str(tmp_path / "out"), "labelme")
         self.refused(run, tmp_path / "out", "is an export of the run")
         self.refused(run, tmp_path / "out", "was exported as 'labelme', not as 'coco'", "coco")
-        self.refused(run, tmp_path / "b", "is no export of sam3ray")
+        self.refused(run, tmp_path / "b", "is not a sam3ray export")
         self.refused(run, tmp_path / "out", "--format yolo: it has no object ids; allowed: coco, ytvis", "yolo")
 
 

@@ -357,7 +357,7 @@ DAMAGED = [
         lambda t: t.replace('"masklet_id":[0,1', '"masklet_id":[0,"x"'),
         "allowed: whole numbers",
     ),
-    ("davis", "", f"Annotations/480p/{CLIP}/00002.png", lambda t: "no PNG", "is no PNG"),
+    ("davis", "", f"Annotations/480p/{CLIP}/00002.png", lambda t: "no PNG", "is not a PNG"),
     (
         "mots",
         "challenge",

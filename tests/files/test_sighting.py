@@ -33,7 +33,7 @@ def test_a_store_tells_versions_apart() -> None:
     first = of_info(S3, is_web=False)
     # A listing and a look at the object tell different things about the rest.
     assert change(first, of_info({**S3, "LastModified": "2026", "StorageClass": "X"}, is_web=False)) is None
-    assert change(first, of_info({**S3, "ETag": '"b"'}, is_web=False)) == "its store names another version of it"
+    assert change(first, of_info({**S3, "ETag": '"b"'}, is_web=False)) == "its store reports another version of it"
     assert change(first, of_info({"size": 5}, is_web=False)) is None
     assert change(first, of_info({"size": 7}, is_web=False)) == "it had 5 bytes, and has 7"
 
@@ -53,4 +53,4 @@ def test_folders() -> None:
     first = of_frames(frames)
     assert change(first, of_frames(dict(reversed(frames.items())))) is None
     assert change(first, of_frames({**frames, "3.png": of_size(1)})) == "it had 2 files, and has 3"
-    assert change(first, of_frames({"1.png": of_size(6), "2.png": of_size(5)})) == "frames of it are others"
+    assert change(first, of_frames({"1.png": of_size(6), "2.png": of_size(5)})) == "some of its frames were replaced"

@@ -321,7 +321,7 @@ def test_masks_and_tables_that_never_end_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ClipError) as caught:
             read_mask_file(path, {})
         assert caught.value.reason is Reason.UNREADABLE_VIDEO
-        with pytest.raises(UserError, match="no regular file"):
+        with pytest.raises(UserError, match="not a regular file"):
             read_bytes(path, {}, LIMIT, what="manifest")
     with server(endless) as url:
         with pytest.raises(ClipError) as caught:
@@ -333,7 +333,7 @@ def test_a_configuration_may_come_through_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     threading.Thread(target=lambda: (tmp_path / "fifo").write_text("manifest: m\noutput: /run\n"), daemon=True).start()
     assert load_config(str(tmp_path / "fifo")).output == "/run"
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         load_config("/dev/zero")
 
 

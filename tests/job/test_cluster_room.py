@@ -76,10 +76,10 @@ def test_on_a_cluster_what_does_not_fit_waits_and_says_so() -> None:
     assert room_on([], asked, clips=9).notice == (
         "cluster.actors.min asks for 2 actor(s) of 1 GPU of type A100, 1 CPU, 1 decoder and 3 GiB of memory each on "
         "nodes with zone=a, but the cluster has no GPU, no CPU, 0 decoder, 0 GiB of memory, no node with A100 and "
-        "no node with those labels on no node: room for none; the job waits for nodes"
+        "no node with those labels on no node: room for none; the job is waiting for nodes"
     )
     room = room_on(nodes((4, 1)), config(2, 8, 1, address="auto"), clips=9)
-    assert room.notice.endswith("room for 1 only; the others wait for nodes")
+    assert room.notice.endswith("room for 1 only; the others are waiting for nodes")
 
 
 @pytest.mark.parametrize(

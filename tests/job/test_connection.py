@@ -45,7 +45,7 @@ def test_jobs_share_a_connection_and_the_last_one_ends_it(calls: list[tuple[str 
     with ExitStack() as outlives:
         with connected(ClusterConfig()):
             outlives.enter_context(connected(ClusterConfig(address="local")))
-            with pytest.raises(UserError, match="but this process is connected to 'a Ray of its own'"):
+            with pytest.raises(UserError, match="but this process is connected to 'its own local Ray'"):
                 outlives.enter_context(connected(AWAY))
         assert len(calls) == 1
     assert calls[1:] == [("shutdown",)]
@@ -137,12 +137,12 @@ def test_a_connection_that_fails_leaves_nothing_behind(monkeypatch: pytest.Monke
 def test_what_ray_says_is_not_all_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
     assert cluster._no_ray(ClusterConfig(address="auto"), "oops") == (
-        "no Ray at 'auto' (RAY_ADDRESS is 'http://head:8265'): oops; "
-        "where the cluster asks for a token, put it into RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        "no Ray cluster at 'auto' (RAY_ADDRESS is 'http://head:8265'): oops; "
+        "if the cluster requires a token, put it in RAY_AUTH_TOKEN or ~/.ray/auth_token"
     )
     assert cluster._no_ray(ClusterConfig(), "Permission denied: '/root'") == (
         "a local Ray could not be started: Permission denied: '/root'; "
-        "RAY_TMPDIR and TMPDIR name the folders that it writes to, HOME the one of its settings"
+        "it writes to the folders in RAY_TMPDIR and TMPDIR, and keeps its settings in HOME"
     )
 
 

@@ -106,7 +106,7 @@ def test_waiting_for_what_others_use_is_told() -> None:
     machine.free_cpus = 0.0  # another job has them
     world = SharedCluster(config, {"a": machine}, [], 2, videos=False)
     assert not world.run_all(until=100.0)
-    assert "others are using it" in world.stages.notice
+    assert "others are using the cluster's resources" in world.stages.notice
     machine.free_cpus = 2.0
     world.later(0.0, "look")
     assert world.run_all(until=HORIZON_S)

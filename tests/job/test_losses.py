@@ -60,7 +60,7 @@ def test_memory_that_a_neighbour_holds_is_no_doing_of_the_clips() -> None:
     users = "10092\t20.85\t/opt/bin/python -m serve --token=secret\n4888\t0.11\tray::ClipActor"
     verdict = judge(died(KILLED.format(users=users)), HERE)
     assert verdict.reason is Reason.PREEMPTED
-    assert verdict.message == "its node ran out of memory, most of which python (process 10092, 20.85 GB) holds"
+    assert verdict.message == "its node ran out of memory, most of it held by python (process 10092, 20.85 GB)"
     ours = "4888\t20.11\tray::ClipActor.run\n10092\t0.85\t/opt/bin/python -m serve"
     assert judge(died(KILLED.format(users=ours)), HERE).reason is Reason.OUT_OF_MEMORY
 

@@ -87,7 +87,7 @@ def test_a_driver_that_was_taken_over_writes_nothing_more(store: RunStore, tmp_p
 
     def check() -> None:
         if lost:
-            raise JobStopped("another process has taken this output over")
+            raise JobStopped("another process has taken over this output")
 
     ledger = Ledger(store, clips(3), RetryConfig(), check)
     before = {path: path.read_bytes() for path in Path(store.output).rglob("*") if path.is_file()}
@@ -98,8 +98,8 @@ def test_a_driver_that_was_taken_over_writes_nothing_more(store: RunStore, tmp_p
         if ledger.tick(time.monotonic() + 1000):
             break
         time.sleep(0.01)
-    assert "taken this output over" in ledger.tick(0.0)
+    assert "taken over this output" in ledger.tick(0.0)
     code, message = ended(ledger)
     assert code == 3
-    assert "taken this output over" in message
+    assert "taken over this output" in message
     assert {path: path.read_bytes() for path in Path(store.output).rglob("*") if path.is_file()} == before

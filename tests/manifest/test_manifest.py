@@ -144,8 +144,8 @@ def test_ids_that_could_leave_the_folder_or_hide_in_it_are_refused(clip_id: str,
 def test_ids_are_unique_and_not_by_case_alone(write: Write) -> None:
     found = problems(write("m.csv", "uri,clip_id\na.mp4,x\nb.mp4,y\nc.mp4,x\nd.mp4,Y\n"))
     assert found == [
-        "row 3 (line 4): clip_id 'x' is also that of row 1; allowed: each id once",
-        "row 4 (line 5): clip_id 'Y' differs from row 2's 'y' by case alone, and some disks ignore case; "
+        "row 3 (line 4): clip_id 'x' is also the id of row 1; allowed: each id once",
+        "row 4 (line 5): clip_id 'Y' differs from row 2's 'y' only in case, and some file systems ignore case; "
         "allowed: each id once",
     ]
 
@@ -153,7 +153,7 @@ def test_ids_are_unique_and_not_by_case_alone(write: Write) -> None:
 def test_a_row_given_twice_names_both_rows(write: Write) -> None:
     (sentence,) = problems(write("m.csv", "uri\na.mp4\nb.mp4\na.mp4\n"))
     assert "row 3" in sentence
-    assert "that of row 1" in sentence
+    assert "the id of row 1" in sentence
 
 
 def test_numbers_as_ids(write: Write) -> None:
@@ -443,8 +443,8 @@ def test_nothing_found_says_what_is_looked_for(folder: Path) -> None:
 def test_what_is_left_out_of_a_folder_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     read(str(folder))
     said = caplog.text
-    assert "1 files that no video is named like are left out: 'notes.txt'" in said
-    assert "2 images beside videos or without a number" in said
+    assert "1 file left out (no known video suffix): 'notes.txt'" in said
+    assert "2 images left out (next to videos" in said
     assert "'a/thumb1.jpg', 'pictures/cat.jpg'" in said
     assert "hidden" not in said
     assert ".cache" not in said
@@ -495,5 +495,5 @@ def test_a_file_name_that_is_not_utf_8_is_one_bad_row_and_named(tmp_path: Path) 
         Path(os.fsdecode(path)).touch()
     for manifest in (str(tmp_path), f"{tmp_path}/**/*.mp4"):
         first, second = problems(manifest)
-        assert first == "row 1: uri is 'caf\\udce9.mp4'; allowed: names in UTF-8, which this one is not; rename it"
+        assert first == "row 1: uri is 'caf\\udce9.mp4'; allowed: names in UTF-8; rename this file"
         assert second.startswith("row 2: uri is 'clips\\udcff'; allowed: names in UTF-8")

@@ -158,7 +158,7 @@ def eats_memory(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any
     try:
         len(bytearray(wanted))
     except MemoryError:
-        return ClipError(Reason.OVER_LIMITS, "it asks for more memory than there is", uri)
+        return ClipError(Reason.OVER_LIMITS, "it needs more memory than is available", uri)
     return INFO
 
 

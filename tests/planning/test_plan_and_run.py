@@ -70,8 +70,8 @@ def outcome(call: Any, config: JobConfig) -> tuple[str, ...]:
         ({"prompts": ["red circle", LONG.strip()]}, {}, r"clip c: the phrase 'a very long .*' has \d+ tokens"),
         ({}, {"prompts": (LONG.strip(),)}, r"clip c: the phrase 'a very long .*' has \d+ tokens"),
         ({}, {"tracking": {"hotstart_delay": 2}}, r"tracking\.hotstart_\w+ is \d+, above tracking\.hotstart_delay"),
-        ({}, {"model": {"checkpoint": "/no/such/folder"}}, "there is no such folder"),
-        ({"x\ud800": 1}, {}, "half a character in its name"),
+        ({}, {"model": {"checkpoint": "/no/such/folder"}}, "no such folder exists"),
+        ({"x\ud800": 1}, {}, "an unpaired surrogate in its name"),
         ({"x": "\ud800"}, {}, "surrogates"),
     ],
 )

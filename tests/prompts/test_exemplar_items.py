@@ -111,7 +111,10 @@ def test_the_configurations_go_to_clips_that_bring_none(tmp_path: Path) -> None:
         ({"phrase": "  "}, ".phrase is '  '; allowed: a phrase such as 'red car'"),
         ({"phrase": "x" * 300}, ".phrase holds a phrase of 300 characters"),
         ({"label": "two\nlines"}, ".label is 'two\\nlines'; allowed: one line of text, at most 256 characters"),
-        ({"box": [1, 2, 3, 4]}, ".box is no known key; the nearest is boxes; allowed: phrase, label, frame, time_s,"),
+        (
+            {"box": [1, 2, 3, 4]},
+            ".box is not a known key; the nearest is boxes; allowed: phrase, label, frame, time_s,",
+        ),
     ],
 )
 def test_what_is_refused_is_named_with_its_place(changed: dict[str, Any], said: str, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_whole_numbers_as_tables_with_gaps_store_them() -> None:
 
 def test_a_key_is_given_once() -> None:
     text = '[{"object_id": 1, "frame": 0, "frame": 9, "units": "pixels", "points": [[1, 2]]}]'
-    assert parse_visual_prompts(text)[1] == [" is not JSON: the key 'frame' is given twice"]
+    assert parse_visual_prompts(text)[1] == [" is not JSON: the key 'frame' appears twice"]
 
 
 _COORDINATE = st.floats(0, 1e6, allow_nan=False)
@@ -160,7 +160,7 @@ def test_masks_as_rle() -> None:
         ({"points": None, "mask": {"size": [2, 2], "counts": "4"}}, ".mask is empty"),
         ({"points": None, "mask": {"size": [50], "counts": RLE}}, ".mask is"),
         ({"points": None, "mask": {"size": [50, 100], "counts": [1, 2]}}, ".mask is"),
-        ({"pionts": [[1, 2]]}, ".pionts is no known key; the nearest is points"),
+        ({"pionts": [[1, 2]]}, ".pionts is not a known key; the nearest is points"),
     ],
 )
 def test_what_is_refused_and_how(change: dict[str, Any], part: str) -> None:
@@ -282,7 +282,7 @@ def test_mask_files_are_named_from_where_the_job_starts_and_without_passwords(
     item = {"object_id": 1, "frame": 0}
     (prompt,) = parsed({**item, "mask": {"png": "masks/m.png"}})
     assert prompt.png == str(tmp_path / "masks/m.png")
-    assert "put them in the environment" in refused({**item, "mask": {"png": "https://me:secret@host/m.png"}})
+    assert "set them in the environment" in refused({**item, "mask": {"png": "https://me:secret@host/m.png"}})
 
 
 # in manifests and files of their own

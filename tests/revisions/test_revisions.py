@@ -79,7 +79,7 @@ class TestOperations:
         assert mask(after[2, 7]).tolist() == mask(before[2, 1203]).tolist()
 
     def test_set_id_onto_a_taken_one(self, run):
-        with pytest.raises(EditRefused, match=r"object 2 is there already on 4 of the frames, first on 1; merge"):
+        with pytest.raises(EditRefused, match=r"object 2 already exists on 4 of the frames, first on 1; merge"):
             edits(run).append([SetId(CLIP, 1, 2)])
         assert not (run / "edits").exists()
         before = rows(run)
@@ -308,7 +308,7 @@ class TestAudit:
         path = run / "edits" / "00000003.json"
         path.write_text(path.read_text().replace(log.attempt_of("other"), "0" * 32))
         (problem,) = check_edits(RunStore(str(run)))
-        assert problem == "edits/00000003.json corrects another file of clip other than the one that is there"
+        assert problem == "edits/00000003.json corrects a different file of clip other from the current one"
         (run / "edits" / "00000001.json").unlink()
         problems = check_edits(RunStore(str(run)))
         assert any("00000001.json is missing: the log of corrections has a gap" in each for each in problems)

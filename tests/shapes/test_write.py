@@ -62,5 +62,5 @@ def test_demo_clips_are_drawn_once_and_described_as_manifest_rows(tmp_path):
 
 
 def test_a_word_of_the_vocabulary_that_is_no_phrase_is_refused():
-    with pytest.raises(ValueError, match="'red' is no phrase of the drawn clips"):
+    with pytest.raises(ValueError, match="'red' is not a phrase of the drawn clips"):
         next(annotate(SPEC, ["red"]))

@@ -82,7 +82,7 @@ def test_a_driver_elsewhere_is_dead_when_its_heartbeat_is_stale(tmp_path: Path, 
     record = {"driver_id": "x", "host": "far", "pid": 1, "namespace": "far", "heartbeat_at": time.time() - age}
     store.storage.create_bytes(json.dumps(record).encode(), "active_driver.json")
     if age < 90:
-        with pytest.raises(JobStopped, match="process 1 on far, last sign of life"):
+        with pytest.raises(JobStopped, match="process 1 on far, last heartbeat"):
             store.lease().__enter__()
     else:
         with store.lease():
@@ -140,7 +140,7 @@ def test_a_holder_that_was_silent_for_too_long_is_taken_over_and_writes_nothing_
         sleeper.check()
         time.sleep(0.3)
         with DriverLease(storage, stale_s=0.2) as second:
-            with pytest.raises(JobStopped, match="has taken this output over"):
+            with pytest.raises(JobStopped, match="has taken over this output"):
                 sleeper.check()
             assert sleeper.lost
             second.check()
@@ -179,7 +179,7 @@ def test_after_a_pause_a_holder_looks_again(tmp_path: Path, monkeypatch, clock: 
             lease.check()
             assert len(read) == 1
         else:
-            with pytest.raises(JobStopped, match="nothing more is written"):
+            with pytest.raises(JobStopped, match="writes nothing more"):
                 lease.check()
 
 

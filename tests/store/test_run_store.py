@@ -65,7 +65,7 @@ def test_a_run_of_another_engine_is_refused_in_one_sentence_and_stays_readable(
     local_store.create_or_open(old, CONFIG, clips(1))
     local_store.commit("clip-000", write_clip(tmp_path, "clip-000", seed=1, fingerprint=old)[0])
     there = everything(local_store)
-    with pytest.raises(UserError, match=rf"was made by {by}, and this is engine version 3") as caught:
+    with pytest.raises(UserError, match=rf"was made by {by}, but this is engine version 3") as caught:
         local_store.create_or_open({**FINGERPRINT, "engine_version": 3, "fps": 5}, CONFIG, clips(1))
     assert len(caught.value.problems) == 1
     assert everything(local_store) == there
@@ -149,7 +149,7 @@ def test_a_start_that_died_between_its_two_files_is_mended(store: RunStore):
     store.create_or_open(FINGERPRINT, CONFIG, clips(3))
     store.storage.delete("manifest.parquet")
     again = RunStore(store.output, store.storage.options, QUICK)
-    with pytest.raises(UserError, match="start it again"):
+    with pytest.raises(UserError, match="run it again"):
         again.manifest()
     with pytest.raises(UserError, match="never been written"):
         again.create_or_open(FINGERPRINT, CONFIG, clips(2))
@@ -267,7 +267,7 @@ def test_a_worker_that_sees_the_drivers_storage_goes_to_work(store: RunStore):
 @pytest.mark.parametrize(
     ("seen", "sentence"),
     [
-        ("nothing", "holds no run"),
+        ("nothing", "has no run"),
         ("another run", "holds the run"),
         ("a copy", "is a copy of the run"),
         ("a copy of an earlier start", "is a copy of the run"),

@@ -78,21 +78,21 @@ CORRUPTIONS: dict[str, Callable[[list[dict[str, Any]], dict[str, Any]], object]]
     "indices start at 0": lambda rows, _: rows[0].update(frame_index=-1),
     "score is 1.5": lambda rows, _: rows[3].update(score=1.5),
     "track_score is nan": lambda rows, _: rows[3].update(track_score=float("nan")),
-    "none of the clip's": lambda rows, _: [r.update(prompt="cat") for r in rows if r["object_id"] == 1] and None,
+    "not one of the clip's": lambda rows, _: [r.update(prompt="cat") for r in rows if r["object_id"] == 1] and None,
     "two prompts": lambda rows, _: rows[2].update(prompt="blue box"),
     "rows of clip 'clip-002'": lambda rows, _: rows[2].update(clip_id="clip-002"),
     "missing values": lambda rows, _: rows[2].update(time_s=None),
     "bbox has missing values": lambda rows, _: rows[2]["bbox"].update(xmin=None),
     "disagree about its time": lambda rows, _: rows[0].update(pts=rows[0]["pts"] + 1),
     "frame 2 is at 0.08 s (pts 512)": lambda rows, _: [r.update(pts=512) for r in rows[2:4]] and None,
-    "time does not grow: frame 4 is at 0.01 s": lambda rows, _: [r.update(time_s=0.01) for r in rows[4:6]] and None,
+    "time does not increase: frame 4 is at 0.01 s": lambda rows, _: [r.update(time_s=0.01) for r in rows[4:6]] and None,
     "times count from the video's start": lambda rows, _: [r.update(time_s=-0.5) for r in rows[:2]] and None,
-    "time_s is not a number": lambda rows, _: [r.update(time_s=float("inf")) for r in rows[:2]] and None,
+    "time_s has values that are not finite": lambda rows, _: [r.update(time_s=float("inf")) for r in rows[:2]] and None,
     "rows, its metadata says": lambda rows, _: rows.pop(),
     "objects, its metadata says": lambda _, values: values["clip"].update(objects=9),
     "frames were processed": lambda _, values: values["clip"].update(frames=2),
     "metadata says clip 'x'": lambda _, values: values["clip"].update(clip_id="x"),
-    "another fingerprint": lambda _, values: values["fingerprint"].update(fps=3),
+    "a different fingerprint": lambda _, values: values["fingerprint"].update(fps=3),
     "schema version is 2": lambda _, values: values.update(schema_version=2),
     "the file's metadata has no sam3ray.model": lambda _, values: values.pop("model"),
 }
@@ -109,7 +109,7 @@ def test_each_corruption_is_found(run: RunStore, monkeypatch, message: str):
 
 def test_another_schema_is_found(run: RunStore):
     rewrite(run, lambda rows, _: None, SCHEMA.set(9, pa.field("area", pa.int64())))
-    assert verify_run(run.output) == ["annotations/clip-001.parquet: not the schema of annotations version 1"]
+    assert verify_run(run.output) == ["annotations/clip-001.parquet: not the annotations schema, version 1"]
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100, -1])
@@ -142,11 +142,11 @@ def test_strangers_are_found(run: RunStore, tmp_path: Path):
     (tmp_path / "run" / "annotations" / "clip-000.parquet.tmp").write_bytes(b"half")
     (tmp_path / "run" / "notes.txt").write_bytes(b"")
     assert sorted(verify_run(run.output)) == [
-        "annotations/clip-000.parquet.tmp: no file of a run",
+        "annotations/clip-000.parquet.tmp: not a file of a run",
         "clip ghost: has a video, and is not in the manifest",
         "clip ghost: has failure records, and is not in the manifest",
         "clip stranger: has annotations, and is not in the manifest",
-        "notes.txt: no file of a run",
+        "notes.txt: not a file of a run",
     ]
 
 
@@ -160,7 +160,7 @@ def test_a_table_that_claims_more_than_there_is_is_found(run: RunStore):
     run.write_clips_table(run.summaries())
     Path(run.output, "annotations/clip-001.parquet").unlink()
     run.record_failure(Failure("clip-001", Reason.CRASHED, ""))
-    assert verify_run(run.output) == ["clip clip-001: clips.parquet says done, and there are no annotations"]
+    assert verify_run(run.output) == ["clip clip-001: clips.parquet says done, but there are no annotations"]
 
 
 def test_merged_rows_that_differ_from_the_clips_own_are_found(run: RunStore):
@@ -173,7 +173,7 @@ def test_a_missing_part_is_found(run: RunStore):
     compact_run(run.output)
     (part,) = Path(run.output, "compacted").glob("*.parquet")
     part.unlink()
-    assert verify_run(run.output) == [f"compacted/{part.name}: named by the index, and missing"]
+    assert verify_run(run.output) == [f"compacted/{part.name}: listed in the index but missing"]
 
 
 def test_a_table_with_other_figures_than_the_files_is_found(run: RunStore):
@@ -202,7 +202,7 @@ def test_a_sample_looks_into_some_files_and_at_all_names(run: RunStore, compacte
     assert set(seen) == {0, 1}  # another clip each time
     assert len(verify_run(run.output, sample=10)) == 1
     Path(run.output, "notes.txt").write_bytes(b"")
-    assert "notes.txt: no file of a run" in verify_run(run.output, sample=1)
+    assert "notes.txt: not a file of a run" in verify_run(run.output, sample=1)
 
 
 def test_the_work_may_be_done_by_processes(run: RunStore, monkeypatch):
@@ -232,7 +232,7 @@ def test_records_with_strange_names_are_no_records(run: RunStore):
     for name in names:
         (folder / name).write_bytes(b"{}")
     assert run.failures() == []
-    assert verify_run(run.output) == [f"failures/clip-000/{name}: no file of a run" for name in sorted(names)]
+    assert verify_run(run.output) == [f"failures/clip-000/{name}: not a file of a run" for name in sorted(names)]
     assert run.record_failure(Failure("clip-000", Reason.CRASHED, "")) == 1
 
 
@@ -265,14 +265,14 @@ def test_files_that_agree_with_the_run_and_among_themselves_are_sound(tmp_path: 
 @pytest.mark.parametrize(
     ("model", "source", "says"),
     [
-        ({"dtype": "float32"}, {}, "clip-001.parquet: was made with dtype float32, and the run names bfloat16"),
-        ({"device_kind": "cpu"}, {}, "clip-001.parquet: was made with device_kind cpu, and the run names cuda"),
+        ({"dtype": "float32"}, {}, "clip-001.parquet: was made with dtype float32, but the run has bfloat16"),
+        ({"device_kind": "cpu"}, {}, "clip-001.parquet: was made with device_kind cpu, but the run has cuda"),
         (
             {"rules": "transformers"},
             {},
             "several values of rules: published (clip clip-000), transformers (clip clip-001)",
         ),
-        ({}, {"size": 6}, "another content of its video than the run first saw (it had 5 bytes, and has 6)"),
+        ({}, {"size": 6}, "a different version of its video than the run first saw (it had 5 bytes, and has 6)"),
         ({}, {"size": 6}, "clips clip-000 and clip-001 are of one video, whose content changed between them"),
     ],
 )

@@ -62,5 +62,5 @@ def test_a_missing_checkpoint_is_a_sentence():
         [sys.executable, "-m", "tools.training", "evaluate", "/nonexistent"], capture_output=True, text=True
     )
     assert called.returncode == 2
-    assert "sam3ray: model.checkpoint is '/nonexistent': there is no such folder" in called.stderr
+    assert "sam3ray: model.checkpoint is '/nonexistent': no such folder exists" in called.stderr
     assert "Traceback" not in called.stderr

@@ -168,7 +168,7 @@ class TestOfPublicSets:
     @pytest.mark.parametrize(
         ("changes", "sentence"),
         [
-            ({"annotations": {}}, "'annotations' is no list of objects"),
+            ({"annotations": {}}, "'annotations' is not a list of objects"),
             ({"annotations": [{"video_id": 7, "category_id": 3, "segmentations": [None]}]}, "each of the 3 frames"),
             ({"annotations": [{"video_id": 8}]}, "the video 8, which is not in its list"),
             (
@@ -231,7 +231,7 @@ class TestOfPublicSets:
     def test_what_is_no_png(self, tmp_path):
         (tmp_path / "set" / "seq").mkdir(parents=True)
         (tmp_path / "set" / "seq" / "00000.png").write_bytes(b"\x89PNG and nothing else")
-        with pytest.raises(UserError, match=r"00000\.png is no PNG"):
+        with pytest.raises(UserError, match=r"00000\.png is not a PNG"):
             import_truth(str(tmp_path / "truth"), str(tmp_path / "set"), "davis")
         Image.new("RGB", (8, 8)).save(tmp_path / "set" / "seq" / "00000.png")
         with pytest.raises(UserError, match="its pixels are colours"):

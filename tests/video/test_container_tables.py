@@ -74,7 +74,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> N
         with pytest.raises(ClipError) as caught:
             VideoReader(path)
         assert caught.value.reason is Reason.UNREADABLE_VIDEO
-        assert "no regular file" in caught.value.message
+        assert "not a regular file" in caught.value.message
 
 
 def test_lengths_beyond_every_disk_are_damage(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_what_cannot_be_a_video(tmp_path: Path) -> None:
     write_frames(folder, ["1.png", "01.png"])
     assert "'01.png' and '1.png' have the same number" in fails(folder, Reason.UNREADABLE_VIDEO)
     assert "'cover.png' has no number" in fails(write_frames(tmp_path / "g", ["cover.png"]), Reason.UNREADABLE_VIDEO)
-    assert "3 frames, allowed are 2" in fails(
+    assert "3 frames; allowed: at most 2 (video.max_frames)" in fails(
         write_frames(tmp_path / "h", ["1.png", "2.png", "3.png"]), Reason.OVER_LIMITS, limits=VideoConfig(max_frames=2)
     )
     fails(tmp_path / "h", Reason.OVER_LIMITS, limits=VideoConfig(max_pixels=100))

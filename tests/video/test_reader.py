@@ -310,7 +310,7 @@ class TestLimits:
     def test_each_limit(self, tmp_path: Path, limit: dict[str, float]) -> None:
         path = write_video(tmp_path / "a.mp4")
         error = fails(path, Reason.OVER_LIMITS, limits=VideoConfig(**limit))
-        assert "allowed are" in error.message or "more than 19" in error.message
+        assert "allowed: at most" in error.message or "more than 19" in error.message
 
     def test_what_is_allowed_counts_for_the_range(self, tmp_path: Path) -> None:
         path = write_video(tmp_path / "a.mp4", 50)
