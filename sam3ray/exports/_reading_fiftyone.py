@@ -43,7 +43,7 @@ def read_fiftyone(storage: Storage, labels: ClipLabels) -> Found:
         for n, each in enumerate(detections, 1):
             place = f"{where}, frame {number}, detection {n}"
             if not isinstance(each, Mapping):
-                raise ValueError(f"{place} is no mapping")
+                raise ValueError(f"{place} is not a mapping")
             mask = _mask(each, labels, place)
             if mask.any():
                 label = label_of(each.get("label"), place)
@@ -57,7 +57,7 @@ def _frames(storage: Storage, clip_id: str) -> list[tuple[int, Mapping[str, Any]
         path = f"frames/{clip_id}.json"
         frames = json_object(storage, path).get("frames")
         if not isinstance(frames, Mapping) or not all(str(key).isdecimal() for key in frames):
-            raise ValueError(f"{path}: frames is no mapping of frame numbers")
+            raise ValueError(f"{path}: frames is not a mapping of frame numbers")
         return [(int(key), _mapping(value, path), path) for key, value in frames.items()]
     path = f"{CORRECTED}/samples.json"
     samples = [_mapping(each, path) for each in list_of(json_object(storage, path), "samples", path)]
@@ -112,7 +112,7 @@ def _unpacked(value: Any, where: str) -> np.ndarray:
 
 def _mapping(value: Any, path: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{path}: {value!r:.40} is no mapping")
+        raise ValueError(f"{path}: {value!r:.40} is not a mapping")
     return value
 
 

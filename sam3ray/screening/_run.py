@@ -134,7 +134,7 @@ def triage(
     store = RunStore(output, options)
     done = sorted(store.done_ids())
     if not done:
-        raise UserError(f"{redact(output)} holds no annotations: it is no finished or started run")
+        raise UserError(f"{redact(output)} holds no annotations: it is not a run, or no clip is done yet")
     other = None if against is None else RunStore(*run_place(against, storage_options))
     if other is not None and not other.done_ids() & set(done):
         raise UserError(f"{redact(output)} and {redact(other.output)} have no clip in common")
