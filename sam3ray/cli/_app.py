@@ -445,13 +445,17 @@ def export_labels(
             "fiftyone, yolo, sav or parquet.",
         ),
     ],
-    to: Annotated[str, typer.Option("--to", metavar="DEST", help="An empty folder, on any storage.")],
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="DEST", help="An empty folder, on any storage; or the address of a CVAT server."),
+    ],
     variant: Annotated[
         str | None,
         typer.Option(
             "--variant",
             metavar="V",
-            help="mots: challenge, kitti or png. cvat: boxes or masks. labelstudio: video or brush. Default: the first",
+            help="mots: challenge, kitti or png. cvat: boxes, masks or push (into a server). labelstudio: video or "
+            "brush. Default: the first",
         ),
     ] = None,
     clips: Annotated[
@@ -482,25 +486,31 @@ def export_labels(
     log_level: LogLevel = "warning",
 ) -> int:
     """Export labels for another tool. Prints what the format cannot hold. Safe to repeat."""
-    from sam3ray.exports import SENTENCES, export, read_names
+    from sam3ray.exports import SENTENCES, export, push_to_cvat, read_names
 
+    chosen: dict[str, Any] = {
+        "clips": clips or None,
+        "prompts": prompts or None,
+        "min_score": min_score,
+        "every": every,
+        "names": read_names(labels) if labels else None,
+        "revision": _named_revision(revision),
+        "storage_options": _given_storage(set_),
+    }
     with counter("clips exported") as progress:
-        done = export(
-            _place(output),
-            _place(to),
-            format_,
-            variant=variant,
-            clips=clips or None,
-            prompts=prompts or None,
-            min_score=min_score,
-            every=every,
-            names=read_names(labels) if labels else None,
-            images=images,
-            revision=_named_revision(revision),
-            workers=workers or os.cpu_count() or 1,
-            storage_options=_given_storage(set_),
-            progress=progress,
-        )
+        if (format_, variant) == ("cvat", "push"):
+            done = push_to_cvat(_place(output), to, **chosen, progress=progress)
+        else:
+            done = export(
+                _place(output),
+                _place(to),
+                format_,
+                variant=variant,
+                images=images,
+                workers=workers or os.cpu_count() or 1,
+                **chosen,
+                progress=progress,
+            )
     facts = {key: value for key, value in plain(done).items() if key not in ("lost", "failed")}
     lost = {SENTENCES[kind]: count for kind, count in done.lost.items()}
     print_result(plain(done), facts_table({"exported to": to, **facts, **lost}), as_json)

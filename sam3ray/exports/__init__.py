@@ -4,9 +4,20 @@ A writer takes one clip's labels and a folder, and returns what the format could
 numbers, parallel work, resuming) is the same for all formats and lives in `_export`.
 """
 
+from sam3ray.exports._cvat_push import push_to_cvat
 from sam3ray.exports._export import Exported, export, read_names
 from sam3ray.exports._formats import FORMATS
 from sam3ray.exports._import import READERS, Imported, import_labels
 from sam3ray.exports._losses import SENTENCES
 
-__all__ = ["FORMATS", "READERS", "SENTENCES", "Exported", "Imported", "export", "import_labels", "read_names"]
+__all__ = [
+    "FORMATS",
+    "READERS",
+    "SENTENCES",
+    "Exported",
+    "Imported",
+    "export",
+    "import_labels",
+    "push_to_cvat",
+    "read_names",
+]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sam3ray.config import RunSource, VideoConfig, run_place
 from sam3ray.exports import parquet
 from sam3ray.exports._folder import SIDECARS, Folder
-from sam3ray.exports._formats import Format, format_of
+from sam3ray.exports._formats import format_of
 from sam3ray.exports._labels import Choice, ClipLabels, Written, chosen
 from sam3ray.exports._losses import Losses
 from sam3ray.failures import ClipError, Reason, UserError
@@ -114,12 +114,12 @@ def export(
     """
     output, storage_options = run_place(output, storage_options)
     variant, way = format_of(format, variant)
-    choice = _choice(clips, prompts, min_score, every, names)
+    choice = choice_from(clips, prompts, min_score, every, names)
     store = RunStore(output, storage_options)
     run_id = store.run_id()
     manifest = store.manifest()
     numbers = {clip.clip_id: n for n, clip in enumerate(manifest, 1)}
-    wanted = _wanted(manifest, store.done_ids(), choice)
+    wanted = wanted_clips(manifest, store.done_ids(), choice)
     edits = Edits(store)
     revision = edits.number_of(revision)
     operations = edits.operations(revision)
@@ -179,7 +179,7 @@ def _written(folder: Folder, clip_id: str) -> Written:
     return Written(clip_id, about["number"], about["frames"], about["uri"], about["rows"], labels, about["lost"])
 
 
-def _choice(
+def choice_from(
     clips: str | Sequence[str] | None,
     prompts: str | Sequence[str] | None,
     min_score: float,
@@ -205,7 +205,7 @@ def _choice(
     )
 
 
-def _wanted(manifest: Sequence[Clip], done: set[str], choice: Choice) -> list[Clip]:
+def wanted_clips(manifest: Sequence[Clip], done: set[str], choice: Choice) -> list[Clip]:
     if choice.clips is None:
         wanted = [clip for clip in manifest if clip.clip_id in done]
         if not wanted:
@@ -259,7 +259,8 @@ def _export_clip(order: _Order, clip: Clip) -> tuple[str, str | None]:
             labels = replace(labels, about={**labels.about, "fingerprint": order.prints})
         with Folder(order.destination) as folder:
             if order.images:
-                _extract_images(order, way, labels, clip, folder)
+                assert way.image is not None
+                extract_images(order.store, clip, labels, partial(way.image, labels), folder)
             lost = way.write_clip(labels, folder)
             folder.settle()
             folder.json(f"{SIDECARS}/{clip.clip_id}.json", _sidecar(labels, lost))
@@ -338,10 +339,15 @@ def _sidecar(labels: ClipLabels, lost: Losses) -> dict[str, Any]:
     }
 
 
-def _extract_images(order: _Order, way: Format, labels: ClipLabels, clip: Clip, folder: Folder) -> None:
-    """The exported frames as JPEGs, decoded once, in order."""
-    assert way.image is not None
-    options, limits = order.store.storage.options, VideoConfig()
+def extract_images(
+    store: RunStore, clip: Clip, labels: ClipLabels, name: Callable[[int, int], str], folder: Folder
+) -> None:
+    """The exported frames as JPEGs, decoded once, in order.
+
+    Args:
+        name: that of an image, from the frame's index and its place among the exported frames.
+    """
+    options, limits = store.storage.options, VideoConfig()
     wanted = set(labels.frames)
     with ExitStack() as resources:
         work = resources.enter_context(tempfile.TemporaryDirectory())
@@ -351,7 +357,7 @@ def _extract_images(order: _Order, way: Format, labels: ClipLabels, clip: Clip, 
         for frame in reader:
             if frame.index in wanted:
                 wanted.discard(frame.index)
-                folder.bytes(way.image(labels, frame.index, labels.place[frame.index]), _jpeg(frame.image))
+                folder.bytes(name(frame.index, labels.place[frame.index]), _jpeg(frame.image))
             if not wanted:
                 break
     if wanted:
