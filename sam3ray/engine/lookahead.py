@@ -1,4 +1,4 @@
-"""The part of a frame's work that needs no past: preprocessing, vision backbone, detector, tracker features.
+"""The part of a frame's work that needs no past: vision backbone, detector, tracker features.
 
 It runs ahead of the tracker, by one batch of frames; on a GPU by two. This keeps the device busy while Python
 decides what becomes of the frame before.
@@ -15,7 +15,7 @@ import torch
 from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.detector import DetectorLike, Proposals
 from sam3ray.engine.exemplars import Asked
-from sam3ray.engine.frames import Preprocessor
+from sam3ray.engine.input_queue import InputQueue, PreparedImage
 from sam3ray.engine.outputs import FrameStamp
 from sam3ray.engine.vision import FrameFeatures, TrackerNeck
 from sam3ray.video import Frame
@@ -46,7 +46,7 @@ class _Waiting:
     stamp: FrameStamp
     position: int
     phrases: tuple[Asked, ...]
-    pixels: torch.Tensor | None
+    image: PreparedImage | None
 
 
 class LookAhead:
@@ -57,14 +57,23 @@ class LookAhead:
         neck: makes the tracker's features.
         detector: what detects on each frame.
         batch: frames per call of the backbone.
+        at_once: prepare a frame when it is pushed, not in a thread of its own.
     """
 
-    def __init__(self, checkpoint: Checkpoint, neck: TrackerNeck, detector: DetectorLike, batch: int) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        neck: TrackerNeck,
+        detector: DetectorLike,
+        batch: int,
+        *,
+        at_once: bool = False,
+    ) -> None:
         self._checkpoint = checkpoint
         self._neck = neck
         self._detector = detector
         self._batch = batch
-        self._preprocess = Preprocessor(checkpoint)
+        self._inputs = InputQueue(checkpoint, at_once=at_once)
         self._waiting: deque[_Waiting] = deque()
         self._ready: deque[FrameWork] = deque()
         # On CUDA one batch more is under way: its scores are on the host when they are asked for, since the wait for
@@ -76,19 +85,24 @@ class LookAhead:
 
     def push(self, frame: Frame, position: int, phrases: tuple[Asked, ...], *, is_looked_at: bool = True) -> None:
         """The next frame, and the phrases to look for on it."""
-        pixels = self._preprocess(frame) if is_looked_at else None
-        self._waiting.append(_Waiting(FrameStamp.of(frame), position, phrases, pixels))
+        image = self._inputs.push(frame) if is_looked_at else None
+        self._waiting.append(_Waiting(FrameStamp.of(frame), position, phrases, image))
 
     def each(self, frames: Iterable[Frame], phrases: tuple[str, ...]) -> Iterator[FrameWork]:
         """All frames of a clip, of which the same is asked throughout."""
-        for position, frame in enumerate(frames):
-            self.push(frame, position, phrases)
-            while len(self) > 2 * self._batch:
+        try:
+            for position, frame in enumerate(frames):
+                self.push(frame, position, phrases)
+                while len(self) > 2 * self._batch:
+                    yield self.pop()
+            while len(self):
                 yield self.pop()
-        while len(self):
-            yield self.pop()
+        finally:
+            self.clear()
 
     def clear(self) -> None:
+        """Drop what was pushed and not popped."""
+        self._inputs.close()
         self._waiting.clear()
         self._ready.clear()
 
@@ -101,23 +115,24 @@ class LookAhead:
         if len(self._ready) >= self._enough or not self._waiting:
             return
         first = self._waiting[0]
-        if first.pixels is None:
+        if first.image is None:
             self._waiting.popleft()
             self._ready.append(FrameWork(first.stamp, first.position))
             return
-        chunk: list[tuple[_Waiting, torch.Tensor]] = []
+        chunk: list[tuple[_Waiting, PreparedImage]] = []
         while self._waiting and len(chunk) < self._batch:
             each = self._waiting[0]
-            if each.pixels is None or each.phrases != first.phrases:
+            if each.image is None or each.phrases != first.phrases:
                 break
-            chunk.append((self._waiting.popleft(), each.pixels))
+            chunk.append((self._waiting.popleft(), each.image))
         self._ready.extend(self._run(chunk))
 
     @torch.inference_mode()
-    def _run(self, chunk: list[tuple[_Waiting, torch.Tensor]]) -> list[FrameWork]:
+    def _run(self, chunk: list[tuple[_Waiting, PreparedImage]]) -> list[FrameWork]:
         first = chunk[0][0]
+        images = [image.take() for _, image in chunk]
         with self._checkpoint.precision():
-            pixels = chunk[0][1] if len(chunk) == 1 else torch.cat([pixels for _, pixels in chunk])
+            pixels = images[0] if len(images) == 1 else torch.cat(images)
             hidden, features = self._neck.see(pixels)
             found: list[Proposals] | None = None
             if first.phrases:

@@ -74,8 +74,8 @@ class Bank:
     def write(self, values: Tensor) -> list[int]:
         """Stores values (n, *shape); returns their row numbers."""
         count = len(values)
-        while len(self._free) < count:
-            self._grow()
+        if len(self._free) < count:
+            self._grow(count)
         rows = [self._free.pop() for _ in range(count)]
         self.rows[indices(rows, self.rows.device)] = values.to(self.rows.device, self.rows.dtype)
         return rows
@@ -101,9 +101,11 @@ class Bank:
     def release(self, rows: Iterable[int]) -> None:
         self._free.extend(row for row in rows if row != NO_ROW)
 
-    def _grow(self) -> None:
-        old = len(self.rows)
-        new = old + max(16, old // 2)
+    def _grow(self, count: int) -> None:
+        """Doubled until so many more fit: few copies, and sizes that the allocator has seen in the clip before."""
+        old = new = len(self.rows)
+        while new - self.in_use < count:
+            new *= 2
         rows = self.rows.new_empty((new, *self.rows.shape[1:]))
         rows[:old] = self.rows
         self.rows = rows

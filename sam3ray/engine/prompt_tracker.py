@@ -21,7 +21,7 @@ objects, so that adding an object changes the others.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -80,12 +80,14 @@ class PromptTracker:
         due: Sequence[tuple[PromptedObject, tuple[Round, ...]]],
         *,
         reverse: bool = False,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> tuple[list[PromptedObject], TrackedMasks | None]:
         """One frame.
 
         Args:
             active: objects to find on this frame by what they remember, or as shown before.
             due: objects prompted on it, with their rounds. One that is active too is being refined.
+            meanwhile: called once the frame's work is queued, before anything of it is waited for.
 
         Returns:
             The objects, and their masks and scores in the same order (None: no object).
@@ -108,6 +110,7 @@ class PromptTracker:
         for each in known:
             objects.append(each)
             results.append(each.shown[position])
+        meanwhile()
         tracker.prune(
             position,
             [each.memory for each in objects],

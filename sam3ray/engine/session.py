@@ -114,7 +114,7 @@ class Session(AbstractContextManager["Session"]):
         checkpoint = engine.checkpoint
         self._outputs = OutputQueue(checkpoint.device, self.size, masks, at_once=self.policy.live)
         batch = 1 if self.policy.live else engine.tracking.frame_batch
-        self._ahead = LookAhead(checkpoint, engine.neck, engine.detector, batch)
+        self._ahead = LookAhead(checkpoint, engine.neck, engine.detector, batch, at_once=self.policy.live)
         # Enough for the look-ahead's batches, and to know the length of a short clip.
         self._lag = 0 if self.policy.live else max(2 * batch, LENGTH_HORIZON if length is None else 0)
 
@@ -124,6 +124,7 @@ class Session(AbstractContextManager["Session"]):
     def close(self) -> None:
         """Ends the session, wherever it is."""
         self.is_over = True
+        self._ahead.clear()
         self._outputs.close()
 
     @property
@@ -489,8 +490,9 @@ class Session(AbstractContextManager["Session"]):
         active = [each for _, each in sorted(self.prompted.items()) if self._is_active(each, position)]
         if self.prompt_tracker is None or not (active or prompted):
             return step
-        objects, tracked = self.prompt_tracker.step(features, position, active, prompted, reverse=self.walk.reverse)
-        self._ahead.fill()
+        objects, tracked = self.prompt_tracker.step(
+            features, position, active, prompted, reverse=self.walk.reverse, meanwhile=self._ahead.fill
+        )
         return replace(step, pointed=as_result(step.stamp, objects, tracked))
 
     def _due(self, frame_index: int) -> dict[int, tuple[Round, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
 from sam3ray.video import Frame
@@ -71,15 +72,25 @@ class OnePass:
 
 
 def read_backward(source: FrameSource, stop: int) -> Iterator[tuple[int, Frame]]:
-    """(position, frame) from stop - 1 down to 0, decoded in chunks: a bounded number is held at a time."""
-    chunk = min(128, max(8, _CHUNK_BYTES // (source.height * source.width * 3)))
-    while stop > 0:
-        start = max(0, stop - chunk)
-        frames = list(source.read(start, stop))
-        if len(frames) != stop - start:
-            raise ValueError(
-                f"frames {start} to {stop - 1} were asked for, {len(frames)} came: the source is not stable"
-            )
-        for offset in range(len(frames) - 1, -1, -1):
-            yield start + offset, frames.pop()
-        stop = start
+    """(position, frame) from stop - 1 down to 0, decoded in chunks: a bounded number is held at a time.
+
+    The next chunk is decoded in a thread while this one is used.
+    """
+    chunk = min(64, max(4, _CHUNK_BYTES // 2 // (source.height * source.width * 3)))
+
+    def decode(stop: int) -> list[Frame]:
+        return list(source.read(max(0, stop - chunk), stop))
+
+    with ThreadPoolExecutor(1, "decode-backward") as pool:
+        coming = pool.submit(decode, stop)
+        while stop > 0:
+            start, frames = max(0, stop - chunk), coming.result()
+            if len(frames) != stop - start:
+                raise ValueError(
+                    f"frames {start} to {stop - 1} were asked for, {len(frames)} came: the source is not stable"
+                )
+            if start:
+                coming = pool.submit(decode, start)
+            for offset in range(len(frames) - 1, -1, -1):
+                yield start + offset, frames.pop()
+            stop = start

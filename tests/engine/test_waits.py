@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from typing import Any
 
@@ -13,16 +14,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.ghost import FAKE, Ghost, build, not_there, run
 from sam3ray.config import TrackingConfig
+from sam3ray.engine import overlaps, tracker
 from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.detector import Detector
+from sam3ray.engine.engine import Engine
+from sam3ray.engine.frames import Preprocessor
 from sam3ray.engine.lookahead import LookAhead
 from sam3ray.engine.memory import ObjectMemory
+from sam3ray.engine.policy import Policy
 from sam3ray.engine.propagation import Propagation
 from sam3ray.engine.rules import Rules
+from sam3ray.engine.session import Session
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.tracker_values import Clicks
 from sam3ray.engine.transfer import mark
 from sam3ray.engine.vision import TrackerNeck
+from sam3ray.prompts import PointPrompt
 
 ASK = {"_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "_unique2", "unique_dim"}
 
@@ -113,6 +120,82 @@ def test_nothing_is_asked_of_the_device_but_the_numbers_of_the_decision(rules, o
     assert propagation.tally.frames == 20
     assert propagation.tally.objects
     assert not asked.counts
+
+
+class TouchesImages(TorchDispatchMode):
+    """Counts operators of this thread that are given bytes: only decoded frames are bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(isinstance(each, torch.Tensor) and each.dtype == torch.uint8 for each in args):
+            self.names.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def engine_of(**settings: Any) -> Engine:
+    found = ScriptedDetector(lambda frame, prompt: [Found((0.4, 0.4), 0.2, 0.9)], 4 * IMAGE // PATCH)
+    return Engine(checkpoint(tiny_model(1, 2.0)), TrackingConfig(**settings), found)
+
+
+@pytest.mark.parametrize(("policy", "touches"), [("whole", False), ("both", False), ("live", True)])
+def test_the_launching_thread_does_not_prepare_frames(policy, touches):
+    """But under `live`, where a frame has nothing to hide behind."""
+    with TouchesImages() as launching, Session(engine_of(), 90, 120, Policy.named(policy)) as session:
+        session.add("red")
+        session.add(PointPrompt(points=((40, 30),), labels=(True,), frame_index=2, object_id=9))
+        shown = [each for frame in clip(6) for each in session.step(frame)] + session.finish()
+    assert [each.frame_index for each in shown] == list(range(6))
+    assert bool(launching.names) == touches
+
+
+def test_a_frame_that_cannot_be_prepared_is_named_and_ends_the_thread(monkeypatch):
+    """The error keeps its kind, from which the reason follows."""
+    prepare = Preprocessor.__call__
+
+    def fails(self: Preprocessor, frame: Any) -> torch.Tensor:
+        if frame.index == 7:
+            raise torch.OutOfMemoryError("no room")
+        return prepare(self, frame)
+
+    monkeypatch.setattr(Preprocessor, "__call__", fails)
+    with Session(engine_of(), 90, 120, length=10) as session:
+        session.add("red")
+        with pytest.raises(torch.OutOfMemoryError) as caught:
+            [session.step(frame) for frame in clip(10)]
+    assert caught.value.__notes__ == ["while frame 7 was prepared for the model"]
+    assert "prepare-frames" not in " ".join(each.name for each in threading.enumerate())
+
+
+@pytest.mark.parametrize("prompt", ["red", PointPrompt(points=((40, 30),), labels=(True,), frame_index=0, object_id=1)])
+def test_the_next_frames_are_started_before_the_host_waits_for_this_one(monkeypatch, prompt):
+    """For phrases and for clicks alike: the device has work while the host waits and decides."""
+    started = [0]
+    waits: list[tuple[int, int]] = []  # frames begun, frames whose look-ahead has been started
+
+    class Arrives:
+        def synchronize(self) -> None:
+            waits.append((session.clock.worked, started[0]))
+
+    for module in (overlaps, tracker):
+        monkeypatch.setattr(module, "to_host", lambda tensor: (tensor.cpu(), Arrives()))
+    run_ahead = LookAhead._run
+
+    def start(self: LookAhead, chunk: Any) -> Any:
+        started[0] += len(chunk)
+        return run_ahead(self, chunk)
+
+    monkeypatch.setattr(LookAhead, "_run", start)
+    with Session(engine_of(), 90, 120, length=12) as session:
+        session.add(prompt)
+        for frame in clip(12):
+            session.step(frame)
+        session.finish()
+    early = [(begun, ahead) for begun, ahead in waits if begun < 12]
+    assert len({begun for begun, _ in early}) >= 10
+    assert all(ahead > begun for begun, ahead in early)
 
 
 def test_the_ghost_sees_a_wait():
