@@ -4,16 +4,35 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import servers
 from tests.servers import Place
 
+if TYPE_CHECKING:
+    from sam3ray.config import ModelConfig
+    from sam3ray.engine.checkpoint import Checkpoint
+
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as `sam3ray.engine` does: parity tests run transformers first
+# On tensors as small as these a second thread takes longer than it saves: it spins, and so does the other process's.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _HEAVY = "e2e"  # the folder of tests that start Ray
+# Files that take the longest besides: begun last, one process would be left alone with them.
+_LONG = (
+    "test_embedded.py",
+    "test_prompting_page.py",
+    "test_text_parity.py",
+    "test_state.py",
+    "test_text.py",
+    "test_visual.py",
+    "test_session_page.py",
+    "test_packed_attention.py",
+    "test_waits.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,7 +43,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.parent.name == _HEAVY or {"s3_server", "azure_server"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.server)
-    items.sort(key=lambda item: item.path.parent.name != _HEAVY)
+    items.sort(key=lambda item: _place(item.path.parent.name, item.path.name))
+
+
+def _place(folder: str, name: str) -> tuple[bool, int]:
+    return folder != _HEAVY, _LONG.index(name) if name in _LONG else len(_LONG)
+
+
+@pytest.fixture(scope="module")
+def loaded_once() -> Iterator[None]:
+    """A checkpoint is loaded once, however many models are made of it: its weights are never written."""
+    import sam3ray.model as module
+
+    load: Callable[..., Checkpoint] = module.load_checkpoint
+    loaded: dict[str, Checkpoint] = {}
+
+    def once(config: ModelConfig, *more: object) -> Checkpoint:
+        key = config.model_dump_json()
+        if key not in loaded:
+            loaded[key] = load(config, *more)
+        return loaded[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_checkpoint", once)
+        yield
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+def page(tmp_path_factory: pytest.TempPathFactory, loaded_once: None) -> Page:
     found = Page(tmp_path_factory.mktemp("prompting"))
     with chdir(found.folder), pytest.MonkeyPatch.context() as patch:
 

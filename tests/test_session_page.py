@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "session.md"
 
 
 @pytest.fixture(scope="module")
-def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def names(tmp_path_factory: pytest.TempPathFactory, loaded_once: None) -> dict[str, dict[str, Any]]:
     """What the examples have defined by the end of each section."""
     page, section = PAGE.read_text(encoding="utf-8"), ""
     defined: dict[str, Any] = {}
