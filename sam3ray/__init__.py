@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sam3ray.annotations import FrameAnnotations, ObjectAnnotation, decode_mask, read_annotations
+    from sam3ray.annotations import FrameAnnotations, ObjectAnnotation, decode_mask, load_revision, read_annotations
     from sam3ray.config import JobConfig, ModelConfig, TrackingConfig, VideoConfig, load_config
     from sam3ray.engine.state import StateError
     from sam3ray.evaluate import compare_runs, evaluate_run
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sam3ray.failures import ClipError, Failure, JobStopped, Reason, UserError
     from sam3ray.job import JobSummary, refine, run_job
     from sam3ray.job.reporting import report
+    from sam3ray.loading import ByClip, RunDataset, collate_frames, hugging_face_dataset
     from sam3ray.model import Model, load
     from sam3ray.planning import Plan, plan_job
     from sam3ray.prompts import BoxPrompt, ExemplarPrompt, MaskPrompt, PointPrompt
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {
-    "annotations": ("FrameAnnotations", "ObjectAnnotation", "decode_mask", "read_annotations"),
+    "annotations": ("FrameAnnotations", "ObjectAnnotation", "decode_mask", "load_revision", "read_annotations"),
     "config": ("JobConfig", "ModelConfig", "TrackingConfig", "VideoConfig", "load_config"),
     "rendering": ("draw",),
     "evaluate": ("compare_runs", "evaluate_run"),
@@ -38,6 +39,7 @@ _HOMES = {
     "job": ("JobSummary", "refine", "run_job"),
     "job.reporting": ("report",),
     "engine.state": ("StateError",),
+    "loading": ("ByClip", "RunDataset", "collate_frames", "hugging_face_dataset"),
     "model": ("Model", "load"),
     "planning": ("Plan", "plan_job"),
     "prompts": ("BoxPrompt", "ExemplarPrompt", "MaskPrompt", "PointPrompt"),
@@ -50,6 +52,7 @@ _HOMES = {
 
 __all__ = [
     "BoxPrompt",
+    "ByClip",
     "ClipError",
     "ExemplarPrompt",
     "Failure",
@@ -65,6 +68,7 @@ __all__ = [
     "PointPrompt",
     "Reason",
     "Run",
+    "RunDataset",
     "Segmenter",
     "StateError",
     "Status",
@@ -72,15 +76,18 @@ __all__ = [
     "TrackingConfig",
     "UserError",
     "VideoConfig",
+    "collate_frames",
     "compact",
     "compare_runs",
     "decode_mask",
     "draw",
     "evaluate_run",
     "export",
+    "hugging_face_dataset",
     "import_labels",
     "load",
     "load_config",
+    "load_revision",
     "plan_job",
     "read_annotations",
     "refine",

@@ -35,6 +35,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "TRUTH_SCHEMA",
     "decode_mask",
+    "load_revision",
     "parquet_options",
     "read_annotations",
     "read_file_metadata",
@@ -65,3 +66,10 @@ def read_annotations(
     if revision is not None:
         return read_revision(output, revision, storage_options)
     return annotations_dataset(output, storage_options)
+
+
+def load_revision(
+    run: RunSource, revision: int | str = "latest", storage_options: Mapping[str, Any] | None = None
+) -> ds.Dataset:
+    """The annotations of a run with its corrections: `read_annotations` at a revision, the newest by default."""
+    return read_annotations(run, storage_options, revision=revision)

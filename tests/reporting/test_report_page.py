@@ -92,7 +92,8 @@ def test_the_page_says_what_the_run_was_and_found(run):
     assert [card.clip_id for card in facts.worst] == ["flicker", "drawn"]
     assert facts.worst[0].has_video
     text = text_of(render_page(facts))
-    for said in ("3 of 5 clips done", "unreadable_video", "at frame 3", "it comes and goes", "Look at frame"):
+    doubt = "the detector was not sure (score 0.60)"
+    for said in ("3 of 5 clips done", "unreadable_video", "at frame 3", doubt, "Look at frame"):
         assert said in text
 
 

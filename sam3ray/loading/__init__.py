@@ -1,0 +1,9 @@
+"""A run's frames with their masks, for training and analysis: a PyTorch `Dataset`, a Hugging Face dataset.
+
+Both read rows and pictures only when a frame is asked for, from any storage.
+"""
+
+from sam3ray.loading._hugging_face import hugging_face_dataset
+from sam3ray.loading._torch import ByClip, RunDataset, collate_frames
+
+__all__ = ["ByClip", "RunDataset", "collate_frames", "hugging_face_dataset"]
