@@ -42,6 +42,7 @@ def fingerprint(
         **_model_keys(config, checkpoint_identity or {}),
         "model.dtype": resolved_dtype(config),
         "model.compile": config.model.compile,
+        "model.image_size": config.model.image_size,
         "prompts": list(config.prompts),
         "exemplars": [] if config.exemplars is None or isinstance(config.exemplars, str) else list(config.exemplars),
         "video.fps": config.video.fps,

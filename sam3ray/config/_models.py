@@ -76,6 +76,12 @@ class ModelConfig(_Section):
         description="`auto`: bfloat16 on a GPU, float32 on a CPU; `autocast`: float32 weights, bfloat16 arithmetic",
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="`auto`, `cpu`, `cuda`, `cuda:0`")
+    image_size: int | None = Field(
+        None,
+        ge=32,
+        le=4096,
+        description="side of the square that frames are scaled to, a multiple of the patch; null: the checkpoint's own",
+    )
     compile: bool = Field(False, description="torch.compile the vision backbone")
     cache_dir: str | None = Field(
         None,
@@ -147,6 +153,12 @@ class TrackingConfig(_Section):
     )
     forget_after_frames: int | None = Field(
         None, ge=16, description="drop the state of objects not seen for this many frames; null keeps everything"
+    )
+    detect_every: int = Field(
+        1, ge=1, le=1000, description="look for phrases on every n-th frame only; hotstart counts the frames looked at"
+    )
+    memory_frames: int | None = Field(
+        None, ge=1, le=64, description="frames that an object is compared with; null is the checkpoint's own number"
     )
     geometry_token: bool = Field(
         False, description="add the geometry encoder's token to every phrase, as published; not checked on real weights"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import ModelConfig
 from sam3ray.engine.digest import folder_digest, hub_digest, is_network_error
+from sam3ray.engine.image_size import fit, resize
 from sam3ray.engine.mirror import cache_folder, is_address, mirrored
 from sam3ray.engine.versions import check_transformers
 from sam3ray.failures import JobStopped, NotNow, Reason
@@ -67,7 +68,7 @@ def load_checkpoint(config: ModelConfig, storage_options: Mapping[str, Any] | No
     """
     check_transformers()
     import torch
-    from transformers import Sam3VideoModel, Sam3VideoProcessor
+    from transformers import Sam3VideoConfig, Sam3VideoModel, Sam3VideoProcessor
     from transformers.utils import logging as transformers_logging
 
     from sam3ray.engine.positions import restore
@@ -80,15 +81,22 @@ def load_checkpoint(config: ModelConfig, storage_options: Mapping[str, Any] | No
     dtype, autocast = _precision(config.dtype, device)
     source, where = _source(config, storage_options)
     with _explained(config):
+        given: dict[str, Any] = {}
+        if config.image_size is not None:
+            given["config"] = Sam3VideoConfig.from_pretrained(source, **where)
+            resize(given["config"], config.image_size)
         model = _as_loaded(Sam3VideoModel).from_pretrained(
             source,
             dtype=dtype,
             device_map={"": device},
             attn_implementation="sdpa",
             use_safetensors=True,
+            **given,
             **where,
         )
         processor = Sam3VideoProcessor.from_pretrained(source, **where)
+    if config.image_size is not None:
+        fit(processor, config.image_size)
     restore(model)
     model.eval().requires_grad_(False)
     if config.compile:

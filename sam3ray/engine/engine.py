@@ -158,6 +158,7 @@ class Engine:
             tracking.object_batch,
             num_frames,
             offload_state=tracking.offload_state,
+            memory_frames=self.rules.memory_frames,
             video_size=size,
         )
 

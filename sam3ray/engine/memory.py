@@ -167,7 +167,7 @@ class ReadRules:
     """
 
     rules: RuleSet
-    num_memories: int  # the model's num_maskmem: conditioning + 6 others
+    num_memories: int  # conditioning + so many less one others; the model's num_maskmem (7) or fewer
     max_pointers: int
     max_conditioning: int
     num_frames: int | None = None

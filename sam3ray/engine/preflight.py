@@ -8,6 +8,7 @@ from typing import Any
 
 from sam3ray.config import ModelConfig, TrackingConfig
 from sam3ray.engine.checkpoint import small_files
+from sam3ray.engine.image_size import resize
 from sam3ray.engine.rules import Rules
 
 MAX_TOKENS = 32  # of the text encoder, start and end included
@@ -19,6 +20,7 @@ _LINKED = (
     "hotstart_dup_thresh",
     "max_trk_keep_alive",
     "min_trk_keep_alive",
+    "memory_frames",
 )
 
 
@@ -66,15 +68,18 @@ def threshold_problem(
     Raises:
         JobStopped: the checkpoint's configuration cannot be had.
     """
-    if all(getattr(tracking, name) is None for name in _LINKED):
+    if config.image_size is None and all(getattr(tracking, name) is None for name in _LINKED):
         return None
     folder = small_files(config, patient=patient, storage_options=storage_options)
     from transformers import Sam3VideoConfig
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
+    model = Sam3VideoConfig.from_pretrained(folder)
     try:
-        Rules.of(Sam3VideoConfig.from_pretrained(folder), tracking)
+        if config.image_size is not None:
+            resize(model, config.image_size)
+        Rules.of(model, tracking)
     except ValueError as error:
         return str(error)
     return None

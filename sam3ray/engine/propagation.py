@@ -194,7 +194,7 @@ class Propagation:
             for places in (found.unmatched, found.empty)
         )
         removed, hidden = self.hotstart.update(
-            frame,
+            self._looks(frame),
             new=[each.object_id for each in newcomers],
             matched=[[objects[place].object_id for place in places] for places in found.matched_tracks],
             unmatched=missed,
@@ -221,8 +221,16 @@ class Propagation:
         tally.objects += len(newcomers)
         tally.removed += len(removed)
         tally.dropped = max(tally.dropped, found.dropped)
-        young = (e.object_id for e in self.objects if not e.pointed_at and self.hotstart.is_young(e.born, frame + 1))
+        young = (e.object_id for e in self.objects if not e.pointed_at and self._is_young(e, frame + 1))
         return Step(result, frozenset(hidden), frozenset(removed), frozenset(young))
+
+    def _looks(self, frame: int) -> int:
+        """How often phrases were looked for before this frame, or on it for the last time: what hotstart counts."""
+        return frame // self._rules.detect_every
+
+    def _is_young(self, each: DetectedObject, frame: int) -> bool:
+        """Whether hotstart may still remove the object on a frame."""
+        return self.hotstart.is_young(self._looks(each.born), self._looks(frame))
 
     def _detections(self, work: FrameWork) -> Detections:
         if work.proposals is None:
@@ -327,7 +335,8 @@ class Propagation:
         """Refresh what objects remember of themselves, by detections that agree. Returns object place -> detection."""
         rules, tracker, objects = self._rules, self.tracker, self.objects
         every = rules.recondition_every_nth_frame
-        if every <= 0 or frame % every:
+        before = (frame - 1) // rules.detect_every * rules.detect_every  # when phrases were last looked for
+        if every <= 0 or frame // every == before // every:
             return {}
         # The threshold meets the raw logit, in both codes.
         chosen = {
@@ -370,7 +379,7 @@ class Propagation:
             memories = [each.memory for each in loan.borrowers]
             if not loan.givers:
                 self.tracker.take_back(loan.frame, memories)
-            elif loan.borrowers and self.hotstart.is_young(loan.borrowers[0].born, frame + 1):
+            elif loan.borrowers and self._is_young(loan.borrowers[0], frame + 1):
                 open_loans.append(loan)
             else:
                 for memory in memories:

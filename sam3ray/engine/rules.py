@@ -64,6 +64,13 @@ Of Meta's code, not followed under either rule set
     * Its CPU code for mask NMS keeps the later of two equal scores, its GPU kernel the earlier; here it is always the
       earlier.
 
+By choice, for speed (each costs quality: docs/performance.md)
+    * `tracking.detect_every` looks for phrases on every n-th frame. On the others objects are tracked, and nobody is
+      new, matched or missed. Hotstart counts the frames looked at, so that results are held back n times as long, and
+      reconditioning takes the first frame looked at after each multiple of `recondition_every_nth_frame`.
+    * `tracking.memory_frames` reads fewer memories: the conditioning frames, and one less than so many others.
+    * `model.image_size` runs the whole model on smaller frames.
+
 Same results by other means
     * Several prompts share a detector call, several frames a backbone call, the objects of a frame the tracker's.
     * Intersections of masks are matrix products of 0/1 masks: whole numbers below 2**24, exact in float32.
@@ -109,6 +116,8 @@ class Rules:
     high_iou_thresh: float
     max_num_objects: int
     forget_after_frames: int | None
+    detect_every: int
+    memory_frames: int | None
 
     @classmethod
     def of(cls, config: Sam3VideoConfig, tracking: TrackingConfig) -> Rules:
@@ -125,6 +134,12 @@ class Rules:
             values[field.name] = value if value is not None else getattr(config, field.name, None)
         rules = cls(published=tracking.rules == "published", **values)
         rules._check()
+        tracker: Any = config.tracker_config
+        most = tracker.num_maskmem
+        if rules.memory_frames is not None and rules.memory_frames > most:
+            raise ValueError(
+                f"tracking.memory_frames is {rules.memory_frames}; allowed: 1 to {most}, the checkpoint's own"
+            )
         return rules
 
     def _check(self) -> None:

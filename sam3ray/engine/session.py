@@ -260,7 +260,7 @@ class Session(AbstractContextManager["Session"]):
         self._check_passed(frame.index)
         clock, asked = self.clock, self._asked_on(frame.index)
         begun = clock.phrases_from if clock.phrases_from is not None else clock.given
-        finds = bool(asked or (self.walk.finds and self.exemplars.shown))
+        finds = bool(asked) or (self.walk.finds and bool(self._phrases_at(clock.given) or self.exemplars.shown))
         looked_at = finds or (self.walk.follows and self._follows_on(frame.index))
         if self.walk.follows and frame.index in self.waiting:
             self.coming[frame.index] = self.waiting.pop(frame.index)
@@ -279,7 +279,9 @@ class Session(AbstractContextManager["Session"]):
         phrases = self._phrases_at(clock.given)
         if clock.phrases_from is None and (phrases or frame_index in self.exemplars.waiting):
             clock.phrases_from = clock.given
-        return self.exemplars.look(frame_index, clock.given, phrases, looks=True)
+        position = clock.given - clock.phrases_from if clock.phrases_from is not None else 0
+        looks = position % self.engine.rules.detect_every == 0
+        return self.exemplars.look(frame_index, clock.given, phrases, looks=looks)
 
     def _check_frame(self, frame: Frame) -> None:
         height, width = self.size
@@ -470,7 +472,8 @@ class Session(AbstractContextManager["Session"]):
             return step
         if self.propagation is None:
             self.propagation = self.engine.propagation(self.size, self._short(remaining), self.ids)
-            self.buffer.delay = 0 if self.policy.live else self.engine.rules.hotstart_delay
+            rules = self.engine.rules
+            self.buffer.delay = 0 if self.policy.live else rules.hotstart_delay * rules.detect_every
         for object_id in due.keys() & self.propagation.object_ids:
             self.propagation.point_at(object_id, due.pop(object_id))
         found = self.propagation.step(work, meanwhile=self._ahead.fill)

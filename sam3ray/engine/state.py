@@ -152,6 +152,7 @@ def bound_to(engine: Engine) -> dict[str, Any]:
         "transformers": version("transformers"),
         "dtype": "autocast" if engine.checkpoint.autocast else str(engine.checkpoint.dtype),
         "weights": engine.weights,
+        "image_size": engine.checkpoint.model.detector_model.config.image_size,
         "tracking": {name: value for name, value in sorted(tracking.items()) if name not in _FREE},
         "rules": asdict(engine.rules),
     }

@@ -63,6 +63,8 @@ class Tracker:
         offload_state: keep the objects' memories in host memory.
         video_size: (height, width) of the source's frames, which the published rules take the masks of new objects
             through; None leaves them at the size they have.
+        memory_frames: conditioning frames count as one, others each; at most the checkpoint's `num_maskmem`, which None
+            stands for.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Tracker:
         *,
         offload_state: bool = False,
         video_size: tuple[int, int] | None = None,
+        memory_frames: int | None = None,
     ) -> None:
         tracker = model.tracker_model
         config = tracker.config
@@ -87,7 +90,7 @@ class Tracker:
         self.device = tracker.no_memory_embedding.device
         self.read_rules = ReadRules(
             rules=rules,
-            num_memories=config.num_maskmem,
+            num_memories=memory_frames or config.num_maskmem,
             max_pointers=config.max_object_pointers_in_encoder,
             max_conditioning=config.max_cond_frame_num,
             num_frames=num_frames,
