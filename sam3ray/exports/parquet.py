@@ -88,10 +88,17 @@ def write_run(
 def _clip(clip: Clip, labels: Sequence[str], choice: Choice) -> Clip:
     """As the new manifest has it: with the names that its rows have."""
     prompts = tuple(replace(each, label=choice.name_of(each.label)) for each in clip.visual_prompts)
-    named = {each.label for each in prompts}
+    shown = tuple(
+        replace(each, phrase=choice.name_of(each.phrase))
+        if each.phrase
+        else replace(each, label=choice.name_of(each.label))
+        for each in clip.exemplars
+    )
+    named = {*(each.label for each in prompts), *(each.name for each in shown)}
     asked = [choice.name_of(phrase) for phrase in clip.prompts]
     return replace(
         clip,
         prompts=tuple(dict.fromkeys([*asked, *(label for label in labels if label not in named)])),
         visual_prompts=prompts,
+        exemplars=shown,
     )

@@ -96,12 +96,14 @@ class Refinement:
         corrected, about = self.clip(clip.clip_id)
         prompts = corrected.prompts
         named = {prompt.label for prompt in prompts}
-        labels = [*clip.prompts, *(label for label in corrected.labels.values() if label not in named)]
+        asked = [*clip.prompts, *(each.name for each in clip.exemplars)]
+        labels = [*asked, *(label for label in corrected.labels.values() if label not in named)]
         source = about.get("clip", {}).get("source")
         return replace(
             clip,
             prompts=tuple(dict.fromkeys(labels)),
             visual_prompts=prompts,
+            exemplars=(),
             source=clip.source or (json.dumps(source) if source else None),
         )
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sam3ray.job.observe import Observer
     from sam3ray.job.worker import MakeSegmenter
 
-_OWN = ("manifest", "output", "prompts", "visual_prompts", "tracking.direction", "tracking.refine")
+_OWN = ("manifest", "output", "prompts", "visual_prompts", "exemplars", "tracking.direction", "tracking.refine")
 
 
 def refine(
@@ -82,6 +82,7 @@ def _config(refinement: Refinement, to: str, overrides: Sequence[str]) -> JobCon
         "output": to,
         "prompts": [],
         "visual_prompts": None,
+        "exemplars": None,
         "tracking": {**saved.get("tracking", {}), "direction": "both", "refine": "throughout"},
     }
     return config_from_text(json.dumps(saved), f"{redact(parent.output)}/run.json", overrides)

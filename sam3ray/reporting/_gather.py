@@ -152,7 +152,7 @@ def _failures(summaries: Mapping[str, ClipSummary]) -> tuple[FailureGroup, ...]:
 
 
 def _prompts(clips: Sequence[Clip], objects: Sequence[Mapping[str, Any]]) -> tuple[tuple[PromptFacts, ...], int]:
-    asked = Counter(label for clip in clips for label in {*clip.prompts, *(each.label for each in clip.visual_prompts)})
+    asked = Counter(label for clip in clips for label in clip.names)
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in objects:
         found.setdefault(row["prompt"], []).append(row)

@@ -17,6 +17,7 @@ from transformers import Sam3VideoModel
 from sam3ray.failures import UserError
 
 from .detector import Helpers, train_detector
+from .exemplars import train_exemplars
 from .layout import initialise, make_tokenizer, save, tiny_config
 from .samples import FIRST_TRAINING_SEED, draw_images
 from .schedule import Options, Run
@@ -37,8 +38,8 @@ THRESHOLDS = {
     "fill_hole_area": 4,
 }
 
-#: Shares of the whole time: the backbone, the detector, the tracker.
-SHARES = (0.22, 0.40, 0.38)
+#: Shares of the whole time: the backbone, the detector, the tracker, the geometry encoder.
+SHARES = (0.20, 0.37, 0.35, 0.08)
 
 
 def train(folder: Path, minutes: float, seed: int = 0, device: str = "cpu") -> Path:
@@ -79,7 +80,10 @@ def train(folder: Path, minutes: float, seed: int = 0, device: str = "cpu") -> P
         helpers = TrackerHelpers(model.tracker_model.hidden_dim, model.tracker_model.mem_dim)
         train_tracker(run("tracker", SHARES[2], 8e-4, 4_000_000, helpers))
 
-    for name, work in (("trunk", trunk), ("detector", detector), ("tracker", tracker)):
+    def exemplars() -> None:
+        train_exemplars(run("exemplars", SHARES[3], 1.5e-3, 6_000_000, nn.Module()))
+
+    for name, work in (("trunk", trunk), ("detector", detector), ("tracker", tracker), ("exemplars", exemplars)):
         _stage(model, folder, name, work)
     model.requires_grad_(True)
     for name, value in THRESHOLDS.items():
