@@ -52,7 +52,7 @@ from __future__ import annotations
 import functools
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from sam3ray.failures import Reason
@@ -76,15 +76,15 @@ from sam3ray.job.actions import (
     StartActor,
     Stop,
 )
-from sam3ray.job.blame import Blame, spot_of
+from sam3ray.job.blame import Blame
 from sam3ray.job.breaker import FailureBreaker, StorageBreaker
 from sam3ray.job.crew import Crew
 from sam3ray.job.health import ACTOR_STRIKES, OF_PROCESS, Health, Place, State
 from sam3ray.job.line import Line
+from sam3ray.job.placement import UNSEEN_S, Placement
 from sam3ray.job.verdicts import Verdict, Verdicts
 
 MOST_PLACES = 3  # that a clip is tried at before what they say of it stands
-UNSEEN_S = 60.0  # for so long, an actor that is not placed yet may turn up on a node that has had none
 
 
 class Scheduler:
@@ -108,12 +108,11 @@ class Scheduler:
         self._blame = Blame(limits, prior)
         self._crew = Crew()
         self._health = Health()
+        self._placement = Placement(self._crew, self._health, self._blame)
         self._verdicts = Verdicts()
         self._breaker = FailureBreaker(self._blame.known)
         self._storage = StorageBreaker(limits, self._blame.known)
         self._refusals: dict[str, str] = {}  # node -> what storage or hub said to it
-        self._away: set[str] = set()  # nodes to be kept from until then
-        self._away_until = float("-inf")
         self._start_errors = 0  # in a row
         self._start_errors_on: set[str] = set()  # nodes
         self._start_after = 0.0
@@ -358,11 +357,11 @@ class Scheduler:
                 self._out.append(Kill(actor, message))
                 self._forget(actor, now)
                 self._start_error(message, now, actor, place)
-            elif member.placed_at is None and not set(member.avoid).issubset(self._to_avoid(now)):
+            elif member.placed_at is None and not set(member.avoid).issubset(self._placement.to_avoid(now)):
                 self._replace(actor, now, "a node that it was kept from is back")
         if self._lonely_since is not None and not self._draining and self._line.open:
             lonely_s = now - self._lonely_since
-            if lonely_s >= UNSEEN_S and not self._undecided(now):
+            if lonely_s >= UNSEEN_S and not self._placement.undecided(now):
                 self._health.lift()  # better there than nowhere
             limit = self.limits.place_timeout_s
             none_placed = len(self._crew.unplaced) + self._crew.parked == len(self._crew)
@@ -419,7 +418,7 @@ class Scheduler:
         if reason is not Reason.PREEMPTED and (settles or reason is not Reason.OUT_OF_MEMORY):
             self._strike(record, actor, place, began, now)
         if settles and not self._ending and reason in OF_PROCESS and reason.is_charged:
-            settles = self._blame.nodes_that_say(clip, reason) > 1 or not self._has_other_node(place.node)
+            settles = self._blame.nodes_that_say(clip, reason) > 1 or not self._placement.has_other_node(place.node)
         if not settles or (self._ending and not reason.is_of_content):
             self._out.append(record)
             self._put_back(clip, reason, actor, now)
@@ -434,7 +433,7 @@ class Scheduler:
         history = self._blame.of(clip)
         if reason is Reason.STORAGE:
             self._line.put_last(clip, now + self._backoff(history.storage))
-        elif reason.is_node_fault and (history.losses > 1 or not self._has_other_place(clip)):
+        elif reason.is_node_fault and (history.losses > 1 or not self._placement.has_other_place(clip)):
             self._line.put_last(clip, now + self._backoff(history.losses))
         elif reason is Reason.OUT_OF_MEMORY and history.rung >= FRESH_RUNG:
             self._line.put_back_fresh(clip)
@@ -455,7 +454,7 @@ class Scheduler:
         if reason is Reason.STORAGE:
             if self._storage.failed(clip, place.node, began, now):
                 self._paused_until = now + self._backoff(self._storage.rounds - 1)
-            if self._storage.is_open(self._nodes_of_actors(), self._line.open):
+            if self._storage.is_open(self._placement.nodes_of_actors(), self._line.open):
                 self._begin_stop(
                     f"storage failed {self._storage.rounds} times in a row; the last error: {record.message}"
                 )
@@ -482,10 +481,10 @@ class Scheduler:
         """
         for verdict in verdicts:
             clip = verdict.record.clip
-            fair = self._has_other_spot(clip) or (process and verdict.record.reason is Reason.INTERNAL)
+            fair = self._placement.has_other_spot(clip) or (process and verdict.record.reason is Reason.INTERNAL)
             if self._ending or (fair and len(self._blame.of(clip).spots) < MOST_PLACES):
                 self._out.append(verdict.record)
-                if self._has_other_place(clip):
+                if self._placement.has_other_place(clip):
                     self._line.put_back(clip)
                 else:
                     self._line.put_last(clip, now)
@@ -498,7 +497,7 @@ class Scheduler:
             self._reopen(self._verdicts.all(), now)
         if not len(self._verdicts) or self._line.open > len(self._verdicts):
             return
-        if any(place is None or not self._health.was_seen(place) for place in self._coming(now)):
+        if any(place is None or not self._health.was_seen(place) for place in self._placement.coming(now)):
             return  # who is about to come up may be asked
         for verdict in self._verdicts.all():
             clip = verdict.record.clip
@@ -506,14 +505,14 @@ class Scheduler:
             member = self._crew.get(verdict.actor)
             proven = self._health.is_proven(verdict.place) if verdict.place.gpus else bool(member and member.done)
             proven = proven and len(self._blame.of(clip).nodes) >= min(2, len(self._health.nodes))
-            others = [a for a, m in self._crew.items() if m.done and self._is_new(clip, a)]
-            if not proven and others and self._has_other_spot(clip) and len(asked) < MOST_PLACES:
+            others = [a for a, m in self._crew.items() if m.done and self._placement.is_new(clip, a)]
+            if not proven and others and self._placement.has_other_spot(clip) and len(asked) < MOST_PLACES:
                 self._out.append(verdict.record)
                 self._line.put_back(clip)
             elif self._wants_other_actor(verdict):
                 self._out.append(verdict.record)
                 self._line.put_back(clip)
-                self._away, self._away_until = self._blame.of(clip).nodes, now + UNSEEN_S
+                self._placement.keep_from(self._blame.of(clip).nodes, now + UNSEEN_S)
                 self._replace(
                     verdict.actor, now, f"another actor retries what failed: {verdict.record.message}", idle=True
                 )
@@ -530,75 +529,6 @@ class Scheduler:
         return elsewhere and not (member is not None and member.done) and len(history.spots) < 2
 
     # Places
-
-    def _to_avoid(self, now: float) -> tuple[str, ...]:
-        """Nodes where no actor is to be started now, as long as there are others."""
-        away = self._away if now < self._away_until and self._health.nodes.difference(self._away) else set()
-        return tuple(sorted({*self._health.to_avoid, *away} - {""}))
-
-    def _nodes_of_actors(self) -> set[str]:
-        return {self._health.place_of(a).node for a, m in self._crew.items() if m.placed_at is not None}
-
-    def _usable(self) -> Iterable[int]:
-        """Actors that have or may soon have a clip: not those that are not placed yet."""
-        return (
-            actor
-            for actor, member in self._crew.items()
-            if member.placed_at is not None
-            and not member.parked
-            and not member.leaving
-            and not self._health.is_aside(actor)
-        )
-
-    def _has_other_node(self, node: str) -> bool:
-        return any(self._health.place_of(actor).node != node for actor in self._usable())
-
-    def _is_new(self, clip: int, actor: int) -> bool:
-        """The clip has not failed at the actor's place."""
-        history = self._blame.of(clip)
-        place = self._health.place_of(actor)
-        if place.node not in history.nodes:
-            return True
-        return spot_of(actor, place) not in history.spots
-
-    def _has_other_place(self, clip: int) -> bool:
-        return any(self._is_new(clip, actor) for actor in self._usable())
-
-    def _has_other_spot(self, clip: int) -> bool:
-        """There is a node or GPU where it has not failed."""
-        places = [self._health.place_of(actor) for actor in self._usable()]
-        history = self._blame.of(clip)
-        return any(p.node not in history.nodes or (p.gpus and p.spots[0] not in history.spots) for p in places)
-
-    def _may_run(self, clip: int, actor: int) -> bool:
-        """Not where it failed, as long as there is somewhere else: another node first, then another GPU or process."""
-        if not self._blame.has(clip):
-            return True
-        history, place = self._blame.of(clip), self._health.place_of(actor)
-        if place.node not in history.nodes:
-            return True
-        if any(self._health.place_of(other).node not in history.nodes for other in self._usable()):
-            return False
-        return spot_of(actor, place) not in history.spots or not self._has_other_place(clip)
-
-    def _coming(self, now: float) -> Iterator[Place | None]:
-        """Where actors are about to come up; None for one that may turn up on a node that has had none."""
-        unseen = bool(self._health.unseen_nodes)
-        for actor, member in self._crew.items():
-            if member.ready or member.parked:
-                continue
-            if member.placed_at is not None:
-                yield self._health.place_of(actor)
-            elif unseen and now - member.started_at < UNSEEN_S:
-                yield None
-
-    def _undecided(self, now: float) -> bool:
-        """A place that has not said anything yet may soon."""
-        return any(place is None or not any(map(self._health.is_suspect, place.spots)) for place in self._coming(now))
-
-    def _may_yet_start(self, now: float) -> bool:
-        """An actor may come up on a node where none has failed to."""
-        return any(place is None or place.node not in self._start_errors_on for place in self._coming(now))
 
     def _look_at_places(self, now: float) -> None:
         """Carries out what has been decided about nodes and GPUs."""
@@ -643,7 +573,7 @@ class Scheduler:
             if m.placed_at is not None and not m.parked and not self._health.is_aside(a)
         }
         why = self._breaker.verdict(places, self._line.open)
-        if why and not (self._health.unseen_nodes and self._undecided(now)):
+        if why and not (self._health.unseen_nodes and self._placement.undecided(now)):
             self._begin_stop(why)
 
     def _start_error(self, message: str, now: float, actor: int, place: Place, *, hopeless: bool = False) -> None:
@@ -653,7 +583,11 @@ class Scheduler:
             self._health.failed(actor, place, -1 - actor, Reason.INTERNAL, message, now)
         if self._crew.ready == 0 and hopeless and self._refused_by_all:
             self._begin_stop(f"no actor can start: {message}")
-        elif self._crew.ready == 0 and self._start_errors >= self.limits.actor_starts and not self._may_yet_start(now):
+        elif (
+            self._crew.ready == 0
+            and self._start_errors >= self.limits.actor_starts
+            and not self._placement.may_yet_start(self._start_errors_on, now)
+        ):
             tries = f"{self._start_errors} actors in a row" if self._start_errors > 1 else "an actor"
             self._begin_stop(f"{tries} could not start; the last error: {message}")
         self._start_after = now + self._backoff(self._start_errors)
@@ -710,7 +644,12 @@ class Scheduler:
             self._start_actors(now)
             if now >= self._paused_until:
                 self._give_all(now)
-                if self._crew.running == 0 and self._crew.idle and not self._undecided(now) and self._health.lift():
+                if (
+                    self._crew.running == 0
+                    and self._crew.idle
+                    and not self._placement.undecided(now)
+                    and self._health.lift()
+                ):
                     self._give_all(now)
                 self._hold_ahead(now)
             self._retire(now)
@@ -728,7 +667,7 @@ class Scheduler:
                 self._replace(idle, now, "a fresh process is needed", idle=True)
         most = max(PENDING_ACTORS, self.limits.actors_min)
         if crew.staying < wanted and len(crew.unplaced) < most:
-            avoid = self._to_avoid(now)
+            avoid = self._placement.to_avoid(now)
             while crew.staying < wanted and len(crew.unplaced) < most:
                 self._out.append(StartActor(crew.add(now, avoid), avoid))
 
@@ -751,7 +690,7 @@ class Scheduler:
         member = self._crew[actor]
         clip = -1
 
-        may = functools.partial(self._may_run, actor=actor)
+        may = functools.partial(self._placement.may_run, actor=actor)
         if member.fresh and self._line.wants_fresh:
             clip = self._line.take(now, fresh=True, may=may)
             if clip >= 0 and member.next >= 0:
@@ -787,7 +726,7 @@ class Scheduler:
             if any(map(self._health.is_suspect, self._health.place_of(actor).spots)):
                 del crew.bare[actor]  # until it is given its next clip
                 continue
-            held = self._line.take_next(functools.partial(self._may_run, actor=actor))
+            held = self._line.take_next(functools.partial(self._placement.may_run, actor=actor))
             if held < 0:
                 return
             crew.hold(actor, held)
