@@ -9,5 +9,5 @@ and `check(place)`, which returns a `Result` for each thing it looked at. Enviro
 written into docs/exports.md.
 """
 
-CHECKS = ("pycocotools", "labelme", "datumaro", "supervision", "labelstudio", "fiftyone")
+CHECKS = ("pycocotools", "labelme", "datumaro", "supervision", "xanylabeling", "ultralytics", "labelstudio", "fiftyone")
 """In the order of the table. Each is a module here."""

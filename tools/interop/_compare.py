@@ -38,6 +38,7 @@ def compared(
     lost: str = "",
     covered: bool = False,
     keyframes: bool = False,
+    by_label: bool = False,
     least_iou: float = 1.0,
     id_of: Callable[[Row], int | None] | None = None,
 ) -> Result:
@@ -47,6 +48,7 @@ def compared(
         keyframes: the rows are the ends of straight lines; those between are worked out here, as the tool does on
             its screen, and may be half a pixel off.
         covered: the format has no overlaps: the higher score keeps the pixel.
+        by_label: the format has no ids, and a line for each part: all of a label on a frame are one.
         least_iou: a mask below this fails the check.
         id_of: for formats that renumber on purpose.
     """
@@ -55,6 +57,8 @@ def compared(
         truth = _covered(truth)
     if keyframes:
         rows = _between(rows, truth)
+    if by_label:
+        rows, truth = _united(rows), _united(truth)
     problems = []
     if len(rows) != len(truth):
         problems.append(f"{len(rows)} rows of {len(truth)}")
@@ -105,6 +109,15 @@ def _covered(rows: Iterable[Row]) -> list[Row]:
         if mask.any():
             kept.append(Row(row.frame, row.object_id, row.label, row.score, mask, row.box))
     return kept
+
+
+def _united(rows: Iterable[Row]) -> list[Row]:
+    found: dict[tuple[int, str], np.ndarray] = {}
+    for row in rows:
+        assert row.mask is not None
+        key = row.frame, row.label
+        found[key] = found[key] | row.mask if key in found else row.mask
+    return [Row(frame, None, label, None, mask, None) for (frame, label), mask in found.items()]
 
 
 def _between(rows: Sequence[Row], truth: Sequence[Row]) -> list[Row]:

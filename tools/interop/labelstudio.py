@@ -79,7 +79,7 @@ def _steered(place: Place, server: Server, version: str) -> Result:
 
     iou, frames = steered(place.folder / STEERED, "labelstudio", "brush", correct)
     masks = f"IoU {iou:.2f} on {frames} frames nobody drew"
-    return Result(NAME, version, "one brush mask, refined", iou > 0.6, masks, "kept")
+    return Result(NAME, version, "one mask, refined", iou > 0.6, masks, "kept")
 
 
 def _number(region: dict[str, Any]) -> int:
