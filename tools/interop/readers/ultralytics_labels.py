@@ -19,7 +19,7 @@ for image in sorted(glob.glob(os.path.join(images, "*.jpg"))):
     )
     assert not corrupt, message
     height, width = size
-    for label, segment in zip(found[:, 0], segments):
+    for label, segment in zip(found[:, 0], segments, strict=True):
         polygon = segment * np.array([width, height], np.float32)
         mask = polygons2masks((height, width), [polygon.reshape(-1)], 1, 1)[0]
         rows.append({"frame": int(name), "label": classes[int(label)], "mask": np.asarray(mask, bool)})
