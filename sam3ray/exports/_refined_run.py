@@ -57,7 +57,8 @@ def _change(
     found = {
         index: [Label(item.object_id, item.prompt, item) for item in frame.objects] for index, frame in rows.items()
     }
-    return difference(clip_id, frames, before, found, rows.__getitem__)
+    nothing = FrameAnnotations(0, 0, 0.0, 1, 1)  # of frames that have rows neither before nor after
+    return difference(clip_id, frames, before, found, lambda frame: rows.get(frame, nothing))
 
 
 def _base(store: RunStore, refined: RunStore) -> int:

@@ -99,7 +99,7 @@ def difference(
     between: dict[int, set[int]] = {}
     for frame in frames:
         facts = before.get(frame) or facts_of(frame)
-        held = {item.object_id: item for item in facts.objects}
+        held = {item.object_id: item for item in facts.objects} if frame in before else {}
         found: dict[int, tuple[Label, ObjectAnnotation]] = {}
         for label in after.get(frame, ()):
             object_id = label.object_id

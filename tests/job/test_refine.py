@@ -327,3 +327,12 @@ def test_masks_of_the_tracker_have_the_size_of_the_frame(run, tmp_path):
     correct(run, 1, 1)
     for row in rows(refined(run, tmp_path)).values():
         assert decode_rle(row["segmentation"]["counts"], HEIGHT, WIDTH).sum() == row["area"]
+
+
+def test_rows_on_frames_that_had_none_come_home(run, tmp_path):
+    edits = Edits(run)
+    edits.append([Add("empty", 9, *edits.put_data("empty", [frame_of(3, item(9, 5))]))])
+    new = refined(run, tmp_path)
+    import_labels(run.output, new.output, "run")
+    assert rows(run, "empty", "latest") == rows(new, "empty")
+    assert len(rows(new, "empty")) == FRAMES
