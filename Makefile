@@ -6,7 +6,7 @@ OUTPUT ?= demo-output
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format chaos fuzz interop bench checkpoint clean
+.PHONY: help setup demo app test test-fast lint format chaos fuzz interop bench checkpoint clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s'|'
@@ -19,7 +19,7 @@ $(VENV)/.created:
 
 $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/.created
 	@echo "Installing sam3ray into $(VENV) (about 6 GB, once; a few minutes)" >&2
-	$(PIP) -c constraints.txt -e '.[eval]'
+	$(PIP) -c constraints.txt -e '.[app,eval]'
 	$(PIP) -c constraints.txt --no-deps trackeval
 	@touch $@
 
@@ -31,6 +31,9 @@ setup: $(VENV)/.dev  ## install everything into .venv
 
 demo: $(VENV)/.run  ## label drawn clips with the embedded checkpoint and render them (OUTPUT=demo-output)
 	$(BIN)/sam3ray demo --output $(OUTPUT)
+
+app: $(VENV)/.run  ## the page to try prompts, with the embedded checkpoint and drawn clips (SOURCE="videos/ run ...": yours)
+	$(BIN)/sam3ray app $(SOURCE)
 
 test: $(VENV)/.dev  ## the whole test suite, on two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sam3ray.annotations import FrameAnnotations, ObjectAnnotation, decode_mask, load_revision, read_annotations
+    from sam3ray.cameras import LiveFrame, live
     from sam3ray.config import JobConfig, ModelConfig, TrackingConfig, VideoConfig, load_config
     from sam3ray.engine.state import StateError
     from sam3ray.evaluate import compare_runs, evaluate_run
@@ -31,6 +32,7 @@ __version__ = "0.2.0"
 
 _HOMES = {
     "annotations": ("FrameAnnotations", "ObjectAnnotation", "decode_mask", "load_revision", "read_annotations"),
+    "cameras": ("LiveFrame", "live"),
     "config": ("JobConfig", "ModelConfig", "TrackingConfig", "VideoConfig", "load_config"),
     "rendering": ("draw",),
     "evaluate": ("compare_runs", "evaluate_run"),
@@ -60,6 +62,7 @@ __all__ = [
     "JobConfig",
     "JobStopped",
     "JobSummary",
+    "LiveFrame",
     "MaskPrompt",
     "Model",
     "ModelConfig",
@@ -85,6 +88,7 @@ __all__ = [
     "export",
     "hugging_face_dataset",
     "import_labels",
+    "live",
     "load",
     "load_config",
     "load_revision",

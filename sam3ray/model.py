@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import ModelConfig, TrackingConfig
@@ -10,11 +11,12 @@ from sam3ray.engine.checkpoint import load_checkpoint
 from sam3ray.engine.policy import Direction, Policy, PolicyName, Refine
 from sam3ray.failures import UserError
 from sam3ray.values.annotations import FrameAnnotations
-from sam3ray.values.phrases import as_phrases
+from sam3ray.values.phrases import as_phrases, phrases_problem
 from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
 from sam3ray.video import Frame
 
 if TYPE_CHECKING:
+    from sam3ray.engine.ids import Ids
     from sam3ray.engine.outputs import MaskForm
     from sam3ray.engine.session import Session
     from sam3ray.engine.source import FrameSource
@@ -49,6 +51,17 @@ class Model:
         self.set_memory_rung(0)
         self.model_info: dict[str, Any] = self._checkpoint.info | self._engine.info
 
+    def check_phrases(self, phrases: Sequence[str]) -> None:
+        """Raises UserError if one is empty, too long, or there twice."""
+        if problem := phrases_problem(tuple(phrases)):
+            raise UserError(f"the session {problem}")
+        self._engine.check_phrases(tuple(phrases))
+
+    @property
+    def tracking(self) -> TrackingConfig:
+        """The thresholds and batch sizes in force, memory aside."""
+        return self._tracking
+
     @property
     def stats(self) -> dict[str, int]:
         return {"dropped_objects": self._engine.tally.dropped}
@@ -77,6 +90,18 @@ class Model:
             )
         self._engine = Engine(self._checkpoint, tracking)
 
+    def with_tracking(self, tracking: TrackingConfig) -> Model:
+        """The same weights under other thresholds. Nothing is loaded again.
+
+        Raises:
+            ValueError: the thresholds contradict each other or the checkpoint's.
+        """
+        other = copy(self)
+        other._tracking, other._rung = tracking, -1
+        other.set_memory_rung(max(self._rung, 0))
+        other.model_info = self._checkpoint.info | other._engine.info
+        return other
+
     def session(
         self,
         height: int,
@@ -85,6 +110,7 @@ class Model:
         *,
         masks: MaskForm = "rle",
         length: int | None = None,
+        ids: Ids | None = None,
     ) -> Session:
         """Begins a session on one clip: prompts are added, frames given, results taken (docs/session.md).
 
@@ -95,13 +121,14 @@ class Model:
                 frames are given twice (see `Session.next_pass`).
             masks: "rle" for run lengths, as in annotations; "array" or "tensor" for bool pixels instead.
             length: number of frames, where it is known; else the session waits for 16 before it begins.
+            ids: those of an earlier session on the same clip (`Session.ids`): no id is given twice.
 
         Raises:
             ValueError: a size below 1, or a policy or form of masks that does not exist.
         """
         from sam3ray.engine.session import Session
 
-        return Session(self._engine, height, width, Policy.named(policy), length=length, masks=masks)
+        return Session(self._engine, height, width, Policy.named(policy), length=length, ids=ids, masks=masks)
 
     def segment(
         self,

@@ -36,12 +36,13 @@ _LONG = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what needs Ray or a server, and puts the tests that take the longest first.
+    """Marks what needs Ray, a browser or a server, and puts the tests that take the longest first.
 
     In two processes (`-n 2 --dist loadfile`) each file's tests stay together, with their fixtures.
     """
     for item in items:
-        if item.path.parent.name == _HEAVY or {"s3_server", "azure_server"} & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if item.path.parent.name in (_HEAVY, "app") or {"s3_server", "azure_server"} & fixtures:
             item.add_marker(pytest.mark.server)
     items.sort(key=lambda item: _place(item.path.parent.name, item.path.name))
 

@@ -331,6 +331,15 @@ class RetryConfig(_Section):
     )
 
 
+class LiveConfig(_Section):
+    """Live video: when a recording goes on in another clip."""
+
+    segment_s: float = Field(600.0, gt=0, le=86_400, description="seconds of a recorded clip; a crash loses one")
+    reset_after_s: float = Field(
+        5.0, gt=0, description="after a gap of so many seconds objects are found anew, in another clip"
+    )
+
+
 class RenderConfig(_Section):
     """Annotated videos, made on CPUs as clips are finished."""
 
@@ -369,6 +378,7 @@ class JobConfig(_Section):
     cluster: ClusterConfig = Field(ClusterConfig(), description="where the job runs and what each actor may use")
     retry: RetryConfig = Field(RetryConfig(), description="when to give up")
     render: RenderConfig = Field(RenderConfig(), description="annotated videos")
+    live: LiveConfig = Field(LiveConfig(), description="live video")
     storage: dict[str, Any] = Field(
         default_factory=dict,
         description=(

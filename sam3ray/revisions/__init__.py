@@ -19,6 +19,8 @@ from sam3ray.revisions._operations import (
     Split,
     Swap,
 )
+from sam3ray.revisions._operations import from_json as operation_from_json
+from sam3ray.revisions._operations import to_json as operation_as_json
 from sam3ray.revisions._refined import CorrectedClip
 from sam3ray.revisions._resolve import changes_rows, read_revision, resolved_file
 
@@ -46,6 +48,8 @@ __all__ = [
     "check_edits",
     "count_edits",
     "difference",
+    "operation_as_json",
+    "operation_from_json",
     "read_revision",
     "resolved_file",
 ]

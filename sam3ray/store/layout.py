@@ -17,6 +17,7 @@ DRIVER = "active_driver.json"
 ANNOTATIONS = "annotations"
 FAILURES = "failures"
 VIDEOS = "videos"
+RECORDINGS = "recordings"  # frames of live video, one file per clip
 EDITS = "edits"
 WINDOWS = "windows"
 COMPACTED = "compacted"

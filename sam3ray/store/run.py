@@ -138,6 +138,31 @@ class RunStore:
             )
         return created
 
+    def create_growing(
+        self, fingerprint: Mapping[str, Any], config: Mapping[str, Any], extra: Mapping[str, Any]
+    ) -> None:
+        """Begin a run whose clips are not known beforehand, as a recording's: it has none until `grow`.
+
+        Raises:
+            UserError: there is a run here.
+        """
+        self.storage.replace_bytes(frozen.to_parquet((), None), layout.MANIFEST)
+        run = identity.describe_run(fingerprint, config, 0, frozen.digest(()), extra)
+        if not self.storage.create_bytes(json.dumps(run, indent=2).encode() + b"\n", layout.RUN):
+            raise UserError(f"there is a run in {redact(self.output)} already")
+
+    def grow(self, clips: Sequence[Clip]) -> None:
+        """The clips that a growing run has now. For the holder of the lease.
+
+        If the process dies in between, the manifest names a clip more than `run.json` counts; the next call makes
+        them agree again.
+        """
+        run = self.run_info()
+        self.storage.replace_bytes(frozen.to_parquet(clips, None), layout.MANIFEST)
+        run["manifest"] = {"clips": len(clips), "sha256": frozen.digest(clips)}
+        self.storage.replace_bytes(json.dumps(run, indent=2).encode() + b"\n", layout.RUN)
+        self._manifest = None
+
     def _freeze(self, clips: Sequence[Clip], carried: pa.Table | None, digest: str) -> None:
         """Write the manifest and read it back. One that lies here without a run.json froze nothing: it is replaced.
 

@@ -150,6 +150,8 @@ def _sort(entries: Iterator[Entry]) -> _Listing:
             found.failures.add(name.partition("/")[0])
         elif folder == layout.COMPACTED and "/" not in name and name.endswith(".parquet"):
             found.parts.add(name)
+        elif folder == layout.RECORDINGS and layout.clip_of(name, ".mp4"):
+            pass  # a crash leaves the recording of the clip that was under way
         elif folder == layout.EDITS:
             pass  # corrections are checked by `sam3ray.revisions`, which knows what belongs there
         elif entry.path == layout.EXPORT or (folder == layout.SIDECARS and layout.clip_of(name, ".json")):

@@ -109,6 +109,11 @@ class ClipFrames:
         """Source indices of the clip's frames, in order."""
         return self._positions().indices
 
+    @property
+    def times(self) -> Sequence[float]:
+        """When each of them is shown, in seconds from the video's start."""
+        return self._positions().times
+
     def _note(self, clock: ClockKind) -> None:
         if clock == "rebuilt":
             self.clock = clock

@@ -1,0 +1,166 @@
+"""One order carried out with a loaded model: frames as they are found, in whatever order, until done or stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from sam3ray.app._order import Order
+from sam3ray.engine.result import SessionResult
+from sam3ray.engine.session import Session
+from sam3ray.engine.source import read_backward
+from sam3ray.failures import UserError
+from sam3ray.model import Model
+from sam3ray.prompts import resolve_prompts
+from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.prompts import VisualPrompt
+from sam3ray.video import ClipFrames, Frame
+
+
+@dataclass(frozen=True)
+class Found:
+    """Frames that are final, and how far the work is.
+
+    Attributes:
+        frames: objects of a frame that was found before join those.
+        done, total: steps of the model.
+    """
+
+    frames: tuple[FrameAnnotations, ...]
+    done: int
+    total: int
+
+
+class Attempt:
+    """Carries out one order.
+
+    Attributes:
+        is_stopped: set it between two values of `run`, and it ends: what the model has seen by then still comes out.
+
+    Raises:
+        ClipError: the video cannot be read.
+        UserError: a prompt lies outside the frames asked for.
+    """
+
+    def __init__(self, model: Model, order: Order) -> None:
+        self._order = order
+        self._model = model if order.tracking == model.tracking else model.with_tracking(order.tracking)
+        self.is_stopped = False
+        clip = order.clip
+        self._source = ClipFrames(order.path, start_s=clip.start_s, end_s=clip.end_s, fps=clip.fps, limits=order.limits)
+        self._size = self._source.height, self._source.width
+        self._positions = {index: n for n, index in enumerate(self._source.indices)}
+        self._visual = self._resolved(order.visual)
+        self._refinements = self._resolved(order.refinements)
+        self._done = 0
+        self._total = order.last - order.first + 1
+
+    def run(self) -> Iterator[Found]:
+        order = self._order
+        if order.is_preview:
+            yield from self._preview()
+        elif order.way == "backward":
+            with self._model.session(*self._size, "backward", length=self._total) as session:
+                self._begin(session, order.phrases)
+                yield from self._pass(session, self._backward(session, order.last + 1, order.first))
+        elif order.way == "forward":
+            with self._model.session(*self._size, "whole", length=self._total) as session:
+                self._begin(session, order.phrases)
+                yield from self._pass(session, self._forward(session))
+        else:
+            yield from self._both_ways()
+
+    def _both_ways(self) -> Iterator[Found]:
+        """From the start to the end; then prompted objects back to the beginning; then what phrases find, back."""
+        order = self._order
+        born = [self._positions[each.frame_index] for each in self._visual]
+        behind = order.start - order.first + 1 if order.phrases and order.start > order.first else 0
+        self._total += behind + (max(born) - order.first if born else 0)
+        length = order.last - order.first + 1
+        with self._model.session(*self._size, "both" if born else "whole", length=length) as session:
+            self._begin(session, ())
+            first_id = session.ids.next
+            yield from self._pass(session, self._forward(session, order.phrases))
+            found = session.propagation.found_at_first if session.propagation is not None else 0
+            if born and not self.is_stopped and session.next_pass():
+                stop = order.first + session.next_position + 1
+                yield from self._pass(session, self._backward(session, stop, order.first))
+        if not behind or self.is_stopped:
+            return
+        # On the frame that both begin with, phrases find the same objects again, in the same order.
+        session.ids.repeat(range(first_id, first_id + found))
+        with self._model.session(*self._size, "backward", length=behind, ids=session.ids) as session:
+            for phrase in order.phrases:
+                session.add(phrase)
+            start = self._source.indices[order.start]
+            yield from self._pass(session, self._backward(session, order.start + 1, order.first), without=start)
+
+    def _preview(self) -> Iterator[Found]:
+        order = self._order
+        index = self._source.indices[order.start]
+        with self._model.session(*self._size, "live") as session:
+            for phrase in order.phrases:
+                session.add(phrase)
+            for prompt in (*self._visual, *self._refinements):
+                if prompt.frame_index == index:
+                    session.add(prompt)
+            frame = next(self._source.read(order.start, order.start + 1))
+            yield self._found(session.step(frame), None)
+
+    def _begin(self, session: Session, phrases: Iterable[str]) -> None:
+        for prompt in self._visual:
+            session.add(prompt)
+        for phrase in phrases:
+            session.add(phrase)
+
+    def _forward(self, session: Session, later: Iterable[str] = ()) -> Iterator[Frame]:
+        """`later`: phrases for which the session looks from the start on."""
+        order = self._order
+        position = order.first
+        for frame in self._source.read(order.first, order.last + 1):
+            if position == order.start:
+                for phrase in later:
+                    session.add(phrase)
+            self._refine(session, frame)
+            yield frame
+            position += 1
+
+    def _backward(self, session: Session, stop: int, first: int) -> Iterator[Frame]:
+        for _, frame in islice(read_backward(self._source, stop), max(0, stop - first)):
+            if session.walk.finds:
+                self._refine(session, frame)
+            yield frame
+
+    def _refine(self, session: Session, frame: Frame) -> None:
+        """Prompts of objects that phrases have found: added late, since they would take the ids otherwise."""
+        for prompt in self._refinements:
+            if prompt.frame_index == frame.index:
+                session.add(prompt)
+
+    def _pass(self, session: Session, frames: Iterable[Frame], without: int | None = None) -> Iterator[Found]:
+        for frame in frames:
+            if self.is_stopped:
+                break
+            self._done += 1
+            yield self._found(session.step(frame), without)
+        if self.is_stopped:
+            for object_id in {each for of_frame in session.waiting.values() for each in of_frame}:
+                session.remove(object_id)  # its frame does not come any more
+        yield self._found(session.finish(), without)
+
+    def _found(self, results: Iterable[SessionResult], without: int | None) -> Found:
+        frames = tuple(each.annotations for each in results if each.frame_index != without)
+        return Found(frames, self._done, max(self._total, self._done))
+
+    def _resolved(self, prompts: tuple[VisualPrompt, ...]) -> tuple[VisualPrompt, ...]:
+        order, source = self._order, self._source
+        resolved = resolve_prompts(prompts, source.width, source.height, source.frame_at)
+        first, last = (self._source.indices[n] for n in (order.first, order.last))
+        for each in resolved:
+            if each.frame_index not in self._positions or not (order.is_preview or first <= each.frame_index <= last):
+                raise UserError(
+                    f"object {each.object_id} has a prompt on frame {each.frame_index}, and the frames asked for are "
+                    f"{first} to {last}: move the range, or clear that prompt"
+                )
+        return resolved

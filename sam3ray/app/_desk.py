@@ -1,0 +1,248 @@
+"""One model for several people: orders queue, each knows its place, and a crash of the model's process loses nothing.
+
+The process is started anew when it dies. The order it was at ends as failed, with what had been found by then; those
+that wait go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+from sam3ray.app._model_process import (
+    Blind,
+    Cancel,
+    Ended,
+    Leave,
+    Look,
+    Ready,
+    Restarted,
+    Seen,
+    Unfit,
+    Update,
+    main,
+)
+from sam3ray.app._order import Order
+from sam3ray.config import ModelConfig, TrackingConfig
+from sam3ray.failures import NotNow, UserError
+
+ModelState = Literal["loading", "ready", "failed"]
+Listener = Callable[[Update | Restarted | Ended | int], None]
+"""Hears what becomes of an order: its place in the queue (0: under way), what is found, its end. In any thread."""
+
+_STARTS = 2  # in a row that fail
+
+
+class Desk:
+    """Hands orders to the model's process.
+
+    Args:
+        told: called with the state of the model, and a sentence, when that changes.
+    """
+
+    def __init__(
+        self, config: ModelConfig, tracking: TrackingConfig, told: Callable[[ModelState, str], None] = lambda *_: None
+    ) -> None:
+        self._config, self._tracking = config, tracking
+        self._told = told
+        self._lock = threading.RLock()
+        self._waiting: deque[Order] = deque()
+        self._listeners: dict[str, Listener] = {}
+        self._current: Order | None = None
+        self._previews: dict[str, Order] = {}
+        self._looking: dict[str, queue.SimpleQueue[Seen | Blind | None]] = {}
+        self._pipe: Connection | None = None
+        self._process: Any = None
+        self._failed_starts = 0
+        self._closed = False
+        self.state: ModelState = "loading"
+        self.message = ""
+        self.info: dict[str, Any] = {}
+
+    # For pages
+
+    def submit(self, order: Order, listener: Listener) -> None:
+        """Queues an order. A preview goes in between at once."""
+        with self._lock:
+            self._listeners[order.id] = listener
+            if self.state == "failed":
+                self._start()
+            if order.is_preview:
+                self._previews[order.id] = order
+                if self.state == "ready":
+                    self._send(order)
+                return
+            self._waiting.append(order)
+            self._next()
+            if order is not self._current:
+                listener(self._waiting.index(order) + 1)
+
+    def cancel(self, order_id: str) -> None:
+        """Ends an order; what was found stays."""
+        with self._lock:
+            for order in self._waiting:
+                if order.id == order_id:
+                    self._waiting.remove(order)
+                    self._tell(order_id, Ended(order_id, "cancelled"))
+                    self._tell_places()
+                    return
+            if self._current is not None and self._current.id == order_id:
+                self._send(Cancel(order_id))
+
+    def look(self, asked: Look) -> Seen:
+        """Has the model look at a live frame, and waits for what it says.
+
+        Raises:
+            NotNow: the model is being loaded, or its process has ended: the next frame begins anew.
+            UserError: the frame cannot be looked at.
+        """
+        answer: queue.SimpleQueue[Seen | Blind | None] = queue.SimpleQueue()
+        with self._lock:
+            if self.state != "ready":
+                if self.state == "failed":
+                    self._start()
+                raise NotNow(self.message or "the model is being loaded")
+            self._looking[asked.view] = answer
+            self._send(asked)
+        seen = answer.get()
+        if seen is None:
+            raise NotNow("the model's process ended; it is started again")
+        if isinstance(seen, Blind):
+            raise UserError(seen.message)
+        return seen
+
+    def leave(self, view: str) -> None:
+        """A live view is over."""
+        with self._lock:
+            self._looking.pop(view, None)
+            self._send(Leave(view))
+
+    def start(self) -> None:
+        with self._lock:
+            self._start()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            process, pipe = self._process, self._pipe
+            self._pipe = None
+        if pipe is not None:
+            pipe.close()
+        if process is not None:
+            process.join(2)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+    # The process
+
+    def _start(self) -> None:
+        if self._closed or self._pipe is not None:
+            return
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=main, args=(theirs, self._config, self._tracking), name="sam3ray-model", daemon=True
+        )
+        self._set("loading", "the model is being loaded")
+        self._process.start()
+        theirs.close()
+        threading.Thread(target=self._listen, args=(self._pipe, self._process), daemon=True).start()
+
+    def _listen(self, pipe: Connection, process: Any) -> None:
+        while True:
+            try:
+                event = pipe.recv()
+            except (EOFError, OSError):
+                break
+            with self._lock:
+                self._take(event)
+        process.join()
+        with self._lock:
+            if pipe is self._pipe:
+                self._lost(process.exitcode)
+
+    def _take(self, event: Any) -> None:
+        if isinstance(event, Ready):
+            self._failed_starts = 0
+            self.info = event.info
+            self._set("ready", "")
+            for preview in list(self._previews.values()):
+                self._send(preview)
+            self._next()
+        elif isinstance(event, Seen | Blind):
+            if (waiting := self._looking.pop(event.view, None)) is not None:
+                waiting.put(event)
+        elif isinstance(event, Unfit):
+            self._failed_starts = _STARTS
+            self._set("failed", event.message)
+        elif isinstance(event, Ended):
+            if self._current is not None and self._current.id == event.order_id:
+                self._current = None
+            self._previews.pop(event.order_id, None)
+            self._tell(event.order_id, event)
+            self._next()
+        else:
+            self._tell(event.order_id, event)
+
+    def _lost(self, code: int | None) -> None:
+        """The process is gone. Its order is over, the others wait for the next process."""
+        self._pipe = None
+        for waiting in self._looking.values():
+            waiting.put(None)
+        self._looking.clear()
+        if self._closed:
+            return
+        if self.state == "ready":
+            why = f"the model's process ended unexpectedly (exit code {code}); it is started again"
+        else:
+            self._failed_starts += 1
+            why = self.message if self.state == "failed" else f"the model's process ended while loading (code {code})"
+        over = [*([self._current] if self._current else []), *self._previews.values()]
+        self._current, self._previews = None, {}
+        gives_up = self._failed_starts >= _STARTS
+        if gives_up:
+            over += self._waiting
+            self._waiting.clear()
+        for order in over:
+            self._tell(order.id, Ended(order.id, "failed", f"{why}. What was found is kept"))
+        if gives_up:
+            self._failed_starts = 0
+            self._set("failed", why)
+        else:
+            self._start()
+            self._set("loading", why)
+
+    def _next(self) -> None:
+        if self._current is not None or self.state != "ready" or not self._waiting:
+            return
+        self._current = self._waiting.popleft()
+        self._send(self._current)
+        self._tell(self._current.id, 0)
+        self._tell_places()
+
+    def _tell_places(self) -> None:
+        for place, order in enumerate(self._waiting, 1):
+            self._tell(order.id, place)
+
+    def _send(self, message: Order | Cancel | Look | Leave) -> None:
+        if self._pipe is not None:
+            with contextlib.suppress(OSError):  # `_listen` hears of its end, too
+                self._pipe.send(message)
+
+    def _tell(self, order_id: str, event: Update | Restarted | Ended | int) -> None:
+        listener = self._listeners.get(order_id)
+        if isinstance(event, Ended):
+            self._listeners.pop(order_id, None)
+        if listener is not None:
+            listener(event)
+
+    def _set(self, state: ModelState, message: str) -> None:
+        self.state, self.message = state, message
+        self._told(state, message)

@@ -1,0 +1,137 @@
+"""What people take home from a try: Parquet, an annotated video, an export for another tool, or a job for the batch."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sam3ray.app._library import Entry, OpenClip
+from sam3ray.app._results import Result
+from sam3ray.config import JobConfig, ModelConfig, TrackingConfig, config_from_text
+from sam3ray.exports import FORMATS, export
+from sam3ray.failures import UserError
+from sam3ray.guard.redact import redact
+from sam3ray.rendering import render_clip
+from sam3ray.store import RunStore
+from sam3ray.store.annotation_file import AnnotationWriter
+from sam3ray.values.clip import Clip
+from sam3ray.values.prompt_writing import prompt_items
+
+
+def save_parquet(result: Result, opened: OpenClip, model: dict[str, Any], path: Path, min_score: float) -> None:
+    """The rows in the annotation schema, of the frames that were reached."""
+    clip, info = result.order.clip, opened.frames.info
+    facts = {
+        "uri": clip.uri,
+        "start_s": clip.start_s,
+        "end_s": clip.end_s,
+        "fps": clip.fps,
+        "prompts": list(result.order.phrases),
+        "visual_prompts": prompt_items((*result.order.visual, *result.order.refinements)),
+        "source_fps": float(info.fps) if info.fps else None,
+        "time_base": str(info.time_base),
+        "codec": info.codec,
+        "height": info.height,
+        "width": info.width,
+    }
+    with AnnotationWriter(path, clip.clip_id, {"clip": facts, "model": model}) as writer:
+        for frame in result.in_order(min_score):
+            writer.write(frame)
+        writer.finish()
+
+
+def save_video(result: Result, opened: OpenClip, path: Path, min_score: float) -> None:
+    """The whole clip with what was found drawn on it."""
+    clip = result.order.clip
+    render_clip(opened.path, result.in_order(min_score), path, clip, limits=result.order.limits)
+
+
+def save_export(
+    result: Result, opened: OpenClip, model: dict[str, Any], format: str, folder: Path, min_score: float
+) -> Path:
+    """A ZIP of an export with its images, as `sam3ray export` makes it of a run.
+
+    Raises:
+        UserError: there is no such format.
+    """
+    if format not in FORMATS:
+        raise UserError(f"format {format!r:.60}: allowed: {', '.join(FORMATS)}")
+    clip = result.order.clip
+    phrases = tuple(dict.fromkeys([*result.order.phrases, *(o.prompt for f in result.in_order() for o in f.objects)]))
+    clip = Clip(clip.clip_id, clip.uri, phrases, clip.start_s, clip.end_s, clip.fps)
+    store = RunStore(str(folder / "run"))
+    store.create_or_open({"schema_version": 1, "page": result.order.id}, {"output": "try"}, [clip])
+    save_parquet(result, opened, model, folder / "rows.parquet", min_score)
+    store.commit(clip.clip_id, folder / "rows.parquet")
+    export(str(folder / "run"), str(folder / "export"), format)
+    return _zipped(folder / "export", folder / "export.zip")
+
+
+def save_job(
+    entries: Sequence[Entry],
+    phrases: Sequence[str],
+    model: ModelConfig,
+    tracking: TrackingConfig,
+    defaults: TrackingConfig,
+    result: Result | None,
+) -> dict[str, str]:
+    """The files of a job for these clips: `job.yaml` and `clips.jsonl`, by name.
+
+    Args:
+        result: a try whose clicks and boxes go along with its clip.
+
+    Raises:
+        UserError: a clip would have nothing to look for, or the configuration would not be taken.
+    """
+    rows = []
+    for entry in entries:
+        clip = entry.clip
+        row: dict[str, Any] = {"clip_id": clip.clip_id, "uri": redact(clip.uri), "prompts": list(phrases)}
+        row |= {name: getattr(clip, name) for name in ("start_s", "end_s", "fps") if getattr(clip, name) is not None}
+        if result is not None and result.key == entry.key and result.order.visual:
+            row["visual_prompts"] = json.dumps(prompt_items(result.order.visual))
+        if not phrases and "visual_prompts" not in row:
+            raise UserError(f"clip {clip.clip_id} would have nothing to look for: type a phrase")
+        rows.append(row)
+    changed = {
+        name: value
+        for name, value in tracking.model_dump(mode="json").items()
+        if value != defaults.model_dump(mode="json")[name]
+    }
+    chosen = model.model_dump(mode="json")
+    config: dict[str, Any] = {
+        "manifest": "clips.jsonl",
+        "output": "run",
+        **({"prompts": list(phrases)} if phrases else {}),
+        "model": {name: chosen[name] for name in ("checkpoint", "revision", "dtype", "device")},
+        **({"tracking": changed} if changed else {}),
+        "cluster": {"actors": {"min": 1, "max": 8}, "gpus_per_actor": 0 if model.device == "cpu" else 1},
+    }
+    text = "# Made by the page. Check it with `sam3ray plan job.yaml`, then `sam3ray run job.yaml`.\n"
+    if model.checkpoint == "embedded":
+        config["cluster"]["gpus_per_actor"] = 0
+        text += "# The embedded checkpoint knows drawn shapes alone: name your own under model.checkpoint.\n"
+    text += yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    check: JobConfig = config_from_text(text, "job.yaml")  # never hand out what `run` would refuse
+    del check
+    return {"job.yaml": text, "clips.jsonl": "".join(json.dumps(row) + "\n" for row in rows)}
+
+
+def zip_texts(files: dict[str, str], path: Path) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return path
+
+
+def _zipped(folder: Path, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for each in sorted(folder.rglob("*")):
+            if each.is_file():
+                archive.write(each, each.relative_to(folder))
+    return path

@@ -1,0 +1,172 @@
+"""The clips that pages may name, by keys that the server makes up."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sam3ray.app._options import AppOptions
+from sam3ray.app._stills import Stills
+from sam3ray.config import JobConfig, VideoConfig
+from sam3ray.failures import UserError
+from sam3ray.files import is_local
+from sam3ray.guard.redact import redact
+from sam3ray.manifest import read_manifest
+from sam3ray.values.clip import Clip
+from sam3ray.video import ClipFrames, VideoCache
+
+_STILLS_BYTES = 2 * 2**30  # of one clip on disk
+_MAX_CLIPS = 100_000
+
+
+class NotHere(LookupError):
+    """A page names something that this server does not have (any more)."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A clip in the list.
+
+    Attributes:
+        key: what pages call it.
+        name: what people call it.
+        run: number of the run that it belongs to (see `_review`); None: it is there to be tried.
+    """
+
+    key: str
+    name: str
+    clip: Clip
+    run: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {"key": self.key, "name": self.name, "prompts": list(self.clip.prompts)}
+
+
+@dataclass(frozen=True, eq=False)
+class OpenClip:
+    """A clip that can be looked at: a local path, its frames, their stills."""
+
+    path: Path
+    frames: ClipFrames
+    stills: Stills
+
+    def as_json(self) -> dict[str, Any]:
+        info = self.frames.info
+        return {
+            "width": info.width,
+            "height": info.height,
+            "fps": float(info.fps) if info.fps else None,
+            "codec": info.codec,
+            "rotation": info.rotation,
+            "indices": _packed(self.frames.indices),
+            "times": [round(each, 6) for each in self.frames.times],
+        }
+
+
+class Library:
+    """All clips of one server. Closing it gives up the temporary files.
+
+    Args:
+        folder: for uploads, stills and videos from stores.
+    """
+
+    def __init__(self, folder: Path, options: AppOptions) -> None:
+        self.folder = folder
+        self._options = options
+        self._entries: dict[str, Entry] = {}
+        self._open: dict[str, OpenClip] = {}
+        self._stack = ExitStack()
+        self._lock = threading.Lock()
+        self._opening: dict[str, threading.Lock] = {}
+        self._cache = VideoCache(None, options.video.cache_bytes, options.storage, limits=options.video)
+        self._stack.callback(self._close_stills)
+
+    @property
+    def limits(self) -> VideoConfig:
+        return self._options.video
+
+    def add(self, clips: Sequence[Clip], run: int | None = None, names: Sequence[str] = ()) -> list[Entry]:
+        with self._lock:
+            if len(self._entries) + len(clips) > _MAX_CLIPS:
+                raise UserError(f"there would be more than {_MAX_CLIPS} clips; name fewer")
+            added = []
+            for n, clip in enumerate(clips):
+                key = f"c{len(self._entries) + 1}"
+                name = names[n] if names else clip.clip_id
+                self._entries[key] = Entry(key, name, clip, run)
+                added.append(self._entries[key])
+            return added
+
+    def add_source(self, uri: str, *, remote_only: bool = False) -> list[Entry]:
+        """Adds a video, folder, glob or manifest.
+
+        Args:
+            remote_only: for addresses that a page names: nothing on this machine's disks.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        if remote_only and is_local(uri):
+            raise UserError(f"{uri!r:.200} is on this machine's disk: upload the file, or start the page with it")
+        placeholder = JobConfig(manifest=uri, output="/none", prompts=("object",), storage=dict(self._options.storage))
+        return self.add(_without_placeholder(read_manifest(uri, placeholder)))
+
+    def entries(self, run: int | None = None) -> list[Entry]:
+        with self._lock:
+            return [each for each in self._entries.values() if each.run == run]
+
+    def entry(self, key: str) -> Entry:
+        """Raises NotHere."""
+        if key not in self._entries:
+            raise NotHere(f"there is no clip {key[:100]!r} here")
+        return self._entries[key]
+
+    def open(self, key: str) -> OpenClip:
+        """Opens a clip, once; fetches it where it lies on a store.
+
+        Raises:
+            NotHere: there is no such clip.
+            ClipError: it cannot be read.
+        """
+        entry = self.entry(key)
+        with self._lock:
+            lock = self._opening.setdefault(key, threading.Lock())
+        with lock:
+            if key not in self._open:
+                clip = entry.clip
+                path = self._stack.enter_context(self._cache.open(clip.uri))
+                frames = ClipFrames(path, start_s=clip.start_s, end_s=clip.end_s, fps=clip.fps, limits=self.limits)
+                len(frames.indices)  # a file that cannot be read is found out now
+                self._open[key] = OpenClip(path, frames, Stills(frames, self.folder / f"{key}.stills", _STILLS_BYTES))
+            self._open[key].stills.fill()
+            return self._open[key]
+
+    def close(self) -> None:
+        self._stack.close()
+        self._cache.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _close_stills(self) -> None:
+        for each in self._open.values():
+            each.stills.close()
+
+
+def _without_placeholder(clips: Sequence[Clip]) -> list[Clip]:
+    """Clips without phrases of their own were given one to pass the manifest's checks."""
+    from dataclasses import replace
+
+    return [replace(each, prompts=()) if each.prompts == ("object",) else each for each in clips]
+
+
+def _packed(indices: Sequence[int]) -> list[int] | None:
+    """None where positions and indices are the same."""
+    return None if all(n == index for n, index in enumerate(indices)) else list(indices)
+
+
+def shown_name(uri: str) -> str:
+    return redact(uri.rstrip("/").rpartition("/")[2])

@@ -1,0 +1,276 @@
+"""Live views of pages: a webcam whose frames the browser sends, or a camera that the server watches for everybody.
+
+One frame is under way at a time: the browser sends its newest when the answer to the one before has come. A click is on
+the picture that was shown, which is kept until the model has seen it again with the click.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from sam3ray.app._desk import Desk
+from sam3ray.app._model_process import Look, Seen
+from sam3ray.app._results import frame_json
+from sam3ray.cameras import watch
+from sam3ray.config import LiveConfig, VideoConfig
+from sam3ray.failures import ClipError, JobStopped, NotNow, UserError
+from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.phrases import phrases_problem
+from sam3ray.values.prompt_reading import parse_visual_prompts
+from sam3ray.values.prompts import MaskPrompt, VisualPrompt
+
+_KEPT = 24  # pictures that can still be clicked on
+_MAX_SIDE = 4096
+_JPEG_QUALITY = 80
+_NEW_OBJECT = 2**31 - 1  # what a page calls an object that it begins
+
+
+class DeskView:
+    """A live view whose model is at the desk. See `sam3ray.cameras.View`.
+
+    Attributes:
+        problem: what was asked for last and does not fit; "" where all is well.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._name = uuid.uuid4().hex
+        self._lock = threading.Lock()
+        self._pictures: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._pointed: tuple[VisualPrompt, ...] = ()
+        self._at: np.ndarray | None = None
+        self._drop: tuple[int, ...] = ()
+        self._anew = False
+        self._next_id = 1
+        self.phrases: tuple[str, ...] = ()
+        self.problem = ""
+        self.seconds = 0.0
+
+    @property
+    def hotstart_delay(self) -> int:
+        return int(self.model_info.get("thresholds", {}).get("hotstart_delay", 15))
+
+    @property
+    def model_info(self) -> dict[str, Any]:
+        return self._desk.info
+
+    @property
+    def next_id(self) -> int:
+        return self._next_id
+
+    def start_ids_at(self, first: int) -> None:
+        self._next_id = max(1, first)
+
+    def begin_anew(self) -> None:
+        self._anew = True
+
+    def step(self, image: np.ndarray, time_s: float) -> tuple[FrameAnnotations, frozenset[int], frozenset[int]]:
+        seen = self.look(image, time_s)
+        return seen.found, seen.tentative, seen.retracted
+
+    def look(self, image: np.ndarray, time_s: float) -> Seen:
+        """Raises NotNow, UserError: as `Desk.look`."""
+        with self._lock:
+            asked = Look(
+                self._name,
+                image,
+                time_s,
+                self.phrases,
+                self._anew,
+                self._pointed,
+                self._at,
+                self._drop,
+                self._next_id,
+            )
+            self._pointed, self._at, self._drop, self._anew = (), None, (), False
+        seen = self._desk.look(asked)
+        self._next_id, self.problem, self.seconds = seen.next_id, seen.problem, seen.seconds
+        return seen
+
+    def keep(self, ticket: int, image: np.ndarray) -> None:
+        """A picture that a page shows, or will show when the answer comes."""
+        with self._lock:
+            self._pictures[ticket] = image
+            while len(self._pictures) > _KEPT:
+                self._pictures.popitem(last=False)
+
+    def ask(self, message: Mapping[str, Any]) -> None:
+        """What a page asks for: phrases, a click or box on a picture, an object dropped.
+
+        Raises:
+            UserError: it does not fit, or the picture is not kept any more.
+        """
+        do = message.get("do")
+        if do == "phrases":
+            given = message.get("phrases")
+            if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+                raise UserError("phrases must be a list of texts")
+            phrases = tuple(dict.fromkeys(each.strip() for each in given if each.strip()))
+            if problem := phrases_problem(phrases):
+                raise UserError(f"the page {problem}")
+            self.phrases = phrases
+        elif do == "point":
+            self._point(message)
+        elif do == "drop":
+            object_id = message.get("object")
+            if type(object_id) is not int or object_id < 1:
+                raise UserError(f"object is {object_id!r:.40}; allowed: an id from 1")
+            with self._lock:
+                self._drop = (*self._drop, object_id)
+
+    def _point(self, message: Mapping[str, Any]) -> None:
+        item = message.get("item")
+        if not isinstance(item, Mapping):
+            raise UserError("a click must be a mapping")
+        object_id = item.get("object_id") or _NEW_OBJECT
+        prompts, problems = parse_visual_prompts([{**item, "frame": 0, "object_id": object_id}])
+        if problems:
+            raise UserError([f"the click{each}" for each in problems])
+        if any(isinstance(each, MaskPrompt) for each in prompts):
+            raise UserError("a live picture takes clicks and boxes, no masks")
+        ticket = message.get("ticket")
+        with self._lock:
+            at = self._pictures.get(ticket) if isinstance(ticket, int) else None
+            if at is None:
+                raise UserError("the picture that was clicked on is not kept any more: click again")
+            new = [_as_new(each) if each.object_id == _NEW_OBJECT else each for each in prompts]
+            self._pointed = (*self._pointed, *new) if at is self._at else tuple(new)
+            self._at = at
+
+    def close(self) -> None:
+        self._desk.leave(self._name)
+
+
+def _as_new(prompt: VisualPrompt) -> VisualPrompt:
+
+    return replace(prompt, object_id=0)
+
+
+def decode_picture(data: bytes) -> np.ndarray:
+    """A JPEG or WebP from a browser as RGB. Raises UserError."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "WEBP")) as picture:
+            if max(picture.size) > _MAX_SIDE:
+                raise UserError(f"the picture has {picture.width}x{picture.height} pixels; allowed: {_MAX_SIDE} a side")
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        raise UserError("what came is no picture; allowed: JPEG or WebP") from None
+
+
+def seen_json(seen: Seen, ticket: int) -> dict[str, Any]:
+    return {
+        "event": "seen",
+        "ticket": ticket,
+        "height": seen.found.height,
+        "width": seen.found.width,
+        "frame": frame_json(seen.found),
+        "tentative": sorted(seen.tentative),
+        "retracted": sorted(seen.retracted),
+        "seconds": round(seen.seconds, 3),
+        "problem": seen.problem,
+    }
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The newest answer of a camera: a picture and what is on it."""
+
+    ticket: int
+    picture: bytes
+    about: dict[str, Any]
+
+
+class Show:
+    """A camera that the server watches in a thread, for all pages, recording if asked to.
+
+    Args:
+        source, output: as `sam3ray.live`.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        source: str,
+        phrases: tuple[str, ...],
+        output: str | None,
+        *,
+        record_video: bool,
+        settings: LiveConfig,
+        limits: VideoConfig,
+    ) -> None:
+        self.view = DeskView(desk)
+        self.view.phrases = phrases
+        self._desk = desk
+        self._source, self._output, self._record_video = source, output, record_video
+        self._settings, self._limits = settings, limits
+        self._changed = threading.Condition()
+        self._shown: Shown | None = None
+        self._is_over = False
+        self.problem = ""
+        self._thread = threading.Thread(target=self._run, name="show", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends it; what was recorded is committed."""
+        self._is_over = True
+        if self._thread.is_alive():
+            self._thread.join(30)
+
+    def newer(self, ticket: int, timeout_s: float = 1.0) -> Shown | None:
+        """The newest picture, if there is a newer one than this."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._shown is not None and self._shown.ticket > ticket, timeout_s)
+            shown = self._shown
+        return shown if shown is not None and shown.ticket > ticket else None
+
+    def _run(self) -> None:
+        ticket = 0
+        while not self._is_over:
+            while self._desk.state == "loading" and not self._is_over:
+                time.sleep(0.1)
+            try:
+                frames = watch(
+                    self._source,
+                    self.view,
+                    output=self._output,
+                    record_video=self._record_video,
+                    settings=self._settings,
+                    limits=self._limits,
+                )
+                with closing(frames):  # type: ignore[type-var]
+                    for frame in frames:
+                        ticket += 1
+                        self._put(ticket, frame)
+                        if self._is_over:
+                            return
+                self.problem = "the source has ended"
+                return
+            except NotNow:
+                time.sleep(0.5)  # the model comes back; the recording goes on in another clip
+            except (UserError, ClipError, JobStopped) as error:
+                self.problem = str(error)
+                return
+
+    def _put(self, ticket: int, frame: Any) -> None:
+        done, data = cv2.imencode(".jpg", frame.image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        assert done
+        self.view.keep(ticket, frame.image)
+        seen = Seen("", frame.annotations, frame.tentative, frame.retracted, 0, self.view.seconds, self.view.problem)
+        about = seen_json(seen, ticket) | {"dropped": frame.dropped, "age": round(frame.age_s, 3), "clip": frame.clip}
+        with self._changed:
+            self._shown = Shown(ticket, data.tobytes(), about)
+            self._changed.notify_all()

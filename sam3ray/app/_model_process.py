@@ -1,0 +1,228 @@
+"""The process that holds the model. It takes orders from a pipe, one at a time.
+
+Previews and frames of live views come in between. It believes its parent, which started it, and nobody else can reach
+the pipe. If the parent dies the pipe ends, and so does this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from sam3ray.app._attempt import Attempt, Found
+from sam3ray.app._order import Order
+from sam3ray.cameras import LiveView
+from sam3ray.config import ModelConfig, TrackingConfig
+from sam3ray.failures import ClipError, JobStopped, UserError
+from sam3ray.faults.machine import is_out_of_memory
+from sam3ray.guard.redact import redact
+from sam3ray.model import Model
+from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.prompts import VisualPrompt
+
+LAST_RUNG = 4
+
+
+@dataclass(frozen=True)
+class Ready:
+    info: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """The model cannot be loaded: why."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Cancel:
+    order_id: str
+
+
+@dataclass(frozen=True)
+class Update:
+    order_id: str
+    found: Found
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """Out of memory: begun anew with less; what was found so far does not count."""
+
+    order_id: str
+    rung: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    order_id: str
+    how: str  # done, cancelled, failed
+    message: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """The next frame of a live view.
+
+    Attributes:
+        view: its name; it begins with its first frame.
+        anew: forget what was seen.
+        pointed: prompts on an earlier frame, whose picture is `at`; the model sees that picture first. Their frame is
+            put in here, and so is the id of an object that is new (0).
+        drop: ids to drop.
+        first_id: where ids begin, for the view's first frame.
+    """
+
+    view: str
+    image: np.ndarray
+    time_s: float
+    phrases: tuple[str, ...] = ()
+    anew: bool = False
+    pointed: tuple[VisualPrompt, ...] = ()
+    at: np.ndarray | None = None
+    drop: tuple[int, ...] = ()
+    first_id: int = 1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is there. `problem`: what was asked for and does not fit; the frame was looked at all the same."""
+
+    view: str
+    found: FrameAnnotations
+    tentative: frozenset[int]
+    retracted: frozenset[int]
+    next_id: int
+    seconds: float
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Blind:
+    """A frame of a live view could not be looked at: why. The view begins anew."""
+
+    view: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Leave:
+    """A live view is over."""
+
+    view: str
+
+
+def main(pipe: Connection, config: ModelConfig, tracking: TrackingConfig) -> None:
+    """The process's main function."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+    try:
+        model = Model(config, tracking)
+    except (JobStopped, UserError, ValueError, OSError) as error:
+        pipe.send(Unfit(redact(str(error))))
+        return
+    pipe.send(Ready(model.model_info))
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        _Worker(model, pipe).run()
+
+
+class _Worker:
+    def __init__(self, model: Model, pipe: Connection) -> None:
+        self._model, self._pipe = model, pipe
+        self._orders: deque[Order] = deque()
+        self._views: dict[str, LiveView] = {}
+
+    def run(self) -> None:
+        while True:
+            message = self._orders.popleft() if self._orders else self._pipe.recv()
+            if isinstance(message, Order):
+                self._carry_out(message)
+            else:
+                self._look_or_leave(message)
+
+    def _look_or_leave(self, message: Any) -> None:
+        if isinstance(message, Leave):
+            self._views.pop(message.view, None)
+        elif isinstance(message, Look):
+            try:
+                self._pipe.send(self._look(message))
+            except (UserError, ValueError) as error:
+                self._views.pop(message.view, None)
+                self._pipe.send(Blind(message.view, redact(str(error))))
+
+    def _look(self, asked: Look) -> Seen:
+        began, problem = time.perf_counter(), ""
+        view = self._views.get(asked.view)
+        if view is None:
+            view = self._views[asked.view] = LiveView(self._model)
+            view.start_ids_at(asked.first_id)
+        if asked.anew:
+            view.begin_anew()
+        try:
+            view.set_phrases(asked.phrases)
+            for object_id in asked.drop:
+                view.drop(object_id)
+            if asked.pointed and asked.at is not None:
+                for prompt in asked.pointed:
+                    object_id = prompt.object_id or view.next_id
+                    view.add(dataclasses.replace(prompt, frame_index=view.next_index, object_id=object_id))
+                view.step(asked.at, asked.time_s)
+        except (UserError, ValueError, ClipError) as error:
+            problem = redact(str(error))
+        found, tentative, retracted = view.step(asked.image, asked.time_s)
+        seconds = time.perf_counter() - began
+        return Seen(asked.view, found, tentative, retracted, view.next_id, seconds, problem)
+
+    def _carry_out(self, order: Order) -> None:
+        rung = 0
+        model, pipe = self._model, self._pipe
+        while True:
+            try:
+                how = "done"
+                for found in self._steps(order):
+                    if isinstance(found, str):
+                        how = found
+                    elif found.frames or not order.is_preview:
+                        pipe.send(Update(order.id, found))
+                pipe.send(Ended(order.id, how))
+                return
+            except (ClipError, UserError, JobStopped, ValueError) as error:
+                pipe.send(Ended(order.id, "failed", redact(str(error))))
+                return
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise  # a bug: the process ends with a traceback, and the desk says so
+                if rung >= LAST_RUNG:
+                    pipe.send(Ended(order.id, "failed", "out of memory: choose fewer phrases or a smaller video"))
+                    return
+                rung = max(2, rung + 1)
+            finally:
+                model.set_memory_rung(0)
+            model.set_memory_rung(rung)
+            pipe.send(Restarted(order.id, rung))
+
+    def _steps(self, order: Order) -> Iterator[Found | str]:
+        attempt = Attempt(self._model, order)
+        for found in attempt.run():
+            yield found
+            while not order.is_preview and self._pipe.poll():
+                message = self._pipe.recv()
+                if isinstance(message, Cancel):
+                    attempt.is_stopped |= message.order_id == order.id
+                elif isinstance(message, Order) and message.is_preview:
+                    self._carry_out(message)
+                elif isinstance(message, Order):
+                    self._orders.append(message)
+                else:
+                    self._look_or_leave(message)
+        if attempt.is_stopped:
+            yield "cancelled"

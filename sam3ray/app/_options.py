@@ -1,0 +1,46 @@
+"""How the page is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sam3ray.config import LiveConfig, ModelConfig, TrackingConfig, VideoConfig
+
+
+@dataclass(frozen=True)
+class AppOptions:
+    """How the page is started.
+
+    Attributes:
+        sources: runs, videos, folders, globs or manifests. None: clips that the page draws itself.
+        model: which checkpoint.
+        tracking: thresholds that a try starts from.
+        host, port: where to listen; port 0 takes a free one.
+        browser: open one.
+        author: of corrections, until a reviewer gives a name; None is the user's.
+        storage: fsspec options.
+        video: limits of every video, uploads included.
+        max_upload_bytes: of one uploaded video; `max_uploads_bytes` of all together.
+        camera: a live source that the server watches, besides the visitors' webcams; with these `phrases` at first.
+        record: a run folder to record the camera into; `record_video`: its frames, too.
+        live: when a recording goes on in another clip.
+    """
+
+    sources: tuple[str, ...] = ()
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    host: str = "127.0.0.1"
+    port: int = 0
+    browser: bool = True
+    author: str | None = None
+    storage: Mapping[str, Any] = field(default_factory=dict)
+    video: VideoConfig = field(default_factory=VideoConfig)
+    max_upload_bytes: int = 4 * 2**30
+    max_uploads_bytes: int = 16 * 2**30
+    camera: str | None = None
+    phrases: tuple[str, ...] = ()
+    record: str | None = None
+    record_video: bool = True
+    live: LiveConfig = field(default_factory=LiveConfig)

@@ -1,0 +1,367 @@
+"""The routes. Each checks what it is given, calls a module, and gives back JSON, a picture or a file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.concurrency import run_in_threadpool
+from starlette.background import BackgroundTask
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.websockets import WebSocketDisconnect
+
+from sam3ray import __version__
+from sam3ray.app import _downloads as downloads
+from sam3ray.app._library import Library, NotHere
+from sam3ray.app._live import DeskView, Show, decode_picture, seen_json
+from sam3ray.app._options import AppOptions
+from sam3ray.app._order import THRESHOLDS
+from sam3ray.app._results import frame_json
+from sam3ray.app._review import Review
+from sam3ray.app._tries import Page, Tries, check_owner
+from sam3ray.app._uploads import Uploads
+from sam3ray.config import TrackingConfig
+from sam3ray.exports import FORMATS
+from sam3ray.failures import ClipError, JobStopped, NotNow, UserError
+from sam3ray.guard.jsontext import parse_json
+from sam3ray.guard.redact import redact
+from sam3ray.revisions import EditConflict
+
+_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_MAX_BODY = 32 * 2**20
+
+
+class Service:
+    """What the routes share."""
+
+    def __init__(self, library: Library, options: AppOptions, reviews: Sequence[Review] = ()) -> None:
+        self.library, self.options = library, options
+        self.tries = Tries(library, options)
+        self.reviews = list(reviews)
+        self.show: Show | None = None
+        if options.camera is not None:
+            self.show = Show(
+                self.tries.desk,
+                options.camera,
+                options.phrases,
+                options.record,
+                record_video=options.record_video,
+                settings=options.live,
+                limits=options.video,
+            )
+        folder = library.folder / "uploads"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.uploads = Uploads(library, folder, options.max_upload_bytes, options.max_uploads_bytes)
+
+    def close(self) -> None:
+        if self.show is not None:
+            self.show.close()
+        self.tries.desk.close()
+        self.library.close()
+
+
+def make_app(service: Service) -> FastAPI:
+    """The application; `Guard` goes around it."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.tries.desk.start()
+        if service.show is not None:
+            service.show.start()
+        yield
+
+    app = FastAPI(title="sam3ray", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)
+    _add_errors(app)
+    _add_static(app)
+    _add_clips(app, service)
+    _add_results(app, service)
+    _add_reviews(app, service)
+    _add_socket(app, service)
+    _add_live(app, service)
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    def sentence(status: int) -> Callable[[Request, Exception], Response]:
+        return lambda _, error: JSONResponse({"message": redact(str(error))}, status)
+
+    app.add_exception_handler(UserError, sentence(400))
+    app.add_exception_handler(EditConflict, sentence(409))
+    app.add_exception_handler(ClipError, sentence(422))
+    app.add_exception_handler(JobStopped, sentence(503))
+    app.add_exception_handler(NotHere, sentence(404))
+
+
+def _add_static(app: FastAPI) -> None:
+    """The page's own files: those of the package by their names, and no others."""
+    files = {each.name: each for each in resources.files("sam3ray.app").joinpath("static").iterdir() if each.is_file()}
+
+    @app.get("/")
+    def index() -> Response:
+        return _static("index.html")
+
+    @app.get("/static/{name}")
+    def static(name: str) -> Response:
+        return _static(name)
+
+    def _static(name: str) -> Response:
+        media_type = _TYPES.get(Path(name).suffix)
+        if name not in files or media_type is None:
+            return JSONResponse({"message": "there is no such file"}, 404)
+        return Response(files[name].read_bytes(), media_type=media_type)
+
+
+def _add_clips(app: FastAPI, service: Service) -> None:
+    library, options = service.library, service.options
+
+    @app.get("/api/state")
+    def state() -> Any:
+        return {
+            "version": __version__,
+            "clips": [each.as_json() for each in library.entries()],
+            "formats": {name: list(variants) for name, variants in FORMATS.items()},
+            "thresholds": {name: getattr(options.tracking, name) for name in THRESHOLDS},
+            "checkpoint": redact(options.model.checkpoint),
+            "camera": redact(options.camera) if options.camera is not None else None,
+            "phrases": list(options.phrases),
+            "runs": [{"number": each.number, "name": each.name, "place": each.place} for each in service.reviews],
+        }
+
+    @app.post("/api/upload")
+    async def upload(request: Request, name: str = "video") -> Any:
+        entry = await service.uploads.receive(name, request.stream())
+        return entry.as_json()
+
+    @app.post("/api/clips")
+    async def add(request: Request) -> Any:
+        address = (await _body(request)).get("address")
+        if not isinstance(address, str) or not 0 < len(address) < 4000:
+            raise UserError("address must be a text, such as https://example.org/video.mp4")
+        added = await run_in_threadpool(library.add_source, address.strip(), remote_only=True)
+        return [each.as_json() for each in added]
+
+    @app.get("/api/clips/{key}")
+    def clip(key: str) -> Any:
+        entry, opened = library.entry(key), library.open(key)
+        results = [each.as_json() for each in service.tries.results.of_clip(key)]
+        return {**entry.as_json(), **opened.as_json(), "results": results}
+
+    @app.get("/api/clips/{key}/stills/{position}")
+    def still(key: str, position: int) -> Response:
+        opened = library.open(key)
+        if not 0 <= position < len(opened.frames.indices):
+            raise UserError(f"frame {position} is not in the clip; allowed: 0 to {len(opened.frames.indices) - 1}")
+        data = opened.stills.get(position)
+        return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
+
+
+def _add_results(app: FastAPI, service: Service) -> None:
+    tries, library, options = service.tries, service.library, service.options
+
+    @app.get("/api/results/{order_id}")
+    def rows(order_id: str) -> Any:
+        result = tries.results.get(order_id)
+        return {**result.as_json(), "frames": [frame_json(each) for each in result.in_order()]}
+
+    @app.get("/api/results/{order_id}/download/{kind}")
+    def download(order_id: str, kind: str, min_score: float = 0.0) -> Response:
+        result = tries.results.get(order_id)
+        opened = library.open(result.key)
+        if not result.frames:
+            raise UserError("nothing has been found yet: there is nothing to download")
+        folder = Path(tempfile.mkdtemp(dir=library.folder))
+        stem = result.order.clip.clip_id
+        try:
+            if kind == "parquet":
+                path = folder / "rows.parquet"
+                downloads.save_parquet(result, opened, tries.desk.info, path, min_score)
+                return _file(path, f"{stem}.parquet", folder)
+            if kind == "video":
+                path = folder / "video.mp4"
+                downloads.save_video(result, opened, path, min_score)
+                return _file(path, f"{stem}.mp4", folder)
+            path = downloads.save_export(result, opened, tries.desk.info, kind, folder, min_score)
+            return _file(path, f"{stem}-{kind}.zip", folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    @app.post("/api/job")
+    async def job(request: Request) -> Any:
+        body = await _body(request)
+        return await run_in_threadpool(_job, body)
+
+    def _job(body: dict[str, Any]) -> Any:
+        phrases = [each.strip() for each in body.get("phrases", []) if isinstance(each, str) and each.strip()]
+        order_id = body.get("result")
+        result = tries.results.get(order_id) if isinstance(order_id, str) else None
+        keys = body.get("keys") or [each.key for each in library.entries()]
+        entries = [library.entry(str(key)) for key in keys]
+        tracking = result.order.tracking if result is not None else options.tracking
+        files = downloads.save_job(entries, phrases, options.model, tracking, TrackingConfig(), result)
+        return {"files": files}
+
+
+def _add_reviews(app: FastAPI, service: Service) -> None:
+    tries = service.tries
+
+    def review(number: int) -> Review:
+        if not 0 <= number < len(service.reviews):
+            raise NotHere(f"there is no run {number} here")
+        return service.reviews[number]
+
+    @app.get("/api/runs/{number}")
+    def run(number: int) -> Any:
+        found = review(number)
+        return {"name": found.name, "place": found.place, "clips": found.clips()}
+
+    @app.get("/api/runs/{number}/doubts")
+    def doubts(number: int) -> Any:
+        return review(number).doubts()
+
+    @app.get("/api/runs/{number}/clips/{clip_id}")
+    def rows_of_clip(number: int, clip_id: str) -> Any:
+        return review(number).rows(clip_id)
+
+    @app.post("/api/runs/{number}/clips/{clip_id}/{do}")
+    async def change(number: int, clip_id: str, do: str, request: Request) -> Any:
+        body = await _body(request)
+        found = review(number)
+        author = body.get("author")
+        if do == "edit":
+            revision = await run_in_threadpool(found.edit, clip_id, body.get("operations"), body.get("parent"), author)
+        elif do in ("undo", "redo"):
+            revision = await run_in_threadpool(found.undo if do == "undo" else found.redo, clip_id, author)
+        else:
+            raise NotHere("allowed: edit, undo, redo")
+        tries.tell_all({"event": "revised", "run": number, "clip": clip_id, "revision": revision})
+        return {"revision": revision}
+
+
+def _add_socket(app: FastAPI, service: Service) -> None:
+    tries = service.tries
+
+    @app.websocket("/ws")
+    async def socket(websocket: WebSocket) -> None:
+        await websocket.accept()
+        page = Page(asyncio.get_running_loop())
+        sender = asyncio.create_task(_send(websocket, page))
+        try:
+            while True:
+                message = parse_json(await websocket.receive_text())
+                await _take(page, message if isinstance(message, dict) else {})
+        except (WebSocketDisconnect, ValueError, RuntimeError):
+            pass  # gone, or nothing of ours
+        finally:
+            tries.leave(page)
+            sender.cancel()
+
+    async def _take(page: Page, message: dict[str, Any]) -> None:
+        do = message.get("do")
+        try:
+            if do == "hello":
+                page.owner = check_owner(message.get("owner"))
+                tries.enter(page)
+            elif do == "run":
+                await run_in_threadpool(tries.submit, page.owner, message)
+            elif do == "cancel":
+                tries.cancel(page.owner, str(message.get("id")))
+        except (UserError, ClipError, NotHere) as error:
+            page.tell({"event": "refused", "ticket": message.get("ticket"), "message": redact(str(error))})
+
+
+def _add_live(app: FastAPI, service: Service) -> None:
+    @app.websocket("/live")
+    async def live(websocket: WebSocket) -> None:
+        await websocket.accept()
+        own = DeskView(service.tries.desk)  # of a webcam; a camera's is the show's
+        watches = False
+        try:
+            while True:
+                message = await websocket.receive()
+                if message["type"] == "websocket.disconnect":
+                    return
+                if message.get("bytes"):
+                    await _look(websocket, own, message["bytes"])
+                    continue
+                asked = parse_json(message.get("text") or "{}")
+                if not isinstance(asked, dict):
+                    return
+                watches = watches or asked.get("do") == "next"
+                if asked.get("do") == "next":
+                    await _show_next(websocket, service.show, asked.get("ticket"))
+                else:
+                    await _ask(websocket, service.show.view if watches and service.show is not None else own, asked)
+        except (WebSocketDisconnect, ValueError, RuntimeError):
+            pass  # gone, or nothing of ours
+        finally:
+            own.close()
+
+    async def _look(websocket: WebSocket, view: DeskView, data: bytes) -> None:
+        """A webcam's picture, after its ticket in four bytes."""
+        ticket = int.from_bytes(data[:4], "big")
+        try:
+            image = await run_in_threadpool(decode_picture, data[4:])
+            view.keep(ticket, image)
+            seen = await run_in_threadpool(view.look, image, time.monotonic())
+            await websocket.send_json(seen_json(seen, ticket))
+        except NotNow as error:
+            await asyncio.sleep(0.3)
+            await websocket.send_json({"event": "wait", "ticket": ticket, "message": redact(str(error))})
+        except UserError as error:
+            await websocket.send_json({"event": "wait", "ticket": ticket, "message": redact(str(error))})
+
+    async def _show_next(websocket: WebSocket, show: Show | None, after: Any) -> None:
+        if show is None:
+            await websocket.send_json({"event": "wait", "message": "the server watches no camera"})
+            return
+        shown = await run_in_threadpool(show.newer, after if isinstance(after, int) else 0)
+        if shown is None:
+            await websocket.send_json({"event": "wait", "message": redact(show.problem)})
+        else:
+            await websocket.send_bytes(shown.ticket.to_bytes(4, "big") + shown.picture)
+            await websocket.send_json(shown.about)
+
+    async def _ask(websocket: WebSocket, view: DeskView, asked: dict[str, Any]) -> None:
+        try:
+            view.ask(asked)
+        except UserError as error:
+            await websocket.send_json({"event": "refused", "message": redact(str(error))})
+
+
+async def _send(websocket: WebSocket, page: Page) -> None:
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        while True:
+            await websocket.send_text(json.dumps(await page.events.get(), separators=(",", ":")))
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    """A JSON mapping from the request. Raises UserError."""
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > _MAX_BODY:
+            raise UserError(f"the request has more than {_MAX_BODY} bytes")
+    try:
+        value = parse_json(bytes(data))
+    except ValueError as error:
+        raise UserError(f"the request is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError("the request must be a mapping")
+    return value
+
+
+def _file(path: Path, name: str, folder: Path) -> Response:
+    """The file under a name; its folder is deleted once it is sent."""
+    return FileResponse(path, filename=name, background=BackgroundTask(shutil.rmtree, folder, ignore_errors=True))

@@ -1,0 +1,123 @@
+"""Starting the page: sources, the socket, the address with its token, the browser."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import socket
+import tempfile
+import threading
+import webbrowser
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from sam3ray.app._guard import Guard
+from sam3ray.app._library import Library
+from sam3ray.app._options import AppOptions
+from sam3ray.app._review import Review
+from sam3ray.app._server import Service, make_app
+from sam3ray.failures import ClipError, JobStopped, UserError
+from sam3ray.files import is_local, local_path, resolve
+from sam3ray.shapes import demo_clips
+from sam3ray.store import RunStore, layout
+
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def serve(options: AppOptions, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
+    """Serves the page until it is interrupted.
+
+    Args:
+        say: told the address, token included; `warn`: what to beware of.
+
+    Raises:
+        UserError: a source cannot be read, or the port is taken.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="sam3ray-app-"))
+    library = Library(folder, options)
+    with contextlib.ExitStack() as stack:
+        stack.callback(library.close)
+        reviews: list[Review] = []
+        for source in options.sources or (() if options.camera else (str(_drawn(folder / "drawn")),)):
+            place = resolve(source)
+            if _is_run(place, options.storage):
+                reviews.append(Review(len(reviews), place, options.storage, library, options.author))
+            else:
+                library.add_source(source)
+        listener = stack.enter_context(_listener(options.host, options.port))
+        port = listener.getsockname()[1]
+        token = secrets.token_urlsafe(24)
+        hosts = _hosts(options.host, port)
+        service = Service(library, options, reviews)
+        stack.callback(service.close)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                Guard(make_app(service), token, hosts, port),
+                log_level="warning",
+                access_log=False,
+                timeout_graceful_shutdown=2,
+                ws="websockets-sansio",
+                ws_max_size=32 * 2**20,
+                server_header=False,
+                proxy_headers=False,
+            )
+        )
+        shown = "127.0.0.1" if options.host in _LOOPBACK else options.host
+        address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}/?token={token}"
+        if options.camera is not None:
+            address += "#live"
+        if options.host not in _LOOPBACK:
+            warn(
+                f"--host {options.host}: whoever reaches this machine and knows the address with its token can see the "
+                "videos and use the model, and the connection is not encrypted. Use it within a network that you "
+                "trust, or behind a proxy with HTTPS. The webcam works over HTTPS or on this machine alone"
+            )
+        say(address)
+        if options.browser:
+            timer = threading.Timer(1.0, webbrowser.open, [address])
+            timer.daemon = True
+            timer.start()
+        server.run([listener])
+        if not server.started:
+            raise JobStopped("the page's server could not be started")
+
+
+def _is_run(place: str, storage: Mapping[str, Any]) -> bool:
+    """Whether a run is there, rather than a video, a folder of them or a manifest."""
+    if is_local(place):
+        return (Path(local_path(place)) / layout.RUN).is_file()
+    try:
+        return RunStore(place, storage).exists()
+    except (ClipError, JobStopped):
+        return False  # a single file of a web server, say: reading it as a manifest tells what is wrong
+
+
+def _drawn(folder: Path) -> Path:
+    """Clips of the demo, to try with, and their manifest."""
+    rows = demo_clips(folder, 4)
+    manifest = folder / "clips.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return manifest
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1" if host == "localhost" else host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise UserError(f"--host {host} --port {port}: {error.strerror or error}; allowed: a free port") from None
+    return listener
+
+
+def _hosts(host: str, port: int) -> frozenset[str] | None:
+    if host not in _LOOPBACK:
+        return None
+    return frozenset(f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]"))

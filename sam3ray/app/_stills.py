@@ -1,0 +1,109 @@
+"""The exact picture of any frame of a clip, as JPEG.
+
+Browsers seek by time and land a frame beside the one asked for where rates vary, and play neither HEVC nor MPEG-4
+part 2. Here frames are counted by the same decoder that the model sees through. A thread decodes the clip once, from
+its beginning, into one file; frames that it has not reached are decoded on the spot.
+"""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections import OrderedDict
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from sam3ray.failures import ClipError
+from sam3ray.video import ClipFrames
+
+_QUALITY = 88
+_LONGEST_SIDE = 1920  # of a still; clicks are in pixels of the source all the same
+_SOON = 24  # frames that the thread reaches sooner than a seek would
+_LOOSE = 48  # stills held in memory that lie ahead of the thread
+
+
+class Stills:
+    """Stills of one clip, for any number of threads.
+
+    Args:
+        frames: the clip.
+        path: the file that they go to, of at most `max_bytes`.
+
+    Attributes:
+        size: (height, width) of a still.
+    """
+
+    def __init__(self, frames: ClipFrames, path: Path, max_bytes: int) -> None:
+        self._frames, self._path, self._max_bytes = frames, path, max_bytes
+        scale = min(1.0, _LONGEST_SIDE / max(frames.height, frames.width))
+        self.size = max(1, round(frames.height * scale)), max(1, round(frames.width * scale))
+        self._ends = array("q")  # of each still in the file
+        self._changed = threading.Condition()
+        self._has_begun = self._is_filling = self._is_over = False
+        self._loose: OrderedDict[int, bytes] = OrderedDict()
+        self._seeking = threading.Lock()
+
+    def fill(self) -> None:
+        """Starts the thread, once."""
+        with self._changed:
+            if self._has_begun or self._is_over:
+                return
+            self._has_begun = self._is_filling = True
+        threading.Thread(target=self._fill, name="stills", daemon=True).start()
+
+    def close(self) -> None:
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
+    def get(self, position: int) -> bytes:
+        """JPEG of the frame at a position of the clip.
+
+        Raises:
+            ClipError: the video cannot be read there.
+        """
+        with self._changed:
+            while self._is_filling and len(self._ends) <= position <= len(self._ends) + _SOON:
+                self._changed.wait()
+            if position < len(self._ends):
+                start = self._ends[position - 1] if position else 0
+                with open(self._path, "rb") as file:
+                    file.seek(start)
+                    return file.read(self._ends[position] - start)
+        with self._seeking:
+            if position not in self._loose:
+                self._loose[position] = self._encoded(next(self._frames.read(position, position + 1)).image)
+                if len(self._loose) > _LOOSE:
+                    self._loose.popitem(last=False)
+            self._loose.move_to_end(position)
+            return self._loose[position]
+
+    def _fill(self) -> None:
+        size = 0
+        try:
+            with open(self._path, "wb", buffering=0) as file:
+                for frame in self._frames.read():
+                    data = self._encoded(frame.image)
+                    size += len(data)
+                    if self._is_over or size > self._max_bytes:
+                        return
+                    file.write(data)
+                    with self._changed:
+                        self._ends.append(size)
+                        self._changed.notify_all()
+        except (ClipError, OSError):
+            return  # whoever asks for a frame beyond this is told
+        finally:
+            with self._changed:
+                self._is_filling = False
+                self._changed.notify_all()
+
+    def _encoded(self, image: np.ndarray) -> bytes:
+        height, width = self.size
+        if image.shape[:2] != self.size:
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        done, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+        assert done
+        return data.tobytes()

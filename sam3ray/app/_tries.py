@@ -1,0 +1,140 @@
+"""Tries: orders from pages to the desk, what is found back to the pages of the same person."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from sam3ray.app._desk import Desk, ModelState
+from sam3ray.app._library import Library
+from sam3ray.app._model_process import Ended, Restarted, Update
+from sam3ray.app._options import AppOptions
+from sam3ray.app._order import parse_order
+from sam3ray.app._results import Result, Results, frame_json
+from sam3ray.failures import UserError
+
+
+class Page:
+    """One open page.
+
+    Attributes:
+        owner: whose it is; a page that is loaded again has the same.
+        events: what is to be sent to it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.owner = ""
+        self.events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._loop = loop
+
+    def tell(self, event: dict[str, Any]) -> None:
+        """From any thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.events.put_nowait, event)
+
+
+class Tries:
+    """All tries of one server."""
+
+    def __init__(self, library: Library, options: AppOptions) -> None:
+        self._library, self._options = library, options
+        self.results = Results()
+        self.desk = Desk(options.model, options.tracking, self._model_changed)
+        self._pages: set[Page] = set()
+        self._owners: dict[str, str] = {}  # order -> owner
+
+    def enter(self, page: Page) -> None:
+        self._pages.add(page)
+        page.tell(self._model_event())
+
+    def leave(self, page: Page) -> None:
+        self._pages.discard(page)
+
+    def submit(self, owner: str, asked: Mapping[str, Any]) -> str:
+        """Queues what a page asks for; returns the order's id.
+
+        Raises:
+            UserError: something in it does not fit.
+            NotHere: there is no such clip.
+            ClipError: the clip cannot be read.
+        """
+        key = str(asked.get("key"))
+        entry, opened = self._library.entry(key), self._library.open(key)
+        order = parse_order(
+            asked,
+            secrets.token_hex(8),
+            path=str(opened.path),
+            clip=entry.clip,
+            frames=len(opened.frames.indices),
+            limits=self._library.limits,
+            tracking=self._options.tracking,
+        )
+        self._owners[order.id] = owner
+        result = Result(order, key, dict(asked))
+        began = time.monotonic()
+
+        def listen(event: Update | Restarted | Ended | int) -> None:
+            nonlocal began
+            about: dict[str, Any] = {"id": order.id, "key": key, "ticket": asked.get("ticket")}
+            if isinstance(event, Update):
+                result.add(event.found.frames)
+                about |= {
+                    "event": "preview" if order.is_preview else "found",
+                    "frames": [frame_json(frame) for frame in event.found.frames],
+                    "done": event.found.done,
+                    "total": event.found.total,
+                    "seconds": round(time.monotonic() - began, 2),
+                }
+            elif isinstance(event, Restarted):
+                result.frames.clear()
+                about |= {"event": "restarted", "message": "out of memory: begun again with smaller batches"}
+            elif isinstance(event, Ended):
+                result.how, result.message = event.how, event.message
+                about |= {"event": "ended", "how": event.how, "message": event.message}
+                about["preview"] = order.is_preview
+                self._owners.pop(order.id, None)
+            else:
+                result.how = "queued" if event else "running"
+                began = time.monotonic()
+                about |= {"event": "place", "place": event}
+            self._tell(owner, about)
+
+        if not order.is_preview:
+            self.results.put(result)
+        self.desk.submit(order, listen)
+        return order.id
+
+    def cancel(self, owner: str, order_id: str) -> None:
+        if self._owners.get(order_id) == owner:
+            self.desk.cancel(order_id)
+
+    def tell_all(self, event: dict[str, Any]) -> None:
+        for page in list(self._pages):
+            page.tell(event)
+
+    def _tell(self, owner: str, event: dict[str, Any]) -> None:
+        for page in list(self._pages):
+            if page.owner == owner:
+                page.tell(event)
+
+    def _model_changed(self, state: ModelState, message: str) -> None:
+        self.tell_all(self._model_event())
+
+    def _model_event(self) -> dict[str, Any]:
+        desk = self.desk
+        return {"event": "model", "state": desk.state, "message": desk.message, "info": _shown(desk.info)}
+
+
+def _shown(info: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: info[name] for name in ("checkpoint", "dtype", "device", "parameters") if name in info}
+    return kept | {"thresholds": dict(info.get("thresholds", {}))}
+
+
+def check_owner(value: Any) -> str:
+    """Raises UserError for what no page of ours would send."""
+    if not isinstance(value, str) or not value.isalnum() or not 8 <= len(value) <= 64:
+        raise UserError(f"owner is {value!r:.80}; allowed: 8 to 64 letters and digits")
+    return value

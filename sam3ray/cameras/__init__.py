@@ -1,0 +1,10 @@
+"""Live video: cameras, what the model finds on them at once, and its record as a run.
+
+_camera (a thread decodes everything into a slot that holds the newest frame) -> _segments (which clip a frame
+belongs to) -> _live (the loop) -> _record (rows that can no longer be retracted, a clip every ten minutes)
+"""
+
+from sam3ray.cameras._camera import Camera, CameraFrame
+from sam3ray.cameras._live import LiveFrame, LiveView, View, live, watch
+
+__all__ = ["Camera", "CameraFrame", "LiveFrame", "LiveView", "View", "live", "watch"]

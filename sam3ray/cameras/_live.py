@@ -1,0 +1,296 @@
+"""The loop: newest frame in, what is there out, at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from sam3ray.cameras._camera import Camera
+from sam3ray.cameras._record import Recorder
+from sam3ray.cameras._segments import Placed, Segments
+from sam3ray.config import LiveConfig, ModelConfig, TrackingConfig
+from sam3ray.engine.ids import Ids
+from sam3ray.failures import UserError
+from sam3ray.model import Model
+from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.phrases import as_phrases
+from sam3ray.values.prompts import VisualPrompt
+from sam3ray.video import Frame
+
+if TYPE_CHECKING:
+    from sam3ray.engine.session import Session
+
+_FORGET_AFTER_FRAMES = 64  # an object gone for so long is forgotten: memory stays flat for days
+_PTS_PER_S = 90_000
+
+
+@dataclass(frozen=True, eq=False)
+class LiveFrame:
+    """A frame, and what is on it as far as is known now.
+
+    Attributes:
+        image: uint8 RGB, (height, width, 3).
+        annotations: its objects; `frame_index` counts the frames received in this clip.
+        tentative: of their ids, those that may still be retracted.
+        retracted: ids shown on earlier frames that are taken back: nothing was there.
+        clip: id of the clip that the frame belongs to.
+        dropped: frames that the source gave and nobody looked at, since it began.
+        age_s: time since the frame was received.
+    """
+
+    image: np.ndarray
+    annotations: FrameAnnotations
+    tentative: frozenset[int] = field(default=frozenset())
+    retracted: frozenset[int] = field(default=frozenset())
+    clip: str = ""
+    dropped: int = 0
+    age_s: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Without the picture."""
+        found = self.annotations
+        return {
+            "clip": self.clip,
+            "frame_index": found.frame_index,
+            "time_s": round(found.time_s, 3),
+            "objects": [
+                {
+                    "object_id": each.object_id,
+                    "prompt": each.prompt,
+                    "score": round(each.score, 4),
+                    "track_score": round(each.track_score, 4),
+                    "bbox": [float(v) for v in each.bbox],
+                    "area": each.area,
+                    "segmentation": {"size": [found.height, found.width], "counts": each.rle},
+                    "tentative": each.object_id in self.tentative,
+                }
+                for each in found.objects
+            ],
+            "retracted": sorted(self.retracted),
+            "dropped": self.dropped,
+            "age_s": round(self.age_s, 3),
+        }
+
+
+class View(Protocol):
+    """What the loop and the recorder need of a view."""
+
+    phrases: tuple[str, ...]
+
+    @property
+    def hotstart_delay(self) -> int: ...
+
+    @property
+    def model_info(self) -> dict[str, Any]: ...
+
+    @property
+    def next_id(self) -> int: ...
+
+    def start_ids_at(self, first: int) -> None: ...
+
+    def begin_anew(self) -> None: ...
+
+    def step(self, image: np.ndarray, time_s: float) -> tuple[FrameAnnotations, frozenset[int], frozenset[int]]: ...
+
+
+class LiveView:
+    """A session that goes on for days: phrases and objects come and go, ids are never given twice.
+
+    Frames of another size, or `begin_anew`, begin another session under the hood.
+
+    Args:
+        model: loaded; its thresholds are taken, but `frame_batch` 1 and a limit to what is remembered.
+    """
+
+    def __init__(self, model: Model, prompts: Sequence[str] = ()) -> None:
+        tracking = model.tracking
+        forget = tracking.forget_after_frames or _FORGET_AFTER_FRAMES
+        self._model = model.with_tracking(tracking.model_copy(update={"frame_batch": 1, "forget_after_frames": forget}))
+        self._session: Session | None = None
+        self._ids: Ids | None = None
+        self._count = 0
+        self.phrases: tuple[str, ...] = tuple(prompts)
+        self._asked: tuple[str, ...] = ()
+
+    @property
+    def hotstart_delay(self) -> int:
+        """Frames until an object is no longer tentative."""
+        return int(self._model.model_info["thresholds"]["hotstart_delay"])
+
+    @property
+    def model_info(self) -> dict[str, Any]:
+        return self._model.model_info
+
+    @property
+    def next_index(self) -> int:
+        """Of the frame that `step` takes next, for visual prompts."""
+        return self._count
+
+    def set_phrases(self, phrases: Sequence[str]) -> None:
+        """From the next frame on; objects of phrases that are gone are dropped.
+
+        Raises:
+            UserError: a phrase is empty or too long. The others stay.
+        """
+        wanted = tuple(dict.fromkeys(each.strip() for each in phrases if each.strip()))
+        self._model.check_phrases(wanted)
+        self.phrases = wanted
+
+    def add(self, prompt: VisualPrompt) -> None:
+        """For the frame `next_index`.
+
+        Raises:
+            ValueError, UserError: it does not fit, or no frame has come yet.
+        """
+        if self._session is None:
+            raise UserError("no frame has come yet: there is nothing to point at")
+        self._session.add(prompt)
+
+    def drop(self, object_id: int) -> None:
+        """Raises UserError where no object was given that id."""
+        if self._session is not None:
+            self._session.remove(object_id)
+
+    @property
+    def next_id(self) -> int:
+        """Above all ids given so far."""
+        return self._ids.next if self._ids is not None else 1
+
+    def start_ids_at(self, first: int) -> None:
+        """Before the first frame: ids of an earlier recording are not given again."""
+        self._ids = Ids(max(1, first))
+
+    def begin_anew(self) -> None:
+        """Nothing that was seen counts any longer; ids go on."""
+        if self._session is not None:
+            self._session.close()
+            self._asked = ()
+
+    def step(self, image: np.ndarray, time_s: float) -> tuple[FrameAnnotations, frozenset[int], frozenset[int]]:
+        """What is on the newest frame; of it, what is tentative; and which ids shown earlier are retracted."""
+        height, width = image.shape[:2]
+        if self._session is None or self._session.is_over or self._session.size != (height, width):
+            self.begin_anew()
+            self._session = self._model.session(height, width, "live", ids=self._ids)
+            self._ids = self._session.ids
+        for phrase in self._asked:
+            if phrase not in self.phrases:
+                self._session.remove(phrase)
+        for phrase in self.phrases:
+            self._session.add(phrase)
+        self._asked = self.phrases
+        frame = Frame(self._count, round(time_s * _PTS_PER_S), time_s, image)
+        self._count += 1
+        (result,) = self._session.step(frame)
+        return result.annotations, result.tentative, result.retracted
+
+
+def live(
+    source: str | PathLike[str],
+    prompts: Sequence[str] = (),
+    *,
+    checkpoint: str | None = None,
+    model: Model | ModelConfig | None = None,
+    tracking: TrackingConfig | None = None,
+    output: str | PathLike[str] | None = None,
+    record_video: bool = True,
+    every_frame: bool = False,
+    settings: LiveConfig | None = None,
+    **camera: Any,
+) -> Iterator[LiveFrame]:
+    """What is on a live source, frame by frame, at once: the newest frame each time, whatever the source's rate.
+
+    Args:
+        source: an rtsp:// address, a device such as /dev/video0, or a video file, which plays at its own pace.
+        prompts: phrases.
+        checkpoint, model, tracking: as `segment_video`.
+        output: a run folder to record into: rows that are no longer tentative, a clip every ten minutes.
+        record_video: with `output`, also the frames received, as `recordings/<clip>.mp4`.
+        every_frame: of a file, look at every frame instead of keeping pace.
+        settings: when a clip is cut.
+        camera: of `Camera`: `reconnect`, `options`, `limits`.
+
+    Returns:
+        One value per frame looked at, until the source ends or the generator is closed.
+
+    Raises:
+        UserError: arguments that do not fit, or `output` is another kind of run.
+        ClipError: the source cannot be read.
+        JobStopped: the checkpoint cannot be loaded, or storage refuses.
+    """
+    phrases = as_phrases(prompts)
+    if model is not None and checkpoint is not None:
+        raise UserError(f"checkpoint is {checkpoint!r}, and a model is given, too; allowed: one of both")
+    if not phrases:
+        raise UserError("there is nothing to look for: give at least one phrase")
+    loaded = (
+        model
+        if isinstance(model, Model)
+        else Model(model or ModelConfig(checkpoint=checkpoint or "facebook/sam3"), tracking)
+    )
+    view = LiveView(loaded)
+    view.set_phrases(phrases)
+    return watch(
+        fspath(source),
+        view,
+        output=output,
+        record_video=record_video,
+        every_frame=every_frame,
+        settings=settings,
+        **camera,
+    )
+
+
+def watch(
+    source: str,
+    view: View,
+    *,
+    output: str | PathLike[str] | None = None,
+    record_video: bool = True,
+    every_frame: bool = False,
+    settings: LiveConfig | None = None,
+    **options: Any,
+) -> Iterator[LiveFrame]:
+    """As `live`, with a view that may be elsewhere, and whose phrases may change meanwhile."""
+    settings = settings or LiveConfig()
+    with ExitStack() as stack:
+        recorder: Recorder | None = None
+        if output is not None:
+            recorder = stack.enter_context(Recorder(fspath(output), source, view, record_video=record_video))
+        segments = Segments(settings.segment_s, settings.reset_after_s)
+        places: dict[int, tuple[Placed, float]] = {}
+
+        def heard(frame: Any) -> None:
+            placed = segments.place(frame.received, frame.at, frame.image.shape[:2])
+            places[frame.received] = placed, segments.began_at
+            for old in [each for each in places if each < frame.received - 1000]:
+                del places[old]
+            if recorder is not None:
+                recorder.receive(placed, segments.began_at, frame.image)
+
+        camera = stack.enter_context(Camera(source, every_frame=every_frame, heard=heard, **options))
+        scene = 0
+        for frame in camera:
+            placed, began_at = places[frame.received]
+            if placed.scene != scene:
+                view.begin_anew()
+                scene = placed.scene
+            found, tentative, retracted = view.step(frame.image, placed.time_s)
+            annotations = FrameAnnotations(
+                placed.index,
+                round(placed.time_s * _PTS_PER_S),
+                placed.time_s,
+                found.height,
+                found.width,
+                found.objects,
+            )
+            clip = ""
+            if recorder is not None:
+                clip = recorder.write(placed, began_at, annotations, retracted)
+            yield LiveFrame(frame.image, annotations, tentative, retracted, clip, frame.dropped, time.time() - frame.at)

@@ -1,0 +1,214 @@
+"""The record of live video: a run folder that grows by a clip every ten minutes.
+
+Rows wait until they can no longer be retracted (`hotstart_delay` - 1 frames), so that no row is of an object that was
+taken back. Crash contract: a clip's rows are committed whole when the next clip begins, or at the end; the manifest
+that names it is replaced just before. A process that dies loses the clip under way and what waited of the one before,
+nothing else; started again with the same output it goes on, with ids above all that are there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sam3ray.cameras._segments import Placed, began_at_of, clip_name
+from sam3ray.failures import UserError
+from sam3ray.guard.redact import redact
+from sam3ray.store import RunStore, layout
+from sam3ray.store.annotation_file import AnnotationWriter
+from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.clip import Clip
+from sam3ray.video import VideoWriter
+
+if TYPE_CHECKING:
+    from sam3ray.cameras._live import View
+
+_TIME_BASE = Fraction(1, 90_000)
+_WAITING = 64  # frames that wait for the encoder; then the camera waits for it, too
+
+
+class Recorder(AbstractContextManager["Recorder"]):
+    """Writes one source into a run folder.
+
+    Args:
+        output: new, or of an earlier recording.
+        source: for the record; credentials are masked.
+        record_video: keep the frames as well.
+
+    Raises:
+        UserError: `output` is a run of another kind.
+    """
+
+    def __init__(self, output: str, source: str, view: View, *, record_video: bool) -> None:
+        self._source, self._view, self._video = redact(source), view, record_video
+        self._store = RunStore(output)
+        self._stack = ExitStack()
+        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="sam3ray-live-")))
+        self._waiting: deque[tuple[int, str, FrameAnnotations]] = deque()
+        self._writer: AnnotationWriter | None = None
+        self._clip: Clip | None = None
+        self._names: dict[int, str] = {}
+        self._phrases: list[dict[str, Any]] = []
+        self._encoder = _Encoder(self._folder, self._publish) if record_video else None
+
+    def __enter__(self) -> Recorder:
+        self._stack.enter_context(self._store.lease("live"))
+        info = self._store.run_info() if self._store.exists() else None
+        if info is not None and "live" not in info:
+            raise UserError(f"{redact(self._store.output)} is a run of a job; a recording needs an output of its own")
+        self._fingerprint = {"live": self._source, "model": _described(self._view.model_info)}
+        self._clips = self._store.manifest() if info is not None else []
+        if info is None:
+            self._store.create_growing(self._fingerprint, {"output": self._store.output}, {"live": self._source})
+        self._number = len(self._clips)
+        done = [clip.clip_id for clip in self._clips if self._store.is_done(clip.clip_id)]
+        if done:
+            self._view.start_ids_at(int(self._store.read_clip_metadata(max(done))["clip"].get("next_id", 1)))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if self._encoder is not None:
+                self._encoder.close()
+            while self._waiting:
+                self._let_go()
+            self._finish()
+        finally:
+            self._stack.close()
+
+    # From the camera's thread
+
+    def receive(self, placed: Placed, began_at: float, image: np.ndarray) -> None:
+        """Every frame received, also those that nobody looks at."""
+        if self._encoder is not None:
+            self._encoder.put(self._name(placed, began_at), placed, image)
+
+    # From the loop
+
+    def write(self, placed: Placed, began_at: float, frame: FrameAnnotations, retracted: frozenset[int]) -> str:
+        """The rows of a frame that was looked at, and what is taken back of earlier ones; returns the clip's id."""
+        if retracted:
+            self._waiting = deque(
+                (number, name, replace(each, objects=tuple(o for o in each.objects if o.object_id not in retracted)))
+                for number, name, each in self._waiting
+            )
+        name = self._name(placed, began_at)
+        self._waiting.append((placed.clip, name, frame))
+        if not self._phrases or self._phrases[-1]["phrases"] != list(self._view.phrases):
+            self._phrases.append({"clip": name, "frame": frame.frame_index, "phrases": list(self._view.phrases)})
+        while len(self._waiting) > max(0, self._view.hotstart_delay - 1):
+            self._let_go()
+        return name
+
+    def _name(self, placed: Placed, began_at: float) -> str:
+        if placed.clip not in self._names:
+            self._names[placed.clip] = clip_name(began_at, self._number + placed.clip)
+            for old in [each for each in self._names if each < placed.clip - 10]:
+                del self._names[old]
+        return self._names[placed.clip]
+
+    def _let_go(self) -> None:
+        _, name, frame = self._waiting.popleft()
+        if self._clip is None or self._clip.clip_id != name:
+            self._finish()
+            self._begin(name)
+        assert self._writer is not None
+        self._writer.write(frame)
+
+    def _begin(self, name: str) -> None:
+        uri = self._store.path(layout.RECORDINGS, f"{name}.mp4") if self._video else self._source
+        self._clip = Clip(name, uri, self._view.phrases or ("object",))
+        about = {
+            "uri": uri,
+            "source": {"live": self._source},
+            "started_at": began_at_of(name).isoformat(),
+            "time_base": str(_TIME_BASE),
+        }
+        facts: dict[str, Mapping[str, Any]] = {
+            "fingerprint": self._fingerprint, "clip": about, "model": _described(self._view.model_info),
+        }  # fmt: skip
+        self._writer = AnnotationWriter(self._folder / f"{name}.parquet", name, facts)
+
+    def _finish(self) -> None:
+        """Commits the clip under way."""
+        if self._writer is None or self._clip is None:
+            return
+        name = self._clip.clip_id
+        of_clip = [each for each in self._phrases if each["clip"] == name] or self._phrases[-1:]
+        self._phrases = [each for each in self._phrases if each["clip"] != name] or self._phrases[-1:]
+        self._writer.finish(
+            next_id=self._view.next_id, prompts=[{k: v for k, v in e.items() if k != "clip"} for e in of_clip]
+        )
+        self._clips.append(self._clip)
+        self._store.grow(self._clips)
+        self._store.commit(name, self._writer.path)
+        os.unlink(self._writer.path)
+        self._writer, self._clip = None, None
+
+    def _publish(self, name: str, path: Path) -> None:
+        self._store.storage.create(os.fspath(path), f"{layout.RECORDINGS}/{name}.mp4")
+        path.unlink()
+
+
+class _Encoder:
+    """Encodes in a thread of its own."""
+
+    def __init__(self, folder: Path, publish: Any) -> None:
+        self._folder, self._publish = folder, publish
+        self._queue: queue.Queue[tuple[str, Placed, np.ndarray] | None] = queue.Queue(_WAITING)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
+        self._thread.start()
+
+    def put(self, name: str, placed: Placed, image: np.ndarray) -> None:
+        if self._error is None:
+            self._queue.put((name, placed, image))
+
+    def close(self) -> None:
+        """Raises what went wrong."""
+        self._queue.put(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        writer: VideoWriter | None = None
+        name = ""
+        try:
+            while (item := self._queue.get()) is not None:
+                if item[0] != name:
+                    self._end(writer, name)
+                    name = item[0]
+                    height, width = item[2].shape[:2]
+                    writer = VideoWriter(self._path(name), width, height, _TIME_BASE, Fraction(30))
+                assert writer is not None
+                writer.write(item[2], round(item[1].time_s / _TIME_BASE))
+            self._end(writer, name)
+        except Exception as error:  # noqa: BLE001 - it is raised in `close`, on the loop's thread
+            self._error = error
+            while self._queue.get() is not None:
+                pass
+
+    def _end(self, writer: VideoWriter | None, name: str) -> None:
+        if writer is not None:
+            writer.close()
+            self._publish(name, self._path(name))
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.mp4"
+
+
+def _described(info: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(info), default=str))

@@ -1,0 +1,131 @@
+"""The live view: a real webcam stream in a real browser, and what is asked for on a picture."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam3ray.app._live import DeskView, decode_picture
+from sam3ray.app._model_process import Look, Seen
+from sam3ray.failures import UserError
+from sam3ray.values.annotations import FrameAnnotations
+from tests.app.conftest import until
+from tests.app.test_try_page import SECONDS, wait_for_model
+
+from playwright.sync_api import expect  # isort: skip
+
+READ = """() => { const canvas = document.querySelector(".picture"), context = canvas.getContext("2d");
+  const y = canvas.height - 12; let number = 0;
+  for (let bit = 0; bit < 8; bit++)
+    if (context.getImageData(canvas.width * (bit + 0.5) / 8, y, 1, 1).data[1] > 128) number |= 1 << bit;
+  return [Number(canvas.dataset.ticket ?? 0), number]; }"""
+
+
+def number_of(jpeg: bytes) -> int:
+    image = np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+    height, width = image.shape[:2]
+    return sum((image[height - 12, int(width * (bit + 0.5) / 8), 1] > 128) << bit for bit in range(8))
+
+
+def test_what_is_found_is_drawn_on_the_picture_it_was_found_on(server, open_page):
+    page = open_page(server.address, permissions=["camera"])
+    wait_for_model(page)
+    page.goto(f"{server.origin}/#live")
+    page.get_by_label("Phrase to look for").fill("red circle")
+    page.get_by_label("Phrase to look for").press("Enter")
+    page.get_by_role("button", name="Start the webcam").click()
+    expect(page.locator(".over")).to_have_attribute("data-objects", "1 2", timeout=SECONDS)
+    seen: dict[int, int] = {}
+
+    def look() -> bool:
+        ticket, number = page.evaluate(READ)
+        if ticket:
+            seen[ticket] = number
+        return len(seen) >= 4
+
+    until(page, look)
+    assert seen == {ticket: number_of(page.pictures[ticket]) for ticket in seen}
+    assert len(set(seen.values())) > 1
+    box = page.locator(".over").bounding_box()
+    page.mouse.click(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.5)
+    point = until(page, lambda: [each for each in page.sent if each["do"] == "point"])[0]
+    assert point["ticket"] in page.pictures  # the picture that was clicked on, not the newest
+    assert all(abs(a - b) <= 1 for a, b in zip(point["item"]["points"][0], (384, 180), strict=True))
+    page.get_by_role("button", name="Drop object 1").click()
+    until(page, lambda: "1" not in page.locator(".over").get_attribute("data-objects").split())
+    page.get_by_role("button", name="Remove red circle").click()
+    until(page, lambda: "2" not in page.locator(".over").get_attribute("data-objects").split())
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("button", name="Start the webcam")).to_be_visible()
+
+
+class FakeDesk:
+    """Sees nothing, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.info: dict[str, Any] = {"thresholds": {"hotstart_delay": 15}}
+        self.asked: list[Look] = []
+
+    def look(self, asked: Look) -> Seen:
+        self.asked.append(asked)
+        height, width = asked.image.shape[:2]
+        return Seen(asked.view, FrameAnnotations(0, 0, 0.0, height, width), frozenset(), frozenset(), 7, 0.1)
+
+    def leave(self, view: str) -> None:
+        pass
+
+
+def test_a_click_goes_with_the_picture_that_was_clicked_on():
+    desk = FakeDesk()
+    view = DeskView(desk)  # type: ignore[arg-type]
+    pictures = [np.full((8, 8, 3), n, np.uint8) for n in range(40)]
+    for ticket, picture in enumerate(pictures):
+        view.keep(ticket, picture)
+        if ticket == 30:
+            view.ask({"do": "point", "ticket": 28, "item": {"points": [[1, 2]], "labels": [1], "units": "pixels"}})
+            view.ask({"do": "drop", "object": 3})
+            view.look(picture, 0.0)
+    (asked,) = desk.asked
+    assert asked.at is pictures[28]
+    assert [(each.object_id, each.points) for each in asked.pointed] == [(0, ((1.0, 2.0),))]  # 0: a new object
+    assert asked.drop == (3,)
+    view.look(pictures[-1], 1.0)
+    assert (desk.asked[-1].pointed, desk.asked[-1].drop) == ((), ())  # each is asked for once
+    assert view.next_id == 7
+    with pytest.raises(UserError, match="not kept any more"):
+        view.ask({"do": "point", "ticket": 2, "item": {"points": [[1, 2]], "labels": [1], "units": "pixels"}})
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"do": "phrases", "phrases": "person"},
+        {"do": "phrases", "phrases": ["x" * 10_000]},
+        {"do": "point", "ticket": 1, "item": {"points": [[1]], "labels": [1], "units": "pixels"}},
+        {"do": "point", "ticket": 1, "item": {"mask": {"png": "/etc/passwd"}}},
+        {"do": "point", "ticket": 1},
+        {"do": "drop", "object": "1"},
+    ],
+)
+def test_what_a_page_of_ours_would_not_ask_is_refused(message):
+    view = DeskView(FakeDesk())  # type: ignore[arg-type]
+    view.keep(1, np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(UserError):
+        view.ask(message)
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"\xff\xd8\xff", b"x" * 100])
+def test_what_is_no_picture_is_refused(data):
+    with pytest.raises(UserError, match="no picture"):
+        decode_picture(data)
+
+
+def test_a_picture_larger_than_a_webcam_makes_is_refused():
+    sink = io.BytesIO()
+    Image.new("RGB", (5000, 10)).save(sink, "JPEG")
+    with pytest.raises(UserError, match="5000x10"):
+        decode_picture(sink.getvalue())

@@ -1,0 +1,214 @@
+"""Correcting a run in a real browser: each operation, undo, two reviewers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sam3ray import read_annotations
+from sam3ray.revisions import Edits, Rename, check_edits
+from sam3ray.store import RunStore
+from tests.app.conftest import Served, make_reviewed
+from tests.app.test_try_page import SECONDS, choose, go_to, point_at, wait_for_model
+
+from playwright.sync_api import expect  # isort: skip
+
+
+@pytest.fixture(scope="module")
+def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_reviewed(tmp_path_factory.mktemp("review"))
+
+
+@pytest.fixture(scope="module")
+def desk(reviewed: Path) -> Iterator[Served]:
+    served = Served(str(reviewed), str(reviewed.parent / "first.mp4"), "--checkpoint", "embedded", "--author", "ann")
+    yield served
+    served.close()
+
+
+def rows(run: Path, clip: str) -> dict[tuple[int, int], dict[str, Any]]:
+    table = read_annotations(str(run), revision="latest").to_table().to_pylist()
+    return {(r["frame_index"], r["object_id"]): r for r in table if r["clip_id"] == clip}
+
+
+def revision(run: Path) -> int:
+    return Edits(RunStore(str(run))).latest()
+
+
+def open_clip(page: Any, name: str) -> None:
+    choose(page, name)
+    expect(page.locator(".timeline .name").first).to_be_visible(timeout=SECONDS)
+
+
+def choose_object(page: Any, object_id: int) -> None:
+    page.locator(".timeline .name").filter(has_text=f"{object_id} ").first.click()
+    expect(page.locator(".editing h2")).to_have_text(f"Object {object_id}")
+
+
+def press(page: Any, *keys: str) -> None:
+    page.evaluate("document.activeElement.blur()")
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def saved(page: Any, count: int) -> None:
+    expect(page.locator(".history li:not(.empty)")).to_have_count(count, timeout=SECONDS)
+
+
+def test_every_operation_is_a_revision_and_can_be_undone(desk, reviewed, open_page):
+    page = open_page(desk.address)
+    open_clip(page, "second")
+    before = rows(reviewed, "second")
+    one, two = sorted({o for _, o in before})[:2]
+    frames = sorted({f for f, _ in before})
+    middle = frames[len(frames) // 2]
+    done = 0
+
+    def after(*keys: str, other: int | None = None, frame: int = 0) -> dict[tuple[int, int], dict[str, Any]]:
+        nonlocal done
+        go_to(page, frame)
+        choose_object(page, one)
+        if other is not None:
+            page.get_by_label("Other id").fill(str(other))
+        press(page, *keys)
+        done += 1
+        saved(page, done)
+        return rows(reviewed, "second")
+
+    def undo() -> None:
+        nonlocal done
+        press(page, "Control+z")
+        done += 1
+        saved(page, done)
+        assert rows(reviewed, "second") == before
+
+    swapped = after("1", "x", other=two)
+    assert [k for k in swapped if k[1] == one] == [(f, one) for f, o in before if o == two]
+    undo()
+    later = after("2", "x", other=two, frame=middle)
+    assert all(
+        (later[f, one] == before[f, one]) == (f < middle) for f in frames if (f, one) in before and (f, two) in before
+    )
+    undo()
+    moved = after("1", "i", other=77)
+    assert {o for _, o in moved} == ({o for _, o in before} - {one}) | {77}
+    undo()
+    merged = after("1", "m", other=two)
+    assert {o for _, o in merged} == {o for _, o in before} - {two}
+    assert merged[frames[0], one]["area"] >= before[frames[0], one]["area"]
+    undo()
+    split = after("t", frame=middle)
+    assert {f for f, o in split if o == one} == {f for f, o in before if o == one and f < middle}
+    undo()
+    gone = after("3", "d", frame=middle)
+    assert set(before) - set(gone) == {(middle, one)}
+    undo()
+    gone = after("2", "d", frame=middle)
+    assert set(before) - set(gone) == {(f, o) for f, o in before if o == one and f >= middle}
+    undo()
+    choose_object(page, one)
+    press(page, "1")
+    page.get_by_label("Label").fill("<script>alert(1)</script>")
+    page.get_by_label("Label").press("Enter")
+    done += 1
+    saved(page, done)
+    assert {r["prompt"] for (_, o), r in rows(reviewed, "second").items() if o == one} == {"<script>alert(1)</script>"}
+    press(page, "Control+z")
+    done += 1
+    saved(page, done)
+    press(page, "Control+y")  # and back again
+    done += 1
+    saved(page, done)
+    page.reload()
+    expect(page.locator(".history li:not(.empty)")).to_have_count(done, timeout=SECONDS)  # the same clip, the same log
+    expect(page.locator(".timeline .name").first).to_contain_text("<script>alert(1)</script>")
+    assert revision(reviewed) == done
+    assert check_edits(RunStore(str(reviewed))) == []
+
+
+def test_a_new_mask_comes_from_clicks(desk, reviewed, open_page):
+    page = open_page(desk.address)
+    wait_for_model(page)
+    open_clip(page, "first")
+    go_to(page, 12)
+    choose_object(page, 1)
+    before = rows(reviewed, "first")
+    press(page, "n")
+    page.mouse.click(*point_at(page, 115, 33))
+    use = page.get_by_role("button", name="Use this mask")
+    expect(use).to_be_enabled(timeout=SECONDS)  # the model has answered
+    use.click()
+    saved(page, 1)
+    after = rows(reviewed, "first")
+    changed = {key for key in after if after[key] != before.get(key)}
+    assert changed == {(12, 1)}
+    assert after[12, 1]["score"] == 1
+
+
+def test_two_reviewers_do_not_lose_each_others_work(desk, reviewed, open_page):
+    ann, bob = open_page(desk.address), open_page(desk.address)
+    for page, name in ((ann, "ann"), (bob, "bob")):
+        open_clip(page, "first")
+        page.get_by_label("Your name").fill(name)
+        page.get_by_label("Your name").press("Tab")
+    start, parent = ann.locator(".history li:not(.empty)").count(), revision(reviewed)
+    choose_object(ann, 2)
+    ann.get_by_label("Label").fill("ann's circle")
+    ann.get_by_label("Label").press("Enter")
+    saved(ann, start + 1)
+    saved(bob, start + 1)  # he hears of it at once
+    expect(bob.locator(".timeline .name").nth(1)).to_contain_text("ann's circle")
+    # What he asks for with the revision that he saw before is refused: nothing of hers is overwritten.
+    status, message = bob.evaluate(
+        """async (parent) => {
+          const response = await fetch("/api/runs/0/clips/first/edit", {method: "POST", body: JSON.stringify(
+            {operations: [{op: "rename", object: 2, label: "bob's"}], parent, author: "bob"})});
+          return [response.status, (await response.json()).message]; }""",
+        parent,
+    )
+    assert (status, revision(reviewed)) == (409, parent + 1)
+    assert "ann" in message
+    press(bob, "Control+z")  # takes back his own corrections, not hers
+    expect(bob.locator(".toast.error")).to_contain_text("bob has nothing to undo", timeout=SECONDS)
+
+
+def test_a_draft_survives_and_can_be_applied(desk, reviewed, open_page):
+    page = open_page(desk.address)
+    open_clip(page, "first")
+    count = page.locator(".history li:not(.empty)").count()
+
+    def late(route: Any) -> None:
+        """Somebody else is faster: the same object is renamed while this request is on its way."""
+        if not carol:
+            carol.append(Edits(RunStore(str(reviewed))).append([Rename("first", 1, "theirs")], author="carol"))
+        route.continue_()
+
+    carol: list[int] = []
+    page.route("**/first/edit", late)
+    choose_object(page, 1)
+    page.get_by_label("Label").fill("mine")
+    page.get_by_label("Label").press("Enter")
+    expect(page.locator(".toast.error")).to_contain_text("carol", timeout=SECONDS)
+    expect(page.locator(".drafts")).to_contain_text("mine")
+    saved(page, count + 1)
+    page.reload()
+    page.locator(".drafts").get_by_role("button", name="Apply").click(timeout=SECONDS)
+    saved(page, count + 2)
+    expect(page.locator(".drafts")).to_be_hidden()
+    assert rows(reviewed, "first")[0, 1]["prompt"] == "mine"
+
+
+def test_accepting_goes_to_the_next_clip(desk, reviewed, open_page):
+    page = open_page(desk.address)
+    open_clip(page, "first")
+    press(page, "a")
+    expect(page.locator(".clips button.chosen")).to_contain_text("second", timeout=SECONDS)
+    expect(page.locator(".clips button").filter(has_text="first")).to_contain_text("✓")
+    page.get_by_label("Status").select_option("accepted")
+    expect(page.locator(".clips button")).to_have_count(1)
+    page.get_by_label("Status").select_option("failed")
+    page.locator(".clips button").click()
+    expect(page.locator(".toast").last).to_contain_text("the file does not exist")

@@ -1,0 +1,329 @@
+"""Trying prompts in a real browser on real files."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import random
+import urllib.error
+import urllib.request
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+import sam3ray
+from sam3ray.app import AppOptions
+from sam3ray.app._library import Library
+from sam3ray.app._uploads import Uploads
+from sam3ray.config import config_from_text
+from sam3ray.failures import UserError
+from sam3ray.values.prompt_reading import parse_visual_prompts
+from tests.app.conftest import COUNT, SPEC, until
+
+from playwright.sync_api import expect  # isort: skip
+
+SECONDS = 90_000  # milliseconds that the model may take on a busy machine
+
+
+def choose(page: Any, name: str) -> None:
+    page.locator(".clips button").filter(has_text=name).first.click()
+    expect(page.locator(".clips button.chosen")).to_contain_text(name, timeout=SECONDS)
+    expect(page.locator(".picture")).to_have_attribute("data-frame", "0", timeout=SECONDS)
+
+
+def go_to(page: Any, frame: int) -> None:
+    page.get_by_label("Frame number").fill(str(frame))
+    page.get_by_label("Frame number").press("Enter")
+    page.evaluate("document.activeElement.blur()")
+    expect(page.locator(".picture")).to_have_attribute("data-frame", str(frame), timeout=SECONDS)
+
+
+def shown_number(page: Any) -> int:
+    """The number on the frame that the canvas shows."""
+    return page.evaluate(
+        """() => { const canvas = document.querySelector(".picture"), context = canvas.getContext("2d");
+        let number = 0;
+        for (let bit = 0; bit < 8; bit++)
+          if (context.getImageData(20 * bit + 10, 48, 1, 1).data[1] > 128) number |= 1 << bit;
+        return number; }"""
+    )
+
+
+def point_at(page: Any, x: float, y: float) -> tuple[float, float]:
+    """Where a pixel of the video is in the window."""
+    box = page.locator(".over").bounding_box()
+    width, height = page.evaluate("() => { const c = document.querySelector('.picture'); return [c.width, c.height]; }")
+    return box["x"] + x / width * box["width"], box["y"] + y / height * box["height"]
+
+
+def orders(page: Any, preview: bool) -> list[dict[str, Any]]:
+    return [each for each in page.sent if each.get("do") == "run" and bool(each.get("preview")) is preview]
+
+
+def wait_for_model(page: Any) -> None:
+    expect(page.locator(".model")).to_have_attribute("data-state", "ready", timeout=SECONDS)
+
+
+def status(page: Any) -> Any:
+    return page.locator(".status").first
+
+
+def rows_of(page: Any, server: Any) -> list[dict[str, Any]]:
+    """The Parquet that the page offers."""
+    with page.expect_download() as waited:
+        page.get_by_role("button", name="Parquet", exact=True).click()
+    return pq.read_table(waited.value.path()).to_pylist()
+
+
+def plain(frames: Any) -> list[tuple[Any, ...]]:
+    return [(f.frame_index, o.object_id, o.prompt, o.rle) for f in frames for o in f.objects]
+
+
+def plain_rows(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    return [(r["frame_index"], r["object_id"], r["prompt"], r["segmentation"]["counts"]) for r in rows]
+
+
+@pytest.fixture(scope="module")
+def model() -> sam3ray.Model:
+    return sam3ray.load("embedded", device="cpu")
+
+
+def test_every_frame_is_the_one_asked_for(server, open_page):
+    page = open_page(server.address)
+    chosen = random.Random(7)
+    for name in ("ntsc", "b-frames", "uneven", "hevc", "rotated"):
+        choose(page, name)
+        assert page.evaluate("() => document.querySelector('.picture').width") == 160
+        for frame in chosen.sample(range(COUNT), 6):
+            go_to(page, frame)
+            assert shown_number(page) == frame, (name, frame)
+        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowLeft")
+        expect(page.locator(".picture")).to_have_attribute("data-frame", str(max(0, frame - 2)))
+
+
+@pytest.mark.parametrize("size", [(1280, 720), (1900, 1000), (900, 640)])
+def test_a_click_is_on_the_pixel_that_it_is_on(server, open_page, size):
+    page = open_page(server.address, size)
+    choose(page, "shapes")
+    page.mouse.click(*point_at(page, 115.25, 33.5))
+    page.mouse.click(*point_at(page, 300, 170), button="right")
+    clicked = until(page, lambda: [o for o in orders(page, True) if len(o["visual"][0]["points"]) == 2])[-1]["visual"][
+        0
+    ]
+    for (x, y), wanted in zip(clicked["points"], ((115.25, 33.5), (300, 170)), strict=True):
+        assert abs(x - wanted[0]) <= 0.5
+        assert abs(y - wanted[1]) <= 0.5
+    assert clicked["labels"] == [1, 0]
+
+
+def test_keys_include_exclude_finish_and_clear(server, open_page):
+    page = open_page(server.address)
+    choose(page, "shapes")
+    objects = page.locator(".objects li:not(.empty)")
+    page.mouse.move(*point_at(page, 115, 33))
+    page.keyboard.press("q")
+    page.mouse.move(*point_at(page, 200, 150))
+    page.keyboard.press("e")
+    assert until(page, lambda: orders(page, True))[-1]["visual"][0]["labels"] in ([1], [1, 0])
+    expect(objects).to_have_count(1)
+    page.keyboard.press("f")
+    page.mouse.click(*point_at(page, 60, 120))
+    expect(objects).to_have_count(2)  # finished: another object
+    start, end = point_at(page, 100, 20), point_at(page, 140, 60)
+    page.keyboard.press("f")
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*end, steps=4)
+    page.mouse.up()
+    expect(objects).to_have_count(3)
+    box = until(page, lambda: [v for o in orders(page, True) for v in o["visual"] if "box" in v])[-1]["box"]
+    assert all(abs(a - b) <= 1 for a, b in zip(box, (100, 20, 140, 60), strict=True))
+    page.keyboard.press("b")
+    expect(objects).to_have_count(2)
+    page.get_by_label("Name of object 2").fill('<img src=x onerror="alert(1)">‮')
+    page.get_by_label("Name of object 2").press("Enter")
+    assert page.locator("main img[src=x]").count() == 0  # a dialog or an error would fail `open_page`
+
+
+def test_a_phrase_gives_the_rows_of_the_job(server, open_page, videos, model):
+    page = open_page(server.address)
+    wait_for_model(page)
+    choose(page, "shapes")
+    page.keyboard.press("/")
+    page.keyboard.type("red circle")
+    page.keyboard.press("Enter")
+    expect(page.locator(".chip").first).to_contain_text("red circle")
+    page.get_by_label("Phrase to look for").press("Escape")
+    expect(page.locator(".over")).not_to_have_attribute("data-objects", "", timeout=SECONDS)  # at once, on this frame
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(status(page)).to_have_text(f"Done: {SPEC.frames} frames.", timeout=SECONDS)
+    expected = list(sam3ray.segment_video(videos / "shapes.mp4", ["red circle"], model=model))
+    assert plain_rows(rows_of(page, server)) == plain(expected)
+    page.keyboard.press("Space")
+    expect(page.locator(".picture")).to_have_attribute("data-frame", str(SPEC.frames - 1), timeout=SECONDS)
+    page.reload()
+    expect(status(page)).to_be_attached(timeout=SECONDS)
+    choose(page, "shapes")
+    expect(page.locator(".timeline .name")).to_have_count(len({o for _, o, *_ in plain(expected)}), timeout=SECONDS)
+
+
+def test_several_objects_both_ways_and_a_job_of_them(server, open_page, videos, model):
+    page = open_page(server.address)
+    wait_for_model(page)
+    choose(page, "shapes")
+    for each in page.get_by_role("button", name="Remove").all():
+        each.click()
+    go_to(page, 12)
+    page.mouse.click(*point_at(page, 115, 33))
+    page.keyboard.press("f")
+    page.mouse.click(*point_at(page, 115, 34))
+    page.get_by_role("radio", name="Both ways").click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(status(page)).to_have_text(f"Done: {SPEC.frames} frames.", timeout=SECONDS)
+    sent = orders(page, False)[-1]
+    prompts, problems = parse_visual_prompts(sent["visual"])
+    assert not problems
+    expected = sam3ray.track_video(
+        videos / "shapes.mp4", prompts, prompts=sent["phrases"], direction="both", model=model
+    )
+    rows = plain_rows(rows_of(page, server))
+    assert {o for _, o, *_ in rows} >= {1, 2}
+    own = {row for row in plain(expected) if row[1] in (1, 2)}
+    assert {row for row in rows if row[1] in (1, 2)} == own
+    downloads: dict[str, str] = {}
+    page.on("download", lambda each: downloads.setdefault(each.suggested_filename, each.path().read_text()))
+    page.get_by_label("Phrase to look for").fill("red circle")
+    page.get_by_label("Phrase to look for").press("Enter")
+    page.get_by_role("button", name="Save as job").click()
+    until(page, lambda: len(downloads) == 2)
+    config = config_from_text(downloads["job.yaml"], "job.yaml")
+    assert config.prompts == ("red circle",)
+    rows_of_job = [json.loads(line) for line in downloads["clips.jsonl"].splitlines()]
+    assert any("visual_prompts" in row for row in rows_of_job)
+    assert len(rows_of_job) >= 6
+
+
+def test_stopping_keeps_what_is_done_and_others_wait_their_turn(server, open_page):
+    first, second = open_page(server.address), open_page(server.address)
+    for page in (first, second):
+        wait_for_model(page)
+        choose(page, "ntsc")
+        page.get_by_label("Phrase to look for").fill("circle, square, star, triangle, cross, ring")
+        page.get_by_label("Phrase to look for").press("Enter")
+    first.get_by_role("button", name="Run", exact=True).click()
+    expect(status(first)).to_contain_text("steps", timeout=SECONDS)
+    second.get_by_role("button", name="Run", exact=True).click()
+    expect(status(second)).to_contain_text("place 1 in the queue", timeout=SECONDS)
+    first.get_by_role("button", name="Stop, keep what is done").click()
+    expect(status(first)).to_contain_text("frames are kept", timeout=SECONDS)
+    kept = int(status(first).inner_text().split()[1])
+    assert 0 < kept < COUNT
+    expect(status(second)).to_contain_text("steps", timeout=SECONDS)
+    second.keyboard.press("Escape")
+    expect(status(second)).to_contain_text("Stopped", timeout=SECONDS)
+
+
+def test_a_crash_of_the_model_loses_nothing_and_says_so(server, open_page):
+    page = open_page(server.address)
+    wait_for_model(page)
+    choose(page, "ntsc")
+    page.get_by_label("Phrase to look for").fill("circle, square, star, triangle, cross")
+    page.get_by_label("Phrase to look for").press("Enter")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(status(page)).to_contain_text("steps", timeout=SECONDS)
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    model = max(children, key=lambda each: each.memory_info().rss)
+    model.kill()
+    expect(status(page)).to_contain_text("What was found is kept", timeout=SECONDS)
+    wait_for_model(page)
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(status(page)).to_contain_text("steps", timeout=SECONDS)
+    page.keyboard.press("Escape")
+    expect(status(page)).to_contain_text("Stopped", timeout=SECONDS)
+
+
+def test_an_upload_is_a_clip_like_any_other(server, open_page, videos, tmp_path):
+    page = open_page(server.address)
+    hostile = tmp_path / "<b onclick=alert(1)>‮.mp4"
+    hostile.write_bytes((videos / "b-frames.mp4").read_bytes())
+    page.set_input_files("input[type=file]", hostile)
+    expect(page.locator(".clips button.chosen")).to_contain_text("<b onclick=alert(1)>", timeout=SECONDS)
+    go_to(page, 17)
+    assert shown_number(page) == 17
+    rubbish = tmp_path / "rubbish.mp4"
+    rubbish.write_bytes(b"no video at all" * 100)
+    page.set_input_files("input[type=file]", rubbish)
+    expect(page.locator(".toast.error")).to_contain_text("unreadable_video", timeout=SECONDS)
+
+
+def ask(server: Any, path: str, headers: dict[str, str] | None = None, data: bytes | None = None) -> int:
+    request = urllib.request.Request(server.origin + path, data, headers or {})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_strangers_are_refused(server, videos):
+    cookie = {"Cookie": f"sam3ray-{server.origin.rpartition(':')[2]}={server.token}"}
+    own = {"Origin": server.origin}
+    assert ask(server, "/api/state", cookie) == 200
+    assert ask(server, "/api/state") == 403
+    assert ask(server, "/api/state?token=wrong") == 403
+    assert ask(server, "/api/state", {**cookie, "Host": "evil.example:80"}) == 403  # another name for this machine
+    assert ask(server, "/api/state", {**cookie, "Origin": "http://evil.example"}) == 403
+    job = json.dumps({"phrases": ["red circle"]}).encode()
+    assert ask(server, "/api/job", {**cookie, **own}, job) == 200
+    assert ask(server, "/api/job", cookie, job) == 403  # no Origin
+    assert ask(server, "/api/job", {**cookie, "Origin": "null"}, job) == 403
+    local = json.dumps({"address": str(videos / "ntsc.mp4")}).encode()
+    assert ask(server, "/api/clips", {**cookie, **own}, local) == 400  # a path that a client names
+    for path in ("/static/..%2f_server.py", "/static/%2e%2e/_server.py", "/static/_server.py", "/etc/passwd"):
+        assert ask(server, path, cookie) == 404
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    upgrade |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    assert ask(server, "/ws", {**cookie, **upgrade, "Origin": "http://evil.example"}) == 403
+    assert ask(server, "/ws", {**upgrade, **own}) == 403
+
+
+def test_an_upload_over_the_limit_leaves_nothing(videos, tmp_path):
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    library = Library(tmp_path / "work", AppOptions())
+    uploads = Uploads(library, folder, max_bytes=1000, max_total=1500)
+
+    async def stream(size):
+        for _ in range(0, size, 100):
+            yield b"x" * 100
+
+    with ThreadPoolExecutor() as pool:  # this thread has the browser's event loop
+        receiving = pool.submit(asyncio.run, uploads.receive("../../x.mp4", stream(5000)))
+        with pytest.raises(UserError, match="more than 1000 bytes"):
+            receiving.result()
+    assert list(folder.iterdir()) == []
+    library.close()
+
+
+def test_downloads_open(server, open_page, videos, tmp_path):
+    page = open_page(server.address)
+    wait_for_model(page)
+    choose(page, "shapes")
+    page.mouse.click(*point_at(page, 115, 33))
+    page.get_by_label("Last frame of the range").fill("3")
+    page.get_by_label("Last frame of the range").press("Enter")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(status(page)).to_have_text("Done: 4 frames.", timeout=SECONDS)
+    with page.expect_download() as waited:
+        page.get_by_role("button", name="Export", exact=True).click()
+    names = zipfile.ZipFile(io.BytesIO(waited.value.path().read_bytes())).namelist()
+    assert any(name.startswith("annotations/") for name in names)
+    with page.expect_download() as waited:
+        page.get_by_role("button", name="Video", exact=True).click()
+    assert len(list(sam3ray.video.VideoReader(waited.value.path()))) == SPEC.frames

@@ -1,0 +1,158 @@
+"""Live video end to end: cameras that come and go, rows that are recorded, ids that go on."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import sam3ray
+from sam3ray.cameras import Camera
+from sam3ray.config import LiveConfig
+from sam3ray.failures import ClipError, UserError
+from sam3ray.shapes import ClipSpec, write_clip
+from sam3ray.store import RunStore, verify_run
+from sam3ray.video import VideoReader
+
+SPEC = ClipSpec(seed=6, frames=24, width=160, height=90, objects=(2, 3))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("live") / "clip.mp4"
+    write_clip(SPEC, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model() -> sam3ray.Model:
+    return sam3ray.load("embedded", device="cpu")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+PUSH = """
+import sys, time, av, numpy
+from fractions import Fraction
+for _ in range(100):
+    try:
+        out = av.open(sys.argv[1], "w", format="rtsp", options={"rtsp_transport": "tcp"})
+        stream = out.add_stream("libx264", rate=30, options={"preset": "ultrafast", "tune": "zerolatency", "g": "5"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for n in range(60):
+            frame = av.VideoFrame.from_ndarray(numpy.full((48, 64, 3), 40 + n, numpy.uint8), format="rgb24")
+            frame.pts, frame.time_base = n, Fraction(1, 30)
+            out.mux(stream.encode(frame))
+            time.sleep(0.005)
+        sys.exit()
+    except OSError:
+        time.sleep(0.1)
+"""
+"""A camera that pushes some frames and is cut off. In a process of its own: libav answers its log under Python's lock,
+and would wait for itself."""
+
+
+def test_a_camera_that_is_cut_off_comes_back():
+    url = f"rtsp://127.0.0.1:{free_port()}/live"
+    received = []
+    with Camera(url, options={"rtsp_flags": "listen", "listen_timeout": "25"}) as camera:
+        for _ in range(2):
+            with subprocess.Popen([sys.executable, "-c", PUSH, url]) as pusher:
+                frame = camera.take(40)
+                assert frame is not None, camera.problem
+                assert frame.image.shape == (48, 64, 3)
+                received.append(frame.received)
+                pusher.wait(40)
+            while camera.take(1.0) is not None:
+                pass  # what was still on its way
+    assert received[1] > received[0]
+
+
+def test_only_the_newest_frame_is_kept(clip):
+    with Camera(str(clip)) as camera:
+        first = camera.take(10)
+        time.sleep(0.5)  # of 12 frames a second
+        second = camera.take(10)
+    assert first is not None
+    assert second is not None
+    assert second.received - first.received - 1 == second.dropped - first.dropped >= 2
+
+
+def test_a_file_can_be_looked_at_frame_by_frame(clip):
+    with Camera(str(clip), every_frame=True) as camera:
+        frames = list(camera)
+    assert [frame.received for frame in frames] == list(range(SPEC.frames))
+    assert frames[-1].dropped == 0
+
+
+def test_what_is_no_source_is_said_at_once(tmp_path):
+    with pytest.raises(UserError, match="no live source"):
+        Camera("https://example.org/page.html")
+    with pytest.raises(ClipError, match="does not exist"):
+        Camera(str(tmp_path / "missing.mp4"))
+    with pytest.raises(UserError, match="nothing to look for"):
+        sam3ray.live(str(tmp_path / "missing.mp4"), [])
+
+
+def test_an_unreachable_camera_says_so():
+    url = f"rtsp://user:secret@127.0.0.1:{free_port()}/live"
+    with Camera(url, reconnect=False) as camera, pytest.raises(ClipError) as caught:
+        camera.take(20)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_recording_is_a_run_and_goes_on(clip, model, tmp_path):
+    output = tmp_path / "recorded"
+    shown: dict[tuple[str, int], set[int]] = {}
+    for frame in sam3ray.live(
+        clip, ["red circle"], model=model, output=output, every_frame=True, settings=LiveConfig(segment_s=0.5)
+    ):
+        assert frame.image.shape == (90, 160, 3)
+        key = frame.clip, frame.annotations.frame_index
+        for ids in shown.values():
+            ids -= frame.retracted
+        shown[key] = {each.object_id for each in frame.annotations.objects}
+    assert len(shown) == SPEC.frames
+    assert verify_run(str(output)) == []
+    rows = sam3ray.read_annotations(str(output)).to_table().to_pylist()
+    recorded: dict[tuple[str, int], set[int]] = {}
+    for row in rows:
+        recorded.setdefault((row["clip_id"], row["frame_index"]), set()).add(row["object_id"])
+    assert recorded == {key: ids for key, ids in shown.items() if ids}  # all that was not retracted
+    store = RunStore(str(output))
+    clips = store.manifest()
+    assert sum(len(list(VideoReader(each.uri))) for each in clips) == SPEC.frames
+    about = store.read_clip_metadata(clips[0].clip_id)["clip"]
+    assert about["prompts"] == [{"frame": 0, "phrases": ["red circle"]}]
+    highest = max(row["object_id"] for row in rows)
+    again = sam3ray.live(clip, ["red circle"], model=model, output=output, every_frame=True, record_video=False)
+    found = {each.object_id for frame in again for each in frame.annotations.objects}
+    assert min(found) > highest  # an id means one object in the whole recording
+    assert verify_run(str(output)) == []
+    assert json.loads((output / "run.json").read_text())["manifest"]["clips"] == len(clips) + 1
+
+
+def test_a_recording_that_is_given_up_keeps_what_it_has(clip, model, tmp_path):
+    frames = sam3ray.live(
+        clip, ["red circle"], model=model, output=tmp_path / "run", every_frame=True, record_video=False
+    )
+    for _ in range(5):
+        next(frames)
+    frames.close()
+    assert verify_run(str(tmp_path / "run")) == []
+    assert sam3ray.read_annotations(str(tmp_path / "run")).count_rows() > 0
+
+
+def test_another_run_is_not_recorded_into(clip, model, tmp_path):
+    RunStore(str(tmp_path)).create_or_open({"schema_version": 1}, {}, [])
+    with pytest.raises(UserError, match="an output of its own"):
+        next(sam3ray.live(clip, ["red circle"], model=model, output=tmp_path))
