@@ -9,5 +9,16 @@ and `check(place)`, which returns a `Result` for each thing it looked at. Enviro
 written into docs/exports.md.
 """
 
-CHECKS = ("pycocotools", "labelme", "datumaro", "supervision", "xanylabeling", "ultralytics", "labelstudio", "fiftyone")
+CHECKS = (
+    "pycocotools",
+    "labelme",
+    "datumaro",
+    "supervision",
+    "xanylabeling",
+    "ultralytics",
+    "saco",
+    "trackeval",
+    "labelstudio",
+    "fiftyone",
+)
 """In the order of the table. Each is a module here."""
