@@ -17,6 +17,7 @@ CHECKS = (
     "xanylabeling",
     "ultralytics",
     "saco",
+    "veval",
     "trackeval",
     "labelstudio",
     "fiftyone",
