@@ -6,7 +6,7 @@ OUTPUT ?= demo-output
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo app test test-fast lint format chaos fuzz interop bench checkpoint clean
+.PHONY: help setup demo app test test-fast lint format chaos fuzz docs interop bench checkpoint clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s'|'
@@ -57,6 +57,10 @@ chaos: $(VENV)/.dev  ## kill everything at random for a while and compare with a
 
 fuzz: $(VENV)/.dev  ## read 200,000 damaged inputs of every kind (an hour; picks up where it was stopped)
 	$(BIN)/python -m tools.fuzz
+
+docs: $(VENV)/.dev  ## the documentation as a site, in build/docs
+	PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet -f configs/mkdocs.yml
+	@echo "open build/docs/index.html" >&2
 
 interop: $(VENV)/.dev  ## give exports to the real tools, each in an environment of its own (NAMES="labelme ..."; some GB)
 	$(BIN)/python -m tools.interop $(NAMES)

@@ -12,8 +12,11 @@
 #   sbatch configs/deploy/slurm.sh CONFIG [--set key=value ...]
 #
 # One Ray node per SLURM node, the driver on the first. A job that is preempted or runs out of time is put back into
-# the queue and goes on where it stopped: `run` is safe to call again. VENV is the folder of the virtual environment
-# on a shared file system (default: .venv).
+# the queue and continues where it stopped: `run` is safe to repeat. VENV is the folder of the virtual environment
+# on a shared file system (default: .venv); in a container, run this script in an image built from
+# configs/deploy/Dockerfile and set VENV=/opt/sam3ray. Weights: a folder on the shared file system, such as
+# model.checkpoint: /shared/weights/sam3 (`hf download facebook/sam3 --local-dir ...` once), an s3:// address, or the
+# hub with HF_TOKEN exported before sbatch.
 set -euo pipefail
 
 config="${1:?usage: sbatch slurm.sh CONFIG [--set key=value ...]}"
@@ -53,7 +56,7 @@ done
 
 srun --overlap --nodes=1 --ntasks=1 -w "$head" python -m sam3ray run "$config" --set cluster.address=auto "$@" &
 driver=$!
-# SLURM's warning goes to this script; the driver ends in good order on SIGTERM.
+# SLURM's warning goes to this script; the driver shuts down cleanly on SIGTERM.
 trap 'kill -TERM "$driver"' TERM
 code=0
 wait "$driver" || code=$?

@@ -21,5 +21,7 @@ CHECKS = (
     "trackeval",
     "labelstudio",
     "fiftyone",
+    "platforms",
+    "wheel",
 )
 """In the order of the table. Each is a module here."""

@@ -1,0 +1,41 @@
+"""The wheel in an empty environment, as the image installs it: it starts, and the demo runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+from tools.interop._place import Place, ToolFailed
+from tools.interop._result import Result
+
+REQUIREMENTS: tuple[str, ...] = ()  # it makes an environment of its own, of some 6 GB
+ROOT = Path(__file__).parents[2]
+
+
+def check(place: Place) -> list[Result]:
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(place.folder), str(ROOT)]
+    _run(build)
+    (wheel,) = place.folder.glob("*.whl")
+    folder = place.folder / "environment"
+    venv.create(folder, with_pip=True)
+    pip = [str(folder / "bin" / "pip"), "install", "-q", "-c", str(ROOT / "constraints.txt")]
+    _run([*pip, f"{wheel}[s3,gcs,azure]"])  # the extras of configs/deploy/Dockerfile
+    command = str(folder / "bin" / "sam3ray")
+    said = json.loads(_run([command, "demo", "--output", str(place.folder / "demo"), "--json"]))
+    ok = said["done"] == said["clips"] > 0 and not said["failed"]
+    version = wheel.name.split("-")[1]
+    return [
+        Result("sam3ray's wheel", version, "`sam3ray demo` in an empty environment", ok, lost=f"{said['done']} clips")
+    ]
+
+
+def _run(command: list[str]) -> str:
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise ToolFailed(f"{' '.join(command[:3])}: {done.stderr.strip()[-1500:]}")
+    return done.stdout
