@@ -47,7 +47,7 @@ By choice: `tracking.rules`
       remembered as surely absent); transformers looks at low-resolution masks and leaves lone objects out.
     * `tracking.geometry_token`, an option of its own and off: without boxes Meta's detector still gives the geometry
       encoder's one learned token to every phrase; transformers does not. To be switched on once real weights have
-      shown which of the two the scores' thresholds fit. (`detector`)
+      shown which of the two the scores' thresholds fit. With boxes, both give the token. (`detector`, `geometry`)
 
     What the tracker core decides by the rules (memory selection, pointers, binarisation) stands in `tracker`.
 
@@ -61,6 +61,10 @@ Of Meta's code, not followed under either rule set
       happens to share its batch. Here it is the object's own. (`tracker`)
     * From a later start it reconditions where the index in the video is a multiple of 16. Here frames count from the
       start, so that a clip gives the same rows wherever it was cut from.
+    * On frames on which an exemplar without a phrase is not looked for, it counts the exemplar's objects as missed, so
+      that hotstart removes them all eight frames after they were found. Here nobody is missed whom nobody looked for.
+    * Its video predictor takes one box on one frame, and every prompt starts the session over. Here boxes of one frame
+      go in together, as in its image predictor, and prompts add up. (`exemplars`)
     * Its CPU code for mask NMS keeps the later of two equal scores, its GPU kernel the earlier; here it is always the
       earlier.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pipeline import HEIGHT, WIDTH, Found, checkpoint, clip, processor
@@ -16,7 +17,7 @@ from tiny import tiny_config, tiny_model
 from benchmarks.ghost import Event, Ghost, build, not_there
 from benchmarks.ghost import frames as frames_of_ghost
 from sam3ray.annotations import FrameAnnotations
-from sam3ray.config import TrackingConfig
+from sam3ray.config import ModelConfig, TrackingConfig
 from sam3ray.engine.detector import Detector, Proposals
 from sam3ray.engine.engine import Engine
 from sam3ray.engine.exemplars import Shown, Sought
@@ -29,8 +30,12 @@ from sam3ray.engine.session import Session
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.vision import TrackerNeck, backbone_features
 from sam3ray.failures import ClipError, UserError
+from sam3ray.masks import decode_rle
+from sam3ray.model import Model
 from sam3ray.prompts import ExemplarPrompt, VisualPrompt
+from sam3ray.shapes import draw_clip, make_scene
 from sam3ray.video import Frame
+from tools.training.evaluation import cases
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -279,7 +284,7 @@ def test_a_frame_with_exemplars_waits_once_on_a_gpu_that_is_not_there(monkeypatc
         for text in ("disc", "visual"):
             words = torch.zeros(1, 32, channels, dtype=one.dtype, device=ghost.device)
             detector._phrases[text] = words, torch.ones(1, 32, dtype=torch.int64, device=ghost.device)
-        ahead = LookAhead(one, TrackerNeck(one.model, folded=True), detector, 1)
+        ahead = LookAhead(one, TrackerNeck(one.model, folded=True), detector, 1, at_once=True)
         propagation = Propagation(Tracker(one.model), rules)
         bolt = Shown("bolt", "", 0)
         waits = []
@@ -293,3 +298,19 @@ def test_a_frame_with_exemplars_waits_once_on_a_gpu_that_is_not_there(monkeypatc
             assert len(step.result.object_ids) == 2
         assert waits[2:] == [1, 1, 1], "the first two fill what is under way"
         assert [(t, *tokens.shape) for t, tokens in bolt.said] == [(0, 1, 3, channels), (3, 1, 3, channels)]
+
+
+def test_a_box_around_one_star_finds_the_other_with_the_embedded_checkpoint():
+    (case,) = cases("one prompt", 1, frames=4, first=940_000)
+    drawn = list(draw_clip(case.spec))
+    frames = [Frame(f.index, f.index, f.index / 12, np.ascontiguousarray(f.image)) for f in drawn]
+    star = ExemplarPrompt(((18, 33, 171, 187),), frame_index=0, label="one of these")
+    model = Model(ModelConfig(checkpoint="embedded", device="cpu"))
+    (*_, last) = model.segment(iter(frames), case.spec.height, case.spec.width, exemplars=[star])
+    alike = [thing.object_id for thing in make_scene(case.spec).objects if thing.label == ("green", "star")]
+    assert len(alike) == len(last.objects) == 2
+    assert {each.prompt for each in last.objects} == {"one of these"}
+    found = [decode_rle(each.rle, case.spec.height, case.spec.width) for each in last.objects]
+    for thing in alike:
+        true = drawn[-1].ids == thing
+        assert max((mask & true).sum() / (mask | true).sum() for mask in found) > 0.7
