@@ -17,6 +17,7 @@ from sam3ray.engine.image_size import fit, resize
 from sam3ray.engine.mirror import cache_folder, is_address, mirrored
 from sam3ray.engine.versions import check_transformers
 from sam3ray.failures import JobStopped, NotNow, Reason
+from sam3ray.faults.causes import causes
 from sam3ray.faults.machine import machine_fault
 from sam3ray.guard.redact import redact
 
@@ -276,7 +277,7 @@ def _explained(config: ModelConfig) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        chain = list(_causes(error))
+        chain = list(causes(error, hidden=True))
         fault = machine_fault(error)
         if fault is not None and fault.passing:
             raise NotNow(f"model.checkpoint {name!r} cannot be loaded now: {fault.message}") from error
@@ -331,9 +332,3 @@ def _hub_answers(name: str, revision: str) -> bool:
             raise
         return False
     return True
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -10,10 +10,10 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sam3ray.failures import Reason
+from sam3ray.faults.causes import causes
 
 # A disk that takes no more, or none at all. EIO is a disk's, too, but stores use it for anything: see `_is_eio`.
 _DISK = {
@@ -117,15 +117,6 @@ def is_out_of_memory(error: BaseException) -> bool:
         if isinstance(cause, RuntimeError) and _MEMORY.search(str(cause)):
             return True
     return False
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on."""
-    for _ in range(10):
-        if error is None:
-            return
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def free_bytes(folder: str | os.PathLike[str]) -> int | None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from sam3ray.faults.causes import causes
 from sam3ray.guard.redact import redact
 
 
@@ -151,7 +152,7 @@ def _advice(kind: Kind, error: BaseException) -> str:
 
 def _sent_by_store(error: BaseException) -> tuple[str, str]:
     """The store's own code and message; empty where it sent none."""
-    for link in _chain(error):
+    for link in causes(error):
         response = getattr(link, "response", None)
         if isinstance(response, Mapping) and isinstance(response.get("Error"), Mapping):  # botocore's ClientError
             sent = response["Error"]
@@ -164,7 +165,7 @@ def _sent_by_store(error: BaseException) -> tuple[str, str]:
 
 
 def _region(error: BaseException) -> str:
-    for link in _chain(error):
+    for link in causes(error):
         response = getattr(link, "response", None)
         if isinstance(response, Mapping):
             headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
@@ -183,16 +184,6 @@ def http_status(error: BaseException) -> int | None:
         if isinstance(value, int) and 400 <= value < 600:
             return value
     return None
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it stands for: libraries translate each other's."""
-    link: BaseException | None = error
-    for _ in range(5):
-        if link is None or not isinstance(link, Exception):
-            return
-        yield link
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
 
 
 def tells_too_little(error: BaseException) -> bool:

@@ -18,8 +18,9 @@ from fsspec.callbacks import Callback
 
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
+from sam3ray.faults.causes import causes
 from sam3ray.faults.machine import disk_fault, is_passing
-from sam3ray.faults.storage import Kind, asked_again, explain
+from sam3ray.faults.storage import Kind, asked_again, explain, http_status
 from sam3ray.files import WEB, is_local, kind_of_storage, open_filesystem, web
 from sam3ray.files.sighting import of_frames, of_info
 from sam3ray.guard.protocols import protocol_problem
@@ -111,7 +112,7 @@ def _classify(error: Exception) -> tuple[Reason, str]:
     if found.code and found.kind in _OF_STORE:  # the store itself has said what is wrong
         reason, phrase = _OF_STORE[found.kind]
         return reason, f"{phrase}: {found}"
-    status = _http_status(error)
+    status = next(filter(None, map(http_status, causes(error, hidden=True))), None)
     # fsspec's HTTP says "not found" for every failure, also where no server answered.
     unreachable = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
     if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError) and not unreachable):
@@ -137,13 +138,11 @@ _OF_STORE = {
 
 def _refusal(error: BaseException | None) -> tuple[Reason, str] | None:
     """What no other try can change: addresses that lead nowhere or where nobody may go."""
-    for _ in range(5):
-        if error is None:
-            return None
-        kind = type(error).__name__
-        if isinstance(error, web.Refused):
-            return Reason.UNREADABLE_VIDEO, str(error)
-        if web.PRIVATE in str(error):
+    for each in causes(error, hidden=True):
+        kind = type(each).__name__
+        if isinstance(each, web.Refused):
+            return Reason.UNREADABLE_VIDEO, str(each)
+        if web.PRIVATE in str(each):
             forbidden = f"storage.http.{web.PRIVATE_HOSTS} forbids"
             return (
                 Reason.PERMISSION_DENIED,
@@ -158,11 +157,10 @@ def _refusal(error: BaseException | None) -> tuple[Reason, str] | None:
             return Reason.NOT_FOUND, "the server's redirects do not end at a file"
         if kind.endswith("InvalidURL") or kind == "InvalidUrlClientError":
             return Reason.NOT_FOUND, "its address is not valid"
-        if isinstance(error, OSError) and error.errno in _NOWHERE:
-            return Reason.NOT_FOUND, _NOWHERE[error.errno]
-        if isinstance(error, ValueError) and "null byte" in str(error):
+        if isinstance(each, OSError) and each.errno in _NOWHERE:
+            return Reason.NOT_FOUND, _NOWHERE[each.errno]
+        if isinstance(each, ValueError) and "null byte" in str(each):
             return Reason.NOT_FOUND, "there is no such file or folder"
-        error = error.__cause__ or error.__context__
     return None
 
 
@@ -179,22 +177,6 @@ def _without_secrets(message: str, uri: str) -> str:
     for secret in re.findall(r"://([^/@\s]+)@", uri) + re.findall(r"\?([^#\s]+)", uri):
         message = message.replace(secret, MASK)
     return " ".join(redact(re.sub(r"(\w+://[^\s?'\"]+)\?[^\s'\"]*", r"\1", message)).split())[:300]
-
-
-def _http_status(error: BaseException | None) -> int | None:
-    """The HTTP status somewhere in an exception of botocore, aiohttp, gcsfs or azure, or of what caused it."""
-    for _ in range(5):
-        if error is None:
-            return None
-        response = getattr(error, "response", None)
-        candidates = [getattr(error, name, None) for name in ("status", "status_code", "code")]
-        if isinstance(response, Mapping):
-            candidates.append(response.get("ResponseMetadata", {}).get("HTTPStatusCode"))
-        for value in candidates:
-            if isinstance(value, int) and 400 <= value < 600:
-                return value
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def look_up(uri: str, storage_options: Mapping[str, Any], limits: VideoConfig) -> tuple[Any, RemoteVideo]:

@@ -1,0 +1,20 @@
+"""An error and what it was raised from: libraries translate each other's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+_MOST = 10  # a chain that goes on for longer goes round
+
+
+def causes(error: BaseException | None, *, hidden: bool = False) -> Iterator[BaseException]:
+    """The error, what it was raised from, and so on.
+
+    Args:
+        hidden: also what a library hides with `from None`.
+    """
+    for _ in range(_MOST):
+        if error is None:
+            return
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ and not hidden else error.__context__)
