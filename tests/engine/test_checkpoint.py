@@ -49,7 +49,7 @@ class TestRefused:
             load(folder(tmp_path / "c", "{"))
 
     def test_a_model_of_another_type(self, load, tmp_path):
-        with pytest.raises(JobStopped, match=r"is of type 'sam2'; needed is 'sam3_video'"):
+        with pytest.raises(JobStopped, match=r"is of type 'sam2'; sam3ray needs 'sam3_video'"):
             load(folder(tmp_path / "c", {"model_type": "sam2"}))
 
     def test_pickled_weights(self, load, tmp_path):
@@ -68,7 +68,7 @@ class TestRefused:
 @pytest.mark.parametrize(
     ("status", "code", "says"),
     [
-        (403, "GatedRepo", r"'facebook/sam3' is gated: ask for access .* HF_TOKEN"),
+        (403, "GatedRepo", r"'facebook/sam3' is gated: request access .* HF_TOKEN"),
         (404, "RevisionNotFound", r"'facebook/sam3' has no revision 'main'"),
         (401, "RepoNotFound", r"'facebook/sam3' does not exist on the hub, or is private .*HF_TOKEN"),
     ],
