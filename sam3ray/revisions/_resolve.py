@@ -59,7 +59,13 @@ def read_revision(
     parts = sorted({clip.part for clip in index.values()} - touched_parts)
     remote = [layout.part_path(part) for part in parts] + [f"{layout.ANNOTATIONS}/{name}" for name in own]
     local = [_without(store, part, operations, index) for part in sorted(touched_parts)]
-    local += [resolved_file(edits, clip_id, each) for clip_id, each in sorted(operations.items())]
+    resolved = {clip_id: resolved_file(edits, clip_id, each) for clip_id, each in sorted(operations.items())}
+    if store.storage.is_local and not index:  # all on one filesystem, so that clips come in the order of their ids
+        paths = {name.removesuffix(".parquet"): store.storage.full(f"{layout.ANNOTATIONS}/{name}") for name in own}
+        paths |= {clip_id: str(path) for clip_id, path in resolved.items()}
+        in_order = [paths[clip_id] for clip_id in sorted(paths, key=lambda each: f"{each}.parquet")]
+        return _dataset(in_order, pa.fs.LocalFileSystem())
+    local += resolved.values()
     datasets = [
         _dataset([store.storage.full(path) for path in remote], store.storage.arrow()),
         _dataset([str(path) for path in local], pa.fs.LocalFileSystem()),

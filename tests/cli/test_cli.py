@@ -27,7 +27,7 @@ from sam3ray.masks import encode_masks
 from sam3ray.store import RunStore
 
 VERBS = ("demo", "plan", "run", "status", "verify", "retry", "render", "compact")
-VERBS += ("eval", "export", "convert", "import", "refine")
+VERBS += ("eval", "export", "convert", "import", "refine", "app", "live", "triage", "report")
 COMMAND = typer.main.get_command(app)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from sam3ray import read_annotations
@@ -64,6 +65,14 @@ def drawn(object_id, frames):
         item = ObjectAnnotation(object_id, "ring", 1.0, 1.0, tuple(map(float, each.bbox)), each.area, each.rle)
         found.append(FrameAnnotations(frame, frame * 512, frame / 25, HEIGHT, WIDTH, (item,)))
     return found
+
+
+def test_clips_come_in_the_order_of_their_ids(run):
+    edits(run).append([Rename(CLIP, 1, "hoop")])
+    table = read_annotations(str(run), revision="latest").to_table()
+    assert list(dict.fromkeys(table["clip_id"].to_pylist())) == ["a-clip", "other"]
+    one = read_annotations(str(run), revision="latest").to_table(filter=pc.field("prompt") == "hoop")
+    assert one.num_rows == FRAMES
 
 
 class TestOperations:
