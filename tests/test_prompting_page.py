@@ -17,7 +17,7 @@ import sam3ray
 from sam3ray.annotations import FrameAnnotations
 from sam3ray.config import load_config
 from sam3ray.planning import plan_job
-from sam3ray.prompts import MaskPrompt, PointPrompt, parse_visual_prompts
+from sam3ray.prompts import MaskPrompt, PointPrompt, parse_exemplars, parse_visual_prompts
 from sam3ray.segment import track_video
 
 PAGE = Path(__file__).parents[1] / "docs" / "prompting.md"
@@ -115,8 +115,18 @@ CLICKED = [
 
 
 def test_every_workflow_is_there(results):
-    assert set(results) == {"Text", *CLICKED}
+    assert set(results) == {"Text", "By example", *CLICKED}
     assert all(len(frames) == FRAMES for runs in results.values() for frames in runs)
+
+
+def test_an_example_stands_for_all_of_its_kind(results, truth):
+    ((*_, last),) = results["By example"]
+    assert {found.prompt for found in last.objects} == {"red circle"}
+    assert len(last.objects) == len(set(np.unique(truth[-1])) & {1, 2}) == 2
+    ((_, item),) = blocks("jsonc")
+    ((shown,), wrong) = parse_exemplars(f"[{item}]")
+    assert not wrong
+    assert shown.boxes == ((87, 41, 136, 90),)
 
 
 @pytest.mark.parametrize("section", CLICKED)
