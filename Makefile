@@ -38,8 +38,8 @@ app: $(VENV)/.run  ## the page to try prompts, with the embedded checkpoint and 
 test: $(VENV)/.dev  ## the whole test suite, on two processes
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: $(VENV)/.dev  ## what needs neither Ray nor a server, for your own loop
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q --durations=5 --ignore=tests/training -m 'not slow and not server'
+test-fast: $(VENV)/.dev  ## what needs no Ray, no server and no model, for your own loop
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q --durations=5 -m 'not slow and not server and not long'
 
 lint: $(VENV)/.dev  ## ruff, mypy, and who may import whom
 	$(BIN)/ruff check .

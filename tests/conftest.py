@@ -20,8 +20,9 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as `sam3ray.engine` does: pa
 # On tensors as small as these a second thread takes longer than it saves: it spins, and so does the other process's.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-_HEAVY = "e2e"  # the folder of tests that start Ray
-# Files that take the longest besides: begun last, one process would be left alone with them.
+_SERVERS = ("e2e", "app")  # folders of tests that start Ray, or a server and a browser
+_MODELS = ("engine", "training", "cameras")  # folders of tests that run models, frame by frame
+# Files that take long besides, or the longest of those folders: begun last, one process would be left alone with them.
 _LONG = (
     "test_embedded.py",
     "test_prompting_page.py",
@@ -30,25 +31,31 @@ _LONG = (
     "test_text.py",
     "test_visual.py",
     "test_session_page.py",
+    "test_wheel.py",
     "test_packed_attention.py",
     "test_waits.py",
+    "test_segment.py",
+    "test_fuzz.py",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what needs Ray, a browser or a server, and puts the tests that take the longest first.
+    """Marks what needs Ray, a browser or a server and what takes long, and puts the tests that take the longest first.
 
     In two processes (`-n 2 --dist loadfile`) each file's tests stay together, with their fixtures.
     """
     for item in items:
-        fixtures = set(getattr(item, "fixturenames", ()))
-        if item.path.parent.name in (_HEAVY, "app") or {"s3_server", "azure_server"} & fixtures:
+        folder, fixtures = item.path.parent.name, set(getattr(item, "fixturenames", ()))
+        if folder in _SERVERS or {"s3_server", "azure_server"} & fixtures:
             item.add_marker(pytest.mark.server)
+        if folder in _MODELS or item.path.name in _LONG:
+            item.add_marker(pytest.mark.long)
     items.sort(key=lambda item: _place(item.path.parent.name, item.path.name))
 
 
-def _place(folder: str, name: str) -> tuple[bool, int]:
-    return folder != _HEAVY, _LONG.index(name) if name in _LONG else len(_LONG)
+def _place(folder: str, name: str) -> tuple[int, int]:
+    of_servers = _SERVERS.index(folder) if folder in _SERVERS else len(_SERVERS)
+    return of_servers, _LONG.index(name) if name in _LONG else len(_LONG)
 
 
 @pytest.fixture(scope="module")
