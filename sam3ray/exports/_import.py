@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from sam3ray.config import RunSource, run_place
-from sam3ray.exports._export import categories_of, read_labels
+from sam3ray.exports._export import categories_of, choice_from, read_labels
 from sam3ray.exports._folder import IDENTITY, Folder
 from sam3ray.exports._home import Imported, Times, add_revision
 from sam3ray.exports._labels import Choice, ClipLabels
@@ -86,10 +86,11 @@ def import_labels(
     storage = Storage(source, storage_options)
     identity = _identity(storage, store, format)
     base = identity["revision"]
-    choice = _choice_of(identity["choice"])
-    read = READERS[format].get(identity.get("variant", ""))
-    if read is None:
-        raise UserError(f"{storage.shown(IDENTITY)} is damaged: its variant is {identity.get('variant')!r}")
+    try:
+        choice = _choice_of(identity["choice"])
+        read = READERS[format][str(identity.get("variant", ""))]
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise UserError(f"{storage.shown(IDENTITY)} is damaged: {error} is no variant or choice of an export") from None
     edits = Edits(store)
     corrections = edits.operations(edits.number_of(base))
     manifest = store.manifest()
@@ -168,11 +169,17 @@ def _shown(frame: FrameAnnotations, choice: Choice) -> tuple[ObjectAnnotation, .
 
 
 def _choice_of(value: Mapping[str, Any]) -> Choice:
-    clips, prompts = value.get("clips"), value.get("prompts")
-    return Choice(
-        None if clips is None else tuple(clips),
-        None if prompts is None else tuple(prompts),
-        float(value.get("min_score") or 0),
-        int(value.get("every") or 1),
-        value.get("names") or None,
-    )
+    """Raises ValueError or TypeError for what no export has chosen."""
+    names = value.get("names") or {}
+    if not isinstance(names, Mapping) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError("names")
+    try:
+        return choice_from(
+            value.get("clips"),
+            value.get("prompts"),
+            float(value.get("min_score", 0)),
+            int(value.get("every", 1)),
+            names,
+        )
+    except UserError as error:
+        raise ValueError("; ".join(error.problems)) from None

@@ -7,6 +7,8 @@ from sam3ray.exports._reading import Found
 from sam3ray.exports._reading_boxes import Keyframe, Track, found_boxes
 from sam3ray.store.storage import Storage
 
+_LARGEST = 1e6  # pixels
+
 
 def read_mot(storage: Storage, labels: ClipLabels) -> Found:
     """`<clip_id>/gt/gt.txt`: frame, id, corner, size, shown or not, class. Frames and corners count from 1.
@@ -27,6 +29,8 @@ def read_mot(storage: Storage, labels: ClipLabels) -> Found:
             place, number, x, y, width, height, shown, category, *_ = (float(part) for part in line.split(","))
             frame, name = labels.frames[_place(place, labels)], names[int(category)]
             own = boxes.setdefault((int(number), name), {})
+            if not all(abs(value) < _LARGEST for value in (x, y, width, height)):
+                raise ValueError(f"the box {x:g}, {y:g}, {width:g}, {height:g} is no place in an image")
             if int(number) < 1 or not (width > 0 and height > 0):
                 raise ValueError(f"object {number:g} of {width:g}x{height:g} pixels; allowed: ids and sizes above 0")
             if frame in own:

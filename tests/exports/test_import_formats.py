@@ -369,6 +369,7 @@ DAMAGED = [
     ("mot", "", f"{CLIP}/gt/gt.txt", lambda t: t + "1,nan,1,1,4,4,1,1,1", "line 12"),
     ("mot", "", f"{CLIP}/gt/gt.txt", lambda t: t + "99,1,1,1,4,4,1,1,1", "frame 99 was not exported"),
     ("mot", "", f"{CLIP}/gt/gt.txt", lambda t: t + "1,9,1,1,4,4,1,77,1", "class 77"),
+    ("mot", "", f"{CLIP}/gt/gt.txt", lambda t: t + "1,9,1,1,inf,4,1,1,1", "no place in an image"),
     ("fiftyone", "", f"frames/{CLIP}.json", lambda t: t.replace('"base64":"', '"base64":"A', 1), "no array of pixels"),
     ("fiftyone", "", f"frames/{CLIP}.json", lambda t: t.replace('{"1":', '{"99":', 1), "frame 99 was not exported"),
     ("cvat", "boxes", f"{CLIP}.xml", lambda t: "<!DOCTYPE x>" + t, "document type"),
@@ -418,3 +419,23 @@ def test_brush_masks_come_back_exactly(frame):
         mask = mask_of(object_id, frame)
         if mask is not None:
             assert (brush_mask(brush_rle(mask), HEIGHT, WIDTH) == mask).all()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"variant": ["masks"]},
+        {"variant": "none of ours"},
+        {"choice": {"every": 0}},
+        {"choice": {"every": float("inf")}},
+        {"choice": {"min_score": "x"}},
+        {"choice": {"names": {"a": 5}}},
+        {"choice": {"prompts": 7}},
+    ],
+)
+def test_a_damaged_identity_is_a_sentence(run, tmp_path, change):
+    export(str(run), str(tmp_path), "davis")
+    changed_json(tmp_path / "export.json", lambda value: value.update(change))
+    with pytest.raises(UserError, match=r"export\.json is (damaged|not JSON)"):
+        import_labels(str(run), str(tmp_path), "davis")
+    assert not (run / "edits").exists()
