@@ -35,8 +35,9 @@ class Import(NamedTuple):
     in_function: bool
 
 
-def main() -> int:
-    modules = _modules()
+def main(root: Path = ROOT) -> int:
+    """Prints what is wrong in the package below `root`; 1 if anything is."""
+    modules = _modules(root)
     homes = _homes(modules)
     imports = {
         module: [
@@ -48,7 +49,7 @@ def main() -> int:
     heavy = _heavy(imports)
     problems = []
     for module, found in imports.items():
-        where = modules[module].relative_to(ROOT)
+        where = modules[module].relative_to(root)
         for item in found:
             if not item.module.startswith(PACKAGE):
                 continue
@@ -64,11 +65,11 @@ def main() -> int:
     return 1 if problems else 0
 
 
-def _modules() -> dict[str, Path]:
+def _modules(root: Path) -> dict[str, Path]:
     """Our modules and their files."""
     found = {}
-    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
-        parts = path.relative_to(ROOT).with_suffix("").parts
+    for path in sorted((root / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
