@@ -225,7 +225,7 @@ class TestRefusals:
             Session(engine(), HEIGHT, WIDTH + 1, Policy.named("live")).load(saved)
         begun = begin(engine(), "live")
         begun.add("red")
-        with pytest.raises(StateError, match="only into a session to which nothing has been given yet"):
+        with pytest.raises(StateError, match="load a state into a new session, before any prompt or frame"):
             begun.load(saved)
 
     def test_no_file_and_no_state(self, saved, tmp_path):
