@@ -12,9 +12,9 @@ from sam3ray.engine.session import Session
 from sam3ray.engine.source import read_backward
 from sam3ray.failures import UserError
 from sam3ray.model import Model
-from sam3ray.prompts import resolve_prompts
+from sam3ray.prompts import resolve_exemplars, resolve_prompts
 from sam3ray.values.annotations import FrameAnnotations
-from sam3ray.values.prompts import VisualPrompt
+from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
 from sam3ray.video import ClipFrames, Frame
 
 
@@ -53,6 +53,9 @@ class Attempt:
         self._positions = {index: n for n, index in enumerate(self._source.indices)}
         self._visual = self._resolved(order.visual)
         self._refinements = self._resolved(order.refinements)
+        source = self._source
+        self._exemplars = resolve_exemplars(order.exemplars, source.width, source.height, source.frame_at)
+        self._check_frames((each.frame_index, f"the exemplar {each.name!r}") for each in self._exemplars)
         self._done = 0
         self._total = order.last - order.first + 1
 
@@ -62,11 +65,11 @@ class Attempt:
             yield from self._preview()
         elif order.way == "backward":
             with self._model.session(*self._size, "backward", length=self._total) as session:
-                self._begin(session, order.phrases)
+                self._begin(session, order.phrases, self._exemplars)
                 yield from self._pass(session, self._backward(session, order.last + 1, order.first))
         elif order.way == "forward":
             with self._model.session(*self._size, "whole", length=self._total) as session:
-                self._begin(session, order.phrases)
+                self._begin(session, order.phrases, self._exemplars)
                 yield from self._pass(session, self._forward(session))
         else:
             yield from self._both_ways()
@@ -75,44 +78,43 @@ class Attempt:
         """From the start to the end; then prompted objects back to the beginning; then what phrases find, back."""
         order = self._order
         born = [self._positions[each.frame_index] for each in self._visual]
-        behind = order.start - order.first + 1 if order.phrases and order.start > order.first else 0
+        finds = bool(order.phrases or self._exemplars)
+        behind = order.start - order.first + 1 if finds and order.start > order.first else 0
+        start = self._source.indices[order.start]
         self._total += behind + (max(born) - order.first if born else 0)
         length = order.last - order.first + 1
         with self._model.session(*self._size, "both" if born else "whole", length=length) as session:
-            self._begin(session, ())
+            self._begin(session, (), [each for each in self._exemplars if each.frame_index >= start])
             first_id = session.ids.next
             yield from self._pass(session, self._forward(session, order.phrases))
-            found = session.propagation.found_at_first if session.propagation is not None else 0
+            both = bool(order.phrases) or any(each.frame_index == start for each in self._exemplars)
+            found = session.propagation.found_at_first if both and session.propagation is not None else 0
             if born and not self.is_stopped and session.next_pass():
                 stop = order.first + session.next_position + 1
                 yield from self._pass(session, self._backward(session, stop, order.first))
         if not behind or self.is_stopped:
             return
-        # On the frame that both begin with, phrases find the same objects again, in the same order.
+        # On the frame that both begin with, the same objects are found again, in the same order.
         session.ids.repeat(range(first_id, first_id + found))
         with self._model.session(*self._size, "backward", length=behind, ids=session.ids) as session:
-            for phrase in order.phrases:
-                session.add(phrase)
-            start = self._source.indices[order.start]
+            self._add(session, *order.phrases, *(each for each in self._exemplars if each.frame_index <= start))
             yield from self._pass(session, self._backward(session, order.start + 1, order.first), without=start)
 
     def _preview(self) -> Iterator[Found]:
         order = self._order
         index = self._source.indices[order.start]
         with self._model.session(*self._size, "live") as session:
-            for phrase in order.phrases:
-                session.add(phrase)
-            for prompt in (*self._visual, *self._refinements):
-                if prompt.frame_index == index:
-                    session.add(prompt)
+            prompts = (*self._visual, *self._refinements, *self._exemplars)
+            self._add(session, *order.phrases, *(each for each in prompts if each.frame_index == index))
             frame = next(self._source.read(order.start, order.start + 1))
             yield self._found(session.step(frame), None)
 
-    def _begin(self, session: Session, phrases: Iterable[str]) -> None:
-        for prompt in self._visual:
+    def _begin(self, session: Session, phrases: Iterable[str], exemplars: Iterable[ExemplarPrompt]) -> None:
+        self._add(session, *self._visual, *phrases, *exemplars)
+
+    def _add(self, session: Session, *prompts: str | ExemplarPrompt | VisualPrompt) -> None:
+        for prompt in prompts:
             session.add(prompt)
-        for phrase in phrases:
-            session.add(phrase)
 
     def _forward(self, session: Session, later: Iterable[str] = ()) -> Iterator[Frame]:
         """`later`: phrases for which the session looks from the start on."""
@@ -147,6 +149,7 @@ class Attempt:
         if self.is_stopped:
             for object_id in {each for of_frame in session.waiting.values() for each in of_frame}:
                 session.remove(object_id)  # its frame does not come any more
+            session.exemplars.waiting.clear()
         yield self._found(session.finish(), without)
 
     def _found(self, results: Iterable[SessionResult], without: int | None) -> Found:
@@ -154,13 +157,17 @@ class Attempt:
         return Found(frames, self._done, max(self._total, self._done))
 
     def _resolved(self, prompts: tuple[VisualPrompt, ...]) -> tuple[VisualPrompt, ...]:
-        order, source = self._order, self._source
+        source = self._source
         resolved = resolve_prompts(prompts, source.width, source.height, source.frame_at)
-        first, last = (self._source.indices[n] for n in (order.first, order.last))
-        for each in resolved:
-            if each.frame_index not in self._positions or not (order.is_preview or first <= each.frame_index <= last):
-                raise UserError(
-                    f"object {each.object_id} has a prompt on frame {each.frame_index}, and the frames asked for are "
-                    f"{first} to {last}: move the range, or clear that prompt"
-                )
+        self._check_frames((each.frame_index, f"a prompt of object {each.object_id}") for each in resolved)
         return resolved
+
+    def _check_frames(self, asked: Iterable[tuple[int, str]]) -> None:
+        order = self._order
+        first, last = (self._source.indices[n] for n in (order.first, order.last))
+        for index, what in asked:
+            if index not in self._positions or not (order.is_preview or first <= index <= last):
+                raise UserError(
+                    f"{what} is on frame {index}, and the frames asked for are {first} to {last}: move the range, or "
+                    "clear it"
+                )

@@ -20,6 +20,7 @@ from sam3ray.rendering import render_clip
 from sam3ray.store import RunStore
 from sam3ray.store.annotation_file import AnnotationWriter
 from sam3ray.values.clip import Clip
+from sam3ray.values.exemplars import exemplar_items
 from sam3ray.values.prompt_writing import prompt_items
 
 
@@ -95,7 +96,9 @@ def save_job(
         row |= {name: getattr(clip, name) for name in ("start_s", "end_s", "fps") if getattr(clip, name) is not None}
         if result is not None and result.key == entry.key and result.order.visual:
             row["visual_prompts"] = json.dumps(prompt_items(result.order.visual))
-        if not phrases and "visual_prompts" not in row:
+        if result is not None and result.key == entry.key and result.order.exemplars:
+            row["exemplars"] = json.dumps(exemplar_items(result.order.exemplars))
+        if not (phrases or "visual_prompts" in row or "exemplars" in row):
             raise UserError(f"clip {clip.clip_id} would have nothing to look for: type a phrase")
         rows.append(row)
     changed = {

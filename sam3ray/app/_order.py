@@ -11,9 +11,10 @@ from pydantic import ValidationError
 from sam3ray.config import TrackingConfig, VideoConfig
 from sam3ray.failures import UserError
 from sam3ray.values.clip import Clip
+from sam3ray.values.exemplars import parse_exemplars
 from sam3ray.values.phrases import phrases_problem
 from sam3ray.values.prompt_reading import parse_visual_prompts
-from sam3ray.values.prompts import VisualPrompt
+from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
 
 Way = Literal["forward", "backward", "both"]
 MAX_PROMPTS = 2_000
@@ -32,6 +33,7 @@ class Order:
         phrases: looked for from `start` on.
         visual: prompts of objects that the user begins.
         refinements: prompts of objects that phrases have found by then.
+        exemplars: boxes around instances of a concept.
         first, last, start: positions in the clip, `last` included: the range, and where to begin with both ways.
         way: forward from `first`, backward from `last`, or both ways from `start`.
         is_preview: one frame, at once, and nothing is remembered.
@@ -44,6 +46,7 @@ class Order:
     phrases: tuple[str, ...] = ()
     visual: tuple[VisualPrompt, ...] = ()
     refinements: tuple[VisualPrompt, ...] = ()
+    exemplars: tuple[ExemplarPrompt, ...] = ()
     first: int = 0
     last: int = 0
     start: int = 0
@@ -67,6 +70,8 @@ def parse_order(
     phrases = _phrases(value.get("phrases", []), problems)
     visual = _visual("visual", value.get("visual", []), problems)
     refinements = _visual("refinements", value.get("refinements", []), problems)
+    exemplars, wrong = parse_exemplars(value.get("exemplars") or [])
+    problems += [f"exemplars{each}" for each in wrong]
     way = value.get("way", "forward")
     if way not in get_args(Way):
         problems.append(f"way is {way!r:.40}; allowed: {', '.join(get_args(Way))}")
@@ -75,7 +80,7 @@ def parse_order(
     start = _position("start", value.get("start", first), frames, problems)
     if not problems and not first <= start <= last:
         problems.append(f"the frames are {first} to {last}, starting at {start}; allowed: first <= start <= last")
-    if not (phrases or visual):
+    if not (phrases or visual or exemplars):
         problems.append("there is nothing to look for: type a phrase, click on an object or draw a box")
     settings = _tracking(value.get("thresholds", {}), tracking, problems)
     if problems:
@@ -84,7 +89,20 @@ def parse_order(
     if is_preview:
         first = last = start
     return Order(
-        order_id, path, clip, limits, phrases, visual, refinements, first, last, start, way, is_preview, settings
+        order_id,
+        path,
+        clip,
+        limits,
+        phrases,
+        visual,
+        refinements,
+        exemplars,
+        first,
+        last,
+        start,
+        way,
+        is_preview,
+        settings,
     )
 
 

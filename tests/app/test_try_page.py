@@ -209,6 +209,28 @@ def test_several_objects_both_ways_and_a_job_of_them(server, open_page, videos, 
     assert len(rows_of_job) >= 6
 
 
+def test_a_box_finds_everything_like_it(server, open_page):
+    page = open_page(server.address)
+    wait_for_model(page)
+    choose(page, "b-frames")
+    page.keyboard.press("w")
+    start, end = point_at(page, 20, 24), point_at(page, 40, 72)
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*end, steps=4)
+    page.mouse.up()
+    asked = until(page, lambda: orders(page, True))[-1]["exemplars"]
+    assert [(each["frame"], each["labels"]) for each in asked] == [(0, [1])]
+    assert all(abs(a - b) <= 1 for a, b in zip(asked[0]["boxes"][0], (20, 24, 40, 72), strict=True))
+    page.get_by_label("Last frame of the range").fill("1")
+    page.get_by_label("Last frame of the range").press("Enter")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(status(page)).to_have_text("Done: 2 frames.", timeout=SECONDS)
+    assert orders(page, False)[-1]["exemplars"] == asked
+    page.get_by_role("button", name="Remove the boxes of frame 0").click()
+    expect(page.locator(".chip", has_text="like the box")).to_have_count(0)
+
+
 def test_stopping_keeps_what_is_done_and_others_wait_their_turn(server, open_page):
     first, second = open_page(server.address), open_page(server.address)
     for page in (first, second):

@@ -40,7 +40,7 @@ const PAGES = [["try", "Try", (api) => new TryView(api)], ["review", "Review", (
 function route() {
   const wanted = location.hash.slice(1).split("/")[0];
   const pages = PAGES.filter(([each]) => each !== "review" || state.runs.length);
-  const name = pages.some(([each]) => each === wanted) ? wanted : state.runs.length && !state.clips.length ? "review" : "try";
+  const name = pages.some(([each]) => each === wanted) ? wanted : state.runs.length ? "review" : "try";
   if (shown === name) return;
   views[shown]?.leave?.();
   shown = name;

@@ -11,6 +11,7 @@ export class Prompts {
     this.pointer = null;
     this.drag = null;
     this.onExclude = () => {};
+    this.like = false; // boxes show a concept instead of an object
     const { over } = player;
     over.addEventListener("contextmenu", (event) => event.preventDefault());
     over.addEventListener("pointermove", (event) => this.move(event));
@@ -48,7 +49,9 @@ export class Prompts {
     if (drag.moved && !drag.right && drag.to) {
       const [a, b] = [drag.from, drag.to];
       const box = [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[0], b[0]), Math.max(a[1], b[1])];
-      if (box[2] - box[0] >= 1 && box[3] - box[1] >= 1) this.add({ box });
+      if (box[2] - box[0] < 1 || box[3] - box[1] < 1) return;
+      if (this.like) this.addExemplar(box);
+      else this.add({ box });
       return;
     }
     const at = this.player.at(event);
@@ -105,6 +108,17 @@ export class Prompts {
     }
     this.changed();
     this.asked(index);
+  }
+
+  // A box around one thing of a kind: everything like it is looked for.
+  addExemplar(box) {
+    const work = this.work(), frame = this.player.index;
+    let held = work.exemplars.find((each) => each.frame === frame);
+    if (!held) work.exemplars.push((held = { frame, units: "pixels", label: "like the box", boxes: [], labels: [] }));
+    held.boxes.push(box.map((v) => Math.round(v * 100) / 100));
+    held.labels.push(this.exclude ? 0 : 1);
+    this.changed();
+    this.asked(frame);
   }
 
   finish() {
@@ -196,6 +210,9 @@ export class Prompts {
       const colour = css(object.id);
       if (held.box) this.box(context, held.box, scale, colour, dpr);
       held.points.forEach(([x, y], n) => this.dot(context, x * scale, y * scale, held.labels[n], object.id === work.chosen, dpr));
+    }
+    for (const each of work.exemplars ?? []) {
+      if (each.frame === index) each.boxes.forEach((box, n) => this.box(context, box, scale, each.labels[n] ? "#facc15" : "#dc2626", dpr));
     }
     if (this.drag?.moved && this.drag.to && !this.drag.right) {
       const [a, b] = [this.drag.from, this.drag.to];

@@ -57,6 +57,7 @@ export class TryView {
     this.effect = el("p", { class: "status effect" });
     this.exportChoice = el("select", { "aria-label": "Format of the export" }, Object.keys(this.state.formats).map((name) => el("option", { value: name }, name)));
     this.exclude = el("button", { role: "switch", title: "A click says what does not belong to the object", onclick: () => this.prompts.setExclude(!this.prompts.exclude) }, "− Exclude");
+    this.likeButton = el("button", { role: "switch", title: "A box you drag shows a kind of thing: everything like it is found (w)", onclick: () => this.setLike(!this.prompts.like) }, "Box: all like this");
     this.prompts.onExclude = (on) => this.exclude.setAttribute("aria-checked", on);
     this.take_home = el("section", { class: "home" }, el("h2", {}, "Take home"),
       el("div", { class: "row" }, el("button", { onclick: () => this.download("parquet") }, "Parquet"), el("button", { onclick: () => this.download("video") }, "Video")),
@@ -64,7 +65,7 @@ export class TryView {
       el("div", { class: "row" }, el("button", { title: "Configuration and manifest of a batch over these clips, with these phrases and thresholds", onclick: () => this.saveJob() }, "Save as job")));
     this.compare = el("select", { "aria-label": "Compare with an earlier result", onchange: () => this.showBeside() });
     this.panel = el("aside", { class: "panel" },
-      el("section", {}, el("h2", {}, "Find"), el("div", { class: "row" }, this.phrase, el("button", { title: "Add the phrase", "aria-label": "Add the phrase", onclick: () => this.addPhrase() }, "+")), this.chips),
+      el("section", {}, el("h2", {}, "Find"), el("div", { class: "row" }, this.phrase, el("button", { title: "Add the phrase", "aria-label": "Add the phrase", onclick: () => this.addPhrase() }, "+")), this.chips, el("div", { class: "row" }, this.likeButton)),
       el("section", {}, el("h2", {}, "Objects", el("span", { class: "tools" }, this.exclude, el("button", { title: "Finish this object (f)", onclick: () => this.prompts.finish() }, "Finish"), el("button", { title: "Clear its prompts on this frame (b)", onclick: () => this.prompts.clear() }, "Clear"))),
         el("p", { class: "hint" }, "Click on an object; right-click on what is not part of it; drag a box."), this.objects),
       el("section", {}, el("h2", {}, "Run"), this.ways,
@@ -86,6 +87,7 @@ export class TryView {
       ...PLAYING(this.player),
       { keys: ["q"], says: "include what is under the pointer (or left click)", act: () => this.prompts.atPointer(true) },
       { keys: ["e"], says: "exclude what is under the pointer (or right click)", act: () => this.prompts.atPointer(false) },
+      { keys: ["w"], says: "boxes show a kind of thing: find everything like it", act: () => this.setLike(!this.prompts.like) },
       { keys: ["f"], says: "finish the object: the next click begins another one", act: () => this.prompts.finish() },
       { keys: ["b"], says: "clear the object's prompts on this frame", act: () => this.prompts.clear() },
       { keys: ["/"], says: "type a phrase", act: () => this.phrase.focus() },
@@ -145,7 +147,7 @@ export class TryView {
       const clip = await get(`/api/clips/${key}`);
       if (this.opening !== key) return; // another was opened meanwhile
       if (!this.works.has(key)) {
-        this.works.set(key, { key, clip, phrases: [], own: [], refinements: [], chosen: null, rows: new Map(), shown: new Map(), way: "forward", first: 0, last: clip.times.length - 1, settings: {}, running: null, results: [], base: 0, version: 0 });
+        this.works.set(key, { key, clip, phrases: [], own: [], refinements: [], exemplars: [], chosen: null, rows: new Map(), shown: new Map(), way: "forward", first: 0, last: clip.times.length - 1, settings: {}, running: null, results: [], base: 0, version: 0 });
       }
       this.work = this.works.get(key);
       this.work.clip = clip;
@@ -172,6 +174,7 @@ export class TryView {
     if (!work.phrases.length && !work.own.length) {
       work.phrases = asked.phrases ?? [];
       this.prompts.restore(work, asked.visual ?? [], asked.refinements ?? []);
+      work.exemplars = asked.exemplars ?? [];
       Object.assign(work, { way: asked.way, first: asked.first, last: asked.last, settings: asked.thresholds ?? {} });
     }
     work.base = this.prompts.highest(work);
@@ -193,6 +196,11 @@ export class TryView {
     this.preview(this.player.index, true);
   }
 
+  setLike(on) {
+    this.prompts.like = on;
+    this.likeButton.setAttribute("aria-checked", on);
+  }
+
   setRange(end, index) {
     const at = this.player.nearest(Math.max(0, index)), { work } = this;
     const position = Math.max(0, Math.min(this.player.count - 1, at));
@@ -207,6 +215,7 @@ export class TryView {
     const suggested = work.clip.prompts.filter((each) => !work.phrases.includes(each));
     fill(this.chips,
       work.phrases.map((text) => el("span", { class: "chip" }, text, el("button", { class: "quiet", "aria-label": `Remove ${text}`, onclick: () => { work.phrases = work.phrases.filter((each) => each !== text); this.changed(); } }, "×"))),
+      work.exemplars.map((each) => el("span", { class: "chip" }, `${each.label}, frame ${each.frame}`, el("button", { class: "quiet", "aria-label": `Remove the boxes of frame ${each.frame}`, onclick: () => { work.exemplars = work.exemplars.filter((one) => one !== each); this.changed(); this.preview(each.frame); } }, "×"))),
       suggested.map((text) => el("button", { class: "chip ghost", title: "Add this phrase", onclick: () => this.addPhrase(text) }, `+ ${text}`)));
     for (const button of this.ways.children) button.setAttribute("aria-checked", button.dataset.way === work.way);
     this.first.value = this.player.indexAt(work.first);
@@ -297,7 +306,7 @@ export class TryView {
   order(more) {
     const { work } = this;
     const { visual, refinements } = this.prompts.payload(work);
-    return { do: "run", key: work.key, phrases: work.phrases, visual, refinements, way: work.way, first: work.first, last: work.last,
+    return { do: "run", key: work.key, phrases: work.phrases, visual, refinements, exemplars: work.exemplars, way: work.way, first: work.first, last: work.last,
       start: work.way === "both" ? Math.max(work.first, Math.min(work.last, this.player.position)) : work.first, thresholds: work.settings, ...more };
   }
 
@@ -305,7 +314,7 @@ export class TryView {
     const { work } = this;
     if (!work || work.running) return;
     if (this.phrase.value.trim()) this.addPhrase();
-    if (!work.phrases.length && !work.own.length) {
+    if (!work.phrases.length && !work.own.length && !work.exemplars.length) {
       toast("Type a phrase, or click on an object, first.");
       this.phrase.focus();
       return;
@@ -329,9 +338,11 @@ export class TryView {
     const { work } = this, position = this.player.positionOf(index);
     if (!work || position < 0) return;
     const { visual, refinements } = this.prompts.payload(work, index, this.rowsAt(index));
+    const exemplars = work.exemplars.filter((each) => each.frame === index);
+    all ||= exemplars.length > 0; // what phrases and boxes find replaces what is shown
     const phrases = all ? work.phrases : [];
-    if (!visual.length && !phrases.length) { work.shown.delete(index); work.version++; this.player.redraw(); return; }
-    this.socket.send({ do: "run", preview: true, key: work.key, phrases, visual, refinements, start: position, first: 0, last: this.player.count - 1, thresholds: work.settings, ticket: `preview ${work.key} ${all}` });
+    if (!visual.length && !phrases.length && !exemplars.length) { work.shown.delete(index); work.version++; this.player.redraw(); return; }
+    this.socket.send({ do: "run", preview: true, key: work.key, phrases, visual, refinements, exemplars, start: position, first: 0, last: this.player.count - 1, thresholds: work.settings, ticket: `preview ${work.key} ${all}` });
   }
 
   hear(name, event) {
