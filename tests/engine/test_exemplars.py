@@ -27,6 +27,7 @@ from sam3ray.engine.policy import Policy
 from sam3ray.engine.propagation import Propagation
 from sam3ray.engine.rules import Rules
 from sam3ray.engine.session import Session
+from sam3ray.engine.state import StateError
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.vision import TrackerNeck, backbone_features
 from sam3ray.failures import ClipError, UserError
@@ -215,6 +216,15 @@ def test_a_saved_session_goes_on_with_its_exemplars(tmp_path, policy, exemplars)
     expected = run(set())
     assert any(frame.objects for frame, _, _ in expected[0])
     assert run({2, 7, 12}) == expected
+
+
+def test_a_state_is_loaded_before_any_exemplar_is_added(tmp_path):
+    begun(engine(), shown()).save(tmp_path / "state")
+    with pytest.raises(StateError, match="before any prompt or frame"):
+        begun(engine(), shown()).load(tmp_path / "state")
+    fresh = begun(engine())
+    fresh.load(tmp_path / "state")
+    assert fresh.exemplars.names == ("exemplar 1",)
 
 
 class TestRefused:
