@@ -12,6 +12,7 @@ import pytest
 from sam3ray.failures import Failure, UserError
 from sam3ray.job import ClipResult, render_run, run_job
 from sam3ray.job.observe import Snapshot
+from sam3ray.job.reporting import report
 from tests.e2e.clips import write_clips
 from tests.e2e.runs import annotations_of, config_for
 from tests.job.fakes import DrawnSegmenter
@@ -65,6 +66,16 @@ def test_videos_follow_the_clips_and_what_is_missing_comes_later(tmp_path: Path)
     anew = render_run(str(output), ["clip-000"], overwrite=True)
     assert (anew.rendered, anew.exit_code) == (1, 0)
     assert (output / "videos" / "clip-000.mp4").stat().st_mtime_ns > before
+
+    # The job has left a page without stills; `report` makes them as tasks; a job that finds nothing to do leaves them.
+    page = output / "report.html"
+    assert "sam3ray report</code> adds stills" in page.read_text()
+    done = report(output)
+    assert (done.clips, done.looked_at, done.stills, list(done.without_stills)) == (3, 3, 12, ["clip-002"])
+    assert "not_found" in done.without_stills["clip-002"]
+    assert page.read_text().count("data:image/jpeg;base64,") == 12
+    run_job(config, make_segmenter=DrawnSegmenter)
+    assert page.read_text().count("data:image/jpeg;base64,") == 12
 
 
 def test_what_is_not_done_cannot_be_rendered(tmp_path: Path) -> None:
