@@ -48,7 +48,7 @@ lint: $(VENV)/.dev  ## ruff, mypy, and who may import whom
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m tools.check_imports
 
-format: $(VENV)/.dev  ## let ruff mend what it can
+format: $(VENV)/.dev  ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

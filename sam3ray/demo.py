@@ -11,6 +11,7 @@ import yaml
 
 from sam3ray.display.console import add_row
 from sam3ray.failures import UserError
+from sam3ray.guard.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -50,6 +51,7 @@ class DemoResult:
     def table(self) -> RenderableType:
         from rich.console import Group
         from rich.table import Table
+        from rich.text import Text
 
         clips = Table(title="What was found", title_justify="left", box=None, pad_edge=False)
         for name in ("clip", "prompt", "objects", "frames", "rows", "mean area"):
@@ -62,7 +64,7 @@ class DemoResult:
         add_row(places, "one row per clip", f"{self.run}/clips.parquet")
         add_row(places, "run it again", f"sam3ray run {self.folder}/demo.yaml")
         add_row(places, "compare it again", f"sam3ray eval {self.run} --truth {self.folder}/clips/truth")
-        report = self.report if isinstance(self.report, str) else self.report.table()
+        report = Text(printable(self.report)) if isinstance(self.report, str) else self.report.table()
         return Group(clips, "", places, "", report)
 
 

@@ -1,9 +1,9 @@
 """What can go wrong, as data: the closed set of reasons, and the errors that carry them.
 
-* `ClipError` - one clip cannot be done; the job goes on. Becomes a `Failure` record on the store.
+* `ClipError` - one clip cannot be done; the job continues. Becomes a `Failure` record on the store.
 * `UserError` - config, manifest or arguments are wrong; nothing was started (exit code 2).
 * `WorkerUnfit` - a worker has started on a node that lacks what the run needs; no clip has been tried.
-* `JobStopped` - the job cannot go on for a cause that is no clip's fault (exit code 3).
+* `JobStopped` - the job cannot continue, for a cause that is no clip's fault (exit code 3).
 """
 
 from __future__ import annotations
@@ -111,11 +111,11 @@ class WorkerUnfit(Exception):
 
 
 class JobStopped(Exception):
-    """The job cannot go on: nothing could be loaded, storage is unreachable, too many errors."""
+    """The job cannot continue: nothing could be loaded, storage is unreachable, too many errors."""
 
 
 class NotNow(JobStopped):
-    """It may well go on later: a node is short of something, a hub is busy. An actor that says so is started again."""
+    """It may work later: a node is short of something, a hub is busy. An actor that raises it is restarted."""
 
 
 @dataclass(frozen=True)

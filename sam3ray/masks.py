@@ -106,7 +106,7 @@ def _changes_of_crop(crop: np.ndarray, top: int, left: int, height: int, width: 
         changes = np.concatenate(([0], changes))
     x, y = np.divmod(changes, rows + 1)
     places = (left + x) * height + top + y
-    # Where the rectangle is as high as the frame, a run may go on from the foot of a column to the head of the next.
+    # Where the rectangle is as high as the frame, a run may continue from the foot of a column to the head of the next.
     split = (places[1:] == places[:-1]).nonzero()[0]
     if len(split):
         places = np.delete(places, np.concatenate((split, split + 1)))

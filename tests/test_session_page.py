@@ -50,6 +50,6 @@ def test_both_ways_reach_every_frame(names):
 
 def test_pixels_and_a_session_that_goes_on_later(names):
     assert names["Masks without run lengths"]["result"].pixels.shape[1:] == (180, 320)
-    last = names["Save and go on later"]
+    last = names["Save and continue later"]
     indices = [each.frame_index for each in last["before"] + last["after"]]
     assert indices == list(range(30))

@@ -1,6 +1,6 @@
 """One model for several people: orders queue, each knows its place, and a crash of the model's process loses nothing.
 
-The process is started anew when it dies. The order it was at ends as failed, with what had been found by then; those
+The process is restarted when it dies. The order it was at ends as failed, with what had been found by then; those
 that wait go on.
 """
 
@@ -99,7 +99,7 @@ class Desk:
         """Has the model look at a live frame, and waits for what it says.
 
         Raises:
-            NotNow: the model is being loaded, or its process has ended: the next frame begins anew.
+            NotNow: the model is being loaded, or its process has ended: the next frame starts a new session.
             UserError: the frame cannot be looked at.
         """
         answer: queue.SimpleQueue[Seen | Blind | None] = queue.SimpleQueue()

@@ -57,7 +57,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Restarted:
-    """Out of memory: begun anew with less; what was found so far does not count."""
+    """Out of memory: restarted with less; what was found so far does not count."""
 
     order_id: str
     rung: int
@@ -109,7 +109,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Blind:
-    """A frame of a live view could not be looked at: why. The view begins anew."""
+    """A frame of a live view could not be looked at: why. The view starts over."""
 
     view: str
     message: str

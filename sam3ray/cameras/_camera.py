@@ -121,7 +121,7 @@ class Camera:
             yield frame
 
     def take(self, timeout_s: float | None) -> CameraFrame | None:
-        """The newest frame nobody has taken yet; None: the source has ended, or none came in time."""
+        """The newest frame not taken yet; None: the source has ended, or none came in time."""
         with self._changed:
             self._changed.wait_for(lambda: self._slot is not None or self._is_over, timeout_s)
             frame, self._slot = self._slot, None
@@ -162,7 +162,7 @@ class Camera:
             self.close()
 
     def _put(self, image: np.ndarray) -> bool:
-        """False: nobody wants any more."""
+        """False: no consumer wants more frames."""
         frame = CameraFrame(image, self._received, time.time(), self._dropped)
         self._received += 1
         if self._heard is not None:

@@ -40,7 +40,7 @@ class LiveFrame:
         tentative: of their ids, those that may still be retracted.
         retracted: ids shown on earlier frames that are taken back: nothing was there.
         clip: id of the clip that the frame belongs to.
-        dropped: frames that the source gave and nobody looked at, since it began.
+        dropped: frames received and not looked at, since it began.
         age_s: time since the frame was received.
     """
 
@@ -100,7 +100,7 @@ class View(Protocol):
 
 
 class LiveView:
-    """A session that goes on for days: phrases and objects come and go, ids are never given twice.
+    """A session that runs for days: phrases and objects come and go, ids are never given twice.
 
     Frames of another size, or `begin_anew`, begin another session under the hood.
 
@@ -167,7 +167,7 @@ class LiveView:
         self._ids = Ids(max(1, first))
 
     def begin_anew(self) -> None:
-        """Nothing that was seen counts any longer; ids go on."""
+        """Forgets what was seen; ids continue."""
         if self._session is not None:
             self._session.close()
             self._asked = ()

@@ -3,7 +3,7 @@
 Rows wait until they can no longer be retracted (`hotstart_delay` - 1 frames), so that no row is of an object that was
 taken back. Crash contract: a clip's rows are committed whole when the next clip begins, or at the end; the manifest
 that names it is replaced just before. A process that dies loses the clip under way and what waited of the one before,
-nothing else; started again with the same output it goes on, with ids above all that are there.
+nothing else; restarted with the same output it continues, with ids above all existing ones.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Recorder(AbstractContextManager["Recorder"]):
     # From the camera's thread
 
     def receive(self, placed: Placed, began_at: float, image: np.ndarray) -> None:
-        """Every frame received, also those that nobody looks at."""
+        """Every frame received, including those that are not looked at."""
         if self._encoder is not None:
             self._encoder.put(self._name(placed, began_at), placed, image)
 

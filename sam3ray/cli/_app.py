@@ -305,7 +305,7 @@ def render(
         typer.Option(
             "--every-frame",
             help="Draw every source frame of sampled clips; frames between two samples show the masks of the earlier "
-            "one. Else a video shows the frames that were looked at, for as long as the clip lasts.",
+            "one. By default a video shows only the labelled frames, each until the next.",
         ),
     ] = False,
     revision: Revision = None,
@@ -900,7 +900,7 @@ def _revision(output: str, revision: str | None, set_: list[str] | None) -> int:
     """The number of a revision; 0 where none is asked for.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: no such name.
     """
     from sam3ray.config import run_place
     from sam3ray.revisions import Edits

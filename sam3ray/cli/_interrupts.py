@@ -28,7 +28,7 @@ def leave_at_once() -> None:
 
 
 def interrupt() -> None:
-    """During the work: KeyboardInterrupt in the main thread, so that it ends in good order. A second signal leaves."""
+    """During the work: KeyboardInterrupt in the main thread, so that it ends cleanly. A second signal exits at once."""
     _handle(_raise)
 
 

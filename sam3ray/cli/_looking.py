@@ -23,7 +23,7 @@ def triage(
         str | None,
         typer.Option("--to", metavar="FILE", help="A new .parquet file; by default OUTPUT/triage.parquet, replaced."),
     ] = None,
-    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Print so many clips and objects.")] = 10,
+    top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Print this many clips and objects.")] = 10,
     workers: Annotated[
         int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; by default one per CPU.")
     ] = None,
@@ -55,7 +55,7 @@ def triage(
 def report(
     output: Output,
     clips: Annotated[
-        int, typer.Option("--clips", metavar="N", min=1, max=200, help="Show so many of the most doubtful clips.")
+        int, typer.Option("--clips", metavar="N", min=1, max=200, help="Show this many of the most doubtful clips.")
     ] = 12,
     stills: Annotated[bool, typer.Option("--stills/--no-stills", help="With stills from the videos.")] = True,
     sample: Annotated[

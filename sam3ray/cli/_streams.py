@@ -1,4 +1,4 @@
-"""The standard streams, made so that nobody who reads them, or no longer does, can end the work."""
+"""The standard streams, made so that a reader that stops reading cannot end the work."""
 
 from __future__ import annotations
 

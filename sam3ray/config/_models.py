@@ -332,11 +332,11 @@ class RetryConfig(_Section):
 
 
 class LiveConfig(_Section):
-    """Live video: when a recording goes on in another clip."""
+    """Live video: when a recording continues in a new clip."""
 
     segment_s: float = Field(600.0, gt=0, le=86_400, description="seconds of a recorded clip; a crash loses one")
     reset_after_s: float = Field(
-        5.0, gt=0, description="after a gap of so many seconds objects are found anew, in another clip"
+        5.0, gt=0, description="a gap of more seconds than this starts a new clip, in which objects are detected again"
     )
 
 

@@ -3,7 +3,7 @@
 A `Captured` function runs as it is on a CPU, under autocast, and the first time that it sees some shapes. From the
 second time on it is replayed on a GPU. Results are copied out, so that the next replay overwrites nothing that is
 still wanted, and all graphs of a device share one pool of memory. A capture that fails is logged once, and the
-function goes on as it is: the numbers are the same.
+function runs uncaptured: the numbers are the same.
 
 What a captured function may do: nothing that waits for the device, and nothing whose shape hangs on values. The test
 on fake tensors (`tests/engine/test_waits.py`) holds that without a card. What it reads apart from its arguments must

@@ -30,7 +30,7 @@ class FrameWork:
     Attributes:
         position: 0-based, counted from the first frame on which phrases were looked for.
         phrases: what was looked for, in words or by exemplars, in the order of `proposals`.
-        features: None where nobody looks at the frame.
+        features: None where the frame is not looked at.
         proposals: None where no phrase is looked for.
     """
 

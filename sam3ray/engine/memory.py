@@ -3,7 +3,7 @@
 An object's past is a handful of rows in two banks of tensors: memory features (one row per
 object and frame, g*g x 64) and object pointers. An `ObjectMemory` holds row numbers only, so that
 the memories of all objects of a frame are gathered by one indexing call, and a row that nothing
-will read again is used anew: memory stays constant in the length of the video.
+will read again is reused: memory stays constant in the length of the video.
 
 Two rules say what a frame reads (Meta's code: sam3_tracker_base.py at 99d02f2; transformers:
 modeling_sam3_tracker_video.py of 5.23):

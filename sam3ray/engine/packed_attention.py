@@ -102,7 +102,7 @@ class Packed:
 
 
 class Room:
-    """Buffers that are filled anew for each batch, so that captured work finds its input where it was."""
+    """Buffers that are refilled for each batch, so that captured work finds its input where it was."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[Any, ...], Tensor] = {}

@@ -6,7 +6,7 @@ pixels (5.24 makes them in float32), and a click by up to a pixel. They cost not
 
 Looked at, of all modules of `Sam3VideoModel`:
 
-* rotary frequencies and positions of the backbone's layers and of the memory attention: made anew here;
+* rotary frequencies and positions of the backbone's layers and of the memory attention: recomputed here;
 * the Gaussian matrix behind the positions of clicks and of the tracker's image: a weight, taken as it was loaded and
   kept in float32, so that coordinates are not rounded before they meet it;
 * sine positions, which are functions of a size and no buffers: `vision.sine_positions`, `detr`, `memory_attention`;

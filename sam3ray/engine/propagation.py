@@ -187,7 +187,7 @@ class Propagation:
             DetectedObject(object_id, int(detections.prompts[d]), float(detections.scores[d]), frame)
             for object_id, d in zip(self._ids.take(len(found.new)), found.new, strict=True)
         ]
-        # Whom nobody looked for on this frame, nobody has missed.
+        # What was not looked for on this frame does not count as missed.
         looked_for = {self.phrases.index(name_of(asked)) for asked in work.phrases}
         missed, empty = (
             [objects[place].object_id for place in places if objects[place].prompt in looked_for]

@@ -4,7 +4,7 @@ The weights and modules are those of `transformers.Sam3VideoModel`; the loop aro
 transformers 5.23 (`models/sam3_video`, `models/sam3_tracker_video`) differs from the code that Meta published with
 the weights (facebookresearch/sam3, `sam3/model`), one of three things happens.
 
-Always mended, whatever the rules
+Always fixed, whatever the rules
     * Masks and tracker scores stay with the objects that they were made for on a frame where hotstart removes one;
       transformers pairs the ids left after the removal with the masks made before it. (`text`)
     * A new object is added without tracking the others again: their memory of the frame is kept as it was made.
@@ -55,14 +55,14 @@ Of Meta's code, not followed under either rule set
     * Its API runs the first frame twice, so that frame 0 shows the stored mask prompt with a score of .99995, gives
       overlaps to the later detection and remembers a soft mask. Here each frame is looked at once.
     * Backward, it turns `>` into `<` where it asks who was occluded last (sam3_video_base.py:1047 at 99d02f2). The one
-      who was occluded more recently in the direction of travel gives way here, both ways; with that comparison mended
+      who was occluded more recently in the direction of travel gives way here, both ways; with that comparison fixed
       all its outputs equal ours.
     * Its score for memory selection is the mean over a batch of objects, so that one object's memory depends on who
       happens to share its batch. Here it is the object's own. (`tracker`)
     * From a later start it reconditions where the index in the video is a multiple of 16. Here frames count from the
       start, so that a clip gives the same rows wherever it was cut from.
     * On frames on which an exemplar without a phrase is not looked for, it counts the exemplar's objects as missed, so
-      that hotstart removes them all eight frames after they were found. Here nobody is missed whom nobody looked for.
+      that hotstart removes them all eight frames after they were found. Here only objects looked for can be missed.
     * Its video predictor takes one box on one frame, and every prompt starts the session over. Here boxes of one frame
       go in together, as in its image predictor, and prompts add up. (`exemplars`)
     * Its CPU code for mask NMS keeps the later of two equal scores, its GPU kernel the earlier; here it is always the

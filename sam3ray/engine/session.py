@@ -345,7 +345,7 @@ class Session(AbstractContextManager["Session"]):
         return self._position(self.clock.given)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes the state to a file, which appears whole or not at all. The session goes on.
+        """Writes the state to a file, which appears whole or not at all. The session continues.
 
         Frames given but not worked on are not in it.
         """

@@ -1,4 +1,4 @@
-"""The state of a session in a file: what a fresh process needs to go on as if nothing had happened.
+"""The state of a session in a file: what a fresh process needs to continue as if nothing had happened.
 
 One safetensors file: tensors (what objects remember, masks of frames that are held back), and in its metadata one JSON
 text with all the rest and a digest over both. Frames that were given but not worked on are not in it: the session that
@@ -258,7 +258,7 @@ def _step(step: LoopStep, name: str, tensors: _Tensors) -> StepState:
 
 
 def _memories(memories: list[ObjectMemory], tracker: Tracker, name: str, tensors: _Tensors) -> list[MemoryState]:
-    """What objects remember, with the rows of the tracker's banks numbered anew from 0."""
+    """What objects remember, with the rows of the tracker's banks renumbered from 0."""
     rows, pointers = tracker.rows(memories)
     tensors.put(f"{name}.memories", rows.gathered)
     tensors.put(f"{name}.pointers", pointers.gathered)

@@ -22,7 +22,7 @@ Where Meta's code (sam3_tracker_base.py, sam3_tracking_predictor.py at 99d02f2) 
 * masks of one frame exclude each other in memory, or not.
 * clicks on a frame already tracked look at that frame alone, start from the mask that was there and
   make it a conditioning frame, or read the memory and leave it an ordinary frame.
-* reconditioning makes the pointer anew from the mask, or keeps it.
+* reconditioning recomputes the pointer from the mask, or keeps it.
 
 Not followed under either: transformers turns the memory masks of all objects into hard ones as soon as
 one object has a prompt on the frame, and tracks everybody twice when an object is added.
@@ -406,7 +406,7 @@ class Tracker:
     ) -> None:
         """Makes `frame`, on which the objects were tracked, a conditioning frame of theirs.
 
-        With masks (N, S, S), as the published rules have it, their pointers are made anew from
+        With masks (N, S, S), as the published rules have it, their pointers are recomputed from
         them; without, as transformers' have it, the tracked ones stay. `birth_mates` keep theirs
         in both cases, and only borrow the frame (see `take_back`). The frame's memory is not written:
         `encode_memory` comes next.

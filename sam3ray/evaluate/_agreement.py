@@ -34,7 +34,7 @@ _SHOWN = 10  # clips in the table
 
 @dataclass(frozen=True)
 class Change:
-    """On `frame` the other run's object `other_id` goes on as object `to_id` here; before it was `from_id`."""
+    """On `frame` the other run's object `other_id` continues as object `to_id` here; before it was `from_id`."""
 
     frame: int
     other_id: int
@@ -103,7 +103,7 @@ class AgreementReport:
     """`compare_runs`: the whole, by phrase and by clip.
 
     Attributes:
-        changes: clip -> where identities of the other run go on under another one here.
+        changes: clip -> where identities of the other run continue under another one here.
         only_here, only_there: clips that one of the runs alone has.
     """
 

@@ -66,7 +66,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class _Order:
-    """What every process is told."""
+    """The settings sent to every process."""
 
     store: RunStore
     destination: Storage
@@ -97,7 +97,7 @@ def export(
     storage_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
-    """Writes a run's labels for another tool. Safe to call again: it goes on with the clips that are not exported yet.
+    """Writes a run's labels for another tool. Safe to repeat: it continues with the clips that are not exported yet.
 
     Args:
         output: the run's folder, on any fsspec storage; or the job's YAML file, dict or `JobConfig`.

@@ -99,7 +99,7 @@ def format_of(name: str, variant: str | None) -> tuple[str, Format]:
     """The variant's name, and the format.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: no such name.
     """
     if name not in FORMATS:
         raise UserError(f"--format {name}: allowed: {', '.join(FORMATS)}")

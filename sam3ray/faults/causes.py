@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-_MOST = 10  # a chain that goes on for longer goes round
+_MOST = 10  # a longer chain is a loop
 
 
 def causes(error: BaseException | None, *, hidden: bool = False) -> Iterator[BaseException]:

@@ -2,7 +2,7 @@
 
 fsspec's HTTP file system does the talking. What it is given here makes it safe with strangers' servers:
 
-* No address is quoted anew, neither the first nor those of redirects: a signed one is signed as it is written.
+* No address is quoted again, neither the first nor those of redirects: a signed one is signed as it is written.
 * Nothing is unpacked behind our back: a body that comes compressed is unpacked piece by piece, and counted.
 * A range that was asked for is read, and no byte more, however much is sent.
 * Redirects go to http(s) alone, and with `private_hosts: false` no connection goes to an address of a private network,

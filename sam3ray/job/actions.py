@@ -1,4 +1,4 @@
-"""What the scheduler is told to do with a job, and what it wants done: values only."""
+"""The scheduler's limits and the actions it asks for: values only."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class Reinstate:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The job cannot go on: exit code 3. Nothing runs any more."""
+    """The job cannot continue: exit code 3. Nothing runs any more."""
 
     message: str
 

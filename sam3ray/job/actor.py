@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkOrder:
-    """What all actors of a job are told."""
+    """The settings sent to every actor of a job."""
 
     config: JobConfig
     store: RunStore

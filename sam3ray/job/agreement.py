@@ -65,7 +65,7 @@ def resolved_model(config: ModelConfig, agreed: Agreement) -> ModelConfig:
 def open_run(
     store: RunStore, config: JobConfig, start: Start, agreed: Agreement, facts: Mapping[str, Any] | None = None
 ) -> None:
-    """Begin the run, or go on with the one that is there. For the holder of the lease.
+    """Start the run, or resume the existing one. For the holder of the lease.
 
     Args:
         facts: more for `run.json`.
@@ -138,7 +138,7 @@ def check_model(agreed: Agreement, info: Mapping[str, Any], digest: str | None) 
 
 
 def noted_changes(begun: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
-    """How the libraries of a run that goes on differ from those that it was begun with: noted, not refused."""
+    """How the libraries of a resumed run differ from those that it started with: noted, not refused."""
     return [
         f"{name} {public(str(begun[name]))} then, {public(now.get(name)) or 'none'} now"
         for name in (*_DECISIVE, "av")

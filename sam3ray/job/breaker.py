@@ -1,4 +1,4 @@
-"""When failures say that the job cannot go on, whatever its clips: concluded from different clips and places alone."""
+"""When failures show that the job cannot continue, whatever its clips: judged by different clips and places alone."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class StorageBreaker:
         self._any_done = True
 
     def failed(self, clip: int, node: str, began: float, now: float) -> bool:
-        """True where this is a new round of several clips: nobody should be given one for a while."""
+        """True where this is a new round of several clips: no actor should be given one for a while."""
         if clip in self._known:
             return False
         self._clips.add(clip)

@@ -16,7 +16,7 @@ class ClipProgress:
 
     stage: str = "idle"
     done: int = 0  # frames annotated
-    ticks: int = 0  # whatever else shows that work goes on: bytes fetched, frames looked at
+    ticks: int = 0  # whatever else shows that work continues: bytes fetched, frames looked at
 
     @property
     def value(self) -> tuple[str, int, int]:

@@ -47,7 +47,7 @@ def connected(config: ClusterConfig, *, dashboard: bool = False) -> Iterator[Non
     Meanwhile Ray neither starts nor joins a cluster by itself, as its calls would without a connection.
 
     Raises:
-        JobStopped: no Ray could be started, or there is none at the address.
+        JobStopped: no Ray could be started, or there is no cluster at the address.
         UserError: this process is connected to another Ray than `cluster.address` asks for.
     """
     # Ray prints raylet messages about dead workers on stdout, which is for results, whatever `log_to_driver`
@@ -268,7 +268,7 @@ def _draining() -> set[str]:
 
 
 def dead_process() -> str:
-    """Which process of a Ray of our own has died, without which nothing goes on; empty where none has.
+    """Which process of a Ray of our own has died, without which the job cannot continue; empty if none has.
 
     Ray 2.60 ends the driver, with code 1 and no word, about 15 s after its raylet has died.
     """

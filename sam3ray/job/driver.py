@@ -107,7 +107,7 @@ def _run_job(
     start = prepare(config, clips, store, own_model=make_segmenter is None, refines=refines)
     if start.refusal is not None:
         raise UserError(start.refusal)
-    if start.begun is None:  # a run that goes on was checked when it began, and its fingerprint holds every prompt
+    if start.begun is None:  # a resumed run was checked when it started, and its fingerprint holds every prompt
         seen = with_digests(first_sight(clips), check_visual_prompts(clips, config))
         start = dataclasses.replace(start, clips=Manifest(seen, clips.carried))
     agreed = agreement(config, start.checkpoint)
@@ -143,7 +143,7 @@ class JobSpec:
     """What is to be done.
 
     Attributes:
-        order: what the actors are told.
+        order: the settings sent to every actor.
         clips: all of the manifest.
         sources: their videos as the run first saw them.
         todo: indices of those to annotate; the scheduler's clip i is `clips[todo[i]]`.
@@ -269,7 +269,7 @@ class Job:
         self.observer.update(self._snapshot())
 
     def _interrupt(self) -> None:
-        """The first asks for an end in good order, the second does not wait for clips, the third for nothing."""
+        """The first asks for a clean shutdown, the second does not wait for clips, the third for nothing."""
         self._interrupts += 1
         if self._interrupts > 2:
             raise KeyboardInterrupt
@@ -352,7 +352,7 @@ class Job:
                     pass  # the loop sees that the scheduler is finished
 
     def _clip(self, clip: int) -> Clip:
-        # What is carried through to clips.parquet is no business of the actors.
+        # What is carried through to clips.parquet does not concern the actors.
         return self.spec.sources.with_first_sight(
             dataclasses.replace(self.spec.clips[self.spec.todo[clip]], carried={})
         )
@@ -478,7 +478,7 @@ def _limits(config: JobConfig, room: Room) -> s.Limits:
 
 @contextmanager
 def _signals(interrupt: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM end the job in good order. Only the main thread may say so; others leave signals alone."""
+    """SIGINT and SIGTERM end the job cleanly. Only the main thread can install handlers; others leave signals alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -3,7 +3,7 @@
 A spot is a node, or one GPU of a node. Its strikes are the clips that failed there since a clip was last done there,
 without those that failed somewhere else, too: such a clip is at fault itself.
 
-    well      -> resting    after some strikes: it is given no new clip, what runs there goes on
+    well      -> resting    after some strikes: it gets no new clip, running ones continue
     resting   -> on trial   once a clip is done elsewhere (so it is not the job that is at fault), or once nothing
                             runs any more: one clip at a time
     on trial  -> set aside  when that clip fails, others are done elsewhere, and there is another spot to go to

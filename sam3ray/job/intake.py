@@ -22,7 +22,7 @@ from sam3ray.video import ClipFrames, Frame, VideoCache, VideoInfo, VideoReader
 
 @dataclass
 class Opened:
-    """A clip whose video is at hand, perhaps with its first frames decoded."""
+    """A clip whose video is on this node, perhaps with its first frames decoded."""
 
     clip: Clip
     resources: contextlib.ExitStack

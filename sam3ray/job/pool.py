@@ -1,6 +1,6 @@
 """The actors of a job: one record each, the calls made to them, and whether they are still alive.
 
-The pool decides nothing. It carries out what it is told and reports, in the driver's thread, what became of it.
+The pool decides nothing. It carries out orders and reports, in the driver's thread, what became of it.
 An actor that ended, for whatever reason, is reported on once at most; late answers of it are dropped.
 """
 

@@ -39,9 +39,9 @@ def refine(
 ) -> JobSummary:
     """Tracks each corrected object of a run again, from all frames on which somebody set it, both ways.
 
-    No phrase runs again. What was drawn by hand and what nobody touched is copied, what was deleted stays away, ids
+    No phrase runs again. What was drawn by hand or left unchanged is copied, what was deleted stays deleted, ids
     stay. The new run holds the corrected clips alone; `sam3ray.exports.import_labels` with the format `run` brings its
-    rows home as a revision. Safe to call again: a run that was cut off goes on.
+    rows home as a revision. Safe to repeat: an interrupted run resumes.
 
     Args:
         run: that was corrected: the output folder, or the job's YAML file, dict or `JobConfig`.
@@ -65,7 +65,7 @@ def refine(
 
 
 def refined_output(run: RunSource, revision: int) -> str:
-    """Where the refined run goes if nobody says: beside the run, named after it and the revision."""
+    """Where the refined run goes by default: beside the run, named after it and the revision."""
     return f"{run_place(run)[0].rstrip('/')}-refined-{revision}"
 
 

@@ -1,7 +1,7 @@
 """Annotated videos as a stage of its own, on CPUs: beside a running job, or later from a finished run.
 
 A clip is rendered once its annotations are committed. What goes wrong here is reported and never
-touches the clip. Resume is by the videos that are there.
+touches the clip. A resumed run skips existing videos.
 
 Crash contract: a video is made in a local work folder and published in one step; a task that dies
 leaves nothing on the store and is tried once more.
@@ -54,7 +54,7 @@ NICENESS = 19  # where an actor and a task share cores, the actor goes first; Ra
 
 @dataclass(frozen=True)
 class RenderOrder:
-    """What all rendering tasks of a job are told.
+    """The settings sent to every rendering task of a job.
 
     Attributes:
         revision: what is drawn: 0 is what the model found.
@@ -187,7 +187,7 @@ def render_run(
         clip_ids: only these; None is all.
         storage: fsspec options.
         cluster: only its address counts.
-        overwrite: make videos anew that are there.
+        overwrite: re-render existing videos.
         revision: draw the corrections up to this one, "latest" or a number, into `edits/videos/<number>/`; without
             `clip_ids` those clips that were corrected. None or 0 draws what the model found.
 

@@ -32,14 +32,14 @@ Places (`job.health`): a clip that comes back goes to another node, where there 
 process. What a process may be to blame for (a crash, a hang, a defect, memory) settles a clip only after it
 happened on two nodes, where there are two; and it stands only once the place has done another clip well
 (`job.verdicts`). An actor whose clips fail one after another is replaced; a GPU or node whose clips fail while
-others are done elsewhere is set aside. Faults of a node (`device`, `local_disk`) charge nobody.
+others are done elsewhere is set aside. Faults of a node (`device`, `local_disk`) charge no clip.
 
-A lost node charges nobody. So that a clip which takes nodes down (by exhausting their memory, say)
+A lost node charges no clip. So that a clip which takes nodes down (by exhausting their memory, say)
 cannot do so for ever, a clip that was running on `node_losses` lost or sick nodes is recorded with that
 reason, which does not settle it for the next run; from the third lost node on it waits until all other clips
 have had their turn.
 
-Storage errors charge nobody: the clip waits (exponential back-off with jitter), at the end of the line. A single
+Storage errors charge no clip: the clip waits (exponential back-off with jitter), at the end of the line. A single
 clip whose storage errs `storage_errors` times while others succeed is recorded as `storage` and left to the next
 run. That many rounds in a row, of several clips and nodes, stop the job. A node that storage or hub turn away rests;
 if several are, or the only one, the job stops.
@@ -163,7 +163,7 @@ class Scheduler:
 
     @property
     def parked(self) -> int:
-        """Actors that hold GPUs which are set aside, so that nobody is given them."""
+        """Actors that hold GPUs which are set aside, so that no other actor gets them."""
         return self._crew.parked
 
     def running_on(self, actor: int) -> int | None:
@@ -198,7 +198,7 @@ class Scheduler:
             elif self._health.is_node_aside(actor):
                 self._replace(actor, now, "its node is set aside")
             else:
-                self._crew.park(actor)  # so that nobody is given that GPU
+                self._crew.park(actor)  # so that no other actor gets that GPU
         return self._settle(now)
 
     def actor_ready(self, actor: int, now: float) -> list[Action]:
@@ -378,7 +378,7 @@ class Scheduler:
         return self._settle(now)
 
     def stop(self, message: str, now: float) -> list[Action]:
-        """The job cannot go on. What runs may end first."""
+        """The job cannot continue. Running clips may finish first."""
         self._begin_stop(message)
         return self._settle(now)
 

@@ -142,7 +142,7 @@ class Ledger:
             self._stop = str(error)
 
     def tick(self, now: float) -> str:
-        """Writes the table, and records that could not be written, now and then. Returns why the job cannot go on."""
+        """Writes the table, and records that could not be written before. Returns why the job cannot continue."""
         if self._unwritten and now >= self._again_at:
             self._again_at = now + WRITE_EVERY_S
             with self._lock:

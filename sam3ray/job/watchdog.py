@@ -14,7 +14,7 @@ LOOK_EVERY_S = 1.0
 class Watchdog:
     """Within the block, the process exits (code 1, all stacks on stderr) once `value()` has not changed for `limit_s`.
 
-    The clock runs in a thread of faulthandler's that needs no interpreter; a change of the value starts it anew.
+    The clock runs in a thread of faulthandler's that needs no interpreter; a change of the value restarts it.
     One at a time in a process.
     """
 

@@ -1,7 +1,7 @@
 """A local folder for the files of one process: gone when it ends well, else when the next one starts or ends.
 
 A process that is killed cannot clean up. So each folder holds a file that its owner keeps locked
-for as long as it lives, and whoever makes a folder removes those beside it that nobody has locked.
+until the process ends; whoever makes a folder removes unlocked ones beside it.
 """
 
 from __future__ import annotations

@@ -200,7 +200,7 @@ class ClipWorker:
         return self.config.cluster.gpus_per_actor or 1.0
 
     def _wait_out(self, seconds: float) -> None:
-        """Waiting is progress: nobody is to take it for a hang."""
+        """Waiting counts as progress, so it is not mistaken for a hang."""
         self._progress = ClipProgress("wait")
         end = time.monotonic() + seconds * random.uniform(0.5, 1.0)
         while time.monotonic() < end:

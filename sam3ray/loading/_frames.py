@@ -36,7 +36,7 @@ class Choice:
 
 
 class RunFrames:
-    """The annotated frames of a run. Picklable; opens its files anew in every process.
+    """The annotated frames of a run. Picklable; reopens its files in every process.
 
     Args:
         revision: None is what the model found; "latest" or a number applies the corrections up to there.

@@ -30,7 +30,7 @@ def probe_one(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any])
         return probe_uri(uri, limits, storage_options)
     except ClipError as error:
         return error
-    except Exception as error:  # noqa: BLE001 - a plan names every clip, also the one that nobody expected
+    except Exception as error:  # noqa: BLE001 - a plan names every clip, whatever error it raises
         return ClipError(Reason.INTERNAL, f"{type(error).__name__}: {error}", uri)
 
 

@@ -32,7 +32,7 @@ class Plan:
         frames, hours: of the readable clips to do, after sampling; as far as their headers tell.
         unknown_length: clips to do whose headers do not tell.
         listed: the unreadable clips, at most MAX_LISTED.
-        refusals: why `run` would not go on with this output folder; empty if it would.
+        refusals: why `run` would refuse this output folder; empty if it would.
         sampled: how many of the clips to do were probed, where not all were; frames, hours, unknown_length and the
             estimate are then scaled up, unreadable and listed are of the sample.
         notices: what could not be looked at, and that `run` will look at.

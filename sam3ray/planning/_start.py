@@ -16,7 +16,7 @@ from sam3ray.values.clip import Manifest
 
 @dataclass(frozen=True)
 class Start:
-    """A job that is ready to begin or to go on.
+    """A job that is ready to start or to resume.
 
     Attributes:
         clips: of the manifest.
@@ -68,7 +68,7 @@ def prepare(
 
 
 def _check_with_checkpoint(config: JobConfig, start: Start, patient: bool) -> None:
-    """Refuses phrases and thresholds that the checkpoint does not take. A run that goes on has been checked.
+    """Refuses phrases and thresholds that the checkpoint does not take. A resumed run has been checked already.
 
     Raises:
         UserError: one sentence for each of them.
@@ -131,7 +131,7 @@ def _without_checkpoint(prints: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pinned(model: ModelConfig, begun: Mapping[str, Any] | None) -> tuple[ModelConfig, Mapping[str, str] | None]:
-    """A run goes on with the commit that it began with, wherever the branch that was named has gone since."""
+    """A resumed run keeps its commit, even if the branch that was named has moved since."""
     known = (begun or {}).get("checkpoint") or {}
     if begun is None or "commit" not in known or known.get("name") != model.checkpoint:
         return model, None

@@ -30,7 +30,7 @@ _QUALITY = 74
 
 @dataclass(frozen=True)
 class StillsOrder:
-    """What is told to whoever makes stills, in whatever process."""
+    """The settings for making stills, sent to each process."""
 
     store: RunStore
     storage: Mapping[str, Any]

@@ -44,7 +44,7 @@ def retrying(policy: RetryPolicy, what: str, where: str, call: Callable[[], T]) 
     Raises:
         FileExistsError: passed on; what it means is the caller's to say.
         FileNotFoundError: passed on; a missing file is often an answer.
-        JobStopped: storage refuses, and will go on refusing.
+        JobStopped: storage refuses, and retrying cannot help.
         ClipError: reason `local_disk`: a disk of this machine is full or can only be read; `storage`: still
             failing after all tries, or the credentials of this process will not do.
     """

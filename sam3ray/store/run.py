@@ -187,7 +187,7 @@ class RunStore:
     def is_started(self) -> bool:
         """Whether anything has come of the run: annotations, failure records, windows or merged files.
 
-        A run of which nothing has come binds nobody: see `discard_unstarted`.
+        A run without results binds no later job: see `discard_unstarted`.
         """
         folders = (layout.ANNOTATIONS, layout.FAILURES, layout.WINDOWS)
         return any(self.storage.names(folder) for folder in folders) or bool(compacted.read_index(self.storage))

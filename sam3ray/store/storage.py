@@ -43,7 +43,7 @@ class Entry:
 
 
 class Storage:
-    """A folder and its options. Picklable; opens its filesystem anew in every process.
+    """A folder and its options. Picklable; reopens its filesystem in every process.
 
     Paths are relative to the folder, with `/`. Every call retries what is worth it (see `retrying`) and raises
     `JobStopped` where storage refuses, `ClipError` of reason `storage` where it stays unreachable.

@@ -57,7 +57,7 @@ def verify_run(
 
     Args:
         progress: called now and then with (clips checked, clips to check).
-        sample: look into the files of so many finished clips, chosen anew each time, instead of all. What can be told
+        sample: check the files of this many finished clips, chosen at random each time, not of all. What can be told
             from listings is checked of all clips.
         spread: who does the work: `spread_over_processes(n)`, or `sam3ray.job.spread_over_cluster`; threads of this
             process where None.

@@ -1,7 +1,7 @@
 """Makes a folder of true tracks of a public set.
 
 All clips are read and checked before the first is written, so that a damaged set leaves nothing behind. Files are
-created if absent: an import that was cut off goes on where it stopped.
+created if absent: an interrupted import continues where it stopped.
 """
 
 from __future__ import annotations

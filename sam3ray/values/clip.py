@@ -29,7 +29,7 @@ class Clip:
         prompts: phrases, those of its exemplars included; empty only where something else is asked for.
         start_s, end_s: range in seconds from the video's start, end exclusive; None is open.
         fps: sample at this rate; None is every frame.
-        source: how the video looked when it was first seen (`sam3ray.files.sighting`); None where nobody has looked.
+        source: how the video looked when it was first seen (`sam3ray.files.sighting`); None if it was not looked at.
         carried: the manifest's other columns, passed through to `clips.parquet` untouched.
         exemplars: each with a phrase or a label.
     """

@@ -63,7 +63,7 @@ class MaskPrompt:
         rle: COCO compressed RLE; empty while the mask is still in the file `png`.
         height, width: of the mask; 0 while they are not known.
         png: address of a one-channel image, non-zero inside the object; read when the prompt is resolved.
-        sha256: of that file as it was when a run first read it; empty where nobody has.
+        sha256: of that file as it was when a run first read it; empty if none has.
     """
 
     rle: str

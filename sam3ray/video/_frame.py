@@ -24,7 +24,7 @@ class VideoInfo:
         fps: average frame rate; None where the container does not tell.
         duration_s: None where the container does not tell.
         duration_is_estimate: whether it may well be wrong, in either direction: the clock of transport and program
-            streams can be set anew anywhere, and a file may be several, joined.
+            streams can be reset anywhere, and a file may be several files joined together.
         frame_count: an estimate for planning only. Containers lie: count what is decoded.
         time_base: seconds per unit of `Frame.pts`.
         pixel_aspect: width of a pixel of the displayed frame by its height. Frames are not stretched by it.

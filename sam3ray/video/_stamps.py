@@ -12,7 +12,7 @@ _HIGHEST_RATE = 480
 
 
 def may_leap(container: InputContainer) -> bool:
-    """Whether its clock may be set anew in the middle: transport and program streams, by their own rules."""
+    """Whether its clock may be reset in the middle: transport and program streams, by their own rules."""
     return bool(Flags(container.format.flags) & Flags.ts_discont)
 
 
