@@ -13,7 +13,7 @@ from sam3ray.exports._labels import ClipLabels, Written
 from sam3ray.exports._losses import Losses
 from sam3ray.exports._pixels import paint
 
-MOST_OBJECTS = 255
+MOST_OBJECTS = 254  # 255 is void to the readers of DAVIS
 
 
 def palette() -> list[int]:
