@@ -123,7 +123,8 @@ class Failure:
     """One failed attempt at a clip, as recorded under `failures/<clip_id>/<n>.json`.
 
     `final` says that the attempt settled the clip: a later run leaves it alone until its records
-    are cleared, unless the reason is one that no clip is charged with. `attempt` counts from 1.
+    are cleared, unless the reason is one that no clip is charged with. `attempt` counts from 1. `window` names the last
+    part of the clip that was kept before; empty: none was.
     """
 
     clip_id: str
@@ -135,6 +136,7 @@ class Failure:
     versions: dict[str, str] = field(default_factory=dict)
     attempt: int = 0
     final: bool = False
+    window: str = ""
 
     def __post_init__(self) -> None:
         # Records are shown by whatever opens them: what strangers wrote is made plain before it is stored.

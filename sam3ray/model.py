@@ -18,6 +18,7 @@ from sam3ray.video import Frame
 if TYPE_CHECKING:
     from sam3ray.engine.ids import Ids
     from sam3ray.engine.outputs import MaskForm
+    from sam3ray.engine.recorder import Recorder
     from sam3ray.engine.session import Session
     from sam3ray.engine.source import FrameSource
 
@@ -29,7 +30,10 @@ class Model:
         model_info: what the model is: checkpoint, revision, dtype, device, rules, thresholds.
         stats: of the clip that `segment` is at, or ended last: `dropped_objects` counts the objects that
             `tracking.max_num_objects` left no room for.
+        can_resume: `segment` takes a recorder.
     """
+
+    can_resume = True
 
     def __init__(
         self,
@@ -144,6 +148,7 @@ class Model:
         phrase_direction: Direction | None = None,
         exemplars: Sequence[ExemplarPrompt] = (),
         progress: Callable[[], None] | None = None,
+        recorder: Recorder | None = None,
     ) -> Iterator[FrameAnnotations]:
         """Labels one clip.
 
@@ -164,6 +169,8 @@ class Model:
             exemplars: concepts shown by boxes, resolved (`sam3ray.prompts.resolve_exemplars`). They go the way of the
                 phrases, and so do their ids.
             progress: called after each frame that was worked on: what is found backward comes late.
+            recorder: keeps what the clip has come to, so that another call can go on from there. It is not asked where
+                phrases go backward.
 
         Returns:
             One value per frame, in order. With phrases some frames late: a new object is watched
@@ -189,6 +196,7 @@ class Model:
             phrase_direction=phrase_direction,
             exemplars=exemplars,
             progress=progress,
+            recorder=recorder,
         )
 
 

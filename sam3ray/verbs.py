@@ -19,6 +19,7 @@ from sam3ray.store import (
     RunStore,
     Status,
     compact_run,
+    leftovers,
     read_status,
     spread_over_processes,
     verify_run,
@@ -92,16 +93,32 @@ def verify(
     return problems + ([] if revision is None else check_edits(RunStore(output, options), revision))
 
 
+def verify_notes(run: RunSource, storage_options: Mapping[str, Any] | None = None) -> list[str]:
+    """What `verify` would not call a problem: leftovers that do no harm and that the next `run_job` removes.
+
+    Args:
+        run, storage_options: as for `status`.
+
+    Returns:
+        One sentence each.
+    """
+    output, options = run_place(run, storage_options)
+    return leftovers(RunStore(output, options))
+
+
 def retry(
     run: RunSource,
     reasons: str | Reason | Iterable[str | Reason] | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    *,
+    from_start: bool = False,
 ) -> int:
     """Clears failure records, so that the next `run_job` tries those clips again.
 
     Args:
         run, storage_options: as for `status`.
         reasons: only clips that failed for these; None is all.
+        from_start: begin them at their first frame, also where a part of them is kept.
 
     Returns:
         The number of clips cleared.
@@ -117,7 +134,7 @@ def retry(
     store = RunStore(output, options)
     store.run_info()
     with store.lease("retry") as lease:
-        return store.clear_failures(names, lease.check)
+        return store.clear_failures(names, lease.check, from_start=from_start)
 
 
 def compact(

@@ -258,11 +258,14 @@ def verify(
             cluster=cluster,
             progress=progress,
         )
+    notes = verbs.verify_notes(output, options.storage or None)
     if as_json:
-        print_json({"ok": not problems, "problems": problems})
+        print_json({"ok": not problems, "problems": problems, "notes": notes})
     else:
         for problem in problems:
             say(problem)
+        for note in notes:
+            say(f"note: {note}")
         some = "" if sample is None else f" (files of at most {sample} clips checked)"
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         say(f"{output}: {count} found{some}" if problems else f"{output}: OK, no problems found{some}")
@@ -277,6 +280,9 @@ def retry(
         list[str] | None,
         typer.Option("--reason", metavar="R", help="Clear only failures with this reason. Repeatable."),
     ] = None,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Drop what is kept of these clips: they begin at their first frame.")
+    ] = False,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
@@ -284,7 +290,7 @@ def retry(
     """Clear failure records, so that the next `run` retries those clips."""
     from sam3ray import verbs
 
-    cleared = verbs.retry(output, _reasons(reason or ()), _given_storage(set_))
+    cleared = verbs.retry(output, _reasons(reason or ()), _given_storage(set_), from_start=from_start)
     if as_json:
         print_json({"cleared": cleared})
     else:

@@ -12,6 +12,7 @@ from sam3ray.config._models import (
     RetryConfig,
     TrackingConfig,
     VideoConfig,
+    WindowsConfig,
 )
 from sam3ray.config._run_place import RunSource, run_place
 
@@ -27,6 +28,7 @@ __all__ = [
     "RetryConfig",
     "TrackingConfig",
     "VideoConfig",
+    "WindowsConfig",
     "SCHEMA_VERSION",
     "config_from_text",
     "differences",

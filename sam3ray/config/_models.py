@@ -340,6 +340,16 @@ class LiveConfig(_Section):
     )
 
 
+class WindowsConfig(_Section):
+    """Checkpoints inside a clip: what a long clip has come to is kept now and then."""
+
+    mode: Literal["checkpoint", "off"] = Field(
+        "checkpoint",
+        description="`checkpoint`: a clip whose worker dies goes on from its last window; `off`: it starts over",
+    )
+    seconds: float = Field(60.0, gt=0, le=86400, description="seconds of work after which a window is kept")
+
+
 class RenderConfig(_Section):
     """Annotated videos, made on CPUs as clips are finished."""
 
@@ -377,6 +387,7 @@ class JobConfig(_Section):
     video: VideoConfig = Field(VideoConfig(), description="sampling and limits")
     cluster: ClusterConfig = Field(ClusterConfig(), description="where the job runs and what each actor may use")
     retry: RetryConfig = Field(RetryConfig(), description="when to give up")
+    windows: WindowsConfig = Field(WindowsConfig(), description="checkpoints inside a clip")
     render: RenderConfig = Field(RenderConfig(), description="annotated videos")
     live: LiveConfig = Field(LiveConfig(), description="live video")
     storage: dict[str, Any] = Field(

@@ -19,6 +19,7 @@ from sam3ray.engine.outputs import FrameMasks
 from sam3ray.engine.policy import Direction, Refine
 from sam3ray.engine.postprocess import DESCRIPTION
 from sam3ray.engine.propagation import Propagation, Tally
+from sam3ray.engine.recorder import Recorder
 from sam3ray.engine.rules import Rules
 from sam3ray.engine.source import FrameSource, OnePass
 from sam3ray.engine.tracker import Tracker
@@ -97,6 +98,7 @@ class Engine:
         first_object_id: int = 1,
         exemplars: Sequence[ExemplarPrompt] = (),
         progress: Callable[[], None] | None = None,
+        recorder: Recorder | None = None,
     ) -> Iterator[FrameMasks]:
         """Segments one clip.
 
@@ -106,7 +108,7 @@ class Engine:
             height, width: of the frames, in pixels.
             phrases: a repeated one counts once.
 
-        The other arguments are those of `walk.Wanted`, and `progress` that of `walk.Walk`.
+        The other arguments are those of `walk.Wanted`, `progress` and `recorder` those of `walk.Walk`.
 
         Returns:
             One value per frame, in display order.
@@ -130,7 +132,7 @@ class Engine:
             named_exemplars(exemplars),
         )
         source = frames if isinstance(frames, FrameSource) else OnePass(frames, height, width)
-        self._walk = Walk(self, source, wanted, progress or (lambda: None))
+        self._walk = Walk(self, source, wanted, progress or (lambda: None), recorder)
         return self._walk.results()
 
     def annotate(

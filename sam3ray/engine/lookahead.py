@@ -32,6 +32,7 @@ class FrameWork:
         phrases: what was looked for, in words or by exemplars, in the order of `proposals`.
         features: None where the frame is not looked at.
         proposals: None where no phrase is looked for.
+        is_first: of the frames that went through the backbone together.
     """
 
     stamp: FrameStamp
@@ -39,6 +40,7 @@ class FrameWork:
     phrases: tuple[Asked, ...] = ()
     features: FrameFeatures | None = None
     proposals: Proposals | None = None
+    is_first: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +84,10 @@ class LookAhead:
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._ready)
+
+    @property
+    def is_between_batches(self) -> bool:
+        return not self._ready or self._ready[0].is_first
 
     def push(self, frame: Frame, position: int, phrases: tuple[Asked, ...], *, is_looked_at: bool = True) -> None:
         """The next frame, and the phrases to look for on it."""
@@ -138,6 +144,6 @@ class LookAhead:
             if first.phrases:
                 found = self._detector.propose(hidden, first.phrases, first.position)
         return [
-            FrameWork(each.stamp, each.position, each.phrases, features[n], found[n] if found else None)
+            FrameWork(each.stamp, each.position, each.phrases, features[n], found[n] if found else None, n == 0)
             for n, (each, _) in enumerate(chunk)
         ]

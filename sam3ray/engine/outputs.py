@@ -93,6 +93,21 @@ class FrameMasks:
             none = torch.from_numpy(none) if form == "tensor" else none
         return cls(stamp, height, width, (), (), (), (), (), none)
 
+    @classmethod
+    def of(cls, frame: FrameAnnotations) -> FrameMasks:
+        """From rows: the inverse of `annotations`."""
+        objects = frame.objects
+        return cls(
+            FrameStamp(frame.frame_index, frame.pts, frame.time_s),
+            frame.height,
+            frame.width,
+            object_ids=tuple(each.object_id for each in objects),
+            prompts=tuple(each.prompt for each in objects),
+            scores=tuple(each.score for each in objects),
+            track_scores=tuple(each.track_score for each in objects),
+            masks=tuple(EncodedMask(each.rle, each.area, tuple(map(int, each.bbox))) for each in objects),  # type: ignore[arg-type]
+        )
+
     def annotations(self) -> FrameAnnotations:
         """The same as rows."""
         rows = zip(self.object_ids, self.prompts, self.scores, self.track_scores, self.masks, strict=True)

@@ -344,16 +344,24 @@ class Session(AbstractContextManager["Session"]):
         """Position of the frame that is to be given next; of a reverse pass it falls."""
         return self._position(self.clock.given)
 
-    def save(self, path: str | PathLike[str]) -> None:
+    @property
+    def rests(self) -> bool:
+        """Whether one that is saved now and taken up again makes the same batches of frames as this one."""
+        return self._ahead.is_between_batches
+
+    def save(self, path: str | PathLike[str], note: str = "") -> None:
         """Writes the state to a file, which appears whole or not at all. The session continues.
 
         Frames given but not worked on are not in it.
+
+        Args:
+            note: a text of the caller's own, which `sam3ray.engine.state.read_note` gives back.
         """
         from sam3ray.engine.state import save
 
         self._check_open()
         self.ready += self._outputs.flush()
-        save(self, path)
+        save(self, path, note)
 
     def load(self, path: str | PathLike[str]) -> None:
         """Goes on where another session was saved, in a session of the same size and policy just begun.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -13,10 +14,12 @@ from sam3ray.engine.interaction import object_prompts
 from sam3ray.engine.outputs import FrameMasks, merged
 from sam3ray.engine.policy import Direction, Pass, Policy, Refine
 from sam3ray.engine.propagation import Tally
+from sam3ray.engine.recorder import Kept, Recorder
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.session import Session, cannot_start
 from sam3ray.engine.source import FrameSource, OnePass, position_of, read_backward
 from sam3ray.engine.spool import Spool
+from sam3ray.engine.state import StateError
 from sam3ray.failures import ClipError, Reason, UserError
 from sam3ray.values.exemplars import with_exemplar_phrases
 from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
@@ -24,6 +27,8 @@ from sam3ray.video import Frame
 
 if TYPE_CHECKING:
     from sam3ray.engine.engine import Engine
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Walk:
         source: its frames; read once where everything goes forward and onward, else several times.
         progress: called after each frame that was worked on: results of passes that cannot leave in display order come
             late.
+        recorder: is told of every frame, and asked where to go on. Going on takes a source that can be read again.
 
     Attributes:
         tally: counts of what phrases found, over all passes.
@@ -79,9 +85,17 @@ class Walk:
     """
 
     def __init__(
-        self, engine: Engine, source: FrameSource, wanted: Wanted, progress: Callable[[], None] = lambda: None
+        self,
+        engine: Engine,
+        source: FrameSource,
+        wanted: Wanted,
+        progress: Callable[[], None] = lambda: None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._engine, self._source, self._wanted, self._progress = engine, source, wanted, progress
+        # Phrases that go backward have a session of their own, which nobody saves.
+        self._recorder = recorder if not wanted.finds or wanted.phrase_direction == "forward" else None
+        self._kept: Kept | None = None
         self._size = source.height, source.width
         self._sessions: list[Session] = []
         if not wanted.finds and not wanted.visual:
@@ -102,7 +116,10 @@ class Walk:
             start = each.frames[-1] if wanted.direction == "backward" else each.frames[0]
             if not any(turn.shows_the_object for turn in each.rounds(start, *self._size)):
                 raise cannot_start(each.object_id, start, wanted.direction)
-        self._ids = Ids(max(wanted.first_id, *(each.object_id + 1 for each in wanted.visual), 1))
+        self._ids = self._fresh_ids()
+
+    def _fresh_ids(self) -> Ids:
+        return Ids(max(self._wanted.first_id, *(each.object_id + 1 for each in self._wanted.visual), 1))
 
     @property
     def tally(self) -> Tally:
@@ -124,12 +141,31 @@ class Walk:
             policy = Policy((Pass(),))
             if wanted.visual:
                 policy = Policy.of(wanted.direction, wanted.refine, finds=finds)
-            session = stack.enter_context(self._session(policy))
-            for prompt in wanted.visual:
-                session.add(prompt)
+            session = stack.enter_context(self._begun(policy))
             results = self._passes(session, finds, stack)
             for position, masks in results:
                 yield merged(masks, behind.get(position)) if behind is not None else masks
+
+    def _begun(self, policy: Policy) -> Session:
+        """A session: taken up where the recorder kept one of the same clip, else at the beginning."""
+        for kept in self._recorder.kept() if self._recorder is not None else ():
+            session = self._session(policy)
+            try:
+                session.load(kept.state)
+            except StateError as error:
+                assert self._recorder is not None
+                self._recorder.refused(error)
+                self._sessions.remove(session)
+                self._ids = self._fresh_ids()
+                continue
+            assert self._recorder is not None
+            self._recorder.took_up()
+            self._kept = kept
+            return session
+        session = self._session(policy)
+        for prompt in self._wanted.visual:
+            session.add(prompt)
+        return session
 
     def _session(self, policy: Policy, length: int | None = None) -> Session:
         session = Session(self._engine, *self._size, policy, ids=self._ids, length=length)
@@ -142,10 +178,13 @@ class Walk:
         shown = [each for each in session.policy.passes if not each.rehearsal]
         ahead, back = (stack.enter_context(Spool(*self._size)) for _ in range(2))
         stop = 0  # of a way back that no way forward has prepared
+        for number in range(session.pass_number) if len(shown) == 2 else ():
+            for position, masks in enumerate(self._frames_kept(number)):
+                ahead.put(position, masks)
         while True:
             walk = session.walk
             if walk.reverse:
-                start = session.clock.first + 1
+                start = session.next_position + 1
                 for position, masks in self._run(session, read_backward(self._source, start)):
                     back.put(position, masks)
             elif walk.rehearsal or len(shown) == 1:
@@ -170,10 +209,12 @@ class Walk:
 
     def _forward(self, session: Session, finds: bool) -> Iterator[tuple[int, Frame]]:
         """All frames; the session is told of the phrases when their turn has come."""
+        begun = session.next_position
+        finds = finds and not session.phrases and not session.exemplars.count  # else they are looked for already
         start = self._wanted.start_frame if finds else None
         if finds and start is None:
             self._look_for(session)
-        for position, frame in enumerate(self._source.read()):
+        for position, frame in enumerate(self._source.read(begun), begun):
             if start is not None and frame.index >= start:
                 if frame.index > start:
                     raise _start_is_missing(start)
@@ -223,18 +264,30 @@ class Walk:
     def _run(self, session: Session, frames: Iterable[tuple[int, Frame]]) -> Iterator[tuple[int, FrameMasks]]:
         """One pass. A reverse one is to begin at `session.clock.first`."""
         position, way = session.clock.first, -1 if session.walk.reverse else 1
-        given = (session.step(frame) for _, frame in frames)
-        for finished in _and_the_rest(session, given):
+        number = session.pass_number
+        for masks in self._frames_kept(number):
+            yield position, masks
+            position += way
+        self._kept = None
+        for finished in self._given(session, (frame for _, frame in frames)):
+            if self._recorder is not None:
+                self._recorder.add(number, finished.masks.annotations())
             yield position, finished.masks
             position += way
 
+    def _given(self, session: Session, frames: Iterable[Frame]) -> Iterator[SessionResult]:
+        worked = session.clock.worked
+        for frame in frames:
+            yield from session.step(frame)
+            if session.is_satisfied:
+                break
+            if self._recorder is not None and session.rests and session.clock.worked > worked:
+                worked = session.clock.worked
+                self._recorder.at_rest(session.pass_number, session.save)
+        yield from session.finish()
 
-def _and_the_rest(session: Session, given: Iterable[list[SessionResult]]) -> Iterator[SessionResult]:
-    for finished in given:
-        yield from finished
-        if session.is_satisfied:
-            break
-    yield from session.finish()
+    def _frames_kept(self, pass_number: int) -> Iterator[FrameMasks]:
+        return map(FrameMasks.of, self._kept.frames(pass_number)) if self._kept is not None else iter(())
 
 
 def _check_on_the_way(exemplar: ExemplarPrompt, wanted: Wanted) -> None:

@@ -82,8 +82,8 @@ class ClipActor:
         if self._worker is not None:
             self._worker.drop_prefetch(clip_id)
 
-    def progress(self) -> tuple[str, int, int]:
-        return self._worker.progress if self._worker is not None else ("loading", 0, 0)
+    def progress(self) -> tuple[str, int, int, str]:
+        return self._worker.progress if self._worker is not None else ("loading", 0, 0, "")
 
     def close(self) -> None:
         if self._worker is not None:

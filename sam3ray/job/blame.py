@@ -77,6 +77,13 @@ class Blame:
         history = self._histories.get(clip)
         return history is not None and history.suspect
 
+    def renew(self, clip: int) -> None:
+        """A part of the clip is kept: what befell it before that is not charged any more."""
+        history = self._histories.get(clip)
+        if history is not None:
+            history.crashes = history.timeouts = 0
+            history.said.clear()
+
     def forget(self, clip: int) -> None:
         self._histories.pop(clip, None)
 

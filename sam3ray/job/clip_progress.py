@@ -17,10 +17,14 @@ class ClipProgress:
     stage: str = "idle"
     done: int = 0  # frames annotated
     ticks: int = 0  # whatever else shows that work continues: bytes fetched, frames looked at
+    window: str = ""  # the newest that is on the store, as clip id/name
 
     @property
-    def value(self) -> tuple[str, int, int]:
-        return self.stage, self.done, self.ticks
+    def value(self) -> tuple[str, int, int, str]:
+        return self.stage, self.done, self.ticks, self.window
+
+    def keep(self, window: str) -> None:
+        self.window = window
 
     def tick(self) -> None:
         self.ticks += 1

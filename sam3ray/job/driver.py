@@ -191,6 +191,7 @@ class Job:
             self._renders = RenderStage(order, self._loop)
         queue = self._renders.queue if self._renders is not None else None
         self._stages = Stages(config.cluster, self.scheduler, room, queue, config.render.cpus_per_task)
+        self.windows = dict(ledger.windows)
         self._interrupts = 0
         self._stop_message = ""
         self._set_aside: dict[str, str] = {}  # nodes and GPUs that were, and why
@@ -351,6 +352,9 @@ class Job:
                 case s.Stop():
                     pass  # the loop sees that the scheduler is finished
 
+    def _clip_id(self, clip: int) -> str:
+        return self.spec.clips[self.spec.todo[clip]].clip_id
+
     def _clip(self, clip: int) -> Clip:
         # What is carried through to clips.parquet does not concern the actors.
         return self.spec.sources.with_first_sight(
@@ -371,6 +375,7 @@ class Job:
             versions=self.ledger.versions,
             attempt=action.attempt,
             final=action.final,
+            window=self.windows.get(clip.clip_id, ""),
         )
         event(
             _LOG,
@@ -414,9 +419,13 @@ class Job:
     def prefetched(self, actor: int, clip: int) -> None:
         self._do(self.scheduler.prefetched(actor, clip, time.monotonic()))
 
-    def progressed(self, actor: int, value: tuple[str, int, int]) -> None:
+    def progressed(self, actor: int, value: tuple[str, int, int, str]) -> None:
         clip = self.scheduler.running_on(actor)
         if clip is not None:
+            clip_id, _, window = value[3].partition("/")
+            if clip_id == self._clip_id(clip) and window != self.windows.get(clip_id):
+                self.windows[clip_id] = window
+                self.scheduler.window_kept(actor, clip)
             self.scheduler.progress(actor, clip, value, time.monotonic())
 
     def answered(self, actor: int, clip: int, result: ClipResult | Failure) -> None:

@@ -31,6 +31,7 @@ class Opened:
     source: str = ""  # how the video looks: `sam3ray.files.sighting`
     reader: VideoReader | None = None
     frames: Iterator[Frame] | None = None
+    was_read: bool = False
 
     def close(self) -> None:
         self.resources.close()
@@ -131,10 +132,17 @@ class Intake:
             opened.resources = resources.pop_all()
         return opened
 
-    def source(self, opened: Opened) -> Source:
-        """Frames in one pass; frames that can be read again for visual prompts, and where a moment is to be found."""
+    def source(self, opened: Opened, *, again: bool = False) -> Source:
+        """Frames in one pass; frames that can be read again for visual prompts, and where a moment is to be found.
+
+        Args:
+            again: they may have to be read from the middle, whatever is asked of them; also where they have been read
+                before.
+        """
         clip, limits = opened.clip, self._video
-        if not _is_read_again(clip):
+        again = again or opened.was_read
+        opened.was_read = True
+        if not _is_read_again(clip) and not again:
             if opened.reader is None:
                 self._start_reading(opened)
             assert opened.reader is not None
@@ -147,7 +155,7 @@ class Intake:
         frames = ClipFrames(opened.path, start_s=clip.start_s, end_s=clip.end_s, fps=fps, limits=limits)
         prompts = resolve_prompts(clip.visual_prompts, frames.width, frames.height, frames.frame_at, self._storage)
         shown = resolve_exemplars(clip.exemplars, frames.width, frames.height, frames.frame_at)
-        return Source(frames.info, frames if prompts else frames.read(), frames, prompts, shown)
+        return Source(frames.info, frames if prompts or again else frames.read(), frames, prompts, shown)
 
     def _start_reading(self, opened: Opened) -> None:
         """Opens the reader and waits for the first frame; it decodes on in its own thread."""

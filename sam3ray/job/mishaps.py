@@ -44,6 +44,14 @@ def gpu_peak_bytes() -> int:
     return 0
 
 
+def device_name() -> str:
+    """What the model runs on: a GPU's name, or `cpu`."""
+    torch = _torch()
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return "cpu"
+
+
 def _torch() -> Any:
     """torch, if something has imported it already."""
     return sys.modules.get("torch")

@@ -50,7 +50,7 @@ class PoolEvents(Protocol):
 
     def prefetched(self, actor: int, clip: int) -> None: ...
 
-    def progressed(self, actor: int, value: tuple[str, int, int]) -> None: ...
+    def progressed(self, actor: int, value: tuple[str, int, int, str]) -> None: ...
 
     def answered(self, actor: int, clip: int, result: ClipResult | Failure) -> None: ...
 
@@ -223,7 +223,7 @@ class ActorPool:
         member = self._members[actor]
         member.polled = False
         if self._fine(actor, future):
-            value: tuple[str, int, int] = future.result()
+            value: tuple[str, int, int, str] = future.result()
             member.frames = value[1]
             self._events.progressed(actor, value)
 

@@ -39,6 +39,9 @@ cannot do so for ever, a clip that was running on `node_losses` lost or sick nod
 reason, which does not settle it for the next run; from the third lost node on it waits until all other clips
 have had their turn.
 
+A clip that is kept in windows (`job.windows`) is charged per window: each one that is kept clears what befell it
+before.
+
 Storage errors charge no clip: the clip waits (exponential back-off with jitter), at the end of the line. A single
 clip whose storage errs `storage_errors` times while others succeed is recorded as `storage` and left to the next
 run. That many rounds in a row, of several clips and nodes, stop the job. A node that storage or hub turn away rests;
@@ -287,6 +290,11 @@ class Scheduler:
             member.progress = value
             member.progress_at = now
         return []
+
+    def window_kept(self, actor: int, clip: int) -> None:
+        """A part of the clip that the actor runs is on the store: failures are counted anew from there."""
+        if self.running_on(actor) == clip:
+            self._blame.renew(clip)
 
     def clip_done(self, actor: int, clip: int, now: float) -> list[Action]:
         """Committed, by this attempt or by another one before it."""

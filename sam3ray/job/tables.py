@@ -14,6 +14,7 @@ from sam3ray.failures import ClipError, Failure, JobStopped, Reason
 from sam3ray.job.result import ClipResult, JobSummary
 from sam3ray.job.versions import software_versions
 from sam3ray.store import ClipSummary, RunStore
+from sam3ray.store.windows import clear_windows, clip_windows
 from sam3ray.values.clip import Clip
 
 _LOG = logging.getLogger(__name__)
@@ -45,13 +46,20 @@ class Ledger:
         done = store.done_ids(told)
         ids = {clip.clip_id for clip in clips}
         self.done_before = len(done & ids)
+        under_way = clip_windows(store.storage)
+        clear_windows(store.storage, under_way.keys() & done)  # of attempts that lost a race, or died late
+        self.windows = {clip_id: str(name) for clip_id, name in under_way.items() if name and clip_id not in done}
         self.prior: dict[str, list[Reason]] = {}
+        self.attempts_before: Counter[str] = Counter()
         settled: dict[str, Reason] = {}
         records = store.failures()
         for record in records:
             if record.clip_id in done or record.clip_id not in ids:
                 continue
-            self.prior.setdefault(record.clip_id, []).append(record.reason)
+            # What failed in an earlier window says nothing of the one that the clip is at.
+            if record.window == self.windows.get(record.clip_id, ""):
+                self.prior.setdefault(record.clip_id, []).append(record.reason)
+            self.attempts_before[record.clip_id] += 1
             if record.final and record.reason.is_charged:
                 settled[record.clip_id] = record.reason
         self._done = done
@@ -102,7 +110,7 @@ class Ledger:
             objects=result.objects,
             rows=result.rows,
             seconds=result.seconds,
-            attempts=self._attempts.pop(result.clip_id) + len(self.prior.get(result.clip_id, ())),
+            attempts=self._attempts.pop(result.clip_id) + self.attempts_before[result.clip_id],
             timings=dict(result.timings),
             finished_at=time.time(),
             source=result.source,
@@ -123,7 +131,7 @@ class Ledger:
                 status="failed",
                 reason=failure.reason.value,
                 seconds=failure.seconds,
-                attempts=self._attempts.pop(failure.clip_id) + len(self.prior.get(failure.clip_id, ())),
+                attempts=self._attempts.pop(failure.clip_id) + self.attempts_before[failure.clip_id],
                 finished_at=time.time(),
                 message=failure.message,
             )

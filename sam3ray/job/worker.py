@@ -4,8 +4,9 @@
     result = worker.process(Clip("a", "a.mp4", ("person",)))
 
 Crash contract: annotations are built in a local work folder and reach the store in one
-create-if-absent step, the last one. Whatever dies before that leaves nothing on the store; the work
-folder is removed by the next worker on the machine.
+create-if-absent step, the last one. Whatever dies before that leaves nothing on the store but windows of
+the clip (`job.windows`), from which the next attempt goes on; the work folder is removed by the next worker on the
+machine.
 
 The out-of-memory ladder: each rung keeps what the ones before it do.
 
@@ -20,6 +21,7 @@ The out-of-memory ladder: each rung keeps what the ones before it do.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import random
@@ -40,12 +42,13 @@ from sam3ray.guard.redact import redact
 from sam3ray.job.agreement import Agreement, check_device, check_model, check_software
 from sam3ray.job.clip_progress import ClipProgress, StageClock
 from sam3ray.job.intake import Intake, Opened, Source
-from sam3ray.job.mishaps import classify, free_memory, gpu_peak_bytes, reset_gpu_peak
+from sam3ray.job.mishaps import classify, device_name, free_memory, gpu_peak_bytes, reset_gpu_peak
 from sam3ray.job.refinement import Refinement
 from sam3ray.job.result import ClipResult
 from sam3ray.job.sink import WriterThread
 from sam3ray.job.sources import check_source
 from sam3ray.job.versions import software_versions
+from sam3ray.job.windows import ClipWindows, Maker, WindowTaken
 from sam3ray.job.workdir import WorkDir
 from sam3ray.segment import Segmenter
 from sam3ray.store import RunStore
@@ -82,7 +85,9 @@ class Segments(Protocol):
         *,
         exemplars: Any = (),
         progress: Callable[[], None] | None = None,
-    ) -> Iterator[FrameAnnotations]: ...
+    ) -> Iterator[FrameAnnotations]:
+        """Of those that say `can_resume`, also with a `recorder` (`sam3ray.engine.recorder`)."""
+        ...
 
     def set_memory_rung(self, rung: int) -> None: ...
 
@@ -152,8 +157,8 @@ class ClipWorker:
         self._progress = ClipProgress()
 
     @property
-    def progress(self) -> tuple[str, int, int]:
-        """(stage, frames annotated, ticks): any change is progress. Read from any thread."""
+    def progress(self) -> tuple[str, int, int, str]:
+        """(stage, frames annotated, ticks, newest window): any change is progress. Read from any thread."""
         return self._progress.value
 
     def close(self) -> None:
@@ -230,19 +235,55 @@ class ClipWorker:
             self.segmenter.set_memory_rung(rung)
             reset_gpu_peak()
             with contextlib.closing(self._intake.take(clip, clock, self._progress)) as opened:
-                return self._annotate(opened, clock, _Try(rung, attempt, began))
+                while True:
+                    try:
+                        return self._annotate(opened, clock, _Try(rung, attempt, began))
+                    except WindowTaken as taken:
+                        _LOG.warning("clip %s: another attempt has kept window %s first", clip.clip_id, taken)
         finally:
             self._progress = ClipProgress()
 
     def _annotate(self, opened: Opened, clock: StageClock, tried: _Try) -> ClipResult:
         """Frames in, annotations into a local file, the file onto the store: what is on it is whole."""
+        with contextlib.ExitStack() as stack:
+            windows = self._windows(opened, tried)
+            if windows is not None:
+                stack.enter_context(contextlib.closing(windows))
+            result = self._annotated(opened, clock, tried, windows)
+            if windows is not None:
+                windows.clear()
+            return result
+
+    def _windows(self, opened: Opened, tried: _Try) -> ClipWindows | None:
+        """Where the clip is kept under way; None where it is not."""
+        config, clip_id, progress = self.config.windows, opened.clip.clip_id, self._progress
+        if config.mode == "off" or not getattr(self.segmenter, "can_resume", False):
+            return None
+        return ClipWindows(
+            self.store,
+            clip_id,
+            self._run_id,
+            opened.source,
+            config.seconds,
+            self._work.path / f"{clip_id[:100]}-{tried.attempt}.windows",
+            Maker(tried.attempt, tried.rung, device_name()),
+            lambda name: progress.keep(f"{clip_id}/{name}"),
+        )
+
+    @functools.cached_property
+    def _run_id(self) -> str:
+        return str(self.store.run_info().get("run_id", ""))
+
+    def _annotated(self, opened: Opened, clock: StageClock, tried: _Try, windows: ClipWindows | None) -> ClipResult:
         clip = opened.clip
         with clock.time("decode"):
-            source = self._intake.source(opened)
+            source = self._intake.source(opened, again=windows is not None and windows.are_there)
         path = self._work.path / f"{clip.clip_id[:100]}-{tried.attempt}.parquet"
         try:
             with AnnotationWriter(path, clip.clip_id, self._facts(opened, source)) as writer:
-                written = self._write(clip, source, writer, clock, tried)
+                written = self._write(
+                    self._segment(clip, source, clock, windows), source, writer, clock, tried, windows
+                )
             committed = self._commit(opened, path, clock)
         finally:
             path.unlink(missing_ok=True)  # also what a full disk cut off
@@ -288,13 +329,21 @@ class ClipWorker:
             "software": self.software,
         }
 
-    def _write(self, clip: Clip, source: Source, writer: AnnotationWriter, clock: StageClock, tried: _Try) -> _Written:
+    def _write(
+        self,
+        found: Iterator[FrameAnnotations],
+        source: Source,
+        writer: AnnotationWriter,
+        clock: StageClock,
+        tried: _Try,
+        windows: ClipWindows | None,
+    ) -> _Written:
         """Segments the clip and writes its file, in two threads."""
         progress = self._progress
         progress.stage = "segment"
         began = time.perf_counter()
         with WriterThread(writer) as sink:
-            for frame in self._segment(clip, source, clock):
+            for frame in found:
                 with clock.time("write_wait"):
                     sink.put(frame)
                 progress.done += 1
@@ -311,6 +360,7 @@ class ClipWorker:
             dropped_objects=dropped,
             attempt=tried.attempt,
             **source.facts,
+            **(windows.facts if windows is not None else {}),
         )
         return _Written(file, timings, dropped)
 
@@ -323,12 +373,16 @@ class ClipWorker:
         with clock.time("commit"):
             return self.store.commit(clip.clip_id, path)
 
-    def _segment(self, clip: Clip, source: Source, clock: StageClock) -> Iterator[FrameAnnotations]:
+    def _segment(
+        self, clip: Clip, source: Source, clock: StageClock, windows: ClipWindows | None
+    ) -> Iterator[FrameAnnotations]:
         size = source.info.height, source.info.width
         phrases = clip.prompts if self.refinement is None else ()
         how: dict[str, Any] = {}
         if source.exemplars and self.refinement is None:
             how["exemplars"] = source.exemplars
+        if windows is not None:
+            how["recorder"] = windows
         found = self.segmenter.segment(
             source.frames(clock), *size, phrases, source.visual_prompts, progress=self._progress.tick, **how
         )

@@ -12,7 +12,7 @@ from sam3ray.store.retrying import RetryPolicy
 from sam3ray.store.run import RunStore
 from sam3ray.store.status import Status, read_status
 from sam3ray.store.summary import ClipSummary
-from sam3ray.store.verify import spread_over_processes, verify_run
+from sam3ray.store.verify import leftovers, spread_over_processes, verify_run
 
 __all__ = [
     "RunStore",
@@ -24,6 +24,7 @@ __all__ = [
     "Status",
     "compact_run",
     "read_status",
+    "leftovers",
     "spread_over_processes",
     "verify_run",
 ]

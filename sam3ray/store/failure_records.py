@@ -93,4 +93,5 @@ def _from_json(data: bytes, clip_id: str, number: int) -> Failure:
         versions={str(k): str(v) for k, v in dict(values.get("versions") or {}).items()},
         attempt=int(values.get("attempt") or number),
         final=bool(values.get("final", False)),
+        window=str(values.get("window", "")),
     )

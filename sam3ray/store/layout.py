@@ -70,5 +70,19 @@ def failure_path(clip_id: str, attempt: int) -> str:
     return f"{failure_folder(clip_id)}/{attempt}.json"
 
 
+_WINDOW = re.compile(r"(0|[1-9][0-9]{0,3})-(0|[1-9][0-9]{0,8})", re.ASCII)
+
+
+def window_folder(clip_id: str) -> str:
+    return f"{WINDOWS}/{check_clip_id(clip_id)}"
+
+
+def window_of(name: str, suffix: str) -> tuple[int, int] | None:
+    """The pass and the number of a window that a file of this name belongs to; None if it is no file of ours."""
+    stem = name.removesuffix(suffix)
+    found = _WINDOW.fullmatch(stem) if stem != name else None
+    return (int(found[1]), int(found[2])) if found else None
+
+
 def part_path(name: str) -> str:
     return f"{COMPACTED}/{name}"

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from sam3ray.failures import Failure, Reason, UserError, WorkerUnfit
 from sam3ray.guard.redact import redact
-from sam3ray.store import compacted, failure_records, frozen, identity, layout, summary
+from sam3ray.store import compacted, failure_records, frozen, identity, layout, summary, windows
 from sam3ray.store.annotation_file import read_file_metadata
 from sam3ray.store.creating import Guarantee
 from sam3ray.store.lease import DriverLease, read_driver
@@ -425,7 +425,11 @@ class RunStore:
         )
 
     def clear_failures(
-        self, reasons: Iterable[Reason | str] | None = None, check: Callable[[], None] = lambda: None
+        self,
+        reasons: Iterable[Reason | str] | None = None,
+        check: Callable[[], None] = lambda: None,
+        *,
+        from_start: bool = False,
     ) -> int:
         """Delete the records of all clips, or of those whose last attempt failed for one of these reasons.
 
@@ -433,6 +437,7 @@ class RunStore:
 
         Args:
             check: is called before each deletion, and may raise: `DriverLease.check`.
+            from_start: their windows, too: those clips begin at their first frame again.
 
         Returns:
             How many clips were cleared.
@@ -444,6 +449,9 @@ class RunStore:
             attempts = {record.clip_id: attempts[record.clip_id] for record in last if record.reason in wanted}
 
         def clear(clip_id: str) -> None:
+            if from_start:
+                check()
+                windows.clear_windows(self.storage, [clip_id])
             for number in reversed(attempts[clip_id]):
                 check()
                 self.storage.delete(layout.failure_path(clip_id, number))

@@ -13,6 +13,7 @@ from sam3ray.display.readable import readable_span, readable_time
 from sam3ray.store.lease import active_driver
 from sam3ray.store.run import RunStore
 from sam3ray.store.summary import ClipSummary
+from sam3ray.store.windows import clip_windows
 
 RATE_WINDOW_S = 600.0
 
@@ -30,6 +31,7 @@ class Status:
         rendered: annotated videos.
         driver: the record of the process that holds the lease, if there is one.
         edits: of the run's corrections: `revision`, and how many clips are `corrected` and `accepted`. Empty: none.
+        windows: clips still to do of which a part is kept.
     """
 
     output: str
@@ -45,6 +47,7 @@ class Status:
     rendered: int
     driver: dict[str, Any] | None
     edits: dict[str, int] = field(default_factory=dict)
+    windows: int = 0
 
     def as_json(self) -> dict[str, Any]:
         data = asdict(self)
@@ -60,6 +63,7 @@ class Status:
             "done": _share(self.done, self.clips),
             "failed": f"{_share(sum(self.failed.values()), self.clips)}: {failed}" if failed else "0",
             "left": _share(self.left, self.clips),
+            "partly done": f"{self.windows:,}" if self.windows else "",
             "frames": f"{self.frames:,}",
             "objects": f"{self.objects:,}",
             "rows": f"{self.rows:,}",
@@ -125,6 +129,7 @@ def read_status(
         frames_per_s=rate(done),
         rendered=len(store.rendered_ids()),
         driver=active_driver(store.storage),
+        windows=sum(summaries[each].status != "done" for each in clip_windows(store.storage) if each in summaries),
     )
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
-from sam3ray.store import failure_records, layout, summary
+from sam3ray.store import failure_records, layout, summary, windows
 from sam3ray.store.audit import Auditor, Checked, Task
 from sam3ray.store.compacted import CompactedClip, read_index, version_of
 from sam3ray.store.provenance import Provenance
@@ -36,6 +36,7 @@ class _Listing:
     videos: set[str]
     failures: set[str]
     parts: set[str]
+    windows: set[str]
     unknown: list[str]
 
 
@@ -138,7 +139,7 @@ def _tasks(
 
 
 def _sort(entries: Iterator[Entry]) -> _Listing:
-    found = _Listing(set(), set(), set(), set(), [])
+    found = _Listing(set(), set(), set(), set(), set(), [])
     for entry in entries:
         folder, _, name = entry.path.partition("/")
         clip_id: str | None = None
@@ -152,6 +153,8 @@ def _sort(entries: Iterator[Entry]) -> _Listing:
             found.parts.add(name)
         elif folder == layout.RECORDINGS and layout.clip_of(name, ".mp4"):
             pass  # a crash leaves the recording of the clip that was under way
+        elif folder == layout.WINDOWS and (clip_id := _window_clip(name)) is not None:
+            found.windows.add(clip_id)
         elif folder == layout.EDITS:
             pass  # corrections are checked by `sam3ray.revisions`, which knows what belongs there
         elif entry.path == layout.EXPORT or (folder == layout.SIDECARS and layout.clip_of(name, ".json")):
@@ -163,6 +166,22 @@ def _sort(entries: Iterator[Entry]) -> _Listing:
 
 def _is_index(folder: str, name: str) -> bool:
     return folder == layout.COMPACTED and version_of(name) is not None
+
+
+def _window_clip(name: str) -> str | None:
+    clip_id, _, file = name.partition("/")
+    ours = any(layout.window_of(file, suffix) is not None for suffix in (windows.ROWS, windows.STATE))
+    return clip_id if ours and layout.is_clip_id(clip_id) else None
+
+
+def leftovers(store: RunStore) -> list[str]:
+    """What does no harm and goes by itself: windows of clips that are done. One sentence each."""
+    under_way = windows.clip_windows(store.storage)
+    done = store.done_ids() if under_way else set()
+    return [
+        f"clip {clip_id}: is done, and an attempt that ended late left windows; the next run removes them"
+        for clip_id in sorted(under_way.keys() & done)
+    ]
 
 
 def _is_record(name: str) -> bool:
@@ -181,6 +200,7 @@ def _check_sets(clips: Mapping[str, Clip], listing: _Listing, index: Mapping[str
         ("annotations", done),
         ("failure records", listing.failures),
         ("a video", listing.videos),
+        ("windows", listing.windows),
     ):
         problems += [
             f"clip {clip_id}: has {kind}, and is not in the manifest" for clip_id in sorted(ids - clips.keys())

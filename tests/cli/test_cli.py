@@ -282,7 +282,7 @@ def test_json_is_json_and_alone_on_stdout(verb: str, demo: Path) -> None:
     elif verb.startswith("status"):
         assert (data["clips"], data["done"], data["failed"], data["left"]) == (2, 1, {"crashed": 1}, 0)
     else:
-        assert data == {"ok": True, "problems": []}
+        assert data == {"ok": True, "problems": [], "notes": []}
 
 
 def test_tables_are_not_cut_where_stdout_is_no_terminal(demo: Path) -> None:

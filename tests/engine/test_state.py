@@ -24,7 +24,8 @@ from sam3ray.config import TrackingConfig
 from sam3ray.engine.engine import Engine
 from sam3ray.engine.policy import Policy
 from sam3ray.engine.session import Session
-from sam3ray.engine.state import StateError, _digest
+from sam3ray.engine.state import StateError
+from sam3ray.engine.state_tensors import StateTensors, digest_of
 from sam3ray.prompts import PointPrompt
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -268,7 +269,7 @@ class TestRefusals:
         odd = st.sampled_from([None, -1, 0, 1, 3, 2**31, 2**70, 0.5, "x", "", [], {}, [1], True, [[0, 0, 0, None]]])
         parent[key] = data.draw(odd)
         text, path = json.dumps(state), tmp_path / "hostile"
-        save_file(tensors, path, {"sam3ray.session": text, "sam3ray.digest": _digest(text, tensors)})
+        save_file(tensors, path, {"sam3ray.session": text, "sam3ray.digest": digest_of(text, tensors)})
         session = begin(engine(), "live")
         with contextlib.suppress(StateError):
             session.load(path)
@@ -282,3 +283,9 @@ def test_memories_are_copied_once_and_nothing_else_grows(tmp_path):
     for frame in FRAMES[:10]:
         session.save(tmp_path / "state")
         assert [row(each) for each in session.step(frame)] == [row(each) for each in other.step(frame)]
+
+
+def test_a_tensor_of_one_element_is_saved_whatever_its_stride():
+    tensors = StateTensors()
+    tensors.put("one", torch.empty_strided((1,), (0,)).fill_(0.5))
+    assert digest_of("", tensors.values) == digest_of("", {"one": torch.tensor([0.5])})

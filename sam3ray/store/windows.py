@@ -1,0 +1,185 @@
+"""The finished part of a clip under way: `windows/<clip_id>/<pass>-<k>.parquet` and `<pass>-<k>.safetensors`.
+
+A window is what a clip has come to since the last one: its rows, then the state of the engine. The state names the run,
+the clip and its video, and every file of rows before it with its SHA-256: a state is of use only where all of them are
+there and whole. So the order is rows, state, and the states before it go last.
+
+If the process dies after
+* the rows: a file that no state names. The next attempt takes another number; it goes when the clip is done.
+* the state: two states, of which the later one counts.
+* the clip is done: leftovers, which `verify` notes and the next driver removes.
+
+Files are created if absent. Who finds a state in its place has lost a race against another attempt at the same clip,
+and goes on from that state instead: both had the same rows to find.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+from sam3ray.store import layout
+from sam3ray.store.storage import Storage
+
+ROWS, STATE = ".parquet", ".safetensors"
+_STRICT = ConfigDict(strict=True, extra="forbid")
+_Count = Annotated[int, Field(ge=0, le=2**53)]
+
+
+@dataclass(frozen=True, order=True)
+class WindowName:
+    """Windows of a pass count from 0; a later pass comes after all windows of an earlier one."""
+
+    pass_number: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.pass_number}-{self.number}"
+
+
+@checked(config=_STRICT)
+class WindowEntry:
+    """One window, as the states from it on name it.
+
+    Attributes:
+        frames: of which it has rows, those without objects included.
+        rung, device, attempt, seconds: how it was made.
+    """
+
+    name: str
+    sha256: str
+    frames: _Count
+    rung: _Count = 0
+    device: str = ""
+    attempt: _Count = 0
+    seconds: float = 0.0
+
+    @property
+    def window(self) -> WindowName:
+        """Raises ValueError where it has no name of ours."""
+        found = layout.window_of(self.name + ROWS, ROWS)
+        if found is None:
+            raise ValueError(f"{self.name!r:.60} is no name of a window")
+        return WindowName(*found)
+
+
+@checked(config=_STRICT)
+class WindowNote:
+    """What a state says of itself.
+
+    Attributes:
+        source: how the video looked (`sam3ray.files.sighting`).
+        windows: all up to this state, in order.
+    """
+
+    run_id: str
+    clip_id: str
+    source: str
+    windows: list[WindowEntry]
+
+    def dumps(self) -> str:
+        return _NOTE.dump_json(self).decode()
+
+    @classmethod
+    def loads(cls, text: str) -> WindowNote:
+        """Raises ValueError where it is none, or names files that are none of ours."""
+        try:
+            note = _NOTE.validate_json(text)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            raise ValueError(f"the note of the state is damaged: {problem['msg']}") from None
+        names = [entry.window for entry in note.windows]
+        if names != sorted(set(names)):
+            raise ValueError("the note of the state names its windows twice or out of order")
+        return note
+
+
+_NOTE = TypeAdapter(WindowNote)
+
+
+@dataclass
+class Windows:
+    """The windows of one clip on the store.
+
+    Attributes:
+        rows, states: what is there, as listed last.
+    """
+
+    storage: Storage
+    clip_id: str
+    rows: set[WindowName] = field(default_factory=set)
+    states: set[WindowName] = field(default_factory=set)
+
+    def list(self) -> None:
+        names = self.storage.names(layout.window_folder(self.clip_id))
+        self.rows, self.states = set(_named(names, ROWS)), set(_named(names, STATE))
+
+    def next_name(self, pass_number: int) -> WindowName:
+        """Above all that were there, whatever has become of them."""
+        taken = [name.number for name in self.rows | self.states if name.pass_number == pass_number]
+        return WindowName(pass_number, max(taken, default=-1) + 1)
+
+    def fetch(self, name: WindowName, suffix: str, folder: Path) -> Path | None:
+        """A local copy; None where it is gone."""
+        local = folder / f"{name}{suffix}"
+        return local if self.storage.download(self._path(name, suffix), str(local)) else None
+
+    def create_rows(self, name: WindowName, local: Path) -> bool:
+        """False where another attempt has put something there."""
+        self.rows.add(name)
+        return self.storage.create(str(local), self._path(name, ROWS))
+
+    def create_state(self, name: WindowName, local: Path) -> bool:
+        """False where another attempt has put something there. Else the earlier states are removed."""
+        if not self.storage.create(str(local), self._path(name, STATE)):
+            self.states.add(name)
+            return False
+        for earlier in sorted(self.states):
+            self.storage.delete(self._path(earlier, STATE))
+        self.states = {name}
+        return True
+
+    def clear(self) -> None:
+        """Remove all of it."""
+        clear_windows(self.storage, [self.clip_id])
+
+    def _path(self, name: WindowName, suffix: str) -> str:
+        return f"{layout.window_folder(self.clip_id)}/{name}{suffix}"
+
+
+def clip_windows(storage: Storage) -> dict[str, WindowName | None]:
+    """Clips that have windows, by one listing, and the newest state of each, if there is one."""
+    found: dict[str, WindowName | None] = {}
+    for entry in storage.walk(layout.WINDOWS):
+        parts = entry.path.split("/")
+        if len(parts) != 3 or not layout.is_clip_id(parts[1]):
+            continue
+        newest = found.setdefault(parts[1], None)
+        for name in _named([parts[2]], STATE):
+            found[parts[1]] = name if newest is None else max(newest, name)
+    return found
+
+
+def clear_windows(storage: Storage, clip_ids: Iterable[str]) -> None:
+    """Remove the windows of some clips: states first, so that none is left without its rows."""
+    for clip_id in clip_ids:
+        folder = layout.window_folder(clip_id)
+        for name in sorted(storage.names(folder), key=lambda each: not each.endswith(STATE)):
+            storage.delete(f"{folder}/{name}")
+        storage.delete_empty_folder(folder)
+    storage.delete_empty_folder(layout.WINDOWS)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _named(names: Iterable[str], suffix: str) -> Iterator[WindowName]:
+    return (WindowName(*found) for name in names if (found := layout.window_of(name, suffix)) is not None)

@@ -1,0 +1,265 @@
+"""A clip that is left at any moment and taken up again has the rows of one that was not, whichever way it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
+from prompted import WORKFLOWS, on_frame
+from tiny import tiny_model
+
+from sam3ray.config import TrackingConfig
+from sam3ray.engine import session
+from sam3ray.engine.engine import Engine
+from sam3ray.files.sighting import of_size
+from sam3ray.job.windows import ClipWindows, Maker, WindowTaken, read_window, write_window
+from sam3ray.store import RunStore
+from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.video import Frame
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+LENGTH = 22
+FRAMES = [replace(frame, index=3 * frame.index + 2, pts=7 * frame.pts) for frame in clip(LENGTH)]  # as sampled
+CLICK, BOX = (on_frame(WORKFLOWS[name].prompts[0], 3, 7) for name in ("click", "box"))
+PROMPTS = (on_frame(CLICK, FRAMES[2].index, 7), on_frame(BOX, FRAMES[5].index, 8), on_frame(CLICK, FRAMES[11].index, 8))
+PLACES = np.random.default_rng(3).uniform(0.15, 0.85, (LENGTH, 4, 2))
+
+
+@pytest.fixture(autouse=True)
+def no_lag(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session works on a frame soon after it is given, so that short clips have many moments of rest."""
+    monkeypatch.setattr(session, "LENGTH_HORIZON", 2)
+
+
+class Source:
+    height, width = HEIGHT, WIDTH
+
+    def __init__(self) -> None:
+        self.reads: list[int] = []
+
+    @property
+    def indices(self) -> list[int]:
+        return [frame.index for frame in FRAMES]
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
+        self.reads.append(start)
+        return iter(FRAMES[start:stop])
+
+
+def script(frame: int, prompt: int) -> list[Found]:
+    """Some that last, and some that hotstart removes; none on a few frames, which then have no rows."""
+    if frame % 11 in (7, 8):
+        return []
+    lasting = [Found((0.2 + 0.3 * prompt, 0.25), 0.12, 0.9, 6.0), Found((0.7, 0.3 + 0.3 * prompt), 0.15, 0.85, 6.0)]
+    return lasting[: frame // 6] + [Found((y, x), 0.08, 0.72) for y, x in PLACES[frame % LENGTH][: 1 + frame % 2]]
+
+
+def engine(**tracking: Any) -> Engine:
+    values = {"hotstart_delay": 6, "hotstart_unmatch_thresh": 4, "hotstart_dup_thresh": 3} | tracking
+    detector = ScriptedDetector(script, tiny_model(0).low_res_mask_size)
+    return Engine(checkpoint(tiny_model(0, 1.0)), TrackingConfig(**values), detector)
+
+
+class Killed(BaseException):
+    """No handler may mistake it for an error."""
+
+
+class Dies(ClipWindows):
+    """Keeps a window at each moment of rest, until it is killed at one of them, or in the middle of keeping it."""
+
+    rests_left = 10**9
+    in_the_middle = False
+
+    def at_rest(self, pass_number: int, save: Any) -> None:
+        if self.rests_left <= 0:
+            if self.in_the_middle:
+                self._windows.create_state = self._die  # type: ignore[method-assign]
+                self._keep(pass_number, save)
+            raise Killed
+        self.rests_left -= 1
+        super().at_rest(pass_number, save)
+
+    def _die(self, *_: Any) -> bool:
+        raise Killed
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore(str(tmp_path / "run"))
+
+
+def recorder(store: RunStore, tmp_path: Path, kind: type[ClipWindows] = Dies, **given: Any) -> Any:
+    told = {"clip_id": "a", "run_id": "r", "source": of_size(9), "seconds": 1e-9, "folder": tmp_path / "local"} | given
+    return kind(store, maker=Maker(1, 0, "cpu"), **told)
+
+
+def rows(one: Engine, source: Source, how: dict[str, Any], windows: ClipWindows | None) -> list[FrameAnnotations]:
+    how = dict(how)
+    phrases, visual = how.pop("phrases", ()), how.pop("visual", ())
+    return list(one.annotate(source, HEIGHT, WIDTH, phrases, visual, recorder=windows, **how))
+
+
+WAYS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"phrases": ("red", "blue")}, {"frame_batch": 2}),
+    ({"phrases": ("red",), "start_frame": FRAMES[4].index}, {"rules": "transformers"}),
+    ({"visual": PROMPTS}, {}),
+    ({"phrases": ("red",), "visual": PROMPTS}, {"offload_state": True}),
+    ({"phrases": ("red",), "visual": PROMPTS, "direction": "backward"}, {}),
+    ({"phrases": ("red",), "visual": PROMPTS, "direction": "both"}, {}),
+    ({"visual": PROMPTS, "refine": "throughout"}, {}),
+    ({"visual": PROMPTS, "refine": "throughout", "direction": "both"}, {"frame_batch": 2}),
+]
+
+
+@pytest.mark.parametrize(("how", "tracking"), WAYS)
+def test_rows_are_those_of_an_undisturbed_run(store, tmp_path, how, tracking):
+    """Killed again and again, at rests and between the rows of a window and its state."""
+    one = engine(**tracking)
+    whole = Source()
+    expected = rows(one, whole, how, None)
+    assert [frame.frame_index for frame in expected] == [frame.index for frame in FRAMES]
+    assert any(frame.objects for frame in expected)
+    attempts, lives = 0, np.random.default_rng(len(how)).integers(1, 4, 40).tolist()
+    while True:
+        windows = recorder(store, tmp_path)
+        windows.rests_left = lives[attempts]
+        windows.in_the_middle = attempts % 2 == 0
+        attempts += 1
+        source = Source()
+        try:
+            found = rows(one, source, how, windows)
+            break
+        except Killed:
+            windows.close()
+    assert found == expected
+    assert 3 <= attempts < 40
+    assert source.reads != whole.reads, "the last attempt went on from the middle"
+    names = {file.name for file in (tmp_path / "run" / "windows" / "a").iterdir()}
+    assert len([name for name in names if name.endswith(".safetensors")]) == 1, "the newest state alone is kept"
+    windows.clear()
+    windows.close()
+    assert not (tmp_path / "run" / "windows").exists()
+    assert not (tmp_path / "local").exists()
+
+
+HOW: dict[str, Any] = {"phrases": ("red",)}
+
+
+def half_done(one: Engine, store: RunStore, tmp_path: Path, lives: int = 9, **given: Any) -> Path:
+    """Leaves a clip with windows on the store. Returns their folder."""
+    windows = recorder(store, tmp_path, **given)
+    windows.rests_left = lives
+    with pytest.raises(Killed):
+        rows(one, Source(), HOW, windows)
+    windows.close()
+    return tmp_path / "run" / "windows" / "a"
+
+
+def spoil_state(folder: Path) -> None:
+    (state,) = folder.glob("*.safetensors")
+    data = bytearray(state.read_bytes())
+    data[-5] ^= 1
+    state.write_bytes(data)
+
+
+def cut_state(folder: Path) -> None:
+    (state,) = folder.glob("*.safetensors")
+    state.write_bytes(state.read_bytes()[:1000])
+
+
+def spoil_rows(folder: Path) -> None:
+    rows = min(folder.glob("*.parquet"))
+    rows.write_bytes(rows.read_bytes() + b"\0")
+
+
+def lose_rows(folder: Path) -> None:
+    min(folder.glob("*.parquet")).unlink()
+
+
+def swap_rows(folder: Path) -> None:
+    """Each whole in itself."""
+    first, second, *_ = sorted(folder.glob("*.parquet"))
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [spoil_state, cut_state, spoil_rows, lose_rows, swap_rows])
+def test_what_is_damaged_is_not_used_and_not_fatal(store, tmp_path, caplog, harm):
+    one = engine()
+    expected = rows(one, Source(), HOW, None)
+    harm(half_done(one, store, tmp_path))
+    source = Source()
+    windows = recorder(store, tmp_path)
+    assert rows(one, source, HOW, windows) == expected
+    assert source.reads == [0], "from the beginning"
+    assert "is not used" in caplog.text
+    windows.close()
+
+
+@pytest.mark.parametrize(
+    ("made", "asked"),
+    [
+        ({"run_id": "another"}, {}),
+        ({"source": of_size(1)}, {}),
+        ({}, {"score_threshold_detection": 0.6}),
+        ({}, {"rules": "transformers"}),
+    ],
+)
+def test_what_is_of_another_run_or_video_or_engine_is_not_used(store, tmp_path, made, asked):
+    half_done(engine(), store, tmp_path, **made)
+    other = engine(**asked)
+    source = Source()
+    windows = recorder(store, tmp_path)
+    assert rows(other, source, HOW, windows) == rows(other, Source(), HOW, None)
+    assert source.reads == [0]
+    windows.close()
+
+
+def test_who_loses_the_race_goes_on_from_the_winners_state(store, tmp_path):
+    one = engine()
+    expected = rows(one, Source(), HOW, None)
+
+    class Beaten(ClipWindows):
+        """Another attempt keeps some windows before this one keeps its first."""
+
+        def at_rest(self, pass_number: int, save: Any) -> None:
+            half_done(one, store, tmp_path, lives=4)
+            super().at_rest(pass_number, save)
+
+    slow = recorder(store, tmp_path, Beaten, folder=tmp_path / "slow")
+    with pytest.raises(WindowTaken, match="0-3"):
+        rows(one, Source(), HOW, slow)
+    again, source = recorder(store, tmp_path), Source()
+    assert rows(one, source, HOW, again) == expected
+    assert source.reads == [4]
+
+
+def test_windows_are_kept_by_the_clock_and_name_their_makers(store, tmp_path):
+    windows = recorder(store, tmp_path, ClipWindows, seconds=3600.0)
+    rows(engine(), Source(), HOW, windows)
+    assert windows.facts == {}
+    kept: list[str] = []
+    windows = recorder(store, tmp_path, ClipWindows, kept_one=kept.append)
+    found = rows(engine(), Source(), HOW, windows)
+    entries = windows.facts["windows"]
+    assert [entry["name"] for entry in entries] == kept
+    assert {(entry["rung"], entry["device"], entry["attempt"]) for entry in entries} == {(0, "cpu", 1)}
+    assert sum(entry["frames"] for entry in entries) < len(found)
+
+
+@pytest.mark.parametrize("falls", [False, True])
+def test_a_window_reads_as_it_was_written(tmp_path, falls):
+    """Frames without objects at its ends and within, in either order."""
+    frames = rows(engine(), Source(), HOW, None)
+    frames = [frames[0], *frames[1:9], *frames[12:]]
+    frames = frames[::-1] if falls else frames
+    for part in (frames, frames[:1], []):
+        write_window(tmp_path / "w.parquet", "a", part)
+        assert list(read_window(tmp_path / "w.parquet")) == part
