@@ -31,7 +31,7 @@ def test_a_gpu_that_torch_cannot_use_is_no_cpu_and_the_job_begins_anew_without_i
 
     assert (with_gpu["summary"]["exit_code"], with_gpu["summary"]["done"]) == (3, 0)
     message = with_gpu["summary"]["message"]
-    assert "cluster.gpus_per_actor is above 0, and this worker has no GPU to use" in message
+    assert "cluster.gpus_per_actor is above 0, but this worker has no usable GPU" in message
     assert "Error" not in message
     assert with_gpu["run"]["fingerprint"]["model.dtype"] == "bfloat16"
 

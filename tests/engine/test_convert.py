@@ -183,7 +183,7 @@ class TestRefused:
 
     def test_code(self, base, tmp_path, capsys):
         torch.save({"model": Trap()}, tmp_path / "evil.pt")
-        self.check(tmp_path / "evil.pt", base, "holds more than tensors, and no code of a file is run")
+        self.check(tmp_path / "evil.pt", base, "contains more than tensors, and no code of a file is run")
         assert "must not run" not in capsys.readouterr().out
 
     def test_a_weight_of_another_model(self, model, base, tmp_path):
@@ -202,22 +202,22 @@ class TestRefused:
     def test_a_weight_of_another_size(self, model, base, tmp_path):
         state = as_meta(model.state_dict()) | {"tracker.no_obj_ptr": torch.ones(1, 3)}
         torch.save(state, tmp_path / "w.pt")
-        self.check(tmp_path / "w.pt", base, r"tracker_model\.no_object_pointer is 1x3, needed is 1x128")
+        self.check(tmp_path / "w.pt", base, r"tracker_model\.no_object_pointer is 1x3, expected 1x128")
 
     @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no weights at all"])
     def test_what_is_no_file_of_weights(self, base, tmp_path, content):
         (tmp_path / "w.pt").write_bytes(content)
-        self.check(tmp_path / "w.pt", base, r"w\.pt (cannot be read as weights|holds more than tensors)")
+        self.check(tmp_path / "w.pt", base, r"w\.pt (cannot be read as weights|contains more than tensors)")
 
     def test_what_holds_no_weights(self, base, tmp_path):
         torch.save([1, 2], tmp_path / "w.pt")
-        self.check(tmp_path / "w.pt", base, "holds a list, needed are named tensors")
+        self.check(tmp_path / "w.pt", base, "holds a list; expected named tensors")
 
     def test_a_folder_that_is_there(self, base, tmp_path):
         (tmp_path / "made").mkdir()
         (tmp_path / "made" / "x").touch()
         torch.save({}, tmp_path / "w.pt")
-        with pytest.raises(UserError, match="is there already"):
+        with pytest.raises(UserError, match="already exists"):
             convert(str(tmp_path / "w.pt"), str(tmp_path / "made"), base)
 
     def test_a_checkpoint_that_needs_no_conversion(self, base, tmp_path):

@@ -321,7 +321,7 @@ class TestErrors:
     def test_nothing_follows_the_end(self):
         session = begun(["red"])
         given(session, FRAMES[:2])
-        with pytest.raises(RuntimeError, match="the session is over"):
+        with pytest.raises(RuntimeError, match="the session has ended"):
             session.step(FRAMES[2])
 
     def test_policies_have_names(self):
