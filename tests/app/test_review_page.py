@@ -44,6 +44,7 @@ def open_clip(page: Any, name: str) -> None:
 
 
 def choose_object(page: Any, object_id: int) -> None:
+    page.evaluate("document.activeElement.blur()")
     page.locator(".timeline .name").filter(has_text=f"{object_id} ").first.click()
     expect(page.locator(".editing h2")).to_have_text(f"Object {object_id}")
 

@@ -170,6 +170,7 @@ export class ReviewView {
     if (entry.status !== "done") { toast(`${clipId}: ${entry.message || entry.status}`, "info", 10); return; }
     if (this.opening === clipId) return; // its first frame would come again, later
     this.opening = clipId;
+    this.player.picture.dataset.frame = ""; // none of this clip yet
     this.endFix();
     this.node.classList.add("busy");
     try {
@@ -184,7 +185,7 @@ export class ReviewView {
       this.last.value = clip.indices ? clip.indices.at(-1) : clip.times.length - 1;
       this.listClips();
       await this.player.load(clip);
-      this.choose(this.timeline.tracks[0]?.id ?? null);
+      if (this.chosen === null) this.choose(this.timeline.tracks[0]?.id ?? null);
       this.showDrafts();
       this.showDoubt();
     } catch (error) { toast(error.message, "error", 12); }
@@ -243,7 +244,7 @@ export class ReviewView {
     if (this.player.only !== null) this.player.only = id;
     const track = this.timeline.tracks.find((each) => each.id === id);
     fill(this.who, track ? [el("i", { class: "dot", style: { background: css(id) } }), `Object ${id}`] : "Object: choose one");
-    this.label.value = track?.prompt ?? "";
+    if (document.activeElement !== this.label) this.label.value = track?.prompt ?? ""; // not under somebody's fingers
     for (const each of this.editing.querySelectorAll("button, input")) each.disabled = !track;
     this.showHere();
     this.player.redraw();
@@ -310,7 +311,11 @@ export class ReviewView {
   remove() { if (this.chosen !== null) this.edit([this.operation("delete", {})]); }
 
   async accept() {
-    if (this.clip && await this.edit([{ op: "accept" }])) this.next(1);
+    if (!this.clip || !await this.edit([{ op: "accept" }])) return;
+    const done = this.clips.filter((each) => each.status === "done").sort(SORTS[this.sort.value][1]);
+    const at = done.indexOf(this.clip), to = [...done.slice(at + 1), ...done.slice(0, at)].find((each) => !each.accepted);
+    if (to) this.open(to.clip);
+    else toast("All clips are accepted.");
   }
 
   async edit(operations, parent = this.revision) {

@@ -140,6 +140,7 @@ export class TryView {
   async open(key) {
     if (this.opening === key) return; // its first frame would come again, later
     this.opening = key;
+    this.player.picture.dataset.frame = ""; // none of this clip yet
     this.player.pause();
     this.closeBeside();
     this.node.classList.add("busy");
