@@ -42,6 +42,15 @@ export class Player extends EventTarget {
     return this.clip.indices.indexOf(index);
   }
 
+  // While another clip is opened: nothing of this one is drawn again. Returns it.
+  close() {
+    const { clip } = this;
+    this.pause();
+    this.clip = null;
+    this.picture.dataset.frame = "";
+    return clip;
+  }
+
   async load(clip) {
     this.pause();
     this.clip = clip;

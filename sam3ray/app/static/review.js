@@ -168,9 +168,9 @@ export class ReviewView {
     const entry = this.clips.find((each) => each.clip === clipId);
     if (!entry) return;
     if (entry.status !== "done") { toast(`${clipId}: ${entry.message || entry.status}`, "info", 10); return; }
-    if (this.opening === clipId) return; // its first frame would come again, later
+    if (this.opening === clipId || (entry === this.clip && this.player.clip)) return; // it is there
     this.opening = clipId;
-    this.player.picture.dataset.frame = ""; // none of this clip yet
+    const before = this.player.close();
     this.endFix();
     this.node.classList.add("busy");
     try {
@@ -188,7 +188,10 @@ export class ReviewView {
       if (this.chosen === null) this.choose(this.timeline.tracks[0]?.id ?? null);
       this.showDrafts();
       this.showDoubt();
-    } catch (error) { toast(error.message, "error", 12); }
+    } catch (error) {
+      this.player.clip ??= before;
+      toast(error.message, "error", 12);
+    }
     if (this.opening === clipId) this.opening = null;
     this.node.classList.remove("busy");
   }

@@ -138,10 +138,9 @@ export class TryView {
   }
 
   async open(key) {
-    if (this.opening === key) return; // its first frame would come again, later
+    if (this.opening === key || (key === this.work?.key && this.player.clip)) return; // it is there
     this.opening = key;
-    this.player.picture.dataset.frame = ""; // none of this clip yet
-    this.player.pause();
+    const before = this.player.close();
     this.closeBeside();
     this.node.classList.add("busy");
     try {
@@ -157,6 +156,7 @@ export class TryView {
       if (!this.work.results.length) await this.restore(key);
       this.changed();
     } catch (error) {
+      this.player.clip ??= before;
       toast(error.message, "error", 12);
     }
     if (this.opening === key) this.opening = null;
