@@ -135,7 +135,7 @@ def _read(source: Path) -> dict[str, Tensor]:
             raise UserError(
                 f"{source} contains more than tensors, and sam3ray never runs code from a file: save only its "
                 "state_dict "
-                "alone, with torch.save(model.state_dict(), ...)"
+                "with torch.save(model.state_dict(), ...)"
             ) from error
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{source} cannot be read as weights: {first[:200]}") from error

@@ -183,7 +183,7 @@ class TestRefused:
 
     def test_code(self, base, tmp_path, capsys):
         torch.save({"model": Trap()}, tmp_path / "evil.pt")
-        self.check(tmp_path / "evil.pt", base, "contains more than tensors, and no code of a file is run")
+        self.check(tmp_path / "evil.pt", base, "contains more than tensors, and sam3ray never runs code")
         assert "must not run" not in capsys.readouterr().out
 
     def test_a_weight_of_another_model(self, model, base, tmp_path):
