@@ -16,6 +16,7 @@ from sam3ray.guard.jsontext import parse_json
 from sam3ray.masks import decode_rle
 from sam3ray.revisions import Label
 from sam3ray.store.storage import Storage
+from sam3ray.values.phrases import label_problem
 
 Found = dict[int, list[Label]]
 _NUMBERED = re.compile(r"([0-9]{1,9})\.[A-Za-z]+$", re.ASCII)
@@ -182,9 +183,9 @@ def object_id_of(value: Any, where: str) -> int | None:
 
 
 def label_of(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value.strip() or len(value) > 200:
-        raise ValueError(f"{where}: its label is {value!r}; allowed: 1 to 200 characters")
-    return value
+    if problem := label_problem(value):
+        raise ValueError(f"{where}: its label {problem}")
+    return str(value)
 
 
 def points_of(value: Any, where: str) -> np.ndarray:

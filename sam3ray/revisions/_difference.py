@@ -82,7 +82,12 @@ def difference(
         ValueError: an id comes twice on a frame, or is that of an object that was not exported.
     """
     renamed = names or {}
-    known = {item.object_id for frame in before.values() for item in frame.objects}
+    prompts_of: dict[int, dict[str, None]] = {}
+    for row in before.values():
+        for was in row.objects:
+            prompts_of.setdefault(was.object_id, {})[was.prompt] = None
+    known = prompts_of.keys()
+    prompts = {prompt for own in prompts_of.values() for prompt in own}
     given = {label.object_id or 0 for found in after.values() for label in found}
     fresh = max(known | given | left_out, default=0) + 1
     if taken := sorted((given & left_out) - known):
@@ -95,7 +100,7 @@ def difference(
     gone: dict[int, list[int]] = {}
     labels: dict[tuple[int, str], list[int]] = {}
     masks: dict[int, list[FrameAnnotations]] = {}
-    prompts: dict[int, list[BoxPrompt]] = {}
+    boxes: dict[int, list[BoxPrompt]] = {}
     between: dict[int, set[int]] = {}
     for frame in frames:
         facts = before.get(frame) or facts_of(frame)
@@ -108,7 +113,9 @@ def difference(
             object_id = new[object_id or 0] if object_id is None or object_id < 0 else object_id
             if object_id in found:
                 raise ValueError(f"object {object_id} comes twice on frame {frame}")
-            found[object_id] = label, _annotation(object_id, label)
+            here = [held[object_id].prompt] if object_id in held else []
+            own = _own_name(label.label, [*here, *prompts_of.get(object_id, ())], renamed, prompts)
+            found[object_id] = label, _annotation(object_id, replace(label, label=own))
         missing = {object_id: item for object_id, item in held.items() if object_id not in found}
         for object_id, (label, item) in sorted(found.items()):
             same = next((old for old, was in missing.items() if was.rle == item.rle), None)
@@ -121,12 +128,12 @@ def difference(
                 made = FrameAnnotations(frame, facts.pts, facts.time_s, facts.height, facts.width, (item,))
                 masks.setdefault(object_id, []).append(made)
                 if label.prompt is not None:
-                    prompts.setdefault(object_id, []).append(replace(label.prompt, object_id=object_id))
+                    boxes.setdefault(object_id, []).append(replace(label.prompt, object_id=object_id))
                 if label.between:
                     between.setdefault(object_id, set()).add(frame)
                 continue
             if label.label != renamed.get(was.prompt, was.prompt):
-                labels.setdefault((object_id, label.label), []).append(frame)
+                labels.setdefault((object_id, item.prompt), []).append(frame)
         for object_id in missing:
             gone.setdefault(object_id, []).append(frame)
     place = {frame: n for n, frame in enumerate(frames)}
@@ -146,9 +153,24 @@ def difference(
         tuple(operations),
         {object_id: tuple(each) for object_id, each in sorted(masks.items())},
         frozenset(object_id for object_id in masks if object_id not in known | moved),
-        {object_id: tuple(each) for object_id, each in prompts.items()},
+        {object_id: tuple(each) for object_id, each in boxes.items()},
         {object_id: frozenset(each) for object_id, each in between.items()},
     )
+
+
+def _own_name(label: str, likely: Sequence[str], renamed: Mapping[str, str], prompts: Set[str]) -> str:
+    """The label in the run for one that the export may have given another name.
+
+    Args:
+        likely: labels of the same object, the likeliest first.
+        prompts: all labels of the clip.
+    """
+    for own in likely:
+        if renamed.get(own, own) == label:
+            return own
+    kept = [label] if label in prompts and label not in renamed else []
+    candidates = [own for own, name in renamed.items() if name == label] + kept
+    return candidates[0] if len(candidates) == 1 else label
 
 
 def _annotation(object_id: int, label: Label) -> ObjectAnnotation:

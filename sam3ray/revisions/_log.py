@@ -37,6 +37,7 @@ from sam3ray.revisions._operations import (
     Rename,
     ReplaceMask,
     Revert,
+    check,
     from_json,
     overlaps,
     to_json,
@@ -44,6 +45,7 @@ from sam3ray.revisions._operations import (
 from sam3ray.store import RunStore, layout
 from sam3ray.store.annotation_file import AnnotationWriter, read_file_metadata, read_frames
 from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.phrases import label_problem
 from sam3ray.values.prompt_reading import parse_visual_prompts
 from sam3ray.values.prompt_writing import prompt_items
 from sam3ray.values.prompts import VisualPrompt
@@ -112,7 +114,7 @@ class Edits:
         latest = self.latest()
         if revision == "latest":
             return latest
-        if not isinstance(revision, int) or not 0 <= revision <= latest:
+        if type(revision) is not int or not 0 <= revision <= latest:
             raise UserError(f"revision {revision!r}: allowed: latest, or 0 to {latest}")
         return revision
 
@@ -216,6 +218,11 @@ class Edits:
         """
         if not operations:
             raise EditRefused("there is nothing to change")
+        try:  # an entry stays for ever: what could not be read again must not be written
+            for each in operations:
+                _check(each)
+        except ValueError as error:
+            raise EditRefused(str(error)) from None
         base = self.latest() if parent is None else self.number_of(parent)
         clips = sorted({each.clip for each in operations if not isinstance(each, Revert)})
         entry = Entry(
@@ -259,6 +266,9 @@ class Edits:
                 will make of them.
             by_hand: False: nobody drew the masks, and `refine` may replace them.
         """
+        for label in {item.prompt for frame in frames for item in frame.objects}:
+            if problem := label_problem(label):
+                raise EditRefused(f"clip {clip_id}: a label {problem}")
         facts = {"clip": {"by_hand": by_hand, "visual_prompts": prompt_items(prompts)}}
         name = uuid.uuid4().hex
         with tempfile.TemporaryDirectory() as folder:
@@ -340,6 +350,13 @@ def data_path(name: str, clip_id: str) -> str:
     return f"{EDITS}/data/{name}/{layout.check_clip_id(clip_id)}.parquet"
 
 
+def _check(operation: ClipOperation | Revert) -> None:
+    """Raises ValueError for what no log may hold."""
+    check(operation)
+    if isinstance(operation, WITH_DATA):
+        data_path(operation.data, operation.clip)
+
+
 def _parse(number: int, data: bytes, where: str) -> Entry:
     try:
         value = parse_json(data)
@@ -347,8 +364,7 @@ def _parse(number: int, data: bytes, where: str) -> Entry:
             raise ValueError("it is not a mapping")
         operations = tuple(from_json(each) for each in value["operations"])
         for each in operations:
-            if isinstance(each, WITH_DATA):
-                data_path(each.data, each.clip)
+            _check(each)
         parent = value["parent"]
         if type(parent) is not int or not 0 <= parent < number:
             raise ValueError(f"its parent is {parent!r}; allowed: 0 to {number - 1}")

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from sam3ray.failures import UserError
+from sam3ray.values.phrases import label_problem
 
 Span = tuple[int, int]
 EVERYWHERE: Span = (0, 2**31 - 1)
@@ -187,9 +188,10 @@ def from_json(value: Any) -> ClipOperation | Revert:
     op = value.get("op")
     if op == Revert.op:
         entries = value.get("entries")
-        if not isinstance(entries, list) or not entries or not all(type(n) is int and n > 0 for n in entries):
+        if not isinstance(entries, list):
             raise ValueError(f"revert: entries must be numbers from 1, got {entries!r}")
-        return Revert(tuple(entries))
+        check(taken_back := Revert(tuple(entries)))
+        return taken_back
     kind = _KINDS.get(op) if isinstance(op, str) else None
     if kind is None:
         raise ValueError(f"op is {op!r}; allowed: {', '.join([*_KINDS, Revert.op])}")
@@ -209,8 +211,14 @@ def from_json(value: Any) -> ClipOperation | Revert:
     return made
 
 
-def check(operation: ClipOperation) -> None:
-    """Raises ValueError for values that no clip can have."""
+def check(operation: ClipOperation | Revert) -> None:
+    """Raises ValueError for what is no operation, and for values that no clip can have."""
+    if isinstance(operation, Revert):
+        if not operation.entries or not all(type(n) is int and n > 0 for n in operation.entries):
+            raise ValueError(f"revert: entries must be numbers from 1, got {list(operation.entries)!r}")
+        return
+    if type(operation) not in _KINDS.values():
+        raise ValueError(f"an operation must be one of {', '.join([*_KINDS, Revert.op])}, got {operation!r:.80}")
     what = operation.op
     if not isinstance(operation.clip, str):
         raise ValueError(f"{what}: clip must be an id, got {operation.clip!r}")
@@ -219,14 +227,19 @@ def check(operation: ClipOperation) -> None:
         if type(value) is not int or not 1 <= value <= EVERYWHERE[1]:
             raise ValueError(f"{what}: {name} is {value!r}; allowed: object ids from 1")
     span = getattr(operation, "frames", None)
-    if span is not None and not (len(span) == 2 and all(type(n) is int for n in span) and 0 <= span[0] <= span[1]):
-        raise ValueError(f"{what}: frames is {span!r}; allowed: first and last frame, from 0")
+    if span is not None and not (
+        isinstance(span, tuple) and len(span) == 2 and all(type(n) is int for n in span) and 0 <= span[0] <= span[1]
+    ):
+        raise ValueError(f"{what}: frames is {span!r}; allowed: a tuple of the first and the last frame, from 0")
     frame = getattr(operation, "frame", 0)
     if type(frame) is not int or frame < 0:
         raise ValueError(f"{what}: frame is {frame!r}; allowed: 0 and above")
-    label = getattr(operation, "label", "x")
-    if not isinstance(label, str) or not label.strip() or len(label) > 200:
-        raise ValueError(f"{what}: label is {label!r}; allowed: 1 to 200 characters")
+    if problem := label_problem(getattr(operation, "label", "x")):
+        raise ValueError(f"{what}: label {problem}")
+    if type(getattr(operation, "overwrite", False)) is not bool:
+        raise ValueError(f"{what}: overwrite must be true or false")
+    if isinstance(operation, WITH_DATA) and not (isinstance(operation.data, str) and isinstance(operation.sha256, str)):
+        raise ValueError(f"{what}: data and sha256 must be what `put_data` returned")
     pairs = {"set_id": ("object", "to"), "swap": ("object", "other"), "merge": ("object", "other")}
     if what in pairs:
         a, b = (getattr(operation, name) for name in pairs[what])

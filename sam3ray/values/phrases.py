@@ -55,6 +55,25 @@ def as_names(value: Any, name: str) -> tuple[str, ...] | None:
     return given
 
 
+def label_problem(label: Any) -> str | None:
+    """What is wrong with the label of an object, as "is ...; allowed: ...", or None.
+
+    What a phrase may be, a label may be: rows carry phrases as labels.
+    """
+    allowed = f"allowed: one line of 1 to {MAX_PHRASE_CHARS} characters"
+    if not isinstance(label, str) or not label.strip():
+        return f"is {label!r:.80}; {allowed}"
+    if len(label) > MAX_PHRASE_CHARS:
+        return f"has {len(label)} characters, {label[:40]!r}...; {allowed}"
+    if _has_control(label):
+        return f"is {label!r:.120}, with a control character; {allowed}"
+    return None
+
+
+def _has_control(text: str) -> bool:
+    return any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text)
+
+
 def comma_warning(text: object) -> str | None:
     """Why one text with commas may not mean what its author wants; None where there is nothing to say.
 
@@ -80,7 +99,7 @@ def phrases_problem(phrases: Sequence[str]) -> str | None:
             return (
                 f"holds a phrase of {len(phrase)} characters, {phrase[:40]!r}...; allowed: at most {MAX_PHRASE_CHARS}"
             )
-        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in phrase):
+        if _has_control(phrase):
             return f"holds a control character in {phrase!r}; allowed: one line of text"
         # The tokenizer lowers case and joins white space, so these would be the same prompt twice.
         same = " ".join(phrase.lower().split())

@@ -130,6 +130,24 @@ def test_what_was_left_out_of_the_export_is_left_alone(run, tmp_path):
     assert all(after[key] == before[key] for key in after)
 
 
+def test_labels_that_the_export_renamed_come_back_under_their_own_names(run, tmp_path):
+    export(str(run), str(tmp_path / "out"), "labelme", names={"ring": "hoop", "two words": "bars"})
+    drawn = {"shape_type": "polygon", "points": [[50, 50], [60, 50], [60, 60]]}
+
+    def edit(shapes):
+        return [
+            *({**s, **drawn} if s["group_id"] == 1 else {**s, "label": "hoop"} for s in shapes),
+            {**drawn, "label": "hoop", "group_id": None},
+            {**drawn, "label": "cone", "group_id": None},
+        ]
+
+    Files(tmp_path / "out").change(1, edit)
+    import_labels(str(run), str(tmp_path / "out"), "labelme")
+    after = rows(run)
+    assert [after[1, i]["prompt"] for i in (1, 2)] == ["ring", "ring"]
+    assert sorted(r["prompt"] for (frame, i), r in after.items() if frame == 1 and i > 1203) == ["cone", "ring"]
+
+
 def test_others_changes_since_the_export(run, tmp_path):
     export(str(run), str(tmp_path / "out"), "labelme")
     Edits(RunStore(str(run))).append([Delete(CLIP, 1, (0, 1))], author="ben")

@@ -24,6 +24,7 @@ from sam3ray.revisions import (
     Merge,
     Rename,
     ReplaceMask,
+    Revert,
     SetId,
     Split,
     Swap,
@@ -239,6 +240,15 @@ class TestRefused:
             (Delete(CLIP, 1, (100, 200)), "there is no object 1 on frames 100 to 200"),
             (Delete("nowhere", 1), "clip nowhere is not done"),
             (Delete("../x", 1), "not a clip id"),
+            (Rename(CLIP, 1, "x" * 300), "label has 300 characters, 'xxx"),
+            (Rename(CLIP, 1, "two\nlines"), "with a control character"),
+            (SetId(CLIP, 1, 0), "to is 0; allowed: object ids from 1"),
+            (Delete(CLIP, 1, (3, 2)), r"frames is \(3, 2\); allowed"),
+            (Delete(CLIP, 1, 3), "frames is 3; allowed"),  # type: ignore[arg-type]
+            (Merge(CLIP, 1, 1), "both ids are 1"),
+            (Add(CLIP, 9, "../../x", "0" * 64), "allowed: 32 hexadecimal digits"),
+            (Revert(()), "entries must be numbers from 1"),
+            ("delete", "an operation must be one of"),
         ],
     )
     def test_what_does_not_fit(self, run, operation, sentence):
