@@ -332,7 +332,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _field(key: Any) -> str:
-    return f".{key}" if isinstance(key, str) and len(key) <= 40 else f" has the key {shown_value(key)}, which"
+    return (
+        f".{key}"
+        if isinstance(key, str) and len(key) <= 40 and key.isprintable()
+        else f" has the key {shown_value(key)}, which"
+    )
 
 
 def shown_value(value: Any) -> str:

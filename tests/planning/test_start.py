@@ -41,7 +41,7 @@ def hub(answers: Mapping[str, dict[str, str]]) -> Hub:
     """What the hub's revisions stand for; a commit that is known is not asked for."""
 
     def identity(
-        config: ModelConfig, known: Mapping[str, str] | None = None, *, patient: bool = True
+        config: ModelConfig, known: Mapping[str, str] | None = None, *, patient: bool = True, **_: object
     ) -> dict[str, str]:
         if known is not None and known["commit"] == config.revision:
             return dict(known)
