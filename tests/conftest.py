@@ -37,6 +37,16 @@ _LONG = (
     "test_waits.py",
     "test_segment.py",
     "test_fuzz.py",
+    "test_evaluate.py",
+    "test_runs_side_by_side.py",
+    "test_plan.py",
+    "test_bombs.py",
+    "test_liveness.py",
+    "test_sick_places.py",
+    "test_run_dataset.py",
+    "test_export_cases.py",
+    "test_fuzz_input.py",
+    "test_deploy.py",
 )
 
 
@@ -47,7 +57,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         folder, fixtures = item.path.parent.name, set(getattr(item, "fixturenames", ()))
-        if folder in _SERVERS or {"s3_server", "azure_server"} & fixtures:
+        places = {
+            value for value in getattr(getattr(item, "callspec", None), "params", {}).values() if type(value) is str
+        }
+        if folder in _SERVERS or {"s3_server", "azure_server"} & fixtures or {"s3", "azure"} & places:
             item.add_marker(pytest.mark.server)
         if folder in _MODELS or item.path.name in _LONG:
             item.add_marker(pytest.mark.long)
