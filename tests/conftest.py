@@ -92,12 +92,21 @@ def loaded_once() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _log_as_before() -> Iterator[None]:
-    """What a command has done to the package's log ends with its test."""
-    logger = logging.getLogger("sam3ray")
-    before = logger.handlers[:], logger.level, logger.propagate
+def _own_log() -> Iterator[None]:
+    """Each test has the package's log to itself, whatever a command or a library has set up in this process before."""
+    _reset_log()
     yield
-    logger.handlers[:], logger.level, logger.propagate = before
+    _reset_log()
+
+
+def _reset_log() -> None:
+    log = logging.getLogger("sam3ray")
+    log.handlers[:], log.propagate = [], True
+    log.setLevel(logging.NOTSET)
+    for name, logger in logging.Logger.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] == "sam3ray":
+            logger.disabled = False
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture
