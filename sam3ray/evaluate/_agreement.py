@@ -13,11 +13,11 @@ from sam3ray.config import RunSource, run_place
 from sam3ray.display.console import add_row
 from sam3ray.failures import UserError
 from sam3ray.guard.printable import printable
+from sam3ray.guard.processes import in_processes
 from sam3ray.guard.redact import redact
 from sam3ray.masks import read_rle
 from sam3ray.revisions import ClipOperation, Edits
 from sam3ray.store.labelled_frames import labelled_frames
-from sam3ray.store.processes import in_processes
 from sam3ray.values.annotations import FrameAnnotations
 
 from ._comparison import mask_ious

@@ -9,10 +9,10 @@ from typing import Any
 
 from sam3ray.config import RunSource, run_place
 from sam3ray.failures import UserError
+from sam3ray.guard.processes import in_processes
 from sam3ray.guard.redact import redact
 from sam3ray.revisions import ClipOperation, Edits
 from sam3ray.store import RunStore
-from sam3ray.store.processes import in_processes
 from sam3ray.values.annotations import FrameAnnotations
 
 from ._comparison import Comparison, Tolerance, compare

@@ -9,12 +9,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +24,7 @@ from sam3ray.exports._labels import Choice, ClipLabels, Written, chosen
 from sam3ray.exports._losses import Losses
 from sam3ray.failures import ClipError, Reason, UserError
 from sam3ray.files import read_text, resolve
+from sam3ray.guard.processes import in_processes
 from sam3ray.guard.redact import redact
 from sam3ray.revisions import ClipOperation, Edits
 from sam3ray.store import RunStore
@@ -145,7 +144,7 @@ def export(
     prints = parquet.fingerprint(store, shown_choice, revision) if way.is_run else None
     order = _Order(store, destination, format, variant, choice, categories, numbers, images, operations, prints)
     failed: dict[str, str] = {}
-    for done, (clip_id, problem) in enumerate(_each(partial(_export_clip, order), todo, workers), 1):
+    for done, (clip_id, problem) in enumerate(in_processes(partial(_export_clip, order), todo, workers), 1):
         if problem is not None:
             failed[clip_id] = problem
         if progress is not None:
@@ -234,18 +233,6 @@ def categories_of(manifest: Sequence[Clip], choice: Choice, corrected: Sequence[
 def _asked(clip: Clip, choice: Choice) -> list[str]:
     wanted = None if choice.prompts is None else set(choice.prompts)
     return list(dict.fromkeys(choice.name_of(label) for label in clip.names if wanted is None or label in wanted))
-
-
-def _each(
-    call: Callable[[Clip], tuple[str, str | None]], clips: Sequence[Clip], workers: int
-) -> Iterator[tuple[str, str | None]]:
-    workers = min(workers, len(clips))
-    if workers <= 1:
-        yield from map(call, clips)
-        return
-    # Spawned: a fork would copy the locks of storage clients' threads.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(call, clips)
 
 
 def _export_clip(order: _Order, clip: Clip) -> tuple[str, str | None]:

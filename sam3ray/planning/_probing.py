@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, JobStopped, Reason
 from sam3ray.guard import fence
+from sam3ray.guard.processes import worker_pool
 from sam3ray.video import VideoInfo, probe_uri
 
 Probed = VideoInfo | ClipError
@@ -92,13 +92,7 @@ def _in_pool(
         if idle_pools == 3:
             raise JobStopped("videos cannot be probed: the probing processes exit as soon as they start")
         idle_pools += 1
-        # Spawned, not forked: file systems of fsspec run threads in this process.
-        pool = ProcessPoolExecutor(
-            workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_limit_memory,
-            initargs=(limits.max_open_bytes + _ROOM_BYTES,),
-        )
+        pool = worker_pool(workers, _limit_memory, limits.max_open_bytes + _ROOM_BYTES)
         running: dict[Future[list[Probed]], tuple[list[str], float]] = {}
         broken = False
         late: list[list[str]] = []

@@ -20,12 +20,12 @@ from sam3ray.config import RunSource, run_place
 from sam3ray.display.console import add_row
 from sam3ray.evaluate import object_agreement
 from sam3ray.failures import UserError
+from sam3ray.guard.processes import in_processes
 from sam3ray.guard.redact import redact
 from sam3ray.screening._signals import SIGNALS, Rows, Track, measure_tracks
 from sam3ray.screening._weights import clip_suspicion, reasons, suspicion
 from sam3ray.store import RunStore, layout
 from sam3ray.store.labelled_frames import labelled_frames
-from sam3ray.store.processes import in_processes
 from sam3ray.store.storage import Storage
 
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from typing import Any
 
+from sam3ray.guard.processes import worker_pool
 from sam3ray.store import failure_records, layout, summary, windows
 from sam3ray.store.audit import Auditor, Checked, Task
 from sam3ray.store.compacted import CompactedClip, read_index, version_of
@@ -109,8 +109,7 @@ def spread_over_processes(workers: int) -> Spread:
             with ThreadPoolExecutor(WORKERS) as threads:
                 yield from threads.map(call, tasks)
             return
-        # Spawned: a fork would copy the threads' locks of storage clients.
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with worker_pool(workers) as pool:
             yield from pool.map(call, tasks, chunksize=8)
 
     return spread

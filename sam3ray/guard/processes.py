@@ -1,0 +1,52 @@
+"""Work shared among processes that end when this one does, however it ends."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import connection, get_context, parent_process
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def worker_pool(workers: int, initializer: Callable[..., None] | None = None, *args: Any) -> ProcessPoolExecutor:
+    """A pool of spawned processes: a fork would copy the threads' locks of storage clients.
+
+    Args:
+        initializer: called with `args` in each process before its first task.
+    """
+    return ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(initializer, *args)
+    )
+
+
+def in_processes(function: Callable[[T], R], items: Sequence[T], workers: int, at_once: int = 1) -> Iterator[R]:
+    """The results in the order of the items; in this process where one worker is enough.
+
+    Args:
+        at_once: items that a worker takes at a time.
+    """
+    workers = min(workers, len(items))
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    with worker_pool(workers) as pool:
+        yield from pool.map(function, items, chunksize=at_once)
+
+
+def _begin(initializer: Callable[..., None] | None, *args: Any) -> None:
+    threading.Thread(target=_end_with_the_parent, name="sam3ray-parent-watch", daemon=True).start()
+    if initializer is not None:
+        initializer(*args)
+
+
+def _end_with_the_parent() -> None:
+    # A worker waits for tasks on a pipe. The other workers hold its writing end, too, so it never closes.
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
