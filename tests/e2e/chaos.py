@@ -390,7 +390,7 @@ class Chaos:
                 problems.append(f"{key} was written {count} times")
         for item in self.s3.list_objects_v2(Bucket=BUCKET, Prefix="labels/run/")["Contents"]:
             name = item["Key"].removeprefix("labels/run/").split("/")[0]
-            if name not in ("annotations", "failures", "run.json", "manifest.parquet", "clips.parquet"):
+            if name not in ("annotations", "failures", "run.json", "manifest.parquet", "clips.parquet", "report.html"):
                 problems.append(f"{item['Key']} was left behind")
         uploads = self.s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
         problems += [f"an unfinished upload of {upload['Key']} was left behind" for upload in uploads]

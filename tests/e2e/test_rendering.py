@@ -86,7 +86,7 @@ def test_what_is_not_done_cannot_be_rendered(tmp_path: Path) -> None:
         render_run(str(tmp_path / "run"), ["clip-000", "clip-999"])
     assert caught.value.problems[0].startswith("clip 'clip-999' is not in the manifest")
     assert caught.value.problems[1] == "clip 'clip-000' is not done, so there is nothing to render"
-    with pytest.raises(UserError, match="has no run"):
+    with pytest.raises(UserError, match="there is no run in"):
         render_run(str(tmp_path / "nothing"))
 
 
