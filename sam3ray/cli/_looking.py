@@ -1,4 +1,4 @@
-"""Verbs for whoever looks at a run: what first, and one page of it all."""
+"""Verbs for looking at a run: what to check first, and a report on one page."""
 
 from __future__ import annotations
 

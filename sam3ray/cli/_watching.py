@@ -1,0 +1,175 @@
+"""Verbs that open the page or watch live video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sam3ray.cli._app import (
+    OK,
+    LogLevel,
+    Set,
+    _example,
+    _options,
+    _place,
+    _verb,
+    app,
+)
+from sam3ray.display.console import complain, say
+from sam3ray.failures import UserError
+from sam3ray.guard.printable import json_text
+
+if TYPE_CHECKING:
+    from sam3ray.app import AppOptions
+    from sam3ray.cameras import LiveFrame
+
+
+@app.command("app", epilog=_example("sam3ray app demo-output/run"))
+@_verb
+def page(
+    source: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SOURCE", help="Videos, folders, globs or manifests. None: drawn clips."),
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", metavar="ID", help="Short for --set model.checkpoint=ID."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", metavar="H", help="Where to listen. By default this machine alone can reach it.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="P", min=0, max=65535, help="0 takes a free one.")] = 0,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
+    author: Annotated[
+        str | None, typer.Option("--author", metavar="NAME", help="Of corrections; by default your user name.")
+    ] = None,
+    set_: Set = None,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Open the page: try phrases, clicks and boxes on clips."""
+    options_of_page, serve = _page()
+    if not source and checkpoint is None and not any(each.startswith("model.") for each in set_ or ()):
+        checkpoint = "embedded"  # drawn clips are what it knows
+    options = _options(_with_checkpoint(checkpoint, set_), ("storage", "model", "tracking", "video"))
+    serve(
+        options_of_page(
+            sources=tuple(source or ()),
+            model=options.model,
+            tracking=options.tracking,
+            host=host,
+            port=port,
+            browser=not no_browser,
+            author=author,
+            storage=options.storage,
+            video=options.video,
+        ),
+        say,
+        lambda sentence: complain([sentence]),
+    )
+    return OK
+
+
+@app.command("live", epilog=_example("sam3ray live rtsp://camera/stream --prompt person --output recordings/door"))
+@_verb
+def watch_live(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="rtsp://..., a device such as /dev/video0, or a video file.")
+    ],
+    prompts: Annotated[
+        list[str] | None, typer.Option("--prompt", metavar="P", help="A phrase to look for (repeatable).")
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", metavar="DIR", help="Record into a run folder, a clip every 10 minutes."),
+    ] = None,
+    no_video: Annotated[bool, typer.Option("--no-video", help="With --output: rows alone, no recording.")] = False,
+    every_frame: Annotated[
+        bool, typer.Option("--every-frame", help="Of a file: look at every frame instead of keeping its pace.")
+    ] = False,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", metavar="ID", help="Short for --set model.checkpoint=ID.")
+    ] = None,
+    set_: Set = None,
+    display: Annotated[bool, typer.Option("--display", help="Show it on a page instead of printing.")] = False,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="With --display: only print the page's address.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for every frame.")] = False,
+    log_level: LogLevel = "warning",
+) -> int:
+    """Look for phrases on live video, until it ends or you stop it. Prints what is there now, once a second."""
+    from sam3ray.cameras import live
+    from sam3ray.model import Model
+
+    options = _options(_with_checkpoint(checkpoint, set_), ("model", "tracking", "video", "live"))
+    place = None if output is None else _place(output)
+    if display:
+        options_of_page, serve = _page()
+        shown = options_of_page(
+            model=options.model,
+            tracking=options.tracking,
+            browser=not no_browser,
+            video=options.video,
+            camera=source,
+            phrases=tuple(prompts or ()),
+            record=place,
+            record_video=not no_video,
+            live=options.live,
+        )
+        serve(shown, say, lambda sentence: complain([sentence]))
+        return OK
+    model = Model(options.model, options.tracking)
+    frames = live(
+        source,
+        prompts or (),
+        model=model,
+        output=place,
+        record_video=not no_video,
+        every_frame=every_frame,
+        settings=options.live,
+        limits=options.video,
+    )
+    _tell(frames, as_json)
+    return OK
+
+
+def _tell(frames: Iterable[LiveFrame], as_json: bool) -> None:
+    """Frames as lines on stdout."""
+    from contextlib import closing
+    from time import monotonic
+
+    told, count = 0.0, 0
+    with closing(frames) as each:  # type: ignore[type-var]
+        for frame in each:
+            count += 1
+            objects = frame.annotations.objects
+            if as_json:
+                say(json_text(frame.as_json()))
+                continue
+            now = monotonic()
+            told = told or now
+            if now - told >= 1:
+                names: dict[str, int] = {}
+                for item in objects:
+                    names[item.prompt] = names.get(item.prompt, 0) + 1
+                seen = ", ".join(f"{n} {name}" for name, n in sorted(names.items())) or "nothing"
+                rate = count / (now - told)
+                say(f"{seen}; {rate:.1f} frames/s, {frame.age_s:.2f} s old, {frame.dropped} dropped")
+                told, count = now, 0
+
+
+def _page() -> tuple[type[AppOptions], Callable[..., None]]:
+    """What serves the page. Raises UserError where its extra is not installed."""
+    try:
+        from sam3ray.app import AppOptions, serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("uvicorn", "fastapi", "starlette", "websockets"):
+            raise
+        raise UserError(f"the page needs {error.name}: pip install 'sam3ray[app]'") from None
+    return AppOptions, serve
+
+
+def _with_checkpoint(checkpoint: str | None, set_: list[str] | None) -> list[str]:
+    return [*([] if checkpoint is None else [f"model.checkpoint={checkpoint}"]), *(set_ or ())]
