@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sam3ray.config import RunSource, run_place
-from sam3ray.exports._export import Exported, categories_of, choice_from, extract_images, read_labels, wanted_clips
+from sam3ray.exports._export import (
+    Exported,
+    categories_of,
+    check_prompts,
+    choice_from,
+    extract_images,
+    read_labels,
+    wanted_clips,
+)
 from sam3ray.exports._folder import Folder
 from sam3ray.exports._labels import ClipLabels
 from sam3ray.exports._pixels import crop_of
@@ -68,7 +76,9 @@ def push_to_cvat(
     wanted = wanted_clips(manifest, store.done_ids(), choice)
     edits = Edits(store)
     operations = edits.operations(edits.number_of(revision))
-    categories = categories_of(manifest, choice, edits.labels(operations))
+    corrected = edits.labels(operations)
+    check_prompts(manifest, choice, corrected)
+    categories = categories_of(manifest, choice, corrected)
     server = _Server(host, project, list(categories))
     failed: dict[str, str] = {}
     done = already = frames = rows = 0

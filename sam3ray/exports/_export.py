@@ -24,13 +24,14 @@ from sam3ray.exports._labels import Choice, ClipLabels, Written, chosen
 from sam3ray.exports._losses import Losses
 from sam3ray.failures import ClipError, Reason, UserError
 from sam3ray.files import read_text, resolve
+from sam3ray.guard.addresses import scheme_of
 from sam3ray.guard.processes import in_processes
 from sam3ray.guard.redact import redact
 from sam3ray.revisions import ClipOperation, Edits
 from sam3ray.store import RunStore
 from sam3ray.store.labelled_frames import labelled_frames
 from sam3ray.store.storage import Storage
-from sam3ray.values.phrases import as_names
+from sam3ray.values.phrases import as_names, label_problem
 from sam3ray.video import VideoCache, VideoReader
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from sam3ray.values.clip import Clip
 
-VERSION = 3  # of the exports' layout: raised when a writer's output changes
+VERSION = 4  # of the exports' layout: raised when a writer's output changes
 _JPEG_QUALITY = 95
 
 
@@ -122,10 +123,19 @@ def export(
     edits = Edits(store)
     revision = edits.number_of(revision)
     operations = edits.operations(revision)
-    categories = categories_of(manifest, choice, edits.labels(operations))
+    corrected = edits.labels(operations)
+    check_prompts(manifest, choice, corrected)
+    categories = categories_of(manifest, choice, corrected)
     if images and way.image is None:
         raise UserError(f"--images: {format}{f' ({variant})' if variant else ''} reads no images")
     destination = Storage(resolve(os.fspath(to)), storage_options)
+    if f"{destination.uri}/".startswith(f"{store.storage.uri}/"):
+        raise UserError(f"--to {destination.shown()} is inside the run; allowed: a folder outside of it")
+    if workers > 1 and scheme_of(destination.uri) == "memory":
+        raise UserError(
+            f"--to {destination.shown()} exists only within one process; allowed: a path, s3://, gs:// or az://, "
+            "or one worker"
+        )
     folder = Folder(destination)
     shown_choice = {**asdict(choice), "names": dict(choice.names) if choice.names else None}
     folder.claim(
@@ -191,8 +201,10 @@ def choice_from(
     if not 0 <= min_score <= 1:
         problems.append(f"--min-score {min_score}: allowed: 0 to 1")
     for label, name in (names or {}).items():
-        if not isinstance(label, str) or not isinstance(name, str) or not name.strip():
-            problems.append(f"label {label!r}: its new name is {name!r}; allowed: text")
+        if not isinstance(label, str):
+            problems.append(f"label {label!r} is no text")
+        elif problem := label_problem(name):
+            problems.append(f"label {label!r}: its new name {problem}")
     if problems:
         raise UserError(problems)
     return Choice(
@@ -220,6 +232,14 @@ def wanted_clips(manifest: Sequence[Clip], done: set[str], choice: Choice) -> li
         raise UserError(problems)
     chosen_ids = set(choice.clips)
     return [clip for clip in manifest if clip.clip_id in chosen_ids]
+
+
+def check_prompts(manifest: Sequence[Clip], choice: Choice, corrected: Sequence[str]) -> None:
+    """Raises UserError where one of the chosen labels is none of the run: a slip would export nothing."""
+    known = {label for clip in manifest for label in clip.names} | set(corrected)
+    if unknown := [label for label in choice.prompts or () if label not in known]:
+        named = ", ".join(sorted(known)[:20])
+        raise UserError([f"--prompts {label}: the run has no such label; allowed: {named}" for label in unknown])
 
 
 def categories_of(manifest: Sequence[Clip], choice: Choice, corrected: Sequence[str] = ()) -> dict[str, int]:
@@ -250,7 +270,7 @@ def _export_clip(order: _Order, clip: Clip) -> tuple[str, str | None]:
                 extract_images(order.store, clip, labels, partial(way.image, labels), folder)
             lost = way.write_clip(labels, folder)
             folder.settle()
-            folder.json(f"{SIDECARS}/{clip.clip_id}.json", _sidecar(labels, lost))
+            folder.json(f"{SIDECARS}/{clip.clip_id}.json", _sidecar(labels, lost, way.ids and way.ids(labels)))
     except (ClipError, ValueError, FileNotFoundError) as error:
         return clip.clip_id, redact(" ".join(str(error).split()))[:500]
     return clip.clip_id, None
@@ -299,8 +319,12 @@ def read_labels(
     )
 
 
-def _sidecar(labels: ClipLabels, lost: Losses) -> dict[str, Any]:
-    """What an import needs of what formats lose: times, and each object's label and scores."""
+def _sidecar(labels: ClipLabels, lost: Losses, ids: Mapping[int, int] | None) -> dict[str, Any]:
+    """What formats lose: times, and each object's label, scores and id.
+
+    Args:
+        ids: object id -> its number in the files, where that is another one.
+    """
     return {
         "clip_id": labels.clip_id,
         "uri": labels.uri,
@@ -319,6 +343,7 @@ def _sidecar(labels: ClipLabels, lost: Losses) -> dict[str, Any]:
                 "score": float(next(iter(track.values())).score),
                 "first_frame": next(iter(track)),
                 "track_scores": [round(float(item.track_score), 6) for item in track.values()],
+                **({} if ids is None else {"exported_id": ids[object_id]}),
             }
             for object_id, track in labels.tracks.items()
         ],

@@ -87,16 +87,9 @@ class Folder:
             found = json.loads(data)
         except (ValueError, RecursionError):
             raise UserError(f"{self._storage.shown(IDENTITY)} is not JSON: choose another folder for --to") from None
-        if found != json.loads(json.dumps(identity)):
-            keys = (
-                sorted(identity)
-                if not isinstance(found, dict)
-                else [k for k in identity if found.get(k) != identity[k]]
-            )
-            named = ", ".join(
-                f"{key} {found.get(key)!r} there, {identity[key]!r} here" if isinstance(found, dict) else key
-                for key in keys
-            )
+        ours = json.loads(json.dumps(identity))
+        if found != ours:
+            named = ", ".join(_differences(found, ours)) if isinstance(found, dict) else "no mapping"
             place = self._storage.shown()
             raise UserError(f"{place} holds another export ({named or 'other keys'}): choose another folder for --to")
 
@@ -110,3 +103,15 @@ class Folder:
             raise UserError(f"{self._storage.shown(f'{SIDECARS}/{clip_id}.json')} is gone")
         value: dict[str, Any] = json.loads(data)
         return value
+
+
+def _differences(found: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """What two exports were asked for, where it differs: each choice by itself."""
+    named: list[str] = []
+    for key, value in ours.items():
+        there = found.get(key)
+        if isinstance(value, dict) and isinstance(there, dict) and key == "choice":
+            named += _differences(there, value)
+        elif there != value:
+            named.append(f"{key} {there!r} there, {value!r} here")
+    return named

@@ -25,12 +25,14 @@ class Format:
         image: where the tool looks for the image of a frame, from the clip, the frame's index and its place among the
             exported frames; None where it reads the video itself, or no images at all.
         is_run: it is a run folder itself.
+        ids: object id -> its number in the files, where the format numbers objects anew.
     """
 
     write_clip: Callable[[ClipLabels, Folder], Losses]
     write_dataset: Callable[[Clips, Mapping[str, int], Folder], None] | None = None
     image: Callable[[ClipLabels, int, int], str] | None = None
     is_run: bool = False
+    ids: Callable[[ClipLabels], Mapping[int, int]] | None = None
 
 
 def _beside(folder: str = "") -> Callable[[ClipLabels, int, int], str]:
@@ -46,13 +48,19 @@ FORMATS: dict[str, dict[str, Format]] = {
             mots.write_challenge_clip,
             lambda clips, _, out: mots.write_challenge_dataset(clips, out),
             lambda labels, _, place: f"{labels.clip_id}/img1/{place + 1:06d}.jpg",
+            ids=mots.text_ids,
         ),
         "kitti": Format(
             mots.write_kitti_clip,
             lambda clips, _, out: mots.write_kitti_dataset(clips, out),
             lambda labels, _, place: f"image_02/{labels.number - 1:04d}/{place:06d}.jpg",
+            ids=mots.text_ids,
         ),
-        "png": Format(mots.write_png_clip, image=lambda labels, frame, _: f"{labels.clip_id}/images/{frame:06d}.jpg"),
+        "png": Format(
+            mots.write_png_clip,
+            image=lambda labels, frame, _: f"{labels.clip_id}/images/{frame:06d}.jpg",
+            ids=mots.png_ids,
+        ),
     },
     "mot": {
         "": Format(
@@ -66,6 +74,7 @@ FORMATS: dict[str, dict[str, Format]] = {
             davis.write_clip,
             lambda clips, _, out: davis.write_dataset(clips, out),
             lambda labels, _, place: f"JPEGImages/480p/{labels.clip_id}/{place:05d}.jpg",
+            ids=davis.ids,
         )
     },
     "cvat": {

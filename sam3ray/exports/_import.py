@@ -9,7 +9,7 @@ from typing import Any
 
 from sam3ray.config import RunSource, run_place
 from sam3ray.exports._export import categories_of, choice_from, read_labels
-from sam3ray.exports._folder import IDENTITY, Folder
+from sam3ray.exports._folder import IDENTITY, SIDECARS, Folder
 from sam3ray.exports._home import Imported, Times, add_revision
 from sam3ray.exports._labels import Choice, ClipLabels
 from sam3ray.exports._reading import Found, read_coco, read_labelme
@@ -99,6 +99,11 @@ def import_labels(
     problems: list[str] = []
     changes: dict[str, Change] = {}
     exported = sorted(Folder(storage).exported())
+    if not exported:
+        raise UserError(
+            f"{storage.shown()} holds no exported clip: {SIDECARS}/ is empty, and without it nothing is compared; "
+            "export again"
+        )
     for done, clip_id in enumerate(exported, 1):
         try:
             if clip_id not in clips:
@@ -159,6 +164,7 @@ def _change(
         times.of,
         choice.names,
         {item.object_id for frame in rows for item in frame.objects} - shown,
+        labels.frames,
     )
 
 

@@ -1,11 +1,10 @@
-"""Masks as pixels: one label per pixel, crops, components and holes."""
+"""Masks as pixels: crops, and one object per pixel."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from sam3ray.masks import decode_rle
@@ -24,19 +23,6 @@ class Crop:
 def crop_of(item: ObjectAnnotation, height: int, width: int) -> Crop:
     xmin, ymin, xmax, ymax = (int(v) for v in item.bbox)
     return Crop(xmin, ymin, decode_rle(item.rle, height, width)[ymin:ymax, xmin:xmax])
-
-
-def components(crop: Crop) -> Iterator[Crop]:
-    """The 8-connected parts of a mask, largest first, each as a crop of its own size within the same box."""
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(crop.pixels.astype(np.uint8), connectivity=8)
-    for label in sorted(range(1, count), key=lambda n: -int(stats[n, cv2.CC_STAT_AREA])):
-        yield Crop(crop.left, crop.top, labels == label)
-
-
-def count_holes(crop: Crop) -> int:
-    """Regions of background, 4-connected, that the mask encloses."""
-    outside = np.pad(~crop.pixels, 1, constant_values=True).astype(np.uint8)
-    return int(cv2.connectedComponents(outside, connectivity=4)[0]) - 2
 
 
 @dataclass(frozen=True, eq=False)

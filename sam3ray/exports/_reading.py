@@ -58,8 +58,16 @@ def read_coco(storage: Storage, labels: ClipLabels) -> Found:
         frame = _frame_of(image)
         if frame is not None:
             images[image["id"]] = frame
+        if isinstance(image, Mapping) and frame in labels.place:
+            shown = image.get("height"), image.get("width")
+            if shown not in (size, (None, None)):
+                raise ValueError(
+                    f"{path}: the image of frame {frame} is of {shown[1]}x{shown[0]} pixels, not {size[1]}x{size[0]}"
+                )
     names = {c.get("id"): c.get("name") for c in list_of(value, "categories", path) if isinstance(c, Mapping)}
-    found: Found = {frame: [] for frame in labels.frames}
+    given = set(images.values())
+    # A tool may give back the images that were worked on alone: the others were not looked at.
+    found: Found = {frame: [] for frame in labels.frames if frame in given}
     for n, each in enumerate(list_of(value, "annotations", path)):
         where = f"{path}, annotation {n + 1}"
         if not isinstance(each, Mapping) or each.get("image_id") not in images:

@@ -25,8 +25,17 @@ def read_mot(storage: Storage, labels: ClipLabels) -> Found:
     for n, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
         if not line.strip():
             continue
+        parts = line.split(",")
         try:
-            place, number, x, y, width, height, shown, category, *_ = (float(part) for part in line.split(","))
+            values = [float(part) for part in parts[:8]]
+        except ValueError:
+            values = []
+        if len(values) != 8:
+            raise ValueError(
+                f"{path}, line {n} is {line!r:.80}; allowed: frame, id, x, y, width, height, 1, class, ..."
+            )
+        try:
+            place, number, x, y, width, height, shown, category = values
             frame, name = labels.frames[_place(place, labels)], names[int(category)]
             own = boxes.setdefault((int(number), name), {})
             if not all(abs(value) < _LARGEST for value in (x, y, width, height)):

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from sam3ray.exports import davis, mots
 from sam3ray.exports._labels import ClipLabels
 from sam3ray.exports._pixels import paint
 from sam3ray.exports._reading import Found
-from sam3ray.exports.mots import numbered
 from sam3ray.masks import decode_rle
 from sam3ray.revisions import Label
 from sam3ray.store.storage import Storage
@@ -26,17 +26,18 @@ Masks = Mapping[int, np.ndarray]  # the tool's number -> pixels
 
 
 def read_davis(storage: Storage, labels: ClipLabels) -> Found:
-    """`Annotations/480p/<clip_id>/<n>.png`. A number that the export did not give is a new object, labelled `object`.
+    """`Annotations/480p/<clip_id>/<n>.png`. A number that the export did not give is a new object, with the clip's one
+    label, or `object` where it has several.
 
     Raises:
         ValueError: an image is missing or damaged, or of another size.
     """
-    numbers = {object_id: n for n, object_id in enumerate(labels.tracks, 1)}
+    numbers = davis.ids(labels)
 
     def masks(place: int) -> Masks:
         return _instances(storage, f"Annotations/480p/{labels.clip_id}/{place:05d}.png", labels)
 
-    return _compared(labels, numbers, masks, lambda number: next(iter(labels.categories), "object"))
+    return _compared(labels, numbers, masks, lambda _: _only_label(labels))
 
 
 def read_mots_png(storage: Storage, labels: ClipLabels) -> Found:
@@ -45,9 +46,7 @@ def read_mots_png(storage: Storage, labels: ClipLabels) -> Found:
     Raises:
         ValueError: an image is missing or damaged, of another size, or has a class that was not exported.
     """
-    own = numbered(labels)
-    classes = {object_id: labels.categories[next(iter(t.values())).prompt] for object_id, t in labels.tracks.items()}
-    numbers = {object_id: classes[object_id] * _PER_CLASS + number for object_id, number in own.items()}
+    numbers = mots.png_ids(labels)
     names = {number: name for name, number in labels.categories.items()}
 
     def masks(place: int) -> Masks:
@@ -80,12 +79,14 @@ def _read_text(storage: Storage, path: str, labels: ClipLabels, first_frame: int
     data = storage.read(path)
     if data is None:
         raise ValueError(f"{path} is missing")
-    numbers = {object_id: 2 * _PER_CLASS + n for n, object_id in enumerate(labels.tracks, 1)}
+    numbers = mots.text_ids(labels)
     lines: dict[int, dict[int, np.ndarray]] = {}
     for n, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
         if not line.strip():
             continue
         parts = line.split()
+        if len(parts) != 6 or not all(part.isdecimal() for part in parts[:5]):
+            raise ValueError(f"{path}, line {n} is {line!r:.80}; allowed: frame, id, class, height, width, run lengths")
         try:
             frame, number, _, height, width = map(int, parts[:5])
             (rle,) = parts[5:]
@@ -101,9 +102,12 @@ def _read_text(storage: Storage, path: str, labels: ClipLabels, first_frame: int
     shown = {
         place: {number: mask for number, mask in each.items() if number < ignored} for place, each in lines.items()
     }
-    return _compared(
-        labels, numbers, lambda place: shown.get(place, {}), lambda _: next(iter(labels.categories), "object")
-    )
+    return _compared(labels, numbers, lambda place: shown.get(place, {}), lambda _: _only_label(labels))
+
+
+def _only_label(labels: ClipLabels) -> str:
+    """That of a new object in a format without labels: known only where the clip was searched for one thing."""
+    return labels.asked[0] if len(labels.asked) == 1 else "object"
 
 
 def _compared(

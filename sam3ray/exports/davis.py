@@ -28,9 +28,14 @@ def palette() -> list[int]:
     return colours
 
 
+def ids(labels: ClipLabels) -> dict[int, int]:
+    """Object id -> its number in the images."""
+    return {object_id: n for n, object_id in enumerate(labels.tracks, 1)}
+
+
 def write_clip(labels: ClipLabels, out: Folder) -> Losses:
     """`Annotations/480p/<clip_id>/<n>.png`, n counting exported frames from 0, at the size of the video."""
-    numbers = {object_id: n for n, object_id in enumerate(labels.tracks, 1)}
+    numbers = ids(labels)
     rows = sum(map(len, labels.tracks.values()))
     losses = Losses(
         times=len(labels.frames),

@@ -22,14 +22,28 @@ _PER_CLASS = 1000
 _PEDESTRIAN = 2
 
 
-def numbered(labels: ClipLabels) -> dict[int, int]:
-    """Object id -> its number within its label, from 1 by ascending id."""
+def text_ids(labels: ClipLabels) -> dict[int, int]:
+    """Object id -> its id in the text."""
+    return {object_id: _PEDESTRIAN * _PER_CLASS + n for n, object_id in enumerate(labels.tracks, 1)}
+
+
+def png_ids(labels: ClipLabels) -> dict[int, int]:
+    """Object id -> its value in the images: class * 1000 + its number within its label, from 1 by ascending id."""
     counts: dict[str, int] = {}
     numbers = {}
     for object_id, track in labels.tracks.items():
         label = next(iter(track.values())).prompt
-        numbers[object_id] = counts[label] = counts.get(label, 0) + 1
+        counts[label] = counts.get(label, 0) + 1
+        numbers[object_id] = labels.categories[label] * _PER_CLASS + counts[label]
     return numbers
+
+
+def _numbered(labels: ClipLabels) -> dict[int, int]:
+    """Object id -> its number within its label."""
+    return {
+        object_id: value - labels.categories[next(iter(labels.tracks[object_id].values())).prompt] * _PER_CLASS
+        for object_id, value in png_ids(labels).items()
+    }
 
 
 def write_challenge_clip(labels: ClipLabels, out: Folder) -> Losses:
@@ -90,7 +104,7 @@ def _text(labels: ClipLabels, first_frame: int) -> tuple[str, Losses]:
 
 def write_png_clip(labels: ClipLabels, out: Folder) -> Losses:
     """`<clip_id>/instances/<frame index>.png`, 16 bit, and `labels.txt`: class n is line n, 0 the background."""
-    numbers = numbered(labels)
+    numbers = _numbered(labels)
     losses = Losses(times=len(labels.frames), renumbered=sum(a != b for a, b in numbers.items()))
     out.text(f"{labels.clip_id}/instances/labels.txt", "".join(f"{name}\n" for name in labels.categories))
     for frame in labels.frames:

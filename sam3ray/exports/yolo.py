@@ -43,4 +43,5 @@ def write_dataset(clips: Sequence[Written], categories: Mapping[str, int], out: 
     names = "".join(
         f"  {number - 1}: {json.dumps(label, ensure_ascii=False)}\n" for label, number in categories.items()
     )
-    out.text("data.yaml", f"path: .\ntrain: images\nval: images\nnames:\n{names}")
+    # No `path`: Ultralytics then takes the file's own folder; `.` would be whatever folder it is started in.
+    out.text("data.yaml", f"train: images\nval: images\nnames:\n{names}")

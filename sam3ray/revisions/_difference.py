@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from sam3ray.masks import encode_masks
-from sam3ray.revisions._operations import ClipOperation, Delete, Rename, SetId, Span
+from sam3ray.revisions._operations import ClipOperation, Delete, Rename, SetId, Span, Swap
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 from sam3ray.values.prompts import BoxPrompt
 
@@ -64,19 +64,22 @@ def difference(
     facts_of: Callable[[int], FrameAnnotations],
     names: Mapping[str, str] | None = None,
     left_out: Set[int] = frozenset(),
+    exported: Sequence[int] | None = None,
 ) -> Change:
     """Compares frame by frame; frames that were not exported are left alone.
 
-    An object whose mask is unchanged and whose id is another one was given that id. One that is gone was deleted, on
-    the frames where it is gone. An id that the clip does not have is a new object.
+    An object whose mask is unchanged and whose id is another one was given that id, or has changed ids with another.
+    One that is gone was deleted, on the frames where it is gone. An id that the clip does not have is a new object.
 
     Args:
-        frames: those that were exported.
+        frames: those that were looked at.
         before: the clip as it was exported, all its frames.
         after: what came back, by frame.
         facts_of: a frame without objects, for frames that had none: its times and size.
         names: label in the run -> label in the export.
         left_out: ids of objects of the clip that were not exported.
+        exported: all frames that were; None is those that were looked at. Where others lie between, what happened to an
+            object on every exported frame that has it happened to the whole object.
 
     Raises:
         ValueError: an id comes twice on a frame, or is that of an object that was not exported.
@@ -97,6 +100,7 @@ def difference(
         )
     new: dict[int, int] = {}
     moves: dict[tuple[int, int], list[int]] = {}
+    swaps: dict[tuple[int, int], list[int]] = {}
     gone: dict[int, list[int]] = {}
     labels: dict[tuple[int, str], list[int]] = {}
     masks: dict[int, list[FrameAnnotations]] = {}
@@ -117,11 +121,16 @@ def difference(
             own = _own_name(label.label, [*here, *prompts_of.get(object_id, ())], renamed, prompts)
             found[object_id] = label, _annotation(object_id, replace(label, label=own))
         missing = {object_id: item for object_id, item in held.items() if object_id not in found}
+        partners = _partners(held, {object_id: item for object_id, (_, item) in found.items()})
+        for pair in sorted({(min(pair), max(pair)) for pair in partners.items()}):
+            swaps.setdefault(pair, []).append(frame)
         for object_id, (label, item) in sorted(found.items()):
             same = next((old for old, was in missing.items() if was.rle == item.rle), None)
             if object_id not in held and same is not None:
                 moves.setdefault((same, object_id), []).append(frame)
                 was = missing.pop(same)
+            elif object_id in partners:
+                was = held[partners[object_id]]
             elif object_id in held and held[object_id].rle == item.rle:
                 was = held[object_id]
             else:
@@ -136,26 +145,42 @@ def difference(
                 labels.setdefault((object_id, item.prompt), []).append(frame)
         for object_id in missing:
             gone.setdefault(object_id, []).append(frame)
-    place = {frame: n for n, frame in enumerate(frames)}
+    sources = {new: old for old, new in moves}
+    spans = _Spans(frames, before, frames if exported is None else exported)
     operations: list[ClipOperation] = [
-        Delete(clip_id, object_id, span) for object_id, at in sorted(gone.items()) for span in _spans(at, place)
+        Delete(clip_id, object_id, span) for object_id, at in sorted(gone.items()) for span in spans.of(at, object_id)
     ]
     operations += [
-        SetId(clip_id, old, new, span) for (old, new), at in sorted(moves.items()) for span in _spans(at, place)
+        SetId(clip_id, old, new, span) for (old, new), at in sorted(moves.items()) for span in spans.of(at, old, new)
+    ]
+    operations += [
+        Swap(clip_id, one, two, span) for (one, two), at in sorted(swaps.items()) for span in spans.of(at, one, two)
     ]
     operations += [
         Rename(clip_id, object_id, label, span)
         for (object_id, label), at in sorted(labels.items())
-        for span in _spans(at, place)
+        for span in spans.of(at, sources.get(object_id, object_id), object_id if object_id in sources else None)
     ]
-    moved = {new for _, new in moves}
     return Change(
         tuple(operations),
         {object_id: tuple(each) for object_id, each in sorted(masks.items())},
-        frozenset(object_id for object_id in masks if object_id not in known | moved),
+        frozenset(object_id for object_id in masks if object_id not in known | sources.keys()),
         {object_id: tuple(each) for object_id, each in boxes.items()},
         {object_id: frozenset(each) for object_id, each in between.items()},
     )
+
+
+def _partners(held: Mapping[int, ObjectAnnotation], found: Mapping[int, ObjectAnnotation]) -> dict[int, int]:
+    """Objects of a frame that have changed their ids with each other: each came back with the other's mask."""
+    holders = {item.rle: object_id for object_id, item in held.items()}
+    partners: dict[int, int] = {}
+    for object_id, item in found.items():
+        other = holders.get(item.rle)
+        if other is None or object_id not in held or other not in found or held[object_id].rle == item.rle:
+            continue
+        if found[other].rle == held[object_id].rle:
+            partners[object_id] = other
+    return {one: two for one, two in partners.items() if partners.get(two) == one}
 
 
 def _own_name(label: str, likely: Sequence[str], renamed: Mapping[str, str], prompts: Set[str]) -> str:
@@ -182,12 +207,42 @@ def _annotation(object_id: int, label: Label) -> ObjectAnnotation:
     return ObjectAnnotation(object_id, label.label, CORRECTED_SCORE, CORRECTED_SCORE, box, found.area, found.rle)
 
 
-def _spans(frames: Sequence[int], place: Mapping[int, int]) -> list[Span]:
-    """Frames that follow each other in the video as spans; the frames between exported ones were not seen."""
-    spans: list[Span] = []
-    for frame in frames:
-        if spans and frame == spans[-1][1] + 1 and place[frame] == place[spans[-1][1]] + 1:
-            spans[-1] = (spans[-1][0], frame)
-        else:
-            spans.append((frame, frame))
-    return spans
+class _Spans:
+    """Where something happened, as spans of frames.
+
+    Args:
+        frames: those that were looked at.
+        before: the clip as it was exported, frames between the exported ones included.
+        exported: all frames that were.
+    """
+
+    def __init__(self, frames: Sequence[int], before: Mapping[int, FrameAnnotations], exported: Sequence[int]) -> None:
+        self._place = {frame: n for n, frame in enumerate(frames)}
+        shown = set(exported)
+        self._shown: dict[int, set[int]] = {}
+        self._between: dict[int, set[int]] = {}
+        for index, frame in before.items():
+            for item in frame.objects:
+                held = self._shown if index in shown else self._between
+                held.setdefault(item.object_id, set()).add(index)
+
+    def of(self, frames: Sequence[int], object_id: int, other: int | None = None) -> Sequence[Span | None]:
+        """Of the frames on which it happened to an object; None is the whole object.
+
+        Frames that follow each other in the video are one span; those between exported ones were not seen.
+
+        Args:
+            other: another id that it got. Where that was another object's, only the frames themselves are meant.
+        """
+        hidden = self._between.get(object_id, set())
+        taken = other is not None and (other in self._shown or other in self._between)
+        if hidden and not taken and set(frames) == self._shown.get(object_id):
+            return [None]
+        spans: list[Span] = []
+        for frame in frames:
+            last = spans[-1][1] if spans else None
+            if last is not None and frame == last + 1 and self._place[frame] == self._place[last] + 1:
+                spans[-1] = (spans[-1][0], frame)
+            else:
+                spans.append((frame, frame))
+        return spans

@@ -136,7 +136,9 @@ def triage(
     if not done:
         raise UserError(f"{redact(output)} holds no annotations: it is not a run, or no clip is done yet")
     other = None if against is None else RunStore(*run_place(against, storage_options))
-    if other is not None and not other.done_ids() & set(done):
+    if other is not None and not (theirs := other.done_ids()):
+        raise UserError(f"{redact(other.output)} holds no annotations: it is not a run, or no clip is done yet")
+    if other is not None and not theirs & set(done):
         raise UserError(f"{redact(output)} and {redact(other.output)} have no clip in common")
     storage, path = _target(store, to, options)
     ranking, damaged = rank_clips(store, done, other=other, workers=workers, progress=progress)

@@ -90,6 +90,14 @@ class TestRefusals:
             ({"format": "coco", "every": 0}, "--every 0: allowed: 1 and above"),
             ({"format": "coco", "min_score": 2}, "--min-score 2: allowed: 0 to 1"),
             ({"format": "coco", "clips": ["other"]}, "--clips other: the run has no such clip"),
+            (
+                {"format": "coco", "prompts": ["rings"]},
+                "--prompts rings: the run has no such label; allowed: absent, ring",
+            ),
+            (
+                {"format": "mot", "names": {"ring": "two\nlines"}},
+                "label 'ring': its new name .* with a control character",
+            ),
             ({"format": "cvat", "images": True}, r"--images: cvat \(boxes\) reads no images"),
         ],
     )
@@ -97,6 +105,20 @@ class TestRefusals:
         with pytest.raises(UserError, match=sentence):
             export(str(run), str(tmp_path / "out"), **options)
         assert not (tmp_path / "out").exists()
+
+    def test_a_folder_inside_the_run(self, run):
+        with pytest.raises(UserError, match="is inside the run"):
+            export(str(run), run / "exports" / "coco", "coco")
+        assert not (run / "exports").exists()
+
+    def test_a_place_that_other_processes_do_not_see(self, run):
+        with pytest.raises(UserError, match="exists only within one process"):
+            export(str(run), "memory://labels", "coco", workers=2)
+
+    def test_only_what_differs_is_named(self, run, tmp_path):
+        export(str(run), tmp_path / "out", "coco", clips=["empty"], every=2)
+        with pytest.raises(UserError, match=r"another export \(every 2 there, 3 here\)"):
+            export(str(run), tmp_path / "out", "coco", clips=["empty"], every=3)
 
     def test_no_run(self, tmp_path):
         with pytest.raises(UserError, match="there is no run"):
@@ -329,7 +351,9 @@ class TestMasks:
                 true = np.any([mask_of(i.object_id, frame) for i in objects if i.prompt == label], axis=0)
                 overlaps.append((found.astype(bool) & true).sum() / (found.astype(bool) | true).sum())
         assert min(overlaps) > 0.95
-        assert 'names:\n  0: "ring"\n  1: "two words"' in (tmp_path / "data.yaml").read_text()
+        about = (tmp_path / "data.yaml").read_text()
+        assert 'names:\n  0: "ring"\n  1: "two words"' in about
+        assert "path:" not in about  # Ultralytics then looks beside the file, wherever it is started
 
     def test_sav(self, run, tmp_path):
         export(str(run), str(tmp_path), "sav")
@@ -418,3 +442,19 @@ def test_a_revision_is_exported(tmp_path):
     assert {each["track_id"] for each in hoop} == {1}
     with pytest.raises(UserError, match=r"holds another export .*revision 0 there, 1 here"):
         export(run, str(tmp_path / "None"), "coco", revision=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "expected"),
+    [
+        ("davis", None, [1, 2, 3]),
+        ("mots", "challenge", [2001, 2002, 2003]),
+        ("mots", "png", [1001, 2001, 1002]),
+        ("coco", None, [None] * 3),
+    ],
+)
+def test_the_map_of_new_numbers_is_in_the_sidecar(run, tmp_path, name, variant, expected):
+    export(str(run), tmp_path, name, variant=variant, clips=[CLIP])
+    objects = json.loads((tmp_path / "sam3ray" / f"{CLIP}.json").read_text())["objects"]
+    assert [each["object_id"] for each in objects] == [1, 2, 1203]
+    assert [each.get("exported_id") for each in objects] == expected

@@ -119,6 +119,49 @@ def test_coco_with_run_lengths_and_polygons(run, tmp_path):
     assert mask(after[1, 1]).tolist() == mask_of(1, 1).tolist()
 
 
+def test_coco_images_that_do_not_come_back_were_not_looked_at(run, tmp_path):
+    export(str(run), str(tmp_path / "out"), "coco")
+    path = tmp_path / "out" / "annotations" / f"{CLIP}.json"
+    data = json.loads(path.read_text())
+    data["images"] = [image for image in data["images"] if image["frame_index"] == 2]
+    kept = {image["id"] for image in data["images"]}
+    data["annotations"] = [a for a in data["annotations"] if a["image_id"] in kept and a["track_id"] != 1203]
+    path.write_text(json.dumps(data))
+    before = rows(run, None)
+    import_labels(str(run), str(tmp_path / "out"), "coco")
+    assert before.keys() - rows(run).keys() == {(2, 1203)}
+
+
+def test_two_ids_that_changed_places_keep_masks_and_scores(run, tmp_path):
+    export(str(run), str(tmp_path / "out"), "labelme")
+    other = {1: 2, 2: 1, 1203: 1203}
+    for frame in (4, 5):
+        Files(tmp_path / "out").change(frame, lambda shapes: [s | {"group_id": other[s["group_id"]]} for s in shapes])
+    before = rows(run, None)
+    done = import_labels(str(run), str(tmp_path / "out"), "labelme")
+    assert done.clips == {CLIP: {"swap": 1}}
+    after = rows(run)
+    assert {**after[4, 1], "object_id": 2} == before[4, 2]
+    assert {**after[5, 2], "object_id": 1} == before[5, 1]
+    assert after[2, 1] == before[2, 1]
+
+
+def test_what_happened_on_every_exported_frame_happened_to_the_whole_object(run, tmp_path):
+    export(str(run), str(tmp_path / "out"), "labelme", every=2)
+    for frame in (0, 2, 4):
+        Files(tmp_path / "out").change(
+            frame, lambda shapes: [s | {"label": "hoop", "group_id": 9} for s in shapes if s["group_id"] == 1]
+        )
+    before = rows(run, None)
+    done = import_labels(str(run), str(tmp_path / "out"), "labelme")
+    assert done.clips == {CLIP: {"delete": 2, "set_id": 1, "rename": 1}}
+    after = rows(run)
+    assert {i for _, i in after} == {9}
+    assert {frame for frame, _ in after} == set(range(FRAMES))
+    assert {row["prompt"] for row in after.values()} == {"hoop"}
+    assert [row["segmentation"] for row in after.values()] == [before[n, 1]["segmentation"] for n in range(FRAMES)]
+
+
 def test_what_was_left_out_of_the_export_is_left_alone(run, tmp_path):
     export(str(run), str(tmp_path / "out"), "labelme", min_score=0.7, every=2, names={"ring": "hoop"})
     files = Files(tmp_path / "out")
@@ -194,6 +237,12 @@ class TestBadInput:
             import_labels(str(run), str(tmp_path / "out"), "labelme")
         assert len(caught.value.problems) == 2
         assert not (run / "edits").exists()
+
+    def test_an_export_without_its_sidecars(self, run, tmp_path):
+        export(str(run), str(tmp_path / "out"), "labelme")
+        for path in (tmp_path / "out" / "sam3ray").iterdir():
+            path.unlink()
+        self.refused(run, tmp_path / "out", "holds no exported clip: sam3ray/ is empty")
 
     def test_other_runs_and_formats(self, run, tmp_path):
         (tmp_path / "b").mkdir()

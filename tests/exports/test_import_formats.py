@@ -110,6 +110,13 @@ class TestMasks:
             Image.fromarray(edit(np.asarray(Image.open(path))).astype(np.uint8)).save(path)
         self.check(run, tmp_path, "davis")
 
+    def test_a_new_object_of_davis_has_no_label_of_another(self, run, tmp_path):
+        export(str(run), str(tmp_path), "davis")
+        path = tmp_path / "Annotations" / "480p" / CLIP / "00000.png"
+        Image.fromarray(np.where(BLOCK, 77, np.asarray(Image.open(path))).astype(np.uint8)).save(path)
+        import_labels(str(run), str(tmp_path), "davis")
+        assert rows(run)[0, 1204]["prompt"] == "object"
+
     def test_mots_png(self, run, tmp_path):
         export(str(run), str(tmp_path), "mots", variant="png")
         for frame, edit in (
@@ -366,6 +373,8 @@ DAMAGED = [
         "line 1: frame 1 of 128x95 pixels",
     ),
     ("mots", "challenge", f"{CLIP}/gt/gt.txt", lambda t: t + t.splitlines()[0], "comes twice"),
+    ("mots", "challenge", f"{CLIP}/gt/gt.txt", lambda t: "1 2 3", "line 1 is '1 2 3'; allowed: frame, id, class"),
+    ("mot", "", f"{CLIP}/gt/gt.txt", lambda t: "1,2,a", "line 1 is '1,2,a'; allowed: frame, id, x, y"),
     ("mot", "", f"{CLIP}/gt/gt.txt", lambda t: t + "1,nan,1,1,4,4,1,1,1", "line 12"),
     ("mot", "", f"{CLIP}/gt/gt.txt", lambda t: t + "99,1,1,1,4,4,1,1,1", "frame 99 was not exported"),
     ("mot", "", f"{CLIP}/gt/gt.txt", lambda t: t + "1,9,1,1,4,4,1,77,1", "class 77"),
