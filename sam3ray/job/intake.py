@@ -49,9 +49,9 @@ class Source:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is known of the video once its frames were read."""
-        names = {"frame_names": {str(i): name for i, name in self.video.frame_names.items()}}
-        return {"clock": self.video.clock, **(names if self.video.frame_names else {})}
+        """What is known of the video once its frames were read. Another thread may be reading on."""
+        names = {str(i): name for i, name in self.video.frame_names.copy().items()}
+        return {"clock": self.video.clock, **({"frame_names": names} if names else {})}
 
     def frames(self, clock: StageClock) -> Any:
         once = self.frames_or_source is not self.video

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from sam3ray.files.sighting import change
+from sam3ray.job.seen import Seen
 from sam3ray.store import RunStore
 from sam3ray.store.annotation_file import AnnotationWriter, read_file_metadata, read_frames
 from sam3ray.store.windows import ROWS, STATE, WindowEntry, WindowName, WindowNote, Windows, sha256_of
@@ -71,7 +72,9 @@ class ClipWindows:
         self._seconds = seconds
         self._folder = folder
         self._maker = maker
+        self._seen: Callable[[], Mapping[str, Any]] = dict
         self._kept_one = kept_one
+        self._seen_before = Seen()  # up to the last window
         self._files: dict[WindowName, Path] = {}
         self._frames: dict[int, list[FrameAnnotations]] = {}  # by pass, since the last window
         self._rows = 0
@@ -86,8 +89,13 @@ class ClipWindows:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """For the clip's metadata: of which windows it is made."""
-        return {"windows": [asdict(entry) for entry in self._note.windows]} if self._note.windows else {}
+        """For the clip's metadata: what reading has shown, in whatever attempt, and of which windows it is made."""
+        seen = self._seen_before.joined(Seen.of(self._seen())).facts
+        return seen | ({"windows": [asdict(entry) for entry in self._note.windows]} if self._note.windows else {})
+
+    def reads(self, seen: Callable[[], Mapping[str, Any]]) -> None:
+        """`seen` says what reading the video has shown so far. It is kept, too: the next attempt reads other frames."""
+        self._seen = seen
 
     def close(self) -> None:
         for file in self._folder.iterdir():
@@ -109,7 +117,7 @@ class ClipWindows:
         while untried := self._windows.states - tried:
             name = max(untried)
             tried.add(name)
-            self._note = fresh
+            self._note, self._seen_before = fresh, Seen()
             state = self._windows.fetch(name, STATE, self._folder)
             if state is None:
                 self._windows.list()  # a later one has taken its place meanwhile, or the clip is done
@@ -121,7 +129,7 @@ class ClipWindows:
             else:
                 yield Kept(state, self._frames_of)
             state.unlink(missing_ok=True)
-        self._note = fresh
+        self._note, self._seen_before = fresh, Seen()
 
     def refused(self, error: StateError) -> None:
         _LOG.warning("clip %s: a window is not used: %s", self._note.clip_id, error)
@@ -154,6 +162,7 @@ class ClipWindows:
             if sha256_of(rows) != entry.sha256:
                 raise ValueError(f"the rows of window {entry.name} are damaged: their digest is another")
             self._files[entry.window] = rows
+            self._seen_before = self._seen_before.joined(Seen.of(_facts_of(rows).get("seen", {})))
         return note
 
     def _frames_of(self, pass_number: int) -> Iterator[FrameAnnotations]:
@@ -176,8 +185,11 @@ class ClipWindows:
         seconds = time.monotonic() - self._since
         # What the end of an earlier pass has brought since then is a window of that pass.
         passes = sorted({*self._frames, pass_number})
-        entries = [self._rows_kept(each, seconds if each == pass_number else 0.0) for each in passes]
+        seen = Seen.of(self._seen())
+        news = seen.beyond(self._seen_before)
+        entries = [self._rows_kept(each, seconds if each == pass_number else 0.0, news) for each in passes]
         note = replace(self._note, windows=[*self._note.windows, *entries])
+        self._seen_before = self._seen_before.joined(seen)
         name = entries[-1].window
         state = self._folder / f"new{STATE}"
         save(state, note.dumps())
@@ -188,10 +200,10 @@ class ClipWindows:
         self._since = time.monotonic()
         self._kept_one(str(name))
 
-    def _rows_kept(self, pass_number: int, seconds: float) -> WindowEntry:
+    def _rows_kept(self, pass_number: int, seconds: float, seen: Seen) -> WindowEntry:
         maker, frames = self._maker, self._frames.get(pass_number, [])
         local = self._folder / f"new{ROWS}"
-        write_window(local, self._note.clip_id, frames)
+        write_window(local, self._note.clip_id, frames, seen.facts)
         known = set(self._windows.states)
         while True:
             name = self._windows.next_name(pass_number)
@@ -206,8 +218,14 @@ class ClipWindows:
         return WindowEntry(str(name), digest, len(frames), maker.rung, maker.device, maker.attempt, round(seconds, 3))
 
 
-def write_window(path: Path, clip_id: str, frames: list[FrameAnnotations]) -> None:
-    """Frames in one order, ascending or descending, as a file of annotations. It also says where there are no rows."""
+def write_window(
+    path: Path, clip_id: str, frames: list[FrameAnnotations], seen: Mapping[str, Any] | None = None
+) -> None:
+    """Frames in one order, ascending or descending, as a file of annotations. It also says where there are no rows.
+
+    Args:
+        seen: what reading has shown since the window before.
+    """
     falls = len(frames) > 1 and frames[0].frame_index > frames[-1].frame_index
     ordered = frames[::-1] if falls else frames
     facts: dict[str, Any] = {
@@ -215,6 +233,7 @@ def write_window(path: Path, clip_id: str, frames: list[FrameAnnotations]) -> No
         "height": ordered[0].height if ordered else 0,
         "width": ordered[0].width if ordered else 0,
         "empty": [[each.frame_index, each.pts, each.time_s] for each in ordered if not each.objects],
+        "seen": dict(seen or {}),
     }
     with AnnotationWriter(path, clip_id, {"clip": facts}) as writer:
         for frame in ordered:
@@ -224,11 +243,19 @@ def write_window(path: Path, clip_id: str, frames: list[FrameAnnotations]) -> No
 
 def read_window(path: Path) -> Iterator[FrameAnnotations]:
     """The frames of a window in the order in which they were given to `write_window`."""
-    facts = read_file_metadata(pq.read_metadata(path))["clip"]
+    facts = _facts_of(path)
     size = facts["height"], facts["width"]
     empty = [FrameAnnotations(int(index), int(pts), float(time_s), *size) for index, pts, time_s in facts["empty"]]
     frames = _merged(read_frames(str(path)), empty)
     yield from reversed(list(frames)) if facts["falls"] else frames
+
+
+def _facts_of(path: Path) -> dict[str, Any]:
+    """Raises ValueError where the file is none of ours."""
+    facts = read_file_metadata(pq.read_metadata(path))["clip"]
+    if not isinstance(facts, dict):
+        raise ValueError("the file's metadata says nothing of the clip")
+    return facts
 
 
 def _merged(full: Iterator[FrameAnnotations], empty: list[FrameAnnotations]) -> Iterator[FrameAnnotations]:

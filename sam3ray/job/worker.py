@@ -278,6 +278,8 @@ class ClipWorker:
         clip = opened.clip
         with clock.time("decode"):
             source = self._intake.source(opened, again=windows is not None and windows.are_there)
+        if windows is not None:
+            windows.reads(lambda: source.facts)
         path = self._work.path / f"{clip.clip_id[:100]}-{tried.attempt}.parquet"
         try:
             with AnnotationWriter(path, clip.clip_id, self._facts(opened, source)) as writer:
@@ -359,8 +361,7 @@ class ClipWorker:
             rung=tried.rung,
             dropped_objects=dropped,
             attempt=tried.attempt,
-            **source.facts,
-            **(windows.facts if windows is not None else {}),
+            **(source.facts if windows is None else windows.facts),
         )
         return _Written(file, timings, dropped)
 

@@ -17,7 +17,7 @@ from sam3ray.video._decode import RgbConverter, decode
 from sam3ray.video._folder import folder_frame, list_frames
 from sam3ray.video._frame import ClockKind, Frame, VideoInfo
 from sam3ray.video._index import read_index
-from sam3ray.video._reader import VideoReader
+from sam3ray.video._reader import VideoReader, check_length
 from sam3ray.video._sampling import Sampler
 
 
@@ -153,14 +153,17 @@ class ClipFrames:
                 ticks = pts - found.start
                 if sampler.is_after(ticks):
                     return
+                time_s = float(ticks * found.time_base)
+                check_length(time_s, self._start_s, self._limits, self._path.name)
                 if sampler.wants(ticks):
-                    yield index, float(ticks * found.time_base)
+                    yield index, time_s
             return
         frames = decode(self._path, self._limits, start_s=self._start_s)
         for coded in frames:
             self._note("rebuilt" if coded.is_rebuilt else "container")
             if sampler.is_after(coded.ticks):
                 return
+            check_length(coded.time_s, self._start_s, self._limits, self._path.name)
             if sampler.wants(coded.ticks):
                 yield coded.index, coded.time_s
 

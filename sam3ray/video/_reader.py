@@ -110,12 +110,7 @@ class VideoReader:
                 sampler = Sampler(coded.time_base, self._start_s, self._end_s, self._fps)
             if sampler.is_after(coded.ticks):
                 return
-            if coded.time_s - (self._start_s or 0.0) > self._limits.max_duration_s:
-                raise ClipError(
-                    Reason.OVER_LIMITS,
-                    f"the clip lasts more than {self._limits.max_duration_s:g} s (video.max_duration_s)",
-                    self._path.name,
-                )
+            check_length(coded.time_s, self._start_s, self._limits, self._path.name)
             self.reached_s = coded.time_s
             if sampler.wants(coded.ticks):
                 yield Frame(coded.index, coded.pts, coded.time_s, to_rgb(coded.coded))
@@ -135,3 +130,11 @@ class VideoReader:
         end = "the end" if self._end_s is None else f"{self._end_s:g} s"
         lasts = f"; the video lasts {self.info.duration_s:g} s" if self.info.duration_s is not None else ""
         return f"{self._start_s or 0:g} s to {end}{lasts}"
+
+
+def check_length(time_s: float, start_s: float | None, limits: VideoConfig, where: str) -> None:
+    """Raises ClipError over_limits at a frame that is too far from the beginning of its clip."""
+    if time_s - (start_s or 0.0) > limits.max_duration_s:
+        raise ClipError(
+            Reason.OVER_LIMITS, f"the clip lasts more than {limits.max_duration_s:g} s (video.max_duration_s)", where
+        )

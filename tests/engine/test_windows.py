@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
 from prompted import WORKFLOWS, on_frame
+from test_exemplars import Seer
 from tiny import tiny_model
 
 from sam3ray.config import TrackingConfig
 from sam3ray.engine import session
+from sam3ray.engine.detector import Proposals
 from sam3ray.engine.engine import Engine
 from sam3ray.files.sighting import of_size
 from sam3ray.job.windows import ClipWindows, Maker, WindowTaken, read_window, write_window
+from sam3ray.prompts import ExemplarPrompt
 from sam3ray.store import RunStore
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.video import Frame
@@ -28,6 +32,10 @@ LENGTH = 22
 FRAMES = [replace(frame, index=3 * frame.index + 2, pts=7 * frame.pts) for frame in clip(LENGTH)]  # as sampled
 CLICK, BOX = (on_frame(WORKFLOWS[name].prompts[0], 3, 7) for name in ("click", "box"))
 PROMPTS = (on_frame(CLICK, FRAMES[2].index, 7), on_frame(BOX, FRAMES[5].index, 8), on_frame(CLICK, FRAMES[11].index, 8))
+SHOWN = tuple(
+    ExemplarPrompt(((20, 15, 50, 40),), frame_index=FRAMES[at].index, **name)
+    for at, name in ((2, {"label": "bolt"}), (5, {"phrase": "red"}), (12, {"label": "bolt"}), (13, {"label": "nut"}))
+)
 PLACES = np.random.default_rng(3).uniform(0.15, 0.85, (LENGTH, 4, 2))
 
 
@@ -35,6 +43,19 @@ PLACES = np.random.default_rng(3).uniform(0.15, 0.85, (LENGTH, 4, 2))
 def no_lag(monkeypatch: pytest.MonkeyPatch) -> None:
     """A session works on a frame soon after it is given, so that short clips have many moments of rest."""
     monkeypatch.setattr(session, "LENGTH_HORIZON", 2)
+
+
+class Sees(ScriptedDetector):
+    """Of exemplars what the script says, less surely the more their boxes have said on earlier frames."""
+
+    def propose(self, backbone: torch.Tensor, prompts: Sequence[Any], first_position: int) -> list[Proposals]:
+        found = super().propose(backbone, prompts, first_position)
+        for place, prompt in enumerate(prompts):
+            if not isinstance(prompt, str):
+                kept = int(Seer._said(prompt).rpartition("~")[2])
+                for each in found:
+                    each.probs[place] *= 1 - 0.01 * kept
+        return found
 
 
 class Source:
@@ -62,7 +83,7 @@ def script(frame: int, prompt: int) -> list[Found]:
 
 def engine(**tracking: Any) -> Engine:
     values = {"hotstart_delay": 6, "hotstart_unmatch_thresh": 4, "hotstart_dup_thresh": 3} | tracking
-    detector = ScriptedDetector(script, tiny_model(0).low_res_mask_size)
+    detector = Sees(script, tiny_model(0).low_res_mask_size)
     return Engine(checkpoint(tiny_model(0, 1.0)), TrackingConfig(**values), detector)
 
 
@@ -108,6 +129,9 @@ def rows(one: Engine, source: Source, how: dict[str, Any], windows: ClipWindows 
 WAYS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"phrases": ("red", "blue")}, {"frame_batch": 2}),
     ({"phrases": ("red",), "start_frame": FRAMES[4].index}, {"rules": "transformers"}),
+    ({"phrases": ("red",), "exemplars": SHOWN}, {}),
+    ({"phrases": ("red",), "exemplars": SHOWN, "visual": PROMPTS}, {"exemplars": "everywhere"}),
+    ({"exemplars": SHOWN}, {"exemplars": "everywhere", "detect_every": 2}),
     ({"visual": PROMPTS}, {}),
     ({"phrases": ("red",), "visual": PROMPTS}, {"offload_state": True}),
     ({"phrases": ("red",), "visual": PROMPTS, "direction": "backward"}, {}),

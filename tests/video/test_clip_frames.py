@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sam3ray.config import VideoConfig
 from sam3ray.engine.source import position_of
 from sam3ray.failures import ClipError, Reason
 from sam3ray.video import ClipFrames, Frame, VideoReader
@@ -83,3 +84,15 @@ def test_an_empty_range_is_one_here_too(source: Path) -> None:
     with pytest.raises(ClipError) as caught:
         ClipFrames(source, start_s=50.0).frame_at(0)
     assert caught.value.reason is Reason.EMPTY_RANGE
+
+
+def test_a_clip_that_turns_out_too_long_is_so_wherever_it_is_read_from(tmp_path: Path) -> None:
+    """A resumed clip fails where one that nothing disturbed does."""
+    path = tmp_path / "no_length.ts"
+    path.write_bytes(write_video(tmp_path / "a.ts", 25).read_bytes() * 2)
+    limits = VideoConfig(max_duration_s=1.5)
+    with pytest.raises(ClipError) as whole, VideoReader(path, limits=limits) as video:
+        list(video)
+    with pytest.raises(ClipError) as part:
+        list(ClipFrames(path, limits=limits).read(30, 32))
+    assert (part.value.reason, str(part.value)) == (whole.value.reason, str(whole.value))

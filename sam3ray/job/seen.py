@@ -1,0 +1,47 @@
+"""What only reading its frames shows of a video."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any, Literal
+
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+
+@checked(config=ConfigDict(strict=True, extra="forbid"), frozen=True)
+class Seen:
+    """As the metadata of annotations has it.
+
+    Attributes:
+        clock: where times come from; empty: no frame was read.
+        frame_names: of the files of a folder, by index.
+    """
+
+    clock: Literal["", "container", "rebuilt", "folder_fps"] = ""
+    frame_names: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, facts: Any) -> Seen:
+        """Raises ValueError where a file says something else."""
+        if not isinstance(facts, dict):
+            raise ValueError("what it says of the video is no table of names and values")
+        try:
+            return cls(**facts)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            raise ValueError(f"what it says of the video is damaged: {problem['msg']}") from None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        values = {"clock": self.clock, "frame_names": self.frame_names}
+        return {name: value for name, value in values.items() if value}
+
+    def joined(self, later: Seen) -> Seen:
+        """A clock that was rebuilt anywhere is a rebuilt one."""
+        clock = self.clock if self.clock == "rebuilt" else later.clock or self.clock
+        return Seen(clock, {**self.frame_names, **later.frame_names})
+
+    def beyond(self, before: Seen) -> Seen:
+        """Without the names that were known before."""
+        return Seen(self.clock, {i: name for i, name in self.frame_names.items() if i not in before.frame_names})
