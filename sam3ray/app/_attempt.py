@@ -1,4 +1,4 @@
-"""One order carried out with a loaded model: frames as they are found, in whatever order, until done or stopped."""
+"""Carries out one order with a loaded model: yields frames as they are found, in any order, until done or stopped."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from sam3ray.video import ClipFrames, Frame
 
 @dataclass(frozen=True)
 class Found:
-    """Frames that are final, and how far the work is.
+    """Frames that are final, and the progress of the work.
 
     Attributes:
-        frames: objects of a frame that was found before join those.
+        frames: if a frame came before, these objects are added to it.
         done, total: steps of the model.
     """
 
@@ -36,7 +36,7 @@ class Attempt:
     """Carries out one order.
 
     Attributes:
-        is_stopped: set it between two values of `run`, and it ends: what the model has seen by then still comes out.
+        is_stopped: set it between two values of `run` to end it; frames that the model has already seen still come out.
 
     Raises:
         ClipError: the video cannot be read.
@@ -135,7 +135,7 @@ class Attempt:
             yield frame
 
     def _refine(self, session: Session, frame: Frame) -> None:
-        """Prompts of objects that phrases have found: added late, since they would take the ids otherwise."""
+        """Prompts of objects that phrases have found: added late, since otherwise they would take those ids."""
         for prompt in self._refinements:
             if prompt.frame_index == frame.index:
                 session.add(prompt)

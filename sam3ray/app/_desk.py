@@ -1,7 +1,7 @@
-"""One model for several people: orders queue, each knows its place, and a crash of the model's process loses nothing.
+"""Shares one model among several people: orders queue, and a crash of the model's process loses no results.
 
-The process is restarted when it dies. The order it was at ends as failed, with what had been found by then; those
-that wait go on.
+The process is restarted when it dies. The order that was running ends as failed and keeps what was found so far;
+waiting orders stay in the queue.
 """
 
 from __future__ import annotations
@@ -96,11 +96,11 @@ class Desk:
                 self._send(Cancel(order_id))
 
     def look(self, asked: Look) -> Seen:
-        """Has the model look at a live frame, and waits for what it says.
+        """Runs the model on a live frame, and waits for the result.
 
         Raises:
             NotNow: the model is being loaded, or its process has ended: the next frame starts a new session.
-            UserError: the frame cannot be looked at.
+            UserError: the model cannot process the frame.
         """
         answer: queue.SimpleQueue[Seen | Blind | None] = queue.SimpleQueue()
         with self._lock:
@@ -112,7 +112,7 @@ class Desk:
             self._send(asked)
         seen = answer.get()
         if seen is None:
-            raise NotNow("the model's process ended; it is started again")
+            raise NotNow("the model's process ended; it is restarting")
         if isinstance(seen, Blind):
             raise UserError(seen.message)
         return seen
@@ -192,7 +192,7 @@ class Desk:
             self._tell(event.order_id, event)
 
     def _lost(self, code: int | None) -> None:
-        """The process is gone. Its order is over, the others wait for the next process."""
+        """Handles the end of the process: its order ends, the others wait for the next process."""
         self._pipe = None
         for waiting in self._looking.values():
             waiting.put(None)
@@ -200,7 +200,7 @@ class Desk:
         if self._closed:
             return
         if self.state == "ready":
-            why = f"the model's process ended unexpectedly (exit code {code}); it is started again"
+            why = f"the model's process ended unexpectedly (exit code {code}); it is restarting"
         else:
             self._failed_starts += 1
             why = self.message if self.state == "failed" else f"the model's process ended while loading (code {code})"

@@ -1,4 +1,4 @@
-"""What people take home from a try: Parquet, an annotated video, an export for another tool, or a job for the batch."""
+"""What people can download after a try: Parquet, an annotated video, an export for another tool, or a batch job."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sam3ray.values.prompt_writing import prompt_items
 
 
 def save_parquet(result: Result, opened: OpenClip, model: dict[str, Any], path: Path, min_score: float) -> None:
-    """The rows in the annotation schema, of the frames that were reached."""
+    """Rows in the annotation schema, of the frames that were processed."""
     clip, info = result.order.clip, opened.frames.info
     facts = {
         "uri": clip.uri,
@@ -84,10 +84,10 @@ def save_job(
     """The files of a job for these clips: `job.yaml` and `clips.jsonl`, by name.
 
     Args:
-        result: a try whose clicks and boxes go along with its clip.
+        result: a try whose clicks and boxes are written with its clip.
 
     Raises:
-        UserError: a clip would have nothing to look for, or the configuration would not be taken.
+        UserError: a clip would have nothing to look for, or the configuration is not valid.
     """
     rows = []
     for entry in entries:
@@ -118,7 +118,7 @@ def save_job(
     text = "# Made by the page. Check it with `sam3ray plan job.yaml`, then `sam3ray run job.yaml`.\n"
     if model.checkpoint == "embedded":
         config["cluster"]["gpus_per_actor"] = 0
-        text += "# The embedded checkpoint knows drawn shapes alone: name your own under model.checkpoint.\n"
+        text += "# The embedded checkpoint knows only drawn shapes: name your own under model.checkpoint.\n"
     text += yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     check: JobConfig = config_from_text(text, "job.yaml")  # never hand out what `run` would refuse
     del check

@@ -1,7 +1,7 @@
-"""Who may talk to the server: holders of the token, from pages that the server itself has served.
+"""Decides who may use the server: only holders of the token, and only from pages that the server itself served.
 
-* The token comes once in the address; the browser then keeps it in a cookie that scripts cannot read and that other
-  sites' requests do not carry.
+* The token is in the address of the first request. The browser then keeps it in a cookie that scripts cannot read and
+  that is not sent with requests from other sites.
 * `Host` must name this server, so that no other name can be pointed at it (DNS rebinding).
 * `Origin`, where a browser sends one, must be this server: always on a POST and on a WebSocket.
 """

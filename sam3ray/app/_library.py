@@ -1,4 +1,4 @@
-"""The clips that pages may name, by keys that the server makes up."""
+"""The clips that pages can request, by keys that the server assigns."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class OpenClip:
-    """A clip that can be looked at: a local path, its frames, their stills."""
+    """An opened clip: a local path, its frames, their stills."""
 
     path: Path
     frames: ClipFrames
@@ -69,7 +69,7 @@ class OpenClip:
 
 
 class Library:
-    """All clips of one server. Closing it gives up the temporary files.
+    """All clips of one server. Closing it deletes the temporary files.
 
     Args:
         folder: for uploads, stills and videos from stores.
@@ -127,7 +127,7 @@ class Library:
         return self._entries[key]
 
     def open(self, key: str) -> OpenClip:
-        """Opens a clip, once; fetches it where it lies on a store.
+        """Opens a clip, once; downloads it first if it is on a store.
 
         Raises:
             NotHere: there is no such clip.
@@ -141,7 +141,7 @@ class Library:
                 clip = entry.clip
                 path = self._stack.enter_context(self._cache.open(clip.uri))
                 frames = ClipFrames(path, start_s=clip.start_s, end_s=clip.end_s, fps=clip.fps, limits=self.limits)
-                len(frames.indices)  # a file that cannot be read is found out now
+                len(frames.indices)  # raises now if the file cannot be read
                 self._open[key] = OpenClip(path, frames, Stills(frames, self.folder / f"{key}.stills", _STILLS_BYTES))
             self._open[key].stills.fill()
             return self._open[key]

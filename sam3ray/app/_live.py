@@ -1,7 +1,7 @@
 """Live views of pages: a webcam whose frames the browser sends, or a camera that the server watches for everybody.
 
-One frame is under way at a time: the browser sends its newest when the answer to the one before has come. A click is on
-the picture that was shown, which is kept until the model has seen it again with the click.
+One frame is processed at a time: the browser sends its newest frame when it has the answer to the one before. A click
+applies to the picture that was shown. That picture is kept until the model has seen it again with the click.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class DeskView:
     """A live view whose model is at the desk. See `sam3ray.cameras.View`.
 
     Attributes:
-        problem: what was asked for last and does not fit; "" where all is well.
+        problem: why the last request was not valid; "" if it was.
     """
 
     def __init__(self, desk: Desk) -> None:
@@ -107,10 +107,10 @@ class DeskView:
                 self._pictures.popitem(last=False)
 
     def ask(self, message: Mapping[str, Any]) -> None:
-        """What a page asks for: phrases, a click or box on a picture, an object dropped.
+        """Applies what a page asks for: phrases, a click or box on a picture, an object to drop.
 
         Raises:
-            UserError: it does not fit, or the picture is not kept any more.
+            UserError: it is not valid, or the picture is no longer kept.
         """
         do = message.get("do")
         if do == "phrases":
@@ -139,7 +139,7 @@ class DeskView:
         if problems:
             raise UserError([f"the click{each}" for each in problems])
         if any(isinstance(each, MaskPrompt) for each in prompts):
-            raise UserError("a live picture takes clicks and boxes, no masks")
+            raise UserError("live video takes clicks and boxes, not masks")
         ticket = message.get("ticket")
         with self._lock:
             at = self._pictures.get(ticket) if isinstance(ticket, int) else None
@@ -166,7 +166,7 @@ def decode_picture(data: bytes) -> np.ndarray:
                 raise UserError(f"the picture has {picture.width}x{picture.height} pixels; allowed: {_MAX_SIDE} a side")
             return np.asarray(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise UserError("what came is no picture; allowed: JPEG or WebP") from None
+        raise UserError("what was sent is no picture; allowed: JPEG or WebP") from None
 
 
 def seen_json(seen: Seen, ticket: int) -> dict[str, Any]:
@@ -185,7 +185,7 @@ def seen_json(seen: Seen, ticket: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Shown:
-    """The newest answer of a camera: a picture and what is on it."""
+    """The newest result of a camera: a picture and the objects on it."""
 
     ticket: int
     picture: bytes

@@ -1,7 +1,7 @@
 """The process that holds the model. It takes orders from a pipe, one at a time.
 
-Previews and frames of live views come in between. It believes its parent, which started it, and nobody else can reach
-the pipe. If the parent dies the pipe ends, and so does this.
+Previews and frames of live views are handled in between. The process trusts its parent: nobody else can reach the pipe.
+If the parent dies, the pipe closes and this process ends.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Unfit:
-    """The model cannot be loaded: why."""
+    """Why the model cannot be loaded."""
 
     message: str
 
@@ -57,7 +57,7 @@ class Update:
 
 @dataclass(frozen=True)
 class Restarted:
-    """Out of memory: restarted with less; what was found so far does not count."""
+    """Out of memory: the order starts over with smaller batches, and what was found so far is discarded."""
 
     order_id: str
     rung: int
@@ -96,7 +96,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is there. `problem`: what was asked for and does not fit; the frame was looked at all the same."""
+    """Objects on the frame. `problem`: why a request was not valid; the frame was processed all the same."""
 
     view: str
     found: FrameAnnotations
@@ -109,7 +109,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Blind:
-    """A frame of a live view could not be looked at: why. The view starts over."""
+    """Why a frame of a live view could not be processed. The view starts over."""
 
     view: str
     message: str

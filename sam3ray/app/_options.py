@@ -14,18 +14,18 @@ class AppOptions:
     """How the page is started.
 
     Attributes:
-        sources: runs, videos, folders, globs or manifests. None: clips that the page draws itself.
-        model: which checkpoint.
+        sources: runs, videos, folders, globs or manifests. Empty: clips that the page draws itself.
+        model: the checkpoint and how it is loaded.
         tracking: thresholds that a try starts from.
-        host, port: where to listen; port 0 takes a free one.
-        browser: open one.
-        author: of corrections, until a reviewer gives a name; None is the user's.
+        host, port: address to listen on; port 0 picks a free one.
+        browser: whether to open one.
+        author: of corrections, until a reviewer gives a name; None is the name of the user.
         storage: fsspec options.
         video: limits of every video, uploads included.
         max_upload_bytes: of one uploaded video; `max_uploads_bytes` of all together.
         camera: a live source that the server watches, besides the visitors' webcams; with these `phrases` at first.
         record: a run folder to record the camera into; `record_video`: its frames, too.
-        live: when a recording goes on in another clip.
+        live: when a recording begins a new clip.
     """
 
     sources: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What a page asks of the model, as a checked value. It comes from a browser: nothing in it is believed."""
+"""What a page asks of the model, as a checked value. It comes from a browser, so everything in it is checked."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Order:
         exemplars: boxes around instances of a concept.
         first, last, start: positions in the clip, `last` included: the range, and where to begin with both ways.
         way: forward from `first`, backward from `last`, or both ways from `start`.
-        is_preview: one frame, at once, and nothing is remembered.
+        is_preview: one frame, answered at once and without memory.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""What was found for an order: frames by index, kept when the order ends, however it ends."""
+"""The results of orders: frames by index, kept when an order ends for whatever reason."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Results:
         """Raises NotHere."""
         with self._lock:
             if order_id not in self._results:
-                raise NotHere("there is no such result here any more")
+                raise NotHere("this result is no longer kept: run again")
             return self._results[order_id]
 
     def of_clip(self, key: str) -> list[Result]:

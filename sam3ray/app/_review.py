@@ -1,8 +1,8 @@
 """Reviewing a run: its clips, their rows at the newest revision, corrections, undo and redo.
 
-Everything that is corrected is an entry of the run's log (`sam3ray.revisions`), written before the page hears of it:
-if the server dies, nothing that was shown as saved is lost. A correction that touches what somebody else has touched
-since is refused, and the page keeps it as a draft.
+Every correction is an entry of the run's log (`sam3ray.revisions`), written before the page is told. If the server
+dies, nothing that was shown as saved is lost. A correction of something that somebody else has changed in the meantime
+is refused, and the page keeps it as a draft.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Review:
     # Reading
 
     def clips(self) -> list[dict[str, Any]]:
-        """All clips with what became of them, in the manifest's order."""
+        """All clips with their outcomes, in the manifest's order."""
         with self._lock:
             summaries = self.store.summaries()
             operations = self._edits.operations(self._edits.latest())
@@ -100,7 +100,7 @@ class Review:
     def doubts(self) -> dict[str, dict[str, Any]]:
         """Clip -> how likely something in it is wrong, why, and on which frame to look first, as `sam3ray triage`.
 
-        Of the first clips of a large run alone; of the model's own rows.
+        Only for the first clips of a large run, and from the model's own rows.
         """
         with self._lock:
             if self._doubts is None:
@@ -115,7 +115,7 @@ class Review:
             return self._doubts
 
     def rows(self, clip_id: str) -> dict[str, Any]:
-        """The newest rows of a clip, and how it came to them.
+        """The newest rows of a clip, and the history of its corrections.
 
         Raises:
             NotHere: there is no such clip.
@@ -172,7 +172,7 @@ class Review:
 
         Raises:
             NotHere: there is no such clip.
-            UserError: an operation is none, does not fit the rows, or (EditConflict) clashes with somebody else's.
+            UserError: an operation is not valid, does not fit the rows, or (EditConflict) clashes with somebody else's.
         """
         entry = self._entry(clip_id)
         if not isinstance(asked, list) or not 0 < len(asked) <= _MAX_OPERATIONS:
@@ -184,11 +184,11 @@ class Review:
             return self._edits.append(operations, tool=TOOL, author=self._name(author), parent=parent)
 
     def undo(self, clip_id: str, author: Any) -> int:
-        """Takes back the author's last correction of the clip that still counts."""
+        """Undoes the author's last correction of the clip that is still in effect."""
         return self._take_back(clip_id, author, redo=False)
 
     def redo(self, clip_id: str, author: Any) -> int:
-        """Takes back the author's last undo, unless the author has corrected the clip since."""
+        """Redoes the author's last undone correction, unless the author has corrected the clip since."""
         return self._take_back(clip_id, author, redo=True)
 
     def _take_back(self, clip_id: str, author: Any, *, redo: bool) -> int:
@@ -242,7 +242,7 @@ class Review:
                 raise ValueError("it has no counts")
             area, box = rle_area(counts, height, width), rle_bbox(counts, height, width)
         except ValueError as error:
-            raise UserError(f"the mask of object {object_id} is none: {error}") from None
+            raise UserError(f"the mask of object {object_id} is not valid: {error}") from None
         if area < 1:
             raise UserError(f"the mask of object {object_id} is empty: delete the object on this frame instead")
         frame = next(opened.frames.read(list(opened.frames.indices).index(index), None))

@@ -1,4 +1,4 @@
-"""The routes. Each checks what it is given, calls a module, and gives back JSON, a picture or a file."""
+"""The routes. Each checks its input, calls a module, and returns JSON, a picture or a file."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _add_static(app: FastAPI) -> None:
-    """The page's own files: those of the package by their names, and no others."""
+    """The page's own files: only those of the package, by their names."""
     files = {each.name: each for each in resources.files("sam3ray.app").joinpath("static").iterdir() if each.is_file()}
 
     @app.get("/")
@@ -356,7 +356,7 @@ async def _body(request: Request) -> dict[str, Any]:
     try:
         value = parse_json(bytes(data))
     except ValueError as error:
-        raise UserError(f"the request is no JSON: {error}") from None
+        raise UserError(f"the request is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise UserError("the request must be a mapping")
     return value

@@ -32,7 +32,7 @@ def serve(options: AppOptions, say: Callable[[str], None], warn: Callable[[str],
     """Serves the page until it is interrupted.
 
     Args:
-        say: told the address, token included; `warn`: what to beware of.
+        say: gets the address with its token; `warn` gets warnings.
 
     Raises:
         UserError: a source cannot be read, or the port is taken.
@@ -87,13 +87,13 @@ def serve(options: AppOptions, say: Callable[[str], None], warn: Callable[[str],
 
 
 def _is_run(place: str, storage: Mapping[str, Any]) -> bool:
-    """Whether a run is there, rather than a video, a folder of them or a manifest."""
+    """Whether the source is a run, and not a video, a folder of videos or a manifest."""
     if is_local(place):
         return (Path(local_path(place)) / layout.RUN).is_file()
     try:
         return RunStore(place, storage).exists()
     except (ClipError, JobStopped):
-        return False  # a single file of a web server, say: reading it as a manifest tells what is wrong
+        return False  # a single file of a web server, say: reading it as a manifest gives the error
 
 
 def _drawn(folder: Path) -> Path:

@@ -1,8 +1,8 @@
 """The exact picture of any frame of a clip, as JPEG.
 
-Browsers seek by time and land a frame beside the one asked for where rates vary, and play neither HEVC nor MPEG-4
-part 2. Here frames are counted by the same decoder that the model sees through. A thread decodes the clip once, from
-its beginning, into one file; frames that it has not reached are decoded on the spot.
+Browsers seek by time, so with variable frame rates they can land on a neighbouring frame, and they play neither HEVC
+nor MPEG-4 part 2. Here, the decoder that feeds the model counts the frames. A thread decodes the clip once, from its
+beginning, into one file; frames that it has not reached are decoded on demand.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Stills:
 
     Args:
         frames: the clip.
-        path: the file that they go to, of at most `max_bytes`.
+        path: the file that holds them, of at most `max_bytes`.
 
     Attributes:
         size: (height, width) of a still.
@@ -94,7 +94,7 @@ class Stills:
                         self._ends.append(size)
                         self._changed.notify_all()
         except (ClipError, OSError):
-            return  # whoever asks for a frame beyond this is told
+            return  # a request for a later frame gets the error
         finally:
             with self._changed:
                 self._is_filling = False

@@ -1,4 +1,4 @@
-"""Tries: orders from pages to the desk, what is found back to the pages of the same person."""
+"""Tries: passes orders from pages to the desk, and results back to the pages of the same person."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Page:
     """One open page.
 
     Attributes:
-        owner: whose it is; a page that is loaded again has the same.
+        owner: the person; unchanged when the page is reloaded.
         events: what is to be sent to it.
     """
 
@@ -90,7 +90,7 @@ class Tries:
                 }
             elif isinstance(event, Restarted):
                 result.frames.clear()
-                about |= {"event": "restarted", "message": "out of memory: begun again with smaller batches"}
+                about |= {"event": "restarted", "message": "out of memory: started over with smaller batches"}
             elif isinstance(event, Ended):
                 result.how, result.message = event.how, event.message
                 about |= {"event": "ended", "how": event.how, "message": event.message}
@@ -134,7 +134,7 @@ def _shown(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_owner(value: Any) -> str:
-    """Raises UserError for what no page of ours would send."""
+    """Raises UserError for what our own page never sends."""
     if not isinstance(value, str) or not value.isalnum() or not 8 <= len(value) <= 64:
         raise UserError(f"owner is {value!r:.80}; allowed: 8 to 64 letters and digits")
     return value

@@ -1,4 +1,4 @@
-"""Videos from a browser: streamed to disk under limits, under a name that the server makes up."""
+"""Videos from a browser: streamed to disk under limits, under a name that the server assigns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Uploads:
         self._total = 0
 
     async def receive(self, name: str, stream: AsyncIterator[bytes]) -> Entry:
-        """Raises UserError (too large, no room) and ClipError (no video); nothing is left then."""
+        """Raises UserError (too large, no room) or ClipError (not a video), and then leaves no file behind."""
         suffix = Path(name).suffix
         path = self._folder / f"{secrets.token_hex(8)}{suffix if _SUFFIX.fullmatch(suffix) else ''}"
         size = 0

@@ -1,4 +1,4 @@
-"""Live video: cameras, what the model finds on them at once, and its record as a run.
+"""Live video: cameras, what the model finds on them as they run, and a recording as a run.
 
 _camera (a thread decodes everything into a slot that holds the newest frame) -> _segments (which clip a frame
 belongs to) -> _live (the loop) -> _record (rows that can no longer be retracted, a clip every ten minutes)

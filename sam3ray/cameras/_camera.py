@@ -1,7 +1,7 @@
 """A source of live frames: RTSP, a capture device, or a file played at its own pace.
 
-A thread decodes every frame, since a decoder that skips shows rubbish until the next key frame, and puts it into a slot
-that holds one. Whoever takes from the slot gets the newest; what was replaced is counted, never queued.
+A thread decodes every frame, since a decoder that skips frames shows garbage until the next key frame, and puts it into
+a slot for one frame. The consumer gets the newest frame; frames that were replaced are counted, never queued.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sam3ray.video import VideoReader
 
 _STREAM = re.compile(r"(?i)(rtsp|rtsps|rtmp|srt|udp)://")
 _DEVICE = re.compile(r"/dev/video\d{1,3}")
-_SILENT_US = 5_000_000  # a server that sends nothing for so long is asked again
+_SILENT_US = 5_000_000  # a server that sends nothing for so long is connected to again
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 _MAX_PIXELS = 8192 * 8192
 
@@ -35,8 +35,8 @@ class CameraFrame:
 
     Attributes:
         image: uint8 RGB, (height, width, 3).
-        received: how many the source had given before it, those that were replaced in the slot included.
-        at: Unix seconds when it was received.
+        received: how many frames the source had given before it, including those that were replaced in the slot.
+        at: when it was received, in Unix seconds.
         dropped: of these, how many were replaced before anybody took them.
     """
 
@@ -51,16 +51,16 @@ class Camera:
 
     Args:
         source: an rtsp:// address (also rtmp, srt, udp), a device such as /dev/video0, or a video file.
-        every_frame: wait for whoever takes them instead of replacing: for files, whose every frame is wanted.
-        reconnect: ask a stream again when it ends or falls silent; a file ends.
+        every_frame: wait for the consumer instead of replacing frames. For files of which every frame is wanted.
+        reconnect: connect again when a stream ends or falls silent. A file just ends.
         heard: called in the camera's thread with each frame received, before it can be replaced.
         options: of libav, added to ours.
 
     Attributes:
-        problem: why nothing comes just now, in a sentence; "" while frames come.
+        problem: why no frames arrive now, in a sentence; "" while they do.
 
     Raises:
-        UserError: it is no such source.
+        UserError: `source` is not one of these.
         ClipError: a file cannot be read.
     """
 
@@ -82,11 +82,11 @@ class Camera:
         self._options = options or {}
         if not self.is_stream and not is_local(source):
             raise UserError(
-                f"{self.name} is no live source; allowed: rtsp://, rtmp://, srt:// or udp://, a device such as "
+                f"{self.name} is not a live source; allowed: rtsp://, rtmp://, srt:// or udp://, a device such as "
                 "/dev/video0, or a video file on this machine"
             )
         if not self.is_stream:
-            VideoReader(local_path(source), limits=self._limits).close()  # what is wrong with it is said now
+            VideoReader(local_path(source), limits=self._limits).close()  # raises now if it cannot be read
         self.problem = ""
         self._slot: CameraFrame | None = None
         self._changed = threading.Condition()
@@ -112,7 +112,7 @@ class Camera:
         """Each newest frame, until the source ends.
 
         Raises:
-            ClipError: a file became unreadable, or a stream that is not to be asked again cannot be had.
+            ClipError: a file became unreadable, or a stream cannot be opened and `reconnect` is off.
         """
         while True:
             frame = self.take(None)
@@ -153,7 +153,7 @@ class Camera:
                 if not self._reconnects:
                     return
                 tries = 0 if self._received > before else tries + 1
-                self.problem = self.problem or f"{self.name}: the stream has ended; it is asked again"
+                self.problem = self.problem or f"{self.name}: the stream has ended; connecting again"
                 with self._changed:
                     self._changed.wait_for(lambda: self._is_over, _BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)])
         except ClipError as error:

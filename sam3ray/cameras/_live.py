@@ -1,4 +1,4 @@
-"""The loop: newest frame in, what is there out, at once."""
+"""The loop: takes the newest frame, and yields at once what is on it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sam3ray.video import Frame
 if TYPE_CHECKING:
     from sam3ray.engine.session import Session
 
-_FORGET_AFTER_FRAMES = 64  # an object gone for so long is forgotten: memory stays flat for days
+_FORGET_AFTER_FRAMES = 64  # an object unseen for so long is forgotten, so that memory stays constant for days
 _PTS_PER_S = 90_000
 
 
@@ -38,9 +38,9 @@ class LiveFrame:
         image: uint8 RGB, (height, width, 3).
         annotations: its objects; `frame_index` counts the frames received in this clip.
         tentative: of their ids, those that may still be retracted.
-        retracted: ids shown on earlier frames that are taken back: nothing was there.
+        retracted: ids shown on earlier frames that turned out to be spurious.
         clip: id of the clip that the frame belongs to.
-        dropped: frames received and not looked at, since it began.
+        dropped: frames received but not processed, since the start.
         age_s: time since the frame was received.
     """
 
@@ -100,12 +100,12 @@ class View(Protocol):
 
 
 class LiveView:
-    """A session that runs for days: phrases and objects come and go, ids are never given twice.
+    """A session that runs for days: phrases and objects come and go, and ids are never reused.
 
-    Frames of another size, or `begin_anew`, begin another session under the hood.
+    Frames of another size, or `begin_anew`, start a new session internally.
 
     Args:
-        model: loaded; its thresholds are taken, but `frame_batch` 1 and a limit to what is remembered.
+        model: loaded; its thresholds apply, but `frame_batch` is 1 and memory is limited.
     """
 
     def __init__(self, model: Model, prompts: Sequence[str] = ()) -> None:
@@ -163,11 +163,11 @@ class LiveView:
         return self._ids.next if self._ids is not None else 1
 
     def start_ids_at(self, first: int) -> None:
-        """Before the first frame: ids of an earlier recording are not given again."""
+        """Call it before the first frame, so that ids of an earlier recording are not reused."""
         self._ids = Ids(max(1, first))
 
     def begin_anew(self) -> None:
-        """Forgets what was seen; ids continue."""
+        """Forgets everything seen so far; ids continue."""
         if self._session is not None:
             self._session.close()
             self._asked = ()
@@ -212,12 +212,12 @@ def live(
         checkpoint, model, tracking: as `segment_video`.
         output: a run folder to record into: rows that are no longer tentative, a clip every ten minutes.
         record_video: with `output`, also the frames received, as `recordings/<clip>.mp4`.
-        every_frame: of a file, look at every frame instead of keeping pace.
-        settings: when a clip is cut.
+        every_frame: process every frame of a file instead of playing it at its own pace.
+        settings: when a new clip begins.
         camera: of `Camera`: `reconnect`, `options`, `limits`.
 
     Returns:
-        One value per frame looked at, until the source ends or the generator is closed.
+        One value per processed frame, until the source ends or the generator is closed.
 
     Raises:
         UserError: arguments that do not fit, or `output` is another kind of run.

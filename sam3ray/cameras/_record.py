@@ -1,9 +1,9 @@
-"""The record of live video: a run folder that grows by a clip every ten minutes.
+"""The recording of live video: a run folder that grows by a clip every ten minutes.
 
-Rows wait until they can no longer be retracted (`hotstart_delay` - 1 frames), so that no row is of an object that was
-taken back. Crash contract: a clip's rows are committed whole when the next clip begins, or at the end; the manifest
-that names it is replaced just before. A process that dies loses the clip under way and what waited of the one before,
-nothing else; restarted with the same output it continues, with ids above all existing ones.
+Rows are held back until they can no longer be retracted (`hotstart_delay` - 1 frames), so no row belongs to a retracted
+object. Crash contract: a clip's rows are committed as a whole when the next clip begins, or at the end; the manifest
+that names it is replaced just before. A process that dies loses only the current clip and the rows of the previous clip
+that were still held back. Started again with the same output, it continues, with ids above all existing ones.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sam3ray.cameras._live import View
 
 _TIME_BASE = Fraction(1, 90_000)
-_WAITING = 64  # frames that wait for the encoder; then the camera waits for it, too
+_WAITING = 64  # frames in the encoder's queue; when it is full, the camera waits
 
 
 class Recorder(AbstractContextManager["Recorder"]):
@@ -48,7 +48,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         record_video: keep the frames as well.
 
     Raises:
-        UserError: `output` is a run of another kind.
+        UserError: `output` is another kind of run.
     """
 
     def __init__(self, output: str, source: str, view: View, *, record_video: bool) -> None:
@@ -91,14 +91,14 @@ class Recorder(AbstractContextManager["Recorder"]):
     # From the camera's thread
 
     def receive(self, placed: Placed, began_at: float, image: np.ndarray) -> None:
-        """Every frame received, including those that are not looked at."""
+        """Takes every frame received, including those that are not processed."""
         if self._encoder is not None:
             self._encoder.put(self._name(placed, began_at), placed, image)
 
     # From the loop
 
     def write(self, placed: Placed, began_at: float, frame: FrameAnnotations, retracted: frozenset[int]) -> str:
-        """The rows of a frame that was looked at, and what is taken back of earlier ones; returns the clip's id."""
+        """Takes the rows of a processed frame and the retracted ids of earlier ones; returns the clip's id."""
         if retracted:
             self._waiting = deque(
                 (number, name, replace(each, objects=tuple(o for o in each.objects if o.object_id not in retracted)))

@@ -16,7 +16,7 @@ class Placed:
         clip: number of the clip, from 0.
         index: in the clip.
         time_s: since the clip's first frame.
-        scene: grows where the model must start over: time has passed unseen, or the picture has another size.
+        scene: increases when the model must start over, after a gap in time or a change of the frame size.
     """
 
     clip: int

@@ -57,7 +57,7 @@ Set = Annotated[
 ]
 Revision = Annotated[
     str | None,
-    typer.Option("--revision", metavar="R", help="With the corrections up to here: latest, or a number."),
+    typer.Option("--revision", metavar="R", help="Apply corrections up to this revision: latest, or a number."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 LogLevel = Annotated[
@@ -153,7 +153,7 @@ def _show(summary: JobSummary, output: str, as_json: bool) -> None:
 
 
 def _options(overrides: list[str] | None, sections: tuple[str, ...]) -> JobConfig:
-    """Configuration for a verb that works on a finished run: some sections of it, from `--set` alone."""
+    """Configuration for a verb that works on a finished run: only some sections, given with `--set`."""
     from sam3ray.config import config_from_text
 
     wrong = [o for o in overrides or () if o.partition("=")[0].partition(".")[0].strip() not in sections]
@@ -167,7 +167,7 @@ def _storage(overrides: list[str] | None) -> dict[str, Any]:
 
 
 def _given_storage(overrides: list[str] | None) -> dict[str, Any] | None:
-    """fsspec options; None where none are given: those of the configuration then, if OUTPUT is one."""
+    """fsspec options; None if none are given: then those of the configuration apply, if OUTPUT is one."""
     return _storage(overrides) or None
 
 

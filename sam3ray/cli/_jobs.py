@@ -133,7 +133,7 @@ def verify(
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Audit a run: is every clip accounted for, and is every file intact? Lists the problems and exits with 1 if not.
+    """Audit a run: is every clip accounted for and every file intact? Lists problems and exits with 1 if there are any.
 
     Uses all CPUs of this machine, or those of a Ray cluster with --set cluster.address=auto.
     """
@@ -174,7 +174,7 @@ def retry(
         typer.Option("--reason", metavar="R", help="Clear only failures with this reason. Repeatable."),
     ] = None,
     from_start: Annotated[
-        bool, typer.Option("--from-start", help="Drop what is kept of these clips: they begin at their first frame.")
+        bool, typer.Option("--from-start", help="Delete the saved progress of these clips, so that they start over.")
     ] = False,
     set_: Set = None,
     as_json: AsJson = False,
@@ -214,7 +214,7 @@ def render(
 ) -> int:
     """Render a run's annotated videos, on CPUs. Existing videos are kept.
 
-    With --revision, the corrected clips with their corrections, into edits/videos/<number>/.
+    With --revision, renders the corrected clips with their corrections, into edits/videos/<number>/.
     """
     from sam3ray import verbs
 

@@ -62,7 +62,7 @@ def evaluate(
     if (truth is None) == (against is None):
         raise UserError("give one of --truth TRUTH (true tracks) and --against RUN (another run)")
     if against is not None and ignore_prompts:
-        raise UserError("--ignore-prompts: allowed with --truth alone")
+        raise UserError("--ignore-prompts: allowed only with --truth")
     processes = workers or os.cpu_count() or 1
     with counter("clips compared") as progress:
         report: Any
@@ -114,7 +114,7 @@ def export_labels(
             "--variant",
             metavar="V",
             help="mots: challenge, kitti or png. cvat: boxes, masks or push (into a server). labelstudio: video or "
-            "brush. Default: the first",
+            "brush. Default: the first.",
         ),
     ] = None,
     clips: Annotated[
@@ -144,7 +144,7 @@ def export_labels(
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Export labels for another tool. Prints what the format cannot hold. Safe to repeat."""
+    """Export labels for another tool. Reports what the format cannot hold. Safe to repeat."""
     from sam3ray.exports import SENTENCES, export, push_to_cvat, read_names
 
     chosen: dict[str, Any] = {
@@ -228,7 +228,7 @@ def import_corrections(
         typer.Option(
             "--format",
             metavar="F",
-            help="A format of `export` but yolo, or run (what `refine` made). "
+            help="Any format of `export` except yolo; or run, for a run that `refine` made. "
             "With --as-truth: saco, ytvis, davis, mots or sav.",
         ),
     ],
@@ -327,21 +327,24 @@ def refine(
     output: Output,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="DEST", help="The new run. Default: OUTPUT-refined-R, R being the revision."),
+        typer.Option(
+            "--to", metavar="DEST", help="Folder of the new run. Default: OUTPUT-refined-R, where R is the revision."
+        ),
     ] = None,
     revision: Annotated[
-        str, typer.Option("--revision", metavar="R", help="Corrections up to here: latest, or a number.")
+        str,
+        typer.Option("--revision", metavar="R", help="Use the corrections up to this revision: latest, or a number."),
     ] = "latest",
     clips: Annotated[
-        list[str] | None, typer.Option("--clips", metavar="ID", help="This corrected clip alone (repeatable).")
+        list[str] | None, typer.Option("--clips", metavar="ID", help="Refine only this corrected clip. Repeatable.")
     ] = None,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Track corrected objects again from their corrections, into a new run. No phrase runs again; ids stay.
+    """Track corrected objects again from their corrections, into a new run. Phrases do not run again; ids stay.
 
-    `sam3ray import OUTPUT --from DEST --format run` brings the rows home as a revision.
+    Then `sam3ray import OUTPUT --from DEST --format run` imports the new rows as a revision.
     """
     from sam3ray.job import make_progress
     from sam3ray.job import refine as refine_run

@@ -17,21 +17,25 @@ def triage(
     output: Output,
     against: Annotated[
         str | None,
-        typer.Option("--against", metavar="RUN", help="Another run of the same clips: where they differ ranks higher."),
+        typer.Option(
+            "--against", metavar="RUN", help="Another run of the same clips: objects on which they differ rank higher."
+        ),
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="FILE", help="A new .parquet file; by default OUTPUT/triage.parquet, replaced."),
+        typer.Option(
+            "--to", metavar="FILE", help="Write to this new .parquet file. Default: replace OUTPUT/triage.parquet."
+        ),
     ] = None,
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Print this many clips and objects.")] = 10,
     workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; by default one per CPU.")
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Number of processes. Default: one per CPU.")
     ] = None,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Rank clips and objects by how likely they are wrong: what to look at first."""
+    """Rank clips and objects by how likely they are wrong, to show what to check first."""
     from sam3ray.screening import triage as rank
 
     with counter("clips looked at") as progress:
@@ -57,19 +61,19 @@ def report(
     clips: Annotated[
         int, typer.Option("--clips", metavar="N", min=1, max=200, help="Show this many of the most doubtful clips.")
     ] = 12,
-    stills: Annotated[bool, typer.Option("--stills/--no-stills", help="With stills from the videos.")] = True,
+    stills: Annotated[bool, typer.Option("--stills/--no-stills", help="Include stills from the videos.")] = True,
     sample: Annotated[
         int | None,
         typer.Option("--sample", metavar="N", min=1, help="Read the rows of N clips instead of all."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", min=1, help="Processes; by default one per CPU.")
+        int | None, typer.Option("--workers", metavar="N", min=1, help="Number of processes. Default: one per CPU.")
     ] = None,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Write report.html into a run: totals, failures, what was found, clips to look at first with stills."""
+    """Write report.html into a run: totals, failures, what was found, and stills of the clips to check first."""
     from sam3ray.job.reporting import report as write_report
 
     options = _options(set_, ("storage", "cluster"))

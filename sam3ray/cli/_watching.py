@@ -31,24 +31,29 @@ if TYPE_CHECKING:
 def page(
     source: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SOURCE", help="Videos, folders, globs or manifests. None: drawn clips."),
+        typer.Argument(metavar="SOURCE", help="Runs, videos, folders, globs or manifests. Default: drawn clips."),
     ] = None,
     checkpoint: Annotated[
         str | None,
         typer.Option("--checkpoint", metavar="ID", help="Short for --set model.checkpoint=ID."),
     ] = None,
     host: Annotated[
-        str, typer.Option("--host", metavar="H", help="Where to listen. By default this machine alone can reach it.")
+        str,
+        typer.Option("--host", metavar="H", help="Address to listen on. By default only this machine can reach it."),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", metavar="P", min=0, max=65535, help="0 takes a free one.")] = 0,
-    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the address.")] = False,
+    port: Annotated[
+        int, typer.Option("--port", metavar="P", min=0, max=65535, help="Port to listen on; 0 picks a free one.")
+    ] = 0,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Print the address without opening a browser.")
+    ] = False,
     author: Annotated[
-        str | None, typer.Option("--author", metavar="NAME", help="Of corrections; by default your user name.")
+        str | None, typer.Option("--author", metavar="NAME", help="Author of corrections. Default: your user name.")
     ] = None,
     set_: Set = None,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Open the page: try phrases, clicks and boxes on clips."""
+    """Open the page in your browser: try prompts on clips, review and correct runs, watch live video."""
     options_of_page, serve = _page()
     if not source and checkpoint is None and not any(each.startswith("model.") for each in set_ or ()):
         checkpoint = "embedded"  # drawn clips are what it knows
@@ -78,28 +83,32 @@ def watch_live(
         str, typer.Argument(metavar="SOURCE", help="rtsp://..., a device such as /dev/video0, or a video file.")
     ],
     prompts: Annotated[
-        list[str] | None, typer.Option("--prompt", metavar="P", help="A phrase to look for (repeatable).")
+        list[str] | None, typer.Option("--prompt", metavar="P", help="Phrase to look for. Repeatable.")
     ] = None,
     output: Annotated[
         str | None,
         typer.Option("--output", metavar="DIR", help="Record into a run folder, a clip every 10 minutes."),
     ] = None,
-    no_video: Annotated[bool, typer.Option("--no-video", help="With --output: rows alone, no recording.")] = False,
+    no_video: Annotated[
+        bool, typer.Option("--no-video", help="With --output: write rows, but do not record the video.")
+    ] = False,
     every_frame: Annotated[
-        bool, typer.Option("--every-frame", help="Of a file: look at every frame instead of keeping its pace.")
+        bool, typer.Option("--every-frame", help="Process every frame of a file instead of playing it at its own pace.")
     ] = False,
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", metavar="ID", help="Short for --set model.checkpoint=ID.")
     ] = None,
     set_: Set = None,
-    display: Annotated[bool, typer.Option("--display", help="Show it on a page instead of printing.")] = False,
-    no_browser: Annotated[
-        bool, typer.Option("--no-browser", help="With --display: only print the page's address.")
+    display: Annotated[
+        bool, typer.Option("--display", help="Show the result on the page instead of printing it.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for every frame.")] = False,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="With --display: print the page's address without opening a browser.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per frame.")] = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Look for phrases on live video, until it ends or you stop it. Prints what is there now, once a second."""
+    """Find phrases in live video until it ends or you stop it. Prints what is visible now, once a second."""
     from sam3ray.cameras import live
     from sam3ray.model import Model
 
@@ -161,7 +170,7 @@ def _tell(frames: Iterable[LiveFrame], as_json: bool) -> None:
 
 
 def _page() -> tuple[type[AppOptions], Callable[..., None]]:
-    """What serves the page. Raises UserError where its extra is not installed."""
+    """The page's options and server. Raises UserError if the extra `app` is not installed."""
     try:
         from sam3ray.app import AppOptions, serve
     except ModuleNotFoundError as error:

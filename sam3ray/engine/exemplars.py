@@ -1,11 +1,12 @@
-"""Concepts shown by boxes: which frame they are looked for on, and what their boxes said.
+"""Concepts shown by boxes: on which frames they are looked for, and the encodings of their boxes.
 
 By Meta's published rules (`add_prompt` with boxes, sam3/model/sam3_video_inference.py) boxes are encoded on their own
 frame and take part in the detection of that frame alone. A phrase is looked for on the other frames without them; an
 exemplar without a phrase is looked for on its own frames alone, by the word "visual" and its boxes, and what it found
 there is tracked.
 
-`tracking.exemplars: everywhere` is ours: what the boxes said is kept and goes into the detection of all later frames.
+`tracking.exemplars: everywhere` is our own: the encoded boxes are kept and take part in the detection on all later
+frames.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Shown:
     """A concept of which a box has been shown.
 
     Attributes:
-        since, until: frames given before it was first shown, and before it was removed.
+        since, until: the number of frames given before it was first shown, and before it was removed.
         said: (frame, (1, boxes + 1, C)) of each frame whose boxes are kept for later ones.
     """
 
@@ -53,7 +54,7 @@ class Sought:
         boxes: of this frame: (centre x, centre y, width, height) as fractions of it.
         signs: of each box, whether it is around an instance.
         frame: of the boxes, counted in the pass; -1 where there are none.
-        kept: where what earlier boxes said is found and what these say is kept; None: neither.
+        kept: holds the encodings of earlier boxes and takes those of these; None: neither.
     """
 
     name: str
@@ -97,7 +98,7 @@ class Exemplars:
         return tuple(dict.fromkeys([*(each.name for each in self.shown.values() if not each.phrase), *given]))
 
     def add(self, prompt: ExemplarPrompt) -> ExemplarPrompt:
-        """Takes in an exemplar for a frame to come. Returns it with its name.
+        """Adds an exemplar for a coming frame. Returns it with its name.
 
         Raises:
             ValueError: it does not fit the frames.
@@ -176,7 +177,7 @@ class Exemplars:
         return [each for each in (*self.shown.values(), *self.ended) if each.since < worked]
 
     def resume(self, shown: Iterable[Shown], prompts: Iterable[ExemplarPrompt], count: int) -> None:
-        """Goes on where another session's had come."""
+        """Continues from the exemplars of another session."""
         for each in shown:
             if each.until is None:
                 self.shown[each.name] = each

@@ -1,8 +1,8 @@
-"""How a clip that is gone through once can be left and taken up again: what a walk tells, and what it asks for.
+"""How a walk through a clip can be interrupted and resumed: what it reports, and what it asks for.
 
-A walk hands over each frame as soon as it is final within its pass, and says when it is at rest: everything that was
-final has been handed over, and the session can be saved. Whoever keeps both can have another walk, in another process,
-begin with the frames kept and go on where the session was saved.
+A walk hands over each frame as soon as it is final within its pass. It also says when everything final has been handed
+over and the session can be saved. With the saved frames and the saved session, another walk, in another process, can
+continue from there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Save = Callable[[Path, str], None]
 
 @dataclass(frozen=True)
 class Kept:
-    """Where a clip can be taken up again.
+    """A point from which a clip can be resumed.
 
     Attributes:
         state: a session's file.
@@ -33,24 +33,24 @@ class Kept:
 
 
 class Recorder(Protocol):
-    """Keeps what a walk has come to."""
+    """Saves the progress of a walk."""
 
     def kept(self) -> Iterator[Kept]:
-        """Places to go on from, the best first. The next one is asked for if this one cannot be used."""
+        """Points to resume from, the best first. The next one is asked for if this one cannot be used."""
         ...
 
     def refused(self, error: StateError) -> None:
-        """The state of the place given last cannot be used."""
+        """The state of the last point given cannot be used."""
         ...
 
     def took_up(self) -> None:
-        """The place given last is the one that is gone on from."""
+        """The walk resumes from the last point given."""
         ...
 
     def add(self, pass_number: int, frame: FrameAnnotations) -> None:
-        """The next frame of a pass. In a reverse pass indices fall."""
+        """The next frame of a pass. In a reverse pass, indices decrease."""
         ...
 
     def at_rest(self, pass_number: int, save: Save) -> None:
-        """Now is a moment to save. What this raises ends the walk."""
+        """The session can be saved now. An exception ends the walk."""
         ...

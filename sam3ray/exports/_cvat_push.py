@@ -1,7 +1,8 @@
 """Straight into a CVAT server: a task for each clip, with its frames as images and its masks as shapes with scores.
 
-CVAT's files hold no scores, its API does. A task is complete once it has its shapes, which come last: a call that was
-cut off goes on where it was. CVAT has no tracks of masks, so `group` and the attribute `object_id` keep identity.
+CVAT's files cannot hold scores, but its API can. A task is complete once it has its shapes, which come last: an
+interrupted call continues where it stopped. CVAT has no tracks of masks, so `group` and the attribute `object_id` keep
+identity.
 """
 
 from __future__ import annotations
@@ -56,9 +57,10 @@ def push_to_cvat(
     storage_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
-    """Makes a task for each clip that has none of its name yet.
+    """Creates a task for each clip without a task of its name.
 
-    The environment says who: CVAT_ACCESS_TOKEN, or CVAT_USERNAME and CVAT_PASSWORD; and CVAT_ORGANIZATION, if any.
+    Credentials come from the environment: CVAT_ACCESS_TOKEN, or CVAT_USERNAME and CVAT_PASSWORD; and
+    CVAT_ORGANIZATION, if any.
 
     Args:
         to: the server, as in `https://app.cvat.ai`, or a project on it, as in `https://app.cvat.ai/projects/7`, which
@@ -124,7 +126,7 @@ class _Server:
         self._host, self._project, self._names = host, project, names
         token, user = os.environ.get("CVAT_ACCESS_TOKEN"), os.environ.get("CVAT_USERNAME")
         if token is None and user is None:
-            raise UserError("set CVAT_ACCESS_TOKEN, or CVAT_USERNAME and CVAT_PASSWORD: the server asks who you are")
+            raise UserError("the server needs credentials: set CVAT_ACCESS_TOKEN, or CVAT_USERNAME and CVAT_PASSWORD")
         login: dict[str, Any] = {"access_token": token}
         if token is None:
             login = {"credentials": (user, os.environ.get("CVAT_PASSWORD", ""))}
@@ -132,7 +134,7 @@ class _Server:
             self._client: Client = make_client(host, **login)
             if organization := os.environ.get("CVAT_ORGANIZATION"):
                 self._client.organization_slug = organization
-            self._client.users.retrieve_current_user()  # a token is not looked at before it is used
+            self._client.users.retrieve_current_user()  # a token is checked only when it is used
         except self._errors as error:
             raise UserError(f"{host} cannot be used: {_why(error)}") from None
 

@@ -2,8 +2,8 @@
 
 Crash contract: `export.json` is created first and says whose export this is. Each file appears whole or not at all. A
 clip's sidecar under `sam3ray/` is created after all its other files: it marks the clip as exported, and a later call
-goes on with the clips that have none. Files of a clip that was cut off are written again with the same content, so
-those that are there already are left alone. Files about the whole dataset come last.
+continues with the clips that have none. Files of an interrupted clip would get the same content again, so existing ones
+are left alone. Files about the whole dataset come last.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from sam3ray.store.storage import Storage
 IDENTITY, SIDECARS = layout.EXPORT, layout.SIDECARS
 
 
-_WRITERS = 16  # files under way at once: a disk or a store takes a while for each, however small
-_WAITING = 64  # files held in memory before somebody waits
+_WRITERS = 16  # files written at once: a disk or a store takes a while for each, however small
+_WAITING = 64  # files held in memory before a writer waits
 
 
 class Folder:
@@ -48,7 +48,7 @@ class Folder:
                 self._pool.shutdown(cancel_futures=True)
 
     def settle(self) -> None:
-        """Raises what went wrong with the first file of which something did."""
+        """Raises the first error of any file."""
         while self._writes:
             self._writes.popleft().result()
 

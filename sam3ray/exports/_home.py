@@ -1,4 +1,4 @@
-"""What comes back becomes one revision, whatever it comes back from."""
+"""Turns imported changes into one revision, whatever their format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sam3ray.values.annotations import FrameAnnotations
 
 @dataclass(frozen=True)
 class Imported:
-    """What came back.
+    """The result of an import.
 
     Attributes:
         revision: the new one; None where nothing was changed.

@@ -1,4 +1,4 @@
-"""Corrections that come back: an export that somebody has changed, as one revision of the run that it is of."""
+"""Imports corrections: a changed export becomes one revision of its run."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def _identity(storage: Storage, store: RunStore, format: str) -> Mapping[str, An
 def _change(
     store: RunStore, labels: ClipLabels, choice: Choice, rows: Sequence[FrameAnnotations], found: Found
 ) -> Change:
-    """What somebody did to one clip.
+    """What was changed in one clip.
 
     Args:
         rows: as the export found them, those that it left out included.

@@ -1,4 +1,4 @@
-"""Labels as they come back from other tools. Files of strangers: every value is checked, and nothing is believed."""
+"""Reads labels that come back from other tools. The files are untrusted: every value is checked."""
 
 from __future__ import annotations
 

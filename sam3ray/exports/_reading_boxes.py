@@ -1,8 +1,8 @@
-"""Boxes as they come back: CVAT's tracks, Label Studio's videos, MOT.
+"""Reads boxes that come back: CVAT's tracks, Label Studio's videos, MOT.
 
-A box that is where it was, within the half pixel that keyframes may be off, changes nothing. For one that was moved,
-the object's nearest mask is stretched to it and stands in until `refine` has tracked the object from the box; for a new
-object the whole box does.
+A box within half a pixel of where it was changes nothing, since keyframes can be off by so much. If a box was moved,
+the object's nearest mask is stretched to it, as a placeholder until `refine` has tracked the object from the box. For a
+new object, the placeholder is the whole box.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Keyframe:
-    """Where a tool's track is from a frame on.
+    """The position of a tool's track from a frame on.
 
     Attributes:
         frame: in the source video.
         box: xyxy in pixels, max exclusive.
         shown: False where the object is not seen from here on.
-        set: whether somebody set it; else the tool worked it out itself.
+        set: whether a person set it; otherwise the tool computed it.
     """
 
     frame: int
@@ -55,7 +55,7 @@ class Track:
         return [each.frame for each in self.keyframes]
 
     def at(self, frame: int) -> Keyframe | None:
-        """Itself at a frame, on the straight line between two keyframes; None where it is not seen."""
+        """The position at a frame, interpolated between two keyframes; None if the object is not visible."""
         n = bisect_right(self._frames, frame) - 1
         if n < 0 or not self.keyframes[n].shown:
             return None

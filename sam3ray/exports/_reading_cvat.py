@@ -1,4 +1,4 @@
-"""CVAT's XML as it comes back: put the `annotations.xml` of a CVAT export in place of the clip's file."""
+"""Reads CVAT's XML that comes back: put the `annotations.xml` of a CVAT export in place of the clip's file."""
 
 from __future__ import annotations
 
@@ -77,13 +77,15 @@ def _root(storage: Storage, labels: ClipLabels) -> tuple[ET.Element, str]:
     if data is None:
         raise ValueError(f"{path} is missing")
     if len(data) > _MAX_BYTES or b"<!DOCTYPE" in data[:4096] or b"<!ENTITY" in data:
-        raise ValueError(f"{path} is no export of CVAT: it has a document type, or is larger than {_MAX_BYTES} bytes")
+        raise ValueError(
+            f"{path} is not an export of CVAT: it has a document type, or is larger than {_MAX_BYTES} bytes"
+        )
     try:
         root = ET.fromstring(data)
     except (ET.ParseError, ValueError, LookupError) as error:
         raise ValueError(f"{path} is not XML: {error}") from None
     if root.tag != "annotations":
-        raise ValueError(f"{path} is no export of CVAT: it begins with <{root.tag}>, not with <annotations>")
+        raise ValueError(f"{path} is not an export of CVAT: it begins with <{root.tag}>, not with <annotations>")
     return root, path
 
 

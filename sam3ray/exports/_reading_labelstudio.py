@@ -1,7 +1,7 @@
-"""Label Studio's JSON as it comes back.
+"""Reads Label Studio's JSON that comes back.
 
-Put the JSON export of the project (of any number of clips) into the folder `corrected` of our export. Of each task the
-last annotation that nobody cancelled counts; a task without one was not looked at. Without such a folder our own
+Put the JSON export of the project (of any number of clips) into the folder `corrected` of our export. For each task,
+the last annotation that was not cancelled counts; a task without one was not reviewed. Without such a folder our own
 `tasks/<clip_id>.json` are read, predictions included, for those who correct the files themselves.
 """
 
@@ -127,7 +127,7 @@ def _keyframe(entry: Any, labels: ClipLabels, where: str) -> Keyframe:
         frame = int(entry["frame"]) - 1
         x, y, width, height = (float(entry[name]) / 100 for name in ("x", "y", "width", "height"))
     except (KeyError, TypeError, ValueError, OverflowError):
-        raise ValueError(f"{where}: {entry!r:.80} is no place; allowed: frame, x, y, width and height") from None
+        raise ValueError(f"{where}: {entry!r:.80} is not a position; allowed: frame, x, y, width and height") from None
     if frame < 0 or not all(abs(v) < 1e6 for v in (x, y, width, height)) or width <= 0 or height <= 0:
         raise ValueError(f"{where}: frame {frame + 1} or its box is out of range; frames count from 1")
     w, h = labels.width, labels.height

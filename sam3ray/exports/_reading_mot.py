@@ -1,4 +1,4 @@
-"""MOT's boxes as they come back."""
+"""Reads MOT's boxes that come back."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def read_mot(storage: Storage, labels: ClipLabels) -> Found:
             if shown:
                 own[frame] = Keyframe(frame, (x - 1, y - 1, x - 1 + width, y - 1 + height))
         except KeyError:
-            raise ValueError(f"{path}, line {n}: class {category:g} is none of the export's") from None
+            raise ValueError(f"{path}, line {n}: class {category:g} is not in the export") from None
         except (ValueError, OverflowError) as error:
             raise ValueError(f"{path}, line {n}: {' '.join(str(error).split())}") from None
     following = dict(zip(labels.frames, labels.frames[1:], strict=False))

@@ -1,7 +1,7 @@
-"""Pixels that belong to one object each, as they come back: DAVIS and MOTS.
+"""Reads formats that give each pixel to one object, as they come back: DAVIS and MOTS.
 
-Where masks overlapped when they were exported, the lower one lost pixels. So a mask counts as changed only where it
-differs from what was painted; else the object keeps its row, covered pixels included.
+If masks overlapped when they were exported, the one below lost pixels. So a mask counts as changed only if it differs
+from what was painted; otherwise the object keeps its row, covered pixels included.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def read_mots_png(storage: Storage, labels: ClipLabels) -> Found:
 
     def label_of(number: int) -> str:
         if number // _PER_CLASS not in names:
-            raise ValueError(f"class {number // _PER_CLASS} is none of labels.txt")
+            raise ValueError(f"class {number // _PER_CLASS} is not in labels.txt")
         return names[number // _PER_CLASS]
 
     return _compared(labels, numbers, masks, label_of)

@@ -1,4 +1,4 @@
-"""Tracks of masks as they come back: YouTube-VIS, SA-Co/VEval and SA-V."""
+"""Reads tracks of masks that come back: YouTube-VIS, SA-Co/VEval and SA-V."""
 
 from __future__ import annotations
 

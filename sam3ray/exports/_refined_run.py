@@ -1,4 +1,4 @@
-"""The rows of a refined run come home to the run that it refines."""
+"""Imports the rows of a refined run into the run that it refines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bring_home(
     changes: dict[str, Change] = {}
     done = sorted(refined.done_ids())
     if not done:
-        raise UserError(f"{redact(refined.output)} has no finished clip yet: there is nothing to bring home")
+        raise UserError(f"{redact(refined.output)} has no finished clip yet: there is nothing to import")
     problems = []
     for count, clip_id in enumerate(done, 1):
         try:
@@ -66,7 +66,7 @@ def _base(store: RunStore, refined: RunStore) -> int:
     info: Mapping[str, Any] = refined.run_info()
     about = info.get("refines")
     if not isinstance(about, Mapping) or type(about.get("revision")) is not int:
-        raise UserError(f"{redact(refined.output)} is no refined run: `sam3ray refine` makes those")
+        raise UserError(f"{redact(refined.output)} is no refined run: make one with `sam3ray refine`")
     if about.get("run_id") != store.run_id():
         raise UserError(
             f"{redact(refined.output)} refines the run {about.get('run_id')!r} ({redact(str(about.get('output')))}); "

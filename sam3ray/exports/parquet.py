@@ -1,7 +1,7 @@
 """A plain run folder with the corrections in its rows, for readers that know nothing of revisions.
 
-`annotations/<clip_id>.parquet`, `manifest.parquet`, `clips.parquet` and, last, `run.json`: what reads, verifies,
-renders or exports a run takes it. It can be corrected in turn, and is not continued by `run`.
+`annotations/<clip_id>.parquet`, `manifest.parquet`, `clips.parquet` and, last, `run.json`. Whatever reads, verifies,
+renders or exports a run accepts it. It can be corrected in turn, but `run` does not continue it.
 """
 
 from __future__ import annotations

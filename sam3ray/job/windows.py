@@ -1,8 +1,8 @@
-"""Checkpoints inside a clip: what an attempt keeps of it now and then, and where it goes on from.
+"""Checkpoints inside a clip: what an attempt saves from time to time, and where the next one continues.
 
-Only whole windows reach the store (`sam3ray.store.windows` says what is there if the process dies at any step). What is
-damaged, of another video or of another engine is never used and never fatal: the clip goes on from what is left, or
-starts over.
+Only whole windows reach the store (`sam3ray.store.windows` says what is there if the process dies at any step). A
+window that is damaged, or of another video or engine, is never used and never fatal: the clip continues from what is
+left, or starts over.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-MOST_ROWS = 200_000  # after which a window ends early: its frames are in memory until it is written
+MOST_ROWS = 200_000  # a window ends early at this many, since its frames stay in memory until it is written
 
 
 class WindowTaken(Exception):
-    """Another attempt at the clip is further: go on from its state."""
+    """Another attempt at the clip is ahead: continue from its state."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class ClipWindows:
     Args:
         run_id: of the run; windows of any other are not used.
         source: how the clip's video looks now; windows made of any other are not used.
-        seconds: of work, after which what there is is kept.
+        seconds: of work, after which a window is saved.
         folder: for local files; they are removed by `close`.
-        kept_one: is told the name of each window, also of the one that the clip goes on from.
+        kept_one: called with the name of each window, including the one that the clip continues from.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class ClipWindows:
 
     @property
     def are_there(self) -> bool:
-        """Whether the clip may go on from somewhere."""
+        """Whether there may be a state to continue from."""
         return bool(self._windows.states)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """For the clip's metadata: what reading has shown, in whatever attempt, and of which windows it is made."""
+        """For the clip's metadata: what all attempts saw while reading, and the windows that the clip is made of."""
         seen = self._seen_before.joined(Seen.of(self._seen())).facts
         return seen | ({"windows": [asdict(entry) for entry in self._note.windows]} if self._note.windows else {})
 
@@ -141,7 +141,7 @@ class ClipWindows:
         self._kept_one(str(last))
 
     def _sound(self, state: Path, fresh: WindowNote) -> WindowNote:
-        """The note of a state of this clip, whose rows are all at hand. Raises ValueError."""
+        """The note of a usable state of this clip, whose rows are all there. Raises ValueError if it is not usable."""
         from sam3ray.engine.state import StateError, read_note
 
         try:
@@ -177,7 +177,7 @@ class ClipWindows:
         self._rows += len(frame.objects)
 
     def at_rest(self, pass_number: int, save: Save) -> None:
-        """Raises WindowTaken where another attempt is further."""
+        """Raises WindowTaken if another attempt is ahead."""
         if time.monotonic() - self._since >= self._seconds or self._rows >= MOST_ROWS:
             self._keep(pass_number, save)
 

@@ -1,4 +1,4 @@
-"""`report.html`: what a run was, what it found, what failed and what to look at, on one page that needs nothing else.
+"""`report.html`: one self-contained page with a run's settings, results, failures, and the clips to check first.
 
 Facts are gathered from storage (`_gather`), laid out (`_charts`, `page.jinja`) and written as one file; stills of the
 clips to look at come from their videos (`_stills`).

@@ -25,7 +25,7 @@ class ClipCard:
         why: what makes it suspicious; empty for one of the best.
         frame_index: the frame to look at first; None where nothing was found.
         has_video: an annotated video lies under videos/.
-        no_stills: why there are none, where they were asked for.
+        no_stills: why there are no stills although they were requested.
     """
 
     clip_id: str

@@ -1,7 +1,7 @@
 """The facts of a run, from storage alone.
 
 Outcomes, frames and times come from `clips.parquet` and the failure records. Phrases, scores, lengths and the ranking
-come from rows, clip by clip; of a large run from clips spread evenly over the manifest, where so many are enough.
+come from rows, clip by clip. With `sample`, only clips spread evenly over the manifest are read.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _get(value: Any, *names: str) -> Any:
 
 
 def _about(run: Mapping[str, Any]) -> dict[str, str]:
-    """What identifies the run, in words; what `run.json` does not say is left out."""
+    """What identifies the run, in words. Omits what `run.json` does not have."""
     fingerprint = run.get("fingerprint", {})
     model = _get(run, "config", "model") or {}
     checkpoint = _get(run, "checkpoint") or {}
@@ -184,7 +184,7 @@ def _histograms(done: Sequence[ClipSummary], objects: Sequence[Mapping[str, Any]
 def _histogram(
     title: str, note: str, values: Sequence[float], low: float | None = None, high: float | None = None
 ) -> Histogram:
-    """Even bins; where the longest values are far from all others, the last bin holds them."""
+    """Even bins; if the longest values are far from all others, the last bin holds them."""
     if not values:
         return Histogram(title, note, (0.0, 1.0), (0,))
     numbers = np.asarray(values, float)

@@ -25,11 +25,11 @@ from sam3ray.reporting._facts import ClipCard, ReportFacts
 from sam3ray.store import RunStore, layout
 
 MOST_BYTES = 10_000_000
-_STILLS_BYTES = 6_500_000  # a third more once they are text
+_STILLS_BYTES = 6_500_000  # base64 makes them a third larger
 
 
 def render_page(facts: ReportFacts, made_at: float | None = None) -> str:
-    """The whole page. Stills beyond what it may weigh are left out, those of the clips last in line first."""
+    """The whole page. Omits stills that would make it too large, from the last clip backward."""
     facts = replace(facts, **_within(facts))
     return (
         _environment()
@@ -93,7 +93,7 @@ def _base64(data: bytes) -> Markup:
 
 
 def _shown(value: Any) -> Any:
-    """What an expression of the template becomes; escaped afterwards."""
+    """Text for a value of the template, which is escaped afterwards."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

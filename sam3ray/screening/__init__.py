@@ -1,6 +1,6 @@
-"""What to look at first: objects and clips of a run, ranked by how likely they are wrong.
+"""What to check first: objects and clips of a run, ranked by how likely they are wrong.
 
-Pure figures of tracks are in `_signals`, what they weigh in `_weights`, storage and processes in `_run`.
+`_signals` measures tracks, `_weights` weighs the signals, and `_run` reads storage in processes.
 """
 
 from sam3ray.screening._run import SCHEMA, Each, Triage, rank_clips, triage

@@ -1,7 +1,7 @@
 """Ranks the objects and clips of a run, and writes the table.
 
-The run's files are read clip by clip, in processes, without their masks (unless another run is compared). Memory grows
-with the number of objects, not with their rows: some 200 bytes each.
+Processes read the run's files clip by clip, without masks unless another run is compared. Memory grows with the number
+of objects, not of rows: some 200 bytes per object.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Each = Callable[[Callable[[str], Any], Sequence[str]], Iterable[Any]]
-"""How a function is applied to clip ids: in threads, in processes."""
+"""Applies a function to clip ids, in threads or in processes."""
 
 _COLUMNS = ["frame_index", "time_s", "object_id", "prompt", "score", "track_score", "bbox", "area", "segmentation.size"]
 SCHEMA = pa.schema(
@@ -61,7 +61,7 @@ class Triage:
     Attributes:
         ranking: see `SCHEMA`; clips first, then objects, each by rank.
         address: where it was written.
-        damaged: clip -> why it could not be read. These are the first to look at, and are not ranked.
+        damaged: clip -> why it could not be read. Check these first; they are not ranked.
     """
 
     ranking: pa.Table
@@ -125,7 +125,7 @@ def triage(
         to: where the table goes, a `.parquet` file that must not exist yet. None is `triage.parquet` in the run, which
             is replaced.
         workers: processes. The table does not depend on it.
-        progress: called with how many clips have been looked at, of how many.
+        progress: called with the number of clips done, and of all clips.
 
     Raises:
         UserError: there is no finished clip, `against` shares none, or `to` exists or is no .parquet file.

@@ -1,7 +1,7 @@
 """Signals that a track may be wrong, from the rows of one clip alone: no pixels, no truth.
 
-Each lies between 0 (nothing to see) and 1, and means the same in every clip. A track is taken apart into the places of
-its rows among the frames that were looked at, so that sampled clips are measured like others.
+Each lies between 0 (nothing suspicious) and 1, and means the same in every clip. Frames are counted by their place
+among the processed frames, so that sampled clips are measured like others.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 SIGNALS: Mapping[str, str] = {
     "low_score": "the detector was not sure (score {:.2f})",
-    "unsure": "the tracker is not sure, on average",
+    "unsure": "the tracker was not sure, on average",
     "dip": "the tracker's score falls",
     "area_jump": "the area jumps",
     "shift": "the box jumps",
@@ -24,8 +24,8 @@ SIGNALS: Mapping[str, str] = {
     "ends_inside": "it ends in the middle of the picture",
     "touching": "it overlaps another object of its phrase",
     "handover": "another object of its phrase ends or begins where it begins or ends",
-    "doubled": "another phrase has the same object",
-    "disagreement": "the other run sees it otherwise",
+    "doubled": "another phrase found the same object",
+    "disagreement": "the other run disagrees",
 }
 """Each signal, and what is said of it."""
 
@@ -56,7 +56,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Track:
-    """One object: its signals by name, and the row (of its own) where it is most likely wrong, for each."""
+    """One object: its signals by name, and for each signal the row of the object that is most likely wrong."""
 
     object_id: int
     prompt: str

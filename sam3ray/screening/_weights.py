@@ -1,9 +1,9 @@
 """How likely a track is wrong, from its signals.
 
 Logistic. The weights were fitted on 28 drawn clips that the embedded checkpoint had labelled (`benchmarks/triage.py
-fit`; 16 of 77 objects wrong), held near 1 where those clips say little, and never below .25, so that no signal speaks
-for a track. `disagreement` was set by hand: there was no second run to fit it on. What counts is the order; the figure
-is no probability.
+fit`; 16 of 77 objects wrong). They were kept near 1 where those clips have little evidence, and at .25 or more, so that
+no signal makes a track less suspicious. `disagreement` was set by hand: there was no second run to fit it on. Only the
+order matters; the figure is not a probability.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def suspicion(signals: Mapping[str, float]) -> float:
 
 
 def clip_suspicion(objects: Iterable[float]) -> float:
-    """That at least one of the objects is wrong, if they are so independently of each other."""
+    """The suspicion that at least one of the objects is wrong, if errors are independent."""
     right = 1.0
     for each in objects:
         right *= 1 - each

@@ -1,16 +1,17 @@
-"""The finished part of a clip under way: `windows/<clip_id>/<pass>-<k>.parquet` and `<pass>-<k>.safetensors`.
+"""The finished part of a running clip: `windows/<clip_id>/<pass>-<k>.parquet` and `<pass>-<k>.safetensors`.
 
-A window is what a clip has come to since the last one: its rows, then the state of the engine. The state names the run,
-the clip and its video, and every file of rows before it with its SHA-256: a state is of use only where all of them are
-there and whole. So the order is rows, state, and the states before it go last.
+A window is the progress of a clip since the previous one: its rows, and the state of the engine. The state names the
+run, the clip, its video, and every file of rows before it with its SHA-256. It can be used only if all of them are
+there and intact. So rows are written first, then the state; earlier states are removed last.
 
 If the process dies after
-* the rows: a file that no state names. The next attempt takes another number; it goes when the clip is done.
-* the state: two states, of which the later one counts.
-* the clip is done: leftovers, which `verify` notes and the next driver removes.
+* writing the rows: a file remains that no state names. The next attempt takes another number, and the file is removed
+  when the clip is done.
+* writing the state: two states remain, of which the later one counts.
+* the clip is done: files remain, which `verify` notes and the next driver removes.
 
-Files are created if absent. Who finds a state in its place has lost a race against another attempt at the same clip,
-and goes on from that state instead: both had the same rows to find.
+Files are created if absent. An attempt that finds a state in its place has lost a race against another attempt at the
+same clip. It continues from that state instead: both attempts find the same rows.
 """
 
 from __future__ import annotations
@@ -62,10 +63,10 @@ class WindowEntry:
 
     @property
     def window(self) -> WindowName:
-        """Raises ValueError where it has no name of ours."""
+        """Raises ValueError if it is not a window's name."""
         found = layout.window_of(self.name + ROWS, ROWS)
         if found is None:
-            raise ValueError(f"{self.name!r:.60} is no name of a window")
+            raise ValueError(f"{self.name!r:.60} is not the name of a window")
         return WindowName(*found)
 
 
@@ -88,7 +89,7 @@ class WindowNote:
 
     @classmethod
     def loads(cls, text: str) -> WindowNote:
-        """Raises ValueError where it is none, or names files that are none of ours."""
+        """Raises ValueError if it is not a state's note, or names files that are not windows."""
         try:
             note = _NOTE.validate_json(text)
         except ValidationError as error:
@@ -121,22 +122,22 @@ class Windows:
         self.rows, self.states = set(_named(names, ROWS)), set(_named(names, STATE))
 
     def next_name(self, pass_number: int) -> WindowName:
-        """Above all that were there, whatever has become of them."""
+        """The next number, above all that were ever there."""
         taken = [name.number for name in self.rows | self.states if name.pass_number == pass_number]
         return WindowName(pass_number, max(taken, default=-1) + 1)
 
     def fetch(self, name: WindowName, suffix: str, folder: Path) -> Path | None:
-        """A local copy; None where it is gone."""
+        """A local copy; None if the file is gone."""
         local = folder / f"{name}{suffix}"
         return local if self.storage.download(self._path(name, suffix), str(local)) else None
 
     def create_rows(self, name: WindowName, local: Path) -> bool:
-        """False where another attempt has put something there."""
+        """False if another attempt has put something there."""
         self.rows.add(name)
         return self.storage.create(str(local), self._path(name, ROWS))
 
     def create_state(self, name: WindowName, local: Path) -> bool:
-        """False where another attempt has put something there. Else the earlier states are removed."""
+        """False if another attempt has put something there. Otherwise the earlier states are removed."""
         if not self.storage.create(str(local), self._path(name, STATE)):
             self.states.add(name)
             return False

@@ -1,6 +1,7 @@
-"""Ground truth of public sets as true tracks that `sam3ray eval` reads.
+"""Ground truth of public datasets as true tracks, which `sam3ray eval` reads.
 
-A reader per format gives the clips of a set one by one; what is common to all (names, files, problems) is in `_import`.
+Each format has a reader that yields a dataset's clips one by one. `_import` does what all have in common: names, files,
+problems.
 """
 
 from sam3ray.truth._import import TRUTH_FORMATS, ImportedTruth, import_truth

@@ -1,6 +1,6 @@
-"""Makes a folder of true tracks of a public set.
+"""Writes a folder of true tracks from a public dataset.
 
-All clips are read and checked before the first is written, so that a damaged set leaves nothing behind. Files are
+All clips are read and checked before the first is written, so that a damaged dataset leaves nothing behind. Files are
 created if absent: an interrupted import continues where it stopped.
 """
 
@@ -40,10 +40,10 @@ class ImportedTruth:
     """What was made.
 
     Attributes:
-        clips: written by this call; `already` were there and are as they were.
+        clips: written by this call; `already` existed and were not changed.
         objects: tracks.
         phrases: how many different ones.
-        unmatched: sequences of which the run has no clip, where a run was named.
+        unmatched: sequences without a clip in the run, if a run was named.
     """
 
     clips: int
@@ -80,8 +80,8 @@ def import_truth(
         run: a run over the same set, whose clip ids are to be used.
         label: of objects, where the format has no labels.
         labels: new names of labels, as `export` takes them.
-        numbered: frames count as their images' names say, not by their place among the set's images. For sets that
-            label some frames of a video that was run as a whole.
+        numbered: the numbers in image names are frame indices; otherwise images count from 0. For datasets that label
+            some frames of a video that was run as a whole.
         progress: called with how many clips are read.
 
     Raises:

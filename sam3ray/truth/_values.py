@@ -1,4 +1,4 @@
-"""What readers of public sets give, and the checks that they share. Files of strangers: nothing is believed."""
+"""What readers of public datasets yield, and the checks that they share. The files are untrusted: all is checked."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Reading:
         try:
             parser.read_string(text or "")
         except configparser.Error as error:
-            raise ValueError(f"{path} is no INI file: {str(error).splitlines()[0]}") from None
+            raise ValueError(f"{path} is not an INI file: {str(error).splitlines()[0]}") from None
         return dict(parser[parser.sections()[0]]) if parser.sections() else {}
 
     def pixels(self, path: str) -> np.ndarray:

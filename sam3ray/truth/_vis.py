@@ -135,5 +135,5 @@ def _phrase_of(value: Mapping[str, Any], categories: Mapping[_Id, str], where: s
 
 def _id(value: Any, where: str) -> _Id:
     if not isinstance(value, int | str):
-        raise ValueError(f"{where}: {value!r:.40} is no id")
+        raise ValueError(f"{where}: {value!r:.40} is not an id")
     return value
