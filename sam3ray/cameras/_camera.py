@@ -82,7 +82,7 @@ class Camera:
         self._options = options or {}
         if not self.is_stream and not is_local(source):
             raise UserError(
-                f"{self.name} is not a live source; allowed: rtsp://, rtmp://, srt:// or udp://, a device such as "
+                f"{self.name} is no live source; allowed: rtsp://, rtmp://, srt:// or udp://, a device such as "
                 "/dev/video0, or a video file on this machine"
             )
         if not self.is_stream:
