@@ -1,6 +1,6 @@
 """A run's frames with their masks, for training and analysis: a PyTorch `Dataset`, a Hugging Face dataset.
 
-Both read rows and pictures only when a frame is asked for, from any storage.
+Both read rows and frames on demand, from any storage.
 """
 
 from sam3ray.loading._hugging_face import hugging_face_dataset

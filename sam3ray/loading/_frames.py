@@ -21,7 +21,7 @@ from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.clip import Clip
 from sam3ray.video import Frame, VideoCache, VideoReader
 
-_NEAR_S = 4.0  # a frame that comes this soon after the last one is read on to, not sought
+_NEAR_S = 4.0  # a frame that comes this soon after the last one is reached by decoding, not by a seek
 _BEFORE_S = 0.001  # times are floats: begin a little early
 _CLIPS_HELD = 4  # clips whose rows are kept in memory
 
@@ -40,7 +40,7 @@ class RunFrames:
 
     Args:
         revision: None is what the model found; "latest" or a number applies the corrections up to there.
-        limits: of videos, and where remote ones are kept while they are read (`video.cache_dir`, `cache_bytes`).
+        limits: limits of videos, and where remote ones are kept while they are read (`video.cache_dir`, `cache_bytes`).
 
     Raises:
         UserError: there is no run, no such finished clip or no such revision.
@@ -128,9 +128,9 @@ class RunFrames:
 
 
 class Pictures:
-    """Frames of videos by index. One video is open at a time, where the last frame was read.
+    """Frames of videos by index. Keeps one video open, at the last frame that was read.
 
-    Picklable, and safe in a process that was forked: each opens videos of its own.
+    Picklable, and safe after a fork: each process opens its own videos.
     """
 
     def __init__(self, storage_options: Mapping[str, Any], limits: VideoConfig) -> None:
@@ -186,7 +186,7 @@ class Pictures:
         self._uri, self._frames = uri, iter(video)
 
     def _next(self, index: int) -> Frame | None:
-        """Reads on to this frame."""
+        """Decodes up to this frame."""
         assert self._frames is not None
         for frame in self._frames:
             self._last = frame

@@ -28,7 +28,7 @@ def hugging_face_dataset(
     revision: int | str | None = None,
     video: VideoConfig | None = None,
 ) -> datasets.IterableDataset:
-    """The annotated frames of a run as a streaming dataset: nothing is decoded before it is asked for.
+    """The annotated frames of a run as a streaming dataset, decoded on demand.
 
     Columns: `image`, `clip_id`, `frame_index`, `time_s`, and `objects`, a list of `object_id`, `prompt`, `score`,
     `track_score`, `bbox` (xmin, ymin, xmax, ymax, max exclusive), `area`, `segmentation` (COCO RLE, for

@@ -27,12 +27,12 @@ class RunDataset(Dataset[Any]):
         object_ids    int64 tensor (n,)
         prompts       list of n phrases
         scores, track_scores    float32 tensors (n,)
-        clip_id, frame_index, time_s    where it is from
+        clip_id, frame_index, time_s    where the frame is from
 
-    Opening it reads the frames' times of every clip, not their masks. An item reads its clip's rows (those of the last
-    few clips are kept) and decodes its frame: the next frame of the same clip is read on to, any other is sought, to
-    the exact frame. Use `ByClip` to shuffle without seeking for every item. It works in the workers of a `DataLoader`,
-    each of which opens videos of its own.
+    Opening it reads the frame times of every clip, but no masks. Reading an item reads its clip's rows (those of the
+    last few clips are kept) and decodes its frame. The next frame of the same clip is decoded in sequence; any other
+    needs a seek, which is exact. Use `ByClip` to shuffle without a seek for every item. It works in the workers of a
+    `DataLoader`, each of which opens its own videos.
 
     Args:
         run: the output folder, on any fsspec storage, or the job's YAML file, dict or `JobConfig`.
@@ -41,7 +41,7 @@ class RunDataset(Dataset[Any]):
         prompts: only objects of these phrases, and frames that have one.
         every: every n-th of the frames of a clip.
         revision: None is what the model found; "latest" or a number applies the corrections up to there.
-        transform: what becomes of an item.
+        transform: called with each item; its result is returned instead.
         video: limits, and where remote videos are kept while they are read.
 
     Raises:
@@ -99,7 +99,7 @@ class RunDataset(Dataset[Any]):
         return item if self._transform is None else self._transform(item)
 
     def close(self) -> None:
-        """End decoding, and remove remote videos that were kept for it."""
+        """Ends decoding, and removes remote videos that were kept for it."""
         self._frames.close()
 
 
@@ -125,5 +125,5 @@ class ByClip(Sampler[int]):
 
 
 def collate_frames(items: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """A batch of items whose sizes and numbers of objects differ: a list for each name."""
+    """Collates items of different sizes and numbers of objects: a list for each key."""
     return {name: [item[name] for item in items] for name in items[0]}
