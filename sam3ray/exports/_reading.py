@@ -64,27 +64,44 @@ def read_coco(storage: Storage, labels: ClipLabels) -> Found:
                 raise ValueError(
                     f"{path}: the image of frame {frame} is of {shown[1]}x{shown[0]} pixels, not {size[1]}x{size[0]}"
                 )
-    names = {c.get("id"): c.get("name") for c in list_of(value, "categories", path) if isinstance(c, Mapping)}
+    names = names_of(value, path)
     given = set(images.values())
     # A tool may give back the images that were worked on alone: the others were not looked at.
     found: Found = {frame: [] for frame in labels.frames if frame in given}
     for n, each in enumerate(list_of(value, "annotations", path)):
         where = f"{path}, annotation {n + 1}"
-        if not isinstance(each, Mapping) or each.get("image_id") not in images:
+        if not isinstance(each, Mapping) or not _is_id(each.get("image_id")) or each["image_id"] not in images:
             raise ValueError(f"{where}: its image_id is not that of an image whose frame is known")
-        label = names.get(each.get("category_id"))
+        label = name_of(each.get("category_id"), names, where)
         attributes = each.get("attributes") if isinstance(each.get("attributes"), Mapping) else {}
         object_id = object_id_of(each.get("track_id", (attributes or {}).get("track_id")), where)
         mask = mask_of(each.get("segmentation"), size, where)
         frame = images[each["image_id"]]
         if frame in found and mask.any():
-            found[frame].append(Label(object_id, label_of(label, where), mask))
+            found[frame].append(Label(object_id, label, mask))
     return found
+
+
+def names_of(value: Mapping[str, Any], path: str) -> dict[Any, Any]:
+    """COCO's categories: id -> name."""
+    found = [each for each in list_of(value, "categories", path) if isinstance(each, Mapping)]
+    return {each["id"]: each.get("name") for each in found if _is_id(each.get("id"))}
+
+
+def name_of(category: Any, names: Mapping[Any, Any], where: str) -> str:
+    """The label of an annotation's category."""
+    if not _is_id(category) or category not in names:
+        raise ValueError(f"{where}: its category_id is {category!r:.40}, which is none of the file's categories")
+    return label_of(names[category], where)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int | str)
 
 
 def _frame_of(image: Any) -> int | None:
     """By the key that our export writes; tools that drop it keep the file's name."""
-    if not isinstance(image, Mapping) or not isinstance(image.get("id"), int | str):
+    if not isinstance(image, Mapping) or not _is_id(image.get("id")):
         return None
     if type(image.get("frame_index")) is int:
         return int(image["frame_index"])
@@ -130,9 +147,12 @@ def _placed(data: Any, points: np.ndarray, size: tuple[int, int], where: str) ->
 def mask_of(value: Any, size: tuple[int, int], where: str) -> np.ndarray:
     if isinstance(value, list):
         mask = np.zeros(size, bool)
+        if not value:  # as tools write a box; to take it for an empty mask would delete the object
+            raise ValueError(f"{where}: its segmentation is empty; allowed: run lengths or polygons, no boxes")
         for polygon in value:
-            numbers = np.asarray(polygon, dtype=object).reshape(-1).tolist()
-            mask |= filled(points_of(list(zip(numbers[::2], numbers[1::2], strict=False)), where), size)
+            if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+                raise ValueError(f"{where}: a polygon is {polygon!r:.60}; allowed: x, y of three points or more")
+            mask |= filled(points_of(list(zip(polygon[::2], polygon[1::2], strict=True)), where), size)
         return mask
     if not isinstance(value, Mapping) or value.get("size") != list(size):
         raise ValueError(f"{where}: its segmentation is not a mask of {size[1]}x{size[0]} pixels")

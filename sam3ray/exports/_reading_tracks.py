@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from sam3ray.exports._labels import ClipLabels
-from sam3ray.exports._reading import Found, json_object, label_of, list_of, mask_of, object_id_of
+from sam3ray.exports._reading import (
+    Found,
+    json_object,
+    label_of,
+    list_of,
+    mask_of,
+    name_of,
+    names_of,
+    object_id_of,
+)
 from sam3ray.revisions import Label
 from sam3ray.store.storage import Storage
 
@@ -19,14 +28,15 @@ def read_vis(storage: Storage, labels: ClipLabels) -> Found:
     """
     path, size = f"annotations/{labels.clip_id}.json", (labels.height, labels.width)
     value = json_object(storage, path)
-    names = {c.get("id"): c.get("name") for c in list_of(value, "categories", path) if isinstance(c, Mapping)}
+    names = names_of(value, path)
     found: Found = {frame: [] for frame in labels.frames}
     for n, track in enumerate(list_of(value, "annotations", path), 1):
         where = f"{path}, annotation {n}"
         if not isinstance(track, Mapping):
             raise ValueError(f"{where} is not a mapping")
         object_id = object_id_of(track.get("track_id"), where)
-        label = label_of(track.get("noun_phrase", names.get(track.get("category_id"))), where)
+        phrase = track.get("noun_phrase")
+        label = name_of(track.get("category_id"), names, where) if phrase is None else label_of(phrase, where)
         for frame, mask in zip(labels.frames, _as_long(track, "segmentations", labels, where), strict=True):
             if mask is None:
                 continue

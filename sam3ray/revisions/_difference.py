@@ -154,7 +154,9 @@ def difference(
         SetId(clip_id, old, new, span) for (old, new), at in sorted(moves.items()) for span in spans.of(at, old, new)
     ]
     operations += [
-        Swap(clip_id, one, two, span) for (one, two), at in sorted(swaps.items()) for span in spans.of(at, one, two)
+        Swap(clip_id, one, two, span)
+        for (one, two), at in sorted(swaps.items())
+        for span in spans.of_pair(at, one, two)
     ]
     operations += [
         Rename(clip_id, object_id, label, span)
@@ -238,6 +240,16 @@ class _Spans:
         taken = other is not None and (other in self._shown or other in self._between)
         if hidden and not taken and set(frames) == self._shown.get(object_id):
             return [None]
+        return self._parts(frames)
+
+    def of_pair(self, frames: Sequence[int], one: int, two: int) -> Sequence[Span | None]:
+        """Of the frames on which two objects changed ids with each other; None is both as a whole."""
+        hidden = self._between.keys() & {one, two}
+        if hidden and set(frames) == self._shown.get(one) == self._shown.get(two):
+            return [None]
+        return self._parts(frames)
+
+    def _parts(self, frames: Sequence[int]) -> list[Span]:
         spans: list[Span] = []
         for frame in frames:
             last = spans[-1][1] if spans else None

@@ -146,6 +146,20 @@ def test_two_ids_that_changed_places_keep_masks_and_scores(run, tmp_path):
     assert after[2, 1] == before[2, 1]
 
 
+def test_two_ids_that_changed_places_on_every_exported_frame_did_so_everywhere(run, tmp_path):
+    Edits(RunStore(str(run))).append([Delete(CLIP, 1, (0, 0)), Delete(CLIP, 1, (3, 3))])  # both on 1, 2, 4 and 5
+    export(str(run), str(tmp_path / "out"), "labelme", every=2, revision="latest")
+    other = {1: 2, 2: 1, 1203: 1203}
+    for frame in (2, 4):
+        Files(tmp_path / "out").change(frame, lambda shapes: [s | {"group_id": other[s["group_id"]]} for s in shapes])
+    before = rows(run)
+    assert import_labels(str(run), str(tmp_path / "out"), "labelme").clips == {CLIP: {"swap": 1}}
+    after = rows(run)
+    assert before.keys() == after.keys()
+    for frame in (1, 2, 4, 5):
+        assert {**after[frame, 1], "object_id": 2} == before[frame, 2]
+
+
 def test_what_happened_on_every_exported_frame_happened_to_the_whole_object(run, tmp_path):
     export(str(run), str(tmp_path / "out"), "labelme", every=2)
     for frame in (0, 2, 4):
@@ -228,6 +242,25 @@ class TestBadInput:
         export(str(run), str(tmp_path / "out"), "labelme")
         Files(tmp_path / "out").change(2, lambda shapes: [*shapes, {"label": "ring", "group_id": None} | shape])
         self.refused(run, tmp_path / "out", r"clip a-clip: a-clip/000002.json, shape \d:? .*" + sentence)
+
+    @pytest.mark.parametrize(
+        ("change", "sentence"),
+        [
+            ({"segmentation": []}, "its segmentation is empty; allowed: run lengths or polygons"),
+            ({"segmentation": [[1, 2, 3]]}, r"a polygon is \[1, 2, 3\]; allowed: x, y of three points"),
+            ({"segmentation": [7]}, "a polygon is 7"),
+            ({"image_id": [1]}, "its image_id is not that of an image"),
+            ({"category_id": {}}, "its category_id is {}, which is none"),
+            ({"category_id": 77}, "its category_id is 77, which is none"),
+        ],
+    )
+    def test_an_annotation_of_coco(self, run, tmp_path, change, sentence):
+        export(str(run), str(tmp_path / "out"), "coco")
+        path = tmp_path / "out" / "annotations" / f"{CLIP}.json"
+        data = json.loads(path.read_text())
+        data["annotations"][0] |= change
+        path.write_text(json.dumps(data))
+        self.refused(run, tmp_path / "out", f"clip a-clip: annotations/a-clip.json, annotation 1: {sentence}", "coco")
 
     def test_every_problem_at_once(self, run, tmp_path):
         export(str(run), str(tmp_path / "out"), "labelme")
