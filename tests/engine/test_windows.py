@@ -265,6 +265,36 @@ def test_who_loses_the_race_goes_on_from_the_winners_state(store, tmp_path):
     assert source.reads == [4]
 
 
+def test_windows_on_an_object_store(s3_place, tmp_path):
+    """Kept, gone on from after deaths at each kind of step, taken over by who loses a race, and removed."""
+    store, how = RunStore(s3_place.uri, s3_place.options), {"visual": PROMPTS, "refine": "throughout"}
+    one = engine()
+    expected = rows(one, Source(), how, None)
+    for lives, in_the_middle in ((3, False), (4, True)):
+        windows = recorder(store, tmp_path)
+        windows.rests_left, windows.in_the_middle = lives, in_the_middle
+        with pytest.raises(Killed):
+            rows(one, Source(), how, windows)
+        windows.close()
+    behind = recorder(store, tmp_path, folder=tmp_path / "slow")
+    next(behind.kept())
+    ahead = recorder(store, tmp_path)
+    ahead.rests_left = 2
+    with pytest.raises(Killed):
+        rows(one, Source(), how, ahead)
+    ahead.close()
+    with pytest.raises(WindowTaken):
+        behind.at_rest(0, lambda path, note: None)
+    behind.close()
+    names = store.storage.names("windows/a")
+    assert len([name for name in names if name.endswith(".safetensors")]) == 1, "the newest state alone is kept"
+    last, source = recorder(store, tmp_path), Source()
+    assert rows(one, source, how, last) == expected
+    assert source.reads[0] > 0
+    last.clear()
+    assert store.storage.names("windows/a") == []
+
+
 def test_windows_are_kept_by_the_clock_and_name_their_makers(store, tmp_path):
     windows = recorder(store, tmp_path, ClipWindows, seconds=3600.0)
     rows(engine(), Source(), HOW, windows)

@@ -7,30 +7,33 @@ from pathlib import Path
 
 import pytest
 
+from sam3ray.annotations import read_annotations
 from sam3ray.config import RetryConfig
 from sam3ray.failures import Failure, Reason
 from sam3ray.job.tables import Ledger
-from sam3ray.store import RunStore, leftovers, read_status, verify_run
+from sam3ray.store import RunStore, compact_run, leftovers, read_status, verify_run
 from sam3ray.store.windows import WindowEntry, WindowName, WindowNote, Windows, clip_windows
 from sam3ray.values.clip import Clip
+from tests.servers import Place
 from tests.store.store_files import FINGERPRINT, write_clip
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> RunStore:
+def filled(store: RunStore, tmp_path: Path) -> RunStore:
     """Clip `done` is done, `lost` failed for good, `open` is left; each has windows."""
-    store = RunStore(str(tmp_path / "run"))
     clips = [Clip(each, f"/videos/{each}.mp4", ("red ball", "blue box")) for each in ("done", "lost", "open")]
     store.create_or_open(FINGERPRINT, {}, clips)
     for clip in clips:
-        folder = tmp_path / "run" / "windows" / clip.clip_id
-        folder.mkdir(parents=True)
         for name in ("0-0.parquet", "0-1.parquet", "0-1.safetensors"):
-            (folder / name).write_bytes(b"x")
+            store.storage.create_bytes(b"x", f"windows/{clip.clip_id}/{name}")
     store.commit("done", write_clip(tmp_path, "done")[0])
     store.record_failure(Failure("lost", Reason.CRASHED, "it died", final=True, window="0-1"))
     store.record_failure(Failure("open", Reason.CRASHED, "it died", window="0-0"))
     return store
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunStore:
+    return filled(RunStore(str(tmp_path / "run")), tmp_path)
 
 
 def test_the_newest_state_of_each_clip_is_told_by_one_listing(run):
@@ -57,6 +60,28 @@ def test_the_next_driver_removes_leftovers_and_charges_per_window(run, tmp_path)
     assert not (tmp_path / "run" / "windows" / "done").exists()
     assert ledger.windows == {"lost": "0-1", "open": "0-1"}
     assert ledger.prior == {"lost": [Reason.CRASHED]}, "what befell an earlier window of `open` does not count"
+    ledger.close()
+
+
+@pytest.mark.parametrize("kind", ["local", "s3"])
+def test_compaction_passes_over_windows(kind, tmp_path, request):
+    """Their rows are nobody's yet, and what is under way stays as it is."""
+    place = Place(str(tmp_path / "run")) if kind == "local" else request.getfixturevalue("s3_place")
+    store = filled(RunStore(place.uri, place.options), tmp_path)
+
+    def rows() -> list[tuple[int, int]]:
+        table = read_annotations(place.uri, place.options).to_table()
+        return sorted((row["frame_index"], row["object_id"]) for row in table.to_pylist())
+
+    windows, before = sorted(entry.path for entry in store.storage.walk("windows")), rows()
+    result = compact_run(place.uri, place.options, remove_originals=True)
+    assert (result.clips, result.removed) == (1, 1)
+    assert sorted(entry.path for entry in store.storage.walk("windows")) == windows
+    assert rows() == before
+    assert not [problem for problem in verify_run(place.uri, place.options) if "windows" in problem]
+    ledger = Ledger(store, store.manifest(), RetryConfig())
+    assert ledger.windows == {"lost": "0-1", "open": "0-1"}
+    assert clip_windows(store.storage).keys() == {"lost", "open"}, "those of the merged clip are removed"
     ledger.close()
 
 
