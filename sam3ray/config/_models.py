@@ -340,10 +340,15 @@ class LiveConfig(_Section):
     )
 
 
+def _off(value: Any) -> Any:
+    """YAML reads a bare `off` as false."""
+    return "off" if value is False else value
+
+
 class WindowsConfig(_Section):
     """Checkpoints inside a clip: what a long clip has come to is kept now and then."""
 
-    mode: Literal["checkpoint", "off"] = Field(
+    mode: Annotated[Literal["checkpoint", "off"], BeforeValidator(_off)] = Field(
         "checkpoint",
         description="`checkpoint`: a clip whose worker dies goes on from its last window; `off`: it starts over",
     )

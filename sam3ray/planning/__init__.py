@@ -8,12 +8,15 @@ from sam3ray.planning._result import Plan, Unreadable
 from sam3ray.planning._sequential import sequential_reason
 from sam3ray.planning._start import Start, prepare
 from sam3ray.planning._visual import check_visual_prompts
+from sam3ray.planning._windows import LongClip, Windowing
 
 __all__ = [
     "Estimate",
+    "LongClip",
     "Plan",
     "Start",
     "Unreadable",
+    "Windowing",
     "check_visual_prompts",
     "plan_job",
     "plan_report",

@@ -51,20 +51,15 @@ def estimate(config: JobConfig, work: Work) -> Estimate:
         f"{OBJECTS_PER_FRAME} objects per frame",
         f"{BYTES_PER_ROW} bytes per object and frame, {BYTES_PER_FILE} per clip (annotated videos not counted)",
     ]
-    per_frame: float | None = None
+    per_frame = seconds_per_frame(config, work.prompts_per_frame)
     if config.cluster.gpus_per_actor > 0:
-        device = "GPU"
-        per_frame = H100_FRAME_S + H100_OBJECT_S * OBJECTS_PER_FRAME
-        if config.cluster.gpus_per_actor < 1:
-            per_frame /= config.cluster.gpus_per_actor
-        assumptions.append(f"{1 / per_frame:.1f} frames/s per actor: the speed published for Meta's code on an H100")
-    elif config.model.checkpoint == "embedded":
-        device = "CPU"
-        per_frame = EMBEDDED_FRAME_S + EMBEDDED_PROMPT_S * max(1.0, work.prompts_per_frame)
-        assumptions.append(f"{1 / per_frame:.0f} frames/s per actor: the embedded checkpoint on one CPU core")
+        device, of = "GPU", "the speed published for Meta's code on an H100"
     else:
-        device = "CPU"
+        device, of = "CPU", "the embedded checkpoint on one CPU core"
+    if per_frame is None:
         assumptions.append("no speed is known for this checkpoint on CPUs")
+    else:
+        assumptions.append(f"{1 / per_frame:.{1 if device == 'GPU' else 0}f} frames/s per actor: {of}")
     hours = None if per_frame is None else work.frames * per_frame / 3600
     actors = min(config.cluster.actors.max, max(1, work.clips))
     if hours is not None:
@@ -76,3 +71,12 @@ def estimate(config: JobConfig, work: Work) -> Estimate:
         wall_hours=None if hours is None else hours / actors,
         assumptions=tuple(assumptions),
     )
+
+
+def seconds_per_frame(config: JobConfig, prompts: float) -> float | None:
+    """Of one actor, with so many phrases; None where nothing is known of such hardware."""
+    if config.cluster.gpus_per_actor > 0:
+        return (H100_FRAME_S + H100_OBJECT_S * OBJECTS_PER_FRAME) / min(1.0, config.cluster.gpus_per_actor)
+    if config.model.checkpoint == "embedded":
+        return EMBEDDED_FRAME_S + EMBEDDED_PROMPT_S * max(1.0, prompts)
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,13 +11,14 @@ from sam3ray.config import ConfigSource, JobConfig, load_config
 from sam3ray.failures import ClipError, UserError
 from sam3ray.guard.redact import redact
 from sam3ray.manifest import read_manifest
-from sam3ray.planning._estimate import Work, estimate
+from sam3ray.planning._estimate import Work, estimate, seconds_per_frame
 from sam3ray.planning._foresight import foreseen, work_of
 from sam3ray.planning._probing import Probed, probe_all
 from sam3ray.planning._result import MAX_LISTED, Plan, Unreadable
 from sam3ray.planning._sequential import sequential_reason
 from sam3ray.planning._start import Start, prepare
 from sam3ray.planning._visual import Masks, mask_sizes, prompt_problems
+from sam3ray.planning._windows import LongClip, Windowing, windows_of
 from sam3ray.store import RunStore
 from sam3ray.values.clip import Clip
 
@@ -31,6 +33,7 @@ class _Tally:
     reasons: Counter[str] = field(default_factory=Counter)
     listed: list[Unreadable] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    long: list[LongClip] = field(default_factory=list)
 
 
 def plan_job(
@@ -97,7 +100,17 @@ def plan_job(
             "visual prompts": sum(bool(clip.visual_prompts) for clip in clips),
         },
         sequential=dict(Counter(reason for clip in to_do if (reason := sequential_reason(clip, config)))),
+        windows=_windowing(config, work.prompts_per_frame, tally, scale),
     )
+
+
+def _windowing(config: JobConfig, prompts: float, tally: _Tally, scale: float) -> Windowing:
+    frame_s, windows = seconds_per_frame(config, prompts), config.windows
+    if frame_s is None:
+        return Windowing(windows.mode, windows.seconds, None, None)
+    longest = sorted(tally.long, key=lambda clip: (-clip.seconds, clip.clip_id))[:MAX_LISTED]
+    frames = math.ceil(windows.seconds / frame_s)
+    return Windowing(windows.mode, windows.seconds, round(scale * len(tally.long)), frames, tuple(longest))
 
 
 def _refusals(start: Start) -> tuple[str, ...]:
@@ -140,4 +153,9 @@ def _count(clip: Clip, facts: Probed, config: JobConfig, masks: Masks, tally: _T
     tally.pixels += frames * facts.width * facts.height
     everywhere = config.tracking.exemplars == "everywhere"
     shown = {each.name for each in clip.exemplars if not each.phrase} if everywhere else ()
-    tally.prompts += frames * (len(clip.prompts) + len(shown))
+    prompts = len(clip.prompts) + len(shown)
+    tally.prompts += frames * prompts
+    seconds_of_work = frames * (seconds_per_frame(config, prompts) or 0.0)
+    if seconds_of_work > config.windows.seconds:
+        kept_in, sequential = windows_of(seconds_of_work, config.windows), sequential_reason(clip, config) or ""
+        tally.long.append(LongClip(clip.clip_id, round(seconds_of_work, 1), kept_in, sequential))

@@ -15,6 +15,11 @@ def plan_report(plan: Plan) -> list[Any]:
     from rich.table import Table
 
     parts: list[Any] = [facts_table(plan.facts())]
+    if plan.windows is not None and plan.windows.listed:
+        table = Table("clip", "work", "windows", "sequential", box=None, pad_edge=False, title_justify="left")
+        for long in plan.windows.listed[:LISTED]:
+            add_row(table, long.clip_id, f"{long.seconds:,.0f} s", f"{long.windows:,}", long.sequential or "no")
+        parts += ["", "The longest clips:", table]
     if plan.listed:
         table = Table("clip", "reason", "what is wrong", "uri", box=None, pad_edge=False, title_justify="left")
         for clip in plan.listed[:LISTED]:

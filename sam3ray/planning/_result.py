@@ -8,6 +8,7 @@ from typing import Any
 from sam3ray.display import html
 from sam3ray.display.readable import byte_size
 from sam3ray.planning._estimate import Estimate
+from sam3ray.planning._windows import Windowing
 
 MAX_LISTED = 1_000  # unreadable clips listed one by one; the rest are counted
 
@@ -38,6 +39,7 @@ class Plan:
         notices: what could not be looked at, and that `run` will look at.
         asked: of the clips in the manifest, how many have phrases, exemplars, visual prompts.
         sequential: clips to do that cannot be cut into parallel windows, by the reason.
+        windows: how clips would be kept in windows.
     """
 
     manifest: str
@@ -57,6 +59,7 @@ class Plan:
     notices: tuple[str, ...] = ()
     asked: dict[str, int] = field(default_factory=dict)
     sequential: dict[str, int] = field(default_factory=dict)
+    windows: Windowing | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,6 +76,7 @@ class Plan:
             "failed for good": self.settled,
             "to do": self.to_do,
             "probed": None if self.sampled is None else f"{self.sampled:,} of them; frames, hours, cost scaled up",
+            "windows": None if self.windows is None else self.windows.text,
             "sequential": self.sequential,
             "unreadable": self.unreadable,
             "frames": self.frames,

@@ -384,3 +384,13 @@ def test_numbers_of_thousands_of_digits_are_a_sentence(number: str) -> None:
         config_from_text(
             "manifest: m\noutput: /run\n", "job.yaml", [f"video.fps={number}", ".".join("a" * 5000) + "=1"]
         )
+
+
+def test_a_bare_off_means_off() -> None:
+    """YAML 1.1 reads it as false."""
+    text = "{manifest: m.csv, output: out, prompts: [x], windows: {mode: off}}"
+    assert config_from_text(text, "job.yaml").windows.mode == "off"
+    text = "{manifest: m.csv, output: out, prompts: [x]}"
+    assert config_from_text(text, "job.yaml", ["windows.mode=off"]).windows.mode == "off"
+    with pytest.raises(UserError, match="windows.mode is true; allowed: 'checkpoint' or 'off'"):
+        config_from_text(text, "job.yaml", ["windows.mode=on"])

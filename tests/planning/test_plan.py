@@ -48,6 +48,24 @@ def tree(path: Path) -> set[Path]:
     return set(path.rglob("*"))
 
 
+@pytest.mark.parametrize("mode", ["checkpoint", "off"])
+def test_a_plan_says_which_clips_are_longer_than_a_window(clips: Path, tmp_path: Path, mode: str) -> None:
+    frames_folder(tmp_path / "clips/d", frames=20)
+    device = ("model.checkpoint=embedded", "cluster.gpus_per_actor=0")
+    plan = plan_job(job(tmp_path, *device, f"windows.mode={mode}", "windows.seconds=1.25"))
+    assert plan.windows is not None
+    assert (plan.windows.mode, plan.windows.clips, plan.windows.frames) == (mode, 2, 25)
+    kept_in = 2 if mode == "checkpoint" else 0
+    assert [(each.clip_id[0], each.windows, each.sequential) for each in plan.windows.listed] == [
+        ("a", kept_in, ""),
+        ("b", kept_in, ""),
+    ]
+    assert "2 clips take longer than 1.25 s" in plan.facts()["windows"]
+    assert json.loads(json.dumps(plan.as_json()))["windows"]["listed"][0]["windows"] == kept_in
+    unknown = plan_job(job(tmp_path, "cluster.gpus_per_actor=0"))
+    assert "not known" in unknown.facts()["windows"]
+
+
 def test_a_plan_counts_and_writes_nothing(clips: Path, tmp_path: Path) -> None:
     before = tree(tmp_path)
     plan = plan_job(job(tmp_path))
