@@ -90,7 +90,7 @@ _LONGEST = 2_000
 
 
 def _sentence(text: str) -> str:
-    """Names, keys and what libraries say come from strangers: nothing hidden in them, and not without end."""
+    """Makes untrusted text (names, keys, messages of libraries) printable, and limits its length."""
     shown = printable(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 500]} ... {text[-400:]}")
     return shown if len(shown) <= 2 * _LONGEST else f"{shown[: 2 * _LONGEST]}..."
 
@@ -139,7 +139,7 @@ class Failure:
     window: str = ""
 
     def __post_init__(self) -> None:
-        # Records are shown by whatever opens them: what strangers wrote is made plain before it is stored.
+        # Any program may show a record, so untrusted text is made printable before it is stored.
         object.__setattr__(self, "message", _sentence(" ".join(self.message.split())))
         object.__setattr__(self, "where", printable(self.where))
         object.__setattr__(self, "traceback", printable_lines(self.traceback))

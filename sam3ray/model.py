@@ -168,13 +168,13 @@ class Model:
                 forward.
             exemplars: concepts shown by boxes, resolved (`sam3ray.prompts.resolve_exemplars`). They go the way of the
                 phrases, and so do their ids.
-            progress: called after each frame that was worked on: what is found backward comes late.
-            recorder: keeps what the clip has come to, so that another call can go on from there. It is not asked where
-                phrases go backward.
+            progress: called after each processed frame: what is found backward comes late.
+            recorder: saves the clip's progress, so that another call can continue from there. Not used if phrases go
+                backward.
 
         Returns:
-            One value per frame, in order. With phrases some frames late: a new object is watched
-            for `hotstart_delay` frames before it is believed.
+            One value per frame, in order. With phrases, values come some frames late: a new object is watched for
+            `hotstart_delay` frames before it is accepted.
 
         Raises:
             ValueError: nothing is asked for, or an exemplar or a visual prompt does not fit.

@@ -72,8 +72,8 @@ def serve(options: AppOptions, say: Callable[[str], None], warn: Callable[[str],
             address += "#live"
         if options.host not in _LOOPBACK:
             warn(
-                f"--host {options.host}: whoever reaches this machine and knows the address with its token can see the "
-                "videos and use the model, and the connection is not encrypted. Use it within a network that you "
+                f"--host {options.host}: anyone who reaches this machine and knows the address with its token can see "
+                "the videos and use the model, and the connection is not encrypted. Use it within a network that you "
                 "trust, or behind a proxy with HTTPS. The webcam works over HTTPS or on this machine alone"
             )
         say(address)

@@ -346,11 +346,11 @@ def _off(value: Any) -> Any:
 
 
 class WindowsConfig(_Section):
-    """Checkpoints inside a clip: what a long clip has come to is kept now and then."""
+    """Checkpoints inside a clip: a long clip's progress is saved from time to time."""
 
     mode: Annotated[Literal["checkpoint", "off"], BeforeValidator(_off)] = Field(
         "checkpoint",
-        description="`checkpoint`: a clip whose worker dies goes on from its last window; `off`: it starts over",
+        description="`checkpoint`: a clip whose worker dies continues from its last window; `off`: it starts over",
     )
     seconds: float = Field(60.0, gt=0, le=86400, description="seconds of work after which a window is kept")
 

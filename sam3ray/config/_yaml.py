@@ -1,4 +1,4 @@
-"""YAML from strangers: plain data only, bounded, every key with its line."""
+"""Untrusted YAML: plain data only, bounded, every key with its line."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from sam3ray.engine.outputs import FrameResult, FrameStamp
 
 @dataclass(frozen=True, eq=False)
 class LoopStep:
-    """What one frame came to.
+    """The result of one frame.
 
     Attributes:
         found, pointed: the masks of the objects that phrases found and prompts pointed out; None where there are none.

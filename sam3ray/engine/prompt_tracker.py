@@ -155,7 +155,7 @@ class PromptTracker:
 
 
 def as_result(stamp: FrameStamp, objects: Sequence[PromptedObject], tracked: TrackedMasks | None) -> FrameResult | None:
-    """What a step of `PromptTracker` came to; None where it had no object. Each object is a group of its own."""
+    """The result of a step of `PromptTracker`; None if it had no object. Each object is a group of its own."""
     if tracked is None:
         return None
     order = sorted(range(len(objects)), key=lambda i: objects[i].object_id)

@@ -66,7 +66,7 @@ class Loan:
 
 @dataclass(frozen=True)
 class Step:
-    """What one frame came to.
+    """The result of one frame.
 
     Attributes:
         result: the frame's masks.

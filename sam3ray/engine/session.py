@@ -144,11 +144,11 @@ class Session(AbstractContextManager["Session"]):
     # What is asked for
 
     def add(self, prompt: str | ExemplarPrompt | VisualPrompt) -> tuple[int, ...]:
-        """Ask for something more, from the frame on that is given next.
+        """Adds a prompt, from the next frame on.
 
         Args:
             prompt: a phrase; an exemplar; or a click, box or mask, in pixels or fractions of the frame. One that names
-                an object that is there refines it, whoever found it; else it starts one.
+                an existing object refines it, whatever found it; otherwise it starts one.
 
         Returns:
             The ids that the prompt names: none for a phrase or an exemplar, whose objects get theirs when they are
@@ -346,7 +346,7 @@ class Session(AbstractContextManager["Session"]):
 
     @property
     def rests(self) -> bool:
-        """Whether one that is saved now and taken up again makes the same batches of frames as this one."""
+        """Whether a session saved now and loaded again makes the same batches of frames as this one."""
         return self._ahead.is_between_batches
 
     def save(self, path: str | PathLike[str], note: str = "") -> None:

@@ -71,9 +71,9 @@ class Walk:
 
     Args:
         source: its frames; read once where everything goes forward and onward, else several times.
-        progress: called after each frame that was worked on: results of passes that cannot leave in display order come
+        progress: called after each processed frame: results of passes that cannot leave in display order come
             late.
-        recorder: is told of every frame, and asked where to go on. Going on takes a source that can be read again.
+        recorder: gets every frame, and is asked where to continue. To continue, the source must be readable again.
 
     Attributes:
         tally: counts of what phrases found, over all passes.
@@ -147,7 +147,7 @@ class Walk:
                 yield merged(masks, behind.get(position)) if behind is not None else masks
 
     def _begun(self, policy: Policy) -> Session:
-        """A session: taken up where the recorder kept one of the same clip, else at the beginning."""
+        """A session: resumed if the recorder kept one of the same clip, otherwise new."""
         for kept in self._recorder.kept() if self._recorder is not None else ():
             session = self._session(policy)
             try:

@@ -1,6 +1,6 @@
-"""Web servers, which say what they like: bodies are bounded as they arrive, and addresses are sent as they stand.
+"""Untrusted web servers: bodies are limited as they arrive, and addresses are sent exactly as written.
 
-fsspec's HTTP file system does the talking. What it is given here makes it safe with strangers' servers:
+fsspec's HTTP file system makes the requests. The settings here make it safe with untrusted servers:
 
 * No address is quoted again, neither the first nor those of redirects: a signed one is signed as it is written.
 * Nothing is unpacked behind our back: a body that comes compressed is unpacked piece by piece, and counted.

@@ -1,4 +1,4 @@
-"""What befell each clip so far, what it is charged for, and when that settles it."""
+"""The failures of each clip so far, which of them it is charged with, and when they settle it."""
 
 from __future__ import annotations
 

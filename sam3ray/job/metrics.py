@@ -34,7 +34,7 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "sam3ray_stage_seconds": ("histogram", "seconds that a clip spent in a stage", ("run", "stage")),
     "sam3ray_clip_seconds": ("histogram", "seconds of wall time per clip", ("run",)),
     "sam3ray_memory_rung_total": ("counter", "clips completed at a reduced memory setting", ("run", "rung")),
-    "sam3ray_gpu_memory_bytes": ("gauge", "highest GPU memory of the last clip", ("run",)),
+    "sam3ray_gpu_memory_bytes": ("gauge", "peak GPU memory of the last clip", ("run",)),
     "sam3ray_clips_waiting": ("gauge", "clips in the queue", ("run",)),
     "sam3ray_clips_running": ("gauge", "clips on actors", ("run",)),
     "sam3ray_actors": ("gauge", "actors by state", ("run", "state")),
@@ -45,12 +45,12 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 
 def label(text: str) -> str:
-    """As the value of a label, of which Ray 2.60 takes ASCII alone: other characters are escaped as in an address."""
+    """Text as the value of a label. Ray 2.60 accepts only ASCII: other characters are escaped as in an address."""
     return quote(text.encode("utf-8", "surrogateescape"), safe=" !#$&'()*+,-./:;<=>?@[]^_{|}~")[:_MAX_LABEL] or "-"
 
 
 def ray_metrics(output: str) -> list[Observer]:
-    """The observer for a job with this output; none where Ray's metrics are not to be had."""
+    """The observer for a job with this output; none if Ray's metrics are not available."""
     try:
         return [RayMetrics(output.rstrip("/").rsplit("/", 1)[-1])]
     except Exception as error:  # noqa: BLE001 - a job without metrics is better than none

@@ -26,8 +26,8 @@ CROWDED_S = 30.0  # without a place for any actor before the job says why
 class Stages:
     """The scheduler of clips and the queue of videos beside each other.
 
-    Invariant, checked in the tests by simulation: as long as the nodes that there are have room for one actor and one
-    rendering task, the job goes on; where they have not, `notice` says so, or, where no node can join, nothing waits.
+    Invariant, checked in the tests by simulation: as long as the existing nodes have room for one actor and one
+    rendering task, the job makes progress; if they do not, `notice` says so, or, where no node can join, nothing waits.
 
     Attributes:
         room: for actors, on the nodes that were last looked at.

@@ -1,6 +1,6 @@
-"""Failures that settle a clip, held back until the place that they happened at has shown to be well.
+"""Failures that settle a clip, held back until the node or GPU where they happened has proved healthy.
 
-The first success there makes them stand. If the place turns out to be sick instead, its clips go elsewhere.
+The first success there makes them final. If the node or GPU turns out to be faulty instead, its clips go elsewhere.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class ClipWindows:
 
     def took_up(self) -> None:
         last = self._note.windows[-1].window
-        _LOG.info("clip %s goes on from window %s", self._note.clip_id, last)
+        _LOG.info("clip %s continues from window %s", self._note.clip_id, last)
         self._since = time.monotonic()
         self._kept_one(str(last))
 
@@ -251,7 +251,7 @@ def read_window(path: Path) -> Iterator[FrameAnnotations]:
 
 
 def _facts_of(path: Path) -> dict[str, Any]:
-    """Raises ValueError where the file is none of ours."""
+    """Raises ValueError if the file is not a window's."""
     facts = read_file_metadata(pq.read_metadata(path))["clip"]
     if not isinstance(facts, dict):
         raise ValueError("the file's metadata says nothing of the clip")

@@ -1,4 +1,4 @@
-"""What a run's corrections come to, and whether they hold together."""
+"""Summarizes a run's corrections, and checks that they are consistent."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ storage if the process dies, step by step:
    and are passed over.
 3. Parts that the new ones replace are deleted, and indexes older than the one before.
 4. With `remove_originals`, the clips' own files are deleted. If the process dies half-way, the next compaction with
-   `remove_originals` goes on.
+   `remove_originals` continues.
 
 What readers see at every moment:
 

@@ -1,4 +1,4 @@
-"""What a storage error means to a run: worth another try, beyond cure, or a bug of ours."""
+"""What a storage error means to a run: worth another try, permanent, or a bug of ours."""
 
 from __future__ import annotations
 

@@ -38,13 +38,13 @@ _RECORD = re.compile(r"([1-9][0-9]{0,8})\.json", re.ASCII)
 
 
 def record_number(name: str) -> int | None:
-    """The number of a failure record's file; None if it is no file of ours."""
+    """The number of a failure record's file; None if it is another file."""
     found = _RECORD.fullmatch(name)
     return int(found[1]) if found else None
 
 
 def clip_of(name: str, suffix: str) -> str | None:
-    """The clip that a file of this name belongs to; None if it is no file of ours."""
+    """The clip that a file of this name belongs to; None if it is another file."""
     clip_id = name.removesuffix(suffix)
     return clip_id if clip_id != name and is_clip_id(clip_id) else None
 
@@ -78,7 +78,7 @@ def window_folder(clip_id: str) -> str:
 
 
 def window_of(name: str, suffix: str) -> tuple[int, int] | None:
-    """The pass and the number of a window that a file of this name belongs to; None if it is no file of ours."""
+    """The pass and the number of a window that a file of this name belongs to; None if it is another file."""
     stem = name.removesuffix(suffix)
     found = _WINDOW.fullmatch(stem) if stem != name else None
     return (int(found[1]), int(found[2])) if found else None

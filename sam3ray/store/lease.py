@@ -3,10 +3,10 @@
 Drivers hold the lease, and so do `compact`, `retry` and `render`. It expires: a holder is taken for dead when its
 process is gone (told at once on the same host, in the same process namespace), or `STALE_S` after its last heartbeat.
 Clocks of hosts may differ by less than that. A heartbeat further in the future than that says only that a clock is
-wrong: whoever finds one watches whether it moves.
+wrong: a process that finds one watches whether it changes.
 
-A holder that slept for longer (a laptop, a paused machine, a store out of reach) may have been taken over. So whoever
-changes something asks `check` before each step: no request while the lease is surely held, else the record is read
+A holder that was suspended for longer (a laptop, a paused machine, a store out of reach) may have been taken over. So
+every change begins with `check`: it makes no request while the lease is surely held, otherwise it reads the record
 again. Nothing that matters rests on the lease alone: a clip is committed, and an index of merged files switched, by
 create-if-absent.
 

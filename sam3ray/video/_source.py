@@ -104,7 +104,7 @@ def open_container(path: str | os.PathLike[str], limits: VideoConfig) -> Iterato
 
 
 def _what_it_holds(container: InputContainer) -> str:
-    """For a file without a video stream: what there is instead."""
+    """What a file without a video stream contains instead."""
     kinds = {
         "a cover picture or thumbnails" if stream.type == "video" else str(stream.type) for stream in container.streams
     }
