@@ -61,7 +61,13 @@ class RunFrames:
         edits = Edits(store)
         self._operations: Mapping[str, Sequence[ClipOperation]] = edits.operations(edits.number_of(revision))
         done = store.done_ids()
-        clips = [clip for clip in store.manifest() if clip.clip_id in done]
+        manifest = store.manifest()
+        clips = [clip for clip in manifest if clip.clip_id in done]
+        if choice.prompts is not None:
+            known = {label for clip in manifest for label in clip.names} | set(edits.labels(self._operations))
+            if unknown := [label for label in choice.prompts if label not in known]:
+                named = ", ".join(sorted(known)[:20])
+                raise UserError(f"{redact(store.output)} has no label {unknown[0]!r}; allowed: {named}")
         if choice.clips is not None:
             missing = sorted(set(choice.clips) - {clip.clip_id for clip in clips})
             if missing:

@@ -7,6 +7,7 @@ of objects, not of rows: some 200 bytes per object.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from sam3ray.config import RunSource, run_place
 from sam3ray.display.console import add_row
 from sam3ray.evaluate import object_agreement
 from sam3ray.failures import UserError
+from sam3ray.files import resolve
 from sam3ray.guard.processes import in_processes
 from sam3ray.guard.redact import redact
 from sam3ray.screening._signals import SIGNALS, Rows, Track, measure_tracks
@@ -112,7 +114,7 @@ def triage(
     storage_options: Mapping[str, Any] | None = None,
     *,
     against: RunSource | None = None,
-    to: str | None = None,
+    to: str | os.PathLike[str] | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Triage:
@@ -183,12 +185,14 @@ def rank_clips(
     return pa.concat_tables([_ranked(table) for table in tables]), damaged
 
 
-def _target(store: RunStore, to: str | None, options: Mapping[str, Any] | None) -> tuple[Storage, str]:
+def _target(
+    store: RunStore, to: str | os.PathLike[str] | None, options: Mapping[str, Any] | None
+) -> tuple[Storage, str]:
     if to is None:
         return store.storage, layout.TRIAGE
-    folder, _, name = to.rpartition("/")
+    folder, _, name = resolve(os.fspath(to)).rpartition("/")
     if not name.endswith(".parquet"):
-        raise UserError(f"--to {redact(to)}: allowed: the address of a .parquet file")
+        raise UserError(f"--to {redact(os.fspath(to))}: allowed: the address of a .parquet file")
     storage = Storage(folder or "/", options)
     if storage.exists(name):
         raise UserError(f"{storage.shown(name)} is there already: choose another name for --to")

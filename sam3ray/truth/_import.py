@@ -6,6 +6,7 @@ created if absent: an interrupted import continues where it stopped.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sam3ray.failures import UserError
+from sam3ray.files import resolve
 from sam3ray.store import RunStore, layout
 from sam3ray.store.annotation_file import AnnotationWriter
 from sam3ray.store.storage import Storage
@@ -58,11 +60,11 @@ class ImportedTruth:
 
 
 def import_truth(
-    truth: str,
-    source: str,
+    truth: str | os.PathLike[str],
+    source: str | os.PathLike[str],
     format: str,
     *,
-    run: str | None = None,
+    run: str | os.PathLike[str] | None = None,
     label: str = "object",
     labels: Mapping[str, str] | None = None,
     numbered: bool = False,
@@ -90,10 +92,10 @@ def import_truth(
     if format not in TRUTH_FORMATS:
         raise UserError(f"--format {format}: allowed with --as-truth: {', '.join(TRUTH_FORMATS)}")
     storage, file = _source(source, storage_options)
-    target = Storage(truth, storage_options)
+    target = Storage(resolve(os.fspath(truth)), storage_options)
     if target.exists(layout.RUN):
         raise UserError(f"{target.shown()} holds a run: choose another folder for the truth")
-    ids = {} if run is None else _names_of(RunStore(run, storage_options))
+    ids = {} if run is None else _names_of(RunStore(os.fspath(run), storage_options))
     reading = Reading(storage, file, label, numbered)
     problems: list[str] = []
     made: dict[str, tuple[Path, int, int]] = {}
@@ -108,8 +110,8 @@ def import_truth(
                 try:
                     if clip_id in made:
                         raise ValueError("another sequence has this name, too")
+                    clip = _renamed(read(), labels or {})  # before its name is looked at: a damaged file has none
                     layout.check_clip_id(clip_id)
-                    clip = _renamed(read(), labels or {})
                     path = Path(work) / f"{n}.parquet"
                     made[clip_id] = (path, *_write(path, clip_id, clip))
                     phrases.update(clip.prompts)
@@ -135,8 +137,9 @@ def import_truth(
     )
 
 
-def _source(source: str, options: Mapping[str, Any] | None) -> tuple[Storage, str | None]:
-    folder, _, name = source.rstrip("/").rpartition("/")
+def _source(source: str | os.PathLike[str], options: Mapping[str, Any] | None) -> tuple[Storage, str | None]:
+    source = resolve(os.fspath(source))
+    folder, _, name = source.rpartition("/")
     if name.endswith((".json", ".txt")):
         return Storage(folder or "/", options), name
     return Storage(source, options), None

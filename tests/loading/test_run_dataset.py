@@ -95,6 +95,8 @@ class TestItems:
             RunDataset(run, clips=["unfinished"])
         with pytest.raises(UserError, match="every is 0"):
             RunDataset(run, every=0)
+        with pytest.raises(UserError, match="has no label 'sloth'; allowed: "):
+            RunDataset(run, prompts="sloth")
         with pytest.raises(UserError, match=r"there is no manifest\.parquet|no run"):
             RunDataset(tmp_path / "nothing")
 

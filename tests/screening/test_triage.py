@@ -139,6 +139,12 @@ class TestTheTable:
         first = triage(str(tmp_path)).ranking
         assert triage(str(tmp_path), workers=2).ranking.equals(first)
 
+    def test_a_relative_place_is_below_the_current_folder(self, tmp_path, monkeypatch):
+        make_run(tmp_path)
+        monkeypatch.chdir(tmp_path)
+        triage(".", to="ranking.parquet")
+        assert (tmp_path / "ranking.parquet").exists()
+
     def test_elsewhere_only_a_new_file(self, tmp_path):
         make_run(tmp_path)
         to = str(tmp_path / "elsewhere" / "ranking.parquet")

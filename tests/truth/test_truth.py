@@ -237,6 +237,18 @@ class TestOfPublicSets:
         with pytest.raises(UserError, match="its pixels are colours"):
             import_truth(str(tmp_path / "truth"), str(tmp_path / "set"), "davis")
 
+    def test_relative_places_are_below_the_current_folder(self, tmp_path, monkeypatch):
+        self.vis(tmp_path)
+        monkeypatch.chdir(tmp_path)
+        import_truth("truth", "instances.json", "ytvis")
+        assert (tmp_path / "truth" / "annotations" / "vid.parquet").exists()
+
+    def test_a_damaged_file_is_called_damaged_and_not_by_its_name(self, tmp_path):
+        (tmp_path / "annotations").mkdir()
+        (tmp_path / "annotations" / "a.json").write_text("{}")
+        with pytest.raises(UserError, match="'categories' is not a list"):
+            import_truth(tmp_path / "truth", tmp_path, "ytvis")
+
     def test_a_folder_of_another_kind(self, tmp_path):
         for name in ("saco", "davis", "mots", "sav"):
             with pytest.raises(UserError, match="there is no"):
