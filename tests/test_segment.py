@@ -152,7 +152,7 @@ class TestErrorsOfTheCall:
             track_video(clip, [PointPrompt(((900.0, 5.0),), (True,), 0, 1)], model=segmenter)
 
     def test_options_of_a_model(self):
-        with pytest.raises(UserError, match="gpu is not a model option; allowed: compile, device, dtype"):
+        with pytest.raises(UserError, match="gpu is not a model option; allowed: cache_dir, compile, device, dtype"):
             load("embedded", gpu=1)
         with pytest.raises(UserError, match="device is 'tpu'"):
             load("embedded", device="tpu")

@@ -211,7 +211,7 @@ class TestRefusals:
         assert caught.value.is_foreign
 
     def test_other_versions(self, saved, monkeypatch):
-        monkeypatch.setattr("sam3ray.engine.state.ENGINE_VERSION", 99)
+        monkeypatch.setattr("sam3ray.engine.state_capture.ENGINE_VERSION", 99)
         with pytest.raises(StateError, match=r"was saved with engine [0-9]+, this session has 99") as caught:
             begin(engine(), "live").load(saved)
         assert caught.value.is_foreign

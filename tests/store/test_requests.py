@@ -139,11 +139,11 @@ def test_a_resume_and_a_status_do_not_ask_about_each_clip(
         assert read_status(s3_place.uri, options).done == 4
     assert status.methods == {
         "GET": 5,
-        "LIST": 4,
-    }  # run.json, manifest, table, one record, driver; three folders, index
+        "LIST": 5,
+    }  # run.json, manifest, table, one record, driver; four folders, index
     with counted(proxy) as resume:
         Ledger(run, clips(5), RetryConfig()).close()
-    assert resume.methods == {"GET": 2, "LIST": 3, "PUT": 1}
+    assert resume.methods == {"GET": 2, "LIST": 4, "PUT": 1}
     compact_run(s3_place.uri, options, remove_originals=True)
     with counted(proxy) as status:
         assert read_status(s3_place.uri, options).done == 4

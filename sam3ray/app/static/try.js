@@ -165,11 +165,12 @@ export class TryView {
 
   // After the page was loaded anew, or the connection was lost: what the server still has.
   async restore(key) {
-    const work = this.works.get(key);
+    const work = this.works.get(key), { ticket } = work;
     const { results } = await get(`/api/clips/${key}`);
     const latest = results.at(-1);
     if (!latest) return;
     const { frames, asked, how, id } = await get(`/api/results/${latest.id}`);
+    if (work.ticket !== ticket) return; // a run was begun meanwhile: what was there before must not replace it
     work.rows = new Map(frames.map((frame) => [frame.i, frame.o.map(row)]));
     work.results = results.map((each) => ({ id: each.id, asked: each.asked }));
     if (!work.phrases.length && !work.own.length) {
@@ -322,6 +323,7 @@ export class TryView {
     }
     const order = this.order({ ticket: `run ${work.key} ${Date.now()}` });
     if (!this.socket.send(order)) { toast("The server cannot be reached.", "error"); return; }
+    work.ticket = order.ticket;
     work.running = { ticket: order.ticket };
     work.base = this.prompts.highest(work);
     work.ran = Object.fromEntries(Object.keys(this.sliders).map((name) => [name, this.threshold(name)]));
