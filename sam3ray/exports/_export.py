@@ -196,9 +196,9 @@ def choice_from(
     names: Mapping[str, str] | None,
 ) -> Choice:
     problems = []
-    if every < 1:
-        problems.append(f"--every {every}: allowed: 1 and above")
-    if not 0 <= min_score <= 1:
+    if type(every) is not int or every < 1:
+        problems.append(f"--every {every}: allowed: 1 and above, whole")
+    if not isinstance(min_score, int | float) or not 0 <= min_score <= 1:
         problems.append(f"--min-score {min_score}: allowed: 0 to 1")
     for label, name in (names or {}).items():
         if not isinstance(label, str):

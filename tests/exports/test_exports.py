@@ -88,7 +88,9 @@ class TestRefusals:
             ({"format": "mots", "variant": "x"}, "--variant x of mots: allowed: challenge, kitti, png"),
             ({"format": "coco", "variant": "x"}, "this format has no variants"),
             ({"format": "coco", "every": 0}, "--every 0: allowed: 1 and above"),
+            ({"format": "coco", "every": 1.5}, "--every 1.5: allowed: 1 and above, whole"),
             ({"format": "coco", "min_score": 2}, "--min-score 2: allowed: 0 to 1"),
+            ({"format": "coco", "min_score": "x"}, "--min-score x: allowed: 0 to 1"),
             ({"format": "coco", "clips": ["other"]}, "--clips other: the run has no such clip"),
             (
                 {"format": "coco", "prompts": ["rings"]},
