@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -413,6 +414,22 @@ class Job:
     def unreachable(self, actor: int) -> None:
         self._do(self.scheduler.actor_unreachable(actor, time.monotonic()))
 
+    def losing(self, actor: int, then: Callable[[], None]) -> None:
+        """A window that was kept after the actor was asked last counts, too: the store knows of it."""
+        clip = self.scheduler.running_on(actor)
+        if clip is None or self.spec.config.windows.mode == "off":
+            then()
+            return
+
+        def seen(found: Future[str]) -> None:
+            # A store that does not answer, or a clip without windows, tells nothing new.
+            if not found.exception() and found.result():
+                self._window_is(actor, clip, found.result())
+            then()
+
+        asked = self.ledger.newest_window(self._clip_id(clip))
+        asked.add_done_callback(lambda found: self._loop.post(lambda: seen(found)))
+
     def lost(self, actor: int, verdict: Verdict) -> None:
         self._do(self.scheduler.actor_lost(actor, verdict.reason, verdict.message, time.monotonic()))
 
@@ -423,10 +440,16 @@ class Job:
         clip = self.scheduler.running_on(actor)
         if clip is not None:
             clip_id, _, window = value[3].partition("/")
-            if clip_id == self._clip_id(clip) and window != self.windows.get(clip_id):
-                self.windows[clip_id] = window
-                self.scheduler.window_kept(actor, clip)
+            if clip_id == self._clip_id(clip):
+                self._window_is(actor, clip, window)
             self.scheduler.progress(actor, clip, value, time.monotonic())
+
+    def _window_is(self, actor: int, clip: int, window: str) -> None:
+        """The newest one of a clip that the actor runs."""
+        clip_id = self._clip_id(clip)
+        if window != self.windows.get(clip_id, ""):
+            self.windows[clip_id] = window
+            self.scheduler.window_kept(actor, clip)
 
     def answered(self, actor: int, clip: int, result: ClipResult | Failure) -> None:
         if self.scheduler.running_on(actor) != clip:

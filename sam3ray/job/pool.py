@@ -46,6 +46,10 @@ class PoolEvents(Protocol):
 
     def unreachable(self, actor: int) -> None: ...
 
+    def losing(self, actor: int, then: Callable[[], None]) -> None:
+        """It is gone. Calls `then` in the driver's thread, once what it has kept is known."""
+        ...
+
     def lost(self, actor: int, verdict: Verdict) -> None: ...
 
     def prefetched(self, actor: int, clip: int) -> None: ...
@@ -65,6 +69,7 @@ class _Member:
     polled: bool = False  # an answer is outstanding
     frames: int = 0  # of the clip that runs
     suspected: bool = False  # of being gone; it is looked into
+    gone: bool = False  # for certain; what it has kept is looked up
 
 
 class ActorPool:
@@ -275,6 +280,16 @@ class ActorPool:
             self._lost(actor, verdict)
 
     def _lost(self, actor: int, verdict: Verdict) -> None:
+        member = self._members[actor]
+        if member.gone:
+            return
+        member.gone = member.suspected = True
+        self._events.unreachable(actor)
+        self._events.losing(actor, lambda: self._end_lost(actor, verdict))
+
+    def _end_lost(self, actor: int, verdict: Verdict) -> None:
+        if actor not in self._members:
+            return  # ended meanwhile
         self.end(actor, verdict.message)
         event(_LOG, logging.INFO, "actor lost", actor=actor, reason=verdict.reason.value, error=verdict.message)
         self._events.lost(actor, verdict)

@@ -14,7 +14,7 @@ from sam3ray.failures import ClipError, Failure, JobStopped, Reason
 from sam3ray.job.result import ClipResult, JobSummary
 from sam3ray.job.versions import software_versions
 from sam3ray.store import ClipSummary, RunStore
-from sam3ray.store.windows import clear_windows, clip_windows
+from sam3ray.store.windows import clear_windows, clip_windows, newest_window
 from sam3ray.values.clip import Clip
 
 _LOG = logging.getLogger(__name__)
@@ -115,6 +115,10 @@ class Ledger:
             finished_at=time.time(),
             source=result.source,
         )
+
+    def newest_window(self, clip_id: str) -> Future[str]:
+        """Of a clip, as the store has it by then; empty: none."""
+        return self._pool.submit(lambda: str(newest_window(self._store.storage, clip_id) or ""))
 
     @property
     def summaries(self) -> Mapping[str, ClipSummary]:

@@ -167,6 +167,13 @@ def clip_windows(storage: Storage) -> dict[str, WindowName | None]:
     return found
 
 
+def newest_window(storage: Storage, clip_id: str) -> WindowName | None:
+    """Of one clip, by one listing."""
+    windows = Windows(storage, clip_id)
+    windows.list()
+    return max(windows.states, default=None)
+
+
 def clear_windows(storage: Storage, clip_ids: Iterable[str]) -> None:
     """Remove the windows of some clips: states first, so that none is left without its rows."""
     for clip_id in clip_ids:

@@ -45,7 +45,7 @@ class KillsBetweenWindows(threading.Thread):
             if not states or states[-1] in self.killed:
                 time.sleep(0.02)
                 continue
-            time.sleep(1.5 + chance.random())  # a window is counted when the driver asks next, about once a second
+            time.sleep(0.4 * chance.random())  # also before the driver, who asks about once a second, knows of it
             for pid in family(os.getpid()):
                 if b"ClipActor" in command(pid):
                     with contextlib.suppress(ProcessLookupError):
