@@ -7,6 +7,8 @@ identity.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import tempfile
@@ -26,7 +28,7 @@ from sam3ray.exports._export import (
     wanted_clips,
 )
 from sam3ray.exports._folder import Folder
-from sam3ray.exports._labels import ClipLabels
+from sam3ray.exports._labels import Choice, ClipLabels
 from sam3ray.exports._pixels import crop_of
 from sam3ray.exports.cvat import row_major_runs
 from sam3ray.failures import ClipError, UserError
@@ -57,7 +59,7 @@ def push_to_cvat(
     storage_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
-    """Creates a task for each clip without a task of its name.
+    """Creates a task for each clip that has none from this run, revision and choice.
 
     Credentials come from the environment: CVAT_ACCESS_TOKEN, or CVAT_USERNAME and CVAT_PASSWORD; and
     CVAT_ORGANIZATION, if any.
@@ -77,11 +79,12 @@ def push_to_cvat(
     numbers = {clip.clip_id: n for n, clip in enumerate(manifest, 1)}
     wanted = wanted_clips(manifest, store.done_ids(), choice)
     edits = Edits(store)
-    operations = edits.operations(edits.number_of(revision))
+    number = edits.number_of(revision)
+    operations = edits.operations(number)
     corrected = edits.labels(operations)
     check_prompts(manifest, choice, corrected)
     categories = categories_of(manifest, choice, corrected)
-    server = _Server(host, project, list(categories))
+    server = _Server(host, project, list(categories), _mark(store, number, choice))
     failed: dict[str, str] = {}
     done = already = frames = rows = 0
     for count, clip in enumerate(wanted, 1):
@@ -101,6 +104,13 @@ def push_to_cvat(
     return Exported(done, already, frames, rows, failed, {"track_scores": rows} if rows else {})
 
 
+def _mark(store: RunStore, revision: int | None, choice: Choice) -> str:
+    """What the names of an export's tasks have in common, and no other export's: a server has no `export.json`."""
+    of_choice = [choice.prompts, choice.min_score, choice.every, sorted((choice.names or {}).items())]
+    told = json.dumps([store.run_id(), revision, *of_choice])
+    return hashlib.sha256(told.encode()).hexdigest()[:8]
+
+
 def _address(to: str) -> tuple[str, int | None]:
     found = _ADDRESS.fullmatch(to)
     if found is None or urlsplit(found["host"]).username is not None:
@@ -114,7 +124,7 @@ def _address(to: str) -> tuple[str, int | None]:
 class _Server:
     """What is needed of a CVAT server."""
 
-    def __init__(self, host: str, project: int | None, names: Sequence[str]) -> None:
+    def __init__(self, host: str, project: int | None, names: Sequence[str], mark: str) -> None:
         try:
             from cvat_sdk import exceptions, make_client
             from cvat_sdk.core.exceptions import CvatSdkException
@@ -123,7 +133,7 @@ class _Server:
         from urllib3.exceptions import HTTPError
 
         self._errors = (exceptions.ApiException, CvatSdkException, HTTPError)
-        self._host, self._project, self._names = host, project, names
+        self._host, self._project, self._names, self._mark = host, project, names, mark
         token, user = os.environ.get("CVAT_ACCESS_TOKEN"), os.environ.get("CVAT_USERNAME")
         if token is None and user is None:
             raise UserError("the server needs credentials: set CVAT_ACCESS_TOKEN, or CVAT_USERNAME and CVAT_PASSWORD")
@@ -150,9 +160,10 @@ class _Server:
             raise ValueError(f"{self._host} refuses: {_why(error)}") from None
 
     def _push(self, store: RunStore, clip: Clip, labels: ClipLabels) -> bool:
-        wanted = {"name": clip.clip_id, **({} if self._project is None else {"project_id": self._project})}
+        name = self._name(clip)
+        wanted = {"name": name, **({} if self._project is None else {"project_id": self._project})}
         found, _ = self._client.api_client.tasks_api.list(**wanted)
-        tasks = [each for each in found.results if each.name == clip.clip_id]
+        tasks = [each for each in found.results if each.name == name]
         task = self._client.tasks.retrieve(tasks[0].id) if tasks else self._client.tasks.create(self._spec(clip))
         if task.size and (not labels.objects or task.get_annotations().shapes):
             return False
@@ -162,16 +173,19 @@ class _Server:
             task.set_annotations(self._annotations(task, labels))
         return True
 
+    def _name(self, clip: Clip) -> str:
+        return f"{clip.clip_id} [{self._mark}]"
+
     def _spec(self, clip: Clip) -> Any:
         from cvat_sdk import models
 
         if self._project is not None:
-            return models.TaskWriteRequest(name=clip.clip_id, project_id=self._project)
+            return models.TaskWriteRequest(name=self._name(clip), project_id=self._project)
         number = models.AttributeRequest(
             name="object_id", mutable=False, input_type="number", default_value="0", values=["0", "2147483647", "1"]
         )
         labels = [models.PatchedLabelRequest(name=name, attributes=[number]) for name in self._names]
-        return models.TaskWriteRequest(name=clip.clip_id, labels=labels)
+        return models.TaskWriteRequest(name=self._name(clip), labels=labels)
 
     def _upload(self, task: Any, store: RunStore, clip: Clip, labels: ClipLabels) -> None:
         with tempfile.TemporaryDirectory() as work:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from cvat_sdk.masks import decode_mask, encode_mask
 
 from sam3ray.exports import push_to_cvat
 from sam3ray.failures import UserError
+from sam3ray.revisions import Accept, Edits
+from sam3ray.store import RunStore
 from sam3ray.video import VideoWriter
 from tests.exports.cvat_server import Cvat, cvat_server
 from tests.exports.labels import FRAMES, HEIGHT, WIDTH, annotations, make_run, mask_of
@@ -36,7 +39,7 @@ def server(monkeypatch: pytest.MonkeyPatch):
 
 
 def by_name(server: Cvat, name: str):
-    (task,) = [task for task in server.tasks.values() if task["name"] == name]
+    (task,) = [task for task in server.tasks.values() if task["name"].split(" [")[0] == name]
     return task
 
 
@@ -87,8 +90,18 @@ def test_a_project_and_a_choice(run, server):
     assert {shape["frame"] for shape in task["shapes"]} == {0, 1, 2}
     done = push_to_cvat(run, f"{server.url}/projects/7", clips=["empty"], names={"ring": "hoop"})
     assert done.failed == {}
-    renamed = push_to_cvat(run, server.url + "/projects/8", clips=[CLIP], names={"ring": "hoop"})
-    assert renamed.already == 1
+
+
+def test_another_choice_or_revision_gets_tasks_of_its_own(run, server, tmp_path):
+    assert push_to_cvat(run, server.url, clips=["empty"]).clips == 1
+    assert push_to_cvat(run, server.url, clips=["empty"], every=2).clips == 1
+    assert push_to_cvat(run, server.url, clips=["empty"], every=2).already == 1
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    Edits(RunStore(str(copied))).append([Accept("empty")], author="ann", tool="test")
+    assert push_to_cvat(copied, server.url, clips=["empty"], every=2).already == 1  # the same run, elsewhere
+    assert push_to_cvat(copied, server.url, clips=["empty"], every=2, revision="latest").clips == 1
+    assert len({task["name"] for task in server.tasks.values()}) == len(server.tasks) == 3
 
 
 class TestRefusals:
