@@ -9,6 +9,8 @@ connections, takes half a body, loses its answers and goes away for seconds. The
 undisturbed run's row for row: none lost, none twice (the bucket keeps versions: each file has exactly one), nothing
 left behind in temporary folders or as unfinished uploads.
 
+Two clips are long; clips are kept in windows, from which later attempts go on.
+
 Every clip stands still on one of its frames until it is let on. So each kill finds work under way and work left, and
 as many are made as were asked for, on however quick or slow a machine.
 
@@ -36,7 +38,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from sam3ray.config import JobConfig
-from sam3ray.store import verify_run
+from sam3ray.store import RunStore, verify_run
 from tests import servers
 from tests.e2e.clips import write_clips
 from tests.e2e.faults import SICK_NODE
@@ -47,6 +49,8 @@ from tests.store.proxy import Fault, FaultyProxy, Request, faulty_proxy
 
 BUCKET = "chaos"
 FRAMES = 16
+LONG, LONG_FRAMES = (0, 1), 64  # clips that go on from their windows
+WINDOW_S = 0.2
 ROUNDS = 40
 PATIENCE_S = 600.0
 
@@ -78,6 +82,7 @@ class Report:
     exit_codes: list[int] = field(default_factory=list)
     clips: int = 0
     rows: int = 0
+    resumed: int = 0  # long clips that several attempts have made
     seconds: float = 0.0
     problems: list[str] = field(default_factory=list)
 
@@ -173,7 +178,8 @@ class Chaos:
         self.s3 = boto3.client("s3", endpoint_url=self.server)
         self.s3.create_bucket(Bucket=BUCKET)
         self.s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
-        manifest = write_clips(self.folder / "clips", self.settings.clips, frames=FRAMES)
+        frames = [LONG_FRAMES if number in LONG else FRAMES for number in range(self.settings.clips)]
+        manifest = write_clips(self.folder / "clips", self.settings.clips, frames=frames)
         rows = manifest.read_text().replace(str(self.folder / "clips"), f"s3://{BUCKET}/clips")
         self.s3.put_object(Bucket=BUCKET, Key="clips/manifest.csv", Body=rows.encode())
         for path in sorted((self.folder / "clips").glob("*.mp4")):
@@ -193,6 +199,7 @@ class Chaos:
             output or self.output,
             actors=self.settings.actors,
             storage={"endpoint_url": endpoint},
+            windows={"seconds": WINDOW_S},
             retry={"crashes": 1000, "node_losses": 1000, "actor_starts": 50, "storage": 12, "no_progress_s": 300.0},
             cluster=cluster,
         )
@@ -290,6 +297,8 @@ class Chaos:
             hostile=self.hostile,
             hostile_times=1,
             gated=True,
+            long=LONG,
+            resumes=True,
             sick_actors=self.settings.sick_actors,
         )
 
@@ -378,6 +387,7 @@ class Chaos:
         problems += [f"{clip} was lost" for clip in whole.keys() - ours.keys()]
         problems += [f"{clip} is nobody's" for clip in ours.keys() - whole.keys()]
         problems += [f"{clip} differs" for clip in ours.keys() & whole.keys() if not ours[clip].equals(whole[clip])]
+        self.report.resumed = sum(len(self._attempts(number)) > 1 for number in LONG)
         self.report.rows = sum(table.num_rows for table in ours.values())
         versions = Counter(
             version["Key"]
@@ -398,6 +408,12 @@ class Chaos:
         problems += [
             f"{path} was left behind" for path in (self.folder / "tmp").iterdir() if path.name.startswith("sam3ray")
         ]
+
+    def _attempts(self, number: int) -> set[int]:
+        """Those whose windows a clip is made of, and the one that has finished it."""
+        store = RunStore(self.output, {"endpoint_url": self.server})
+        about = store.read_clip_metadata(f"clip-{number:03d}")["clip"]
+        return {about["attempt"], *(window["attempt"] for window in about.get("windows", ()))}
 
     def _annotations(self) -> dict[str, Any]:
         place = pyarrow.fs.S3FileSystem(
@@ -426,6 +442,7 @@ def main() -> int:
     kills = ", ".join(f"{count} {kind}" for kind, count in report.kills.items())
     faults = ", ".join(f"{count} {kind}" for kind, count in sorted(report.faults.items()))
     print(f"{report.clips} clips, {report.rows} rows; {report.rounds} rounds; {report.seconds:.0f} s")
+    print(f"long clips that went on from a window of another attempt: {report.resumed} of {len(LONG)}")
     print(f"killed: {sum(report.kills.values())} ({kills})")
     sick = ", ".join(f"{count} {kind}" for kind, count in sorted(report.sick.items()))
     print(f"clips that failed of what is sick: {sick or 'none'}")

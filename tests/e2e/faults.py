@@ -18,6 +18,7 @@ from tests.e2e.gate import Gate
 from tests.job.fakes import DrawnSegmenter
 
 SICK_NODE = "SAM3RAY_TEST_SICK_NODE"  # in the environment of a node's processes
+LONG_AT, LONG_S = 48, 0.02  # a long clip takes so long for each frame
 GATED_FRAMES = 12  # a clip that is gated has as many or more
 
 
@@ -41,6 +42,8 @@ class FaultyModel:
     hostile_times: int = 1_000_000  # each of them
     frame_s: float = 0.0
     gated: bool = False  # every clip stands before the gate in `folder` on one of its frames
+    long: tuple[int, ...] = ()  # clip numbers that stand before it on frame LONG_AT
+    resumes: bool = False  # clips are kept in windows
     sick_actors: tuple[int, ...] = ()  # by the order in which they load: whatever they run fails
 
     def __call__(self, model: ModelConfig, tracking: TrackingConfig) -> FaultySegmenter:
@@ -67,6 +70,7 @@ class FaultySegmenter(DrawnSegmenter):
         if os.environ.get(SICK_NODE):
             self.sick = "a defect of this node's libraries"
         self.plan = plan
+        self.can_resume = plan.resumes
         self.frame_s = plan.frame_s
         self.by_width = {width_of(number): (number, fault) for number, fault in plan.faults.items()}
         self.gate = Gate(plan.folder) if plan.gated else None
@@ -76,8 +80,10 @@ class FaultySegmenter(DrawnSegmenter):
             count(self.plan.folder, "sick-" + ("node" if os.environ.get(SICK_NODE) else "actor"))
             raise RuntimeError(self.sick)
         if self.gate is not None:
+            if number_of(frame.image.shape[1]) in self.plan.long:
+                time.sleep(LONG_S)
             clip = number_of(frame.image.shape[1])
-            if position == 7 * clip % GATED_FRAMES:
+            if position == (LONG_AT if clip in self.plan.long else 7 * clip % GATED_FRAMES):
                 self.gate.enter(clip)
         number, fault = self.by_width.get(frame.image.shape[1], (-1, None))
         if fault is None or position != fault.at:

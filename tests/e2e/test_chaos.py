@@ -19,7 +19,7 @@ def test_a_job_that_is_killed_all_over_gives_the_same_annotations(tmp_path: Path
         drivers=1,
         decoders=1,
         node=False,
-        sick_actors=(2,),
+        sick_actors=(2, 3),
         stalls=1,
         actors=2,
         frame_s=0.0,
@@ -28,5 +28,6 @@ def test_a_job_that_is_killed_all_over_gives_the_same_annotations(tmp_path: Path
     report = run_chaos(settings, tmp_path)
     assert report.problems == []
     assert report.kills == {"actor": 3, "driver": 1, "decoder": 1, "stall": 1}
+    assert report.resumed > 0
     assert report.sick["sick-actor"] > 0
     assert sum(report.faults.values()) > 0

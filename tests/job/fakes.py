@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save_file
 
 from sam3ray.annotations import FrameAnnotations, ObjectAnnotation
 from sam3ray.config import ModelConfig, TrackingConfig
@@ -38,9 +39,25 @@ class DrawnSegmenter:
         visual_prompts: Any = (),
         *,
         progress: Callable[[], None] | None = None,
+        recorder: Any = None,
     ) -> Iterator[FrameAnnotations]:
         self.stats = {"dropped_objects": 1}
-        for position, frame in enumerate(frames):
+        begin = 0
+        for kept in recorder.kept() if recorder is not None else ():
+            recorder.took_up()
+            for found in kept.frames(0):
+                yield found
+                begin += 1
+            break
+        for found in self._drawn(frames.read(begin) if begin else frames, begin, height, width, prompts):
+            if recorder is not None:
+                recorder.add(0, found)
+            yield found
+            if recorder is not None:
+                recorder.at_rest(0, lambda path, note: save_file({}, path, {"sam3ray.note": note}))
+
+    def _drawn(self, frames: Any, begin: int, height: int, width: int, prompts: Any) -> Iterator[FrameAnnotations]:
+        for position, frame in enumerate(frames if isinstance(frames, Iterable) else frames.read(), begin):
             self.on_frame(position, frame)
             if self.frame_s:
                 time.sleep(self.frame_s)
