@@ -180,14 +180,18 @@ def filled(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return inside
 
 
-def json_object(storage: Storage, path: str) -> Mapping[str, Any]:
+def json_value(storage: Storage, path: str) -> Any:
     data = storage.read(path)
     if data is None:
         raise ValueError(f"{path} is missing")
     try:
-        value = parse_json(data)
+        return parse_json(data)
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def json_object(storage: Storage, path: str) -> Mapping[str, Any]:
+    value = json_value(storage, path)
     if not isinstance(value, Mapping):
         raise ValueError(f"{path} is not a JSON object")
     return value

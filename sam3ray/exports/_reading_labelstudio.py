@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from sam3ray.exports._labels import ClipLabels
-from sam3ray.exports._reading import Found, label_of, object_id_of
+from sam3ray.exports._reading import Found, json_value, label_of, object_id_of
 from sam3ray.exports._reading_boxes import Keyframe, Track, found_boxes
-from sam3ray.guard.jsontext import parse_json
 from sam3ray.revisions import Label
 from sam3ray.store.storage import Storage
 
@@ -91,13 +90,7 @@ def _mappings(value: Any) -> list[Mapping[str, Any]]:
 
 
 def _file(storage: Storage, path: str) -> list[Mapping[str, Any]]:
-    data = storage.read(path)
-    if data is None:
-        raise ValueError(f"{path} is missing")
-    try:
-        value = parse_json(data)
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
+    value = json_value(storage, path)
     if not isinstance(value, list):
         raise ValueError(f"{path} is not a list of tasks; export the project as JSON, not as JSON-MIN")
     return _mappings(value)
