@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 
+from sam3ray.app._messages import Found
 from sam3ray.app._order import Order
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.session import Session
@@ -13,23 +13,8 @@ from sam3ray.engine.source import read_backward
 from sam3ray.failures import UserError
 from sam3ray.model import Model
 from sam3ray.prompts import resolve_exemplars, resolve_prompts
-from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
 from sam3ray.video import ClipFrames, Frame
-
-
-@dataclass(frozen=True)
-class Found:
-    """Frames that are final, and the progress of the work.
-
-    Attributes:
-        frames: if a frame came before, these objects are added to it.
-        done, total: steps of the model.
-    """
-
-    frames: tuple[FrameAnnotations, ...]
-    done: int
-    total: int
 
 
 class Attempt:

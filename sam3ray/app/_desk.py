@@ -15,7 +15,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
-from sam3ray.app._model_process import (
+from sam3ray.app._messages import (
     Blind,
     Cancel,
     Ended,
@@ -26,7 +26,6 @@ from sam3ray.app._model_process import (
     Seen,
     Unfit,
     Update,
-    main,
 )
 from sam3ray.app._order import Order
 from sam3ray.config import ModelConfig, TrackingConfig
@@ -148,7 +147,7 @@ class Desk:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(
-            target=main, args=(theirs, self._config, self._tracking), name="sam3ray-model", daemon=True
+            target=_hold_model, args=(theirs, self._config, self._tracking), name="sam3ray-model", daemon=True
         )
         self._set("loading", "the model is being loaded")
         self._process.start()
@@ -246,3 +245,10 @@ class Desk:
     def _set(self, state: ModelState, message: str) -> None:
         self.state, self.message = state, message
         self._told(state, message)
+
+
+def _hold_model(pipe: Connection, config: ModelConfig, tracking: TrackingConfig) -> None:
+    """Runs in the model's process: this one, the server's, need not wait for torch to be imported."""
+    from sam3ray.app._model_process import main
+
+    main(pipe, config, tracking)

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from sam3ray.app._desk import Desk
-from sam3ray.app._model_process import Look, Seen
+from sam3ray.app._messages import Look, Seen
 from sam3ray.app._results import frame_json
 from sam3ray.cameras import watch
 from sam3ray.config import LiveConfig, VideoConfig

@@ -12,13 +12,23 @@ import signal
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
-
-from sam3ray.app._attempt import Attempt, Found
+from sam3ray.app._attempt import Attempt
+from sam3ray.app._messages import (
+    Blind,
+    Cancel,
+    Ended,
+    Found,
+    Leave,
+    Look,
+    Ready,
+    Restarted,
+    Seen,
+    Unfit,
+    Update,
+)
 from sam3ray.app._order import Order
 from sam3ray.cameras import LiveView
 from sam3ray.config import ModelConfig, TrackingConfig
@@ -26,100 +36,8 @@ from sam3ray.failures import ClipError, JobStopped, UserError
 from sam3ray.faults.machine import is_out_of_memory
 from sam3ray.guard.redact import redact
 from sam3ray.model import Model
-from sam3ray.values.annotations import FrameAnnotations
-from sam3ray.values.prompts import VisualPrompt
 
 LAST_RUNG = 4
-
-
-@dataclass(frozen=True)
-class Ready:
-    info: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Unfit:
-    """Why the model cannot be loaded."""
-
-    message: str
-
-
-@dataclass(frozen=True)
-class Cancel:
-    order_id: str
-
-
-@dataclass(frozen=True)
-class Update:
-    order_id: str
-    found: Found
-
-
-@dataclass(frozen=True)
-class Restarted:
-    """Out of memory: the order starts over with smaller batches, and what was found so far is discarded."""
-
-    order_id: str
-    rung: int
-
-
-@dataclass(frozen=True)
-class Ended:
-    order_id: str
-    how: str  # done, cancelled, failed
-    message: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Look:
-    """The next frame of a live view.
-
-    Attributes:
-        view: its name; it begins with its first frame.
-        anew: forget what was seen.
-        pointed: prompts on an earlier frame, whose picture is `at`; the model sees that picture first. Their frame is
-            put in here, and so is the id of an object that is new (0).
-        drop: ids to drop.
-        first_id: where ids begin, for the view's first frame.
-    """
-
-    view: str
-    image: np.ndarray
-    time_s: float
-    phrases: tuple[str, ...] = ()
-    anew: bool = False
-    pointed: tuple[VisualPrompt, ...] = ()
-    at: np.ndarray | None = None
-    drop: tuple[int, ...] = ()
-    first_id: int = 1
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Objects on the frame. `problem`: why a request was not valid; the frame was processed all the same."""
-
-    view: str
-    found: FrameAnnotations
-    tentative: frozenset[int]
-    retracted: frozenset[int]
-    next_id: int
-    seconds: float
-    problem: str = ""
-
-
-@dataclass(frozen=True)
-class Blind:
-    """Why a frame of a live view could not be processed. The view starts over."""
-
-    view: str
-    message: str
-
-
-@dataclass(frozen=True)
-class Leave:
-    """A live view is over."""
-
-    view: str
 
 
 def main(pipe: Connection, config: ModelConfig, tracking: TrackingConfig) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sam3ray.app._desk import Desk, ModelState
 from sam3ray.app._library import Library
-from sam3ray.app._model_process import Ended, Restarted, Update
+from sam3ray.app._messages import Ended, Restarted, Update
 from sam3ray.app._options import AppOptions
 from sam3ray.app._order import parse_order
 from sam3ray.app._results import Result, Results, frame_json

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sam3ray.app._live import DeskView, decode_picture
-from sam3ray.app._model_process import Look, Seen
+from sam3ray.app._messages import Look, Seen
 from sam3ray.failures import UserError
 from sam3ray.values.annotations import FrameAnnotations
 from tests.app.conftest import until

@@ -1,0 +1,115 @@
+"""What the page's server and the model's process say to each other. Nothing here imports the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.prompts import VisualPrompt
+
+
+@dataclass(frozen=True)
+class Ready:
+    info: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """Why the model cannot be loaded."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Cancel:
+    order_id: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """Frames that are final, and the progress of the work.
+
+    Attributes:
+        frames: if a frame came before, these objects are added to it.
+        done, total: steps of the model.
+    """
+
+    frames: tuple[FrameAnnotations, ...]
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Update:
+    order_id: str
+    found: Found
+
+
+@dataclass(frozen=True)
+class Restarted:
+    """Out of memory: the order starts over with smaller batches, and what was found so far is discarded."""
+
+    order_id: str
+    rung: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    order_id: str
+    how: str  # done, cancelled, failed
+    message: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """The next frame of a live view.
+
+    Attributes:
+        view: its name; it begins with its first frame.
+        anew: forget what was seen.
+        pointed: prompts on an earlier frame, whose picture is `at`; the model sees that picture first. Their frame is
+            put in here, and so is the id of an object that is new (0).
+        drop: ids to drop.
+        first_id: where ids begin, for the view's first frame.
+    """
+
+    view: str
+    image: np.ndarray
+    time_s: float
+    phrases: tuple[str, ...] = ()
+    anew: bool = False
+    pointed: tuple[VisualPrompt, ...] = ()
+    at: np.ndarray | None = None
+    drop: tuple[int, ...] = ()
+    first_id: int = 1
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Objects on the frame. `problem`: why a request was not valid; the frame was processed all the same."""
+
+    view: str
+    found: FrameAnnotations
+    tentative: frozenset[int]
+    retracted: frozenset[int]
+    next_id: int
+    seconds: float
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Blind:
+    """Why a frame of a live view could not be processed. The view starts over."""
+
+    view: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Leave:
+    """A live view is over."""
+
+    view: str
