@@ -1,4 +1,7 @@
-"""The scheduler's limits and the actions it asks for: values only."""
+"""The scheduler's limits and the actions it asks for: values only.
+
+A clip here is an item of work: a clip as a whole, or a part of one (`job.graph`).
+"""
 
 from __future__ import annotations
 
@@ -66,6 +69,14 @@ class Prefetch:
 
 
 @dataclass(frozen=True, slots=True)
+class Merge:
+    """Merge a clip's windows on a CPU, beside the actors. Ends in `task_done` or `task_failed`."""
+
+    clip: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class DropPrefetch:
     actor: int
     clip: int
@@ -82,7 +93,7 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class RecordFailure:
-    """Write down a failed attempt. `final`: the clip is settled for this run."""
+    """Write down a failed attempt at a clip or a part of it. `final`: the whole clip is settled for this run."""
 
     clip: int
     attempt: int
@@ -117,11 +128,19 @@ class Stop:
     message: str
 
 
-Action = StartActor | Load | Assign | Prefetch | DropPrefetch | Kill | RecordFailure | SetAside | Reinstate | Stop
+Action = (
+    StartActor | Load | Assign | Prefetch | Merge | DropPrefetch | Kill | RecordFailure | SetAside | Reinstate | Stop
+)
 
 
 @dataclass(frozen=True)
 class Counts:
+    """Of clips, whole ones.
+
+    Attributes:
+        running: at work on some part of them; `waiting`: those that nobody is at work on.
+    """
+
     clips: int
     done: int
     failed: Mapping[Reason, int] = field(default_factory=dict)

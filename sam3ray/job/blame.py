@@ -1,4 +1,10 @@
-"""The failures of each clip so far, which of them it is charged with, and when they settle it."""
+"""The failures of each clip so far, which of them it is charged with, and when they settle it.
+
+When an actor dies, the clip it ran is charged. While the first frames of the *next* clip were being decoded in the same
+process, the culprit is not known for certain: the running clip is charged, unless that would settle it; both clips
+become suspects, and beside a suspect, or for one, nothing is decoded ahead any more. So a clip pays at most once for
+what another did, and is never given up for it (with `crashes` = 1 nothing is decoded ahead).
+"""
 
 from __future__ import annotations
 
@@ -46,9 +52,14 @@ class Blame:
         self._histories: dict[int, History] = {}
         self.known = frozenset(prior)  # clips that failed in earlier runs
         for clip, reasons in prior.items():
-            seen = Counter(reasons)
+            self.note(clip, reasons)
+
+    def note(self, clip: int, reasons: Iterable[Reason]) -> None:
+        """What earlier runs recorded of a clip."""
+        seen = Counter(reasons)
+        if seen:
             self._histories[clip] = History(
-                crashes=min(seen[Reason.CRASHED], limits.crashes - 1),
+                crashes=min(seen[Reason.CRASHED], self._limits.crashes - 1),
                 timeouts=min(seen[Reason.TIMED_OUT], TRIES_TIMED_OUT - 1),
                 suspect=seen[Reason.CRASHED] > 0,
             )

@@ -1,4 +1,10 @@
-"""The actors: who runs what, who holds what ahead, who is idle. Bookkeeping alone; the scheduler decides."""
+"""The actors: who runs what, who holds what ahead, who is idle. Bookkeeping alone; the scheduler decides.
+
+There are as many as there are open items, up to `actors_max`. Those that the cluster has no room for yet wait to be
+placed (at most `PENDING_ACTORS` at a time), which tells a cluster that can grow to do so. An actor goes as soon as
+nothing is left for it, those that wait first: what it holds is wanted elsewhere. An actor whose node is about to go
+finishes its clip and gets no other; one that takes its place is started at once.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clips that wait for an actor, in the order in which they are to be run."""
+"""What waits for an actor, in the order in which it is to be run."""
 
 from __future__ import annotations
 
@@ -8,97 +8,116 @@ from collections.abc import Callable, Collection, Sequence
 from math import inf
 from typing import Any
 
-_MOST_PASSED = 200  # clips that may not run on an actor are looked at for it at one time
+_MOST_PASSED = 200  # items that may not run on an actor are looked at for it at one time
+
+_Entry = tuple[float, int]  # (minus its length, item): sorts as the line does
 
 
 class Line:
-    """Longest first; a clip that comes back keeps its place, unless it is put at the end. Clips are numbers from 0.
+    """Longest first; what comes back keeps its place, unless it is put at the end. Items are numbers from 0.
 
-    Memory: 17 bytes a clip, and a little for each that came back.
+    Memory: 17 bytes an item, and a little for each that came back or was added.
 
     Attributes:
-        open: clips that are not settled, those that run included.
+        open: items that are not settled, those that run included.
     """
 
     def __init__(self, lengths: Sequence[float], last: Collection[int] = ()) -> None:
-        """`lengths`: one number per clip, in any one unit; ties keep their order. `last`: clips that go to the end."""
+        """`lengths`: one number per item, in any one unit; ties keep their order. `last`: items that go to the end."""
         count = len(lengths)
-        self._by_rank = array("l", sorted(range(count), key=lambda clip: inf if clip in last else -lengths[clip]))
-        self._rank = array("l", bytes(count * array("l").itemsize))
-        for rank, clip in enumerate(self._by_rank):
-            self._rank[clip] = rank
-        self._head = 0  # ranks before it were handed out at least once
-        self._returned: list[int] = []  # heap of ranks handed out and come back
-        self._fresh: list[int] = []  # the same, wanting a fresh actor
-        self._patient: list[int] = []  # the same, waiting for all others
-        self._late: list[tuple[float, int]] = []  # heap of (due, rank): at the end, and not before they are due
+        self._lengths = array("d", (-inf if item in last else lengths[item] for item in range(count)))
+        self._sorted = array("l", sorted(range(count), key=lambda item: -self._lengths[item]))
+        self._head = 0  # those before it were handed out at least once, or are settled
+        self._waiting: list[_Entry] = []  # heap of what was handed out and came back, and of what was added
+        self._fresh: list[_Entry] = []  # the same, wanting a fresh actor
+        self._patient: list[_Entry] = []  # the same, waiting for all others
+        self._late: list[tuple[float, _Entry]] = []  # heap, by when they are due: at the end, and not before that
         self._settled = bytearray(count)
         self.open = count
 
     def __len__(self) -> int:
-        """All clips, settled or not."""
+        """All items, settled or not."""
         return len(self._settled)
 
     @property
     def wants_fresh(self) -> bool:
-        """A clip waits for an actor that has run nothing before."""
+        """An item waits for an actor that has run nothing before."""
         return bool(self._fresh)
 
     @property
     def has_next(self) -> bool:
-        """A clip may be taken ahead of its turn; what is patient, late or wants a fresh actor may not."""
-        return self._head < len(self._by_rank) or bool(self._returned)
+        """An item may be taken ahead of its turn; what is patient, late or wants a fresh actor may not."""
+        return self._head < len(self._sorted) or bool(self._waiting)
 
     def has_late(self, now: float) -> bool:
-        """A clip at the end is due."""
+        """An item at the end is due."""
         return bool(self._late) and self._late[0][0] <= now
 
+    def add(self, length: float, *, waits: bool = True) -> int:
+        """A new item, whose number is the next one. `waits`: for an actor; else only whether it is settled counts."""
+        item = len(self._settled)
+        self._lengths.append(length)
+        self._settled.append(0)
+        self.open += 1
+        if waits:
+            self.put_back(item)
+        return item
+
     def take(self, now: float, *, fresh: bool = False, may: Callable[[int], bool] = lambda _: True) -> int:
-        """The first clip that may run now, or -1.
+        """The first item that may run now, or -1.
 
         Args:
             fresh: on an actor that has run nothing before.
-            may: whether a clip that comes back may run on this actor.
+            may: whether an item that comes back may run on this actor.
         """
-        if fresh and (clip := self._pop(self._fresh, may)) >= 0:
-            return clip
-        clip = self.take_next(may)
-        if clip >= 0:
-            return clip
-        passed: list[tuple[float, int]] = []
+        if fresh and (item := self._pop(self._fresh, may)) >= 0:
+            return item
+        item = self.take_next(may)
+        if item >= 0:
+            return item
+        passed: list[tuple[float, _Entry]] = []
         while self._late and self._late[0][0] <= now:
             entry = heapq.heappop(self._late)
-            if may(self._by_rank[entry[1]]):
+            if may(entry[1][1]):
                 self._push_all(self._late, passed)
-                return self._by_rank[entry[1]]
+                return entry[1][1]
             passed.append(entry)
         self._push_all(self._late, passed)
-        if self._patient and not self._late and not self._returned:
+        if self._patient and not self._late and not self._waiting:
             return self._pop(self._patient, may)
         return -1
 
     def take_next(self, may: Callable[[int], bool] = lambda _: True) -> int:
         """The first that may be taken ahead of its turn (`has_next`), or -1."""
-        if self._returned and (self._head >= len(self._by_rank) or self._returned[0] < self._head):
-            clip = self._pop(self._returned, may)
-            if clip >= 0:
-                return clip
-        if self._head < len(self._by_rank):
+        if self._waiting and (self._head >= len(self._sorted) or self._waiting[0] < self._entry_at_head):
+            item = self._pop(self._waiting, may)
+            if item >= 0:
+                return item
+        if self._head < len(self._sorted):
+            item = self._sorted[self._head]
             self._head += 1
-            return self._by_rank[self._head - 1]
-        return self._pop(self._returned, may)
+            self._skip_settled()
+            return item
+        return self._pop(self._waiting, may)
 
-    def _pop(self, ranks: list[int], may: Callable[[int], bool]) -> int:
+    @property
+    def _entry_at_head(self) -> _Entry:
+        return self._entry(self._sorted[self._head])
+
+    def _entry(self, item: int) -> _Entry:
+        return -self._lengths[item], item
+
+    def _pop(self, heap: list[_Entry], may: Callable[[int], bool]) -> int:
         """The first of a heap that may run, or -1; the others stay."""
-        passed: list[int] = []
+        passed: list[_Entry] = []
         found = -1
-        while ranks and found < 0 and len(passed) < _MOST_PASSED:
-            rank = heapq.heappop(ranks)
-            if may(self._by_rank[rank]):
-                found = self._by_rank[rank]
+        while heap and found < 0 and len(passed) < _MOST_PASSED:
+            entry = heapq.heappop(heap)
+            if may(entry[1]):
+                found = entry[1]
             else:
-                passed.append(rank)
-        self._push_all(ranks, passed)
+                passed.append(entry)
+        self._push_all(heap, passed)
         return found
 
     @staticmethod
@@ -106,26 +125,44 @@ class Line:
         for entry in entries:
             heapq.heappush(heap, entry)
 
-    def put_back(self, clip: int) -> None:
-        heapq.heappush(self._returned, self._rank[clip])
+    def put_back(self, item: int) -> None:
+        heapq.heappush(self._waiting, self._entry(item))
 
-    def put_back_fresh(self, clip: int) -> None:
+    def put_back_fresh(self, item: int) -> None:
         """For an actor that has run nothing before."""
-        heapq.heappush(self._fresh, self._rank[clip])
+        heapq.heappush(self._fresh, self._entry(item))
 
-    def put_back_patient(self, clip: int) -> None:
+    def put_back_patient(self, item: int) -> None:
         """Until all others have had their turn."""
-        heapq.heappush(self._patient, self._rank[clip])
+        heapq.heappush(self._patient, self._entry(item))
 
-    def put_last(self, clip: int, due: float) -> None:
+    def put_last(self, item: int, due: float) -> None:
         """At the end, and not before it is due."""
-        heapq.heappush(self._late, (due, self._rank[clip]))
+        heapq.heappush(self._late, (due, self._entry(item)))
 
-    def is_settled(self, clip: int) -> bool:
-        return bool(self._settled[clip])
+    def is_settled(self, item: int) -> bool:
+        return bool(self._settled[item])
 
-    def settle(self, clip: int) -> None:
+    def settle(self, item: int) -> None:
         """It is done, or failed for good, and never comes back."""
-        assert not self._settled[clip], f"clip {clip} settled twice"
-        self._settled[clip] = 1
+        assert not self._settled[item], f"item {item} settled twice"
+        self._settled[item] = 1
         self.open -= 1
+
+    def withdraw(self, items: Collection[int]) -> None:
+        """Settles items that wait here: nobody wants them any more."""
+        for item in items:
+            self.settle(item)
+        gone = set(items)
+        for heap in (self._waiting, self._fresh, self._patient):
+            if any(item in gone for _, item in heap):
+                heap[:] = [entry for entry in heap if entry[1] not in gone]
+                heapq.heapify(heap)
+        if any(entry[1] in gone for _, entry in self._late):
+            self._late = [each for each in self._late if each[1][1] not in gone]
+            heapq.heapify(self._late)
+        self._skip_settled()
+
+    def _skip_settled(self) -> None:
+        while self._head < len(self._sorted) and self._settled[self._sorted[self._head]]:
+            self._head += 1

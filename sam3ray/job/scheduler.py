@@ -1,10 +1,11 @@
-"""Which clip goes to which actor, and what a failure means: a pure state machine.
+"""Which work goes to which actor, and what a failure means: a pure state machine.
 
 Nothing here knows Ray, storage or the time. The driver tells what happened (one method per event,
 each with `now` in seconds of any monotonic clock) and carries out the actions that come back.
 
-A clip is an index into the driver's list; an actor is a number, never used twice, so news of an
-actor that was given up is recognised and ignored. Invariants, checked in the tests by simulation:
+What is called a clip here is an item of work: a clip as a whole, or a part of a long one (`job.graph`). The first
+items are the clips of the driver's list. An actor is a number, never used twice, so news of an actor that was given up
+is recognised and ignored. Invariants, checked in the tests by simulation:
 
 * every clip is settled exactly once (done, or failed with a final record), or still open when the
   job is stopped;
@@ -17,22 +18,10 @@ Order: longest first; a clip that comes back keeps its place, one that failed in
 storage failed goes to the end. Each actor runs one clip and may hold one more, whose download and first
 frames are prefetched; an idle actor takes such a clip over when nothing else is left.
 
-Blame: when an actor dies, the clip it ran is charged. While the first frames of the *next* clip
-were being decoded in the same process, the culprit is not known for certain: the running clip is
-charged, unless that would settle it; both clips become suspects, and beside a suspect, or for one,
-nothing is decoded ahead any more. So a clip pays at most once for what another did, and is never
-given up for it (with `crashes` = 1 nothing is decoded ahead).
-
-Actors: as many as there are open clips, up to `actors_max`. Those that the cluster has no room for yet wait to be
-placed (at most `PENDING_ACTORS` at a time), which tells a cluster that can grow to do so. An actor goes as soon as
-nothing is left for it, those that wait first: what it holds is wanted elsewhere. An actor whose node is about to
-go (`actor_leaving`) finishes its clip and gets no other; one that takes its place is started at once.
-
 Places (`job.health`): a clip that comes back goes to another node, where there is one, else to another GPU or
-process. What a process may be to blame for (a crash, a hang, a defect, memory) settles a clip only after it
-happened on two nodes, where there are two; and it stands only once the place has done another clip well
-(`job.verdicts`). An actor whose clips fail one after another is replaced; a GPU or node whose clips fail while
-others are done elsewhere is set aside. Faults of a node (`device`, `local_disk`) charge no clip.
+process (`job.placement`). What a process may be to blame for settles a clip only after two places agree
+(`job.appeals`). An actor whose clips fail one after another is replaced; a GPU or node whose clips fail while others
+are done elsewhere is set aside. Faults of a node (`device`, `local_disk`) charge no clip.
 
 A lost node charges no clip. So that a clip which takes nodes down (by exhausting their memory, say)
 cannot do so for ever, a clip that was running on `node_losses` lost or sick nodes is recorded with that
@@ -40,12 +29,13 @@ reason, which does not settle it for the next run; from the third lost node on i
 have had their turn.
 
 A clip that is kept in windows (`job.windows`) is charged per window: each one that is kept clears what befell it
-before.
+before. So is a clip that is cut into parallel windows, each of which is an item of its own: when one is given up, so is
+the clip, and no other part of it is begun. Where failures show how a place or the storage does, the windows of a clip
+count as one clip.
 
 Storage errors charge no clip: the clip waits (exponential back-off with jitter), at the end of the line. A single
 clip whose storage errs `storage_errors` times while others succeed is recorded as `storage` and left to the next
-run. That many rounds in a row, of several clips and nodes, stop the job. A node that storage or hub turn away rests;
-if several are, or the only one, the job stops.
+run. A node that storage or hub turn away rests; if several are, or the only one, the job stops (`job.starts`).
 
 Whatever stops the job (`job.breaker`), no clip pays for it: what runs may end, and what was not settled stays open.
 """
@@ -54,11 +44,10 @@ from __future__ import annotations
 
 import functools
 import random
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from sam3ray.failures import Reason
+from sam3ray.failures import Failure, Reason
 from sam3ray.job.actions import (
     BACKOFF_CAP_S,
     FRESH_RUNG,
@@ -72,6 +61,7 @@ from sam3ray.job.actions import (
     Kill,
     Limits,
     Load,
+    Merge,
     Prefetch,
     RecordFailure,
     Reinstate,
@@ -79,15 +69,16 @@ from sam3ray.job.actions import (
     StartActor,
     Stop,
 )
+from sam3ray.job.appeals import Appeals, Step
 from sam3ray.job.blame import Blame
 from sam3ray.job.breaker import FailureBreaker, StorageBreaker
 from sam3ray.job.crew import Crew
+from sam3ray.job.graph import Cutting, Stage, Work
 from sam3ray.job.health import ACTOR_STRIKES, OF_PROCESS, Health, Place, State
-from sam3ray.job.line import Line
 from sam3ray.job.placement import UNSEEN_S, Placement
+from sam3ray.job.starts import Starts
 from sam3ray.job.verdicts import Verdict, Verdicts
-
-MOST_PLACES = 3  # that a clip is tried at before what they say of it stands
+from sam3ray.job.worklist import Worklist
 
 
 class Scheduler:
@@ -99,27 +90,23 @@ class Scheduler:
         limits: Limits,
         *,
         prior: Mapping[int, Iterable[Reason]] | None = None,
+        prior_parts: Mapping[Work, Iterable[Reason]] | None = None,
         seed: int = 0,
     ) -> None:
         """`lengths`: one number per clip, in any one unit; 0 where unknown. `prior`: reasons of the
-        failed attempts that earlier runs recorded, so that caps hold across runs."""
+        failed attempts that earlier runs recorded, so that caps hold across runs; `prior_parts`: the same of parts."""
         self.limits = limits
-        prior = prior or {}
-        self._line = Line(lengths, last=prior)
-        self._done = 0
-        self._failed: Counter[Reason] = Counter()
-        self._blame = Blame(limits, prior)
+        self._blame = Blame(limits, prior or {})
+        self._work = Worklist(lengths, self._blame, prior or {}, prior_parts or {})
+        self._line = self._work.line
         self._crew = Crew()
         self._health = Health()
         self._placement = Placement(self._crew, self._health, self._blame)
         self._verdicts = Verdicts()
+        self._appeals = Appeals(self._crew, self._health, self._placement, self._blame)
         self._breaker = FailureBreaker(self._blame.known)
         self._storage = StorageBreaker(limits, self._blame.known)
-        self._refusals: dict[str, str] = {}  # node -> what storage or hub said to it
-        self._start_errors = 0  # in a row
-        self._start_errors_on: set[str] = set()  # nodes
-        self._start_after = 0.0
-        self._lonely_since: float | None = None  # since when no actor has been ready
+        self._starts = Starts(limits, self._crew, self._health, self._placement, self._backoff)
         self._paused_until = float("-inf")
         self._draining = False
         self._stopping: str | None = None  # why, while what runs may end
@@ -137,7 +124,7 @@ class Scheduler:
         if self._stopping is not None:
             return False
         if self._draining:
-            return self._crew.running == 0
+            return self._at_rest
         return self._line.open == 0
 
     @property
@@ -151,18 +138,28 @@ class Scheduler:
 
     @property
     def counts(self) -> Counts:
-        crew = self._crew
+        crew, work = self._crew, self._work
+        running = work.clips_of(member.clip for member in crew.members() if member.clip >= 0)
         return Counts(
-            clips=len(self._line),
-            done=self._done,
-            failed=dict(self._failed),
-            running=crew.running,
-            waiting=self._line.open - crew.running,
+            clips=work.graph.clips,
+            done=work.done,
+            failed=dict(work.failed),
+            running=running,
+            waiting=work.graph.open - running,
             actors_ready=crew.ready,
             actors_starting=len(crew) - crew.ready - crew.parked - len(crew.unplaced),
             actors_unplaced=len(crew.unplaced),
             aside=self._health.aside,
         )
+
+    @property
+    def for_actors(self) -> int:
+        """Open items that want an actor, those that run included."""
+        return self._work.for_actors
+
+    def work(self, clip: int) -> Work:
+        """What an item is."""
+        return self._work.graph.work(clip)
 
     @property
     def parked(self) -> int:
@@ -174,16 +171,10 @@ class Scheduler:
         member = self._crew.get(actor)
         return None if member is None or member.clip < 0 else member.clip
 
-    def knows(self, actor: int) -> bool:
-        return actor in self._crew
-
-    def actors(self) -> list[int]:
-        return list(self._crew)
-
     # Events
 
     def start(self, now: float) -> list[Action]:
-        self._lonely_since = now
+        self._starts.none_ready(now)
         return self._settle(now)
 
     def nodes_seen(self, nodes: Iterable[str]) -> None:
@@ -208,9 +199,7 @@ class Scheduler:
         member = self._crew.get(actor)
         if member is not None and not member.ready:
             self._crew.make_ready(actor)
-            self._lonely_since = None
-            self._start_errors = 0
-            self._start_errors_on.clear()
+            self._starts.succeeded()
         return self._settle(now)
 
     def actor_start_failed(
@@ -226,13 +215,12 @@ class Scheduler:
             place = self._health.place_of(actor)
             self._out.append(Kill(actor, message))
             self._forget(actor, now)
-            lonely_s = now - self._lonely_since if self._lonely_since is not None else 0.0
-            if passing and lonely_s < self.limits.start_timeout_s:
-                self._start_after = max(self._start_after, now + self._backoff(3))
+            if passing and (self._starts.none_ready_s(now) or 0.0) < self.limits.start_timeout_s:
+                self._starts.wait_for_others(now)
             else:
                 if hopeless:
-                    self._refuse(place, message, now)
-                self._start_error(message, now, actor, place, hopeless=hopeless)
+                    self._starts.refused(place, message, now)
+                self._begin_stop(self._starts.failed(message, now, actor, place, hopeless=hopeless))
         return self._settle(now)
 
     def actor_lost(self, actor: int, reason: Reason, message: str, now: float) -> list[Action]:
@@ -244,9 +232,9 @@ class Scheduler:
         self._forget(actor, now)
         if not member.ready:
             if reason is Reason.PREEMPTED:
-                self._start_after = max(self._start_after, now + self.limits.backoff_s)
+                self._starts.wait(self.limits.backoff_s, now)
             elif not member.parked:
-                self._start_error(message, now, actor, place)
+                self._begin_stop(self._starts.failed(message, now, actor, place))
             return self._settle(now)
         ahead = member.decoding if reason is Reason.CRASHED else -1
         if ahead >= 0 and not self._line.is_settled(ahead):
@@ -303,15 +291,26 @@ class Scheduler:
             self._storage.succeeded()
             self._breaker.succeeded()
             place = self._health.place_of(actor)
-            self._refusals.pop(place.node, None)
+            self._starts.accepted(place)
             self._health.succeeded(place)
             self._crew[actor].strikes = 0
             self._crew[actor].failed = False
             self._crew[actor].done += 1
-            self._settle_clip(clip)
-            self._done += 1
+            self._finish(clip, now)
             for verdict in self._verdicts.proven_by(actor, place, self._crew.__contains__):
                 self._give_up(verdict.record)
+        return self._settle(now)
+
+    def clip_cut(self, actor: int, clip: int, cutting: Cutting, now: float) -> list[Action]:
+        """Whoever opened the clip found that it is made of windows."""
+        if self._release(actor, clip):
+            self._work.cut(clip, cutting, now)
+        return self._settle(now)
+
+    def parts_lost(self, actor: int, clip: int, windows: Collection[int], now: float) -> list[Action]:
+        """Windows, or none but the links, are missing or damaged on the store. Seen by an actor, or by a merge (-1)."""
+        if self._release(actor, clip) or self._work.merges.ended(clip):
+            self._make_again(clip, windows, now)
         return self._settle(now)
 
     def clip_failed(
@@ -338,10 +337,36 @@ class Scheduler:
         """The storage refused the worker whatever the clip: a token that has expired, a folder that is gone."""
         if self.running_on(actor) == clip:
             place = self._health.place_of(actor)
-            self._refuse(place, message, now)
-            if self._refused_by_all:
+            if self._starts.refused(place, message, now):
                 self._begin_stop(message)
         return self.clip_failed(actor, clip, Reason.STORAGE, message, now)
+
+    def give_merges(self, slots: int, now: float) -> list[Action]:
+        """Begins merges, so that no more than `slots` are under way."""
+        if not self._ending and now >= self._paused_until:
+            for clip in self._work.merges.take(slots, now):
+                history = self._blame.of(clip)
+                history.attempts += 1
+                self._work.merges.began(clip, history.attempts, now)
+                self._out.append(Merge(clip, history.attempts))
+        return self._settle(now)
+
+    def merge_ended(self, clip: int, now: float, failure: Failure | None = None) -> list[Action]:
+        """Well, or in an error."""
+        ended = self._work.merges.ended(clip)
+        if ended and failure is None:
+            self._finish(clip, now)
+        elif ended and failure:
+            attempt, began = ended
+            record = RecordFailure(clip, attempt, failure.reason, failure.message, False, failure.where)
+            record = replace(record, traceback=failure.traceback, seconds=now - began)
+            settles = self._blame.charge(clip, failure.reason)
+            if settles and not (self._ending and not failure.reason.is_of_content):
+                self._give_up(record)
+            else:
+                self._out.append(record)
+                self._work.merges.add(clip, now + self._backoff(attempt))
+        return self._settle(now)
 
     def tick(self, now: float) -> list[Action]:
         """Time passed. Call about once a second."""
@@ -364,11 +389,11 @@ class Scheduler:
                 place = self._health.place_of(actor)
                 self._out.append(Kill(actor, message))
                 self._forget(actor, now)
-                self._start_error(message, now, actor, place)
+                self._begin_stop(self._starts.failed(message, now, actor, place))
             elif member.placed_at is None and not set(member.avoid).issubset(self._placement.to_avoid(now)):
                 self._replace(actor, now, "a node that it was kept from is back")
-        if self._lonely_since is not None and not self._draining and self._line.open:
-            lonely_s = now - self._lonely_since
+        lonely_s = self._starts.none_ready_s(now)
+        if lonely_s is not None and not self._draining and self.for_actors:
             if lonely_s >= UNSEEN_S and not self._placement.undecided(now):
                 self._health.lift()  # better there than nowhere
             limit = self.limits.place_timeout_s
@@ -396,15 +421,35 @@ class Scheduler:
     def _ending(self) -> bool:
         return self._draining or self._stopping is not None
 
-    def _settle_clip(self, clip: int) -> None:
-        self._line.settle(clip)
-        self._blame.forget(clip)
-        self._health.forget_clip(clip)
+    @property
+    def _at_rest(self) -> bool:
+        return self._crew.running == 0 and self._work.merges.running == 0
+
+    def _finish(self, clip: int, now: float) -> None:
+        if self._work.finish(clip, now):
+            self._health.forget_clip(self._clip_of(clip))
+
+    def _make_again(self, clip: int, windows: Collection[int], now: float) -> None:
+        if not self._work.make_again(clip, windows, now):
+            message = "windows of the clip were found damaged again and again; check the storage"
+            self._give_up(RecordFailure(clip, self._blame.of(clip).attempts, Reason.STORAGE, message, False, "worker"))
 
     def _give_up(self, record: RecordFailure) -> None:
-        self._settle_clip(record.clip)
-        self._failed[record.reason] += 1
-        self._out.append(replace(record, final=True))
+        rest = None
+        if not self._line.is_settled(record.clip):  # as it is where another part has been given up just now
+            rest = self._work.give_up(record.clip, record.reason, [member.clip for member in self._crew.members()])
+        self._out.append(replace(record, final=rest is not None))
+        if rest is None:
+            return
+        self._out += [verdict.record for verdict in self._verdicts.of_clips(rest)]
+        for actor in [actor for actor in self._crew.holders if self._crew[actor].next in rest]:
+            self._unhold(actor, drop=True)
+        self._line.withdraw(rest)
+        self._health.forget_clip(self._clip_of(record.clip))
+
+    def _clip_of(self, clip: int) -> int:
+        """The whole clip that an item is, or is a part of."""
+        return self._work.graph.clip(clip)
 
     def _backoff(self, errors: int) -> float:
         return min(BACKOFF_CAP_S, self.limits.backoff_s * 2.0 ** min(errors - 1, 30)) * self._random.uniform(0.5, 1.0)
@@ -425,6 +470,9 @@ class Scheduler:
         # On the way down the ladder, running out of memory says nothing of the place.
         if reason is not Reason.PREEMPTED and (settles or reason is not Reason.OUT_OF_MEMORY):
             self._strike(record, actor, place, began, now)
+        if self._work.graph.is_over(clip):
+            self._give_up(record)
+            return
         if settles and not self._ending and reason in OF_PROCESS and reason.is_charged:
             settles = self._blame.nodes_that_say(clip, reason) > 1 or not self._placement.has_other_node(place.node)
         if not settles or (self._ending and not reason.is_of_content):
@@ -453,8 +501,9 @@ class Scheduler:
 
     def _strike(self, record: RecordFailure, actor: int, place: Place, began: float, now: float) -> None:
         """What the failure says of the actor, its place, and the job."""
-        clip, reason = record.clip, record.reason
-        own = self._blame.failed_at(clip, actor, place, reason) and not any(map(self._health.is_suspect, place.spots))
+        reason, clip = record.reason, self._clip_of(record.clip)
+        again = self._blame.failed_at(record.clip, actor, place, reason)
+        own = again and not any(map(self._health.is_suspect, place.spots))
         if own:
             self._health.own_fault(clip)
         elif clip not in self._blame.known:
@@ -462,7 +511,7 @@ class Scheduler:
         if reason is Reason.STORAGE:
             if self._storage.failed(clip, place.node, began, now):
                 self._paused_until = now + self._backoff(self._storage.rounds - 1)
-            if self._storage.is_open(self._placement.nodes_of_actors(), self._line.open):
+            if self._storage.is_open(self._placement.nodes_of_actors(), self._work.graph.open):
                 self._begin_stop(
                     f"storage failed {self._storage.rounds} times in a row; the last error: {record.message}"
                 )
@@ -489,8 +538,7 @@ class Scheduler:
         """
         for verdict in verdicts:
             clip = verdict.record.clip
-            fair = self._placement.has_other_spot(clip) or (process and verdict.record.reason is Reason.INTERNAL)
-            if self._ending or (fair and len(self._blame.of(clip).spots) < MOST_PLACES):
+            if self._ending or self._appeals.may_be_heard(verdict, process=process):
                 self._out.append(verdict.record)
                 if self._placement.has_other_place(clip):
                     self._line.put_back(clip)
@@ -503,38 +551,22 @@ class Scheduler:
         """Once nothing else is left, verdicts stand, unless a place that has shown to be well has not been asked."""
         if self._ending:
             self._reopen(self._verdicts.all(), now)
-        if not len(self._verdicts) or self._line.open > len(self._verdicts):
+        if not len(self._verdicts) or self.for_actors > len(self._verdicts):
             return
         if any(place is None or not self._health.was_seen(place) for place in self._placement.coming(now)):
             return  # who is about to come up may be asked
         for verdict in self._verdicts.all():
-            clip = verdict.record.clip
-            asked = self._blame.of(clip).spots
-            member = self._crew.get(verdict.actor)
-            proven = self._health.is_proven(verdict.place) if verdict.place.gpus else bool(member and member.done)
-            proven = proven and len(self._blame.of(clip).nodes) >= min(2, len(self._health.nodes))
-            others = [a for a, m in self._crew.items() if m.done and self._placement.is_new(clip, a)]
-            if not proven and others and self._placement.has_other_spot(clip) and len(asked) < MOST_PLACES:
-                self._out.append(verdict.record)
-                self._line.put_back(clip)
-            elif self._wants_other_actor(verdict):
-                self._out.append(verdict.record)
-                self._line.put_back(clip)
-                self._placement.keep_from(self._blame.of(clip).nodes, now + UNSEEN_S)
-                self._replace(
-                    verdict.actor, now, f"another actor retries what failed: {verdict.record.message}", idle=True
-                )
-            else:
+            step = self._appeals.next_step(verdict)
+            if step is Step.STANDS:
                 self._give_up(verdict.record)
-
-    def _wants_other_actor(self, verdict: Verdict) -> bool:
-        """The actors that are left cannot tell whether the clip is to blame, or the process or node it failed in."""
-        member = self._crew.get(verdict.actor)
-        history = self._blame.of(verdict.record.clip)
-        elsewhere = len(history.nodes) < 2 and len(self._health.nodes.difference(history.nodes)) > 0
-        if verdict.record.reason in OF_PROCESS and elsewhere:
-            return len(history.spots) < MOST_PLACES
-        return elsewhere and not (member is not None and member.done) and len(history.spots) < 2
+                continue
+            clip = verdict.record.clip
+            self._out.append(verdict.record)
+            self._line.put_back(clip)
+            if step is Step.OTHER_ACTOR:
+                self._placement.keep_from(self._blame.of(clip).nodes, now + UNSEEN_S)
+                why = f"another actor retries what failed: {verdict.record.message}"
+                self._replace(verdict.actor, now, why, idle=True)
 
     # Places
 
@@ -547,7 +579,7 @@ class Scheduler:
                     if self._crew[actor].next >= 0:
                         self._line.put_back(self._unhold(actor, drop=True))
                 self._reopen(self._verdicts.of_spot(change.spot), now)
-                self._start_after = now if self._health.to_avoid else self._start_after
+                self._starts.after = now if self._health.to_avoid else self._starts.after
             if change.state is State.ASIDE:
                 self._out.append(SetAside(change.name, change.why, change.until - now))
                 for actor in here:
@@ -561,15 +593,6 @@ class Scheduler:
                         self._crew[actor].placed_at = now
                         self._out.append(Load(actor))
 
-    def _refuse(self, place: Place, message: str, now: float) -> None:
-        self._refusals[place.node] = message
-        self._health.refused(place, message, now)
-
-    @property
-    def _refused_by_all(self) -> bool:
-        """Several nodes agree, or there is only one."""
-        return len(self._refusals) >= min(2, len(self._health.nodes))
-
     # Stops
 
     def _look_at_breaker(self, now: float) -> None:
@@ -580,29 +603,13 @@ class Scheduler:
             for a, m in self._crew.items()
             if m.placed_at is not None and not m.parked and not self._health.is_aside(a)
         }
-        why = self._breaker.verdict(places, self._line.open)
+        why = self._breaker.verdict(places, self._work.graph.open)
         if why and not (self._health.unseen_nodes and self._placement.undecided(now)):
             self._begin_stop(why)
 
-    def _start_error(self, message: str, now: float, actor: int, place: Place, *, hopeless: bool = False) -> None:
-        self._start_errors += 1
-        self._start_errors_on.add(place.node)
-        if place.node:
-            self._health.failed(actor, place, -1 - actor, Reason.INTERNAL, message, now)
-        if self._crew.ready == 0 and hopeless and self._refused_by_all:
-            self._begin_stop(f"no actor can start: {message}")
-        elif (
-            self._crew.ready == 0
-            and self._start_errors >= self.limits.actor_starts
-            and not self._placement.may_yet_start(self._start_errors_on, now)
-        ):
-            tries = f"{self._start_errors} actors in a row" if self._start_errors > 1 else "an actor"
-            self._begin_stop(f"{tries} could not start; the last error: {message}")
-        self._start_after = now + self._backoff(self._start_errors)
-
     def _begin_stop(self, message: str) -> None:
-        """No more clips are given out; what runs may end, and then the job stops."""
-        if self._stopping is None and self._stopped is None:
+        """No more clips are given out; what runs may end, and then the job stops. An empty message says nothing."""
+        if message and self._stopping is None and self._stopped is None:
             self._stopping = message
 
     # Actors
@@ -616,7 +623,7 @@ class Scheduler:
             self._line.put_back(member.next)
         self._health.actor_gone(actor)
         if member.ready and self._crew.ready == 0:
-            self._lonely_since = now
+            self._starts.none_ready(now)
 
     def _replace(self, actor: int, now: float, why: str, *, idle: bool = False) -> None:
         if actor in self._crew:
@@ -645,7 +652,7 @@ class Scheduler:
         self._look_at_places(now)
         self._close_verdicts(now)
         self._let_go(now)
-        if self._stopping is not None and self._stopped is None and self._crew.running == 0:
+        if self._stopping is not None and self._stopped is None and self._at_rest:
             self._stopped = self._stopping
             self._out.append(Stop(self._stopped))
         if not self._ending:
@@ -665,7 +672,7 @@ class Scheduler:
         return out
 
     def _start_actors(self, now: float) -> None:
-        if now < self._start_after:
+        if now < self._starts.after:
             return
         crew, wanted = self._crew, self._actors_wanted()
         if self._line.wants_fresh and not any(m.fresh and m.placed_at is not None for m in crew.members()):
@@ -681,7 +688,7 @@ class Scheduler:
 
     def _actors_wanted(self) -> int:
         # No more than the open clips: more would only wait.
-        return min(self.limits.actors_max, self._line.open - len(self._crew.leaving))
+        return min(self.limits.actors_max, self.for_actors - len(self._crew.leaving))
 
     def _give_all(self, now: float) -> None:
         for actor in list(self._crew.idle):
@@ -741,6 +748,7 @@ class Scheduler:
             decode = (
                 self.limits.crashes > 1
                 and member.decoding < 0
+                and self.work(held).stage is Stage.CLIP
                 and not self._blame.suspects(held)
                 and not self._blame.suspects(member.clip)
             )
@@ -763,6 +771,6 @@ class Scheduler:
             idle = sorted((a for a in crew.idle if crew[a].next < 0), key=lambda a: not crew[a].failed)
             for actor in [*reversed(crew.unplaced), *reversed(loading), *idle][:spare]:
                 self._replace(actor, now, "no clips left for it", idle=crew[actor].ready)
-        if self._line.open == 0:
+        if self.for_actors == 0:
             for actor in [actor for actor, member in crew.items() if member.parked]:
                 self._replace(actor, now, "no clips are left")

@@ -61,7 +61,7 @@ class Stages:
         if self._cluster.alone:
             self.room = dataclasses.replace(self.room, cpus=all_cpus(nodes))
         else:
-            self.room = room_on(nodes, self._cluster, self._scheduler.counts.open)
+            self.room = room_on(nodes, self._cluster, self._scheduler.for_actors)
         self.tell_of(nodes)
         self._look_for_others(now)
         self.cpus_per_task = render_cpus(nodes, self._cpus_asked)
@@ -87,7 +87,7 @@ class Stages:
         if self.room.cpus == 0 and self._cluster.alone:
             return 0
         # Actors that others keep out need no CPUs set aside: a task is over sooner than they are let in.
-        actors = 0 if self._crowded else min(self.room.actors, self._scheduler.counts.open)
+        actors = 0 if self._crowded else min(self.room.actors, self._scheduler.for_actors)
         return render_slots(self.room.cpus, actors, self._cluster.cpus_per_actor, self.cpus_per_task)
 
     @property
@@ -105,7 +105,7 @@ class Stages:
             return "; ".join(f"{name} is set aside: {why}" for name, why in sorted(aside.items()))
         if self._crowded:
             return "no actor has started yet: others are using the cluster's resources; the job is waiting"
-        if self._scheduler.counts.open or self._cluster.alone:
+        if self._scheduler.for_actors or self._cluster.alone:
             return self.room.notice
         if self._videos is not None and self._videos.pending and self.room.cpus == 0:
             return no_cpus_for_rendering(self._cluster)

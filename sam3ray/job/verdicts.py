@@ -5,7 +5,7 @@ The first success there makes them final. If the node or GPU turns out to be fau
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from sam3ray.job.actions import RecordFailure
@@ -44,6 +44,10 @@ class Verdicts:
     def of_spot(self, spot: str) -> list[Verdict]:
         """Takes those of a node or GPU that is no longer trusted."""
         return self._take(lambda v: spot in v.place.spots)
+
+    def of_clips(self, clips: Collection[int]) -> list[Verdict]:
+        """Takes those of clips that nobody wants any more."""
+        return self._take(lambda v: v.record.clip in clips)
 
     def all(self) -> list[Verdict]:
         return self._take(lambda _: True)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sam3ray.failures import Reason
+from sam3ray.failures import Failure, Reason
 from sam3ray.job import actions as s
+from sam3ray.job.graph import Cutting, Stage, Work
 from sam3ray.job.health import Place
 from sam3ray.job.scheduler import Scheduler
 
@@ -53,6 +55,29 @@ class Sickness:
 
 
 @dataclass
+class Long:
+    """A clip that is cut, and what the store has of it. Times in the unit of lengths.
+
+    `natures`: of windows, by index; of linking (-1) and merging (-2). `rots`: windows that linking finds damaged, once.
+    """
+
+    windows: int
+    extra: float = 0.0  # frames that a window shares with others or throws away, as a share of the clip
+    opens: float = 0.0
+    links: float = 0.0
+    merges: float = 0.0
+    kept: set[int] = field(default_factory=set)
+    linked: bool = False
+    natures: dict[int, Nature] = field(default_factory=dict)
+    rots: set[int] = field(default_factory=set)
+
+    @property
+    def cutting(self) -> Cutting:
+        share = 1 / self.windows + self.extra
+        return Cutting((share,) * self.windows, frozenset(self.kept), self.linked)
+
+
+@dataclass
 class Cluster:
     """Nodes with slots for actors. A slot is a GPU where `gpus` says so.
 
@@ -83,6 +108,7 @@ class Outcome:
     touched: dict[str, set[int]] = field(default_factory=dict)  # what is sick -> clips that failed of it
     said: list[s.SetAside | s.Reinstate] = field(default_factory=list)
     loads: int = 0
+    windows_at_once: int = 0  # of one clip
 
 
 class World:
@@ -97,12 +123,18 @@ class World:
         tick_s: float = 1.0,
         keep: bool = True,
         cluster: Cluster | None = None,
+        longs: dict[int, Long] | None = None,
+        merge_slots: int = 2,
+        prior_parts: Mapping[Work, list[Reason]] | None = None,
     ) -> None:
         self.lengths = lengths
+        self.longs = longs or {}
+        self.merge_slots = merge_slots
+        self.merging: set[int] = set()
         self.natures = natures or {}
         self.faults = faults or Faults()
         self.random = random.Random(seed)
-        self.scheduler = Scheduler(lengths, limits, prior=prior, seed=seed)
+        self.scheduler = Scheduler(lengths, limits, prior=prior, prior_parts=prior_parts, seed=seed)
         self.limits = limits
         self.heap: list[tuple[float, int, str, tuple]] = []
         self.sequence = 0
@@ -138,6 +170,8 @@ class World:
             self.out.now = now
             self.out.events += 1
             getattr(self, "on_" + kind)(*args)
+            if self.longs:
+                self.do(self.scheduler.give_merges(self.merge_slots, self.out.now))
         self.out.stopped = self.scheduler.stopped
         return self.out
 
@@ -205,7 +239,7 @@ class World:
     def on_prefetched(self, actor: int, clip: int, decoded: bool) -> None:
         if actor not in self.alive:
             return
-        nature = self.natures.get(clip)
+        nature = self.nature(clip)
         if decoded and nature and nature.crashes_ahead:
             self.die(actor, Reason.CRASHED)
         else:
@@ -214,7 +248,7 @@ class World:
     def on_end(self, actor: int, clip: int, attempt: int, rung: int) -> None:
         if self.alive.get(actor, -1) != clip:
             return
-        nature = self.natures.get(clip)
+        nature = self.nature(clip)
         dice = self.random.random()
         if dice < self.faults.actor_dies:
             return self.die(actor, Reason.CRASHED)
@@ -239,11 +273,66 @@ class World:
                 return self.fail(actor, clip, Reason.STORAGE)
         if any(a <= self.out.now < b for a, b in self.faults.outages):
             return self.fail(actor, clip, Reason.STORAGE)
+        work = self.scheduler.work(clip)
+        long = self.longs.get(work.clip)
+        self.free(actor, clip)
+        if long is None:
+            self.finish(clip)
+            self.do(self.scheduler.clip_done(actor, clip, self.out.now))
+        elif work.stage is Stage.CLIP:
+            self.do(self.scheduler.clip_cut(actor, clip, long.cutting, self.out.now))
+        elif work.stage is Stage.WINDOW:
+            assert work.index not in long.kept, f"window {work.index} of clip {work.clip} is made twice"
+            long.kept.add(work.index)
+            self.do(self.scheduler.clip_done(actor, clip, self.out.now))
+        else:
+            assert len(long.kept) == long.windows, "linked before all windows were there"
+            if long.rots:
+                long.kept -= long.rots
+                lost, long.rots = long.rots, set()
+                self.do(self.scheduler.parts_lost(actor, clip, lost, self.out.now))
+                return
+            long.linked = True
+            self.do(self.scheduler.clip_done(actor, clip, self.out.now))
+
+    def on_merged(self, clip: int) -> None:
+        self.merging.remove(clip)
+        work = self.scheduler.work(clip)
+        nature = self.nature(clip)
+        if nature is not None and nature.error is not None:
+            self.do(self.scheduler.merge_ended(clip, self.out.now, Failure("", nature.error, "simulated")))
+            return
+        if nature is not None and (self.crashed_on[clip] < nature.crashes or nature.crashes < 0):
+            self.crashed_on[clip] += 1
+            self.do(self.scheduler.merge_ended(clip, self.out.now, Failure("", Reason.CRASHED, "simulated")))
+            return
+        assert self.longs[work.clip].linked, "merged before the windows were linked"
+        self.finish(work.clip)
+        self.do(self.scheduler.merge_ended(clip, self.out.now))
+
+    def finish(self, clip: int) -> None:
         assert clip not in self.out.done, f"clip {clip} is done twice"
         assert clip not in self.out.final, f"clip {clip} was given up before"
-        self.free(actor, clip)
         self.out.done.add(clip)
-        self.do(self.scheduler.clip_done(actor, clip, self.out.now))
+
+    def nature(self, item: int) -> Nature | None:
+        work = self.scheduler.work(item)
+        if work.stage is Stage.CLIP:
+            return self.natures.get(work.clip)
+        index = {Stage.WINDOW: work.index, Stage.LINK: -1, Stage.MERGE: -2}[work.stage]
+        return self.longs[work.clip].natures.get(index)
+
+    def takes(self, item: int) -> float:
+        work = self.scheduler.work(item)
+        if (long := self.longs.get(work.clip)) is None:
+            return self.lengths[item]
+        whole = self.lengths[work.clip]
+        return {
+            Stage.CLIP: long.opens,
+            Stage.WINDOW: whole * (1 / long.windows + long.extra),
+            Stage.LINK: long.links,
+            Stage.MERGE: long.merges,
+        }[work.stage]
 
     def fail(self, actor: int, clip: int, reason: Reason) -> None:
         self.free(actor, clip)
@@ -284,13 +373,17 @@ class World:
                 case s.Assign(actor, clip, attempt, rung):
                     assert self.alive[actor] == -1, f"actor {actor} got a second clip"
                     assert clip not in self.where, f"clip {clip} runs twice"
-                    assert clip not in self.out.done
-                    assert clip not in self.out.final
+                    work = self.scheduler.work(clip)
+                    assert work.clip not in self.out.done
+                    assert work.clip not in self.out.final
                     assert self.held.pop(actor, clip) == clip, "held another clip"
                     if self.keep:
                         assert clip not in self.held.values()
                     self.alive[actor] = clip
                     self.where[clip] = actor
+                    if self.longs:
+                        same = [i for i in self.where if self.scheduler.work(i).clip == work.clip]
+                        self.out.windows_at_once = max(self.out.windows_at_once, len(same))
                     if self.keep:
                         self.out.attempts[clip] += 1
                         self.out.started_order.append(clip)
@@ -302,13 +395,18 @@ class World:
                     if found is not None and self.random.random() < found[1].share:
                         self.later(found[1].fails_s, "sick", actor, clip, *found)
                     else:
-                        self.later(max(self.lengths[clip], 0.01), "end", actor, clip, attempt, rung)
+                        self.later(max(self.takes(clip), 0.01), "end", actor, clip, attempt, rung)
                 case s.Prefetch(actor, clip, decoded):
                     assert actor in self.alive
                     assert actor not in self.held
                     assert clip not in self.where
                     self.held[actor] = clip
                     self.later(0.3, "prefetched", actor, clip, decoded)
+                case s.Merge(clip):
+                    assert clip not in self.merging
+                    self.merging.add(clip)
+                    assert len(self.merging) <= self.merge_slots
+                    self.later(self.takes(clip), "merged", clip)
                 case s.DropPrefetch(actor, clip):
                     assert self.held.pop(actor) == clip
                 case s.Kill(actor=actor, why=why):
@@ -318,6 +416,7 @@ class World:
                 case s.RecordFailure(clip=clip, reason=reason, final=final):
                     self.out.records[clip, reason] += 1
                     if final:
+                        clip = self.scheduler.work(clip).clip
                         assert clip not in self.out.final
                         assert clip not in self.out.done
                         self.out.final[clip] = reason
@@ -325,3 +424,4 @@ class World:
                     self.out.said.append(action)
                 case s.Stop():
                     assert not any(clip >= 0 for clip in self.alive.values()), "stopped before what ran had ended"
+                    assert not self.merging

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from sam3ray.failures import Reason
 from sam3ray.job import actions as s
-from sam3ray.job.scheduler import MOST_PLACES, Scheduler
+from sam3ray.job.appeals import MOST_PLACES
+from sam3ray.job.scheduler import Scheduler
 from tests.job.simulation import Faults, Nature, World
 
 LIMITS = s.Limits(actors_min=1, actors_max=4, no_progress_s=30.0, start_timeout_s=60.0)

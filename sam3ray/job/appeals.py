@@ -1,0 +1,64 @@
+"""What is to become of a failure that would settle a clip, once nothing else is left to do (`job.verdicts`).
+
+What a process may be to blame for (a crash, a hang, a defect, memory) settles a clip only after it happened on two
+nodes, where there are two; and it stands only once the place has done another clip well.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from sam3ray.failures import Reason
+from sam3ray.job.blame import Blame
+from sam3ray.job.crew import Crew
+from sam3ray.job.health import OF_PROCESS, Health
+from sam3ray.job.placement import Placement
+from sam3ray.job.verdicts import Verdict
+
+MOST_PLACES = 3  # that a clip is tried at before what they say of it stands
+
+
+class Step(Enum):
+    STANDS = "the clip is given up"
+    ELSEWHERE = "an actor that has done well tries it"
+    OTHER_ACTOR = "another actor takes the place of the one that failed"
+
+
+class Appeals:
+    """Answers from the state of the four; decides nothing itself."""
+
+    def __init__(self, crew: Crew, health: Health, placement: Placement, blame: Blame) -> None:
+        self._crew = crew
+        self._health = health
+        self._placement = placement
+        self._blame = blame
+
+    def may_be_heard(self, verdict: Verdict, *, process: bool) -> bool:
+        """Whether the clip may be tried elsewhere, since the place that failed it is not trusted any more.
+
+        `process`: it is the process that is not trusted, so that for a defect another one will do.
+        """
+        clip = verdict.record.clip
+        fair = self._placement.has_other_spot(clip) or (process and verdict.record.reason is Reason.INTERNAL)
+        return fair and len(self._blame.of(clip).spots) < MOST_PLACES
+
+    def next_step(self, verdict: Verdict) -> Step:
+        """Verdicts stand, unless a place that has shown to be well has not been asked."""
+        clip = verdict.record.clip
+        history = self._blame.of(clip)
+        member = self._crew.get(verdict.actor)
+        proven = self._health.is_proven(verdict.place) if verdict.place.gpus else bool(member and member.done)
+        proven = proven and len(history.nodes) >= min(2, len(self._health.nodes))
+        others = any(m.done and self._placement.is_new(clip, a) for a, m in self._crew.items())
+        if not proven and others and self._placement.has_other_spot(clip) and len(history.spots) < MOST_PLACES:
+            return Step.ELSEWHERE
+        return Step.OTHER_ACTOR if self._wants_other_actor(verdict) else Step.STANDS
+
+    def _wants_other_actor(self, verdict: Verdict) -> bool:
+        """The actors that are left cannot tell whether the clip is to blame, or the process or node it failed in."""
+        member = self._crew.get(verdict.actor)
+        history = self._blame.of(verdict.record.clip)
+        elsewhere = len(history.nodes) < 2 and len(self._health.nodes.difference(history.nodes)) > 0
+        if verdict.record.reason in OF_PROCESS and elsewhere:
+            return len(history.spots) < MOST_PLACES
+        return elsewhere and not (member is not None and member.done) and len(history.spots) < 2

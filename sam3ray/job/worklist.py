@@ -1,0 +1,100 @@
+"""All items of a job: which are open, which wait for what, and how the clips that they are parts of end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from sam3ray.failures import Reason
+from sam3ray.job.blame import Blame
+from sam3ray.job.graph import Cutting, Graph, Ready, Stage, Work
+from sam3ray.job.line import Line
+from sam3ray.job.tasks import Tasks
+
+
+class Worklist:
+    """The line of what actors do, the merges beside it, and the graph that says what follows on what.
+
+    Attributes:
+        done, failed: clips, whole ones.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[float],
+        blame: Blame,
+        prior: Collection[int],
+        prior_parts: Mapping[Work, Iterable[Reason]],
+    ) -> None:
+        """`prior`: clips that failed in earlier runs; `prior_parts`: parts that did, and of what."""
+        self.line = Line(lengths, last=prior)
+        self.graph = Graph(lengths)
+        self.merges = Tasks()
+        self.done = 0
+        self.failed: Counter[Reason] = Counter()
+        self._blame = blame
+        self._prior_parts = prior_parts
+
+    @property
+    def for_actors(self) -> int:
+        """Open items that want an actor, those that run included."""
+        return self.line.open - self.merges.open
+
+    def clips_of(self, running: Iterable[int]) -> int:
+        """How many clips actors and merges are at work on, given the items that actors run."""
+        items = list(running)
+        if not self.graph.is_cut:
+            return len(items)
+        return len({self.graph.clip(item) for item in (*items, *self.merges.items)})
+
+    def finish(self, item: int, now: float) -> bool:
+        """It is done. True where with it the whole clip is."""
+        was_over = self.graph.is_over(item)
+        self._settle(item)
+        self._admit(self.graph.done(item), now)
+        ended = self.graph.is_over(item) and not was_over
+        self.done += ended
+        return ended
+
+    def cut(self, item: int, cutting: Cutting, now: float) -> None:
+        """The clip is made of windows."""
+        self._settle(item)
+        self._admit(self.graph.cut(item, cutting), now)
+
+    def make_again(self, item: int, windows: Collection[int], now: float) -> bool:
+        """As `Graph.again`; False where that has happened too often, and the item is still open."""
+        ready = self.graph.again(item, windows)
+        if ready is None:
+            return False
+        self._settle(item)
+        self._admit(ready, now)
+        return True
+
+    def give_up(self, item: int, reason: Reason, busy: Collection[int]) -> set[int] | None:
+        """For good, and its clip with it.
+
+        Args:
+            busy: items that run, and may run on: what they keep is of use when the clip is tried again.
+
+        Returns:
+            The clip's other items, which are to be withdrawn; None where the clip was over before.
+        """
+        self._settle(item)
+        if self.graph.is_over(item):
+            return None
+        self.failed[reason] += 1
+        return self.graph.end(self.graph.clip(item)) - {item} - set(busy)
+
+    def _settle(self, item: int) -> None:
+        self.line.settle(item)
+        self._blame.forget(item)
+
+    def _admit(self, ready: Iterable[Ready], now: float) -> None:
+        """What can begin becomes items."""
+        for work, length in ready:
+            is_merge = work.stage is Stage.MERGE
+            item = self.line.add(length, waits=not is_merge)
+            self.graph.number(item, work)
+            self._blame.note(item, self._prior_parts.get(work, ()))
+            if is_merge:
+                self.merges.add(item, now)
