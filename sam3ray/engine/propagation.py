@@ -114,7 +114,10 @@ class Propagation:
 
     Attributes:
         found_at_first: objects found on the first frame.
+        opening: see `associate`.
     """
+
+    opening = True
 
     def __init__(
         self, tracker: Tracker, rules: Rules, ids: Ids | None = None, size: tuple[int, int] | None = None
@@ -182,6 +185,7 @@ class Propagation:
             facts.areas == 0,
             rules,
             absent=self._absent(facts) if rules.published else 0,
+            opening=self.opening,
         )
         newcomers = [
             DetectedObject(object_id, int(detections.prompts[d]), float(detections.scores[d]), frame)

@@ -69,9 +69,12 @@ class Session(AbstractContextManager["Session"]):
     Attributes:
         tally: counts of what phrases found.
         progress: called after each frame that was worked on.
+        opening: whether the clip begins with the session's first frame. In a later window of a clip new objects need
+            `new_det_thresh` from the first frame on.
     """
 
     progress: Callable[[], None]
+    opening = True
 
     def __init__(
         self,
@@ -480,6 +483,7 @@ class Session(AbstractContextManager["Session"]):
             return step
         if self.propagation is None:
             self.propagation = self.engine.propagation(self.size, self._short(remaining), self.ids)
+            self.propagation.opening = self.opening
             rules = self.engine.rules
             self.buffer.delay = 0 if self.policy.live else rules.hotstart_delay * rules.detect_every
         for object_id in due.keys() & self.propagation.object_ids:

@@ -125,7 +125,9 @@ def _step(step: LoopStep, name: str, tensors: StateTensors) -> StepState:
     )
 
 
-def _memories(memories: list[ObjectMemory], tracker: Tracker, name: str, tensors: StateTensors) -> list[MemoryState]:
+def captured_memories(
+    memories: list[ObjectMemory], tracker: Tracker, name: str, tensors: StateTensors
+) -> list[MemoryState]:
     """What objects remember, with the rows of the tracker's banks renumbered from 0."""
     rows, pointers = tracker.rows(memories)
     tensors.put(f"{name}.memories", rows.gathered)
@@ -144,7 +146,9 @@ def _propagation(session: Session, tensors: StateTensors) -> PropagationState | 
     propagation = session.propagation
     if propagation is None:
         return None
-    memories = _memories([each.memory for each in propagation.objects], propagation.tracker, "propagation", tensors)
+    memories = captured_memories(
+        [each.memory for each in propagation.objects], propagation.tracker, "propagation", tensors
+    )
     objects = [
         DetectedObjectState(
             each.object_id,
@@ -191,7 +195,7 @@ def _prompt_tracker(session: Session, tensors: StateTensors) -> PromptTrackerSta
     if prompt_tracker is None:
         return None
     prompted = [each for _, each in sorted(session.prompted.items())]
-    memories = _memories([each.memory for each in prompted], prompt_tracker.tracker, "prompt_tracker", tensors)
+    memories = captured_memories([each.memory for each in prompted], prompt_tracker.tracker, "prompt_tracker", tensors)
     objects = []
     for each, memory in zip(prompted, memories, strict=True):
         for position, shown in each.shown.items():

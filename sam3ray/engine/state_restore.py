@@ -97,7 +97,9 @@ def _step_again(session: Session, step: StepState, name: str, tensors: StateTens
     return LoopStep(stamp, found, pointed, frozenset(step.hidden), frozenset(step.removed), frozenset(step.young))
 
 
-def _memories_again(saved: list[MemoryState], tracker: Tracker, name: str, tensors: StateTensors) -> list[ObjectMemory]:
+def restored_memories(
+    saved: list[MemoryState], tracker: Tracker, name: str, tensors: StateTensors
+) -> list[ObjectMemory]:
     rows = tracker.adopt(
         tensors.take(f"{name}.memories", (None, *tracker.memory_shape), torch.bfloat16),
         tensors.take(f"{name}.pointers", (None, *tracker.pointer_shape), tracker.dtype),
@@ -123,7 +125,8 @@ def _memories_again(saved: list[MemoryState], tracker: Tracker, name: str, tenso
 
 def _propagation_again(session: Session, saved: PropagationState, tensors: StateTensors) -> None:
     propagation = session.engine.propagation(session.size, saved.num_frames, session.ids)
-    memories = _memories_again([each.memory for each in saved.objects], propagation.tracker, "propagation", tensors)
+    propagation.opening = session.opening
+    memories = restored_memories([each.memory for each in saved.objects], propagation.tracker, "propagation", tensors)
     for each, memory in zip(saved.objects, memories, strict=True):
         if each.prompt >= len(saved.phrases):
             raise ValueError(f"object {each.object_id} has no phrase")
@@ -175,7 +178,7 @@ def _prompt_tracker_again(session: Session, saved: PromptTrackerState, tensors: 
     prompt_tracker = PromptTracker(
         tracker, session.size, rehearsing=saved.rehearsing, both_ways=session.policy.both_ways
     )
-    memories = _memories_again([each.memory for each in saved.objects], tracker, "prompt_tracker", tensors)
+    memories = restored_memories([each.memory for each in saved.objects], tracker, "prompt_tracker", tensors)
     for each, memory in zip(saved.objects, memories, strict=True):
         if (each.born is None) == bool(memory.conditioning):
             raise ValueError(f"object {each.object_id} was born without a conditioning frame, or has one before")

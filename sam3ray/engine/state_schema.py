@@ -9,12 +9,12 @@ from pydantic.dataclasses import dataclass as checked
 
 from sam3ray.values.prompts import BoxPrompt, ExemplarPrompt, MaskPrompt, PointPrompt
 
-_STRICT = ConfigDict(strict=True, extra="forbid")
+STRICT = ConfigDict(strict=True, extra="forbid")
 Whole = Annotated[int, Field(ge=-(2**63), le=2**63)]
 Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
-@checked(config=_STRICT)
+@checked(config=STRICT)
 class MemoryState:
     conditioning: list[tuple[Whole, Whole, Whole, bool | None]]  # frame, rows of pointer and memory, passed
     tracked: list[tuple[Whole, Whole, Whole, bool | None]]
@@ -22,7 +22,7 @@ class MemoryState:
     backward_from: Whole | None
 
 
-@checked(config=_STRICT)
+@checked(config=STRICT)
 class DetectedObjectState:
     object_id: Count
     prompt: Count
@@ -34,7 +34,7 @@ class DetectedObjectState:
     memory: MemoryState
 
 
-@checked(config=_STRICT)
+@checked(config=STRICT)
 class StandingState:
     first_frame: Count
     keep_alive: Whole
@@ -43,14 +43,14 @@ class StandingState:
     overlaps: list[tuple[Count, Count]]
 
 
-@checked(config=_STRICT)
+@checked(config=STRICT)
 class LoanState:
     frame: Count
     givers: list[Count]
     borrowers: list[Count]
 
 
-@checked(config=_STRICT)
+@checked(config=STRICT)
 class PropagationState:
     phrases: list[str]
     found_at_first: Count
@@ -61,7 +61,7 @@ class PropagationState:
     tally: dict[str, Count]
 
 
-@checked(config=_STRICT)
+@checked(config=STRICT)
 class PromptedObjectState:
     object_id: Count
     label: str
@@ -70,14 +70,14 @@ class PromptedObjectState:
     memory: MemoryState
 
 
-@checked(config=_STRICT)
+@checked(config=STRICT)
 class PromptTrackerState:
     num_frames: Count | None
     rehearsing: bool
     objects: list[PromptedObjectState]
 
 
-@checked(config=_STRICT)
+@checked(config=STRICT)
 class PartState:
     object_ids: list[Count]
     prompts: list[str]
@@ -85,7 +85,7 @@ class PartState:
     scores: list[float]
 
 
-@checked(config=_STRICT)
+@checked(config=STRICT)
 class StepState:
     stamp: tuple[Count, Whole, float]
     found: PartState | None
@@ -95,7 +95,7 @@ class StepState:
     young: list[Count]
 
 
-@checked(config=_STRICT)
+@checked(config=STRICT)
 class ClockState:
     worked: Count
     first: Whole
@@ -106,7 +106,7 @@ class ClockState:
     removals: list[tuple[Count, int | str]]
 
 
-@checked(config=_STRICT)
+@checked(config=STRICT)
 class ShownState:
     name: str
     phrase: str
@@ -115,14 +115,14 @@ class ShownState:
     said: list[tuple[Count, Count]]  # frame, tokens
 
 
-@checked(config=_STRICT)
+@checked(config=STRICT)
 class ExemplarsState:
     prompts: list[ExemplarPrompt]
     count: Count
     shown: list[ShownState]
 
 
-@checked(config=_STRICT)
+@checked(config=STRICT)
 class SessionState:
     format: int
     bound_to: dict[str, Any]

@@ -159,12 +159,28 @@ class Tracker:
         Stores each object's pointer for the frame; its memory follows with `encode_memory`.
         """
         if not memories:
-            empty = torch.zeros(0, dtype=self.dtype, device=self.device)
-            return TrackedMasks(empty.new_zeros(0, self.low_res_size, self.low_res_size), empty, empty)
-        follow = self._track_packed if self._parts.packed else self._track
-        output = follow(features, frame, memories, reverse)
+            return self._nothing()
+        output = self._followed(features, frame, memories, reverse)
         self._store_tracked(frame, memories, output)
         return TrackedMasks(output.masks, output.score_logits, output.iou_scores)
+
+    @torch.inference_mode()
+    def look(self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory]) -> TrackedMasks:
+        """What `track` would find going forward. Nothing is stored: the objects remember what they did."""
+        if not memories:
+            return self._nothing()
+        output = self._followed(features, frame, memories, False)
+        return TrackedMasks(output.masks, output.score_logits, output.iou_scores)
+
+    def _nothing(self) -> TrackedMasks:
+        empty = torch.zeros(0, dtype=self.dtype, device=self.device)
+        return TrackedMasks(empty.new_zeros(0, self.low_res_size, self.low_res_size), empty, empty)
+
+    def _followed(
+        self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory], reverse: bool
+    ) -> HeadOutput:
+        follow = self._track_packed if self._parts.packed else self._track
+        return follow(features, frame, memories, reverse)
 
     def _track(
         self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory], reverse: bool

@@ -1,0 +1,204 @@
+"""What a window of a clip leaves to the windows after it: what its objects remember when its rows end.
+
+One safetensors file: the memories and pointers of each object by themselves, so that one object is read without the
+others, and in the metadata one JSON text with the rest, which holds a digest of each object's tensors. The file is
+bound as a session's state is (`sam3ray.engine.state`): another model could not read these memories.
+
+Memories answer for frames from `until` on only: what earlier frames would read has been dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from sam3ray.engine.memory import ObjectMemory
+from sam3ray.engine.state import StateError
+from sam3ray.engine.state_capture import bound_to, captured_memories
+from sam3ray.engine.state_restore import restored_memories
+from sam3ray.engine.state_schema import STRICT, Count, MemoryState
+from sam3ray.engine.state_tensors import StateTensors, digest_of
+from sam3ray.engine.tracker import Tracker
+
+if TYPE_CHECKING:
+    from sam3ray.engine.engine import Engine
+    from sam3ray.engine.session import Session
+
+FORMAT = 1
+MOST = 64  # objects of one phrase: those seen last
+_KEY, _DIGEST, _NOTE = "sam3ray.ending", "sam3ray.digest", "sam3ray.note"
+
+
+@checked(config=STRICT)
+class RememberedState:
+    """One object. Frames in `memory` count from the window's first."""
+
+    object_id: Annotated[int, Field(ge=1, le=2**31)]
+    prompt: str
+    memory: MemoryState
+    digest: str
+
+
+@checked(config=STRICT)
+class EndingState:
+    """`start`, `until`: positions in the clip of the window's first frame, and behind its last row."""
+
+    format: int
+    bound_to: dict[str, Any]
+    size: tuple[Count, Count]
+    start: Count
+    until: Count
+    objects: list[RememberedState]
+
+
+_ADAPTER = TypeAdapter(EndingState)
+
+
+@dataclass(frozen=True, eq=False)
+class Ending:
+    """An ending in memory, until it is written."""
+
+    state: EndingState
+    tensors: Mapping[int, StateTensors]
+
+    @classmethod
+    def of(cls, session: Session, start: int) -> Ending:
+        """Of a session that has worked on the window's rows and on nothing more; it goes on.
+
+        Args:
+            start: position in the clip of the session's first frame.
+        """
+        objects: list[RememberedState] = []
+        tensors: dict[int, StateTensors] = {}
+        propagation = session.propagation
+        by_phrase: dict[str, int] = {}
+        for each in [] if propagation is None else sorted(propagation.objects, key=lambda one: one.empty_frames):
+            assert propagation is not None
+            phrase = propagation.phrases[each.prompt]
+            by_phrase[phrase] = by_phrase.get(phrase, 0) + 1
+            if by_phrase[phrase] > MOST:
+                continue
+            own = StateTensors()
+            (memory,) = captured_memories([each.memory], propagation.tracker, "object", own)
+            tensors[each.object_id] = own
+            objects.append(RememberedState(each.object_id, phrase, memory, digest_of("", own.values)))
+        until = start + session.clock.worked
+        return cls(EndingState(FORMAT, bound_to(session.engine), session.size, start, until, objects), tensors)
+
+    def write(self, path: str | os.PathLike[str], ids: Mapping[int, int], note: str = "") -> None:
+        """Writes a file, which appears whole or not at all.
+
+        Args:
+            ids: the objects that the window's rows name, by their ids when the ending was taken. Others, such as those
+                that hotstart has removed since, are left out.
+            note: a text of the caller's own (see `EndingFile.note`).
+        """
+        kept = [each for each in self.state.objects if each.object_id in ids]
+        state = EndingState(
+            **vars(self.state)
+            | {
+                "objects": [
+                    RememberedState(**vars(each) | {"object_id": ids[each.object_id]})
+                    for each in sorted(kept, key=lambda one: ids[one.object_id])
+                ]
+            }
+        )
+        values = {
+            f"{ids[each.object_id]}.{name}": value
+            for each in kept
+            for name, value in self.tensors[each.object_id].values.items()
+        }
+        text = _ADAPTER.dump_json(state).decode()
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            save_file(values, temporary, {_KEY: text, _NOTE: note, _DIGEST: _sha256(text + note)})
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+class EndingFile:
+    """An ending on disk; what an object remembers is read when it is asked for.
+
+    Attributes:
+        start, until: see `EndingState`.
+        objects: id -> phrase.
+        note: as it was written.
+
+    Raises:
+        StateError: the file is missing, damaged, or of another model, size or version; says which.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], engine: Engine, size: tuple[int, int]) -> None:
+        self._path = path
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+        except (OSError, SafetensorError, ValueError) as error:
+            raise StateError(f"the window's ending {path} cannot be read: {_first_line(error)}") from None
+        text, self.note = metadata.get(_KEY), metadata.get(_NOTE, "")
+        if text is None:
+            raise StateError(f"{path} is not the ending of a window: it has no {_KEY!r}")
+        if metadata.get(_DIGEST) != _sha256(text + self.note):
+            raise self._damaged("its digest does not match")
+        try:
+            state = _ADAPTER.validate_json(text)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+            raise self._damaged(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+        if state.format != FORMAT:
+            raise StateError(f"the ending {path} has format {state.format}; allowed: {FORMAT}", is_foreign=True)
+        here = bound_to(engine)
+        other = next((name for name in here if state.bound_to.get(name) != here[name]), None)
+        if other is not None:
+            raise StateError(f"the ending {path} was made with another {other}", is_foreign=True)
+        if tuple(state.size) != size:
+            raise StateError(f"the ending {path} is of frames of {state.size}, here they are of {size}")
+        self.start, self.until = state.start, state.until
+        self._objects = {each.object_id: each for each in state.objects}
+        if len(self._objects) != len(state.objects) or state.until <= state.start:
+            raise self._damaged("an object is there twice, or no frame was worked on")
+        self.objects = {each.object_id: each.prompt for each in state.objects}
+
+    @torch.inference_mode()
+    def memory(self, object_id: int, tracker: Tracker) -> ObjectMemory:
+        """What an object remembers, in the tracker's banks. Frames count from `start`.
+
+        Raises:
+            StateError: the file is damaged.
+        """
+        saved = self._objects[object_id]
+        try:
+            with safe_open(self._path, framework="pt") as file:
+                names = ("object.memories", "object.pointers")
+                tensors = StateTensors({name: file.get_tensor(f"{object_id}.{name}") for name in names})
+            if digest_of("", tensors.values) != saved.digest:
+                raise ValueError(f"the memories of object {object_id} do not match their digest")
+            if not saved.memory.conditioning:
+                raise ValueError(f"object {object_id} has no conditioning frame")
+            (memory,) = restored_memories([saved.memory], tracker, "object", tensors)
+        except (OSError, SafetensorError, ValueError, KeyError, IndexError) as error:
+            raise self._damaged(_first_line(error)) from None
+        return memory
+
+    def _damaged(self, how: str) -> StateError:
+        return StateError(f"the window's ending {self._path} is damaged: {how}")
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]

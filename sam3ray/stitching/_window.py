@@ -1,0 +1,118 @@
+"""One window of a long clip, worked on by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from sam3ray.engine.ending import Ending
+from sam3ray.engine.lookahead import LENGTH_HORIZON
+from sam3ray.failures import ClipError, Reason, UserError
+from sam3ray.model import Model
+from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.cutting import Cut
+from sam3ray.values.exemplars import named_exemplars, with_exemplar_phrases
+from sam3ray.values.phrases import as_phrases
+from sam3ray.values.prompts import ExemplarPrompt
+from sam3ray.video import Frame
+
+
+def segment_window(
+    segmenter: Model,
+    frames: Iterable[Frame],
+    height: int,
+    width: int,
+    prompts: str | Sequence[str],
+    cut: Cut,
+    *,
+    ending: Path | None = None,
+    note: str = "",
+    exemplars: Sequence[ExemplarPrompt] = (),
+    progress: Callable[[], None] | None = None,
+) -> Iterator[FrameAnnotations]:
+    """The rows of one window: those of the frames at positions `cut.start` to `cut.until` - 1.
+
+    Object ids count from 1 in each window; `link` says who is who. The first window's rows are those of the whole clip
+    up to there. In a later one new objects need `new_det_thresh` from its first frame on.
+
+    Args:
+        frames: those from `cut.start` on, in order, of one size; read up to `cut.end` - 1.
+        ending: where to write what the window's objects remember (`sam3ray.engine.ending`); the file is there when the
+            last frame has been given. None: the last window, which nothing follows.
+        note: a text to keep with the ending.
+        exemplars: of the whole clip, resolved, each with a phrase. Those on frames of other windows are left out.
+        progress: called after each processed frame.
+
+    Returns:
+        One value per frame, in order, `hotstart_delay` - 1 frames late.
+
+    Raises:
+        UserError: a phrase is empty, too long or given twice, or an exemplar has no phrase.
+        ClipError: unreadable_video, where the frames end before `cut.end`; empty_range, where the frame of an
+            exemplar is not among those read.
+    """
+    phrases, shown, problem = with_exemplar_phrases(as_phrases(prompts), named_exemplars(exemplars))
+    alone = [each.name for each in shown if not each.phrase]
+    if alone and not problem:
+        problem = f"has the exemplar {alone[0]!r} without a phrase: it is worked on in one piece"
+    if problem:
+        raise UserError(f"the clip {problem}")
+    segmenter.check_phrases(phrases)
+    return _rows(segmenter, frames, (height, width), phrases, shown, cut, ending, note, progress)
+
+
+def _rows(
+    segmenter: Model,
+    frames: Iterable[Frame],
+    size: tuple[int, int],
+    phrases: Sequence[str],
+    exemplars: Sequence[ExemplarPrompt],
+    cut: Cut,
+    ending: Path | None,
+    note: str,
+    progress: Callable[[], None] | None,
+) -> Iterator[FrameAnnotations]:
+    length = cut.end - cut.start
+    taken: list[Ending] = []
+    # Whatever the window's length, the clip is a long one.
+    with segmenter.session(*size, length=max(length, LENGTH_HORIZON)) as session:
+
+        def worked() -> None:
+            if progress is not None:
+                progress()
+            if ending is not None and session.clock.worked == cut.until - cut.start:
+                taken.append(Ending.of(session, cut.start))
+
+        session.progress = worked
+        session.opening = cut.index == 0
+        for phrase in phrases:
+            session.add(phrase)
+        waiting = sorted(exemplars, key=lambda each: each.frame_index)
+        left = cut.until - cut.start  # rows to give
+        count, named = 0, set[int]()
+        for frame in islice(frames, length):
+            while waiting and waiting[0].frame_index <= frame.index:
+                shown = waiting.pop(0)
+                if count or cut.index == 0 or shown.frame_index == frame.index:
+                    session.add(shown)
+            count += 1
+            for result in session.step(frame)[:left]:
+                left -= 1
+                named.update(result.shown)
+                yield result.annotations
+        if count < length:
+            raise ClipError(
+                Reason.UNREADABLE_VIDEO,
+                f"the video ends at frame {cut.start + count} of the clip; its index promises {cut.end} and more",
+                f"frame {cut.start + count}",
+            )
+        if ending is None:
+            for shown in waiting:
+                session.add(shown)  # behind the clip's last frame: an error, as in a clip that is not cut
+        for result in session.finish()[:left]:
+            left -= 1
+            named.update(result.shown)
+            yield result.annotations
+        if ending is not None:
+            taken[0].write(ending, {each: each for each in named}, note)

@@ -1,0 +1,205 @@
+"""One window of a clip by itself: its rows, and what it leaves to the windows after it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tiny import tiny_model
+
+from sam3ray.config import TrackingConfig
+from sam3ray.engine.ending import EndingFile
+from sam3ray.engine.engine import Engine
+from sam3ray.engine.policy import Policy
+from sam3ray.engine.session import Session
+from sam3ray.engine.state import StateError
+from sam3ray.failures import ClipError, Reason, UserError
+from sam3ray.prompts import ExemplarPrompt
+from sam3ray.stitching import segment_window
+from sam3ray.values.cutting import Cut
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FRAMES = clip(26)
+FIRST, SECOND = Cut(0, 0, 12, 16, 19), Cut(1, 12, 26, 26, 26)
+FAINT = 0.6  # above the score of a detection, below that of a new object
+
+
+def script(frame: int, prompt: int) -> list[Found]:
+    """One that stays, one that hotstart removes, and one, faint at first, that comes where the second window begins."""
+    found = [Found((0.3, 0.25 + 0.4 * prompt), 0.15, 0.9, 6.0)]
+    if frame == 9:
+        found.append(Found((0.8, 0.8), 0.12, 0.8))
+    if frame >= 12:
+        found.append(Found((0.75, 0.3), 0.15, FAINT if frame < 15 else 0.9, 6.0))
+    return found
+
+
+class Detector(ScriptedDetector):
+    """Sees the clip from where a window begins."""
+
+    start = 0
+
+    def propose(self, backbone: torch.Tensor, prompts: Any, first_position: int) -> Any:
+        return super().propose(backbone, prompts, self.start + first_position)
+
+
+class Model:
+    """As `sam3ray.Model`, with scripted detections."""
+
+    def __init__(self, seed: int = 0) -> None:
+        values = {
+            "hotstart_delay": 4,
+            "hotstart_unmatch_thresh": 4,
+            "hotstart_dup_thresh": 3,
+            "recondition_every_nth_frame": 2,
+            "high_conf_thresh": 0.0,
+            "high_iou_thresh": 0.1,
+            "assoc_iou_thresh": 0.05,
+            "trk_assoc_iou_thresh": 0.05,
+        }
+        self.detector = Detector(script, tiny_model(0).low_res_mask_size)
+        tracking = TrackingConfig(**values, score_threshold_detection=0.5, new_det_thresh=0.7)  # type: ignore[arg-type]
+        self.engine = Engine(checkpoint(tiny_model(seed, 1.0)), tracking, self.detector)
+
+    def session(self, height: int, width: int, *, length: int | None = None) -> Session:
+        return Session(self.engine, height, width, Policy(), length=length)
+
+    def check_phrases(self, phrases: Any) -> None:
+        self.engine.check_phrases(tuple(phrases))
+
+
+def window(model: Model, cut: Cut, ending: Path | None = None, frames: Any = None, **how: Any) -> list[Any]:
+    model.detector.start = cut.start
+    given = iter(FRAMES[cut.start :]) if frames is None else frames
+    return list(segment_window(model, given, HEIGHT, WIDTH, ["red", "blue"], cut, ending=ending, **how))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path, list[Any]]:
+    model, path = Model(), tmp_path_factory.mktemp("window") / "ending.safetensors"
+    return model, path, window(model, FIRST, path, note="mine")
+
+
+def test_rows_are_those_of_the_whole_clip_up_to_the_windows_end(made: tuple[Model, Path, list[Any]]) -> None:
+    model, _, rows = made
+    model.detector.start = 0
+    whole = list(model.engine.annotate(FRAMES, HEIGHT, WIDTH, ["red", "blue"]))
+    assert rows == whole[: FIRST.until]
+    assert sum(len(each.objects) for each in rows) > FIRST.until
+
+
+def test_an_ending_holds_what_its_objects_remember_and_nothing_of_those_that_were_removed(
+    made: tuple[Model, Path, list[Any]],
+) -> None:
+    model, path, rows = made
+    ending = EndingFile(path, model.engine, (HEIGHT, WIDTH))
+    named = {each.object_id: each.prompt for frame in rows for each in frame.objects}
+    assert (ending.start, ending.until, ending.note) == (0, FIRST.until, "mine")
+    assert ending.objects == named
+    tracker = model.engine.tracker((HEIGHT, WIDTH), None)
+    memories = [ending.memory(each, tracker) for each in ending.objects]
+    assert all(max((*m.conditioning, *m.tracked)) == FIRST.until - 1 for m in memories)
+    # The tracker finds by them what the clip's own tracker finds on the frame that comes next.
+    session = model.session(HEIGHT, WIDTH, length=26)
+    model.detector.start = 0
+    session.add("red")
+    session.add("blue")
+    found: list[Any] = []
+
+    def look() -> None:
+        if session.clock.worked == FIRST.until and session.propagation is not None:
+            mine = [each.memory for each in session.propagation.objects if each.object_id in ending.objects]
+            image = session.engine.checkpoint.processor.video_processor
+            pixels = image(FRAMES[FIRST.until].image, return_tensors="pt").pixel_values_videos[0]
+            (features,) = session.engine.neck.see(pixels)[1]
+            for one, memory in ((session.propagation.tracker, mine), (tracker, memories)):
+                found.append(one.look(features, FIRST.until, memory))
+
+    session.progress = look
+    for frame in FRAMES[:20]:
+        session.step(frame)
+    session.finish()
+    (here, there) = found
+    assert torch.equal(here.masks, there.masks)
+    assert torch.equal(here.score_logits, there.score_logits)
+
+
+def test_looking_leaves_what_an_object_remembers_as_it_is(made: tuple[Model, Path, list[Any]]) -> None:
+    model, path, _ = made
+    tracker = model.engine.tracker((HEIGHT, WIDTH), None)
+    ending = EndingFile(path, model.engine, (HEIGHT, WIDTH))
+    memories = [ending.memory(each, tracker) for each in ending.objects]
+    before = [(dict(each.conditioning), dict(each.tracked)) for each in memories], tracker.rows_in_use
+    features = model.engine.neck.see(torch.zeros(1, 3, 112, 112))[1][0]
+    tracker.look(features, 40, memories)
+    assert ([(each.conditioning, each.tracked) for each in memories], tracker.rows_in_use) == before
+
+
+def test_new_objects_of_a_later_window_need_the_threshold_from_its_first_frame_on(
+    made: tuple[Model, Path, list[Any]],
+) -> None:
+    def first_shown(rows: list[Any]) -> int:
+        """Of the object that is faint for three frames: where it starts, it is where it was detected."""
+        return min(each.frame_index for each in rows for o in each.objects if o.bbox[:2] == (19, 54))
+
+    model = made[0]
+    assert first_shown(window(model, SECOND)) == 15
+    model.detector.start = 12  # a clip that begins there takes its first detections, however faint
+    assert first_shown(list(model.engine.annotate(FRAMES[12:], HEIGHT, WIDTH, ["red", "blue"]))) == 12
+
+
+def test_frames_that_end_too_early_are_a_fault_of_the_video(
+    made: tuple[Model, Path, list[Any]], tmp_path: Path
+) -> None:
+    with pytest.raises(ClipError, match="ends at frame 17 of the clip") as caught:
+        window(made[0], FIRST, tmp_path / "ending", iter(FRAMES[:17]))
+    assert caught.value.reason is Reason.UNREADABLE_VIDEO
+    assert not list(tmp_path.iterdir())
+
+
+def test_exemplars_count_in_the_windows_that_hold_their_frames(made: tuple[Model, Path, list[Any]]) -> None:
+    box = ((20, 15, 50, 40),)
+    last = Cut(1, 22, 26, 26, 26)
+    with pytest.raises(UserError, match="without a phrase"):
+        window(made[0], last, exemplars=[ExemplarPrompt(box, frame_index=3, label="bolt")])
+    with pytest.raises(ClipError, match="frame 40"):  # behind the clip's end
+        window(made[0], last, exemplars=[ExemplarPrompt(box, frame_index=40, phrase="red")])
+    before = ExemplarPrompt(box, frame_index=3, phrase="red")
+    assert window(made[0], last, exemplars=[before]) == window(made[0], last)
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "text", "note", "tensor", "weights", "size"])
+def test_an_ending_that_is_damaged_or_foreign_is_a_sentence(
+    made: tuple[Model, Path, list[Any]], tmp_path: Path, damage: str
+) -> None:
+    model, path, _ = made
+    other = tmp_path / "other.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata, values = dict(file.metadata()), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if damage == "cut":
+        other.write_bytes(path.read_bytes()[:-100])
+    elif damage == "text":
+        state = json.loads(metadata["sam3ray.ending"]) | {"until": 3}
+        save_file(values, other, metadata | {"sam3ray.ending": json.dumps(state)})
+    elif damage == "note":
+        save_file(values, other, metadata | {"sam3ray.note": "yours"})
+    elif damage == "tensor":
+        name = next(name for name in values if name.endswith("memories"))
+        save_file(values | {name: values[name] + 1}, other, metadata)
+    elif damage != "gone":
+        other.write_bytes(path.read_bytes())
+    engine = Model(seed=1).engine if damage == "weights" else model.engine
+
+    def read() -> None:
+        ending = EndingFile(other, engine, (HEIGHT, WIDTH + (damage == "size")))
+        ending.memory(next(iter(ending.objects)), engine.tracker((HEIGHT, WIDTH), None))
+
+    with pytest.raises(StateError, match="ending"):
+        read()
