@@ -15,8 +15,13 @@ from typing import Protocol
 from sam3ray.engine.state import StateError
 from sam3ray.values.annotations import FrameAnnotations
 
-Save = Callable[[Path, str], None]
-"""Saves the session to a file, with a note that its digest covers."""
+
+class Saved(Protocol):
+    """The state of a session in memory, for any thread to write (`sam3ray.engine.state.Snapshot`)."""
+
+    def write(self, path: Path, note: str) -> None:
+        """To a file, with a note that its digest covers."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,6 @@ class Recorder(Protocol):
         """The next frame of a pass. In a reverse pass, indices decrease."""
         ...
 
-    def at_rest(self, pass_number: int, save: Save) -> None:
-        """The session can be saved now. An exception ends the walk."""
+    def at_rest(self, pass_number: int, snapshot: Callable[[], Saved]) -> None:
+        """The session can be saved now: `snapshot` copies its state. An exception ends the walk."""
         ...

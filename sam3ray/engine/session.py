@@ -51,6 +51,7 @@ from sam3ray.video import Frame
 
 if TYPE_CHECKING:
     from sam3ray.engine.engine import Engine
+    from sam3ray.engine.state import Snapshot
 
 _VISUAL = (PointPrompt, BoxPrompt, MaskPrompt)
 
@@ -360,11 +361,15 @@ class Session(AbstractContextManager["Session"]):
         Args:
             note: a text of the caller's own, which `sam3ray.engine.state.read_note` gives back.
         """
-        from sam3ray.engine.state import save
+        self.snapshot().write(path, note)
+
+    def snapshot(self) -> Snapshot:
+        """What `save` writes, copied to the host, for another thread to write."""
+        from sam3ray.engine.state import snapshot
 
         self._check_open()
         self.ready += self._outputs.flush()
-        save(self, path, note)
+        return snapshot(self)
 
     def load(self, path: str | PathLike[str]) -> None:
         """Goes on where another session was saved, in a session of the same size and policy just begun.

@@ -11,7 +11,7 @@ them other rows could follow. Batch sizes, the device and where memories are kep
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,18 +45,33 @@ class StateError(UserError):
         self.is_foreign = is_foreign
 
 
-def save(session: Session, path: str | os.PathLike[str], note: str = "") -> None:
-    """Writes the state of a session, and a note. The file appears whole or not at all."""
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a session, copied to the host: the session can continue while another thread writes it."""
+
+    text: str
+    tensors: StateTensors
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.text) + sum(each.numel() * each.element_size() for each in self.tensors.values.values())
+
+    def write(self, path: str | os.PathLike[str], note: str = "") -> None:
+        """Writes the state and a note. The file appears whole or not at all."""
+        tensors = self.tensors.values
+        metadata = {_KEY: self.text, _NOTE: note, _DIGEST: digest_of(self.text + note, tensors)}
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            save_file(tensors, temporary, metadata)
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def snapshot(session: Session) -> Snapshot:
     tensors = StateTensors()
-    text = ADAPTER.dump_json(captured(session, tensors)).decode()
-    metadata = {_KEY: text, _NOTE: note, _DIGEST: digest_of(text + note, tensors.values)}
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors.values, temporary, metadata)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return Snapshot(ADAPTER.dump_json(captured(session, tensors)).decode(), tensors)
 
 
 def restore(session: Session, path: str | os.PathLike[str]) -> None:

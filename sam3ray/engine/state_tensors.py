@@ -16,7 +16,7 @@ class StateTensors:
 
     def put(self, name: str, tensor: torch.Tensor) -> None:
         # A tensor of one element may have any stride and still count as contiguous.
-        self.values[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        self.values[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
     def take(self, name: str, shape: tuple[int | None, ...], dtype: torch.dtype | None = None) -> torch.Tensor:
         """Of this shape (None: any length) and dtype (None: any floating point)."""

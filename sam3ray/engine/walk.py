@@ -283,7 +283,7 @@ class Walk:
                 break
             if self._recorder is not None and session.rests and session.clock.worked > worked:
                 worked = session.clock.worked
-                self._recorder.at_rest(session.pass_number, session.save)
+                self._recorder.at_rest(session.pass_number, session.snapshot)
         yield from session.finish()
 
     def _frames_kept(self, pass_number: int) -> Iterator[FrameMasks]:

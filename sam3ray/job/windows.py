@@ -8,23 +8,23 @@ left, or starts over.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
-
 from sam3ray.files.sighting import change
 from sam3ray.job.seen import Seen
+from sam3ray.job.window_rows import read_window, window_facts, write_window
 from sam3ray.store import RunStore
-from sam3ray.store.annotation_file import AnnotationWriter, read_file_metadata, read_frames
 from sam3ray.store.windows import ROWS, STATE, WindowEntry, WindowName, WindowNote, Windows, sha256_of
 from sam3ray.values.annotations import FrameAnnotations
 
 if TYPE_CHECKING:
-    from sam3ray.engine.recorder import Kept, Save
+    from sam3ray.engine.recorder import Kept, Saved
     from sam3ray.engine.state import StateError
 
 _LOG = logging.getLogger(__name__)
@@ -45,8 +45,26 @@ class Maker:
     device: str
 
 
+class _Unwanted(Exception):
+    """The clip is done, or given up, before the window was on the store."""
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A window that ends here, copied, so that the work goes on while it is written and uploaded."""
+
+    pass_number: int
+    frames: Mapping[int, list[FrameAnnotations]]
+    seen: Seen
+    seconds: float
+    state: Saved
+
+
 class ClipWindows:
     """A `sam3ray.engine.recorder.Recorder` that keeps a clip on the run's store.
+
+    A window is written and uploaded by a thread of its own. One can be under way: until it is on the store, the next
+    one grows, and the clip waits only where MOST_ROWS rows are in memory.
 
     Args:
         run_id: of the run; windows of any other are not used.
@@ -79,6 +97,9 @@ class ClipWindows:
         self._frames: dict[int, list[FrameAnnotations]] = {}  # by pass, since the last window
         self._rows = 0
         self._since = time.monotonic()
+        self._beside = ThreadPoolExecutor(1, "sam3ray-window")
+        self._upload: Future[WindowNote] | None = None
+        self._is_over = threading.Event()
         folder.mkdir(parents=True, exist_ok=True)
         self._windows.list()
 
@@ -97,7 +118,20 @@ class ClipWindows:
         """`seen` says what reading the video has shown so far. It is kept, too: the next attempt reads other frames."""
         self._seen = seen
 
+    def finish(self) -> None:
+        """All frames are found: no window is wanted any more. What is under way ends early; errors no longer matter."""
+        self._is_over.set()
+        if self._upload is not None:
+            upload, self._upload = self._upload, None
+            error = upload.exception()
+            if error is None:
+                self._note = upload.result()
+            elif not isinstance(error, _Unwanted):
+                _LOG.warning("clip %s: its last window was not kept: %s", self._note.clip_id, error)
+
     def close(self) -> None:
+        self._is_over.set()
+        self._beside.shutdown(wait=True)
         for file in self._folder.iterdir():
             file.unlink(missing_ok=True)
         self._folder.rmdir()
@@ -162,7 +196,7 @@ class ClipWindows:
             if sha256_of(rows) != entry.sha256:
                 raise ValueError(f"the rows of window {entry.name} are damaged: their digest is another")
             self._files[entry.window] = rows
-            self._seen_before = self._seen_before.joined(Seen.of(_facts_of(rows).get("seen", {})))
+            self._seen_before = self._seen_before.joined(Seen.of(window_facts(rows).get("seen", {})))
         return note
 
     def _frames_of(self, pass_number: int) -> Iterator[FrameAnnotations]:
@@ -176,36 +210,57 @@ class ClipWindows:
         self._frames.setdefault(pass_number, []).append(frame)
         self._rows += len(frame.objects)
 
-    def at_rest(self, pass_number: int, save: Save) -> None:
-        """Raises WindowTaken if another attempt is ahead."""
-        if time.monotonic() - self._since >= self._seconds or self._rows >= MOST_ROWS:
-            self._keep(pass_number, save)
+    def at_rest(self, pass_number: int, snapshot: Callable[[], Saved]) -> None:
+        """Raises WindowTaken if another attempt is ahead, or what kept the last window from the store."""
+        if self._upload is not None and self._upload.done():
+            self.settle()
+        is_due = time.monotonic() - self._since >= self._seconds
+        if self._rows >= MOST_ROWS:
+            self.settle()
+        elif not is_due or self._upload is not None:
+            return  # while the last window is under way, this one grows
+        self._upload = self._beside.submit(self._keep, self._cut(pass_number, snapshot))
 
-    def _keep(self, pass_number: int, save: Save) -> None:
-        seconds = time.monotonic() - self._since
-        # What the end of an earlier pass has brought since then is a window of that pass.
-        passes = sorted({*self._frames, pass_number})
+    def settle(self) -> None:
+        """Waits for the window that is under way. Raises what `at_rest` raises."""
+        if self._upload is not None:
+            upload, self._upload = self._upload, None
+            self._note = upload.result()
+
+    def _cut(self, pass_number: int, snapshot: Callable[[], Saved]) -> _Cut:
+        """All since the last window, which ends here."""
         seen = Seen.of(self._seen())
         news = seen.beyond(self._seen_before)
-        entries = [self._rows_kept(each, seconds if each == pass_number else 0.0, news) for each in passes]
-        note = replace(self._note, windows=[*self._note.windows, *entries])
         self._seen_before = self._seen_before.joined(seen)
+        seconds = time.monotonic() - self._since
+        cut = _Cut(pass_number, self._frames, news, round(seconds, 3), snapshot())
+        self._frames, self._rows, self._since = {}, 0, time.monotonic()
+        return cut
+
+    # In the thread that uploads
+
+    def _keep(self, cut: _Cut) -> WindowNote:
+        # What the end of an earlier pass has brought since the last window is a window of that pass.
+        passes = sorted({*cut.frames, cut.pass_number})
+        entries = [self._rows_kept(each, cut) for each in passes]
+        note = replace(self._note, windows=[*self._note.windows, *entries])
         name = entries[-1].window
         state = self._folder / f"new{STATE}"
-        save(state, note.dumps())
+        cut.state.write(state, note.dumps())
+        self._check_wanted()
         if not self._windows.create_state(name, state):
             raise WindowTaken(str(name))
         state.unlink()
-        self._note, self._frames, self._rows = note, {}, 0
-        self._since = time.monotonic()
         self._kept_one(str(name))
+        return note
 
-    def _rows_kept(self, pass_number: int, seconds: float, seen: Seen) -> WindowEntry:
-        maker, frames = self._maker, self._frames.get(pass_number, [])
+    def _rows_kept(self, pass_number: int, cut: _Cut) -> WindowEntry:
+        maker, frames = self._maker, cut.frames.get(pass_number, [])
         local = self._folder / f"new{ROWS}"
-        write_window(local, self._note.clip_id, frames, seen.facts)
+        write_window(local, self._note.clip_id, frames, cut.seen.facts)
         known = set(self._windows.states)
         while True:
+            self._check_wanted()
             name = self._windows.next_name(pass_number)
             if self._windows.create_rows(name, local):
                 break
@@ -215,57 +270,9 @@ class ClipWindows:
             # Rows without a state: of an attempt that died between the two, or is about to find that it has lost.
         digest = sha256_of(local)
         local.unlink()
-        return WindowEntry(str(name), digest, len(frames), maker.rung, maker.device, maker.attempt, round(seconds, 3))
+        seconds = cut.seconds if pass_number == cut.pass_number else 0.0
+        return WindowEntry(str(name), digest, len(frames), maker.rung, maker.device, maker.attempt, seconds)
 
-
-def write_window(
-    path: Path, clip_id: str, frames: list[FrameAnnotations], seen: Mapping[str, Any] | None = None
-) -> None:
-    """Frames in one order, ascending or descending, as a file of annotations. It also says where there are no rows.
-
-    Args:
-        seen: what reading has shown since the window before.
-    """
-    falls = len(frames) > 1 and frames[0].frame_index > frames[-1].frame_index
-    ordered = frames[::-1] if falls else frames
-    facts: dict[str, Any] = {
-        "falls": falls,
-        "height": ordered[0].height if ordered else 0,
-        "width": ordered[0].width if ordered else 0,
-        "empty": [[each.frame_index, each.pts, each.time_s] for each in ordered if not each.objects],
-        "seen": dict(seen or {}),
-    }
-    with AnnotationWriter(path, clip_id, {"clip": facts}) as writer:
-        for frame in ordered:
-            writer.write(frame)
-        writer.finish()
-
-
-def read_window(path: Path) -> Iterator[FrameAnnotations]:
-    """The frames of a window in the order in which they were given to `write_window`."""
-    facts = _facts_of(path)
-    size = facts["height"], facts["width"]
-    empty = [FrameAnnotations(int(index), int(pts), float(time_s), *size) for index, pts, time_s in facts["empty"]]
-    frames = _merged(read_frames(str(path)), empty)
-    yield from reversed(list(frames)) if facts["falls"] else frames
-
-
-def _facts_of(path: Path) -> dict[str, Any]:
-    """Raises ValueError if the file is not a window's."""
-    facts = read_file_metadata(pq.read_metadata(path))["clip"]
-    if not isinstance(facts, dict):
-        raise ValueError("the file's metadata says nothing of the clip")
-    return facts
-
-
-def _merged(full: Iterator[FrameAnnotations], empty: list[FrameAnnotations]) -> Iterator[FrameAnnotations]:
-    waiting = iter(empty)
-    nothing = next(waiting, None)
-    for frame in full:
-        while nothing is not None and nothing.frame_index < frame.frame_index:
-            yield nothing
-            nothing = next(waiting, None)
-        yield frame
-    while nothing is not None:
-        yield nothing
-        nothing = next(waiting, None)
+    def _check_wanted(self) -> None:
+        if self._is_over.is_set():
+            raise _Unwanted

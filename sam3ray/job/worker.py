@@ -350,6 +350,8 @@ class ClipWorker:
                     sink.put(frame)
                 progress.done += 1
             sink.finish()
+        if windows is not None:
+            windows.finish()
         timings = {name: round(seconds, 4) for name, seconds in clock.seconds.items()}
         waits = timings.get("decode", 0.0) + timings.pop("write_wait", 0.0)
         timings["segment"] = round(max(0.0, time.perf_counter() - began - waits), 4)

@@ -91,6 +91,7 @@ def test_a_resumed_clip_has_the_metadata_of_an_undisturbed_one(
 
     def dies(windows: ClipWindows, *arguments: Any) -> None:
         at_rest(windows, *arguments)
+        windows.settle()
         rests.append(1)
         if len(rests) == 3:
             raise Killed

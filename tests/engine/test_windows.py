@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,11 @@ from sam3ray.config import TrackingConfig
 from sam3ray.engine import session
 from sam3ray.engine.detector import Proposals
 from sam3ray.engine.engine import Engine
+from sam3ray.failures import ClipError, Reason
 from sam3ray.files.sighting import of_size
-from sam3ray.job.windows import ClipWindows, Maker, WindowTaken, read_window, write_window
+from sam3ray.job import windows as windows_module
+from sam3ray.job.window_rows import read_window, write_window
+from sam3ray.job.windows import ClipWindows, Maker, WindowTaken
 from sam3ray.prompts import ExemplarPrompt
 from sam3ray.store import RunStore
 from sam3ray.values.annotations import FrameAnnotations
@@ -97,17 +102,26 @@ class Dies(ClipWindows):
     rests_left = 10**9
     in_the_middle = False
 
-    def at_rest(self, pass_number: int, save: Any) -> None:
+    def at_rest(self, pass_number: int, snapshot: Any) -> None:
         if self.rests_left <= 0:
             if self.in_the_middle:
                 self._windows.create_state = self._die  # type: ignore[method-assign]
-                self._keep(pass_number, save)
+                super().at_rest(pass_number, snapshot)
+                self.settle()
             raise Killed
         self.rests_left -= 1
-        super().at_rest(pass_number, save)
+        super().at_rest(pass_number, snapshot)
+        self.settle()
 
     def _die(self, *_: Any) -> bool:
         raise Killed
+
+
+class Blank:
+    """A state that says nothing."""
+
+    def write(self, path: Path, note: str) -> None:
+        path.write_bytes(b"")
 
 
 @pytest.fixture
@@ -253,13 +267,15 @@ def test_who_loses_the_race_goes_on_from_the_winners_state(store, tmp_path):
     class Beaten(ClipWindows):
         """Another attempt keeps some windows before this one keeps its first."""
 
-        def at_rest(self, pass_number: int, save: Any) -> None:
+        def at_rest(self, pass_number: int, snapshot: Any) -> None:
             half_done(one, store, tmp_path, lives=4)
-            super().at_rest(pass_number, save)
+            super().at_rest(pass_number, snapshot)
+            self.settle()
 
     slow = recorder(store, tmp_path, Beaten, folder=tmp_path / "slow")
     with pytest.raises(WindowTaken, match="0-3"):
         rows(one, Source(), HOW, slow)
+    slow.close()
     again, source = recorder(store, tmp_path), Source()
     assert rows(one, source, HOW, again) == expected
     assert source.reads == [4]
@@ -283,8 +299,9 @@ def test_windows_on_an_object_store(s3_place, tmp_path):
     with pytest.raises(Killed):
         rows(one, Source(), how, ahead)
     ahead.close()
+    behind.at_rest(0, Blank)
     with pytest.raises(WindowTaken):
-        behind.at_rest(0, lambda path, note: None)
+        behind.settle()
     behind.close()
     names = store.storage.names("windows/a")
     assert len([name for name in names if name.endswith(".safetensors")]) == 1, "the newest state alone is kept"
@@ -295,6 +312,79 @@ def test_windows_on_an_object_store(s3_place, tmp_path):
     assert store.storage.names("windows/a") == []
 
 
+class SlowStore(ClipWindows):
+    """No state reaches the store before it is told to; `due` counts the moments when a window was due."""
+
+    due = 0
+
+    def __init__(self, *args: Any, **given: Any) -> None:
+        super().__init__(*args, **given)
+        self.may_go_on, self._create = threading.Event(), self._windows.create_state
+        self._windows.create_state = self._waits  # type: ignore[method-assign]
+
+    def at_rest(self, pass_number: int, snapshot: Any) -> None:
+        self.due += 1
+        super().at_rest(pass_number, snapshot)
+
+    def _waits(self, *given: Any) -> bool:
+        self.may_go_on.wait()
+        return self._create(*given)
+
+
+def test_a_slow_store_does_not_stop_the_clip(store, tmp_path):
+    """All frames are found while the first window is under way; the frames of those that were due are in the second."""
+    expected = rows(engine(), Source(), HOW, None)
+    windows = recorder(store, tmp_path, SlowStore)
+    assert rows(engine(), Source(), HOW, windows) == expected
+    assert windows.due > 3
+    windows.may_go_on.set()
+    windows.settle()
+    windows.at_rest(0, Blank)
+    windows.settle()
+    first, second = (entry["frames"] for entry in windows.facts["windows"])
+    assert first + second == len(expected)
+    windows.close()
+
+
+def test_a_clip_waits_for_a_slow_store_when_too_many_rows_are_in_memory(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(windows_module, "MOST_ROWS", 3)
+    windows = recorder(store, tmp_path, SlowStore)
+    threading.Timer(0.2, windows.may_go_on.set).start()
+    rows(engine(), Source(), HOW, windows)
+    windows.settle()
+    entries = windows.facts["windows"]
+    assert len(entries) > 1, "the second was kept before the last frame"
+    windows.close()
+
+
+def test_a_clip_that_is_done_does_not_wait_for_a_window_that_nobody_needs(store, tmp_path):
+    windows = recorder(store, tmp_path, SlowStore)
+    rows(engine(), Source(), HOW, windows)
+    windows.may_go_on.set()
+    windows.finish()
+    windows.clear()
+    windows.close()
+    assert not (tmp_path / "run" / "windows").exists()
+
+
+def test_what_keeps_a_window_from_the_store_is_told_by_the_next_rest(store, tmp_path):
+    class Refused(ClipWindows):
+        def at_rest(self, pass_number: int, snapshot: Any) -> None:
+            self._windows.create_rows = self._refuse  # type: ignore[method-assign]
+            super().at_rest(pass_number, snapshot)
+            wait([self._upload] if self._upload is not None else [])
+
+        def _refuse(self, *_: Any) -> bool:
+            raise ClipError(Reason.STORAGE, "the store is away", "s3://bucket")
+
+    windows = recorder(store, tmp_path, Refused)
+    with pytest.raises(ClipError, match="the store is away") as told:
+        rows(engine(), Source(), HOW, windows)
+    assert told.value.reason is Reason.STORAGE
+    windows.close()
+    assert not (tmp_path / "local").exists()
+
+
 def test_windows_are_kept_by_the_clock_and_name_their_makers(store, tmp_path):
     windows = recorder(store, tmp_path, ClipWindows, seconds=3600.0)
     rows(engine(), Source(), HOW, windows)
@@ -302,6 +392,7 @@ def test_windows_are_kept_by_the_clock_and_name_their_makers(store, tmp_path):
     kept: list[str] = []
     windows = recorder(store, tmp_path, ClipWindows, kept_one=kept.append)
     found = rows(engine(), Source(), HOW, windows)
+    windows.settle()
     entries = windows.facts["windows"]
     assert [entry["name"] for entry in entries] == kept
     assert {(entry["rung"], entry["device"], entry["attempt"]) for entry in entries} == {(0, "cpu", 1)}

@@ -54,7 +54,7 @@ class DrawnSegmenter:
                 recorder.add(0, found)
             yield found
             if recorder is not None:
-                recorder.at_rest(0, lambda path, note: save_file({}, path, {"sam3ray.note": note}))
+                recorder.at_rest(0, NoState)
 
     def _drawn(self, frames: Any, begin: int, height: int, width: int, prompts: Any) -> Iterator[FrameAnnotations]:
         for position, frame in enumerate(frames if isinstance(frames, Iterable) else frames.read(), begin):
@@ -76,6 +76,13 @@ class DrawnSegmenter:
 
     def on_frame(self, position: int, frame: Frame) -> None:
         """Where faults come in."""
+
+
+class NoState:
+    """The state of a model that has none."""
+
+    def write(self, path: Path, note: str) -> None:
+        save_file({}, path, {"sam3ray.note": note})
 
 
 class Slow(DrawnSegmenter):
