@@ -20,8 +20,9 @@ from sam3ray.engine.policy import Policy
 from sam3ray.engine.session import Session
 from sam3ray.engine.state import StateError
 from sam3ray.failures import ClipError, Reason, UserError
+from sam3ray.masks import read_rle
 from sam3ray.prompts import ExemplarPrompt
-from sam3ray.stitching import segment_window
+from sam3ray.stitching import MemoryProbe, Track, Window, link, merge, segment_window
 from sam3ray.values.cutting import Cut
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -87,10 +88,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path, list[An
     return model, path, window(model, FIRST, path, note="mine")
 
 
-def test_rows_are_those_of_the_whole_clip_up_to_the_windows_end(made: tuple[Model, Path, list[Any]]) -> None:
-    model, _, rows = made
-    model.detector.start = 0
-    whole = list(model.engine.annotate(FRAMES, HEIGHT, WIDTH, ["red", "blue"]))
+@pytest.fixture(scope="module")
+def whole(made: tuple[Model, Path, list[Any]]) -> list[Any]:
+    """The clip in one piece, a little beyond the first window."""
+    made[0].detector.start = 0
+    return list(made[0].engine.annotate(FRAMES[: FIRST.end + 2], HEIGHT, WIDTH, ["red", "blue"]))
+
+
+@pytest.fixture(scope="module")
+def second(made: tuple[Model, Path, list[Any]]) -> list[Any]:
+    return window(made[0], SECOND)
+
+
+def test_rows_are_those_of_the_whole_clip_up_to_the_windows_end(
+    made: tuple[Model, Path, list[Any]], whole: list[Any]
+) -> None:
+    rows = made[2]
     assert rows == whole[: FIRST.until]
     assert sum(len(each.objects) for each in rows) > FIRST.until
 
@@ -131,6 +144,42 @@ def test_an_ending_holds_what_its_objects_remember_and_nothing_of_those_that_wer
     assert torch.equal(here.score_logits, there.score_logits)
 
 
+def test_a_probe_finds_a_remembered_object_where_the_clip_itself_has_it(
+    made: tuple[Model, Path, list[Any]], whole: list[Any]
+) -> None:
+    model, path, _ = made
+    (blue,) = [each for each in whole[FIRST.until].objects if each.prompt == "blue"]
+    ticks: list[None] = []
+    read: list[int] = []
+
+    def frame_at(position: int) -> Any:
+        read.append(position)
+        return FRAMES[position]
+
+    probe = MemoryProbe(model, HEIGHT, WIDTH, {0: path}, frame_at, lambda: ticks.append(None))  # type: ignore[arg-type]
+    track = Track(1, 1, "blue", 0.9, FIRST.until, 25, probed={FIRST.until: read_rle(blue.rle, HEIGHT, WIDTH)})
+    assert probe.knows(0, blue.object_id)
+    assert not probe.knows(0, 3)  # hotstart has removed it
+    assert not probe.knows(1, 1)
+    same, other = probe.scores([(0, blue.object_id), (0, 1)], track)
+    assert same == 1.0
+    assert other < 1.0
+    assert probe.scores([(0, 1), (0, blue.object_id)], track) == [other, same]
+    assert (read, len(ticks)) == ([FIRST.until], 2)
+
+
+def test_windows_worked_on_apart_become_one_clip(made: tuple[Model, Path, list[Any]], second: list[Any]) -> None:
+    model, path, rows = made
+    windows = [Window(FIRST, rows, path), Window(SECOND, second)]
+    size = HEIGHT, WIDTH
+    links = link(model, windows, *size, ["red", "blue"], lambda position: FRAMES[position])  # type: ignore[arg-type]
+    merged = list(merge(windows, links))
+    assert [each.frame_index for each in merged] == [each.index for each in FRAMES]
+    assert merged[: FIRST.until][0].objects == rows[0].objects
+    assert any(joint.by == "overlap" for joint in links.joints)
+    assert links == link(model, windows[::-1], *size, ["red", "blue"], lambda position: FRAMES[position])  # type: ignore[arg-type]
+
+
 def test_looking_leaves_what_an_object_remembers_as_it_is(made: tuple[Model, Path, list[Any]]) -> None:
     model, path, _ = made
     tracker = model.engine.tracker((HEIGHT, WIDTH), None)
@@ -143,16 +192,16 @@ def test_looking_leaves_what_an_object_remembers_as_it_is(made: tuple[Model, Pat
 
 
 def test_new_objects_of_a_later_window_need_the_threshold_from_its_first_frame_on(
-    made: tuple[Model, Path, list[Any]],
+    made: tuple[Model, Path, list[Any]], second: list[Any]
 ) -> None:
     def first_shown(rows: list[Any]) -> int:
         """Of the object that is faint for three frames: where it starts, it is where it was detected."""
         return min(each.frame_index for each in rows for o in each.objects if o.bbox[:2] == (19, 54))
 
     model = made[0]
-    assert first_shown(window(model, SECOND)) == 15
+    assert first_shown(second) == 15
     model.detector.start = 12  # a clip that begins there takes its first detections, however faint
-    assert first_shown(list(model.engine.annotate(FRAMES[12:], HEIGHT, WIDTH, ["red", "blue"]))) == 12
+    assert first_shown(list(model.engine.annotate(FRAMES[12:17], HEIGHT, WIDTH, ["red", "blue"]))) == 12
 
 
 def test_frames_that_end_too_early_are_a_fault_of_the_video(

@@ -1,0 +1,171 @@
+"""Which tracks of a clip's windows are one object. Nothing here depends on the order in which windows were done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sam3ray.stitching import _overlap
+from sam3ray.stitching._links import FORMAT, Joint, LinkedTrack, Links
+from sam3ray.stitching._recall import accepted
+from sam3ray.stitching._tracks import Track, Window, tracks_of
+from sam3ray.values.cutting import Cut
+
+MOST_LOST = 64  # objects of one phrase that a new one is compared with: those seen last
+
+
+class Probe(Protocol):
+    """Compares what lost objects remember with tracks that appear later."""
+
+    def knows(self, window: int, object_id: int) -> bool:
+        """Whether the window has kept what the object remembers."""
+        ...
+
+    def scores(self, lost: Sequence[tuple[int, int]], track: Track) -> Sequence[float]:
+        """How well each lost object, by (window, id), is found again where the track is: 0 (not at all) to 1."""
+        ...
+
+
+@dataclass
+class Chain:
+    """One object of the clip: its tracks, at most one in each window, in order."""
+
+    tracks: list[Track] = field(default_factory=list)
+
+    @property
+    def head(self) -> Track | None:
+        """The first track that is shown."""
+        return next((each for each in self.tracks if each.is_shown), None)
+
+    @property
+    def tail(self) -> Track:
+        return self.tracks[-1]
+
+    @property
+    def last_shown(self) -> Track | None:
+        return next((each for each in reversed(self.tracks) if each.is_shown), None)
+
+
+def link_windows(
+    windows: Iterable[Window],
+    probe: Probe | None = None,
+    prompts: Sequence[str] = (),
+    relink_after_s: float | None = None,
+) -> Links:
+    """Links the windows of a clip. They may come in any order.
+
+    1. On the frames that two windows share, by the overlap of masks (`_overlap`).
+    2. A track that continues nothing is compared by the probe with the objects of its phrase that no window shows any
+       more, those seen last first, at most `MOST_LOST` (`_recall`). Tracks that were seen apart on shared frames are
+       never compared.
+
+    Links are one to one, so that a chain has at most one track in each window. Ids count from 1, by the first frame
+    that shows the object, the place of its phrase in `prompts`, window, and id in the window.
+
+    Args:
+        probe: None: only the shared frames count.
+        relink_after_s: objects not seen for longer are not compared. None: no limit.
+
+    Raises:
+        ValueError: the windows do not follow each other, or their rows are not theirs.
+    """
+    chains: list[Chain] = []
+    joints: list[Joint] = []
+    spans: list[tuple[int, int]] = []
+    before: Cut | None = None
+    open_chains: dict[int, Chain] = {}  # of the window before, by id there
+    for window in sorted(windows, key=lambda each: each.cut.index):
+        cut = window.cut
+        if cut.index != len(spans) or (
+            before is not None and not before.start < cut.start <= before.until <= cut.until
+        ):
+            raise ValueError(f"window {cut.index} ({cut.start} to {cut.until}) does not follow the one before it")
+        tracks = tracks_of(window, before)
+        shared = _overlap.compare({i: chain.tail for i, chain in open_chains.items()}, tracks)
+        found: dict[int, Chain] = {}
+        for a, (b, iou) in shared.same.items():
+            found[b] = open_chains[a]
+            joints.append(Joint(cut.index - 1, a, cut.index, b, "overlap", iou))
+        if probe is not None and before is not None:
+            births = [each for each in tracks.values() if each.is_shown and each.object_id not in found]
+            continued = {id(chain) for chain in found.values()}
+            lost = [chain for chain in chains if id(chain) not in continued]
+            for track, chain, score in _recalled(births, lost, shared.apart, probe, relink_after_s):
+                tail = chain.tail
+                joints.append(Joint(tail.window, tail.object_id, cut.index, track.object_id, "memory", score))
+                found[track.object_id] = chain
+        open_chains = {}
+        for object_id, track in sorted(tracks.items()):
+            chain = found.get(object_id) or Chain()
+            if not chain.tracks:
+                chains.append(chain)
+            chain.tracks.append(track)
+            track.head, track.probed = {}, {}  # masks are kept no longer than they are needed
+            open_chains[object_id] = chain
+        for chain in chains:
+            if chain.tail.window < cut.index:
+                chain.tail.tail = {}
+        spans.append((cut.start, cut.until))
+        before = cut
+    return Links(FORMAT, tuple(spans), _numbered(chains, prompts), tuple(sorted(joints, key=_place)))
+
+
+def _recalled(
+    births: Sequence[Track],
+    lost: Sequence[Chain],
+    apart: frozenset[tuple[int, int]],
+    probe: Probe,
+    relink_after_s: float | None,
+) -> list[tuple[Track, Chain, float]]:
+    """Births that are lost objects."""
+    by_key = {chain.tail.key: chain for chain in lost}
+    order = sorted(births, key=lambda track: (track.first, track.object_id))
+    table: dict[tuple[int, int], dict[tuple[int, int], float]] = {}
+    for birth in order:
+        near = _comparable(birth, lost, apart, probe, relink_after_s)
+        found = probe.scores(near, birth) if near and birth.probed else ()
+        table[birth.key] = {key: round(float(score), 6) for key, score in zip(near, found, strict=False)}
+    return [(track, by_key[key], table[track.key][key]) for track, key in accepted(order, table)]
+
+
+def _comparable(
+    birth: Track,
+    lost: Sequence[Chain],
+    apart: frozenset[tuple[int, int]],
+    probe: Probe,
+    relink_after_s: float | None,
+) -> list[tuple[int, int]]:
+    """The lost objects that a birth may be, by their last track; those seen last come first."""
+    found: list[tuple[int, tuple[int, int]]] = []
+    for chain in lost:
+        last, tail = chain.last_shown, chain.tail
+        if last is None or tail.prompt != birth.prompt or last.last >= birth.first:
+            continue
+        if tail.window == birth.window - 1 and (tail.object_id, birth.object_id) in apart:
+            continue
+        if relink_after_s is not None and birth.first_s - last.last_s > relink_after_s:
+            continue
+        if probe.knows(*tail.key):
+            found.append((-last.last, tail.key))
+    return [key for _, key in sorted(found)[:MOST_LOST]]
+
+
+def _numbered(chains: Sequence[Chain], prompts: Sequence[str]) -> tuple[LinkedTrack, ...]:
+    rank: Mapping[str, int] = {prompt: n for n, prompt in reversed(list(enumerate(prompts)))}
+    shown = [(head, chain) for chain in chains if (head := chain.head) is not None]
+    shown.sort(key=lambda e: (e[0].first, rank.get(e[0].prompt, len(rank)), e[0].prompt, e[0].window, e[0].object_id))
+    return tuple(
+        sorted(
+            (
+                LinkedTrack(track.window, track.object_id, number, head.score)
+                for number, (head, chain) in enumerate(shown, 1)
+                for track in chain.tracks
+            ),
+            key=lambda each: (each.window, each.track),
+        )
+    )
+
+
+def _place(joint: Joint) -> tuple[int, int, int, int]:
+    return joint.to_window, joint.to_track, joint.window, joint.track

@@ -1,0 +1,74 @@
+"""Who is who on the frames that two windows share: by the overlap of their masks there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from sam3ray.stitching._tracks import Track
+
+SURE = 0.5  # tube IoU above which two tracks are one object: the masks of a phrase do not overlap, so one partner can
+POSSIBLE = 0.3  # from which they may be, where nobody else is better
+SHARED = 2  # frames on which both must be seen
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the shared frames of two windows say.
+
+    Attributes:
+        same: object of the earlier window -> (object of the later one, tube IoU); one to one.
+        apart: pairs seen together that are not one object.
+    """
+
+    same: dict[int, tuple[int, float]] = field(default_factory=dict)
+    apart: frozenset[tuple[int, int]] = frozenset()
+
+
+def compare(before: Mapping[int, Track], after: Mapping[int, Track]) -> Shared:
+    """Matches the tracks of two neighbouring windows, phrase by phrase.
+
+    Tube IoU: the pixels that both masks have, over those that either has, summed over the frames on which both are
+    seen. What exceeds `SURE` is matched by falling IoU; then those left at `POSSIBLE` or more, so that their sum is
+    largest. Equal IoUs (rounded to 1e-6) go by id: the order in which windows and tracks come does not matter.
+    """
+    ious: dict[tuple[int, int], float] = {}
+    for a in sorted(before):
+        for b in sorted(after):
+            one, two = before[a], after[b]
+            shared = one.tail.keys() & two.head.keys() if one.prompt == two.prompt else set[int]()
+            if len(shared) >= SHARED:
+                ious[a, b] = round(_tube_iou(one, two, shared), 6)
+    same: dict[int, tuple[int, float]] = {}
+    for (a, b), iou in sorted(ious.items(), key=lambda each: (-each[1], each[0])):
+        if iou > SURE and a not in same and all(b != partner for partner, _ in same.values()):
+            same[a] = b, iou
+    taken = {partner for partner, _ in same.values()}
+    possible = {pair: iou for pair, iou in ious.items() if iou >= POSSIBLE and pair[0] not in same}
+    same.update(_best({pair: iou for pair, iou in possible.items() if pair[1] not in taken}))
+    return Shared(same, frozenset((a, b) for a, b in ious if a not in same or same[a][0] != b))
+
+
+def _tube_iou(one: Track, two: Track, positions: Collection[int]) -> float:
+    common = either = 0
+    for position in positions:
+        a, b = one.tail[position], two.head[position]
+        if a.shape != b.shape:
+            raise ValueError(f"at position {position} the windows' frames are of {a.shape} and {b.shape} pixels")
+        both = int(a.common([b])[0])
+        common += both
+        either += a.area + b.area - both
+    return common / max(either, 1)
+
+
+def _best(ious: Mapping[tuple[int, int], float]) -> dict[int, tuple[int, float]]:
+    """One to one, so that the sum is largest."""
+    rows, columns = sorted({a for a, _ in ious}), sorted({b for _, b in ious})
+    table = np.zeros((len(rows), len(columns)))
+    for (a, b), iou in ious.items():
+        table[rows.index(a), columns.index(b)] = iou
+    pairs = zip(*linear_sum_assignment(-table), strict=True)
+    return {rows[i]: (columns[j], ious[rows[i], columns[j]]) for i, j in pairs if table[i, j]}

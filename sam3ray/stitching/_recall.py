@@ -1,0 +1,56 @@
+"""Which of the objects that appear are objects that were lost: decisions on the scores of a probe."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+ENOUGH = 0.5  # the least score
+MARGIN = 0.15  # by which it must be better than any other
+
+_Lost = TypeVar("_Lost", bound=Hashable)
+
+
+class Appearing(Protocol):
+    @property
+    def key(self) -> tuple[int, int]: ...
+
+    @property
+    def first(self) -> int: ...
+
+    @property
+    def last(self) -> int: ...
+
+
+_Birth = TypeVar("_Birth", bound=Appearing)
+
+
+def accepted(
+    births: Sequence[_Birth], scores: Mapping[tuple[int, int], Mapping[_Lost, float]]
+) -> list[tuple[_Birth, _Lost]]:
+    """Births with the lost objects that they are, one to one.
+
+    A score counts from `ENOUGH` on, if it is better by `MARGIN` than what the birth has with any other lost object, and
+    than what the lost object has with any other birth that is there at the same time. Of births that follow each other
+    the earliest gets the lost object.
+
+    Args:
+        births: in order of appearance.
+        scores: of each birth, with each lost object that it may be.
+    """
+    found: list[tuple[_Birth, _Lost]] = []
+    given: set[_Lost] = set()
+    for birth in births:
+        mine = sorted(scores.get(birth.key, {}).items(), key=lambda each: -each[1])
+        if not mine or mine[0][1] < ENOUGH:
+            continue
+        (lost, best), second = mine[0], mine[1][1] if len(mine) > 1 else 0.0
+        rivals = [
+            scores.get(other.key, {}).get(lost, 0.0)
+            for other in births
+            if other is not birth and other.first <= birth.last and birth.first <= other.last
+        ]
+        if lost not in given and best - max(second, *rivals, 0.0) >= MARGIN:
+            given.add(lost)
+            found.append((birth, lost))
+    return found

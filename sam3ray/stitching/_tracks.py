@@ -1,0 +1,106 @@
+"""What linking needs to know of a window's objects, from one look at its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sam3ray.masks import MaskRuns, read_rle
+from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.cutting import Cut
+
+PROBED = (0, 4, 8)  # frames after the first on which a track is compared with what lost objects remember
+
+
+@dataclass(frozen=True)
+class Window:
+    """One window of a clip, worked on.
+
+    Attributes:
+        frames: what `segment_window` gave, one value per position from `cut.start` to `cut.until` - 1, in order.
+        ending: the file that it wrote; None: nothing follows, or nothing is to be looked for by memory.
+    """
+
+    cut: Cut
+    frames: Iterable[FrameAnnotations]
+    ending: Path | None = None
+
+
+@dataclass
+class Track:
+    """One object of one window.
+
+    Positions count in the clip. Those that the window before shows, too (its overlap), are that window's to show.
+
+    Attributes:
+        first, last: position and time of the first and the last row that this window shows; none (-1) if all of
+            them lie in the overlap with the window before.
+        head, tail: masks by position, in the overlaps with the windows before and after.
+        probed: masks by position on frames on which to compare it with lost objects, ascending.
+    """
+
+    window: int
+    object_id: int
+    prompt: str
+    score: float
+    first: int = -1
+    last: int = -1
+    first_s: float = 0.0
+    last_s: float = 0.0
+    head: dict[int, MaskRuns] = field(default_factory=dict)
+    tail: dict[int, MaskRuns] = field(default_factory=dict)
+    probed: dict[int, MaskRuns] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.window, self.object_id
+
+    @property
+    def is_shown(self) -> bool:
+        return self.first >= 0
+
+
+def tracks_of(window: Window, before: Cut | None) -> dict[int, Track]:
+    """The objects of a window by id.
+
+    Raises:
+        ValueError: the rows are not those of the window, or an object changes its phrase.
+    """
+    cut = window.cut
+    own = cut.start if before is None else before.until  # from here on the window shows its rows
+    found: dict[int, Track] = {}
+    count = 0
+    for position, frame in enumerate(window.frames, cut.start):
+        count += 1
+        if position >= cut.until:
+            break
+        for item in frame.objects:
+            track = found.get(item.object_id)
+            if track is None:
+                track = found[item.object_id] = Track(cut.index, item.object_id, item.prompt, item.score)
+            if track.prompt != item.prompt:
+                raise ValueError(
+                    f"window {cut.index}: object {item.object_id} is {track.prompt!r:.60} and {item.prompt!r:.60}"
+                )
+            mask: MaskRuns | None = None
+            if position < own or position >= cut.stop:
+                mask = read_rle(item.rle, frame.height, frame.width)
+                if position < own:
+                    track.head[position] = mask
+                if position >= cut.stop:
+                    track.tail[position] = mask
+            if position < own:
+                continue
+            if not track.is_shown:
+                track.first, track.first_s = position, frame.time_s
+            track.last, track.last_s = position, frame.time_s
+            step = len(track.probed)
+            if step < len(PROBED) and position >= track.first + PROBED[step]:
+                track.probed[position] = mask or read_rle(item.rle, frame.height, frame.width)
+    if count != cut.until - cut.start:
+        raise ValueError(
+            f"window {cut.index} has {'more' if count > cut.until - cut.start else count} frames; "
+            f"it should have {cut.until - cut.start}"
+        )
+    return found

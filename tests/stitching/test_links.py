@@ -1,0 +1,307 @@
+"""Who is who across windows: rules that hold whatever the windows say."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sam3ray.masks import encode_masks
+from sam3ray.stitching import Links, Track, Window, link_windows, merge
+from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
+from sam3ray.values.cutting import Cut, cuts
+
+SIDE = 24
+PHRASES = ("star", "circle")
+
+
+def item(
+    object_id: int, x: int, y: int = 0, prompt: str = "star", score: float = 0.9, size: int = 6
+) -> ObjectAnnotation:
+    pixels = np.zeros((1, SIDE, SIDE), bool)
+    pixels[0, y : y + size, x : x + size] = True
+    (mask,) = encode_masks(pixels)
+    return ObjectAnnotation(object_id, prompt, score, 0.5, tuple(map(float, mask.bbox)), mask.area, mask.rle)  # type: ignore[arg-type]
+
+
+def frames(cut: Cut, rows: dict[int, list[ObjectAnnotation]]) -> list[FrameAnnotations]:
+    return [
+        FrameAnnotations(p, p, p / 10, SIDE, SIDE, tuple(sorted(rows.get(p, []), key=lambda o: o.object_id)))
+        for p in range(cut.start, cut.until)
+    ]
+
+
+def window(cut: Cut, rows: dict[int, list[ObjectAnnotation]]) -> Window:
+    return Window(cut, frames(cut, rows))
+
+
+def ids(windows: Sequence[Window], links: Links) -> list[list[int]]:
+    return [[each.object_id for each in frame.objects] for frame in merge(windows, links)]
+
+
+FIRST, SECOND, THIRD = cuts(24, 8, 4, 1, 1)
+
+
+@dataclass
+class Says:
+    """A probe that says what it is told."""
+
+    table: dict[tuple[tuple[int, int], tuple[int, int]], float]
+    asked: list[tuple[tuple[int, int], ...]]
+
+    def knows(self, window: int, object_id: int) -> bool:
+        return True
+
+    def scores(self, lost: Sequence[tuple[int, int]], track: Track) -> list[float]:
+        self.asked.append((track.key, *lost))
+        return [self.table.get((each, track.key), 0.0) for each in lost]
+
+
+def says(*told: tuple[tuple[int, int], tuple[int, int], float]) -> Says:
+    return Says({(lost, birth): score for lost, birth, score in told}, [])
+
+
+def test_an_object_seen_in_both_windows_keeps_its_id_and_its_score() -> None:
+    one = window(FIRST, {p: [item(3, 2), item(5, 12)] for p in range(12)})
+    two = window(SECOND, {p: [item(1, 12, score=0.7), item(2, 3, score=0.8)] for p in range(8, 20)})
+    links = link_windows([one, two])
+    merged = list(merge([one, two], links))
+    assert [[(o.object_id, o.score, o.bbox[0]) for o in f.objects] for f in (merged[0], merged[11], merged[12])] == [
+        [(1, 0.9, 2), (2, 0.9, 12)],
+        [(1, 0.9, 2), (2, 0.9, 12)],
+        [(1, 0.9, 3), (2, 0.9, 12)],
+    ]
+    assert [(j.track, j.to_track, j.by) for j in links.joints] == [(5, 1, "overlap"), (3, 2, "overlap")]
+    assert [f.frame_index for f in merged] == list(range(20))
+
+
+def test_masks_of_one_phrase_alone_are_compared_and_a_phrase_keeps_its_own_ids() -> None:
+    one = window(FIRST, {p: [item(1, 2, prompt="circle")] for p in range(12)})
+    two = window(SECOND, {p: [item(1, 2)] for p in range(8, 20)})
+    assert ids([one, two], link_windows([one, two]))[11:13] == [[1], [2]]
+    # On one frame ids go by the place of the phrase.
+    both = window(FIRST, {p: [item(1, 2), item(2, 12, prompt="circle")] for p in range(12)})
+    first = next(iter(merge([both], link_windows([both], prompts=("circle", "star")))))
+    assert [(o.object_id, o.prompt) for o in first.objects] == [(1, "circle"), (2, "star")]
+
+
+@pytest.mark.parametrize(
+    ("shift", "shared", "kept"),
+    [(0, 1, False), (0, 2, True), (1, 4, True), (3, 4, True), (4, 4, False)],  # IoU 1, 1, .71, .33, .2
+)
+def test_an_object_needs_two_shared_frames_and_enough_overlap(shift: int, shared: int, kept: bool) -> None:
+    one = window(FIRST, {p: [item(1, 2)] for p in range(8 + shared)})
+    two = window(SECOND, {p: [item(1, 2 + shift)] for p in range(8, 20)})
+    links = link_windows([one, two])
+    assert (ids([one, two], links)[15] == [1]) is kept
+    assert len(links.joints) == kept
+
+
+def test_of_two_that_may_be_it_the_pairs_with_the_largest_sum_are() -> None:
+    # The middle one has .33 with both; the right one has .33 with the second alone.
+    one = window(FIRST, {p: [item(1, 0), item(2, 6)] for p in range(12)})
+    two = window(SECOND, {p: [item(1, 9), item(2, 3)] for p in range(8, 20)})
+    links = link_windows([one, two])
+    assert [(joint.track, joint.to_track) for joint in links.joints] == [(2, 1), (1, 2)]
+
+
+def test_a_lost_object_is_found_again_by_what_it_remembers_in_a_much_later_window() -> None:
+    one = window(FIRST, {p: [item(1, 2), item(2, 12)] for p in range(6)} | {p: [item(2, 12)] for p in range(6, 12)})
+    two = window(SECOND, {p: [item(1, 12)] for p in range(8, 20)})
+    three = window(THIRD, {p: [item(1, 12)] for p in range(16, 24)} | {22: [item(1, 12), item(2, 0, y=12)]})
+    windows = [one, two, three]
+    probe = says(((0, 1), (2, 2), 0.6))
+    links = link_windows(windows, probe)
+    assert ids(windows, links)[22] == [1, 2]
+    assert links.joints[-1].by == "memory"
+    assert ids(windows, link_windows(windows, probe, relink_after_s=1.6))[22] == [2, 3]
+    assert ids(windows, link_windows(windows, says(((0, 1), (2, 2), 0.49))))[22] == [2, 3]
+    assert ids(windows, link_windows(windows))[22] == [2, 3]
+    assert probe.asked == [((2, 2), (0, 1))]  # whoever is still there is not asked about
+
+
+@pytest.mark.parametrize(
+    ("told", "found"),
+    [
+        ([((0, 1), (1, 1), 0.9), ((0, 2), (1, 1), 0.7)], [1]),  # better by enough
+        ([((0, 1), (1, 1), 0.9), ((0, 2), (1, 1), 0.8)], [3]),  # it may be either
+        ([((0, 1), (1, 1), 0.9), ((0, 1), (1, 2), 0.8)], [3, 4]),  # either of two may be it
+        ([((0, 1), (1, 1), 0.9), ((0, 2), (1, 2), 0.9)], [1, 2]),
+    ],
+)
+def test_a_lost_object_is_found_again_only_where_nothing_else_comes_near(told: list[Any], found: list[int]) -> None:
+    born = 2 if len(found) == 2 or any(birth == (1, 2) for _, birth, _ in told) else 1
+    one = window(FIRST, {p: [item(1, 2), item(2, 12)] for p in range(6)})
+    two = window(SECOND, {p: [item(1, 0, y=12), item(2, 12, y=12)][:born] for p in range(14, 20)})
+    assert ids([one, two], link_windows([one, two], says(*told)))[15] == found
+
+
+def test_of_two_births_that_follow_each_other_the_first_is_the_lost_object() -> None:
+    one = window(FIRST, {p: [item(1, 2)] for p in range(6)})
+    two = window(SECOND, {p: [item(1, 2)] for p in range(13, 15)} | {p: [item(2, 2)] for p in range(17, 20)})
+    probe = says(((0, 1), (1, 1), 0.9), ((0, 1), (1, 2), 0.95))
+    merged = ids([one, two], link_windows([one, two], probe))
+    assert (merged[13], merged[17]) == ([1], [2])
+
+
+def test_objects_seen_apart_on_shared_frames_are_never_one() -> None:
+    one = window(FIRST, {p: [item(1, 2)] for p in range(10)})
+    two = window(SECOND, {p: [item(1, 14)] for p in range(8, 20)})
+    probe = says(((0, 1), (1, 1), 1.0))
+    assert ids([one, two], link_windows([one, two], probe))[12] == [2]
+    assert probe.asked == []
+
+
+def test_objects_that_only_the_overlap_shows_leave_no_gap_in_the_ids() -> None:
+    one = window(FIRST, {p: [item(1, 2)] for p in range(12)})
+    two = window(SECOND, {8: [item(1, 16)], 9: [item(1, 16)], 13: [item(2, 12)]})
+    links = link_windows([one, two])
+    assert ids([one, two], links)[8:14] == [[1], [1], [1], [1], [], [2]]
+
+
+def test_at_most_64_lost_objects_of_a_phrase_are_compared_those_seen_last_first() -> None:
+    rows = {p: [item(p + 1, 2)] for p in range(70)}
+    long, after = Cut(0, 0, 70, 74, 74), Cut(1, 70, 90, 90, 90)
+    probe = says()
+    windows = [window(long, rows), window(after, {80: [item(1, 12)]})]
+    link_windows(windows, probe)
+    ((birth, *lost),) = probe.asked
+    assert birth == (1, 1)
+    assert lost == [(0, n) for n in range(70, 6, -1)]
+
+
+# ---- whatever the windows say --------------------------------------------------------------------------------
+
+
+@st.composite
+def clips(draw: st.DrawFn) -> tuple[list[Window], Says]:
+    """Objects that come, go, and are missed by some windows, each window with ids of its own."""
+    rng = random.Random(draw(st.integers(0, 2**32)))
+    length, size, overlap = draw(st.integers(10, 40)), draw(st.integers(4, 12)), draw(st.integers(0, 2))
+    pieces = cuts(length, size, overlap, 1, 1) or (Cut(0, 0, length, length, length),)
+    things = [
+        (rng.choice(PHRASES), rng.randrange(SIDE - 6), 6 * n, rng.randrange(length), rng.randrange(1, length))
+        for n in range(rng.randrange(1, 5))
+    ]
+    windows = []
+    for cut in pieces:
+        numbers = rng.sample(range(1, 9), 8)
+        rows: dict[int, list[ObjectAnnotation]] = {}
+        for n, (phrase, x, y, first, seen) in enumerate(things):
+            for p in range(max(first, cut.start), min(first + seen, cut.until)):
+                split = n + 4 * (rng.random() < 0.1)  # now and then another id
+                taken = {each.object_id for each in rows.get(p, [])}
+                if rng.random() < 0.8 and numbers[split] not in taken and not (split >= 4 and phrase != PHRASES[0]):
+                    shifted = item(
+                        numbers[split], min(max(x + rng.randrange(-2, 3), 0), SIDE - 6), min(y, SIDE - 6), phrase
+                    )
+                    rows.setdefault(p, []).append(shifted)
+        windows.append(window(cut, _of_one_phrase(rows)))
+    keys = [(w.cut.index, n) for w in windows for n in range(1, 9)]
+    told = {(a, b): rng.random() for a in keys for b in keys if a[0] < b[0]}
+    return windows, Says(told, [])
+
+
+def _of_one_phrase(rows: dict[int, list[ObjectAnnotation]]) -> dict[int, list[ObjectAnnotation]]:
+    phrase: dict[int, str] = {}
+    for items in rows.values():
+        for n, each in enumerate(items):
+            items[n] = replace(each, prompt=phrase.setdefault(each.object_id, each.prompt))
+    return rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(clips(), st.randoms())
+def test_ids_are_one_to_one_in_order_and_independent_of_the_order_of_completion(
+    made: tuple[list[Window], Says], order: random.Random
+) -> None:
+    windows, probe = made
+    links = link_windows(windows, probe, PHRASES)
+    merged = list(merge(windows, links))
+    assert [frame.frame_index for frame in merged] == list(range(windows[-1].cut.until))
+    firsts: dict[int, int] = {}
+    phrases: dict[int, str] = {}
+    for frame in merged:
+        here = [each.object_id for each in frame.objects]
+        assert here == sorted(set(here))  # ascending, none twice
+        for each in frame.objects:
+            firsts.setdefault(each.object_id, frame.frame_index)
+            assert phrases.setdefault(each.object_id, each.prompt) == each.prompt
+    assert sorted(firsts) == list(range(1, len(firsts) + 1))
+    assert all(firsts[a] <= firsts[b] for a, b in pairwise(sorted(firsts)))
+    for cut in (each.cut for each in windows):  # a window's tracks are as many objects
+        mine = [each.object_id for each in links.tracks if each.window == cut.index]
+        assert len(set(mine)) == len(mine)
+    # Masks are the windows' own, and where two overlap the earlier one's.
+    shown = 0
+    for each in windows:
+        rows = list(each.frames)[max(shown - each.cut.start, 0) :]
+        for ours, theirs in zip(merged[max(shown, each.cut.start) :], rows, strict=False):
+            assert sorted(o.rle for o in ours.objects) == sorted(o.rle for o in theirs.objects)
+        shown = each.cut.until
+    shuffled = order.sample(windows, len(windows))
+    assert link_windows(shuffled, probe, PHRASES) == links
+    assert list(merge(shuffled, Links.loads(links.dumps()))) == merged
+
+
+@settings(max_examples=30, deadline=None)
+@given(clips())
+def test_windows_that_follow_change_no_id_of_those_before(made: tuple[list[Window], Says]) -> None:
+    windows, probe = made
+    everything = link_windows(windows, probe, PHRASES)
+    for count in range(1, len(windows)):
+        some = link_windows(windows[:count], probe, PHRASES)
+        assert some.tracks == tuple(each for each in everything.tracks if each.window < count)
+
+
+# ---- what is wrong is said -------------------------------------------------------------------------------------
+
+
+def test_windows_that_do_not_fit_are_a_sentence() -> None:
+    one = window(FIRST, {p: [item(1, 2)] for p in range(12)})
+    two = window(SECOND, {p: [item(1, 2)] for p in range(8, 20)})
+    with pytest.raises(ValueError, match=r"window 1 \(8 to 20\) does not follow"):
+        link_windows([two])
+    with pytest.raises(ValueError, match="window 0 has 11 frames; it should have 12"):
+        link_windows([Window(FIRST, list(one.frames)[:11]), two])
+    with pytest.raises(ValueError, match="window 0 has more frames"):
+        link_windows([Window(FIRST, [*one.frames, *two.frames]), two])
+    changed = {0: [item(1, 2)], 1: [item(1, 2, prompt="circle")]}
+    with pytest.raises(ValueError, match="object 1 is 'star' and 'circle'"):
+        link_windows([window(FIRST, changed)])
+    links = link_windows([one, two])
+    with pytest.raises(ValueError, match="the links are of the windows"):
+        list(merge([one], links))
+    with pytest.raises(ValueError, match="do not name object 4 of window 1"):
+        list(merge([one, window(SECOND, {15: [item(4, 2)]})], links))
+    with pytest.raises(ValueError, match="window 1 has 3 frames; it should have 12"):
+        list(merge([one, Window(SECOND, list(two.frames)[:3])], links))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda links: links[: len(links) // 2],
+        lambda links: json.dumps(json.loads(links) | {"format": 2}),
+        lambda links: json.dumps(json.loads(links) | {"more": 1}),
+        lambda links: json.dumps(json.loads(links) | {"tracks": json.loads(links)["tracks"][:1] * 2}),
+        lambda links: json.dumps(json.loads(links) | {"windows": []}),
+        lambda links: links.replace('"object_id":1', '"object_id":0', 1),
+        lambda links: links.replace('"score":0.9', '"score":NaN', 1),
+        lambda links: "[]",
+    ],
+)
+def test_damaged_links_are_a_sentence(change: Any) -> None:
+    one = window(FIRST, {p: [item(1, 2), item(2, 12)] for p in range(12)})
+    links = link_windows([one]).dumps()
+    assert Links.loads(links).dumps() == links
+    with pytest.raises(ValueError, match="the links of the windows"):
+        Links.loads(change(links))
