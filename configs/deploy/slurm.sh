@@ -27,7 +27,8 @@ source "$venv/bin/activate"
 
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head="${hosts[0]}"
-port="${RAY_PORT:-6379}"
+# Jobs that share a node need ports of their own, outside of 10002-19999, which Ray gives to its workers.
+port="${RAY_PORT:-$((20000 + SLURM_JOB_ID % 5000 * 2))}"
 gpus="${SLURM_GPUS_ON_NODE:-0}"
 cpus="${SLURM_CPUS_PER_TASK:-1}"
 export RAY_AUTH_MODE=token
@@ -39,7 +40,8 @@ export RAY_ADDRESS="$head_address:$port"
 
 srun --nodes=1 --ntasks=1 -w "$head" \
     ray start --head --block --disable-usage-stats --node-ip-address="$head_address" --port="$port" \
-    --num-cpus="$cpus" --num-gpus="$gpus" &
+    --ray-client-server-port="$((port + 1))" --num-cpus="$cpus" --num-gpus="$gpus" &
+head_task=$!
 
 for host in "${hosts[@]:1}"; do
     srun --nodes=1 --ntasks=1 -w "$host" \
@@ -47,9 +49,10 @@ for host in "${hosts[@]:1}"; do
 done
 
 # `ray status` answers once the head is up.
-for _ in $(seq 60); do
-    if srun --overlap --nodes=1 --ntasks=1 -w "$head" ray status --address "$RAY_ADDRESS" >/dev/null 2>&1; then
-        break
+until srun --overlap --nodes=1 --ntasks=1 -w "$head" ray status --address "$RAY_ADDRESS" >/dev/null 2>&1; do
+    if ! kill -0 "$head_task" 2>/dev/null; then
+        echo "slurm.sh: the head of the Ray cluster did not start on $head; \`ray start\` says why above" >&2
+        exit 3
     fi
     sleep 2
 done

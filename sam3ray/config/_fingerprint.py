@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sam3ray.config._models import JobConfig
+from sam3ray.config._models import JobConfig, ModelConfig, TrackingConfig, VideoConfig
 from sam3ray.values.annotations import SCHEMA_VERSION
 from sam3ray.values.clip import Clip
 from sam3ray.values.clip_ids import unsigned
@@ -74,13 +74,41 @@ def resolved_dtype(config: JobConfig) -> str:
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """One sentence for each key in which two fingerprints differ."""
-    missing = "absent"
+    """One sentence for each key in which a job's fingerprint and that of a stored run differ."""
+    ours, theirs = _flat(ours), _flat(theirs)
+    if ours.get("engine_version") == theirs.get("engine_version"):
+        theirs = {key: value for key, value in _defaults().items() if key in ours} | theirs
     return [
-        f"{key} is {_shown(ours.get(key, missing))}, the run has {_shown(theirs.get(key, missing))}"
+        f"{key} is {_shown(ours, key)}, the run has {_shown(theirs, key)}"
         for key in sorted({*ours, *theirs})
-        if ours.get(key, missing) != theirs.get(key, missing)
+        if (key in ours, ours.get(key)) != (key in theirs, theirs.get(key))
     ]
+
+
+def _defaults() -> dict[str, Any]:
+    """What a run of this engine version did before a key existed: the key's default.
+
+    A new key whose default gives other rows than before comes with a new engine version.
+    """
+    defaults = {
+        "exemplars": [],
+        "model.compile": ModelConfig().compile,
+        "model.image_size": ModelConfig().image_size,
+        "video.fps": VideoConfig().fps,
+        "video.folder_fps": VideoConfig().folder_fps,
+    }
+    tracking = TrackingConfig().model_dump(mode="json")
+    return defaults | {f"tracking.{key}": value for key, value in tracking.items()}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def manifest_digest(clips: Iterable[Clip]) -> tuple[str, int]:
@@ -118,6 +146,8 @@ def _real(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    if key not in values:
+        return "nothing"
+    text = json.dumps(values[key], ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -11,6 +11,7 @@ from sam3ray.engine import checkpoint as weights
 from sam3ray.engine.preflight import long_phrases, phrase_problem, threshold_problem
 from sam3ray.failures import UserError
 from sam3ray.store import RunStore
+from sam3ray.store.identity import normalised
 from sam3ray.values.clip import Manifest
 
 
@@ -21,7 +22,7 @@ class Start:
     Attributes:
         clips: of the manifest.
         checkpoint: which weights, as `engine.checkpoint_identity` says; empty where the model is not one of ours.
-        fingerprint: all that changes results.
+        fingerprint: all that changes results; that of the run, where one is continued.
         begun: the `run.json` of the run that is continued; None: a run begins.
         refusal: why the run in the output cannot be continued with this job; None: it can.
         differences: the keys of the fingerprint in which it differs, one sentence each.
@@ -122,7 +123,9 @@ def _compared(job: _Job, begun: Mapping[str, Any] | None) -> Start:
     if unknown or not (patient or any(key.startswith("checkpoint.") for key in theirs)):
         ours, theirs = _without_checkpoint(ours), _without_checkpoint(theirs)
     refusal = job.store.refusal({**begun, "fingerprint": theirs}, ours, clips)
-    return Start(clips, checkpoint, prints, begun, refusal, tuple(differences(ours, theirs)), unknown)
+    found = tuple(differences(normalised(ours), theirs))
+    # New files of a run say the same as its old ones, which may lack keys that have been added since.
+    return Start(clips, checkpoint, prints if found else begun["fingerprint"], begun, refusal, found, unknown)
 
 
 def _without_checkpoint(prints: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,35 +64,12 @@ def outdated(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> s
         return None
     by = "sam3ray 0.1.0" if old is None else f"engine version {_shown(old)}"
     return (
-        f"the run in {redact(where)} was made by {by}, but this is engine version {_shown(new)}, whose rows "
-        "differ: the run "
-        "cannot be continued. It can still be read, verified, rendered, exported and compacted. To label the rest, use "
-        "another output, or the version of sam3ray that started it"
+        f"the run in {redact(where)} was made by {by}, but this is engine version {_shown(new)}, whose rows differ: "
+        "the run cannot be continued. It can still be read, verified, rendered, exported and compacted. To label the "
+        "rest, use another output, or the version of sam3ray that started it"
     )
 
 
-def fingerprint_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs, one phrase per key: "model.dtype was bfloat16, is float32"."""
-    old, new = _flat(before), _flat(normalised(now))
-    differing = [k for k in sorted(old.keys() | new.keys()) if old.get(k, _ABSENT) != new.get(k, _ABSENT)]
-    return [f"{k} was {_shown(old.get(k, _ABSENT))}, is {_shown(new.get(k, _ABSENT))}" for k in differing]
-
-
-_ABSENT = object()
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def _shown(value: Any) -> str:
-    if value is _ABSENT:
-        return "absent"
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:77]}..."

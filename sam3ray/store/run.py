@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from sam3ray.config import differences
 from sam3ray.failures import Failure, Reason, UserError, WorkerUnfit
 from sam3ray.guard.redact import redact
 from sam3ray.store import compacted, failure_records, frozen, identity, layout, summary, windows
@@ -222,7 +223,7 @@ class RunStore:
     ) -> None:
         if sentence := identity.outdated(run["fingerprint"], fingerprint, self.output):
             raise UserError(sentence)
-        problems = identity.fingerprint_differences(run["fingerprint"], fingerprint)
+        problems = differences(identity.normalised(fingerprint), run["fingerprint"])
         if problems:
             raise UserError(
                 f"the run in {redact(self.output)} has a different fingerprint: {'; '.join(problems)}. "

@@ -55,7 +55,7 @@ def test_credentials_are_masked(text: str, clean: str):
         "/videos/me@home/x.mp4",
         "not_found: s3://bucket/x (frame 3)",
         "the key object is missing",
-        "score_threshold_detection was 0.5, is 0.6",
+        "score_threshold_detection is 0.6, the run has 0.5",
         "s3://bucket/what?.mp4",
         "s3://bucket/a?versionId=3",
         "abfs://container@account.dfs.core.windows.net/x",

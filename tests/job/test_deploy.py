@@ -130,12 +130,21 @@ def test_slurm_starts_a_node_each_and_one_driver(slurm: dict[str, str]) -> None:
     assert done.returncode == 1, done.stderr
     calls = Path(slurm["CALLS"]).read_text().splitlines()
     heads = [call for call in calls if "--head" in call]
-    workers = [call for call in calls if "ray start" in call and "--address=10.0.0.1:6379" in call]
+    workers = [call for call in calls if "ray start" in call and "--address=10.0.0.1:20014" in call]
     assert len(heads) == 1
     assert "--node-ip-address=10.0.0.1" in heads[0]
+    assert "--port=20014 --ray-client-server-port=20015" in heads[0]  # of job 7 alone
     assert len(workers) == 2
     assert all("--num-gpus=8" in call for call in heads + workers)
     assert "python -m sam3ray run config.yaml --set cluster.address=auto --set retry.crashes=5" in calls
+
+
+def test_slurm_says_which_node_has_no_head_and_stops(slurm: dict[str, str], tmp_path: Path) -> None:
+    write_program(tmp_path, "ray", "exit 1")
+    done = subprocess.run([DEPLOY / "slurm.sh", "c.yaml"], env=slurm, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3
+    assert "the head of the Ray cluster did not start on n1" in done.stderr
+    assert "python" not in Path(slurm["CALLS"]).read_text()
 
 
 def test_slurm_passes_the_warning_on_and_requeues(slurm: dict[str, str]) -> None:

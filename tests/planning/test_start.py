@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sam3ray.config import JobConfig, ModelConfig, fingerprint
+from sam3ray.config import JobConfig, ModelConfig, config_from_text, fingerprint
 from sam3ray.engine.checkpoint import HubUnreachable
 from sam3ray.failures import Failure, JobStopped, Reason
 from sam3ray.manifest import Clip, Manifest
@@ -72,7 +72,7 @@ def test_another_revision_that_is_asked_for_is_looked_up_and_refused(
 ) -> None:
     start = prepared(monkeypatch, job(tmp_path, revision="v2"), store, hub({"v2": NEW}))
     assert start.refusal is not None
-    assert 'checkpoint.sha256 was "old", is "new"' in start.refusal
+    assert 'checkpoint.sha256 is "new", the run has "old"' in start.refusal
 
 
 @pytest.mark.parametrize("same", [{"sha256": "old"}, {"name": "mirror/sam3", "commit": "e" * 40, "sha256": "old"}])
@@ -100,3 +100,33 @@ def test_a_plan_goes_on_without_the_hub_and_a_run_does_not(
     assert (start.refusal, start.unknown) == (None, "the hub is out of reach")
     with pytest.raises(JobStopped, match="out of reach"):
         prepared(monkeypatch, elsewhere, store, hub({}))
+
+
+@pytest.mark.parametrize(
+    ("added", "other"),
+    [
+        ("tracking.detect_every", "4"),
+        ("tracking.memory_frames", "4"),
+        ("model.image_size", "504"),
+        ("exemplars", "[{label: x, frame: 0, units: pixels, boxes: [[0, 0, 1, 1]], labels: [positive]}]"),
+    ],
+)
+def test_a_run_begun_before_a_key_existed_goes_on_with_its_default(
+    added: str, other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = job(tmp_path)
+    prints = fingerprint(begun, CLIPS, OLD)
+    del prints[added]
+    store = RunStore(begun.output)
+    store.create_or_open(prints, begun.model_dump(mode="json"), CLIPS, extra={"checkpoint": OLD})
+    store.record_failure(Failure("a", Reason.CRASHED, "m"))
+    start = prepared(monkeypatch, begun, store, hub({"main": OLD}))
+    assert (start.refusal, start.differences) == (None, ())
+    assert start.fingerprint == store.run_info()["fingerprint"]  # new files say what the run's old ones say
+    store.create_or_open(start.fingerprint, begun.model_dump(mode="json"), CLIPS)
+
+    text = f"{{manifest: /m.csv, output: {begun.output}, prompts: [person]}}"
+    changed = config_from_text(text, "job.yaml", [f"{added}={other}"])
+    start = prepared(monkeypatch, changed, store, hub({"main": OLD}))
+    assert start.refusal is not None
+    assert added in start.refusal

@@ -49,8 +49,8 @@ def test_another_fingerprint_is_refused_and_named(local_store: RunStore):
     changed = {**FINGERPRINT, "model": {"checkpoint": "embedded", "dtype": "bfloat16"}, "fps": 5}
     with pytest.raises(UserError) as caught:
         local_store.create_or_open(changed, CONFIG, clips(3))
-    assert 'model.dtype was "float32", is "bfloat16"' in str(caught.value)
-    assert "fps was absent, is 5" in str(caught.value)
+    assert 'model.dtype is "bfloat16", the run has "float32"' in str(caught.value)
+    assert "fps is 5, the run has nothing" in str(caught.value)
     assert "checkpoint" not in str(caught.value)
     assert everything(local_store) == before
 
@@ -121,7 +121,7 @@ def test_a_run_of_which_something_has_come_does_not_make_way(local_store: RunSto
         compact_run(local_store.output, remove_originals=True)
     before = everything(local_store)
     local_store.discard_unstarted(OTHER, clips(3))
-    with pytest.raises(UserError, match="fps was absent, is 5"):
+    with pytest.raises(UserError, match="fps is 5, the run has nothing"):
         local_store.create_or_open(OTHER, CONFIG, clips(3))
     assert everything(local_store) == before
 
@@ -145,7 +145,7 @@ def test_a_manifest_that_cannot_be_read_back_makes_no_run(local_store: RunStore,
     assert not local_store.exists()
 
 
-def test_a_start_that_died_between_its_two_files_is_mended(store: RunStore):
+def test_a_start_that_died_between_its_two_files_is_repaired(store: RunStore):
     store.create_or_open(FINGERPRINT, CONFIG, clips(3))
     store.storage.delete("manifest.parquet")
     again = RunStore(store.output, store.storage.options, QUICK)
@@ -174,7 +174,7 @@ def test_of_many_drivers_that_start_at_once_one_creates_the_run(store: RunStore)
         if i % 2 == winner:
             assert answer in (True, False)
         else:
-            assert "driver was" in str(answer)
+            assert "driver is" in str(answer)
     assert store.run_info()["fingerprint"]["driver"] == winner
 
 
