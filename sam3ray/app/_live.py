@@ -7,6 +7,7 @@ applies to the picture that was shown. That picture is kept until the model has 
 from __future__ import annotations
 
 import io
+import logging
 import threading
 import time
 import uuid
@@ -22,15 +23,17 @@ from PIL import Image
 
 from sam3ray.app._desk import Desk
 from sam3ray.app._messages import Look, Seen
+from sam3ray.app._options import AppOptions
 from sam3ray.app._results import frame_json
 from sam3ray.cameras import watch
-from sam3ray.config import LiveConfig, VideoConfig
 from sam3ray.failures import ClipError, JobStopped, NotNow, UserError
+from sam3ray.guard.redact import redact
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.phrases import phrases_problem
 from sam3ray.values.prompt_reading import parse_visual_prompts
 from sam3ray.values.prompts import MaskPrompt, VisualPrompt
 
+_LOG = logging.getLogger(__name__)
 _KEPT = 24  # pictures that can still be clicked on
 _MAX_SIDE = 4096
 _JPEG_QUALITY = 80
@@ -195,29 +198,17 @@ class Shown:
 class Show:
     """A camera that the server watches in a thread, for all pages, recording if asked to.
 
-    Args:
-        source, output: as `sam3ray.live`.
+    Attributes:
+        problem: why nothing new comes, in a sentence; "" while it does.
     """
 
-    def __init__(
-        self,
-        desk: Desk,
-        source: str,
-        phrases: tuple[str, ...],
-        output: str | None,
-        *,
-        record_video: bool,
-        settings: LiveConfig,
-        limits: VideoConfig,
-    ) -> None:
+    def __init__(self, desk: Desk, options: AppOptions, source: str) -> None:
         self.view = DeskView(desk)
-        self.view.phrases = phrases
-        self._desk = desk
-        self._source, self._output, self._record_video = source, output, record_video
-        self._settings, self._limits = settings, limits
+        self.view.phrases = options.phrases
+        self._desk, self._options, self._source = desk, options, source
         self._changed = threading.Condition()
         self._shown: Shown | None = None
-        self._is_over = False
+        self._over = threading.Event()
         self.problem = ""
         self._thread = threading.Thread(target=self._run, name="show", daemon=True)
 
@@ -226,7 +217,7 @@ class Show:
 
     def close(self) -> None:
         """Ends it; what was recorded is committed."""
-        self._is_over = True
+        self._over.set()
         if self._thread.is_alive():
             self._thread.join(30)
 
@@ -238,32 +229,42 @@ class Show:
         return shown if shown is not None and shown.ticket > ticket else None
 
     def _run(self) -> None:
-        ticket = 0
-        while not self._is_over:
-            while self._desk.state == "loading" and not self._is_over:
+        options, ticket = self._options, 0
+        while not self._over.is_set():
+            while self._desk.state == "loading" and not self._over.is_set():
                 time.sleep(0.1)
             try:
                 frames = watch(
                     self._source,
                     self.view,
-                    output=self._output,
-                    record_video=self._record_video,
-                    settings=self._settings,
-                    limits=self._limits,
+                    output=options.record,
+                    record_video=options.record_video,
+                    settings=options.live,
+                    limits=options.video,
+                    listen=options.listen,
+                    told=self._say,
+                    stop=self._over,
                 )
                 with closing(frames):  # type: ignore[type-var]
                     for frame in frames:
                         ticket += 1
                         self._put(ticket, frame)
-                        if self._is_over:
-                            return
-                self.problem = "the source has ended"
+                if not self._over.is_set():
+                    self._say("the source has ended")
                 return
-            except NotNow:
+            except NotNow as error:
+                self._say(str(error))
                 time.sleep(0.5)  # the model comes back; the recording goes on in another clip
             except (UserError, ClipError, JobStopped) as error:
-                self.problem = str(error)
+                self._say(f"the camera is no longer watched: {error}")
                 return
+            except Exception as error:  # noqa: BLE001 - a defect: the page says so, and the log has the traceback
+                _LOG.exception("the camera is no longer watched")
+                self._say(f"the camera is no longer watched: {type(error).__name__}: {error}")
+                return
+
+    def _say(self, sentence: str) -> None:
+        self.problem = redact(sentence)
 
     def _put(self, ticket: int, frame: Any) -> None:
         done, data = cv2.imencode(".jpg", frame.image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
@@ -271,6 +272,7 @@ class Show:
         self.view.keep(ticket, frame.image)
         seen = Seen("", frame.annotations, frame.tentative, frame.retracted, 0, self.view.seconds, self.view.problem)
         about = seen_json(seen, ticket) | {"dropped": frame.dropped, "age": round(frame.age_s, 3), "clip": frame.clip}
+        self.problem = ""
         with self._changed:
             self._shown = Shown(ticket, data.tobytes(), about)
             self._changed.notify_all()

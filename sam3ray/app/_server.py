@@ -50,15 +50,7 @@ class Service:
         self.reviews = list(reviews)
         self.show: Show | None = None
         if options.camera is not None:
-            self.show = Show(
-                self.tries.desk,
-                options.camera,
-                options.phrases,
-                options.record,
-                record_video=options.record_video,
-                settings=options.live,
-                limits=options.video,
-            )
+            self.show = Show(self.tries.desk, options, options.camera)
         folder = library.folder / "uploads"
         folder.mkdir(parents=True, exist_ok=True)
         self.uploads = Uploads(library, folder, options.max_upload_bytes, options.max_uploads_bytes)

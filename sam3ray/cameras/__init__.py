@@ -1,7 +1,8 @@
 """Live video: cameras, what the model finds on them as they run, and a recording as a run.
 
-_camera (a thread decodes everything into a slot that holds the newest frame) -> _segments (which clip a frame
-belongs to) -> _live (the loop) -> _record (rows that can no longer be retracted, a clip every ten minutes)
+_address (what may be watched, what its errors mean) -> _camera (a thread decodes everything into a slot that holds the
+newest frame) -> _segments (which clip a frame belongs to) -> _live (the loop) -> _record (rows that can no longer be
+retracted, a clip every ten minutes) and _encoder (its video)
 """
 
 from sam3ray.cameras._camera import Camera, CameraFrame

@@ -1,32 +1,29 @@
 """A source of live frames: RTSP, a capture device, or a file played at its own pace.
 
 A thread decodes every frame, since a decoder that skips frames shows garbage until the next key frame, and puts it into
-a slot for one frame. The consumer gets the newest frame; frames that were replaced are counted, never queued.
+a slot for one frame. The consumer gets the newest frame; frames that were replaced are counted, never queued. Only
+frames that somebody takes are converted to RGB, so that a fast source costs little more than its decoding.
 """
 
 from __future__ import annotations
 
-import re
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import av
 import numpy as np
 
+from sam3ray.cameras._address import Address, Problem
 from sam3ray.config import VideoConfig
-from sam3ray.failures import ClipError, Reason, UserError
-from sam3ray.files import is_local, local_path
-from sam3ray.guard.redact import redact
-from sam3ray.video import VideoReader
+from sam3ray.failures import ClipError, Reason
+from sam3ray.files import local_path
+from sam3ray.video import RgbConverter, VideoReader
 
-_STREAM = re.compile(r"(?i)(rtsp|rtsps|rtmp|srt|udp)://")
-_DEVICE = re.compile(r"/dev/video\d{1,3}")
-_SILENT_US = 5_000_000  # a server that sends nothing for so long is connected to again
+_LOG = logging.getLogger(__name__)
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
-_MAX_PIXELS = 8192 * 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +43,31 @@ class CameraFrame:
     dropped: int
 
 
+@dataclass(frozen=True, eq=False)
+class Received:
+    """A frame before anybody has asked for its pixels.
+
+    Attributes:
+        size: (height, width) of its image.
+        image: makes it: uint8 RGB. In any thread, one at a time.
+    """
+
+    received: int
+    at: float
+    size: tuple[int, int]
+    image: Callable[[], np.ndarray]
+
+
 class Camera:
     """Frames of one source, the newest first.
 
     Args:
-        source: an rtsp:// address (also rtmp, srt, udp), a device such as /dev/video0, or a video file.
+        source: an rtsp:// address (also rtmp, udp), a device such as /dev/video0, or a video file.
+        listen: wait at this address for a camera that pushes, instead of asking one.
         every_frame: wait for the consumer instead of replacing frames. For files of which every frame is wanted.
         reconnect: connect again when a stream ends or falls silent. A file just ends.
         heard: called in the camera's thread with each frame received, before it can be replaced.
+        told: called in the camera's thread with a sentence when frames stop coming, and with "" when they come again.
         options: of libav, added to ours.
 
     Attributes:
@@ -68,27 +82,24 @@ class Camera:
         self,
         source: str,
         *,
+        listen: bool = False,
         every_frame: bool = False,
         reconnect: bool = True,
-        heard: Callable[[CameraFrame], None] | None = None,
+        heard: Callable[[Received], None] | None = None,
+        told: Callable[[str], None] = lambda _: None,
         limits: VideoConfig | None = None,
         options: dict[str, str] | None = None,
     ) -> None:
-        self.name = redact(source)
-        self._source, self._limits = source, limits or VideoConfig()
-        self._every_frame, self._heard = every_frame, heard
-        self.is_stream = _STREAM.match(source) is not None or _DEVICE.fullmatch(source) is not None
+        self._address = Address(source, listen, options or {})
+        self.name = self._address.name
+        self._limits = limits or VideoConfig()
+        self._every_frame, self._heard, self._told = every_frame, heard, told
+        self.is_stream = self._address.kind != "file"
         self._reconnects = reconnect and self.is_stream
-        self._options = options or {}
-        if not self.is_stream and not is_local(source):
-            raise UserError(
-                f"{self.name} is no live source; allowed: rtsp://, rtmp://, srt:// or udp://, a device such as "
-                "/dev/video0, or a video file on this machine"
-            )
         if not self.is_stream:
             VideoReader(local_path(source), limits=self._limits).close()  # raises now if it cannot be read
         self.problem = ""
-        self._slot: CameraFrame | None = None
+        self._slot: tuple[Received, int] | None = None
         self._changed = threading.Condition()
         self._received = self._dropped = 0
         self._is_over = False
@@ -112,7 +123,8 @@ class Camera:
         """Each newest frame, until the source ends.
 
         Raises:
-            ClipError: a file became unreadable, or a stream cannot be opened and `reconnect` is off.
+            ClipError: a file became unreadable, or a stream cannot be opened: with `reconnect`, only if no frame has
+                come yet and waiting does not help, as with a wrong password.
         """
         while True:
             frame = self.take(None)
@@ -124,12 +136,15 @@ class Camera:
         """The newest frame not taken yet; None: the source has ended, or none came in time."""
         with self._changed:
             self._changed.wait_for(lambda: self._slot is not None or self._is_over, timeout_s)
-            frame, self._slot = self._slot, None
+            slot, self._slot = self._slot, None
             self._changed.notify_all()
-            if frame is None and self._error is not None:
+            if slot is None and self._error is not None:
                 error, self._error = self._error, None
                 raise error
-            return frame
+        if slot is None:
+            return None
+        frame, dropped = slot
+        return CameraFrame(frame.image(), frame.received, frame.at, dropped)
 
     @property
     def is_over(self) -> bool:
@@ -142,18 +157,19 @@ class Camera:
             while not self._is_over:
                 before = self._received
                 try:
-                    for image in self._frames():
-                        self.problem = ""
-                        if not self._put(image):
+                    for size, image in self._frames():
+                        self._say("")
+                        if not self._put(size, image):
                             return
+                    failed = Problem(f"{self.name}: the stream has ended")
                 except (av.error.FFmpegError, OSError) as error:
-                    self.problem = f"{self.name}: {redact(getattr(error, 'strerror', None) or str(error))}"
-                    if not self._reconnects:
-                        raise ClipError(Reason.UNREADABLE_VIDEO, self.problem, self.name) from error
+                    failed = self._address.what_failed(error, is_open=self._received > before)
+                    if not self._reconnects or (failed.is_final and not self._received):
+                        raise ClipError(Reason.UNREADABLE_VIDEO, failed.sentence) from error
                 if not self._reconnects:
                     return
                 tries = 0 if self._received > before else tries + 1
-                self.problem = self.problem or f"{self.name}: the stream has ended; connecting again"
+                self._say(f"{failed.sentence}; trying again")
                 with self._changed:
                     self._changed.wait_for(lambda: self._is_over, _BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)])
         except ClipError as error:
@@ -161,9 +177,19 @@ class Camera:
         finally:
             self.close()
 
-    def _put(self, image: np.ndarray) -> bool:
+    def _say(self, sentence: str) -> None:
+        if sentence == self.problem or self._is_over:
+            return
+        self.problem = sentence
+        if sentence:
+            _LOG.warning("%s", sentence)
+        else:
+            _LOG.warning("%s: frames arrive again", self.name)
+        self._told(sentence)
+
+    def _put(self, size: tuple[int, int], image: Callable[[], np.ndarray]) -> bool:
         """False: no consumer wants more frames."""
-        frame = CameraFrame(image, self._received, time.time(), self._dropped)
+        frame = Received(self._received, time.time(), size, image)
         self._received += 1
         if self._heard is not None:
             self._heard(frame)
@@ -173,38 +199,62 @@ class Camera:
             if self._is_over:
                 return False
             self._dropped += self._slot is not None
-            self._slot = CameraFrame(frame.image, frame.received, frame.at, self._dropped)
+            self._slot = frame, self._dropped
             self._changed.notify_all()
             return True
 
-    def _frames(self) -> Iterator[np.ndarray]:
+    def _frames(self) -> Iterator[tuple[tuple[int, int], Callable[[], np.ndarray]]]:
+        """(height, width) and what makes the image."""
         if not self.is_stream:
-            yield from self._paced()
+            for image in self._paced():
+                yield image.shape[:2], _given(image)
             return
-        with av.open(self._source, **self._how_to_open()) as container:
+        with self._address.open() as container:
             if not container.streams.video:
                 raise ClipError(Reason.NO_VIDEO_STREAM, "there is no video in the stream", self.name)
             stream = container.streams.video[0]
+            stream.codec_context.thread_type = "SLICE"  # frame threads hold one frame per core
+            stream.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
+            convert = _Converter()
             for frame in container.decode(stream):
-                if frame.width * frame.height > min(_MAX_PIXELS, self._limits.max_pixels):
+                if frame.width * frame.height > self._limits.max_pixels:
                     raise ClipError(Reason.OVER_LIMITS, f"frames have {frame.width}x{frame.height} pixels", self.name)
-                yield frame.to_ndarray(format="rgb24")
-
-    def _how_to_open(self) -> dict[str, Any]:
-        if _DEVICE.fullmatch(self._source):
-            return {"format": "v4l2", "options": self._options}
-        options = {"timeout": str(_SILENT_US), "fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "500000"}
-        if self._source.lower().startswith("rtsp"):
-            options["rtsp_transport"] = "tcp"
-        return {"options": {**options, **self._options}, "timeout": (10.0, _SILENT_US / 1e6)}
+                yield convert.size(frame), convert.later(frame)
 
     def _paced(self) -> Iterator[np.ndarray]:
-        with VideoReader(local_path(self._source), limits=self._limits) as video:
+        with VideoReader(local_path(self._address.text), limits=self._limits) as video:
             began: float | None = None
             for frame in video:
                 if began is None:
                     began = time.monotonic() - frame.time_s
                 wait = frame.time_s - (time.monotonic() - began)
                 if wait > 0 and not self._every_frame:
-                    time.sleep(wait)
+                    with self._changed:
+                        self._changed.wait_for(lambda: self._is_over, wait)
                 yield frame.image
+
+
+def _given(image: np.ndarray) -> Callable[[], np.ndarray]:
+    return lambda: image
+
+
+class _Converter:
+    """Frames of one connection to RGB, for whoever wants them: the consumer, the recording, or nobody."""
+
+    def __init__(self) -> None:
+        self._convert = RgbConverter()
+        self._lock = threading.Lock()
+
+    def size(self, frame: av.VideoFrame) -> tuple[int, int]:
+        return (frame.width, frame.height) if frame.rotation % 180 == 90 else (frame.height, frame.width)
+
+    def later(self, frame: av.VideoFrame) -> Callable[[], np.ndarray]:
+        done: list[np.ndarray] = []
+
+        def image() -> np.ndarray:
+            with self._lock:
+                if not done:
+                    done.append(self._convert(frame))
+                return done[0]
+
+        return image

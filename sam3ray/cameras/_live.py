@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from os import PathLike, fspath
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from sam3ray.cameras._camera import Camera
+from sam3ray.cameras._camera import Camera, CameraFrame, Received
 from sam3ray.cameras._record import Recorder
 from sam3ray.cameras._segments import Placed, Segments
 from sam3ray.config import LiveConfig, ModelConfig, TrackingConfig
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 _FORGET_AFTER_FRAMES = 64  # an object unseen for so long is forgotten, so that memory stays constant for days
 _PTS_PER_S = 90_000
+_LOOK_S = 0.2  # whether to stop, where no frame comes
+_PLACES_KEPT = 1000  # of frames that nobody has taken: the newest, of which one is next
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +116,7 @@ class LiveView:
         tracking = model.tracking
         forget = tracking.forget_after_frames or _FORGET_AFTER_FRAMES
         self._model = model.with_tracking(tracking.model_copy(update={"frame_batch": 1, "forget_after_frames": forget}))
+        self._rung = 0
         self._session: Session | None = None
         self._ids: Ids | None = None
         self._count = 0
@@ -131,6 +136,18 @@ class LiveView:
     def next_index(self) -> int:
         """Of the frame that `step` takes next, for visual prompts."""
         return self._count
+
+    @property
+    def memory_rung(self) -> int:
+        """See `Model.set_memory_rung`."""
+        return self._rung
+
+    def set_memory_rung(self, rung: int) -> None:
+        """Starts over with less memory, for as long as the view lasts."""
+        self.begin_anew()
+        self._session = None
+        self._rung = rung
+        self._model.set_memory_rung(rung)
 
     def set_phrases(self, phrases: Sequence[str]) -> None:
         """From the next frame on; objects of phrases that are gone are dropped.
@@ -207,14 +224,15 @@ def live(
     """What is on a live source, frame by frame, at once: the newest frame each time, whatever the source's rate.
 
     Args:
-        source: an rtsp:// address, a device such as /dev/video0, or a video file, which plays at its own pace.
+        source: an rtsp:// address, a device such as /dev/video0, or a video file, which plays at its own pace. With
+            `listen=True`, a camera pushes to the address.
         prompts: phrases.
         checkpoint, model, tracking: as `segment_video`.
         output: a run folder to record into: rows that are no longer tentative, a clip every ten minutes.
         record_video: with `output`, also the frames received, as `recordings/<clip>.mp4`.
         every_frame: process every frame of a file instead of playing it at its own pace.
         settings: when a new clip begins.
-        camera: of `Camera`: `reconnect`, `options`, `limits`.
+        camera: of `Camera`: `listen`, `reconnect`, `told`, `options`, `limits`.
 
     Returns:
         One value per processed frame, until the source ends or the generator is closed.
@@ -255,29 +273,35 @@ def watch(
     record_video: bool = True,
     every_frame: bool = False,
     settings: LiveConfig | None = None,
+    stop: Event | None = None,
     **options: Any,
 ) -> Iterator[LiveFrame]:
-    """As `live`, with a view that may be elsewhere, and whose phrases may change meanwhile."""
+    """As `live`, with a view that may be elsewhere, and whose phrases may change meanwhile; ends soon after `stop`."""
     settings = settings or LiveConfig()
     with ExitStack() as stack:
         recorder: Recorder | None = None
         if output is not None:
             recorder = stack.enter_context(Recorder(fspath(output), source, view, record_video=record_video))
         segments = Segments(settings.segment_s, settings.reset_after_s)
-        places: dict[int, tuple[Placed, float]] = {}
+        places: OrderedDict[int, tuple[Placed, float]] = OrderedDict()
+        placing = Lock()
 
-        def heard(frame: Any) -> None:
-            placed = segments.place(frame.received, frame.at, frame.image.shape[:2])
-            places[frame.received] = placed, segments.began_at
-            for old in [each for each in places if each < frame.received - 1000]:
-                del places[old]
+        def heard(frame: Received) -> None:
+            placed = segments.place(frame.received, frame.at, frame.size)
+            with placing:
+                places[frame.received] = placed, segments.began_at
+                if len(places) > _PLACES_KEPT:
+                    places.popitem(last=False)
             if recorder is not None:
-                recorder.receive(placed, segments.began_at, frame.image)
+                recorder.receive(placed, segments.began_at, frame)
 
         camera = stack.enter_context(Camera(source, every_frame=every_frame, heard=heard, **options))
         scene = 0
-        for frame in camera:
-            placed, began_at = places[frame.received]
+        for frame in _frames(camera, stop):
+            with placing:
+                placed, began_at = places[frame.received]
+                while next(iter(places)) < frame.received:
+                    places.popitem(last=False)
             if placed.scene != scene:
                 view.begin_anew()
                 scene = placed.scene
@@ -294,3 +318,15 @@ def watch(
             if recorder is not None:
                 clip = recorder.write(placed, began_at, annotations, retracted)
             yield LiveFrame(frame.image, annotations, tentative, retracted, clip, frame.dropped, time.time() - frame.at)
+
+
+def _frames(camera: Camera, stop: Event | None) -> Iterator[CameraFrame]:
+    if stop is None:
+        yield from camera
+        return
+    while not stop.is_set():
+        frame = camera.take(_LOOK_S)
+        if frame is not None:
+            yield frame
+        elif camera.is_over:
+            return

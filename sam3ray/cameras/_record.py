@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import tempfile
-import threading
 from collections import deque
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from sam3ray.cameras._camera import Received
+from sam3ray.cameras._encoder import TIME_BASE, Encoder
 from sam3ray.cameras._segments import Placed, began_at_of, clip_name
 from sam3ray.failures import UserError
 from sam3ray.guard.redact import redact
@@ -30,13 +27,9 @@ from sam3ray.store import RunStore, layout
 from sam3ray.store.annotation_file import AnnotationWriter
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.clip import Clip
-from sam3ray.video import VideoWriter
 
 if TYPE_CHECKING:
     from sam3ray.cameras._live import View
-
-_TIME_BASE = Fraction(1, 90_000)
-_WAITING = 64  # frames in the encoder's queue; when it is full, the camera waits
 
 
 class Recorder(AbstractContextManager["Recorder"]):
@@ -61,7 +54,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._clip: Clip | None = None
         self._names: dict[int, str] = {}
         self._phrases: list[dict[str, Any]] = []
-        self._encoder = _Encoder(self._folder, self._publish) if record_video else None
+        self._encoder = Encoder(self._folder, self._publish) if record_video else None
 
     def __enter__(self) -> Recorder:
         self._stack.enter_context(self._store.lease("live"))
@@ -80,25 +73,31 @@ class Recorder(AbstractContextManager["Recorder"]):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if self._encoder is not None:
-                self._encoder.close()
             while self._waiting:
                 self._let_go()
             self._finish()
+            if self._encoder is not None:
+                self._encoder.close()
         finally:
             self._stack.close()
 
     # From the camera's thread
 
-    def receive(self, placed: Placed, began_at: float, image: np.ndarray) -> None:
+    def receive(self, placed: Placed, began_at: float, frame: Received) -> None:
         """Takes every frame received, including those that are not processed."""
         if self._encoder is not None:
-            self._encoder.put(self._name(placed, began_at), placed, image)
+            self._encoder.put(self._name(placed, began_at), placed, frame)
 
     # From the loop
 
     def write(self, placed: Placed, began_at: float, frame: FrameAnnotations, retracted: frozenset[int]) -> str:
-        """Takes the rows of a processed frame and the retracted ids of earlier ones; returns the clip's id."""
+        """Takes the rows of a processed frame and the retracted ids of earlier ones; returns the clip's id.
+
+        Raises:
+            JobStopped: storage refuses, or the video can no longer be written.
+        """
+        if self._encoder is not None:
+            self._encoder.check()
         if retracted:
             self._waiting = deque(
                 (number, name, replace(each, objects=tuple(o for o in each.objects if o.object_id not in retracted)))
@@ -134,7 +133,7 @@ class Recorder(AbstractContextManager["Recorder"]):
             "uri": uri,
             "source": {"live": self._source},
             "started_at": began_at_of(name).isoformat(),
-            "time_base": str(_TIME_BASE),
+            "time_base": str(TIME_BASE),
         }
         facts: dict[str, Mapping[str, Any]] = {
             "fingerprint": self._fingerprint, "clip": about, "model": _described(self._view.model_info),
@@ -160,54 +159,6 @@ class Recorder(AbstractContextManager["Recorder"]):
     def _publish(self, name: str, path: Path) -> None:
         self._store.storage.create(os.fspath(path), f"{layout.RECORDINGS}/{name}.mp4")
         path.unlink()
-
-
-class _Encoder:
-    """Encodes in a thread of its own."""
-
-    def __init__(self, folder: Path, publish: Any) -> None:
-        self._folder, self._publish = folder, publish
-        self._queue: queue.Queue[tuple[str, Placed, np.ndarray] | None] = queue.Queue(_WAITING)
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
-        self._thread.start()
-
-    def put(self, name: str, placed: Placed, image: np.ndarray) -> None:
-        if self._error is None:
-            self._queue.put((name, placed, image))
-
-    def close(self) -> None:
-        """Raises what went wrong."""
-        self._queue.put(None)
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        writer: VideoWriter | None = None
-        name = ""
-        try:
-            while (item := self._queue.get()) is not None:
-                if item[0] != name:
-                    self._end(writer, name)
-                    name = item[0]
-                    height, width = item[2].shape[:2]
-                    writer = VideoWriter(self._path(name), width, height, _TIME_BASE, Fraction(30))
-                assert writer is not None
-                writer.write(item[2], round(item[1].time_s / _TIME_BASE))
-            self._end(writer, name)
-        except Exception as error:  # noqa: BLE001 - it is raised in `close`, on the loop's thread
-            self._error = error
-            while self._queue.get() is not None:
-                pass
-
-    def _end(self, writer: VideoWriter | None, name: str) -> None:
-        if writer is not None:
-            writer.close()
-            self._publish(name, self._path(name))
-
-    def _path(self, name: str) -> Path:
-        return self._folder / f"{name}.mp4"
 
 
 def _described(info: Mapping[str, Any]) -> dict[str, Any]:

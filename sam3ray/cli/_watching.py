@@ -37,6 +37,14 @@ def page(
         str | None,
         typer.Option("--checkpoint", metavar="ID", help="Short for --set model.checkpoint=ID."),
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            metavar="A",
+            help="Run the model on a GPU of a Ray cluster: auto, or host:port. Short for --set cluster.address=A.",
+        ),
+    ] = None,
     host: Annotated[
         str,
         typer.Option("--host", metavar="H", help="Address to listen on. By default only this machine can reach it."),
@@ -57,11 +65,14 @@ def page(
     options_of_page, serve = _page()
     if not source and checkpoint is None and not any(each.startswith("model.") for each in set_ or ()):
         checkpoint = "embedded"  # drawn clips are what it knows
-    options = _options(_with_checkpoint(checkpoint, set_), ("storage", "model", "tracking", "video"))
+    of_cluster = [] if address is None else [f"cluster.address={address}"]
+    asked = [*of_cluster, *_with_checkpoint(checkpoint, set_)]
+    options = _options(asked, ("storage", "model", "tracking", "video", "cluster"))
     serve(
         options_of_page(
             sources=tuple(source or ()),
             model=options.model,
+            cluster=None if options.cluster.address is None else options.cluster,
             tracking=options.tracking,
             host=host,
             port=port,
@@ -91,6 +102,9 @@ def watch_live(
     ] = None,
     no_video: Annotated[
         bool, typer.Option("--no-video", help="With --output: write rows, but do not record the video.")
+    ] = False,
+    listen: Annotated[
+        bool, typer.Option("--listen", help="Wait at SOURCE for a camera that pushes, as in rtsp://0.0.0.0:8554/door.")
     ] = False,
     every_frame: Annotated[
         bool, typer.Option("--every-frame", help="Process every frame of a file instead of playing it at its own pace.")
@@ -122,6 +136,7 @@ def watch_live(
             browser=not no_browser,
             video=options.video,
             camera=source,
+            listen=listen,
             phrases=tuple(prompts or ()),
             record=place,
             record_video=not no_video,
@@ -139,6 +154,7 @@ def watch_live(
         every_frame=every_frame,
         settings=options.live,
         limits=options.video,
+        listen=listen,
     )
     _tell(frames, as_json)
     return OK

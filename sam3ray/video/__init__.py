@@ -1,6 +1,7 @@
 """Videos in and out: probe, fetch, decode, encode."""
 
 from sam3ray.video._clip_frames import ClipFrames
+from sam3ray.video._decode import RgbConverter
 from sam3ray.video._folder import DECODING_ERRORS
 from sam3ray.video._frame import Frame, VideoInfo
 from sam3ray.video._frames_at import frames_at
@@ -16,6 +17,7 @@ __all__ = [
     "DECODING_ERRORS",
     "ClipFrames",
     "Frame",
+    "RgbConverter",
     "Sampler",
     "VideoCache",
     "VideoInfo",

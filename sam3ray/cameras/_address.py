@@ -1,0 +1,157 @@
+"""What may be watched, how libav is asked to open it, and what its errors mean to the person who typed the address."""
+
+from __future__ import annotations
+
+import re
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import av
+
+from sam3ray.failures import UserError
+from sam3ray.files import is_local
+from sam3ray.guard.redact import redact
+
+SILENT_S = 5.0  # a source that sends nothing for so long is connected to again
+_ANSWER_S = 10.0  # for a server to answer at all
+_CALL_S = 25  # for a camera to call, where we listen; then we listen again
+_STREAM = re.compile(r"(?i)(rtsp|rtsps|rtmp|rtmps|srt|udp)://")
+_DEVICE = re.compile(r"/dev/video\d{1,3}")
+
+Kind = Literal["stream", "device", "file"]
+
+
+@dataclass(frozen=True)
+class Address:
+    """A live source.
+
+    Attributes:
+        text: what was typed. It may hold a password: `name` is for people.
+        listens: a camera pushes to it, instead of being asked.
+        options: of libav, added to ours.
+    """
+
+    text: str
+    listens: bool = False
+    options: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises UserError."""
+        if self.kind == "file" and not is_local(self.text):
+            raise UserError(
+                f"{self.name} is no live source; allowed: rtsp://, rtmp://, srt:// or udp://, a device such as "
+                "/dev/video0, or a video file on this machine"
+            )
+        if self.listens and not self.text.lower().startswith(("rtsp://", "rtmp://")):
+            raise UserError(f"{self.name}: only rtsp:// and rtmp:// addresses can be listened at (listen)")
+        if self.kind == "stream":
+            try:
+                host, _ = urlsplit(self.text).hostname, urlsplit(self.text).port
+            except ValueError as error:
+                raise UserError(f"{self.name} is no address: {error}") from None
+            if not host and not self.text.lower().startswith("udp://"):
+                raise UserError(f"{self.name} names no host; allowed: an address such as rtsp://192.0.2.7:554/stream")
+
+    @property
+    def name(self) -> str:
+        return redact(self.text)
+
+    @property
+    def kind(self) -> Kind:
+        if _STREAM.match(self.text):
+            return "stream"
+        return "device" if _DEVICE.fullmatch(self.text) else "file"
+
+    def open(self) -> av.container.InputContainer:
+        """Raises FFmpegError, OSError or ValueError: `what_failed` has a sentence for each."""
+        if self.kind == "device":
+            return av.open(self.text, format="v4l2", options=self.options)
+        scheme = self.text.partition(":")[0].lower()
+        # PyAV interrupts a read after SILENT_S. libav's own limit lies above: it would read on once more.
+        limit = str(round(2 * SILENT_S * 1e6))
+        options = {"fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "500000"}
+        if scheme.startswith("rtmp"):
+            options["rw_timeout"] = limit  # its `timeout` would make it listen
+        else:
+            options["timeout"] = limit
+        if scheme.startswith("rtsp"):
+            options["rtsp_transport"] = "tcp"
+        answer_s = _ANSWER_S
+        if self.listens:
+            answer_s = _CALL_S + _ANSWER_S
+            if scheme == "rtsp":
+                options |= {"rtsp_flags": "listen", "listen_timeout": str(_CALL_S)}
+            else:
+                options |= {"listen": "1", "timeout": str(_CALL_S)}
+        how: dict[str, Any] = {"options": {**options, **self.options}, "timeout": (answer_s, SILENT_S)}
+        return av.open(self.text, **how)
+
+    def what_failed(self, error: Exception, *, is_open: bool) -> Problem:
+        """`is_open`: it broke off, and was not refused."""
+        if self.kind == "device":
+            return self._of_device(error)
+        if isinstance(error, av.error.EOFError):
+            return Problem(f"{self.name}: the stream has ended")
+        if isinstance(error, av.error.ExitError | TimeoutError | BlockingIOError):
+            if self.listens and not is_open:
+                return Problem(f"{self.name}: waiting for a camera to push to it")
+            return Problem(f"{self.name}: nothing came for {SILENT_S if is_open else _ANSWER_S:.0f} s")
+        if isinstance(error, ConnectionRefusedError):
+            return Problem(f"{self.name}: nothing answers at this host and port")
+        if isinstance(error, av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError):
+            why = (
+                "the user name or password is wrong"
+                if urlsplit(self.text).password
+                else "it wants a user name and password, as in rtsp://USER:PASSWORD@host/stream"
+            )
+            return Problem(f"{self.name}: the camera refuses us: {why}", is_final=True)
+        if isinstance(error, av.error.HTTPNotFoundError):
+            return Problem(f"{self.name}: the camera has no stream of this path", is_final=True)
+        if isinstance(error, av.error.ProtocolNotFoundError):
+            scheme = self.text.partition(":")[0]
+            return Problem(
+                f"{self.name}: this build of PyAV cannot open {scheme}://; rtsp://, rtmp:// and udp:// need no other",
+                is_final=True,
+            )
+        if isinstance(error, av.error.InvalidDataError):
+            return Problem(f"{self.name}: what it sends cannot be read as video")
+        if not is_open and (sentence := self._unresolved()):
+            return Problem(sentence, is_final=True)
+        if isinstance(error, OSError) and self.listens and not is_open:
+            return Problem(f"{self.name}: cannot be listened at: {_words(error)}")
+        return Problem(f"{self.name}: {'the connection broke' if is_open else 'cannot be opened'}: {_words(error)}")
+
+    def _of_device(self, error: Exception) -> Problem:
+        there = ", ".join(sorted(str(each) for each in Path("/dev").glob("video*"))) or "none"
+        if isinstance(error, FileNotFoundError):
+            return Problem(f"{self.name}: there is no such camera; this machine has {there}", is_final=True)
+        if isinstance(error, PermissionError):
+            return Problem(
+                f"{self.name}: you may not read this camera; being in the group `video` usually helps", is_final=True
+            )
+        return Problem(f"{self.name}: the camera cannot be read: {_words(error)}")
+
+    def _unresolved(self) -> str:
+        """libav says "Input/output error" of a host that has no address."""
+        host = urlsplit(self.text).hostname
+        try:
+            socket.getaddrinfo(host, None)
+        except OSError:
+            return f"{self.name}: the host {host!r:.100} is not known"
+        return ""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why no frames come. `is_final`: they will not by waiting, unless some came before."""
+
+    sentence: str
+    is_final: bool = False
+
+
+def _words(error: Exception) -> str:
+    """An error's own words: without its number, and without the address, which may hold a password."""
+    return redact(str(getattr(error, "strerror", None) or error))

@@ -1,0 +1,111 @@
+"""The video of a recording: every frame received, in a thread of its own.
+
+Frame n of a clip's video is frame n of its rows, so no frame is left out. Where the encoder falls behind, a frame shows
+the picture of the one before, which costs little; live results never wait for the recording.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+from sam3ray.cameras._camera import Received
+from sam3ray.cameras._segments import Placed
+from sam3ray.failures import JobStopped
+from sam3ray.guard.redact import redact
+from sam3ray.video import VideoWriter
+
+TIME_BASE = Fraction(1, 90_000)
+_LOG = logging.getLogger(__name__)
+_PICTURES = 32  # that wait for the encoder
+_FRAMES = 20_000  # that wait, with or without a picture: then the camera waits
+
+
+class Encoder:
+    """Encodes one clip after the other into `folder`, and calls `publish(name, path)` with each that is whole."""
+
+    def __init__(self, folder: Path, publish: Callable[[str, Path], None]) -> None:
+        self._folder, self._publish = folder, publish
+        self._waiting: deque[tuple[str, Placed, Received | None]] = deque()
+        self._changed = threading.Condition()
+        self._pictures = 0
+        self._is_over = False
+        self._error: BaseException | None = None
+        self._repeated = 0
+        self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
+        self._thread.start()
+
+    def put(self, name: str, placed: Placed, frame: Received) -> None:
+        """A frame of the clip `name`."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._waiting) < _FRAMES or self._error is not None)
+            if self._error is not None:
+                return
+            has_room = self._pictures < _PICTURES or placed.index == 0
+            self._pictures += has_room
+            self._waiting.append((name, placed, frame if has_room else None))
+            self._changed.notify_all()
+
+    def check(self) -> None:
+        """Raises JobStopped where frames can no longer be encoded or stored."""
+        if self._error is not None:
+            raise JobStopped(f"the video of the recording cannot be written: {redact(str(self._error))}")
+
+    def close(self) -> None:
+        """Waits for the frames that are left. Raises as `check`."""
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+        self._thread.join()
+        self.check()
+
+    def _take(self) -> tuple[str, Placed, Received | None] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._is_over)
+            if not self._waiting:
+                return None
+            item = self._waiting.popleft()
+            self._pictures -= item[2] is not None
+            self._changed.notify_all()
+            return item
+
+    def _run(self) -> None:
+        writer: VideoWriter | None = None
+        name, image = "", None
+        try:
+            while (item := self._take()) is not None:
+                if item[0] != name:
+                    self._end(writer, name)
+                    name = item[0]
+                    writer = None
+                image = item[2].image() if item[2] is not None else image
+                self._repeated += item[2] is None
+                assert image is not None  # a clip's first frame comes with its picture
+                if writer is None:
+                    height, width = image.shape[:2]
+                    writer = VideoWriter(self._path(name), width, height, TIME_BASE, Fraction(30))
+                writer.write(image, round(item[1].time_s / TIME_BASE))
+            self._end(writer, name)
+        except Exception as error:  # noqa: BLE001 - it is raised in `check`, on the loop's thread
+            with self._changed:
+                self._error = error
+                self._waiting.clear()
+                self._changed.notify_all()
+
+    def _end(self, writer: VideoWriter | None, name: str) -> None:
+        if writer is None:
+            return
+        writer.close()
+        self._publish(name, self._path(name))
+        if self._repeated:
+            _LOG.warning(
+                "recording %s: the encoder could not keep up; %d frames show the picture before", name, self._repeated
+            )
+            self._repeated = 0
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.mp4"
