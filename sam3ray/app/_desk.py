@@ -7,12 +7,10 @@ waiting orders stay in the queue.
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from sam3ray.app._messages import (
@@ -27,8 +25,8 @@ from sam3ray.app._messages import (
     Unfit,
     Update,
 )
+from sam3ray.app._model_host import MakeHost, ModelHost
 from sam3ray.app._order import Order
-from sam3ray.config import ModelConfig, TrackingConfig
 from sam3ray.failures import NotNow, UserError
 
 ModelState = Literal["loading", "ready", "failed"]
@@ -36,19 +34,19 @@ Listener = Callable[[Update | Restarted | Ended | int], None]
 """Hears what becomes of an order: its place in the queue (0: under way), what is found, its end. In any thread."""
 
 _STARTS = 2  # in a row that fail
+_MOST_WAITING = 100
 
 
 class Desk:
     """Hands orders to the model's process.
 
     Args:
+        make_host: starts the process.
         told: called with the state of the model, and a sentence, when that changes.
     """
 
-    def __init__(
-        self, config: ModelConfig, tracking: TrackingConfig, told: Callable[[ModelState, str], None] = lambda *_: None
-    ) -> None:
-        self._config, self._tracking = config, tracking
+    def __init__(self, make_host: MakeHost, told: Callable[[ModelState, str], None] = lambda *_: None) -> None:
+        self._make_host = make_host
         self._told = told
         self._lock = threading.RLock()
         self._waiting: deque[Order] = deque()
@@ -56,8 +54,7 @@ class Desk:
         self._current: Order | None = None
         self._previews: dict[str, Order] = {}
         self._looking: dict[str, queue.SimpleQueue[Seen | Blind | None]] = {}
-        self._pipe: Connection | None = None
-        self._process: Any = None
+        self._host: ModelHost | None = None
         self._failed_starts = 0
         self._closed = False
         self.state: ModelState = "loading"
@@ -72,6 +69,9 @@ class Desk:
             self._listeners[order.id] = listener
             if self.state == "failed":
                 self._start()
+            if len(self._waiting) >= _MOST_WAITING or len(self._previews) >= _MOST_WAITING:
+                self._listeners.pop(order.id)
+                raise UserError(f"{_MOST_WAITING} runs are waiting for the model already: try again later")
             if order.is_preview:
                 self._previews[order.id] = order
                 if self.state == "ready":
@@ -119,7 +119,8 @@ class Desk:
     def leave(self, view: str) -> None:
         """A live view is over."""
         with self._lock:
-            self._looking.pop(view, None)
+            if (waiting := self._looking.pop(view, None)) is not None:
+                waiting.put(None)
             self._send(Leave(view))
 
     def start(self) -> None:
@@ -129,43 +130,34 @@ class Desk:
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            process, pipe = self._process, self._pipe
-            self._pipe = None
-        if pipe is not None:
-            pipe.close()
-        if process is not None:
-            process.join(2)
-            if process.is_alive():
-                process.kill()
-                process.join()
+            host, self._host = self._host, None
+        if host is not None:
+            host.close()
 
     # The process
 
     def _start(self) -> None:
-        if self._closed or self._pipe is not None:
+        if self._closed or self._host is not None:
             return
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_hold_model, args=(theirs, self._config, self._tracking), name="sam3ray-model", daemon=True
-        )
         self._set("loading", "the model is being loaded")
-        self._process.start()
-        theirs.close()
-        threading.Thread(target=self._listen, args=(self._pipe, self._process), daemon=True).start()
+        host = self._host = self._make_host(self._waits)
+        threading.Thread(target=self._listen, args=(host,), name="desk", daemon=True).start()
 
-    def _listen(self, pipe: Connection, process: Any) -> None:
-        while True:
-            try:
-                event = pipe.recv()
-            except (EOFError, OSError):
-                break
-            with self._lock:
-                self._take(event)
-        process.join()
+    def _waits(self, sentence: str) -> None:
         with self._lock:
-            if pipe is self._pipe:
-                self._lost(process.exitcode)
+            if self.state == "loading":
+                self._set("loading", f"the model is not there yet: {sentence}")
+
+    def _listen(self, host: ModelHost) -> None:
+        with contextlib.suppress(EOFError):
+            while True:
+                event = host.receive()
+                with self._lock:
+                    self._take(event)
+        ending = host.ending()
+        with self._lock:
+            if host is self._host:
+                self._lost(ending)
 
     def _take(self, event: Any) -> None:
         if isinstance(event, Ready):
@@ -190,19 +182,19 @@ class Desk:
         else:
             self._tell(event.order_id, event)
 
-    def _lost(self, code: int | None) -> None:
+    def _lost(self, ending: str) -> None:
         """Handles the end of the process: its order ends, the others wait for the next process."""
-        self._pipe = None
+        self._host = None
         for waiting in self._looking.values():
             waiting.put(None)
         self._looking.clear()
         if self._closed:
             return
         if self.state == "ready":
-            why = f"the model's process ended unexpectedly (exit code {code}); it is restarting"
+            why = f"the model's process ended unexpectedly ({ending}); it is restarting"
         else:
             self._failed_starts += 1
-            why = self.message if self.state == "failed" else f"the model's process ended while loading (code {code})"
+            why = self.message if self.state == "failed" else f"the model's process ended while loading ({ending})"
         over = [*([self._current] if self._current else []), *self._previews.values()]
         self._current, self._previews = None, {}
         gives_up = self._failed_starts >= _STARTS
@@ -231,9 +223,8 @@ class Desk:
             self._tell(order.id, place)
 
     def _send(self, message: Order | Cancel | Look | Leave) -> None:
-        if self._pipe is not None:
-            with contextlib.suppress(OSError):  # `_listen` hears of its end, too
-                self._pipe.send(message)
+        if self._host is not None:
+            self._host.send(message)
 
     def _tell(self, order_id: str, event: Update | Restarted | Ended | int) -> None:
         listener = self._listeners.get(order_id)
@@ -245,10 +236,3 @@ class Desk:
     def _set(self, state: ModelState, message: str) -> None:
         self.state, self.message = state, message
         self._told(state, message)
-
-
-def _hold_model(pipe: Connection, config: ModelConfig, tracking: TrackingConfig) -> None:
-    """Runs in the model's process: this one, the server's, need not wait for torch to be imported."""
-    from sam3ray.app._model_process import main
-
-    main(pipe, config, tracking)

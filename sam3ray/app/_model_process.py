@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
+import logging
 import time
 from collections import deque
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol
 
 from sam3ray.app._attempt import Attempt
 from sam3ray.app._messages import (
@@ -32,17 +31,29 @@ from sam3ray.app._messages import (
 from sam3ray.app._order import Order
 from sam3ray.cameras import LiveView
 from sam3ray.config import ModelConfig, TrackingConfig
-from sam3ray.failures import ClipError, JobStopped, UserError
-from sam3ray.faults.machine import is_out_of_memory
+from sam3ray.failures import ClipError, JobStopped, Reason, UserError
+from sam3ray.faults.machine import is_out_of_memory, machine_fault
 from sam3ray.guard.redact import redact
+from sam3ray.job.mishaps import free_memory
 from sam3ray.model import Model
 
+_LOG = logging.getLogger(__name__)
 LAST_RUNG = 4
+_STARTED_OVER = "out of memory: started over with smaller batches; objects are found again"
 
 
-def main(pipe: Connection, config: ModelConfig, tracking: TrackingConfig) -> None:
+class Pipe(Protocol):
+    """One end of `multiprocessing.Pipe`, or of `sam3ray.job.remote`."""
+
+    def send(self, message: Any, /) -> None: ...
+
+    def recv(self) -> Any: ...
+
+    def poll(self) -> bool: ...
+
+
+def main(pipe: Pipe, config: ModelConfig, tracking: TrackingConfig) -> None:
     """The process's main function."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
     try:
         model = Model(config, tracking)
     except (JobStopped, UserError, ValueError, OSError) as error:
@@ -54,10 +65,11 @@ def main(pipe: Connection, config: ModelConfig, tracking: TrackingConfig) -> Non
 
 
 class _Worker:
-    def __init__(self, model: Model, pipe: Connection) -> None:
+    def __init__(self, model: Model, pipe: Pipe) -> None:
         self._model, self._pipe = model, pipe
         self._orders: deque[Order] = deque()
         self._views: dict[str, LiveView] = {}
+        self._rung = 0  # of the model, of which sessions are begun
 
     def run(self) -> None:
         while True:
@@ -72,10 +84,28 @@ class _Worker:
             self._views.pop(message.view, None)
         elif isinstance(message, Look):
             try:
-                self._pipe.send(self._look(message))
-            except (UserError, ValueError) as error:
+                self._pipe.send(self._look_in_memory(message))
+            except Exception as error:  # noqa: BLE001 - see `_sentence`
                 self._views.pop(message.view, None)
-                self._pipe.send(Blind(message.view, redact(str(error))))
+                self._pipe.send(Blind(message.view, _sentence(error)))
+
+    def _look_in_memory(self, asked: Look) -> Seen:
+        """Climbs the ladder where the device runs out of memory: the view starts over, its ids go on."""
+        rung = 0
+        while True:
+            try:
+                seen = self._look(asked)
+                return dataclasses.replace(seen, problem=_STARTED_OVER) if rung else seen
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                view = self._views[asked.view]
+                if view.memory_rung >= LAST_RUNG:
+                    raise UserError("out of memory: choose fewer phrases or a smaller picture") from None
+                rung = max(2, view.memory_rung + 1)
+                view.set_memory_rung(rung)
+            asked = dataclasses.replace(asked, pointed=(), at=None, drop=())  # of objects that are gone
+            free_memory()
 
     def _look(self, asked: Look) -> Seen:
         began, problem = time.perf_counter(), ""
@@ -85,48 +115,61 @@ class _Worker:
             view.start_ids_at(asked.first_id)
         if asked.anew:
             view.begin_anew()
+        gone: frozenset[int] = frozenset()
         try:
             view.set_phrases(asked.phrases)
             for object_id in asked.drop:
                 view.drop(object_id)
             if asked.pointed and asked.at is not None:
+                if asked.at.shape != asked.image.shape:
+                    raise UserError("the picture has another size since you clicked: click again")
                 for prompt in asked.pointed:
                     object_id = prompt.object_id or view.next_id
                     view.add(dataclasses.replace(prompt, frame_index=view.next_index, object_id=object_id))
-                view.step(asked.at, asked.time_s)
+                _, _, gone = view.step(asked.at, asked.time_s)
         except (UserError, ValueError, ClipError) as error:
             problem = redact(str(error))
         found, tentative, retracted = view.step(asked.image, asked.time_s)
         seconds = time.perf_counter() - began
-        return Seen(asked.view, found, tentative, retracted, view.next_id, seconds, problem)
+        return Seen(asked.view, found, tentative, retracted | gone, view.next_id, seconds, problem)
 
     def _carry_out(self, order: Order) -> None:
-        rung = 0
-        model, pipe = self._model, self._pipe
-        while True:
-            try:
-                how = "done"
-                for found in self._steps(order):
-                    if isinstance(found, str):
-                        how = found
-                    elif found.frames or not order.is_preview:
-                        pipe.send(Update(order.id, found))
-                pipe.send(Ended(order.id, how))
-                return
-            except (ClipError, UserError, JobStopped, ValueError) as error:
-                pipe.send(Ended(order.id, "failed", redact(str(error))))
-                return
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise  # a bug: the process ends with a traceback, and the desk says so
-                if rung >= LAST_RUNG:
-                    pipe.send(Ended(order.id, "failed", "out of memory: choose fewer phrases or a smaller video"))
-                    return
-                rung = max(2, rung + 1)
-            finally:
-                model.set_memory_rung(0)
-            model.set_memory_rung(rung)
-            pipe.send(Restarted(order.id, rung))
+        """To its end, whatever that is. A preview may come in the middle of a run, and then has the run's rung."""
+        before = self._rung
+        try:
+            while not self._is_ended(order):
+                self._set_rung(max(2, self._rung + 1))
+                self._pipe.send(Restarted(order.id, self._rung))
+        finally:
+            self._set_rung(before)
+
+    def _is_ended(self, order: Order) -> bool:
+        """False: out of memory, and there is another rung to try it on."""
+        how = "done"
+        try:
+            for found in self._steps(order):
+                if isinstance(found, str):
+                    how = found
+                elif found.frames or not order.is_preview:
+                    self._pipe.send(Update(order.id, found))
+        except (EOFError, BrokenPipeError):
+            raise  # the parent is gone
+        except Exception as error:  # noqa: BLE001 - see `_sentence`
+            if not is_out_of_memory(error):
+                self._pipe.send(Ended(order.id, "failed", _sentence(error)))
+                return True
+            if self._rung < LAST_RUNG:
+                return False
+            self._pipe.send(Ended(order.id, "failed", "out of memory: choose fewer phrases or a smaller video"))
+            return True
+        self._pipe.send(Ended(order.id, how))
+        return True
+
+    def _set_rung(self, rung: int) -> None:
+        if rung != self._rung:
+            free_memory()
+            self._model.set_memory_rung(rung)
+            self._rung = rung
 
     def _steps(self, order: Order) -> Iterator[Found | str]:
         attempt = Attempt(self._model, order)
@@ -144,3 +187,18 @@ class _Worker:
                     self._look_or_leave(message)
         if attempt.is_stopped:
             yield "cancelled"
+
+
+def _sentence(error: Exception) -> str:
+    """What a page says of an error. A defect ends one person's run or view, with a traceback in the log.
+
+    Raises:
+        Exception: the error again, where the device is broken: the process is of no use any more, and is restarted.
+    """
+    if isinstance(error, ClipError | UserError | JobStopped | ValueError):
+        return redact(str(error))
+    fault = machine_fault(error)
+    if fault is not None and fault.reason is Reason.DEVICE:
+        raise error
+    _LOG.error("the model's process goes on after a defect", exc_info=error)
+    return redact(f"internal error: {type(error).__name__}: {error}"[:500])

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import webbrowser
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from sam3ray.app._review import Review
 from sam3ray.app._server import Service, make_app
 from sam3ray.failures import ClipError, JobStopped, UserError
 from sam3ray.files import is_local, local_path, resolve
+from sam3ray.job.cluster import connected
+from sam3ray.job.remote import with_gpu_if_any
 from sam3ray.shapes import demo_clips
 from sam3ray.store import RunStore, layout
 
@@ -41,6 +44,7 @@ def serve(options: AppOptions, say: Callable[[str], None], warn: Callable[[str],
     library = Library(folder, options)
     with contextlib.ExitStack() as stack:
         stack.callback(library.close)
+        options = _with_cluster(options, stack, warn)
         reviews: list[Review] = []
         for source in options.sources or (() if options.camera else (str(_drawn(folder / "drawn")),)):
             place = resolve(source)
@@ -84,6 +88,20 @@ def serve(options: AppOptions, say: Callable[[str], None], warn: Callable[[str],
         server.run([listener])
         if not server.started:
             raise JobStopped("the page's server could not be started")
+
+
+def _with_cluster(options: AppOptions, stack: contextlib.ExitStack, warn: Callable[[str], None]) -> AppOptions:
+    """Connects to the cluster, until the server ends. Raises JobStopped if there is none."""
+    if options.cluster is None:
+        return options
+    stack.enter_context(connected(options.cluster))
+    cluster = with_gpu_if_any(options.cluster)
+    if cluster.gpus_per_actor == 0 < options.cluster.gpus_per_actor:
+        warn(
+            f"the cluster at {options.cluster.address} has no GPU now: the model runs on its CPUs. "
+            "--set cluster.gpus_per_actor=1 waits for a GPU"
+        )
+    return replace(options, cluster=cluster)
 
 
 def _is_run(place: str, storage: Mapping[str, Any]) -> bool:

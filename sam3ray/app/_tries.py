@@ -11,6 +11,7 @@ from typing import Any
 from sam3ray.app._desk import Desk, ModelState
 from sam3ray.app._library import Library
 from sam3ray.app._messages import Ended, Restarted, Update
+from sam3ray.app._model_host import make_host
 from sam3ray.app._options import AppOptions
 from sam3ray.app._order import parse_order
 from sam3ray.app._results import Result, Results, frame_json
@@ -42,7 +43,7 @@ class Tries:
     def __init__(self, library: Library, options: AppOptions) -> None:
         self._library, self._options = library, options
         self.results = Results()
-        self.desk = Desk(options.model, options.tracking, self._model_changed)
+        self.desk = Desk(make_host(options), self._model_changed)
         self._pages: set[Page] = set()
         self._owners: dict[str, str] = {}  # order -> owner
 

@@ -1,0 +1,162 @@
+"""Where the model runs: a process on this machine, or an actor on a cluster. Both talk the same messages."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import multiprocessing
+import queue
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from sam3ray.app._messages import Cancel, Ended
+from sam3ray.app._options import AppOptions
+from sam3ray.app._order import Order
+from sam3ray.config import ClusterConfig, ModelConfig, TrackingConfig
+from sam3ray.job.remote import RemoteProcess, Unwanted
+
+
+class ModelHost(Protocol):
+    """A running process of the model."""
+
+    def send(self, message: Any) -> None:
+        """At once. A message to a process that has ended is lost."""
+
+    def receive(self) -> Any:
+        """The next message. Raises EOFError when the process has ended."""
+
+    def ending(self) -> str:
+        """How it ended, after EOFError, as "exit code 1"."""
+
+    def close(self) -> None: ...
+
+
+MakeHost = Callable[[Callable[[str], None]], ModelHost]
+"""Starts a process. It is given what to call with a sentence while it waits for a place."""
+
+
+class LocalHost:
+    """A process on this machine."""
+
+    def __init__(self, config: ModelConfig, tracking: TrackingConfig) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_hold_here, args=(theirs, config, tracking), name="sam3ray-model", daemon=True
+        )
+        self._process.start()
+        theirs.close()
+
+    def send(self, message: Any) -> None:
+        with contextlib.suppress(OSError):  # `receive` hears of its end, too
+            self._pipe.send(message)
+
+    def receive(self) -> Any:
+        try:
+            return self._pipe.recv()
+        except OSError:
+            raise EOFError from None
+
+    def ending(self) -> str:
+        self._process.join()
+        return f"exit code {self._process.exitcode}"
+
+    def close(self) -> None:
+        self._pipe.close()
+        self._process.join(2)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+class ClusterHost:
+    """An actor on the cluster that this process is connected to (`job.cluster.connected`).
+
+    Orders wait until their video has been lent, in a thread; frames of live views do not wait for them.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tracking: TrackingConfig,
+        cluster: ClusterConfig,
+        max_bytes: int,
+        told: Callable[[str], None],
+    ) -> None:
+        self._process = RemoteProcess(_hold, (config, tracking), cluster, max_bytes, told)
+        self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+        self._received: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._cancelled: set[str] = set()
+        threading.Thread(target=self._receive, name="from the cluster", daemon=True).start()
+        threading.Thread(target=self._lend, name="to the cluster", daemon=True).start()
+
+    def send(self, message: Any) -> None:
+        if isinstance(message, Order):
+            self._orders.put(message)
+            return
+        if isinstance(message, Cancel):
+            self._cancelled.add(message.order_id)
+        self._process.send(message)
+
+    def receive(self) -> Any:
+        message = self._received.get()
+        if message is None:
+            raise EOFError
+        return message
+
+    def ending(self) -> str:
+        return self._process.why
+
+    def close(self) -> None:
+        self._orders.put(None)
+        self._process.close()
+
+    def _receive(self) -> None:
+        with contextlib.suppress(EOFError):
+            while True:
+                message = self._process.recv()
+                if isinstance(message, Ended):
+                    self._cancelled.discard(message.order_id)
+                self._received.put(message)
+        self._orders.put(None)
+        self._received.put(None)
+
+    def _lend(self) -> None:
+        while (order := self._orders.get()) is not None:
+            name = order.id
+            try:
+                path = self._process.lend(order.path, lambda name=name: name not in self._cancelled)  # type: ignore[misc]
+            except EOFError:
+                return  # `_receive` hears of its end, too
+            except OSError as error:
+                self._received.put(Ended(name, "failed", f"the video cannot be read: {error.strerror or error}"))
+            except Unwanted:
+                self._cancelled.discard(name)
+                self._received.put(Ended(name, "cancelled"))
+            else:
+                self._process.send(dataclasses.replace(order, path=path))
+                if name in self._cancelled:
+                    self._process.send(Cancel(name))  # the first one came before its order
+
+
+def make_host(options: AppOptions) -> MakeHost:
+    """As the options say."""
+    if options.cluster is None:
+        return lambda _: LocalHost(options.model, options.tracking)
+    cluster, max_bytes = options.cluster, options.video.cache_bytes
+    return lambda told: ClusterHost(options.model, options.tracking, cluster, max_bytes, told)
+
+
+def _hold(pipe: Any, config: ModelConfig, tracking: TrackingConfig) -> None:
+    """Runs in the model's process: this one, the server's, need not wait for torch to be imported."""
+    from sam3ray.app._model_process import main
+
+    main(pipe, config, tracking)
+
+
+def _hold_here(pipe: Connection, config: ModelConfig, tracking: TrackingConfig) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+    _hold(pipe, config, tracking)

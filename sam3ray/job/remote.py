@@ -1,0 +1,287 @@
+"""A function in a process of its own on the cluster, with a pipe to it: the page's model on the cluster's GPU.
+
+Messages arrive in the order in which they were sent. Files are lent: where the process can see the very file, as on
+this machine or a shared disk, it reads that; else it gets a copy, which is deleted with the process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import socket
+import threading
+import traceback
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sam3ray.config import ClusterConfig
+from sam3ray.failures import WorkerUnfit
+from sam3ray.job.agreement import Agreement, check_software
+from sam3ray.job.cluster import look
+from sam3ray.job.losses import judge
+from sam3ray.job.versions import software_versions
+from sam3ray.job.workdir import WorkDir
+from sam3ray.values.versions import ENGINE_VERSION
+
+_CHUNK = 8 * 2**20
+_WAIT_S = 20.0  # for a message, before it is asked again
+
+
+class RemoteEnd:
+    """The pipe as the function on the cluster sees it; as one end of `multiprocessing.Pipe`."""
+
+    def __init__(self) -> None:
+        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def send(self, message: Any) -> None:
+        self.outbox.put(message)
+
+    def recv(self) -> Any:
+        return self.inbox.get()
+
+    def poll(self) -> bool:
+        return not self.inbox.empty()
+
+
+class Host:
+    """The actor. `put`, `take` and the rest have a thread each, and so does the function."""
+
+    def __init__(self) -> None:
+        self._pipe = RemoteEnd()
+        self._folder = WorkDir()
+        self._is_over = threading.Event()
+
+    def begin(self, main: Callable[..., None], args: tuple[Any, ...], software: dict[str, str]) -> tuple[str, str]:
+        """The node's id and its host. Raises WorkerUnfit where other versions are installed."""
+        import ray
+
+        check_software(Agreement(software, ENGINE_VERSION, "", "", {}), software_versions(), ENGINE_VERSION)
+
+        def run() -> None:
+            try:
+                main(self._pipe, *args)
+            except BaseException:  # noqa: BLE001 - as a process of its own would: a traceback, and it is gone
+                traceback.print_exc()
+                os._exit(1)
+            self._is_over.set()
+
+        threading.Thread(target=run, name="main", daemon=True).start()
+        return ray.get_runtime_context().get_node_id(), socket.gethostname()
+
+    def put(self, message: Any) -> None:
+        self._pipe.inbox.put(message)
+
+    def take(self) -> list[Any] | None:
+        """All messages there are; none after a while; None once the function has returned and all are taken."""
+        try:
+            found = [self._pipe.outbox.get(timeout=0.2 if self._is_over.is_set() else _WAIT_S)]
+        except queue.Empty:
+            return None if self._is_over.is_set() else []
+        while not self._pipe.outbox.empty():
+            found.append(self._pipe.outbox.get())
+        return found
+
+    def sees(self, path: str, size: int, mtime_ns: int) -> bool:
+        """Whether the file is here, too."""
+        try:
+            found = os.stat(path)
+        except OSError:
+            return False
+        return (found.st_size, found.st_mtime_ns) == (size, mtime_ns)
+
+    def write(self, name: str, data: bytes, offset: int) -> str:
+        """Puts a part of a file into the folder; returns where the file is."""
+        path = self._folder.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "r+b" if offset else "wb") as file:
+            file.seek(offset)
+            file.write(data)
+        return str(path)
+
+    def remove(self, name: str) -> None:
+        for each in sorted((self._folder.path / name).rglob("*"), reverse=True):
+            each.unlink() if each.is_file() else each.rmdir()
+        if (path := self._folder.path / name).exists():
+            path.unlink() if path.is_file() else path.rmdir()
+
+
+@dataclass(frozen=True)
+class _Lent:
+    path: str
+    size: int
+
+
+class RemoteProcess:
+    """Runs `main(pipe, *args)` in an actor, whose GPUs and CPUs are those of an actor of a job (`cluster`).
+
+    For one thread that receives and one that sends. `job.cluster.connected` must be in effect.
+
+    Args:
+        told: called with a sentence while it waits for a place.
+        max_bytes: of the files lent; the oldest are deleted.
+    """
+
+    def __init__(
+        self,
+        main: Callable[..., None],
+        args: tuple[Any, ...],
+        cluster: ClusterConfig,
+        max_bytes: int,
+        told: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        import ray
+
+        groups = {"in": 1, "out": 1, "files": 1}
+        methods = {"put": "in", "take": "out", "sees": "files", "write": "files", "remove": "files"}
+        kind = type("Host", (Host,), {name: _in_group(name, group) for name, group in methods.items()})
+        options: dict[str, Any] = {
+            "num_cpus": cluster.cpus_per_actor,
+            "num_gpus": cluster.gpus_per_actor,
+            "memory": cluster.memory,
+            "resources": cluster.resources or None,
+            "accelerator_type": cluster.accelerator_type,
+            "label_selector": dict(cluster.label_selector) or None,
+        }
+        settings: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "concurrency_groups": groups}
+        actor_class: Any = ray.remote(**settings)(kind)
+        self._actor: Any = actor_class.options(**options).remote()
+        self._began = self._actor.begin.remote(main, args, software_versions())
+        self._cluster, self._max_bytes, self._told = cluster, max_bytes, told
+        self._node: str | None = None
+        self._here: deque[Any] = deque()
+        self._lent: OrderedDict[str, _Lent] = OrderedDict()
+        self._is_closed = False
+        self.why = "it was closed"
+
+    def send(self, message: Any) -> None:
+        self._actor.put.remote(message)
+
+    def recv(self) -> Any:
+        """The next message. Raises EOFError once the process has ended; `why` says why."""
+        import ray
+
+        try:
+            if self._node is None:
+                self._wait_for_place()
+            while not self._here:
+                found = ray.get(self._actor.take.remote())
+                if found is None:
+                    self.why = "it ended by itself"
+                    raise EOFError
+                self._here.extend(found)
+        except ray.exceptions.RayError as error:
+            self.why = self._reason(error)
+            self.close()
+            raise EOFError from None
+        return self._here.popleft()
+
+    def _wait_for_place(self) -> None:
+        import ray
+
+        ready, _ = ray.wait([self._began], timeout=2.0)
+        if not ready:
+            gpus = self._cluster.gpus_per_actor
+            self._told(f"it waits for {gpus:g} GPU and {self._cluster.cpus_per_actor:g} CPU of the cluster")
+        self._node, host = ray.get(self._began)
+        self._told(f"it is being loaded on {host}")
+
+    def _reason(self, error: Exception) -> str:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, WorkerUnfit):
+            return str(cause)
+        if self._is_closed:
+            return "it was closed"
+        return judge(error, self._node).message
+
+    def close(self) -> None:
+        """Ends the process, whatever it does."""
+        import ray
+
+        self._is_closed = True
+        ray.kill(self._actor)
+
+    def lend(self, path: str, is_wanted: Callable[[], bool] = lambda: True) -> str:
+        """Where the process finds this file, or folder of files. Copies it there unless it can see it.
+
+        Args:
+            is_wanted: asked between two parts of the copy.
+
+        Raises:
+            OSError: the file cannot be read here.
+            Unwanted: it is no longer wanted.
+            EOFError: the process is gone; `recv` says so, too.
+        """
+        import ray
+
+        try:
+            return self._lend(path, is_wanted)
+        except ray.exceptions.RayError:
+            raise EOFError from None
+
+    def _lend(self, path: str, is_wanted: Callable[[], bool]) -> str:
+        import ray
+
+        source = Path(path)
+        files = sorted(each for each in source.rglob("*") if each.is_file()) if source.is_dir() else [source]
+        facts = [(str(each), each.stat().st_size, each.stat().st_mtime_ns) for each in files]
+        if all(ray.get([self._actor.sees.remote(*each) for each in facts])):
+            return path
+        name = hashlib.sha256(repr(facts).encode()).hexdigest()[:20] + ("" if source.is_dir() else source.suffix)
+        if name not in self._lent:
+            size = sum(size for _, size, _ in facts)
+            self._make_room(size)
+            for each in files:
+                target = f"{name}/{each.relative_to(source)}" if source.is_dir() else name
+                for offset, data in _parts(each):
+                    if not is_wanted():
+                        self._actor.remove.remote(name)
+                        raise Unwanted
+                    where = ray.get(self._actor.write.remote(target, data, offset))
+            root = where.removesuffix(target) + name
+            self._lent[name] = _Lent(root, size)
+        self._lent.move_to_end(name)
+        return self._lent[name].path
+
+    def _make_room(self, size: int) -> None:
+        while self._lent and sum(each.size for each in self._lent.values()) + size > self._max_bytes:
+            name, _ = self._lent.popitem(last=False)
+            self._actor.remove.remote(name)
+
+
+class Unwanted(Exception):
+    """A file is no longer to be lent."""
+
+
+def with_gpu_if_any(cluster: ClusterConfig) -> ClusterConfig:
+    """Unless the settings say how many GPUs: one, or none if the cluster has none now."""
+    if "gpus_per_actor" in cluster.model_fields_set or any(node.resources.get("GPU") for node in look()):
+        return cluster
+    return cluster.model_copy(update={"gpus_per_actor": 0})
+
+
+def _parts(path: Path) -> Iterator[tuple[int, bytes]]:
+    with open(path, "rb") as file:
+        offset = 0
+        while (data := file.read(_CHUNK)) or offset == 0:
+            yield offset, data
+            offset += len(data)
+            if not data:
+                return
+
+
+def _in_group(name: str, group: str) -> Any:
+    """A method of its own, so that marking it leaves `Host` itself free of Ray."""
+    import ray
+
+    inner = getattr(Host, name)
+
+    def method(self: Host, *args: Any) -> Any:
+        return inner(self, *args)
+
+    method.__name__ = name
+    return ray.method(concurrency_group=group)(method)
