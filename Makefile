@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 OUTPUT ?= demo-output
+MINUTES ?= 60
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo app test test-fast lint format chaos fuzz docs interop bench checkpoint clean
+.PHONY: help setup demo app test test-fast lint format chaos soak fuzz docs interop bench checkpoint clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s'|'
@@ -54,6 +55,9 @@ format: $(VENV)/.dev  ## let ruff fix what it can
 
 chaos: $(VENV)/.dev  ## kill everything at random for a while and compare with an undisturbed run
 	$(BIN)/python -m tests.e2e.chaos
+
+soak: $(VENV)/.dev  ## watch live video for an hour and see whether anything grows (MINUTES=60)
+	$(BIN)/python -m tests.app.soak --minutes $(MINUTES)
 
 fuzz: $(VENV)/.dev  ## read 200,000 damaged inputs of every kind (an hour; picks up where it was stopped)
 	$(BIN)/python -m tools.fuzz

@@ -24,7 +24,7 @@ sync_api = pytest.importorskip("playwright.sync_api")
 
 SPEC = ClipSpec(seed=6, frames=24, width=320, height=180, objects=(2, 3))
 WIDTH, HEIGHT, COUNT = 160, 96, 48
-_FLAGS = [
+FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -142,7 +142,7 @@ def browser(webcam: Path) -> Iterator[Any]:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=chromium, headless=True, args=[*_FLAGS, f"--use-file-for-fake-video-capture={webcam}"]
+            executable_path=chromium, headless=True, args=[*FLAGS, f"--use-file-for-fake-video-capture={webcam}"]
         )
         yield browser
         browser.close()

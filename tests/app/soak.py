@@ -1,0 +1,226 @@
+"""Live video for an hour: does anything grow?
+
+    python -m tests.app.soak --minutes 60
+
+A camera on RTSP changes its scene every ten seconds and once its picture size, and breaks off every 45 seconds. It is
+watched, recorded, and shown on a page in Chromium; a second page shows a webcam. Both go at the model's full rate.
+Phrases change, objects are clicked on and dropped. Memory, threads, files and sockets of the server, of the model's
+process and of both pages are sampled; the verdict goes by the slope after a warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from playwright.sync_api import Page, sync_playwright
+
+from sam3ray.shapes import ClipSpec, draw_clip
+from sam3ray.store import verify_run
+from tests.app.conftest import FLAGS, live_picture, write_y4m
+from tests.cameras.rtsp_camera import RtspCamera, encoded
+
+ALLOWED_MB_PER_HOUR = 5.0
+ALLOWED_MORE = 3  # threads, files, sockets above the first sample after the warm-up
+WARM_UP = 0.3  # of the time: caches fill, allocators settle
+SPEC = ClipSpec(seed=6, frames=60, width=640, height=360, objects=(2, 4))
+PHRASES = (("red circle",), ("red circle", "star"), ("square",), ("circle", "square", "triangle"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """`mb`: memory in use, by what uses it; `counts`: threads, files, sockets."""
+
+    minutes: float
+    mb: dict[str, float]
+    counts: dict[str, int]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--to", type=Path, help="write the samples here, as JSON lines")
+    parser.add_argument("--camera", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.camera:
+        return _be_the_camera()
+    with tempfile.TemporaryDirectory(prefix="sam3ray-soak-") as temporary, ExitStack() as stack:
+        folder = Path(temporary)
+        url = stack.enter_context(_camera())
+        server, address = stack.enter_context(_server(url, folder))
+        pages = stack.enter_context(_pages(address, folder))
+        try:
+            samples = list(_soak(server, pages, arguments.minutes))
+        except psutil.NoSuchProcess:
+            print("".join((folder / "log").read_text().splitlines(keepends=True)[-30:]))
+            print("verdict: NOT shown to be flat: a process has ended")
+            return 1
+        drawn = [int(page.locator(".picture").get_attribute("data-ticket") or 0) for page in pages]
+        stack.close()
+        reconnects = (folder / "log").read_text().count("arrive again")
+        problems = verify_run(str(folder / "run"))
+    if arguments.to is not None:
+        arguments.to.write_text("".join(json.dumps(dataclasses.asdict(each)) + "\n" for each in samples))
+    print(f"{arguments.minutes:g} minutes, {drawn[0]} frames of the camera, {drawn[1]} of the webcam, ", end="")
+    print(f"{reconnects} reconnections, {len(problems)} problems in the recording")
+    for problem in problems:
+        print(f"  {problem}")
+    is_good = _judged(samples) and not problems and all(drawn)
+    print("verdict: nothing grows" if is_good else "verdict: NOT shown to be flat")
+    return 0 if is_good else 1
+
+
+def _judged(samples: list[Sample]) -> bool:
+    end = samples[-1].minutes
+    late = [each for each in samples if each.minutes >= WARM_UP * end]
+    hours = np.array([each.minutes / 60 for each in late])
+    is_good = True
+    print(f"{'':18}{'first':>10}{'last':>10}{'MB an hour':>14}{'± (2 s.e.)':>12}")
+    for name in late[0].mb:
+        values = np.array([each.mb[name] for each in late])
+        slope, error = _slope(hours, values)
+        fits = slope - error <= ALLOWED_MB_PER_HOUR
+        proven = slope + error <= ALLOWED_MB_PER_HOUR
+        is_good &= fits
+        word = "" if proven else "  too short to tell" if fits else "  GROWS"
+        print(f"{name:18}{values[0]:10.1f}{values[-1]:10.1f}{slope:14.1f}{error:12.1f}{word}")
+    for name in late[0].counts:
+        values = [each.counts[name] for each in late]
+        fits = values[-1] <= values[0] + ALLOWED_MORE
+        is_good &= fits
+        print(f"{name:18}{values[0]:10}{values[-1]:10}{'' if fits else '  GROWS'}")
+    return is_good
+
+
+def _slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Least squares: the slope and twice its standard error."""
+    if len(x) < 4:
+        return 0.0, float("inf")
+    (slope, _), covariance = np.polyfit(x, y, 1, cov=True)
+    return float(slope), float(2 * np.sqrt(covariance[0, 0]))
+
+
+def _soak(server: psutil.Process, pages: list[Page], minutes: float) -> Iterator[Sample]:
+    sessions = [page.context.new_cdp_session(page) for page in pages]
+    began, turn = time.monotonic(), 0
+    while (passed := (time.monotonic() - began) / 60) < minutes or turn == 0:
+        yield _sample(passed, server, sessions)
+        page = pages[turn % 2]
+        if turn % 3 == 0:
+            _look_for(page, PHRASES[turn // 3 % len(PHRASES)])
+        box = page.locator(".over").bounding_box()
+        if box is not None:
+            page.mouse.click(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.5)
+        pages[0].wait_for_timeout(5_000)
+        drops = page.get_by_label("Drop object")
+        if drops.count() > 3:
+            drops.first.click()
+        pages[0].wait_for_timeout(5_000)
+        turn += 1
+    yield _sample(minutes, server, sessions)
+
+
+def _look_for(page: Page, phrases: tuple[str, ...]) -> None:
+    remove = page.locator(".chips button")
+    for _ in range(remove.count()):
+        remove.first.click()
+    page.get_by_label("Phrase to look for").fill(", ".join(phrases))
+    page.get_by_label("Phrase to look for").press("Enter")
+
+
+def _sample(minutes: float, server: psutil.Process, sessions: list[Any]) -> Sample:
+    family = [server, *server.children(recursive=True)]
+    model = max(family[1:], key=lambda each: each.memory_info().rss)
+    mb = {}
+    for name, session in zip(("page: camera", "page: webcam"), sessions, strict=True):
+        session.send("HeapProfiler.collectGarbage")
+        mb[name] = session.send("Runtime.getHeapUsage")["usedSize"] / 2**20
+    mb["server"] = server.memory_full_info().uss / 2**20
+    mb["model's process"] = model.memory_full_info().uss / 2**20
+    counts = {
+        "threads": sum(each.num_threads() for each in (server, model)),
+        "files": sum(each.num_fds() for each in (server, model)),
+        "sockets": len(server.net_connections()),
+        "processes": len(family),
+    }
+    return Sample(minutes, mb, counts)
+
+
+@contextmanager
+def _camera() -> Iterator[str]:
+    command = [sys.executable, "-m", "tests.app.soak", "--camera"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+def _be_the_camera() -> int:
+    units = []
+    for seed, width in ((6, 640), (11, 640), (12, 480), (13, 640)):
+        images = [each.image for each in draw_clip(dataclasses.replace(SPEC, seed=seed, width=width))]
+        units += encoded([images[n // 5] for n in range(300)])  # ten seconds
+    with RtspCamera(units, cut_after=1350) as camera:
+        print(camera.url, flush=True)
+        sys.stdin.read()  # until the parent ends
+    return 0
+
+
+@contextmanager
+def _server(url: str, folder: Path) -> Iterator[tuple[psutil.Process, str]]:
+    command = [sys.executable, "-m", "sam3ray", "live", url, "--prompt", "red circle", "--display", "--no-browser"]
+    command += ["--checkpoint", "embedded", "--output", str(folder / "run"), "--set", "live.segment_s=60"]
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+    assert process.stdout is not None
+    try:
+        yield psutil.Process(process.pid), process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@contextmanager
+def _pages(address: str, folder: Path) -> Iterator[list[Page]]:
+    images = [live_picture(each.index, each.image) for each in draw_clip(dataclasses.replace(SPEC, frames=24))]
+    webcam = write_y4m(folder / "webcam.y4m", images)
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        raise SystemExit("no Chromium on this machine: apt-get install chromium")
+    with sync_playwright() as playwright:
+        flags = [*FLAGS, f"--use-file-for-fake-video-capture={webcam}"]
+        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=flags)
+        pages = []
+        for source in ("camera", "webcam"):
+            page = browser.new_context(permissions=["camera"]).new_page()
+            page.goto(address)
+            page.goto(address.partition("/?")[0] + "/#live")
+            page.locator('.model[data-state="ready"]').wait_for(timeout=180_000)
+            if source == "webcam":
+                page.get_by_role("button", name="Stop").click()
+                page.get_by_role("button", name="Start the webcam").click()
+            page.locator(".picture[data-ticket]").wait_for(timeout=60_000)
+            pages.append(page)
+        yield pages
+        browser.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
