@@ -48,8 +48,8 @@ for host in "${hosts[@]:1}"; do
         ray start --block --disable-usage-stats --address="$RAY_ADDRESS" --num-cpus="$cpus" --num-gpus="$gpus" &
 done
 
-# `ray status` answers once the head is up.
-until srun --overlap --nodes=1 --ntasks=1 -w "$head" ray status --address "$RAY_ADDRESS" >/dev/null 2>&1; do
+# This script runs on the first node, the head's. `ray status` answers once the head is up.
+until ray status --address "$RAY_ADDRESS" >/dev/null 2>&1; do
     if ! kill -0 "$head_task" 2>/dev/null; then
         echo "slurm.sh: the head of the Ray cluster did not start on $head; \`ray start\` says why above" >&2
         exit 3
@@ -57,7 +57,8 @@ until srun --overlap --nodes=1 --ntasks=1 -w "$head" ray status --address "$RAY_
     sleep 2
 done
 
-srun --overlap --nodes=1 --ntasks=1 -w "$head" python -m sam3ray run "$config" --set cluster.address=auto "$@" &
+# Without srun, which answers SIGTERM by killing its tasks.
+python -m sam3ray run "$config" --set cluster.address=auto "$@" &
 driver=$!
 # SLURM's warning goes to this script; the driver shuts down cleanly on SIGTERM.
 trap 'kill -TERM "$driver"' TERM

@@ -147,7 +147,7 @@ class DeskView:
         with self._lock:
             at = self._pictures.get(ticket) if isinstance(ticket, int) else None
             if at is None:
-                raise UserError("the picture that was clicked on is not kept any more: click again")
+                raise UserError("the picture that was clicked on is no longer kept: click again")
             new = [_as_new(each) if each.object_id == _NEW_OBJECT else each for each in prompts]
             self._pointed = (*self._pointed, *new) if at is self._at else tuple(new)
             self._at = at
@@ -169,7 +169,7 @@ def decode_picture(data: bytes) -> np.ndarray:
                 raise UserError(f"the picture has {picture.width}x{picture.height} pixels; allowed: {_MAX_SIDE} a side")
             return np.asarray(picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise UserError("what was sent is no picture; allowed: JPEG or WebP") from None
+        raise UserError("this is not a picture; allowed: JPEG or WebP") from None
 
 
 def seen_json(seen: Seen, ticket: int) -> dict[str, Any]:

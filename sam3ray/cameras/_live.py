@@ -244,7 +244,7 @@ def live(
     """
     phrases = as_phrases(prompts)
     if model is not None and checkpoint is not None:
-        raise UserError(f"checkpoint is {checkpoint!r}, and a model is given, too; allowed: one of both")
+        raise UserError(f"checkpoint is {checkpoint!r}, but model is given as well; pass only one of them")
     if not phrases:
         raise UserError("there is nothing to look for: give at least one phrase")
     loaded = (

@@ -60,7 +60,9 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._stack.enter_context(self._store.lease("live"))
         info = self._store.run_info() if self._store.exists() else None
         if info is not None and "live" not in info:
-            raise UserError(f"{redact(self._store.output)} is a run of a job; a recording needs an output of its own")
+            raise UserError(
+                f"{redact(self._store.output)} is the run of a job; choose another output for the recording"
+            )
         self._fingerprint = {"live": self._source, "model": _described(self._view.model_info)}
         self._clips = self._store.manifest() if info is not None else []
         if info is None:

@@ -170,9 +170,10 @@ def export_labels(
                 **chosen,
                 progress=progress,
             )
-    facts = {key: value for key, value in plain(done).items() if key not in ("lost", "failed")}
+    facts = {key: value for key, value in plain(done).items() if key not in ("lost", "failed", "unknown_names")}
     lost = {SENTENCES[kind]: count for kind, count in done.lost.items()}
     print_result(plain(done), facts_table({"exported to": to, **facts, **lost}), as_json)
+    complain(f"--labels: the run has no label {label!r}; check its spelling" for label in done.unknown_names)
     complain(f"clip {clip_id} was not exported: {problem}" for clip_id, problem in done.failed.items())
     return SOME_FAILED if done.failed else OK
 

@@ -139,7 +139,7 @@ class AgreementReport:
         for name, each in [*self.prompts.items(), ("all", self.overall), *((c, self.clips[c]) for c in unlike)]:
             add_row(table, *_cells(name, each))
         missing = [
-            f"{len(clips)} clips are in {where} run alone: {', '.join(clips[:5])}"
+            f"{len(clips)} clips are in {where} run only: {', '.join(clips[:5])}"
             for clips, where in ((self.only_here, "this"), (self.only_there, "the other"))
             if clips
         ]

@@ -5,10 +5,11 @@ numbers, parallel work, resuming) is the same for all formats and lives in `_exp
 """
 
 from sam3ray.exports._cvat_push import push_to_cvat
-from sam3ray.exports._export import Exported, export, read_names
+from sam3ray.exports._export import Exported, export
 from sam3ray.exports._formats import FORMATS
 from sam3ray.exports._import import READERS, Imported, import_labels
 from sam3ray.exports._losses import SENTENCES
+from sam3ray.exports._names import read_names
 
 __all__ = [
     "FORMATS",

@@ -18,22 +18,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sam3ray.config import RunSource, run_place
-from sam3ray.exports._export import (
-    Exported,
-    categories_of,
-    check_prompts,
-    choice_from,
-    extract_images,
-    read_labels,
-    wanted_clips,
-)
+from sam3ray.exports._export import Exported
 from sam3ray.exports._folder import Folder
+from sam3ray.exports._images import extract_images
 from sam3ray.exports._labels import Choice, ClipLabels
 from sam3ray.exports._pixels import crop_of
+from sam3ray.exports._selection import choice_from, read_labels, select
 from sam3ray.exports.cvat import row_major_runs
 from sam3ray.failures import ClipError, UserError
 from sam3ray.guard.redact import redact
-from sam3ray.revisions import Edits
 from sam3ray.store import RunStore
 from sam3ray.store.storage import Storage
 
@@ -75,22 +68,15 @@ def push_to_cvat(
     host, project = _address(to)
     choice = choice_from(clips, prompts, min_score, every, names)
     store = RunStore(*run_place(run, storage_options))
-    manifest = store.manifest()
-    numbers = {clip.clip_id: n for n, clip in enumerate(manifest, 1)}
-    wanted = wanted_clips(manifest, store.done_ids(), choice)
-    edits = Edits(store)
-    number = edits.number_of(revision)
-    operations = edits.operations(number)
-    corrected = edits.labels(operations)
-    check_prompts(manifest, choice, corrected)
-    categories = categories_of(manifest, choice, corrected)
-    server = _Server(host, project, list(categories), _mark(store, number, choice))
+    selected = select(store, choice, revision)
+    wanted, categories = selected.clips, selected.categories
+    server = _Server(host, project, list(categories), _mark(store, selected.revision, choice))
     failed: dict[str, str] = {}
     done = already = frames = rows = 0
     for count, clip in enumerate(wanted, 1):
         try:
-            corrections = operations.get(clip.clip_id, ())
-            labels = read_labels(store, clip, numbers[clip.clip_id], categories, choice, corrections)
+            corrections = selected.operations.get(clip.clip_id, ())
+            labels = read_labels(store, clip, selected.numbers[clip.clip_id], categories, choice, corrections)
             if server.push(store, clip, labels):
                 done += 1
             else:
@@ -101,7 +87,7 @@ def push_to_cvat(
             failed[clip.clip_id] = redact(" ".join(str(error).split()))[:500]
         if progress is not None:
             progress(count, len(wanted))
-    return Exported(done, already, frames, rows, failed, {"track_scores": rows} if rows else {})
+    return Exported(done, already, frames, rows, failed, {"track_scores": rows} if rows else {}, selected.unknown_names)
 
 
 def _mark(store: RunStore, revision: int | None, choice: Choice) -> str:
@@ -116,7 +102,7 @@ def _address(to: str) -> tuple[str, int | None]:
     if found is None or urlsplit(found["host"]).username is not None:
         raise UserError(
             f"--to {redact(to)}: allowed: a CVAT server or one of its projects, as in https://app.cvat.ai/projects/7, "
-            "without user and password, which come from CVAT_ACCESS_TOKEN, or CVAT_USERNAME and CVAT_PASSWORD"
+            "without user and password; credentials come from CVAT_ACCESS_TOKEN, or CVAT_USERNAME and CVAT_PASSWORD"
         )
     return found["host"], None if found["project"] is None else int(found["project"])
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from sam3ray.config import RunSource, run_place
-from sam3ray.exports._export import categories_of, choice_from, read_labels
 from sam3ray.exports._folder import IDENTITY, SIDECARS, Folder
 from sam3ray.exports._home import Imported, Times, add_revision
 from sam3ray.exports._labels import Choice, ClipLabels
@@ -21,6 +20,7 @@ from sam3ray.exports._reading_parquet import read_parquet
 from sam3ray.exports._reading_pixels import read_davis, read_mots_challenge, read_mots_kitti, read_mots_png
 from sam3ray.exports._reading_tracks import read_sav, read_vis
 from sam3ray.exports._refined_run import bring_home
+from sam3ray.exports._selection import categories_of, choice_from, read_labels
 from sam3ray.failures import UserError
 from sam3ray.files import resolve
 from sam3ray.guard.jsontext import parse_json
@@ -90,7 +90,9 @@ def import_labels(
         choice = _choice_of(identity["choice"])
         read = READERS[format][str(identity.get("variant", ""))]
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise UserError(f"{storage.shown(IDENTITY)} is damaged: {error} is no variant or choice of an export") from None
+        raise UserError(
+            f"{storage.shown(IDENTITY)} is damaged: {error} is not a variant or option of an export"
+        ) from None
     edits = Edits(store)
     corrections = edits.operations(edits.number_of(base))
     manifest = store.manifest()
@@ -135,7 +137,7 @@ def _identity(storage: Storage, store: RunStore, format: str) -> Mapping[str, An
         or not isinstance(value.get("choice"), Mapping)
         or type(value.get("revision")) is not int
     ):
-        raise UserError(f"{where} is damaged: it lacks the run, the revision or what was chosen")
+        raise UserError(f"{where} is damaged: it lacks the run, the revision or the options")
     if value.get("format") != format:
         raise UserError(f"{storage.shown()} was exported as {value.get('format')!r}, not as {format!r}")
     run = store.run_id()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,11 @@ class Painted:
 
     canvas: np.ndarray
     lost: int
+
+
+def with_number(objects: Sequence[ObjectAnnotation], numbers: Mapping[int, int]) -> list[ObjectAnnotation]:
+    """The objects of a frame that the format has a number for. The others are not painted and hide nobody."""
+    return [item for item in objects if item.object_id in numbers]
 
 
 def paint(objects: Sequence[ObjectAnnotation], height: int, width: int) -> Painted:

@@ -71,7 +71,7 @@ def read_coco(storage: Storage, labels: ClipLabels) -> Found:
     for n, each in enumerate(list_of(value, "annotations", path)):
         where = f"{path}, annotation {n + 1}"
         if not isinstance(each, Mapping) or not _is_id(each.get("image_id")) or each["image_id"] not in images:
-            raise ValueError(f"{where}: its image_id is not that of an image whose frame is known")
+            raise ValueError(f"{where}: its image_id is not that of an exported image")
         label = name_of(each.get("category_id"), names, where)
         attributes = each.get("attributes") if isinstance(each.get("attributes"), Mapping) else {}
         object_id = object_id_of(each.get("track_id", (attributes or {}).get("track_id")), where)
@@ -91,7 +91,7 @@ def names_of(value: Mapping[str, Any], path: str) -> dict[Any, Any]:
 def name_of(category: Any, names: Mapping[Any, Any], where: str) -> str:
     """The label of an annotation's category."""
     if not _is_id(category) or category not in names:
-        raise ValueError(f"{where}: its category_id is {category!r:.40}, which is none of the file's categories")
+        raise ValueError(f"{where}: its category_id is {category!r:.40}, which is not among the file's categories")
     return label_of(names[category], where)
 
 

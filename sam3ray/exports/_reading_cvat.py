@@ -53,7 +53,7 @@ def read_cvat_masks(storage: Storage, labels: ClipLabels) -> Found:
         named = _NUMBERED.search(image.get("name", ""))
         frame = int(named[1]) if named else None
         if frame not in labels.place:
-            raise ValueError(f"{path}: image {image.get('name')!r} is no exported frame; allowed: frame_<index>")
+            raise ValueError(f"{path}: image {image.get('name')!r} is not an exported frame; allowed: frame_<index>")
         where = f"{path}, frame {frame}"
         if (_number(image, "height", where), _number(image, "width", where)) != size:
             raise ValueError(f"{where} has {image.get('width')}x{image.get('height')} pixels, not {size[1]}x{size[0]}")
@@ -139,7 +139,7 @@ def _mask(shape: ET.Element, size: tuple[int, int], where: str) -> np.ndarray:
 def _polygon(shape: ET.Element, size: tuple[int, int], where: str) -> np.ndarray:
     pairs = [part.split(",") for part in shape.get("points", "").split(";")]
     if any(len(pair) != 2 for pair in pairs) or len(pairs) < 3:
-        raise ValueError(f"{where}: its points are no polygon")
+        raise ValueError(f"{where}: its points are not a polygon")
     return filled(points_of(pairs, where), size)
 
 

@@ -105,7 +105,7 @@ def _unpacked(value: Any, where: str) -> np.ndarray:
         if pixels.ndim != 2 or pixels.dtype.kind not in "bui" or inflate.unconsumed_tail:
             raise ValueError
     except (ValueError, OSError, EOFError, zlib.error, binascii.Error, SyntaxError, MemoryError):
-        raise ValueError(f"{where}: its mask is no array of pixels") from None
+        raise ValueError(f"{where}: its mask is not an array of pixels") from None
     found: np.ndarray = pixels != 0
     return found
 

@@ -39,11 +39,11 @@ def read_mot(storage: Storage, labels: ClipLabels) -> Found:
             frame, name = labels.frames[_place(place, labels)], names[int(category)]
             own = boxes.setdefault((int(number), name), {})
             if not all(abs(value) < _LARGEST for value in (x, y, width, height)):
-                raise ValueError(f"the box {x:g}, {y:g}, {width:g}, {height:g} is no place in an image")
+                raise ValueError(f"the box {x:g}, {y:g}, {width:g}, {height:g} is not a box in an image")
             if int(number) < 1 or not (width > 0 and height > 0):
                 raise ValueError(f"object {number:g} of {width:g}x{height:g} pixels; allowed: ids and sizes above 0")
             if frame in own:
-                raise ValueError(f"object {number:g} comes twice on frame {place:g}")
+                raise ValueError(f"object {number:g} appears twice on frame {place:g}")
             if shown:
                 own[frame] = Keyframe(frame, (x - 1, y - 1, x - 1 + width, y - 1 + height))
         except KeyError:

@@ -13,7 +13,7 @@ import numpy as np
 
 from sam3ray.exports import davis, mots
 from sam3ray.exports._labels import ClipLabels
-from sam3ray.exports._pixels import paint
+from sam3ray.exports._pixels import paint, with_number
 from sam3ray.exports._reading import Found
 from sam3ray.masks import decode_rle
 from sam3ray.revisions import Label
@@ -94,7 +94,7 @@ def _read_text(storage: Storage, path: str, labels: ClipLabels, first_frame: int
             if (height, width) != (labels.height, labels.width) or not 0 <= place < len(labels.frames):
                 raise ValueError(f"frame {frame} of {width}x{height} pixels was not exported")
             if number in lines.setdefault(place, {}):
-                raise ValueError(f"object {number} comes twice on frame {frame}")
+                raise ValueError(f"object {number} appears twice on frame {frame}")
             lines[place][number] = decode_rle(rle, height, width)
         except ValueError as error:
             raise ValueError(f"{path}, line {n}: {' '.join(str(error).split())}") from None
@@ -119,7 +119,7 @@ def _compared(
     """What came back, by frame.
 
     Args:
-        numbers: object id -> the number that the export gave it.
+        numbers: object id -> the number that the export gave it. Objects without one were not exported, and stay.
         masks: the pixels of each number at a place among the exported frames.
         label_of: that of a new object, from its number.
     """
@@ -127,11 +127,15 @@ def _compared(
     tracks = labels.tracks
     found: Found = {}
     for place, frame in enumerate(labels.frames):
-        objects = labels.objects.get(frame, ())
+        objects = with_number(labels.objects.get(frame, ()), numbers)
         canvas = paint(objects, labels.height, labels.width).canvas
         held = {item.object_id: (n, item) for n, item in enumerate(objects, 1)}
         came = masks(place)
-        found[frame] = []
+        found[frame] = [
+            Label(item.object_id, item.prompt, item)
+            for item in labels.objects.get(frame, ())
+            if item.object_id not in numbers
+        ]
         for number, mask in came.items():
             object_id = ids.get(number)
             if object_id is None:

@@ -66,7 +66,7 @@ def _base(store: RunStore, refined: RunStore) -> int:
     info: Mapping[str, Any] = refined.run_info()
     about = info.get("refines")
     if not isinstance(about, Mapping) or type(about.get("revision")) is not int:
-        raise UserError(f"{redact(refined.output)} is no refined run: make one with `sam3ray refine`")
+        raise UserError(f"{redact(refined.output)} is not a refined run: make one with `sam3ray refine`")
     if about.get("run_id") != store.run_id():
         raise UserError(
             f"{redact(refined.output)} refines the run {about.get('run_id')!r} ({redact(str(about.get('output')))}); "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 from PIL import Image
@@ -11,7 +12,7 @@ from PIL import Image
 from sam3ray.exports._folder import Folder
 from sam3ray.exports._labels import ClipLabels, Written
 from sam3ray.exports._losses import Losses
-from sam3ray.exports._pixels import paint
+from sam3ray.exports._pixels import paint, with_number
 
 MOST_OBJECTS = 254  # 255 is void to the readers of DAVIS
 
@@ -29,8 +30,8 @@ def palette() -> list[int]:
 
 
 def ids(labels: ClipLabels) -> dict[int, int]:
-    """Object id -> its number in the images."""
-    return {object_id: n for n, object_id in enumerate(labels.tracks, 1)}
+    """Object id -> its number in the images: those of the first `MOST_OBJECTS`."""
+    return {object_id: n for n, object_id in enumerate(islice(labels.tracks, MOST_OBJECTS), 1)}
 
 
 def write_clip(labels: ClipLabels, out: Folder) -> Losses:
@@ -43,17 +44,13 @@ def write_clip(labels: ClipLabels, out: Folder) -> Losses:
         scores=rows,
         track_scores=rows,
         renumbered=sum(a != b for a, b in numbers.items()),
+        left_out=len(labels.tracks) - len(numbers),
     )
     colours = palette()
     for place, frame in enumerate(labels.frames):
-        objects = labels.objects.get(frame, ())
+        objects = with_number(labels.objects.get(frame, ()), numbers)
         painted = paint(objects, labels.height, labels.width)
-        values = np.zeros(len(objects) + 1, np.uint8)
-        for n, item in enumerate(objects, 1):
-            if numbers[item.object_id] <= MOST_OBJECTS:
-                values[n] = numbers[item.object_id]
-            else:
-                losses["left_out"] += 1
+        values = np.array([0, *(numbers[item.object_id] for item in objects)], np.uint8)
         losses["overlap_pixels"] += painted.lost
         losses["hidden_objects"] += len(objects) + 1 - len(np.union1d(np.unique(painted.canvas), [0]))
         image = Image.fromarray(values[painted.canvas], mode="P")

@@ -6,7 +6,8 @@ classes, of which everything here is the pedestrian (2); the PNGs have a class f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import cv2
 import numpy as np
@@ -14,36 +15,35 @@ import numpy as np
 from sam3ray.exports._folder import Folder
 from sam3ray.exports._labels import ClipLabels, Written
 from sam3ray.exports._losses import Losses
-from sam3ray.exports._pixels import paint
+from sam3ray.exports._pixels import paint, with_number
 from sam3ray.exports.mot import seqinfo
 from sam3ray.masks import encode_masks
 
 _PER_CLASS = 1000
 _PEDESTRIAN = 2
+_MOST_CLASSES = 64  # 16 bits
 
 
 def text_ids(labels: ClipLabels) -> dict[int, int]:
-    """Object id -> its id in the text."""
-    return {object_id: _PEDESTRIAN * _PER_CLASS + n for n, object_id in enumerate(labels.tracks, 1)}
+    """Object id -> its id in the text: those of the first 999."""
+    return {
+        object_id: _PEDESTRIAN * _PER_CLASS + n for n, object_id in enumerate(islice(labels.tracks, _PER_CLASS - 1), 1)
+    }
 
 
 def png_ids(labels: ClipLabels) -> dict[int, int]:
-    """Object id -> its value in the images: class * 1000 + its number within its label, from 1 by ascending id."""
+    """Object id -> its value in the images: class * 1000 + its number within its label, from 1 by ascending id.
+
+    Objects beyond the 999th of a label, or of a label beyond the 64th, have none: the images have 16 bits.
+    """
     counts: dict[str, int] = {}
     numbers = {}
     for object_id, track in labels.tracks.items():
         label = next(iter(track.values())).prompt
         counts[label] = counts.get(label, 0) + 1
-        numbers[object_id] = labels.categories[label] * _PER_CLASS + counts[label]
+        if counts[label] < _PER_CLASS and labels.categories[label] <= _MOST_CLASSES:
+            numbers[object_id] = labels.categories[label] * _PER_CLASS + counts[label]
     return numbers
-
-
-def _numbered(labels: ClipLabels) -> dict[int, int]:
-    """Object id -> its number within its label."""
-    return {
-        object_id: value - labels.categories[next(iter(labels.tracks[object_id].values())).prompt] * _PER_CLASS
-        for object_id, value in png_ids(labels).items()
-    }
 
 
 def write_challenge_clip(labels: ClipLabels, out: Folder) -> Losses:
@@ -73,11 +73,11 @@ def write_challenge_dataset(clips: Sequence[Written], out: Folder) -> None:
 
 
 def _text(labels: ClipLabels, first_frame: int) -> tuple[str, Losses]:
-    numbers = {object_id: n for n, object_id in enumerate(labels.tracks, 1)}
-    losses = Losses(times=len(labels.frames), renumbered=sum(a != b for a, b in numbers.items()))
+    numbers = text_ids(labels)
+    losses = _losses(labels, numbers)
     lines = []
     for place, frame in enumerate(labels.frames):
-        objects = labels.objects.get(frame, ())
+        objects = with_number(labels.objects.get(frame, ()), numbers)
         if not objects:
             continue
         painted = paint(objects, labels.height, labels.width)
@@ -86,43 +86,40 @@ def _text(labels: ClipLabels, first_frame: int) -> tuple[str, Losses]:
         losses["track_scores"] += len(objects)
         masks = encode_masks(painted.canvas[None] == np.arange(1, len(objects) + 1)[:, None, None])
         for item, mask in zip(objects, masks, strict=True):
-            number = numbers[item.object_id]
             if mask.area == 0:
                 losses["hidden_objects"] += 1
-            elif number >= _PER_CLASS:
-                losses["left_out"] += 1
-            else:
-                found = _PEDESTRIAN * _PER_CLASS + number
-                lines.append(f"{place + first_frame} {found} {_PEDESTRIAN} {labels.height} {labels.width} {mask.rle}\n")
-    if (
-        len({track_label for track in labels.tracks.values() for track_label in [next(iter(track.values())).prompt]})
-        > 1
-    ):
+                continue
+            found = numbers[item.object_id]
+            lines.append(f"{place + first_frame} {found} {_PEDESTRIAN} {labels.height} {labels.width} {mask.rle}\n")
+    if len({next(iter(track.values())).prompt for track in labels.tracks.values()}) > 1:
         losses["labels"] += sum(map(len, labels.tracks.values()))
     return "".join(lines), losses
 
 
 def write_png_clip(labels: ClipLabels, out: Folder) -> Losses:
     """`<clip_id>/instances/<frame index>.png`, 16 bit, and `labels.txt`: class n is line n, 0 the background."""
-    numbers = _numbered(labels)
-    losses = Losses(times=len(labels.frames), renumbered=sum(a != b for a, b in numbers.items()))
+    numbers = png_ids(labels)
+    losses = _losses(labels, numbers)
     out.text(f"{labels.clip_id}/instances/labels.txt", "".join(f"{name}\n" for name in labels.categories))
     for frame in labels.frames:
-        objects = labels.objects.get(frame, ())
+        objects = with_number(labels.objects.get(frame, ()), numbers)
         painted = paint(objects, labels.height, labels.width)
         losses["overlap_pixels"] += painted.lost
         losses["scores"] += len(objects)
         losses["track_scores"] += len(objects)
-        values = np.zeros(len(objects) + 1, np.uint16)
-        for place, item in enumerate(objects, 1):
-            if numbers[item.object_id] >= _PER_CLASS or labels.categories[item.prompt] > 64:
-                losses["left_out"] += 1
-                continue
-            values[place] = labels.categories[item.prompt] * _PER_CLASS + numbers[item.object_id]
+        values = np.array([0, *(numbers[item.object_id] for item in objects)], np.uint16)
         hidden = len(objects) + 1 - len(np.union1d(np.unique(painted.canvas), [0]))
         losses["hidden_objects"] += hidden
         out.bytes(f"{labels.clip_id}/instances/{frame:06d}.png", png(values[painted.canvas]))
     return losses
+
+
+def _losses(labels: ClipLabels, numbers: Mapping[int, int]) -> Losses:
+    return Losses(
+        times=len(labels.frames),
+        renumbered=sum(object_id != number % _PER_CLASS for object_id, number in numbers.items()),
+        left_out=len(labels.tracks) - len(numbers),
+    )
 
 
 def png(pixels: np.ndarray) -> bytes:

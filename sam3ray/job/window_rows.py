@@ -48,7 +48,7 @@ def window_facts(path: Path) -> dict[str, Any]:
     """Raises ValueError if the file is not a window's."""
     facts = read_file_metadata(pq.read_metadata(path))["clip"]
     if not isinstance(facts, dict):
-        raise ValueError("the file's metadata says nothing of the clip")
+        raise ValueError("the file's metadata says nothing about the clip")
     return facts
 
 

@@ -194,7 +194,7 @@ class ClipWindows:
             if rows is None:
                 raise ValueError(f"the rows of window {entry.name} are missing")
             if sha256_of(rows) != entry.sha256:
-                raise ValueError(f"the rows of window {entry.name} are damaged: their digest is another")
+                raise ValueError(f"the rows of window {entry.name} are damaged: their digest does not match")
             self._files[entry.window] = rows
             self._seen_before = self._seen_before.joined(Seen.of(window_facts(rows).get("seen", {})))
         return note

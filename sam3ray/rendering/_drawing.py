@@ -108,7 +108,7 @@ def _objects(annotations: Any, default: tuple[int, ...]) -> tuple[list[ObjectAnn
     frames = sorted({(row["clip_id"], row["frame_index"]) for row in items})
     if len(frames) > 1:
         raise ValueError(
-            f"annotations are of {len(frames)} frames, {frames[0]} and {frames[1]} among them; allowed: one"
+            f"annotations are of {len(frames)} frames, {frames[0]} and {frames[1]} among them; allowed: one frame"
         )
     frame = FrameAnnotations.of_rows(sorted(items, key=lambda row: int(row["object_id"])))
     return list(frame.objects), (frame.height, frame.width)

@@ -116,7 +116,7 @@ def difference(
                 new[object_id or 0], fresh = fresh, fresh + 1
             object_id = new[object_id or 0] if object_id is None or object_id < 0 else object_id
             if object_id in found:
-                raise ValueError(f"object {object_id} comes twice on frame {frame}")
+                raise ValueError(f"object {object_id} appears twice on frame {frame}")
             here = [held[object_id].prompt] if object_id in held else []
             own = _own_name(label.label, [*here, *prompts_of.get(object_id, ())], renamed, prompts)
             found[object_id] = label, _annotation(object_id, replace(label, label=own))

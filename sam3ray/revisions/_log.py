@@ -188,7 +188,7 @@ class Edits:
             if data is None:
                 raise UserError(f"{where} is missing: a correction names it")
             if hashlib.sha256(data).hexdigest() != key:
-                raise UserError(f"{where} has another digest than the correction that names it: it was changed")
+                raise UserError(f"{where} was changed: its digest is not the one in the correction that names it")
             self._data[key] = _parse_data(data, where)
             if len(self._data) > _KEPT:
                 self._data.popitem(last=False)
@@ -245,7 +245,7 @@ class Edits:
             if self.store.storage.create_bytes(data, entry_path(top + 1)):
                 self._entries[top + 1] = replace(entry, number=top + 1)
                 return top + 1
-        raise EditConflict(f"{_TRIES} others were faster every time: try again")
+        raise EditConflict(f"{_TRIES} other writers were faster each time: try again")
 
     def undo(self, *entries: int, **about: Any) -> int:
         """Adds an entry that takes these back."""

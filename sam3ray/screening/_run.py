@@ -149,7 +149,7 @@ def triage(
     if to is None:
         storage.replace_bytes(sink.getvalue(), path)
     elif not storage.create_bytes(sink.getvalue(), path):
-        raise UserError(f"{storage.shown(path)} is there already: choose another name for --to")
+        raise UserError(f"{storage.shown(path)} already exists: choose another name for --to")
     return Triage(ranking, storage.address(path), damaged)
 
 
@@ -195,7 +195,7 @@ def _target(
         raise UserError(f"--to {redact(os.fspath(to))}: allowed: the address of a .parquet file")
     storage = Storage(folder or "/", options)
     if storage.exists(name):
-        raise UserError(f"{storage.shown(name)} is there already: choose another name for --to")
+        raise UserError(f"{storage.shown(name)} already exists: choose another name for --to")
     return storage, name
 
 

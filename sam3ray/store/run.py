@@ -150,7 +150,7 @@ class RunStore:
         self.storage.replace_bytes(frozen.to_parquet((), None), layout.MANIFEST)
         run = identity.describe_run(fingerprint, config, 0, frozen.digest(()), extra)
         if not self.storage.create_bytes(json.dumps(run, indent=2).encode() + b"\n", layout.RUN):
-            raise UserError(f"there is a run in {redact(self.output)} already")
+            raise UserError(f"{redact(self.output)} already holds a run")
 
     def grow(self, clips: Sequence[Clip]) -> None:
         """The clips that a growing run has now. For the holder of the lease.
@@ -231,7 +231,7 @@ class RunStore:
             )
         if run["manifest"]["sha256"] == digest:
             return
-        detail = "it has never been written"
+        detail = "its manifest was never written"
         if self.storage.exists(layout.MANIFEST):
             detail = frozen.differences(self.manifest(), clips) or "their rows differ"
         raise UserError(

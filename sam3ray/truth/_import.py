@@ -109,7 +109,7 @@ def import_truth(
                     unmatched.append(name)
                 try:
                     if clip_id in made:
-                        raise ValueError("another sequence has this name, too")
+                        raise ValueError("another sequence also has this name")
                     clip = _renamed(read(), labels or {})  # before its name is looked at: a damaged file has none
                     layout.check_clip_id(clip_id)
                     path = Path(work) / f"{n}.parquet"

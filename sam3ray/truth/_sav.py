@@ -57,7 +57,7 @@ def _clip(reading: Reading, path: str) -> TrueClip:
     if labels is None:
         labels = [reading.label] * len(ids)
     if not isinstance(labels, list) or len(labels) != len(ids):
-        raise ValueError(f"{path}: 'masklet_label' has not one entry for each masklet")
+        raise ValueError(f"{path}: 'masklet_label' needs one entry for each masklet")
     labels = [phrase(label, f"{path}: a masklet's label") for label in labels]
     frames = []
     for place, masks in enumerate(masklets):

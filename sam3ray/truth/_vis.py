@@ -107,7 +107,7 @@ def _clip(
         used.add(object_id)
         masks = track.get("segmentations")
         if not isinstance(masks, list) or len(masks) != len(files):
-            raise ValueError(f"{at}: 'segmentations' has not one entry for each of the {len(files)} frames")
+            raise ValueError(f"{at}: 'segmentations' needs one entry for each of the {len(files)} frames")
         visibility = IGNORED if track.get("iscrowd") else None
         for place, value in enumerate(masks):
             mask: EncodedMask | None = read_mask(value, size, f"{at}, frame {place}")

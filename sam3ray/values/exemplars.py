@@ -96,7 +96,7 @@ def with_exemplar_phrases(
         return tuple(phrases), tuple(exemplars), f"hold {len(spelled)} phrases; allowed: at most {MAX_PHRASES}"
     for each in exemplars:
         if not each.phrase and _as_read(each.label) in spelled:
-            problem = f"holds the label {each.label!r}, which is a phrase of the clip, too; "
+            problem = f"holds the label {each.label!r}, which is also a phrase of the clip; "
             return tuple(phrases), tuple(exemplars), f"{problem}allowed: a phrase instead of the label, or another one"
     said = (replace(each, phrase=spelled[_as_read(each.phrase)]) if each.phrase else each for each in exemplars)
     return tuple(spelled.values()), tuple(said), None

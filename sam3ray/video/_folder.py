@@ -115,7 +115,7 @@ def _opened(path: Path, limits: VideoConfig) -> Iterator[Image.Image]:
     except FileNotFoundError as error:
         raise ClipError(Reason.NOT_FOUND, "the frame does not exist", where) from error
     except PermissionError as error:
-        raise ClipError(Reason.PERMISSION_DENIED, "the frame may not be read", where) from error
+        raise ClipError(Reason.PERMISSION_DENIED, "permission denied: the frame cannot be read", where) from error
     except UnidentifiedImageError as error:
         raise ClipError(Reason.UNREADABLE_VIDEO, "the frame is neither JPEG nor PNG nor WebP", where) from error
     except MemoryError as error:

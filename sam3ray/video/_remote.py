@@ -118,7 +118,7 @@ def _classify(error: Exception) -> tuple[Reason, str]:
     if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError) and not unreachable):
         return Reason.NOT_FOUND, "there is no such file or folder"
     if status in (401, 403) or (status is None and isinstance(error, PermissionError)):
-        return Reason.PERMISSION_DENIED, "it may not be read"
+        return Reason.PERMISSION_DENIED, "permission denied: it cannot be read"
     if (disk := disk_fault(error)) is not None:
         return disk.reason, disk.message
     if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
@@ -129,8 +129,8 @@ def _classify(error: Exception) -> tuple[Reason, str]:
 
 
 _OF_STORE = {
-    Kind.DENIED: (Reason.PERMISSION_DENIED, "it may not be read"),
-    Kind.ARCHIVED: (Reason.PERMISSION_DENIED, "it may not be read"),
+    Kind.DENIED: (Reason.PERMISSION_DENIED, "permission denied: it cannot be read"),
+    Kind.ARCHIVED: (Reason.PERMISSION_DENIED, "permission denied: it cannot be read"),
     Kind.CREDENTIALS: (Reason.STORAGE, "the store failed"),
     Kind.ELSEWHERE: (Reason.STORAGE, "the store failed"),
 }
@@ -146,12 +146,12 @@ def _refusal(error: BaseException | None) -> tuple[Reason, str] | None:
             forbidden = f"storage.http.{web.PRIVATE_HOSTS} forbids"
             return (
                 Reason.PERMISSION_DENIED,
-                f"it may not be read: its address leads to a private network, which {forbidden}",
+                f"it is not fetched: its address leads to a private network, which {forbidden}",
             )
         if kind == "NonHttpUrlRedirectClientError":
             return (
                 Reason.PERMISSION_DENIED,
-                "it may not be read: the server redirects to an address that is not http(s)",
+                "it is not fetched: the server redirects to an address that is not http(s)",
             )
         if kind == "TooManyRedirects":
             return Reason.NOT_FOUND, "the server's redirects do not end at a file"
@@ -186,7 +186,7 @@ def look_up(uri: str, storage_options: Mapping[str, Any], limits: VideoConfig) -
         ClipError: not_found, permission_denied, storage; no_video_stream for a folder without frames; over_limits.
     """
     if problem := protocol_problem(uri, limits.protocols):
-        raise ClipError(Reason.PERMISSION_DENIED, f"it may not be read: its address {problem}", redact_uri(uri))
+        raise ClipError(Reason.PERMISSION_DENIED, f"it is not fetched: its address {problem}", redact_uri(uri))
     is_web = kind_of_storage(uri) == WEB
     with naming_store_errors(uri):
         fs, path = open_filesystem(uri, storage_options)

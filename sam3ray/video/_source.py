@@ -53,7 +53,7 @@ def naming_errors(where: str, doing: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ClipError(Reason.NOT_FOUND, "the file does not exist", where) from error
     except PermissionError as error:
-        raise ClipError(Reason.PERMISSION_DENIED, "the file may not be read", where) from error
+        raise ClipError(Reason.PERMISSION_DENIED, "permission denied: the file cannot be read", where) from error
     except OSError as error:
         # Local disk, not a store: EIO and the like are the node's fault.
         raise ClipError(Reason.STORAGE, f"{doing}: {error.strerror or error}", where) from error

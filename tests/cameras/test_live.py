@@ -95,7 +95,7 @@ def test_a_file_can_be_looked_at_frame_by_frame(clip):
 
 
 def test_what_is_no_source_is_said_at_once(tmp_path):
-    with pytest.raises(UserError, match="no live source"):
+    with pytest.raises(UserError, match="is not a live source"):
         Camera("https://example.org/page.html")
     with pytest.raises(ClipError, match="does not exist"):
         Camera(str(tmp_path / "missing.mp4"))
@@ -154,5 +154,5 @@ def test_a_recording_that_is_given_up_keeps_what_it_has(clip, model, tmp_path):
 
 def test_another_run_is_not_recorded_into(clip, model, tmp_path):
     RunStore(str(tmp_path)).create_or_open({"schema_version": 1}, {}, [])
-    with pytest.raises(UserError, match="an output of its own"):
+    with pytest.raises(UserError, match="choose another output"):
         next(sam3ray.live(clip, ["red circle"], model=model, output=tmp_path))

@@ -87,8 +87,8 @@ class TestRefusals:
             ({"format": "coko"}, "--format coko: allowed: coco, "),
             ({"format": "mots", "variant": "x"}, "--variant x of mots: allowed: challenge, kitti, png"),
             ({"format": "coco", "variant": "x"}, "this format has no variants"),
-            ({"format": "coco", "every": 0}, "--every 0: allowed: 1 and above"),
-            ({"format": "coco", "every": 1.5}, "--every 1.5: allowed: 1 and above, whole"),
+            ({"format": "coco", "every": 0}, "--every 0: allowed: whole numbers from 1"),
+            ({"format": "coco", "every": 1.5}, "--every 1.5: allowed: whole numbers from 1"),
             ({"format": "coco", "min_score": 2}, "--min-score 2: allowed: 0 to 1"),
             ({"format": "coco", "min_score": "x"}, "--min-score x: allowed: 0 to 1"),
             ({"format": "coco", "clips": ["other"]}, "--clips other: the run has no such clip"),
@@ -151,8 +151,10 @@ class TestCoco:
         assert images[0]["id"] == 10_000_001
 
     def test_choice(self, run, tmp_path):
-        names = {"two words": "bars"}
-        export(str(run), str(tmp_path), "coco", min_score=0.7, every=2, names=names, prompts=["ring", "two words"])
+        names = {"two words": "bars", "rign": "circle"}
+        prompts = ["ring", "two words"]
+        done = export(str(run), str(tmp_path), "coco", min_score=0.7, every=2, names=names, prompts=prompts)
+        assert done.unknown_names == ("rign",)
         data = json.loads((tmp_path / "annotations" / f"{CLIP}.json").read_text())
         assert [image["frame_index"] for image in data["images"]] == [0, 2, 4]
         assert {each["track_id"] for each in data["annotations"]} == {1, 1203}

@@ -249,9 +249,9 @@ class TestBadInput:
             ({"segmentation": []}, "its segmentation is empty; allowed: run lengths or polygons"),
             ({"segmentation": [[1, 2, 3]]}, r"a polygon is \[1, 2, 3\]; allowed: x, y of three points"),
             ({"segmentation": [7]}, "a polygon is 7"),
-            ({"image_id": [1]}, "its image_id is not that of an image"),
-            ({"category_id": {}}, "its category_id is {}, which is none"),
-            ({"category_id": 77}, "its category_id is 77, which is none"),
+            ({"image_id": [1]}, "its image_id is not that of an exported image"),
+            ({"category_id": {}}, "its category_id is {}, which is not"),
+            ({"category_id": 77}, "its category_id is 77, which is not"),
         ],
     )
     def test_an_annotation_of_coco(self, run, tmp_path, change, sentence):

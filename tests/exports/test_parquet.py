@@ -88,7 +88,7 @@ def test_rows_changed_by_another_program_come_back(run, tmp_path):
     [
         (lambda rows: [r | {"frame_index": 77} for r in rows], "row 1: frame 77 was not exported"),
         (lambda rows: [{k: v for k, v in r.items() if k != "prompt"} for r in rows], "has no column prompt"),
-        (lambda rows: [*rows, rows[0]], "comes twice on frame 0"),
+        (lambda rows: [*rows, rows[0]], "appears twice on frame 0"),
         (lambda rows: [r | {"segmentation": {"size": [9, 9], "counts": "x"}} for r in rows], "not a mask of 128x96"),
         (None, "is not a Parquet file"),
     ],

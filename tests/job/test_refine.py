@@ -279,7 +279,7 @@ class TestHome:
         other = make_run(tmp_path / "other")
         with pytest.raises(UserError, match="refines the run"):
             import_labels(other.output, new.output, "run")
-        with pytest.raises(UserError, match="no refined run"):
+        with pytest.raises(UserError, match="is not a refined run"):
             import_labels(run.output, other.output, "run")
         assert not Path(other.output, "edits").exists()
 

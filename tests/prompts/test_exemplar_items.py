@@ -139,7 +139,7 @@ def test_lists_and_files_that_are_none(tmp_path: Path) -> None:
     assert wrong.startswith(f"{tmp_path}/e.jsonl row 1 (line 1): boxes is 3; allowed: a list of 1 to 64")
     both = refused(tmp_path, [{"uri": "/a.mp4", "prompts": ["Bolt"], "exemplars": [BOLT]}])
     assert both.endswith(
-        "holds the label 'bolt', which is a phrase of the clip, too; allowed: a phrase instead of the "
+        "holds the label 'bolt', which is also a phrase of the clip; allowed: a phrase instead of the "
         "label, or another one"
     )
 

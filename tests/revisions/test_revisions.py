@@ -272,7 +272,7 @@ class TestRefused:
         (path,) = (run / "edits" / "data").rglob("*.parquet")
         other, _ = log.put_data(CLIP, drawn(1, [4]))
         path.write_bytes((run / "edits" / "data" / other / f"{CLIP}.parquet").read_bytes())
-        with pytest.raises(UserError, match="has another digest"):
+        with pytest.raises(UserError, match="was changed: its digest"):
             edits(run).clip(CLIP, edits(run).operations(1)[CLIP])
 
     @pytest.mark.parametrize(

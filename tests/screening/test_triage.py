@@ -151,7 +151,7 @@ class TestTheTable:
         (tmp_path / "elsewhere").mkdir()
         triage(str(tmp_path), to=to)
         assert not (tmp_path / "triage.parquet").exists()
-        with pytest.raises(UserError, match="is there already"):
+        with pytest.raises(UserError, match="already exists"):
             triage(str(tmp_path), to=to)
         with pytest.raises(UserError, match=r"allowed: the address of a \.parquet file"):
             triage(str(tmp_path), to=str(tmp_path / "ranking.csv"))

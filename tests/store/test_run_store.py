@@ -151,7 +151,7 @@ def test_a_start_that_died_between_its_two_files_is_repaired(store: RunStore):
     again = RunStore(store.output, store.storage.options, QUICK)
     with pytest.raises(UserError, match="run it again"):
         again.manifest()
-    with pytest.raises(UserError, match="never been written"):
+    with pytest.raises(UserError, match="never written"):
         again.create_or_open(FINGERPRINT, CONFIG, clips(2))
     assert not again.create_or_open(FINGERPRINT, CONFIG, clips(3))
     assert again.manifest() == clips(3)
