@@ -42,7 +42,7 @@ class Address:
         """Raises UserError."""
         if self.kind == "file" and not is_local(self.text):
             raise UserError(
-                f"{self.name} is no live source; allowed: rtsp://, rtmp://, srt:// or udp://, a device such as "
+                f"{self.name} is not a live source; allowed: rtsp://, rtmp://, srt:// or udp://, a device such as "
                 "/dev/video0, or a video file on this machine"
             )
         if self.listens and not self.text.lower().startswith(("rtsp://", "rtmp://")):

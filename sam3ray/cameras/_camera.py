@@ -211,7 +211,7 @@ class Camera:
             return
         with self._address.open() as container:
             if not container.streams.video:
-                raise ClipError(Reason.NO_VIDEO_STREAM, "there is no video in the stream", self.name)
+                raise ClipError(Reason.NO_VIDEO_STREAM, "the stream has no video", self.name)
             stream = container.streams.video[0]
             stream.codec_context.thread_type = "SLICE"  # frame threads hold one frame per core
             stream.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
