@@ -51,7 +51,8 @@ def fingerprint(
         "manifest.digest": digest,
     }
     for key, value in config.tracking.model_dump(mode="json").items():
-        if key not in _NOT_TRACKING:
+        # Where nothing is relinked, a run is what it was before that could be asked for.
+        if key not in _NOT_TRACKING and (key != "relink" or value):
             flat[f"tracking.{key}"] = value
     return flat
 

@@ -154,6 +154,9 @@ class TrackingConfig(_Section):
     forget_after_frames: int | None = Field(
         None, ge=16, description="drop the state of objects not seen for this many frames; null keeps everything"
     )
+    relink: bool = Field(
+        False, description="give an object that was lost and comes back as a new one its old id; not in live sessions"
+    )
     detect_every: int = Field(
         1, ge=1, le=1000, description="look for phrases on every n-th frame only; hotstart counts the frames looked at"
     )

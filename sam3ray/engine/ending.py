@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -80,18 +80,16 @@ class Ending:
         """
         objects: list[RememberedState] = []
         tensors: dict[int, StateTensors] = {}
-        propagation = session.propagation
         by_phrase: dict[str, int] = {}
-        for each in [] if propagation is None else sorted(propagation.objects, key=lambda one: one.empty_frames):
-            assert propagation is not None
-            phrase = propagation.phrases[each.prompt]
+        for object_id, phrase, memory in _seen_last_first(session):
+            assert session.propagation is not None
             by_phrase[phrase] = by_phrase.get(phrase, 0) + 1
             if by_phrase[phrase] > MOST:
                 continue
             own = StateTensors()
-            (memory,) = captured_memories([each.memory], propagation.tracker, "object", own)
-            tensors[each.object_id] = own
-            objects.append(RememberedState(each.object_id, phrase, memory, digest_of("", own.values)))
+            (saved,) = captured_memories([memory], session.propagation.tracker, "object", own)
+            tensors[object_id] = own
+            objects.append(RememberedState(object_id, phrase, saved, digest_of("", own.values)))
         until = start + session.clock.worked
         return cls(EndingState(FORMAT, bound_to(session.engine), session.size, start, until, objects), tensors)
 
@@ -126,6 +124,20 @@ class Ending:
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _seen_last_first(session: Session) -> Iterator[tuple[int, str, ObjectMemory]]:
+    """All objects with something that they remember: id, phrase, memory."""
+    propagation = session.propagation
+    if propagation is None:
+        return
+    last = session.clock.worked - 1
+    found = [(each.empty_frames, each.object_id, each.prompt, each.memory) for each in propagation.objects]
+    if session.relinker is not None:
+        gone = session.relinker.gone.values()
+        found += [(last - each.last, each.object_id, each.prompt, each.memory) for each in gone]
+    for _, object_id, prompt, memory in sorted(found, key=lambda each: each[:2]):
+        yield object_id, propagation.phrases[prompt], memory
 
 
 class EndingFile:

@@ -106,6 +106,13 @@ class Hotstart:
         """Somebody has pointed at the object: it is neither removed nor hidden from now on."""
         self.standing[object_id].is_confirmed = True
 
+    def rename(self, object_id: int, to: int) -> None:
+        """The object is one that was here before, and is no longer."""
+        self.standing[to] = self.standing.pop(object_id)
+        for each in self.standing.values():
+            if object_id in each.overlaps:
+                each.overlaps[to] = each.overlaps.get(to, 0) + each.overlaps.pop(object_id)
+
     def forget(self, object_id: int) -> None:
         """Drop an object that is tracked no longer."""
         del self.standing[object_id]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sam3ray.engine.outputs import FrameResult, FrameStamp
 
@@ -26,6 +26,22 @@ class LoopStep:
     hidden: frozenset[int] = frozenset()
     removed: frozenset[int] = frozenset()
     young: frozenset[int] = frozenset()
+
+    def reunited(self, object_id: int, with_id: int, score: float) -> LoopStep:
+        """The same, where an object is one that was lost before and has no mask here."""
+        if self.found is None or object_id not in self.found.object_ids:
+            return self
+
+        def renamed(ids: frozenset[int]) -> frozenset[int]:
+            return frozenset(with_id if each == object_id else each for each in ids - {with_id})
+
+        return replace(
+            self,
+            found=self.found.reunited(object_id, with_id, score),
+            hidden=renamed(self.hidden),
+            removed=renamed(self.removed),
+            young=renamed(self.young),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +71,10 @@ class HotstartBuffer:
         self.steps.append(step)
         if len(self.steps) >= self.delay:
             yield self._pop()
+
+    def reunite(self, object_id: int, with_id: int, score: float) -> None:
+        """On all frames held, the object is one that was lost before."""
+        self.steps = deque(step.reunited(object_id, with_id, score) for step in self.steps)
 
     def flush(self) -> Iterator[ReleasedFrame]:
         while self.steps:

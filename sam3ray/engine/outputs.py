@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from sam3ray.engine.transfer import indices
+from sam3ray.engine.transfer import indices, mark
 from sam3ray.masks import EncodedMask, decode_rle, encode_crop, encode_masks
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 from sam3ray.video import Frame
@@ -63,6 +63,26 @@ class FrameResult:
     masks: torch.Tensor
     ready: torch.cuda.Event | None = None
     arrived: torch.cuda.Event | None = None
+
+    @torch.inference_mode()
+    def reunited(self, object_id: int, with_id: int, score: float) -> FrameResult:
+        """The same, where an object goes on under the id and the score of another one, whose place here goes."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        places = [place for place, each in enumerate(self.object_ids) if each != with_id]
+        ids = {place: with_id if self.object_ids[place] == object_id else self.object_ids[place] for place in places}
+        places.sort(key=ids.__getitem__)
+        masks = self.masks[indices(places, self.masks.device)]
+        return FrameResult(
+            stamp=self.stamp,
+            object_ids=[ids[place] for place in places],
+            prompts=[self.prompts[place] for place in places],
+            groups=[self.groups[place] for place in places],
+            scores=[score if ids[place] == with_id else self.scores[place] for place in places],
+            track_scores=self.track_scores[places],
+            masks=masks,
+            ready=mark(masks.device),
+        )
 
 
 @dataclass(frozen=True)

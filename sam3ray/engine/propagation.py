@@ -115,9 +115,11 @@ class Propagation:
     Attributes:
         found_at_first: objects found on the first frame.
         opening: see `associate`.
+        keeps: asked of each object that is forgotten: whether its memories are kept, by whoever says so.
     """
 
     opening = True
+    keeps: Callable[[DetectedObject], bool]
 
     def __init__(
         self, tracker: Tracker, rules: Rules, ids: Ids | None = None, size: tuple[int, int] | None = None
@@ -133,6 +135,7 @@ class Propagation:
         self.loans: list[Loan] = []
         self.found_at_first = 0
         self.tally = Tally()
+        self.keeps = lambda each: False
 
     @property
     def object_ids(self) -> frozenset[int]:
@@ -155,6 +158,21 @@ class Propagation:
             self.hotstart.forget(each.object_id)
         self.tracker.forget([each.memory for each in gone])
         self.objects = [each for each in self.objects if each not in gone]
+
+    def reunite(self, object_id: int, with_id: int, score: float) -> None:
+        """The object is one that was lost: it goes on under that one's id and score, whose own state is dropped."""
+        for each in [each for each in self.objects if each.object_id == with_id]:
+            self.hotstart.forget(with_id)
+            self.tracker.forget([each.memory])
+            self.objects.remove(each)
+            for loan in self.loans:
+                loan.borrowers = [other for other in loan.borrowers if other is not each]
+        (found,) = [each for each in self.objects if each.object_id == object_id]
+        found.object_id, found.score = with_id, score
+        self.hotstart.rename(object_id, with_id)
+        for loan in self.loans:
+            loan.givers = {with_id if giver == object_id else giver for giver in loan.givers}
+        self.objects.sort(key=lambda each: each.object_id)
 
     def step(self, work: FrameWork, meanwhile: Callable[[], None]) -> Step:
         """Process one frame, in order.
@@ -453,11 +471,12 @@ class Propagation:
             if each.object_id in removed:
                 going.append(each)
             elif each.object_id in makes_room or (limit is not None and each.empty_frames >= limit):
-                going.append(each)
+                if not self.keeps(each):
+                    going.append(each)
                 self.hotstart.forget(each.object_id)
                 self.tally.forgotten += 1
             else:
                 staying.append(each)
-        if going:
+        if len(staying) < len(self.objects):
             self.tracker.forget([each.memory for each in going])
             self.objects = staying

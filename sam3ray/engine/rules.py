@@ -75,6 +75,9 @@ By choice, for speed (each costs quality: docs/performance.md)
     * `tracking.memory_frames` reads fewer memories: the conditioning frames, and one less than so many others.
     * `model.image_size` runs the whole model on smaller frames.
 
+By choice, for identity (off, and in neither upstream)
+    * `tracking.relink` gives an object that was lost and comes back as a new one its old id. (`relinking`)
+
 Same results by other means
     * Several prompts share a detector call, several frames a backbone call, the objects of a frame the tracker's.
     * Intersections of masks are matrix products of 0/1 masks: whole numbers below 2**24, exact in float32.

@@ -40,6 +40,7 @@ from sam3ray.engine.outputs import MaskForm
 from sam3ray.engine.policy import Pass, Policy
 from sam3ray.engine.prompt_tracker import PromptedObject, PromptTracker, as_result
 from sam3ray.engine.propagation import Propagation, Tally
+from sam3ray.engine.relinking import Relinker
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.vision import FrameFeatures
 from sam3ray.failures import ClipError, Reason, UserError
@@ -112,6 +113,7 @@ class Session(AbstractContextManager["Session"]):
         self.pass_number = 0
         self.is_over = False
         self.propagation: Propagation | None = None
+        self.relinker: Relinker | None = None
         self.prompt_tracker: PromptTracker | None = None
         self.buffer = HotstartBuffer()
         self.ready: list[SessionResult] = []  # finished, and not given back yet
@@ -310,6 +312,9 @@ class Session(AbstractContextManager["Session"]):
             self._work()
         self._ahead.clear()
         self._check_passed(None)
+        if self.relinker is not None:
+            for reunion in self.relinker.finish():
+                self.buffer.reunite(*reunion)
         for due in self.buffer.flush():
             self.ready += self._outputs.push(due)
         self.ready += self._outputs.flush()
@@ -487,15 +492,26 @@ class Session(AbstractContextManager["Session"]):
         if not work.phrases and self.propagation is None:
             return step
         if self.propagation is None:
-            self.propagation = self.engine.propagation(self.size, self._short(remaining), self.ids)
-            self.propagation.opening = self.opening
+            self.begin_finding(self.engine.propagation(self.size, self._short(remaining), self.ids))
+            assert self.propagation is not None
             rules = self.engine.rules
             self.buffer.delay = 0 if self.policy.live else rules.hotstart_delay * rules.detect_every
         for object_id in due.keys() & self.propagation.object_ids:
             self.propagation.point_at(object_id, due.pop(object_id))
         found = self.propagation.step(work, meanwhile=self._ahead.fill)
         self.ids.repeat(())
-        return replace(step, found=found.result, hidden=found.hidden, removed=found.removed, young=found.young)
+        step = replace(step, found=found.result, hidden=found.hidden, removed=found.removed, young=found.young)
+        if self.relinker is not None and work.features is not None:
+            for reunion in self.relinker.after(work.features, work.position, found):
+                self.buffer.reunite(*reunion)
+                step = step.reunited(*reunion)
+        return step
+
+    def begin_finding(self, propagation: Propagation) -> None:
+        self.propagation = propagation
+        propagation.opening = self.opening
+        if self.engine.tracking.relink and not self.policy.live:
+            self.relinker = Relinker(propagation, self.engine.rules.fill_hole_area)
 
     def _track_prompts(
         self, step: LoopStep, features: FrameFeatures, position: int, due: dict[int, tuple[Round, ...]]
@@ -526,7 +542,10 @@ class Session(AbstractContextManager["Session"]):
         clock.removals = [each for each in clock.removals if each[0] > frame]
         ids = {each for each in gone if isinstance(each, int)}
         if gone and self.propagation is not None:
-            self.propagation.remove(ids, {each for each in gone if isinstance(each, str)})
+            phrases = {each for each in gone if isinstance(each, str)}
+            self.propagation.remove(ids, phrases)
+            if self.relinker is not None:
+                self.relinker.remove(ids, phrases)
         dropped = [self.prompted.pop(each) for each in ids if each in self.prompted]
         if dropped and self.prompt_tracker is not None:
             self.prompt_tracker.drop(dropped)

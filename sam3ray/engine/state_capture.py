@@ -12,21 +12,25 @@ import torch
 from sam3ray.engine.hotstart_buffer import LoopStep
 from sam3ray.engine.memory import FrameEntry, ObjectMemory
 from sam3ray.engine.outputs import FrameResult, without_pixels
+from sam3ray.engine.relinking import Relinker
 from sam3ray.engine.spool import as_json
 from sam3ray.engine.state_schema import (
     ClockState,
     DetectedObjectState,
     ExemplarsState,
+    GoneState,
     LoanState,
     MemoryState,
     PartState,
     PromptedObjectState,
     PromptTrackerState,
     PropagationState,
+    RelinkingState,
     SessionState,
     ShownState,
     StandingState,
     StepState,
+    WatchState,
 )
 from sam3ray.engine.state_tensors import StateTensors
 from sam3ray.engine.tracker import Tracker
@@ -52,7 +56,7 @@ def bound_to(engine: Engine) -> dict[str, Any]:
         "dtype": "autocast" if engine.checkpoint.autocast else str(engine.checkpoint.dtype),
         "weights": engine.weights,
         "image_size": engine.checkpoint.model.detector_model.config.image_size,
-        "tracking": {name: value for name, value in sorted(tracking.items()) if name not in _FREE},
+        "tracking": {n: v for n, v in sorted(tracking.items()) if n not in _FREE and (n != "relink" or v)},
         "rules": asdict(engine.rules),
     }
 
@@ -169,9 +173,29 @@ def _propagation(session: Session, tensors: StateTensors) -> PropagationState | 
     loans = [
         LoanState(each.frame, sorted(each.givers), [o.object_id for o in each.borrowers]) for each in propagation.loans
     ]
-    num_frames = propagation.tracker.num_frames
     return PropagationState(
-        propagation.phrases, propagation.found_at_first, num_frames, objects, standing, loans, asdict(propagation.tally)
+        propagation.phrases,
+        propagation.found_at_first,
+        propagation.tracker.num_frames,
+        objects,
+        standing,
+        loans,
+        asdict(propagation.tally),
+        _relinking(session.relinker, propagation.tracker, tensors),
+    )
+
+
+def _relinking(relinker: Relinker | None, tracker: Tracker, tensors: StateTensors) -> RelinkingState | None:
+    if relinker is None:
+        return None
+    gone = list(relinker.gone.values())
+    memories = captured_memories([each.memory for each in gone], tracker, "relinking", tensors)
+    return RelinkingState(
+        [
+            GoneState(each.object_id, each.prompt, each.score, each.last, memory)
+            for each, memory in zip(gone, memories, strict=True)
+        ],
+        [WatchState(e.object_id, e.first, e.last, list(e.found.items())) for e in relinker.watches.values()],
     )
 
 

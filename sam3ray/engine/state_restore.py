@@ -12,7 +12,8 @@ from sam3ray.engine.hotstart_buffer import LoopStep
 from sam3ray.engine.memory import NO_ROW, FrameEntry, ObjectMemory
 from sam3ray.engine.outputs import FrameMasks, FrameResult, FrameStamp, with_pixels
 from sam3ray.engine.prompt_tracker import PromptedObject, PromptTracker
-from sam3ray.engine.propagation import DetectedObject, Loan, Tally
+from sam3ray.engine.propagation import DetectedObject, Loan, Propagation, Tally
+from sam3ray.engine.relinking import Gone, Relinker, Watch
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.spool import from_json
 from sam3ray.engine.state_schema import (
@@ -21,6 +22,7 @@ from sam3ray.engine.state_schema import (
     PartState,
     PromptTrackerState,
     PropagationState,
+    RelinkingState,
     SessionState,
     StepState,
 )
@@ -125,7 +127,6 @@ def restored_memories(
 
 def _propagation_again(session: Session, saved: PropagationState, tensors: StateTensors) -> None:
     propagation = session.engine.propagation(session.size, saved.num_frames, session.ids)
-    propagation.opening = session.opening
     memories = restored_memories([each.memory for each in saved.objects], propagation.tracker, "propagation", tensors)
     for each, memory in zip(saved.objects, memories, strict=True):
         if each.prompt >= len(saved.phrases):
@@ -157,7 +158,25 @@ def _propagation_again(session: Session, saved: PropagationState, tensors: State
         Loan(e.frame, set(e.givers), [by_id[i] for i in e.borrowers if i in by_id]) for e in saved.loans
     ]
     propagation.tally = Tally(**saved.tally)
-    session.propagation = propagation
+    session.begin_finding(propagation)
+    if (saved.relinking is None) != (session.relinker is None):
+        raise ValueError("it says of lost objects what the session does not ask for, or the other way round")
+    if saved.relinking is not None and session.relinker is not None:
+        _relinking_again(session.relinker, saved.relinking, propagation, tensors)
+
+
+def _relinking_again(
+    relinker: Relinker, saved: RelinkingState, propagation: Propagation, tensors: StateTensors
+) -> None:
+    memories = restored_memories([each.memory for each in saved.gone], propagation.tracker, "relinking", tensors)
+    for each, memory in zip(saved.gone, memories, strict=True):
+        if each.prompt >= len(propagation.phrases) or not memory.conditioning:
+            raise ValueError(f"the lost object {each.object_id} has no phrase or no conditioning frame")
+        relinker.gone[each.object_id] = Gone(each.object_id, each.prompt, each.score, each.last, memory)
+    if relinker.gone.keys() & propagation.object_ids or len(relinker.gone) != len(saved.gone):
+        raise ValueError("an object is lost and tracked, or lost twice")
+    for watch in saved.watches:
+        relinker.watches[watch.object_id] = Watch(watch.object_id, watch.first, watch.last, dict(watch.found))
 
 
 def _exemplars_again(session: Session, saved: ExemplarsState, tensors: StateTensors) -> None:

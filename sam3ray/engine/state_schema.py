@@ -51,6 +51,29 @@ class LoanState:
 
 
 @checked(config=STRICT)
+class GoneState:
+    object_id: Count
+    prompt: Count
+    score: float
+    last: Count
+    memory: MemoryState
+
+
+@checked(config=STRICT)
+class WatchState:
+    object_id: Count
+    first: Count
+    last: Count
+    found: list[tuple[Count, list[float]]]
+
+
+@checked(config=STRICT)
+class RelinkingState:
+    gone: list[GoneState]
+    watches: list[WatchState]
+
+
+@checked(config=STRICT)
 class PropagationState:
     phrases: list[str]
     found_at_first: Count
@@ -59,6 +82,7 @@ class PropagationState:
     standing: list[tuple[Count, StandingState]]
     loans: list[LoanState]
     tally: dict[str, Count]
+    relinking: RelinkingState | None = None
 
 
 @checked(config=STRICT)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from sam3ray.engine.returning import accepted
 from sam3ray.stitching import _overlap
 from sam3ray.stitching._links import FORMAT, Joint, LinkedTrack, Links
-from sam3ray.stitching._recall import accepted
 from sam3ray.stitching._tracks import Track, Window, tracks_of
 from sam3ray.values.cutting import Cut
 
@@ -57,8 +57,8 @@ def link_windows(
 
     1. On the frames that two windows share, by the overlap of masks (`_overlap`).
     2. A track that continues nothing is compared by the probe with the objects of its phrase that no window shows any
-       more, those seen last first, at most `MOST_LOST` (`_recall`). Tracks that were seen apart on shared frames are
-       never compared.
+       more, those seen last first, at most `MOST_LOST` (`sam3ray.engine.returning`). Tracks that were seen apart on
+       shared frames are never compared.
 
     Links are one to one, so that a chain has at most one track in each window. Ids count from 1, by the first frame
     that shows the object, the place of its phrase in `prompts`, window, and id in the window.
@@ -121,7 +121,7 @@ def _recalled(
     """Births that are lost objects."""
     by_key = {chain.tail.key: chain for chain in lost}
     order = sorted(births, key=lambda track: (track.first, track.object_id))
-    table: dict[tuple[int, int], dict[tuple[int, int], float]] = {}
+    table: dict[Hashable, dict[tuple[int, int], float]] = {}
     for birth in order:
         near = _comparable(birth, lost, apart, probe, relink_after_s)
         found = probe.scores(near, birth) if near and birth.probed else ()

@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sam3ray.engine.returning import PROBED
 from sam3ray.masks import MaskRuns, read_rle
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.cutting import Cut
-
-PROBED = (0, 4, 8)  # frames after the first on which a track is compared with what lost objects remember
 
 
 @dataclass(frozen=True)

@@ -75,12 +75,15 @@ def _rows(
 ) -> Iterator[FrameAnnotations]:
     length = cut.end - cut.start
     taken: list[Ending] = []
+    renamed: dict[int, int] = {}  # after the ending was taken: new id -> old id
     # Whatever the window's length, the clip is a long one.
     with segmenter.session(*size, length=max(length, LENGTH_HORIZON)) as session:
 
         def worked() -> None:
             if progress is not None:
                 progress()
+            if taken and session.relinker is not None:
+                renamed.update(session.relinker.renamed)
             if ending is not None and session.clock.worked == cut.until - cut.start:
                 taken.append(Ending.of(session, cut.start))
 
@@ -115,4 +118,8 @@ def _rows(
             named.update(result.shown)
             yield result.annotations
         if ending is not None:
-            taken[0].write(ending, {each: each for each in named}, note)
+            ids = {each: each for each in named - set(renamed.values())}
+            for new, old in renamed.items():
+                if old in named and old not in ids.values():
+                    ids[new] = old
+            taken[0].write(ending, ids, note)

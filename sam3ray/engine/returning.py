@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
+PROBED = (0, 4, 8)  # frames after the first on which an object is compared with what lost ones remember
 ENOUGH = 0.5  # the least score
 MARGIN = 0.15  # by which it must be better than any other
 
@@ -12,8 +13,10 @@ _Lost = TypeVar("_Lost", bound=Hashable)
 
 
 class Appearing(Protocol):
+    """`first`, `last`: where it is seen, up to now."""
+
     @property
-    def key(self) -> tuple[int, int]: ...
+    def key(self) -> Hashable: ...
 
     @property
     def first(self) -> int: ...
@@ -25,9 +28,7 @@ class Appearing(Protocol):
 _Birth = TypeVar("_Birth", bound=Appearing)
 
 
-def accepted(
-    births: Sequence[_Birth], scores: Mapping[tuple[int, int], Mapping[_Lost, float]]
-) -> list[tuple[_Birth, _Lost]]:
+def accepted(births: Sequence[_Birth], scores: Mapping[Hashable, Mapping[_Lost, float]]) -> list[tuple[_Birth, _Lost]]:
     """Births with the lost objects that they are, one to one.
 
     A score counts from `ENOUGH` on, if it is better by `MARGIN` than what the birth has with any other lost object, and
@@ -36,7 +37,7 @@ def accepted(
 
     Args:
         births: in order of appearance.
-        scores: of each birth, with each lost object that it may be.
+        scores: of each birth, by its key, with each lost object that it may be.
     """
     found: list[tuple[_Birth, _Lost]] = []
     given: set[_Lost] = set()

@@ -1,0 +1,181 @@
+"""Objects of phrases that were lost and come back as new ones: they get their old ids (`tracking.relink`).
+
+While a new object is in its hotstart it is shown nowhere yet. On its first frame and on a few more, what lost objects
+of its phrase remember is looked for in the frame, and compared with its mask. When hotstart has accepted it, it may
+turn out to be one of them (`returning`): it then goes on under that id, on the frames held back, too.
+
+An object can be found again only if it has had no mask since the new one's first frame, so no frame has an id twice.
+What objects remember that are tracked no longer (`forget_after_frames`, or a full cap) is kept for this: of each phrase
+the `MOST` that were seen last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from sam3ray.engine.memory import ObjectMemory
+from sam3ray.engine.outputs import FrameResult
+from sam3ray.engine.postprocess import fill_holes, intersections, ious
+from sam3ray.engine.propagation import DetectedObject, Propagation, Step
+from sam3ray.engine.returning import PROBED, accepted
+from sam3ray.engine.vision import FrameFeatures
+
+MOST = 64  # lost objects of a phrase that are remembered, and that a new one is compared with
+
+
+@dataclass
+class Gone:
+    """An object that is tracked no longer. `last`: the last frame on which it had a mask."""
+
+    object_id: int
+    prompt: int
+    score: float
+    last: int
+    memory: ObjectMemory
+
+
+@dataclass
+class Watch:
+    """A new object. `found`: of each lost one that it may be, the IoU on each frame looked at."""
+
+    object_id: int
+    first: int
+    last: int
+    found: dict[int, list[float]] = field(default_factory=dict)
+
+    @property
+    def key(self) -> int:
+        return self.object_id
+
+
+class Relinker:
+    """Watches the new objects of one clip.
+
+    Attributes:
+        watches, gone: by object id.
+        renamed: what the last frame has brought: id of a new object -> its old id.
+    """
+
+    def __init__(self, propagation: Propagation, fill_hole_area: int) -> None:
+        self._propagation, self._fill_hole_area = propagation, fill_hole_area
+        self.watches: dict[int, Watch] = {}
+        self.gone: dict[int, Gone] = {}
+        self.renamed: dict[int, int] = {}
+        self._going: list[DetectedObject] = []
+        propagation.keeps = self._keeps
+
+    def _keeps(self, each: DetectedObject) -> bool:
+        self._going.append(each)
+        return True
+
+    def after(self, features: FrameFeatures, frame: int, step: Step) -> list[tuple[int, int, float]]:
+        """Takes in what a frame has brought.
+
+        Returns:
+            (id, old id, old score) of new objects that turn out to be lost ones. The propagation knows it already.
+        """
+        self._remember(frame)
+        objects = {each.object_id: each for each in self._propagation.objects}
+        known = objects.keys() | self.gone.keys()
+        self.watches = {key: watch for key, watch in self.watches.items() if key in objects}
+        for each in [each for each in objects.values() if each.born == frame]:
+            lost = self._lost(each, frame)
+            if lost:
+                self.watches[each.object_id] = Watch(each.object_id, frame, frame, {key: [] for key in lost})
+        self.renamed = {}
+        if not self.watches:
+            return []
+        shown = _with_mask(step.result)
+        for watch in self.watches.values():
+            watch.found = {key: each for key, each in watch.found.items() if key in known - shown}
+            if watch.object_id in shown:
+                watch.last = frame
+                if frame - watch.first in PROBED and watch.found:
+                    self._probe(features, frame, watch, step.result)
+        return self._decide(step.young)
+
+    def remove(self, object_ids: Collection[int], phrases: Collection[str]) -> None:
+        """Nobody is found again as one of these."""
+        names = self._propagation.phrases
+        for each in [e for e in self.gone.values() if e.object_id in object_ids or names[e.prompt] in phrases]:
+            self._drop(each.object_id)
+
+    def finish(self) -> list[tuple[int, int, float]]:
+        """The clip ends: what can be said now of those that are still watched."""
+        return self._decide(frozenset())
+
+    def _remember(self, frame: int) -> None:
+        for each in self._going:
+            gone = Gone(each.object_id, each.prompt, each.score, frame - each.empty_frames, each.memory)
+            self.gone[each.object_id] = gone
+            of_phrase = [other for other in self.gone.values() if other.prompt == each.prompt]
+            if len(of_phrase) > MOST:
+                self._drop(min(of_phrase, key=lambda other: (other.last, -other.object_id)).object_id)
+        self._going = []
+
+    def _drop(self, object_id: int) -> None:
+        gone = self.gone.pop(object_id, None)
+        if gone is not None:
+            self._propagation.tracker.forget([gone.memory])
+        for watch in self.watches.values():
+            watch.found.pop(object_id, None)
+
+    def _lost(self, new: DetectedObject, frame: int) -> list[int]:
+        """Objects of its phrase without a mask, those seen last first."""
+        last = {
+            each.object_id: frame - each.empty_frames
+            for each in self._propagation.objects
+            if each.prompt == new.prompt and each.empty_frames and each.object_id not in self.watches
+        }
+        last |= {each.object_id: each.last for each in self.gone.values() if each.prompt == new.prompt}
+        return sorted(last, key=lambda key: (-last[key], key))[:MOST]
+
+    @torch.inference_mode()
+    def _probe(self, features: FrameFeatures, frame: int, watch: Watch, result: FrameResult) -> None:
+        tracked = {each.object_id: each.memory for each in self._propagation.objects}
+        memories = [_seen(tracked[key] if key in tracked else self.gone[key].memory) for key in watch.found]
+        looked = self._propagation.tracker.look(features, frame, memories)
+        place = list(result.object_ids).index(watch.object_id)
+        mine = result.masks[place : place + 1] > 0
+        masks = fill_holes(looked.masks, self._fill_hole_area) > 0
+        masks &= (looked.score_logits > 0)[:, None, None]
+        shared = intersections(masks, mine).cpu().numpy()
+        areas, area = (each.flatten(1).sum(1).cpu().numpy().astype(np.float32) for each in (masks, mine))
+        found = ious(shared, areas, area)[:, 0]
+        for scores, value in zip(watch.found.values(), found.tolist(), strict=True):
+            scores.append(value)
+
+    def _decide(self, young: frozenset[int]) -> list[tuple[int, int, float]]:
+        order = sorted(self.watches.values(), key=lambda each: (each.first, each.object_id))
+        scores: dict[Hashable, dict[int, float]] = {
+            watch.key: {key: sum(each) / len(each) for key, each in watch.found.items() if each} for watch in order
+        }
+        pairs = [(watch, old) for watch, old in accepted(order, scores) if watch.object_id not in young]
+        self.watches = {key: watch for key, watch in self.watches.items() if key in young}
+        found = []
+        for watch, old in pairs:
+            score = self._score(old)
+            self._propagation.reunite(watch.object_id, old, score)
+            self._drop(old)
+            self.renamed[watch.object_id] = old
+            found.append((watch.object_id, old, score))
+        return found
+
+    def _score(self, object_id: int) -> float:
+        if object_id in self.gone:
+            return self.gone[object_id].score
+        return next(each.score for each in self._propagation.objects if each.object_id == object_id)
+
+
+def _seen(memory: ObjectMemory) -> ObjectMemory:
+    """What it remembers of frames on which it was seen: the frames without it say that it is not there."""
+    return ObjectMemory(memory.conditioning, {t: each for t, each in memory.tracked.items() if each.passed})
+
+
+def _with_mask(result: FrameResult) -> set[int]:
+    there: Sequence[bool] = (result.masks > 0).flatten(1).any(1).tolist() if len(result.object_ids) else ()
+    return {each for each, is_there in zip(result.object_ids, there, strict=True) if is_there}
