@@ -37,6 +37,10 @@ _STARTS = 2  # in a row that fail
 _MOST_WAITING = 100
 
 
+class Unseen(UserError):
+    """The model could not process a live frame; the next one begins a new session."""
+
+
 class Desk:
     """Hands orders to the model's process.
 
@@ -99,7 +103,7 @@ class Desk:
 
         Raises:
             NotNow: the model is being loaded, or its process has ended: the next frame starts a new session.
-            UserError: the model cannot process the frame.
+            Unseen: the model cannot process the frame.
         """
         answer: queue.SimpleQueue[Seen | Blind | None] = queue.SimpleQueue()
         with self._lock:
@@ -113,7 +117,7 @@ class Desk:
         if seen is None:
             raise NotNow("the model's process ended; it is restarting")
         if isinstance(seen, Blind):
-            raise UserError(seen.message)
+            raise Unseen(seen.message)
         return seen
 
     def leave(self, view: str) -> None:

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from sam3ray.app._desk import Desk
+from sam3ray.app._desk import Desk, Unseen
 from sam3ray.app._messages import Look, Seen
 from sam3ray.app._options import AppOptions
 from sam3ray.app._results import frame_json
@@ -37,6 +37,7 @@ _LOG = logging.getLogger(__name__)
 _KEPT = 24  # pictures that can still be clicked on
 _MAX_SIDE = 4096
 _JPEG_QUALITY = 80
+_WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0  # for a model that could not look
 _NEW_OBJECT = 2**31 - 1  # what a page calls an object that it begins
 
 
@@ -229,7 +230,7 @@ class Show:
         return shown if shown is not None and shown.ticket > ticket else None
 
     def _run(self) -> None:
-        options, ticket = self._options, 0
+        options, ticket, wait_s = self._options, 0, _WAIT_S
         while not self._over.is_set():
             while self._desk.state == "loading" and not self._over.is_set():
                 time.sleep(0.1)
@@ -247,14 +248,15 @@ class Show:
                 )
                 with closing(frames):  # type: ignore[type-var]
                     for frame in frames:
-                        ticket += 1
+                        ticket, wait_s = ticket + 1, _WAIT_S
                         self._put(ticket, frame)
                 if not self._over.is_set():
                     self._say("the source has ended")
                 return
-            except NotNow as error:
+            except (NotNow, Unseen) as error:
                 self._say(str(error))
-                time.sleep(0.5)  # the model comes back; the recording goes on in another clip
+                self._over.wait(wait_s)  # the model comes back; the recording goes on in another clip
+                wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
             except (UserError, ClipError, JobStopped) as error:
                 self._say(f"the camera is no longer watched: {error}")
                 return

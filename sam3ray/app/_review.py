@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sam3ray.app._library import Entry, Library, NotHere
 from sam3ray.app._results import frame_json
-from sam3ray.failures import UserError
+from sam3ray.failures import ClipError, UserError
 from sam3ray.guard.redact import redact
 from sam3ray.masks import rle_area, rle_bbox
 from sam3ray.revisions import (
@@ -35,12 +35,15 @@ from sam3ray.revisions import (
 from sam3ray.screening import rank_clips
 from sam3ray.store import RunStore
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
+from sam3ray.values.clip import Clip
 
 TOOL = "page"
 _CLIPS_HELD = 8
 _MOST_RANKED = 2_000
 _MAX_OPERATIONS = 1_000  # in one entry
 _MAX_AUTHOR = 100
+_MAX_COUNTS = 2**20  # of a mask: a real one has some hundred letters
+_MOST_BLANK = 200_000  # frames of a clip without its video
 
 
 class Review:
@@ -49,6 +52,9 @@ class Review:
     Args:
         number: of the run on this server.
         author: of corrections whose page gives no name.
+
+    Attributes:
+        is_live: it is a recording, which may get more clips.
 
     Raises:
         UserError: there is no run.
@@ -60,26 +66,29 @@ class Review:
         self.number = number
         self.name = redact(output.rstrip("/").rpartition("/")[2] or output)
         self.place = redact(output)
-        self._library, self._author = library, author
+        self._library, self._author, self._storage = library, author, storage
         self.store = RunStore(output, storage)
-        self.config: dict[str, Any] = self.store.run_info().get("config", {})
-        manifest = self.store.manifest()
-        self._entries: dict[str, Entry] = {entry.clip.clip_id: entry for entry in library.add(manifest, run=number)}
+        self.is_live = "live" in self.store.run_info()
+        self._entries: dict[str, Entry] = {}
+        self._add(self.store.manifest())
         self._edits = Edits(self.store)
         self._held: OrderedDict[str, tuple[Any, list[FrameAnnotations]]] = OrderedDict()
         self._lock = threading.RLock()
-        self._doubts: dict[str, dict[str, Any]] | None = None
+        self._doubts: dict[str, dict[str, Any]] = {}
 
     # Reading
 
     def clips(self) -> list[dict[str, Any]]:
         """All clips with their outcomes, in the manifest's order."""
         with self._lock:
+            self._look_for_more()
             summaries = self.store.summaries()
             operations = self._edits.operations(self._edits.latest())
         found = []
         for clip_id, entry in self._entries.items():
-            summary, done = summaries[clip_id], operations.get(clip_id, [])
+            summary, done = summaries.get(clip_id), operations.get(clip_id, [])
+            if summary is None:
+                continue  # a recording has grown since
             found.append(
                 {
                     "clip": clip_id,
@@ -97,22 +106,63 @@ class Review:
             )
         return found
 
+    def _look_for_more(self) -> None:
+        """A recording under way gets more clips; the manifest of a job is frozen, and read once."""
+        if self.is_live:
+            self.store = RunStore(self.store.output, self._storage)
+            self._edits = Edits(self.store)
+            self._add(each for each in self.store.manifest() if each.clip_id not in self._entries)
+
+    def _add(self, clips: Iterable[Clip]) -> None:
+        for entry in self._library.add(list(clips), run=self.number):
+            self._entries[entry.clip.clip_id] = entry
+
     def doubts(self) -> dict[str, dict[str, Any]]:
         """Clip -> how likely something in it is wrong, why, and on which frame to look first, as `sam3ray triage`.
 
         Only for the first clips of a large run, and from the model's own rows.
         """
         with self._lock:
-            if self._doubts is None:
-                done = self.store.done_ids()
-                clips = [clip_id for clip_id in self._entries if clip_id in done][:_MOST_RANKED]
-                ranking, _ = rank_clips(self.store, clips, each=self.store.storage.each)
-                self._doubts = {
+            done = self.store.done_ids()
+            clips = [clip_id for clip_id in self._entries if clip_id in done][:_MOST_RANKED]
+            new = [clip_id for clip_id in clips if clip_id not in self._doubts]  # the run may be under way
+            if new:
+                ranking, _ = rank_clips(self.store, new, each=self.store.storage.each)
+                self._doubts |= {
                     row["clip_id"]: {"suspicion": row["suspicion"], "why": row["why"], "frame": row["frame_index"]}
                     for row in ranking.to_pylist()
                     if row["level"] == "clip"
                 }
             return self._doubts
+
+    def picture(self, clip_id: str) -> dict[str, Any]:
+        """How the clip is shown: its size and frames, as `OpenClip.as_json`. `missing`: why there are no pictures.
+
+        Masks decide the size. Where the video has another one, its pictures are stretched, and `other_size` says so.
+
+        Raises:
+            NotHere: there is no such clip.
+            EditRefused: it is not done.
+        """
+        entry = self._entry(clip_id)
+        with self._lock:
+            frames = self._frames(clip_id, self._edits.operations(self._edits.latest()).get(clip_id, []))
+        facts = self.store.read_clip_metadata(clip_id)["clip"]
+        size = (frames[0].height, frames[0].width) if frames else _size_of(facts)
+        about: dict[str, Any] = {"key": entry.key, "name": entry.name, "missing": "", "other_size": ""}
+        try:
+            about |= self._library.open(entry.key).as_json()
+        except (ClipError, UserError) as error:
+            about |= _without_video(facts, frames) | {"missing": redact(str(error))}
+        else:
+            if size is not None and size != (about["height"], about["width"]):
+                about["other_size"] = (
+                    f"the video has {about['width']}x{about['height']} pixels now, and the masks {size[1]}x{size[0]}: "
+                    "its pictures are stretched, and new masks cannot be made"
+                )
+        if size is not None:
+            about["height"], about["width"] = size
+        return about
 
     def rows(self, clip_id: str) -> dict[str, Any]:
         """The newest rows of a clip, and the history of its corrections.
@@ -236,21 +286,29 @@ class Review:
                 f"object {object_id!r:.40}, frame {index!r:.40}: allowed: an id from 1, a frame of the clip"
             )
         height, width = opened.frames.height, opened.frames.width
+        if problem := self.picture(entry.clip.clip_id)["other_size"]:
+            raise UserError(problem)
         counts = mask.get("counts") if isinstance(mask, Mapping) else None
         try:
-            if not isinstance(counts, str):
-                raise ValueError("it has no counts")
+            if not isinstance(counts, str) or len(counts) > _MAX_COUNTS:
+                raise ValueError(f"its counts must be a text of at most {_MAX_COUNTS} letters")
             area, box = rle_area(counts, height, width), rle_bbox(counts, height, width)
         except ValueError as error:
             raise UserError(f"the mask of object {object_id} is not valid: {error}") from None
         if area < 1:
             raise UserError(f"the mask of object {object_id} is empty: delete the object on this frame instead")
         frame = next(opened.frames.read(list(opened.frames.indices).index(index), None))
-        name = label if isinstance(label, str) and label.strip() else f"object {object_id}"
+        name = label if isinstance(label, str) and label.strip() else self._label(entry.clip.clip_id, object_id)
         xmin, ymin, xmax, ymax = (float(v) for v in box)
         item = ObjectAnnotation(object_id, name.strip()[:200], 1.0, 1.0, (xmin, ymin, xmax, ymax), area, counts)
         facts = FrameAnnotations(frame.index, frame.pts, frame.time_s, height, width)
         return self._edits.put_data(entry.clip.clip_id, [replace(facts, objects=(item,))])
+
+    def _label(self, clip_id: str, object_id: int) -> str:
+        """Of the object as it is now."""
+        frames = self._frames(clip_id, self._edits.operations(self._edits.latest()).get(clip_id, []))
+        labels = (each.prompt for frame in frames for each in frame.objects if each.object_id == object_id)
+        return next(labels, f"object {object_id}")
 
     def _entry(self, clip_id: str) -> Entry:
         if clip_id not in self._entries:
@@ -260,6 +318,32 @@ class Review:
     def _name(self, author: Any) -> str:
         name = author.strip()[:_MAX_AUTHOR] if isinstance(author, str) else ""
         return name or self._author or _user()
+
+
+def _size_of(facts: Mapping[str, Any]) -> tuple[int, int] | None:
+    height, width = facts.get("height"), facts.get("width")
+    return (height, width) if isinstance(height, int) and isinstance(width, int) and min(height, width) > 0 else None
+
+
+def _without_video(facts: Mapping[str, Any], frames: Sequence[FrameAnnotations]) -> dict[str, Any]:
+    """What the rows and their file tell of a clip whose video is gone: frames without objects may be missing."""
+    times = {frame.frame_index: frame.time_s for frame in frames}
+    fps = facts.get("source_fps")
+    if facts.get("fps") is None and isinstance(facts.get("frames"), int) and isinstance(fps, int | float) and fps > 0:
+        first = 0 if facts.get("start_s") is None else min(times, default=0)
+        for index in range(first, first + min(facts["frames"], _MOST_BLANK)):
+            times.setdefault(index, index / fps)
+    indices = sorted(times) or [0]
+    height, width = _size_of(facts) or (720, 1280)
+    return {
+        "width": width,
+        "height": height,
+        "fps": fps,
+        "codec": "",
+        "rotation": 0,
+        "indices": indices,
+        "times": [round(times.get(each, 0.0), 6) for each in indices],
+    }
 
 
 def _undone(entries: Sequence[LogEntry]) -> set[int]:

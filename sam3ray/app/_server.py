@@ -216,7 +216,7 @@ def _add_reviews(app: FastAPI, service: Service) -> None:
     @app.get("/api/runs/{number}")
     def run(number: int) -> Any:
         found = review(number)
-        return {"name": found.name, "place": found.place, "clips": found.clips()}
+        return {"name": found.name, "place": found.place, "grows": found.is_live, "clips": found.clips()}
 
     @app.get("/api/runs/{number}/doubts")
     def doubts(number: int) -> Any:
@@ -225,6 +225,10 @@ def _add_reviews(app: FastAPI, service: Service) -> None:
     @app.get("/api/runs/{number}/clips/{clip_id}")
     def rows_of_clip(number: int, clip_id: str) -> Any:
         return review(number).rows(clip_id)
+
+    @app.get("/api/runs/{number}/clips/{clip_id}/picture")
+    def picture(number: int, clip_id: str) -> Any:
+        return review(number).picture(clip_id)
 
     @app.post("/api/runs/{number}/clips/{clip_id}/{do}")
     async def change(number: int, clip_id: str, do: str, request: Request) -> Any:

@@ -145,7 +145,6 @@ class LiveView:
     def set_memory_rung(self, rung: int) -> None:
         """Starts over with less memory, for as long as the view lasts."""
         self.begin_anew()
-        self._session = None
         self._rung = rung
         self._model.set_memory_rung(rung)
 
@@ -163,10 +162,10 @@ class LiveView:
         """For the frame `next_index`.
 
         Raises:
-            ValueError, UserError: it does not fit, or no frame has come yet.
+            ValueError, UserError: it does not fit, or no frame has come yet since the view began (anew).
         """
         if self._session is None:
-            raise UserError("no frame has come yet: there is nothing to point at")
+            raise UserError("the live view has begun anew since you clicked: click again")
         self._session.add(prompt)
 
     def drop(self, object_id: int) -> None:
@@ -187,7 +186,8 @@ class LiveView:
         """Forgets everything seen so far; ids continue."""
         if self._session is not None:
             self._session.close()
-            self._asked = ()
+        self._session = None
+        self._asked = ()
 
     def step(self, image: np.ndarray, time_s: float) -> tuple[FrameAnnotations, frozenset[int], frozenset[int]]:
         """What is on the newest frame; of it, what is tentative; and which ids shown earlier are retracted."""

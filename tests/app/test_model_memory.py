@@ -19,6 +19,7 @@ from sam3ray.config import VideoConfig
 from sam3ray.engine.session import Session
 from sam3ray.shapes import ClipSpec, draw_clip, write_clip
 from sam3ray.values.clip import Clip
+from sam3ray.values.prompt_reading import parse_visual_prompts
 
 SPEC = ClipSpec(seed=6, frames=4, width=160, height=90, objects=(2, 3))
 PHRASES = ("red circle",)
@@ -170,9 +171,7 @@ def test_a_defect_ends_one_view_and_not_the_process(model, clip, monkeypatch):
     assert answers[-1].how == "failed"
 
 
-def test_a_click_on_a_picture_of_another_size_is_a_sentence(model):
-    from sam3ray.values.prompt_reading import parse_visual_prompts
-
+def test_a_click_on_a_picture_of_another_scene_or_size_is_a_sentence(model):
     images = [frame.image for frame in draw_clip(SPEC)]
     prompts, _ = parse_visual_prompts(
         [{"frame": 0, "object_id": 1, "points": [[9, 9]], "labels": [1], "units": "pixels"}]
@@ -183,3 +182,10 @@ def test_a_click_on_a_picture_of_another_size_is_a_sentence(model):
     )
     assert "another size" in sent[1].problem
     assert sent[1].found.objects
+    anew = Look("v", images[1], 0.1, PHRASES, anew=True, pointed=prompts, at=images[0], drop=(1,))
+    sent = carried_out(model, Ends(Look("v", images[0], 0.0, PHRASES), anew, Look("v", images[2], 0.2, PHRASES)))
+    assert "click again" in sent[1].problem
+    assert [type(each) for each in sent] == [Seen] * 3
+    ids = [{o.object_id for o in each.found.objects} for each in sent]
+    assert max(ids[0]) < min(ids[1])  # found again, under ids of their own
+    assert ids[1] == ids[2]

@@ -10,8 +10,10 @@ import pytest
 
 from sam3ray import read_annotations
 from sam3ray.revisions import Edits, Rename, check_edits
+from sam3ray.shapes import write_clip
 from sam3ray.store import RunStore
-from tests.app.conftest import Served, make_reviewed
+from sam3ray.values.clip import Clip
+from tests.app.conftest import SPEC, Served, make_reviewed
 from tests.app.test_try_page import SECONDS, choose, go_to, point_at, wait_for_model
 
 from playwright.sync_api import expect  # isort: skip
@@ -24,7 +26,13 @@ def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def desk(reviewed: Path) -> Iterator[Served]:
-    served = Served(str(reviewed), str(reviewed.parent / "first.mp4"), "--checkpoint", "embedded", "--author", "ann")
+    moved = RunStore(str(reviewed.parent / "moved"))  # a run whose video is no longer there
+    moved.create_or_open({"schema_version": 1}, {}, [Clip("lost", str(reviewed.parent / "lost.mp4"), ("circle",))])
+    write_clip(SPEC, reviewed.parent / "lost.mp4", reviewed.parent / "lost.parquet")
+    (reviewed.parent / "lost.mp4").unlink()
+    moved.commit("lost", reviewed.parent / "lost.parquet")
+    sources = [str(each) for each in (reviewed, reviewed.parent / "moved", reviewed.parent / "first.mp4")]
+    served = Served(*sources, "--checkpoint", "embedded", "--author", "ann")
     yield served
     served.close()
 
@@ -213,3 +221,24 @@ def test_accepting_goes_to_the_next_clip(desk, reviewed, open_page):
     page.get_by_label("Status").select_option("failed")
     page.locator(".clips button").click()
     expect(page.locator(".toast").last).to_contain_text("the file does not exist")
+
+
+def test_a_clip_whose_video_is_gone_opens_on_a_plain_background(desk, reviewed, open_page):
+    page = open_page(desk.address)
+    open_clip(page, "first")
+    page.get_by_label("Run").select_option("moved")
+    open_clip(page, "lost")
+    expect(page.locator(".note")).to_contain_text("There are no pictures: not_found", timeout=SECONDS)
+    go_to(page, 5)
+    shown = page.evaluate(
+        "() => { const c = document.querySelector('.picture'); return [c.width, c.height, c.dataset.frame,"
+        " ...c.getContext('2d').getImageData(3, 3, 1, 1).data]; }"
+    )
+    assert shown == [SPEC.width, SPEC.height, "5", 128, 128, 128, 255]
+    assert page.locator(".over").get_attribute("data-objects")
+    choose_object(page, 1)
+    press(page, "n")
+    expect(page.locator(".toast").last).to_contain_text("There are no pictures", timeout=SECONDS)
+    press(page, "3", "d")  # what needs no picture still works
+    saved(page, 1)
+    assert (5, 1) not in rows(reviewed.parent / "moved", "lost")

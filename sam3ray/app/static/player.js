@@ -68,7 +68,9 @@ export class Player extends EventTarget {
   fetch(position) {
     if (!this.pictures.has(position)) {
       const key = this.clip.key;
+      const { clip } = this;
       this.pictures.set(position, (async () => {
+        if (clip.missing) return plain(clip);
         const response = await fetch(`/api/clips/${key}/stills/${position}`);
         if (!response.ok) throw new Error((await response.json().catch(() => ({}))).message ?? "the frame cannot be read");
         return createImageBitmap(await response.blob());
@@ -224,4 +226,12 @@ export function paintChips(context, rows, scale) {
     context.fillText(text, x + size / 2, y + h / 2);
     context.globalAlpha = 1;
   }
+}
+
+// In place of a picture that is not there.
+function plain({ width, height }) {
+  const canvas = new OffscreenCanvas(width, height), context = canvas.getContext("2d");
+  context.fillStyle = "#808080";
+  context.fillRect(0, 0, width, height);
+  return canvas.transferToImageBitmap();
 }

@@ -79,6 +79,7 @@ export class ReviewView {
       el("div", { class: "row" }, this.useButton, el("button", { onclick: () => this.endFix() }, "Never mind")));
     this.drafts = el("section", { class: "drafts", hidden: true });
     this.doubt = el("p", { class: "status doubt" });
+    this.note = el("p", { class: "status note", role: "status" });
     this.history = el("ol", { class: "history", reversed: true, "aria-label": "Corrections" });
     this.undoButton = el("button", { class: "icon", title: "Take back your last correction (Ctrl Z)", "aria-label": "Undo", onclick: () => this.back("undo") }, "↶");
     this.redoButton = el("button", { class: "icon", title: "Bring it back (Ctrl ⇧ Z)", "aria-label": "Redo", onclick: () => this.back("redo") }, "↷");
@@ -86,7 +87,7 @@ export class ReviewView {
     this.aloneBox = el("input", { type: "checkbox", onchange: () => this.alone(this.aloneBox.checked) });
     this.objects = el("ul", { class: "objects", "aria-label": "Objects of this frame" });
     this.panel = el("aside", { class: "panel" },
-      el("section", {}, el("div", { class: "row" }, el("button", { class: "primary big", title: "It is right: accept it and go on (a)", onclick: () => this.accept() }, "✓ Accept, next"), this.undoButton, this.redoButton), this.doubt),
+      el("section", {}, el("div", { class: "row" }, el("button", { class: "primary big", title: "It is right: accept it and go on (a)", onclick: () => this.accept() }, "✓ Accept, next"), this.undoButton, this.redoButton), this.note, this.doubt),
       this.drafts, this.fixing, this.editing,
       el("section", {}, el("h2", {}, "On this frame"), this.objects, el("div", { class: "row" }, el("label", { class: "check" }, this.aloneBox, "chosen one alone"), "masks", opacity)),
       el("section", {}, el("h2", {}, "Corrections"), this.history, el("label", { class: "row you" }, "You are", this.author)));
@@ -125,28 +126,57 @@ export class ReviewView {
       { keys: ["l"], says: "labels on or off", act: () => { this.player.labels = !this.player.labels; this.player.redraw(); } },
       { keys: ["?"], says: "this list", act: () => {} },
     ]);
+    this.looking = setInterval(() => this.refresh(), 10000);
     if (!this.clips.length) await this.openRun(this.run);
   }
 
-  leave() { this.player.pause(); }
+  leave() {
+    this.player.pause();
+    clearInterval(this.looking);
+  }
+
+  // A run under way, or a recording: what is done since is there, too.
+  async refresh() {
+    const { run } = this;
+    if (document.hidden || !(this.grows || this.clips.some((each) => each.status === "left"))) return;
+    try {
+      const { clips } = await get(`/api/runs/${run}`);
+      if (run !== this.run) return;
+      const known = new Map(this.clips.map((each) => [each.clip, each]));
+      const done = () => this.clips.filter((each) => each.status === "done").length, before = done();
+      this.clips = clips.map((each) => Object.assign(known.get(each.clip) ?? {}, each));
+      this.listClips();
+      if (done() > before) await this.rank();
+      if (!this.clip) this.openFirst();
+    } catch { /* the next time */ }
+  }
+
+  async rank() {
+    const { run } = this, doubts = await get(`/api/runs/${run}/doubts`);
+    if (run !== this.run) return;
+    for (const each of this.clips) each.doubt = doubts[each.clip];
+    this.listClips();
+    this.showDoubt();
+  }
 
   // Clips
 
   async openRun(number) {
     this.run = number;
     try {
-      const { clips } = await get(`/api/runs/${number}`);
+      const { clips, grows } = await get(`/api/runs/${number}`);
       this.clips = clips;
-      get(`/api/runs/${number}/doubts`).then((doubts) => {
-        for (const each of this.clips) each.doubt = doubts[each.clip];
-        this.listClips();
-        this.showDoubt();
-      }, () => {});
+      this.grows = grows;
+      this.rank().catch(() => {});
       this.listClips();
-      const wanted = decodeURIComponent(location.hash.split("/")[1] ?? "");
-      const first = clips.find((each) => each.clip === wanted && each.status === "done") ?? this.shownClips().find((each) => each.status === "done");
-      if (first) await this.open(first.clip);
+      await this.openFirst();
     } catch (error) { toast(error.message, "error", 15); }
+  }
+
+  async openFirst() {
+    const wanted = decodeURIComponent(location.hash.split("/")[1] ?? "");
+    const first = this.clips.find((each) => each.clip === wanted && each.status === "done") ?? this.shownClips().find((each) => each.status === "done");
+    if (first) await this.open(first.clip);
   }
 
   shownClips() {
@@ -177,13 +207,15 @@ export class ReviewView {
       this.clip = entry;
       this.chosen = null;
       this.rows = new Map();
-      const clip = await get(`/api/clips/${entry.key}`);
+      const clip = await get(`/api/runs/${this.run}/clips/${encodeURIComponent(entry.clip)}/picture`);
       await this.reload();
       if (this.clip !== entry) return; // another was opened meanwhile
       history.replaceState(null, "", `#review/${encodeURIComponent(clipId)}`);
       this.first.value = 0;
       this.last.value = clip.indices ? clip.indices.at(-1) : clip.times.length - 1;
       this.listClips();
+      this.note.textContent = clip.missing ? `There are no pictures: ${clip.missing}` : clip.other_size;
+      this.canFix = !clip.missing && !clip.other_size;
       await this.player.load(clip);
       if (this.chosen === null) this.choose(this.timeline.tracks[0]?.id ?? null);
       this.showDrafts();
@@ -380,6 +412,7 @@ export class ReviewView {
 
   startFix() {
     if (this.chosen === null) return;
+    if (!this.canFix) { toast(this.note.textContent); return; }
     this.player.pause();
     const track = this.timeline.tracks.find((each) => each.id === this.chosen);
     this.fix = { clip: this.player.clip, own: [{ id: this.chosen, label: track.prompt, prompts: new Map() }], refinements: [], rows: new Map(), shown: null, base: this.chosen, chosen: this.chosen, version: 0 };
