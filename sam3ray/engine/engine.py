@@ -21,6 +21,7 @@ from sam3ray.engine.postprocess import DESCRIPTION
 from sam3ray.engine.propagation import Propagation, Tally
 from sam3ray.engine.recorder import Recorder
 from sam3ray.engine.rules import Rules
+from sam3ray.engine.session import Session
 from sam3ray.engine.source import FrameSource, OnePass
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.vision import neck_of
@@ -41,6 +42,7 @@ class Engine:
 
     Attributes:
         rules: the thresholds in force.
+        counted: the clip, or the window of a clip, under way or ended last.
 
     Raises:
         ValueError: the thresholds contradict each other or the checkpoint's.
@@ -55,7 +57,7 @@ class Engine:
         self.neck = neck_of(checkpoint.model, folded=self.rules.published)
         self._own_detector = Detector(checkpoint, self.tracking.prompt_batch, self.tracking.geometry_token)
         self.detector = detector or self._own_detector
-        self._walk: Walk | None = None
+        self.counted: Walk | Session | None = None
 
     @property
     def info(self) -> dict[str, Any]:
@@ -80,8 +82,8 @@ class Engine:
 
     @property
     def tally(self) -> Tally:
-        """Counts of the clip under way or ended last."""
-        return self._walk.tally if self._walk is not None else Tally()
+        """Counts of the clip, or the window of a clip, under way or ended last."""
+        return self.counted.tally if self.counted is not None else Tally()
 
     def segment(
         self,
@@ -132,8 +134,8 @@ class Engine:
             named_exemplars(exemplars),
         )
         source = frames if isinstance(frames, FrameSource) else OnePass(frames, height, width)
-        self._walk = Walk(self, source, wanted, progress or (lambda: None), recorder)
-        return self._walk.results()
+        self.counted = walk = Walk(self, source, wanted, progress or (lambda: None), recorder)
+        return walk.results()
 
     def annotate(
         self,

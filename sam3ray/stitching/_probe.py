@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from sam3ray.engine.ending import EndingFile
 from sam3ray.engine.recall import Recall
 from sam3ray.masks import MaskRuns
 from sam3ray.model import Model
-from sam3ray.stitching._tracks import Track
+from sam3ray.stitching._link import link_windows
+from sam3ray.stitching._links import Links
+from sam3ray.stitching._tracks import Track, Window
 from sam3ray.video import Frame
 
 
@@ -18,7 +19,7 @@ class MemoryProbe:
     """A `Probe` on the endings of windows.
 
     Args:
-        endings: the files of the windows, by index.
+        windows: of the clip. A window's `ending` is asked for when an object of the window is first looked for.
         frame_at: gives the frame at a position of the clip; called for at most three frames of a track.
         progress: called after each frame looked at.
     """
@@ -28,18 +29,27 @@ class MemoryProbe:
         segmenter: Model,
         height: int,
         width: int,
-        endings: Mapping[int, Path],
+        windows: Sequence[Window],
         frame_at: Callable[[int], Frame],
         progress: Callable[[], None] = lambda: None,
     ) -> None:
         with segmenter.session(height, width) as session:
             engine = session.engine
-        self._endings, self._frame_at, self._progress = endings, frame_at, progress
+        self._engine, self._size = engine, (height, width)
+        self._windows = {each.cut.index: each for each in windows}
+        self._frame_at, self._progress = frame_at, progress
         self._recall = Recall(engine, (height, width))
-        self._open = cache(lambda window: EndingFile(endings[window], engine, (height, width)))
+        self._endings: dict[int, EndingFile | None] = {}
 
     def knows(self, window: int, object_id: int) -> bool:
-        return window in self._endings and object_id in self._open(window).objects
+        ending = self._ending(window)
+        return ending is not None and object_id in ending.objects
+
+    def _ending(self, window: int) -> EndingFile | None:
+        if window not in self._endings:
+            path = self._windows[window].ending
+            self._endings[window] = None if path is None else EndingFile(path, self._engine, self._size)
+        return self._endings[window]
 
     def scores(self, lost: Sequence[tuple[int, int]], track: Track) -> list[float]:
         """The mean IoU with the track's mask, over the track's first frames; 0 on those where the object is not found.
@@ -51,7 +61,8 @@ class MemoryProbe:
         for position, mask in track.probed.items():
             features = self._recall.features(position, self._frame_at)
             for window in dict.fromkeys(window for window, _ in lost):
-                ending = self._open(window)
+                ending = self._ending(window)
+                assert ending is not None  # it knows the object
                 places = [place for place, (of, _) in enumerate(lost) if of == window]
                 memories = [
                     self._recall.memory(lost[place], partial(ending.memory, lost[place][1])) for place in places
@@ -61,6 +72,32 @@ class MemoryProbe:
                     sums[place] += _iou(mask, each)
             self._progress()
         return [total / len(track.probed) for total in sums]
+
+
+def link(
+    segmenter: Model,
+    windows: Sequence[Window],
+    height: int,
+    width: int,
+    prompts: Sequence[str],
+    frame_at: Callable[[int], Frame],
+    *,
+    relink_after_s: float | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> Links:
+    """Links the windows of a clip: see `link_windows`. The model looks at about three frames of each new track.
+
+    Args:
+        windows: all of the clip, in order; their frames are read once, one window after another.
+        prompts: the clip's phrases, in order.
+        frame_at: gives the frame at a position of the clip.
+
+    Raises:
+        StateError: a window's ending is missing, damaged, or of another model: work on that window again.
+        ValueError: the windows do not follow each other, or their rows are not theirs.
+    """
+    probe = MemoryProbe(segmenter, height, width, windows, frame_at, progress)
+    return link_windows(windows, probe, prompts, relink_after_s)
 
 
 def _iou(mask: MaskRuns, found: MaskRuns | None) -> float:

@@ -87,6 +87,7 @@ def _rows(
             if ending is not None and session.clock.worked == cut.until - cut.start:
                 taken.append(Ending.of(session, cut.start))
 
+        session.engine.counted = session
         session.progress = worked
         session.opening = cut.index == 0
         for phrase in phrases:

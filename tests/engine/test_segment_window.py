@@ -156,7 +156,8 @@ def test_a_probe_finds_a_remembered_object_where_the_clip_itself_has_it(
         read.append(position)
         return FRAMES[position]
 
-    probe = MemoryProbe(model, HEIGHT, WIDTH, {0: path}, frame_at, lambda: ticks.append(None))  # type: ignore[arg-type]
+    windows = [Window(FIRST, (), path), Window(SECOND, ())]
+    probe = MemoryProbe(model, HEIGHT, WIDTH, windows, frame_at, lambda: ticks.append(None))  # type: ignore[arg-type]
     track = Track(1, 1, "blue", 0.9, FIRST.until, 25, probed={FIRST.until: read_rle(blue.rle, HEIGHT, WIDTH)})
     assert probe.knows(0, blue.object_id)
     assert not probe.knows(0, 3)  # hotstart has removed it
@@ -222,6 +223,7 @@ def test_exemplars_count_in_the_windows_that_hold_their_frames(made: tuple[Model
         window(made[0], last, exemplars=[ExemplarPrompt(box, frame_index=40, phrase="red")])
     before = ExemplarPrompt(box, frame_index=3, phrase="red")
     assert window(made[0], last, exemplars=[before]) == window(made[0], last)
+    assert made[0].engine.tally.frames == 4  # counts are the window's own
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "text", "note", "tensor", "weights", "size"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -260,6 +262,11 @@ def test_windows_that_follow_change_no_id_of_those_before(made: tuple[list[Windo
     for count in range(1, len(windows)):
         some = link_windows(windows[:count], probe, PHRASES)
         assert some.tracks == tuple(each for each in everything.tracks if each.window < count)
+
+
+def test_linking_and_merging_load_no_torch() -> None:
+    code = "import sys; from sam3ray.stitching import Links, link_windows, merge; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
 
 
 # ---- what is wrong is said -------------------------------------------------------------------------------------
