@@ -5,7 +5,6 @@ What changes: two drawn clips for 10,000, the checkpoint in the package for SAM 
 
 from __future__ import annotations
 
-import ast
 import re
 from contextlib import chdir
 from importlib import resources
@@ -18,6 +17,7 @@ import yaml
 
 from sam3ray.config import load_config
 from sam3ray.shapes import ClipSpec, clip_phrases, write_clip
+from tests.e2e.pages import run_cell, sections
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "cluster.md"
@@ -27,15 +27,6 @@ INSTEAD = {
     "/tmp/sam3ray-videos": "videos",
     '["cluster.address=auto"], progress=True': "progress=False",
 }
-
-
-def run_cell(code: str, name: str, held: dict[str, Any]) -> None:
-    """As a notebook does: the value of a last expression is what it shows."""
-    body = ast.parse(code, name).body
-    last = body.pop() if isinstance(body[-1], ast.Expr) else None
-    exec(compile(ast.Module(body, []), name, "exec"), held)  # noqa: S102
-    if isinstance(last, ast.Expr):
-        held["_"] = eval(compile(ast.Expression(last.value), name, "eval"), held)  # noqa: S307
 
 
 @pytest.fixture(scope="module")
@@ -57,17 +48,11 @@ def cells(s3_server: str, local_ray: None, tmp_path_factory: pytest.TempPathFact
     instead = {**INSTEAD, '["person", "forklift"]': repr(phrases), '"output": f': f'{reach} "output": f'}
     held: dict[str, Any] = {"__name__": "__main__"}
     after: dict[str, dict[str, Any]] = {}
-    page, section = PAGE.read_text(encoding="utf-8"), ""
     with pytest.MonkeyPatch.context() as patch, chdir(folder):
         patch.setenv("AWS_ENDPOINT_URL", s3_server)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         fsspec.filesystem("s3").clear_instance_cache()
-        for heading, code in re.findall(r"^## (.+?)$|^```python\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL):
-            if heading:
-                section = heading.partition(". ")[2]
-                continue
-            for written, meant in instead.items():
-                code = code.replace(written, meant)
+        for section, code in sections("cluster.md", "python", instead):
             run_cell(code, f"cluster.md: {section}", held)
             after[section] = dict(held)
         fsspec.filesystem("s3").clear_instance_cache()

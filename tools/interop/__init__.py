@@ -1,12 +1,12 @@
-"""What other tools make of our files: each tool in an environment of its own, its real reader, its real answer.
+"""What other tools make of our files, and where sam3ray installs and starts: real readers, real builders.
 
     python -m tools.interop              # all
     python -m tools.interop labelme      # some
     python -m tools.interop --list
 
 A check is a module beside this one, named in `CHECKS`. It has `REQUIREMENTS`, what to install for it (empty: nothing),
-and `check(place)`, which returns a `Result` for each thing it looked at. Environments are cached; what was found is
-written into docs/exports.md.
+and `check(place)`, which returns a `Result` (a line in docs/exports.md) or an `Outcome` (a line in
+docs/installation.md) for each thing it looked at. Environments are cached.
 """
 
 CHECKS = (
@@ -23,5 +23,7 @@ CHECKS = (
     "fiftyone",
     "platforms",
     "wheel",
+    "image",
+    "deploy",
 )
 """In the order of the table. Each is a module here."""

@@ -1,4 +1,4 @@
-"""`python -m tools.interop [NAME...]`: runs the checks, prints their table, writes it into docs/exports.md."""
+"""`python -m tools.interop [NAME...]`: runs the checks, prints their tables, writes them into the documentation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from tools.interop import CHECKS
 from tools.interop._environment import environment
 from tools.interop._place import Place, ToolFailed
-from tools.interop._result import COLUMNS, Result, table, write
+from tools.interop._result import EXPORTS, INSTALLATION, Outcome, Result
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.interop", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(CHECKS)}; all by default")
     parser.add_argument("--list", action="store_true", help="say what there is, and what each installs")
-    parser.add_argument("--dry", action="store_true", help="leave docs/exports.md alone")
+    parser.add_argument("--dry", action="store_true", help="leave the documentation alone")
     parser.add_argument("--keep", metavar="DIR", help="work in this folder and leave what was made")
     given = parser.parse_args()
     unknown = sorted(set(given.names) - set(CHECKS))
@@ -31,7 +31,7 @@ def main() -> int:
         for name, module in modules.items():
             print(f"{name}: {', '.join(module.REQUIREMENTS) or 'the project itself'}")
         return 0
-    results: list[Result] = []
+    results: list[Result | Outcome] = []
     broken = []
     for name, module in modules.items():
         print(f"{name} ...", file=sys.stderr, flush=True)
@@ -39,15 +39,18 @@ def main() -> int:
             work = Path(given.keep, name) if given.keep else Path(folder)
             work.mkdir(parents=True, exist_ok=True)
             try:
-                python = environment(name, module.REQUIREMENTS)
+                python = environment(module.REQUIREMENTS)
                 results += module.check(Place(python, work))
             except (subprocess.CalledProcessError, ToolFailed) as error:
                 broken.append(f"{name}: {error}")
                 print(broken[-1], file=sys.stderr)
-    lines = table(results, "now")
-    print("\n".join([f"| {' | '.join(COLUMNS)} |", *lines.values()]))
-    if not given.dry:
-        write(results)
+    for sheet, kind in ((EXPORTS, Result), (INSTALLATION, Outcome)):
+        found = [each for each in results if isinstance(each, kind)]
+        if not found:
+            continue
+        print("\n".join([f"| {' | '.join(sheet.columns)} |", *sheet.table(found, "now").values()]))
+        if not given.dry:
+            sheet.write(found)
     return 1 if broken or not all(each.ok for each in results) else 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,14 +22,18 @@ def cache() -> Path:
     return Path(os.environ.get("SAM3RAY_INTEROP") or Path.home() / ".cache" / "sam3ray-interop")
 
 
-def environment(name: str, requirements: Sequence[str]) -> Path:
+def environment(requirements: Sequence[str]) -> Path:
     """The interpreter of an environment that holds these requirements; this one where there are none.
+
+    It is named after the first of them, so that checks of one tool share it.
 
     A requirement that begins with `--` is an option of pip. `--with-project` also lets the environment see what the
     project's own has installed: for tools that need torch, of which one copy is enough.
     """
     if not requirements:
         return Path(sys.executable)
+    wanted = [each for each in requirements if each != "--with-project"]
+    name = re.split(r"[^A-Za-z0-9._-]", next(each for each in wanted if not each.startswith("-")).partition("==")[0])[0]
     folder = cache() / name
     python = folder / "bin" / "python"
     digest = hashlib.sha256("\n".join([sys.version, *requirements]).encode()).hexdigest()
@@ -38,7 +43,6 @@ def environment(name: str, requirements: Sequence[str]) -> Path:
             return python
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)
-        wanted = [each for each in requirements if each != "--with-project"]
         if len(wanted) < len(requirements):
             _show_project(python)
         print(f"{name}: installing {', '.join(wanted)}", file=sys.stderr, flush=True)

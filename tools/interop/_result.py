@@ -1,4 +1,4 @@
-"""What a check found, as a row of the table in docs/exports.md."""
+"""What a check found, as a row of a table in docs/exports.md or docs/installation.md."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "exports.md"
-COLUMNS = ("tool", "version", "read", "masks", "ids", "scores", "time", "lost", "on")
+DOCS = Path(__file__).parents[2] / "docs"
 _BEGIN, _END = "<!-- interop: written by make interop -->", "<!-- interop: end -->"
 
 
@@ -36,34 +35,82 @@ class Result:
     time: str = "-"
     lost: str = ""
 
-
-def table(results: Iterable[Result], today: str) -> dict[tuple[str, str], str]:
-    """(tool, read) -> its line."""
-    lines = {}
-    for each in results:
-        cells = [each.tool, each.version, each.read, each.masks, each.ids, each.scores, each.time]
-        cells += [each.lost if each.ok else f"**failed**: {each.lost}", today]
-        lines[each.tool, each.read] = f"| {' | '.join(cells)} |"
-    return lines
+    def cells(self, today: str) -> list[str]:
+        """Its line in the table, by `EXPORTS.columns`."""
+        said = _outcome(self.ok, self.lost)
+        return [self.tool, self.version, self.read, self.masks, self.ids, self.scores, self.time, said, today]
 
 
-def write(results: Iterable[Result], page: Path = PAGE) -> None:
-    """Puts the lines into the page's table: new ones in place of those of the same tool and format, others stay."""
-    text = page.read_text()
-    if _BEGIN not in text or _END not in text:
-        raise ValueError(f"{page} has no place for the table: {_BEGIN} ... {_END}")
-    before, _, rest = text.partition(_BEGIN)
-    old, _, after = rest.partition(_END)
-    lines: Mapping[tuple[str, str], str] = _lines(old) | table(results, datetime.now(UTC).date().isoformat())
-    head = f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}"
-    body = "\n".join([head, *(line for _, line in sorted(lines.items()))])
-    page.write_text(f"{before}{_BEGIN}\n{body}\n{_END}{after}")
+@dataclass(frozen=True)
+class Outcome:
+    """Whether sam3ray installs and starts somewhere.
+
+    Attributes:
+        what: was tried.
+        how: "run", "resolved" or "schema only": how much the result is worth.
+        tool: with what, and its version.
+        ok: False fails the command.
+        said: in words.
+    """
+
+    what: str
+    how: str
+    tool: str
+    ok: bool
+    said: str = ""
+
+    def cells(self, today: str) -> list[str]:
+        """Its line in the table, by `INSTALLATION.columns`."""
+        return [self.what, self.how, self.tool, _outcome(self.ok, self.said), today]
 
 
-def _lines(text: str) -> dict[tuple[str, str], str]:
-    found = {}
-    for line in text.splitlines():
-        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]]
-        if len(cells) == len(COLUMNS) and cells[0] != COLUMNS[0] and not set(cells[0]) <= {"-", " "}:
-            found[cells[0], cells[2]] = line
-    return found
+@dataclass(frozen=True)
+class Sheet:
+    """A table that `make interop` writes into a page.
+
+    Attributes:
+        key: the columns that tell its lines apart.
+    """
+
+    page: Path
+    columns: tuple[str, ...]
+    key: tuple[int, ...]
+
+    def table(self, results: Iterable[Result | Outcome], today: str) -> dict[tuple[str, ...], str]:
+        """The lines by their key."""
+        rows = [each.cells(today) for each in results]
+        return {tuple(cells[place] for place in self.key): f"| {' | '.join(cells)} |" for cells in rows}
+
+    def write(self, results: Iterable[Result | Outcome]) -> None:
+        """Puts the lines into the page's table: new ones in place of those of the same key, others stay."""
+        text = self.page.read_text()
+        if _BEGIN not in text or _END not in text:
+            raise ValueError(f"{self.page} has no place for the table: {_BEGIN} ... {_END}")
+        before, _, rest = text.partition(_BEGIN)
+        old, _, after = rest.partition(_END)
+        lines: Mapping[tuple[str, ...], str] = self._lines(old) | self.table(results, _today())
+        head = f"| {' | '.join(self.columns)} |\n|{' --- |' * len(self.columns)}"
+        body = "\n".join([head, *(line for _, line in sorted(lines.items()))])
+        self.page.write_text(f"{before}{_BEGIN}\n{body}\n{_END}{after}")
+
+    def _lines(self, text: str) -> dict[tuple[str, ...], str]:
+        found = {}
+        for line in text.splitlines():
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]]
+            if len(cells) == len(self.columns) and cells[0] != self.columns[0] and not set(cells[0]) <= {"-", " "}:
+                found[tuple(cells[place] for place in self.key)] = line
+        return found
+
+
+EXPORTS = Sheet(
+    DOCS / "exports.md", ("tool", "version", "read", "masks", "ids", "scores", "time", "lost", "on"), key=(0, 2)
+)
+INSTALLATION = Sheet(DOCS / "installation.md", ("what", "how", "with", "result", "on"), key=(0,))
+
+
+def _outcome(ok: bool, said: str) -> str:
+    return said if ok else f"**failed**: {said}"
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()

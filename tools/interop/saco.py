@@ -6,9 +6,8 @@ from sam3ray.exports import export
 from tools.interop._place import Place
 from tools.interop._result import Result
 from tools.interop._run import CLIP
+from tools.interop.veval import REQUIREMENTS as REQUIREMENTS
 
-# Without its dependencies, which are those of the model; what the evaluators need comes from the project.
-REQUIREMENTS = ("--with-project", "--no-deps", "sam3==0.1.4", "iopath", "portalocker")
 _WANTED = (
     "video_mask_mAP_50_95",
     "video_mask_phrase_ap_50_95",

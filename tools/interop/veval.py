@@ -7,10 +7,6 @@ from GitHub.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +17,11 @@ from sam3ray.annotations import AnnotationWriter, FrameAnnotations, ObjectAnnota
 from sam3ray.evaluate import Report, evaluate_run
 from sam3ray.masks import encode_masks, rle_area, rle_bbox
 from sam3ray.truth import import_truth
-from tools.interop._environment import cache
-from tools.interop._place import Place, ToolFailed
+from tools.interop._place import Place
 from tools.interop._result import Result
+from tools.interop._upstream import upstream_file
 
+# Without its dependencies, which are those of the model; what the evaluators need comes from the project.
 REQUIREMENTS = ("--with-project", "--no-deps", "sam3==0.1.4", "iopath==0.1.10", "portalocker==4.4.2", "numpy==2.3.5")
 TOLERANCE = 2e-4  # Meta's code adds 1e-4 to denominators
 _TOY = "assets/veval/toy_gt_and_pred/toy_saco_veval_sav_test"
@@ -42,7 +39,10 @@ def check(place: Place) -> list[Result]:
 
 def _toy(place: Place) -> list[Result]:
     """Meta's example gives the figures that Meta stored, and ours are the same."""
-    files = {name: _toy_file(name) for name in ("gt", "pred", "eval_res")}
+    files = {
+        name: upstream_file("facebookresearch/sam3", f"{_TOY}_{name}.json", "SAM3_REPOSITORY")
+        for name in ("gt", "pred", "eval_res")
+    }
     version, found, _ = _meta(place, files["gt"], files["pred"], "all")
     stored = json.loads(files["eval_res"].read_text())["dataset_results"]
     off = {name: abs(found.get(name, np.inf) - value) for name, value in stored.items()}
@@ -193,26 +193,3 @@ def _track(masks: Sequence[np.ndarray | None]) -> dict[str, Any]:
 
 def _prediction(masks: Sequence[np.ndarray | None], video: int, category: int, rng: np.random.Generator) -> Any:
     return _track(masks) | {"video_id": video, "category_id": category, "score": float(rng.choice([0.3, 0.7, 0.9]))}
-
-
-def _toy_file(name: str) -> Path:
-    path = cache() / "veval" / f"{name}.json"
-    if path.exists():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    source = f"{_TOY}_{name}.json"
-    clone = os.environ.get("SAM3_REPOSITORY")
-    if clone:
-        done = subprocess.run(["git", "-C", clone, "show", f"HEAD:{source}"], capture_output=True)
-        if done.returncode:
-            raise ToolFailed(f"$SAM3_REPOSITORY is {clone}, which has no {source}: {done.stderr.decode()[-300:]}")
-        data = done.stdout
-    else:
-        address = f"https://raw.githubusercontent.com/facebookresearch/sam3/main/{source}"
-        try:
-            with urllib.request.urlopen(address, timeout=60) as answer:
-                data = answer.read()
-        except (urllib.error.URLError, OSError) as error:
-            raise ToolFailed(f"{address} cannot be read ({error}); name a clone of it in $SAM3_REPOSITORY") from None
-    path.write_bytes(data)
-    return path

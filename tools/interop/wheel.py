@@ -10,13 +10,13 @@ import venv
 from pathlib import Path
 
 from tools.interop._place import Place, ToolFailed
-from tools.interop._result import Result
+from tools.interop._result import Outcome
 
 REQUIREMENTS: tuple[str, ...] = ()  # it makes an environment of its own, of some 6 GB
 ROOT = Path(__file__).parents[2]
 
 
-def check(place: Place) -> list[Result]:
+def check(place: Place) -> list[Outcome]:
     build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(place.folder), str(ROOT)]
     _run(build)
     (wheel,) = place.folder.glob("*.whl")
@@ -27,10 +27,9 @@ def check(place: Place) -> list[Result]:
     command = str(folder / "bin" / "sam3ray")
     said = json.loads(_run([command, "demo", "--output", str(place.folder / "demo"), "--json"]))
     ok = said["done"] == said["clips"] > 0 and not said["failed"]
-    version = wheel.name.split("-")[1]
-    return [
-        Result("sam3ray's wheel", version, "`sam3ray demo` in an empty environment", ok, lost=f"{said['done']} clips")
-    ]
+    what = f"the wheel in an empty environment, Python {sys.version_info.major}.{sys.version_info.minor}"
+    text = f"`sam3ray demo`: {said['done']} of {said['clips']} clips done"
+    return [Outcome(what, "run", f"sam3ray {wheel.name.split('-')[1]}", ok, text)]
 
 
 def _run(command: list[str]) -> str:
