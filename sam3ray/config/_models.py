@@ -278,6 +278,12 @@ class ClusterConfig(_Section):
         gt=0,
         description="seconds to wait for a node for the first actor before the job stops; null waits indefinitely",
     )
+    keep_actors_s: float = Field(
+        0.0,
+        ge=0,
+        description="seconds for which actors on a cluster outlive a driver that dies, until the next `run` takes them "
+        "over; then they save a window and exit. 0: they end with their driver",
+    )
     autoscaling: bool = Field(False, description="no effect: on a cluster the job always uses nodes that join")
 
     @property

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import JobConfig
-from sam3ray.failures import Failure, NotNow
+from sam3ray.failures import Failure, JobStopped, NotNow
 from sam3ray.faults.machine import machine_fault
 from sam3ray.guard.redact import redact
 from sam3ray.job.agreement import Agreement
+from sam3ray.job.health import Place
 from sam3ray.job.logs import set_up_logging
+from sam3ray.job.outliving import Heartbeat, Standing, order_key
 from sam3ray.job.result import ClipResult
 from sam3ray.job.worker import ClipWorker, MakeSegmenter
 from sam3ray.values.clip import Clip
@@ -41,9 +44,14 @@ class WorkOrder:
 class ClipActor:
     """`run` takes minutes; `progress` answers beside it, and `prefetch` works beside it, in threads of their own."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, keep_s: float = 0.0) -> None:
+        """`keep_s`: how long it outlives its driver (`job.outliving`); 0: Ray ends it with the driver."""
         self.number = number
         self._worker: ClipWorker | None = None
+        self._order_key = ""
+        self._running: tuple[str, int] | None = None  # clip id and rung
+        self._last: ClipResult | Failure | JobStopped | None = None
+        self._driver = Heartbeat(keep_s, self._last_words)
 
     def hello(self) -> dict[str, Any]:
         import ray
@@ -51,6 +59,32 @@ class ClipActor:
         context = ray.get_runtime_context()
         gpus = context.get_accelerator_ids().get("GPU", [])
         return {"node": context.get_node_id(), "pid": os.getpid(), "host": socket.gethostname(), "gpus": tuple(gpus)}
+
+    def standing(self) -> Standing:
+        """For a driver that has found it."""
+        self._driver.heard()
+        hello = self.hello()
+        place = Place(hello["node"], hello["host"], hello["gpus"])
+        return Standing(self._order_key, place, *(self._running or ()))
+
+    def last(self) -> ClipResult | Failure:
+        """What became of the clip that the actor ran last. Called while it runs, the answer comes when it is done."""
+        if isinstance(self._last, JobStopped):
+            raise self._last
+        assert self._last is not None
+        return self._last
+
+    def keep_now(self) -> None:
+        """Asks for a window of the clip under way."""
+        if self._worker is not None:
+            self._worker.keep_now()
+
+    def _last_words(self) -> threading.Event:
+        if self._worker is not None:
+            return self._worker.keep_now()
+        nothing = threading.Event()
+        nothing.set()
+        return nothing
 
     def load(self, order: WorkOrder) -> dict[str, float]:
         """Loads the model. Heavy imports happen here, not in the driver."""
@@ -67,11 +101,20 @@ class ClipActor:
                 raise NotNow(redact(fault.message)) from None
             raise
         _limit_threads(order.config)
+        self._order_key = order_key(order)
         return {"load_s": time.perf_counter() - began}
 
     def run(self, clip: Clip, rung: int, attempt: int) -> ClipResult | Failure:
         assert self._worker is not None
-        return self._worker.attempt(clip, rung, attempt)
+        self._running = clip.clip_id, rung
+        try:
+            self._last = self._worker.attempt(clip, rung, attempt)
+        except JobStopped as error:
+            self._last = error
+            raise
+        finally:
+            self._running = None
+        return self._last
 
     def prefetch(self, clip: Clip, first_frames: bool) -> bool:
         """Whether it went well; if not, running the clip will meet the same error."""
@@ -83,6 +126,7 @@ class ClipActor:
             self._worker.drop_prefetch(clip_id)
 
     def progress(self) -> tuple[str, int, int, str]:
+        self._driver.heard()
         return self._worker.progress if self._worker is not None else ("loading", 0, 0, "")
 
     def close(self) -> None:
@@ -103,6 +147,8 @@ def remote_class() -> Any:
 
     decorated = {
         "hello": "control",
+        "standing": "control",
+        "keep_now": "control",
         "progress": "control",
         "drop_prefetch": "control",
         "close": "control",

@@ -38,6 +38,7 @@ from sam3ray.job.loop import Loop
 from sam3ray.job.losses import Verdict
 from sam3ray.job.metrics import ray_metrics
 from sam3ray.job.observe import Observer, Observers, Snapshot, reading_told
+from sam3ray.job.outliving import Outliving, keeps, order_key, take_over
 from sam3ray.job.pool import ActorPool
 from sam3ray.job.progress import make_progress
 from sam3ray.job.rendering import RenderOrder, RenderStage
@@ -179,7 +180,10 @@ class Job:
             prior={i: ledger.prior[clips[c].clip_id] for i, c in enumerate(todo) if clips[c].clip_id in ledger.prior},
         )
         self._loop = Loop()
-        self._pool = ActorPool(spec.order, config.cluster, self._loop, self)
+        run_id = spec.order.store.run_id()
+        self._pool = ActorPool(spec.order, config.cluster, self._loop, self, run_id)
+        if keeps(config):
+            self._adopt(take_over(run_id, order_key(spec.order)))
         self._renders: RenderStage | None = None
         if config.render.enabled:
             order = RenderOrder(
@@ -198,6 +202,15 @@ class Job:
         self._set_aside: dict[str, str] = {}  # nodes and GPUs that were, and why
         self._began = time.monotonic()
         self._look_at = self._seen_at = self._began
+
+    def _adopt(self, outliving: Sequence[Outliving]) -> None:
+        """Actors of the driver before go on with their clips; those whose clip is not to be done begin another."""
+        waiting = {self._clip_id(clip): clip for clip in range(len(self.spec.todo))}
+        now = time.monotonic()
+        for each in outliving:
+            clip = waiting.pop(each.standing.clip_id, -1)
+            actor = self.scheduler.adopt(each.standing.place, now, clip, each.standing.rung)
+            self._pool.adopt(actor, each, clip)
 
     # The loop
 
@@ -226,6 +239,7 @@ class Job:
                 self._pool.poll()
             if self._interrupts and give_up_at == float("inf"):
                 give_up_at = now + GRACE_S
+                self._pool.keep_now()
                 self._do(self.scheduler.drain(now))
                 if self._renders is not None:
                     self._renders.cancel()
@@ -262,11 +276,14 @@ class Job:
             return
         self._seen_at = now
         self._do(self._stages.look(nodes, self._pool.nodes, now))
+        for node in nodes:
+            if node.draining:
+                self._pool.keep_now(node.id)
 
     def _end(self) -> None:
         if self._renders is not None:
             self._renders.cancel()
-        self._pool.close()
+        self._pool.close(leave=self.lease.lost)
         self.ledger.close()
         self.observer.update(self._snapshot())
 

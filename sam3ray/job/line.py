@@ -125,6 +125,11 @@ class Line:
         for entry in entries:
             heapq.heappush(heap, entry)
 
+    def hand_out(self, item: int) -> None:
+        """This one, out of its turn. Before any is taken."""
+        assert self._head == 0
+        self._sorted.remove(item)
+
     def put_back(self, item: int) -> None:
         heapq.heappush(self._waiting, self._entry(item))
 

@@ -20,6 +20,7 @@ from sam3ray.job.health import Place
 from sam3ray.job.logs import event
 from sam3ray.job.loop import Loop
 from sam3ray.job.losses import Verdict, judge, nodes_alive
+from sam3ray.job.outliving import Outliving, keeps, options
 from sam3ray.job.result import ClipResult
 from sam3ray.values.clip import Clip
 
@@ -75,7 +76,10 @@ class _Member:
 class ActorPool:
     """Starts, calls, polls and ends actors. Belongs to the driver's thread."""
 
-    def __init__(self, order: WorkOrder, cluster: ClusterConfig, loop: Loop, events: PoolEvents) -> None:
+    def __init__(
+        self, order: WorkOrder, cluster: ClusterConfig, loop: Loop, events: PoolEvents, run_id: str = ""
+    ) -> None:
+        """`run_id`: whose actors these are, where they outlive their driver (`job.outliving`)."""
         import ray
 
         self._loop = loop
@@ -89,6 +93,8 @@ class ActorPool:
             "resources": cluster.resources or None,
             "accelerator_type": cluster.accelerator_type,
         }
+        self._run_id = run_id
+        self._keep_s = keeps(order.config) if run_id else 0.0
         self._labels = dict(cluster.label_selector)
         self._members: dict[int, _Member] = {}
         self._closing: dict[int, tuple[Any, Any]] = {}  # handles of actors that tidy up, and what says they have
@@ -114,9 +120,24 @@ class ActorPool:
         labels = dict(self._labels)
         if avoid:
             labels[NODE_ID_LABEL] = f"!in({', '.join(avoid)})"
-        handle = self._actor_class.options(**self._options, label_selector=labels or None).remote(actor)
+        kept = options(self._run_id) if self._keep_s else {}
+        handle = self._actor_class.options(**self._options, **kept, label_selector=labels or None).remote(
+            actor, self._keep_s
+        )
         self._members[actor] = _Member(handle)
         self._watch(actor, handle.hello.remote(), self._on_hello)
+
+    def adopt(self, actor: int, found: Outliving, clip: int) -> None:
+        """One of an earlier driver, which is ready, or works on `clip` (-1: on none)."""
+        self._members[actor] = _Member(found.handle, node=found.standing.place.node)
+        if clip >= 0:
+            self._watch(actor, found.handle.last.remote(), self._on_run, clip)
+
+    def keep_now(self, node: str | None = None) -> None:
+        """Has the actors, or those of a node, save a window of what they work on."""
+        for member in self._members.values():
+            if member.node and node in (None, member.node):
+                member.handle.keep_now.remote()
 
     def load(self, actor: int) -> None:
         """Has it load its model."""
@@ -166,10 +187,18 @@ class ActorPool:
                 member.polled = True
                 self._watch(actor, member.handle.progress.remote(), self._on_progress)
 
-    def close(self) -> None:
-        """Ends all actors; those that answer may remove their local files first."""
+    def close(self, *, leave: bool = False) -> None:
+        """Ends all actors; those that answer may remove their local files first.
+
+        Args:
+            leave: those that outlive their driver are another driver's by now.
+        """
         import ray
 
+        if leave and self._keep_s:
+            self._members.clear()
+            self._closing.clear()
+            return
         members = list(self._members.values())
         self._members.clear()
         tidied = [ref for _, ref in self._closing.values()]

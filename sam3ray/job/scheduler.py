@@ -177,6 +177,20 @@ class Scheduler:
         self._starts.none_ready(now)
         return self._settle(now)
 
+    def adopt(self, place: Place, now: float, clip: int = -1, rung: int = 0) -> int:
+        """Before `start`: an actor of an earlier driver, with its model. It works on `clip`, or on none. Its number."""
+        actor = self._crew.add(now, ())
+        self._crew.place(actor, now)
+        self._health.actor_placed(actor, place)
+        self._crew.make_ready(actor)
+        if clip >= 0:
+            self._line.hand_out(clip)
+            history = self._blame.of(clip)
+            history.attempts += 1
+            self._crew.assign(actor, clip, history.attempts, rung, now)
+            self._health.attempt_began(place)
+        return actor
+
     def nodes_seen(self, nodes: Iterable[str]) -> None:
         """The nodes of the cluster that are alive and large enough for an actor: before `start`, and now and then."""
         self._health.set_nodes(nodes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -58,6 +58,7 @@ class _Cut:
     seen: Seen
     seconds: float
     state: Saved
+    asked: Sequence[threading.Event]
 
 
 class ClipWindows:
@@ -69,7 +70,7 @@ class ClipWindows:
     Args:
         run_id: of the run; windows of any other are not used.
         source: how the clip's video looks now; windows made of any other are not used.
-        seconds: of work, after which a window is saved.
+        seconds: of work, after which a window is on the store.
         folder: for local files; they are removed by `close`.
         kept_one: called with the name of each window, including the one that the clip continues from.
     """
@@ -99,6 +100,9 @@ class ClipWindows:
         self._since = time.monotonic()
         self._beside = ThreadPoolExecutor(1, "sam3ray-window")
         self._upload: Future[WindowNote] | None = None
+        self._upload_s = 0.0
+        self._asked: list[threading.Event] = []  # by whoever waits for a window
+        self._lock = threading.Lock()  # of `_asked`
         self._is_over = threading.Event()
         folder.mkdir(parents=True, exist_ok=True)
         self._windows.list()
@@ -120,7 +124,7 @@ class ClipWindows:
 
     def finish(self) -> None:
         """All frames are found: no window is wanted any more. What is under way ends early; errors no longer matter."""
-        self._is_over.set()
+        self._end()
         if self._upload is not None:
             upload, self._upload = self._upload, None
             error = upload.exception()
@@ -129,8 +133,14 @@ class ClipWindows:
             elif not isinstance(error, _Unwanted):
                 _LOG.warning("clip %s: its last window was not kept: %s", self._note.clip_id, error)
 
+    def _end(self) -> None:
+        with self._lock:
+            self._is_over.set()
+            for waiting in self._asked:
+                waiting.set()
+
     def close(self) -> None:
-        self._is_over.set()
+        self._end()
         self._beside.shutdown(wait=True)
         for file in self._folder.iterdir():
             file.unlink(missing_ok=True)
@@ -141,6 +151,20 @@ class ClipWindows:
         self._windows.list()
         if self._windows.rows or self._windows.states:
             self._windows.clear()
+
+    def keep_now(self) -> threading.Event:
+        """Asks, from any thread, for a window at the next moment of rest, however short it is.
+
+        Returns:
+            What is set once it is on the store, or none will be.
+        """
+        kept = threading.Event()
+        with self._lock:
+            if self._is_over.is_set():
+                kept.set()
+            else:
+                self._asked.append(kept)
+        return kept
 
     # What a walk asks
 
@@ -214,10 +238,12 @@ class ClipWindows:
         """Raises WindowTaken if another attempt is ahead, or what kept the last window from the store."""
         if self._upload is not None and self._upload.done():
             self.settle()
-        is_due = time.monotonic() - self._since >= self._seconds
+        asked = bool(self._asked)
+        # Early by as long as the last one took to get there, so that no more than `seconds` of work are at stake.
+        is_due = time.monotonic() - self._since >= self._seconds - min(self._upload_s, self._seconds / 2)
         if self._rows >= MOST_ROWS:
             self.settle()
-        elif not is_due or self._upload is not None:
+        elif not (is_due or asked) or self._upload is not None:
             return  # while the last window is under way, this one grows
         self._upload = self._beside.submit(self._keep, self._cut(pass_number, snapshot))
 
@@ -233,7 +259,9 @@ class ClipWindows:
         news = seen.beyond(self._seen_before)
         self._seen_before = self._seen_before.joined(seen)
         seconds = time.monotonic() - self._since
-        cut = _Cut(pass_number, self._frames, news, round(seconds, 3), snapshot())
+        with self._lock:
+            asked, self._asked = self._asked, []
+        cut = _Cut(pass_number, self._frames, news, round(seconds, 3), snapshot(), asked)
         self._frames, self._rows, self._since = {}, 0, time.monotonic()
         return cut
 
@@ -241,6 +269,7 @@ class ClipWindows:
 
     def _keep(self, cut: _Cut) -> WindowNote:
         # What the end of an earlier pass has brought since the last window is a window of that pass.
+        began = time.monotonic()
         passes = sorted({*cut.frames, cut.pass_number})
         entries = [self._rows_kept(each, cut) for each in passes]
         note = replace(self._note, windows=[*self._note.windows, *entries])
@@ -252,6 +281,9 @@ class ClipWindows:
             raise WindowTaken(str(name))
         state.unlink()
         self._kept_one(str(name))
+        for waiting in cut.asked:
+            waiting.set()
+        self._upload_s = time.monotonic() - began
         return note
 
     def _rows_kept(self, pass_number: int, cut: _Cut) -> WindowEntry:

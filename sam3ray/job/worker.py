@@ -25,6 +25,7 @@ import functools
 import json
 import logging
 import random
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -155,6 +156,7 @@ class ClipWorker:
         self._work = WorkDir()
         self._intake = Intake(config)
         self._progress = ClipProgress()
+        self._kept: ClipWindows | None = None  # of the clip under way
 
     @property
     def progress(self) -> tuple[str, int, int, str]:
@@ -164,6 +166,19 @@ class ClipWorker:
     def close(self) -> None:
         self._intake.close()
         self._work.close()
+
+    def keep_now(self) -> threading.Event:
+        """Asks, from any thread, for a window of the clip under way.
+
+        Returns:
+            What is set once the window is on the store, or there is nothing to keep.
+        """
+        windows = self._kept
+        if windows is None:
+            nothing = threading.Event()
+            nothing.set()
+            return nothing
+        return windows.keep_now()
 
     # Ahead of time
 
@@ -249,6 +264,8 @@ class ClipWorker:
             windows = self._windows(opened, tried)
             if windows is not None:
                 stack.enter_context(contextlib.closing(windows))
+                stack.callback(setattr, self, "_kept", None)
+                self._kept = windows
             result = self._annotated(opened, clock, tried, windows)
             if windows is not None:
                 windows.clear()

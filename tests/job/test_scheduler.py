@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sam3ray.failures import Reason
 from sam3ray.job import actions as s
 from sam3ray.job.appeals import MOST_PLACES
+from sam3ray.job.health import Place
 from sam3ray.job.scheduler import Scheduler
 from tests.job.simulation import Faults, Nature, World
 
@@ -44,6 +45,19 @@ def test_a_clip_is_prefetched_while_another_runs() -> None:
     assert scheduler.clip_done(0, 1, 3.0) == [s.Kill(0, "no clips left for it", idle=True)]
     assert scheduler.finished
     assert scheduler.counts.done == 2
+
+
+def test_actors_of_an_earlier_driver_go_on_with_their_clips() -> None:
+    scheduler = Scheduler([3.0, 2.0, 1.0, 0.5], s.Limits(actors_max=2))
+    busy = scheduler.adopt(Place("node"), 0.0, clip=1)
+    idle = scheduler.adopt(Place("node"), 0.0)
+    actions = scheduler.start(0.0)
+    assert s.Assign(idle, 0, attempt=1, rung=0) in actions
+    assert not any(isinstance(action, s.StartActor) for action in actions)
+    assert scheduler.running_on(busy) == 1
+    assert s.Assign(busy, 2, attempt=1, rung=0) in scheduler.clip_done(busy, 1, 1.0)
+    lost = scheduler.actor_lost(idle, Reason.CRASHED, "it died", 2.0)
+    assert [action.clip for action in lost if isinstance(action, s.RecordFailure)] == [0]
 
 
 def test_an_idle_actor_takes_over_what_another_holds() -> None:

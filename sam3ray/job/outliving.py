@@ -1,0 +1,146 @@
+"""Actors that outlive their driver, and the driver that takes them over.
+
+With `cluster.keep_actors_s` above 0, a job on a cluster starts its actors detached, in a namespace of the run. If the
+driver dies, they work on. The next driver of the run finds them by that namespace. It takes over those that have loaded
+the same model under the same settings, with the clip that they work on. It ends all others.
+
+An actor hears of its driver about once a second. When it has heard nothing for `keep_actors_s`, it saves a window of
+its clip and exits, so that nothing holds a GPU for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sam3ray.config import JobConfig
+from sam3ray.job.health import Place
+from sam3ray.job.logs import event
+
+if TYPE_CHECKING:
+    from sam3ray.job.actor import WorkOrder
+
+_LOG = logging.getLogger(__name__)
+
+ANSWER_S = 10.0  # for an actor to say what it does
+COMMIT_S = 60.0  # for its last window to reach the store
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What an actor says of itself.
+
+    Attributes:
+        order: `order_key` of what it has loaded; empty: nothing yet.
+        clip_id: of the clip that it works on; empty: none.
+        rung: of that attempt.
+    """
+
+    order: str
+    place: Place
+    clip_id: str = ""
+    rung: int = 0
+
+
+@dataclass(frozen=True)
+class Outliving:
+    """An actor of an earlier driver that can be taken over."""
+
+    handle: Any
+    standing: Standing
+
+
+def keeps(config: JobConfig) -> float:
+    """Seconds for which actors outlive their driver. A Ray of our own ends with the driver, and they with it."""
+    return 0.0 if config.cluster.alone else config.cluster.keep_actors_s
+
+
+def order_key(order: WorkOrder) -> str:
+    """Of all that decides what an actor does with a clip."""
+    cluster = order.config.cluster.model_copy(update={"actors": type(order.config.cluster.actors)()})
+    config = order.config.model_copy(update={"cluster": cluster})
+    parts = (
+        config.model_dump_json(),
+        sorted(order.fingerprint.items()),
+        dataclasses.asdict(order.agreed),
+        order.make_segmenter,
+        order.refinement,
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def options(run_id: str) -> dict[str, Any]:
+    """Of Ray, for an actor that outlives its driver."""
+    return {"name": uuid.uuid4().hex, "namespace": _namespace(run_id), "lifetime": "detached"}
+
+
+def take_over(run_id: str, key: str) -> list[Outliving]:
+    """The run's actors that live and have loaded what `key` says; the others are ended."""
+    import ray
+
+    namespace, handles = _namespace(run_id), []
+    for named in ray.util.list_named_actors(all_namespaces=True):
+        if named["namespace"] == namespace:
+            with contextlib.suppress(ValueError):  # gone meanwhile
+                handles.append(ray.get_actor(named["name"], namespace=namespace))
+    asked: dict[Any, Any] = {handle.standing.remote(): handle for handle in handles}
+    answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
+    found = []
+    for ref, handle in asked.items():
+        standing = _answer(ref) if ref in answered else None
+        if standing is not None and standing.order == key:
+            place = dataclasses.asdict(standing.place)
+            event(_LOG, logging.INFO, "actor taken over", clip_id=standing.clip_id, **place)
+            found.append(Outliving(handle, standing))
+        else:
+            event(_LOG, logging.INFO, "actor of an earlier driver ended")
+            ray.kill(handle)
+    return found
+
+
+def _answer(ref: Any) -> Standing | None:
+    import ray
+
+    try:
+        standing: Standing = ray.get(ref)
+    except ray.exceptions.RayError:
+        return None
+    return standing
+
+
+def _namespace(run_id: str) -> str:
+    return f"sam3ray-{run_id}"
+
+
+class Heartbeat:
+    """In an actor: ends its process once nobody has called for `limit_s`.
+
+    Args:
+        last_words: what to do before; returns what is set when it is done.
+    """
+
+    def __init__(self, limit_s: float, last_words: Callable[[], threading.Event]) -> None:
+        self._limit_s = limit_s
+        self._last_words = last_words
+        self.heard()
+        if limit_s > 0:
+            threading.Thread(target=self._watch, name="sam3ray-heartbeat", daemon=True).start()
+
+    def heard(self) -> None:
+        self._at = time.monotonic()
+
+    def _watch(self) -> None:
+        while (left := self._at + self._limit_s - time.monotonic()) > 0:
+            time.sleep(min(left, 1.0))
+        _LOG.warning("no driver for %.0f s: saving what is there and ending", self._limit_s)
+        self._last_words().wait(COMMIT_S)
+        os._exit(0)
