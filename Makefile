@@ -55,6 +55,7 @@ format: $(VENV)/.dev  ## let ruff fix what it can
 
 chaos: $(VENV)/.dev  ## kill everything at random for a while and compare with an undisturbed run
 	$(BIN)/python -m tests.e2e.chaos
+	$(BIN)/python -m tests.e2e.clip_kills
 
 soak: $(VENV)/.dev  ## watch live video for an hour and see whether anything grows (MINUTES=60)
 	$(BIN)/python -m tests.app.soak --minutes $(MINUTES)

@@ -9,7 +9,8 @@ connections, takes half a body, loses its answers and goes away for seconds. The
 undisturbed run's row for row: none lost, none twice (the bucket keeps versions: each file has exactly one), nothing
 left behind in temporary folders or as unfinished uploads.
 
-Two clips are long; clips are kept in windows, from which later attempts go on.
+Two clips are long; clips are kept in windows, from which later attempts go on. The first to be killed is an actor that
+works on one of them, when a window of it is on the store.
 
 Every clip stands still on one of its frames until it is let on. So each kill finds work under way and work left, and
 as many are made as were asked for, on however quick or slow a machine.
@@ -58,11 +59,13 @@ PATIENCE_S = 600.0
 @dataclass(frozen=True)
 class Settings:
     clips: int = 66
-    kills: int = 26  # of actors, drivers and the node, those of decoders and the stalls included
+    kills: int = (
+        26  # of actors, drivers and the node, those of decoders, the one of a long clip and the stalls included
+    )
     drivers: int = 4  # of the kills
     decoders: int = 3  # of the kills
     node: bool = True  # one of the kills is that of a node
-    sick_actors: tuple[int, ...] = (2, 5)  # by the order in which they load: their GPU's context is lost
+    sick_actors: tuple[int, ...] = (2, 5)  # by the order of their first frames: their GPU's context is lost
     sick_nodes: bool = True  # beside the node that is killed, one where every clip fails, and one whose disk is full
     stalls: int = 2  # of the kills: a driver that is stopped for a while; a second one is refused meanwhile
     actors: int = 3
@@ -205,6 +208,8 @@ class Chaos:
         )
 
     def _fault(self, request: Request) -> Fault:
+        if not self.report.kills["long"]:
+            return Fault.NONE  # a clip whose storage fails goes to the end of the line, where no kill waits for it
         if time.monotonic() < self.outage_until:
             return Fault.BUSY
         if self.random.random() < self.settings.fault_rate:
@@ -218,9 +223,9 @@ class Chaos:
     def schedule(self) -> list[list[str]]:
         """What is killed in each round. A round ends with its driver, the second one runs on two nodes."""
         settings = self.settings
-        actors = settings.kills - settings.drivers - settings.decoders - settings.node - settings.stalls
+        others = settings.drivers + settings.decoders + settings.node + settings.stalls + 1
         rounds: list[list[str]] = [[] for _ in range(settings.drivers + 1)]
-        for i in range(actors):
+        for i in range(settings.kills - others):
             rounds[i % len(rounds)].append("actor")
         if settings.node:
             rounds[1].insert(len(rounds[1]) // 2, "node")
@@ -228,12 +233,15 @@ class Chaos:
             rounds[i % len(rounds)].append("stall")
         for kills in rounds[:-1]:
             kills.append("driver")
+        rounds[0].insert(0, "long")
         return rounds
 
     def disturb(self) -> None:
         rounds = self.schedule()
         planned = sum(len(kills) for kills in rounds)
         self.gate.open_for(0)
+        for clip in LONG:
+            self.gate.hold(clip)
         for number in range(ROUNDS):
             kills = rounds[number] if number < len(rounds) else []
             self._start(two_nodes="node" in kills)
@@ -270,12 +278,12 @@ class Chaos:
             if self._kill(kind):
                 kills.pop(0)
                 self.report.kills[kind] += 1
-                if self.random.random() < 0.3:
+                if kind != "long" and self.random.random() < 0.3:
                     self.outage_until = time.monotonic() + self.random.uniform(0.5, 3.0)
         return None
 
     def _start(self, two_nodes: bool) -> None:
-        hostile = self.random.sample(range(self.settings.clips), self.settings.decoders)
+        hostile = self.random.sample(range(len(LONG), self.settings.clips), self.settings.decoders)
         if not hasattr(self, "hostile"):
             self.hostile = tuple(hostile)
         cluster: dict[str, Any] = {}
@@ -317,7 +325,7 @@ class Chaos:
         """Until a clip is half done where `kind` strikes; the exit code of a driver that has ended."""
         assert self.driver is not None
         end = time.monotonic() + PATIENCE_S
-        while not self.gate.waiting().intersection(self._actors(kind)):
+        while not self._at_work(kind):
             code = self.driver.poll()
             if code is not None:
                 return code
@@ -325,6 +333,17 @@ class Chaos:
                 raise RuntimeError(f"no actor works: {self._log()}")
             time.sleep(0.1)
         return self.driver.poll()
+
+    def _at_work(self, kind: str) -> list[int]:
+        """Actors before the gate; for `long`, those whose clip has been kept up to a window, too."""
+        alive = self._actors(kind)
+        if kind != "long":
+            return sorted(self.gate.waiting().intersection(alive))
+        return [pid for pid, clip in self.gate.held().items() if pid in alive and self._is_kept(clip)]
+
+    def _is_kept(self, clip: int) -> bool:
+        listed = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=f"labels/run/windows/clip-{clip:03d}/")
+        return any(item["Key"].endswith(".safetensors") for item in listed.get("Contents", []))
 
     def _wait_for_the_end(self) -> int:
         assert self.driver is not None
@@ -347,11 +366,15 @@ class Chaos:
             assert self.nodes is not None
             self.nodes.kill(self.doomed)
             return True
-        actors = self._actors(kind)
+        actors = self._at_work(kind) if kind == "long" else self._actors(kind)
         if not actors:
             return False
+        doomed = self.random.choice(actors)
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self.random.choice(actors), signal.SIGKILL)
+            os.kill(doomed, signal.SIGKILL)
+            if kind == "long":
+                for clip in LONG:
+                    self.gate.release(clip)
             return True
         return False
 

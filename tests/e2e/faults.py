@@ -44,7 +44,7 @@ class FaultyModel:
     gated: bool = False  # every clip stands before the gate in `folder` on one of its frames
     long: tuple[int, ...] = ()  # clip numbers that stand before it on frame LONG_AT
     resumes: bool = False  # clips are kept in windows
-    sick_actors: tuple[int, ...] = ()  # by the order in which they load: whatever they run fails
+    sick_actors: tuple[int, ...] = ()  # by order of first frames, once no clip is held: whatever they run fails
 
     def __call__(self, model: ModelConfig, tracking: TrackingConfig) -> FaultySegmenter:
         class HostileReader(VideoReader):
@@ -65,8 +65,7 @@ class FaultySegmenter(DrawnSegmenter):
     def __init__(self, plan: FaultyModel, model: ModelConfig, tracking: TrackingConfig) -> None:
         super().__init__(model, tracking)
         self.sick = ""
-        if plan.sick_actors and count(plan.folder, "actor") in plan.sick_actors:
-            self.sick = "CUDA error: an illegal memory access was encountered"
+        self.is_counted = not plan.sick_actors
         if os.environ.get(SICK_NODE):
             self.sick = "a defect of this node's libraries"
         self.plan = plan
@@ -76,6 +75,12 @@ class FaultySegmenter(DrawnSegmenter):
         self.gate = Gate(plan.folder) if plan.gated else None
 
     def on_frame(self, position: int, frame: Frame) -> None:
+        # Not when it loads: it may be killed before it is given a clip. Nor where the clip could be one that is held:
+        # it would be tried again when others have had their turn, behind a gate that waits for it.
+        if not self.is_counted and not (self.gate is not None and self.gate.holds):
+            self.is_counted = True
+            if count(self.plan.folder, "actor") in self.plan.sick_actors:
+                self.sick = "CUDA error: an illegal memory access was encountered"
         if self.sick:
             count(self.plan.folder, "sick-" + ("node" if os.environ.get(SICK_NODE) else "actor"))
             raise RuntimeError(self.sick)

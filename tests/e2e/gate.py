@@ -25,15 +25,35 @@ class Gate:
         new.write_text(str(clips))
         new.replace(self.folder / "open")
 
+    def hold(self, clip: int) -> None:
+        """This clip is not let through before `release`, wherever the gate is open."""
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / f"held-{clip}").touch()
+
+    def release(self, clip: int) -> None:
+        (self.folder / f"held-{clip}").unlink(missing_ok=True)
+
     def waiting(self) -> set[int]:
         """The processes that stand before it. Some of them may be dead."""
-        return {int(path.name.removeprefix("waits-")) for path in self.folder.glob("waits-*")}
+        return set(self._standing())
+
+    def held(self) -> dict[int, int]:
+        """The processes that stand before it with a clip that is held, and the clip. Some of them may be dead."""
+        return {pid: clip for pid, clip in self._standing().items() if (self.folder / f"held-{clip}").exists()}
+
+    def _standing(self) -> dict[int, int]:
+        names = [path.name.split("-") for path in self.folder.glob("waits-*")]
+        return {int(pid): int(clip) for _, pid, clip in names}
 
     # In a worker
 
+    @property
+    def holds(self) -> bool:
+        return any(self.folder.glob("held-*"))
+
     def enter(self, clip: int) -> None:
         """Returns once the clip may go on."""
-        mark = self.folder / f"waits-{os.getpid()}"
+        mark = self.folder / f"waits-{os.getpid()}-{clip}"
         if not self._let_through(clip):
             mark.touch()
             while not self._let_through(clip):
@@ -41,6 +61,8 @@ class Gate:
             mark.unlink()
 
     def _let_through(self, clip: int) -> bool:
+        if (self.folder / f"held-{clip}").exists():
+            return False
         passed = self.folder / f"passed-{clip}"
         if passed.exists():
             return True

@@ -27,7 +27,7 @@ def test_a_job_that_is_killed_all_over_gives_the_same_annotations(tmp_path: Path
     )
     report = run_chaos(settings, tmp_path)
     assert report.problems == []
-    assert report.kills == {"actor": 3, "driver": 1, "decoder": 1, "stall": 1}
-    assert report.resumed > 0
+    assert report.kills == {"long": 1, "actor": 2, "driver": 1, "decoder": 1, "stall": 1}
+    assert report.resumed > 0, "a long clip went on from the window of the actor that was killed"
     assert report.sick["sick-actor"] > 0
     assert sum(report.faults.values()) > 0
