@@ -114,7 +114,13 @@ class Library:
         if remote_only and is_local(uri):
             raise UserError(f"{uri!r:.200} is on this machine's disk: upload the file, or start the page with it")
         placeholder = JobConfig(manifest=uri, output="/none", prompts=("object",), storage=dict(self._options.storage))
-        return self.add(_without_placeholder(read_manifest(uri, placeholder)))
+        clips = _without_placeholder(read_manifest(uri, placeholder))
+        if remote_only and (own := next((each.uri for each in clips if is_local(each.uri)), None)) is not None:
+            raise UserError(
+                f"a manifest from elsewhere names {own!r:.200}, which is on this machine's disk; "
+                "allowed: addresses of stores and web servers"
+            )
+        return self.add(clips)
 
     def entries(self, run: int | None = None) -> list[Entry]:
         with self._lock:

@@ -24,8 +24,10 @@ from PIL import Image
 from sam3ray.app._desk import Desk, Unseen
 from sam3ray.app._messages import Look, Seen
 from sam3ray.app._options import AppOptions
+from sam3ray.app._order import THRESHOLDS, parse_thresholds
 from sam3ray.app._results import frame_json
 from sam3ray.cameras import watch
+from sam3ray.config import TrackingConfig
 from sam3ray.failures import ClipError, JobStopped, NotNow, UserError
 from sam3ray.guard.redact import redact
 from sam3ray.values.annotations import FrameAnnotations
@@ -44,11 +46,14 @@ _NEW_OBJECT = 2**31 - 1  # what a page calls an object that it begins
 class DeskView:
     """A live view whose model is at the desk. See `sam3ray.cameras.View`.
 
+    Args:
+        base: the thresholds that the page was started with.
+
     Attributes:
         problem: why the last request was not valid; "" if it was.
     """
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, base: TrackingConfig) -> None:
         self._desk = desk
         self._name = uuid.uuid4().hex
         self._lock = threading.Lock()
@@ -57,6 +62,8 @@ class DeskView:
         self._at: np.ndarray | None = None
         self._drop: tuple[int, ...] = ()
         self._anew = False
+        self._base = base
+        self._tracking = base
         self._next_id = 1
         self.phrases: tuple[str, ...] = ()
         self.problem = ""
@@ -64,7 +71,14 @@ class DeskView:
 
     @property
     def hotstart_delay(self) -> int:
+        if self._tracking.hotstart_delay is not None:
+            return self._tracking.hotstart_delay
         return int(self.model_info.get("thresholds", {}).get("hotstart_delay", 15))
+
+    @property
+    def changed_thresholds(self) -> dict[str, Any]:
+        now, base = self._tracking.model_dump(), self._base.model_dump()
+        return {name: now[name] for name in THRESHOLDS if now[name] != base[name]}
 
     @property
     def model_info(self) -> dict[str, Any]:
@@ -97,6 +111,7 @@ class DeskView:
                 self._at,
                 self._drop,
                 self._next_id,
+                self._tracking,
             )
             self._pointed, self._at, self._drop, self._anew = (), None, (), False
         seen = self._desk.look(asked)
@@ -111,7 +126,7 @@ class DeskView:
                 self._pictures.popitem(last=False)
 
     def ask(self, message: Mapping[str, Any]) -> None:
-        """Applies what a page asks for: phrases, a click or box on a picture, an object to drop.
+        """Applies what a page asks for: phrases, thresholds, a click or box on a picture, an object to drop.
 
         Raises:
             UserError: it is not valid, or the picture is no longer kept.
@@ -125,6 +140,8 @@ class DeskView:
             if problem := phrases_problem(phrases):
                 raise UserError(f"the page {problem}")
             self.phrases = phrases
+        elif do == "thresholds":
+            self._tracking = parse_thresholds(message.get("thresholds"), self._base)
         elif do == "point":
             self._point(message)
         elif do == "drop":
@@ -204,7 +221,7 @@ class Show:
     """
 
     def __init__(self, desk: Desk, options: AppOptions, source: str) -> None:
-        self.view = DeskView(desk)
+        self.view = DeskView(desk, options.tracking)
         self.view.phrases = options.phrases
         self._desk, self._options, self._source = desk, options, source
         self._changed = threading.Condition()
@@ -217,10 +234,10 @@ class Show:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends it; what was recorded is committed."""
+        """Ends it; what was recorded is committed, however long that takes."""
         self._over.set()
         if self._thread.is_alive():
-            self._thread.join(30)
+            self._thread.join(None if self._options.record is not None else 30)
 
     def newer(self, ticket: int, timeout_s: float = 1.0) -> Shown | None:
         """The newest picture, if there is a newer one than this."""

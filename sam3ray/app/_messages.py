@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sam3ray.config import TrackingConfig
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.prompts import VisualPrompt
 
@@ -74,6 +75,7 @@ class Look:
             put in here, and so is the id of an object that is new (0).
         drop: ids to drop.
         first_id: where ids begin, for the view's first frame.
+        tracking: thresholds; None: the model's own. Where they change, the view starts over, and its ids go on.
     """
 
     view: str
@@ -85,6 +87,7 @@ class Look:
     at: np.ndarray | None = None
     drop: tuple[int, ...] = ()
     first_id: int = 1
+    tracking: TrackingConfig | None = None
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,7 @@ class _Worker:
             view.start_ids_at(asked.first_id)
         if asked.anew:
             view.begin_anew()
+        view.set_tracking(asked.tracking or self._model.tracking)
         gone: frozenset[int] = frozenset()
         try:
             view.set_phrases(asked.phrases)

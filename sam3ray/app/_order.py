@@ -106,6 +106,15 @@ def parse_order(
     )
 
 
+def parse_thresholds(value: Any, base: TrackingConfig) -> TrackingConfig:
+    """`base` with the settings that a page changes. Raises UserError with all that is wrong."""
+    problems: list[str] = []
+    settings = _tracking(value, base, problems)
+    if problems:
+        raise UserError(problems)
+    return settings
+
+
 def _phrases(value: Any, problems: list[str]) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         problems.append("phrases must be a list of texts")

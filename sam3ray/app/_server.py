@@ -281,7 +281,7 @@ def _add_live(app: FastAPI, service: Service) -> None:
     @app.websocket("/live")
     async def live(websocket: WebSocket) -> None:
         await websocket.accept()
-        own = DeskView(service.tries.desk)  # of a webcam; a camera's is the show's
+        own = DeskView(service.tries.desk, service.options.tracking)  # of a webcam; a camera's is the show's
         watches = False
         try:
             while True:

@@ -22,7 +22,7 @@ from sam3ray.video import VideoWriter
 TIME_BASE = Fraction(1, 90_000)
 _LOG = logging.getLogger(__name__)
 _PICTURES = 32  # that wait for the encoder
-_FRAMES = 20_000  # that wait, with or without a picture: then the camera waits
+_FRAMES = 2_000  # that wait, with or without a picture: then the camera waits
 
 
 class Encoder:

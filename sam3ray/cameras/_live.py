@@ -88,6 +88,10 @@ class View(Protocol):
     phrases: tuple[str, ...]
 
     @property
+    def changed_thresholds(self) -> dict[str, Any]:
+        """Those that are not the model's own now, by name."""
+
+    @property
     def hotstart_delay(self) -> int: ...
 
     @property
@@ -113,9 +117,7 @@ class LiveView:
     """
 
     def __init__(self, model: Model, prompts: Sequence[str] = ()) -> None:
-        tracking = model.tracking
-        forget = tracking.forget_after_frames or _FORGET_AFTER_FRAMES
-        self._model = model.with_tracking(tracking.model_copy(update={"frame_batch": 1, "forget_after_frames": forget}))
+        self._model = model.with_tracking(_bounded(model.tracking))
         self._rung = 0
         self._session: Session | None = None
         self._ids: Ids | None = None
@@ -138,6 +140,10 @@ class LiveView:
         return self._count
 
     @property
+    def changed_thresholds(self) -> dict[str, Any]:
+        return {}  # whoever sets other ones knows them
+
+    @property
     def memory_rung(self) -> int:
         """See `Model.set_memory_rung`."""
         return self._rung
@@ -147,6 +153,17 @@ class LiveView:
         self.begin_anew()
         self._rung = rung
         self._model.set_memory_rung(rung)
+
+    def set_tracking(self, tracking: TrackingConfig) -> None:
+        """Other thresholds; where they differ, everything is found again, under new ids.
+
+        Raises:
+            ValueError: they contradict each other or the checkpoint's. The former ones stay.
+        """
+        wanted = _bounded(tracking)
+        if wanted != self._model.tracking:
+            self._model = self._model.with_tracking(wanted)
+            self.begin_anew()
 
     def set_phrases(self, phrases: Sequence[str]) -> None:
         """From the next frame on; objects of phrases that are gone are dropped.
@@ -206,6 +223,12 @@ class LiveView:
         self._count += 1
         (result,) = self._session.step(frame)
         return result.annotations, result.tentative, result.retracted
+
+
+def _bounded(tracking: TrackingConfig) -> TrackingConfig:
+    """With constant memory, frame by frame."""
+    forget = tracking.forget_after_frames or _FORGET_AFTER_FRAMES
+    return tracking.model_copy(update={"frame_batch": 1, "forget_after_frames": forget})
 
 
 def live(

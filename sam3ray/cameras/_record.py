@@ -107,8 +107,11 @@ class Recorder(AbstractContextManager["Recorder"]):
             )
         name = self._name(placed, began_at)
         self._waiting.append((placed.clip, name, frame))
-        if not self._phrases or self._phrases[-1]["phrases"] != list(self._view.phrases):
-            self._phrases.append({"clip": name, "frame": frame.frame_index, "phrases": list(self._view.phrases)})
+        asked: dict[str, Any] = {"phrases": list(self._view.phrases)}
+        if thresholds := self._view.changed_thresholds:
+            asked["thresholds"] = thresholds
+        if not self._phrases or {k: v for k, v in self._phrases[-1].items() if k not in ("clip", "frame")} != asked:
+            self._phrases.append({"clip": name, "frame": frame.frame_index, **asked})
         while len(self._waiting) > max(0, self._view.hotstart_delay - 1):
             self._let_go()
         return name

@@ -52,7 +52,7 @@ class Sample:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--to", type=Path, help="write the samples here, as JSON lines")
+    parser.add_argument("--to", type=Path, help="add the samples to this file, as JSON lines")
     parser.add_argument("--camera", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.camera:
@@ -63,7 +63,7 @@ def main() -> int:
         server, address = stack.enter_context(_server(url, folder))
         pages = stack.enter_context(_pages(address, folder))
         try:
-            samples = list(_soak(server, pages, arguments.minutes))
+            samples = list(_kept(_soak(server, pages, arguments.minutes), arguments.to))
         except psutil.NoSuchProcess:
             print("".join((folder / "log").read_text().splitlines(keepends=True)[-30:]))
             print("verdict: NOT shown to be flat: a process has ended")
@@ -72,8 +72,6 @@ def main() -> int:
         stack.close()
         reconnects = (folder / "log").read_text().count("arrive again")
         problems = verify_run(str(folder / "run"))
-    if arguments.to is not None:
-        arguments.to.write_text("".join(json.dumps(dataclasses.asdict(each)) + "\n" for each in samples))
     print(f"{arguments.minutes:g} minutes, {drawn[0]} frames of the camera, {drawn[1]} of the webcam, ", end="")
     print(f"{reconnects} reconnections, {len(problems)} problems in the recording")
     for problem in problems:
@@ -81,6 +79,15 @@ def main() -> int:
     is_good = _judged(samples) and not problems and all(drawn)
     print("verdict: nothing grows" if is_good else "verdict: NOT shown to be flat")
     return 0 if is_good else 1
+
+
+def _kept(samples: Iterator[Sample], to: Path | None) -> Iterator[Sample]:
+    """Each is written as it comes: an hour is not lost with what goes wrong at its end."""
+    for sample in samples:
+        if to is not None:
+            with open(to, "a") as file:
+                file.write(json.dumps(dataclasses.asdict(sample)) + "\n")
+        yield sample
 
 
 def _judged(samples: list[Sample]) -> bool:
@@ -194,7 +201,7 @@ def _server(url: str, folder: Path) -> Iterator[tuple[psutil.Process, str]]:
         yield psutil.Process(process.pid), process.stdout.readline().strip()
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(600)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from PIL import Image
 
 from sam3ray.app._live import DeskView, decode_picture
 from sam3ray.app._messages import Look, Seen
+from sam3ray.config import TrackingConfig
 from sam3ray.failures import UserError
 from sam3ray.values.annotations import FrameAnnotations
 from tests.app.conftest import until
@@ -81,7 +82,7 @@ class FakeDesk:
 
 def test_a_click_goes_with_the_picture_that_was_clicked_on():
     desk = FakeDesk()
-    view = DeskView(desk)  # type: ignore[arg-type]
+    view = DeskView(desk, TrackingConfig())  # type: ignore[arg-type]
     pictures = [np.full((8, 8, 3), n, np.uint8) for n in range(40)]
     for ticket, picture in enumerate(pictures):
         view.keep(ticket, picture)
@@ -96,7 +97,7 @@ def test_a_click_goes_with_the_picture_that_was_clicked_on():
     view.look(pictures[-1], 1.0)
     assert (desk.asked[-1].pointed, desk.asked[-1].drop) == ((), ())  # each is asked for once
     assert view.next_id == 7
-    with pytest.raises(UserError, match="not kept any more"):
+    with pytest.raises(UserError, match="no longer kept"):
         view.ask({"do": "point", "ticket": 2, "item": {"points": [[1, 2]], "labels": [1], "units": "pixels"}})
 
 
@@ -109,18 +110,37 @@ def test_a_click_goes_with_the_picture_that_was_clicked_on():
         {"do": "point", "ticket": 1, "item": {"mask": {"png": "/etc/passwd"}}},
         {"do": "point", "ticket": 1},
         {"do": "drop", "object": "1"},
+        {"do": "thresholds"},
+        {"do": "thresholds", "thresholds": {"new_det_thresh": 7}},
+        {"do": "thresholds", "thresholds": {"rules": "transformers"}},
     ],
 )
 def test_what_a_page_of_ours_would_not_ask_is_refused(message):
-    view = DeskView(FakeDesk())  # type: ignore[arg-type]
+    view = DeskView(FakeDesk(), TrackingConfig())  # type: ignore[arg-type]
     view.keep(1, np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(UserError):
         view.ask(message)
 
 
+def test_thresholds_change_while_it_runs_and_are_recorded():
+    desk = FakeDesk()
+    view = DeskView(desk, TrackingConfig(new_det_thresh=0.6))  # type: ignore[arg-type]
+    picture = np.zeros((8, 8, 3), np.uint8)
+    view.look(picture, 0.0)
+    view.ask({"do": "thresholds", "thresholds": {"score_threshold_detection": 0.3, "hotstart_delay": 4}})
+    view.look(picture, 0.1)
+    view.ask({"do": "thresholds", "thresholds": {}})
+    view.look(picture, 0.2)
+    asked = [(each.tracking.new_det_thresh, each.tracking.score_threshold_detection) for each in desk.asked]
+    assert asked == [(0.6, None), (0.6, 0.3), (0.6, None)]
+    view.ask({"do": "thresholds", "thresholds": {"hotstart_delay": 4}})
+    assert view.hotstart_delay == 4  # the recording waits for so many frames
+    assert view.changed_thresholds == {"hotstart_delay": 4}
+
+
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"\xff\xd8\xff", b"x" * 100])
 def test_what_is_no_picture_is_refused(data):
-    with pytest.raises(UserError, match="no picture"):
+    with pytest.raises(UserError, match="not a picture"):
         decode_picture(data)
 
 

@@ -189,3 +189,16 @@ def test_a_click_on_a_picture_of_another_scene_or_size_is_a_sentence(model):
     ids = [{o.object_id for o in each.found.objects} for each in sent]
     assert max(ids[0]) < min(ids[1])  # found again, under ids of their own
     assert ids[1] == ids[2]
+
+
+def test_other_thresholds_apply_from_the_next_frame_on(model):
+    images = [frame.image for frame in draw_clip(SPEC)]
+    strict = model.tracking.model_copy(update={"new_det_thresh": 1.0, "score_threshold_detection": 0.999})
+    changes = [None, strict, strict, None]
+    sent = carried_out(
+        model, Ends(*(Look("v", images[n], n / 12, PHRASES, tracking=each) for n, each in enumerate(changes)))
+    )
+    ids = [{o.object_id for o in each.found.objects} for each in sent]
+    assert ids[0]
+    assert ids[1] == ids[2] == set()
+    assert min(ids[3]) > max(ids[0])  # found again

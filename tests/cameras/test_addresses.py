@@ -142,8 +142,8 @@ def test_a_port_that_is_taken_is_said():
     [
         ("rtsp://", False, "names no host"),
         ("rtsp://host:99999999/x", False, "Port out of range"),
-        ("http://camera/stream", False, "no live source"),
-        ("https://cam:s3cret@camera/x.m3u8", False, r"no live source; allowed: rtsp://"),
+        ("http://camera/stream", False, "not a live source"),
+        ("https://cam:s3cret@camera/x.m3u8", False, r"not a live source; allowed: rtsp://"),
         ("udp://127.0.0.1:9", True, "can be listened at"),
         ("/dev/video0", True, "can be listened at"),
     ],
