@@ -28,8 +28,9 @@ def fingerprint(
 
     In it: which checkpoint (by content, not by name), dtype (resolved), `compile` (fused kernels round otherwise),
     tracking, the configuration's prompts, exemplars and sampling, every clip's id, uri, range, rate and prompts of all
-    kinds (as one digest, whatever their order), the version of the annotations schema and that of the engine. Not in
-    it: limits, cluster, retry, render, storage, batch sizes and the manifest's other columns.
+    kinds (as one digest, whatever their order), how clips are cut (with `windows.mode: parallel`), the version of the
+    annotations schema and that of the engine. Not in it: limits, cluster, retry, render, storage, batch sizes and the
+    manifest's other columns.
 
     Args:
         checkpoint_identity: as `engine.checkpoint_identity`; its `sha256` alone where it has one, else its name and
@@ -50,6 +51,8 @@ def fingerprint(
         "manifest.clips": count,
         "manifest.digest": digest,
     }
+    if config.windows.mode == "parallel":  # the other modes share a fingerprint: they give the same rows
+        flat |= {"windows.frames": config.windows.frames, "windows.overlap": config.windows.overlap}
     for key, value in config.tracking.model_dump(mode="json").items():
         # Where nothing is relinked, a run is what it was before that could be asked for.
         if key not in _NOT_TRACKING and (key != "relink" or value):

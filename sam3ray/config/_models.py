@@ -355,13 +355,42 @@ def _off(value: Any) -> Any:
 
 
 class WindowsConfig(_Section):
-    """Checkpoints inside a clip: a long clip's progress is saved from time to time."""
+    """Long clips: their progress is saved from time to time, or they are shared among actors."""
 
-    mode: Annotated[Literal["checkpoint", "off"], BeforeValidator(_off)] = Field(
+    mode: Annotated[Literal["checkpoint", "parallel", "off"], BeforeValidator(_off)] = Field(
         "checkpoint",
-        description="`checkpoint`: a clip whose worker dies continues from its last window; `off`: it starts over",
+        description=(
+            "`checkpoint`: a clip whose worker dies continues from its last window; `parallel`: also, a clip of more "
+            "than `frames` is cut into windows that several actors work on at once, for jobs that would leave GPUs "
+            "idle; `off`: a clip whose worker dies starts over"
+        ),
     )
     seconds: float = Field(60.0, gt=0, le=86400, description="seconds of work after which a window is kept")
+    frames: int = Field(
+        1800,
+        ge=2,
+        le=10_000_000,
+        description="`parallel` only: frames of a window, after sampling. Shorter windows share better and link worse",
+    )
+    overlap: int = Field(
+        16,
+        ge=1,
+        le=5_000_000,
+        description=(
+            "`parallel` only: frames that two windows share, by which their objects are linked; at most half of "
+            "`frames`. 32 for 60 frames a second, or crowds"
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _windows_overlap_in_pairs(self) -> Self:
+        if 2 * self.overlap > self.frames:
+            raise _conflict(
+                ("windows.overlap", "windows.frames"),
+                f"windows.overlap is {self.overlap}, more than half of windows.frames, which is {self.frames}: a frame "
+                "would be in three windows",
+            )
+        return self
 
 
 class RenderConfig(_Section):
@@ -401,7 +430,7 @@ class JobConfig(_Section):
     video: VideoConfig = Field(VideoConfig(), description="sampling and limits")
     cluster: ClusterConfig = Field(ClusterConfig(), description="where the job runs and what each actor may use")
     retry: RetryConfig = Field(RetryConfig(), description="when to give up")
-    windows: WindowsConfig = Field(WindowsConfig(), description="checkpoints inside a clip")
+    windows: WindowsConfig = Field(WindowsConfig(), description="long clips")
     render: RenderConfig = Field(RenderConfig(), description="annotated videos")
     live: LiveConfig = Field(LiveConfig(), description="live video")
     storage: dict[str, Any] = Field(

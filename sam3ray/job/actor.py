@@ -16,10 +16,11 @@ from sam3ray.failures import Failure, JobStopped, NotNow
 from sam3ray.faults.machine import machine_fault
 from sam3ray.guard.redact import redact
 from sam3ray.job.agreement import Agreement
+from sam3ray.job.graph import Work
 from sam3ray.job.health import Place
 from sam3ray.job.logs import set_up_logging
 from sam3ray.job.outliving import Heartbeat, Standing, order_key
-from sam3ray.job.result import ClipResult
+from sam3ray.job.result import Answer
 from sam3ray.job.worker import ClipWorker, MakeSegmenter
 from sam3ray.values.clip import Clip
 
@@ -49,8 +50,8 @@ class ClipActor:
         self.number = number
         self._worker: ClipWorker | None = None
         self._order_key = ""
-        self._running: tuple[str, int] | None = None  # clip id and rung
-        self._last: ClipResult | Failure | JobStopped | None = None
+        self._running: tuple[str, int, str] | None = None  # clip id, rung and part
+        self._last: Answer | Failure | JobStopped | None = None
         self._driver = Heartbeat(keep_s, self._last_words)
 
     def hello(self) -> dict[str, Any]:
@@ -67,7 +68,7 @@ class ClipActor:
         place = Place(hello["node"], hello["host"], hello["gpus"])
         return Standing(self._order_key, place, *(self._running or ()))
 
-    def last(self) -> ClipResult | Failure:
+    def last(self) -> Answer | Failure:
         """What became of the clip that the actor ran last. Called while it runs, the answer comes when it is done."""
         if isinstance(self._last, JobStopped):
             raise self._last
@@ -104,11 +105,11 @@ class ClipActor:
         self._order_key = order_key(order)
         return {"load_s": time.perf_counter() - began}
 
-    def run(self, clip: Clip, rung: int, attempt: int) -> ClipResult | Failure:
+    def run(self, clip: Clip, rung: int, attempt: int, work: Work) -> Answer | Failure:
         assert self._worker is not None
-        self._running = clip.clip_id, rung
+        self._running = clip.clip_id, rung, work.name
         try:
-            self._last = self._worker.attempt(clip, rung, attempt)
+            self._last = self._worker.attempt(clip, rung, attempt, work)
         except JobStopped as error:
             self._last = error
             raise

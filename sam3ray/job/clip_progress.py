@@ -30,6 +30,25 @@ class ClipProgress:
         self.ticks += 1
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt at a clip, or at a part of it.
+
+    Attributes:
+        rung: of the out-of-memory ladder.
+        attempt: counted from 1, over all workers.
+        began: by `time.perf_counter`.
+    """
+
+    rung: int
+    attempt: int
+    began: float
+
+    @property
+    def seconds(self) -> float:
+        return round(time.perf_counter() - self.began, 4)
+
+
 @dataclass
 class StageClock:
     """Seconds by stage."""

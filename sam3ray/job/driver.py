@@ -31,11 +31,13 @@ from sam3ray.job.actor import WorkOrder
 from sam3ray.job.agreement import agreement, open_run, resolved_model
 from sam3ray.job.capacity import Room, room_on
 from sam3ray.job.cluster import LOOK_EVERY_S, connected, dead_process, look
+from sam3ray.job.graph import Stage
 from sam3ray.job.health import Place
 from sam3ray.job.lengths import lengths_of
 from sam3ray.job.logs import event
 from sam3ray.job.loop import Loop
 from sam3ray.job.losses import Verdict
+from sam3ray.job.merging import MergeOrder, MergeStage
 from sam3ray.job.metrics import ray_metrics
 from sam3ray.job.observe import Observer, Observers, Snapshot, reading_told
 from sam3ray.job.outliving import Outliving, keeps, order_key, take_over
@@ -43,7 +45,7 @@ from sam3ray.job.pool import ActorPool
 from sam3ray.job.progress import make_progress
 from sam3ray.job.rendering import RenderOrder, RenderStage
 from sam3ray.job.reporting import leave_report
-from sam3ray.job.result import ClipResult, JobSummary
+from sam3ray.job.result import Answer, ClipCut, ClipResult, JobSummary, PartDone, PartsLost
 from sam3ray.job.scheduler import Scheduler
 from sam3ray.job.sources import Sources, first_sight, with_digests
 from sam3ray.job.stages import Stages
@@ -178,12 +180,20 @@ class Job:
             lengths_of([clips[i] for i in todo], config),
             _limits(config, room),
             prior={i: ledger.prior[clips[c].clip_id] for i, c in enumerate(todo) if clips[c].clip_id in ledger.prior},
+            prior_parts={
+                work: reasons
+                for i, c in enumerate(todo)
+                for work, reasons in ledger.prior_parts(i, clips[c].clip_id).items()
+            },
         )
         self._loop = Loop()
         run_id = spec.order.store.run_id()
         self._pool = ActorPool(spec.order, config.cluster, self._loop, self, run_id)
         if keeps(config):
             self._adopt(take_over(run_id, order_key(spec.order)))
+        merge = MergeOrder(spec.order.store, spec.order.fingerprint, config.retry.no_progress_s)
+        self._merges = MergeStage(merge, self._loop, self) if config.windows.mode == "parallel" else None
+        self._parts_frames: Counter[str] = Counter()  # of windows that are done, of clips that are not
         self._renders: RenderStage | None = None
         if config.render.enabled:
             order = RenderOrder(
@@ -204,11 +214,14 @@ class Job:
         self._look_at = self._seen_at = self._began
 
     def _adopt(self, outliving: Sequence[Outliving]) -> None:
-        """Actors of the driver before go on with their clips; those whose clip is not to be done begin another."""
+        """Actors of the driver before go on with their clips; those whose clip is not to be done begin another.
+
+        So do those that work on a window of a clip, once they have kept it: whoever opens the clip finds it done.
+        """
         waiting = {self._clip_id(clip): clip for clip in range(len(self.spec.todo))}
         now = time.monotonic()
         for each in outliving:
-            clip = waiting.pop(each.standing.clip_id, -1)
+            clip = -1 if each.standing.part else waiting.pop(each.standing.clip_id, -1)
             actor = self.scheduler.adopt(each.standing.place, now, clip, each.standing.rung)
             self._pool.adopt(actor, each, clip)
 
@@ -245,6 +258,8 @@ class Job:
                     self._renders.cancel()
             if now >= give_up_at or self._interrupts > 1:
                 return
+            if self._merges is not None:
+                self._do(self.scheduler.give_merges(self._stages.merge_slots, now))
             if self._renders is not None and not self._interrupts:
                 self._renders.pump(self._stages.render_slots, self._stages.cpus_per_task)
             self._loop.run_next(until=min(tick_at, poll_at))
@@ -281,6 +296,8 @@ class Job:
                 self._pool.keep_now(node.id)
 
     def _end(self) -> None:
+        if self._merges is not None:
+            self._merges.cancel()
         if self._renders is not None:
             self._renders.cancel()
         self._pool.close(leave=self.lease.lost)
@@ -325,7 +342,7 @@ class Job:
             starting=counts.actors_starting,
             unplaced=counts.actors_unplaced,
             aside=len(counts.aside),
-            frames=self.ledger.frames + self._pool.frames_running,
+            frames=self.ledger.frames + self._parts_frames.total() + self._pool.frames_running,
             objects=self.ledger.objects,
             seconds=seconds,
             eta_s=eta,
@@ -353,7 +370,10 @@ class Job:
                 case s.Load(actor):
                     self._pool.load(actor)
                 case s.Assign(actor, clip, attempt, rung):
-                    self._pool.run(actor, clip, self._clip(clip), rung, attempt)
+                    self._pool.run(actor, clip, self._clip(clip), self.scheduler.work(clip), rung, attempt)
+                case s.Merge(clip, attempt):
+                    assert self._merges is not None, "only parallel windows are merged"
+                    self._merges.begin(clip, self._clip(clip), attempt, self._stages.merge_cpus)
                 case s.Prefetch(actor, clip, first_frames):
                     self._pool.prefetch(actor, clip, self._clip(clip), first_frames)
                 case s.DropPrefetch(actor, clip):
@@ -371,12 +391,13 @@ class Job:
                     pass  # the loop sees that the scheduler is finished
 
     def _clip_id(self, clip: int) -> str:
-        return self.spec.clips[self.spec.todo[clip]].clip_id
+        return self.spec.clips[self.spec.todo[self.scheduler.work(clip).clip]].clip_id
 
     def _clip(self, clip: int) -> Clip:
+        """The clip that an item of the scheduler's is, or is a part of."""
         # What is carried through to clips.parquet does not concern the actors.
         return self.spec.sources.with_first_sight(
-            dataclasses.replace(self.spec.clips[self.spec.todo[clip]], carried={})
+            dataclasses.replace(self.spec.clips[self.spec.todo[self.scheduler.work(clip).clip]], carried={})
         )
 
     def _record(self, action: s.RecordFailure) -> None:
@@ -393,7 +414,7 @@ class Job:
             versions=self.ledger.versions,
             attempt=action.attempt,
             final=action.final,
-            window=self.windows.get(clip.clip_id, ""),
+            window=self.scheduler.work(action.clip).name or self.windows.get(clip.clip_id, ""),
         )
         event(
             _LOG,
@@ -434,7 +455,8 @@ class Job:
     def losing(self, actor: int, then: Callable[[], None]) -> None:
         """A window that was kept after the actor was asked last counts, too: the store knows of it."""
         clip = self.scheduler.running_on(actor)
-        if clip is None or self.spec.config.windows.mode == "off":
+        no_windows = self.spec.config.windows.mode == "off"
+        if clip is None or no_windows or self.scheduler.work(clip).stage is not Stage.CLIP:
             then()
             return
 
@@ -468,24 +490,50 @@ class Job:
             self.windows[clip_id] = window
             self.scheduler.window_kept(actor, clip)
 
-    def answered(self, actor: int, clip: int, result: ClipResult | Failure) -> None:
+    def answered(self, actor: int, clip: int, result: Answer | Failure) -> None:
         if self.scheduler.running_on(actor) != clip:
             return  # of an attempt that was given up
         now = time.monotonic()
-        if isinstance(result, Failure):
-            self._do(
-                self.scheduler.clip_failed(
-                    actor,
-                    clip,
-                    result.reason,
-                    result.message,
-                    now,
-                    where=result.where,
-                    traceback=result.traceback,
-                    seconds=result.seconds,
+        match result:
+            case Failure():
+                self._do(
+                    self.scheduler.clip_failed(
+                        actor,
+                        clip,
+                        result.reason,
+                        result.message,
+                        now,
+                        where=result.where,
+                        traceback=result.traceback,
+                        seconds=result.seconds,
+                    )
                 )
-            )
-            return
+            case ClipCut(clip_id, frames, cutting):
+                event(_LOG, logging.INFO, "clip cut", clip_id=clip_id, frames=frames, windows=len(cutting.shares))
+                self._do(self.scheduler.clip_cut(actor, clip, cutting, now))
+            case PartDone(clip_id, frames, seconds):
+                part = self.scheduler.work(clip).name
+                event(_LOG, logging.INFO, "part done", clip_id=clip_id, part=part, actor=actor, seconds=seconds)
+                self._parts_frames[clip_id] += frames
+                self._do(self.scheduler.clip_done(actor, clip, now))
+            case PartsLost():
+                self._do(self.scheduler.parts_lost(actor, clip, result.windows, now))
+            case ClipResult():
+                self._clip_done(clip, result, actor)
+                self._do(self.scheduler.clip_done(actor, clip, now))
+
+    def merged(self, item: int, outcome: ClipResult | PartsLost | Failure) -> None:
+        now = time.monotonic()
+        match outcome:
+            case Failure():
+                self._do(self.scheduler.merge_ended(item, now, outcome))
+            case PartsLost():
+                self._do(self.scheduler.parts_lost(-1, item, outcome.windows, now))
+            case ClipResult():
+                self._clip_done(item, outcome)
+                self._do(self.scheduler.merge_ended(item, now))
+
+    def _clip_done(self, clip: int, result: ClipResult, actor: int | None = None) -> None:
         event(
             _LOG,
             logging.INFO,
@@ -498,12 +546,12 @@ class Job:
             committed=result.committed,
         )
         # Before the scheduler: by its last clip all results are in the ledger.
+        self._parts_frames.pop(result.clip_id, None)
         self.ledger.clip_done(result)
         self.spec.sources.saw(self._clip(clip), result.source)
         if self._renders is not None:
             self._renders.queue.add(self._clip(clip))
         self.observer.clip_done(result)
-        self._do(self.scheduler.clip_done(actor, clip, now))
 
     def turned_away(self, actor: int, clip: int, message: str) -> None:
         self._do(self.scheduler.turned_away(actor, clip, message, time.monotonic()))

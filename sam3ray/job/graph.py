@@ -46,6 +46,14 @@ class Work:
             return ""
         return f"w{self.index}" if self.stage is Stage.WINDOW else self.stage.value
 
+    @classmethod
+    def named(cls, clip: int, name: str) -> Work | None:
+        """The part of a clip that has this name; None if no part has."""
+        if name in (Stage.LINK.value, Stage.MERGE.value):
+            return cls(clip, Stage(name))
+        index = name.removeprefix("w")
+        return cls(clip, Stage.WINDOW, int(index)) if index != name and index.isdecimal() and index.isascii() else None
+
 
 @dataclass(frozen=True)
 class Cutting:

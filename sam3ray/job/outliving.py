@@ -43,12 +43,14 @@ class Standing:
         order: `order_key` of what it has loaded; empty: nothing yet.
         clip_id: of the clip that it works on; empty: none.
         rung: of that attempt.
+        part: of the clip, where it is cut into parallel windows; empty: the whole clip.
     """
 
     order: str
     place: Place
     clip_id: str = ""
     rung: int = 0
+    part: str = ""
 
 
 @dataclass(frozen=True)

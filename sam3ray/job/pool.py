@@ -16,12 +16,13 @@ from typing import Any, Protocol
 from sam3ray.config import ClusterConfig
 from sam3ray.failures import Failure, JobStopped, Reason
 from sam3ray.job.actor import WorkOrder, remote_class
+from sam3ray.job.graph import Work
 from sam3ray.job.health import Place
 from sam3ray.job.logs import event
 from sam3ray.job.loop import Loop
 from sam3ray.job.losses import Verdict, judge, nodes_alive
 from sam3ray.job.outliving import Outliving, keeps, options
-from sam3ray.job.result import ClipResult
+from sam3ray.job.result import Answer
 from sam3ray.values.clip import Clip
 
 _LOG = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class PoolEvents(Protocol):
 
     def progressed(self, actor: int, value: tuple[str, int, int, str]) -> None: ...
 
-    def answered(self, actor: int, clip: int, result: ClipResult | Failure) -> None: ...
+    def answered(self, actor: int, clip: int, result: Answer | Failure) -> None: ...
 
     def turned_away(self, actor: int, clip: int, message: str) -> None:
         """The worker says that no other clip would fare better there."""
@@ -143,10 +144,10 @@ class ActorPool:
         """Has it load its model."""
         self._watch(actor, self._members[actor].handle.load.remote(self._order), self._on_load)
 
-    def run(self, actor: int, clip: int, what: Clip, rung: int, attempt: int) -> None:
+    def run(self, actor: int, clip: int, what: Clip, work: Work, rung: int, attempt: int) -> None:
         member = self._members[actor]
         member.frames = 0
-        self._watch(actor, member.handle.run.remote(what, rung, attempt), self._on_run, clip)
+        self._watch(actor, member.handle.run.remote(what, rung, attempt, work), self._on_run, clip)
 
     def prefetch(self, actor: int, clip: int, what: Clip, first_frames: bool) -> None:
         handle = self._members[actor].handle

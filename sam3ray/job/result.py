@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from sam3ray.display import html
 from sam3ray.display.readable import readable_span
+from sam3ray.job.graph import Cutting
 
 _NAMED = 5  # videos that failed
 
@@ -39,6 +40,46 @@ class ClipResult:
     size_bytes: int = 0
     source: str = ""  # how the video looked: `sam3ray.files.sighting`
     gpu_memory_bytes: int = 0  # the highest during the clip
+
+
+@dataclass(frozen=True)
+class ClipCut:
+    """A clip that is made of windows.
+
+    Attributes:
+        frames: of the clip, after sampling.
+    """
+
+    clip_id: str
+    frames: int
+    cutting: Cutting
+
+
+@dataclass(frozen=True)
+class PartDone:
+    """A window, or the links of a clip, are on the store.
+
+    Attributes:
+        frames: that the clip takes from the window.
+        seconds: of wall time for the attempt.
+    """
+
+    clip_id: str
+    frames: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PartsLost:
+    """Windows, or none but the links, were missing or damaged on the store, and are to be made again."""
+
+    clip_id: str
+    windows: tuple[int, ...]
+    message: str
+
+
+Answer = ClipResult | ClipCut | PartDone | PartsLost
+"""What an attempt comes to that did not fail."""
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,11 @@ class Scheduler:
         """Open items that want an actor, those that run included."""
         return self._work.for_actors
 
+    @property
+    def merging(self) -> int:
+        """Merges under way."""
+        return self._work.merges.running
+
     def work(self, clip: int) -> Work:
         """What an item is."""
         return self._work.graph.work(clip)
@@ -357,6 +362,8 @@ class Scheduler:
 
     def give_merges(self, slots: int, now: float) -> list[Action]:
         """Begins merges, so that no more than `slots` are under way."""
+        if self.merging == self._work.merges.open:
+            return []
         if not self._ending and now >= self._paused_until:
             for clip in self._work.merges.take(slots, now):
                 history = self._blame.of(clip)

@@ -20,6 +20,7 @@ from sam3ray.job.capacity import (
 from sam3ray.job.render_queue import RenderQueue
 from sam3ray.job.scheduler import Scheduler
 
+MERGES = 16  # at a time, at most
 CROWDED_S = 30.0  # without a place for any actor before the job says why
 
 
@@ -83,12 +84,29 @@ class Stages:
         self._crowded = self._alone_since is not None and now - self._alone_since >= CROWDED_S
 
     @property
+    def merge_cpus(self) -> float:
+        """What merging a clip asks for: nothing on a cluster without CPUs, where it has to be done all the same."""
+        return min(1.0, self.room.cpus) if self._cluster.alone else 1.0
+
+    @property
+    def merge_slots(self) -> int:
+        """Merges that may be under way. They go before videos."""
+        cpus = self.merge_cpus
+        return (
+            min(MERGES, render_slots(self.room.cpus, self._actors, self._cluster.cpus_per_actor, cpus)) if cpus else 1
+        )
+
+    @property
     def render_slots(self) -> int:
         if self.room.cpus == 0 and self._cluster.alone:
             return 0
-        # Actors that others keep out need no CPUs set aside: a task is over sooner than they are let in.
-        actors = 0 if self._crowded else min(self.room.actors, self._scheduler.for_actors)
-        return render_slots(self.room.cpus, actors, self._cluster.cpus_per_actor, self.cpus_per_task)
+        cpus = self.room.cpus - self._scheduler.merging * self.merge_cpus
+        return render_slots(cpus, self._actors, self._cluster.cpus_per_actor, self.cpus_per_task)
+
+    @property
+    def _actors(self) -> int:
+        """Those that CPUs are set aside for. Not for actors that others keep out: a task is over sooner than that."""
+        return 0 if self._crowded else min(self.room.actors, self._scheduler.for_actors)
 
     @property
     def finished(self) -> bool:

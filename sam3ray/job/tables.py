@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from sam3ray.config import RetryConfig
 from sam3ray.failures import ClipError, Failure, JobStopped, Reason
+from sam3ray.job.graph import Work
 from sam3ray.job.result import ClipResult, JobSummary
 from sam3ray.job.versions import software_versions
 from sam3ray.store import ClipSummary, RunStore
@@ -50,6 +51,7 @@ class Ledger:
         clear_windows(store.storage, under_way.keys() & done)  # of attempts that lost a race, or died late
         self.windows = {clip_id: str(name) for clip_id, name in under_way.items() if name and clip_id not in done}
         self.prior: dict[str, list[Reason]] = {}
+        self._prior_parts: dict[str, list[tuple[str, Reason]]] = {}
         self.attempts_before: Counter[str] = Counter()
         settled: dict[str, Reason] = {}
         records = store.failures()
@@ -59,6 +61,8 @@ class Ledger:
             # What failed in an earlier window says nothing of the one that the clip is at.
             if record.window == self.windows.get(record.clip_id, ""):
                 self.prior.setdefault(record.clip_id, []).append(record.reason)
+            elif record.window:
+                self._prior_parts.setdefault(record.clip_id, []).append((record.window, record.reason))
             self.attempts_before[record.clip_id] += 1
             if record.final and record.reason.is_charged:
                 settled[record.clip_id] = record.reason
@@ -91,6 +95,14 @@ class Ledger:
             for i, clip in enumerate(self._clips)
             if clip.clip_id not in self._done and clip.clip_id not in self._settled
         ]
+
+    def prior_parts(self, clip: int, clip_id: str) -> dict[Work, list[Reason]]:
+        """Failures of earlier runs, by the parts of a clip that is cut. `clip`: its number for the scheduler."""
+        found: dict[Work, list[Reason]] = {}
+        for name, reason in self._prior_parts.get(clip_id, ()):
+            if (work := Work.named(clip, name)) is not None:
+                found.setdefault(work, []).append(reason)
+        return found
 
     def unrendered(self) -> list[int]:
         """Indices of the clips that are done and have no annotated video."""

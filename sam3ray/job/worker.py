@@ -32,8 +32,9 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+from sam3ray import stitching
 from sam3ray.config import JobConfig, ModelConfig, TrackingConfig
 from sam3ray.engine import checkpoint
 from sam3ray.failures import ClipError, Failure, JobStopped, Reason
@@ -41,11 +42,13 @@ from sam3ray.faults.machine import machine_fault
 from sam3ray.files import is_local, local_path
 from sam3ray.guard.redact import redact
 from sam3ray.job.agreement import Agreement, check_device, check_model, check_software
-from sam3ray.job.clip_progress import ClipProgress, StageClock
+from sam3ray.job.clip_progress import Attempt, ClipProgress, StageClock
+from sam3ray.job.graph import Stage, Work
 from sam3ray.job.intake import Intake, Opened, Source
 from sam3ray.job.mishaps import classify, device_name, free_memory, gpu_peak_bytes, reset_gpu_peak
+from sam3ray.job.parts import PartWorker, Stitching
 from sam3ray.job.refinement import Refinement
-from sam3ray.job.result import ClipResult
+from sam3ray.job.result import Answer, ClipResult, PartDone, PartsLost
 from sam3ray.job.sink import WriterThread
 from sam3ray.job.sources import check_source
 from sam3ray.job.versions import software_versions
@@ -97,25 +100,6 @@ MakeSegmenter = Callable[[ModelConfig, TrackingConfig], Segments]
 
 
 @dataclass(frozen=True)
-class _Try:
-    """One attempt at a clip.
-
-    Attributes:
-        rung: of the out-of-memory ladder.
-        attempt: counted from 1, over all workers.
-        began: by `time.perf_counter`.
-    """
-
-    rung: int
-    attempt: int
-    began: float
-
-    @property
-    def seconds(self) -> float:
-        return round(time.perf_counter() - self.began, 4)
-
-
-@dataclass(frozen=True)
 class _Written:
     """A finished local file, and what it took."""
 
@@ -157,6 +141,10 @@ class ClipWorker:
         self._intake = Intake(config)
         self._progress = ClipProgress()
         self._kept: ClipWindows | None = None  # of the clip under way
+        self._parts: PartWorker | None = None  # where clips may be cut
+        how = _stitching(self.segmenter) if config.windows.mode == "parallel" and refinement is None else None
+        if how is not None:
+            self._parts = PartWorker(config, store, self.segmenter, how, self._intake, self._work.path, self._facts)
 
     @property
     def progress(self) -> tuple[str, int, int, str]:
@@ -195,7 +183,7 @@ class ClipWorker:
 
     # The clip itself
 
-    def attempt(self, clip: Clip, rung: int = 0, attempt: int = 1) -> ClipResult | Failure:
+    def attempt(self, clip: Clip, rung: int = 0, attempt: int = 1, work: Work | None = None) -> Answer | Failure:
         """Like `process`, but what goes wrong with the clip comes back as a value.
 
         Raises:
@@ -204,7 +192,7 @@ class ClipWorker:
         began = time.perf_counter()
         for wait_s in (*SHORTAGE_WAITS_S, None):
             try:
-                return self.process(clip, rung, attempt)
+                return self.process(clip, rung, attempt, work)
             except JobStopped:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, it is this clip's record
@@ -229,8 +217,11 @@ class ClipWorker:
         free_memory()
         self._progress = ClipProgress()
 
-    def process(self, clip: Clip, rung: int = 0, attempt: int = 1) -> ClipResult:
-        """Annotates the clip and commits the result.
+    def process(self, clip: Clip, rung: int = 0, attempt: int = 1, work: Work | None = None) -> Answer:
+        """Annotates the clip and commits the result, or says that it is made of windows.
+
+        Args:
+            work: which part of the clip; None for a whole one.
 
         Raises:
             ClipError: with the reason, where it is known.
@@ -249,16 +240,28 @@ class ClipWorker:
                 free_memory()
             self.segmenter.set_memory_rung(rung)
             reset_gpu_peak()
+            tried = Attempt(rung, attempt, began)
+            if work is not None and work.stage is not Stage.CLIP:
+                return self._part(clip, work, tried, clock)
             with contextlib.closing(self._intake.take(clip, clock, self._progress)) as opened:
+                cut = self._parts.cut(opened, self._run_id, clock, self._progress) if self._parts is not None else None
+                if cut is not None:
+                    return cut
                 while True:
                     try:
-                        return self._annotate(opened, clock, _Try(rung, attempt, began))
+                        return self._annotate(opened, clock, tried)
                     except WindowTaken as taken:
                         _LOG.warning("clip %s: another attempt has kept window %s first", clip.clip_id, taken)
         finally:
             self._progress = ClipProgress()
 
-    def _annotate(self, opened: Opened, clock: StageClock, tried: _Try) -> ClipResult:
+    def _part(self, clip: Clip, work: Work, tried: Attempt, clock: StageClock) -> PartDone | PartsLost:
+        assert self._parts is not None, "only a worker that cuts clips is given parts of them"
+        if work.stage is Stage.LINK:
+            return self._parts.link(clip, tried, clock, self._progress)
+        return self._parts.window(clip, work.index, tried, clock, self._progress)
+
+    def _annotate(self, opened: Opened, clock: StageClock, tried: Attempt) -> ClipResult:
         """Frames in, annotations into a local file, the file onto the store: what is on it is whole."""
         with contextlib.ExitStack() as stack:
             windows = self._windows(opened, tried)
@@ -271,7 +274,7 @@ class ClipWorker:
                 windows.clear()
             return result
 
-    def _windows(self, opened: Opened, tried: _Try) -> ClipWindows | None:
+    def _windows(self, opened: Opened, tried: Attempt) -> ClipWindows | None:
         """Where the clip is kept under way; None where it is not."""
         config, clip_id, progress = self.config.windows, opened.clip.clip_id, self._progress
         if config.mode == "off" or not getattr(self.segmenter, "can_resume", False):
@@ -291,7 +294,7 @@ class ClipWorker:
     def _run_id(self) -> str:
         return str(self.store.run_info().get("run_id", ""))
 
-    def _annotated(self, opened: Opened, clock: StageClock, tried: _Try, windows: ClipWindows | None) -> ClipResult:
+    def _annotated(self, opened: Opened, clock: StageClock, tried: Attempt, windows: ClipWindows | None) -> ClipResult:
         clip = opened.clip
         with clock.time("decode"):
             source = self._intake.source(opened, again=windows is not None and windows.are_there)
@@ -354,7 +357,7 @@ class ClipWorker:
         source: Source,
         writer: AnnotationWriter,
         clock: StageClock,
-        tried: _Try,
+        tried: Attempt,
         windows: ClipWindows | None,
     ) -> _Written:
         """Segments the clip and writes its file, in two threads."""
@@ -457,6 +460,14 @@ class ClipWorker:
             versions=self.software,
             attempt=attempt,
         )
+
+
+def _stitching(segmenter: Segments) -> Stitching | None:
+    """What works on windows and links them: a segmenter of one's own may bring it; without it, no clip is cut."""
+    if isinstance(segmenter, Segmenter):
+        return cast(Stitching, stitching)
+    own: Stitching | None = getattr(segmenter, "stitching", None)
+    return own
 
 
 def _segmenter(

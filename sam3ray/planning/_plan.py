@@ -16,6 +16,7 @@ from sam3ray.planning._foresight import foreseen, work_of
 from sam3ray.planning._probing import Probed, probe_all
 from sam3ray.planning._result import MAX_LISTED, Plan, Unreadable
 from sam3ray.planning._sequential import sequential_reason
+from sam3ray.planning._sharing import Loads
 from sam3ray.planning._start import Start, prepare
 from sam3ray.planning._visual import Masks, mask_sizes, prompt_problems
 from sam3ray.planning._windows import LongClip, Windowing, windows_of
@@ -34,6 +35,7 @@ class _Tally:
     listed: list[Unreadable] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     long: list[LongClip] = field(default_factory=list)
+    loads: Loads = field(default_factory=Loads)
 
 
 def plan_job(
@@ -101,6 +103,7 @@ def plan_job(
         },
         sequential=dict(Counter(reason for clip in to_do if (reason := sequential_reason(clip, config)))),
         windows=_windowing(config, work.prompts_per_frame, tally, scale),
+        sharing=tally.loads.sharing(config, scale, timed=seconds_per_frame(config, work.prompts_per_frame) is not None),
     )
 
 
@@ -110,7 +113,8 @@ def _windowing(config: JobConfig, prompts: float, tally: _Tally, scale: float) -
         return Windowing(windows.mode, windows.seconds, None, None)
     longest = sorted(tally.long, key=lambda clip: (-clip.seconds, clip.clip_id))[:MAX_LISTED]
     frames = math.ceil(windows.seconds / frame_s)
-    return Windowing(windows.mode, windows.seconds, round(scale * len(tally.long)), frames, tuple(longest))
+    longer = sum(clip.seconds > windows.seconds for clip in tally.long)
+    return Windowing(windows.mode, windows.seconds, round(scale * longer), frames, tuple(longest))
 
 
 def _refusals(start: Start) -> tuple[str, ...]:
@@ -156,6 +160,8 @@ def _count(clip: Clip, facts: Probed, config: JobConfig, masks: Masks, tally: _T
     prompts = len(clip.prompts) + len(shown)
     tally.prompts += frames * prompts
     seconds_of_work = frames * (seconds_per_frame(config, prompts) or 0.0)
-    if seconds_of_work > config.windows.seconds:
-        kept_in, sequential = windows_of(seconds_of_work, config.windows), sequential_reason(clip, config) or ""
-        tally.long.append(LongClip(clip.clip_id, round(seconds_of_work, 1), kept_in, sequential))
+    sequential = sequential_reason(clip, config) or ""
+    cut = tally.loads.add(frames, seconds_of_work, config, sequential=bool(sequential))
+    if seconds_of_work > config.windows.seconds or cut:
+        kept_in = windows_of(seconds_of_work, config.windows)
+        tally.long.append(LongClip(clip.clip_id, round(seconds_of_work, 1), kept_in, sequential, cut))

@@ -16,9 +16,11 @@ def plan_report(plan: Plan) -> list[Any]:
 
     parts: list[Any] = [facts_table(plan.facts())]
     if plan.windows is not None and plan.windows.listed:
-        table = Table("clip", "work", "windows", "sequential", box=None, pad_edge=False, title_justify="left")
+        columns = ("clip", "work", "windows", "parallel windows", "sequential")
+        table = Table(*columns, box=None, pad_edge=False, title_justify="left")
         for long in plan.windows.listed[:LISTED]:
-            add_row(table, long.clip_id, f"{long.seconds:,.0f} s", f"{long.windows:,}", long.sequential or "no")
+            cut, sequential = f"{long.cut:,}" if long.cut else "", long.sequential or "no"
+            add_row(table, long.clip_id, f"{long.seconds:,.0f} s", f"{long.windows:,}", cut, sequential)
         parts += ["", "The longest clips:", table]
     if plan.listed:
         table = Table("clip", "reason", "what is wrong", "uri", box=None, pad_edge=False, title_justify="left")

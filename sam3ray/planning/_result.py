@@ -8,6 +8,7 @@ from typing import Any
 from sam3ray.display import html
 from sam3ray.display.readable import byte_size
 from sam3ray.planning._estimate import Estimate
+from sam3ray.planning._sharing import Sharing
 from sam3ray.planning._windows import Windowing
 
 MAX_LISTED = 1_000  # unreadable clips listed one by one; the rest are counted
@@ -40,6 +41,7 @@ class Plan:
         asked: of the clips in the manifest, how many have phrases, exemplars, visual prompts.
         sequential: clips to do that cannot be cut into parallel windows, by the reason.
         windows: how clips would be kept in windows.
+        sharing: what cutting long clips into parallel windows brings, or would bring.
     """
 
     manifest: str
@@ -60,6 +62,7 @@ class Plan:
     asked: dict[str, int] = field(default_factory=dict)
     sequential: dict[str, int] = field(default_factory=dict)
     windows: Windowing | None = None
+    sharing: Sharing | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -77,6 +80,7 @@ class Plan:
             "to do": self.to_do,
             "probed": None if self.sampled is None else f"{self.sampled:,} of them; frames, hours, cost scaled up",
             "windows": None if self.windows is None else self.windows.text,
+            "parallel windows": None if self.sharing is None else _sharing_words(self.sharing),
             "sequential": self.sequential,
             "unreadable": self.unreadable,
             "frames": self.frames,
@@ -106,6 +110,20 @@ def _in_words(value: Any) -> Any:
     if isinstance(value, dict):
         return ", ".join(f"{name} {count:,}" for name, count in value.items())
     return f"{value:,}" if isinstance(value, int) else value
+
+
+def _sharing_words(sharing: Sharing) -> str | None:
+    if not sharing.clips:
+        return "no clip is long enough" if sharing.mode == "parallel" else None
+    verb = ("is" if sharing.clips == 1 else "are") if sharing.mode == "parallel" else "would be"
+    clips = f"{sharing.clips:,} clip{'s' if sharing.clips > 1 else ''} {verb} cut into {sharing.windows:,} windows"
+    text = f"{clips}, {sharing.extra_frames:,} more frames"
+    if sharing.whole_hours is None or sharing.cut_hours is None:
+        return text if sharing.mode == "parallel" else f"{text} with windows.mode parallel"
+    cut, whole = _hours(sharing.cut_hours), _hours(sharing.whole_hours)
+    if sharing.mode == "parallel":
+        return f"{text}; the job ends after {cut}, with every clip in one piece after {whole}"
+    return f"{text} with windows.mode parallel; the job would end after {cut}, as it is after {whole}"
 
 
 def _hours(hours: float) -> str:

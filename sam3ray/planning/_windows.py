@@ -10,18 +10,20 @@ from sam3ray.config import WindowsConfig
 
 @dataclass(frozen=True)
 class LongClip:
-    """A clip that takes longer than a window.
+    """A clip that takes longer than a window, or has more frames than one of `windows.mode: parallel`.
 
     Attributes:
         seconds: of work, as the estimate has it.
         windows: that it is kept in.
         sequential: why it cannot be cut into parallel windows; empty where it can.
+        cut: how many parallel windows it is cut into, or would be; 0: none.
     """
 
     clip_id: str
     seconds: float
     windows: int
     sequential: str = ""
+    cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Windowing:
 
     Attributes:
         mode, seconds: of the configuration.
-        clips: to do that take longer than a window; None where nothing is known of the speed.
+        clips: to do that take longer than `seconds`; None where nothing is known of the speed.
         frames: of a clip that takes as long as a window, at the mean number of phrases; None likewise.
         listed: the longest of them, the longest first.
     """

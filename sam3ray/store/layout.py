@@ -84,5 +84,25 @@ def window_of(name: str, suffix: str) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
+CUTS = "cuts.json"
+LINKS = "links.json"
+_CUT_FILE = re.compile(r"w(0|[1-9][0-9]{0,6})(?:\.json|-(0|[1-9][0-9]{0,8})\.(?:parquet|safetensors))", re.ASCII)
+
+
+def cut_file_of(name: str) -> tuple[int, int | None] | None:
+    """The parallel window and the attempt that a file of this name belongs to.
+
+    The attempt of the file that says that the window is done is None. Returns None if it is another file.
+    """
+    found = _CUT_FILE.fullmatch(name)
+    return (int(found[1]), int(found[2]) if found[2] is not None else None) if found else None
+
+
+def is_window_file(name: str) -> bool:
+    """Whether a file of this name belongs into the folder of a clip's windows."""
+    checkpoint = any(window_of(name, suffix) is not None for suffix in (".parquet", ".safetensors"))
+    return checkpoint or name in (CUTS, LINKS) or cut_file_of(name) is not None
+
+
 def part_path(name: str) -> str:
     return f"{COMPACTED}/{name}"

@@ -10,6 +10,7 @@ from typing import Any
 
 from sam3ray.display import html
 from sam3ray.display.readable import readable_span, readable_time
+from sam3ray.store.cut_clip import windows_done
 from sam3ray.store.lease import active_driver
 from sam3ray.store.run import RunStore
 from sam3ray.store.summary import ClipSummary
@@ -32,6 +33,7 @@ class Status:
         driver: the record of the process that holds the lease, if there is one.
         edits: of the run's corrections: `revision`, and how many clips are `corrected` and `accepted`. Empty: none.
         windows: clips still to do of which a part is kept.
+        windows_done: parallel windows that are done, of clips that are not.
     """
 
     output: str
@@ -48,6 +50,7 @@ class Status:
     driver: dict[str, Any] | None
     edits: dict[str, int] = field(default_factory=dict)
     windows: int = 0
+    windows_done: int = 0
 
     def as_json(self) -> dict[str, Any]:
         data = asdict(self)
@@ -63,7 +66,7 @@ class Status:
             "done": _share(self.done, self.clips),
             "failed": f"{_share(sum(self.failed.values()), self.clips)}: {failed}" if failed else "0",
             "left": _share(self.left, self.clips),
-            "partly done": f"{self.windows:,}" if self.windows else "",
+            "partly done": _partly_words(self.windows, self.windows_done),
             "frames": f"{self.frames:,}",
             "objects": f"{self.objects:,}",
             "rows": f"{self.rows:,}",
@@ -80,6 +83,11 @@ class Status:
 
 def _share(part: int, whole: int) -> str:
     return f"{part:,} ({100 * part / whole:.1f}%)" if whole and part else f"{part:,}"
+
+
+def _partly_words(clips: int, windows: int) -> str:
+    shared = f", {windows:,} of their parallel windows" if windows else ""
+    return f"{clips:,}{shared}" if clips else ""
 
 
 def _driver_words(driver: Mapping[str, Any] | None) -> str:
@@ -116,6 +124,9 @@ def read_status(
     summaries = store.summaries(told=told)
     done = [item for item in summaries.values() if item.status == "done"]
     failed = Counter(item.reason for item in summaries.values() if item.status == "failed")
+    to_do = {clip_id for clip_id, item in summaries.items() if item.status != "done"}
+    partly = clip_windows(store.storage).keys() & to_do
+    shared = windows_done(store.storage) if partly else {}
     return Status(
         output=repr(store)[len("RunStore('") : -len("')")],
         created_at=str(run.get("created_at", "")),
@@ -129,7 +140,8 @@ def read_status(
         frames_per_s=rate(done),
         rendered=len(store.rendered_ids()),
         driver=active_driver(store.storage),
-        windows=sum(summaries[each].status != "done" for each in clip_windows(store.storage) if each in summaries),
+        windows=len(partly),
+        windows_done=sum(shared.get(each, 0) for each in partly),
     )
 
 

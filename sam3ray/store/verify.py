@@ -169,8 +169,7 @@ def _is_index(folder: str, name: str) -> bool:
 
 def _window_clip(name: str) -> str | None:
     clip_id, _, file = name.partition("/")
-    ours = any(layout.window_of(file, suffix) is not None for suffix in (windows.ROWS, windows.STATE))
-    return clip_id if ours and layout.is_clip_id(clip_id) else None
+    return clip_id if layout.is_window_file(file) and layout.is_clip_id(clip_id) else None
 
 
 def leftovers(store: RunStore) -> list[str]:

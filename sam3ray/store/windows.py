@@ -175,13 +175,19 @@ def newest_window(storage: Storage, clip_id: str) -> WindowName | None:
 
 
 def clear_windows(storage: Storage, clip_ids: Iterable[str]) -> None:
-    """Remove the windows of some clips: states first, so that none is left without its rows."""
+    """Remove the windows of some clips: what names files before the files, so that none of them is missed."""
     for clip_id in clip_ids:
         folder = layout.window_folder(clip_id)
-        for name in sorted(storage.names(folder), key=lambda each: not each.endswith(STATE)):
+        for name in sorted(storage.names(folder), key=_order_of_removal):
             storage.delete(f"{folder}/{name}")
         storage.delete_empty_folder(folder)
     storage.delete_empty_folder(layout.WINDOWS)
+
+
+def _order_of_removal(name: str) -> int:
+    if name == layout.CUTS:  # without it nothing else could be told from what another one has left
+        return 3
+    return 0 if name == layout.LINKS else 1 if name.endswith((".json", STATE)) else 2
 
 
 def sha256_of(path: Path) -> str:

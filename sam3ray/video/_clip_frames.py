@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -38,6 +38,9 @@ class ClipFrames:
 
     The arguments are those of `VideoReader`, and so are `info`, `clock` and `frame_names`.
 
+    Attributes:
+        looked: called for each frame whose place is learned.
+
     Raises:
         ClipError: as `VideoReader`.
     """
@@ -57,6 +60,7 @@ class ClipFrames:
         self._known: _Positions | None = None
         self.clock: ClockKind = "folder_fps" if self._path.is_dir() else "container"
         self.frame_names: dict[int, str] = {}
+        self.looked: Callable[[], None] = lambda: None
         self.info: VideoInfo = self._reader().info
 
     @property
@@ -127,6 +131,7 @@ class ClipFrames:
             for index, time_s in self._selected():
                 indices.append(index)
                 times.append(time_s)
+                self.looked()
                 if len(indices) > self._limits.max_frames:
                     raise ClipError(
                         Reason.OVER_LIMITS,

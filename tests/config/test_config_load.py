@@ -392,5 +392,5 @@ def test_a_bare_off_means_off() -> None:
     assert config_from_text(text, "job.yaml").windows.mode == "off"
     text = "{manifest: m.csv, output: out, prompts: [x]}"
     assert config_from_text(text, "job.yaml", ["windows.mode=off"]).windows.mode == "off"
-    with pytest.raises(UserError, match=r"windows.mode is true; allowed: 'checkpoint' or 'off'"):
+    with pytest.raises(UserError, match=r"windows.mode is true; allowed: 'checkpoint', 'parallel' or 'off'"):
         config_from_text(text, "job.yaml", ["windows.mode=on"])

@@ -77,6 +77,12 @@ class DrawnSegmenter:
     def on_frame(self, position: int, frame: Frame) -> None:
         """Where faults come in."""
 
+    @property
+    def stitching(self) -> Any:
+        from tests.job.drawn_windows import DrawnWindows  # which draws with this class
+
+        return DrawnWindows()
+
 
 class NoState:
     """The state of a model that has none."""

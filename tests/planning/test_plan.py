@@ -19,6 +19,8 @@ from sam3ray.config import JobConfig, VideoConfig, config_from_text, fingerprint
 from sam3ray.failures import ClipError, Failure, Reason
 from sam3ray.manifest import read_manifest
 from sam3ray.planning import plan_job, probe_all
+from sam3ray.planning._estimate import EMBEDDED_FRAME_S, EMBEDDED_PROMPT_S
+from sam3ray.planning._sharing import Loads
 from sam3ray.store import RunStore
 from sam3ray.video import VideoInfo
 
@@ -48,6 +50,9 @@ def tree(path: Path) -> set[Path]:
     return set(path.rglob("*"))
 
 
+FRAME_S = EMBEDDED_FRAME_S + EMBEDDED_PROMPT_S
+
+
 @pytest.mark.parametrize("mode", ["checkpoint", "off"])
 def test_a_plan_says_which_clips_are_longer_than_a_window(clips: Path, tmp_path: Path, mode: str) -> None:
     frames_folder(tmp_path / "clips/d", frames=20)
@@ -64,6 +69,33 @@ def test_a_plan_says_which_clips_are_longer_than_a_window(clips: Path, tmp_path:
     assert json.loads(json.dumps(plan.as_json()))["windows"]["listed"][0]["windows"] == kept_in
     unknown = plan_job(job(tmp_path, "cluster.gpus_per_actor=0"))
     assert "not known" in unknown.facts()["windows"]
+
+
+def test_a_plan_says_how_clips_would_be_cut_and_when_the_job_would_end(clips: Path, tmp_path: Path) -> None:
+    frames_folder(tmp_path / "clips/d", frames=20)
+    device = ("model.checkpoint=embedded", "cluster.gpus_per_actor=0", "cluster.actors.max=4")
+    cut = ("windows.frames=20", "windows.overlap=4", "tracking.recondition_every_nth_frame=4")
+    sharing = plan_job(job(tmp_path, *device, *cut)).sharing
+    assert sharing is not None
+    assert (sharing.mode, sharing.clips, sharing.windows) == ("checkpoint", 2, 6)
+    assert sharing.extra_frames == 2 * (2 * 4 + 14 + 14), "overlaps and run-outs, the last up to the clip's end"
+    assert sharing.whole_hours == pytest.approx(60 * FRAME_S / 3600)
+    assert sharing.cut_hours is not None
+    assert sharing.cut_hours < sharing.whole_hours
+    plan = plan_job(job(tmp_path, *device, *cut, "windows.mode=parallel"))
+    assert plan.windows is not None
+    assert [(each.clip_id[0], each.cut) for each in plan.windows.listed] == [("a", 3), ("b", 3)]
+    assert "2 clips are cut into 6 windows, 72 more frames" in plan.facts()["parallel windows"]
+    assert "would be" not in plan.facts()["parallel windows"]
+
+
+def test_without_a_known_speed_a_plan_says_how_clips_would_be_cut() -> None:
+    config = JobConfig(manifest="m.csv", output="out", prompts=("x",), windows={"frames": 20, "overlap": 4})
+    loads = Loads()
+    assert loads.add(60, 0.0, config, sequential=True) == loads.add(20, 0.0, config, sequential=False) == 0
+    assert loads.add(100, 0.0, config, sequential=False) == 5
+    sharing = loads.sharing(config, 1.0, timed=False)
+    assert (sharing.clips, sharing.windows, sharing.whole_hours, sharing.cut_hours) == (1, 5, None, None)
 
 
 def test_a_plan_counts_and_writes_nothing(clips: Path, tmp_path: Path) -> None:

@@ -1,0 +1,387 @@
+"""What an actor does with a part of a long clip: decide how the clip is cut, work on a window, link the windows.
+
+Crash contract: that of `sam3ray.store.cut_clip`. Each part ends with the one file that says that it is done; whatever
+dies before leaves the part to be done again, and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow.parquet as pq
+
+from sam3ray.config import JobConfig
+from sam3ray.failures import ClipError, Reason
+from sam3ray.files import is_local, local_path
+from sam3ray.files.sighting import change
+from sam3ray.job.clip_progress import Attempt, ClipProgress, StageClock
+from sam3ray.job.graph import Cutting
+from sam3ray.job.intake import Intake, Opened, Source
+from sam3ray.job.mishaps import device_name
+from sam3ray.job.result import ClipCut, PartDone, PartsLost
+from sam3ray.job.seen import Seen
+from sam3ray.job.sink import WriterThread
+from sam3ray.job.sources import check_source
+from sam3ray.job.window_rows import read_window
+from sam3ray.planning import sequential_reason
+from sam3ray.stitching import Window
+from sam3ray.store import RunStore
+from sam3ray.store.annotation_file import AnnotationWriter, read_file_metadata
+from sam3ray.store.cut_clip import CutClip, CutsNote, WindowLost, WindowMark
+from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.clip import Clip
+from sam3ray.values.cutting import Cut
+from sam3ray.values.versions import ENGINE_VERSION
+from sam3ray.video import ClipFrames, Frame, local_sighting
+
+if TYPE_CHECKING:
+    from sam3ray.job.worker import Segments
+
+_LOG = logging.getLogger(__name__)
+
+_BINDING = ("dtype", "device_kind", "rules", "thresholds", "image_size")  # of what the model says of itself
+
+
+class Stitching(Protocol):
+    """`sam3ray.stitching`, or what a segmenter of one's own brings for its own windows."""
+
+    def segment_window(
+        self,
+        segmenter: Any,
+        frames: Any,
+        height: int,
+        width: int,
+        prompts: Any,
+        cut: Cut,
+        *,
+        ending: Path | None = None,
+        exemplars: Any = (),
+        progress: Callable[[], None] | None = None,
+    ) -> Iterator[FrameAnnotations]: ...
+
+    def link(
+        self,
+        segmenter: Any,
+        windows: Any,
+        height: int,
+        width: int,
+        prompts: Any,
+        frame_at: Callable[[int], Frame],
+        *,
+        progress: Callable[[], None] | None = None,
+    ) -> Any:
+        """Something with `dumps()`, which `sam3ray.stitching.Links.loads` reads."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """The rows of a window on the store: fetched when they are read, and deleted after that.
+
+    Attributes:
+        seen: what reading the video had shown is noted here.
+    """
+
+    clip: CutClip
+    index: int
+    mark: WindowMark
+    folder: Path
+    seen: list[Seen]
+
+    def __iter__(self) -> Iterator[FrameAnnotations]:
+        """Raises WindowLost if they are missing or damaged."""
+        path = self.clip.fetch_rows(self.index, self.mark, self.folder)
+        try:
+            self.seen.append(Seen.of(facts_of(path)["clip"].get("seen", {})))
+            yield from read_window(path)
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def facts_of(rows: Path) -> dict[str, Any]:
+    """What the file of a window's rows says of the clip, the model and the software."""
+    return read_file_metadata(pq.read_metadata(rows))
+
+
+class PartWorker:
+    """The parts of clips, with one loaded model.
+
+    Args:
+        folder: for local files.
+        facts: what a clip's file says of it, of the model and of the software.
+    """
+
+    def __init__(
+        self,
+        config: JobConfig,
+        store: RunStore,
+        segmenter: Segments,
+        stitching: Stitching,
+        intake: Intake,
+        folder: Path,
+        facts: Callable[[Opened, Source], dict[str, Mapping[str, Any]]],
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._segmenter = segmenter
+        self._stitching = stitching
+        self._intake = intake
+        self._folder = folder
+        self._facts = facts
+
+    # How a clip is cut
+
+    def cut(self, opened: Opened, run_id: str, clock: StageClock, progress: ClipProgress) -> ClipCut | None:
+        """How the clip is cut, as an earlier attempt has decided, or as its number of frames has it; None if it is not.
+
+        What is kept of it under other rules or versions, or of another video, is removed.
+        """
+        clip = opened.clip
+        if sequential_reason(clip, self._config) is not None:
+            return None
+        kept = CutClip(self._store.storage, clip.clip_id)
+        fresh: CutsNote | None = None
+        while True:
+            try:
+                found = kept.read_cuts()
+            except ValueError as error:
+                _LOG.warning("clip %s: its windows are not used: %s", clip.clip_id, error)
+                kept.clear()
+                found = None
+            if found is not None:
+                note = found[0]
+                fresh = fresh or self._note(opened, run_id, note.num_frames)
+                if problem := _difference(note, fresh):
+                    _LOG.warning("clip %s: its windows are not used: %s", clip.clip_id, problem)
+                    kept.clear()
+                else:
+                    kept.look()
+                    cutting = Cutting(_shares(note), kept.done, kept.is_linked)
+                    return ClipCut(clip.clip_id, note.num_frames, cutting)
+            progress.stage = "index"
+            with clock.time("index"):
+                fresh = self._note(opened, run_id, self._count(opened, progress))
+            if not fresh.cuts:
+                return None
+            kept.create_cuts(fresh)  # or another attempt has, which the next round reads
+
+    def _count(self, opened: Opened, progress: ClipProgress) -> int:
+        clip, limits = opened.clip, self._config.video
+        fps = clip.fps or limits.fps
+        frames = ClipFrames(opened.path, start_s=clip.start_s, end_s=clip.end_s, fps=fps, limits=limits)
+        frames.looked = progress.tick
+        return len(frames.indices)
+
+    def _note(self, opened: Opened, run_id: str, num_frames: int) -> CutsNote:
+        windows, info = self._config.windows, self._segmenter.model_info
+        rules: Mapping[str, Any] = info.get("thresholds", {})
+        every = int(rules.get("detect_every") or 1)
+        facts = self._facts_of_software
+        return CutsNote(
+            run_id,
+            opened.clip.clip_id,
+            opened.source,
+            num_frames,
+            windows.frames,
+            windows.overlap,
+            int(rules.get("hotstart_delay") or 0) * every,
+            math.lcm(int(rules.get("recondition_every_nth_frame") or 1), every),
+            {**facts, **{name: info.get(name) for name in _BINDING}},
+        )
+
+    @property
+    def _facts_of_software(self) -> dict[str, Any]:
+        info = self._segmenter.model_info
+        torch = str(info.get("torch", "")).partition("+")[0]
+        return {"engine": ENGINE_VERSION, "torch": torch, "transformers": info.get("transformers", "")}
+
+    # A window
+
+    def window(
+        self, clip: Clip, index: int, tried: Attempt, clock: StageClock, progress: ClipProgress
+    ) -> PartDone | PartsLost:
+        """Works on it, unless an attempt that was given up has done so after all."""
+        kept = CutClip(self._store.storage, clip.clip_id)
+        note, digest = cuts_of(kept)
+        cut = note.cuts[index]
+        mark = kept.read_mark(index, digest)
+        if mark is None:
+            kept.look()
+            if index in kept.done:
+                kept.drop_mark(index)  # it is damaged, or of other cuts
+            with contextlib.closing(self._intake.take(clip, clock, progress)) as opened:
+                check_source(replace(clip, source=note.source), opened.source)
+                self._make(opened, kept, digest, cut, cut.index == len(note.cuts) - 1, tried, clock, progress)
+        return PartDone(clip.clip_id, cut.stop - cut.start, tried.seconds)
+
+    def _make(
+        self,
+        opened: Opened,
+        kept: CutClip,
+        digest: str,
+        cut: Cut,
+        is_last: bool,
+        tried: Attempt,
+        clock: StageClock,
+        progress: ClipProgress,
+    ) -> None:
+        clip = opened.clip
+        with clock.time("decode"):
+            source = self._intake.source(opened, again=True)
+        video = source.video
+        assert isinstance(video, ClipFrames), "what may be read from the middle"
+        stem = f"{clip.clip_id[:100]}-w{cut.index}-{tried.attempt}"
+        rows, ending = self._folder / f"{stem}.parquet", self._folder / f"{stem}.safetensors"
+        facts = self._facts(opened, source)
+        empty: list[tuple[int, int, float]] = []
+        progress.stage = "segment"
+        try:
+            with AnnotationWriter(rows, clip.clip_id, {**facts, "clip": {}}) as writer:
+                found = self._stitching.segment_window(
+                    self._segmenter,
+                    clock.timed("decode", video.read(cut.start, cut.end)),
+                    source.info.height,
+                    source.info.width,
+                    clip.prompts,
+                    cut,
+                    ending=None if is_last else ending,
+                    exemplars=source.exemplars,
+                    progress=progress.tick,
+                )
+                with WriterThread(writer) as sink:
+                    for frame in found:
+                        if not frame.objects:
+                            empty.append((frame.frame_index, frame.pts, frame.time_s))
+                        sink.put(frame)
+                        progress.done += 1
+                    sink.finish()
+                written = writer.finish(
+                    about=facts["clip"],
+                    cut=asdict(cut),
+                    falls=False,
+                    height=source.info.height,
+                    width=source.info.width,
+                    empty=empty,
+                    seen=source.facts,
+                )
+            if written.frames != cut.until - cut.start:
+                raise ClipError(
+                    Reason.UNREADABLE_VIDEO,
+                    f"{written.frames} frames could be read from frame {cut.start} of the clip on, where its index has "
+                    f"{cut.until - cut.start}",
+                    clip.uri,
+                )
+            if is_local(clip.uri):  # a file that was replaced while it was read may have given frames of both
+                check_source(replace(clip, source=opened.source), local_sighting(Path(local_path(clip.uri))))
+            progress.stage = "commit"
+            mark = {
+                "cuts": digest,
+                "frames": cut.stop - cut.start,
+                "objects": written.objects,
+                "dropped": int(self._segmenter.stats.get("dropped_objects", 0)),
+                "rung": tried.rung,
+                "device": device_name(),
+                "attempt": tried.attempt,
+                "seconds": tried.seconds,
+            }
+            kept.create_window(cut.index, rows, None if is_last else ending, mark)
+        finally:
+            rows.unlink(missing_ok=True)
+            ending.unlink(missing_ok=True)
+
+    # Links
+
+    def link(self, clip: Clip, tried: Attempt, clock: StageClock, progress: ClipProgress) -> PartDone | PartsLost:
+        """Decides who is who, unless another attempt has."""
+        from sam3ray.engine.state import StateError
+
+        kept = CutClip(self._store.storage, clip.clip_id)
+        note, digest = cuts_of(kept)
+        folder = self._folder / f"{clip.clip_id[:100]}-{tried.attempt}.link"
+        folder.mkdir()
+        endings: dict[int, Path | None] = {}
+        try:
+            with contextlib.closing(self._intake.take(clip, clock, progress)) as opened:
+                check_source(replace(clip, source=note.source), opened.source)
+                marks = kept.marks(note, digest)
+                if kept.read_links(digest, marks) is None:
+                    kept.drop_links()
+                    progress.stage = "link"
+                    source = self._intake.source(opened, again=True)
+                    video = source.video
+                    assert isinstance(video, ClipFrames), "what may be read from the middle"
+                    endings = {index: kept.fetch_ending(index, mark, folder) for index, mark in enumerate(marks)}
+                    windows = [
+                        Window(cut, StoredRows(kept, cut.index, mark, folder, []), endings[cut.index])
+                        for cut, mark in zip(note.cuts, marks, strict=True)
+                    ]
+                    links = self._stitching.link(
+                        self._segmenter,
+                        windows,
+                        source.info.height,
+                        source.info.width,
+                        clip.prompts,
+                        functools.partial(_frame_at, video),
+                        progress=progress.tick,
+                    )
+                    kept.create_links(digest, marks, links.dumps())
+        except WindowLost as lost:
+            return forget_lost(kept, lost)
+        except StateError as error:
+            named = [index for index, path in endings.items() if path is not None and str(path) in str(error)]
+            return forget_lost(kept, WindowLost(named or list(endings), str(error)))
+        finally:
+            for file in folder.iterdir():
+                file.unlink(missing_ok=True)
+            folder.rmdir()
+        return PartDone(clip.clip_id, 0, tried.seconds)
+
+
+def _frame_at(video: ClipFrames, position: int) -> Frame:
+    return next(video.read(position, position + 1))
+
+
+def forget_lost(kept: CutClip, lost: WindowLost) -> PartsLost:
+    """Makes way for what is to be made again."""
+    _LOG.warning("clip %s: %s; it is made again", kept.clip_id, lost)
+    kept.drop_links()
+    for index in lost.windows:
+        kept.drop_mark(index)
+    return PartsLost(kept.clip_id, lost.windows, str(lost))
+
+
+def cuts_of(kept: CutClip) -> tuple[CutsNote, str]:
+    """Raises ClipError of reason `storage`: the next run decides again how the clip is cut."""
+    where = f"windows/{kept.clip_id}/cuts.json"
+    try:
+        found = kept.read_cuts()
+    except ValueError as error:
+        raise ClipError(Reason.STORAGE, str(error), where) from None
+    if found is None:
+        raise ClipError(Reason.STORAGE, "the file that says how the clip is cut is gone", where)
+    return found
+
+
+def _shares(note: CutsNote) -> tuple[float, ...]:
+    return tuple((cut.end - cut.start) / note.num_frames for cut in note.cuts)
+
+
+def _difference(kept: CutsNote, fresh: CutsNote) -> str:
+    """Why windows of one are not windows of the other; empty where they are."""
+    if how := change(kept.source, fresh.source):
+        return f"the video has changed since ({how})"
+    before, now = asdict(kept), asdict(fresh)
+    names = [name for name in before if name != "source" and before[name] != now[name]]
+    if not names:
+        return ""
+    if names[0] == "bound_to":
+        before, now = before["bound_to"], now["bound_to"]
+        names = [name for name in now if before.get(name) != now[name]] or ["bound_to"]
+    return f"their {names[0]} is {before.get(names[0])!r:.80}, here it is {now.get(names[0])!r:.80}"
