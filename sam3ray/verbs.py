@@ -72,7 +72,7 @@ def verify(
         run, storage_options: as for `status`.
         sample: look into the files of this many clips, chosen at random each time, instead of all.
         revision: look at the corrections up to this one, and at the rows that they leave; None: at none.
-        workers: processes on this machine. Above 1, a script needs an `if __name__ == "__main__":` guard.
+        workers: processes on this machine.
         cluster: spread the work over this Ray cluster instead: "auto", or host:port of its head node.
         progress: called with (clips checked, clips to check).
 
@@ -82,6 +82,8 @@ def verify(
     Raises:
         UserError: there is no run.
     """
+    if sample is not None and sample < 1:
+        raise UserError(f"sample is {sample}; allowed: 1 and above, or None for every clip")
     output, options = run_place(run, storage_options)
     with contextlib.ExitStack() as stack:
         spread = spread_over_processes(workers)
@@ -118,7 +120,7 @@ def retry(
     Args:
         run, storage_options: as for `status`.
         reasons: only clips that failed for these; None is all.
-        from_start: begin them at their first frame, also where a part of them is kept.
+        from_start: begin them at their first frame even where windows of them are kept.
 
     Returns:
         The number of clips cleared.

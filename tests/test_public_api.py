@@ -167,6 +167,13 @@ def test_a_wrong_run_is_named(run: Any) -> None:
         sam3ray.status(run)
 
 
+@pytest.mark.parametrize("sample", [0, -1])
+def test_a_sample_of_nothing_is_named(sample: int, job: dict[str, Any]) -> None:
+    for verb in (sam3ray.plan_job, sam3ray.verify):
+        with pytest.raises(UserError, match=f"sample is {sample}; allowed: 1 and above"):
+            verb(job, sample=sample)
+
+
 def test_relative_paths_of_a_dict_are_in_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = load_config({"manifest": "clips.csv", "output": Path("labels"), "video": {"cache_dir": "cache"}})

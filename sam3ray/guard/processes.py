@@ -1,4 +1,8 @@
-"""Work shared among processes that end when this one does, however it ends."""
+"""Work shared among processes that end when this one does, however it ends.
+
+They do not import the caller's script, as spawned processes otherwise do: a script without `if __name__ == "__main__"`
+would start its work again in each of them, and one that was read from stdin cannot be imported.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, parent_process, spawn
+from multiprocessing.context import SpawnContext, SpawnProcess
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -19,9 +24,7 @@ def worker_pool(workers: int, initializer: Callable[..., None] | None = None, *a
     Args:
         initializer: called with `args` in each process before its first task.
     """
-    return ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(initializer, *args)
-    )
+    return ProcessPoolExecutor(workers, mp_context=_WithoutScript(), initializer=_begin, initargs=(initializer, *args))
 
 
 def in_processes(function: Callable[[T], R], items: Sequence[T], workers: int, at_once: int = 1) -> Iterator[R]:
@@ -36,6 +39,44 @@ def in_processes(function: Callable[[T], R], items: Sequence[T], workers: int, a
         return
     with worker_pool(workers) as pool:
         yield from pool.map(function, items, chunksize=at_once)
+
+
+class _Starting(threading.local):
+    """Whether this thread starts one of our processes."""
+
+    ours = False
+
+
+_STARTING = _Starting()
+_prepared = spawn.get_preparation_data
+
+
+def _preparation_data(name: str) -> dict[str, Any]:
+    """What a spawned process is told: for ours, nothing of the caller's script. No function of theirs is defined there.
+
+    multiprocessing has no option for it (3.11-3.14); others' processes start as ever.
+    """
+    data: dict[str, Any] = _prepared(name)
+    if _STARTING.ours:
+        data.pop("init_main_from_name", None)
+        data.pop("init_main_from_path", None)
+    return data
+
+
+spawn.get_preparation_data = _preparation_data
+
+
+class _Process(SpawnProcess):
+    def start(self) -> None:
+        _STARTING.ours = True
+        try:
+            super().start()
+        finally:
+            _STARTING.ours = False
+
+
+class _WithoutScript(SpawnContext):
+    Process = _Process
 
 
 def _begin(initializer: Callable[..., None] | None, *args: Any) -> None:

@@ -54,16 +54,18 @@ def plan_job(
         on_progress: called now and then with (videos probed, videos to probe).
 
     Raises:
-        UserError: the manifest is wrong, or exemplars or visual prompts lie outside their clips.
+        UserError: an argument or the manifest is wrong, or exemplars or visual prompts lie outside their clips.
         JobStopped: the output cannot be listed.
     """
+    if sample is not None and sample < 1:
+        raise UserError(f"sample is {sample}; allowed: 1 and above, or None for every clip")
     config = load_config(config, overrides)
     clips = read_manifest(config.manifest, config)
     store = RunStore(config.output, config.storage)
     start = prepare(config, clips, store, patient=False)
     done, settled = _state_of_run(store, start)
     to_do = [clip for clip in clips if clip.clip_id not in done and clip.clip_id not in settled]
-    probed = to_do if sample is None else to_do[:: max(1, -(-len(to_do) // max(1, sample)))]
+    probed = to_do if sample is None else to_do[:: max(1, -(-len(to_do) // sample))]
     uris = list(dict.fromkeys(clip.uri for clip in probed))
     report = None if on_progress is None else lambda n: on_progress(n, len(uris))
     facts = probe_all(uris, config.video, config.storage, on_progress=report)
