@@ -14,7 +14,7 @@ _Entry = tuple[float, int]  # (minus its length, item): sorts as the line does
 
 
 class Line:
-    """Longest first; what comes back keeps its place, unless it is put at the end. Items are numbers from 0.
+    """Longest first. An item that is put back keeps its place, unless it is put at the end. Items are numbers from 0.
 
     Memory: 17 bytes an item, and a little for each that came back or was added.
 

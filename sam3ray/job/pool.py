@@ -61,7 +61,7 @@ class PoolEvents(Protocol):
     def answered(self, actor: int, clip: int, result: Answer | Failure) -> None: ...
 
     def turned_away(self, actor: int, clip: int, message: str) -> None:
-        """The worker says that no other clip would fare better there."""
+        """The worker says that other clips would fail there, too."""
 
 
 @dataclass(slots=True)

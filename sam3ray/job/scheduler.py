@@ -14,19 +14,18 @@ is recognised and ignored. Invariants, checked in the tests by simulation:
 
 Rules
 -----
-Order: longest first; a clip that comes back keeps its place, one that failed in an earlier run or whose
-storage failed goes to the end. Each actor runs one clip and may hold one more, whose download and first
+Order: longest first. A clip that has to be tried again keeps its place, unless it failed in an earlier run or its
+storage failed: then it goes to the end. Each actor runs one clip and may hold one more, whose download and first
 frames are prefetched; an idle actor takes such a clip over when nothing else is left.
 
-Places (`job.health`): a clip that comes back goes to another node, where there is one, else to another GPU or
-process (`job.placement`). What a process may be to blame for settles a clip only after two places agree
+Places (`job.health`): a clip is tried again on another node if there is one, else on another GPU or in another
+process (`job.placement`). A failure that the process may have caused counts against a clip only once two places agree
 (`job.appeals`). An actor whose clips fail one after another is replaced; a GPU or node whose clips fail while others
-are done elsewhere is set aside. Faults of a node (`device`, `local_disk`) charge no clip.
+succeed elsewhere is set aside. Faults of a node (`device`, `local_disk`) charge no clip.
 
-A lost node charges no clip. So that a clip which takes nodes down (by exhausting their memory, say)
-cannot do so for ever, a clip that was running on `node_losses` lost or sick nodes is recorded with that
-reason, which does not settle it for the next run; from the third lost node on it waits until all other clips
-have had their turn.
+A lost node charges no clip. But a clip may be what takes nodes down, for example by exhausting their memory. So a clip
+that was running on `node_losses` lost or sick nodes is recorded with that reason, and the next run tries it again. From
+the third lost node on, it waits until all other clips have had their turn.
 
 A clip that is kept in windows (`job.windows`) is charged per window: each one that is kept clears what befell it
 before. So is a clip that is cut into parallel windows, each of which is an item of its own: when one is given up, so is
@@ -34,10 +33,11 @@ the clip, and no other part of it is begun. Where failures show how a place or t
 count as one clip.
 
 Storage errors charge no clip: the clip waits (exponential back-off with jitter), at the end of the line. A single
-clip whose storage errs `storage_errors` times while others succeed is recorded as `storage` and left to the next
-run. A node that storage or hub turn away rests; if several are, or the only one, the job stops (`job.starts`).
+clip whose storage fails `storage_errors` times while others succeed is recorded as `storage` and left to the next
+run. A node that the storage or the hub refuses gets no clips for a while; if that happens to several nodes, or to the
+only one, the job stops (`job.starts`).
 
-Whatever stops the job (`job.breaker`), no clip pays for it: what runs may end, and what was not settled stays open.
+Whatever stops the job (`job.breaker`), no clip is charged: running clips may finish, and the others stay open.
 """
 
 from __future__ import annotations

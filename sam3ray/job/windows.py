@@ -46,7 +46,7 @@ class Maker:
 
 
 class _Unwanted(Exception):
-    """The clip is done, or given up, before the window was on the store."""
+    """The clip was done, or given up, before the window was on the store."""
 
 
 @dataclass(frozen=True)

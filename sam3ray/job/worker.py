@@ -187,7 +187,7 @@ class ClipWorker:
         """Like `process`, but what goes wrong with the clip comes back as a value.
 
         Raises:
-            JobStopped: no clip's fault, and no other clip would fare better.
+            JobStopped: no clip is to blame, and other clips would fail, too.
         """
         began = time.perf_counter()
         for wait_s in (*SHORTAGE_WAITS_S, None):

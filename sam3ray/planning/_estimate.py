@@ -31,7 +31,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Output size and computing time, with what they rest on.
+    """Output size and computing time, with the assumptions behind them.
 
     Attributes:
         actor_hours: of all actors together, None where nothing is known of such hardware.

@@ -36,7 +36,7 @@ class _Frame:
 
 
 class ClipRows:
-    """The rows of one clip, to be changed.
+    """The rows of one clip, which operations change in place.
 
     Args:
         frames: as stored; frames without objects may be missing.
@@ -61,7 +61,7 @@ class ClipRows:
         return {object_id for frame in self._frames.values() for object_id in frame.objects}
 
     def apply(self, operation: ClipOperation, load: LoadData) -> None:
-        """Raises EditRefused where the operation does not fit; the rows are then to be thrown away."""
+        """Raises EditRefused if the operation does not fit; discard the rows then."""
         match operation:
             case Rename(_, object_id, label, frames):
                 for frame in self._with(operation, object_id, frames):

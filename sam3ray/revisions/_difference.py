@@ -1,4 +1,4 @@
-"""What somebody changed in labels that were exported: the operations that turn the one into the other."""
+"""What somebody changed in exported labels: the operations that turn the export into what came back."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def difference(
 
 
 def _partners(held: Mapping[int, ObjectAnnotation], found: Mapping[int, ObjectAnnotation]) -> dict[int, int]:
-    """Objects of a frame that have changed their ids with each other: each came back with the other's mask."""
+    """Objects of a frame whose ids were swapped: each came back with the other's mask."""
     holders = {item.rle: object_id for object_id, item in held.items()}
     partners: dict[int, int] = {}
     for object_id, item in found.items():
@@ -243,7 +243,7 @@ class _Spans:
         return self._parts(frames)
 
     def of_pair(self, frames: Sequence[int], one: int, two: int) -> Sequence[Span | None]:
-        """Of the frames on which two objects changed ids with each other; None is both as a whole."""
+        """The frames on which the ids of two objects were swapped; None is both as a whole."""
         hidden = self._between.keys() & {one, two}
         if hidden and set(frames) == self._shown.get(one) == self._shown.get(two):
             return [None]

@@ -1,4 +1,4 @@
-"""What people set in a clip: which rows they drew, what they pointed at, and where they said that an object is not.
+"""What people set in a clip: the rows they drew, what they pointed at, and where they said an object is absent.
 
 Follows the operations in order, as `_apply` does with the rows: marks move with the ids, and what is replaced or
 deleted later counts no longer.

@@ -148,7 +148,7 @@ class Edits:
         return found
 
     def labels(self, operations: Mapping[str, Sequence[ClipOperation]]) -> list[str]:
-        """Labels that corrections bring in, in the order of the clips' ids and of the operations."""
+        """Labels that corrections introduce, in the order of the clips' ids and of the operations."""
         found: list[str] = []
         for _, each in sorted(operations.items()):
             for operation in each:
@@ -248,7 +248,7 @@ class Edits:
         raise EditConflict(f"{_TRIES} other writers were faster each time: try again")
 
     def undo(self, *entries: int, **about: Any) -> int:
-        """Adds an entry that takes these back."""
+        """Adds an entry that undoes these."""
         return self.append([Revert(tuple(entries))], **about)
 
     def put_data(
@@ -306,7 +306,7 @@ class Edits:
                     )
 
     def _check_fits(self, revision: int, entry: Entry) -> None:
-        """That the clips touched can be resolved with the entry on top."""
+        """Checks that the clips it touches can be resolved with the entry applied."""
         before = self.operations(revision)
         undone = {n for each in entry.operations if isinstance(each, Revert) for n in each.entries}
         if undone:
@@ -329,7 +329,7 @@ class Edits:
 
 
 def _revert_clashes(edits: Edits, one: ClipOperation | Revert, two: ClipOperation | Revert) -> bool:
-    """Whether an undo and another operation touch the same: an undo touches what the entries that it undoes do."""
+    """Whether an undo and another operation touch the same object: an undo touches whatever its entries touch."""
 
     def spread(each: ClipOperation | Revert) -> list[ClipOperation]:
         if not isinstance(each, Revert):

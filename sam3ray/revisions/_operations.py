@@ -1,4 +1,4 @@
-"""What a correction is: operations on the objects of one clip, as values that survive JSON.
+"""Corrections: operations on the objects of one clip, as values with a JSON form.
 
 `frames` is (first, last), both inclusive, indices in the source video; None is all frames. Object ids are those that
 the operations before leave. Every operation says in `touched` which (object, frames) it reads or changes: two authors
@@ -42,7 +42,7 @@ def _both(one: int, two: int, frames: Span | None) -> list[tuple[int, Span]]:
 
 @dataclass(frozen=True)
 class Rename(Operation):
-    """Another label for an object."""
+    """Gives an object another label."""
 
     op: ClassVar[str] = "rename"
     object: int
@@ -55,7 +55,7 @@ class Rename(Operation):
 
 @dataclass(frozen=True)
 class SetId(Operation):
-    """Another id for an object. Where the new id is taken on a frame, `overwrite` decides: refuse, or replace."""
+    """Gives an object another id. Where that id is taken on a frame, `overwrite` decides: refuse, or replace."""
 
     op: ClassVar[str] = "set_id"
     object: int
@@ -69,7 +69,7 @@ class SetId(Operation):
 
 @dataclass(frozen=True)
 class Swap(Operation):
-    """Two objects change their ids with each other."""
+    """Swaps the ids of two objects."""
 
     op: ClassVar[str] = "swap"
     object: int
@@ -82,7 +82,7 @@ class Swap(Operation):
 
 @dataclass(frozen=True)
 class Merge(Operation):
-    """One object takes in another: on frames that have both, the union of the masks and the higher scores."""
+    """Merges `other` into `object`: frames that have both get the union of the masks and the higher scores."""
 
     op: ClassVar[str] = "merge"
     object: int
@@ -95,7 +95,7 @@ class Merge(Operation):
 
 @dataclass(frozen=True)
 class Split(Operation):
-    """From a frame on an object is another one; the part before keeps its id."""
+    """Splits an object: from a frame on it has a new id."""
 
     op: ClassVar[str] = "split"
     object: int
@@ -109,7 +109,7 @@ class Split(Operation):
 
 @dataclass(frozen=True)
 class Delete(Operation):
-    """The object is gone from these frames."""
+    """Deletes an object from these frames."""
 
     op: ClassVar[str] = "delete"
     object: int
@@ -121,7 +121,7 @@ class Delete(Operation):
 
 @dataclass(frozen=True)
 class Add(Operation):
-    """A new object, whose rows lie in `edits/data/<data>/<clip>.parquet`, a file of this digest."""
+    """Adds an object. Its rows are in `edits/data/<data>/<clip>.parquet`, a file with this digest."""
 
     op: ClassVar[str] = "add"
     object: int
@@ -134,7 +134,7 @@ class Add(Operation):
 
 @dataclass(frozen=True)
 class ReplaceMask(Operation):
-    """Other masks for an object on the frames for which the data have rows of it, whether or not it was there."""
+    """Replaces an object's masks on the frames for which the data have rows of it, whether or not it was there."""
 
     op: ClassVar[str] = "replace_mask"
     object: int
@@ -148,7 +148,7 @@ class ReplaceMask(Operation):
 
 @dataclass(frozen=True)
 class Accept(Operation):
-    """Somebody has looked at the clip and found it right. Changes no row."""
+    """Marks a clip as checked and right. Changes no row."""
 
     op: ClassVar[str] = "accept"
 
@@ -158,7 +158,7 @@ class Accept(Operation):
 
 @dataclass(frozen=True)
 class Revert:
-    """Entries of the log that count no longer. Of the run, not of a clip."""
+    """Takes back entries of the log. Applies to the run, not to a clip."""
 
     entries: tuple[int, ...]
     op: ClassVar[str] = "revert"
@@ -248,8 +248,8 @@ def check(operation: ClipOperation | Revert) -> None:
 
 
 class EditConflict(UserError):
-    """Somebody else has changed the same object on the same frame. Nothing was written."""
+    """Somebody else changed the same object on the same frame. Nothing was written."""
 
 
 class EditRefused(UserError):
-    """An operation does not fit the rows that it is for. Nothing was written."""
+    """An operation does not fit the clip's rows. Nothing was written."""

@@ -1,4 +1,4 @@
-"""What corrections teach: one clip's prompts for the tracker, and how its answer and the corrected rows become one.
+"""From corrections to prompts for the tracker, and back: its answer merged with the corrected rows of a clip.
 
 Each object that somebody set rows of is tracked from all of them. A mask that was drawn stays as it is; where a box or
 clicks were given, the tracker's mask takes the place of the one that stood in for them. Everything else is copied, and

@@ -1,4 +1,4 @@
-"""A run as a revision leaves it: one dataset in which corrected clips stand in for the model's rows.
+"""A run at a revision: one dataset in which the rows of corrected clips replace the model's.
 
 A clip that a revision touches is resolved frame by frame into a whole-clip file in a local cache. The file's name is
 made of the run, the clip's own file and the operations, so a name never means other rows, and a file appears whole or
@@ -78,7 +78,7 @@ def changes_rows(operations: Sequence[ClipOperation]) -> bool:
 
 
 def resolved_file(edits: Edits, clip_id: str, operations: Sequence[ClipOperation]) -> Path:
-    """The local whole-clip file of a clip after these operations, made if it is not there yet."""
+    """The local whole-clip file of a clip after these operations, created if it is missing."""
     about = edits.store.read_clip_metadata(clip_id)
     clip = about.get("clip", {})
     key = _key(edits.store.output, clip.get("attempt_id"), [to_json(each) for each in operations])

@@ -1,4 +1,4 @@
-"""Who may change a run: one record with a heartbeat, so that a second one sees the first.
+"""Who may change a run: one record with a heartbeat, so that a second process sees the first.
 
 Drivers hold the lease, and so do `compact`, `retry` and `render`. It expires: a holder is taken for dead when its
 process is gone (told at once on the same host, in the same process namespace), or `STALE_S` after its last heartbeat.
@@ -45,7 +45,7 @@ _PATIENCE = RetryPolicy(tries=3, base_s=0.2, cap_s=1.0, within_s=10.0)  # of a h
 
 
 def now() -> tuple[float, float]:
-    """Two clocks, in seconds. The first does not jump, the second goes on while a machine is frozen."""
+    """Two clocks, in seconds. The first never jumps; the second keeps running while a machine is suspended."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)), time.time()
 
 
@@ -126,7 +126,7 @@ class DriverLease:
             )
 
     def _is_sure(self) -> bool:
-        """Whether nobody can have taken over: nobody may before `stale_s`, and half of it is for the step to come."""
+        """Whether no other process can have taken over: none may before `stale_s`; half of that is for the next step."""
         return _seconds_since(self._held_at) < self._stale_s / 2
 
     # ---- taking
@@ -148,7 +148,7 @@ class DriverLease:
         raise JobStopped(f"other processes keep taking {self._storage.shown(layout.DRIVER)}; wait for them")
 
     def _take_over(self, record: dict[str, Any], dead: list[dict[str, Any]]) -> bool:
-        """Take the place of `dead[-1]`. False if somebody else was faster."""
+        """Replace the holder `dead[-1]`. False if another process was faster."""
         claim = _claim_path(dead[-1]["driver_id"])
         if not self._storage.create_bytes(self._record(), claim):
             return False
@@ -185,7 +185,7 @@ class DriverLease:
         )
 
     def _moves(self, holder: dict[str, Any]) -> bool:
-        """Whether a record whose time means nothing is still being renewed."""
+        """Whether a record with a meaningless time is still being renewed."""
         _LOG.warning(
             "the driver's record in %s is from the future: a clock is wrong; watching it for %.0f s",
             self._storage.shown(),
@@ -210,7 +210,7 @@ class DriverLease:
                 _LOG.debug("no heartbeat: %s", error)
 
     def _look(self) -> None:
-        """Renew the record where it is time to; else look whether it is still ours."""
+        """Renew the record if it is due; otherwise check that it is still ours."""
         if _seconds_since(self._held_at) >= self._heartbeat_s:
             self._renew(self._hasty)
             return
@@ -236,7 +236,7 @@ class DriverLease:
             self._lose(read_driver(storage))
 
     def _write(self, storage: Storage, began: tuple[float, float]) -> bool:
-        """Write the record. False where another holder is there after all.
+        """Write the record. False if it has another holder after all.
 
         Args:
             began: before it was known that the place is free or ours.
@@ -274,12 +274,12 @@ class DriverLease:
 
 
 def read_driver(storage: Storage) -> dict[str, Any] | None:
-    """The record of the holder of the run; None if there is none. A damaged one is as good as dead."""
+    """The record of the run's holder; None if there is none. A damaged record counts as a dead holder."""
     return _parse(storage.read(layout.DRIVER))
 
 
 def active_driver(storage: Storage, stale_s: float = STALE_S) -> dict[str, Any] | None:
-    """The record of a driver that is alive, as far as one can tell from here."""
+    """The record of a driver, if it seems alive from here."""
     record = read_driver(storage)
     return None if record is None or _is_dead(record, stale_s) or _age(record) < -stale_s else record
 
@@ -303,7 +303,7 @@ def _claim_path(driver_id: str) -> str:
 
 
 def _claims(storage: Storage, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Those that are taking over from this one, each from the one before it; they may have died at it."""
+    """The processes taking over from this one, each from the one before it; they may have died doing so."""
     claims: list[dict[str, Any]] = []
     while len(claims) < 100:
         claim = _parse(storage.read(_claim_path((claims[-1] if claims else record)["driver_id"])))
@@ -314,18 +314,18 @@ def _claims(storage: Storage, record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _shown(value: Any) -> str:
-    """A word of a record that anybody may have written."""
+    """A word from a record that anybody may have written."""
     text = str(value)[:100]
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _seconds_since(then: tuple[float, float]) -> float:
-    """By the clock that has gone further: one of them may have stood still."""
+    """By the clock that has advanced further: the other may have stood still."""
     return max(b - a for a, b in zip(then, now(), strict=True))
 
 
 def _age(record: dict[str, Any]) -> float:
-    """Seconds since the heartbeat; negative where it is from the future, infinite where it is no time."""
+    """Seconds since the heartbeat; negative if it is in the future, infinite if it is not a time."""
     try:
         heartbeat_at = float(record["heartbeat_at"])
     except (KeyError, TypeError, ValueError, OverflowError):

@@ -46,7 +46,7 @@ class WindowName:
 
 @checked(config=_STRICT)
 class WindowEntry:
-    """One window, as the states from it on name it.
+    """One window, as its own state and later ones name it.
 
     Attributes:
         frames: of which it has rows, those without objects included.
@@ -72,7 +72,7 @@ class WindowEntry:
 
 @checked(config=_STRICT)
 class WindowNote:
-    """What a state says of itself.
+    """What a state says about itself.
 
     Attributes:
         source: how the video looked (`sam3ray.files.sighting`).
@@ -122,7 +122,7 @@ class Windows:
         self.rows, self.states = set(_named(names, ROWS)), set(_named(names, STATE))
 
     def next_name(self, pass_number: int) -> WindowName:
-        """The next number, above all that were ever there."""
+        """The next number, above all that were ever used."""
         taken = [name.number for name in self.rows | self.states if name.pass_number == pass_number]
         return WindowName(pass_number, max(taken, default=-1) + 1)
 
@@ -132,12 +132,12 @@ class Windows:
         return local if self.storage.download(self._path(name, suffix), str(local)) else None
 
     def create_rows(self, name: WindowName, local: Path) -> bool:
-        """False if another attempt has put something there."""
+        """False if another attempt has already written one."""
         self.rows.add(name)
         return self.storage.create(str(local), self._path(name, ROWS))
 
     def create_state(self, name: WindowName, local: Path) -> bool:
-        """False if another attempt has put something there. Otherwise the earlier states are removed."""
+        """False if another attempt has already written one. Otherwise the earlier states are removed."""
         if not self.storage.create(str(local), self._path(name, STATE)):
             self.states.add(name)
             return False
@@ -175,7 +175,7 @@ def newest_window(storage: Storage, clip_id: str) -> WindowName | None:
 
 
 def clear_windows(storage: Storage, clip_ids: Iterable[str]) -> None:
-    """Remove the windows of some clips: what names files before the files, so that none of them is missed."""
+    """Remove the windows of some clips: states before the files that they name, so that no file is missed."""
     for clip_id in clip_ids:
         folder = layout.window_folder(clip_id)
         for name in sorted(storage.names(folder), key=_order_of_removal):

@@ -66,7 +66,7 @@ class Ahead:
             yield item
 
     def stop(self) -> None:
-        """Make the thread end and wait for it, as long as it is alive."""
+        """Stop the thread and wait until it has ended."""
         self._stopped.set()
         while self._thread.is_alive():
             try:
@@ -124,7 +124,7 @@ class Ahead:
 
 
 def _cpu_s(thread: threading.Thread) -> float:
-    """Seconds of processor time that a thread has had; endless where the system does not tell."""
+    """Processor time that a thread has used, in seconds; infinite where the system does not report it."""
     try:
         with open(f"/proc/self/task/{thread.native_id}/stat") as file:
             fields = file.read().rpartition(")")[2].split()

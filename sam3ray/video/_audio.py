@@ -74,7 +74,7 @@ class AudioTrack:
             _log.warning("%s: its sound is dropped: %s", self._name, error)
 
     def _opened_near(self, source: str | os.PathLike[str], stamp_s: float) -> tuple[InputContainer, AudioStream] | None:
-        """The source again, sought to a moment shortly before the range; None where no seek gets there."""
+        """Reopens the source shortly before the range; None where it cannot be sought there."""
         container = self._open.enter_context(open_container(source, VideoConfig()))
         stream = container.streams.best("audio")
         if not isinstance(stream, AudioStream) or not stream.time_base:
@@ -187,7 +187,7 @@ def _silence(samples: int) -> Iterator[np.ndarray]:
 
 
 class _Converter:
-    """Frames of any kind of sound to blocks of float32 (channels, n) at one rate; None gives what is still inside."""
+    """Converts frames of any sound format to blocks of float32 (channels, n) at one rate; None flushes the rest."""
 
     def __init__(self, rate: int) -> None:
         self._rate = rate

@@ -30,7 +30,7 @@ class _Positions:
 
 
 class ClipFrames:
-    """The frames of a local video's range, as sampled, to be read any number of times, also at the same time.
+    """The sampled frames of a range of a local video. They can be read any number of times, even concurrently.
 
     Positions count the frames of the clip from 0; `Frame.index` counts in the source. Reading from the middle, or
     asking for a moment, takes an index of the file (`sam3ray.video._index`). Where it has none, the clip is decoded

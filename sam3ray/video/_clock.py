@@ -31,7 +31,7 @@ _LEAP_S = 10.0  # FFmpeg's own limit (dts_delta_threshold) for a leap within a t
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a container says of a packet, in time-base units. `pts` is the time that a frame is to have."""
+    """What a container says about a packet, in time-base units. `pts` is the time meant for its frame."""
 
     pts: int | None
     dts: int | None
@@ -94,12 +94,12 @@ class Clock(Generic[Item]):
 
     @property
     def packets(self) -> int:
-        """How many went into the decoder."""
+        """How many packets went into the decoder."""
         return self._count
 
     @property
     def epochs(self) -> int:
-        """How many stretches with a running clock the packets have, so far."""
+        """How many stretches with a running clock the packets have had so far."""
         return self._sent_epoch + 1
 
     @property
@@ -108,7 +108,7 @@ class Clock(Generic[Item]):
         return None if self._last is None or self._start is None else self._last - self._start
 
     def sent(self, stamp: Stamp, *, shows: bool = True) -> int:
-        """A packet goes into the decoder. Returns its number, which `shown` wants.
+        """Notes a packet that goes into the decoder. Returns its number, which `shown` takes.
 
         `shows` is whether a frame is expected of it: edit lists have packets that only others refer to, with times
         before those.
@@ -153,12 +153,12 @@ class Clock(Generic[Item]):
         return below != pts and above - below > 1.5 * self._step
 
     def forget(self, number: int | None) -> None:
-        """The frame of that packet is passed over."""
+        """Notes that the packet's frame was skipped."""
         if number is not None:
             self._inside.pop(number, None)
 
     def shown(self, number: int | None, item: Item) -> Iterator[Timed[Item]]:
-        """A frame comes out of the decoder, made from that packet (None: not known)."""
+        """Notes a frame that comes out of the decoder, made from that packet (None: unknown)."""
         epoch, said = self._known.get(number, (self._epoch, None)) if number is not None else (self._epoch, None)
         self.forget(number)
         if self._waiting and epoch != self._waiting[-1].epoch:
@@ -186,7 +186,7 @@ class Clock(Generic[Item]):
             yield from self._place(self._waiting.popleft())
 
     def _place(self, shown: _Shown[Item]) -> Iterator[Timed[Item]]:
-        """Times that grow, from stamps that ought to."""
+        """Increasing times, from stamps that should increase."""
         stamp = shown.stamp
         if self._last is None:
             self._begin(shown.epoch, stamp)

@@ -1,4 +1,4 @@
-"""Decoding a local video file, in display order, without converting frames that nobody wants.
+"""Decoding a local video file, in display order, without converting frames that nobody needs.
 
 What counts as damage, and why. Annotations that end early without a word are worse than a failed clip, so:
 
@@ -94,7 +94,7 @@ class RgbConverter:
 def decode(
     path: str | os.PathLike[str], limits: VideoConfig, *, start_s: float | None = None, to_end: bool = False
 ) -> Iterator[CodedFrame]:
-    """Every frame of the video with its exact index; with `start_s`, frames before it may be missing or come twice.
+    """Every frame of the video with its exact index; with `start_s`, frames before it may be missing or repeated.
 
     With `to_end`, a file that is known to be cut off fails at once, not when reading gets there.
 
@@ -169,7 +169,7 @@ def _timed(pictures: Iterator[_Picture], clock: Clock[VideoFrame]) -> Iterator[T
 
 
 def _checked(pictures: Iterator[_Picture], clock: Clock[VideoFrame], point: SeekPoint) -> Iterator[_Picture]:
-    """The pictures from the key frame on, held against the list of those that ought to come."""
+    """The pictures from the key frame on, compared with the list of those expected."""
     rank = point.first_rank
     for picture in pictures:
         if rank <= point.wanted_rank:
@@ -188,7 +188,7 @@ def _checked(pictures: Iterator[_Picture], clock: Clock[VideoFrame], point: Seek
 
 @dataclass(frozen=True, eq=False)
 class _Picture:
-    """What the decoder gave: of which packet it is, and what the container says of that."""
+    """A picture from the decoder, which packet it was made from, and what the container says about that packet."""
 
     number: int | None
     pts: int | None

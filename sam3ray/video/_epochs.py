@@ -1,4 +1,4 @@
-"""What time a byte of sound has on the clock of the video, where that clock was rebuilt.
+"""The time of a byte of sound on the video's clock, where that clock was rebuilt.
 
 A joined file has stretches, each with a clock of its own (`sam3ray.video._clock` calls them epochs). Sound and pictures
 of one stretch lie beside each other in the file and share its clock, so sound is moved as its pictures are.

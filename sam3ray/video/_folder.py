@@ -125,7 +125,7 @@ def _opened(path: Path, limits: VideoConfig) -> Iterator[Image.Image]:
 
 
 def _check_size(path: Path, limits: VideoConfig, where: str) -> None:
-    """Before Pillow opens it: of a WebP it reads the whole file then, and sets memory aside for its canvas."""
+    """Before Pillow opens it: of a WebP it reads the whole file then, and allocates memory for its canvas."""
     allowed = max(_LARGE_FILE, 16 * limits.max_pixels)
     if (size := path.stat().st_size) > allowed:
         raise ClipError(Reason.OVER_LIMITS, f"the frame has {size} bytes; allowed: at most {allowed}", where)

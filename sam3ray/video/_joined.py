@@ -62,7 +62,7 @@ def _next_file_at(path: str | os.PathLike[str], container: InputContainer, last_
 
 
 def _second(path: str | os.PathLike[str], mark: bytes) -> int | None:
-    """Where these bytes are for the second time."""
+    """Where these bytes occur for the second time."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         at = data.find(mark, data.find(mark) + 1)
     return at if at > 0 else None
@@ -94,7 +94,7 @@ def _riff_chunks(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
 
 
 def check_unmixed(path: str | os.PathLike[str], where: str) -> None:
-    """Refuse an MP4 of which libav would show the frames of two files in turns.
+    """Refuse an MP4 if libav would alternate between the frames of two files.
 
     Raises:
         ClipError: unreadable_video.

@@ -33,7 +33,7 @@ _PICTURE_BYTES = 64  # per pixel: several pictures of four channels of 16 bits
 
 
 def probe_guarded(path: str | os.PathLike[str], limits: VideoConfig) -> VideoInfo:
-    """As `probe`, in a process that may die of it: for callers that must not.
+    """Like `probe`, in a process of its own: for callers that must survive a crash of the decoder.
 
     A file that passes may be opened again by the caller: its tables take no more than `limits.max_open_bytes`.
     """
@@ -122,7 +122,7 @@ def _walk(container: InputContainer, where: str) -> None:
 
 
 def _measured(facts: VideoInfo, path: Path, limits: VideoConfig) -> VideoInfo:
-    """The facts with what the packets tell of its end."""
+    """The facts, completed by what the packets say about the video's end."""
     found = measure_packets(path, limits)
     facts = replace(facts, unread_rest=found.unread_rest)
     if found.duration_s is None or not facts.duration_is_estimate:
@@ -149,7 +149,7 @@ def _first_packet_alone(container: InputContainer, stream: VideoStream) -> Video
 
 
 def headers(container: InputContainer, stream: VideoStream) -> VideoInfo:
-    """What the headers tell. Sizes are the coded ones, before any rotation."""
+    """What the headers say. Sizes are the coded ones, before any rotation."""
     rate = stream.average_rate or stream.guessed_rate
     fps = rate if rate and rate > 0 else None
     time_base = stream.time_base or Fraction(1, 1000)
@@ -180,7 +180,7 @@ def headers(container: InputContainer, stream: VideoStream) -> VideoInfo:
 
 
 def _listed_frames(container: InputContainer, stream: VideoStream) -> int | None:
-    """What the container's header or table tells.
+    """What the container's header or table says.
 
     The header of an AVI counts packets, and where its clock ticks faster than its frames come, every second one or
     more is empty. A cut-off AVI has no table, and its header counts what is missing.
@@ -204,7 +204,7 @@ def with_first_frame(facts: VideoInfo, first: VideoFrame, size_bytes: int | None
 
 
 def _pixel_aspect(stream: VideoStream) -> Fraction:
-    """Of the coded picture; 1 where none is told, or one that no camera has."""
+    """Of the coded picture; 1 if none is given, or one that no camera has."""
     aspect = stream.sample_aspect_ratio
     return aspect if aspect and Fraction(1, 8) <= aspect <= 8 else Fraction(1)
 
@@ -212,7 +212,7 @@ def _pixel_aspect(stream: VideoStream) -> Fraction:
 def check_duration(
     info: VideoInfo, start_s: float | None, end_s: float | None, limits: VideoConfig, where: str
 ) -> None:
-    """Refuse a range that is longer than allowed, as far as the container tells."""
+    """Refuse a range that is longer than allowed, if the container says so."""
     if info.duration_s is None or info.duration_is_estimate:
         return  # reading tells
     seconds = min(info.duration_s, end_s if end_s is not None else info.duration_s) - (start_s or 0.0)

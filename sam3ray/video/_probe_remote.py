@@ -61,7 +61,7 @@ def probe_uri(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any] 
 
 
 def _streamed() -> type:
-    """What fsspec gives for a file of a web server that can only be read from its beginning to its end."""
+    """fsspec's file object for a web server without range requests: read once, from beginning to end."""
     from fsspec.implementations.http import HTTPStreamFile
 
     kind: type = HTTPStreamFile
@@ -69,7 +69,7 @@ def _streamed() -> type:
 
 
 def _probe_beginning(fs: Any, video: RemoteVideo, limits: VideoConfig) -> VideoInfo:
-    """From as much as BUDGET_BYTES, for servers that tell no size or give no ranges."""
+    """From at most BUDGET_BYTES, for servers that give no size or no ranges."""
     file, where = video.files[0], redact_uri(video.uri)
     budget = min(BUDGET_BYTES, limits.max_size_bytes)
     with TemporaryDirectory(prefix="sam3ray-probe-") as folder:
