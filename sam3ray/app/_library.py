@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from sam3ray.files import is_local
 from sam3ray.guard.redact import redact
 from sam3ray.manifest import read_manifest
 from sam3ray.values.clip import Clip
+from sam3ray.values.clip_ids import derive_clip_id
 from sam3ray.video import ClipFrames, VideoCache
 
 _STILLS_BYTES = 2 * 2**30  # of one clip on disk
@@ -120,7 +122,7 @@ class Library:
                 f"a manifest from elsewhere names {own!r:.200}, which is on this machine's disk; "
                 "allowed: addresses of stores and web servers"
             )
-        return self.add(clips)
+        return self.add(clips, names=_names(clips))
 
     def entries(self, run: int | None = None) -> list[Entry]:
         with self._lock:
@@ -167,6 +169,23 @@ def _without_placeholder(clips: Sequence[Clip]) -> list[Clip]:
     from dataclasses import replace
 
     return [replace(each, prompts=()) if each.prompts == ("object",) else each for each in clips]
+
+
+def _names(clips: Sequence[Clip]) -> list[str]:
+    """Clips without an id of their own are called like their files, where no two files have one name."""
+    files = [shown_name(each.uri) for each in clips]
+    count = Counter(files)
+    return [
+        file if count[file] == 1 and _is_derived(clip) else clip.clip_id
+        for clip, file in zip(clips, files, strict=True)
+    ]
+
+
+def _is_derived(clip: Clip) -> bool:
+    """Whether the id comes from the whole file's address, or from its path below the folder that is the manifest."""
+    parts = clip.uri.split("/")
+    paths = ("/".join(parts[n:]) for n in range(len(parts)))
+    return any(clip.clip_id == derive_clip_id(each, None, None) for each in paths if each)
 
 
 def _packed(indices: Sequence[int]) -> list[int] | None:

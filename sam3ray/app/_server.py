@@ -126,7 +126,7 @@ def _add_clips(app: FastAPI, service: Service) -> None:
             "thresholds": {name: getattr(options.tracking, name) for name in THRESHOLDS},
             "checkpoint": redact(options.model.checkpoint),
             "camera": redact(options.camera) if options.camera is not None else None,
-            "phrases": list(options.phrases),
+            "phrases": list(options.phrases if service.show is None else service.show.view.phrases),
             "runs": [{"number": each.number, "name": each.name, "place": each.place} for each in service.reviews],
         }
 

@@ -219,11 +219,11 @@ def _pages(address: str, folder: Path) -> Iterator[list[Page]]:
             page = browser.new_context(permissions=["camera"]).new_page()
             page.goto(address)
             page.goto(address.partition("/?")[0] + "/#live")
-            page.locator('.model[data-state="ready"]').wait_for(timeout=180_000)
+            page.locator('.model[data-state="ready"]').wait_for(timeout=900_000)
             if source == "webcam":
                 page.get_by_role("button", name="Stop").click()
                 page.get_by_role("button", name="Start the webcam").click()
-            page.locator(".picture[data-ticket]").wait_for(timeout=60_000)
+            page.locator(".picture[data-ticket]").wait_for(timeout=900_000)
             pages.append(page)
         yield pages
         browser.close()

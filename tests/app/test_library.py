@@ -1,4 +1,4 @@
-"""What somebody tries who has the token: files of the server, its memory."""
+"""The clips of a page: what they are called, and what somebody with the token cannot add, open or fill memory with."""
 
 from __future__ import annotations
 
@@ -99,3 +99,20 @@ def test_a_picture_that_would_fill_the_memory_is_refused():
     Image.new("RGB", (4097, 1)).save(sink, "WEBP")
     with pytest.raises(UserError, match="4097x1"):
         decode_picture(sink.getvalue())
+
+
+def test_clips_are_called_like_their_files(library, tmp_path):
+    for name in ("a.mp4", "x/a.mp4", "x/my holiday.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_clip(SPEC, tmp_path / name)
+    (tmp_path / "clips.jsonl").write_text(
+        "".join(
+            json.dumps({"uri": f"{tmp_path}/{name}", **more}) + "\n"
+            for name, more in (("a.mp4", {}), ("x/a.mp4", {}), ("x/my holiday.mp4", {}), ("a.mp4", {"clip_id": "own"}))
+        )
+    )
+    names = [each.name for each in library.add_source(str(tmp_path / "clips.jsonl"))]
+    assert names[2:] == ["my holiday.mp4", "own"]
+    assert names[0] != names[1]
+    assert [each.name for each in library.add_source(str(tmp_path / "x" / "my holiday.mp4"))] == ["my holiday.mp4"]
+    assert sorted(each.name for each in library.add_source(str(tmp_path / "x"))) == ["a.mp4", "my holiday.mp4"]
