@@ -31,7 +31,7 @@ from sam3ray.engine.state_tensors import StateTensors
 from sam3ray.job.windows import ClipWindows
 from sam3ray.job.worker import ClipWorker
 from sam3ray.manifest import read_manifest
-from sam3ray.shapes import ClipSpec, write_clip
+from sam3ray.shapes import ClipSpec, clip_phrases, write_clip
 from sam3ray.store import RunStore
 
 PAGE = Path(__file__).parent.parent / "docs" / "long-clips.md"
@@ -152,8 +152,9 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_clip(ClipSpec(seed=6, frames=options.frames, width=640, height=360, objects=(3, 3)), folder / "clip.mp4")
-        row = {"clip_id": "clip", "uri": str(folder / "clip.mp4"), "prompts": ["red circle", "star", "triangle"]}
+        spec = ClipSpec(seed=6, frames=options.frames, width=640, height=360, objects=(3, 3))
+        write_clip(spec, folder / "clip.mp4")
+        row = {"clip_id": "clip", "uri": str(folder / "clip.mp4"), "prompts": list(clip_phrases(spec))}
         (folder / "clips.jsonl").write_text(json.dumps(row) + "\n")
         used: dict[str, list[float]] = {"off": [], "checkpoint": []}
         all_costs: list[Costs] = []
