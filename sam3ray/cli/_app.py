@@ -59,6 +59,9 @@ Revision = Annotated[
     str | None,
     typer.Option("--revision", metavar="R", help="Apply corrections up to this revision: latest, or a number."),
 ]
+Workers = Annotated[
+    int | None, typer.Option("--workers", metavar="N", min=1, help="Number of processes. Default: one per CPU.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 LogLevel = Annotated[
     str,

@@ -15,6 +15,7 @@ from sam3ray.cli._app import (
     Output,
     Revision,
     Set,
+    Workers,
     _example,
     _given_storage,
     _named_revision,
@@ -48,9 +49,7 @@ def evaluate(
         bool,
         typer.Option("--ignore-prompts", help="Ignore which phrase found an object, for truth without classes."),
     ] = False,
-    workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", min=1, help="Number of processes. Default: one per CPU.")
-    ] = None,
+    workers: Workers = None,
     revision: Revision = None,
     set_: Set = None,
     as_json: AsJson = False,
@@ -137,9 +136,7 @@ def export_labels(
         bool, typer.Option("--images", help="Also extract the exported frames to where the tool expects them.")
     ] = False,
     revision: Revision = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", min=1, help="Number of processes. Default: one per CPU.")
-    ] = None,
+    workers: Workers = None,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",

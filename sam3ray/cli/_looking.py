@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from sam3ray.cli._app import OK, AsJson, LogLevel, Output, Set, _example, _options, _place, _storage, _verb, app
+from sam3ray.cli._app import (
+    OK,
+    AsJson,
+    LogLevel,
+    Output,
+    Set,
+    Workers,
+    _example,
+    _options,
+    _place,
+    _storage,
+    _verb,
+    app,
+)
 from sam3ray.display.console import complain, counter, facts_table, plain, print_result
 
 
@@ -28,9 +41,7 @@ def triage(
         ),
     ] = None,
     top: Annotated[int, typer.Option("--top", metavar="N", min=1, help="Print this many clips and objects.")] = 10,
-    workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", min=1, help="Number of processes. Default: one per CPU.")
-    ] = None,
+    workers: Workers = None,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
@@ -66,9 +77,7 @@ def report(
         int | None,
         typer.Option("--sample", metavar="N", min=1, help="Read the rows of N clips instead of all."),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", metavar="N", min=1, help="Number of processes. Default: one per CPU.")
-    ] = None,
+    workers: Workers = None,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",

@@ -126,7 +126,7 @@ class DriverLease:
             )
 
     def _is_sure(self) -> bool:
-        """Whether no other process can have taken over: none may before `stale_s`, half of it spare for the next step."""
+        """Whether no other process can have taken over: none may before `stale_s`. Half of it is margin."""
         return _seconds_since(self._held_at) < self._stale_s / 2
 
     # ---- taking
