@@ -44,7 +44,6 @@ class Watch:
 
     object_id: int
     first: int
-    last: int
     found: dict[int, list[float]] = field(default_factory=dict)
 
     @property
@@ -57,6 +56,7 @@ class Relinker:
 
     Attributes:
         watches, gone: by object id.
+        frame: the last one.
         renamed: what the last frame has brought: id of a new object -> its old id.
     """
 
@@ -65,6 +65,7 @@ class Relinker:
         self.watches: dict[int, Watch] = {}
         self.gone: dict[int, Gone] = {}
         self.renamed: dict[int, int] = {}
+        self.frame = 0
         self._going: list[DetectedObject] = []
         propagation.keeps = self._keeps
 
@@ -78,6 +79,7 @@ class Relinker:
         Returns:
             (id, old id, old score) of new objects that turn out to be lost ones. The propagation knows it already.
         """
+        self.frame = frame
         self._remember(frame)
         objects = {each.object_id: each for each in self._propagation.objects}
         known = objects.keys() | self.gone.keys()
@@ -85,17 +87,15 @@ class Relinker:
         for each in [each for each in objects.values() if each.born == frame]:
             lost = self._lost(each, frame)
             if lost:
-                self.watches[each.object_id] = Watch(each.object_id, frame, frame, {key: [] for key in lost})
+                self.watches[each.object_id] = Watch(each.object_id, frame, {key: [] for key in lost})
         self.renamed = {}
         if not self.watches:
             return []
         shown = _with_mask(step.result)
         for watch in self.watches.values():
             watch.found = {key: each for key, each in watch.found.items() if key in known - shown}
-            if watch.object_id in shown:
-                watch.last = frame
-                if frame - watch.first in PROBED and watch.found:
-                    self._probe(features, frame, watch, step.result)
+            if watch.object_id in shown and frame - watch.first in PROBED and watch.found:
+                self._probe(features, frame, watch, step.result)
         return self._decide(step.young)
 
     def remove(self, object_ids: Collection[int], phrases: Collection[str]) -> None:
@@ -151,8 +151,10 @@ class Relinker:
 
     def _decide(self, young: frozenset[int]) -> list[tuple[int, int, float]]:
         order = sorted(self.watches.values(), key=lambda each: (each.first, each.object_id))
+        # A frame on which either of the two has no mask counts 0.
+        looks = {watch.key: sum(watch.first + step <= self.frame for step in PROBED) for watch in order}
         scores: dict[Hashable, dict[int, float]] = {
-            watch.key: {key: sum(each) / len(each) for key, each in watch.found.items() if each} for watch in order
+            watch.key: {key: sum(each) / looks[watch.key] for key, each in watch.found.items()} for watch in order
         }
         pairs = [(watch, old) for watch, old in accepted(order, scores) if watch.object_id not in young]
         self.watches = {key: watch for key, watch in self.watches.items() if key in young}

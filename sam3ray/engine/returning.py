@@ -6,23 +6,18 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 PROBED = (0, 4, 8)  # frames after the first on which an object is compared with what lost ones remember
-ENOUGH = 0.5  # the least score
+ENOUGH = 0.4  # the least score: about .6 on two frames of three
 MARGIN = 0.15  # by which it must be better than any other
 
 _Lost = TypeVar("_Lost", bound=Hashable)
 
 
 class Appearing(Protocol):
-    """`first`, `last`: where it is seen, up to now."""
-
     @property
     def key(self) -> Hashable: ...
 
     @property
     def first(self) -> int: ...
-
-    @property
-    def last(self) -> int: ...
 
 
 _Birth = TypeVar("_Birth", bound=Appearing)
@@ -32,8 +27,8 @@ def accepted(births: Sequence[_Birth], scores: Mapping[Hashable, Mapping[_Lost, 
     """Births with the lost objects that they are, one to one.
 
     A score counts from `ENOUGH` on, if it is better by `MARGIN` than what the birth has with any other lost object, and
-    than what the lost object has with any other birth that is there at the same time. Of births that follow each other
-    the earliest gets the lost object.
+    than what the lost object has with any other birth that appears at about the same time. Of births that follow each
+    other the earliest gets the lost object.
 
     Args:
         births: in order of appearance.
@@ -49,7 +44,7 @@ def accepted(births: Sequence[_Birth], scores: Mapping[Hashable, Mapping[_Lost, 
         rivals = [
             scores.get(other.key, {}).get(lost, 0.0)
             for other in births
-            if other is not birth and other.first <= birth.last and birth.first <= other.last
+            if other is not birth and abs(other.first - birth.first) <= PROBED[-1]
         ]
         if lost not in given and best - max(second, *rivals, 0.0) >= MARGIN:
             given.add(lost)

@@ -191,11 +191,12 @@ def _relinking(relinker: Relinker | None, tracker: Tracker, tensors: StateTensor
     gone = list(relinker.gone.values())
     memories = captured_memories([each.memory for each in gone], tracker, "relinking", tensors)
     return RelinkingState(
+        relinker.frame,
         [
             GoneState(each.object_id, each.prompt, each.score, each.last, memory)
             for each, memory in zip(gone, memories, strict=True)
         ],
-        [WatchState(e.object_id, e.first, e.last, list(e.found.items())) for e in relinker.watches.values()],
+        [WatchState(e.object_id, e.first, list(e.found.items())) for e in relinker.watches.values()],
     )
 
 

@@ -175,8 +175,9 @@ def _relinking_again(
         relinker.gone[each.object_id] = Gone(each.object_id, each.prompt, each.score, each.last, memory)
     if relinker.gone.keys() & propagation.object_ids or len(relinker.gone) != len(saved.gone):
         raise ValueError("an object is lost and tracked, or lost twice")
+    relinker.frame = saved.frame
     for watch in saved.watches:
-        relinker.watches[watch.object_id] = Watch(watch.object_id, watch.first, watch.last, dict(watch.found))
+        relinker.watches[watch.object_id] = Watch(watch.object_id, watch.first, dict(watch.found))
 
 
 def _exemplars_again(session: Session, saved: ExemplarsState, tensors: StateTensors) -> None:

@@ -63,12 +63,12 @@ class GoneState:
 class WatchState:
     object_id: Count
     first: Count
-    last: Count
     found: list[tuple[Count, list[float]]]
 
 
 @checked(config=STRICT)
 class RelinkingState:
+    frame: Count
     gone: list[GoneState]
     watches: list[WatchState]
 

@@ -7,6 +7,7 @@ from functools import partial
 
 from sam3ray.engine.ending import EndingFile
 from sam3ray.engine.recall import Recall
+from sam3ray.engine.returning import PROBED
 from sam3ray.masks import MaskRuns
 from sam3ray.model import Model
 from sam3ray.stitching._link import link_windows
@@ -52,7 +53,7 @@ class MemoryProbe:
         return self._endings[window]
 
     def scores(self, lost: Sequence[tuple[int, int]], track: Track) -> list[float]:
-        """The mean IoU with the track's mask, over the track's first frames; 0 on those where the object is not found.
+        """The mean IoU with the track's mask, over three frames; 0 on those that lack the object, or the track.
 
         Raises:
             StateError: the ending of a window is damaged, or of another model.
@@ -71,7 +72,7 @@ class MemoryProbe:
                 for place, each in zip(places, found, strict=True):
                     sums[place] += _iou(mask, each)
             self._progress()
-        return [total / len(track.probed) for total in sums]
+        return [total / len(PROBED) for total in sums]
 
 
 def link(

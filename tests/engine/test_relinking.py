@@ -183,7 +183,7 @@ def test_live_results_are_not_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (shown[0], shown[19]) == ((1,), (2,))
 
 
-@pytest.mark.parametrize("cut", [12, 18, 25])  # lost; watched; after the decision
+@pytest.mark.parametrize("cut", [12, 18, 25, 32])  # lost; watched; after the decision; at the end
 def test_a_session_saved_and_loaded_relinks_as_one_that_was_not(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cut: int
 ) -> None:
