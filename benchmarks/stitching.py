@@ -1,0 +1,464 @@
+"""What cutting a clip into windows costs in identities: against the truth, and against the same clip in one piece.
+
+    python benchmarks/stitching.py --work /tmp/stitching              # 20 drawn clips of 600 frames, one by one
+    python benchmarks/stitching.py --work /tmp/stitching --clips 2 --json figures.json
+    python benchmarks/stitching.py --work /tmp/stitching --figures    # of what is there, without working on more
+    python benchmarks/stitching.py --work /tmp/stitching --write      # and put the table into docs/long-clips.md
+
+The clips are hard on purpose: four or five objects of one shape cross, pass behind pillars, leave the frame and come
+back. Each clip is worked on in one piece and in windows of 60, 150 and 300 frames, once a window: a window with the
+longest overlap holds the rows of every shorter one. All that the windows gave, and the figures of each clip, are kept
+in the work folder: a run that was stopped goes on where it was. Figures are of the clips whose windows are all there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice, pairwise, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import sam3ray
+from sam3ray.engine.ending import Ending
+from sam3ray.engine.lookahead import LENGTH_HORIZON
+from sam3ray.engine.session import Session
+from sam3ray.evaluate._track_eval import Measured, Sequences, combine, measure
+from sam3ray.job.windows import read_window, write_window
+from sam3ray.masks import MaskRuns, encode_masks, iou_matrix, read_rle
+from sam3ray.model import Model
+from sam3ray.shapes import Artist, ClipSpec, Scene, make_scene
+from sam3ray.shapes.scene import Path as Way
+from sam3ray.stitching import Links, MemoryProbe, Window, link_windows, merge
+from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
+from sam3ray.values.cutting import Cut, cuts
+from sam3ray.video import Frame
+
+PAGE = Path(__file__).parent.parent / "docs" / "long-clips.md"
+FIRST_SEED = 7_310_000  # used nowhere else
+FPS = 12.0
+OVERLAPS = {60: (4, 8, 16), 150: (4, 8, 16, 32), 300: (4, 8, 16, 32)}
+HOTSTART = 15
+BEGIN, END = "<!-- stitching benchmark: begin -->", "<!-- stitching benchmark: end -->"
+SEEN, KINDS = 0.25, ("visible", "partly", "hidden")
+
+
+# ---- the clips --------------------------------------------------------------------------------------------------
+
+
+def hard_scene(seed: int, width: int, height: int, frames: int) -> Scene:
+    """A drawn scene whose objects have one shape and keep crossing each other; half of them leave and come back."""
+    spec = ClipSpec(seed=seed, width=width, height=height, frames=frames, fps=FPS, objects=(4, 5))
+    scene = make_scene(spec)
+    rng = np.random.default_rng([seed, 1])
+    shape = scene.objects[0].shape
+    things = []
+    for thing in scene.things:
+        if thing.colour is None:
+            things.append(thing)
+            continue
+        radius = float(rng.uniform(0.09, 0.14))
+        # Beyond the frame by up to 2.5 radii more than it takes to be gone: away for some seconds.
+        margin = -radius * float(rng.uniform(1.5, 4.0)) if thing.object_id % 2 else 0.6 * radius
+        heading, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.08, 0.22)
+        way = Way(
+            start=(float(rng.uniform(0.2, scene.aspect - 0.2)), float(rng.uniform(0.2, 0.8))),
+            velocity=(float(speed * np.cos(heading)), float(speed * np.sin(heading))),
+            box=(margin, margin, scene.aspect - margin, 1.0 - margin),
+            sway=(0.0, 0.0),
+            rate=(1.0, 1.0),
+            phase=(0.0, 0.0),
+        )
+        things.append(replace(thing, shape=shape, radius=radius, path=way))
+    return replace(scene, things=tuple(things))
+
+
+class Clip:
+    """One drawn clip: its frames, and its truth for the one phrase that is asked for."""
+
+    def __init__(self, seed: int, width: int, height: int, frames: int) -> None:
+        self.name, self.length, self.size = f"hard-{seed}", frames, (height, width)
+        self._scene = hard_scene(seed, width, height, frames)
+        self._artist = Artist(self._scene)
+        self.prompt = self._scene.objects[0].shape
+
+    def frame_at(self, position: int) -> Frame:
+        return Frame(position, round(position * 90_000 / FPS), position / FPS, self._artist.frame(position).image)
+
+    def read(self, start: int) -> Iterator[Frame]:
+        return map(self.frame_at, range(start, self.length))
+
+    def truth(self) -> Iterator[FrameAnnotations]:
+        for position in range(self.length):
+            drawn = self._artist.frame(position)
+            present = [each.object_id for each in self._scene.objects if drawn.mask(each.object_id).any()]
+            masks = encode_masks(np.stack([drawn.mask(k) for k in present])) if present else []
+            objects = tuple(
+                ObjectAnnotation(k, self.prompt, 1.0, 1.0, tuple(map(float, m.bbox)), m.area, m.rle, drawn.visible[k])  # type: ignore[arg-type]
+                for k, m in zip(present, masks, strict=True)
+            )
+            pts = round(position * 90_000 / FPS)
+            yield FrameAnnotations(position, pts, position / FPS, *self.size, objects)
+
+
+# ---- the windows ------------------------------------------------------------------------------------------------
+
+
+class Once:
+    """Backbone and detector look at a frame once, however many windows hold it. The numbers are the same."""
+
+    def __init__(self, model: Model, size: tuple[int, int], like: Once | None = None) -> None:
+        with model.session(*size) as session:
+            self._engine = session.engine
+        self._neck, self._detector = self._engine.neck, self._engine.detector
+        self._seen: dict[bytes, Any] = {} if like is None else like._seen
+        self._found: dict[int, Any] = {} if like is None else like._found
+
+    def __enter__(self) -> Once:
+        self._engine.neck = self._engine.detector = self  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.neck, self._engine.detector = self._neck, self._detector
+
+    def see(self, pixels: torch.Tensor) -> Any:
+        key = hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16).digest()
+        if key not in self._seen:
+            self._seen[key] = self._neck.see(pixels)
+        return self._seen[key]
+
+    def propose(self, hidden: torch.Tensor, phrases: Any, position: int) -> Any:
+        if id(hidden) not in self._found:  # `_seen` keeps it, so that its id stays its own
+            self._found[id(hidden)] = self._detector.propose(hidden, phrases, position)
+        return self._found[id(hidden)]
+
+
+def pieces(length: int) -> dict[int, list[Cut]]:
+    """Window length -> its windows, with the longest overlap."""
+    return {w: list(cuts(length, w, max(overlaps), HOTSTART, 2)) for w, overlaps in OVERLAPS.items()}
+
+
+def ends_of(cut: Cut, size: int, length: int) -> dict[int, int]:
+    """Overlap -> where a window's rows end with it."""
+    return {overlap: min(cut.stop + overlap, length) for overlap in OVERLAPS[size]}
+
+
+def work(
+    model: Model, clip: Clip, start: int, end: int, snapshots: set[int]
+) -> tuple[list[FrameAnnotations], dict[int, Ending]]:
+    """The rows from `start` on, and the endings at some positions."""
+    taken: dict[int, Ending] = {}
+    rows: list[FrameAnnotations] = []
+    with model.session(*clip.size, length=max(end - start, LENGTH_HORIZON)) as session:
+        session.opening = start == 0
+        session.progress = lambda: _snapshot(session, start, snapshots, taken)
+        session.add(clip.prompt)
+        for frame in islice(clip.read(start), end - start):
+            rows += [result.annotations for result in session.step(frame)]
+        rows += [result.annotations for result in session.finish()]
+    return rows, taken
+
+
+def _snapshot(session: Session, start: int, snapshots: set[int], taken: dict[int, Ending]) -> None:
+    if start + session.clock.worked in snapshots:
+        taken[start + session.clock.worked] = Ending.of(session, start)
+
+
+def keep(folder: Path, name: str, rows: Sequence[FrameAnnotations], start: int, taken: dict[int, Ending]) -> None:
+    for until, ending in taken.items():
+        named = {each.object_id for frame in rows[: until - start] for each in frame.objects}
+        ending.write(folder / f"{name}-{until}.safetensors", {each: each for each in named})
+    partial = folder / f".{name}.parquet"
+    write_window(partial, name, list(rows))
+    partial.rename(folder / f"{name}.parquet")
+
+
+def compute(model: Model, clip: Clip, folder: Path) -> None:
+    """All that the model does with a clip, as far as it is not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    windows = pieces(clip.length)
+    with Once(model, clip.size) as once:
+        if not (folder / "whole.parquet").exists():
+            firsts = {until for w, found in windows.items() for until in ends_of(found[0], w, clip.length).values()}
+            keep(folder, "whole", *_at(0, work(model, clip, 0, clip.length, firsts)))
+        for w, found in windows.items():
+            for cut in found[1:]:
+                name = f"{w}-{cut.index}"
+                if not (folder / f"{name}.parquet").exists():
+                    ends = set(ends_of(cut, w, clip.length).values()) if cut.until < clip.length else set[int]()
+                    rows, taken = work(model, clip, cut.start, cut.end, ends)
+                    keep(folder, name, rows[: cut.until - cut.start], cut.start, taken)
+        if not (folder / "relinked.parquet").exists():
+            relinking = model.with_tracking(model.tracking.model_copy(update={"relink": True}))
+            with Once(relinking, clip.size, once):
+                keep(folder, "relinked", *_at(0, work(relinking, clip, 0, clip.length, set())))
+
+
+def _at(start: int, worked: tuple[list[FrameAnnotations], dict[int, Ending]]) -> tuple[Any, ...]:
+    return worked[0], start, worked[1]
+
+
+# ---- the figures ------------------------------------------------------------------------------------------------
+
+
+def masks(frame: FrameAnnotations) -> list[MaskRuns]:
+    return [read_rle(each.rle, frame.height, frame.width) for each in frame.objects]
+
+
+class Compared:
+    """Frames beside frames of the truth, or of the clip in one piece: what does not depend on ids, once."""
+
+    def __init__(self, frames: Sequence[FrameAnnotations], others: Sequence[FrameAnnotations], *, true: bool) -> None:
+        self.ious: list[np.ndarray] = []
+        self.given: list[list[bool]] = []
+        self.asked: list[list[bool]] = []
+        for frame, other in zip(frames, others, strict=True):
+            mine, theirs = masks(frame), masks(other)
+            ious = iou_matrix(theirs, mine)
+            asked = [not true or (each.visibility or 0.0) >= SEEN for each in other.objects]
+            ignored = [mask for mask, is_asked in zip(theirs, asked, strict=True) if not is_asked]
+            # As in `sam3ray eval`: what stands for an object that is hardly seen is neither right nor wrong.
+            self.given.append(
+                [
+                    bool((ious[asked, j] >= 0.5).any())
+                    or not any(mask.common([faint])[0] > 0.3 * mask.area for faint in ignored)
+                    for j, mask in enumerate(mine)
+                ]
+            )
+            self.ious.append(ious)
+            self.asked.append(asked)
+
+
+def measured(compared: Sequence[tuple[Compared, int]], frames: Sequence[FrameAnnotations], others: Any) -> Measured:
+    """HOTA, IDF1 and switches. `compared`: for each frame where it was compared, and its place there."""
+    ids, true, ious = [], [], []
+    for frame, other, (one, n) in zip(frames, others, compared, strict=True):
+        given, asked = one.given[n], one.asked[n]
+        ids.append([each.object_id for each, is_given in zip(frame.objects, given, strict=True) if is_given])
+        true.append([each.object_id for each, is_asked in zip(other.objects, asked, strict=True) if is_asked])
+        ious.append(one.ious[n][np.ix_(asked, given)])
+    return measure(Sequences(true, ids, ious), 0.5)
+
+
+def partners(compared: tuple[Compared, int], frame: FrameAnnotations, whole: FrameAnnotations) -> dict[int, int]:
+    """Object of the clip in one piece -> the object here that has its mask."""
+    ious = compared[0].ious[compared[1]]
+    found = {}
+    for i, each in enumerate(whole.objects):
+        if ious.shape[1] and ious[i].max() >= 0.5:
+            found[each.object_id] = frame.objects[int(ious[i].argmax())].object_id
+    return found
+
+
+def crossings(
+    cuts_: Sequence[Cut], others: Sequence[FrameAnnotations], found: Sequence[Mapping[int, int]], *, true: bool
+) -> dict[str, list[int]]:
+    """Of each kind of crossing: how many there are, and in how many the object keeps its id.
+
+    A crossing is an object of the others (the truth, or the clip in one piece) that is seen before a boundary and after
+    it. `visible`: on every frame of the overlap; `hidden`: on none. Compared are the last frame before the overlap and
+    the first one behind it on which the object is found here, too.
+    """
+    seen = [
+        {each.object_id for each in frame.objects if not true or (each.visibility or 0.0) >= SEEN} for frame in others
+    ]
+    counts = {kind: [0, 0] for kind in KINDS}
+    for before, after in pairwise(cuts_):
+        for each in set.union(*seen[: after.start]) & set.union(*seen[before.until :]):
+            shared = [each in seen[t] for t in range(after.start, before.until)]
+            kind = "visible" if all(shared) else "partly" if any(shared) else "hidden"
+            left = next((found[t][each] for t in range(after.start - 1, -1, -1) if each in found[t]), None)
+            right = next((found[t][each] for t in range(before.until, len(found)) if each in found[t]), None)
+            counts[kind][0] += 1
+            counts[kind][1] += left is not None and left == right
+    return counts
+
+
+def figures(model: Model, clip: Clip, folder: Path, out: dict[str, Any]) -> None:
+    """Of one clip, as JSON: by window length, overlap and probe. Only those that are missing, of what is there."""
+    if not (folder / "whole.parquet").exists():
+        return
+    truth, whole = list(clip.truth()), list(read_window(folder / "whole.parquet"))
+    both = {True: truth, False: whole}
+    of_whole = {true: Compared(whole, others, true=true) for true, others in both.items()}
+    of_one_piece = [partners((of_whole[True], n), *each) for n, each in enumerate(zip(whole, truth, strict=True))]
+    out["whole"] = _json(measured([(of_whole[True], n) for n in range(len(whole))], whole, truth))
+    if (folder / "relinked.parquet").exists() and "relinked" not in out:
+        relinked = list(read_window(folder / "relinked.parquet"))
+        one = Compared(relinked, truth, true=True)
+        out["relinked"] = _json(measured([(one, n) for n in range(len(relinked))], relinked, truth))
+    for w, found in pieces(clip.length).items():
+        is_there = all((folder / f"{w}-{cut.index}.parquet").exists() for cut in found[1:])
+        if not is_there or any(key.startswith(f"{w}/") for key in out):
+            continue
+        rows = [whole[: found[0].until]]
+        rows += [list(read_window(folder / f"{w}-{cut.index}.parquet")) for cut in found[1:]]
+        compared = {
+            true: [
+                Compared(each, others[cut.start : cut.until], true=true) for each, cut in zip(rows, found, strict=True)
+            ]
+            for true, others in both.items()
+        }
+        for overlap, with_probe in product(OVERLAPS[w], (False, True)):
+            shorter = [replace(cut, until=ends_of(cut, w, clip.length)[overlap]) for cut in found]
+            windows = [
+                Window(cut, each[: cut.until - cut.start], _ending(folder, w, cut, clip.length))
+                for cut, each in zip(shorter, rows, strict=True)
+            ]
+            probe = MemoryProbe(model, *clip.size, windows, clip.frame_at) if with_probe else None
+            links = Links.loads(link_windows(windows, probe, [clip.prompt]).dumps())
+            places: list[tuple[int, int]] = []
+            for k, cut in enumerate(shorter):
+                places += [(k, t - cut.start) for t in range(len(places), cut.until)]
+            # As `merge` shows them, but in the order of the window's rows, in which they were compared.
+            merged = [_renamed(rows[k][n], k, links) for k, n in places]
+            assert [{each.object_id for each in frame.objects} for frame in merged] == [
+                {each.object_id for each in frame.objects} for frame in merge(windows, links)
+            ]
+            at = {true: [(compared[true][k], n) for k, n in places] for true in both}
+            matched = {
+                true: [partners(*each) for each in zip(at[true], merged, others, strict=True)]
+                for true, others in both.items()
+            }
+            out[f"{w}/{overlap}/{'memory' if with_probe else 'overlap'}"] = {
+                "truth": _json(measured(at[True], merged, truth)),
+                "whole": _json(measured(at[False], merged, whole)),
+                "crossings": crossings(shorter, whole, matched[False], true=False),
+                "true": crossings(shorter, truth, matched[True], true=True),
+                "true, one piece": crossings(shorter, truth, of_one_piece, true=True),
+                "by_memory": sum(joint.by == "memory" for joint in links.joints),
+            }
+
+
+def _renamed(frame: FrameAnnotations, window: int, links: Links) -> FrameAnnotations:
+    ids = (links.by_track[window, each.object_id].object_id for each in frame.objects)
+    return replace(frame, objects=tuple(replace(o, object_id=i) for o, i in zip(frame.objects, ids, strict=True)))
+
+
+def _ending(folder: Path, size: int, cut: Cut, length: int) -> Path | None:
+    if cut.until == length:
+        return None
+    return folder / f"{f'{size}-{cut.index}' if cut.index else 'whole'}-{cut.until}.safetensors"
+
+
+def _json(found: Measured) -> dict[str, Any]:
+    """TrackEval's counts, from which clips are combined, as JSON."""
+    return {
+        metric: {
+            name: value.tolist() if isinstance(value, np.ndarray | np.generic) else value for name, value in of.items()
+        }
+        for metric, of in found.items()
+    }
+
+
+def _combined(parts: Sequence[Mapping[str, Any]]) -> tuple[float, float, int]:
+    """HOTA, IDF1, switches."""
+    again = [
+        {m: {n: np.array(v) if isinstance(v, list) else v for n, v in of.items()} for m, of in p.items()} for p in parts
+    ]
+    found = combine(again)
+    return float(np.mean(found["HOTA"]["HOTA"])), float(found["Identity"]["IDF1"]), int(found["CLEAR"]["IDSW"])
+
+
+def interval(kept: int, count: int) -> str:
+    """Wilson's 95% interval."""
+    if not count:
+        return ""
+    z, p = 1.96, kept / count
+    middle, half = p + z * z / (2 * count), z * float(np.sqrt(p * (1 - p) / count + z * z / (4 * count * count)))
+    low, high = ((middle + sign * half) / (1 + z * z / count) for sign in (-1, 1))
+    return f" ({max(low, 0):.0%}-{min(high, 1):.0%})"
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Of all clips."""
+    clips = [each for each in found.values() if "whole" in each]
+    hota, idf1, switches = _combined([each["whole"] for each in clips])
+    lines = [
+        "| windows | overlap | HOTA | IDF1 | switches | per 1,000 crossings | IDF1, one piece as truth |"
+        " ids kept: visible | partly | hidden |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| one piece | | {hota:.3f} | {idf1:.3f} | {switches} | | 1 | | | |",
+    ]
+    every = [(w, overlap, how) for w in OVERLAPS for overlap in OVERLAPS[w] for how in ("overlap", "memory")]
+    for w, overlap, how in every:
+        of = [each[name] for each in clips if (name := f"{w}/{overlap}/{how}") in each]
+        if not of:
+            continue
+        apart = _combined([each["whole"] for each in clips if name in each])
+        here, here_idf1, here_switches = _combined([each["truth"] for each in of])
+        counts = {kind: np.sum([each["crossings"][kind] for each in of], axis=0).tolist() for kind in KINDS}
+        total = sum(count for count, _ in counts.values())
+        kept = " | ".join(f"{kept} of {count}{interval(kept, count)}" for count, kept in counts.values())
+        cells = (
+            f"{w}" if len(of) == len(clips) else f"{w} ({len(of)} clips)",
+            f"{overlap}{' + memory' if how == 'memory' else ''}",
+            f"{here:.3f} ({here - apart[0]:+.3f})",
+            f"{here_idf1:.3f}",
+            f"{here_switches}",
+            f"{1000 * (here_switches - apart[2]) / max(total, 1):+.0f}",
+            f"{_combined([each['whole'] for each in of])[1]:.3f}",
+        )
+        lines.append(f"| {' | '.join(cells)} | {kept} |")
+    lines += [
+        "",
+        "| windows | overlap | ids kept, truth as reference: visible (one piece) | partly | hidden |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for w, overlap, how in every:
+        of = [each[name] for each in clips if (name := f"{w}/{overlap}/{how}") in each]
+        if of and how == "memory":
+            here, piece = (
+                {kind: np.sum([each[name][kind] for each in of], axis=0).tolist() for kind in KINDS}
+                for name in ("true", "true, one piece")
+            )
+            cells = [f"{here[k][1]} of {here[k][0]}{interval(*here[k][::-1])} ({piece[k][1]})" for k in KINDS]
+            lines.append(f"| {w} | {overlap} + memory | {' | '.join(cells)} |")
+    many = "s" if len(clips) > 1 else ""
+    lines += ["", f"{len(clips)} drawn clip{many}, seeds from {FIRST_SEED}; 95% intervals by Wilson."]
+    both = [each for each in clips if "relinked" in each]
+    for name, how in (("whole", "without"), ("relinked", "with")):
+        if both:
+            hota, idf1, count = _combined([each[name] for each in both])
+            lines.append(f"In one piece {how} `tracking.relink`: HOTA {hota:.3f}, IDF1 {idf1:.3f}, {count} switches.")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for what the windows give")
+    parser.add_argument("--clips", type=int, default=20)
+    parser.add_argument("--frames", type=int, default=600)
+    parser.add_argument("--size", type=int, nargs=2, default=(160, 120), metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument("--checkpoint", default="embedded")
+    parser.add_argument("--figures", action="store_true", help="work on no more windows")
+    parser.add_argument("--json", type=Path, help="figures of each clip; those that are there are not made again")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/long-clips.md")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model = sam3ray.load(options.checkpoint, device="cpu")
+    path = options.json or options.work / "figures.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    for seed in range(FIRST_SEED, FIRST_SEED + options.clips):
+        clip = Clip(seed, *options.size, options.frames)
+        folder = options.work / clip.name
+        if not options.figures and "relinked" not in found.get(clip.name, {}):
+            compute(model, clip, folder)
+        with Once(model, clip.size):
+            figures(model, clip, folder, found.setdefault(clip.name, {}))
+        path.write_text(json.dumps(found))
+        if found[clip.name]:
+            print(table(found), flush=True)
+    if found and options.write:
+        head, rest = PAGE.read_text().split(BEGIN)
+        PAGE.write_text(f"{head}{BEGIN}\n\n{table(found)}\n\n{END}{rest.split(END)[1]}")
+
+
+if __name__ == "__main__":
+    main()
