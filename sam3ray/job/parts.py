@@ -31,7 +31,6 @@ from sam3ray.job.sink import WriterThread
 from sam3ray.job.sources import check_source
 from sam3ray.job.window_rows import read_window
 from sam3ray.planning import sequential_reason
-from sam3ray.stitching import Window
 from sam3ray.store import RunStore
 from sam3ray.store.annotation_file import AnnotationWriter, read_file_metadata
 from sam3ray.store.cut_clip import CutClip, CutsNote, WindowLost, WindowMark
@@ -103,6 +102,28 @@ class StoredRows:
             yield from read_window(path)
         finally:
             path.unlink(missing_ok=True)
+
+
+class StoredWindow:
+    """A window on the store, for `Stitching.link`: what its objects remember is fetched when it is asked for.
+
+    Attributes:
+        fetched: the files with memories that are here, by window; shared by all windows of the clip.
+    """
+
+    def __init__(self, clip: CutClip, cut: Cut, mark: WindowMark, folder: Path, fetched: dict[int, Path]) -> None:
+        self.cut = cut
+        self.frames = StoredRows(clip, cut.index, mark, folder, [])
+        self.fetched = fetched
+        self._clip, self._mark, self._folder = clip, mark, folder
+
+    @property
+    def ending(self) -> Path | None:
+        """Raises WindowLost if it is missing or damaged."""
+        path = self._clip.fetch_ending(self.cut.index, self._mark, self._folder)
+        if path is not None:
+            self.fetched[self.cut.index] = path
+        return path
 
 
 def facts_of(rows: Path) -> dict[str, Any]:
@@ -306,7 +327,7 @@ class PartWorker:
         note, digest = cuts_of(kept)
         folder = self._folder / f"{clip.clip_id[:100]}-{tried.attempt}.link"
         folder.mkdir()
-        endings: dict[int, Path | None] = {}
+        fetched: dict[int, Path] = {}
         try:
             with contextlib.closing(self._intake.take(clip, clock, progress)) as opened:
                 check_source(replace(clip, source=note.source), opened.source)
@@ -317,11 +338,8 @@ class PartWorker:
                     source = self._intake.source(opened, again=True)
                     video = source.video
                     assert isinstance(video, ClipFrames), "what may be read from the middle"
-                    endings = {index: kept.fetch_ending(index, mark, folder) for index, mark in enumerate(marks)}
-                    windows = [
-                        Window(cut, StoredRows(kept, cut.index, mark, folder, []), endings[cut.index])
-                        for cut, mark in zip(note.cuts, marks, strict=True)
-                    ]
+                    pairs = zip(note.cuts, marks, strict=True)
+                    windows = [StoredWindow(kept, cut, mark, folder, fetched) for cut, mark in pairs]
                     links = self._stitching.link(
                         self._segmenter,
                         windows,
@@ -335,8 +353,8 @@ class PartWorker:
         except WindowLost as lost:
             return forget_lost(kept, lost)
         except StateError as error:
-            named = [index for index, path in endings.items() if path is not None and str(path) in str(error)]
-            return forget_lost(kept, WindowLost(named or list(endings), str(error)))
+            named = [index for index, path in fetched.items() if str(path) in str(error)]
+            return forget_lost(kept, WindowLost(named or list(fetched), str(error)))
         finally:
             for file in folder.iterdir():
                 file.unlink(missing_ok=True)

@@ -47,4 +47,7 @@ class DrawnWindows:
         *,
         progress: Callable[[], None] | None = None,
     ) -> Links:
+        remembered = [each.ending.read_bytes() for each in windows[:-1]]
+        assert set(remembered) == {b"what is remembered"}
+        assert windows[-1].ending is None
         return link_windows(windows, None, prompts)
