@@ -106,6 +106,8 @@ def save_job(
         for name, value in tracking.model_dump(mode="json").items()
         if value != defaults.model_dump(mode="json")[name]
     }
+    if result is not None and result.order.visual and result.order.way != "forward":
+        changed["direction"] = result.order.way
     chosen = model.model_dump(mode="json")
     config: dict[str, Any] = {
         "manifest": "clips.jsonl",
@@ -125,11 +127,23 @@ def save_job(
     return {"job.yaml": text, "clips.jsonl": "".join(json.dumps(row) + "\n" for row in rows)}
 
 
-def zip_texts(files: dict[str, str], path: Path) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, text in files.items():
-            archive.writestr(name, text)
-    return path
+def job_notes(entries: Sequence[Entry], result: Result | None, folder: Path) -> list[str]:
+    """Sentences on what the job will not do as the page did.
+
+    Args:
+        folder: the page's own, deleted when its server ends.
+    """
+    notes = []
+    if count := sum(each.clip.uri.startswith(str(folder)) for each in entries):
+        notes.append(
+            f"{count} of the clips were uploaded or drawn for this page and are deleted with it: "
+            "give their uri in clips.jsonl a lasting place."
+        )
+    if result is not None and result.order.refinements:
+        notes.append(
+            "Prompts on objects that phrases found are not in the job, which cannot know those objects beforehand."
+        )
+    return notes
 
 
 def _zipped(folder: Path, path: Path) -> Path:

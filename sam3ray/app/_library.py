@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sam3ray.app._options import AppOptions
-from sam3ray.app._stills import Stills
+from sam3ray.app._stills import Stills, small_still
 from sam3ray.config import JobConfig, VideoConfig
 from sam3ray.failures import UserError
 from sam3ray.files import is_local
@@ -24,6 +24,7 @@ from sam3ray.video import ClipFrames, VideoCache
 
 _STILLS_BYTES = 2 * 2**30  # of one clip on disk
 _MAX_CLIPS = 100_000
+_MAX_THUMBS = 2_000
 
 
 class NotHere(LookupError):
@@ -85,6 +86,8 @@ class Library:
         self._stack = ExitStack()
         self._lock = threading.Lock()
         self._opening: dict[str, threading.Lock] = {}
+        self._thumbs: dict[str, bytes] = {}
+        self._thumbing = threading.Lock()
         self._cache = VideoCache(None, options.video.cache_bytes, options.storage, limits=options.video)
         self._stack.callback(self._close_stills)
 
@@ -134,7 +137,30 @@ class Library:
             raise NotHere(f"there is no clip {key[:100]!r} here")
         return self._entries[key]
 
+    def thumb(self, key: str) -> bytes:
+        """A small JPEG of a clip's first frame. One is made at a time: what is being looked at goes first.
+
+        Raises:
+            NotHere: there is no such clip.
+            ClipError: it cannot be read.
+        """
+        with self._thumbing:
+            if key not in self._thumbs:
+                self._thumbs[key] = small_still(next(self._opened(key).frames.read(0, 1)).image)
+                if len(self._thumbs) > _MAX_THUMBS:
+                    del self._thumbs[next(iter(self._thumbs))]
+            return self._thumbs[key]
+
     def open(self, key: str) -> OpenClip:
+        """Opens a clip to be looked at, and begins to decode its stills.
+
+        Raises: as `_opened`.
+        """
+        opened = self._opened(key)
+        opened.stills.fill()
+        return opened
+
+    def _opened(self, key: str) -> OpenClip:
         """Opens a clip, once; downloads it first if it is on a store.
 
         Raises:
@@ -151,7 +177,6 @@ class Library:
                 frames = ClipFrames(path, start_s=clip.start_s, end_s=clip.end_s, fps=clip.fps, limits=self.limits)
                 len(frames.indices)  # raises now if the file cannot be read
                 self._open[key] = OpenClip(path, frames, Stills(frames, self.folder / f"{key}.stills", _STILLS_BYTES))
-            self._open[key].stills.fill()
             return self._open[key]
 
     def close(self) -> None:

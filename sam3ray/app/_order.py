@@ -69,7 +69,7 @@ def parse_order(
     problems: list[str] = []
     phrases = _phrases(value.get("phrases", []), problems)
     visual = _visual("visual", value.get("visual", []), problems)
-    refinements = _visual("refinements", value.get("refinements", []), problems)
+    refinements = _visual("refinements", value.get("refinements", []), problems, refines=True)
     exemplars, wrong = parse_exemplars(value.get("exemplars") or [])
     problems += [f"exemplars{each}" for each in wrong]
     way = value.get("way", "forward")
@@ -125,13 +125,13 @@ def _phrases(value: Any, problems: list[str]) -> tuple[str, ...]:
     return phrases
 
 
-def _visual(name: str, value: Any, problems: list[str]) -> tuple[VisualPrompt, ...]:
+def _visual(name: str, value: Any, problems: list[str], *, refines: bool = False) -> tuple[VisualPrompt, ...]:
     if isinstance(value, list) and len(value) > MAX_PROMPTS:
         problems.append(f"{name} has {len(value)} prompts; allowed: at most {MAX_PROMPTS}")
         return ()
     if not value:
         return ()
-    prompts, wrong = parse_visual_prompts(value if isinstance(value, list) else [value])
+    prompts, wrong = parse_visual_prompts(value if isinstance(value, list) else [value], refines=refines)
     for prompt in prompts:
         if getattr(prompt, "png", ""):
             wrong.append(": a mask from a file; allowed: run lengths")  # a client names no files

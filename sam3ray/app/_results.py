@@ -22,12 +22,14 @@ class Result:
     Attributes:
         key: of its clip.
         asked: what the page sent, to show it again.
+        owner: who sent it.
         how: queued, running, done, cancelled, failed.
     """
 
     order: Order
     key: str
     asked: dict[str, Any]
+    owner: str = ""
     how: str = "queued"
     message: str = ""
     frames: dict[int, FrameAnnotations] = field(default_factory=dict)

@@ -144,10 +144,15 @@ def _add_clips(app: FastAPI, service: Service) -> None:
         return [each.as_json() for each in added]
 
     @app.get("/api/clips/{key}")
-    def clip(key: str) -> Any:
+    def clip(key: str, owner: str = "") -> Any:
         entry, opened = library.entry(key), library.open(key)
-        results = [each.as_json() for each in service.tries.results.of_clip(key)]
+        results = [each.as_json() for each in service.tries.results_of(owner, key)]
         return {**entry.as_json(), **opened.as_json(), "results": results}
+
+    @app.get("/api/clips/{key}/thumb")
+    def thumb(key: str) -> Response:
+        data = library.thumb(key)
+        return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
     @app.get("/api/clips/{key}/stills/{position}")
     def still(key: str, position: int) -> Response:
@@ -202,7 +207,7 @@ def _add_results(app: FastAPI, service: Service) -> None:
         entries = [library.entry(str(key)) for key in keys]
         tracking = result.order.tracking if result is not None else options.tracking
         files = downloads.save_job(entries, phrases, options.model, tracking, TrackingConfig(), result)
-        return {"files": files}
+        return {"files": files, "notes": downloads.job_notes(entries, result, library.folder)}
 
 
 def _add_reviews(app: FastAPI, service: Service) -> None:

@@ -20,6 +20,7 @@ from sam3ray.video import ClipFrames
 
 _QUALITY = 88
 _LONGEST_SIDE = 1920  # of a still; clicks are in pixels of the source all the same
+_THUMB_SIDE = 160  # of a picture in a list
 _SOON = 24  # frames that the thread reaches sooner than a seek would
 _LOOSE = 48  # stills held in memory that lie ahead of the thread
 
@@ -101,9 +102,20 @@ class Stills:
                 self._changed.notify_all()
 
     def _encoded(self, image: np.ndarray) -> bytes:
-        height, width = self.size
-        if image.shape[:2] != self.size:
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        done, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-        assert done
-        return data.tobytes()
+        return _jpeg(image, self.size)
+
+
+def small_still(image: np.ndarray) -> bytes:
+    """A JPEG for a list of clips."""
+    height, width = image.shape[:2]
+    scale = min(1.0, _THUMB_SIDE / max(height, width))
+    return _jpeg(image, (max(1, round(height * scale)), max(1, round(width * scale))))
+
+
+def _jpeg(image: np.ndarray, size: tuple[int, int]) -> bytes:
+    height, width = size
+    if image.shape[:2] != size:
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    done, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    assert done
+    return data.tobytes()

@@ -74,7 +74,7 @@ class Tries:
             tracking=self._options.tracking,
         )
         self._owners[order.id] = owner
-        result = Result(order, key, dict(asked))
+        result = Result(order, key, dict(asked), owner)
         began = time.monotonic()
 
         def listen(event: Update | Restarted | Ended | int) -> None:
@@ -111,6 +111,10 @@ class Tries:
     def cancel(self, owner: str, order_id: str) -> None:
         if self._owners.get(order_id) == owner:
             self.desk.cancel(order_id)
+
+    def results_of(self, owner: str, key: str) -> list[Result]:
+        """What this person has run on a clip, oldest first."""
+        return [each for each in self.results.of_clip(key) if each.owner == owner]
 
     def tell_all(self, event: dict[str, Any]) -> None:
         for page in list(self._pages):

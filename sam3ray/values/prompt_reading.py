@@ -45,10 +45,13 @@ class WrongField(ValueError):
     """One bad field: " .points[2] is ...; allowed: ..."."""
 
 
-def parse_visual_prompts(value: Any) -> tuple[tuple[VisualPrompt, ...], list[str]]:
+def parse_visual_prompts(value: Any, *, refines: bool = False) -> tuple[tuple[VisualPrompt, ...], list[str]]:
     """The prompts of one clip, from JSON text or from the list it stands for.
 
     Returns the prompts and what is wrong with them; sentences begin with the place in the value, as in "[2].box is".
+
+    Args:
+        refines: the objects are there already, so that prompts may say only what does not belong to them.
     """
     entries, problem = listed(value, "prompts", MAX_ITEMS)
     if problem:
@@ -61,7 +64,7 @@ def parse_visual_prompts(value: Any) -> tuple[tuple[VisualPrompt, ...], list[str
             wrong.append(f"[{i}]{error}")
     if wrong:
         return (), wrong
-    return assemble(items)
+    return assemble(items, refines=refines)
 
 
 def listed(value: Any, what: str, most: int) -> tuple[list[Any], str]:
@@ -125,7 +128,7 @@ def known_fields(entry: Mapping[Any, Any], keys: Sequence[str]) -> dict[str, Any
     return fields
 
 
-def assemble(items: Sequence[Item]) -> tuple[tuple[VisualPrompt, ...], list[str]]:
+def assemble(items: Sequence[Item], *, refines: bool = False) -> tuple[tuple[VisualPrompt, ...], list[str]]:
     """Gives each item its object: by id, or by label where it has no id (the next free id for a new label)."""
     wrong: list[str] = []
     label_of: dict[int, str] = {}
@@ -169,7 +172,7 @@ def assemble(items: Sequence[Item]) -> tuple[tuple[VisualPrompt, ...], list[str]
             )
             prompts.append(_of_object(shape, object_id, label))
     for object_id, defined in positive.items():
-        if not defined:
+        if not (defined or refines):
             name = f"object {object_id}" + (f" ({label_of[object_id]!r})" if object_id in label_of else "")
             wrong.append(f": {name} has only negative clicks; allowed: at least one positive click, box or mask")
     return tuple(prompts), wrong

@@ -27,7 +27,7 @@ from tests.app.conftest import COUNT, SPEC, until
 
 from playwright.sync_api import expect  # isort: skip
 
-SECONDS = 90_000  # milliseconds that the model may take on a busy machine
+SECONDS = 60_000  # milliseconds that the model may take on a busy machine
 
 
 def choose(page: Any, name: str) -> None:

@@ -1,10 +1,9 @@
 // The server: requests, and one socket that comes back by itself.
 
 async function answer(response) {
-  if (response.ok) return response.json();
-  let problem = { message: `the server answered ${response.status}` };
-  try { problem = await response.json(); } catch { /* no JSON: the status has to do */ }
-  throw Object.assign(new Error(problem.message), { status: response.status, problem });
+  const value = await response.json().catch(() => ({ message: `the server answered ${response.status}` }));
+  if (response.ok) return value;
+  throw Object.assign(new Error(value.message), { status: response.status });
 }
 
 export const get = async (path) => answer(await fetch(path));
@@ -15,54 +14,48 @@ export function upload(file, progress) {
     const request = new XMLHttpRequest(); // fetch tells no progress of uploads
     request.open("POST", `/api/upload?name=${encodeURIComponent(file.name)}`);
     request.upload.onprogress = (event) => event.lengthComputable && progress(event.loaded / event.total);
-    request.onload = () => {
-      let value = {};
-      try { value = JSON.parse(request.responseText); } catch { /* below */ }
-      if (request.status === 200) resolve(value);
-      else reject(new Error(value.message ?? `the server answered ${request.status}`));
-    };
+    request.onload = () => answer(new Response(request.response, { status: request.status })).then(resolve, reject);
     request.onerror = () => reject(new Error("the connection broke"));
     request.send(file);
   });
 }
 
-// Of this tab: loaded again it gets its results back.
-function owner() {
+// Of this tab: when it is reloaded, it gets its results back.
+export function owner() {
   let value = sessionStorage.getItem("owner");
-  if (!value) {
-    value = Array.from(crypto.getRandomValues(new Uint8Array(12)), (b) => b.toString(16).padStart(2, "0")).join("");
-    sessionStorage.setItem("owner", value);
-  }
+  if (!value) sessionStorage.setItem("owner", (value = crypto.getRandomValues(new Uint32Array(4)).join("")));
   return value;
 }
 
+export const open = (path) => new WebSocket(`${location.protocol.replace("http", "ws")}//${location.host}${path}`);
+
 export class Socket extends EventTarget {
-  constructor(path = "/ws") {
+  constructor() {
     super();
-    this.path = path;
-    this.open();
+    this.connect();
   }
 
-  open() {
-    this.socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}${this.path}`);
+  connect() {
+    this.socket = open("/ws");
     this.socket.onopen = () => {
       this.send({ do: "hello", owner: owner() });
-      this.dispatchEvent(new CustomEvent("open"));
+      this.dispatchEvent(new Event("open"));
     };
-    this.socket.onmessage = (message) => {
-      const event = JSON.parse(message.data);
-      this.dispatchEvent(new CustomEvent(event.event, { detail: event }));
+    this.socket.onmessage = ({ data }) => {
+      const detail = JSON.parse(data);
+      this.dispatchEvent(new CustomEvent(detail.event, { detail }));
     };
     this.socket.onclose = () => {
-      this.dispatchEvent(new CustomEvent("lost"));
-      setTimeout(() => this.open(), 1500);
+      this.dispatchEvent(new Event("lost"));
+      setTimeout(() => this.connect(), 1500);
     };
   }
 
+  // Whether it could be sent.
   send(value) {
-    if (this.socket.readyState !== WebSocket.OPEN) return false;
-    this.socket.send(JSON.stringify(value));
-    return true;
+    const isOpen = this.socket.readyState === WebSocket.OPEN;
+    if (isOpen) this.socket.send(JSON.stringify(value));
+    return isOpen;
   }
 
   on(name, heard) {

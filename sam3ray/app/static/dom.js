@@ -1,44 +1,79 @@
-// Elements without markup: text from strangers is only ever text.
+// Elements: a view's markup comes from a template, what it lists is made here. Text from strangers is only ever text.
 
 export function el(tag, props = {}, ...children) {
   const node = document.createElement(tag);
   for (const [key, value] of Object.entries(props)) {
-    if (value === undefined || value === null || value === false) continue;
-    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    if (key === "do") node.dataset.do = value;
+    else if (key === "colour") node.style.background = value;
     else if (key === "class") node.className = value;
-    else if (key === "data") Object.assign(node.dataset, value);
-    else if (key === "style") Object.assign(node.style, value);
-    else if (key in node && key !== "list" && key !== "form") node[key] = value;
-    else node.setAttribute(key, value === true ? "" : value);
+    else if (key in node) node[key] = value;
+    else node.setAttribute(key, value);
   }
-  node.append(...children.flat().filter((each) => each !== null && each !== undefined && each !== false));
-  return node;
+  return fill(node, ...children);
 }
 
 export function fill(node, ...children) {
-  node.replaceChildren(...children.flat().filter((each) => each !== null && each !== undefined && each !== false));
+  node.replaceChildren(...children.flat().filter(Boolean));
   return node;
 }
 
-export function toast(text, kind = "info", seconds = 6) {
-  const note = el("div", { class: `toast ${kind}` }, text, el("button", { class: "quiet", "aria-label": "Close", onclick: () => note.remove() }, "×"));
+// A copy of a template. Its parts become the view's, and its controls call the view's methods with the control.
+export function attach(view, name) {
+  const node = document.getElementById(name).content.firstElementChild.cloneNode(true);
+  for (const part of node.querySelectorAll("[data-part]")) view[part.dataset.part] = part;
+  for (const control of node.querySelectorAll("[data-key]")) {
+    control.dataset.says = control.title;
+    control.title += ` (${spelled(control.dataset.key.split(" ")[0])})`;
+    if (/^\W+$/.test(control.textContent)) control.ariaLabel ??= control.dataset.says; // a sign alone
+  }
+  for (const type of ["click", "input", "change", "submit"]) {
+    node.addEventListener(type, (event) => {
+      const control = event.target.closest("[data-do]");
+      if (!control || calledOn(control) !== type) return;
+      event.stopPropagation(); // a view within a view has handled it
+      if (type === "submit") event.preventDefault();
+      view[control.dataset.do](control);
+    });
+  }
+  return node;
+}
+
+function calledOn(control) {
+  if (control.matches("form")) return "submit";
+  if (control.matches("[type=range], [type=search]")) return "input";
+  return control.matches("input, select") ? "change" : "click";
+}
+
+const SIGNS = { Space: "space", ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", Escape: "Esc" };
+export const spelled = (key) => key.split("+").map((part) => SIGNS[part] ?? { shift: "⇧", ctrl: "Ctrl" }[part] ?? part).join(" ");
+
+export function check(group, value) {
+  for (const button of group.children) button.ariaChecked = String(button.value === value);
+}
+
+export const dot = (colour) => el("i", { class: "dot", colour });
+export const empty = (text) => el("li", { class: "empty" }, text);
+
+// A phrase or a box with its ×; `act` is the method of the view that removes it.
+export function chip(text, act, value, title) {
+  return el("span", { class: "chip" }, text, el("button", { class: "quiet", ariaLabel: title, do: act, value }, "×"));
+}
+
+export const phrasesIn = (text) => text.split(/[,;\n]/).map((each) => each.trim()).filter(Boolean);
+
+export function toast(text, kind = "info", seconds = kind === "error" ? 12 : 6) {
+  const note = el("div", { class: `toast ${kind}` }, text, el("button", { class: "quiet", ariaLabel: "Close", onclick: () => note.remove() }, "×"));
   document.querySelector(".toasts").append(note);
   setTimeout(() => note.remove(), seconds * 1000);
 }
 
 export function duration(seconds) {
-  if (!Number.isFinite(seconds)) return "";
   const s = Math.max(0, Math.round(seconds));
   return s < 60 ? `${s} s` : s < 3600 ? `${Math.floor(s / 60)} min ${s % 60} s` : `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
 }
 
-export function clock(seconds) {
-  const m = Math.floor(seconds / 60);
-  return `${m}:${(seconds - 60 * m).toFixed(2).padStart(5, "0")}`;
-}
-
-export function save(name, text, type = "text/plain") {
-  const url = URL.createObjectURL(new Blob([text], { type }));
-  el("a", { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 10000);
+export function save(name, text) {
+  const href = URL.createObjectURL(new Blob([text]));
+  el("a", { href, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 10000);
 }

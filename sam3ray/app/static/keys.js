@@ -1,49 +1,38 @@
-// Keyboard: one table that both acts and explains itself on `?`.
+// Keyboard: the controls of the view shown name their keys, and `?` lists them.
 
-import { el } from "./dom.js";
+import { el, spelled } from "./dom.js";
 
-let pages = [];
-
-export function keys(list) { pages = list; }
-
-function typing(target) {
-  return target instanceof HTMLElement && (target.isContentEditable || /^(TEXTAREA|SELECT)$/.test(target.tagName) ||
-    (target.tagName === "INPUT" && !/^(range|checkbox|button)$/.test(target.type)));
+function isTyping(target) {
+  return target.matches?.("textarea, select, input:not([type=range], [type=checkbox])");
 }
 
-const name = (event) => `${event.ctrlKey || event.metaKey ? "ctrl+" : ""}${event.shiftKey && event.key.length > 1 ? "shift+" : ""}${event.key.length === 1 ? event.key.toLowerCase() : event.key}`;
+function pressed({ key, ctrlKey, metaKey, shiftKey }) {
+  const name = key === " " ? "Space" : key.length === 1 ? key.toLowerCase() : key;
+  const ctrl = ctrlKey || metaKey;
+  return `${ctrl ? "ctrl+" : ""}${shiftKey && (ctrl || key.length > 1) ? "shift+" : ""}${name}`;
+}
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && document.activeElement instanceof HTMLElement) document.activeElement.blur();
-  if (typing(event.target) || event.altKey || document.querySelector("dialog[open]")) return;
-  if (event.key === "?") { help(); event.preventDefault(); return; }
-  const pressed = name(event);
-  const found = pages.find((each) => each.keys.includes(pressed));
-  if (!found) return;
+  const { target } = event;
+  if (event.key === "Escape") target.blur?.();
+  if (isTyping(target) || event.altKey || document.querySelector("dialog[open]")) return;
+  const key = pressed(event);
+  if (/^(Enter|Space)$/.test(key) && target.matches?.("button:focus-visible, a, summary")) return; // it is for the control
+  if (key === "?") help();
+  const able = (each) => !each.matches(":disabled") && each.dataset.key.split(" ").includes(key);
+  const control = [...document.querySelectorAll("[data-key]")].find(able);
+  if (!control && key !== "?") return;
   event.preventDefault();
-  found.act(event);
+  if (control && isTyping(control)) control.select();
+  else control?.click();
 });
 
-const SHOWN = { " ": "space", ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", "shift+ArrowLeft": "⇧ ←", "shift+ArrowRight": "⇧ →" };
-
 export function help() {
-  const dialog = el("dialog", { class: "help" },
-    el("h2", {}, "Keyboard"),
-    el("table", {}, ...pages.filter((each) => each.says).map((each) => el("tr", {},
-      el("td", {}, ...each.keys.map((key) => el("kbd", {}, SHOWN[key] ?? key.replace("ctrl+", "Ctrl ").replace("shift+", "⇧ ")))),
-      el("td", {}, each.says)))),
+  const rows = [...document.querySelectorAll("[data-key]")].map((each) => el("tr", {},
+    el("td", {}, each.dataset.key.split(" ").map((key) => el("kbd", {}, spelled(key)))), el("td", {}, each.dataset.says)));
+  const dialog = el("dialog", { class: "help", onclose: () => dialog.remove() },
+    el("h2", {}, "Keyboard"), el("table", {}, el("tbody", {}, rows)),
     el("form", { method: "dialog" }, el("button", { class: "primary" }, "Close")));
-  dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   dialog.showModal();
 }
-
-export const PLAYING = (player) => [
-  { keys: [" "], says: "play or pause", act: () => player.toggle() },
-  { keys: ["ArrowLeft"], says: "one frame back", act: () => player.step(-1) },
-  { keys: ["ArrowRight"], says: "one frame on", act: () => player.step(1) },
-  { keys: ["shift+ArrowLeft"], says: "ten frames back", act: () => player.step(-10) },
-  { keys: ["shift+ArrowRight"], says: "ten frames on", act: () => player.step(10) },
-  { keys: ["Home"], says: "first frame", act: () => player.show(0) },
-  { keys: ["End"], says: "last frame", act: () => player.show(player.count - 1) },
-];

@@ -3,58 +3,50 @@
 import { get, Socket } from "./api.js";
 import { el, fill, toast } from "./dom.js";
 import { help } from "./keys.js";
-import { LiveView } from "./live.js";
-import { ReviewView } from "./review.js";
-import { TryView } from "./try.js";
 
-const socket = new Socket();
-const main = document.querySelector("main"), nav = document.querySelector("nav"), model = document.querySelector(".model");
-const views = {};
+const PAGES = { try: () => import("./try.js"), review: () => import("./review.js"), live: () => import("./live.js") };
+const socket = new Socket(), root = document.documentElement, views = {};
+const [main, nav, model] = ["main", "nav", ".model"].map((each) => document.querySelector(each));
 let state, shown;
 
-document.querySelector("#help").addEventListener("click", help);
-document.querySelector("#theme").addEventListener("click", () => {
-  const dark = document.documentElement.dataset.theme
-    ? document.documentElement.dataset.theme === "dark"
-    : matchMedia("(prefers-color-scheme: dark)").matches;
-  document.documentElement.dataset.theme = dark ? "light" : "dark";
-  localStorage.setItem("theme", document.documentElement.dataset.theme);
-});
-if (localStorage.getItem("theme")) document.documentElement.dataset.theme = localStorage.getItem("theme");
+document.querySelector("#help").onclick = help;
+document.querySelector("#theme").onclick = () => {
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  localStorage.setItem("theme", (root.dataset.theme = dark ? "light" : "dark"));
+};
+if (localStorage.getItem("theme")) root.dataset.theme = localStorage.getItem("theme");
 
-socket.on("model", ({ state: now, message, info }) => {
+function tell(now, text, title = "") {
+  Object.assign(model, { textContent: text, title });
   model.dataset.state = now;
-  model.title = message;
+}
+socket.on("model", ({ state: now, message, info }) => {
   const name = (info.checkpoint ?? state?.checkpoint ?? "model").split("/").pop();
-  model.textContent = { loading: `${name}: loading`, ready: `${name} · ${info.device ?? ""} ${info.dtype ?? ""}`, failed: "no model" }[now];
+  tell(now, { loading: `${name}: loading`, ready: `${name} · ${info.device ?? ""} ${info.dtype ?? ""}`, failed: "no model" }[now], message);
   if (now === "failed") toast(`The model cannot be used: ${message}`, "error", 20);
-  else if (now === "loading" && message.includes("ended")) toast(message, "error", 12);
+  else if (now === "loading" && message.includes("ended")) toast(message, "error");
 });
-socket.addEventListener("lost", () => {
-  model.dataset.state = "failed";
-  model.textContent = "not connected";
-});
+socket.addEventListener("lost", () => tell("failed", "not connected"));
 
-const PAGES = [["try", "Try", (api) => new TryView(api)], ["review", "Review", (api) => new ReviewView(api)], ["live", "Live", (api) => new LiveView(api)]];
-
-function route() {
+async function route() {
   const wanted = location.hash.slice(1).split("/")[0];
-  const pages = PAGES.filter(([each]) => each !== "review" || state.runs.length);
-  const name = pages.some(([each]) => each === wanted) ? wanted : state.runs.length ? "review" : "try";
+  const name = wanted in PAGES && (wanted !== "review" || state.runs.length) ? wanted : state.runs.length ? "review" : "try";
   if (shown === name) return;
-  views[shown]?.leave?.();
+  views[shown]?.leave();
   shown = name;
-  views[name] ??= PAGES.find(([each]) => each === name)[2]({ socket, state });
+  const { default: View } = await PAGES[name]();
+  if (shown !== name) return; // another page was asked for meanwhile
+  views[name] ??= new View({ socket, state });
   fill(main, views[name].node);
   for (const link of nav.children) link.toggleAttribute("aria-current", link.hash === `#${name}`);
-  views[name].enter?.();
+  views[name].enter();
 }
 
 try {
   state = await get("/api/state");
-  fill(nav, PAGES.filter(([name]) => name !== "review" || state.runs.length).map(([name, title]) => el("a", { href: `#${name}` }, title)));
+  nav.querySelector("[href='#review']").hidden = !state.runs.length;
   addEventListener("hashchange", route);
-  route();
+  await route();
 } catch (error) {
   fill(main, el("p", { class: "empty" }, `The page cannot be shown: ${error.message}`));
 }

@@ -1,47 +1,48 @@
-// Pictures of masks, kept for the frames near the playhead.
+// Pictures of masks, painted by a worker and kept for the frames near the playhead.
 
 import { rgb } from "./colours.js";
 
 const KEPT = 48;
 
-export class Masks {
+class Masks {
   constructor() {
     this.worker = new Worker("/static/mask_worker.js", { type: "module" });
     this.waiting = new Map();
     this.kept = new Map();
     this.next = 0;
-    this.worker.onmessage = ({ data }) => {
-      this.waiting.get(data.id)?.(data.bitmap);
-      this.waiting.delete(data.id);
+    this.worker.onmessage = ({ data: { id, bitmap } }) => {
+      this.waiting.get(id)(bitmap);
+      this.waiting.delete(id);
     };
   }
 
   // rows: [{id, rle, box, faint}]; `key` names everything that the picture depends on.
   paint(key, rows, { width, height, opacity }) {
-    if (this.kept.has(key)) {
-      const held = this.kept.get(key);
-      this.kept.delete(key);
-      this.kept.set(key, held);
-      return held;
-    }
-    const painted = new Promise((resolve) => {
-      const id = this.next++;
-      this.waiting.set(id, resolve);
-      const objects = rows.map((row) => ({
-        rle: row.rle, box: row.box, colour: rgb(row.id),
-        fill: opacity * (row.faint ? 0.35 : 1), edge: Math.min(1, opacity * 2.2) * (row.faint ? 0.5 : 1),
+    const painted = this.kept.get(key) ?? new Promise((resolve) => {
+      this.waiting.set(++this.next, resolve);
+      const objects = rows.map(({ id, rle, box, faint }) => ({
+        rle, box, colour: rgb(id), fill: opacity * (faint ? 0.35 : 1), edge: Math.min(1, opacity * 2.2) * (faint ? 0.5 : 1),
       }));
-      this.worker.postMessage({ id, width, height, objects });
+      this.worker.postMessage({ id: this.next, width, height, objects });
     });
-    this.kept.set(key, painted);
-    if (this.kept.size > KEPT) {
-      this.kept.delete(this.kept.keys().next().value);
-    }
+    this.kept.delete(key);
+    this.kept.set(key, painted); // the last to go
+    if (this.kept.size > KEPT) this.kept.delete(this.kept.keys().next().value);
     return painted;
   }
 }
 
+export const masks = new Masks();
+
 // A row as the server sends it.
 export function row([id, prompt, score, track, x0, y0, x1, y1, area, rle]) {
   return { id, prompt, score, track, box: [x0, y0, x1, y1], area, rle };
+}
+
+export const rowsByFrame = (frames) => new Map(frames.map((frame) => [frame.i, frame.o.map(row)]));
+
+// Rows of one frame, where later ones replace those of the same object.
+export function merged(before, rows) {
+  const fresh = new Set(rows.map((each) => each.id));
+  return [...before.filter((each) => !fresh.has(each.id)), ...rows].sort((a, b) => a.id - b.id);
 }

@@ -1,250 +1,197 @@
-// Clicks and boxes: which object they are for, how they are drawn, what the server is sent.
+// Clicks, boxes, painted masks and examples: which object they are for, how they are drawn, what the server is sent.
 
+import { Brush } from "./brush.js";
 import { css } from "./colours.js";
+import { merged } from "./masks.js";
+import { between, Pointer, rounded } from "./pointer.js";
 
-const DRAG = 6; // pixels of the screen from which a press is a box
+const KINDS = ["mask", "box", "points"]; // in this order the model gets those of one frame
+const rank = (item) => KINDS.findIndex((kind) => kind in item);
+
+// What is asked of a clip, and what was found.
+//   own: id -> name, of objects that one has begun oneself. items: prompts as the server takes them.
+//   base: objects of phrases have ids above it. rows: frame -> rows, of a run; shown: of previews, instead.
+export const newWork = (more) => ({
+  phrases: [], own: new Map(), items: [], exemplars: [], chosen: null, base: 0, rows: new Map(), shown: new Map(), version: 0, ...more,
+});
 
 export class Prompts {
-  constructor(player, work, changed, asked) {
-    Object.assign(this, { player, work, changed, asked });
-    this.exclude = false;
-    this.pointer = null;
-    this.drag = null;
-    this.onExclude = () => {};
-    this.like = false; // boxes show a concept instead of an object
-    const { over } = player;
-    over.addEventListener("contextmenu", (event) => event.preventDefault());
-    over.addEventListener("pointermove", (event) => this.move(event));
-    over.addEventListener("pointerleave", () => { this.pointer = null; });
-    over.addEventListener("pointerdown", (event) => this.down(event));
-    over.addEventListener("pointerup", (event) => this.up(event));
+  // view: work() that is under way or null; rowsAt(index) shown; changed(); asked(index), for the model's answer;
+  //   renumbered(), where ids of phrases can change.
+  constructor(player, view) {
+    Object.assign(this, { player, view, tool: "point", exclude: false, corner: null, brush: new Brush() });
+    this.pointer = new Pointer(player.stage, {
+      pressed: () => (player.pause(), Boolean(view.work())),
+      drawn: (from, to, right) => this.tool === "brush" && this.paint(from, to, right || this.exclude),
+      drawnOut: () => this.keepMask(),
+      moved: () => (this.tool === "brush" || this.corner) && player.redraw(),
+      click: (at, right) => this.addPoint(at, !(right || this.exclude)),
+      box: (box) => this.addBox(box),
+    });
   }
 
-  setExclude(on) { this.exclude = on; this.onExclude(on); }
-
-  // The pointer
-
-  down(event) {
-    if (!this.work()) return;
-    this.player.pause();
-    this.player.over.setPointerCapture(event.pointerId);
-    this.drag = { from: this.player.at(event), x: event.clientX, y: event.clientY, right: event.button === 2 };
-  }
-
-  move(event) {
-    if (!this.work()) return;
-    this.pointer = this.player.at(event);
-    if (!this.drag) return;
-    this.drag.moved ||= Math.hypot(event.clientX - this.drag.x, event.clientY - this.drag.y) > DRAG;
-    if (this.drag.moved && !this.drag.right) {
-      this.drag.to = this.pointer ?? this.drag.to;
-      this.player.redraw();
-    }
-  }
-
-  up(event) {
-    const { drag } = this;
-    this.drag = null;
-    if (!drag?.from) return;
-    if (drag.moved && !drag.right && drag.to) {
-      const [a, b] = [drag.from, drag.to];
-      const box = [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[0], b[0]), Math.max(a[1], b[1])];
-      if (box[2] - box[0] < 1 || box[3] - box[1] < 1) return;
-      if (this.like) this.addExemplar(box);
-      else this.add({ box });
-      return;
-    }
-    const at = this.player.at(event);
-    if (at) this.add({ point: at, positive: !(drag.right || this.exclude) });
-  }
-
-  atPointer(positive) {
-    if (this.pointer) this.add({ point: this.pointer, positive });
+  // By key, where the pointer is.
+  here(what) {
+    const { at } = this.pointer;
+    if (!at || !this.view.work()) return;
+    if (what !== "corner" && this.tool !== "brush") this.addPoint(at, what === "include");
+    else if (what !== "corner") { this.paint(at, at, what === "exclude"); this.keepMask(); }
+    else if (this.corner) { this.addBox(between(this.corner, at)); this.corner = null; }
+    else this.corner = at;
   }
 
   // Objects
 
-  highest(work) { return Math.max(0, ...work.own.map((each) => each.id)); }
-
   // The object that a prompt is for: the chosen one, else a new one.
-  target(work) {
-    const own = work.own.find((each) => each.id === work.chosen);
-    if (own) return own;
-    const found = work.chosen !== null && [...work.rows.values()].some((rows) => rows.some((row) => row.id === work.chosen));
-    if (found) {
-      let held = work.refinements.find((each) => each.id === work.chosen);
-      if (!held) work.refinements.push((held = { id: work.chosen, prompts: new Map() }));
-      return held;
-    }
-    const id = this.highest(work) + 1;
-    this.makeRoom(work, id);
-    const made = { id, label: `object ${id}`, prompts: new Map() };
-    work.own.push(made);
-    work.chosen = id;
-    return made;
+  target() {
+    const work = this.view.work(), { chosen, own } = work;
+    const isFound = () => [...work.rows.values(), ...work.shown.values()].some((rows) => rows.some((row) => row.id === chosen));
+    if (own.has(chosen) || (chosen !== null && isFound())) return chosen;
+    const id = Math.max(0, ...own.keys()) + 1;
+    if (id > work.base) this.rebase(work, id);
+    own.set(id, `object ${id}`);
+    return (work.chosen = id);
   }
 
-  // Objects of phrases count up from above one's own: those that are shown move up as they will in the next run.
-  makeRoom(work, id) {
-    const shift = id - work.base;
-    if (shift <= 0) return;
-    const moved = (row) => (row.id > work.base ? { ...row, id: row.id + shift } : row);
-    for (const map of [work.rows, work.shown]) for (const [index, rows] of map) map.set(index, rows.map(moved));
-    for (const each of work.refinements) each.id += shift;
-    work.base = id;
+  // Objects of phrases count up from above one's own: all that is shown moves up as it will in the next run.
+  rebase(work, base = Math.max(0, ...work.own.keys())) {
+    const by = base - work.base, up = (id) => (id > work.base ? id + by : id);
+    if (!by) return;
+    for (const map of [work.rows, work.shown]) for (const [index, rows] of map) map.set(index, rows.map((row) => ({ ...row, id: up(row.id) })));
+    for (const item of work.items) if (!work.own.has(item.object_id)) item.object_id = up(item.object_id);
+    work.base = base;
     work.version++;
-    this.moved?.();
+    this.view.renumbered?.();
   }
 
-  add({ point, positive, box }) {
-    const work = this.work(), index = this.player.index;
-    const object = this.target(work);
-    if (!object.prompts.has(index)) object.prompts.set(index, { points: [], labels: [], box: null });
-    const held = object.prompts.get(index);
-    if (box) held.box = box.map((v) => Math.round(v * 100) / 100);
-    else {
-      held.points.push(point.map((v) => Math.round(v * 100) / 100));
-      held.labels.push(positive ? 1 : 0);
+  // The target's prompt of this kind on this frame.
+  item(kind, fresh = {}) {
+    const object_id = this.target(), { items } = this.view.work(), frame = this.player.index;
+    let item = items.find((each) => each.object_id === object_id && each.frame === frame && kind in each);
+    if (!item) items.push((item = { object_id, frame, ...fresh }));
+    return item;
+  }
+
+  told(frame) {
+    this.view.changed();
+    this.view.asked(frame);
+  }
+
+  addPoint(at, positive) {
+    const item = this.item("points", { units: "pixels", points: [], labels: [] });
+    item.points.push(rounded(at));
+    item.labels.push(positive ? 1 : 0);
+    this.told(item.frame);
+  }
+
+  addBox(box) {
+    const frame = this.player.index, { exemplars } = this.view.work();
+    if (this.tool === "like") {
+      let held = exemplars.find((each) => each.frame === frame);
+      if (!held) exemplars.push((held = { frame, units: "pixels", label: "like the box", boxes: [], labels: [] }));
+      held.boxes.push(box);
+      held.labels.push(this.exclude ? 0 : 1);
+    } else this.item("box", { units: "pixels" }).box = box;
+    this.told(frame);
+  }
+
+  // Painting. While it goes on, the object's mask is the brush's alone.
+
+  get painted() { return this.brush.object; }
+
+  paint(from, to, erases) {
+    const { brush, player } = this;
+    if (this.painted === null) {
+      const object = this.target();
+      brush.begin(object, player.stage.size, this.view.rowsAt(player.index).find((row) => row.id === object));
     }
-    this.changed();
-    this.asked(index);
+    brush.stroke(from, to, erases);
+    player.redraw();
+    return true;
   }
 
-  // A box around one thing of a kind: everything like it is looked for.
-  addExemplar(box) {
-    const work = this.work(), frame = this.player.index;
-    let held = work.exemplars.find((each) => each.frame === frame);
-    if (!held) work.exemplars.push((held = { frame, units: "pixels", label: "like the box", boxes: [], labels: [] }));
-    held.boxes.push(box.map((v) => Math.round(v * 100) / 100));
-    held.labels.push(this.exclude ? 0 : 1);
-    this.changed();
-    this.asked(frame);
+  keepMask() {
+    const work = this.view.work(), frame = this.player.index, id = this.painted, rows = this.view.rowsAt(frame);
+    const row = this.brush.end(work.own.get(id) ?? rows.find((each) => each.id === id)?.prompt ?? "");
+    work.items = work.items.filter((each) => each.object_id !== id || each.frame !== frame); // a mask starts over
+    if (!row) { this.clear(); return; }
+    const { width, height } = this.player.stage.size;
+    this.item("mask").mask = { size: [height, width], counts: row.rle };
+    work.shown.set(frame, merged(rows, [row])); // until the model has answered
+    work.version++;
+    this.told(frame);
   }
 
-  finish() {
-    const work = this.work();
-    if (!work) return;
-    work.chosen = null;
-    this.setExclude(false);
-    this.changed();
-  }
+  // Taking back
 
   clear() {
-    const work = this.work(), index = this.player.index;
-    const object = [...work.own, ...work.refinements].find((each) => each.id === work.chosen);
-    if (!object) return;
-    object.prompts.delete(index);
-    this.forget(work, object.id, index);
-    if (!object.prompts.size) this.remove(object.id);
-    else { this.changed(); this.asked(index); }
+    const { chosen, items, own } = this.view.work(), frame = this.player.index;
+    if (chosen === null) return;
+    this.view.work().items = items.filter((each) => each.object_id !== chosen || each.frame !== frame);
+    if (!this.view.work().items.some((each) => each.object_id === chosen)) this.remove(chosen);
+    else { this.forget(chosen, frame); this.told(frame); }
   }
 
   remove(id) {
-    const work = this.work();
-    for (const index of work.shown.keys()) this.forget(work, id, index);
-    work.own = work.own.filter((each) => each.id !== id);
-    work.refinements = work.refinements.filter((each) => each.id !== id);
+    const work = this.view.work();
+    work.own.delete(id);
+    work.items = work.items.filter((each) => each.object_id !== id);
     if (work.chosen === id) work.chosen = null;
-    this.changed();
+    for (const index of work.shown.keys()) this.forget(id, index);
+    this.view.changed();
   }
 
-  forget(work, id, index) {
-    const rows = work.shown.get(index);
-    if (rows) work.shown.set(index, rows.filter((row) => row.id !== id));
+  // Of a preview: what the run had found stays.
+  forget(id, index) {
+    const work = this.view.work(), only = (rows, is) => (rows ?? []).filter((row) => (row.id === id) === is);
+    if (work.shown.has(index)) work.shown.set(index, merged(only(work.shown.get(index), false), work.own.has(id) ? [] : only(work.rows.get(index), true)));
     work.version++;
   }
 
-  about(object) {
-    let clicks = 0, boxes = 0;
-    for (const held of object.prompts.values()) { clicks += held.points.length; boxes += held.box ? 1 : 0; }
-    return [clicks && `${clicks} click${clicks > 1 ? "s" : ""}`, boxes && `${boxes} box${boxes > 1 ? "es" : ""}`].filter(Boolean).join(", ");
+  about(id) {
+    const items = this.view.work().items.filter((each) => each.object_id === id);
+    const clicks = items.reduce((sum, each) => sum + (each.points?.length ?? 0), 0);
+    return [[clicks, "click"], [items.filter((each) => each.box).length, "box"], [items.filter((each) => each.mask).length, "mask"]]
+      .filter(([count]) => count).map(([count, name]) => `${count} ${name}${count > 1 ? (name === "box" ? "es" : "s") : ""}`).join(", ");
   }
 
-  // For the server. Of one frame (a preview), objects of phrases come with the mask that is to be refined.
-  payload(work, only = null, rows = []) {
-    const base = this.highest(work), shift = base - work.base;
-    const items = (object, id) => [...object.prompts].filter(([index]) => only === null || index === only).sort(([a], [b]) => a - b).flatMap(([index, held]) => {
-      const about = { object_id: id, frame: index, units: "pixels", ...(object.label ? { label: object.label } : {}) };
-      return [
-        ...(held.box ? [{ ...about, box: held.box }] : []),
-        ...(held.points.length ? [{ ...about, points: held.points, labels: held.labels }] : []),
-      ];
-    });
-    const visual = work.own.flatMap((each) => items(each, each.id));
-    let refinements = work.refinements.flatMap((each) => items(each, each.id + shift));
-    if (only !== null) {
-      const { height, width } = work.clip;
-      for (const each of work.refinements) {
-        const shown = rows.find((row) => row.id === each.id), own = items(each, each.id);
-        if (!own.length) continue;
-        const mask = shown ? [{ object_id: each.id, frame: only, label: shown.prompt, mask: { size: [height, width], counts: shown.rle } }] : [];
-        visual.push(...mask, ...own.map((item) => ({ ...item, ...(shown ? { label: shown.prompt } : {}) })));
-      }
-      refinements = [];
-    }
-    return { visual, refinements };
-  }
-
-  restore(work, visual, refinements) {
-    const put = (list, item, label) => {
-      let object = list.find((each) => each.id === item.object_id);
-      if (!object) list.push((object = { id: item.object_id, ...(label ? { label: item.label ?? `object ${item.object_id}` } : {}), prompts: new Map() }));
-      if (!object.prompts.has(item.frame)) object.prompts.set(item.frame, { points: [], labels: [], box: null });
-      const held = object.prompts.get(item.frame);
-      if (item.box) held.box = item.box;
-      if (item.points) { held.points.push(...item.points); held.labels.push(...item.labels); }
+  // For the server: of one's own objects, and of what phrases have found.
+  payload(items = this.view.work().items) {
+    const { own } = this.view.work();
+    const sorted = items.toSorted((a, b) => a.object_id - b.object_id || a.frame - b.frame || rank(a) - rank(b));
+    return {
+      visual: sorted.filter((each) => own.has(each.object_id)).map((each) => ({ ...each, label: own.get(each.object_id) })),
+      refinements: sorted.filter((each) => !own.has(each.object_id)),
     };
-    for (const item of visual) put(work.own, item, true);
-    for (const item of refinements) put(work.refinements, item, false);
   }
 
-  frameShown() {}
+  // For one frame: an object of a phrase comes with the mask that is refined.
+  payloadAt(frame) {
+    const { items, clip } = this.view.work(), here = items.filter((each) => each.frame === frame);
+    const { visual, refinements } = this.payload(here), seen = new Set();
+    for (const item of refinements) {
+      const id = item.object_id, row = this.view.rowsAt(frame).find((each) => each.id === id), label = row?.prompt;
+      if (row && !item.mask && !seen.has(id)) visual.push({ object_id: id, frame, label, mask: { size: [clip.height, clip.width], counts: row.rle } });
+      seen.add(id);
+      visual.push({ ...item, label });
+    }
+    return visual;
+  }
 
-  draw(context, scale, index) {
-    const work = this.work();
+  draw(context, index) {
+    const work = this.view.work(), { stage } = this.player, { at, box } = this.pointer;
     if (!work) return;
-    const dpr = window.devicePixelRatio || 1;
-    for (const object of [...work.own, ...work.refinements]) {
-      const held = object.prompts.get(index);
-      if (!held) continue;
-      const colour = css(object.id);
-      if (held.box) this.box(context, held.box, scale, colour, dpr);
-      held.points.forEach(([x, y], n) => this.dot(context, x * scale, y * scale, held.labels[n], object.id === work.chosen, dpr));
+    if (this.painted !== null) this.brush.draw(context);
+    for (const item of work.items) {
+      if (item.frame !== index) continue;
+      if (item.box) stage.box(context, item.box, css(item.object_id));
+      item.points?.forEach((point, n) => stage.click(context, point, item.labels[n], item.object_id === work.chosen));
     }
-    for (const each of work.exemplars ?? []) {
-      if (each.frame === index) each.boxes.forEach((box, n) => this.box(context, box, scale, each.labels[n] ? "#facc15" : "#dc2626", dpr));
+    for (const each of work.exemplars) {
+      if (each.frame === index) each.boxes.forEach((one, n) => stage.box(context, one, each.labels[n] ? "#facc15" : "#dc2626"));
     }
-    if (this.drag?.moved && this.drag.to && !this.drag.right) {
-      const [a, b] = [this.drag.from, this.drag.to];
-      this.box(context, [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[0], b[0]), Math.max(a[1], b[1])], scale, "#fff", dpr);
-    }
-  }
-
-  box(context, [x0, y0, x1, y1], scale, colour, dpr) {
-    context.setLineDash([6 * dpr, 4 * dpr]);
-    context.lineWidth = 3.5 * dpr;
-    context.strokeStyle = "rgb(0 0 0 / .6)";
-    context.strokeRect(x0 * scale, y0 * scale, (x1 - x0) * scale, (y1 - y0) * scale);
-    context.lineWidth = 2 * dpr;
-    context.strokeStyle = colour;
-    context.strokeRect(x0 * scale, y0 * scale, (x1 - x0) * scale, (y1 - y0) * scale);
-    context.setLineDash([]);
-  }
-
-  dot(context, x, y, positive, chosen, dpr) {
-    const r = (chosen ? 7 : 5) * dpr;
-    context.beginPath();
-    context.arc(x, y, r, 0, 7);
-    context.fillStyle = positive ? "#16a34a" : "#dc2626";
-    context.fill();
-    context.lineWidth = 2 * dpr;
-    context.strokeStyle = "#fff";
-    context.stroke();
-    context.beginPath();
-    context.moveTo(x - r / 2, y);
-    context.lineTo(x + r / 2, y);
-    if (positive) { context.moveTo(x, y - r / 2); context.lineTo(x, y + r / 2); }
-    context.stroke();
+    if (box) stage.box(context, box, "#fff");
+    if (this.corner && at) stage.box(context, between(this.corner, at), "#fff");
+    if (this.tool === "brush" && at) stage.ring(context, at, this.brush.size / 2);
   }
 }
-

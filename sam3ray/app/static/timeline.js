@@ -1,76 +1,69 @@
 // Objects by frames: where each is seen, how surely, and where it is missing.
 
 import { css } from "./colours.js";
-import { el } from "./dom.js";
+import { dot, el, fill } from "./dom.js";
 
 const ROW = 18;
 
+// Event `choose` with an object's id.
 export class Timeline extends EventTarget {
   // player: for the playhead and the clip.
   constructor(player) {
     super();
-    this.player = player;
-    this.tracks = [];
-    this.chosen = null;
+    Object.assign(this, { player, tracks: [], chosen: null });
     this.names = el("div", { class: "names" });
-    this.canvas = el("canvas", { class: "tracks", "aria-label": "Timeline of the objects" });
+    this.canvas = el("canvas", { class: "tracks", ariaLabel: "Timeline of the objects" });
     this.node = el("div", { class: "timeline" }, this.names, this.canvas);
     this.canvas.addEventListener("pointerdown", (event) => {
       this.canvas.setPointerCapture(event.pointerId);
       this.seek(event);
-      const { track } = this.under(event);
-      if (track) this.dispatchEvent(new CustomEvent("choose", { detail: track.id }));
+      const track = this.tracks[Math.floor(event.offsetY / ROW)];
+      if (track) this.told(track.id);
     });
     this.canvas.addEventListener("pointermove", (event) => event.buttons && this.seek(event));
     player.addEventListener("frame", () => this.draw());
     new ResizeObserver(() => this.draw()).observe(this.node);
   }
 
-  under(event) {
-    const box = this.canvas.getBoundingClientRect();
-    const position = Math.floor(((event.clientX - box.left) / box.width) * this.player.count);
-    return { position, track: this.tracks[Math.floor((event.clientY - box.top) / ROW)] };
-  }
+  told(id) { this.dispatchEvent(new CustomEvent("choose", { detail: id })); }
 
   seek(event) {
     this.player.pause();
-    this.player.show(Math.max(0, Math.min(this.player.count - 1, this.under(event).position)));
+    this.player.show(Math.floor((event.offsetX / this.canvas.clientWidth) * this.player.count));
   }
+
+  track(id) { return this.tracks.find((each) => each.id === id); }
 
   // rows: Map index -> rows
   set(rows) {
     const tracks = new Map();
     for (const [index, each] of rows) {
-      for (const row of each) {
-        if (!tracks.has(row.id)) tracks.set(row.id, { id: row.id, prompt: row.prompt, score: row.score, at: new Map() });
-        tracks.get(row.id).at.set(index, row.track);
+      for (const { id, prompt, score, track } of each) {
+        if (!tracks.has(id)) tracks.set(id, { id, prompt, score, at: new Map() });
+        tracks.get(id).at.set(index, track);
       }
     }
     this.tracks = [...tracks.values()].sort((a, b) => a.id - b.id);
-    this.names.replaceChildren(...this.tracks.map((track) => el("button", {
-      class: `name ${track.id === this.chosen ? "chosen" : ""}`, title: `${track.prompt}: ${track.at.size} frames`,
-      onclick: () => this.dispatchEvent(new CustomEvent("choose", { detail: track.id })),
-    }, el("i", { class: "dot", style: { background: css(track.id) } }), `${track.id} ${track.prompt}`)));
-    this.draw();
+    fill(this.names, this.tracks.map(({ id, prompt, at }) => el("button", { class: "name", title: `${prompt}: ${at.size} frames`, onclick: () => this.told(id) }, dot(css(id)), `${id} ${prompt}`)));
+    this.choose(this.chosen);
   }
 
   choose(id) {
     this.chosen = id;
-    [...this.names.children].forEach((node, n) => node.classList.toggle("chosen", this.tracks[n].id === id));
+    this.tracks.forEach((track, n) => this.names.children[n].classList.toggle("chosen", track.id === id));
     this.draw();
   }
 
   draw() {
-    const { player, canvas } = this, dpr = window.devicePixelRatio || 1;
-    const width = canvas.clientWidth, height = Math.max(1, this.tracks.length) * ROW;
+    const { player, canvas } = this, dpr = window.devicePixelRatio || 1, width = canvas.clientWidth;
+    const height = Math.max(1, this.tracks.length) * ROW, h = ROW * dpr;
     canvas.style.height = `${height}px`;
     canvas.width = Math.max(1, width * dpr);
     canvas.height = height * dpr;
     if (!player.clip || !width) return;
-    const context = canvas.getContext("2d"), step = canvas.width / player.count;
-    const style = getComputedStyle(canvas);
+    const context = canvas.getContext("2d"), step = canvas.width / player.count, style = getComputedStyle(canvas);
     this.tracks.forEach((track, n) => {
-      const y = n * ROW * dpr, h = ROW * dpr;
+      const y = n * h;
       if (track.id === this.chosen) {
         context.fillStyle = style.borderColor;
         context.fillRect(0, y, canvas.width, h);

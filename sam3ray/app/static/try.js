@@ -1,143 +1,93 @@
 // Try: prompts on a clip, and what the model makes of them, frame by frame.
 
-import { get, post, upload } from "./api.js";
+import { get, owner, post, upload } from "./api.js";
 import { css } from "./colours.js";
-import { duration, el, fill, save, toast } from "./dom.js";
-import { keys, PLAYING } from "./keys.js";
-import { row } from "./masks.js";
+import { attach, check, chip, dot, duration, el, empty, fill, phrasesIn, save, toast } from "./dom.js";
+import { merged, row, rowsByFrame } from "./masks.js";
 import { Player } from "./player.js";
-import { Prompts } from "./prompts.js";
+import { newWork, Prompts } from "./prompts.js";
+import { Stage } from "./stage.js";
 import { Timeline } from "./timeline.js";
 
-const WAYS = { forward: ["→", "Forward", "from the range's first frame to its last"], backward: ["←", "Backward", "from its last frame to its first"], both: ["↔", "Both ways", "from the frame shown, to both ends"] };
+const HINTS = {
+  point: "Click on an object; right-click on what is not part of it; or drag a box around it.",
+  brush: "Paint the object's mask; the right button erases.",
+  like: "Drag a box around one thing: everything like it is found.",
+};
 
-export class TryView {
+export default class TryView {
   constructor({ socket, state }) {
-    this.socket = socket;
-    this.state = state;
-    this.clips = state.clips;
-    this.works = new Map(); // clip's key -> what has been asked of it and found
+    Object.assign(this, { socket, state, clips: state.clips, defaults: {}, other: null });
+    this.works = new Map(); // clip's key -> what is asked of it and was found
+    this.node = attach(this, "try");
     this.player = new Player({
-      rowsAt: (index) => this.rowsAt(index),
-      decorate: (context, scale, index) => this.prompts.draw(context, scale, index),
-      keyOf: (index) => `${this.work?.version} ${this.work?.settings.new_det_thresh} ${this.work?.shown.has(index)}`,
+      rowsAt: (index) => this.rowsAt(index).filter((each) => each.id !== this.prompts.painted),
+      keyOf: (index) => [this.work?.version, this.threshold("new_det_thresh"), this.prompts.painted, this.work?.shown.has(index)],
+      decorate: (context, index) => this.prompts.draw(context, index),
     });
-    this.prompts = new Prompts(this.player, () => this.work, () => this.changed(), (frame) => this.preview(frame));
+    this.prompts = new Prompts(this.player, { work: () => this.work, rowsAt: (index) => this.rowsAt(index), changed: () => this.changed(), asked: (index) => this.preview(index), renumbered: () => this.showRows() });
     this.timeline = new Timeline(this.player);
-    this.timeline.addEventListener("choose", (event) => this.choose(event.detail));
-    this.player.addEventListener("problem", (event) => toast(event.detail, "error"));
-    this.player.addEventListener("frame", () => this.frameShown());
-    this.build();
+    this.screen.replaceWith(this.player.node);
+    this.tracks.replaceWith(this.timeline.node);
+    this.timeline.addEventListener("choose", ({ detail }) => this.choose({ value: detail }));
+    this.player.addEventListener("problem", ({ detail }) => toast(detail, "error"));
+    this.player.addEventListener("frame", ({ detail }) => this.frameShown(detail));
+    this.node.addEventListener("dragover", (event) => event.preventDefault());
+    this.node.addEventListener("drop", (event) => { event.preventDefault(); this.take(event.dataTransfer.files); });
     for (const name of ["place", "found", "preview", "restarted", "ended", "refused"]) socket.on(name, (event) => this.hear(name, event));
-    socket.addEventListener("open", () => this.work && this.restore(this.work.key));
-  }
-
-  // The page
-
-  build() {
-    const file = el("input", { type: "file", accept: "video/*,.mkv,.avi,.mov,.ts,.webm", hidden: true, onchange: () => this.take(file.files) });
-    this.list = el("ul", { class: "clips", "aria-label": "Clips" });
-    const address = el("input", { type: "text", placeholder: "https:// or s3:// address", "aria-label": "Address of a video", onkeydown: (e) => e.key === "Enter" && this.addAddress(address) });
-    this.side = el("aside", { class: "side" },
-      el("h2", {}, "Clips"),
-      el("button", { class: "drop", onclick: () => file.click(), ondragover: (e) => e.preventDefault(), ondrop: (e) => { e.preventDefault(); this.take(e.dataTransfer.files); } },
-        el("b", {}, "Upload a video"), el("small", {}, "or drop it here")), file, address, this.list);
-    this.phrase = el("input", { type: "text", placeholder: "red circle, star, …", "aria-label": "Phrase to look for", maxLength: 256, onkeydown: (e) => e.key === "Enter" && this.addPhrase() });
-    this.chips = el("div", { class: "chips" });
-    this.objects = el("ul", { class: "objects", "aria-label": "Objects" });
-    this.ways = el("div", { class: "segments", role: "radiogroup", "aria-label": "Direction" }, Object.entries(WAYS).map(([way, [sign, name, title]]) =>
-      el("button", { role: "radio", title, data: { way }, onclick: () => { this.work.way = way; this.changed(); } }, `${sign} ${name}`)));
-    this.first = el("input", { type: "number", class: "number", min: 0, "aria-label": "First frame of the range", onchange: () => this.setRange("first", Number(this.first.value)) });
-    this.last = el("input", { type: "number", class: "number", min: 0, "aria-label": "Last frame of the range", onchange: () => this.setRange("last", Number(this.last.value)) });
-    this.runButton = el("button", { class: "primary big", onclick: () => this.run() }, "Run");
-    this.cancelButton = el("button", { class: "big", hidden: true, onclick: () => this.cancel() }, "Stop, keep what is done");
-    this.bar = el("progress", { max: 1, value: 0, hidden: true, "aria-label": "Progress" });
-    this.status = el("p", { class: "status", role: "status" });
-    this.settings = el("div", { class: "settings" });
-    this.effect = el("p", { class: "status effect" });
-    this.exportChoice = el("select", { "aria-label": "Format of the export" }, Object.keys(this.state.formats).map((name) => el("option", { value: name }, name)));
-    this.exclude = el("button", { role: "switch", title: "A click says what does not belong to the object", onclick: () => this.prompts.setExclude(!this.prompts.exclude) }, "− Exclude");
-    this.likeButton = el("button", { role: "switch", title: "A box you drag shows a kind of thing: everything like it is found (w)", onclick: () => this.setLike(!this.prompts.like) }, "Box: all like this");
-    this.prompts.onExclude = (on) => this.exclude.setAttribute("aria-checked", on);
-    this.take_home = el("section", { class: "home" }, el("h2", {}, "Take home"),
-      el("div", { class: "row" }, el("button", { onclick: () => this.download("parquet") }, "Parquet"), el("button", { onclick: () => this.download("video") }, "Video")),
-      el("div", { class: "row" }, this.exportChoice, el("button", { onclick: () => this.download(this.exportChoice.value) }, "Export")),
-      el("div", { class: "row" }, el("button", { title: "Configuration and manifest of a batch over these clips, with these phrases and thresholds", onclick: () => this.saveJob() }, "Save as job")));
-    this.compare = el("select", { "aria-label": "Compare with an earlier result", onchange: () => this.showBeside() });
-    this.panel = el("aside", { class: "panel" },
-      el("section", {}, el("h2", {}, "Find"), el("div", { class: "row" }, this.phrase, el("button", { title: "Add the phrase", "aria-label": "Add the phrase", onclick: () => this.addPhrase() }, "+")), this.chips, el("div", { class: "row" }, this.likeButton)),
-      el("section", {}, el("h2", {}, "Objects", el("span", { class: "tools" }, this.exclude, el("button", { title: "Finish this object (f)", onclick: () => this.prompts.finish() }, "Finish"), el("button", { title: "Clear its prompts on this frame (b)", onclick: () => this.prompts.clear() }, "Clear"))),
-        el("p", { class: "hint" }, "Click on an object; right-click on what is not part of it; drag a box."), this.objects),
-      el("section", {}, el("h2", {}, "Run"), this.ways,
-        el("div", { class: "row range" }, "frames", this.first, "to", this.last, el("button", { class: "quiet", title: "The whole clip", onclick: () => { Object.assign(this.work, { first: 0, last: this.player.count - 1 }); this.changed(); } }, "all")),
-        el("div", { class: "row" }, this.runButton, this.cancelButton), this.bar, this.status),
-      el("section", {}, el("details", {}, el("summary", {}, "Thresholds"), this.settings), this.effect, this.compare),
-      this.take_home);
-    this.beside = el("div", { class: "beside", hidden: true });
-    this.centre = el("div", { class: "centre" }, el("div", { class: "screens" }, this.player.node, this.beside), this.timeline.node);
-    this.node = el("div", { class: "try" }, this.side, this.centre, this.panel);
-    this.node.addEventListener("dragover", (e) => e.preventDefault());
-    this.node.addEventListener("drop", (e) => { e.preventDefault(); this.take(e.dataTransfer.files); });
-    this.buildSettings();
+    socket.on("model", ({ info }) => { this.defaults = info.thresholds ?? {}; this.showSettings(); });
+    socket.addEventListener("open", () => this.work && this.loadResults(this.work));
+    fill(this.format, Object.keys(state.formats).map((name) => el("option", {}, name)));
+    this.setTool({ value: "point" });
+    this.setSize();
     this.listClips();
   }
 
   enter() {
-    keys([
-      ...PLAYING(this.player),
-      { keys: ["q"], says: "include what is under the pointer (or left click)", act: () => this.prompts.atPointer(true) },
-      { keys: ["e"], says: "exclude what is under the pointer (or right click)", act: () => this.prompts.atPointer(false) },
-      { keys: ["w"], says: "boxes show a kind of thing: find everything like it", act: () => this.setLike(!this.prompts.like) },
-      { keys: ["f"], says: "finish the object: the next click begins another one", act: () => this.prompts.finish() },
-      { keys: ["b"], says: "clear the object's prompts on this frame", act: () => this.prompts.clear() },
-      { keys: ["/"], says: "type a phrase", act: () => this.phrase.focus() },
-      { keys: ["r", "Enter"], says: "run", act: () => this.run() },
-      { keys: ["Escape"], says: "stop, keep what is done", act: () => this.cancel() },
-      { keys: ["["], says: "the range begins at this frame", act: () => this.setRange("first", this.player.index) },
-      { keys: ["]"], says: "the range ends at this frame", act: () => this.setRange("last", this.player.index) },
-      { keys: ["s"], says: "show the chosen object alone, or all", act: () => this.alone() },
-      { keys: ["l"], says: "labels on or off", act: () => { this.player.labels = !this.player.labels; this.player.redraw(); } },
-      { keys: ["?"], says: "this list", act: () => {} },
-    ]);
-    if (!this.work && this.clips.length) this.open(this.clips[0].key);
+    const last = this.clips.find((each) => each.key === sessionStorage.getItem("clip")) ?? this.clips[0];
+    if (!this.work && last) this.open({ value: last.key });
   }
 
   leave() { this.player.pause(); }
 
+  // Clips
+
   listClips() {
-    fill(this.list, this.clips.map((clip) => el("li", {}, el("button", { class: clip.key === this.work?.key ? "chosen" : "", title: clip.name, onclick: () => this.open(clip.key) },
-      el("img", { src: `/api/clips/${clip.key}/stills/0`, alt: "", loading: "lazy", width: 64, height: 40 }), el("span", {}, clip.name)))));
-    if (!this.clips.length) fill(this.list, el("li", { class: "empty" }, "No clips yet: upload a video."));
+    fill(this.list, this.clips.map(({ key, name }) => el("li", {}, el("button", { class: key === this.work?.key ? "chosen" : "", title: name, do: "open", value: key },
+      el("img", { src: this.pictured ? `/api/clips/${key}/thumb` : "", alt: "", loading: "lazy", width: 64, height: 40 }), el("span", {}, name)))));
+    if (!this.clips.length) fill(this.list, empty("No clips yet: upload a video."));
   }
+
+  browse() { this.file.click(); }
+  takeChosen() { this.take(this.file.files); }
 
   async take(files) {
     for (const file of files) {
-      const bar = el("progress", { max: 1, value: 0 });
-      const item = el("li", { class: "loading" }, file.name, bar);
+      const bar = el("progress", { max: 1, value: 0 }), item = el("li", { class: "loading" }, file.name, bar);
       this.list.prepend(item);
-      try {
-        const clip = await upload(file, (part) => { bar.value = part; });
-        this.clips.push(clip);
-        this.listClips();
-        await this.open(clip.key);
-      } catch (error) {
-        item.remove();
-        toast(`${file.name}: ${error.message}`, "error", 12);
-      }
+      await this.add(upload(file, (part) => { bar.value = part; }).then((clip) => [clip]), `${file.name}: `);
+      item.remove();
     }
   }
 
-  async addAddress(input) {
-    try {
-      const added = await post("/api/clips", { address: input.value });
-      this.clips.push(...added);
-      input.value = "";
-      this.listClips();
-      if (added.length) await this.open(added[0].key);
-    } catch (error) { toast(error.message, "error", 12); }
+  async addAddress() {
+    if (await this.add(post("/api/clips", { address: this.address.value }))) this.address.value = "";
   }
 
-  async open(key) {
+  async add(coming, whose = "") {
+    try {
+      const added = await coming;
+      this.clips.push(...added);
+      this.listClips();
+      if (added.length) await this.open({ value: added[0].key });
+      return true;
+    } catch (error) {
+      toast(whose + error.message, "error");
+      return false;
+    }
+  }
+
+  async open({ value: key }) {
     if (this.opening === key || (key === this.work?.key && this.player.clip)) return; // it is there
     this.opening = key;
     const before = this.player.close();
@@ -146,109 +96,190 @@ export class TryView {
     try {
       const clip = await get(`/api/clips/${key}`);
       if (this.opening !== key) return; // another was opened meanwhile
-      if (!this.works.has(key)) {
-        this.works.set(key, { key, clip, phrases: [], own: [], refinements: [], exemplars: [], chosen: null, rows: new Map(), shown: new Map(), way: "forward", first: 0, last: clip.times.length - 1, settings: {}, running: null, results: [], base: 0, version: 0 });
-      }
-      this.work = this.works.get(key);
-      this.work.clip = clip;
+      const isNew = !this.works.has(key);
+      if (isNew) this.works.set(key, newWork({ key, way: "forward", first: 0, last: clip.times.length - 1, settings: {}, running: null, results: [], position: 0 }));
+      const work = (this.work = Object.assign(this.works.get(key), { clip }));
+      sessionStorage.setItem("clip", key);
+      const kept = isNew && this.recall(work);
       this.listClips();
-      await this.player.load(clip);
-      if (!this.work.results.length) await this.restore(key);
+      const loaded = work.results.length ? null : this.loadResults(work, !kept);
+      await this.player.load(clip, work.position);
+      this.pictured = true; // the pictures of the list have waited until now
+      this.listClips();
+      await loaded;
       this.changed();
+      if (kept && !work.results.length && (work.phrases.length || work.items.length)) this.preview(this.player.index, true);
     } catch (error) {
       this.player.clip ??= before;
-      toast(error.message, "error", 12);
+      toast(error.message, "error");
     }
     if (this.opening === key) this.opening = null;
     this.node.classList.remove("busy");
   }
 
-  // After the page was loaded anew, or the connection was lost: what the server still has.
-  async restore(key) {
-    const work = this.works.get(key), { ticket } = work;
-    const { results } = await get(`/api/clips/${key}`);
-    const latest = results.at(-1);
+  // What is asked for outlives a reload of the page in the tab; the server keeps what was found.
+  remember() {
+    const { key, clip, phrases, own, items, exemplars, chosen, way, first, last, settings, position } = this.work;
+    const kept = { name: clip.name, phrases, own: [...own], items, exemplars, chosen, way, first, last, settings, position };
+    try { sessionStorage.setItem(`work ${key}`, JSON.stringify(kept)); } catch { /* full of masks: it is only lost by a reload */ }
+  }
+
+  recall(work) {
+    const { name, own, ...kept } = JSON.parse(sessionStorage.getItem(`work ${work.key}`)) ?? {};
+    if (name !== work.clip.name) return false; // of another server
+    Object.assign(work, kept, { own: new Map(own) });
+    return true;
+  }
+
+  // What the server has of earlier runs; prompts of the latest, too, where the tab has kept none.
+  async loadResults(work, withPrompts = false) {
+    const { ticket, key } = work, { results } = await get(`/api/clips/${key}?owner=${owner()}`), latest = results.at(-1);
     if (!latest) return;
     const { frames, asked, how, id } = await get(`/api/results/${latest.id}`);
     if (work.ticket !== ticket) return; // a run was begun meanwhile: what was there before must not replace it
-    work.rows = new Map(frames.map((frame) => [frame.i, frame.o.map(row)]));
-    work.results = results.map((each) => ({ id: each.id, asked: each.asked }));
-    if (!work.phrases.length && !work.own.length) {
-      work.phrases = asked.phrases ?? [];
-      this.prompts.restore(work, asked.visual ?? [], asked.refinements ?? []);
-      work.exemplars = asked.exemplars ?? [];
-      Object.assign(work, { way: asked.way, first: asked.first, last: asked.last, settings: asked.thresholds ?? {} });
+    const names = asked.visual.map((each) => [each.object_id, each.label]);
+    Object.assign(work, { rows: rowsByFrame(frames), shown: new Map(), results, result: id, ran: asked.thresholds });
+    work.base = Math.max(0, ...names.map(([each]) => each));
+    if (withPrompts) {
+      const { phrases, exemplars, way, first, last, thresholds } = asked;
+      Object.assign(work, { phrases, exemplars, way, first, last, settings: thresholds, own: new Map(names) });
+      work.items = [...asked.visual, ...asked.refinements].map(({ label, ...item }) => item);
     }
-    work.base = this.prompts.highest(work);
-    work.result = id;
     work.running = how === "queued" || how === "running" ? { id } : null;
     work.version++;
-    if (work === this.work) { this.changed(); this.showRows(); }
+    if (work !== this.work) return;
+    this.prompts.rebase(work, Math.max(work.base, ...work.own.keys()));
+    this.showRows();
+    this.changed();
   }
 
   // What is asked for
 
-  addPhrase(text = this.phrase.value) {
-    const given = text.split(/[,;\n]/).map((each) => each.trim()).filter(Boolean);
+  addPhrase(_, text = this.phrase.value) {
+    const { phrases } = this.work, known = phrases.map((each) => each.toLowerCase());
+    const fresh = phrasesIn(text).filter((each) => !known.includes(each.toLowerCase()));
     this.phrase.value = "";
-    const fresh = given.filter((each) => !this.work.phrases.some((old) => old.toLowerCase() === each.toLowerCase()));
     if (!fresh.length) return;
-    this.work.phrases.push(...fresh);
+    phrases.push(...fresh);
     this.changed();
     this.preview(this.player.index, true);
   }
 
-  setLike(on) {
-    this.prompts.like = on;
-    this.likeButton.setAttribute("aria-checked", on);
+  addSuggested({ value }) { this.addPhrase(null, value); }
+
+  removePhrase({ value }) {
+    this.work.phrases = this.work.phrases.filter((each) => each !== value);
+    this.changed();
+    this.preview(this.player.index, true);
   }
 
-  setRange(end, index) {
-    const at = this.player.nearest(Math.max(0, index)), { work } = this;
-    const position = Math.max(0, Math.min(this.player.count - 1, at));
-    work[end] = position;
-    if (work.first > work.last) work[end === "first" ? "last" : "first"] = position;
+  removeExemplar({ value }) {
+    this.work.exemplars = this.work.exemplars.filter((each) => each.frame !== Number(value));
+    this.changed();
+    this.preview(Number(value), true);
+  }
+
+  setTool({ value }) {
+    this.prompts.tool = value === this.prompts.tool ? "point" : value;
+    check(this.tools, this.prompts.tool);
+    this.hint.textContent = HINTS[this.prompts.tool];
+    this.brushing.hidden = this.brushing.disabled = this.prompts.tool !== "brush";
+    this.player.redraw();
+  }
+
+  setSize() {
+    this.prompts.brush.size = Number(this.size.value);
+    this.sizeShown.textContent = this.size.value;
+    this.player.redraw();
+  }
+
+  resize({ value }) {
+    const { size } = this.prompts.brush, to = size * value;
+    this.size.value = value > 1 ? Math.ceil(to) : Math.floor(to);
+    this.setSize();
+  }
+
+  toggleExclude() {
+    this.prompts.exclude = !this.prompts.exclude;
+    this.exclude.ariaChecked = String(this.prompts.exclude);
+  }
+
+  here({ value }) { this.prompts.here(value); }
+
+  finish() {
+    if (!this.work) return;
+    if (this.prompts.exclude) this.toggleExclude();
+    this.choose({ value: null });
+  }
+
+  clear() { if (this.work) this.prompts.clear(); }
+  setWay({ value }) { this.work.way = value; this.changed(); }
+
+  // Of the range: where the frame shown is, or the number in the field.
+  setEnd(control) {
+    const { work, player } = this, end = control === this.first ? "first" : control === this.last ? "last" : control.value;
+    work[end] = control === this[end] ? player.nearest(Number(control.value)) : player.position;
+    if (work.first > work.last) work[end === "first" ? "last" : "first"] = work[end];
+    this.changed();
+  }
+
+  wholeClip() {
+    Object.assign(this.work, { first: 0, last: this.player.count - 1 });
     this.changed();
   }
 
   changed() {
-    const { work } = this;
-    if (!work) return;
+    const { work, player } = this;
+    if (!work || !player.clip) return;
     const suggested = work.clip.prompts.filter((each) => !work.phrases.includes(each));
     fill(this.chips,
-      work.phrases.map((text) => el("span", { class: "chip" }, text, el("button", { class: "quiet", "aria-label": `Remove ${text}`, onclick: () => { work.phrases = work.phrases.filter((each) => each !== text); this.changed(); } }, "×"))),
-      work.exemplars.map((each) => el("span", { class: "chip" }, `${each.label}, frame ${each.frame}`, el("button", { class: "quiet", "aria-label": `Remove the boxes of frame ${each.frame}`, onclick: () => { work.exemplars = work.exemplars.filter((one) => one !== each); this.changed(); this.preview(each.frame); } }, "×"))),
-      suggested.map((text) => el("button", { class: "chip ghost", title: "Add this phrase", onclick: () => this.addPhrase(text) }, `+ ${text}`)));
-    for (const button of this.ways.children) button.setAttribute("aria-checked", button.dataset.way === work.way);
-    this.first.value = this.player.indexAt(work.first);
-    this.last.value = this.player.indexAt(work.last);
-    this.first.max = this.last.max = this.player.indexAt(this.player.count - 1);
+      work.phrases.map((text) => chip(text, "removePhrase", text, `Remove ${text}`)),
+      work.exemplars.map(({ label, frame }) => chip(`${label}, frame ${frame}`, "removeExemplar", frame, `Remove the boxes of frame ${frame}`)),
+      suggested.map((text) => el("button", { class: "chip ghost", title: "Add this phrase", do: "addSuggested", value: text }, `+ ${text}`)));
+    check(this.ways, work.way);
+    for (const end of ["first", "last"]) {
+      this[end].value = player.indexAt(work[end]);
+      this[end].max = player.indexAt(player.count - 1);
+    }
     this.listObjects();
     this.showRunning();
     this.showSettings();
-    this.player.redraw();
+    player.redraw();
+    this.remember();
   }
 
   listObjects() {
-    const { work } = this;
-    const found = this.timeline.tracks.filter((track) => !work.own.some((each) => each.id === track.id));
-    const line = (id, name, about, ...more) => el("li", { class: work.chosen === id ? "chosen" : "", onclick: () => this.choose(id) },
-      el("i", { class: "dot", style: { background: css(id) } }), el("b", {}, String(id)), name, el("small", {}, about), ...more);
+    const { work, prompts } = this, found = this.timeline.tracks.filter(({ id }) => !work.own.has(id));
+    const line = (id, name, about, ...more) => el("li", { class: work.chosen === id ? "chosen" : "", do: "choose", value: id },
+      dot(css(id)), el("b", {}, String(id)), name, el("small", {}, about), ...more);
     fill(this.objects,
-      work.own.map((each) => line(each.id,
-        el("input", { type: "text", value: each.label, maxLength: 200, "aria-label": `Name of object ${each.id}`, onclick: (e) => e.stopPropagation(), onchange: (e) => { each.label = e.target.value.trim() || `object ${each.id}`; this.changed(); } }),
-        this.prompts.about(each),
-        el("button", { class: "quiet", "aria-label": `Remove object ${each.id}`, onclick: (e) => { e.stopPropagation(); this.prompts.remove(each.id); } }, "×"))),
-      found.map((track) => line(track.id, el("span", {}, track.prompt), `${track.at.size} fr.${track.score < 0.995 ? ` · ${track.score.toFixed(2)}` : ""}`)));
-    if (!work.own.length && !found.length) fill(this.objects, el("li", { class: "empty" }, "None yet."));
+      [...work.own].map(([id, label]) => line(id, el("input", { type: "text", value: label, maxLength: 200, name: id, ariaLabel: `Name of object ${id}`, do: "nameObject" }), prompts.about(id),
+        el("button", { class: "quiet", ariaLabel: `Remove object ${id}`, do: "removeObject", value: id }, "×"))),
+      found.map(({ id, prompt, at, score }) => line(id, el("span", {}, prompt), prompts.about(id) || `${at.size} fr.${score < 0.995 ? ` · ${score.toFixed(2)}` : ""}`)),
+      !work.own.size && !found.length && empty("None yet."));
   }
 
-  choose(id) {
-    if (!this.work) return;
-    this.work.chosen = id;
-    this.timeline.choose(id);
-    if (this.player.only !== null) this.player.only = id;
+  nameObject({ name, value }) {
+    this.work.own.set(Number(name), value.trim() || `object ${name}`);
     this.changed();
+  }
+
+  removeObject({ value }) {
+    const id = Number(value) || this.work?.chosen;
+    if (id) this.prompts.remove(id);
+  }
+
+  choose({ value }) {
+    if (!this.work) return;
+    this.work.chosen = value;
+    this.timeline.choose(value);
+    if (this.player.only !== null) this.player.only = value;
+    this.changed();
+  }
+
+  nextObject({ value }) {
+    const ids = this.rowsAt(this.player.index).map((each) => each.id), at = ids.indexOf(this.work?.chosen);
+    if (ids.length) this.choose({ value: ids[(at < 0 ? 0 : at + Number(value) + ids.length) % ids.length] });
   }
 
   alone() {
@@ -258,140 +289,124 @@ export class TryView {
 
   // Thresholds
 
-  buildSettings() {
-    const slider = (name, title, max, step) => {
-      const shown = el("output", {});
-      const input = el("input", { type: "range", min: step < 1 ? 0 : 0, max, step, "aria-label": title, oninput: () => {
-        this.work.settings[name] = Number(input.value);
-        shown.textContent = input.value;
-        this.showEffect();
-        this.player.redraw();
-      } });
-      this.sliders[name] = { input, shown };
-      return el("label", {}, title, input, shown);
-    };
-    this.sliders = {};
-    fill(this.settings,
-      slider("new_det_thresh", "New object from score", 1, 0.01),
-      slider("score_threshold_detection", "Detection from score", 1, 0.01),
-      slider("det_nms_thresh", "Duplicates above overlap", 1, 0.01),
-      slider("hotstart_delay", "Frames before a new object is believed", 30, 1));
-    this.socket.on("model", ({ info }) => { this.defaults = info.thresholds ?? {}; this.showSettings(); });
-  }
+  threshold(name) { return this.work?.settings[name] ?? this.state.thresholds[name] ?? this.defaults[name]; }
 
-  threshold(name) { return this.work?.settings[name] ?? this.state.thresholds[name] ?? this.defaults?.[name]; }
+  setThreshold({ name, value }) {
+    this.work.settings[name] = Number(value);
+    this.showSettings();
+    this.player.redraw();
+    this.remember();
+    clearTimeout(this.trying);
+    if (this.work.phrases.length) this.trying = setTimeout(() => this.preview(this.player.index, true), 250); // on this frame, at once
+  }
 
   showSettings() {
     if (!this.work) return;
-    for (const [name, { input, shown }] of Object.entries(this.sliders)) {
-      const value = this.threshold(name);
-      if (value === undefined || value === null) continue;
-      input.value = value;
-      shown.textContent = value;
+    for (const input of this.settings.querySelectorAll("input")) {
+      const value = this.threshold(input.name);
+      if (value !== undefined && value !== null) input.nextElementSibling.value = input.value = value;
     }
     this.showEffect();
   }
 
   // What another threshold would change, as far as what was found can tell.
   showEffect() {
-    const { work } = this, wanted = this.threshold("new_det_thresh"), ran = work.ran?.new_det_thresh ?? wanted;
-    const tracks = this.timeline.tracks, below = tracks.filter((track) => track.score < wanted).length;
-    const changed = Object.keys(work.settings).some((name) => work.settings[name] !== (work.ran?.[name] ?? work.settings[name]));
+    const { work } = this, { tracks } = this.timeline, wanted = this.threshold("new_det_thresh");
+    const ran = (name) => work.ran?.[name] ?? this.state.thresholds[name] ?? this.defaults[name];
+    const below = tracks.filter((track) => track.score < wanted).length;
     this.effect.textContent = !tracks.length ? ""
       : below ? `${below} of ${tracks.length} objects fall below ${wanted}: shown faintly.`
-      : wanted < ran ? `Objects between ${wanted} and ${ran} were not kept: run again to see them.`
-      : changed ? "Run again to see what these settings change." : "";
+      : wanted < ran("new_det_thresh") ? `Objects between ${wanted} and ${ran("new_det_thresh")} were not kept: run again to see them.`
+      : Object.entries(work.settings).some(([name, value]) => value !== ran(name)) ? "This frame shows the new settings; run again to see them on the others." : "";
   }
 
   // Running
 
   order(more) {
-    const { work } = this;
-    const { visual, refinements } = this.prompts.payload(work);
-    return { do: "run", key: work.key, phrases: work.phrases, visual, refinements, exemplars: work.exemplars, way: work.way, first: work.first, last: work.last,
-      start: work.way === "both" ? Math.max(work.first, Math.min(work.last, this.player.position)) : work.first, thresholds: work.settings, ...more };
+    const { key, phrases, exemplars, way, first, last, settings } = this.work;
+    const start = way === "both" ? Math.max(first, Math.min(last, this.player.position)) : first;
+    return { do: "run", key, phrases, exemplars, ...this.prompts.payload(), way, first, last, start, thresholds: { ...settings }, ...more };
   }
 
   run() {
     const { work } = this;
     if (!work || work.running) return;
-    if (this.phrase.value.trim()) this.addPhrase();
-    if (!work.phrases.length && !work.own.length && !work.exemplars.length) {
+    this.addPhrase();
+    if (!work.phrases.length && !work.own.size && !work.exemplars.length) {
       toast("Type a phrase, or click on an object, first.");
       this.phrase.focus();
       return;
     }
+    this.prompts.rebase(work);
     const order = this.order({ ticket: `run ${work.key} ${Date.now()}` });
     if (!this.socket.send(order)) { toast("The server cannot be reached.", "error"); return; }
-    work.ticket = order.ticket;
-    work.running = { ticket: order.ticket };
-    work.base = this.prompts.highest(work);
-    work.ran = Object.fromEntries(Object.keys(this.sliders).map((name) => [name, this.threshold(name)]));
-    work.rows = new Map();
-    work.shown = new Map();
-    work.version++;
-    this.status.textContent = "Sent.";
-    this.showRows();
+    const { ticket } = order;
+    Object.assign(work, { ticket, asked: order, running: { ticket }, ran: order.thresholds });
     this.changed();
   }
 
   cancel() { if (this.work?.running?.id) this.socket.send({ do: "cancel", id: this.work.running.id }); }
 
+  // The model's answer for one frame. all: of phrases and examples, too, instead of all that is shown.
   preview(index, all = false) {
-    const { work } = this, position = this.player.positionOf(index);
-    if (!work || position < 0) return;
-    const { visual, refinements } = this.prompts.payload(work, index, this.rowsAt(index));
-    const exemplars = work.exemplars.filter((each) => each.frame === index);
-    all ||= exemplars.length > 0; // what phrases and boxes find replaces what is shown
+    const { work, player } = this, { key, settings } = work, start = player.positionOf(index);
+    const visual = this.prompts.payloadAt(index), exemplars = work.exemplars.filter((each) => each.frame === index);
+    all ||= exemplars.length > 0;
     const phrases = all ? work.phrases : [];
-    if (!visual.length && !phrases.length && !exemplars.length) { work.shown.delete(index); work.version++; this.player.redraw(); return; }
-    this.socket.send({ do: "run", preview: true, key: work.key, phrases, visual, refinements, exemplars, start: position, first: 0, last: this.player.count - 1, thresholds: work.settings, ticket: `preview ${work.key} ${all}` });
+    if (visual.length || phrases.length || exemplars.length) {
+      this.socket.send({ do: "run", preview: true, key, phrases, visual, exemplars, start, first: 0, last: player.count - 1, thresholds: settings, ticket: `preview ${all}` });
+      return;
+    }
+    work.shown.delete(index);
+    work.version++;
+    player.redraw();
   }
 
   hear(name, event) {
     const work = this.works.get(event.key);
     if (name === "refused") {
-      if (this.work?.running?.ticket === event.ticket && event.ticket) this.work.running = null;
-      toast(event.message, "error", 12);
+      if (event.ticket && this.work?.running?.ticket === event.ticket) this.work.running = null;
+      if (event.ticket !== "fix") toast(event.message, "error");
       this.changed();
-      return;
-    }
-    if (!work) return;
-    if (name === "preview") {
-      const rows = event.frames[0]?.o.map(row) ?? [], index = event.frames[0]?.i;
-      if (index === undefined) return;
-      const before = event.ticket?.endsWith("true") ? [] : this.rowsOf(work, index).filter((each) => !rows.some((one) => one.id === each.id));
-      work.shown.set(index, [...before, ...rows].sort((a, b) => a.id - b.id));
-      work.version++;
-      if (work === this.work) this.player.redraw();
-      return;
-    }
-    if (event.preview) { if (event.how === "failed") toast(event.message, "error"); return; }
-    if (event.ticket && work.running?.ticket && event.ticket !== work.running.ticket) return;
+    } else if (name === "preview") {
+      if (work && event.ticket !== "fix") this.previewed(work, event);
+    } else if (event.preview) {
+      if (event.how === "failed" && event.ticket !== "fix") toast(event.message, "error");
+    } else if (work && !(event.ticket && work.running?.ticket && event.ticket !== work.running.ticket)) this.follow(work, name, event);
+  }
+
+  previewed(work, { frames: [frame], ticket }) {
+    if (!frame) return;
+    const before = ticket.endsWith("true") ? [] : this.rowsOf(work, frame.i);
+    work.shown.set(frame.i, merged(before, frame.o.map(row)));
+    work.version++;
+    if (work === this.work) this.player.redraw();
+  }
+
+  follow(work, name, { id, place, frames, done, total, seconds, how, message }) {
     if (name === "place") {
-      work.running = { ...work.running, id: event.id, place: event.place };
-      work.result = event.id;
-      if (!work.results.some((each) => each.id === event.id)) work.results.push({ id: event.id, asked: this.order({}) });
+      if (work.result !== id) {
+        Object.assign(work, { result: id, rows: new Map(), shown: new Map() });
+        work.results.push({ id, asked: work.asked });
+      }
+      work.running = { ...work.running, id, place };
     } else if (name === "restarted") {
       work.rows = new Map();
-      toast(event.message);
+      toast(message);
     } else if (name === "found") {
-      for (const frame of event.frames) {
-        const fresh = frame.o.map(row), old = (work.rows.get(frame.i) ?? []).filter((each) => !fresh.some((one) => one.id === each.id));
-        work.rows.set(frame.i, [...old, ...fresh].sort((a, b) => a.id - b.id));
-        work.shown.delete(frame.i);
+      for (const { i, o } of frames) {
+        work.rows.set(i, merged(work.rows.get(i) ?? [], o.map(row)));
+        work.shown.delete(i);
       }
-      if (work.running) Object.assign(work.running, { done: event.done, total: event.total, seconds: event.seconds });
-    } else if (name === "ended") {
-      work.running = null;
-      work.ended = { how: event.how, message: event.message };
-      if (event.how === "failed") toast(event.message, "error", 15);
+      if (work.running) Object.assign(work.running, { done, total, seconds });
+    } else {
+      Object.assign(work, { running: null, ended: { how, message } });
+      if (how === "failed") toast(message, "error", 15);
     }
     work.version++;
-    if (work === this.work) {
-      this.showRunning();
-      this.soon ??= requestAnimationFrame(() => { this.soon = null; this.showRows(); });
-    }
+    if (work !== this.work) return;
+    this.showRunning();
+    this.soon ??= requestAnimationFrame(() => { this.soon = null; this.showRows(); });
   }
 
   showRows() {
@@ -402,48 +417,60 @@ export class TryView {
   }
 
   showRunning() {
-    const { work } = this, { running } = work;
+    const { work, bar } = this, { running, ended } = work, frames = work.rows.size;
     this.runButton.hidden = Boolean(running);
-    this.cancelButton.hidden = this.bar.hidden = !running;
-    this.take_home.hidden = !work.rows.size;
-    if (running) {
-      if (running.place) { this.status.textContent = `Waiting: place ${running.place} in the queue.`; this.bar.removeAttribute("value"); }
-      else if (running.done) {
-        const left = (running.seconds / running.done) * (running.total - running.done);
-        this.bar.value = running.done / running.total;
-        this.status.textContent = `${running.done} of ${running.total} steps · ${(running.done / Math.max(0.01, running.seconds)).toFixed(1)} a second · ${duration(left)} left`;
-      } else this.status.textContent = "Working.";
-    } else if (work.ended) {
-      const frames = work.rows.size;
-      this.status.textContent = { done: `Done: ${frames} frames.`, cancelled: `Stopped: ${frames} frames are kept.`, failed: `Failed: ${work.ended.message}` }[work.ended.how];
-    } else this.status.textContent = "";
+    this.stopButton.hidden = bar.hidden = !running;
+    this.home.hidden = !frames;
+    bar.removeAttribute("value");
+    let text = "";
+    if (running?.place) text = `Waiting: place ${running.place} in the queue.`;
+    else if (running?.done) {
+      const { done, total, seconds } = running, rate = done / Math.max(0.01, seconds);
+      bar.value = done / total;
+      text = `${done} of ${total} steps · ${rate.toFixed(1)} a second · ${duration((total - done) / rate)} left`;
+    } else if (running) text = "Working.";
+    else if (ended) text = { done: `Done: ${frames} frames.`, cancelled: `Stopped: ${frames} frames are kept.`, failed: `Failed: ${ended.message}` }[ended.how];
+    this.status.textContent = text;
     const earlier = work.results.filter((each) => each.id !== work.result);
     this.compare.hidden = !earlier.length;
     if (earlier.length !== this.compare.length - 1) {
-      fill(this.compare, el("option", { value: "" }, "Compare with an earlier result…"), earlier.map((each, n) => el("option", { value: each.id }, `${n + 1}: ${(each.asked.phrases ?? []).join(", ") || "clicks"}`)));
+      fill(this.compare, el("option", { value: "" }, "Compare with an earlier result…"), earlier.map(({ id, asked }, n) => el("option", { value: id }, `${n + 1}: ${about(asked)}`)));
     }
   }
 
-  // Two results side by side, on the same frame.
+  // Two results side by side, on the same frame
 
   async showBeside() {
     const id = this.compare.value;
     this.closeBeside();
     if (!id) return;
-    const { frames } = await get(`/api/results/${id}`);
-    const rows = new Map(frames.map((frame) => [frame.i, frame.o.map(row)]));
-    this.other = new Player({ rowsAt: (index) => rows.get(index) ?? [], keyOf: () => id });
-    fill(this.beside, this.other.stage);
+    const { frames, asked } = await get(`/api/results/${id}`);
+    this.other = { id, rows: rowsByFrame(frames), title: about(asked) };
+    this.compare.value = id;
     this.beside.hidden = false;
-    await this.other.load(this.work.clip);
-    this.other.show(this.player.position);
+    this.otherStage = new Stage(this.otherScreen, "The frame of the other result");
+    this.otherStage.setSize(this.work.clip);
+    this.player.show(this.player.position);
   }
 
-  closeBeside() { this.other = null; this.beside.hidden = true; fill(this.beside); }
+  closeBeside() {
+    this.other = null;
+    this.beside.hidden = true;
+    fill(this.otherScreen);
+    this.caption.textContent = this.compare.value = "";
+  }
 
-  frameShown() {
-    this.other?.show(this.player.position);
-    this.prompts.frameShown();
+  frameShown(bitmap) {
+    const { work, player, other } = this, { index } = player;
+    work.position = player.position;
+    if (!player.playing) this.remember();
+    if (!other) return;
+    const rows = other.rows.get(index) ?? [], count = (all) => new Set([...all.values()].flat().map((each) => each.id)).size;
+    this.otherStage.redraw = () => this.otherStage.show(bitmap, rows, { key: `beside ${other.id} ${index}` });
+    this.otherStage.redraw().then(() => { this.otherStage.picture.dataset.frame = index; });
+    const said = (title, here, all) => `${title}: ${here.length} objects on this frame, ${count(all)} in all.`;
+    this.otherCaption.textContent = said(other.title, rows, other.rows);
+    this.caption.textContent = said(`Newest · ${about(work.asked ?? work.results.at(-1).asked)}`, this.rowsAt(index), work.rows);
   }
 
   // What is shown of a frame: what a preview said of it last, else the run's rows.
@@ -455,19 +482,24 @@ export class TryView {
     return this.rowsOf(this.work, index).map((each) => (each.score < least ? { ...each, faint: true } : each));
   }
 
-  // Taking home
+  // Downloads
 
-  download(kind) {
-    const least = this.threshold("new_det_thresh") ?? 0;
-    el("a", { href: `/api/results/${this.work.result}/download/${kind}?min_score=${least > (this.work.ran?.new_det_thresh ?? 0) ? least : 0}`, download: "" }).click();
-    toast(kind === "parquet" ? "The rows are on their way." : "It is being made: the download begins when it is done.");
+  download({ value }) {
+    const { work } = this, least = this.threshold("new_det_thresh") ?? 0, min = least > (work.ran?.new_det_thresh ?? 0) ? least : 0;
+    el("a", { href: `/api/results/${work.result}/download/${value || this.format.value}?min_score=${min}`, download: "" }).click();
+    toast(value === "parquet" ? "The download begins." : "The download begins when the file is made.");
   }
 
   async saveJob() {
     try {
-      const { files } = await post("/api/job", { phrases: this.work.phrases, result: this.work.result, keys: this.clips.map((each) => each.key) });
+      const { phrases, result } = this.work, { files, notes } = await post("/api/job", { phrases, result, keys: this.clips.map((each) => each.key) });
       for (const [name, text] of Object.entries(files)) save(name, text);
-      toast("job.yaml and clips.jsonl are saved. Put them into one folder, then: sam3ray run job.yaml", "info", 12);
-    } catch (error) { toast(error.message, "error", 12); }
+      toast(["job.yaml and clips.jsonl are saved. Put them into one folder, then: sam3ray run job.yaml.", ...notes].join(" "), "info", 12);
+    } catch (error) { toast(error.message, "error"); }
   }
+}
+
+// What a run was asked for, in a line.
+function about({ phrases, thresholds }) {
+  return [phrases.join(", ") || "clicks", ...Object.entries(thresholds ?? {}).map(([name, value]) => `${name} ${value}`)].join(" · ");
 }

@@ -1,0 +1,285 @@
+"""How quick the page is, in a real Chromium: medians, and ratios to the model's own step on the same frame.
+
+    python benchmarks/app.py                                # every row, 40 times
+    python benchmarks/app.py --only scrub --repeats 10
+    python benchmarks/app.py --json rows.jsonl              # keep the rows; a row that is there is not measured again
+    python benchmarks/app.py --json rows.jsonl --write      # and put the table into docs/app.md
+
+A row is a function of `Bench`, listed in `ROWS`. Times are taken in the page, from the event to the frame on the canvas.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from playwright.sync_api import Page, sync_playwright
+
+import sam3ray
+from sam3ray.masks import encode_masks
+from sam3ray.prompts import PointPrompt
+from sam3ray.shapes import ClipSpec, draw_clip, write_clip
+from sam3ray.store import RunStore
+from sam3ray.store.annotation_file import AnnotationWriter
+from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
+from sam3ray.values.clip import Clip
+from sam3ray.video import Frame, VideoWriter
+
+DOCS = Path(__file__).parents[1] / "docs" / "app.md"
+BEGIN, END = "<!-- benchmarks/app.py: begin -->", "<!-- benchmarks/app.py: end -->"
+SHAPES = ClipSpec(seed=6, frames=24, width=320, height=180, objects=(2, 3))
+POINT = (115.0, 33.0)  # on an object of it
+WIDTH, HEIGHT, FRAMES, OBJECTS = 1920, 1080, 60, 20
+_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
+
+# From a click in the page to the mask on the canvas; then the prompt is cleared again.
+CLICK = """([x, y]) => new Promise((done) => {
+  const over = document.querySelector(".player .over"), box = over.getBoundingClientRect();
+  const at = { bubbles: true, pointerId: 1, clientX: box.left + x * box.width, clientY: box.top + y * box.height };
+  over.setPointerCapture = () => {};
+  const began = performance.now();
+  const seen = new MutationObserver(() => {
+    if (!over.dataset.objects) return;
+    seen.disconnect();
+    const took = performance.now() - began;
+    document.querySelector("[data-do=clear]").click();
+    done(took);
+  });
+  seen.observe(over, { attributeFilter: ["data-objects"] });
+  for (const name of ["pointerdown", "pointerup"]) over.dispatchEvent(new PointerEvent(name, at));
+})"""
+
+# From the scrub bar's event to the frame on the canvas, with its masks.
+SCRUB = """(frame) => new Promise((done) => {
+  const picture = document.querySelector(".player .picture"), bar = document.querySelector(".scrub");
+  const began = performance.now();
+  const seen = new MutationObserver(() => {
+    if (picture.dataset.frame !== String(frame)) return;
+    seen.disconnect();
+    done([performance.now() - began, document.querySelector(".player .over").dataset.objects.split(" ").length]);
+  });
+  seen.observe(picture, { attributeFilter: ["data-frame"] });
+  bar.value = frame;
+  bar.dispatchEvent(new Event("input", { bubbles: true }));
+})"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. `figure` is what counts against `target`; `more` says what else was measured."""
+
+    row: str
+    figure: str
+    target: str
+    more: str = ""
+
+
+class Bench:
+    """A server over drawn clips, one browser, and a model of our own to compare with."""
+
+    def __init__(self, folder: Path, stack: ExitStack, repeats: int) -> None:
+        self.repeats = repeats
+        self.folder, self._stack = folder, stack
+        self.browser = stack.enter_context(sync_playwright()).chromium.launch(
+            executable_path=shutil.which("chromium"), headless=True, args=_FLAGS
+        )
+        write_clip(SHAPES, folder / "shapes.mp4")
+        (folder / "shapes.mp4.truth").unlink(missing_ok=True)
+
+    def page_ready(self) -> Row:
+        """An empty browser opens the address: until the first clip's first frame is drawn."""
+        with served(self.folder / "shapes.mp4") as address:
+            self._wait_for_model(address)
+            times = [self._open(address) for _ in range(self.repeats)]
+        return Row("page ready", f"{statistics.median(times):.2f} s", "1 s", "model loaded, browser's cache empty")
+
+    def ready_before_the_model(self) -> Row:
+        """The same while the model is still being loaded, and how long the command takes to answer."""
+        waits, times = [], []
+        for _ in range(max(1, self.repeats // 10)):
+            began = time.perf_counter()
+            with served(self.folder / "shapes.mp4") as address:
+                waits.append(time.perf_counter() - began)
+                times.append(self._open(address))
+        said = f"the command prints its address after {statistics.median(waits):.1f} s; the model comes later"
+        return Row("page ready while the model loads", f"{statistics.median(times):.2f} s", "", said)
+
+    def click_to_mask(self) -> Row:
+        """A click on an object: until its mask is drawn, against the model's own time for the same click and frame."""
+        model = sam3ray.load("embedded", device="cpu")
+        image = np.ascontiguousarray(next(iter(draw_clip(SHAPES))).image)
+        clicks, steps = [], []
+        with served(self.folder / "shapes.mp4") as address:
+            page = self._wait_for_model(address)
+            for n in range(self.repeats + 2):
+                clicks.append(page.evaluate(CLICK, [POINT[0] / SHAPES.width, POINT[1] / SHAPES.height]) / 1000)
+                page.wait_for_selector(".objects .empty")
+                began = time.perf_counter()
+                with model.session(SHAPES.height, SHAPES.width, "live") as session:
+                    session.add(PointPrompt((POINT,), (True,), 0, 1))
+                    session.step(Frame(0, 0, 0.0, image))
+                steps.append(time.perf_counter() - began)
+                if n == 1:
+                    clicks, steps = [], []  # both warm by now
+        click, step = statistics.median(clicks), statistics.median(steps)
+        said = f"{1000 * click:.0f} ms against {1000 * step:.0f} ms"
+        return Row("click to first mask / model's step", f"{click / step:.2f}", "2", said)
+
+    def scrub(self) -> Row:
+        """A jump to any frame of a 1080p clip with 20 objects: until it is drawn with its masks."""
+        run = make_run(self.folder)
+        chosen = random.Random(3)
+        with served(run) as address:
+            page = self._page(address)
+            page.wait_for_selector(".picture[data-frame='0']")
+            page.wait_for_timeout(5000)  # until its stills are made
+            frames = [n % FRAMES for n in chosen.sample(range(1, 10 * FRAMES), self.repeats)]
+            seen = [page.evaluate(SCRUB, n) for n in dict.fromkeys(each for each in frames if each)]
+        assert all(count == OBJECTS for _, count in seen)
+        first = statistics.median(each for each, _ in seen)
+        return Row("scrub to a drawn frame, 1080p, 20 objects", f"{first:.0f} ms", "100 ms", "frames not shown before")
+
+    def javascript(self) -> Row:
+        """Bytes of the page's scripts."""
+        files = {each.name: each.read_bytes() for each in resources.files("sam3ray.app").joinpath("static").iterdir()}
+        scripts = {name: data for name, data in files.items() if name.endswith(".js")}
+        later = ("review.js", "live.js")
+
+        def size(names: list[str]) -> str:
+            packed = sum(len(gzip.compress(scripts[name], 4)) for name in names)
+            return f"{sum(len(scripts[name]) for name in names) / 1000:.1f} kB, {packed / 1000:.1f} kB gzipped"
+
+        said = f"all of it: {size(list(scripts))}; no library"
+        return Row("JavaScript of the page Try", size([n for n in scripts if n not in later]), "60 kB", said)
+
+    def _page(self, address: str) -> Page:
+        context = self.browser.new_context(viewport={"width": 1280, "height": 720})
+        self._stack.callback(context.close)
+        page = context.new_page()
+        page.set_default_timeout(240_000)
+        page.goto(address)
+        return page
+
+    def _open(self, address: str) -> float:
+        with self.browser.new_context(viewport={"width": 1280, "height": 720}) as context:
+            page = context.new_page()
+            began = time.perf_counter()
+            page.goto(address, wait_until="commit")
+            page.wait_for_selector(".picture[data-frame='0']", timeout=240_000)
+            return time.perf_counter() - began
+
+    def _wait_for_model(self, address: str) -> Page:
+        page = self._page(address)
+        page.wait_for_selector(".model[data-state=ready]")
+        page.wait_for_selector(".picture[data-frame='0']")
+        return page
+
+
+ROWS: dict[str, Callable[[Bench], Row]] = {
+    "ready": Bench.page_ready,
+    "loading": Bench.ready_before_the_model,
+    "click": Bench.click_to_mask,
+    "scrub": Bench.scrub,
+    "javascript": Bench.javascript,
+}
+
+
+@contextmanager
+def served(source: Path) -> Iterator[str]:
+    """`sam3ray app` over a source; gives its address."""
+    command = [sys.executable, "-m", "sam3ray", "app", str(source), "--checkpoint", "embedded", "--no-browser"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def make_run(folder: Path) -> Path:
+    """A run over one 1080p clip, in which 20 large ellipses move."""
+    chosen = np.random.default_rng(5)
+    centres = chosen.uniform((150, 150), (WIDTH - 150, HEIGHT - 150), (OBJECTS, 2))
+    ways, axes = chosen.uniform(-4, 4, (OBJECTS, 2)), chosen.integers(40, 140, (OBJECTS, 2))
+    ground = cv2.GaussianBlur(chosen.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8), (0, 0), 9)
+    path, rows = folder / "wide.mp4", []
+    with VideoWriter(path, WIDTH, HEIGHT, Fraction(1, 30), Fraction(30)) as video:
+        for n in range(FRAMES):
+            image, objects = ground.copy(), []
+            for k in range(OBJECTS):
+                mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+                x, y = (centres[k] + n * ways[k]).astype(int).tolist()
+                cv2.ellipse(mask, (x, y), tuple(axes[k].tolist()), 20 * k, 0, 360, 1, -1)
+                image[mask > 0] = (37 * k % 255, 91 * k % 255, 200)
+                found = encode_masks(mask[None].astype(bool))[0]
+                box = tuple(float(v) for v in found.bbox)
+                objects.append(ObjectAnnotation(k + 1, "ellipse", 0.9, 0.9, box, found.area, found.rle))
+            video.write(image, n)
+            rows.append(FrameAnnotations(n, n, n / 30, HEIGHT, WIDTH, tuple(objects)))
+    store = RunStore(str(folder / "wide"))
+    store.create_or_open({"benchmark": 1}, {}, [Clip("wide", str(path), ("ellipse",))])
+    facts = {"uri": str(path), "source_fps": 30.0, "time_base": "1/30", "height": HEIGHT, "width": WIDTH}
+    with AnnotationWriter(folder / "rows.parquet", "wide", {"clip": facts}) as writer:
+        for row in rows:
+            writer.write(row)
+        writer.finish()
+    store.commit("wide", folder / "rows.parquet")
+    return folder / "wide"
+
+
+def table(rows: list[Row]) -> str:
+    lines = ["| what | median | at most | |", "| --- | --- | --- | --- |"]
+    return "\n".join(lines + [f"| {each.row} | {each.figure} | {each.target} | {each.more} |" for each in rows])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--only", action="append", choices=ROWS, help="repeatable")
+    parser.add_argument("--json", type=Path, help="file of rows, added to")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/app.md")
+    options = parser.parse_args()
+    kept = [json.loads(line) for line in options.json.read_text().splitlines()] if _exists(options.json) else []
+    done: dict[str, dict[str, Any]] = {each.pop("name"): each for each in kept}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        bench = Bench(Path(folder), stack, options.repeats)
+        for name in options.only or ROWS:
+            if name in done:
+                continue
+            done[name] = vars(ROWS[name](bench))
+            print(json.dumps({"name": name, **done[name]}), file=sys.stderr, flush=True)
+            if options.json:
+                with options.json.open("a") as file:
+                    file.write(json.dumps({"name": name, **done[name]}) + "\n")
+    text = table([Row(**done[name]) for name in ROWS if name in done])
+    print(text)
+    if options.write:
+        head, rest = DOCS.read_text().split(BEGIN)
+        DOCS.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")
+
+
+def _exists(path: Path | None) -> bool:
+    return path is not None and path.exists()
+
+
+if __name__ == "__main__":
+    main()

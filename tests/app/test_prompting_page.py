@@ -1,0 +1,257 @@
+"""What is asked for on the page: painted masks, boxes by key, refined objects, thresholds, comparisons, a reload."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sam3ray
+from sam3ray.masks import decode_rle
+from sam3ray.values.prompt_reading import parse_visual_prompts
+from tests.app.conftest import SPEC, until
+from tests.app.test_try_page import (
+    SECONDS,
+    choose,
+    go_to,
+    orders,
+    plain,
+    plain_rows,
+    point_at,
+    rows_of,
+    status,
+    wait_for_model,
+)
+
+from playwright.sync_api import expect  # isort: skip
+
+HEIGHT, WIDTH = SPEC.height, SPEC.width
+
+
+@pytest.fixture
+def page(server, open_page):
+    page = open_page(server.address)
+    wait_for_model(page)
+    choose(page, "shapes")
+    return page
+
+
+def drag(page: Any, start: tuple[float, float], end: tuple[float, float], button: str = "left") -> None:
+    page.mouse.move(*point_at(page, *start))
+    page.mouse.down(button=button)
+    page.mouse.move(*point_at(page, *end), steps=5)
+    page.mouse.up(button=button)
+
+
+def look_for(page: Any, phrase: str) -> None:
+    page.get_by_label("Phrase to look for").fill(phrase)
+    page.get_by_label("Phrase to look for").press("Enter")
+    page.get_by_label("Phrase to look for").press("Escape")
+
+
+def set_range(page: Any, first: int, last: int) -> None:
+    for name, frame in (("Last", last), ("First", first)):
+        page.get_by_label(f"{name} frame of the range").fill(str(frame))
+        page.get_by_label(f"{name} frame of the range").press("Enter")
+    page.evaluate("document.activeElement.blur()")
+
+
+def run(page: Any, frames: int) -> None:
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(status(page)).to_have_text(f"Done: {frames} frames.", timeout=SECONDS)
+
+
+def shown(page: Any) -> list[int]:
+    return [int(each) for each in (page.locator(".player .over").get_attribute("data-objects") or "").split()]
+
+
+def slide(page: Any, name: str, value: float) -> None:
+    page.get_by_label(name).evaluate(
+        "(input, value) => { input.value = value; input.dispatchEvent(new Event('input', { bubbles: true })); }", value
+    )
+
+
+def masks_of(page: Any) -> list[np.ndarray]:
+    """The masks that previews were asked with, in order."""
+    asked = [each["mask"] for order in orders(page, True) for each in order["visual"] if "mask" in each]
+    return [decode_rle(each["counts"], *each["size"]) for each in asked]
+
+
+def test_a_painted_mask_is_a_prompt_at_the_videos_resolution(page):
+    page.keyboard.press("m")
+    size = int(page.locator(".brush output").inner_text())
+    page.keyboard.press("]")
+    assert int(page.locator(".brush output").inner_text()) > size
+    page.get_by_label("Size of the brush").fill("20")
+    page.evaluate("document.activeElement.blur()")
+    drag(page, (60, 90), (200, 90))
+    painted = until(page, lambda: masks_of(page))[-1]
+    assert painted.shape == (HEIGHT, WIDTH)
+    assert painted[82:98, 60:200].all()
+    assert not painted[:78].any()
+    assert not painted[102:].any()
+    assert not painted[:, :48].any()
+    assert not painted[:, 212:].any()
+    drag(page, (130, 70), (130, 110), button="right")
+    erased = until(page, lambda: masks_of(page)[1:])[-1]
+    assert not erased[80:100, 122:138].any()
+    assert (erased <= painted).all()
+    assert erased[90, 100]
+    expect(page.locator(".objects li")).to_contain_text("1 mask")
+    page.mouse.move(*point_at(page, 130, 90))
+    page.keyboard.press("q")  # a dab where the pointer is
+    dabbed = until(page, lambda: masks_of(page)[2:])[-1]
+    assert dabbed[90, 130]
+    page.keyboard.press("f")
+    set_range(page, 0, 1)
+    run(page, 2)
+    (row,) = [each for each in rows_of(page, None) if each["frame_index"] == 0]
+    kept = decode_rle(row["segmentation"]["counts"], HEIGHT, WIDTH)
+    assert (kept & dabbed).sum() / (kept | dabbed).sum() > 0.9
+
+
+def test_boxes_and_counterexamples_by_key(page):
+    for corner in ((100, 20), (140, 60)):
+        page.mouse.move(*point_at(page, *corner))
+        page.keyboard.press("c")
+    box = until(page, lambda: [v["box"] for o in orders(page, True) for v in o["visual"] if "box" in v])[-1]
+    assert all(abs(a - b) <= 1 for a, b in zip(box, (100, 20, 140, 60), strict=True))
+    page.keyboard.press("Delete")
+    expect(page.locator(".objects li:not(.empty)")).to_have_count(0)
+    page.keyboard.press("w")
+    drag(page, (100, 20), (140, 60))
+    page.keyboard.press("x")
+    drag(page, (200, 100), (240, 140))
+    asked = until(
+        page,
+        lambda: [
+            o["exemplars"] for o in orders(page, True) if len(o["exemplars"]) and o["exemplars"][0]["labels"] == [1, 0]
+        ],
+    )
+    assert len(asked[-1][0]["boxes"]) == 2
+
+
+def test_an_object_of_a_phrase_is_refined_on_a_later_frame(page):
+    look_for(page, "red circle")
+    set_range(page, 0, 5)
+    run(page, 6)
+    before = rows_of(page, None)
+    page.locator(".timeline .name").first.click()
+    go_to(page, 3)
+    box = next(each["bbox"] for each in before if each["frame_index"] == 3 and each["object_id"] == 1)
+    page.mouse.move(*point_at(page, box["xmin"] + 3, (box["ymin"] + box["ymax"]) / 2))
+    page.keyboard.press("e")
+    asked = until(page, lambda: [o["visual"] for o in orders(page, True) if o["visual"]])[-1]
+    assert [sorted(set(each) & {"mask", "points"}) for each in asked] == [
+        ["mask"],
+        ["points"],
+    ]  # its mask, then the click
+    assert {each["object_id"] for each in asked} == {1}
+    assert asked[1]["labels"] == [0]
+    run(page, 6)
+    sent = orders(page, False)[-1]
+    assert sent["visual"] == []
+    assert [each["object_id"] for each in sent["refinements"]] == [1]
+    after = rows_of(page, None)
+    early = [[row for row in plain_rows(rows) if row[0] < 3] for rows in (before, after)]
+    assert early[0] == early[1]
+    assert plain_rows(before) != plain_rows(after)
+    assert {(each["object_id"], each["prompt"]) for each in after} == {
+        (each["object_id"], each["prompt"]) for each in before
+    }
+
+
+def test_thresholds_show_their_effect_at_once_and_two_results_compare(page):
+    look_for(page, "red circle")
+    set_range(page, 0, 2)
+    run(page, 3)
+    page.get_by_text("Thresholds").click()
+    assert shown(page) == [1, 2]
+    slide(page, "New object from score", 1)
+    expect(page.locator(".effect")).to_contain_text("fall below 1", timeout=SECONDS)
+    slide(page, "New object from score", 0.9)
+    slide(page, "Detection from score", 1)
+    until(page, lambda: shown(page) == [])  # what this frame would be
+    assert orders(page, True)[-1]["thresholds"] == {"new_det_thresh": 0.9, "score_threshold_detection": 1}
+    slide(page, "Detection from score", 0.4)
+    run(page, 3)
+    page.get_by_label("Compare with an earlier result").select_option(index=1)
+    expect(page.locator(".beside .over")).to_have_attribute("data-objects", "1 2", timeout=SECONDS)
+    expect(page.locator(".beside .caption")).to_have_text("red circle: 2 objects on this frame, 2 in all.")
+    expect(page.locator(".panel .caption")).to_contain_text("new_det_thresh 0.9 · score_threshold_detection 0.4: ")
+    go_to(page, 2)
+    expect(page.locator(".beside .picture")).to_have_attribute("data-frame", "2")
+
+
+def test_backward_from_the_middle(page, videos):
+    go_to(page, 12)
+    page.mouse.click(*point_at(page, 115, 33))
+    page.keyboard.press("]")  # the range ends here
+    page.get_by_role("radio", name="Backward").click()
+    run(page, 13)
+    sent = orders(page, False)[-1]
+    assert (sent["way"], sent["first"], sent["last"]) == ("backward", 0, 12)
+    prompts, _ = parse_visual_prompts(sent["visual"])
+    expected = sam3ray.track_video(
+        videos / "shapes.mp4", prompts, direction="backward", model=sam3ray.load("embedded", device="cpu")
+    )
+    rows = plain_rows(rows_of(page, None))
+    assert rows == [row for row in plain(expected) if row[0] <= 12]
+    assert {row[0] for row in rows} == set(range(13))
+
+
+def test_all_that_was_asked_for_is_there_after_a_reload(page):
+    look_for(page, "blue star")
+    go_to(page, 4)
+    page.mouse.click(*point_at(page, 115, 33))
+    page.get_by_label("Name of object 1").fill("my ball")
+    page.get_by_label("Name of object 1").press("Enter")
+    set_range(page, 2, 9)
+    page.get_by_role("radio", name="Both ways").click()
+    page.get_by_text("Thresholds").click()
+    slide(page, "New object from score", 0.55)
+    page.reload()
+    expect(page.locator(".picture").first).to_have_attribute("data-frame", "4", timeout=SECONDS)
+    expect(page.locator(".clips button.chosen")).to_contain_text("shapes")
+    expect(page.locator(".chip").first).to_contain_text("blue star")
+    expect(page.get_by_label("Name of object 1")).to_have_value("my ball")
+    expect(page.get_by_label("First frame of the range")).to_have_value("2")
+    expect(page.get_by_label("Last frame of the range")).to_have_value("9")
+    expect(page.get_by_role("radio", name="Both ways")).to_have_attribute("aria-checked", "true")
+    wait_for_model(page)
+    run(page, 8)
+    sent = orders(page, False)[-1]
+    assert sent["phrases"] == ["blue star"]
+    assert sent["thresholds"] == {"new_det_thresh": 0.55}
+    assert sent["start"] == 4
+    assert [each["label"] for each in sent["visual"]] == ["my ball"]
+
+
+def test_a_phone_held_upright_shows_all_of_it(server, open_page):
+    page = open_page(server.address, (390, 844), has_touch=True, is_mobile=True)
+    choose(page, "shapes")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    box = page.locator(".player .over").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
+    assert box["y"] + box["height"] <= 844
+    assert box["width"] > 340
+    for name in ("Play or pause", "Frame number"):
+        assert page.get_by_label(name).bounding_box()["x"] + page.get_by_label(name).bounding_box()["width"] <= 390
+    page.get_by_label("Play or pause").tap()
+    expect(page.locator(".player .picture")).to_have_attribute("data-frame", str(SPEC.frames - 1), timeout=SECONDS)
+
+
+def test_light_and_dark_follow_the_system_until_one_is_chosen(server, open_page):
+    page = open_page(server.address, color_scheme="dark")
+    choose(page, "shapes")
+
+    def light() -> int:
+        return int(page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]"))
+
+    assert light() < 60
+    page.get_by_label("Light or dark").click()
+    assert light() > 200
+    page.reload()
+    assert light() > 200
