@@ -5,7 +5,7 @@
     python benchmarks/app.py --json rows.jsonl              # keep the rows; a row that is there is not measured again
     python benchmarks/app.py --json rows.jsonl --write      # and put the table into docs/app.md
 
-A row is a function of `Bench`, listed in `ROWS`. Times are taken in the page, from the event to the frame on the canvas.
+A row is a function of `Bench`, listed in `ROWS`. The page itself takes the times: from the event to the canvas.
 """
 
 from __future__ import annotations

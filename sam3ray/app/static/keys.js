@@ -12,12 +12,15 @@ function pressed({ key, ctrlKey, metaKey, shiftKey }) {
   return `${ctrl ? "ctrl+" : ""}${shiftKey && (ctrl || key.length > 1) ? "shift+" : ""}${name}`;
 }
 
+// A button that was clicked on with a mouse does not keep the keys to itself.
+document.addEventListener("click", ({ detail, target }) => detail && target.closest?.("button, summary")?.blur(), true);
+
 document.addEventListener("keydown", (event) => {
   const { target } = event;
   if (event.key === "Escape") target.blur?.();
   if (isTyping(target) || event.altKey || document.querySelector("dialog[open]")) return;
   const key = pressed(event);
-  if (/^(Enter|Space)$/.test(key) && target.matches?.("button:focus-visible, a, summary")) return; // it is for the control
+  if (/^(Enter|Space)$/.test(key) && target.matches?.("button, a, summary")) return; // it is for the control
   if (key === "?") help();
   const able = (each) => !each.matches(":disabled") && each.dataset.key.split(" ").includes(key);
   const control = [...document.querySelectorAll("[data-key]")].find(able);
