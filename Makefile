@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 OUTPUT ?= demo-output
 MINUTES ?= 60
+PROCESSES ?= 3
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -36,8 +37,9 @@ demo: $(VENV)/.run  ## label drawn clips with the embedded checkpoint and render
 app: $(VENV)/.run  ## the page to try prompts, with the embedded checkpoint and drawn clips (SOURCE="videos/ run ...": yours)
 	$(BIN)/sam3ray app $(SOURCE)
 
-test: $(VENV)/.dev  ## the whole test suite, on two processes
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# One process more than the two cores that CI has: many tests wait, for Ray or a browser. Each needs some 3 GB.
+test: $(VENV)/.dev  ## the whole test suite, on three processes (PROCESSES=3)
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.dev  ## what needs no Ray, no server and no model, for your own loop
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q --durations=5 -m 'not slow and not server and not long'

@@ -22,19 +22,44 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as `sam3ray.engine` does: pa
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _SERVERS = ("e2e", "app")  # folders of tests that start Ray, or a server and a browser
+# The longest files that wait for a server, the longest first.
+_WAITING = (
+    "test_chaos.py",
+    "test_try_page.py",
+    "test_object_stores.py",
+    "test_prompts_job.py",
+    "test_kills.py",
+    "test_cluster.py",
+    "test_demo.py",
+    "test_out_of_memory.py",
+    "test_long_clip.py",
+    "test_review_page.py",
+    "test_rendering.py",
+    "test_cluster_page.py",
+    "test_job.py",
+    "test_what_was_asked.py",
+    "test_live_page.py",
+    "test_run_store.py",
+    "test_faults.py",
+    "test_compact.py",
+)
 _MODELS = ("engine", "training", "cameras")  # folders of tests that run models, frame by frame
-# Files that take long besides, or the longest of those folders: begun last, one process would be left alone with them.
+# Files that take long, the longest first: begun last, one process would be left alone with them.
 _LONG = (
     "test_embedded.py",
+    "test_state.py",
+    "test_exemplars.py",
+    "test_session.py",
     "test_prompting_page.py",
     "test_text_parity.py",
-    "test_state.py",
+    "test_waits.py",
+    "test_tracker.py",
+    "test_phrases_alone.py",
     "test_text.py",
     "test_visual.py",
     "test_session_page.py",
     "test_wheel.py",
     "test_packed_attention.py",
-    "test_waits.py",
     "test_segment.py",
     "test_fuzz.py",
     "test_evaluate.py",
@@ -51,9 +76,10 @@ _LONG = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what needs Ray, a browser or a server and what takes long, and puts the tests that take the longest first.
+    """Marks what needs Ray, a browser or a server and what takes long, and puts the longest files first.
 
-    In two processes (`-n 2 --dist loadfile`) each file's tests stay together, with their fixtures.
+    In several processes (`--dist loadfile`) each file's tests stay together, with their fixtures. Files that wait, for
+    Ray or a browser, take turns with those that compute, so that there is work for every core all the time.
     """
     for item in items:
         folder, fixtures = item.path.parent.name, set(getattr(item, "fixturenames", ()))
@@ -64,12 +90,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.server)
         if folder in _MODELS or item.path.name in _LONG:
             item.add_marker(pytest.mark.long)
-    items.sort(key=lambda item: _place(item.path.parent.name, item.path.name))
-
-
-def _place(folder: str, name: str) -> tuple[int, int]:
-    of_servers = _SERVERS.index(folder) if folder in _SERVERS else len(_SERVERS)
-    return of_servers, _LONG.index(name) if name in _LONG else len(_LONG)
+    paths = dict.fromkeys(item.path for item in items)
+    waiting = [path for path in paths if path.parent.name in _SERVERS or path.name in _WAITING]
+    waiting.sort(key=lambda path: _WAITING.index(path.name) if path.name in _WAITING else len(_WAITING))
+    turns = {path: 2 * turn for turn, path in enumerate(waiting)}
+    turns |= {item.path: 2 * _LONG.index(item.path.name) + 1 for item in items if item.path.name in _LONG}
+    last = len(items)  # a list that is being sorted is empty
+    items.sort(key=lambda item: turns.get(item.path, last))
 
 
 @pytest.fixture(scope="module")
