@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sam3ray.engine.recorder import Kept, Saved
 from sam3ray.files.sighting import change
 from sam3ray.job.seen import Seen
 from sam3ray.job.window_rows import read_window, window_facts, write_window
@@ -24,7 +25,6 @@ from sam3ray.store.windows import ROWS, STATE, WindowEntry, WindowName, WindowNo
 from sam3ray.values.annotations import FrameAnnotations
 
 if TYPE_CHECKING:
-    from sam3ray.engine.recorder import Kept, Saved
     from sam3ray.engine.state import StateError
 
 _LOG = logging.getLogger(__name__)
@@ -169,8 +169,6 @@ class ClipWindows:
     # What a walk asks
 
     def kept(self) -> Iterator[Kept]:
-        from sam3ray.engine.recorder import Kept
-
         fresh, tried = self._note, set[WindowName]()
         while untried := self._windows.states - tried:
             name = max(untried)
