@@ -385,6 +385,32 @@ def test_what_keeps_a_window_from_the_store_is_told_by_the_next_rest(store, tmp_
     assert not (tmp_path / "local").exists()
 
 
+def test_a_window_can_be_asked_for(store, tmp_path):
+    class Asked(ClipWindows):
+        """At the fifth rest."""
+
+        rests = 0
+
+        def at_rest(self, pass_number: int, snapshot: Any) -> None:
+            self.rests += 1
+            if self.rests == 5:
+                self.kept = self.keep_now()
+            super().at_rest(pass_number, snapshot)
+            if self.rests == 5:
+                self.settle()
+                assert self.kept.is_set()
+
+    windows = recorder(store, tmp_path, Asked, seconds=3600.0)
+    rows(engine(), Source(), HOW, windows)
+    assert len(windows.facts["windows"]) == 1
+    too_late = windows.keep_now()
+    assert not too_late.is_set()
+    windows.finish()
+    assert too_late.is_set()
+    assert windows.keep_now().is_set()
+    windows.close()
+
+
 def test_windows_are_kept_by_the_clock_and_name_their_makers(store, tmp_path):
     windows = recorder(store, tmp_path, ClipWindows, seconds=3600.0)
     rows(engine(), Source(), HOW, windows)
