@@ -426,9 +426,8 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     for name, how in (("whole", "without"), ("relinked", "with")):
         if both:
             hota, idf1, count = _combined([each[name] for each in both])
-            lines.append(
-                f"In one piece {how} `tracking.relink` ({len(both)} clips): HOTA {hota:.3f}, IDF1 {idf1:.3f}, {count} switches."
-            )
+            said = f"HOTA {hota:.3f}, IDF1 {idf1:.3f}, {count} switches"
+            lines.append(f"In one piece {how} `tracking.relink` ({len(both)} clips): {said}.")
     return "\n".join(lines)
 
 
