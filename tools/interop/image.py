@@ -188,7 +188,8 @@ def _ray_job(used: Container, folder: Path) -> Outcome:
     script = f"""
         trap 'kill $(jobs -p); wait' EXIT
         export RAY_raylet_start_wait_time_s=300
-        {head} & until ray status --address {address} >/dev/null 2>&1; do sleep 1; done
+        {head} & started=$!
+        until ray status --address {address} >/dev/null 2>&1; do kill -0 $started || exit 3; sleep 1; done
         {worker} & export RAY_ADDRESS={address}
         {spec["entrypoint"]} --json
     """
