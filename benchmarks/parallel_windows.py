@@ -4,8 +4,9 @@ python -m benchmarks.parallel_windows                     # 3,000 small frames i
 python -m benchmarks.parallel_windows --model waits       # a model that only waits: what the job itself costs
 python -m benchmarks.parallel_windows --json out.json     # also as JSON
 
-Each actor has one torch thread. Times run from the first frame to the clip's commit, links and merge included, and
-without loading the model. Both runs follow each other on the same machine; only their ratio says anything.
+Each actor has one torch thread. Times run from the first frame to the clip's commit: links and merge are included, and
+so is the start of the second actor, which begins once the clip is known to be long. Both runs follow each other on one
+machine; only their ratio says anything, and only on a machine with two free cores.
 """
 
 from __future__ import annotations
