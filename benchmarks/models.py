@@ -10,6 +10,7 @@ from transformers import CLIPTokenizer, Sam2VideoVideoProcessor, Sam3VideoConfig
 from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
 
 from sam3ray.engine.checkpoint import Checkpoint
+from sam3ray.engine.host_memory import reuse_freed
 from sam3ray.engine.positions import restore
 
 
@@ -107,7 +108,8 @@ def processor(image: int) -> Sam3VideoProcessor:
 def build(size: str, device: str, dtype: str, compiled: bool, plain: bool = False) -> Checkpoint:
     """A checkpoint with random weights whose tracker believes in every object that it is given.
 
-    `plain` leaves positions as transformers makes them, for its own code, which wants one dtype throughout.
+    `plain` leaves positions as transformers makes them, for its own code, which wants one dtype throughout, and the
+    process as it is; otherwise both are as `load_checkpoint` has them.
     """
     config = {"least": least_config, "small": small_config, "full": full_config}[size]()
     torch.manual_seed(0)
@@ -117,6 +119,8 @@ def build(size: str, device: str, dtype: str, compiled: bool, plain: bool = Fals
     model = model.to(kind).eval().requires_grad_(False)
     if not plain:
         restore(model)
+        if where.type == "cpu":
+            reuse_freed()
     decoder: Any = model.tracker_model.mask_decoder
     decoder.pred_obj_score_head.proj_out.bias.fill_(10.0)
     if compiled:

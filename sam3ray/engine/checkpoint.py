@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import ModelConfig
 from sam3ray.engine.digest import folder_digest, hub_digest, is_network_error
+from sam3ray.engine.host_memory import reuse_freed
 from sam3ray.engine.image_size import fit, resize
 from sam3ray.engine.mirror import cache_folder, is_address, mirrored
 from sam3ray.engine.versions import check_transformers
@@ -79,6 +80,8 @@ def load_checkpoint(config: ModelConfig, storage_options: Mapping[str, Any] | No
     transformers_logging.disable_progress_bar()
 
     device = _device(config.device)
+    if device.type == "cpu":
+        reuse_freed()
     dtype, autocast = _precision(config.dtype, device)
     source, where = _source(config, storage_options)
     with _explained(config):

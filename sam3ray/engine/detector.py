@@ -22,6 +22,7 @@ from sam3ray.engine.geometry import geometry_tokens
 from sam3ray.engine.postprocess import nms
 from sam3ray.engine.preflight import MAX_TOKENS, phrase_problem
 from sam3ray.engine.transfer import indices, to_device, to_host
+from sam3ray.engine.vision import as_image
 from sam3ray.failures import UserError
 
 if TYPE_CHECKING:
@@ -122,7 +123,9 @@ class Detector:
 
     def propose(self, backbone: torch.Tensor, prompts: Sequence[Asked], first_position: int = 0) -> list[Proposals]:
         """See `DetectorLike`."""
-        level = self._model.vision_encoder.neck.fpn_layers[_COARSE](_spatial(backbone))
+        side = round(backbone.shape[1] ** 0.5)
+        # Not `as_image`, whose layout rounds otherwise: scores would differ in their last bits.
+        level = self._model.vision_encoder.neck.fpn_layers[_COARSE](backbone.transpose(1, 2).unflatten(2, (side, side)))
         search = self._transformer(level)
         parts = [self._find(search, level, asked, places) for places, asked in self._groups(prompts, level, search)]
         order = [place for part in parts for place in part.places]
@@ -130,9 +133,7 @@ class Detector:
         probs = _concatenated([part.probs for part in parts], 1)
         host, arrived = to_host(probs if in_order is None else probs[:, indices(in_order, probs.device)])
         return [
-            Proposals(
-                _Masks(self, backbone[n : n + 1], level[n : n + 1], [part.on(n) for part in parts]), host[n], arrived
-            )
+            Proposals(_Masks(self, backbone[n : n + 1], [part.on(n) for part in parts]), host[n], arrived)
             for n in range(len(backbone))
         ]
 
@@ -265,7 +266,6 @@ class _Masks:
 
     detector: Detector
     backbone: torch.Tensor  # (1, tokens, channels)
-    level: torch.Tensor  # (1, C, g, g)
     parts: list[_PartOfFrame]
 
     def __call__(self, prompts: Sequence[int]) -> torch.Tensor:
@@ -282,12 +282,12 @@ class _Masks:
         return _rows(_concatenated(masks), wanted)
 
     def _of_part(self, part: _PartOfFrame, prompts: Sequence[int]) -> torch.Tensor:
-        detector, spatial = self.detector, _spatial(self.backbone)
+        detector, spatial = self.detector, as_image(self.backbone)
         masks = []
         for start in range(0, len(prompts), detector._batch):
             few = prompts[start : start + detector._batch]
             asked = part.asked.of([0] * len(few), few)
-            masks.append(detector._masks(spatial, self.level, _rows(part.queries, few), _rows(part.seen, few), *asked))
+            masks.append(detector._masks(spatial, _rows(part.queries, few), _rows(part.seen, few), *asked))
         return _concatenated(masks)
 
 
@@ -319,12 +319,6 @@ def nms_by_phrase(detections: Detections, overlap: np.ndarray, threshold: float)
             group = np.flatnonzero(detections.prompts == prompt)
             keep[group] = nms(overlap[np.ix_(group, group)], detections.scores[group], threshold)
     return keep
-
-
-def _spatial(backbone: torch.Tensor) -> torch.Tensor:
-    """(frames, g*g, C) -> (frames, C, g, g)"""
-    side = round(backbone.shape[1] ** 0.5)
-    return backbone.transpose(1, 2).unflatten(2, (side, side))
 
 
 def _concatenated(parts: Sequence[torch.Tensor], along: int = 0) -> torch.Tensor:

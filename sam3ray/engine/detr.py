@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers.models.sam3.modeling_sam3 import inverse_sigmoid
 
 from sam3ray.engine.capture import Captured
-from sam3ray.engine.vision import sine_positions
+from sam3ray.engine.vision import as_image, sine_positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,26 +121,26 @@ class DetectionMasks:
         self._finer = detector.vision_encoder.neck.fpn_layers[:coarse]
         self._paint = Captured("the detector's masks", self._run)
 
-    def __call__(
-        self, backbone: Tensor, level: Tensor, queries: Tensor, seen: Tensor, text: Tensor, mask: Tensor
-    ) -> Tensor:
-        """(phrases, queries, h, w) logits of some phrases on one frame, one phrase per row of all but the first two.
+    def __call__(self, backbone: Tensor, queries: Tensor, seen: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        """(phrases, queries, h, w) logits of some phrases on one frame, one phrase per row of all but the first.
 
         Args:
             backbone: (1, C, g, g), the vision backbone's output.
-            level: (1, C, g, g), its coarse features.
         """
-        return self._paint(backbone, level, queries, seen, text, mask)[0]
+        return self._paint(backbone, queries, seen, text, mask)[0]
 
-    def _run(
-        self, backbone: Tensor, level: Tensor, queries: Tensor, seen: Tensor, text: Tensor, mask: Tensor
-    ) -> tuple[Tensor]:
-        levels = [*(finer(backbone) for finer in self._finer), level]
-        output = self._decoder(
-            decoder_queries=queries,
-            backbone_features=[each.expand(len(queries), -1, -1, -1) for each in levels],
-            encoder_hidden_states=seen,
-            prompt_features=text,
-            prompt_mask=mask[:, None, None, :],  # of four dimensions: taken as it is, without a wait
+    def _run(self, backbone: Tensor, queries: Tensor, seen: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor]:
+        decoder = self._decoder
+        looked, _ = decoder.prompt_cross_attn(
+            query=decoder.prompt_cross_attn_norm(seen),
+            key=text,
+            value=text,
+            attention_mask=mask[:, None, None, :],  # of four dimensions: taken as it is, without a wait
         )
-        return (output.pred_masks,)
+        finer = [layer(backbone).expand(len(queries), -1, -1, -1) for layer in self._finer]
+        pixels = decoder.pixel_decoder([*finer, as_image(seen + looked)])
+        # A projection of the pixels, then a product with a few queries: the queries may be projected instead.
+        wanted, projection = decoder.mask_embedder(queries), decoder.instance_projection
+        each = wanted @ projection.weight[:, :, 0, 0]
+        masks = torch.baddbmm((wanted @ projection.bias).unsqueeze(-1), each, pixels.flatten(2))
+        return (masks.unflatten(-1, pixels.shape[-2:]),)

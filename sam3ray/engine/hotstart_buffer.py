@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from sam3ray.engine.outputs import FrameResult, FrameStamp
+from sam3ray.engine.outputs import FrameResult
+from sam3ray.video import FrameStamp
 
 
 @dataclass(frozen=True, eq=False)

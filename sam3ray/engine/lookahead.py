@@ -16,9 +16,8 @@ from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.detector import DetectorLike, Proposals
 from sam3ray.engine.exemplars import Asked
 from sam3ray.engine.input_queue import InputQueue, PreparedImage
-from sam3ray.engine.outputs import FrameStamp
 from sam3ray.engine.vision import FrameFeatures, TrackerNeck
-from sam3ray.video import Frame
+from sam3ray.video import Frame, FrameStamp
 
 LENGTH_HORIZON = 16  # clips shorter than this are tracked with fewer object pointers, so the length must be known
 

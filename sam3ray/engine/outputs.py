@@ -18,24 +18,11 @@ import torch.nn.functional as F
 from sam3ray.engine.transfer import indices, mark
 from sam3ray.masks import EncodedMask, decode_rle, encode_crop, encode_masks
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
-from sam3ray.video import Frame
+from sam3ray.video import FrameStamp
 
 MaskForm = Literal["rle", "array", "tensor"]
 
 _DEVICE_PIXELS = 2**27  # resized mask pixels held at once on a device, in float32
-
-
-@dataclass(frozen=True)
-class FrameStamp:
-    """A frame without its image: see `Frame`."""
-
-    index: int
-    pts: int
-    time_s: float
-
-    @classmethod
-    def of(cls, frame: Frame) -> FrameStamp:
-        return cls(frame.index, frame.pts, frame.time_s)
 
 
 @dataclass(frozen=True, eq=False)

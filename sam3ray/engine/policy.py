@@ -58,7 +58,7 @@ class Policy:
         if refine == "throughout":
             passes.insert(0, Pass(reverse=reverse, rehearsal=True, finds=False))
         if reverse:
-            passes.insert(0, Pass(finds=finds, follows=False))  # learns where the frames are, if nothing else
+            passes.insert(0, Pass(finds=finds, follows=False))  # or only says which frames there are
         if direction == "both":
             passes.append(Pass(reverse=True, finds=False))
         return cls(tuple(passes))

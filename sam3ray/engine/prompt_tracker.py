@@ -28,12 +28,13 @@ import torch
 
 from sam3ray.engine.interaction import Round
 from sam3ray.engine.memory import ObjectMemory
-from sam3ray.engine.outputs import FrameResult, FrameStamp
+from sam3ray.engine.outputs import FrameResult
 from sam3ray.engine.prompting import Prompting, rows_of
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.tracker_values import TrackedMasks
 from sam3ray.engine.transfer import indices, mark, to_host
 from sam3ray.engine.vision import FrameFeatures
+from sam3ray.video import FrameStamp
 
 
 @dataclass(eq=False)

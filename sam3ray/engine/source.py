@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
-from sam3ray.video import Frame
+from sam3ray.video import Frame, FrameStamp
 
 _CHUNK_BYTES = 256 * 2**20  # decoded frames held while a clip is read backward
 
@@ -41,6 +41,15 @@ class Listed(Protocol):
         ...
 
 
+@runtime_checkable
+class Stamped(Protocol):
+    """A source that also knows when they are shown."""
+
+    def stamps(self) -> Iterator[FrameStamp]:
+        """What `read` gives, without images."""
+        ...
+
+
 def position_of(source: FrameSource, index: int | None) -> int | None:
     """Where in the clip the frame with this source index is (None: the last frame); None where it is not read."""
     if isinstance(source, Listed):
@@ -52,6 +61,11 @@ def position_of(source: FrameSource, index: int | None) -> int | None:
         if frame.index == index:
             return position
     return position if index is None and position >= 0 else None
+
+
+def stamps_of(source: FrameSource) -> Iterator[FrameStamp]:
+    """Which frames a source has. Only one that is not `Stamped` is read for it."""
+    return source.stamps() if isinstance(source, Stamped) else map(FrameStamp.of, source.read())
 
 
 class OnePass:

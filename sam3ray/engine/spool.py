@@ -7,8 +7,9 @@ import tempfile
 from types import TracebackType
 from typing import Any
 
-from sam3ray.engine.outputs import FrameMasks, FrameStamp
+from sam3ray.engine.outputs import FrameMasks
 from sam3ray.masks import EncodedMask
+from sam3ray.video import FrameStamp
 
 _IN_MEMORY = 8 * 2**20
 

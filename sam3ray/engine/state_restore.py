@@ -10,7 +10,7 @@ from sam3ray.engine.exemplars import Shown
 from sam3ray.engine.hotstart import Standing
 from sam3ray.engine.hotstart_buffer import LoopStep
 from sam3ray.engine.memory import NO_ROW, FrameEntry, ObjectMemory
-from sam3ray.engine.outputs import FrameMasks, FrameResult, FrameStamp, with_pixels
+from sam3ray.engine.outputs import FrameMasks, FrameResult, with_pixels
 from sam3ray.engine.prompt_tracker import PromptedObject, PromptTracker
 from sam3ray.engine.propagation import DetectedObject, Loan, Propagation, Tally
 from sam3ray.engine.relinking import Gone, Relinker, Watch
@@ -31,6 +31,7 @@ from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.tracker_values import TrackedMasks
 from sam3ray.masks import decode_rle
 from sam3ray.values.prompts import MaskPrompt
+from sam3ray.video import FrameStamp
 
 if TYPE_CHECKING:
     from sam3ray.engine.session import Session

@@ -17,7 +17,7 @@ from sam3ray.engine.propagation import Tally
 from sam3ray.engine.recorder import Kept, Recorder
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.session import Session, cannot_start
-from sam3ray.engine.source import FrameSource, OnePass, position_of, read_backward
+from sam3ray.engine.source import FrameSource, OnePass, position_of, read_backward, stamps_of
 from sam3ray.engine.spool import Spool
 from sam3ray.engine.state import StateError
 from sam3ray.failures import ClipError, Reason, UserError
@@ -179,7 +179,8 @@ class Walk:
         ahead, back = (stack.enter_context(Spool(*self._size)) for _ in range(2))
         stop = 0  # of a way back that no way forward has prepared
         for number in range(session.pass_number) if len(shown) == 2 else ():
-            for position, masks in enumerate(self._frames_kept(number)):
+            looks = self._looks(session.policy.passes[number], finds)
+            for position, masks in enumerate(self._frames_kept(number) if looks else self._empty()):
                 ahead.put(position, masks)
         while True:
             walk = session.walk
@@ -188,16 +189,18 @@ class Walk:
                 for position, masks in self._run(session, read_backward(self._source, start)):
                     back.put(position, masks)
             elif walk.rehearsal or len(shown) == 1:
-                yield from self._run(session, self._forward(session, finds and walk.finds))
+                yield from self._ahead(session, finds)
             else:
                 missing = set(session.waiting) if not walk.follows else set()
-                for position, masks in self._run(session, self._forward(session, finds and walk.finds)):
+                for position, masks in self._ahead(session, finds):
                     ahead.put(position, masks)
                     if masks.stamp.index in missing:
                         missing.discard(masks.stamp.index)
                         stop = position + 1
                 if missing:
                     raise session.not_read(min(missing))
+                if not self._looks(walk, finds):
+                    session.length = len(ahead)  # of which the way back sees a part
             if not session.next_pass(stop - 1 if stop else None):
                 break
             if not session.walk.reverse:
@@ -206,6 +209,20 @@ class Walk:
             shown_ahead = ahead.get(position)
             assert shown_ahead is not None
             yield position, merged(shown_ahead, back.get(position))
+
+    def _looks(self, walk: Pass, finds: bool) -> bool:
+        """Whether a pass looks at any frame: one that only learns where the frames are does not."""
+        return (finds and walk.finds) or (walk.follows and bool(self._wanted.visual))
+
+    def _ahead(self, session: Session, finds: bool) -> Iterator[tuple[int, FrameMasks]]:
+        """The results of a forward pass by position."""
+        if not self._looks(session.walk, finds):
+            return enumerate(self._empty())
+        return self._run(session, self._forward(session, finds and session.walk.finds))
+
+    def _empty(self) -> Iterator[FrameMasks]:
+        """All frames without objects, of which none is decoded where the source knows them."""
+        return (FrameMasks.nothing(stamp, *self._size) for stamp in stamps_of(self._source))
 
     def _forward(self, session: Session, finds: bool) -> Iterator[tuple[int, Frame]]:
         """All frames; the session is told of the phrases when their turn has come."""

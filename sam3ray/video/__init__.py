@@ -3,7 +3,7 @@
 from sam3ray.video._clip_frames import ClipFrames
 from sam3ray.video._decode import RgbConverter
 from sam3ray.video._folder import DECODING_ERRORS
-from sam3ray.video._frame import Frame, VideoInfo
+from sam3ray.video._frame import Frame, FrameStamp, VideoInfo
 from sam3ray.video._frames_at import frames_at
 from sam3ray.video._probe import check_duration, probe
 from sam3ray.video._probe_remote import probe_uri
@@ -17,6 +17,7 @@ __all__ = [
     "DECODING_ERRORS",
     "ClipFrames",
     "Frame",
+    "FrameStamp",
     "RgbConverter",
     "Sampler",
     "VideoCache",

@@ -15,7 +15,7 @@ from sam3ray.failures import ClipError, Reason
 from sam3ray.video._ahead import Ahead, FrameGenerator, Progress, queue_capacity
 from sam3ray.video._decode import RgbConverter, decode
 from sam3ray.video._folder import folder_frame, list_frames
-from sam3ray.video._frame import ClockKind, Frame, VideoInfo
+from sam3ray.video._frame import ClockKind, Frame, FrameStamp, VideoInfo
 from sam3ray.video._index import read_index
 from sam3ray.video._reader import VideoReader, check_length
 from sam3ray.video._sampling import Sampler
@@ -23,9 +23,10 @@ from sam3ray.video._sampling import Sampler
 
 @dataclass(frozen=True, eq=False)
 class _Positions:
-    """Index and time of every frame of the clip: 16 bytes each."""
+    """Index and times of every frame of the clip: 24 bytes each."""
 
     indices: Sequence[int]
+    pts: Sequence[int]
     times: Sequence[float]
 
 
@@ -118,6 +119,15 @@ class ClipFrames:
         """When each of them is shown, in seconds from the video's start."""
         return self._positions().times
 
+    def stamps(self) -> Iterator[FrameStamp]:
+        """What `read` gives, without images."""
+        positions = self._positions()
+        names = list_frames(self._path, self._limits) if self._path.is_dir() else []
+        for index, pts, time_s in zip(positions.indices, positions.pts, positions.times, strict=True):
+            if names:
+                self.frame_names[index] = names[index].name
+            yield FrameStamp(index, pts, time_s)
+
     def _note(self, clock: ClockKind) -> None:
         if clock == "rebuilt":
             self.clock = clock
@@ -127,10 +137,11 @@ class ClipFrames:
 
     def _positions(self) -> _Positions:
         if self._known is None:
-            indices, times = array("q"), array("d")
-            for index, time_s in self._selected():
-                indices.append(index)
-                times.append(time_s)
+            indices, pts, times = array("q"), array("q"), array("d")
+            for stamp in self._selected():
+                indices.append(stamp.index)
+                pts.append(stamp.pts)
+                times.append(stamp.time_s)
                 self.looked()
                 if len(indices) > self._limits.max_frames:
                     raise ClipError(
@@ -140,16 +151,16 @@ class ClipFrames:
                     )
             if not indices:
                 raise ClipError(Reason.EMPTY_RANGE, "no frame lies in the range", self._path.name)
-            self._known = _Positions(indices, times)
+            self._known = _Positions(indices, pts, times)
         return self._known
 
-    def _selected(self) -> Iterator[tuple[int, float]]:
+    def _selected(self) -> Iterator[FrameStamp]:
         if self._path.is_dir():
             time_base = self.info.time_base
             sampler = Sampler(time_base, self._start_s, self._end_s, self._fps)
             for index in range(self.info.frame_count or 0):
                 if sampler.wants(index):
-                    yield index, float(index * time_base)
+                    yield FrameStamp(index, index, float(index * time_base))
             return
         sampler = Sampler(self.info.time_base, self._start_s, self._end_s, self._fps)
         found = read_index(self._path, self._limits, self._end_s)
@@ -161,7 +172,7 @@ class ClipFrames:
                 time_s = float(ticks * found.time_base)
                 check_length(time_s, self._start_s, self._limits, self._path.name)
                 if sampler.wants(ticks):
-                    yield index, time_s
+                    yield FrameStamp(index, pts, time_s)
             return
         frames = decode(self._path, self._limits, start_s=self._start_s)
         for coded in frames:
@@ -170,7 +181,7 @@ class ClipFrames:
                 return
             check_length(coded.time_s, self._start_s, self._limits, self._path.name)
             if sampler.wants(coded.ticks):
-                yield coded.index, coded.time_s
+                yield FrameStamp(coded.index, coded.pts, coded.time_s)
 
     def _chosen(self, wanted: Sequence[int], from_s: float, progress: Progress) -> FrameGenerator:
         """Frames of these ascending indices, the first of which is shown at `from_s`."""

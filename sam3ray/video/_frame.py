@@ -50,6 +50,19 @@ class VideoInfo:
     unread_rest: str | None = None
 
 
+@dataclass(frozen=True)
+class FrameStamp:
+    """A frame without its image: see `Frame`."""
+
+    index: int
+    pts: int
+    time_s: float
+
+    @classmethod
+    def of(cls, frame: Frame) -> FrameStamp:
+        return cls(frame.index, frame.pts, frame.time_s)
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """One decoded frame.

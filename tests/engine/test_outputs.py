@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sam3ray.engine import outputs
-from sam3ray.engine.outputs import FrameResult, FrameStamp, final_masks
+from sam3ray.engine.outputs import FrameResult, final_masks
 from sam3ray.masks import decode_rle
+from sam3ray.video import FrameStamp
 
 
 def result(masks: torch.Tensor, scores, prompts=None) -> FrameResult:
