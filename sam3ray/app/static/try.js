@@ -156,6 +156,7 @@ export default class TryView {
   // What is asked for
 
   addPhrase(_, text = this.phrase.value) {
+    if (!this.work) return; // the first clip is still being opened: what was typed stays
     const { phrases } = this.work, known = phrases.map((each) => each.toLowerCase());
     const fresh = phrasesIn(text).filter((each) => !known.includes(each.toLowerCase()));
     this.phrase.value = "";
