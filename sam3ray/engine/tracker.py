@@ -39,7 +39,17 @@ from transformers import Sam3VideoModel
 
 from sam3ray.engine.capture import kept
 from sam3ray.engine.mask_head import NO_OBJECT, HeadOutput, resize
-from sam3ray.engine.memory import NO_ROW, Bank, FrameEntry, ObjectMemory, Packed, ReadRules, RuleSet, group_by_length
+from sam3ray.engine.memory import (
+    NO_ROW,
+    Bank,
+    FrameEntry,
+    ObjectMemory,
+    Packed,
+    ReadRules,
+    Reads,
+    RuleSet,
+    group_by_length,
+)
 from sam3ray.engine.tracker_parts import TrackerParts
 from sam3ray.engine.tracker_values import Clicks, Prompted, TrackedMasks, non_overlapping_logits, non_overlapping_masks
 from sam3ray.engine.transfer import indices, to_device, to_host
@@ -160,56 +170,51 @@ class Tracker:
         """
         if not memories:
             return self._nothing()
-        output = self._followed(features, frame, memories, reverse)
+        output = self._followed(features, self._reads(frame, memories, reverse))
         self._store_tracked(frame, memories, output)
         return TrackedMasks(output.masks, output.score_logits, output.iou_scores)
 
     @torch.inference_mode()
     def look(self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory]) -> TrackedMasks:
-        """What `track` would find going forward. Nothing is stored: the objects remember what they did."""
+        """What `track` would find going forward, by what the objects still remember. Nothing is stored.
+
+        `prune` may have dropped for good what only this frame would have read.
+        """
         if not memories:
             return self._nothing()
-        output = self._followed(features, frame, memories, False)
+        output = self._followed(features, [_still_there(each) for each in self._reads(frame, memories, False)])
         return TrackedMasks(output.masks, output.score_logits, output.iou_scores)
 
     def _nothing(self) -> TrackedMasks:
         empty = torch.zeros(0, dtype=self.dtype, device=self.device)
         return TrackedMasks(empty.new_zeros(0, self.low_res_size, self.low_res_size), empty, empty)
 
-    def _followed(
-        self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory], reverse: bool
-    ) -> HeadOutput:
-        follow = self._track_packed if self._parts.packed else self._track
-        return follow(features, frame, memories, reverse)
+    def _reads(self, frame: int, memories: Sequence[ObjectMemory], reverse: bool) -> list[Reads]:
+        self._resolve()
+        return [self.read_rules.reads(memory, frame, reverse) for memory in memories]
 
-    def _track(
-        self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory], reverse: bool
-    ) -> HeadOutput:
-        images = self._fuse(features, frame, memories, reverse)
-        parts = images.split(self.object_batch)
+    def _followed(self, features: FrameFeatures, reads: Sequence[Reads]) -> HeadOutput:
+        return self._track_packed(features, reads) if self._parts.packed else self._track(features, reads)
+
+    def _track(self, features: FrameFeatures, reads: Sequence[Reads]) -> HeadOutput:
+        parts = self._fuse(features, reads).split(self.object_batch)
         multimask = self._parts.multimask
         return _head_in_object_order(
-            [self._head(part, features, multimask=multimask) for part in parts], range(len(memories))
+            [self._head(part, features, multimask=multimask) for part in parts], range(len(reads))
         )
 
-    def _track_packed(
-        self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory], reverse: bool
-    ) -> HeadOutput:
+    def _track_packed(self, features: FrameFeatures, reads: Sequence[Reads]) -> HeadOutput:
         """All objects in one batch, whatever each remembers: see `packed_attention`."""
-        self._resolve()
-        reads = [self.read_rules.reads(memory, frame, reverse) for memory in memories]
         outputs = [
             self._parts.follow(
                 features, reads[i : i + self.object_batch], self.read_rules, self._memories, self._pointers
             )
             for i in range(0, len(reads), self.object_batch)
         ]
-        return _head_in_object_order(outputs, range(len(memories)))
+        return _head_in_object_order(outputs, range(len(reads)))
 
-    def _fuse(self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory], reverse: bool) -> Tensor:
+    def _fuse(self, features: FrameFeatures, reads: Sequence[Reads]) -> Tensor:
         """(N, C, g, g): the frame as each object sees it. Objects that read as much share a batch."""
-        self._resolve()
-        reads = [self.read_rules.reads(memory, frame, reverse) for memory in memories]
         batches = [
             group[i : i + self.object_batch]
             for group in group_by_length(reads)
@@ -356,7 +361,7 @@ class Tracker:
             for start in range(0, len(group), self.object_batch):
                 batch = group[start : start + self.object_batch]
                 if refine:
-                    images = self._fuse(features, frame, [memories[i] for i in batch], reverse)
+                    images = self._fuse(features, self._reads(frame, [memories[i] for i in batch], reverse))
                 else:
                     images = self._attention.without_memory(features).expand(len(batch), -1, -1, -1)
                 given = [e for i in batch if (e := limited[i].earlier) is not None]
@@ -557,3 +562,7 @@ def _in_object_order(batches: Sequence[Tensor], order: Sequence[int]) -> Tensor:
     if all(object_ == place for place, object_ in enumerate(order)):
         return joined
     return joined[indices(sorted(range(len(order)), key=order.__getitem__), joined.device)]
+
+
+def _still_there(reads: Reads) -> Reads:
+    return Reads(tuple(each for each in reads.memories if each[0] != NO_ROW), reads.pointers)

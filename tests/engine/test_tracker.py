@@ -375,3 +375,25 @@ def test_tracking_never_waits_for_the_device(hidden, rules):
         finally:
             torch.cuda.set_sync_debug_mode("default")
         tracker.prune(t, memories)
+
+
+@pytest.mark.parametrize("rules", ["published", "transformers"])
+def test_a_look_after_pruning_makes_do_with_what_is_left(hidden, rules):
+    """Pruned for the next frame, an object has lost the oldest memory that this frame would read."""
+    tracker = Tracker(tiny_model(), rules)
+    memory, last = ObjectMemory(), len(hidden) - 1
+    for t, states in enumerate(hidden):
+        features = tracker.features(states)[0]
+        if t == 0:
+            tracker.add_masks(features, t, [memory], SQUARES[0][None])
+            continue
+        tracked = tracker.track(features, t, [memory])
+        tracker.encode_memory(features, t, [memory], tracker.upsample(tracked.masks), tracked.score_logits)
+        memory.tracked[t].passed = True
+        tracker._unresolved.clear()
+        if t == last:
+            before = tracker.look(features, t, [memory])
+            tracker.prune(t, [memory])
+            after = tracker.look(features, t, [memory])
+    assert torch.isfinite(after.masks).all()
+    assert worst_iou([((before.masks > 0).numpy(), (after.masks > 0).numpy())]) > 0.5
