@@ -54,6 +54,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._clip: Clip | None = None
         self._names: dict[int, str] = {}
         self._phrases: list[dict[str, Any]] = []
+        self._labels: dict[str, None] = {}  # of the rows of the clip under way, in order
         self._encoder = Encoder(self._folder, self._publish) if record_video else None
 
     def __enter__(self) -> Recorder:
@@ -130,6 +131,7 @@ class Recorder(AbstractContextManager["Recorder"]):
             self._begin(name)
         assert self._writer is not None
         self._writer.write(frame)
+        self._labels.update((each.prompt, None) for each in frame.objects)
 
     def _begin(self, name: str) -> None:
         uri = self._store.path(layout.RECORDINGS, f"{name}.mp4") if self._video else self._source
@@ -155,7 +157,10 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._writer.finish(
             next_id=self._view.next_id, prompts=[{k: v for k, v in e.items() if k != "clip"} for e in of_clip]
         )
-        self._clips.append(self._clip)
+        # Phrases change while a clip is recorded, and clicked objects have labels of their own.
+        asked = dict.fromkeys((*self._clip.prompts, *self._labels))
+        self._clips.append(replace(self._clip, prompts=tuple(asked)))
+        self._labels = {}
         self._store.grow(self._clips)
         self._store.commit(name, self._writer.path)
         os.unlink(self._writer.path)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import sam3ray
-from sam3ray.cameras import Camera
+from sam3ray.cameras import Camera, LiveView, watch
 from sam3ray.config import LiveConfig
 from sam3ray.failures import ClipError, UserError
 from sam3ray.shapes import ClipSpec, write_clip
@@ -139,6 +139,22 @@ def test_a_recording_is_a_run_and_goes_on(clip, model, tmp_path):
     assert min(found) > highest  # an id means one object in the whole recording
     assert verify_run(str(output)) == []
     assert json.loads((output / "run.json").read_text())["manifest"]["clips"] == len(clips) + 1
+
+
+def test_what_was_asked_for_while_it_was_recorded_stands_in_its_manifest(clip, model, tmp_path):
+    view = LiveView(model)
+    view.set_phrases(["red circle"])
+    output = tmp_path / "run"
+    frames = watch(str(clip), view, output=output, every_frame=True, record_video=False)
+    for number, _ in enumerate(frames):
+        if number == 2:
+            view.add(sam3ray.BoxPrompt((40, 20, 80, 60), view.next_index, 90, "clicked"))
+        if number == 3:
+            view.set_phrases(["blue circle", "circle"])
+    assert verify_run(str(output)) == []
+    (recorded,) = RunStore(str(output)).manifest()
+    labels = {row["prompt"] for row in sam3ray.read_annotations(str(output)).to_table().to_pylist()}
+    assert "clicked" in labels and labels <= set(recorded.prompts)
 
 
 def test_a_recording_that_is_given_up_keeps_what_it_has(clip, model, tmp_path):
