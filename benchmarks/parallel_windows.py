@@ -5,8 +5,8 @@ python -m benchmarks.parallel_windows --model waits       # a model that only wa
 python -m benchmarks.parallel_windows --json out.json     # also as JSON
 
 Each actor has one torch thread. Times run from the first frame to the clip's commit: links and merge are included, and
-so is the start of the second actor, which begins once the clip is known to be long. Both runs follow each other on one
-machine; only their ratio says anything, and only on a machine with two free cores.
+so is whatever the second actor still needs to load its model. Both runs follow each other on one machine; only their
+ratio says anything, and only on a machine with two free cores.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,6 +31,7 @@ from sam3ray.job.actor import WorkOrder
 from sam3ray.job.agreement import agreement, open_run, resolved_model
 from sam3ray.job.capacity import Room, room_on
 from sam3ray.job.cluster import LOOK_EVERY_S, connected, dead_process, look
+from sam3ray.job.foresight import foresee
 from sam3ray.job.graph import Stage
 from sam3ray.job.health import Place
 from sam3ray.job.lengths import lengths_of
@@ -236,8 +237,20 @@ class Job:
             stack.callback(self._end)
             self._stages.tell_of(look())
             self._do(self.scheduler.start(time.monotonic()))
+            self._foresee()
             self._run()
         return self._summary()
+
+    def _foresee(self) -> None:
+        """Where there are more actors than clips, the others load their models while the long ones are opened."""
+        todo, order = self.spec.todo, self.spec.order
+        cuts = self.spec.config.windows.mode == "parallel" and order.refinement is None
+        if cuts and len(todo) < self.scheduler.limits.actors_max:
+            clips = [self.spec.clips[index] for index in todo]
+            foresee(clips, self.spec.config, order.store, lambda found: self._loop.post(lambda: self._expect(found)))
+
+    def _expect(self, windows: Mapping[int, int]) -> None:
+        self._do(self.scheduler.expect(windows, time.monotonic()))
 
     def _run(self) -> None:
         tick_at = poll_at = 0.0
@@ -482,6 +495,8 @@ class Job:
             if clip_id == self._clip_id(clip):
                 self._window_is(actor, clip, window)
             self.scheduler.progress(actor, clip, value, time.monotonic())
+            if value[1]:
+                self._do(self.scheduler.stays_whole(actor, clip, time.monotonic()))
 
     def _window_is(self, actor: int, clip: int, window: str) -> None:
         """The newest one of a clip that the actor runs."""

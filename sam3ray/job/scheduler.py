@@ -158,6 +158,11 @@ class Scheduler:
         return self._work.for_actors
 
     @property
+    def expected(self) -> int:
+        """Open items that want an actor, if clips are cut as expected."""
+        return self._work.expected
+
+    @property
     def merging(self) -> int:
         """Merges under way."""
         return self._work.merges.running
@@ -195,6 +200,17 @@ class Scheduler:
             self._crew.assign(actor, clip, history.attempts, rung, now)
             self._health.attempt_began(place)
         return actor
+
+    def expect(self, windows: Mapping[int, int], now: float) -> list[Action]:
+        """Clips that will likely be cut, into so many windows: actors for these load while the first one is opened."""
+        self._work.expect(windows)
+        return self._settle(now)
+
+    def stays_whole(self, actor: int, clip: int, now: float) -> list[Action]:
+        """The actor works on frames of the clip, which is therefore not going to be cut."""
+        if self.running_on(actor) == clip and self._work.stays_whole(clip):
+            return self._settle(now)
+        return []
 
     def nodes_seen(self, nodes: Iterable[str]) -> None:
         """The nodes of the cluster that are alive and large enough for an actor: before `start`, and now and then."""
@@ -708,8 +724,8 @@ class Scheduler:
                 self._out.append(StartActor(crew.add(now, avoid), avoid))
 
     def _actors_wanted(self) -> int:
-        # No more than the open clips: more would only wait.
-        return min(self.limits.actors_max, self.for_actors - len(self._crew.leaving))
+        # No more than the open clips, and what they will be cut into: more would only wait.
+        return min(self.limits.actors_max, self.expected - len(self._crew.leaving))
 
     def _give_all(self, now: float) -> None:
         for actor in list(self._crew.idle):

@@ -106,7 +106,7 @@ class Stages:
     @property
     def _actors(self) -> int:
         """Those that CPUs are set aside for. Not for actors that others keep out: a task is over sooner than that."""
-        return 0 if self._crowded else min(self.room.actors, self._scheduler.for_actors)
+        return 0 if self._crowded else min(self.room.actors, self._scheduler.expected)
 
     @property
     def finished(self) -> bool:

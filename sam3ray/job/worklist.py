@@ -32,6 +32,7 @@ class Worklist:
         self.merges = Tasks()
         self.done = 0
         self.failed: Counter[Reason] = Counter()
+        self._expected: dict[int, int] = {}  # windows of clips that nobody has opened yet
         self._blame = blame
         self._prior_parts = prior_parts
 
@@ -39,6 +40,19 @@ class Worklist:
     def for_actors(self) -> int:
         """Open items that want an actor, those that run included."""
         return self.line.open - self.merges.open
+
+    @property
+    def expected(self) -> int:
+        """Open items that want an actor, if clips are cut as expected: each window of theirs is one."""
+        return self.for_actors + sum(self._expected.values()) - len(self._expected)
+
+    def expect(self, windows: Mapping[int, int]) -> None:
+        """Clips that will likely be cut, into so many windows: known before they are opened."""
+        self._expected |= {clip: count for clip, count in windows.items() if not self.line.is_settled(clip)}
+
+    def stays_whole(self, clip: int) -> bool:
+        """It is not cut, whatever was expected. True where that is news."""
+        return self._expected.pop(clip, None) is not None
 
     def clips_of(self, running: Iterable[int]) -> int:
         """How many clips actors and merges are at work on, given the items that actors run."""
@@ -88,6 +102,7 @@ class Worklist:
     def _settle(self, item: int) -> None:
         self.line.settle(item)
         self._blame.forget(item)
+        self._expected.pop(item, None)
 
     def _admit(self, ready: Iterable[Ready], now: float) -> None:
         """What can begin becomes items."""

@@ -6,7 +6,7 @@ from sam3ray.planning._probing import probe_all
 from sam3ray.planning._report import plan_report
 from sam3ray.planning._result import Plan, Unreadable
 from sam3ray.planning._sequential import sequential_reason
-from sam3ray.planning._sharing import Sharing
+from sam3ray.planning._sharing import Sharing, parallel_windows
 from sam3ray.planning._start import Start, prepare
 from sam3ray.planning._visual import check_visual_prompts
 from sam3ray.planning._windows import LongClip, Windowing
@@ -20,6 +20,7 @@ __all__ = [
     "Unreadable",
     "Windowing",
     "check_visual_prompts",
+    "parallel_windows",
     "plan_job",
     "plan_report",
     "prepare",

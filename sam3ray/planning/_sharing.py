@@ -8,7 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from sam3ray.config import JobConfig
+from sam3ray.planning._foresight import foreseen, work_of
+from sam3ray.planning._sequential import sequential_reason
+from sam3ray.values.clip import Clip
 from sam3ray.values.cutting import cuts
+from sam3ray.video import VideoInfo
 
 # Of the published checkpoint; a plan loads none. Another one moves the cuts by a few frames.
 HOTSTART_DELAY = 15
@@ -82,6 +86,12 @@ def windows_of_clip(frames: int, config: JobConfig) -> Sequence[int]:
     recondition = tracking.recondition_every_nth_frame or RECONDITION_EVERY
     found = cuts(frames, windows.frames, windows.overlap, delay * every, math.lcm(recondition, every))
     return [each.end - each.start for each in found]
+
+
+def parallel_windows(clip: Clip, facts: VideoInfo, config: JobConfig) -> int:
+    """How many windows a clip will be cut into, as far as the headers of its video tell; 0: none, or not known."""
+    work = None if foreseen(clip, facts, config) or sequential_reason(clip, config) else work_of(clip, facts, config)
+    return len(windows_of_clip(work[0], config)) if work is not None else 0
 
 
 def _ends(pieces: Iterable[float], actors: int, scale: float) -> float:

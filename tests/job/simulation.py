@@ -126,10 +126,12 @@ class World:
         longs: dict[int, Long] | None = None,
         merge_slots: int = 2,
         prior_parts: Mapping[Work, list[Reason]] | None = None,
+        expected: Mapping[int, int] | None = None,
     ) -> None:
         self.lengths = lengths
         self.longs = longs or {}
         self.merge_slots = merge_slots
+        self.expected = expected or {}
         self.merging: set[int] = set()
         self.natures = natures or {}
         self.faults = faults or Faults()
@@ -161,6 +163,8 @@ class World:
         if self.cluster is not None:
             self.scheduler.nodes_seen(self.cluster.slots)
         self.do(self.scheduler.start(0.0))
+        if self.expected:
+            self.do(self.scheduler.expect(self.expected, 0.0))
         self.later(self.tick_s, "tick")
         while not self.scheduler.finished:
             assert self.heap, "the scheduler waits for something that will never happen"

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -53,9 +54,9 @@ def whole(clip: Clip, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output / "annotations/long.parquet"
 
 
-def a_worker(output: Path, clip: Clip, make: Any = Drawn, **sections: Any) -> ClipWorker:
+def a_worker(output: Path | str, clip: Clip, make: Any = Drawn, **sections: Any) -> ClipWorker:
     config = JobConfig(manifest="m.csv", output=str(output), prompts=("red",), **{"windows": WINDOWS, **sections})
-    store = RunStore(config.output)
+    store = RunStore(config.output, config.storage)
     store.create_or_open(PRINT, {}, [clip])
     return ClipWorker(config, store, PRINT, make)
 
@@ -236,6 +237,34 @@ def test_windows_of_a_straggler_are_a_note_and_go(worker, clip, output):
     worker.store.storage.create_bytes(b"x", "windows/long/w3-1.parquet")
     assert verify_run(str(output)) == []
     assert len(leftovers(worker.store)) == 1
+
+
+def test_on_an_object_store_the_first_result_counts_and_damage_is_found(clip, whole, s3_place):
+    storage = {"storage": s3_place.options}
+    one, other = (a_worker(s3_place.uri, clip, **storage) for _ in range(2))
+    assert one.process(clip) == other.process(clip), "one of them has decided"
+    assert isinstance(window(one, clip, 1), PartDone)
+    kept = windows_of(one)
+    mark = one.store.storage.read("windows/long/w1.json")
+    assert isinstance(window(other, clip, 1, 2), PartDone)
+    assert one.store.storage.read("windows/long/w1.json") == mark
+    assert a_worker(s3_place.uri, clip, **storage).process(clip).cutting.kept == {1}
+    work_through(other, clip)
+    assert read_status(s3_place.uri, s3_place.options).facts()["partly done"] == "1, 4 of their parallel windows"
+    one.store.storage.replace_bytes(b"PAR1", "windows/long/w1-0.parquet")
+    lost = merge(one, clip)
+    assert isinstance(lost, PartsLost)
+    assert lost.windows == (1,)
+    work_through(one, clip)
+    result = merge(other, clip)
+    assert isinstance(result, ClipResult)
+    assert result.committed
+    assert not merge(one, clip).committed, "of a merge that was given up"
+    read = one.store.storage.read("annotations/long.parquet")
+    assert pq.read_table(pa.BufferReader(read)).equals(pq.read_table(whole))
+    assert verify_run(s3_place.uri, s3_place.options) == []
+    kept.look()
+    assert kept.names == set()
 
 
 def test_retry_from_the_start_drops_windows(worker, clip, output):

@@ -75,6 +75,41 @@ def test_one_clip_on_64_actors_takes_a_fortieth():
     assert shared <= alone / 40
 
 
+def test_actors_for_the_windows_of_a_clip_load_while_it_is_opened():
+    scheduler = Scheduler([100.0], s.Limits(actors_max=3))
+    assert scheduler.start(0.0) == [s.StartActor(0)]
+    assert scheduler.expect({0: 5}, 0.0) == [s.StartActor(1), s.StartActor(2)], "bounded by actors_max"
+    for actor in range(3):
+        scheduler.actor_placed(actor, 1.0)
+        scheduler.actor_ready(actor, 2.0)
+    assert scheduler.counts.actors_ready == 3, "they wait for what they were started for"
+    actions = scheduler.clip_cut(0, 0, Cutting((0.5, 0.6)), 3.0)
+    assert [each.why for each in actions if isinstance(each, s.Kill)] == ["no clips left for it"]
+    assert sum(isinstance(each, s.Assign) for each in actions) == 2
+
+
+def test_actors_go_where_a_clip_is_not_cut_after_all():
+    scheduler = Scheduler([100.0], s.Limits(actors_max=3))
+    scheduler.start(0.0)
+    scheduler.expect({0: 5}, 0.0)
+    scheduler.actor_placed(0, 1.0)
+    scheduler.actor_ready(0, 2.0)
+    gone = [each.actor for each in scheduler.stays_whole(0, 0, 3.0) if isinstance(each, s.Kill)]
+    assert sorted(gone) == [1, 2]
+    assert scheduler.stays_whole(0, 0, 4.0) == []
+    assert scheduler.expect({}, 4.0) == []
+    failed = scheduler.clip_failed(0, 0, Reason.UNREADABLE_VIDEO, "no video", 5.0)
+    assert any(isinstance(each, s.RecordFailure) and each.final for each in failed)
+    assert scheduler.expect({0: 5}, 6.0) == [], "news of a clip that is over"
+
+
+def test_a_job_of_one_clip_ends_sooner_by_a_model_that_loads():
+    def ends(**more):
+        return World([600.0], s.Limits(actors_max=4), longs={0: Long(8, opens=30.0)}, seed=3, **more).run().now
+
+    assert ends(expected={0: 8}) <= ends() - 5
+
+
 def test_a_long_clip_among_a_thousand_ends_with_the_job():
     rng = random.Random(5)
     lengths = [TWO_HOURS, *(rng.uniform(100, 500) * FRAME_S for _ in range(1000))]
@@ -207,6 +242,9 @@ def test_whatever_fails_every_clip_ends_once(seed):
             longs[clip].natures[-2] = Nature(crashes=rng.choice([1, -1]))
     faults = Faults(actor_dies=rng.choice([0, 0.05]), node_dies=rng.choice([0, 0.05]), start_fails=rng.choice([0, 0.1]))
     limits = s.Limits(actors_max=rng.randint(1, 6), no_progress_s=120.0, crashes=rng.randint(1, 3))
-    out = World(lengths, limits, natures, faults, seed=seed, longs=longs, merge_slots=rng.randint(1, 3)).run(1e6)
+    expected = {clip: rng.randint(1, 12) for clip in range(len(lengths)) if rng.random() < 0.3}  # right or wrong
+    merge_slots = rng.randint(1, 3)
+    world = World(lengths, limits, natures, faults, seed=seed, longs=longs, merge_slots=merge_slots, expected=expected)
+    out = world.run(1e6)
     assert out.stopped is not None or out.done | out.final.keys() == set(range(len(lengths)))
     assert not out.done & out.final.keys()

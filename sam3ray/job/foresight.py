@@ -1,0 +1,51 @@
+"""How many parallel windows a clip will be cut into, known before it is opened: so that enough actors load a model."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from sam3ray.config import JobConfig
+from sam3ray.failures import JobStopped
+from sam3ray.planning import parallel_windows, probe_all
+from sam3ray.store import RunStore
+from sam3ray.store.cut_clip import windows_done
+from sam3ray.values.clip import Clip
+from sam3ray.video import VideoInfo
+
+_LOG = logging.getLogger(__name__)
+
+HANG_S = 60.0  # a video whose header takes longer is not waited for
+
+
+def foresee(
+    clips: Sequence[Clip], config: JobConfig, store: RunStore, told: Callable[[Mapping[int, int]], None]
+) -> None:
+    """Reads the headers of the clips' videos, in a thread; `told` is called there, once, unless nothing is cut."""
+
+    def look() -> None:
+        try:
+            found = windows_expected(clips, config, store)
+        except JobStopped as error:
+            _LOG.info("it is not known which clips will be cut until they are opened: %s", error)
+        else:
+            if found:
+                told(found)
+
+    threading.Thread(target=look, name="sam3ray-foresight", daemon=True).start()
+
+
+def windows_expected(clips: Sequence[Clip], config: JobConfig, store: RunStore) -> dict[int, int]:
+    """Windows that remain to be made, by index of the clip; only of clips that will be cut, as far as headers tell."""
+    facts = probe_all(
+        list(dict.fromkeys(clip.uri for clip in clips)), config.video, config.storage, processes=1, hang_s=HANG_S
+    )
+    kept = windows_done(store.storage)
+    found = {}
+    for index, clip in enumerate(clips):
+        about = facts[clip.uri]
+        windows = parallel_windows(clip, about, config) if isinstance(about, VideoInfo) else 0
+        if windows:
+            found[index] = max(1, windows - kept.get(clip.clip_id, 0))
+    return found
