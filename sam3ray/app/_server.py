@@ -124,6 +124,8 @@ def _add_clips(app: FastAPI, service: Service) -> None:
             "clips": [each.as_json() for each in library.entries()],
             "formats": {name: list(variants) for name, variants in FORMATS.items()},
             "thresholds": {name: getattr(options.tracking, name) for name in THRESHOLDS},
+            "model_thresholds": service.tries.desk.info.get("thresholds", {}),
+            "camera_thresholds": {} if service.show is None else service.show.view.changed_thresholds,
             "checkpoint": redact(options.model.checkpoint),
             "camera": redact(options.camera) if options.camera is not None else None,
             "phrases": list(options.phrases if service.show is None else service.show.view.phrases),

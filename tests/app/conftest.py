@@ -188,7 +188,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     assert not problems
 
 
-def until(page: Any, question: Callable[[], Any], seconds: float = 60) -> Any:
+def until(page: Any, question: Callable[[], Any], seconds: float = 120) -> Any:
     """What `question` says once it says something. The page's events arrive meanwhile."""
     end = time.monotonic() + seconds
     while not (answer := question()):

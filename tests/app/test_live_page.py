@@ -56,10 +56,21 @@ def test_what_is_found_is_drawn_on_the_picture_it_was_found_on(server, open_page
     point = until(page, lambda: [each for each in page.sent if each["do"] == "point"])[0]
     assert point["ticket"] in page.pictures  # the picture that was clicked on, not the newest
     assert all(abs(a - b) <= 1 for a, b in zip(point["item"]["points"][0], (384, 180), strict=True))
-    page.get_by_role("button", name="Drop object 1").click()
-    until(page, lambda: "1" not in page.locator(".over").get_attribute("data-objects").split())
+    page.get_by_text("Thresholds", exact=True).click()
+    page.get_by_label("Detection from score").fill("1")  # nothing is so sure
+    sent = until(page, lambda: [each for each in page.sent if each["do"] == "thresholds"][1:])
+    assert sent[0]["thresholds"] == {"score_threshold_detection": 1}
+
+    def shown() -> list[str]:
+        return page.locator(".over").get_attribute("data-objects").split()
+
+    until(page, lambda: not shown())
+    page.get_by_label("Detection from score").fill("0.5")
+    one, two = until(page, lambda: [ids for ids in [shown()] if len(ids) == 2])[0]  # found again
+    page.get_by_role("button", name=f"Drop object {one}").click()
+    until(page, lambda: one not in shown())
     page.get_by_role("button", name="Remove red circle").click()
-    until(page, lambda: "2" not in page.locator(".over").get_attribute("data-objects").split())
+    until(page, lambda: two not in shown())
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("button", name="Start the webcam")).to_be_visible()
 

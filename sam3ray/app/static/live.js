@@ -1,6 +1,6 @@
 // Live: one picture under way at a time; what is found is drawn on the picture that it was found on.
 
-import { open } from "./api.js";
+import { get, open } from "./api.js";
 import { css } from "./colours.js";
 import { attach, chip, dot, el, empty, fill, phrasesIn, toast } from "./dom.js";
 import { row } from "./masks.js";
@@ -9,7 +9,7 @@ import { Stage } from "./stage.js";
 
 export default class LiveView {
   constructor({ state }) {
-    Object.assign(this, { state, phrases: [...state.phrases], ticket: 0, rows: [], chosen: null, socket: null });
+    Object.assign(this, { state, phrases: [...state.phrases], ticket: 0, rows: [], chosen: null, socket: null, thresholds: {} });
     this.pictures = new Map(); // ticket -> the picture that was sent, or that came
     this.node = attach(this, "live");
     this.video = el("video", { muted: true, playsInline: true });
@@ -20,6 +20,7 @@ export default class LiveView {
       box: (box) => this.point({ box }),
     });
     this.cameraButton.title = state.camera ?? "";
+    this.usual = {};
     this.showPhrases();
     this.stop();
   }
@@ -45,11 +46,15 @@ export default class LiveView {
       this.video.srcObject = this.stream;
       await this.video.play();
     }
+    await this.learn();
     const socket = open("/live");
     socket.binaryType = "arraybuffer";
     this.socket = socket;
     socket.onopen = () => {
-      if (source === "webcam") this.sendPhrases();
+      if (source === "webcam") {
+        this.sendPhrases();
+        this.sendThresholds();
+      }
       this.next();
     };
     socket.onmessage = ({ data }) => (data instanceof ArrayBuffer ? this.received(data) : this.answered(JSON.parse(data)));
@@ -164,6 +169,31 @@ export default class LiveView {
   }
 
   showPhrases() { fill(this.chips, this.phrases.map((text) => chip(text, "removePhrase", text, `Remove ${text}`))); }
+
+  // What is looked for now. Others may have changed what the camera's view looks for.
+  async learn() {
+    const { phrases, camera_thresholds, thresholds, model_thresholds } = await get("/api/state");
+    if (this.source === "camera") Object.assign(this, { phrases, thresholds: camera_thresholds });
+    this.usual = { ...model_thresholds, ...Object.fromEntries(Object.entries(thresholds).filter(([, value]) => value !== null)) };
+    this.showPhrases();
+    this.showThresholds();
+  }
+
+  setThreshold({ name, value }) {
+    this.thresholds[name] = Number(value);
+    this.showThresholds();
+    clearTimeout(this.settling); // the bar is still being moved
+    this.settling = setTimeout(() => this.sendThresholds(), 300);
+  }
+
+  sendThresholds() { this.send({ do: "thresholds", thresholds: this.thresholds }); }
+
+  showThresholds() {
+    for (const input of this.settings.querySelectorAll("input")) {
+      const value = this.thresholds[input.name] ?? this.usual[input.name];
+      if (value !== undefined) input.value = input.nextElementSibling.value = value;
+    }
+  }
 
   choose({ value }) { this.chosen = value; }
   finish() { this.chosen = null; }
