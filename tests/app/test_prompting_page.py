@@ -251,7 +251,7 @@ def test_light_and_dark_follow_the_system_until_one_is_chosen(server, open_page)
         return int(page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]"))
 
     assert light() < 60
-    page.get_by_label("Light or dark").click()
+    page.get_by_label("Switch between light and dark").click()
     assert light() > 200
     page.reload()
     assert light() > 200

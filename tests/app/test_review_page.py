@@ -228,7 +228,7 @@ def test_a_clip_whose_video_is_gone_opens_on_a_plain_background(desk, reviewed, 
     open_clip(page, "first")
     page.get_by_label("Run").select_option("moved")
     open_clip(page, "lost")
-    expect(page.locator(".note")).to_contain_text("There are no pictures: not_found", timeout=SECONDS)
+    expect(page.locator(".note")).to_contain_text("No video: not_found", timeout=SECONDS)
     go_to(page, 5)
     shown = page.evaluate(
         "() => { const c = document.querySelector('.picture'); return [c.width, c.height, c.dataset.frame,"

@@ -13,7 +13,7 @@ export default class LiveView {
     this.pictures = new Map(); // ticket -> the picture that was sent, or that came
     this.node = attach(this, "live");
     this.video = el("video", { muted: true, playsInline: true });
-    this.stage = new Stage(this.screen, "The live picture. Click to point at an object");
+    this.stage = new Stage(this.screen, "Live video. Click to point at an object");
     this.pointer = new Pointer(this.stage, {
       pressed: () => { this.pressed = this.stage.picture.dataset.ticket; return Boolean(this.socket && this.pressed); },
       click: (at, right) => this.point({ points: [rounded(at)], labels: [right ? 0 : 1] }),
@@ -58,10 +58,10 @@ export default class LiveView {
       this.next();
     };
     socket.onmessage = ({ data }) => (data instanceof ArrayBuffer ? this.received(data) : this.answered(JSON.parse(data)));
-    socket.onclose = () => { if (this.socket === socket) { this.stop(); this.status.textContent = "The connection is lost."; } };
+    socket.onclose = () => { if (this.socket === socket) { this.stop(); this.status.textContent = "Connection lost."; } };
     this.webcamButton.hidden = this.cameraButton.hidden = true;
     this.stopButton.hidden = false;
-    this.status.textContent = "Waiting for the first picture.";
+    this.status.textContent = "Waiting for the first frame.";
     this.times = [];
   }
 
@@ -137,8 +137,8 @@ export default class LiveView {
     this.status.textContent = this.source === "camera" ? `Live: ${this.state.camera}` : "Live: webcam";
     const figures = {
       objects: this.rows.length,
-      "pictures a second": (this.times.length / 2).toFixed(1),
-      "age of the picture": `${Math.round(seen + (event.age ?? 0) * 1000)} ms`,
+      "frames per second": (this.times.length / 2).toFixed(1),
+      "age of the frame": `${Math.round(seen + (event.age ?? 0) * 1000)} ms`,
       "model's step": `${Math.round(event.seconds * 1000)} ms`,
       dropped: event.dropped,
       recording: event.clip,

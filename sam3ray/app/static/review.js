@@ -133,7 +133,7 @@ export default class ReviewView {
       history.replaceState(null, "", `#review/${encodeURIComponent(clipId)}`);
       this.first.value = 0;
       this.last.value = clip.indices?.at(-1) ?? clip.times.length - 1;
-      this.note.textContent = clip.missing ? `There are no pictures: ${clip.missing}` : clip.other_size;
+      this.note.textContent = clip.missing ? `No video: ${clip.missing}` : clip.other_size;
       this.canFix = !clip.missing && !clip.other_size;
       await this.player.load(clip);
       this.pictured = true; // the pictures of the list have waited until now

@@ -340,7 +340,7 @@ export default class TryView {
     }
     this.prompts.rebase(work);
     const order = this.order({ ticket: `run ${work.key} ${Date.now()}` });
-    if (!this.socket.send(order)) { toast("The server cannot be reached.", "error"); return; }
+    if (!this.socket.send(order)) { toast("Cannot reach the server.", "error"); return; }
     const { ticket } = order;
     Object.assign(work, { ticket, asked: order, running: { ticket }, ran: order.thresholds });
     this.changed();
@@ -488,7 +488,7 @@ export default class TryView {
   download({ value }) {
     const { work } = this, least = this.threshold("new_det_thresh") ?? 0, min = least > (work.ran?.new_det_thresh ?? 0) ? least : 0;
     el("a", { href: `/api/results/${work.result}/download/${value || this.format.value}?min_score=${min}`, download: "" }).click();
-    toast(value === "parquet" ? "The download begins." : "The download begins when the file is made.");
+    toast(value === "parquet" ? "Download started." : "The download starts when the file is ready.");
   }
 
   async saveJob() {
