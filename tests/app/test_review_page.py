@@ -238,7 +238,7 @@ def test_a_clip_whose_video_is_gone_opens_on_a_plain_background(desk, reviewed, 
     assert page.locator(".over").get_attribute("data-objects")
     choose_object(page, 1)
     press(page, "n")
-    expect(page.locator(".toast").last).to_contain_text("There are no pictures", timeout=SECONDS)
+    expect(page.locator(".toast").last).to_contain_text("No video", timeout=SECONDS)
     press(page, "3", "d")  # what needs no picture still works
     saved(page, 1)
     assert (5, 1) not in rows(reviewed.parent / "moved", "lost")
