@@ -264,7 +264,7 @@ class TestRefused:
 
     def test_a_label_that_is_a_phrase_too(self):
         for first, second in (("red", shown(label="Red")), (shown(label="Red"), "red")):
-            with pytest.raises(UserError, match="the label 'Red', which is a phrase of the clip, too"):
+            with pytest.raises(UserError, match="the label 'Red', which is also a phrase of the clip"):
                 begun(engine(), first, second)
 
 
