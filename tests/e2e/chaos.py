@@ -1,6 +1,6 @@
 """Chaos: a job on an object store whose every part is killed at random moments, against an undisturbed run.
 
-    python -m tests.e2e.chaos [--clips 66] [--kills 24] [--seed 0] [--folder DIR]
+    python -m tests.e2e.chaos [--clips 66] [--kills 24] [--seed 0] [--parallel] [--folder DIR]
 
 Killed with SIGKILL are actors, drivers (each followed by a new `run`) and a node; some clips' decoder aborts its
 worker. Some actors lose their GPU's context, on one node every clip fails, the disk of another is full, and a driver
@@ -10,7 +10,8 @@ undisturbed run's row for row: none lost, none twice (the bucket keeps versions:
 left behind in temporary folders or as unfinished uploads.
 
 Two clips are long; clips are kept in windows, from which later attempts go on. The first to be killed is an actor that
-works on one of them, when a window of it is on the store.
+works on one of them, when a window of it is on the store. With `--parallel` several actors work on the windows of a
+long clip, which are linked and merged; it must still equal the clip that was annotated in one piece.
 
 Every clip stands still on one of its frames until it is let on. So each kill finds work under way and work left, and
 as many are made as were asked for, on however quick or slow a machine.
@@ -52,6 +53,8 @@ BUCKET = "chaos"
 FRAMES = 16
 LONG, LONG_FRAMES = (0, 1), 64  # clips that go on from their windows
 WINDOW_S = 0.2
+END_S = 60  # beyond the end
+PARALLEL = {"mode": "parallel", "frames": 20, "overlap": 4}
 ROUNDS = 40
 PATIENCE_S = 600.0
 
@@ -72,6 +75,7 @@ class Settings:
     seed: int = 0
     frame_s: float = 0.04
     fault_rate: float = 0.06  # of requests to the store
+    parallel: bool = False  # long clips are cut into windows that actors share
     whole_by_driver: bool = True  # the undisturbed run; else one worker in this process does it, which is quicker
 
 
@@ -184,11 +188,14 @@ class Chaos:
         frames = [LONG_FRAMES if number in LONG else FRAMES for number in range(self.settings.clips)]
         manifest = write_clips(self.folder / "clips", self.settings.clips, frames=frames)
         rows = manifest.read_text().replace(str(self.folder / "clips"), f"s3://{BUCKET}/clips")
+        if self.settings.parallel:  # the range says that they are long, so that their windows go before other clips
+            lines = [line + (f",{END_S}" if number - 1 in LONG else ",") for number, line in enumerate(rows.split())]
+            rows = "\n".join([lines[0] + "end_s", *lines[1:]]) + "\n"
         self.s3.put_object(Bucket=BUCKET, Key="clips/manifest.csv", Body=rows.encode())
         for path in sorted((self.folder / "clips").glob("*.mp4")):
             self.s3.put_object(Bucket=BUCKET, Key=f"clips/{path.name}", Body=path.read_bytes())
         self.whole = self.folder / "whole"
-        undisturbed = self._config(self.server, output=str(self.whole))
+        undisturbed = self._config(self.server, output=str(self.whole), windows={"seconds": WINDOW_S})
         if self.settings.whole_by_driver:
             if start_driver(undisturbed, self.folder).wait(timeout=600) != 0:
                 raise RuntimeError(f"the undisturbed run failed: {self._log()}")
@@ -196,13 +203,15 @@ class Chaos:
             annotate_alone(undisturbed)
         self.proxy.decide = self._fault
 
-    def _config(self, endpoint: str, output: str | None = None, **cluster: Any) -> JobConfig:
+    def _config(
+        self, endpoint: str, output: str | None = None, windows: dict[str, Any] | None = None, **cluster: Any
+    ) -> JobConfig:
         return config_for(
             f"s3://{BUCKET}/clips/manifest.csv",
             output or self.output,
             actors=self.settings.actors,
             storage={"endpoint_url": endpoint},
-            windows={"seconds": WINDOW_S},
+            windows=windows or (PARALLEL if self.settings.parallel else {"seconds": WINDOW_S}),
             retry={"crashes": 1000, "node_losses": 1000, "actor_starts": 50, "storage": 12, "no_progress_s": 300.0},
             cluster=cluster,
         )
@@ -306,7 +315,7 @@ class Chaos:
             hostile_times=1,
             gated=True,
             long=LONG,
-            resumes=True,
+            resumes=not self.settings.parallel,
             sick_actors=self.settings.sick_actors,
         )
 
@@ -455,9 +464,16 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=Settings.kills)
     parser.add_argument("--seed", type=int, default=Settings.seed)
     parser.add_argument("--one-node", action="store_true", help="no cluster of two nodes, and none of them killed")
+    parser.add_argument("--parallel", action="store_true", help="long clips are cut into windows that actors share")
     parser.add_argument("--folder", type=Path, help="keep everything here; by default a temporary folder")
     arguments = parser.parse_args()
-    settings = Settings(clips=arguments.clips, kills=arguments.kills, seed=arguments.seed, node=not arguments.one_node)
+    settings = Settings(
+        clips=arguments.clips,
+        kills=arguments.kills,
+        seed=arguments.seed,
+        node=not arguments.one_node,
+        parallel=arguments.parallel,
+    )
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
