@@ -158,6 +158,8 @@ class Desk:
                 event = host.receive()
                 with self._lock:
                     self._take(event)
+        if self._closed:
+            return
         ending = host.ending()
         with self._lock:
             if host is self._host:

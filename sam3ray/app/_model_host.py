@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import multiprocessing
+import os
 import queue
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -65,7 +67,8 @@ class LocalHost:
         return f"exit code {self._process.exitcode}"
 
     def close(self) -> None:
-        self._pipe.close()
+        with socket.socket(fileno=os.dup(self._pipe.fileno())) as end:  # closing the pipe would break its reader off
+            end.shutdown(socket.SHUT_RDWR)
         self._process.join(2)
         if self._process.is_alive():
             self._process.kill()

@@ -54,13 +54,13 @@ class Pipe(Protocol):
 
 def main(pipe: Pipe, config: ModelConfig, tracking: TrackingConfig) -> None:
     """The process's main function."""
-    try:
-        model = Model(config, tracking)
-    except (JobStopped, UserError, ValueError, OSError) as error:
-        pipe.send(Unfit(redact(str(error))))
-        return
-    pipe.send(Ready(model.model_info))
     with contextlib.suppress(EOFError, BrokenPipeError):
+        try:
+            model = Model(config, tracking)
+        except (JobStopped, UserError, ValueError, OSError) as error:
+            pipe.send(Unfit(redact(str(error))))
+            return
+        pipe.send(Ready(model.model_info))
         _Worker(model, pipe).run()
 
 
