@@ -12,6 +12,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -22,6 +23,7 @@ from sam3ray.app._library import Library
 from sam3ray.app._uploads import Uploads
 from sam3ray.config import config_from_text
 from sam3ray.failures import UserError
+from sam3ray.masks import encode_masks
 from sam3ray.values.prompt_reading import parse_visual_prompts
 from tests.app.conftest import COUNT, SPEC, until
 
@@ -105,6 +107,58 @@ def test_every_frame_is_the_one_asked_for(server, open_page):
         page.keyboard.press("ArrowLeft")
         page.keyboard.press("ArrowLeft")
         expect(page.locator(".picture")).to_have_attribute("data-frame", str(max(0, frame - 2)))
+
+
+def test_a_drag_over_the_bar_shows_frames_on_its_way(server, open_page):
+    page = open_page(server.address)
+    choose(page, "b-frames")
+    shown = page.evaluate(
+        """(last) => new Promise((done) => {
+      const picture = document.querySelector(".picture"), bar = document.querySelector(".scrub"), shown = [];
+      new MutationObserver(() => {
+        shown.push(picture.dataset.frame);
+        if (picture.dataset.frame === String(last)) done(shown);
+      }).observe(picture, { attributeFilter: ["data-frame"] });
+      for (let n = 1; n <= last; n++) {
+        bar.value = n;
+        bar.dispatchEvent(new Event("input", { bubbles: true }));
+      }
+    })""",
+        COUNT - 1,
+    )
+    assert shown == ["1", str(COUNT - 1)]  # the first, and what is wanted when it is there
+
+
+def test_masks_painted_coarsely_are_where_the_fine_ones_are(server, open_page):
+    page = open_page(server.address)
+    mask = np.zeros((1, 300, 500), bool)
+    mask[0, 41:130, 77:201] = True
+    found = encode_masks(mask)[0]
+    thing = {"rle": found.rle, "box": [float(v) for v in found.bbox], "colour": [9, 9, 9], "fill": 1, "edge": 1}
+    covered = [
+        page.evaluate(
+            """(asked) => new Promise((done) => {
+          const worker = new Worker("/static/mask_worker.js", { type: "module" });
+          worker.onmessage = (event) => {
+            const { bitmap, place } = event.data.painted;
+            const context = new OffscreenCanvas(500, 300).getContext("2d");
+            context.imageSmoothingEnabled = false;
+            context.drawImage(bitmap, ...place);
+            const { data } = context.getImageData(0, 0, 500, 300), painted = [];
+            for (let n = 0; n < 150_000; n++) if (data[4 * n + 3]) painted.push(n);
+            done(painted);
+          };
+          worker.postMessage(asked);
+        })""",
+            {"id": 1, "width": 500, "height": 300, "grain": grain, "objects": [thing]},
+        )
+        for grain in (1, 4)
+    ]
+    fine, coarse = (np.unravel_index(each, (300, 500)) for each in covered)
+    assert sorted(covered[0]) == np.flatnonzero(mask).tolist()
+    for a, b in zip(fine, coarse, strict=True):
+        assert abs(int(a.min()) - int(b.min())) <= 2
+        assert abs(int(a.max()) - int(b.max())) <= 2
 
 
 @pytest.mark.parametrize("size", [(1280, 720), (1900, 1000), (900, 640)])

@@ -14,7 +14,7 @@ export class Brush {
     this.context = this.canvas.getContext("2d", { willReadFrequently: true });
     if (row) {
       const bits = decode(row.rle, height, [0, 0, width, height]), image = this.context.createImageData(width, height);
-      new Uint32Array(image.data.buffer).forEach((_, n, pixels) => { pixels[n] = bits[n] ? 0xffffffff : 0; });
+      new Uint32Array(image.data.buffer).forEach((_, n, pixels) => { pixels[n] = bits[(n % width) * height + Math.floor(n / width)] ? 0xffffffff : 0; });
       this.context.putImageData(image, 0, 0);
       this.context.globalCompositeOperation = "source-in";
       this.context.fillStyle = css(object);
@@ -49,7 +49,7 @@ export class Brush {
     for (let n = 0; n < bits.length; n++) {
       if (data[4 * n + 3] < 128) continue;
       const x = n % width, y = (n - x) / width;
-      bits[n] = 1;
+      bits[x * height + y] = 1;
       area++;
       if (x < box[0]) box[0] = x;
       if (y < box[1]) box[1] = y;
@@ -57,6 +57,6 @@ export class Brush {
       if (y >= box[3]) box[3] = y + 1;
     }
     this.object = null;
-    return area ? { id, prompt: label, score: 1, track: 1, box, area, rle: encode(bits, height, width) } : null;
+    return area ? { id, prompt: label, score: 1, track: 1, box, area, rle: encode(bits) } : null;
   }
 }

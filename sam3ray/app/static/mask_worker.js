@@ -2,26 +2,29 @@
 
 import { decode } from "./rle.js";
 
-onmessage = ({ data: { id, width, height, objects } }) => {
-  const pixels = new Uint8ClampedArray(width * height * 4);
-  for (const { rle, box, colour, fill, edge } of objects) {
-    const x0 = Math.max(0, Math.floor(box[0])), y0 = Math.max(0, Math.floor(box[1]));
-    const x1 = Math.min(width, Math.ceil(box[2])), y1 = Math.min(height, Math.ceil(box[3]));
-    if (x1 <= x0 || y1 <= y0) continue;
-    const bits = decode(rle, height, [x0, y0, x1, y1]);
-    const w = x1 - x0, h = y1 - y0, thick = Math.max(1, Math.round(Math.min(width, height) / 400));
-    for (let y = 0; y < h; y++) {
-      for (let x = 0; x < w; x++) {
-        if (!bits[y * w + x]) continue;
-        const border = x < thick || y < thick || x >= w - thick || y >= h - thick ||
-          !bits[y * w + x - thick] || !bits[y * w + x + thick] || !bits[(y - thick) * w + x] || !bits[(y + thick) * w + x];
-        const at = ((y + y0) * width + x + x0) * 4;
-        pixels[at] = colour[0];
-        pixels[at + 1] = colour[1];
-        pixels[at + 2] = colour[2];
-        pixels[at + 3] = Math.max(pixels[at + 3], 255 * (border ? edge : fill));
+// grain: of how many pixels of the frame, across and down, one is painted.
+onmessage = async ({ data: { id, width, height, grain, objects } }) => {
+  const boxes = objects.map(({ box: [x0, y0, x1, y1] }) => [
+    Math.max(0, Math.floor(x0)), Math.max(0, Math.floor(y0)), Math.min(width, Math.ceil(x1)), Math.min(height, Math.ceil(y1)),
+  ]);
+  const least = (n) => Math.floor(Math.min(...boxes.map((box) => box[n])) / grain);
+  const size = (from, n) => Math.max(1, Math.ceil(Math.max(...boxes.map((box) => box[n])) / grain) - from);
+  const left = least(0), top = least(1), w = size(left, 2), h = size(top, 3), half = grain >> 1;
+  const pixels = new Uint32Array(w * h), thick = Math.max(1, Math.round(Math.min(width, height) / 400));
+  objects.forEach(({ rle, colour: [r, g, b], fill, edge }, n) => {
+    const [x0, y0, x1, y1] = boxes[n], tall = y1 - y0, side = thick * tall;
+    if (x1 <= x0 || tall <= 0) return;
+    const bits = decode(rle, height, boxes[n]), colour = r | (g << 8) | (b << 16), alphas = [fill, edge].map((part) => Math.round(255 * part));
+    const column = Math.max(left, Math.ceil((x0 - half) / grain)), row = Math.max(top, Math.ceil((y0 - half) / grain));
+    for (let i = column, x = i * grain + half - x0; x < x1 - x0; i++, x += grain) {
+      for (let y = row * grain + half - y0, at = (row - top) * w + i - left; y < tall; y += grain, at += w) {
+        const p = x * tall + y;
+        if (!bits[p]) continue;
+        const border = y < thick || y >= tall - thick || !bits[p - thick] || !bits[p + thick] || !bits[p - side] || !bits[p + side];
+        pixels[at] = colour | (Math.max(pixels[at] >>> 24, alphas[+border]) << 24);
       }
     }
-  }
-  createImageBitmap(new ImageData(pixels, width, height)).then((bitmap) => postMessage({ id, bitmap }, [bitmap]));
+  });
+  const bitmap = await createImageBitmap(new ImageData(new Uint8ClampedArray(pixels.buffer), w, h));
+  postMessage({ id, painted: { bitmap, place: [left, top, w, h].map((each) => each * grain) } }, [bitmap]);
 };

@@ -10,20 +10,22 @@ class Masks {
     this.waiting = new Map();
     this.kept = new Map();
     this.next = 0;
-    this.worker.onmessage = ({ data: { id, bitmap } }) => {
-      this.waiting.get(id)(bitmap);
+    this.worker.onmessage = ({ data: { id, painted } }) => {
+      this.waiting.get(id)(painted);
       this.waiting.delete(id);
     };
   }
 
+  // A bitmap and its place [x, y, width, height] in the frame, null where there is nothing.
   // rows: [{id, rle, box, faint}]; `key` names everything that the picture depends on.
-  paint(key, rows, { width, height, opacity }) {
+  paint(key, rows, { width, height, grain, opacity }) {
+    if (!rows.length) return null;
     const painted = this.kept.get(key) ?? new Promise((resolve) => {
       this.waiting.set(++this.next, resolve);
       const objects = rows.map(({ id, rle, box, faint }) => ({
         rle, box, colour: rgb(id), fill: opacity * (faint ? 0.35 : 1), edge: Math.min(1, opacity * 2.2) * (faint ? 0.5 : 1),
       }));
-      this.worker.postMessage({ id: this.next, width, height, objects });
+      this.worker.postMessage({ id: this.next, width, height, grain, objects });
     });
     this.kept.delete(key);
     this.kept.set(key, painted); // the last to go

@@ -42,7 +42,7 @@ export class Player extends EventTarget {
   close() {
     const { clip } = this;
     this.pause();
-    this.clip = null;
+    this.clip = this.showing = null;
     this.stage.turn = null;
     this.stage.picture.dataset.frame = "";
     return clip;
@@ -68,20 +68,37 @@ export class Player extends EventTarget {
     return this.pictures.get(position);
   }
 
-  async show(position) {
-    if (!this.clip || Number.isNaN(position)) return;
-    position = Math.round(Math.max(0, Math.min(this.count - 1, position)));
-    this.wanted = position;
+  // Draws a frame. While one is being drawn, only the latest that is asked for waits: a drag over the bar shows those
+  // on its way as fast as they come.
+  show(position) {
+    if (!this.clip || Number.isNaN(position)) return null;
+    this.wanted = Math.round(Math.max(0, Math.min(this.count - 1, position)));
+    return (this.showing ??= this.catchUp());
+  }
+
+  showIndex(index) { return this.show(this.nearest(index)); }
+
+  async catchUp() {
     const { clip } = this;
+    try {
+      for (let position = null; position !== this.wanted && this.clip === clip; ) await this.draw((position = this.wanted));
+    } finally {
+      if (this.clip === clip) this.showing = null; // else it is the next clip's
+    }
+  }
+
+  async draw(position) {
+    const { clip } = this, coming = this.fetch(position), { rows, key } = this.layer(this.indexAt(position));
+    this.stage.paint(key, rows, this.opacity); // while the picture comes
     let bitmap;
     try {
-      bitmap = await this.fetch(position);
+      bitmap = await coming;
     } catch (error) {
       this.pictures.delete(position);
       if (this.clip === clip && this.wanted === position) this.dispatchEvent(new CustomEvent("problem", { detail: error.message }));
       return;
     }
-    if (this.clip !== clip || this.wanted !== position) return; // something newer is wanted
+    if (this.clip !== clip) return;
     this.position = this.slider.value = position;
     this.number.value = this.index;
     this.time.textContent = `${clock(clip.times[position])} / ${clock(clip.times.at(-1))}`;
@@ -89,12 +106,14 @@ export class Player extends EventTarget {
     this.dispatchEvent(new CustomEvent("frame", { detail: bitmap }));
   }
 
-  showIndex(index) { return this.show(this.nearest(index)); }
+  // What lies over a frame, and the name of its picture.
+  layer(index) {
+    const { clip, opacity, only } = this;
+    return { rows: this.rowsAt(index).filter((row) => only === null || row.id === only), key: [clip.key, index, this.keyOf(index), opacity, only].join() };
+  }
 
   async paint(bitmap) {
-    const { clip, index, only, opacity, labels } = this;
-    const rows = this.rowsAt(index).filter((row) => only === null || row.id === only);
-    const key = [clip.key, index, this.keyOf(index), opacity, only].join();
+    const { clip, index, opacity, labels } = this, { rows, key } = this.layer(index);
     const drawn = await this.stage.show(bitmap, rows, { key, opacity, labels, decorate: (context) => this.decorate(context, index) });
     if (drawn && clip === this.clip) this.stage.picture.dataset.frame = index;
   }

@@ -17,36 +17,31 @@ export function runs(text) {
   return found;
 }
 
-// The mask within a box [x0, y0, x1, y1) as bytes, row by row.
+// The mask within a box [x0, y0, x1, y1) as bytes, column by column.
 export function decode(text, height, [x0, y0, x1, y1]) {
-  const width = x1 - x0, bits = new Uint8Array(width * (y1 - y0));
+  const tall = y1 - y0, bits = new Uint8Array((x1 - x0) * tall);
   let at = 0, on = false;
   for (const length of runs(text)) {
-    if (on) {
-      for (let p = at, end = at + length; p < end; ) {
-        const x = Math.floor(p / height), top = p - x * height;
-        const stop = Math.min(height, top + end - p);
-        if (x >= x0 && x < x1) {
-          for (let y = Math.max(top, y0), last = Math.min(stop, y1); y < last; y++) bits[(y - y0) * width + x - x0] = 1;
-        }
-        p += stop - top;
-      }
+    const end = at + length;
+    while (on && at < end) {
+      const x = Math.floor(at / height), start = x * height, stop = Math.min(end, start + height);
+      const from = Math.max(at - start, y0), to = Math.min(stop - start, y1);
+      if (x >= x0 && x < x1 && from < to) bits.fill(1, (x - x0) * tall + from - y0, (x - x0) * tall + to - y0);
+      at = stop;
     }
-    at += length;
+    at = end;
     on = !on;
   }
   return bits;
 }
 
-export function encode(bits, height, width) {
+// Of a whole frame's bytes, 0 or 1, column by column.
+export function encode(bits) {
   const counts = [];
   let value = 0, length = 0;
-  for (let x = 0; x < width; x++) {
-    for (let y = 0; y < height; y++) {
-      const bit = bits[y * width + x] ? 1 : 0;
-      if (bit === value) length++;
-      else { counts.push(length); value = bit; length = 1; }
-    }
+  for (const bit of bits) {
+    if (bit === value) length++;
+    else { counts.push(length); value = bit; length = 1; }
   }
   counts.push(length);
   let text = "";

@@ -43,16 +43,21 @@ export class Stage {
     return x < 0 || y < 0 || x > this.size.width || y > this.size.height ? null : [x, y];
   }
 
+  // The masks, no finer than the screen shows them. They are kept, so it can be called before they are needed.
+  paint(key, rows, opacity) {
+    const grain = Math.max(1, Math.floor(1 / this.scale));
+    return masks.paint(`${key} ${grain}`, rows, { ...this.size, grain, opacity });
+  }
+
   // key: names all that the masks depend on. Returns whether it was drawn: not if something newer is.
   async show(bitmap, rows, { key, opacity = 0.5, labels = true, decorate = () => {} }) {
-    const turn = (this.turn = {}), { over, size } = this;
-    const painted = rows.length ? await masks.paint(key, rows, { ...size, opacity }) : null;
+    const turn = (this.turn = {}), { over, scale } = this, painted = await this.paint(key, rows, opacity);
     if (turn !== this.turn) return false;
     resize(this.picture, bitmap.width, bitmap.height);
     this.picture.getContext("2d").drawImage(bitmap, 0, 0);
     const context = over.getContext("2d");
     context.clearRect(0, 0, over.width, over.height);
-    if (painted) context.drawImage(painted, 0, 0, over.width, over.height);
+    if (painted) context.drawImage(painted.bitmap, ...painted.place.map((each) => each * scale));
     if (labels) for (const row of rows) this.label(context, row);
     decorate(context);
     over.dataset.objects = rows.map((row) => row.id).join(" ");

@@ -13,7 +13,8 @@ export class Timeline extends EventTarget {
     Object.assign(this, { player, tracks: [], chosen: null });
     this.names = el("div", { class: "names" });
     this.canvas = el("canvas", { class: "tracks", ariaLabel: "Timeline of the objects" });
-    this.node = el("div", { class: "timeline" }, this.names, this.canvas);
+    this.head = el("i", { class: "head" });
+    this.node = el("div", { class: "timeline" }, this.names, el("div", { class: "lanes" }, this.canvas, this.head));
     this.canvas.addEventListener("pointerdown", (event) => {
       this.canvas.setPointerCapture(event.pointerId);
       this.seek(event);
@@ -21,7 +22,7 @@ export class Timeline extends EventTarget {
       if (track) this.told(track.id);
     });
     this.canvas.addEventListener("pointermove", (event) => event.buttons && this.seek(event));
-    player.addEventListener("frame", () => this.draw());
+    player.addEventListener("frame", () => this.move());
     new ResizeObserver(() => this.draw()).observe(this.node);
   }
 
@@ -54,18 +55,26 @@ export class Timeline extends EventTarget {
     this.draw();
   }
 
+  // The cells stay: only the playhead moves from frame to frame.
+  move() {
+    const { clip, position, count } = this.player;
+    if (this.drawn !== clip) this.draw();
+    this.head.style.left = `${(100 * (position + 0.5)) / count}%`;
+  }
+
   draw() {
     const { player, canvas } = this, dpr = window.devicePixelRatio || 1, width = canvas.clientWidth;
     const height = Math.max(1, this.tracks.length) * ROW, h = ROW * dpr;
     canvas.style.height = `${height}px`;
     canvas.width = Math.max(1, width * dpr);
     canvas.height = height * dpr;
+    this.drawn = player.clip;
     if (!player.clip || !width) return;
-    const context = canvas.getContext("2d"), step = canvas.width / player.count, style = getComputedStyle(canvas);
+    const context = canvas.getContext("2d"), step = canvas.width / player.count, marked = getComputedStyle(canvas).borderColor;
     this.tracks.forEach((track, n) => {
       const y = n * h;
       if (track.id === this.chosen) {
-        context.fillStyle = style.borderColor;
+        context.fillStyle = marked;
         context.fillRect(0, y, canvas.width, h);
       }
       context.fillStyle = css(track.id);
@@ -77,7 +86,5 @@ export class Timeline extends EventTarget {
       }
       context.globalAlpha = 1;
     });
-    context.fillStyle = style.color;
-    context.fillRect(Math.round((player.position + 0.5) * step - dpr), 0, 2 * dpr, canvas.height);
   }
 }
