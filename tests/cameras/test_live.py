@@ -154,7 +154,8 @@ def test_what_was_asked_for_while_it_was_recorded_stands_in_its_manifest(clip, m
     assert verify_run(str(output)) == []
     (recorded,) = RunStore(str(output)).manifest()
     labels = {row["prompt"] for row in sam3ray.read_annotations(str(output)).to_table().to_pylist()}
-    assert "clicked" in labels and labels <= set(recorded.prompts)
+    assert "clicked" in labels
+    assert labels <= set(recorded.prompts)
 
 
 def test_a_recording_that_is_given_up_keeps_what_it_has(clip, model, tmp_path):
