@@ -170,7 +170,7 @@ class Tracker:
         """
         if not memories:
             return self._nothing()
-        output = self._followed(features, self._reads(frame, memories, reverse))
+        output = self._followed(features, frame, memories, reverse)
         self._store_tracked(frame, memories, output)
         return TrackedMasks(output.masks, output.score_logits, output.iou_scores)
 
@@ -182,7 +182,7 @@ class Tracker:
         """
         if not memories:
             return self._nothing()
-        output = self._followed(features, [_still_there(each) for each in self._reads(frame, memories, False)])
+        output = self._seen_by(features, [_still_there(each) for each in self._reads(frame, memories, False)])
         return TrackedMasks(output.masks, output.score_logits, output.iou_scores)
 
     def _nothing(self) -> TrackedMasks:
@@ -193,7 +193,12 @@ class Tracker:
         self._resolve()
         return [self.read_rules.reads(memory, frame, reverse) for memory in memories]
 
-    def _followed(self, features: FrameFeatures, reads: Sequence[Reads]) -> HeadOutput:
+    def _followed(
+        self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory], reverse: bool
+    ) -> HeadOutput:
+        return self._seen_by(features, self._reads(frame, memories, reverse))
+
+    def _seen_by(self, features: FrameFeatures, reads: Sequence[Reads]) -> HeadOutput:
         return self._track_packed(features, reads) if self._parts.packed else self._track(features, reads)
 
     def _track(self, features: FrameFeatures, reads: Sequence[Reads]) -> HeadOutput:

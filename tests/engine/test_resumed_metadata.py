@@ -89,9 +89,12 @@ def test_a_resumed_clip_has_the_metadata_of_an_undisturbed_one(
     at_rest = ClipWindows.at_rest
     rests: list[int] = []
 
-    def dies(windows: ClipWindows, *arguments: Any) -> None:
+    def settles(windows: ClipWindows, *arguments: Any) -> None:
         at_rest(windows, *arguments)
         windows.settle()
+
+    def dies(windows: ClipWindows, *arguments: Any) -> None:
+        settles(windows, *arguments)
         rests.append(1)
         if len(rests) == 3:
             raise Killed

@@ -84,7 +84,7 @@ def test_masks_are_made_for_phrases_that_found_something_and_equal_the_models_ow
     model, one = tiny_model(0), checkpoint(tiny_model(0))
     detector, phrases = Detector(one, batch=2), ("red", "blue", "green")
     calls = []
-    hook = model.detector_model.mask_decoder.register_forward_hook(lambda *_: calls.append(1))
+    hook = model.detector_model.mask_decoder.pixel_decoder.register_forward_hook(lambda *_: calls.append(1))
     with torch.inference_mode():
         pixels = torch.cat([Preprocessor(one)(frame) for frame in clip(2)])
         backbone = backbone_features(model, pixels)

@@ -299,9 +299,8 @@ def test_windows_on_an_object_store(s3_place, tmp_path):
     with pytest.raises(Killed):
         rows(one, Source(), how, ahead)
     ahead.close()
-    behind.at_rest(0, Blank)
     with pytest.raises(WindowTaken):
-        behind.settle()
+        behind.at_rest(0, Blank)
     behind.close()
     names = store.storage.names("windows/a")
     assert len([name for name in names if name.endswith(".safetensors")]) == 1, "the newest state alone is kept"
