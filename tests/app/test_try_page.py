@@ -330,6 +330,7 @@ def test_an_upload_is_a_clip_like_any_other(server, open_page, videos, tmp_path)
     hostile.write_bytes((videos / "b-frames.mp4").read_bytes())
     page.set_input_files("input[type=file]", hostile)
     expect(page.locator(".clips button.chosen")).to_contain_text("<b onclick=alert(1)>", timeout=SECONDS)
+    expect(page.locator(".player .picture")).to_have_attribute("data-frame", "0", timeout=SECONDS)  # it is open
     go_to(page, 17)
     assert shown_number(page) == 17
     rubbish = tmp_path / "rubbish.mp4"

@@ -100,7 +100,7 @@ export class Player extends EventTarget {
     }
     if (this.clip !== clip) return;
     this.position = this.slider.value = position;
-    this.number.value = this.index;
+    if (document.activeElement !== this.number) this.number.value = this.index; // else somebody is typing
     this.time.textContent = `${clock(clip.times[position])} / ${clock(clip.times.at(-1))}`;
     await this.paint(bitmap);
     this.dispatchEvent(new CustomEvent("frame", { detail: bitmap }));
@@ -162,7 +162,11 @@ export class Player extends EventTarget {
   }
 
   scrub() { this.show(Number(this.slider.value)); }
-  goTo() { this.showIndex(Number(this.number.value)); }
+  goTo() {
+    const index = Number(this.number.value);
+    this.number.blur();
+    this.showIndex(index);
+  }
 
   toggleLabels() {
     this.labels = !this.labels;
