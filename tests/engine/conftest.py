@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pipeline import clip
-from prompted import LENGTH
 
 from sam3ray.engine.mask_head import resize
 from sam3ray.engine.tracker import Tracker
 from sam3ray.video import Frame
+from tests.engine.pipeline import clip
+from tests.engine.prompted import LENGTH
 
 
 @pytest.fixture

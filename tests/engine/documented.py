@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tiny import IMAGE, tiny_model
 from transformers import (
     Sam2VideoVideoProcessor,
     Sam3TrackerVideoModel,
@@ -21,6 +20,7 @@ from transformers import (
 from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
 
 from sam3ray.video import Frame
+from tests.engine.tiny import IMAGE, tiny_model
 
 
 @functools.lru_cache(maxsize=4)

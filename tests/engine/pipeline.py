@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import ndimage
-from tiny import IMAGE
 from transformers import CLIPTokenizer, Sam2VideoVideoProcessor, Sam3VideoModel, Sam3VideoProcessor
 from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
 from transformers.models.sam3_video import modeling_sam3_video as modeling
@@ -22,6 +21,7 @@ from sam3ray.engine.detector import DetectorLike, Proposals
 from sam3ray.engine.engine import Engine
 from sam3ray.masks import decode_rle
 from sam3ray.video import Frame
+from tests.engine.tiny import IMAGE
 
 HEIGHT, WIDTH = 90, 120
 

@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from documented import Shown, worst_iou
-from pipeline import HEIGHT, WIDTH, checkpoint
-from tiny import tiny_model
 
 from sam3ray.config import TrackingConfig
 from sam3ray.engine.checkpoint import Checkpoint
@@ -19,6 +16,9 @@ from sam3ray.engine.outputs import FrameMasks
 from sam3ray.masks import decode_rle, encode_masks
 from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
 from sam3ray.video import Frame
+from tests.engine.documented import Shown, worst_iou
+from tests.engine.pipeline import HEIGHT, WIDTH, checkpoint
+from tests.engine.tiny import tiny_model
 
 LENGTH = 18
 LAST = LENGTH - 1

@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
-from test_session import still  # noqa: F401 - a fixture
-from tiny import tiny_model
 
 from sam3ray.config import ModelConfig, TrackingConfig, config_from_text
 from sam3ray.config._fingerprint import fingerprint
@@ -26,6 +23,9 @@ from sam3ray.model import Model
 from sam3ray.prompts import ExemplarPrompt
 from sam3ray.shapes import ClipSpec, draw_clip
 from sam3ray.video import Frame
+from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
+from tests.engine.test_session import still  # noqa: F401 - a fixture
+from tests.engine.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from pipeline import processor
 from safetensors.torch import load_file, save_file
-from tiny import tiny_model
 from torch import Tensor
 from transformers import Sam3VideoConfig, Sam3VideoModel
 
@@ -20,6 +18,8 @@ from sam3ray.engine.checkpoint import load_checkpoint
 from sam3ray.engine.convert import convert
 from sam3ray.engine.meta_names import UNUSED, target
 from sam3ray.failures import UserError
+from tests.engine.pipeline import processor
+from tests.engine.tiny import tiny_model
 
 
 def meta_layout() -> dict[str, tuple[int, ...]]:

@@ -9,10 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pipeline import HEIGHT, WIDTH, Found, checkpoint, clip, processor
-from prompted import WORKFLOWS, Clip, on_frame
-from test_session import still  # noqa: F401 - a fixture
-from tiny import tiny_config, tiny_model
 
 from benchmarks.ghost import Event, Ghost, build, not_there
 from benchmarks.ghost import frames as frames_of_ghost
@@ -36,6 +32,10 @@ from sam3ray.model import Model
 from sam3ray.prompts import ExemplarPrompt, VisualPrompt
 from sam3ray.shapes import draw_clip, make_scene
 from sam3ray.video import Frame
+from tests.engine.pipeline import HEIGHT, WIDTH, Found, checkpoint, clip, processor
+from tests.engine.prompted import WORKFLOWS, Clip, on_frame
+from tests.engine.test_session import still  # noqa: F401 - a fixture
+from tests.engine.tiny import tiny_config, tiny_model
 from tools.training.evaluation import cases
 
 pytestmark = pytest.mark.usefixtures("one_thread")

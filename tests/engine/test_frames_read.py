@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline import Found, ScriptedDetector, checkpoint
-from prompted import Clip
-from tiny import tiny_model
 
 from sam3ray.config import TrackingConfig
 from sam3ray.engine.engine import Engine
 from sam3ray.failures import ClipError
 from sam3ray.prompts import ExemplarPrompt, PointPrompt
 from sam3ray.video import ClipFrames, Frame, VideoReader
+from tests.engine.pipeline import Found, ScriptedDetector, checkpoint
+from tests.engine.prompted import Clip
+from tests.engine.tiny import tiny_model
 from tests.video.media import write_video
 from tests.video.test_folder import write_frames
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import tiny_model
 
 from sam3ray.engine import capture, packed_attention
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.tracker_parts import normed
+from tests.engine.tiny import tiny_model
 
 LENGTH = 24
 

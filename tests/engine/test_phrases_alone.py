@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
-from tiny import tiny_model
 
 from sam3ray import ModelConfig, Segmenter
 from sam3ray.annotations import FrameAnnotations
@@ -17,6 +15,8 @@ from sam3ray.config import TrackingConfig
 from sam3ray.engine.engine import Engine
 from sam3ray.shapes import ClipSpec, draw_clip
 from sam3ray.video import Frame
+from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
+from tests.engine.tiny import tiny_model
 
 PHRASES = ("red", "blue", "green")
 FRAMES = clip(13)

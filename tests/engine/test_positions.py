@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 
 import pytest
-import tiny
 import torch
 from transformers import Sam3VideoModel
 
@@ -17,6 +16,7 @@ from sam3ray.engine.mask_head import MaskHead
 from sam3ray.engine.memory_attention import MemoryAttention
 from sam3ray.engine.positions import restore
 from sam3ray.engine.vision import TrackerNeck
+from tests.engine import tiny
 
 ROUNDED = 2.0**-8  # one rounding of a value up to 2 to bfloat16
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
-from tiny import tiny_model
 
 from sam3ray.config import JobConfig, TrackingConfig, fingerprint
 from sam3ray.engine.engine import Engine
@@ -23,6 +21,8 @@ from sam3ray.engine.session import Session
 from sam3ray.engine.state import StateError
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.tracker_values import TrackedMasks
+from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
+from tests.engine.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from pipeline import Found, ScriptedDetector, checkpoint
-from tiny import tiny_model
 
 from sam3ray.config import JobConfig, TrackingConfig
 from sam3ray.engine import session
@@ -20,6 +18,8 @@ from sam3ray.prompts import ExemplarPrompt
 from sam3ray.store import RunStore, verify_run
 from sam3ray.store.annotation_file import read_file_metadata
 from sam3ray.values.clip import Clip
+from tests.engine.pipeline import Found, ScriptedDetector, checkpoint
+from tests.engine.tiny import tiny_model
 from tests.video.media import write_video
 from tests.video.test_folder import write_frames
 

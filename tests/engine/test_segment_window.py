@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny import tiny_model
 
 from sam3ray.config import TrackingConfig
 from sam3ray.engine.ending import EndingFile
@@ -24,6 +22,8 @@ from sam3ray.masks import read_rle
 from sam3ray.prompts import ExemplarPrompt
 from sam3ray.stitching import MemoryProbe, Track, Window, link, merge, segment_window
 from sam3ray.values.cutting import Cut
+from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
+from tests.engine.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

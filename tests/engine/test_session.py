@@ -9,9 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
-from prompted import WORKFLOWS, Clip, blob, mask_prompt, on_frame
-from tiny import tiny_model
 
 from sam3ray.annotations import FrameAnnotations
 from sam3ray.config import TrackingConfig
@@ -24,6 +21,9 @@ from sam3ray.failures import ClipError, UserError
 from sam3ray.masks import decode_rle
 from sam3ray.prompts import PointPrompt, VisualPrompt
 from sam3ray.video import Frame
+from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
+from tests.engine.prompted import WORKFLOWS, Clip, blob, mask_prompt, on_frame
+from tests.engine.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,15 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import saved_session
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
-from prompted import WORKFLOWS, on_frame
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tiny import tiny_model
 
 from sam3ray.config import TrackingConfig
 from sam3ray.engine.engine import Engine
@@ -28,6 +24,10 @@ from sam3ray.engine.session import Session
 from sam3ray.engine.state import StateError
 from sam3ray.engine.state_tensors import StateTensors, digest_of
 from sam3ray.prompts import PointPrompt
+from tests.engine import saved_session
+from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
+from tests.engine.prompted import WORKFLOWS, on_frame
+from tests.engine.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

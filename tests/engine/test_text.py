@@ -7,8 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip, processor
-from tiny import tiny_model
 
 from sam3ray.config import TrackingConfig
 from sam3ray.engine import output_queue
@@ -18,6 +16,8 @@ from sam3ray.engine.frames import Preprocessor
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.vision import backbone_features
 from sam3ray.video import Frame
+from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip, processor
+from tests.engine.tiny import tiny_model
 
 
 def moving(frame, prompt):

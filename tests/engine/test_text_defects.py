@@ -9,7 +9,15 @@ import copy
 import numpy as np
 import pytest
 import torch
-from pipeline import (
+from transformers import Sam3VideoConfig
+
+from sam3ray.config import TrackingConfig
+from sam3ray.engine.engine import Engine
+from sam3ray.engine.memory_attention import MemoryAttention
+from sam3ray.engine.tracker import Tracker
+from sam3ray.failures import UserError
+from sam3ray.masks import decode_rle
+from tests.engine.pipeline import (
     HEIGHT,
     WIDTH,
     Found,
@@ -22,15 +30,7 @@ from pipeline import (
     run_transformers,
     settings,
 )
-from tiny import tiny_model
-from transformers import Sam3VideoConfig
-
-from sam3ray.config import TrackingConfig
-from sam3ray.engine.engine import Engine
-from sam3ray.engine.memory_attention import MemoryAttention
-from sam3ray.engine.tracker import Tracker
-from sam3ray.failures import UserError
-from sam3ray.masks import decode_rle
+from tests.engine.tiny import tiny_model
 
 
 def disc(where, size=56, radius=0.12, peak=6.0):

@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
-from prompted import Clip
-from tiny import tiny_model
 
 from sam3ray.annotations import FrameAnnotations
 from sam3ray.config import TrackingConfig
@@ -21,6 +18,9 @@ from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.vision import backbone_features
 from sam3ray.failures import ClipError
 from sam3ray.prompts import PointPrompt
+from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
+from tests.engine.prompted import Clip
+from tests.engine.tiny import tiny_model
 
 LENGTH = 10
 FRAMES = [replace(frame, index=2 * frame.index) for frame in clip(LENGTH)]  # of every second index

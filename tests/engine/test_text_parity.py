@@ -9,11 +9,21 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from pipeline import Found, ScriptedDetector, Shown, clip, kernels, mended, run_ours, run_transformers, settings
-from pipeline import assert_same as assert_identical
-from tiny import tiny_model
 
 from sam3ray.config import TrackingConfig
+from tests.engine.pipeline import (
+    Found,
+    ScriptedDetector,
+    Shown,
+    clip,
+    kernels,
+    mended,
+    run_ours,
+    run_transformers,
+    settings,
+)
+from tests.engine.pipeline import assert_same as assert_identical
+from tests.engine.tiny import tiny_model
 
 SEEDS = [0, pytest.param(5, marks=pytest.mark.slow), pytest.param(7, marks=pytest.mark.slow)]
 # No object is removed for want of detections: the tracker of a random checkpoint follows nothing.

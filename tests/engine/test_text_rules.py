@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
-from test_text_defects import centre, disc
-from tiny import tiny_model
 
 from sam3ray.config import TrackingConfig
 from sam3ray.engine.engine import Engine
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.tracker import Tracker
 from sam3ray.masks import decode_rle
+from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
+from tests.engine.test_text_defects import centre, disc
+from tests.engine.tiny import tiny_model
 
 HERE, NEAR = (0.5, 0.4), (0.5, 0.46)
 

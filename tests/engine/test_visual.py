@@ -9,10 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from documented import worst_iou
-from pipeline import HEIGHT, WIDTH, checkpoint, clip
-from prompted import LENGTH, MODELS, WORKFLOWS, Clip, mask_of, mask_prompt, on_frame, run, same_masks
-from tiny import tiny_model
 from transformers.models.sam3.modeling_sam3 import Sam3ViTModel
 
 from sam3ray.engine import output_queue
@@ -22,6 +18,10 @@ from sam3ray.engine.tracker import Tracker
 from sam3ray.failures import ClipError
 from sam3ray.prompts import BoxPrompt, PointPrompt
 from sam3ray.video import Frame
+from tests.engine.documented import worst_iou
+from tests.engine.pipeline import HEIGHT, WIDTH, checkpoint, clip
+from tests.engine.prompted import LENGTH, MODELS, WORKFLOWS, Clip, mask_of, mask_prompt, on_frame, run, same_masks
+from tests.engine.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

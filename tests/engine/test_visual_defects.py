@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from documented import Session, worst_iou
-from prompted import LENGTH, WORKFLOWS, mask_of, on_frame, run
 
 from sam3ray.prompts import PointPrompt
+from tests.engine.documented import Session, worst_iou
+from tests.engine.prompted import LENGTH, WORKFLOWS, mask_of, on_frame, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,15 +6,15 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from documented import Session, standalone, trained
-from pipeline import clip
-from prompted import LAST, LENGTH, MODELS, WORKFLOWS, assert_alike, assert_same, on_frame, run, workflows
 
 from sam3ray.config import ModelConfig
 from sam3ray.engine.checkpoint import Checkpoint, load_checkpoint
 from sam3ray.prompts import PointPrompt
 from sam3ray.shapes import ClipSpec, draw_clip
 from sam3ray.video import Frame
+from tests.engine.documented import Session, standalone, trained
+from tests.engine.pipeline import clip
+from tests.engine.prompted import LAST, LENGTH, MODELS, WORKFLOWS, assert_alike, assert_same, on_frame, run, workflows
 
 pytestmark = pytest.mark.usefixtures("one_thread", "same_kernel")
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from documented import worst_iou
-from prompted import LENGTH, WORKFLOWS, blob, mask_of, mask_prompt, on_frame, run, same_masks
 
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.tracker import Tracker
 from sam3ray.prompts import PointPrompt
+from tests.engine.documented import worst_iou
+from tests.engine.prompted import LENGTH, WORKFLOWS, blob, mask_of, mask_prompt, on_frame, run, same_masks
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLICK = WORKFLOWS["click"].prompts[0]

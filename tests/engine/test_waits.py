@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from pipeline import Found, ScriptedDetector, checkpoint, clip
-from tiny import IMAGE, PATCH, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.ghost import FAKE, Ghost, build, not_there, run
@@ -30,6 +28,8 @@ from sam3ray.engine.tracker_values import Clicks
 from sam3ray.engine.transfer import mark
 from sam3ray.engine.vision import TrackerNeck
 from sam3ray.prompts import PointPrompt
+from tests.engine.pipeline import Found, ScriptedDetector, checkpoint, clip
+from tests.engine.tiny import IMAGE, PATCH, tiny_model
 
 ASK = {"_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "_unique2", "unique_dim"}
 

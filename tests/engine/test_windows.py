@@ -12,10 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
-from prompted import WORKFLOWS, on_frame
-from test_exemplars import Seer
-from tiny import tiny_model
 
 from sam3ray.config import TrackingConfig
 from sam3ray.engine import session
@@ -30,6 +26,10 @@ from sam3ray.prompts import ExemplarPrompt
 from sam3ray.store import RunStore
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.video import Frame
+from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
+from tests.engine.prompted import WORKFLOWS, on_frame
+from tests.engine.test_exemplars import Seer
+from tests.engine.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
