@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as `sam3ray.engine` does: parity tests run transformers first
 # On tensors as small as these a second thread takes longer than it saves: it spins, and so does the other process's.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# From the first: a Ray that starts before the S3 server passes them on to its workers all the same.
+os.environ |= servers.S3_CREDENTIALS
+os.environ.pop("AWS_PROFILE", None)
 
 _SERVERS = ("e2e", "app")  # folders of tests that start Ray, or a server and a browser
 # The longest files that wait for a server, the longest first.
@@ -149,13 +152,9 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of an S3 server over HTTP, with its credentials in the environment."""
+    """The address of an S3 server over HTTP."""
     pytest.importorskip("moto.server")
-    with pytest.MonkeyPatch.context() as patch, servers.s3(tmp_path_factory.mktemp("s3")) as url:
-        patch.setenv("AWS_ACCESS_KEY_ID", servers.AWS_ACCESS_KEY)
-        patch.setenv("AWS_SECRET_ACCESS_KEY", servers.AWS_SECRET)
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.delenv("AWS_PROFILE", raising=False)
+    with servers.s3(tmp_path_factory.mktemp("s3")) as url:
         yield url
 
 

@@ -24,6 +24,11 @@ AZURE_ACCOUNT = "devstoreaccount1"
 AZURE_KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 AWS_ACCESS_KEY = "AKIASAM3RAYTESTS0001"
 AWS_SECRET = "sam3ray+secret/of+the+tests"
+S3_CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": AWS_ACCESS_KEY,
+    "AWS_SECRET_ACCESS_KEY": AWS_SECRET,
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 START_S = 180.0  # for a server to answer, on a busy machine
 _CACHE = Path(__file__).parent.parent / ".cache" / "azurite"
 

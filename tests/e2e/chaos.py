@@ -142,9 +142,7 @@ def _environment(folder: Path) -> Iterator[None]:
     temporary = folder / "tmp"
     temporary.mkdir()
     changes = {
-        "AWS_ACCESS_KEY_ID": servers.AWS_ACCESS_KEY,
-        "AWS_SECRET_ACCESS_KEY": servers.AWS_SECRET,
-        "AWS_DEFAULT_REGION": "us-east-1",
+        **servers.S3_CREDENTIALS,
         "TMPDIR": str(temporary),
         "RAY_AUTH_MODE": "token",
         "HOME": str(folder),
