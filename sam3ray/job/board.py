@@ -1,0 +1,104 @@
+"""What the scheduler and its parts share: the items, the actors, the places, and the actions to carry out.
+
+The scheduler takes events in, `job.judge` says what a failure means, `job.assignment` hands out clips. They meet here
+alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+
+from sam3ray.failures import Reason
+from sam3ray.job.actions import BACKOFF_CAP_S, Action, DropPrefetch, Limits
+from sam3ray.job.blame import Blame
+from sam3ray.job.crew import Crew
+from sam3ray.job.graph import Work
+from sam3ray.job.health import Health
+from sam3ray.job.placement import Placement
+from sam3ray.job.starts import Starts
+from sam3ray.job.worklist import Worklist
+
+
+class Board:
+    """The state, and the small acts that keep its parts in step. Decides nothing.
+
+    Attributes:
+        out: actions that the driver has not been given yet.
+        paused_until: no clip is given out before that.
+        draining: no clip is given out any more.
+        stopping: why the job is going to stop once what runs has ended.
+        stopped: why it has stopped.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[float],
+        limits: Limits,
+        prior: Mapping[int, Iterable[Reason]],
+        prior_parts: Mapping[Work, Iterable[Reason]],
+        seed: int,
+    ) -> None:
+        self.limits = limits
+        self.blame = Blame(limits, prior)
+        self.work = Worklist(lengths, self.blame, prior, prior_parts)
+        self.line = self.work.line
+        self.crew = Crew()
+        self.health = Health()
+        self.placement = Placement(self.crew, self.health, self.blame)
+        self.starts = Starts(limits, self.crew, self.health, self.placement, self.backoff)
+        self.out: list[Action] = []
+        self.paused_until = float("-inf")
+        self.draining = False
+        self.stopping: str | None = None
+        self.stopped: str | None = None
+        self._random = random.Random(seed)
+
+    @property
+    def ending(self) -> bool:
+        """No clip is given out any more."""
+        return self.draining or self.stopping is not None
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing runs."""
+        return self.crew.running == 0 and self.work.merges.running == 0
+
+    def clip_of(self, clip: int) -> int:
+        """The whole clip that an item is, or is a part of."""
+        return self.work.graph.clip(clip)
+
+    def backoff(self, errors: int) -> float:
+        """Seconds to wait after so many errors in a row: exponential, with jitter."""
+        return min(BACKOFF_CAP_S, self.limits.backoff_s * 2.0 ** min(errors - 1, 30)) * self._random.uniform(0.5, 1.0)
+
+    def begin_stop(self, message: str) -> None:
+        """No more clips are given out; what runs may end, and then the job stops. An empty message says nothing."""
+        if message and self.stopping is None and self.stopped is None:
+            self.stopping = message
+
+    def unhold(self, actor: int, *, drop: bool = False) -> int:
+        """Takes from the actor the clip that it holds. `drop`: what it prefetched of it is of no use any more."""
+        if drop:
+            self.out.append(DropPrefetch(actor, self.crew[actor].next))
+        return self.crew.unhold(actor)
+
+    def forget(self, actor: int, now: float) -> None:
+        """Strikes the actor off; a clip held for it goes back, uncharged."""
+        member = self.crew.remove(actor)
+        if member.clip >= 0:
+            self.health.attempt_ended(self.health.place_of(actor))
+        if member.next >= 0:
+            self.line.put_back(member.next)
+        self.health.actor_gone(actor)
+        if member.ready and self.crew.ready == 0:
+            self.starts.none_ready(now)
+
+    def release(self, actor: int, clip: int) -> bool:
+        """The actor is done with the clip; False if that is no news (any more)."""
+        member = self.crew.get(actor)
+        if member is None or member.clip != clip:
+            return False
+        self.crew.release(actor)
+        self.health.attempt_ended(self.health.place_of(actor))
+        return True

@@ -1,0 +1,206 @@
+"""What a failure means for its clip, its actor, its place and the job."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+
+from sam3ray.failures import Reason
+from sam3ray.job.actions import FRESH_RUNG, PATIENT_LOSSES, Kill, RecordFailure
+from sam3ray.job.appeals import Appeals, Step
+from sam3ray.job.board import Board
+from sam3ray.job.breaker import FailureBreaker, StorageBreaker
+from sam3ray.job.health import ACTOR_STRIKES, OF_PROCESS, Place
+from sam3ray.job.placement import UNSEEN_S
+from sam3ray.job.verdicts import Verdict, Verdicts
+
+
+class Judge:
+    """Charges clips, settles them, or has them tried elsewhere; ends actors and the job that cannot go on."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._limits = board.limits
+        self._blame = board.blame
+        self._work = board.work
+        self._line = board.line
+        self._crew = board.crew
+        self._health = board.health
+        self._placement = board.placement
+        self._verdicts = Verdicts()
+        self._appeals = Appeals(self._crew, self._health, self._placement, self._blame)
+        self._breaker = FailureBreaker(self._blame.known)
+        self._storage = StorageBreaker(self._limits, self._blame.known)
+
+    def failed(
+        self,
+        record: RecordFailure,
+        actor: int,
+        place: Place,
+        now: float,
+        *,
+        began: float = 0.0,
+        ambiguous: bool = False,
+    ) -> None:
+        """Charges what is to be charged, and puts the clip back, settles it, or holds the verdict."""
+        clip, reason = record.clip, record.reason
+        settles = self._blame.charge(clip, reason, ambiguous=ambiguous)
+        # On the way down the ladder, running out of memory says nothing of the place.
+        if reason is not Reason.PREEMPTED and (settles or reason is not Reason.OUT_OF_MEMORY):
+            self._strike(record, actor, place, began, now)
+        if self._work.graph.is_over(clip):
+            self.give_up(record)
+            return
+        if settles and not self._board.ending and reason in OF_PROCESS and reason.is_charged:
+            settles = self._blame.nodes_that_say(clip, reason) > 1 or not self._placement.has_other_node(place.node)
+        if not settles or (self._board.ending and not reason.is_of_content):
+            self._board.out.append(record)
+            self._put_back(clip, reason, actor, now)
+        elif reason.is_charged and (reason in OF_PROCESS or len(self._health.nodes) > 1):
+            self._verdicts.hold(record, actor, place)
+            if actor not in self._crew and reason is Reason.INTERNAL:
+                self._reopen(self._verdicts.of_actor(actor), now, process=True)
+        else:
+            self.give_up(record)
+
+    def succeeded(self, actor: int, place: Place) -> None:
+        """The actor did a clip well, which speaks for its place, and for the storage."""
+        self._board.paused_until = float("-inf")
+        self._storage.succeeded()
+        self._breaker.succeeded()
+        self._board.starts.accepted(place)
+        self._health.succeeded(place)
+        member = self._crew[actor]
+        member.strikes = 0
+        member.failed = False
+        member.done += 1
+
+    def confirm(self, actor: int, place: Place) -> None:
+        """After a success: verdicts that were held until the place has proved healthy stand."""
+        for verdict in self._verdicts.proven_by(actor, place, self._crew.__contains__):
+            self.give_up(verdict.record)
+
+    def distrust(self, spot: str, now: float) -> None:
+        """A node or GPU is no longer trusted: clips that failed there are tried elsewhere."""
+        self._reopen(self._verdicts.of_spot(spot), now)
+
+    def give_up(self, record: RecordFailure) -> None:
+        """The clip failed for good. Nothing more of it is begun; what runs of it may end."""
+        rest = None
+        if not self._line.is_settled(record.clip):  # as it is where another part has been given up just now
+            rest = self._work.give_up(record.clip, record.reason, [member.clip for member in self._crew.members()])
+        self._board.out.append(replace(record, final=rest is not None))
+        if rest is None:
+            return
+        self._board.out += [verdict.record for verdict in self._verdicts.of_clips(rest)]
+        for actor in [actor for actor in self._crew.holders if self._crew[actor].next in rest]:
+            self._board.unhold(actor, drop=True)
+        self._line.withdraw(rest)
+        self._health.forget_clip(self._board.clip_of(record.clip))
+
+    def _put_back(self, clip: int, reason: Reason, actor: int, now: float) -> None:
+        history = self._blame.of(clip)
+        if reason is Reason.STORAGE:
+            self._line.put_last(clip, now + self._board.backoff(history.storage))
+        elif reason.is_node_fault and (history.losses > 1 or not self._placement.has_other_place(clip)):
+            self._line.put_last(clip, now + self._board.backoff(history.losses))
+        elif reason is Reason.OUT_OF_MEMORY and history.rung >= FRESH_RUNG:
+            self._line.put_back_fresh(clip)
+            self.replace(actor, now, f"out of memory on clip {clip}: retrying in a fresh process", idle=True)
+        elif reason is Reason.PREEMPTED and history.losses >= PATIENT_LOSSES:
+            self._line.put_back_patient(clip)
+        else:
+            self._line.put_back(clip)
+
+    def _strike(self, record: RecordFailure, actor: int, place: Place, began: float, now: float) -> None:
+        """What the failure says of the actor, its place, and the job."""
+        reason, clip = record.reason, self._board.clip_of(record.clip)
+        again = self._blame.failed_at(record.clip, actor, place, reason)
+        own = again and not any(map(self._health.is_suspect, place.spots))
+        if own:
+            self._health.own_fault(clip)
+        elif clip not in self._blame.known:
+            self._health.failed(actor, place, clip, reason, record.message, now)
+        if reason is Reason.STORAGE:
+            if self._storage.failed(clip, place.node, began, now):
+                self._board.paused_until = now + self._board.backoff(self._storage.rounds - 1)
+            if self._storage.is_open(self._placement.nodes_of_actors(), self._work.graph.open):
+                self._board.begin_stop(
+                    f"storage failed {self._storage.rounds} times in a row; the last error: {record.message}"
+                )
+        elif reason in OF_PROCESS or reason.is_node_fault:
+            self._breaker.failed(clip, place.spots[0], reason, record.message)
+            self.look_at_breakers(now)
+        member = self._crew.get(actor)
+        if member is not None:
+            member.failed = True
+        if member is not None and reason in OF_PROCESS:
+            member.strikes += not own
+            if reason in (Reason.CRASHED, Reason.DEVICE):
+                # A process whose GPU context is lost is of no use any more.
+                self.replace(actor, now, record.message)
+            elif member.strikes >= ACTOR_STRIKES:
+                self.replace(actor, now, f"{member.strikes} clips in a row failed in it; the last: {record.message}")
+
+    def _reopen(self, verdicts: Iterable[Verdict], now: float, *, process: bool = False) -> None:
+        """Has the clips tried elsewhere, since the place that failed them is not trusted any more.
+
+        `process`: it is the process that is not trusted, so that for a defect another one will do.
+        """
+        for verdict in verdicts:
+            clip = verdict.record.clip
+            if self._board.ending or self._appeals.may_be_heard(verdict, process=process):
+                self._board.out.append(verdict.record)
+                if self._placement.has_other_place(clip):
+                    self._line.put_back(clip)
+                else:
+                    self._line.put_last(clip, now)
+            else:
+                self._verdicts.hold(verdict.record, -1, verdict.place)
+
+    def close(self, now: float) -> None:
+        """Once nothing else is left, verdicts stand, unless a place that has shown to be well has not been asked."""
+        if self._board.ending:
+            self._reopen(self._verdicts.all(), now)
+        if not len(self._verdicts) or self._work.for_actors > len(self._verdicts):
+            return
+        if any(place is None or not self._health.was_seen(place) for place in self._placement.coming(now)):
+            return  # who is about to come up may be asked
+        for verdict in self._verdicts.all():
+            step = self._appeals.next_step(verdict)
+            if step is Step.STANDS:
+                self.give_up(verdict.record)
+                continue
+            clip = verdict.record.clip
+            self._board.out.append(verdict.record)
+            self._line.put_back(clip)
+            if step is Step.OTHER_ACTOR:
+                self._placement.keep_from(self._blame.of(clip).nodes, now + UNSEEN_S)
+                why = f"another actor retries what failed: {verdict.record.message}"
+                self.replace(verdict.actor, now, why, idle=True)
+
+    def look_at_breakers(self, now: float) -> None:
+        """Stops the job where failures show that it cannot continue."""
+        if self._storage.rounds:
+            return  # nothing can succeed while storage is away, which is counted apart
+        places = {
+            self._health.place_of(a).spots[0]
+            for a, m in self._crew.items()
+            if m.placed_at is not None and not m.parked and not self._health.is_aside(a)
+        }
+        why = self._breaker.verdict(places, self._work.graph.open)
+        if why and not (self._health.unseen_nodes and self._placement.undecided(now)):
+            self._board.begin_stop(why)
+
+    def replace(self, actor: int, now: float, why: str, *, idle: bool = False) -> None:
+        """Ends the actor; another one is started where one is wanted."""
+        if actor in self._crew:
+            self._board.out.append(Kill(actor, why, idle))
+            self._board.forget(actor, now)
+            self._reopen(self._verdicts.of_actor(actor), now, process=True)
+
+    def make_again(self, clip: int, windows: Collection[int], now: float) -> None:
+        """Windows of the clip, or none but its links, are lost or damaged: they are made again, up to a limit."""
+        if not self._work.make_again(clip, windows, now):
+            message = "windows of the clip were found damaged again and again; check the storage"
+            self.give_up(RecordFailure(clip, self._blame.of(clip).attempts, Reason.STORAGE, message, False, "worker"))
