@@ -99,7 +99,7 @@ def logged() -> io.StringIO:
 
 def test_logs_are_json_with_clip_and_actor_and_no_secrets(logged: io.StringIO) -> None:
     set_up_logging("info", actor=7, stream=logged)
-    log = logging.getLogger("sam3ray.job.driver")
+    log = logging.getLogger("sam3ray.job.running")
     event(log, logging.INFO, "clip done", clip_id="a", frames=3, nothing=None)
     event(log, logging.DEBUG, "not at this level", clip_id="a")
     log.warning("could not read https://user:hunter2@host/x")
@@ -117,6 +117,6 @@ def test_logs_are_json_with_clip_and_actor_and_no_secrets(logged: io.StringIO) -
 
 def test_quiet_by_default(logged: io.StringIO) -> None:
     set_up_logging(stream=logged)
-    event(logging.getLogger("sam3ray.job.driver"), logging.INFO, "clip done", clip_id="a")
+    event(logging.getLogger("sam3ray.job.running"), logging.INFO, "clip done", clip_id="a")
     logging.getLogger("transformers").warning("something a user can do nothing about")
     assert logged.getvalue() == ""

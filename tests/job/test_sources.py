@@ -18,8 +18,9 @@ from PIL import Image
 from sam3ray.config import JobConfig, VideoConfig
 from sam3ray.failures import ClipError, Failure, Reason
 from sam3ray.files.sighting import change
-from sam3ray.job.driver import JobSpec, run_job
+from sam3ray.job.driver import run_job
 from sam3ray.job.result import ClipResult, JobSummary
+from sam3ray.job.running import JobSpec
 from sam3ray.job.sources import Sources, first_sight, with_digests
 from sam3ray.job.tables import Ledger
 from sam3ray.job.worker import ClipWorker
