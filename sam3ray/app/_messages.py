@@ -36,11 +36,13 @@ class Found:
     Attributes:
         frames: if a frame came before, these objects are added to it.
         done, total: steps of the model.
+        kept: indices of the frames that the run takes over from the one that it goes on from.
     """
 
     frames: tuple[FrameAnnotations, ...]
     done: int
     total: int
+    kept: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

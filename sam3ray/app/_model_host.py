@@ -9,6 +9,7 @@ import os
 import queue
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -46,8 +47,9 @@ class LocalHost:
     def __init__(self, config: ModelConfig, tracking: TrackingConfig) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
+        self._folder = tempfile.TemporaryDirectory(prefix="sam3ray-states-", ignore_cleanup_errors=True)
         self._process = context.Process(
-            target=_hold_here, args=(theirs, config, tracking), name="sam3ray-model", daemon=True
+            target=_hold_here, args=(theirs, config, tracking, self._folder.name), name="sam3ray-model", daemon=True
         )
         self._process.start()
         theirs.close()
@@ -64,6 +66,7 @@ class LocalHost:
 
     def ending(self) -> str:
         self._process.join()
+        self._folder.cleanup()
         return f"exit code {self._process.exitcode}"
 
     def close(self) -> None:
@@ -73,6 +76,7 @@ class LocalHost:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+        self._folder.cleanup()
 
 
 class ClusterHost:
@@ -153,13 +157,13 @@ def make_host(options: AppOptions) -> MakeHost:
     return lambda told: ClusterHost(options.model, options.tracking, cluster, max_bytes, told)
 
 
-def _hold(pipe: Any, config: ModelConfig, tracking: TrackingConfig) -> None:
+def _hold(pipe: Any, config: ModelConfig, tracking: TrackingConfig, folder: str | None = None) -> None:
     """Runs in the model's process: this one, the server's, need not wait for torch to be imported."""
     from sam3ray.app._model_process import main
 
-    main(pipe, config, tracking)
+    main(pipe, config, tracking, folder)
 
 
-def _hold_here(pipe: Connection, config: ModelConfig, tracking: TrackingConfig) -> None:
+def _hold_here(pipe: Connection, config: ModelConfig, tracking: TrackingConfig, folder: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
-    _hold(pipe, config, tracking)
+    _hold(pipe, config, tracking, folder)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 from sam3ray.app._attempt import Attempt
@@ -29,6 +31,7 @@ from sam3ray.app._messages import (
     Update,
 )
 from sam3ray.app._order import Order
+from sam3ray.app._resuming import States
 from sam3ray.cameras import LiveView
 from sam3ray.config import ModelConfig, TrackingConfig
 from sam3ray.failures import ClipError, JobStopped, Reason, UserError
@@ -52,8 +55,12 @@ class Pipe(Protocol):
     def poll(self) -> bool: ...
 
 
-def main(pipe: Pipe, config: ModelConfig, tracking: TrackingConfig) -> None:
-    """The process's main function."""
+def main(pipe: Pipe, config: ModelConfig, tracking: TrackingConfig, folder: str | None = None) -> None:
+    """The process's main function.
+
+    Args:
+        folder: for states of runs; None: one that it makes.
+    """
     with contextlib.suppress(EOFError, BrokenPipeError):
         try:
             model = Model(config, tracking)
@@ -61,12 +68,14 @@ def main(pipe: Pipe, config: ModelConfig, tracking: TrackingConfig) -> None:
             pipe.send(Unfit(redact(str(error))))
             return
         pipe.send(Ready(model.model_info))
-        _Worker(model, pipe).run()
+        with contextlib.ExitStack() as stack:
+            folder = folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="sam3ray-states-"))
+            _Worker(model, pipe, States(Path(folder))).run()
 
 
 class _Worker:
-    def __init__(self, model: Model, pipe: Pipe) -> None:
-        self._model, self._pipe = model, pipe
+    def __init__(self, model: Model, pipe: Pipe, states: States | None = None) -> None:
+        self._model, self._pipe, self._states = model, pipe, states
         self._orders: deque[Order] = deque()
         self._views: dict[str, LiveView] = {}
         self._rung = 0  # of the model, of which sessions are begun
@@ -173,7 +182,7 @@ class _Worker:
             self._rung = rung
 
     def _steps(self, order: Order) -> Iterator[Found | str]:
-        attempt = Attempt(self._model, order)
+        attempt = Attempt(self._model, order, None if order.is_preview else self._states)
         for found in attempt.run():
             yield found
             while not order.is_preview and self._pipe.poll():

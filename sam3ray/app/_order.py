@@ -37,6 +37,7 @@ class Order:
         first, last, start: positions in the clip, `last` included: the range, and where to begin with both ways.
         way: forward from `first`, backward from `last`, or both ways from `start`.
         is_preview: one frame, answered at once and without memory.
+        goes_on: the order after which this one goes on, as far as both see the same; "": none.
     """
 
     id: str
@@ -53,6 +54,12 @@ class Order:
     way: Way = "forward"
     is_preview: bool = False
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    goes_on: str = ""
+
+    @property
+    def base(self) -> int:
+        """Ids of objects that phrases find are above it."""
+        return max((each.object_id for each in self.visual), default=0)
 
 
 def parse_order(

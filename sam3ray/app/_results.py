@@ -42,6 +42,14 @@ class Result:
                 frame = replace(frame, objects=tuple(objects[i] for i in sorted(objects)))
             self.frames[frame.frame_index] = frame
 
+    def take_over(self, other: Result, indices: Iterable[int]) -> None:
+        """Frames of another result of the same clip; what phrases have found has ids above one's own objects."""
+        base, up = other.order.base, self.order.base - other.order.base
+        for index in indices:
+            frame = other.frames[index]
+            objects = [replace(o, object_id=o.object_id + up) if o.object_id > base else o for o in frame.objects]
+            self.frames[index] = replace(frame, objects=tuple(objects))
+
     def in_order(self, min_score: float = 0.0) -> list[FrameAnnotations]:
         return [
             replace(frame, objects=tuple(each for each in frame.objects if each.score >= min_score))

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sam3ray.app._desk import Desk, ModelState
@@ -73,6 +74,10 @@ class Tries:
             limits=self._library.limits,
             tracking=self._options.tracking,
         )
+        earlier = self.results_of(owner, key)
+        before = earlier[-1] if earlier and not order.is_preview else None
+        if before is not None:
+            order = replace(order, goes_on=before.order.id)
         self._owners[order.id] = owner
         result = Result(order, key, dict(asked), owner)
         began = time.monotonic()
@@ -81,12 +86,15 @@ class Tries:
             nonlocal began
             about: dict[str, Any] = {"id": order.id, "key": key, "ticket": asked.get("ticket")}
             if isinstance(event, Update):
+                if event.found.kept and before is not None:
+                    result.take_over(before, event.found.kept)
                 result.add(event.found.frames)
                 about |= {
                     "event": "preview" if order.is_preview else "found",
                     "frames": [frame_json(frame) for frame in event.found.frames],
                     "done": event.found.done,
                     "total": event.found.total,
+                    "kept": len(event.found.kept),
                     "seconds": round(time.monotonic() - began, 2),
                 }
             elif isinstance(event, Restarted):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -135,12 +136,11 @@ def test_boxes_and_counterexamples_by_key(page):
 
 def test_an_object_of_a_phrase_is_refined_on_a_later_frame(page):
     look_for(page, "red circle")
-    set_range(page, 0, 5)
-    run(page, 6)
+    run(page, SPEC.frames)
     before = rows_of(page, None)
     page.locator(".timeline .name").first.click()
-    go_to(page, 3)
-    box = next(each["bbox"] for each in before if each["frame_index"] == 3 and each["object_id"] == 1)
+    go_to(page, 20)
+    box = next(each["bbox"] for each in before if each["frame_index"] == 20 and each["object_id"] == 1)
     page.mouse.move(*point_at(page, box["xmin"] + 3, (box["ymin"] + box["ymax"]) / 2))
     page.keyboard.press("e")
     asked = until(page, lambda: [o["visual"] for o in orders(page, True) if o["visual"]])[-1]
@@ -150,12 +150,14 @@ def test_an_object_of_a_phrase_is_refined_on_a_later_frame(page):
     ]  # its mask, then the click
     assert {each["object_id"] for each in asked} == {1}
     assert asked[1]["labels"] == [0]
-    run(page, 6)
+    page.get_by_role("button", name="Run", exact=True).click()
+    done = re.compile(f"Done: {SPEC.frames} frames, ([0-9]+) of them from the run before.")
+    expect(status(page)).to_have_text(done, timeout=SECONDS)  # it went on from there
     sent = orders(page, False)[-1]
     assert sent["visual"] == []
     assert [each["object_id"] for each in sent["refinements"]] == [1]
     after = rows_of(page, None)
-    early = [[row for row in plain_rows(rows) if row[0] < 3] for rows in (before, after)]
+    early = [[row for row in plain_rows(rows) if row[0] < 20] for rows in (before, after)]
     assert early[0] == early[1]
     assert plain_rows(before) != plain_rows(after)
     assert {(each["object_id"], each["prompt"]) for each in after} == {

@@ -12,10 +12,24 @@ export function el(tag, props = {}, ...children) {
   return fill(node, ...children);
 }
 
+// Gives a node these children. Those that look the same stay: a click on them, or text typed into them, is not lost.
 export function fill(node, ...children) {
-  node.replaceChildren(...children.flat().filter(Boolean));
+  const fresh = children.flat().filter(Boolean).map((each) => (each instanceof Node ? each : new Text(each)));
+  fresh.forEach((child, n) => {
+    const old = node.childNodes[n];
+    if (!old) node.append(child);
+    else if (!old.isEqualNode(child)) old.replaceWith(child);
+  });
+  while (node.childNodes.length > fresh.length) node.lastChild.remove();
   return node;
 }
+
+const typed = new WeakSet(); // fields with text that nothing has been done with yet
+
+// Shows a value in a field, unless somebody has typed something else there.
+export function put(field, value) { if (!typed.has(field)) field.value = value; }
+
+export function discard(...fields) { for (const field of fields) typed.delete(field); }
 
 // A copy of a template. Its parts become the view's, and its controls call the view's methods with the control.
 export function attach(view, name) {
@@ -26,12 +40,15 @@ export function attach(view, name) {
     control.title += ` (${spelled(control.dataset.key.split(" ")[0])})`;
     if (/^\W+$/.test(control.textContent)) control.ariaLabel ??= control.dataset.says; // a sign alone
   }
+  node.addEventListener("input", ({ target }) => typed.add(target), true);
+  node.addEventListener("focusout", ({ target }) => target.dataset.do && discard(target)); // left as it was
   for (const type of ["click", "input", "change", "submit"]) {
     node.addEventListener(type, (event) => {
       const control = event.target.closest("[data-do]");
       if (!control || calledOn(control) !== type) return;
       event.stopPropagation(); // a view within a view has handled it
       if (type === "submit") event.preventDefault();
+      discard(...(control.elements ?? [control]));
       view[control.dataset.do](control);
     });
   }

@@ -29,24 +29,29 @@ export default class LiveView {
   leave() { this.stop(); }
 
   toggle() {
-    if (this.socket) this.stop();
+    if (this.run) this.stop();
     else this.start({ value: this.state.camera ? "camera" : "webcam" });
   }
 
   async start({ value: source }) {
     this.stop();
+    const run = (this.run = {});
     this.source = source;
     if (source === "webcam") {
       try {
-        this.stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 }, height: { ideal: 360 } } });
+        const stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 }, height: { ideal: 360 } } });
+        if (run !== this.run) { stream.getTracks().forEach((track) => track.stop()); return; } // stopped meanwhile
+        this.stream = stream;
       } catch (error) {
         this.status.textContent = navigator.mediaDevices ? `The webcam cannot be used: ${error.message}` : "The webcam works over HTTPS or on this machine alone.";
+        this.run = null;
         return;
       }
       this.video.srcObject = this.stream;
       await this.video.play();
     }
-    await this.learn();
+    await this.learn(run);
+    if (run !== this.run) return;
     const socket = open("/live");
     socket.binaryType = "arraybuffer";
     this.socket = socket;
@@ -57,7 +62,7 @@ export default class LiveView {
       }
       this.next();
     };
-    socket.onmessage = ({ data }) => (data instanceof ArrayBuffer ? this.received(data) : this.answered(JSON.parse(data)));
+    socket.onmessage = ({ data }) => socket === this.socket && (data instanceof ArrayBuffer ? this.received(data) : this.answered(JSON.parse(data)));
     socket.onclose = () => { if (this.socket === socket) { this.stop(); this.status.textContent = "Connection lost."; } };
     this.webcamButton.hidden = this.cameraButton.hidden = true;
     this.stopButton.hidden = false;
@@ -67,7 +72,7 @@ export default class LiveView {
 
   stop() {
     const { socket } = this;
-    this.socket = null;
+    this.socket = this.run = null;
     socket?.close();
     this.stream?.getTracks().forEach((track) => track.stop());
     this.stream = null;
@@ -98,8 +103,10 @@ export default class LiveView {
   }
 
   async received(data) {
+    const { socket } = this;
     this.ticket = new DataView(data).getUint32(0);
     const bitmap = await createImageBitmap(new Blob([data.slice(4)], { type: "image/jpeg" }));
+    if (socket !== this.socket) return;
     this.pictures.set(this.ticket, { bitmap, at: performance.now() });
     if (this.waiting?.ticket === this.ticket) this.answered(this.waiting);
   }
@@ -152,13 +159,18 @@ export default class LiveView {
 
   // Asking
 
+  // While it starts, what was typed stays: what the camera's view looks for is being asked.
+  get starts() { return Boolean(this.run) && this.socket?.readyState !== WebSocket.OPEN; }
+
   addPhrase() {
+    if (this.starts) return;
     this.phrases = [...new Set([...this.phrases, ...phrasesIn(this.phrase.value)])];
     this.phrase.value = "";
     this.sendPhrases();
   }
 
   removePhrase({ value }) {
+    if (this.starts) return;
     this.phrases = this.phrases.filter((each) => each !== value);
     this.sendPhrases();
   }
@@ -171,8 +183,9 @@ export default class LiveView {
   showPhrases() { fill(this.chips, this.phrases.map((text) => chip(text, "removePhrase", text, `Remove ${text}`))); }
 
   // What is looked for now. Others may have changed what the camera's view looks for.
-  async learn() {
+  async learn(run) {
     const { phrases, camera_thresholds, thresholds, model_thresholds } = await get("/api/state");
+    if (run !== this.run) return;
     if (this.source === "camera") Object.assign(this, { phrases, thresholds: camera_thresholds });
     this.usual = { ...model_thresholds, ...Object.fromEntries(Object.entries(thresholds).filter(([, value]) => value !== null)) };
     this.showPhrases();
@@ -180,7 +193,7 @@ export default class LiveView {
   }
 
   setThreshold({ name, value }) {
-    this.thresholds[name] = Number(value);
+    if (!this.starts) this.thresholds[name] = Number(value);
     this.showThresholds();
     clearTimeout(this.settling); // the bar is still being moved
     this.settling = setTimeout(() => this.sendThresholds(), 300);

@@ -41,7 +41,14 @@ export function row([id, prompt, score, track, x0, y0, x1, y1, area, rle]) {
   return { id, prompt, score, track, box: [x0, y0, x1, y1], area, rle };
 }
 
-export const rowsByFrame = (frames) => new Map(frames.map((frame) => [frame.i, frame.o.map(row)]));
+// Adds frames to rows by frame. renumber: of their rows, where ids have changed since they were asked for.
+export function rowsByFrame(frames, rows = new Map(), renumber = (each) => each) {
+  for (const { i, o } of frames) rows.set(i, merged(rows.get(i) ?? [], o.map(row).map(renumber)));
+  return rows;
+}
+
+// Rows whose ids lie above a number, moved up.
+export const above = (base, up) => (each) => (each.id > base && up > 0 ? { ...each, id: each.id + up } : each);
 
 // Rows of one frame, where later ones replace those of the same object.
 export function merged(before, rows) {

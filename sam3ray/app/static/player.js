@@ -1,6 +1,6 @@
 // One clip: exact frames, counted by the server's decoder, with what lies over them.
 
-import { attach } from "./dom.js";
+import { attach, put } from "./dom.js";
 import { Stage } from "./stage.js";
 
 const KEPT = 120, AHEAD = 10;
@@ -99,8 +99,9 @@ export class Player extends EventTarget {
       return;
     }
     if (this.clip !== clip) return;
-    this.position = this.slider.value = position;
-    if (document.activeElement !== this.number) this.number.value = this.index; // else somebody is typing
+    this.position = position;
+    this.slider.value = this.wanted; // while it is dragged, frames on its way are shown
+    put(this.number, this.index);
     this.time.textContent = `${clock(clip.times[position])} / ${clock(clip.times.at(-1))}`;
     await this.paint(bitmap);
     this.dispatchEvent(new CustomEvent("frame", { detail: bitmap }));

@@ -2,7 +2,7 @@
 
 import { get, post } from "./api.js";
 import { css } from "./colours.js";
-import { attach, check, dot, el, empty, fill, toast } from "./dom.js";
+import { attach, check, discard, dot, el, empty, fill, put, toast } from "./dom.js";
 import { merged, row, rowsByFrame } from "./masks.js";
 import { Player } from "./player.js";
 import { newWork, Prompts } from "./prompts.js";
@@ -35,7 +35,7 @@ export default class ReviewView {
     this.tracks.replaceWith(this.timeline.node);
     socket.on("revised", (event) => this.revised(event));
     socket.on("preview", (event) => this.answered(event));
-    socket.on("refused", ({ ticket, message }) => this.fix && ticket === "fix" && toast(message, "error"));
+    socket.on("refused", ({ ticket, message }) => this.fix && ticket === this.fix.ticket && toast(message, "error"));
     fill(this.runs, state.runs.map(({ number, name }) => el("option", { value: number }, name))).hidden = state.runs.length < 2;
     this.author.value = localStorage.getItem("author") ?? "";
     this.setScope({ value: "all" });
@@ -52,16 +52,22 @@ export default class ReviewView {
   }
 
   keepAuthor() { localStorage.setItem("author", this.author.value.trim()); }
-  path(more) { return `/api/runs/${this.run}/clips/${encodeURIComponent(this.clip.clip)}${more}`; }
+  path(more, { clip } = this.clip) { return `/api/runs/${this.run}/clips/${encodeURIComponent(clip)}${more}`; }
 
   // Clips
 
   chooseRun() { this.openRun(Number(this.runs.value)); }
 
   async openRun(number) {
-    this.run = number;
+    Object.assign(this, { run: number, clip: null, opening: null, rows: new Map(), clips: [] });
+    this.player.close();
+    this.endFix();
+    this.timeline.set(this.rows);
+    this.choose({ value: null });
+    this.listClips();
     try {
       const { clips, grows } = await get(`/api/runs/${number}`);
+      if (number !== this.run) return; // another was chosen meanwhile
       Object.assign(this, { clips, grows });
       this.rank().catch(() => {});
       this.listClips();
@@ -123,13 +129,15 @@ export default class ReviewView {
     if (entry.status !== "done") { toast(`${clipId}: ${entry.message || entry.status}`, "info", 10); return; }
     if (this.opening === clipId || (entry === this.clip && this.player.clip)) return; // it is there
     this.opening = clipId;
-    const before = this.player.close();
     this.endFix();
     this.node.classList.add("busy");
     try {
-      Object.assign(this, { clip: entry, chosen: null, rows: new Map() });
-      const [clip] = await Promise.all([get(this.path("/picture")), this.reload()]);
-      if (this.clip !== entry) return; // another was opened meanwhile
+      const [clip, found] = await Promise.all(["/picture", ""].map((each) => get(this.path(each, entry))));
+      if (this.opening !== clipId) return; // another was opened meanwhile
+      this.player.close();
+      Object.assign(this, { clip: entry, chosen: null });
+      discard(this.label);
+      this.take(found);
       history.replaceState(null, "", `#review/${encodeURIComponent(clipId)}`);
       this.first.value = 0;
       this.last.value = clip.indices?.at(-1) ?? clip.times.length - 1;
@@ -141,17 +149,20 @@ export default class ReviewView {
       if (this.chosen === null) this.choose({ value: this.timeline.tracks[0]?.id ?? null });
       this.showDrafts();
       this.showDoubt();
-    } catch (error) {
-      this.player.clip ??= before;
-      toast(error.message, "error");
-    }
-    if (this.opening === clipId) this.opening = null;
+    } catch (error) { toast(error.message, "error"); }
+    if (this.opening !== clipId) return;
+    this.opening = null;
     this.node.classList.remove("busy");
   }
 
   async reload() {
-    const entry = this.clip, { revision, frames, log, accepted } = await get(this.path(""));
-    if (entry !== this.clip) return;
+    const entry = this.clip, found = await get(this.path(""));
+    if (entry === this.clip && found.revision >= this.revision) this.take(found);
+  }
+
+  // The rows and the log of the clip.
+  take({ revision, frames, log, accepted }) {
+    const entry = this.clip;
     Object.assign(this, { revision, log, rows: rowsByFrame(frames) });
     const made = log.filter((each) => !each.undone).flatMap((each) => each.operations);
     Object.assign(entry, { accepted, corrections: made.filter(({ op }) => op !== "accept" && op !== "revert").length });
@@ -192,12 +203,13 @@ export default class ReviewView {
   }
 
   choose({ value: id }) {
+    if (id !== this.chosen) discard(this.label);
     this.chosen = id;
     this.timeline.choose(id);
     if (this.player.only !== null) this.player.only = id;
     const track = this.timeline.track(id);
     fill(this.who, track ? [dot(css(id)), `Object ${id}`] : "Object: choose one");
-    if (document.activeElement !== this.label) this.label.value = track?.prompt ?? ""; // not while it is being typed in
+    put(this.label, track?.prompt ?? "");
     for (const each of this.editing.querySelectorAll("button, input")) each.disabled = !track;
     this.showHere();
     this.player.redraw();
@@ -266,7 +278,8 @@ export default class ReviewView {
   remove() { this.correct("delete"); }
 
   async accept() {
-    if (!this.clip || !await this.edit([{ op: "accept" }])) return;
+    const { clip } = this;
+    if (!clip || !await this.edit([{ op: "accept" }]) || clip !== this.clip) return;
     const done = this.clips.filter((each) => each.status === "done").sort(SORTS[this.sort.value]), at = done.indexOf(this.clip);
     const to = [...done.slice(at + 1), ...done.slice(0, at)].find((each) => !each.accepted);
     if (to) this.open({ value: to.clip });
@@ -350,12 +363,15 @@ export default class ReviewView {
   }
 
   askModel(index) {
-    const { player } = this;
-    this.socket.send({ do: "run", preview: true, key: this.clip.key, phrases: [], visual: this.prompts.payloadAt(index), start: player.positionOf(index), first: 0, last: player.count - 1, ticket: "fix" });
+    const { player, fix } = this, visual = this.prompts.payloadAt(index);
+    fix.shown = new Map();
+    fix.ticket = `fix ${performance.now()}`; // an answer to an earlier click is too late
+    this.showFix();
+    if (visual.length) this.socket.send({ do: "run", preview: true, key: this.clip.key, phrases: [], visual, start: player.positionOf(index), first: 0, last: player.count - 1, ticket: fix.ticket });
   }
 
   answered({ ticket, key, frames: [frame] }) {
-    if (!this.fix || ticket !== "fix" || key !== this.clip?.key) return;
+    if (!this.fix || ticket !== this.fix.ticket || key !== this.clip?.key || !frame) return;
     this.fix.shown = new Map([[frame.i, frame.o.map(row)]]);
     this.fix.version++;
     this.showFix();
@@ -365,7 +381,7 @@ export default class ReviewView {
     const { fix } = this, [[index, rows] = []] = fix?.shown ?? [], mask = rows?.find((each) => each.id === fix.chosen);
     if (!mask) { toast("Click on the object first: there is no new mask yet."); return; }
     const { height, width } = fix.clip;
-    if (await this.edit([{ op: "replace_mask", object: fix.chosen, frames: [index, index], label: fix.own.get(fix.chosen), mask: { size: [height, width], counts: mask.rle } }])) this.endFix();
+    if (await this.edit([{ op: "replace_mask", object: fix.chosen, frames: [index, index], label: fix.own.get(fix.chosen), mask: { size: [height, width], counts: mask.rle } }]) && fix === this.fix) this.endFix();
   }
 }
 

@@ -2,8 +2,8 @@
 
 import { get, owner, post, upload } from "./api.js";
 import { css } from "./colours.js";
-import { attach, check, chip, dot, duration, el, empty, fill, phrasesIn, save, toast } from "./dom.js";
-import { merged, row, rowsByFrame } from "./masks.js";
+import { attach, check, chip, dot, duration, el, empty, fill, phrasesIn, put, save, toast } from "./dom.js";
+import { above, merged, row, rowsByFrame } from "./masks.js";
 import { Player } from "./player.js";
 import { newWork, Prompts } from "./prompts.js";
 import { Stage } from "./stage.js";
@@ -17,7 +17,7 @@ const HINTS = {
 
 export default class TryView {
   constructor({ socket, state }) {
-    Object.assign(this, { socket, state, clips: state.clips, defaults: {}, other: null });
+    Object.assign(this, { socket, state, clips: state.clips, defaults: {}, other: null, arriving: [], asks: 0 });
     this.works = new Map(); // clip's key -> what is asked of it and was found
     this.node = attach(this, "try");
     this.player = new Player({
@@ -53,9 +53,9 @@ export default class TryView {
   // Clips
 
   listClips() {
-    fill(this.list, this.clips.map(({ key, name }) => el("li", {}, el("button", { class: key === this.work?.key ? "chosen" : "", title: name, do: "open", value: key },
+    fill(this.list, this.arriving, this.clips.map(({ key, name }) => el("li", {}, el("button", { class: key === this.work?.key ? "chosen" : "", title: name, do: "open", value: key },
       el("img", { src: this.pictured ? `/api/clips/${key}/thumb` : "", alt: "", loading: "lazy", width: 64, height: 40 }), el("span", {}, name)))));
-    if (!this.clips.length) fill(this.list, empty("No clips yet: upload a video."));
+    if (!this.clips.length && !this.arriving.length) fill(this.list, empty("No clips yet: upload a video."));
   }
 
   browse() { this.file.click(); }
@@ -64,22 +64,27 @@ export default class TryView {
   async take(files) {
     for (const file of files) {
       const bar = el("progress", { max: 1, value: 0 }), item = el("li", { class: "loading" }, file.name, bar);
-      this.list.prepend(item);
+      this.arriving.push(item);
+      this.listClips();
       await this.add(upload(file, (part) => { bar.value = part; }).then((clip) => [clip]), `${file.name}: `);
-      item.remove();
+      this.arriving.splice(this.arriving.indexOf(item), 1);
+      this.listClips();
     }
   }
 
   async addAddress() {
-    if (await this.add(post("/api/clips", { address: this.address.value }))) this.address.value = "";
+    const address = this.address.value;
+    if (await this.add(post("/api/clips", { address })) && this.address.value === address) this.address.value = "";
   }
 
+  // The first is opened, unless one has gone on to another clip meanwhile.
   async add(coming, whose = "") {
+    const { work } = this;
     try {
       const added = await coming;
       this.clips.push(...added);
       this.listClips();
-      if (added.length) await this.open({ value: added[0].key });
+      if (added.length && work === this.work && !this.opening) await this.open({ value: added[0].key });
       return true;
     } catch (error) {
       toast(whose + error.message, "error");
@@ -119,36 +124,37 @@ export default class TryView {
 
   // What is asked for outlives a reload of the page in the tab; the server keeps what was found.
   remember() {
-    const { key, clip, phrases, own, items, exemplars, chosen, way, first, last, settings, position } = this.work;
-    const kept = { name: clip.name, phrases, own: [...own], items, exemplars, chosen, way, first, last, settings, position };
-    try { sessionStorage.setItem(`work ${key}`, JSON.stringify(kept)); } catch { /* full of masks: it is only lost by a reload */ }
+    try { sessionStorage.setItem(`work ${this.work.key}`, `[${asText(this.work)},${this.work.position}]`); } catch { /* full of masks: it is only lost by a reload */ }
   }
 
   recall(work) {
-    const { name, own, ...kept } = JSON.parse(sessionStorage.getItem(`work ${work.key}`)) ?? {};
+    const [{ name, own, ...kept } = {}, position] = JSON.parse(sessionStorage.getItem(`work ${work.key}`)) ?? [];
     if (name !== work.clip.name) return false; // of another server
-    Object.assign(work, kept, { own: new Map(own) });
+    Object.assign(work, kept, { own: new Map(own), position });
     return true;
   }
 
   // What the server has of earlier runs; prompts of the latest, too, where the tab has kept none.
   async loadResults(work, withPrompts = false) {
-    const { ticket, key } = work, { results } = await get(`/api/clips/${key}?owner=${owner()}`), latest = results.at(-1);
+    const { ticket, key } = work, asked = asText(work), found = (work.found = []), { results } = await get(`/api/clips/${key}?owner=${owner()}`), latest = results.at(-1);
     if (!latest) return;
-    const { frames, asked, how, id } = await get(`/api/results/${latest.id}`);
+    const { frames, asked: ran, how, message, id } = await get(`/api/results/${latest.id}`);
     if (work.ticket !== ticket) return; // a run was begun meanwhile: what was there before must not replace it
-    const names = asked.visual.map((each) => [each.object_id, each.label]);
-    Object.assign(work, { rows: rowsByFrame(frames), shown: new Map(), results, result: id, ran: asked.thresholds });
-    work.base = Math.max(0, ...names.map(([each]) => each));
-    if (withPrompts) {
-      const { phrases, exemplars, way, first, last, thresholds } = asked;
+    const names = ran.visual.map((each) => [each.object_id, each.label]), base = baseOf(ran);
+    if (base > work.base) this.prompts.rebase(work, base);
+    if (work.result && work.result !== id) work.shown = new Map();
+    Object.assign(work, { rows: rowsByFrame([...frames, ...found], new Map(), above(base, work.base - base)), found: null, results, result: id, asked: ran, ran: ran.thresholds });
+    if (withPrompts && asText(work) === asked) { // else something is asked for already
+      const { phrases, exemplars, way, first, last, thresholds } = ran;
       Object.assign(work, { phrases, exemplars, way, first, last, settings: thresholds, own: new Map(names) });
-      work.items = [...asked.visual, ...asked.refinements].map(({ label, ...item }) => item);
+      work.items = [...ran.visual, ...ran.refinements].map(({ label, ...item }) => item);
     }
-    work.running = how === "queued" || how === "running" ? { id } : null;
+    const isUnderWay = (how === "queued" || how === "running") && work.ended?.id !== id;
+    if (!isUnderWay) Object.assign(work, { running: null, ended: { id, how, message } });
+    else if (work.running?.id !== id) work.running = { id };
+    this.prompts.rebase(work, Math.max(work.base, ...work.own.keys()));
     work.version++;
     if (work !== this.work) return;
-    this.prompts.rebase(work, Math.max(work.base, ...work.own.keys()));
     this.showRows();
     this.changed();
   }
@@ -159,7 +165,7 @@ export default class TryView {
     if (!this.work) return; // the first clip is still being opened: what was typed stays
     const { phrases } = this.work, known = phrases.map((each) => each.toLowerCase());
     const fresh = phrasesIn(text).filter((each) => !known.includes(each.toLowerCase()));
-    this.phrase.value = "";
+    if (text === this.phrase.value) this.phrase.value = "";
     if (!fresh.length) return;
     phrases.push(...fresh);
     this.changed();
@@ -239,7 +245,7 @@ export default class TryView {
       suggested.map((text) => el("button", { class: "chip ghost", title: "Add this phrase", do: "addSuggested", value: text }, `+ ${text}`)));
     check(this.ways, work.way);
     for (const end of ["first", "last"]) {
-      this[end].value = player.indexAt(work[end]);
+      put(this[end], player.indexAt(work[end]));
       this[end].max = player.indexAt(player.count - 1);
     }
     this.listObjects();
@@ -254,7 +260,7 @@ export default class TryView {
     const line = (id, name, about, ...more) => el("li", { class: work.chosen === id ? "chosen" : "", do: "choose", value: id },
       dot(css(id)), el("b", {}, String(id)), name, el("small", {}, about), ...more);
     fill(this.objects,
-      [...work.own].map(([id, label]) => line(id, el("input", { type: "text", value: label, maxLength: 200, name: id, ariaLabel: `Name of object ${id}`, do: "nameObject" }), prompts.about(id),
+      [...work.own].map(([id, label]) => line(id, el("input", { type: "text", defaultValue: label, maxLength: 200, name: id, ariaLabel: `Name of object ${id}`, do: "nameObject" }), prompts.about(id),
         el("button", { class: "quiet", ariaLabel: `Remove object ${id}`, do: "removeObject", value: id }, "×"))),
       found.map(({ id, prompt, at, score }) => line(id, el("span", {}, prompt), prompts.about(id) || `${at.size} fr.${score < 0.995 ? ` · ${score.toFixed(2)}` : ""}`)),
       !work.own.size && !found.length && empty("None yet."));
@@ -355,39 +361,48 @@ export default class TryView {
     all ||= exemplars.length > 0;
     const phrases = all ? work.phrases : [];
     if (visual.length || phrases.length || exemplars.length) {
-      this.socket.send({ do: "run", preview: true, key, phrases, visual, exemplars, start, first: 0, last: player.count - 1, thresholds: settings, ticket: `preview ${all}` });
+      const ticket = `preview ${++this.asks}`;
+      if (all) work.awaited.delete(`${index} false`); // this answers that, too
+      work.awaited.set(`${index} ${all}`, { ticket, all, highest: Math.max(0, ...visual.map((each) => each.object_id)) });
+      this.socket.send({ do: "run", preview: true, key, phrases, visual, exemplars, start, first: 0, last: player.count - 1, thresholds: settings, ticket });
       return;
     }
+    for (const kind of [true, false]) work.awaited.delete(`${index} ${kind}`);
     work.shown.delete(index);
     work.version++;
     player.redraw();
   }
 
   hear(name, event) {
-    const work = this.works.get(event.key);
+    const work = this.works.get(event.key), isFix = event.ticket?.startsWith("fix"); // of the other page
     if (name === "refused") {
-      if (event.ticket && this.work?.running?.ticket === event.ticket) this.work.running = null;
-      if (event.ticket !== "fix") toast(event.message, "error");
+      for (const each of this.works.values()) if (event.ticket && each.running?.ticket === event.ticket) each.running = null;
+      if (!isFix) toast(event.message, "error");
       this.changed();
     } else if (name === "preview") {
-      if (work && event.ticket !== "fix") this.previewed(work, event);
+      if (work) this.previewed(work, event);
     } else if (event.preview) {
-      if (event.how === "failed" && event.ticket !== "fix") toast(event.message, "error");
+      if (event.how === "failed" && !isFix) toast(event.message, "error");
     } else if (work && !(event.ticket && work.running?.ticket && event.ticket !== work.running.ticket)) this.follow(work, name, event);
   }
 
   previewed(work, { frames: [frame], ticket }) {
-    if (!frame) return;
-    const before = ticket.endsWith("true") ? [] : this.rowsOf(work, frame.i);
-    work.shown.set(frame.i, merged(before, frame.o.map(row)));
+    const asked = frame && [true, false].map((all) => work.awaited.get(`${frame.i} ${all}`)).find((each) => each?.ticket === ticket);
+    if (!asked) return; // something else is asked since
+    work.awaited.delete(`${frame.i} ${asked.all}`);
+    // Ids of phrases are above all of one's own, not only of this frame's.
+    const rows = frame.o.map(row).map(above(asked.highest, work.base - asked.highest));
+    const is = ({ id }) => id > work.base || work.own.has(id); // not removed meanwhile
+    work.shown.set(frame.i, merged(asked.all ? [] : this.rowsOf(work, frame.i), rows.filter(is)));
     work.version++;
     if (work === this.work) this.player.redraw();
   }
 
-  follow(work, name, { id, place, frames, done, total, seconds, how, message }) {
+  follow(work, name, { id, place, frames, done, total, seconds, kept, how, message }) {
+    if (!work.asked) { this.loadResults(work); return; } // begun in another tab
     if (name === "place") {
       if (work.result !== id) {
-        Object.assign(work, { result: id, rows: new Map(), shown: new Map() });
+        Object.assign(work, { result: id, rows: new Map(), shown: new Map(), found: null, kept: 0 });
         work.results.push({ id, asked: work.asked });
       }
       work.running = { ...work.running, id, place };
@@ -395,13 +410,17 @@ export default class TryView {
       work.rows = new Map();
       toast(message);
     } else if (name === "found") {
-      for (const { i, o } of frames) {
-        work.rows.set(i, merged(work.rows.get(i) ?? [], o.map(row)));
-        work.shown.delete(i);
+      if (kept) {
+        Object.assign(work, { kept, from: done });
+        this.loadResults(work); // frames of the run before, which stay
       }
+      work.found?.push(...frames);
+      const base = baseOf(work.asked);
+      rowsByFrame(frames, work.rows, above(base, work.base - base));
+      for (const { i } of frames) work.shown.delete(i);
       if (work.running) Object.assign(work.running, { done, total, seconds });
     } else {
-      Object.assign(work, { running: null, ended: { how, message } });
+      Object.assign(work, { running: null, ended: { id, how, message } });
       if (how === "failed") toast(message, "error", 15);
     }
     work.version++;
@@ -426,11 +445,11 @@ export default class TryView {
     let text = "";
     if (running?.place) text = `Waiting: place ${running.place} in the queue.`;
     else if (running?.done) {
-      const { done, total, seconds } = running, rate = done / Math.max(0.01, seconds);
+      const { done, total, seconds } = running, rate = (done - (work.kept ? work.from : 0)) / Math.max(0.01, seconds);
       bar.value = done / total;
       text = `${done} of ${total} steps · ${rate.toFixed(1)} a second · ${duration((total - done) / rate)} left`;
     } else if (running) text = "Working.";
-    else if (ended) text = { done: `Done: ${frames} frames.`, cancelled: `Stopped: ${frames} frames are kept.`, failed: `Failed: ${ended.message}` }[ended.how];
+    else if (ended) text = { done: `Done: ${frames} frames${work.kept ? `, ${work.kept} of them from the run before` : ""}.`, cancelled: `Stopped: ${frames} frames are kept.`, failed: `Failed: ${ended.message}` }[ended.how];
     this.status.textContent = text;
     const earlier = work.results.filter((each) => each.id !== work.result);
     this.compare.hidden = !earlier.length;
@@ -442,10 +461,11 @@ export default class TryView {
   // Two results side by side, on the same frame
 
   async showBeside() {
-    const id = this.compare.value;
+    const id = this.compare.value, { work } = this;
     this.closeBeside();
     if (!id) return;
     const { frames, asked } = await get(`/api/results/${id}`);
+    if (work !== this.work) return;
     this.other = { id, rows: rowsByFrame(frames), title: about(asked) };
     this.compare.value = id;
     this.beside.hidden = false;
@@ -498,6 +518,14 @@ export default class TryView {
       toast(["job.yaml and clips.jsonl are saved. Put them into one folder, then: sam3ray run job.yaml.", ...notes].join(" "), "info", 12);
     } catch (error) { toast(error.message, "error"); }
   }
+}
+
+// What phrases find in a run has ids above this.
+const baseOf = ({ visual }) => Math.max(0, ...visual.map((each) => each.object_id));
+
+// What is asked for of a clip, as it is kept.
+function asText({ clip, phrases, own, items, exemplars, chosen, way, first, last, settings }) {
+  return JSON.stringify({ name: clip.name, phrases, own: [...own], items, exemplars, chosen, way, first, last, settings });
 }
 
 // What a run was asked for, in a line.
