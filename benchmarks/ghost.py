@@ -292,8 +292,8 @@ def run(objects: int, device: str = "cuda", warm: int = 24, **tracking: Any) -> 
             fresh = t >= warm - 2
             work = replace(next(works) if fresh else first, position=t)
             shown = propagation.step(work, meanwhile=ahead.fill if fresh else nothing)
-            assert len(shown.result.object_ids) == objects
-            assert shown.result.masks.device == torch.zeros(0, device=ghost.device).device
+            assert len(shown.found.object_ids) == objects
+            assert shown.found.masks.device == torch.zeros(0, device=ghost.device).device
         weights = [*model.parameters(), *model.buffers()]
         before = Event.waits
         with Counts() as counts, FlopCounterMode(display=False) as flops:

@@ -202,7 +202,7 @@ class Attempt:
             if self._keeper is not None and asked is not None and not self.is_stopped:
                 self._keeper.offer(session, asked, self._given, self._names)
         if self.is_stopped:
-            for object_id in {each for of_frame in session.waiting.values() for each in of_frame}:
+            for object_id in {each for of_frame in session.visual.waiting.values() for each in of_frame}:
                 session.remove(object_id)  # its frame does not come any more
             session.exemplars.waiting.clear()
         yield self._found(session.finish(), without)

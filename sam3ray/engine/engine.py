@@ -18,11 +18,12 @@ from sam3ray.engine.ids import Ids
 from sam3ray.engine.outputs import FrameMasks
 from sam3ray.engine.policy import Direction, Refine
 from sam3ray.engine.postprocess import DESCRIPTION
-from sam3ray.engine.propagation import Propagation, Tally
+from sam3ray.engine.propagation import Propagation
 from sam3ray.engine.recorder import Recorder
 from sam3ray.engine.rules import Rules
 from sam3ray.engine.session import Session
 from sam3ray.engine.source import FrameSource, OnePass
+from sam3ray.engine.tally import Tally
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.vision import neck_of
 from sam3ray.engine.walk import Walk, Wanted

@@ -22,36 +22,17 @@ objects, so that adding an object changes the others.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-
-import torch
 
 from sam3ray.engine.interaction import Round
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.outputs import FrameResult
-from sam3ray.engine.prompting import Prompting, rows_of
+from sam3ray.engine.prompting import Prompting
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.tracker_values import TrackedMasks
 from sam3ray.engine.transfer import indices, mark, to_host
 from sam3ray.engine.vision import FrameFeatures
+from sam3ray.engine.visual_prompts import PromptedObject
 from sam3ray.video import FrameStamp
-
-
-@dataclass(eq=False)
-class PromptedObject:
-    """One object of the clip under way.
-
-    Attributes:
-        label: what the rows call it.
-        born: position of the frame whose prompt started it; None before.
-        shown: masks of its prompted frames by position, where a second pass has to show them again.
-    """
-
-    object_id: int
-    label: str = ""
-    memory: ObjectMemory = field(default_factory=ObjectMemory)
-    born: int | None = None
-    shown: dict[int, TrackedMasks] = field(default_factory=dict)
 
 
 class PromptTracker:
@@ -100,11 +81,11 @@ class PromptTracker:
         tracked = tracker.track(features, position, [each.memory for each in found], reverse=reverse)
         plain = [i for i, each in enumerate(found) if id(each) not in due_now]
         if plain:
-            part = tracked if len(plain) == len(found) else rows_of(tracked, plain)
+            part = tracked if len(plain) == len(found) else tracked.of(plain)
             tracker.encode_memory(
                 features, position, [found[i].memory for i in plain], tracker.upsample(part.masks), part.score_logits
             )
-        objects, results = [found[i] for i in plain], [rows_of(tracked, plain)] if plain else []
+        objects, results = [found[i] for i in plain], [tracked.of(plain)] if plain else []
         if due:
             objects += [each for each, _ in due]
             results.append(self._prompt(features, position, due, found, tracked, reverse))
@@ -123,7 +104,7 @@ class PromptTracker:
                 each.memory.backward_from = each.born
         if not objects:
             return [], None
-        return objects, results[0] if len(results) == 1 else _stacked(results)
+        return objects, TrackedMasks.joined(results)
 
     def drop(self, objects: Collection[PromptedObject]) -> None:
         """Frees what is kept of objects that are to be followed no longer."""
@@ -151,7 +132,7 @@ class PromptTracker:
             if each.born is None:
                 each.born = position
             if self.rehearsing:
-                each.shown[position] = rows_of(result, [i])
+                each.shown[position] = result.of([i])
         return result
 
 
@@ -173,12 +154,4 @@ def as_result(stamp: FrameStamp, objects: Sequence[PromptedObject], tracked: Tra
         masks=tracked.masks[rows],
         ready=mark(tracked.masks.device),
         arrived=arrived,
-    )
-
-
-def _stacked(parts: Sequence[TrackedMasks]) -> TrackedMasks:
-    return TrackedMasks(
-        torch.cat([part.masks for part in parts]),
-        torch.cat([part.score_logits for part in parts]),
-        torch.cat([part.iou_scores for part in parts]),
     )

@@ -11,8 +11,7 @@ from torch import Tensor
 from sam3ray.engine.interaction import Round
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.tracker import Tracker
-from sam3ray.engine.tracker_values import Clicks, Prompted, TrackedMasks, join_prompted
-from sam3ray.engine.transfer import indices
+from sam3ray.engine.tracker_values import Clicks, Prompted, TrackedMasks
 from sam3ray.engine.vision import FrameFeatures
 
 
@@ -67,7 +66,10 @@ class Prompting:
                 memories = [due[place][0] for place, _ in clicked]
                 result = tracker.set_clicks(features, position, memories, clicks, reverse=reverse)
                 latest.update((place, _row(result, i)) for i, (place, _) in enumerate(clicked))
-        joined = join_prompted([latest[place] for place in range(len(due))])
+        results = [latest[place] for place in range(len(due))]
+        joined = Prompted(
+            TrackedMasks.joined([each.tracked for each in results]), torch.cat([each.memory_logits for each in results])
+        )
         tracker.encode_prompts(features, position, [memory for memory, _ in due], joined)
         return joined.tracked
 
@@ -91,9 +93,4 @@ class Prompting:
 
 
 def _row(prompted: Prompted, row: int) -> Prompted:
-    return Prompted(rows_of(prompted.tracked, [row]), prompted.memory_logits[row : row + 1])
-
-
-def rows_of(tracked: TrackedMasks, rows: Sequence[int]) -> TrackedMasks:
-    at = indices(list(rows), tracked.masks.device)
-    return TrackedMasks(tracked.masks[at], tracked.score_logits[at], tracked.iou_scores[at])
+    return Prompted(prompted.tracked.of([row]), prompted.memory_logits[row : row + 1])

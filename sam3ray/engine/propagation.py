@@ -7,27 +7,29 @@ one small tensor of counts and scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from sam3ray.engine.association import Association, associate
+from sam3ray.engine.detected import DetectedObject, Loan, lent, settled
 from sam3ray.engine.detector import Detections, detections_above, nms_by_phrase
 from sam3ray.engine.exemplars import name_of
 from sam3ray.engine.hotstart import Hotstart
+from sam3ray.engine.hotstart_buffer import LoopStep
 from sam3ray.engine.ids import Ids
 from sam3ray.engine.interaction import Round
 from sam3ray.engine.lookahead import FrameWork
-from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.outputs import FrameResult
 from sam3ray.engine.overlaps import Overlaps, PendingOverlaps
 from sam3ray.engine.postprocess import fill_holes
 from sam3ray.engine.prompting import Prompting
 from sam3ray.engine.rules import Rules
 from sam3ray.engine.suppression import ALWAYS, NEVER, NO_OBJECT_LOGIT, recently_occluded, suppress_shrunk
+from sam3ray.engine.tally import Tally
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.tracker_values import TrackedMasks
 from sam3ray.engine.transfer import indices, mark
@@ -36,71 +38,6 @@ from sam3ray.engine.vision import FrameFeatures
 _REFINEMENT_WINDOW = 16  # frames; as in Meta's code (sam3_video_inference.py)
 _ABSENT_FRAMES = 16  # without a mask, before a full cap lets an object go for a new one
 _SURE_LOGIT = 10.0  # the score that memories are encoded with: the mask's area stands for it
-
-
-@dataclass(eq=False)
-class DetectedObject:
-    """One tracked object."""
-
-    object_id: int
-    prompt: int
-    score: float
-    born: int
-    memory: ObjectMemory = field(default_factory=ObjectMemory)
-    last_occluded: int | None = None  # None: not tracked on any frame yet
-    empty_frames: int = 0  # without a mask, up to now
-    pointed_at: list[int] = field(default_factory=list)  # frames on which somebody pointed at it
-
-
-@dataclass
-class Loan:
-    """A conditioning frame that objects of one birth have because some of them were reconditioned there.
-
-    As in the published code, it goes back to an ordinary frame when hotstart has removed all who were (`givers`).
-    """
-
-    frame: int
-    givers: set[int]
-    borrowers: list[DetectedObject]
-
-
-@dataclass(frozen=True)
-class Step:
-    """The result of one frame.
-
-    Attributes:
-        result: the frame's masks.
-        hidden: objects that this frame does not show.
-        removed: objects that no frame shows, this one and those before it included.
-        young: objects that a later frame may still remove.
-    """
-
-    result: FrameResult
-    hidden: frozenset[int]
-    removed: frozenset[int]
-    young: frozenset[int]
-
-
-@dataclass
-class Tally:
-    """Counts over a clip.
-
-    Attributes:
-        objects: ids given out.
-        removed: of these, taken back by hotstart.
-        dropped: the most detections on one frame that would have been objects but for the cap: a cap higher by so
-            many would have let all in.
-        forgotten: objects whose state was dropped after `forget_after_frames`, or to make room under the cap.
-    """
-
-    frames: int = 0
-    objects: int = 0
-    removed: int = 0
-    dropped: int = 0
-    forgotten: int = 0
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)})
 
 
 class Propagation:
@@ -174,7 +111,7 @@ class Propagation:
             loan.givers = {with_id if giver == object_id else giver for giver in loan.givers}
         self.objects.sort(key=lambda each: each.object_id)
 
-    def step(self, work: FrameWork, meanwhile: Callable[[], None]) -> Step:
+    def step(self, work: FrameWork, meanwhile: Callable[[], None]) -> LoopStep:
         """Process one frame, in order.
 
         Args:
@@ -232,7 +169,7 @@ class Propagation:
 
         present = [place for place, each in enumerate(objects) if each.object_id not in removed]
         result = self._result(work, shown, present, facts.scores, newcomers, fresh)
-        self._settle(frame, removed)
+        self.loans = settled(self.loans, removed, lambda each: self._is_young(each, frame + 1), self.tracker.take_back)
         self._drop(removed, len(newcomers))
         self.objects += newcomers
         tracker.prune(frame, [each.memory for each in self.objects])
@@ -244,7 +181,9 @@ class Propagation:
         tally.removed += len(removed)
         tally.dropped = max(tally.dropped, found.dropped)
         young = (e.object_id for e in self.objects if not e.pointed_at and self._is_young(e, frame + 1))
-        return Step(result, frozenset(hidden), frozenset(removed), frozenset(young))
+        return LoopStep(
+            work.stamp, result, hidden=frozenset(hidden), removed=frozenset(removed), young=frozenset(young)
+        )
 
     def _looks(self, frame: int) -> int:
         """How often phrases were looked for before this frame, or on it for the last time: what hotstart counts."""
@@ -370,43 +309,15 @@ class Propagation:
             return {}
         memories = [objects[place].memory for place in chosen]
         if rules.published:
-            mates = self._lend(frame, chosen)
+            loans = lent(frame, objects, (objects[place] for place in chosen))
+            self.loans += loans
+            mates = [each for loan in loans for each in loan.borrowers]
             index = indices(list(chosen.values()), detections.masks.device)
             prompt_masks = tracker.mask_prompt(detections.masks[index])
             tracker.recondition(features, frame, memories, prompt_masks, birth_mates=[each.memory for each in mates])
         else:
             tracker.recondition(features, frame, memories, None)
         return chosen
-
-    def _lend(self, frame: int, chosen: Iterable[int]) -> list[DetectedObject]:
-        """The birth mates of the objects that are reconditioned on `frame`: the frame becomes theirs, too."""
-        births: dict[tuple[int, int], set[int]] = {}
-        for place in chosen:
-            each = self.objects[place]
-            births.setdefault((each.born, each.prompt), set()).add(each.object_id)
-        found = []
-        for birth, givers in births.items():
-            mates = [e for e in self.objects if (e.born, e.prompt) == birth and e.object_id not in givers]
-            if mates:
-                self.loans.append(Loan(frame, givers, mates))
-                found += mates
-        return found
-
-    def _settle(self, frame: int, removed: set[int]) -> None:
-        """Take back what the removed had lent; what can no longer be taken back is the borrowers' own."""
-        open_loans = []
-        for loan in self.loans:
-            loan.givers -= removed
-            loan.borrowers = [each for each in loan.borrowers if each.object_id not in removed]
-            memories = [each.memory for each in loan.borrowers]
-            if not loan.givers:
-                self.tracker.take_back(loan.frame, memories)
-            elif loan.borrowers and self._is_young(loan.borrowers[0], frame + 1):
-                open_loans.append(loan)
-            else:
-                for memory in memories:
-                    memory.borrowed.discard(loan.frame)
-        self.loans = open_loans
 
     def _add(
         self,

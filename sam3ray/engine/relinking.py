@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from sam3ray.engine.detected import DetectedObject
+from sam3ray.engine.hotstart_buffer import LoopStep
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.outputs import FrameResult
 from sam3ray.engine.postprocess import fill_holes, intersections, ious
-from sam3ray.engine.propagation import DetectedObject, Propagation, Step
+from sam3ray.engine.propagation import Propagation
 from sam3ray.engine.returning import PROBED, accepted
 from sam3ray.engine.vision import FrameFeatures
 
@@ -73,7 +75,7 @@ class Relinker:
         self._going.append(each)
         return True
 
-    def after(self, features: FrameFeatures, frame: int, step: Step) -> list[tuple[int, int, float]]:
+    def after(self, features: FrameFeatures, frame: int, step: LoopStep) -> list[tuple[int, int, float]]:
         """Takes in what a frame has brought.
 
         Returns:
@@ -91,11 +93,12 @@ class Relinker:
         self.renamed = {}
         if not self.watches:
             return []
-        shown = _with_mask(step.result)
+        assert step.found is not None
+        shown = _with_mask(step.found)
         for watch in self.watches.values():
             watch.found = {key: each for key, each in watch.found.items() if key in known - shown}
             if watch.object_id in shown and frame - watch.first in PROBED and watch.found:
-                self._probe(features, frame, watch, step.result)
+                self._probe(features, frame, watch, step.found)
         return self._decide(step.young)
 
     def remove(self, object_ids: Collection[int], phrases: Collection[str]) -> None:

@@ -33,18 +33,19 @@ from sam3ray.engine.clock import Clock
 from sam3ray.engine.exemplars import Asked, Exemplars
 from sam3ray.engine.hotstart_buffer import HotstartBuffer, LoopStep
 from sam3ray.engine.ids import Ids
-from sam3ray.engine.interaction import Round, check_prompt, make_rounds
+from sam3ray.engine.interaction import Round
 from sam3ray.engine.lookahead import LENGTH_HORIZON, FrameWork, LookAhead
 from sam3ray.engine.output_queue import OutputQueue
 from sam3ray.engine.outputs import MaskForm
 from sam3ray.engine.policy import Pass, Policy
-from sam3ray.engine.prompt_tracker import PromptedObject, PromptTracker, as_result
-from sam3ray.engine.propagation import Propagation, Tally
+from sam3ray.engine.prompt_tracker import PromptTracker, as_result
+from sam3ray.engine.propagation import Propagation
 from sam3ray.engine.relinking import Relinker
 from sam3ray.engine.result import SessionResult
+from sam3ray.engine.tally import Tally
 from sam3ray.engine.vision import FrameFeatures
-from sam3ray.failures import ClipError, Reason, UserError
-from sam3ray.prompts import resolve_prompts
+from sam3ray.engine.visual_prompts import PromptedObject, VisualPrompts
+from sam3ray.failures import UserError
 from sam3ray.values.exemplars import with_exemplar_phrases
 from sam3ray.values.phrases import phrases_problem
 from sam3ray.values.prompts import BoxPrompt, ExemplarPrompt, MaskPrompt, PointPrompt, VisualPrompt
@@ -103,11 +104,7 @@ class Session(AbstractContextManager["Session"]):
         self.ids = ids or Ids()
         self.phrases: tuple[str, ...] = ()
         self.progress = lambda: None
-        self.labels: dict[int, str] = {}
-        self.prompted: dict[int, PromptedObject] = {}
-        # frame index -> object id -> its prompts: for frames that have not come yet, and that have not been worked on
-        self.waiting: dict[int, dict[int, tuple[VisualPrompt, ...]]] = {}
-        self.coming: dict[int, dict[int, tuple[VisualPrompt, ...]]] = {}
+        self.visual = VisualPrompts(self.size)
         self.exemplars = Exemplars(self.size, everywhere=engine.tracking.exemplars == "everywhere")
         self.clock = Clock()
         self.pass_number = 0
@@ -145,7 +142,7 @@ class Session(AbstractContextManager["Session"]):
     @property
     def is_satisfied(self) -> bool:
         """Whether the pass wants no more frames: a rehearsal ends with the last prompt."""
-        return self.walk.rehearsal and not self.waiting and not self.coming
+        return self.walk.rehearsal and not self.visual.waiting and not self.visual.coming
 
     # What is asked for
 
@@ -181,17 +178,10 @@ class Session(AbstractContextManager["Session"]):
                 "a prompt is a phrase, an ExemplarPrompt, a PointPrompt, a BoxPrompt or a MaskPrompt, "
                 f"got {prompt!r:.80}"
             )
-        if isinstance(prompt, MaskPrompt) and prompt.png:
-            (prompt,) = resolve_prompts((prompt,), self.size[1], self.size[0])
-        check_prompt(prompt, *self.size)
+        prompt = self.visual.checked(prompt)
         self._check_to_come(prompt.frame_index, f"prompt of object {prompt.object_id}")
         self.ids.reserve(prompt.object_id)
-        if prompt.label or prompt.object_id not in self.labels:
-            self.labels[prompt.object_id] = prompt.label
-            if prompt.object_id in self.prompted:
-                self.prompted[prompt.object_id].label = prompt.label
-        of_frame = self.waiting.setdefault(prompt.frame_index, {})
-        of_frame[prompt.object_id] = (*of_frame.get(prompt.object_id, ()), prompt)
+        self.visual.add(prompt)
         return (prompt.object_id,)
 
     def _add_exemplar(self, prompt: ExemplarPrompt) -> None:
@@ -238,9 +228,7 @@ class Session(AbstractContextManager["Session"]):
             given = f"the highest id so far is {self.ids.next - 1}" if self.ids.next > 1 else "there are none yet"
             raise UserError(f"no object has the id {what}: {given}")
         else:
-            for of_frame in self.waiting.values():
-                of_frame.pop(what, None)
-            self.waiting = {frame: prompts for frame, prompts in self.waiting.items() if prompts}
+            self.visual.withdraw(what)
         self.clock.removals.append((self.clock.given, what))
 
     def _ask(self, phrases: tuple[str, ...]) -> None:
@@ -268,8 +256,8 @@ class Session(AbstractContextManager["Session"]):
         begun = clock.phrases_from if clock.phrases_from is not None else clock.given
         finds = bool(asked) or (self.walk.finds and bool(self._phrases_at(clock.given) or self.exemplars.shown))
         looked_at = finds or (self.walk.follows and self._follows_on(frame.index))
-        if self.walk.follows and frame.index in self.waiting:
-            self.coming[frame.index] = self.waiting.pop(frame.index)
+        if self.walk.follows:
+            self.visual.given(frame.index)
         self._ahead.push(frame, clock.given - begun, asked, is_looked_at=looked_at)
         clock.given += 1
         clock.last_index = frame.index
@@ -319,7 +307,7 @@ class Session(AbstractContextManager["Session"]):
             self.ready += self._outputs.push(due)
         self.ready += self._outputs.flush()
         if self.walk.rehearsal and self.prompt_tracker is not None:
-            self.prompt_tracker.begin_second_pass([each.memory for _, each in sorted(self.prompted.items())])
+            self.prompt_tracker.begin_second_pass([each.memory for each in self.visual.in_order])
         if self.pass_number + 1 == len(self.policy.passes):
             self.close()
         return self._take_ready()
@@ -338,7 +326,7 @@ class Session(AbstractContextManager["Session"]):
         if first is None:
             first = seen.first
             if self.walk.reverse and not before.reverse:
-                born = [each.born for each in self.prompted.values() if each.born is not None]
+                born = [each.born for each in self.visual.objects.values() if each.born is not None]
                 first = max(born, default=0) - 1 if before.follows else seen.given - 1
         if self.prompt_tracker is not None:
             self.prompt_tracker.rehearsing = self.walk.rehearsal
@@ -402,11 +390,11 @@ class Session(AbstractContextManager["Session"]):
 
     def _follows_on(self, frame_index: int) -> bool:
         """Whether the frame given now has visual prompts, or may have objects of theirs."""
-        if frame_index in self.waiting:
+        if frame_index in self.visual.waiting:
             self.clock.follows = not self._takes_prompts_alone
             return True
         position = self._position(self.clock.given)
-        return self.clock.follows or any(self._is_active(each, position) for each in self.prompted.values())
+        return self.clock.follows or any(self._is_active(each, position) for each in self.visual.objects.values())
 
     @property
     def _takes_prompts_alone(self) -> bool:
@@ -430,22 +418,8 @@ class Session(AbstractContextManager["Session"]):
         """Raises if a prompt waits for a frame that lies before this one on the way (None: the end) and never came."""
         if self.walk.finds:
             self.exemplars.check_passed(frame_index, reverse=self.walk.reverse)
-        if not self.walk.follows:
-            return
-        for frame in sorted(self.waiting, reverse=self.walk.reverse):
-            if frame_index is None or (frame > frame_index if self.walk.reverse else frame < frame_index):
-                raise self.not_read(frame)
-            break
-
-    def not_read(self, frame_index: int) -> ClipError:
-        """For a frame that a visual prompt waits for, and that does not come."""
-        ids = ", ".join(str(each) for each in sorted(self.waiting[frame_index]))
-        return ClipError(
-            Reason.EMPTY_RANGE,
-            f"frame {frame_index}, on which object {ids} is prompted, is not among the frames read "
-            "(see the clip's range and sampling rate)",
-            f"frame {frame_index}",
-        )
+        if self.walk.follows:
+            self.visual.check_passed(frame_index, reverse=self.walk.reverse)
 
     def _check_open(self) -> None:
         if self.is_over:
@@ -466,7 +440,7 @@ class Session(AbstractContextManager["Session"]):
         clock.worked_index = work.stamp.index
         self.exemplars.worked(work.stamp.index, clock.worked)
         self._remove(frame)
-        if self.prompt_tracker is None and (self.waiting or self.coming or self.prompted):
+        if self.prompt_tracker is None and self.visual:
             total = self.length if self.length is not None else clock.given
             self.prompt_tracker = PromptTracker(
                 self.engine.tracker(self.size, self._short(total)),
@@ -477,7 +451,7 @@ class Session(AbstractContextManager["Session"]):
         step = LoopStep(work.stamp)
         if work.features is not None:
             with torch.inference_mode(), self.engine.checkpoint.precision():
-                due = self._due(work.stamp.index)
+                due = self.visual.due(work.stamp.index)
                 if self.walk.finds:
                     step = self._detect(step, work, due, remaining if self.length is None else self.length - frame)
                 if self.walk.follows:
@@ -498,11 +472,10 @@ class Session(AbstractContextManager["Session"]):
             self.buffer.delay = 0 if self.policy.live else rules.hotstart_delay * rules.detect_every
         for object_id in due.keys() & self.propagation.object_ids:
             self.propagation.point_at(object_id, due.pop(object_id))
-        found = self.propagation.step(work, meanwhile=self._ahead.fill)
+        step = self.propagation.step(work, meanwhile=self._ahead.fill)
         self.ids.repeat(())
-        step = replace(step, found=found.result, hidden=found.hidden, removed=found.removed, young=found.young)
         if self.relinker is not None and work.features is not None:
-            for reunion in self.relinker.after(work.features, work.position, found):
+            for reunion in self.relinker.after(work.features, work.position, step):
                 self.buffer.reunite(*reunion)
                 step = step.reunited(*reunion)
         return step
@@ -517,24 +490,17 @@ class Session(AbstractContextManager["Session"]):
         self, step: LoopStep, features: FrameFeatures, position: int, due: dict[int, tuple[Round, ...]]
     ) -> LoopStep:
         """Objects of visual prompts."""
-        prompted = []
-        for object_id, rounds in sorted(due.items()):
-            each = self.prompted.setdefault(object_id, PromptedObject(object_id, self.labels[object_id]))
-            if each.born is None and not any(turn.shows_the_object for turn in rounds):
-                raise cannot_start(object_id, step.stamp.index)
-            prompted.append((each, rounds))
-        active = [each for _, each in sorted(self.prompted.items()) if self._is_active(each, position)]
+        prompted = [
+            (self.visual.started(object_id, rounds, step.stamp.index), rounds)
+            for object_id, rounds in sorted(due.items())
+        ]
+        active = [each for each in self.visual.in_order if self._is_active(each, position)]
         if self.prompt_tracker is None or not (active or prompted):
             return step
         objects, tracked = self.prompt_tracker.step(
             features, position, active, prompted, reverse=self.walk.reverse, meanwhile=self._ahead.fill
         )
         return replace(step, pointed=as_result(step.stamp, objects, tracked))
-
-    def _due(self, frame_index: int) -> dict[int, tuple[Round, ...]]:
-        """The prompts of a frame by object, once."""
-        due = self.coming.pop(frame_index, {})
-        return {object_id: make_rounds(given, *self.size) for object_id, given in due.items()}
 
     def _remove(self, frame: int) -> None:
         clock = self.clock
@@ -546,20 +512,10 @@ class Session(AbstractContextManager["Session"]):
             self.propagation.remove(ids, phrases)
             if self.relinker is not None:
                 self.relinker.remove(ids, phrases)
-        dropped = [self.prompted.pop(each) for each in ids if each in self.prompted]
+        dropped = self.visual.drop(ids)
         if dropped and self.prompt_tracker is not None:
             self.prompt_tracker.drop(dropped)
 
     def _short(self, frames: int) -> int | None:
         """What a tracker is told of the number of frames that it will see: beyond 15 it makes no difference."""
         return frames if frames < LENGTH_HORIZON and not self.policy.live else None
-
-
-def cannot_start(object_id: int, frame_index: int, direction: str = "") -> ClipError:
-    way = f" (direction {direction})" if direction else ""
-    return ClipError(
-        Reason.OVER_LIMITS,
-        f"object {object_id} starts on frame {frame_index}{way} with negative clicks only; "
-        f"allowed: a positive click, a box or a mask there",
-        f"frame {frame_index}",
-    )

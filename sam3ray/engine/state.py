@@ -142,7 +142,7 @@ def _check_bound(session: Session, state: SessionState, path: str | os.PathLike[
     ):
         if _as_lists(mine) != _as_lists(saved):
             raise StateError(f"the session state {path} is of a session of another {name}: {saved}, here it is {mine}")
-    if session.clock.given or session.phrases or session.labels or session.exemplars.count:
+    if session.clock.given or session.phrases or session.visual.labels or session.exemplars.count:
         raise StateError("load a state into a new session, before any prompt or frame")
 
 

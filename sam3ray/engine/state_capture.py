@@ -63,9 +63,6 @@ def bound_to(engine: Engine) -> dict[str, Any]:
 
 def captured(session: Session, tensors: StateTensors) -> SessionState:
     clock = session.clock
-    prompts = [
-        p for of in (session.waiting, session.coming) for o in of.values() for given in o.values() for p in given
-    ]
     begun = clock.phrases_from if clock.phrases_from is not None and clock.phrases_from < clock.worked else None
     return SessionState(
         format=FORMAT,
@@ -76,14 +73,14 @@ def captured(session: Session, tensors: StateTensors) -> SessionState:
         next_id=session.ids.next,
         again=session.ids.repeated,
         phrases=list(session.phrases),
-        labels=list(session.labels.items()),
-        prompts=[_one_of(prompt) for prompt in prompts],
+        labels=list(session.visual.labels.items()),
+        prompts=[_one_of(prompt) for prompt in session.visual.pending],
         clock=ClockState(
             clock.worked,
             clock.first,
             clock.worked_index,
             begun,
-            clock.follows and bool(session.prompted),
+            clock.follows and bool(session.visual.objects),
             [(at, list(phrases)) for at, phrases in clock.asked],
             list(clock.removals),
         ),
@@ -219,7 +216,7 @@ def _prompt_tracker(session: Session, tensors: StateTensors) -> PromptTrackerSta
     prompt_tracker = session.prompt_tracker
     if prompt_tracker is None:
         return None
-    prompted = [each for _, each in sorted(session.prompted.items())]
+    prompted = session.visual.in_order
     memories = captured_memories([each.memory for each in prompted], prompt_tracker.tracker, "prompt_tracker", tensors)
     objects = []
     for each, memory in zip(prompted, memories, strict=True):

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sam3ray.engine.detected import DetectedObject, Loan
 from sam3ray.engine.exemplars import Shown
 from sam3ray.engine.hotstart import Standing
 from sam3ray.engine.hotstart_buffer import LoopStep
 from sam3ray.engine.memory import NO_ROW, FrameEntry, ObjectMemory
 from sam3ray.engine.outputs import FrameMasks, FrameResult, with_pixels
-from sam3ray.engine.prompt_tracker import PromptedObject, PromptTracker
-from sam3ray.engine.propagation import DetectedObject, Loan, Propagation, Tally
+from sam3ray.engine.prompt_tracker import PromptTracker
+from sam3ray.engine.propagation import Propagation
 from sam3ray.engine.relinking import Gone, Relinker, Watch
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.spool import from_json
@@ -27,8 +28,10 @@ from sam3ray.engine.state_schema import (
     StepState,
 )
 from sam3ray.engine.state_tensors import StateTensors
+from sam3ray.engine.tally import Tally
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.tracker_values import TrackedMasks
+from sam3ray.engine.visual_prompts import PromptedObject
 from sam3ray.masks import decode_rle
 from sam3ray.values.prompts import MaskPrompt
 from sam3ray.video import FrameStamp
@@ -54,7 +57,7 @@ def restored(session: Session, state: SessionState, tensors: StateTensors) -> No
                 raise ValueError("a mask of a prompt is of another size")
             decode_rle(prompt.rle, prompt.height, prompt.width)
         session.add(prompt)
-    session.labels = dict(state.labels)
+    session.visual.labels = dict(state.labels)
     session.ids.next = state.next_id
     session.ids.repeat(state.again)
     clock, saved = session.clock, state.clock
@@ -209,5 +212,5 @@ def _prompt_tracker_again(session: Session, saved: PromptTrackerState, tensors: 
             parts = (("masks", (1, None, None)), ("scores", (1,)), ("ious", (1,)))
             masks, scores, ious = (tensors.take(f"{name}.{kind}", shape).to(tracker.device) for kind, shape in parts)
             shown[position] = TrackedMasks(masks, scores, ious)
-        session.prompted[each.object_id] = PromptedObject(each.object_id, each.label, memory, each.born, shown)
+        session.visual.objects[each.object_id] = PromptedObject(each.object_id, each.label, memory, each.born, shown)
     session.prompt_tracker = prompt_tracker

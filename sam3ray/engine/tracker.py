@@ -38,7 +38,7 @@ from torch import Tensor
 from transformers import Sam3VideoModel
 
 from sam3ray.engine.capture import kept
-from sam3ray.engine.mask_head import NO_OBJECT, HeadOutput, resize
+from sam3ray.engine.mask_head import NO_OBJECT, HeadOutput, in_order, resize
 from sam3ray.engine.memory import (
     NO_ROW,
     Bank,
@@ -52,7 +52,7 @@ from sam3ray.engine.memory import (
 )
 from sam3ray.engine.tracker_parts import TrackerParts
 from sam3ray.engine.tracker_values import Clicks, Prompted, TrackedMasks, non_overlapping_logits, non_overlapping_masks
-from sam3ray.engine.transfer import indices, to_device, to_host
+from sam3ray.engine.transfer import to_device, to_host
 from sam3ray.engine.vision import FrameFeatures, neck_of
 
 MASK_PROMPT_SCORE = 10.0  # score logit of an object given as a mask; the negative of it where the mask is empty
@@ -204,7 +204,7 @@ class Tracker:
     def _track(self, features: FrameFeatures, reads: Sequence[Reads]) -> HeadOutput:
         parts = self._fuse(features, reads).split(self.object_batch)
         multimask = self._parts.multimask
-        return _head_in_object_order(
+        return HeadOutput.in_order(
             [self._head(part, features, multimask=multimask) for part in parts], range(len(reads))
         )
 
@@ -216,7 +216,7 @@ class Tracker:
             )
             for i in range(0, len(reads), self.object_batch)
         ]
-        return _head_in_object_order(outputs, range(len(reads)))
+        return HeadOutput.in_order(outputs, range(len(reads)))
 
     def _fuse(self, features: FrameFeatures, reads: Sequence[Reads]) -> Tensor:
         """(N, C, g, g): the frame as each object sees it. Objects that read as much share a batch."""
@@ -229,7 +229,7 @@ class Tracker:
             self._attention(features, [reads[i] for i in batch], self.read_rules, self._memories, self._pointers)
             for batch in batches
         ]
-        return _in_object_order(fused, [i for batch in batches for i in batch])
+        return in_order(fused, [i for batch in batches for i in batch])
 
     def _store_tracked(self, frame: int, memories: Sequence[ObjectMemory], output: HeadOutput) -> None:
         rows = self._pointers.write(output.pointers)
@@ -384,7 +384,7 @@ class Tracker:
                     )
                 )
                 order += batch
-        output = _head_in_object_order(outputs, order)
+        output = HeadOutput.in_order(outputs, order)
         self._store_prompted(frame, memories, output.pointers)
         tracked = TrackedMasks(output.masks, output.score_logits, output.iou_scores)
         return Prompted(tracked, self.upsample(output.masks))
@@ -553,20 +553,6 @@ class Tracker:
         if entry is not None:
             self._pointers.release([entry.pointer])
             self._memories.release([entry.memory])
-
-
-def _head_in_object_order(outputs: Sequence[HeadOutput], order: Sequence[int]) -> HeadOutput:
-    """`_in_object_order` for every field."""
-    fields = ("masks", "score_logits", "iou_scores", "pointers")
-    return HeadOutput(*(_in_object_order([getattr(output, name) for output in outputs], order) for name in fields))
-
-
-def _in_object_order(batches: Sequence[Tensor], order: Sequence[int]) -> Tensor:
-    """Concatenates batches whose objects are those of `order`, and puts object i at place i."""
-    joined = batches[0] if len(batches) == 1 else torch.cat(list(batches))
-    if all(object_ == place for place, object_ in enumerate(order)):
-        return joined
-    return joined[indices(sorted(range(len(order)), key=order.__getitem__), joined.device)]
 
 
 def _still_there(reads: Reads) -> Reads:

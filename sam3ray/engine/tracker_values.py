@@ -25,6 +25,19 @@ class TrackedMasks:
     score_logits: Tensor
     iou_scores: Tensor
 
+    @classmethod
+    def joined(cls, parts: Sequence[TrackedMasks]) -> TrackedMasks:
+        """All objects of several, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        fields = ("masks", "score_logits", "iou_scores")
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
+
+    def of(self, places: Sequence[int]) -> TrackedMasks:
+        """The objects at these places."""
+        at = indices(list(places), self.masks.device)
+        return TrackedMasks(self.masks[at], self.score_logits[at], self.iou_scores[at])
+
 
 @dataclass(frozen=True, eq=False)
 class Clicks:
@@ -50,19 +63,6 @@ class Prompted:
 
     tracked: TrackedMasks
     memory_logits: Tensor
-
-
-def join_prompted(parts: Sequence[Prompted]) -> Prompted:
-    """One `Prompted` of all objects of several, in order."""
-    tracked = [part.tracked for part in parts]
-    return Prompted(
-        TrackedMasks(
-            torch.cat([t.masks for t in tracked]),
-            torch.cat([t.score_logits for t in tracked]),
-            torch.cat([t.iou_scores for t in tracked]),
-        ),
-        torch.cat([part.memory_logits for part in parts]),
-    )
 
 
 def non_overlapping_masks(masks: Tensor, groups: Sequence[int] | None) -> Tensor:

@@ -13,13 +13,14 @@ from sam3ray.engine.ids import Ids
 from sam3ray.engine.interaction import object_prompts
 from sam3ray.engine.outputs import FrameMasks, merged
 from sam3ray.engine.policy import Direction, Pass, Policy, Refine
-from sam3ray.engine.propagation import Tally
 from sam3ray.engine.recorder import Kept, Recorder
 from sam3ray.engine.result import SessionResult
-from sam3ray.engine.session import Session, cannot_start
+from sam3ray.engine.session import Session
 from sam3ray.engine.source import FrameSource, OnePass, position_of, read_backward, stamps_of
 from sam3ray.engine.spool import Spool
 from sam3ray.engine.state import StateError
+from sam3ray.engine.tally import Tally
+from sam3ray.engine.visual_prompts import cannot_start
 from sam3ray.failures import ClipError, Reason, UserError
 from sam3ray.values.exemplars import with_exemplar_phrases
 from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
@@ -191,14 +192,14 @@ class Walk:
             elif walk.rehearsal or len(shown) == 1:
                 yield from self._ahead(session, finds)
             else:
-                missing = set(session.waiting) if not walk.follows else set()
+                missing = set(session.visual.waiting) if not walk.follows else set()
                 for position, masks in self._ahead(session, finds):
                     ahead.put(position, masks)
                     if masks.stamp.index in missing:
                         missing.discard(masks.stamp.index)
                         stop = position + 1
                 if missing:
-                    raise session.not_read(min(missing))
+                    raise session.visual.not_read(min(missing))
                 if not self._looks(walk, finds):
                     session.length = len(ahead)  # of which the way back sees a part
             if not session.next_pass(stop - 1 if stop else None):

@@ -305,7 +305,7 @@ def test_a_frame_with_exemplars_waits_once_on_a_gpu_that_is_not_there(monkeypatc
             before = Event.waits
             step = propagation.step(ahead.pop(), meanwhile=ahead.fill)
             waits.append(Event.waits - before)
-            assert len(step.result.object_ids) == 2
+            assert len(step.found.object_ids) == 2
         assert waits[2:] == [1, 1, 1], "the first two fill what is under way"
         assert [(t, *tokens.shape) for t, tokens in bolt.said] == [(0, 1, 3, channels), (3, 1, 3, channels)]
 

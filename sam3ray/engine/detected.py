@@ -1,0 +1,76 @@
+"""Objects that phrases found, and the conditioning frames that they lend each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+
+from sam3ray.engine.memory import ObjectMemory
+
+
+@dataclass(eq=False)
+class DetectedObject:
+    """One tracked object."""
+
+    object_id: int
+    prompt: int
+    score: float
+    born: int
+    memory: ObjectMemory = field(default_factory=ObjectMemory)
+    last_occluded: int | None = None  # None: not tracked on any frame yet
+    empty_frames: int = 0  # without a mask, up to now
+    pointed_at: list[int] = field(default_factory=list)  # frames on which somebody pointed at it
+
+
+@dataclass
+class Loan:
+    """A conditioning frame that objects of one birth have because some of them were reconditioned there.
+
+    As in the published code, it goes back to an ordinary frame when hotstart has removed all who were (`givers`).
+    """
+
+    frame: int
+    givers: set[int]
+    borrowers: list[DetectedObject]
+
+
+def lent(frame: int, objects: Iterable[DetectedObject], chosen: Iterable[DetectedObject]) -> list[Loan]:
+    """Loans to the birth mates of the objects `chosen`, which are reconditioned on a frame: it becomes theirs, too."""
+    births: dict[tuple[int, int], set[int]] = {}
+    for each in chosen:
+        births.setdefault((each.born, each.prompt), set()).add(each.object_id)
+    everyone = list(objects)
+    loans = []
+    for birth, givers in births.items():
+        mates = [e for e in everyone if (e.born, e.prompt) == birth and e.object_id not in givers]
+        if mates:
+            loans.append(Loan(frame, givers, mates))
+    return loans
+
+
+def settled(
+    loans: Iterable[Loan],
+    removed: Collection[int],
+    is_young: Callable[[DetectedObject], bool],
+    take_back: Callable[[int, list[ObjectMemory]], None],
+) -> list[Loan]:
+    """Takes back what the removed had lent. Returns the loans that are still open.
+
+    Args:
+        is_young: whether a later frame may still remove the object: what can no longer be taken back is the
+            borrowers' own.
+        take_back: makes a frame an ordinary one of these objects.
+    """
+    still_open = []
+    for loan in loans:
+        loan.givers -= set(removed)
+        loan.borrowers = [each for each in loan.borrowers if each.object_id not in removed]
+        memories = [each.memory for each in loan.borrowers]
+        if not loan.givers:
+            take_back(loan.frame, memories)
+        elif loan.borrowers and is_young(loan.borrowers[0]):
+            still_open.append(loan)
+        else:
+            for memory in memories:
+                memory.borrowed.discard(loan.frame)
+    return still_open

@@ -1,0 +1,142 @@
+"""Clicks, boxes and masks: which frames they wait for, and the objects that they point out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from sam3ray.engine.interaction import Round, check_prompt, make_rounds
+from sam3ray.engine.memory import ObjectMemory
+from sam3ray.engine.tracker_values import TrackedMasks
+from sam3ray.failures import ClipError, Reason
+from sam3ray.prompts import resolve_prompts
+from sam3ray.values.prompts import MaskPrompt, VisualPrompt
+
+Waiting = dict[int, dict[int, tuple[VisualPrompt, ...]]]  # frame index -> object id -> its prompts
+
+
+@dataclass(eq=False)
+class PromptedObject:
+    """One object of the clip under way.
+
+    Attributes:
+        label: what the rows call it.
+        born: position of the frame whose prompt started it; None before.
+        shown: masks of its prompted frames by position, where a second pass has to show them again.
+    """
+
+    object_id: int
+    label: str = ""
+    memory: ObjectMemory = field(default_factory=ObjectMemory)
+    born: int | None = None
+    shown: dict[int, TrackedMasks] = field(default_factory=dict)
+
+
+class VisualPrompts:
+    """The visual prompts of a session.
+
+    Attributes:
+        waiting, coming: prompts for frames that have not been given, or not been worked on.
+        labels: of all objects that prompts name, whatever found them.
+        objects: those that prompts started.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self._size = size
+        self.waiting: Waiting = {}
+        self.coming: Waiting = {}
+        self.labels: dict[int, str] = {}
+        self.objects: dict[int, PromptedObject] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.waiting or self.coming or self.objects)
+
+    @property
+    def in_order(self) -> list[PromptedObject]:
+        """The objects by ascending id."""
+        return [each for _, each in sorted(self.objects.items())]
+
+    @property
+    def pending(self) -> list[VisualPrompt]:
+        """The prompts that have not been worked on."""
+        by_object = [each for waiting in (self.waiting, self.coming) for each in waiting.values()]
+        return [prompt for prompts in by_object for given in prompts.values() for prompt in given]
+
+    def checked(self, prompt: VisualPrompt) -> VisualPrompt:
+        """The prompt, its mask decoded.
+
+        Raises:
+            ValueError: it does not fit the frames.
+        """
+        if isinstance(prompt, MaskPrompt) and prompt.png:
+            (prompt,) = resolve_prompts((prompt,), self._size[1], self._size[0])
+        check_prompt(prompt, *self._size)
+        return prompt
+
+    def add(self, prompt: VisualPrompt) -> None:
+        """A checked prompt, for a frame that has not been given."""
+        object_id = prompt.object_id
+        if prompt.label or object_id not in self.labels:
+            self.labels[object_id] = prompt.label
+            if object_id in self.objects:
+                self.objects[object_id].label = prompt.label
+        of_frame = self.waiting.setdefault(prompt.frame_index, {})
+        of_frame[object_id] = (*of_frame.get(object_id, ()), prompt)
+
+    def withdraw(self, object_id: int) -> None:
+        """Takes back the prompts on an object for frames to come."""
+        for of_frame in self.waiting.values():
+            of_frame.pop(object_id, None)
+        self.waiting = {frame: prompts for frame, prompts in self.waiting.items() if prompts}
+
+    def drop(self, object_ids: Collection[int]) -> list[PromptedObject]:
+        """Takes objects out. Returns those that were there."""
+        return [self.objects.pop(each) for each in object_ids if each in self.objects]
+
+    def given(self, frame_index: int) -> None:
+        """A frame has been given: what waited for it is coming."""
+        if frame_index in self.waiting:
+            self.coming[frame_index] = self.waiting.pop(frame_index)
+
+    def due(self, frame_index: int) -> dict[int, tuple[Round, ...]]:
+        """The prompts of a frame that is worked on, by object, once."""
+        due = self.coming.pop(frame_index, {})
+        return {object_id: make_rounds(prompts, *self._size) for object_id, prompts in due.items()}
+
+    def started(self, object_id: int, rounds: tuple[Round, ...], frame_index: int) -> PromptedObject:
+        """The object that these prompts of a frame mean, a new one if there is none.
+
+        Raises:
+            ClipError: over_limits, where it is new and they only say what it is not.
+        """
+        each = self.objects.setdefault(object_id, PromptedObject(object_id, self.labels[object_id]))
+        if each.born is None and not any(turn.shows_the_object for turn in rounds):
+            raise cannot_start(object_id, frame_index)
+        return each
+
+    def check_passed(self, frame_index: int | None, *, reverse: bool) -> None:
+        """Raises ClipError (empty_range) if one waits for a frame before this one (None: the end) that never came."""
+        for frame in sorted(self.waiting, reverse=reverse):
+            if frame_index is None or (frame > frame_index if reverse else frame < frame_index):
+                raise self.not_read(frame)
+            break
+
+    def not_read(self, frame_index: int) -> ClipError:
+        """For a frame that a prompt waits for, and that does not come."""
+        ids = ", ".join(str(each) for each in sorted(self.waiting[frame_index]))
+        return ClipError(
+            Reason.EMPTY_RANGE,
+            f"frame {frame_index}, on which object {ids} is prompted, is not among the frames read "
+            "(see the clip's range and sampling rate)",
+            f"frame {frame_index}",
+        )
+
+
+def cannot_start(object_id: int, frame_index: int, direction: str = "") -> ClipError:
+    way = f" (direction {direction})" if direction else ""
+    return ClipError(
+        Reason.OVER_LIMITS,
+        f"object {object_id} starts on frame {frame_index}{way} with negative clicks only; "
+        f"allowed: a positive click, a box or a mask there",
+        f"frame {frame_index}",
+    )
