@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-import pyarrow.dataset as ds
+from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import RunSource, run_place
 from sam3ray.revisions import read_revision
@@ -25,6 +23,9 @@ from sam3ray.values.annotations import (
     ObjectAnnotation,
     decode_mask,
 )
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 __all__ = [
     "AnnotationWriter",

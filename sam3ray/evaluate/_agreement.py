@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from sam3ray.config import RunSource, run_place
 from sam3ray.display.console import add_row
+from sam3ray.evaluate._assignment import best_pairs
 from sam3ray.failures import UserError
 from sam3ray.guard.printable import printable
 from sam3ray.guard.processes import in_processes
@@ -262,7 +262,7 @@ def object_agreement(run: RunStore, other: RunStore, clip_id: str, iou: float = 
 def _match(here: Mapping[int, tuple[str, Any]], there: Mapping[int, tuple[str, Any]], iou: float) -> dict[int, int]:
     similar = mask_ious([mask for _, mask in here.values()], [mask for _, mask in there.values()])
     keys, other_keys = list(here), list(there)
-    pairs = zip(*linear_sum_assignment(-np.where(similar >= iou, similar, 0.0)), strict=True)
+    pairs = zip(*best_pairs(np.where(similar >= iou, similar, 0.0)), strict=True)
     return {keys[i]: other_keys[j] for i, j in pairs if similar[i, j] >= iou}
 
 
@@ -332,7 +332,7 @@ def _compare_phrase(
         # Pairs that held on the frame before come first among equals, as in CLEAR MOT.
         held = np.array([[last.get(b) == a for b in other_keys] for a in keys])
         worth = np.where(similar >= iou, similar + 10.0 * held, 0.0)
-        for i, j in zip(*linear_sum_assignment(-worth), strict=True):
+        for i, j in zip(*best_pairs(worth), strict=True):
             if similar[i, j] < iou:
                 continue
             a, b = keys[i], other_keys[j]
@@ -385,7 +385,7 @@ def _partners(together: Mapping[tuple[int, int], int]) -> dict[int, int]:
     for (a, b), count in together.items():
         counts[rows[a], columns[b]] = count
     ids, other_ids = list(rows), list(columns)
-    return {ids[i]: other_ids[j] for i, j in zip(*linear_sum_assignment(-counts), strict=True)}
+    return {ids[i]: other_ids[j] for i, j in zip(*best_pairs(counts), strict=True)}
 
 
 def _share(part: float, whole: float) -> float | None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
+from sam3ray.evaluate._assignment import best_pairs
 from sam3ray.masks import MaskRuns
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -53,7 +53,7 @@ def match_masklets(frames: Sequence[ConceptFrame]) -> Concept:
         predicted_area[j] += b
         common[np.ix_(i, j)] += np.rint(frame.ious * (a[:, None] + b) / (1 + frame.ious))  # pixels that both have
     ious = common / np.maximum(true_area[:, None] + predicted_area - common, 1)
-    pairs = ious[linear_sum_assignment(-ious)]
+    pairs = ious[best_pairs(ious)]
     return Concept(len(rows), len(columns), tuple(int((pairs >= least).sum()) for least in THRESHOLDS))
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
+from sam3ray.evaluate._assignment import best_pairs
 from sam3ray.masks import MaskRuns
 
 Mask = NDArray[np.bool_]
@@ -57,7 +57,7 @@ def j_and_f(frames: Sequence[SeenFrame]) -> list[tuple[float, float]]:
         counted[rows] += 1
     regions /= counted[:, None]
     found = []
-    for i, j in zip(*linear_sum_assignment(-regions), strict=True):
+    for i, j in zip(*best_pairs(regions), strict=True):
         track = tracks[j] if j < len(tracks) else None
         edges = [_frame_f(frame, objects[i], track) for frame in frames if objects[i] not in frame.ignored]
         found.append((float(regions[i, j]), float(np.mean(edges))))

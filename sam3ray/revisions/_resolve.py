@@ -15,11 +15,10 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from sam3ray.revisions._log import Edits
@@ -31,6 +30,9 @@ from sam3ray.store.labelled_frames import labelled_frames
 from sam3ray.store.reading import dataset_of
 from sam3ray.values.annotations import SCHEMA, FrameAnnotations
 
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
+
 
 def read_revision(
     output: str, revision: int | str | None, storage_options: Mapping[str, Any] | None = None
@@ -40,6 +42,8 @@ def read_revision(
     Raises:
         UserError: there is no such revision, or the log is damaged.
     """
+    import pyarrow.dataset as ds  # see `store.reading`
+
     store = RunStore(output, storage_options)
     edits = Edits(store)
     operations = {
@@ -112,6 +116,8 @@ def _without(store: RunStore, part: str, operations: Mapping[str, Any], index: M
 
 
 def _dataset(paths: list[str], filesystem: Any) -> ds.FileSystemDataset:
+    import pyarrow.dataset as ds  # see `store.reading`
+
     return ds.FileSystemDataset.from_paths(paths, schema=SCHEMA, format=ds.ParquetFileFormat(), filesystem=filesystem)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from sam3ray.stitching._tracks import Track
 
@@ -66,6 +65,8 @@ def _tube_iou(one: Track, two: Track, positions: Collection[int]) -> float:
 
 def _best(ious: Mapping[tuple[int, int], float]) -> dict[int, tuple[int, float]]:
     """One to one, so that the sum is largest."""
+    from scipy.optimize import linear_sum_assignment  # takes half a second, and few clips are in windows
+
     rows, columns = sorted({a for a, _ in ious}), sorted({b for _, b in ious})
     table = np.zeros((len(rows), len(columns)))
     for (a, b), iou in ious.items():

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from sam3ray.store import layout
@@ -125,6 +124,8 @@ class Auditor:
         """The rows of one clip: only the row groups that may have some are read."""
 
         def read() -> list[pa.RecordBatch]:
+            import pyarrow.dataset as ds  # see `store.reading`
+
             dataset = ds.dataset(self.storage.full(path), filesystem=self.storage.arrow(), format="parquet")
             _refuse_other_schema(dataset.schema)
             return dataset.to_table(filter=ds.field("clip_id") == clip_id).to_batches(BATCH_ROWS)

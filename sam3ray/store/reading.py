@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-import pyarrow.dataset as ds
+from typing import TYPE_CHECKING, Any
 
 from sam3ray.failures import UserError
 from sam3ray.store import layout
 from sam3ray.store.compacted import read_index
 from sam3ray.store.storage import Storage
 from sam3ray.values.annotations import SCHEMA
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 
 def annotations_dataset(output: str, options: Mapping[str, Any] | None) -> ds.Dataset:
@@ -21,6 +22,8 @@ def annotations_dataset(output: str, options: Mapping[str, Any] | None) -> ds.Da
 
 def dataset_of(storage: Storage) -> ds.Dataset:
     """Raises UserError where there is neither a run nor a folder of annotations."""
+    import pyarrow.dataset as ds  # brings pandas along where that is installed: a worker starts without it
+
     # List first, then read the index: a clip's own file is deleted only after the index names it, so whatever happens
     # in between a clip is found in one of the two, and the index decides where both have it.
     names = storage.names(layout.ANNOTATIONS)

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from sam3ray.failures import Failure, Reason
@@ -124,6 +123,8 @@ class RunStore(FrozenRun):
         part = self.storage.full(layout.part_path(held.part))
 
         def read() -> pa.Table:
+            import pyarrow.dataset as ds  # see `store.reading`
+
             dataset = ds.dataset(part, filesystem=self.storage.arrow(), format="parquet")
             return dataset.to_table(columns, filter=ds.field("clip_id") == clip_id)
 
