@@ -90,7 +90,7 @@ class Stop:
     def load(self, session: Session, names: Mapping[int, int]) -> None:
         """Raises UserError: the state cannot be used."""
         session.load(self.path)
-        session.waiting.clear()  # of the earlier run, some of which are not asked for any more
+        session.visual.waiting.clear()  # of the earlier run, some of which are not asked for any more
         for object_id in names:
             session.ids.reserve(object_id)
 
