@@ -217,6 +217,12 @@ class VideoConfig(_Section):
         None, min_length=1, description="where remote videos are fetched to; null is a temporary folder"
     )
     cache_bytes: int = Field(20 * 2**30, ge=1, description="size of that cache, bytes")
+    ranges_above_bytes: int | None = Field(
+        256 * 2**20,
+        ge=0,
+        description="remote MP4 and MOV files larger than this are not fetched whole: what is needed of them is read "
+        "when it is needed; null fetches all whole",
+    )
 
 
 class ActorsConfig(_Section):

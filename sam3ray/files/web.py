@@ -18,6 +18,7 @@ import socket
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from sam3ray.guard.printable import printable
@@ -152,6 +153,55 @@ async def _copy(fs: Any, address: str, sink: BinaryIO, max_bytes: int, progress:
                 sink.write(piece)
             progress(written)
     return written
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a file.
+
+    Attributes:
+        begin: its offset, as the server says.
+        info: what the answer tells of the file: `size`, and what changes with its content, under fsspec's names.
+    """
+
+    begin: int
+    data: bytes
+    info: Mapping[str, Any]
+
+
+def read_range(fs: Any, address: str, begin: int, end: int) -> Piece | None:
+    """Bytes from one offset to another (exclusive), or fewer; None where the server does not give parts of it.
+
+    Raises:
+        Exception: what aiohttp raises.
+    """
+    from fsspec.asyn import sync
+
+    found: Piece | None = sync(fs.loop, _read_range, fs, address, begin, end)
+    return found
+
+
+async def _read_range(fs: Any, address: str, begin: int, end: int) -> Piece | None:
+    session = await fs.set_session()
+    options = dict(fs.kwargs)
+    headers = {**options.pop("headers", {}), "Range": f"bytes={begin}-{end - 1}"}
+    async with session.get(fs.encode_url(address), headers=headers, **options) as response:
+        if response.status == 416:  # it ends before: it is another file by now
+            size = re.fullmatch(r"bytes \*/(\d{1,18})", response.headers.get("Content-Range", ""))
+            return Piece(begin, b"", _told(response.headers, int(size[1]) if size else None))
+        fs._raise_not_found_for_status(response, address)
+        sent = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)", response.headers.get("Content-Range", ""))
+        encoding = response.headers.get("Content-Encoding", "").strip().lower()
+        if response.status != 206 or sent is None or encoding not in ("", "identity"):
+            response.close()
+            return None
+        data = (await response.read())[: end - begin]
+        return Piece(int(sent[1]), data, _told(response.headers, None if sent[2] == "*" else int(sent[2])))
+
+
+def _told(headers: Mapping[str, str], size: int | None) -> Mapping[str, Any]:
+    told = {name: headers[name] for name in ("ETag", "Content-MD5", "Last-Modified") if headers.get(name)}
+    return told | ({} if size is None else {"size": size})
 
 
 def _unpacking(encoding: str) -> Callable[[bytes], Iterator[bytes]]:

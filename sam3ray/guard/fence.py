@@ -32,6 +32,7 @@ _WALL = 10  # seconds of waiting allowed for each second of processor time
 _FEW_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 
 _in_helper = False
+_caller: tuple[BinaryIO, BinaryIO] | None = None  # of a helper: its requests, its answers
 
 
 class HelperDied(Exception):
@@ -42,25 +43,40 @@ class HelperTimedOut(Exception):
     """The helper used up its processor time, or waited too long, and was ended."""
 
 
-def fenced(call: Callable[..., Any], *args: Any, memory_bytes: int, cpu_s: float) -> Any:
+def fenced(
+    call: Callable[..., Any],
+    *args: Any,
+    memory_bytes: int,
+    cpu_s: float,
+    answer: Callable[[Any], Any] | None = None,
+) -> Any:
     """`call(*args)` in a helper process.
 
     Args:
         call: a function of a module; it, its arguments and its result cross a pipe.
         memory_bytes: what it may allocate; beyond that, allocations fail in it.
         cpu_s: seconds of processor time; ten times as long where it waits.
+        answer: answers, in this process, what the call asks with `ask`. What it raises ends the call.
 
     Raises:
         HelperDied, HelperTimedOut: see there.
         OSError: no helper can be started, or it was killed: ENOMEM, since the machine is short of something.
         Exception: what the call raised, MemoryError included.
     """
-    return next(_ask(call, args, memory_bytes, cpu_s))
+    return next(_call(call, args, memory_bytes, cpu_s, answer))
 
 
 def fenced_items(call: Callable[..., Any], *args: Any, memory_bytes: int, cpu_s: float) -> Iterator[Any]:
     """Likewise what a generator function yields, item by item. Exhaust or close it."""
-    return _ask(call, args, memory_bytes, cpu_s)
+    return _call(call, args, memory_bytes, cpu_s, None)
+
+
+def ask(question: Any) -> Any:
+    """Within a helper: what the caller's `answer` says to the question. So a helper needs neither network nor keys."""
+    assert _caller is not None, "only a helper has somebody to ask"
+    requests, answers = _caller
+    _answer(answers, "ask", question)
+    return pickle.load(requests)  # noqa: S301 - from the caller
 
 
 def allow_memory(more_bytes: int) -> None:
@@ -72,6 +88,14 @@ def allow_memory(more_bytes: int) -> None:
 def limit_this_process(more_bytes: int) -> None:
     """For processes that are spared nothing anyway: allocations beyond so many more bytes fail."""
     _limit_memory(more_bytes)
+
+
+class _Unanswered(Exception):
+    """What the caller's own `answer` has raised: the helper is well."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
 
 
 class _Helper:
@@ -93,7 +117,7 @@ class _Helper:
             self.end()
             raise
 
-    def send(self, request: tuple[Any, ...]) -> None:
+    def send(self, request: Any) -> None:
         assert self.process.stdin is not None
         pickle.dump(request, self.process.stdin)
         self.process.stdin.flush()
@@ -102,6 +126,19 @@ class _Helper:
         assert self.process.stdout is not None
         kind, value = pickle.load(self.process.stdout)  # noqa: S301 - our own process on the other end
         return kind, value
+
+    def result(self, answer: Callable[[Any], Any] | None) -> tuple[str, Any]:
+        """What it says next, once its questions are answered."""
+        while True:
+            kind, value = self.receive()
+            if kind != "ask":
+                return kind, value
+            assert answer is not None, "whoever lets a call ask answers it"
+            try:
+                reply = answer(value)
+            except Exception as error:  # noqa: BLE001 - raised again by `_call`
+                raise _Unanswered(error) from None
+            self.send(reply)
 
     def end(self) -> int:
         """Ends it and gives its exit status: that of its own death where it is dead already."""
@@ -147,18 +184,27 @@ def _end_all() -> None:
             _idle.pop().process.kill()
 
 
-def _ask(call: Callable[..., Any], args: tuple[Any, ...], memory_bytes: int, cpu_s: float) -> Iterator[Any]:
+def _call(
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    memory_bytes: int,
+    cpu_s: float,
+    answer: Callable[[Any], Any] | None,
+) -> Iterator[Any]:
     while True:
         helper, is_new = _take()
         try:
             helper.send((call, args, memory_bytes, cpu_s))
-            kind, value = helper.receive()
+            kind, value = helper.result(answer)
             break
         except (EOFError, OSError, pickle.UnpicklingError):
             status = helper.end()
             if not is_new and status != -signal.SIGPROF and status != -signal.SIGALRM:
                 continue  # it may have died of something else, while it was idle
             raise _death(status) from None
+        except _Unanswered as unanswered:
+            helper.end()
+            raise unanswered.error from None
         except BaseException:
             helper.end()
             raise
@@ -208,10 +254,11 @@ def _how_it_ended(status: int) -> str:
 
 def _serve() -> None:
     """The helper's loop. Its limits are set before each call and lifted after it."""
-    global _in_helper
+    global _caller, _in_helper
     _in_helper = True
     requests: BinaryIO = os.fdopen(os.dup(0), "rb")
     answers: BinaryIO = os.fdopen(os.dup(1), "wb")
+    _caller = requests, answers
     os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides when to end
     for timer in (signal.SIGPROF, signal.SIGALRM):  # what a caller ignores or blocks is inherited

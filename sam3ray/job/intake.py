@@ -125,7 +125,7 @@ class Intake:
                 seen.append(source)
                 check_source(clip, source)
 
-            path = resources.enter_context(self._cache.open(clip.uri, fetched, saw))
+            path = resources.enter_context(self._cache.open_parts(clip.uri, fetched, saw))
             opened = Opened(clip, resources, path, time.perf_counter() - began, seen[-1])
             if first_frames and not _is_read_again(clip):
                 self._start_reading(opened)

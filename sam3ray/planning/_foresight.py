@@ -12,7 +12,7 @@ from sam3ray.video import VideoInfo, check_duration
 def foreseen(clip: Clip, facts: VideoInfo, config: JobConfig) -> ClipError | None:
     """The failure that the clip will end in, as far as headers tell."""
     size, room = facts.size_bytes, config.video.cache_bytes
-    if not is_local(clip.uri) and size is not None and size > room:
+    if not is_local(clip.uri) and size is not None and size > room and not facts.has_ranges:
         return ClipError(Reason.OVER_LIMITS, f"it has {size} bytes, the video cache holds {room}")
     # Of a cut-off Matroska it is not known where it ends; a range of it may lie before that.
     if facts.intact_s is not None and (clip.end_s is None or 0 < facts.intact_s < clip.end_s):

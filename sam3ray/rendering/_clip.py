@@ -16,11 +16,11 @@ from sam3ray.rendering._drawing import drawn_objects
 from sam3ray.rendering._overlay import DrawnObject, draw_objects
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.clip import Clip
-from sam3ray.video import Sampler, VideoReader, VideoWriter
+from sam3ray.video import Sampler, VideoReader, VideoSource, VideoWriter
 
 
 def render_clip(
-    source: str | os.PathLike[str],
+    source: VideoSource,
     annotations: Iterable[FrameAnnotations],
     output: str | os.PathLike[str],
     clip: Clip,
@@ -38,7 +38,7 @@ def render_clip(
     The output appears whole when this returns; nothing is left where it raises or the process dies.
 
     Args:
-        source: local video file or folder of frames.
+        source: video file or folder of frames.
         annotations: of this clip, by ascending frame index; frames without objects may be missing.
         output: local .mp4 file to create or replace.
         progress: called after each frame.

@@ -5,6 +5,7 @@ from sam3ray.video._decode import RgbConverter
 from sam3ray.video._folder import DECODING_ERRORS
 from sam3ray.video._frame import Frame, FrameStamp, VideoInfo
 from sam3ray.video._frames_at import frames_at
+from sam3ray.video._opened import VideoSource
 from sam3ray.video._probe import check_duration, probe
 from sam3ray.video._probe_remote import probe_uri
 from sam3ray.video._reader import VideoReader
@@ -23,6 +24,7 @@ __all__ = [
     "VideoCache",
     "VideoInfo",
     "VideoReader",
+    "VideoSource",
     "VideoWriter",
     "check_duration",
     "frames_at",

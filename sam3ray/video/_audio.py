@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from fractions import Fraction
@@ -17,8 +16,9 @@ from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 
 from sam3ray.config import VideoConfig
-from sam3ray.failures import ClipError
+from sam3ray.failures import ClipError, Reason
 from sam3ray.video._epochs import Epochs, epochs_of
+from sam3ray.video._opened import VideoSource, folder_of, name_of
 from sam3ray.video._source import open_container, packets_of
 from sam3ray.video._stamps import counts_only_frames
 
@@ -28,6 +28,7 @@ _FORMAT, _LAYOUT, _CHANNELS = "fltp", "stereo", 2
 _SLACK_S = 0.05  # stamps waver by a unit, in some containers by a packet: such samples simply follow each other
 _LEAD_S = 5.0  # decoded before a range: codecs look back by less than a second
 _SILENCE_SAMPLES = 4096  # at a time
+_FILES_FAULT = (Reason.UNREADABLE_VIDEO, Reason.NO_VIDEO_STREAM, Reason.OVER_LIMITS)
 _DAMAGE = (av.error.FFmpegError, ClipError, ValueError)
 
 
@@ -39,22 +40,20 @@ class AudioTrack:
 
     Args:
         output: gets one more stream, if the source has sound (`self.exists`).
-        source: a local media file.
+        source: a media file.
         start_s, end_s: range in seconds from the start of the source's video, or of its sound where it has no video.
     """
 
-    def __init__(
-        self, output: OutputContainer, source: str | os.PathLike[str], start_s: float, end_s: float | None
-    ) -> None:
+    def __init__(self, output: OutputContainer, source: VideoSource, start_s: float, end_s: float | None) -> None:
         self._output = output
-        self._name = os.path.basename(source)
+        self._name = name_of(source)
         self._open = ExitStack()
         self._packets: Iterator[Packet] = iter(())
         self._rate = _RATES[0]
         self._encoded = 0  # samples
         self._length: int | None = None
         self.exists = False
-        if os.path.isdir(source):
+        if folder_of(source) is not None:
             return
         try:
             container = self._open.enter_context(open_container(source, VideoConfig()))
@@ -71,9 +70,10 @@ class AudioTrack:
             self._packets = self._encode(_placed(container, stream, epochs, start_s, self._rate), target)
             self.exists = True
         except _DAMAGE as error:
+            _check_damage(error)
             _log.warning("%s: its sound is dropped: %s", self._name, error)
 
-    def _opened_near(self, source: str | os.PathLike[str], stamp_s: float) -> tuple[InputContainer, AudioStream] | None:
+    def _opened_near(self, source: VideoSource, stamp_s: float) -> tuple[InputContainer, AudioStream] | None:
         """Reopens the source shortly before the range; None where it cannot be sought there."""
         container = self._open.enter_context(open_container(source, VideoConfig()))
         stream = container.streams.best("audio")
@@ -108,6 +108,7 @@ class AudioTrack:
         try:
             packet = next(self._packets, None)
         except _DAMAGE as error:
+            _check_damage(error)
             _log.warning("%s: its sound ends at %.2f s: %s", self._name, self._encoded / self._rate, error)
             packet = None
         if packet is not None:
@@ -126,6 +127,12 @@ class AudioTrack:
             yield from target.encode(frame)
         if self._encoded:
             yield from target.encode(None)
+
+
+def _check_damage(error: Exception) -> None:
+    """Raises what is not the file's fault: a store that fails, or a file that has been replaced."""
+    if isinstance(error, ClipError) and error.reason not in _FILES_FAULT:
+        raise error
 
 
 def _output_rate(rate: int) -> int:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
@@ -17,6 +15,7 @@ from sam3ray.video._decode import RgbConverter, decode
 from sam3ray.video._folder import folder_frame, list_frames
 from sam3ray.video._frame import ClockKind, Frame, FrameStamp, VideoInfo
 from sam3ray.video._index import read_index
+from sam3ray.video._opened import VideoSource, folder_of, name_of
 from sam3ray.video._reader import VideoReader, check_length
 from sam3ray.video._sampling import Sampler
 
@@ -31,7 +30,7 @@ class _Positions:
 
 
 class ClipFrames:
-    """The sampled frames of a range of a local video. They can be read any number of times, even concurrently.
+    """The sampled frames of a range of a video. They can be read any number of times, even concurrently.
 
     Positions count the frames of the clip from 0; `Frame.index` counts in the source. Reading from the middle, or
     asking for a moment, takes an index of the file (`sam3ray.video._index`). Where it has none, the clip is decoded
@@ -48,18 +47,20 @@ class ClipFrames:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: VideoSource,
         *,
         start_s: float | None = None,
         end_s: float | None = None,
         fps: float | None = None,
         limits: VideoConfig | None = None,
     ) -> None:
-        self._path = Path(path)
+        self._path = path
+        self._folder = folder_of(path)
+        self._name = name_of(path)
         self._start_s, self._end_s, self._fps = start_s, end_s, fps
         self._limits = limits or VideoConfig()
         self._known: _Positions | None = None
-        self.clock: ClockKind = "folder_fps" if self._path.is_dir() else "container"
+        self.clock: ClockKind = "folder_fps" if self._folder is not None else "container"
         self.frame_names: dict[int, str] = {}
         self.looked: Callable[[], None] = lambda: None
         self.info: VideoInfo = self._reader().info
@@ -90,7 +91,7 @@ class ClipFrames:
             lambda progress: self._chosen(wanted, positions.times[start], progress),
             capacity,
             self._limits.max_frame_decode_s,
-            self._path.name,
+            self._name,
         )
         try:
             yield from ahead
@@ -122,7 +123,7 @@ class ClipFrames:
     def stamps(self) -> Iterator[FrameStamp]:
         """What `read` gives, without images."""
         positions = self._positions()
-        names = list_frames(self._path, self._limits) if self._path.is_dir() else []
+        names = list_frames(self._folder, self._limits) if self._folder is not None else []
         for index, pts, time_s in zip(positions.indices, positions.pts, positions.times, strict=True):
             if names:
                 self.frame_names[index] = names[index].name
@@ -147,15 +148,15 @@ class ClipFrames:
                     raise ClipError(
                         Reason.OVER_LIMITS,
                         f"the clip has more than {self._limits.max_frames} frames (video.max_frames)",
-                        self._path.name,
+                        self._name,
                     )
             if not indices:
-                raise ClipError(Reason.EMPTY_RANGE, "no frame lies in the range", self._path.name)
+                raise ClipError(Reason.EMPTY_RANGE, "no frame lies in the range", self._name)
             self._known = _Positions(indices, pts, times)
         return self._known
 
     def _selected(self) -> Iterator[FrameStamp]:
-        if self._path.is_dir():
+        if self._folder is not None:
             time_base = self.info.time_base
             sampler = Sampler(time_base, self._start_s, self._end_s, self._fps)
             for index in range(self.info.frame_count or 0):
@@ -170,7 +171,7 @@ class ClipFrames:
                 if sampler.is_after(ticks):
                     return
                 time_s = float(ticks * found.time_base)
-                check_length(time_s, self._start_s, self._limits, self._path.name)
+                check_length(time_s, self._start_s, self._limits, self._name)
                 if sampler.wants(ticks):
                     yield FrameStamp(index, pts, time_s)
             return
@@ -179,14 +180,14 @@ class ClipFrames:
             self._note("rebuilt" if coded.is_rebuilt else "container")
             if sampler.is_after(coded.ticks):
                 return
-            check_length(coded.time_s, self._start_s, self._limits, self._path.name)
+            check_length(coded.time_s, self._start_s, self._limits, self._name)
             if sampler.wants(coded.ticks):
                 yield FrameStamp(coded.index, coded.pts, coded.time_s)
 
     def _chosen(self, wanted: Sequence[int], from_s: float, progress: Progress) -> FrameGenerator:
         """Frames of these ascending indices, the first of which is shown at `from_s`."""
-        if self._path.is_dir():
-            paths = list_frames(self._path, self._limits)
+        if self._folder is not None:
+            paths = list_frames(self._folder, self._limits)
             for index in wanted:
                 progress()
                 self.frame_names[index] = paths[index].name

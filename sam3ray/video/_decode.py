@@ -14,7 +14,6 @@ What counts as damage, and why. Annotations that end early without a word are wo
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,6 +29,7 @@ from sam3ray.failures import ClipError, Reason
 from sam3ray.video._clock import PACKETS_KNOWN, Clock, Stamp, Timed
 from sam3ray.video._index import SeekPoint, find_seek_point
 from sam3ray.video._joined import check_unmixed, unread_rest
+from sam3ray.video._opened import VideoSource, name_of
 from sam3ray.video._programs import CHANGED, ProgramWatch
 from sam3ray.video._source import (
     check_pixels,
@@ -92,7 +92,7 @@ class RgbConverter:
 
 
 def decode(
-    path: str | os.PathLike[str], limits: VideoConfig, *, start_s: float | None = None, to_end: bool = False
+    path: VideoSource, limits: VideoConfig, *, start_s: float | None = None, to_end: bool = False
 ) -> Iterator[CodedFrame]:
     """Every frame of the video with its exact index; with `start_s`, frames before it may be missing or repeated.
 
@@ -116,10 +116,8 @@ class _SeekMissed(Exception):
     """The frames after a seek are not those that the packets announced, so their indices are not known."""
 
 
-def _decode_from(
-    path: str | os.PathLike[str], limits: VideoConfig, point: SeekPoint | None, to_end: bool
-) -> Iterator[CodedFrame]:
-    where = os.path.basename(path)
+def _decode_from(path: VideoSource, limits: VideoConfig, point: SeekPoint | None, to_end: bool) -> Iterator[CodedFrame]:
+    where = name_of(path)
     with open_container(path, limits) as container:
         stream = video_stream(container, limits, where)
         if to_end and will_end_early(path, container, stream):
@@ -180,7 +178,7 @@ def _checked(pictures: Iterator[_Picture], clock: Clock[VideoFrame], point: Seek
             is_first = rank == point.first_rank
             if found != rank or (is_first and picture.byte != point.key_frame.byte):
                 raise _SeekMissed
-            if is_first and picture.coded.pict_type != PictureType.I:
+            if is_first and not (picture.is_key and picture.coded.pict_type == PictureType.I):
                 raise _SeekMissed  # not coded by itself: a key frame by name only (intra refresh)
         yield picture
         rank += 1
@@ -193,11 +191,12 @@ class _Picture:
     number: int | None
     pts: int | None
     byte: int | None
+    is_key: bool
     coded: VideoFrame
 
 
 def _pictures(
-    path: str | os.PathLike[str],
+    path: VideoSource,
     container: InputContainer,
     stream: VideoStream,
     clock: Clock[VideoFrame],
@@ -209,11 +208,11 @@ def _pictures(
     Packets go into the decoder with their number for a timestamp: of two with the same one, the decoder could not
     say which became a frame.
     """
-    where = os.path.basename(path)
+    where = name_of(path)
     codec = stream.codec_context
     counts_frames = counts_only_frames(container)
     packets = packets_of(container, stream)
-    said: dict[int, tuple[int | None, int | None]] = {}
+    said: dict[int, tuple[int | None, int | None, bool]] = {}
     last_at = 0
     programs = ProgramWatch(path, container, stream, from_start=from_start)
     while True:
@@ -226,7 +225,7 @@ def _pictures(
         if packet is not None:
             pts = packet.dts if counts_frames else packet.pts
             number = clock.sent(Stamp(pts, packet.dts, packet.is_keyframe), shows=not packet.is_discard)
-            said[number] = packet.pts, packet.pos
+            said[number] = packet.pts, packet.pos, packet.is_keyframe
             said.pop(number - PACKETS_KNOWN, None)
             packet.pts = number
             last_at = max(last_at, packet.pos or 0)
@@ -235,8 +234,8 @@ def _pictures(
         with naming_errors(where, f"cannot be decoded {_place(clock, stream)}"):
             frames = codec.decode(packet)
         for coded in frames:
-            pts, byte = (None, None) if coded.pts is None else said.get(coded.pts, (None, None))
-            yield _Picture(coded.pts, pts, byte, coded)
+            pts, byte, is_key = said.get(-1 if coded.pts is None else coded.pts, (None, None, False))
+            yield _Picture(coded.pts, pts, byte, is_key, coded)
         if packet is None:
             break
     listed = listed_packets(container, stream)

@@ -6,7 +6,6 @@ of one stretch lie beside each other in the file and share its clock, so sound i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError
 from sam3ray.video._clock import Clock, Stamp
 from sam3ray.video._joined import is_joined
+from sam3ray.video._opened import VideoSource, name_of
 from sam3ray.video._source import naming_errors, open_container, packets_of, video_stream
 from sam3ray.video._stamps import may_leap, usual_step
 
@@ -59,13 +59,13 @@ class Epochs:
         return min(beside or times, key=lambda time: abs(time[0] - expected_s))
 
 
-def epochs_of(path: str | os.PathLike[str], container: InputContainer, sound: Stream) -> Epochs:
+def epochs_of(path: VideoSource, container: InputContainer, sound: Stream) -> Epochs:
     """The stretches of the container's video; of its sound, where it has no video.
 
     Raises:
         ClipError: the file cannot be read.
     """
-    where = os.path.basename(path)
+    where = name_of(path)
     limits = VideoConfig()
     try:
         stream: Stream = video_stream(container, limits, where)
@@ -80,7 +80,7 @@ def epochs_of(path: str | os.PathLike[str], container: InputContainer, sound: St
     return Epochs(_scanned(path, limits, where))
 
 
-def _scanned(path: str | os.PathLike[str], limits: VideoConfig, where: str) -> list[Epoch]:
+def _scanned(path: VideoSource, limits: VideoConfig, where: str) -> list[Epoch]:
     found: list[Epoch] = []
     with open_container(path, limits) as container:
         stream = video_stream(container, limits, where)

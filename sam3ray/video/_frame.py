@@ -31,6 +31,7 @@ class VideoInfo:
         intact_s: where the file is cut off: seconds up to which what its container lists is there; None: it is whole,
             as far as headers tell.
         unread_rest: what follows the end of the video that cannot be read, in words; None: nothing, as far as known.
+        has_ranges: whether a job can read it by ranges, where it is remote and too large for the video cache.
         rotation: degrees clockwise that the displayed frame was turned by: 0, 90, 180 or 270.
     """
 
@@ -48,6 +49,7 @@ class VideoInfo:
     pixel_aspect: Fraction = Fraction(1)
     intact_s: float | None = None
     unread_rest: str | None = None
+    has_ranges: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.video._frame import Frame
+from sam3ray.video._opened import VideoSource, name_of
 from sam3ray.video._reader import VideoReader
 
 _BEFORE_S = 0.001  # times are floats: begin a little early
@@ -16,7 +16,7 @@ _NEAR_S = 4.0  # frames closer together than that are read in one go
 
 
 def frames_at(
-    path: str | os.PathLike[str], wanted: Sequence[tuple[int, float]], limits: VideoConfig | None = None
+    path: VideoSource, wanted: Sequence[tuple[int, float]], limits: VideoConfig | None = None
 ) -> Iterator[Frame]:
     """The frames of these indices, in their order.
 
@@ -36,7 +36,7 @@ def frames_at(
         yield from _read(path, group, limits)
 
 
-def _read(path: str | os.PathLike[str], group: Sequence[tuple[int, float]], limits: VideoConfig) -> Iterator[Frame]:
+def _read(path: VideoSource, group: Sequence[tuple[int, float]], limits: VideoConfig) -> Iterator[Frame]:
     start_s = max(0.0, group[0][1] - _BEFORE_S)
     upcoming = iter(group)
     index, time_s = next(upcoming)
@@ -51,5 +51,5 @@ def _read(path: str | os.PathLike[str], group: Sequence[tuple[int, float]], limi
             if following is None:
                 return
             index, time_s = following
-    name = os.path.basename(os.fspath(path))
+    name = name_of(path)
     raise ClipError(Reason.UNREADABLE_VIDEO, f"there is no frame {index} at {time_s:.3f} s", name)

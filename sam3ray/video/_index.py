@@ -1,9 +1,10 @@
 """Where the frames of a video are, and when, without decoding it.
 
-Timestamps of all packets are read (as fast as the disk): sorted, they are the frames in display order, so the index
-of every frame is known. That holds where each packet becomes one frame and the clock is good. Whatever does not fit
-the picture (a clock that must be rebuilt, edit lists that drop packets, a recording that begins between key frames,
-packets that show nothing, damage) has no index and is decoded from the beginning: slower, never wrong.
+Timestamps of all packets are read (as fast as the disk; of an MP4 that is read by ranges, its tables alone): sorted,
+they are the frames in display order, so the index of every frame is known. That holds where each packet becomes one
+frame and the clock is good. Whatever does not fit the picture (a clock that must be rebuilt, edit lists that drop
+packets, a recording that begins between key frames, packets that show nothing, damage) has no index and is decoded from
+the beginning: slower, never wrong.
 
 To begin deep in a long video, the decoder starts at a key frame, and its frames are checked against the index one by
 one.
@@ -11,9 +12,8 @@ one.
 
 from __future__ import annotations
 
-import os
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
@@ -23,6 +23,8 @@ from av.packet import Packet
 from sam3ray.config import VideoConfig
 from sam3ray.video._clock import Clock, Stamp
 from sam3ray.video._joined import unread_rest
+from sam3ray.video._movie import hollow, is_by_tables, places_of_keys
+from sam3ray.video._opened import VideoSource, name_of
 from sam3ray.video._programs import CHANGED, ProgramWatch
 from sam3ray.video._sampling import exact
 from sam3ray.video._source import naming_errors, open_container, packets_of, video_stream
@@ -82,15 +84,16 @@ class SeekPoint:
     wanted_rank: int
 
 
-def read_index(path: str | os.PathLike[str], limits: VideoConfig, until_s: float | None = None) -> FrameIndex | None:
+def read_index(path: VideoSource, limits: VideoConfig, until_s: float | None = None) -> FrameIndex | None:
     """The frames up to a moment (None: the end); None: only decoding tells.
 
     Raises:
         ClipError: the file cannot be read.
     """
-    where = os.path.basename(path)
+    where = name_of(path)
     stamps, key_frames = array("q"), list[KeyFrame]()
-    with open_container(path, limits) as container:
+    movie = hollow(path)
+    with open_container(movie or path, limits) as container:
         stream = video_stream(container, limits, where)
         start, time_base = stream.start_time, stream.time_base
         if container.format.name == "nut":
@@ -106,10 +109,14 @@ def read_index(path: str | os.PathLike[str], limits: VideoConfig, until_s: float
         programs = ProgramWatch(path, container, stream)
         last_dts: int | None = None
         last_at = 0
+        key_places: Collection[int | None] | None = None
         with naming_errors(where, "cannot be read"):
             for packet in packets_of(container, stream):
                 if packet.size == 0:
                     continue
+                is_key = packet.is_keyframe if key_places is None else packet.pos in key_places
+                if movie is not None and not movie.is_on and is_by_tables(codec):
+                    key_places, movie.is_on = places_of_keys(stream), True
                 pts, dts = packet.pts, packet.dts
                 if pts is None or packet.is_discard or packet.is_corrupt or (counts_frames and pts != dts):
                     return None
@@ -117,17 +124,17 @@ def read_index(path: str | os.PathLike[str], limits: VideoConfig, until_s: float
                     return None
                 if dts is not None and (dts > pts or (last_dts is not None and dts < last_dts)):
                     return None
-                clock.sent(Stamp(pts, dts, packet.is_keyframe))
+                clock.sent(Stamp(pts, dts, is_key))
                 if clock.epochs > 1 or programs.changes(packet.pos, packet.size):
                     return None
                 if is_mpeg4 and packet.size <= _NO_PICTURE_BYTES:
                     return None
-                if not stamps and not packet.is_keyframe:
+                if not stamps and not is_key:
                     return None  # the decoder shows what it can of a first group without its key frame
                 last_dts, last_at = dts, max(last_at, packet.pos or 0)
                 if shows_all or _shows(packet):
                     stamps.append(pts)
-                    if packet.is_keyframe:
+                    if is_key:
                         key_frames.append(KeyFrame(pts, pts if dts is None else dts, packet.pos))
                 if until is not None and dts is not None and dts > until:
                     break  # dts never exceeds pts and only grows: nothing before the moment can follow
@@ -156,13 +163,13 @@ class Measured:
     unread_rest: str | None
 
 
-def measure(path: str | os.PathLike[str], limits: VideoConfig) -> Measured:
+def measure(path: VideoSource, limits: VideoConfig) -> Measured:
     """How long a video lasts, from the stamps of its packets, and what is wrong with its end.
 
     Raises:
         ClipError: the file cannot be read.
     """
-    where = os.path.basename(path)
+    where = name_of(path)
     bounds: dict[int, tuple[int, int]] = {}  # of the stamps, by epoch
     last_at, changes = 0, False
     with open_container(path, limits) as container:
@@ -199,7 +206,7 @@ def _shows(packet: Packet) -> bool:
     return bool(memoryview(packet)[0] & 0x10)
 
 
-def find_seek_point(path: str | os.PathLike[str], start_s: float, limits: VideoConfig) -> SeekPoint | None:
+def find_seek_point(path: VideoSource, start_s: float, limits: VideoConfig) -> SeekPoint | None:
     """The last key frame shown at or before the first frame of the range; None: decode from the beginning."""
     if start_s < _WORTH_IT_S:
         return None

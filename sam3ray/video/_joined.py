@@ -6,14 +6,13 @@ reads the first file alone, and reports its end as a plain end.
 
 from __future__ import annotations
 
-import mmap
-import os
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from av.container import InputContainer
 
 from sam3ray.failures import ClipError, Reason
+from sam3ray.video._opened import VideoSource, find, opened, size_of
 from sam3ray.video._truncation import matroska_segment
 
 # How a file begins, by the name of its demuxer, where libav stops at the end of the first of several.
@@ -27,7 +26,7 @@ _MAX_PARTS = 200_000  # of a file at its top: two a second for a day
 _SEARCHED = 4 * 2**20  # what may lie between the last picture of a file and the next file: sound, an index
 
 
-def unread_rest(path: str | os.PathLike[str], container: InputContainer, last_at: int) -> str | None:
+def unread_rest(path: VideoSource, container: InputContainer, last_at: int) -> str | None:
     """What there is after the end of the video that cannot be read, in words; None: nothing.
 
     Args:
@@ -44,7 +43,7 @@ def is_read_alone(container: InputContainer) -> bool:
     return container.format.name in _BEGINNINGS or container.format.name.startswith("mov")
 
 
-def _next_file_at(path: str | os.PathLike[str], container: InputContainer, last_at: int) -> int | None:
+def _next_file_at(path: VideoSource, container: InputContainer, last_at: int) -> int | None:
     name = container.format.name
     if name.startswith("mov"):
         found = _next_movie(path)
@@ -54,34 +53,35 @@ def _next_file_at(path: str | os.PathLike[str], container: InputContainer, last_
         return None
     if name == "nut":  # libav goes on with the first frame of the second file, and ends there
         return _second(path, marks[0])
-    with open(path, "rb") as file:
+    with opened(path) as file:
         file.seek(last_at)
         rest = file.read(_SEARCHED)
     places = [at for mark in marks if (at := rest.find(mark)) >= 0]
     return last_at + min(places) if places else None
 
 
-def _second(path: str | os.PathLike[str], mark: bytes) -> int | None:
+def _second(path: VideoSource, mark: bytes) -> int | None:
     """Where these bytes occur for the second time."""
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        at = data.find(mark, data.find(mark) + 1)
+    with opened(path) as file:
+        first = find(file, mark, 0, size_of(path))
+        at = -1 if first < 0 else find(file, mark, first + 1, size_of(path))
     return at if at > 0 else None
 
 
-def is_joined(path: str | os.PathLike[str], container: InputContainer) -> bool:
+def is_joined(path: VideoSource, container: InputContainer) -> bool:
     """Whether it is several files that are read as one, while the headers speak of the first: Matroska and AVI."""
     if container.format.name == "avi":
         return any(kind == b"AVI " for at, kind in _riff_chunks(path) if at > 0)
     bounds = matroska_segment(path)
-    if bounds is None or bounds[0] is None or bounds[0] >= os.path.getsize(path):  # it may say anything
+    if bounds is None or bounds[0] is None or bounds[0] >= size_of(path):  # it may say anything
         return False
-    with open(path, "rb") as file:
+    with opened(path) as file:
         file.seek(bounds[0])
         return file.read(4) == b"\x1a\x45\xdf\xa3"
 
 
-def _riff_chunks(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
-    with open(path, "rb") as file:
+def _riff_chunks(path: VideoSource) -> Iterator[tuple[int, bytes]]:
+    with opened(path) as file:
         at = 0
         for _ in range(_MAX_PARTS):
             file.seek(at)
@@ -93,7 +93,7 @@ def _riff_chunks(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
             at += 8 + size + size % 2
 
 
-def check_unmixed(path: str | os.PathLike[str], where: str) -> None:
+def check_unmixed(path: VideoSource, where: str) -> None:
     """Refuse an MP4 if libav would alternate between the frames of two files.
 
     Raises:
@@ -105,7 +105,7 @@ def check_unmixed(path: str | os.PathLike[str], where: str) -> None:
         raise ClipError(Reason.UNREADABLE_VIDEO, message, where)
 
 
-def _next_movie(path: str | os.PathLike[str]) -> tuple[int, bool] | None:
+def _next_movie(path: VideoSource) -> tuple[int, bool] | None:
     """Where a second MP4 or MOV begins, and whether its frames would be mixed into those of the first.
 
     A second file has its own type, table and data. Of fragments libav reads on, in the order of their times: that is
@@ -115,8 +115,8 @@ def _next_movie(path: str | os.PathLike[str]) -> tuple[int, bool] | None:
     after: set[bytes] = set()
     second: int | None = None
     last_time = -1
-    with open(path, "rb") as file:
-        for kind, begin, end in _atoms(file, 0, file.seek(0, 2)):
+    with opened(path) as file:
+        for kind, begin, end in atoms(file, 0, file.seek(0, 2)):
             if kind == b"ftyp" and b"moov" in seen and seen & {b"mdat", b"moof"}:
                 second = begin
             (seen if second is None else after).add(kind)
@@ -131,9 +131,9 @@ def _next_movie(path: str | os.PathLike[str]) -> tuple[int, bool] | None:
 
 def _decode_time(file: BinaryIO, begin: int, end: int) -> int:
     """When a fragment's first track begins, in units of that track (ISO/IEC 14496-12, section 8.8.12)."""
-    for kind, at, until in _atoms(file, begin + 8, end):
+    for kind, at, until in atoms(file, begin + 8, end):
         if kind == b"traf":
-            for inner, start, _ in _atoms(file, at + 8, until):
+            for inner, start, _ in atoms(file, at + 8, until):
                 if inner == b"tfdt":
                     file.seek(start + 8)
                     data = file.read(12)
@@ -141,7 +141,7 @@ def _decode_time(file: BinaryIO, begin: int, end: int) -> int:
     return 0
 
 
-def _atoms(file: BinaryIO, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def atoms(file: BinaryIO, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """(type, begin, end) of the atoms between two offsets (section 4.2), as far as they are whole."""
     for _ in range(_MAX_PARTS):
         if at + 8 > end:

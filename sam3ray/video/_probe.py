@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 
 import av
 from av.container import InputContainer
@@ -20,6 +20,7 @@ from sam3ray.video._folder import probe_folder
 from sam3ray.video._frame import VideoInfo
 from sam3ray.video._index import measure as measure_packets
 from sam3ray.video._joined import check_unmixed, is_joined, is_read_alone, unread_rest
+from sam3ray.video._opened import ByRanges, VideoSource, folder_of, name_of, opened, size_of
 from sam3ray.video._source import check_pixels, display_matrix, open_container, packets_of, rotation_of, video_stream
 from sam3ray.video._stamps import may_leap
 from sam3ray.video._tables import check_tables, is_fragmented
@@ -32,38 +33,43 @@ _SMALL_BYTES = 16 * 2**20  # files below this are walked through: reading them c
 _PICTURE_BYTES = 64  # per pixel: several pictures of four channels of 16 bits
 
 
-def probe_guarded(path: str | os.PathLike[str], limits: VideoConfig) -> VideoInfo:
+def probe_guarded(path: VideoSource, limits: VideoConfig) -> VideoInfo:
     """Like `probe`, in a process of its own: for callers that must survive a crash of the decoder.
 
     A file that passes may be opened again by the caller: its tables take no more than `limits.max_open_bytes`.
     """
-    path = Path(path)
-    if path.is_dir():
-        return probe_folder(path, limits)
+    if (folder := folder_of(path)) is not None:
+        return probe_folder(folder, limits)
+    name = name_of(path)
     cpu_s = limits.max_frame_decode_s + _size(path) / _BYTES_PER_CPU_S
     try:
-        info: VideoInfo = fence.fenced(
-            probe, os.path.abspath(path), limits, memory_bytes=limits.max_open_bytes, cpu_s=cpu_s
-        )
+        if isinstance(path, ByRanges):
+            asking = AskedVideo(path.name, path.size)
+            info: VideoInfo = fence.fenced(
+                probe, asking, limits, memory_bytes=limits.max_open_bytes, cpu_s=cpu_s, answer=asking.answers_of(path)
+            )
+        else:
+            local = os.path.abspath(path)
+            info = fence.fenced(probe, local, limits, memory_bytes=limits.max_open_bytes, cpu_s=cpu_s)
     except MemoryError:
-        raise ClipError(Reason.OVER_LIMITS, "it needs more memory than is available", path.name) from None
+        raise ClipError(Reason.OVER_LIMITS, "it needs more memory than is available", name) from None
     except fence.HelperTimedOut:
         message = f"it could not be opened within {cpu_s:.0f} s of processor time"
-        raise ClipError(Reason.OVER_LIMITS, message, path.name) from None
+        raise ClipError(Reason.OVER_LIMITS, message, name) from None
     except fence.HelperDied as error:
-        raise ClipError(Reason.UNREADABLE_VIDEO, f"the decoder {error} when it was opened", path.name) from None
+        raise ClipError(Reason.UNREADABLE_VIDEO, f"the decoder {error} when it was opened", name) from None
     return info
 
 
-def _size(path: Path) -> int:
+def _size(path: VideoSource) -> int:
     try:
-        return path.stat().st_size
+        return size_of(path)
     except OSError:
         return 0  # told by who opens it
 
 
-def probe(path: str | os.PathLike[str], limits: VideoConfig, *, measure: bool = False) -> VideoInfo:
-    """Facts of a local video file or folder of numbered frames.
+def probe(path: VideoSource, limits: VideoConfig, *, measure: bool = False) -> VideoInfo:
+    """Facts of a video file or a local folder of numbered frames.
 
     One frame is decoded: rotation travels with the frames, and headers of damaged files promise what is not there.
 
@@ -74,36 +80,54 @@ def probe(path: str | os.PathLike[str], limits: VideoConfig, *, measure: bool = 
     Raises:
         ClipError: not_found, permission_denied, unreadable_video, no_video_stream, over_limits.
     """
-    path = Path(path)
-    if path.is_dir():
-        return probe_folder(path, limits)
+    if (folder := folder_of(path)) is not None:
+        return probe_folder(folder, limits)
+    name = name_of(path)
     with open_container(path, limits) as container:
-        stream = video_stream(container, limits, path.name)
+        stream = video_stream(container, limits, name)
         facts = headers(container, stream)
-        with open(path, "rb") as file:
+        size = size_of(path)
+        with opened(path) as file:
             head = file.read(HEAD_BYTES)
-        facts = replace(facts, intact_s=intact_until(container, stream, path.stat().st_size, head))
-        check_tables(container, path, limits, path.name)
+        facts = replace(facts, intact_s=intact_until(container, stream, size, head))
+        check_tables(container, path, limits, name)
         fence.allow_memory(_DECODER_BYTES + facts.width * facts.height * _PICTURE_BYTES)
         first = _first_packet_alone(container, stream)
-        if path.stat().st_size < _SMALL_BYTES or is_fragmented(path):
+        # A file that is read by ranges has its tables in one place.
+        if not isinstance(path, ByRanges) and (size < _SMALL_BYTES or is_fragmented(path)):
             fence.allow_memory(limits.max_open_bytes)
-            _walk(container, path.name)
-            check_tables(container, path, limits, path.name)
+            _walk(container, name)
+            check_tables(container, path, limits, name)
         if is_joined(path, container):
             facts = replace(facts, duration_is_estimate=True)
         wants_measure = measure and (facts.duration_is_estimate or is_read_alone(container))
         if container.format.name.startswith("mov"):
-            check_unmixed(path, path.name)
+            check_unmixed(path, name)
             wants_measure = False
             if measure:
                 facts = replace(facts, unread_rest=unread_rest(path, container, 0))
-    if wants_measure and path.stat().st_size <= MEASURED_BYTES:
+    if wants_measure and size <= MEASURED_BYTES:
         facts = _measured(facts, path, limits)
     if first is None:
         first = next(iter(decode(path, limits))).coded
-    check_pixels(first.width, first.height, limits, path.name)
-    return with_first_frame(facts, first, path.stat().st_size)
+    check_pixels(first.width, first.height, limits, name)
+    return with_first_frame(facts, first, size)
+
+
+@dataclass(frozen=True)
+class AskedVideo(ByRanges):
+    """A remote video within a helper, which asks its caller for each range."""
+
+    name: str
+    size: int
+
+    def read_at(self, at: int, most: int) -> bytes:
+        data: bytes = fence.ask((at, most))
+        return data
+
+    @staticmethod
+    def answers_of(video: ByRanges) -> Callable[[tuple[int, int]], bytes]:
+        return lambda asked: video.read_at(*asked)
 
 
 def _walk(container: InputContainer, where: str) -> None:
@@ -121,7 +145,7 @@ def _walk(container: InputContainer, where: str) -> None:
         pass
 
 
-def _measured(facts: VideoInfo, path: Path, limits: VideoConfig) -> VideoInfo:
+def _measured(facts: VideoInfo, path: VideoSource, limits: VideoConfig) -> VideoInfo:
     """The facts, completed by what the packets say about the video's end."""
     found = measure_packets(path, limits)
     facts = replace(facts, unread_rest=found.unread_rest)

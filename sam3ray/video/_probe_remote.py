@@ -14,6 +14,7 @@ import av
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.files import WEB, is_local, kind_of_storage, local_path, web
+from sam3ray.video._fetching import open_by_ranges
 from sam3ray.video._folder import probe_folder
 from sam3ray.video._frame import VideoInfo
 from sam3ray.video._probe import headers, probe, with_first_frame
@@ -50,7 +51,7 @@ def probe_uri(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any] 
             return _probe_beginning(fs, video, limits)
         bounded = _Bounded(stream, uri)
         try:
-            return _probe_stream(bounded, limits, where, video.size)
+            facts = _probe_stream(bounded, limits, where, video.size)
         except ClipError:
             if is_web and bounded.has_no_ranges:
                 return _probe_beginning(fs, video, limits)
@@ -58,6 +59,12 @@ def probe_uri(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any] 
             if bounded.error is not None:
                 raise bounded.error from None
             raise
+    if limits.ranges_above_bytes is None or (video.size or 0) <= limits.cache_bytes:
+        return facts
+    remote = open_by_ranges(fs, video)
+    if remote is not None:
+        remote.close()
+    return replace(facts, has_ranges=remote is not None)
 
 
 def _streamed() -> type:

@@ -6,11 +6,12 @@ beyond the end of its table, input.py:203). Programs side by side are no change.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 
 from av.container import InputContainer
 from av.video.stream import VideoStream
+
+from sam3ray.video._opened import VideoSource, opened, size_of
 
 CHANGED = "its video continues in another stream where the program changes"
 _HOLE_BYTES = 2048  # sound and tables between two pictures, mostly
@@ -26,7 +27,7 @@ class ProgramWatch:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], container: InputContainer, stream: VideoStream, *, from_start: bool = True
+        self, path: VideoSource, container: InputContainer, stream: VideoStream, *, from_start: bool = True
     ) -> None:
         self._path = path
         self._stream = stream
@@ -58,15 +59,15 @@ class ProgramWatch:
 
     def _changes_codec(self) -> bool:
         """Whether the tables at both ends of the file name different kinds of video for this stream."""
-        with open(self._path, "rb") as file:
+        with opened(self._path) as file:
             first = _kinds(file.read(_SEARCHED), self._stream.id)
-            file.seek(max(0, os.path.getsize(self._path) - _SEARCHED))
+            file.seek(max(0, size_of(self._path) - _SEARCHED))
             last = _kinds(file.read(), self._stream.id)
         return len(set(first[:1] + first[-1:] + last[-1:])) > 1
 
     def _others(self, begin: int, end: int) -> Counter[int]:
         """Pictures of other streams between two places of the file, by PID."""
-        with open(self._path, "rb") as file:
+        with opened(self._path) as file:
             file.seek(begin)
             data = file.read(end - begin)
         found = _pictures(data)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 
 from sam3ray.config import VideoConfig
@@ -13,12 +11,13 @@ from sam3ray.video._ahead import Ahead, FrameGenerator, Progress, queue_capacity
 from sam3ray.video._decode import RgbConverter, decode
 from sam3ray.video._folder import folder_frame, list_frames
 from sam3ray.video._frame import ClockKind, Frame, VideoInfo
+from sam3ray.video._opened import VideoSource, folder_of, name_of
 from sam3ray.video._probe import check_duration, probe_guarded
 from sam3ray.video._sampling import Sampler
 
 
 class VideoReader:
-    """The frames of a local video file, or of a local folder of numbered frames, in display order.
+    """The frames of a video file, or of a local folder of numbered frames, in display order.
 
     `[start_s, end_s)` and `fps` select frames by time (see `sam3ray.video._sampling` for the exact rule); `Frame.index`
     always counts in the whole source. Decoding runs ahead in a thread by `limits.queue_frames` frames at most; nothing
@@ -43,22 +42,24 @@ class VideoReader:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: VideoSource,
         *,
         start_s: float | None = None,
         end_s: float | None = None,
         fps: float | None = None,
         limits: VideoConfig | None = None,
     ) -> None:
-        self._path = Path(path)
+        self._path = path
+        self._folder = folder_of(path)
+        self._name = name_of(path)
         self._start_s, self._end_s, self._fps = start_s, end_s, fps
         self._limits = limits or VideoConfig()
         self._ahead: Ahead | None = None
-        self.clock: ClockKind = "folder_fps" if self._path.is_dir() else "container"
+        self.clock: ClockKind = "folder_fps" if self._folder is not None else "container"
         self.frame_names: dict[int, str] = {}
         self.reached_s = 0.0
         self.info: VideoInfo = probe_guarded(self._path, self._limits)
-        check_duration(self.info, start_s, end_s, self._limits, self._path.name)
+        check_duration(self.info, start_s, end_s, self._limits, self._name)
 
     def __enter__(self) -> VideoReader:
         return self
@@ -77,7 +78,7 @@ class VideoReader:
     def __iter__(self) -> Iterator[Frame]:
         self.close()
         capacity = queue_capacity(self._limits.queue_frames, self.info.width, self.info.height)
-        ahead = Ahead(self._frames, capacity, self._limits.max_frame_decode_s, self._path.name)
+        ahead = Ahead(self._frames, capacity, self._limits.max_frame_decode_s, self._name)
         self._ahead = ahead
         try:
             yield from ahead
@@ -85,7 +86,7 @@ class VideoReader:
             ahead.stop()
 
     def _frames(self, progress: Progress) -> FrameGenerator:
-        source = self._folder_frames if self._path.is_dir() else self._file_frames
+        source = self._folder_frames if self._folder is not None else self._file_frames
         selected = 0
         for frame in source(progress):
             selected += 1
@@ -93,11 +94,11 @@ class VideoReader:
                 raise ClipError(
                     Reason.OVER_LIMITS,
                     f"the clip has more than {self._limits.max_frames} frames (video.max_frames)",
-                    self._path.name,
+                    self._name,
                 )
             yield frame
         if selected == 0:
-            raise ClipError(Reason.EMPTY_RANGE, f"no frame lies in {self._range_text()}", self._path.name)
+            raise ClipError(Reason.EMPTY_RANGE, f"no frame lies in {self._range_text()}", self._name)
 
     def _file_frames(self, progress: Progress) -> FrameGenerator:
         to_rgb = RgbConverter()
@@ -110,14 +111,15 @@ class VideoReader:
                 sampler = Sampler(coded.time_base, self._start_s, self._end_s, self._fps)
             if sampler.is_after(coded.ticks):
                 return
-            check_length(coded.time_s, self._start_s, self._limits, self._path.name)
+            check_length(coded.time_s, self._start_s, self._limits, self._name)
             self.reached_s = coded.time_s
             if sampler.wants(coded.ticks):
                 yield Frame(coded.index, coded.pts, coded.time_s, to_rgb(coded.coded))
 
     def _folder_frames(self, progress: Progress) -> FrameGenerator:
+        assert self._folder is not None
         sampler = Sampler(self.info.time_base, self._start_s, self._end_s, self._fps)
-        for index, path in enumerate(list_frames(self._path, self._limits)):
+        for index, path in enumerate(list_frames(self._folder, self._limits)):
             progress()
             if sampler.is_after(index):
                 return

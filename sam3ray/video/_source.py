@@ -1,7 +1,7 @@
-"""Opening a local video file: what may be opened, which stream is the video, how its frames are turned.
+"""Opening a video file: what may be opened, which stream is the video, how its frames are turned.
 
 Files come from anywhere, so demuxers that follow references to other files or hosts (playlists,
-concatenation scripts, image sequences) are not offered to them, and only the local file itself is read.
+concatenation scripts, image sequences) are not offered to them, and only the file itself is read.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from av.video.stream import VideoStream
 
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
+from sam3ray.video._opened import ByRanges, RangedFile, VideoSource
 
 # Containers of one self-contained file. Audio-only ones are here so that they are told apart from rubbish.
 DEMUXERS = (
@@ -37,6 +38,7 @@ _WORDS: dict[type[av.error.FFmpegError], str] = {
     av.error.DemuxerNotFoundError: "its container format is not supported; convert it, for example to MP4 with ffmpeg",
     av.error.EOFError: "it ends too early; copy or download it again",
 }
+_READ_BYTES = 64 * 2**10  # at a time, of a remote file
 _NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
@@ -69,13 +71,33 @@ def _in_words(error: av.error.FFmpegError) -> str:
 
 
 @contextmanager
-def open_container(path: str | os.PathLike[str], limits: VideoConfig) -> Iterator[InputContainer]:
-    """Open a local file for demuxing, after a look at its size.
+def open_container(source: VideoSource, limits: VideoConfig) -> Iterator[InputContainer]:
+    """Open a file for demuxing, after a look at its size.
 
     Raises:
-        ClipError: not_found, permission_denied, over_limits (size), unreadable_video (no container in it).
+        ClipError: not_found, permission_denied, over_limits (size), unreadable_video (no container in it); of a remote
+            one, also later, what `ByRanges.read_at` raises.
     """
-    path = os.path.abspath(path)
+    container = _open_remote(source) if isinstance(source, ByRanges) else _open_local(os.path.abspath(source), limits)
+    try:
+        yield container
+    finally:
+        container.close()
+
+
+def _open_remote(source: ByRanges) -> InputContainer:
+    """Its size was looked at before."""
+    with naming_errors(source.name, "cannot be opened"):
+        return av.open(
+            RangedFile(source),
+            "r",
+            container_options={"protocol_whitelist": "none", "format_whitelist": DEMUXERS},
+            metadata_errors="replace",
+            buffer_size=_READ_BYTES,
+        )
+
+
+def _open_local(path: str, limits: VideoConfig) -> InputContainer:
     name = Path(path).name
     with naming_errors(name, "cannot be opened"):
         status = os.stat(path)
@@ -92,15 +114,11 @@ def open_container(path: str | os.PathLike[str], limits: VideoConfig) -> Iterato
             )
         with open(path, "rb"):  # libav reports a folder and a file without permission in the same way
             pass
-        container = av.open(
+        return av.open(
             "file:" + path,
             container_options={"protocol_whitelist": "file", "format_whitelist": DEMUXERS},
             metadata_errors="replace",
         )
-    try:
-        yield container
-    finally:
-        container.close()
 
 
 def _what_it_holds(container: InputContainer) -> str:

@@ -7,27 +7,24 @@ bomb into a video of one frame.
 
 from __future__ import annotations
 
-import mmap
-import os
 import struct
 
 from av.container import InputContainer
 
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
+from sam3ray.video._opened import VideoSource, find, opened, size_of
 
 ENTRY_BYTES = 64  # per listed frame: libav 62 takes 10 to 64, by the kinds of tables
 _HEAD_BYTES = 16
 _MAX_BOXES = 100_000
 
 
-def check_tables(
-    container: InputContainer, path: str | os.PathLike[str] | None, limits: VideoConfig, where: str
-) -> None:
+def check_tables(container: InputContainer, path: VideoSource | None, limits: VideoConfig, where: str) -> None:
     """Refuse an MP4 whose tables list more frames than there may be. Other containers list no frames without bytes.
 
     Args:
-        path: of the file, where it is a local one.
+        path: of the file, where all of it may be read.
 
     Raises:
         ClipError: over_limits.
@@ -51,24 +48,26 @@ def check_tables(
         )
 
 
-def _largest_sample_table(path: str | os.PathLike[str]) -> int:
+def _largest_sample_table(path: VideoSource) -> int:
     """The highest number of samples that one of the file's `stsz` boxes speaks of."""
     highest = 0
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        start = data.find(b"moov")
-        at = data.find(b"stsz", start) if start >= 0 else -1
+    size = size_of(path)
+    with opened(path) as file:
+        start = find(file, b"moov", 0, size)
+        at = find(file, b"stsz", start, size) if start >= 0 else -1
         for _ in range(_MAX_BOXES):
-            if at < 0 or at + 16 > len(data):
+            if at < 0 or at + 16 > size:
                 break
-            highest = max(highest, struct.unpack_from(">I", data, at + 12)[0])
-            at = data.find(b"stsz", at + 4)
+            file.seek(at + 12)
+            highest = max(highest, struct.unpack(">I", file.read(4))[0])
+            at = find(file, b"stsz", at + 4, size)
     return highest
 
 
-def is_fragmented(path: str | os.PathLike[str]) -> bool:
+def is_fragmented(path: VideoSource) -> bool:
     """Whether an MP4 has tables between its frames, too (`moof`), or may have."""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    size = size_of(path)
+    with opened(path) as file:
         at = 0
         for _ in range(_MAX_BOXES):
             if at >= size:  # a box may say that it is longer than any disk
@@ -87,8 +86,7 @@ def is_fragmented(path: str | os.PathLike[str]) -> bool:
             if name == b"moof":
                 return True
             if name == b"moov":
-                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                    return data.find(b"mvex", at, at + length) >= 0
+                return find(file, b"mvex", at, min(at + length, size)) >= 0
             if length < 8:
                 return True  # damaged: libav may still find its way
             at += length

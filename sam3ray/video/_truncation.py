@@ -5,10 +5,10 @@ libav reports the end of a cut-off file as a plain end.
 
 from __future__ import annotations
 
-import os
-
 from av.container import InputContainer
 from av.video.stream import VideoStream
+
+from sam3ray.video._opened import VideoSource, opened, size_of
 
 HEAD_BYTES = 4096
 
@@ -21,7 +21,7 @@ def listed_packets(container: InputContainer, stream: VideoStream) -> int | None
     return len(stream.index_entries) if container.format.name.startswith("mov") else None
 
 
-def will_end_early(path: str | os.PathLike[str], container: InputContainer, stream: VideoStream) -> bool:
+def will_end_early(path: VideoSource, container: InputContainer, stream: VideoStream) -> bool:
     """Whether it is known before reading that the file does not reach the end of its video."""
     if matroska_is_cut_off(path):
         return True
@@ -29,7 +29,7 @@ def will_end_early(path: str | os.PathLike[str], container: InputContainer, stre
     if not count:
         return False
     last = stream.index_entries[count - 1]
-    return last.pos + last.size > os.path.getsize(path)
+    return last.pos + last.size > size_of(path)
 
 
 def intact_until(container: InputContainer, stream: VideoStream, size: int | None, head: bytes) -> float | None:
@@ -54,15 +54,15 @@ def intact_until(container: InputContainer, stream: VideoStream, size: int | Non
     return max(0.0, float((min(missing) - start) * stream.time_base))
 
 
-def matroska_is_cut_off(path: str | os.PathLike[str]) -> bool:
+def matroska_is_cut_off(path: VideoSource) -> bool:
     """Whether a Matroska or WebM file is shorter than its segment says. Segments of unknown size (live) never are."""
     bounds = matroska_segment(path)
     return bounds is not None and bounds[0] is not None and bounds[0] > bounds[1]
 
 
-def matroska_segment(path: str | os.PathLike[str]) -> tuple[int | None, int] | None:
+def matroska_segment(path: VideoSource) -> tuple[int | None, int] | None:
     """(end of the first segment, None where unknown; size of the file) of a Matroska file; None: it is none."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         head = file.read(HEAD_BYTES)
         size = file.seek(0, 2)
     return segment_of(head, size)

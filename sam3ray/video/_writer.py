@@ -11,6 +11,7 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
 from sam3ray.video._audio import AudioTrack
+from sam3ray.video._opened import VideoSource
 from sam3ray.video._unnamed import UnnamedFile
 
 _GROUP_S = 2  # a key frame at least so often, for seeking in a browser
@@ -33,7 +34,7 @@ class VideoWriter:
         time_base: seconds per unit of the `pts` given to `write`.
         fps: the usual frame rate: the length of the last frame and the rate control go by it, from 0.1 to 240.
         pixel_aspect: width of a pixel by its height: players stretch the pictures accordingly.
-        audio_from: a local media file whose sound is kept, where it has some, as AAC. Damaged sound ends early:
+        audio_from: a media file whose sound is kept, where it has some, as AAC. Damaged sound ends early:
             pictures matter here.
         audio_start_s, audio_end_s: the part of it that belongs to the video, whose first frame is at audio_start_s.
     """
@@ -47,7 +48,7 @@ class VideoWriter:
         fps: Fraction,
         *,
         pixel_aspect: Fraction = Fraction(1),
-        audio_from: str | os.PathLike[str] | None = None,
+        audio_from: VideoSource | None = None,
         audio_start_s: float = 0.0,
         audio_end_s: float | None = None,
     ) -> None:

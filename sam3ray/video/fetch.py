@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ from sam3ray.failures import ClipError, Reason
 from sam3ray.faults.machine import free_bytes
 from sam3ray.files import is_local, local_path
 from sam3ray.files.sighting import of_frames, of_local, of_size
+from sam3ray.video._fetching import expires, open_by_ranges
 from sam3ray.video._folder import SUFFIXES as FRAME_SUFFIXES
+from sam3ray.video._opened import VideoSource
 from sam3ray.video._remote import RemoteVideo, download, look_up, naming_store_errors, redact_uri
 
 __all__ = ["VideoCache", "local_sighting", "redact_uri", "video_size"]
@@ -119,15 +121,63 @@ class VideoCache:
         fs, video = look_up(uri, self._options, self._limits)
         if saw is not None:
             saw(video.sighting)
+        with self._fetched(fs, video, progress) as path:
+            yield path
+
+    @contextmanager
+    def _fetched(self, fs: Any, video: RemoteVideo, progress: Callable[[int], None] | None) -> Iterator[Path]:
         if (video.size or 0) > self._max_bytes:
             raise ClipError(
                 Reason.OVER_LIMITS,
                 f"it has {video.size} bytes, and the video cache {self._folder or tempfile.gettempdir()} holds "
                 f"{self._max_bytes} (video.cache_bytes)",
-                redact_uri(uri),
+                redact_uri(video.uri),
             )
         with self._pinned(fs, video, progress or (lambda _: None)) as path:
             yield path
+
+    @contextmanager
+    def open_parts(
+        self,
+        uri: str,
+        progress: Callable[[int], None] | None = None,
+        saw: Callable[[str], None] | None = None,
+    ) -> Iterator[VideoSource]:
+        """Like `open`; a large remote video is not fetched: its bytes come when they are read.
+
+        That is an MP4 or MOV with all its tables in one place, larger than `limits.ranges_above_bytes` or than the
+        cache, on a store that gives parts of a file and says when it has changed. Videos that are in the cache already,
+        and those with signed addresses, which expire, are read from there.
+
+        Raises:
+            ClipError: as `open`. Reading raises it, too: not_found, where the video has changed meanwhile.
+        """
+        if is_local(uri):
+            with self.open(uri, progress, saw) as path:
+                yield path
+            return
+        fs, video = look_up(uri, self._options, self._limits)
+        if saw is not None:
+            saw(video.sighting)
+        remote = None if self._is_better_whole(video) else open_by_ranges(fs, video, progress)
+        if remote is not None:
+            with closing(remote):
+                yield remote
+            return
+        with self._fetched(fs, video, progress) as path:
+            yield path
+
+    def _is_better_whole(self, video: RemoteVideo) -> bool:
+        size, above = video.size or 0, self._limits.ranges_above_bytes
+        if video.is_folder or above is None:
+            return True
+        if size > self._max_bytes:
+            return False
+        if size <= above or expires(video):
+            return True
+        return (
+            self._folder is not None and self._folder.is_dir() and _complete_entry(self._folder, video.key) is not None
+        )
 
     def close(self) -> None:
         """Remove what nobody uses from a temporary cache, left-overs of dead processes too. Other caches are kept."""

@@ -18,6 +18,7 @@ from sam3ray.manifest import Clip
 from sam3ray.planning._foresight import foreseen, work_of
 from sam3ray.planning._probing import probe_one
 from sam3ray.video import VideoReader
+from tests.video.ranges import serving
 
 CONTAINERS = ["x.mp4", "front.mp4", "pieces.mp4", "x.mov", "x.mkv", "x.avi"]
 OPTIONS = {"front.mp4": {"movflags": "+faststart"}, "pieces.mp4": {"movflags": "frag_keyframe+empty_moov"}}
@@ -109,3 +110,7 @@ def test_a_plan_knows_that_the_cache_is_too_small_for_a_remote_video(tmp_path: P
     fsspec.filesystem("memory").pipe("/small/x.mp4", content)
     assert planned(Clip("c", "memory://small/x.mp4", ("x",)), cache_bytes=1000) == "over_limits"
     assert planned(Clip("c", str(tmp_path / "x.mp4"), ("x",)), cache_bytes=1000) == 40
+    with serving({"x.mp4": content}) as site:  # which gives parts of it
+        clip = Clip("c", f"{site.url}/x.mp4", ("x",))
+        assert planned(clip, cache_bytes=1000) == 40
+        assert planned(clip, cache_bytes=1000, ranges_above_bytes=None) == "over_limits"

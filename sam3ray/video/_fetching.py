@@ -1,0 +1,112 @@
+"""Ranges of a remote file, each surely of the version that was seen first.
+
+S3 is told that version with each request, and a web server names its own in each answer. Other stores are asked for it
+after each range: what came before the answer is of that version.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from sam3ray.failures import ClipError, Reason
+from sam3ray.files import WEB, kind_of_storage, web
+from sam3ray.files.sighting import change, of_info
+from sam3ray.values.clip_ids import unsigned
+from sam3ray.video._movie import picture_ranges
+from sam3ray.video._ranges import Fetch, NoRanges, RangedVideo
+from sam3ray.video._remote import RemoteVideo, local_name, naming_store_errors, redact_uri
+
+
+def has_versions(video: RemoteVideo) -> bool:
+    """Whether a change of the file would be noticed: the store tells an etag or a time beside the size."""
+    seen = json.loads(video.sighting)
+    return bool(seen.get("size")) and ("etag" in seen or "modified" in seen)
+
+
+def expires(video: RemoteVideo) -> bool:
+    """Whether its address is a signed one: it may end before the clip does."""
+    return unsigned(video.uri) != video.uri
+
+
+def open_by_ranges(fs: Any, video: RemoteVideo, progress: Callable[[int], None] | None = None) -> RangedVideo | None:
+    """The video, to be closed in the end; None where it is to be fetched whole.
+
+    Raises:
+        ClipError: as `naming_store_errors`.
+    """
+    file = video.files[0]
+    if file.size is None or not has_versions(video):
+        return None
+    fetch = fetcher(fs, video)
+    remote = RangedVideo(fetch, local_name(file.path, None), file.size, progress or (lambda _: None))
+    try:
+        if picture_ranges(remote) is not None:
+            return remote
+    except NoRanges:
+        pass
+    except BaseException:
+        remote.close()
+        raise
+    remote.close()
+    return None
+
+
+def fetcher(fs: Any, video: RemoteVideo) -> Fetch:
+    """What gives the bytes from one offset to another (exclusive). It may be called in several threads.
+
+    It raises ClipError (those of `naming_store_errors`; not_found, where the file has changed).
+    """
+    path, uri = video.files[0].path, video.uri
+    is_web = kind_of_storage(uri) == WEB
+    with naming_store_errors(uri):
+        # S3's file objects name the version to the server (If-Match).
+        conditional = fs.open(path, "rb", cache_type="none") if kind_of_storage(uri) == "s3" else None
+
+    def of_web(begin: int, end: int) -> bytes:
+        piece = web.read_range(fs, path, begin, end)
+        if piece is None:
+            raise NoRanges(Reason.STORAGE, "its server sent no part of it when one was requested", redact_uri(uri))
+        _compare(video, piece.info, is_web=True)
+        if piece.begin != begin:
+            message = f"its server sent bytes from {piece.begin} on instead of {begin}"
+            raise ClipError(Reason.STORAGE, message, redact_uri(uri))
+        return piece.data
+
+    def of_s3(begin: int, end: int) -> bytes:
+        assert conditional is not None
+        _compare(video, conditional.details, is_web=False)
+        try:
+            return bytes(conditional._fetch_range(begin, end))
+        except OSError as error:
+            if type(error).__name__ == "FileExpired":
+                raise _changed(video, "its store reports another version of it") from None
+            raise
+
+    def of_store(begin: int, end: int) -> bytes:
+        data = bytes(fs.cat_file(path, start=begin, end=end))
+        fs.invalidate_cache(fs._parent(path))
+        _compare(video, fs.info(path), is_web=False)
+        return data
+
+    read = of_web if is_web else of_store if conditional is None else of_s3
+
+    def fetch(begin: int, end: int) -> bytes:
+        with naming_store_errors(uri):
+            return read(begin, end)
+
+    return fetch
+
+
+def _compare(video: RemoteVideo, info: Any, *, is_web: bool) -> None:
+    if how := change(video.sighting, of_info(info, is_web=is_web)):
+        raise _changed(video, how)
+
+
+def _changed(video: RemoteVideo, how: str) -> ClipError:
+    return ClipError(
+        Reason.NOT_FOUND,
+        f"the video has changed while it was being read ({how}); restore the original, or use another output",
+        redact_uri(video.uri),
+    )

@@ -1,0 +1,168 @@
+"""A remote video that is read by ranges, through a bounded cache in memory.
+
+Whoever reads on where they have read before gets more at a time, and what comes next is fetched meanwhile; whoever
+leaps gets little. So an index at the end costs its own size, and a clip read from its middle what lies behind that.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from sam3ray.failures import ClipError, Reason
+from sam3ray.video._opened import ByRanges
+
+BLOCK_BYTES = 64 * 2**10
+MOST_BLOCKS = 128  # of one request: 8 MiB
+MEMORY_BYTES = 64 * 2**20  # for each video that is open
+_AHEAD_FROM = 4  # blocks: whoever has read so many in a row will read on
+_RUNS = 8  # places where somebody reads on: pictures, sound, an index
+_TRIES = 4
+_PAUSE_S = 0.5
+_LONG_S = 4.0  # a request that takes longer is followed by smaller ones, so that frames keep coming
+
+Fetch = Callable[[int, int], bytes]
+
+
+class NoRanges(ClipError):
+    """The server sends the file as a whole only."""
+
+
+class RangedVideo(ByRanges):
+    """The bytes of one version of a remote file. Threads may share it; close it in the end.
+
+    Args:
+        fetch: gives the bytes from one offset to another; raises ClipError. Of reason `storage`, it is asked again.
+        arrived: told how many bytes were fetched so far.
+    """
+
+    def __init__(self, fetch: Fetch, name: str, size: int, arrived: Callable[[int], None] = lambda _: None) -> None:
+        self.name = name
+        self.size = size
+        self.fetched_bytes = 0
+        self._fetch = fetch
+        self._arrived = arrived
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._runs: OrderedDict[int, int] = OrderedDict()  # the block after what was fetched -> blocks read in a row
+        self._most = MOST_BLOCKS
+        self._coming: tuple[int, int, Future[None]] | None = None  # first block, the one after the last
+        self._lock = threading.Lock()  # of all of the above
+        self._fetching = threading.Lock()  # two readers of one place fetch it once
+        self._beside = ThreadPoolExecutor(1, "sam3ray-ranges")
+        self._is_closed = threading.Event()
+
+    def read_at(self, at: int, most: int) -> bytes:
+        """See there."""
+        if at >= self.size or most <= 0:
+            return b""
+        number, begin = divmod(at, BLOCK_BYTES)
+        block = self._block(number)
+        return block[begin : begin + most]
+
+    def close(self) -> None:
+        """Drops what is cached. A request under way ends in its own time, and nobody waits for it."""
+        self._is_closed.set()
+        self._beside.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._blocks.clear()
+
+    def _block(self, number: int) -> bytes:
+        block = self._known(number)
+        if block is None:
+            with self._fetching:
+                block = self._known(number) or self._come(number)
+                if block is None:
+                    begin, end = self._span(number)
+                    found = self._get(begin, end)
+                    self._keep(begin, found)
+                    block = found[0]
+        self._look_ahead(number)
+        return block
+
+    def _known(self, number: int) -> bytes | None:
+        with self._lock:
+            block = self._blocks.get(number)
+            if block is not None:
+                self._blocks.move_to_end(number)
+            return block
+
+    def _come(self, number: int) -> bytes | None:
+        """The block, if it is among those that are being fetched ahead."""
+        with self._lock:
+            coming = self._coming
+        if coming is None or not coming[0] <= number < coming[1]:
+            return None
+        coming[2].exception()  # whatever has gone wrong there is tried again here
+        return self._known(number)
+
+    def _span(self, number: int) -> tuple[int, int]:
+        """Which blocks to fetch for whom needs this one: as many as were read in a row up to here, and one at least."""
+        with self._lock:
+            run = self._runs.pop(number, 0)
+            count = min(max(1, run), self._most, self._last_block + 1 - number)
+            end = next((n for n in range(number + 1, number + count) if n in self._blocks), number + count)
+            self._runs[end] = run + end - number
+            while len(self._runs) > _RUNS:
+                self._runs.popitem(last=False)
+            return number, end
+
+    @property
+    def _last_block(self) -> int:
+        return (self.size - 1) // BLOCK_BYTES
+
+    def _look_ahead(self, number: int) -> None:
+        """Fetches what follows the run that this block is the end of, while the reader works on it."""
+        with self._lock:
+            if self._coming is not None and not self._coming[2].done():
+                return
+            # Not too early: what was fetched and not read yet would be the first to make room.
+            near = [n for n, run in self._runs.items() if 0 < n - number <= max(1, min(run, self._most) // 2)]
+            end = next(iter(near), None)
+            if end is None or self._runs[end] < _AHEAD_FROM or end > self._last_block or end in self._blocks:
+                return
+        begin, end = self._span(end)
+        with self._lock:
+            if not self._is_closed.is_set():
+                self._coming = begin, end, self._beside.submit(self._get_ahead, begin, end)
+
+    def _get_ahead(self, begin: int, end: int) -> None:
+        self._keep(begin, self._get(begin, end))
+
+    def _get(self, begin: int, end: int) -> list[bytes]:
+        first, last = begin * BLOCK_BYTES, min(end * BLOCK_BYTES, self.size)
+        began = time.monotonic()
+        data = self._tried(first, last)
+        with self._lock:
+            self._most = (
+                max(1, (end - begin) // 2) if time.monotonic() - began > _LONG_S else min(2 * self._most, MOST_BLOCKS)
+            )
+            self.fetched_bytes += len(data)
+        self._arrived(self.fetched_bytes)
+        return [data[at : at + BLOCK_BYTES] for at in range(0, len(data), BLOCK_BYTES)]
+
+    def _tried(self, first: int, last: int) -> bytes:
+        for number in range(1, _TRIES + 1):
+            try:
+                data = self._fetch(first, last)
+                if len(data) == last - first:
+                    return data
+                raise ClipError(
+                    Reason.STORAGE, f"{len(data)} of the {last - first} bytes from byte {first} on arrived", self.name
+                )
+            except ClipError as error:
+                if error.reason is not Reason.STORAGE or isinstance(error, NoRanges) or number == _TRIES:
+                    raise
+            if self._is_closed.wait(_PAUSE_S * 2 ** (number - 1)):
+                raise ClipError(Reason.STORAGE, "it was closed while it was being read", self.name)
+        raise AssertionError("the last try returns or raises")
+
+    def _keep(self, begin: int, blocks: list[bytes]) -> None:
+        with self._lock:
+            for number, block in enumerate(blocks, begin):
+                self._blocks[number] = block
+                self._blocks.move_to_end(number)
+            while len(self._blocks) > MEMORY_BYTES // BLOCK_BYTES:
+                self._blocks.popitem(last=False)

@@ -1,0 +1,297 @@
+"""Large remote videos: read by ranges, frame for frame as from a local file, and never a mixture of two versions."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from sam3ray.config import VideoConfig
+from sam3ray.failures import ClipError, Reason
+from sam3ray.files.sighting import of_info
+from sam3ray.video import ClipFrames, Frame, VideoCache, VideoReader, _ranges
+from sam3ray.video._fetching import open_by_ranges
+from sam3ray.video._index import read_index
+from sam3ray.video._movie import picture_ranges
+from sam3ray.video._opened import ByRanges, VideoSource
+from sam3ray.video._ranges import RangedVideo
+from sam3ray.video._remote import RemoteFile, RemoteVideo
+from tests.servers import Place
+from tests.video.media import write_video
+from tests.video.ranges import Site, seen, serving
+from tests.video.test_clock import with_edits
+
+FRAMES = 150
+Answer = tuple[int, dict[str, str], bytes | None]
+LIMITS = VideoConfig(ranges_above_bytes=0)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_ranges, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(_ranges, "MOST_BLOCKS", 16)
+    monkeypatch.setattr(_ranges, "MEMORY_BYTES", 256 * 1024)
+    monkeypatch.setattr(_ranges, "_PAUSE_S", 0.001)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of 1.6 MB: noise, so that each frame has its share of the bytes."""
+    noise = np.random.default_rng(0).integers(0, 255, (FRAMES, 96, 128, 3), np.uint8)
+    return write_video(tmp_path_factory.mktemp("noise") / "long.mp4", FRAMES, (128, 96), images=list(noise))
+
+
+@pytest.fixture(scope="module")
+def whole_frames(video: Path) -> list[tuple[Any, ...]]:
+    return seen(VideoReader(video))
+
+
+@pytest.fixture
+def site(video: Path) -> Iterator[Site]:
+    with serving({"long.mp4": video.read_bytes(), "short.mp4": b"x" * 100}) as site:
+        yield site
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> VideoCache:
+    return VideoCache(tmp_path / "cache", 10**8, limits=LIMITS)
+
+
+def ranged(path: Path) -> RangedVideo:
+    data = path.read_bytes()
+    return RangedVideo(lambda begin, end: data[begin:end], path.name, len(data))
+
+
+def on_disk(tmp_path: Path) -> int:
+    return sum(each.stat().st_size for each in tmp_path.rglob("*") if each.is_file())
+
+
+def read_from(source: VideoSource, position: int, **how: Any) -> list[tuple[Any, ...]]:
+    return seen(ClipFrames(source, limits=LIMITS, **how).read(position))
+
+
+VARIETY: dict[str, dict[str, Any]] = {
+    "moov_last.mp4": {},
+    "moov_first.mp4": {"container_options": {"movflags": "faststart"}},
+    "open_groups.mov": {"options": {"x264-params": "open-gop=1:keyint=12:bframes=3:b-pyramid=normal:log=-1"}},
+    "no_key_frames.mp4": {"options": {"intra-refresh": "1", "g": "20"}},
+    "mpeg4.mp4": {"codec": "mpeg4"},
+    "uneven.mp4": {"pts": [40 * i + 5 * (i % 7) for i in range(100)]},
+    "sound.mp4": {"sound": "aac"},
+    "vp9.mp4": {"codec": "libvpx-vp9", "options": {"cpu-used": "8", "deadline": "realtime"}},
+    "prores.mov": {"codec": "prores_ks", "pix_fmt": "yuv422p10le"},
+}
+
+
+class TestFrames:
+    @pytest.mark.parametrize("name", VARIETY)
+    def test_they_are_those_of_the_local_file(self, tmp_path: Path, name: str) -> None:
+        path = write_video(tmp_path / name, 100, **VARIETY[name])
+        index, other = read_index(path, LIMITS), read_index(ranged(path), LIMITS)
+        assert (index is None) == (other is None) == (name == "mpeg4.mp4")  # whose packets are too small to tell
+        if index is not None and other is not None:
+            assert (list(other.pts), other.start, other.time_base) == (list(index.pts), index.start, index.time_base)
+        assert seen(VideoReader(ranged(path), fps=7, limits=LIMITS)) == seen(VideoReader(path, fps=7, limits=LIMITS))
+        for how in ({}, {"start_s": 2.1, "end_s": 3.3}, {"fps": 11.0}):
+            assert read_from(ranged(path), 9, **how) == read_from(path, 9, **how)
+        assert ClipFrames(ranged(path), limits=LIMITS).info == ClipFrames(path, limits=LIMITS).info
+
+    @pytest.mark.parametrize("begins", [[0], [5], [0, 40], [40, 0]])
+    def test_edit_lists_count(self, tmp_path: Path, begins: list[int]) -> None:
+        source = write_video(tmp_path / "a.mp4", 60, options={"bf": "0"})
+        path = with_edits(source, tmp_path / "b.mp4", [(800, 40 * 16 * begin) for begin in begins])
+        assert seen(VideoReader(ranged(path), limits=LIMITS)) == seen(VideoReader(path, limits=LIMITS))
+        assert read_from(ranged(path), 7) == read_from(path, 7)
+
+    def test_a_cut_off_file_fails_as_a_local_one(self, tmp_path: Path) -> None:
+        whole = write_video(tmp_path / "a.mp4", 100, container_options={"movflags": "faststart"})
+        path = tmp_path / "b.mp4"
+        path.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+        said = []
+        for source in (path, ranged(path)):
+            with pytest.raises(ClipError) as caught:
+                list(VideoReader(source, limits=LIMITS))
+            said.append(str(caught.value))
+        assert said[0] == said[1]
+
+    def test_key_frames_that_are_none_are_not_started_at(self, tmp_path: Path) -> None:
+        """Tables that call every frame a key frame: without `stss`, all are."""
+        path = write_video(tmp_path / "a.mp4", 100)
+        path.write_bytes(path.read_bytes().replace(b"stss", b"free"))
+        assert read_from(ranged(path), 77) == read_from(path, 77)
+
+
+class TestRequests:
+    def test_a_later_attempt_fetches_what_remains(
+        self, site: Site, cache: VideoCache, tmp_path: Path, whole_frames: list[Any]
+    ) -> None:
+        size = len(site.files["long.mp4"])
+        with cache.open_parts(f"{site.url}/long.mp4") as source:
+            assert seen(VideoReader(source, limits=LIMITS)) == whole_frames
+        assert site.sent < 1.2 * size
+        site.sent = 0
+        with cache.open_parts(f"{site.url}/long.mp4") as source:
+            assert read_from(source, 135) == whole_frames[135:]
+        assert site.sent < 0.3 * size  # a tenth, a group before it, the tables and the beginning
+        assert on_disk(tmp_path) == 0
+
+    def test_memory_is_bounded(self, video: Path) -> None:
+        source = ranged(video)
+        for at in range(0, source.size, 1000):
+            source.read_at(at, 1)
+        assert sum(map(len, source._blocks.values())) <= 256 * 1024
+
+    def test_reading_on_takes_few_requests(self, site: Site, cache: VideoCache) -> None:
+        with cache.open_parts(f"{site.url}/long.mp4") as source:
+            list(VideoReader(source, limits=LIMITS))
+        assert len(site.ranges) < len(site.files["long.mp4"]) / 4096 / 4
+
+    @pytest.mark.parametrize(
+        ("address", "limits"),
+        [
+            ("long.mp4", VideoConfig(ranges_above_bytes=10**7)),
+            ("long.mp4", VideoConfig(ranges_above_bytes=None)),
+            ("long.mp4?X-Amz-Signature=abc&X-Amz-Expires=60", LIMITS),  # it may expire before the clip ends
+            ("short.mp4", LIMITS),  # no video
+        ],
+    )
+    def test_others_are_fetched_whole(self, site: Site, tmp_path: Path, address: str, limits: VideoConfig) -> None:
+        with VideoCache(tmp_path / "cache", 10**8, limits=limits).open_parts(f"{site.url}/{address}") as source:
+            assert isinstance(source, Path)
+            assert source.read_bytes() == site.files[address.partition("?")[0]]
+
+    def test_what_does_not_fit_the_cache_is_read_by_ranges(self, site: Site, tmp_path: Path) -> None:
+        with VideoCache(tmp_path / "cache", 10**5).open_parts(f"{site.url}/long.mp4") as source:
+            assert isinstance(source, ByRanges)
+
+    def test_fragments_and_other_containers_are_fetched_whole(self, tmp_path: Path) -> None:
+        fragments = {"movflags": "frag_keyframe+empty_moov"}
+        for name, options in (("a.mp4", fragments), ("a.ts", {}), ("a.avi", {})):
+            path = write_video(tmp_path / name, 20, options={"bf": "0"}, container_options=options)
+            assert picture_ranges(ranged(path)) is None
+
+    @pytest.mark.parametrize("headers", [{}, {"ETag": '"one"', "Content-Encoding": "br"}])
+    def test_a_file_that_could_change_unseen_is_fetched_whole(
+        self, site: Site, cache: VideoCache, headers: dict[str, str]
+    ) -> None:
+        site.headers = headers
+        if headers:
+            with pytest.raises(ClipError) as caught, cache.open_parts(f"{site.url}/long.mp4"):
+                pass
+            assert "compressed" in caught.value.message
+            return
+        with cache.open_parts(f"{site.url}/long.mp4") as source:
+            assert isinstance(source, Path)
+
+    def test_a_server_without_ranges(self, site: Site, cache: VideoCache) -> None:
+        site.takes_ranges = False
+        with cache.open_parts(f"{site.url}/long.mp4") as source:
+            assert isinstance(source, Path)
+            assert len(seen(VideoReader(source))) == FRAMES
+
+    def test_what_is_in_the_cache_is_read_there(self, site: Site, cache: VideoCache) -> None:
+        with cache.open(f"{site.url}/long.mp4"):
+            site.sent = 0
+        with cache.open_parts(f"{site.url}/long.mp4") as source:
+            assert isinstance(source, Path)
+        assert site.sent == 0
+
+
+class TestFaults:
+    """From some byte on, the server misbehaves."""
+
+    @pytest.mark.parametrize(
+        ("answer", "reason", "words"),
+        [
+            ((206, {"ETag": '"two"'}, None), Reason.NOT_FOUND, "has changed while it was being read"),
+            ((206, {"size": "7"}, None), Reason.NOT_FOUND, "has changed while it was being read"),
+            ((416, {}, b""), Reason.STORAGE, "of the"),
+            ((206, {"begin": "0"}, None), Reason.STORAGE, "bytes from 0 on"),
+            ((206, {}, b"few"), Reason.STORAGE, "3 of the"),
+            ((200, {}, b"all of it"), Reason.STORAGE, "no part of it"),
+            ((403, {}, b""), Reason.PERMISSION_DENIED, "permission denied"),
+            ((404, {}, b""), Reason.NOT_FOUND, "no such file"),
+            ((503, {}, b""), Reason.STORAGE, "503"),
+        ],
+    )
+    def test_no_frame_comes_from_it(
+        self,
+        site: Site,
+        cache: VideoCache,
+        whole_frames: list[Any],
+        answer: Answer,
+        reason: Reason,
+        words: str,
+    ) -> None:
+        data, (status, headers, body) = site.files["long.mp4"], answer
+        whole = len(data)
+
+        def change(begin: int, end: int) -> tuple[int, dict[str, str], bytes] | None:
+            if not whole * 0.4 < begin < whole * 0.9:
+                return None
+            size, first = headers.get("size", str(whole)), headers.get("begin", str(begin))
+            told = {"Content-Range": f"bytes {first}-{end - 1}/{size}"} if status == 206 else {}
+            return status, {**headers, **told}, data[begin:end] if body is None else body
+
+        site.change = change
+        found: list[Frame] = []
+        with cache.open_parts(f"{site.url}/long.mp4") as source, pytest.raises(ClipError) as caught:
+            found.extend(VideoReader(source, limits=LIMITS))
+        assert caught.value.reason is reason, str(caught.value)
+        assert words in caught.value.message
+        assert 20 < len(found) < 100
+        assert seen(found) == whole_frames[: len(found)]
+
+    def test_faults_that_pass_are_survived(self, site: Site, cache: VideoCache) -> None:
+        turns = iter(range(10**6))
+        site.change = lambda begin, end: (503, {}, b"") if next(turns) % 3 else None
+        with cache.open_parts(f"{site.url}/long.mp4") as source:
+            assert len(seen(VideoReader(source, limits=LIMITS))) == FRAMES
+
+    def test_more_than_asked_for_is_not_read(self, site: Site, cache: VideoCache) -> None:
+        data = site.files["long.mp4"]
+        site.change = lambda begin, end: (
+            206, {"Content-Range": f"bytes {begin}-{end - 1}/{len(data)}"}, data[begin:]
+        )  # fmt: skip
+        with cache.open_parts(f"{site.url}/long.mp4") as source:
+            assert len(seen(VideoReader(source, limits=LIMITS))) == FRAMES
+
+
+class TestStores:
+    def test_s3(self, tmp_path: Path, s3_place: Place, video: Path, cache: VideoCache) -> None:
+        fs = fsspec.filesystem("s3", **s3_place.options)
+        uri = s3_place.uri.rsplit("/labels", 1)[0] + "/long.mp4"
+        fs.put_file(str(video), uri)
+        cache = VideoCache(tmp_path / "cache", 10**8, s3_place.options, limits=LIMITS)
+        with cache.open_parts(uri) as source:
+            assert isinstance(source, RangedVideo)
+            assert read_from(source, 140) == read_from(video, 140)
+            assert source.fetched_bytes < 0.3 * source.size
+            fs.pipe_file(uri, video.read_bytes()[::-1])
+            with pytest.raises(ClipError) as caught:
+                seen(VideoReader(source, limits=LIMITS))
+        assert caught.value.reason is Reason.NOT_FOUND
+        assert "has changed while it was being read" in caught.value.message
+        assert on_disk(tmp_path / "cache") == 0
+
+    def test_a_store_that_is_asked_after_each_range(self, tmp_path: Path, video: Path) -> None:
+        """SFTP and its like: a file system that tells sizes and times."""
+        path = Path(shutil.copy(video, tmp_path / "long.mp4"))
+        fs = LocalFileSystem()
+        sighting = of_info(fs.info(str(path)), is_web=False)
+        file = RemoteFile(str(path), path.stat().st_size, "", sighting)
+        source = open_by_ranges(fs, RemoteVideo("sftp://host/long.mp4", False, (file,)))
+        assert source is not None
+        with closing(source):
+            assert read_from(source, 140) == read_from(video, 140)
+            path.write_bytes(video.read_bytes()[::-1])
+            with pytest.raises(ClipError) as caught:
+                seen(VideoReader(source, limits=LIMITS))
+        assert caught.value.reason is Reason.NOT_FOUND
