@@ -16,8 +16,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice, pairwise, product
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,8 @@ import torch
 import sam3ray
 from sam3ray.engine.ending import Ending
 from sam3ray.engine.lookahead import LENGTH_HORIZON
-from sam3ray.engine.session import Session
 from sam3ray.evaluate._track_eval import Measured, Sequences, combine, measure
-from sam3ray.job.windows import read_window, write_window
+from sam3ray.job.window_rows import read_window, write_window
 from sam3ray.masks import MaskRuns, encode_masks, iou_matrix, read_rle
 from sam3ray.model import Model
 from sam3ray.shapes import Artist, ClipSpec, Scene, make_scene
@@ -47,6 +48,7 @@ OVERLAPS = {60: (4, 8, 16), 150: (4, 8, 16, 32), 300: (4, 8, 16, 32)}
 HOTSTART = 15
 BEGIN, END = "<!-- stitching benchmark: begin -->", "<!-- stitching benchmark: end -->"
 SEEN, KINDS = 0.25, ("visible", "partly", "hidden")
+POSSIBLE = 0.3  # IoU from which on a mask is some true object's
 
 
 # ---- the clips --------------------------------------------------------------------------------------------------
@@ -88,6 +90,7 @@ class Clip:
         self._artist = Artist(self._scene)
         self.prompt = self._scene.objects[0].shape
 
+    @cache  # noqa: B019 - a clip lives as long as it is worked on
     def frame_at(self, position: int) -> Frame:
         return Frame(position, round(position * 90_000 / FPS), position / FPS, self._artist.frame(position).image)
 
@@ -151,23 +154,26 @@ def ends_of(cut: Cut, size: int, length: int) -> dict[int, int]:
 
 def work(
     model: Model, clip: Clip, start: int, end: int, snapshots: set[int]
-) -> tuple[list[FrameAnnotations], dict[int, Ending]]:
-    """The rows from `start` on, and the endings at some positions."""
+) -> tuple[list[FrameAnnotations], dict[int, Ending], bool]:
+    """The rows from `start` on, the endings at some positions, and whether an object got an old id (`relink`)."""
     taken: dict[int, Ending] = {}
     rows: list[FrameAnnotations] = []
+    renamed: list[int] = []
+
+    def worked() -> None:
+        if session.relinker is not None:
+            renamed.extend(session.relinker.renamed)
+        if start + session.clock.worked in snapshots:
+            taken[start + session.clock.worked] = Ending.of(session, start)
+
     with model.session(*clip.size, length=max(end - start, LENGTH_HORIZON)) as session:
         session.opening = start == 0
-        session.progress = lambda: _snapshot(session, start, snapshots, taken)
+        session.progress = worked
         session.add(clip.prompt)
         for frame in islice(clip.read(start), end - start):
             rows += [result.annotations for result in session.step(frame)]
         rows += [result.annotations for result in session.finish()]
-    return rows, taken
-
-
-def _snapshot(session: Session, start: int, snapshots: set[int], taken: dict[int, Ending]) -> None:
-    if start + session.clock.worked in snapshots:
-        taken[start + session.clock.worked] = Ending.of(session, start)
+    return rows, taken, bool(renamed)
 
 
 def keep(folder: Path, name: str, rows: Sequence[FrameAnnotations], start: int, taken: dict[int, Ending]) -> None:
@@ -179,29 +185,38 @@ def keep(folder: Path, name: str, rows: Sequence[FrameAnnotations], start: int, 
     partial.rename(folder / f"{name}.parquet")
 
 
-def compute(model: Model, clip: Clip, folder: Path) -> None:
+def compute(model: Model, clip: Clip, folder: Path, once: Once) -> None:
     """All that the model does with a clip, as far as it is not there yet."""
     folder.mkdir(parents=True, exist_ok=True)
     windows = pieces(clip.length)
-    with Once(model, clip.size) as once:
-        if not (folder / "whole.parquet").exists():
-            firsts = {until for w, found in windows.items() for until in ends_of(found[0], w, clip.length).values()}
-            keep(folder, "whole", *_at(0, work(model, clip, 0, clip.length, firsts)))
-        for w, found in windows.items():
-            for cut in found[1:]:
-                name = f"{w}-{cut.index}"
-                if not (folder / f"{name}.parquet").exists():
-                    ends = set(ends_of(cut, w, clip.length).values()) if cut.until < clip.length else set[int]()
-                    rows, taken = work(model, clip, cut.start, cut.end, ends)
-                    keep(folder, name, rows[: cut.until - cut.start], cut.start, taken)
-        if not (folder / "relinked.parquet").exists():
-            relinking = model.with_tracking(model.tracking.model_copy(update={"relink": True}))
-            with Once(relinking, clip.size, once):
-                keep(folder, "relinked", *_at(0, work(relinking, clip, 0, clip.length, set())))
+    with once:
+        _compute_whole(model, clip, folder, windows, once)
+        starts = sorted({cut.start for found in windows.values() for cut in found[1:]})
+        for start in starts:  # windows that begin together are worked on together: the longest has the others' rows
+            these = {w: cut for w, found in windows.items() for cut in found[1:] if cut.start == start}
+            names = {w: f"{w}-{cut.index}" for w, cut in these.items()}
+            if all((folder / f"{name}.parquet").exists() for name in names.values()):
+                continue
+            ends = {w: set(ends_of(cut, w, clip.length).values()) for w, cut in these.items()}
+            last = max(cut.end for cut in these.values())
+            rows, taken, _ = work(model, clip, start, last, set().union(*ends.values()) - {clip.length})
+            for w, cut in these.items():
+                own = {until: taken[until] for until in ends[w] & taken.keys()} if cut.until < clip.length else {}
+                keep(folder, names[w], rows[: cut.until - start], start, own)
 
 
-def _at(start: int, worked: tuple[list[FrameAnnotations], dict[int, Ending]]) -> tuple[Any, ...]:
-    return worked[0], start, worked[1]
+def _compute_whole(model: Model, clip: Clip, folder: Path, windows: Mapping[int, Sequence[Cut]], once: Once) -> None:
+    """In one piece, with `tracking.relink` and without: twice only if an object got an old id."""
+    if (folder / "relinked.parquet").exists():
+        return
+    firsts = {until for w, found in windows.items() for until in ends_of(found[0], w, clip.length).values()}
+    relinking = model.with_tracking(model.tracking.model_copy(update={"relink": True}))
+    with Once(relinking, clip.size, once):
+        rows, taken, is_other = work(relinking, clip, 0, clip.length, firsts)
+    if not (folder / "whole.parquet").exists():
+        without = work(model, clip, 0, clip.length, firsts)[:2] if is_other else (rows, taken)
+        keep(folder, "whole", without[0], 0, without[1])
+    keep(folder, "relinked", rows, 0, {})
 
 
 # ---- the figures ------------------------------------------------------------------------------------------------
@@ -216,6 +231,7 @@ class Compared:
 
     def __init__(self, frames: Sequence[FrameAnnotations], others: Sequence[FrameAnnotations], *, true: bool) -> None:
         self.ious: list[np.ndarray] = []
+        self.ids = [[each.object_id for each in other.objects] for other in others]
         self.given: list[list[bool]] = []
         self.asked: list[list[bool]] = []
         for frame, other in zip(frames, others, strict=True):
@@ -235,20 +251,45 @@ class Compared:
             self.asked.append(asked)
 
 
-def measured(compared: Sequence[tuple[Compared, int]], frames: Sequence[FrameAnnotations], others: Any) -> Measured:
-    """HOTA, IDF1 and switches. `compared`: for each frame where it was compared, and its place there."""
+@dataclass(frozen=True)
+class Shown:
+    """A frame of the clip: where its window was compared, its place there, and which of its objects the clip shows."""
+
+    of: Compared
+    place: int
+    objects: Sequence[int]
+
+    @property
+    def ious(self) -> np.ndarray:
+        return self.of.ious[self.place][:, self.objects]
+
+    @property
+    def given(self) -> list[bool]:
+        return [self.of.given[self.place][n] for n in self.objects]
+
+    @property
+    def asked(self) -> list[bool]:
+        return self.of.asked[self.place]
+
+
+def all_of(compared: Compared, frames: Sequence[FrameAnnotations]) -> list[Shown]:
+    return [Shown(compared, n, range(len(each.objects))) for n, each in enumerate(frames)]
+
+
+def measured(compared: Sequence[Shown], frames: Sequence[FrameAnnotations], others: Any) -> Measured:
+    """HOTA, IDF1 and switches."""
     ids, true, ious = [], [], []
-    for frame, other, (one, n) in zip(frames, others, compared, strict=True):
-        given, asked = one.given[n], one.asked[n]
+    for frame, other, one in zip(frames, others, compared, strict=True):
+        given, asked = one.given, one.asked
         ids.append([each.object_id for each, is_given in zip(frame.objects, given, strict=True) if is_given])
         true.append([each.object_id for each, is_asked in zip(other.objects, asked, strict=True) if is_asked])
-        ious.append(one.ious[n][np.ix_(asked, given)])
+        ious.append(one.ious[np.ix_(asked, given)])
     return measure(Sequences(true, ids, ious), 0.5)
 
 
-def partners(compared: tuple[Compared, int], frame: FrameAnnotations, whole: FrameAnnotations) -> dict[int, int]:
+def partners(compared: Shown, frame: FrameAnnotations, whole: FrameAnnotations) -> dict[int, int]:
     """Object of the clip in one piece -> the object here that has its mask."""
-    ious = compared[0].ious[compared[1]]
+    ious = compared.ious
     found = {}
     for i, each in enumerate(whole.objects):
         if ious.shape[1] and ious[i].max() >= 0.5:
@@ -257,9 +298,15 @@ def partners(compared: tuple[Compared, int], frame: FrameAnnotations, whole: Fra
 
 
 def crossings(
-    cuts_: Sequence[Cut], others: Sequence[FrameAnnotations], found: Sequence[Mapping[int, int]], *, true: bool
+    cuts_: Sequence[Cut],
+    others: Sequence[FrameAnnotations],
+    found: Sequence[Mapping[int, int]],
+    *,
+    true: bool,
+    piece: Sequence[Mapping[int, int]] | None = None,
 ) -> dict[str, list[int]]:
-    """Of each kind of crossing: how many there are, and in how many the object keeps its id.
+    """Of each kind of crossing: how many there are, and in how many the object keeps its id. With `piece`, what is
+    found of the clip in one piece, only those count in which the object keeps its id there.
 
     A crossing is an object of the others (the truth, or the clip in one piece) that is seen before a boundary and after
     it. `visible`: on every frame of the overlap; `hidden`: on none. Compared are the last frame before the overlap and
@@ -273,10 +320,41 @@ def crossings(
         for each in set.union(*seen[: after.start]) & set.union(*seen[before.until :]):
             shared = [each in seen[t] for t in range(after.start, before.until)]
             kind = "visible" if all(shared) else "partly" if any(shared) else "hidden"
-            left = next((found[t][each] for t in range(after.start - 1, -1, -1) if each in found[t]), None)
-            right = next((found[t][each] for t in range(before.until, len(found)) if each in found[t]), None)
+            if piece is not None and not _is_kept(each, before, after, piece):
+                continue
             counts[kind][0] += 1
-            counts[kind][1] += left is not None and left == right
+            counts[kind][1] += _is_kept(each, before, after, found)
+    return counts
+
+
+def _is_kept(each: int, before: Cut, after: Cut, found: Sequence[Mapping[int, int]]) -> bool:
+    left = next((found[t][each] for t in range(after.start - 1, -1, -1) if each in found[t]), None)
+    right = next((found[t][each] for t in range(before.until, len(found)) if each in found[t]), None)
+    return left is not None and left == right
+
+
+def memory_links(
+    links: Links, rows: Sequence[Sequence[FrameAnnotations]], cuts_: Sequence[Cut], true: Sequence[Compared]
+) -> list[int]:
+    """Links by memory: [that join two tracks of one true object, that join two objects, of which one is no object]."""
+    near = 12  # rows of each track next to the link, of which most say what it is
+    counts = [0, 0, 0]
+
+    def is_of(window: int, track: int, places: Sequence[int]) -> int | None:
+        found: Counter[int] = Counter()
+        for n in places:
+            ids = [each.object_id for each in rows[window][n].objects]
+            if track in ids and found.total() < near:
+                ious = true[window].ious[n][:, ids.index(track)]
+                if len(ious) and ious.max() >= POSSIBLE:
+                    found[int(true[window].ids[n][ious.argmax()])] += 1
+        return found.most_common(1)[0][0] if found else None
+
+    for joint in links.joints:
+        if joint.by == "memory":
+            lost = is_of(joint.window, joint.track, range(cuts_[joint.window].until - cuts_[joint.window].start)[::-1])
+            born = is_of(joint.to_window, joint.to_track, range(len(rows[joint.to_window])))
+            counts[2 if lost is None or born is None else lost != born] += 1
     return counts
 
 
@@ -287,12 +365,15 @@ def figures(model: Model, clip: Clip, folder: Path, out: dict[str, Any]) -> None
     truth, whole = list(clip.truth()), list(read_window(folder / "whole.parquet"))
     both = {True: truth, False: whole}
     of_whole = {true: Compared(whole, others, true=true) for true, others in both.items()}
-    of_one_piece = [partners((of_whole[True], n), *each) for n, each in enumerate(zip(whole, truth, strict=True))]
-    out["whole"] = _json(measured([(of_whole[True], n) for n in range(len(whole))], whole, truth))
+    at_whole = all_of(of_whole[True], whole)
+    of_one_piece = [partners(*each) for each in zip(at_whole, whole, truth, strict=True)]
+    out["whole"] = _json(measured(at_whole, whole, truth))
     if (folder / "relinked.parquet").exists() and "relinked" not in out:
         relinked = list(read_window(folder / "relinked.parquet"))
-        one = Compared(relinked, truth, true=True)
-        out["relinked"] = _json(measured([(one, n) for n in range(len(relinked))], relinked, truth))
+        one = all_of(Compared(relinked, truth, true=True), relinked)
+        out["relinked"] = _json(measured(one, relinked, truth))
+    with model.session(*clip.size) as session:
+        rules = session.engine.rules
     for w, found in pieces(clip.length).items():
         is_there = all((folder / f"{w}-{cut.index}.parquet").exists() for cut in found[1:])
         if not is_there or any(key.startswith(f"{w}/") for key in out):
@@ -312,16 +393,20 @@ def figures(model: Model, clip: Clip, folder: Path, out: dict[str, Any]) -> None
                 for cut, each in zip(shorter, rows, strict=True)
             ]
             probe = MemoryProbe(model, *clip.size, windows, clip.frame_at) if with_probe else None
-            links = Links.loads(link_windows(windows, probe, [clip.prompt]).dumps())
+            links = Links.loads(link_windows(windows, probe, [clip.prompt], rules=rules).dumps())
             places: list[tuple[int, int]] = []
             for k, cut in enumerate(shorter):
                 places += [(k, t - cut.start) for t in range(len(places), cut.until)]
             # As `merge` shows them, but in the order of the window's rows, in which they were compared.
-            merged = [_renamed(rows[k][n], k, links) for k, n in places]
+            objects = [_shown(rows[k][n], k, t, links) for t, (k, n) in enumerate(places)]
+            merged = [_renamed(rows[k][n], k, of, links) for (k, n), of in zip(places, objects, strict=True)]
             assert [{each.object_id for each in frame.objects} for frame in merged] == [
                 {each.object_id for each in frame.objects} for frame in merge(windows, links)
             ]
-            at = {true: [(compared[true][k], n) for k, n in places] for true in both}
+            at = {
+                true: [Shown(compared[true][k], n, of) for (k, n), of in zip(places, objects, strict=True)]
+                for true in both
+            }
             matched = {
                 true: [partners(*each) for each in zip(at[true], merged, others, strict=True)]
                 for true, others in both.items()
@@ -332,13 +417,21 @@ def figures(model: Model, clip: Clip, folder: Path, out: dict[str, Any]) -> None
                 "crossings": crossings(shorter, whole, matched[False], true=False),
                 "true": crossings(shorter, truth, matched[True], true=True),
                 "true, one piece": crossings(shorter, truth, of_one_piece, true=True),
-                "by_memory": sum(joint.by == "memory" for joint in links.joints),
+                "as in one piece": crossings(shorter, truth, matched[True], true=True, piece=of_one_piece),
+                "by_memory": memory_links(links, rows, shorter, compared[True]),
+                "hidden": len(links.hidden),
             }
 
 
-def _renamed(frame: FrameAnnotations, window: int, links: Links) -> FrameAnnotations:
-    ids = (links.by_track[window, each.object_id].object_id for each in frame.objects)
-    return replace(frame, objects=tuple(replace(o, object_id=i) for o, i in zip(frame.objects, ids, strict=True)))
+def _shown(frame: FrameAnnotations, window: int, position: int, links: Links) -> list[int]:
+    """Which of a window's objects the clip shows on a frame."""
+    return [n for n, each in enumerate(frame.objects) if links.is_shown(window, each.object_id, position)]
+
+
+def _renamed(frame: FrameAnnotations, window: int, shown: Sequence[int], links: Links) -> FrameAnnotations:
+    objects = [frame.objects[n] for n in shown]
+    ids = (links.by_track[window, each.object_id].object_id for each in objects)
+    return replace(frame, objects=tuple(replace(o, object_id=i) for o, i in zip(objects, ids, strict=True)))
 
 
 def _ending(folder: Path, size: int, cut: Cut, length: int) -> Path | None:
@@ -408,8 +501,9 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
         lines.append(f"| {' | '.join(cells)} | {kept} |")
     lines += [
         "",
-        "| windows | overlap | ids kept, truth as reference: visible (one piece) | partly | hidden |",
-        "| --- | --- | --- | --- | --- |",
+        "| windows | overlap | ids kept, truth as reference: visible (one piece) | partly | hidden |"
+        " hidden, kept in one piece | links by memory: right | wrong | to no object |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for w, overlap, how in every:
         of = [each[name] for each in clips if (name := f"{w}/{overlap}/{how}") in each]
@@ -419,6 +513,9 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
                 for name in ("true", "true, one piece")
             )
             cells = [f"{here[k][1]} of {here[k][0]}{interval(*here[k][::-1])} ({piece[k][1]})" for k in KINDS]
+            count, kept = np.sum([each["as in one piece"]["hidden"] for each in of], axis=0).tolist()
+            cells.append(f"{kept} of {count}{interval(kept, count)}")
+            cells += [str(each) for each in np.sum([each["by_memory"] for each in of], axis=0).tolist()]
             lines.append(f"| {w} | {overlap} + memory | {' | '.join(cells)} |")
     many = "s" if len(clips) > 1 else ""
     lines += ["", f"{len(clips)} drawn clip{many}, seeds from {FIRST_SEED}; 95% intervals by Wilson."]
@@ -449,9 +546,10 @@ def main() -> None:
     for seed in range(FIRST_SEED, FIRST_SEED + options.clips):
         clip = Clip(seed, *options.size, options.frames)
         folder = options.work / clip.name
+        once = Once(model, clip.size)
         if not options.figures and "relinked" not in found.get(clip.name, {}):
-            compute(model, clip, folder)
-        with Once(model, clip.size):
+            compute(model, clip, folder, once)
+        with once:
             figures(model, clip, folder, found.setdefault(clip.name, {}))
         path.write_text(json.dumps(found))
         if found[clip.name]:

@@ -43,8 +43,6 @@ def associate(
     track_is_empty: np.ndarray,
     rules: Rules,
     absent: int = 0,
-    *,
-    opening: bool = True,
 ) -> Association:
     """Match detections with tracks of the same prompt.
 
@@ -54,8 +52,6 @@ def associate(
         detection_prompts, track_prompts: which prompt each came from.
         track_is_empty: (tracks,) bool.
         absent: so many of the tracks may be let go to make room for new objects.
-        opening: the clip begins with the frames that are tracked. Otherwise no one knows what came before, and
-            `new_det_thresh` holds even where there are no tracks.
 
     A detection may confirm several tracks (hotstart removes duplicates later) and is new only if it overlaps
     none. Where its phrase has no tracks, it is new whatever its score. transformers' rules ask that of all
@@ -65,8 +61,7 @@ def associate(
     empty = tuple(np.flatnonzero(track_is_empty).tolist())
     sure_enough = scores >= rules.new_det_thresh
     if tracks == 0:
-        new = np.arange(detections) if opening else np.flatnonzero(sure_enough)
-        return _capped(new, scores, rules.max_num_objects, (), (), (), {})
+        return _capped(np.arange(detections), scores, rules.max_num_objects, (), (), (), {})
     if detections == 0:
         unmatched = tuple(np.flatnonzero(~track_is_empty).tolist())
         return Association((), (), unmatched, empty, {})
@@ -75,7 +70,7 @@ def associate(
     is_matched = (ious >= rules.trk_assoc_iou_thresh).any(axis=0)
     unmatched = tuple(np.flatnonzero(~track_is_empty & ~is_matched).tolist())
     same = ious >= rules.assoc_iou_thresh
-    if rules.published and opening:
+    if rules.published:
         sure_enough |= ~np.isin(detection_prompts, track_prompts)
     is_new = sure_enough & ~same.any(axis=1)
     matched_tracks = tuple(tuple(np.flatnonzero(row).tolist()) for row in same)

@@ -51,7 +51,7 @@ class Propagation:
 
     Attributes:
         found_at_first: objects found on the first frame.
-        opening: see `associate`.
+        opening: whether the clip begins with the frames that are tracked: see `_confirm`.
         keeps: asked of each object that is forgotten: whether its memories are kept, by whoever says so.
     """
 
@@ -140,8 +140,9 @@ class Propagation:
             facts.areas == 0,
             rules,
             absent=self._absent(facts) if rules.published else 0,
-            opening=self.opening,
         )
+        if not self.opening:
+            self._confirm(found, detections.scores)
         newcomers = [
             DetectedObject(object_id, int(detections.prompts[d]), float(detections.scores[d]), frame)
             for object_id, d in zip(self._ids.take(len(found.new)), found.new, strict=True)
@@ -222,6 +223,19 @@ class Propagation:
         shown = shown.clone()
         shown[indices(places, shown.device)] = fill_holes(result.masks, self._rules.fill_hole_area).to(shown.dtype)
         return shown
+
+    def _confirm(self, found: Association, scores: np.ndarray) -> None:
+        """In a later window of a clip nobody knows what was tracked before. An object that was new only because nothing
+        was tracked takes the score of the first detection that would have made it an object all the same.
+        """
+        enough = self._rules.new_det_thresh
+        if not found.matched_tracks:
+            return  # nothing was detected, or tracked
+        for score, places in zip(scores.tolist(), found.matched_tracks, strict=True):
+            matched = [self.objects[place] for place in places]
+            if score >= enough and all(each.score < enough for each in matched):
+                for each in matched:
+                    each.score = score
 
     def _absent(self, facts: Overlaps) -> int:
         """How many objects have been without a mask for so long that they would make room, and still are."""

@@ -60,20 +60,25 @@ class Recall:
         return features
 
     @torch.inference_mode()
-    def masks(self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory]) -> list[MaskRuns | None]:
-        """Where each object is on a frame, at the source's size; None where the tracker does not believe that it is.
+    def masks(
+        self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory]
+    ) -> list[tuple[MaskRuns | None, float]]:
+        """Where each object is on a frame, at the source's size, and the tracker's probability that it is there at all.
 
         Args:
             frame: its number, counted as the memories count. None of them may be of a later frame.
+
+        Returns:
+            (None, 0) where the tracker does not believe that the object is there.
         """
         with self._engine.checkpoint.precision():
             found = self._tracker.look(features, frame, memories)
             low = fill_holes(found.masks, self._engine.rules.fill_hole_area).float()
-        out: list[MaskRuns | None] = []
-        for n, is_there in enumerate((found.score_logits > 0).tolist()):
-            mask: MaskRuns | None = None
-            if is_there:
+        out: list[tuple[MaskRuns | None, float]] = []
+        for n, presence in enumerate(found.score_logits.float().sigmoid().tolist()):
+            if presence > 0.5:
                 large = F.interpolate(low[n : n + 1].unsqueeze(1), self._size, mode="bilinear")[0, 0] > 0
-                mask = MaskRuns.of_mask(large.cpu().numpy())
-            out.append(mask)
+                out.append((MaskRuns.of_mask(large.cpu().numpy()), presence))
+            else:
+                out.append((None, 0.0))
         return out

@@ -23,7 +23,7 @@ from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.outputs import FrameResult
 from sam3ray.engine.postprocess import fill_holes, intersections, ious
 from sam3ray.engine.propagation import Propagation
-from sam3ray.engine.returning import PROBED, accepted
+from sam3ray.engine.returning import LOOKS, STEPS, accepted
 from sam3ray.engine.vision import FrameFeatures
 
 MOST = 64  # lost objects of a phrase that are remembered, and that a new one is compared with
@@ -42,7 +42,7 @@ class Gone:
 
 @dataclass
 class Watch:
-    """A new object. `found`: of each lost one that it may be, the IoU on each frame looked at."""
+    """A new object. `found`: of each lost one that it may be, how well it fits on each frame looked at."""
 
     object_id: int
     first: int
@@ -97,8 +97,8 @@ class Relinker:
         shown = _with_mask(step.found)
         for watch in self.watches.values():
             watch.found = {key: each for key, each in watch.found.items() if key in known - shown}
-            if watch.object_id in shown and frame - watch.first in PROBED and watch.found:
-                self._probe(features, frame, watch, step.found)
+            if frame - watch.first in STEPS and watch.found:
+                self._probe(features, frame, watch, step.found, watch.object_id in shown)
         return self._decide(step.young)
 
     def remove(self, object_ids: Collection[int], phrases: Collection[str]) -> None:
@@ -138,7 +138,11 @@ class Relinker:
         return sorted(last, key=lambda key: (-last[key], key))[:MOST]
 
     @torch.inference_mode()
-    def _probe(self, features: FrameFeatures, frame: int, watch: Watch, result: FrameResult) -> None:
+    def _probe(self, features: FrameFeatures, frame: int, watch: Watch, result: FrameResult, is_shown: bool) -> None:
+        if not is_shown:
+            for scores in watch.found.values():
+                scores.append(0.0)
+            return
         tracked = {each.object_id: each.memory for each in self._propagation.objects}
         memories = [_seen(tracked[key] if key in tracked else self.gone[key].memory) for key in watch.found]
         looked = self._propagation.tracker.look(features, frame, memories)
@@ -148,16 +152,16 @@ class Relinker:
         masks &= (looked.score_logits > 0)[:, None, None]
         shared = intersections(masks, mine).cpu().numpy()
         areas, area = (each.flatten(1).sum(1).cpu().numpy().astype(np.float32) for each in (masks, mine))
-        found = ious(shared, areas, area)[:, 0]
+        found = ious(shared, areas, area)[:, 0] * looked.score_logits.float().sigmoid().cpu().numpy()
         for scores, value in zip(watch.found.values(), found.tolist(), strict=True):
             scores.append(value)
 
     def _decide(self, young: frozenset[int]) -> list[tuple[int, int, float]]:
         order = sorted(self.watches.values(), key=lambda each: (each.first, each.object_id))
         # A frame on which either of the two has no mask counts 0.
-        looks = {watch.key: sum(watch.first + step <= self.frame for step in PROBED) for watch in order}
         scores: dict[Hashable, dict[int, float]] = {
-            watch.key: {key: sum(each) / looks[watch.key] for key, each in watch.found.items()} for watch in order
+            watch.key: {key: sum(each[-LOOKS:]) / len(each[-LOOKS:]) for key, each in watch.found.items()}
+            for watch in order
         }
         pairs = [(watch, old) for watch, old in accepted(order, scores) if watch.object_id not in young]
         self.watches = {key: watch for key, watch in self.watches.items() if key in young}

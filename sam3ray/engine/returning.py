@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-PROBED = (0, 4, 8)  # frames after the first on which an object is compared with what lost ones remember
+# Frames after the first on which an object may be compared with what lost ones remember. On its first frames it is
+# often half hidden still, so that the last LOOKS of those on which it has a mask count.
+STEPS = (0, 4, 8, 12, 16)
+LOOKS = 3
 ENOUGH = 0.4  # the least score: about .6 on two frames of three
-MARGIN = 0.15  # by which it must be better than any other
+MARGIN = 0.05  # by which it must be better than any other
 
 _Lost = TypeVar("_Lost", bound=Hashable)
 
@@ -44,7 +47,7 @@ def accepted(births: Sequence[_Birth], scores: Mapping[Hashable, Mapping[_Lost, 
         rivals = [
             scores.get(other.key, {}).get(lost, 0.0)
             for other in births
-            if other is not birth and abs(other.first - birth.first) <= PROBED[-1]
+            if other is not birth and abs(other.first - birth.first) <= STEPS[-1]
         ]
         if lost not in given and best - max(second, *rivals, 0.0) >= MARGIN:
             given.add(lost)

@@ -72,8 +72,8 @@ class Session(AbstractContextManager["Session"]):
     Attributes:
         tally: counts of what phrases found.
         progress: called after each frame that was worked on.
-        opening: whether the clip begins with the session's first frame. In a later window of a clip new objects need
-            `new_det_thresh` from the first frame on.
+        opening: whether the clip begins with the session's first frame. In a later window of a clip, the score of an
+            object that began below `new_det_thresh` is that of its first detection from there on, once there is one.
     """
 
     progress: Callable[[], None]

@@ -16,6 +16,7 @@ from sam3ray.config import ClusterConfig
 from sam3ray.failures import JobStopped, UserError
 from sam3ray.guard.redact import redact
 from sam3ray.job.capacity import Node
+from sam3ray.job.head import no_answer
 
 # Actors hand back small values only; annotations go straight to storage.
 _OBJECT_STORE_BYTES = 256 * 2**20
@@ -156,13 +157,14 @@ def _forget_mode() -> None:
 
 
 def _connect(config: ClusterConfig, dashboard: bool) -> None:
-
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         if config.alone:
             start_local(include_dashboard=dashboard)
         else:
             _reach(str(config.address))
+    except JobStopped:
+        raise
     except Exception as error:  # Ray raises many kinds, ConnectionError and RuntimeError among them
         raise JobStopped(redact(_no_ray(config, " ".join(str(error).split())[:400]))) from error
 
@@ -175,6 +177,9 @@ def _reach(address: str) -> None:
     """
     import ray
 
+    host, port = _head(address)
+    if problem := no_answer(host, port):
+        raise JobStopped(redact(f"no Ray cluster at {_named(address)}: {problem}"))
     given = _AUTH_MODE in os.environ
     try:
         ray.init(address=address, **_QUIET)
@@ -192,6 +197,31 @@ def _reach(address: str) -> None:
         raise
 
 
+def _head(address: str) -> tuple[str, int]:
+    """Where Ray would look for the head: `auto` is what RAY_ADDRESS names, else the latest head on this machine.
+
+    Raises:
+        JobStopped: that is nowhere.
+    """
+    from ray._private import services
+
+    try:
+        found = services.canonicalize_bootstrap_address(address)
+        host, _, port = (found or "").rpartition(":")
+        return host.strip("[]"), int(port)
+    except ConnectionError:
+        why = "no Ray runs on this machine; run `ray start --head`, or name the head node as host:port"
+    except ValueError:
+        why = "it must be host:port of the head node"
+    raise JobStopped(redact(f"no Ray cluster at {_named(address)}: {why}"))
+
+
+def _named(address: str) -> str:
+    """The address as its owner knows it."""
+    given = os.environ.get("RAY_ADDRESS")
+    return f"{address!r} (RAY_ADDRESS is {given!r})" if address == "auto" and given else repr(address)
+
+
 def _no_ray(config: ClusterConfig, said: str) -> str:
     """What to say where no Ray could be started or reached."""
     if config.alone:
@@ -199,10 +229,7 @@ def _no_ray(config: ClusterConfig, said: str) -> str:
         if not _may_write(tempfile.gettempdir()) or "ermission" in said or "ead-only" in said or "No space" in said:
             text += "; it writes to the folders in RAY_TMPDIR and TMPDIR, and keeps its settings in HOME"
         return text
-    where = f"{config.address!r}"
-    if config.address == "auto" and (given := os.environ.get("RAY_ADDRESS")):
-        where += f" (RAY_ADDRESS is {given!r})"
-    text = f"no Ray cluster at {where}: {said}"
+    text = f"no Ray cluster at {_named(str(config.address))}: {said}"
     if os.environ.get(_AUTH_MODE) != "token":
         text += "; if the cluster requires a token, put it in RAY_AUTH_TOKEN or ~/.ray/auth_token"
     return text

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from sam3ray.engine.returning import accepted
 from sam3ray.stitching import _overlap
-from sam3ray.stitching._links import FORMAT, Joint, LinkedTrack, Links
+from sam3ray.stitching._links import FORMAT, Hidden, Joint, LinkedTrack, Links
 from sam3ray.stitching._tracks import Track, Window, tracks_of
 from sam3ray.values.cutting import Cut
 
@@ -25,6 +25,17 @@ class Probe(Protocol):
     def scores(self, lost: Sequence[tuple[int, int]], track: Track) -> Sequence[float]:
         """How well each lost object, by (window, id), is found again where the track is: 0 (not at all) to 1."""
         ...
+
+
+class Admission(Protocol):
+    """When a detection is a new object: see `sam3ray.engine.rules`."""
+
+    @property
+    def published(self) -> bool: ...
+    @property
+    def new_det_thresh(self) -> float: ...
+    @property
+    def forget_after_frames(self) -> int | None: ...
 
 
 @dataclass
@@ -52,6 +63,7 @@ def link_windows(
     probe: Probe | None = None,
     prompts: Sequence[str] = (),
     relink_after_s: float | None = None,
+    rules: Admission | None = None,
 ) -> Links:
     """Links the windows of a clip. They may come in any order.
 
@@ -60,12 +72,16 @@ def link_windows(
        more, those seen last first, at most `MOST_LOST` (`sam3ray.engine.returning`). Tracks that were seen apart on
        shared frames are never compared.
 
+    3. A track that continues nothing and began below `new_det_thresh` is one only because its window did not know what
+       the windows before had. Where they have objects of its phrase, it is hidden until it is sure enough.
+
     Links are one to one, so that a chain has at most one track in each window. Ids count from 1, by the first frame
     that shows the object, the place of its phrase in `prompts`, window, and id in the window.
 
     Args:
         probe: None: only the shared frames count.
         relink_after_s: objects not seen for longer are not compared. None: no limit.
+        rules: that the windows were worked on by. None: no track is hidden.
 
     Raises:
         ValueError: the windows do not follow each other, or their rows are not theirs.
@@ -73,6 +89,7 @@ def link_windows(
     chains: list[Chain] = []
     joints: list[Joint] = []
     spans: list[tuple[int, int]] = []
+    hidden: list[Hidden] = []
     before: Cut | None = None
     open_chains: dict[int, Chain] = {}  # of the window before, by id there
     for window in sorted(windows, key=lambda each: each.cut.index):
@@ -81,7 +98,7 @@ def link_windows(
             before is not None and not before.start < cut.start <= before.until <= cut.until
         ):
             raise ValueError(f"window {cut.index} ({cut.start} to {cut.until}) does not follow the one before it")
-        tracks = tracks_of(window, before)
+        tracks = tracks_of(window, before, 0.0 if rules is None else rules.new_det_thresh)
         shared = _overlap.compare({i: chain.tail for i, chain in open_chains.items()}, tracks)
         found: dict[int, Chain] = {}
         for a, (b, iou) in shared.same.items():
@@ -96,7 +113,14 @@ def link_windows(
                 joints.append(Joint(tail.window, tail.object_id, cut.index, track.object_id, "memory", score))
                 found[track.object_id] = chain
         open_chains = {}
+        earlier = tuple(chains)
         for object_id, track in sorted(tracks.items()):
+            if object_id not in found and rules is not None and _is_doubtful(track, earlier, rules):
+                until = track.sure if track.sure >= 0 else cut.until
+                hidden.append(Hidden(cut.index, object_id, until))
+                if track.sure < 0:
+                    continue
+                track.first, track.first_s, track.score = track.sure_first, track.sure_first_s, track.sure_score
             chain = found.get(object_id) or Chain()
             if not chain.tracks:
                 chains.append(chain)
@@ -108,7 +132,24 @@ def link_windows(
                 chain.tail.tail = {}
         spans.append((cut.start, cut.until))
         before = cut
-    return Links(FORMAT, tuple(spans), _numbered(chains, prompts), tuple(sorted(joints, key=_place)))
+    return Links(FORMAT, tuple(spans), _numbered(chains, prompts), tuple(sorted(joints, key=_place)), tuple(hidden))
+
+
+def _is_doubtful(track: Track, earlier: Sequence[Chain], rules: Admission) -> bool:
+    """Whether the clip in one piece would have asked for a better detection where the track begins: it had objects of
+    its phrase then (of any phrase, by transformers' rules), and had not forgotten all of them.
+    """
+    if track.score >= rules.new_det_thresh:
+        return False
+    for chain in earlier:
+        head, last = chain.head, chain.last_shown
+        if head is None or last is None or head.first >= track.begun:
+            continue
+        if rules.published and chain.tail.prompt != track.prompt:
+            continue
+        if rules.forget_after_frames is None or track.begun - last.last <= rules.forget_after_frames:
+            return True
+    return False
 
 
 def _recalled(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
-FORMAT = 1
+FORMAT = 2
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 _Id = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -27,6 +27,17 @@ class LinkedTrack:
     track: _Id
     object_id: _Id
     score: _Share
+
+
+@checked(config=_STRICT, frozen=True)
+class Hidden:
+    """Rows of a window that the clip does not show: a track's, up to the position `until`. In one piece, the clip would
+    not have had the object there.
+    """
+
+    window: _Count
+    track: _Id
+    until: _Count
 
 
 @checked(config=_STRICT, frozen=True)
@@ -52,16 +63,26 @@ class Links:
     Attributes:
         windows: (start, until) of each window.
         tracks: every track that the clip shows, by window and track.
+        hidden: by window and track.
     """
 
     format: int
     windows: tuple[tuple[_Count, _Count], ...]
     tracks: tuple[LinkedTrack, ...]
     joints: tuple[Joint, ...]
+    hidden: tuple[Hidden, ...] = ()
 
     @cached_property
     def by_track(self) -> dict[tuple[int, int], LinkedTrack]:
         return {(each.window, each.track): each for each in self.tracks}
+
+    @cached_property
+    def hidden_until(self) -> dict[tuple[int, int], int]:
+        return {(each.window, each.track): each.until for each in self.hidden}
+
+    def is_shown(self, window: int, track: int, position: int) -> bool:
+        """Whether the clip shows the track's row at a position."""
+        return position >= self.hidden_until.get((window, track), 0)
 
     def dumps(self) -> str:
         return _ADAPTER.dump_json(self).decode()

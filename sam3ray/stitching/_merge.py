@@ -33,7 +33,7 @@ def merge(windows: Sequence[Window], links: Links) -> Iterator[FrameAnnotations]
             if position >= cut.until:
                 raise ValueError(f"window {cut.index} has more than its {cut.until - cut.start} frames")
             if position >= shown:
-                yield _renamed(frame, cut.index, links)
+                yield _renamed(frame, cut.index, position, links)
             position += 1
         if position != cut.until:
             raise ValueError(
@@ -42,9 +42,11 @@ def merge(windows: Sequence[Window], links: Links) -> Iterator[FrameAnnotations]
         shown = cut.until
 
 
-def _renamed(frame: FrameAnnotations, window: int, links: Links) -> FrameAnnotations:
+def _renamed(frame: FrameAnnotations, window: int, position: int, links: Links) -> FrameAnnotations:
     objects = []
     for item in frame.objects:
+        if not links.is_shown(window, item.object_id, position):
+            continue
         linked = links.by_track.get((window, item.object_id))
         if linked is None:
             raise ValueError(

@@ -7,7 +7,8 @@ from functools import partial
 
 from sam3ray.engine.ending import EndingFile
 from sam3ray.engine.recall import Recall
-from sam3ray.engine.returning import PROBED
+from sam3ray.engine.returning import LOOKS
+from sam3ray.engine.rules import Rules
 from sam3ray.masks import MaskRuns
 from sam3ray.model import Model
 from sam3ray.stitching._link import link_windows
@@ -21,7 +22,7 @@ class MemoryProbe:
 
     Args:
         windows: of the clip. A window's `ending` is asked for when an object of the window is first looked for.
-        frame_at: gives the frame at a position of the clip; called for at most three frames of a track.
+        frame_at: gives the frame at a position of the clip; called for at most `LOOKS` frames of a track.
         progress: called after each frame looked at.
     """
 
@@ -42,6 +43,11 @@ class MemoryProbe:
         self._recall = Recall(engine, (height, width))
         self._endings: dict[int, EndingFile | None] = {}
 
+    @property
+    def rules(self) -> Rules:
+        """That the windows were worked on by."""
+        return self._engine.rules
+
     def knows(self, window: int, object_id: int) -> bool:
         ending = self._ending(window)
         return ending is not None and object_id in ending.objects
@@ -53,7 +59,8 @@ class MemoryProbe:
         return self._endings[window]
 
     def scores(self, lost: Sequence[tuple[int, int]], track: Track) -> list[float]:
-        """The mean IoU with the track's mask, over three frames; 0 on those that lack the object, or the track.
+        """The mean over `LOOKS` frames of the IoU with the track's mask, times the tracker's probability that the
+        object is there; 0 on frames that lack the object, or the track.
 
         Raises:
             StateError: the ending of a window is damaged, or of another model.
@@ -69,10 +76,10 @@ class MemoryProbe:
                     self._recall.memory(lost[place], partial(ending.memory, lost[place][1])) for place in places
                 ]
                 found = self._recall.masks(features, position - ending.start, memories)
-                for place, each in zip(places, found, strict=True):
-                    sums[place] += _iou(mask, each)
+                for place, (each, presence) in zip(places, found, strict=True):
+                    sums[place] += presence * _iou(mask, each)
             self._progress()
-        return [total / len(PROBED) for total in sums]
+        return [total / LOOKS for total in sums]
 
 
 def link(
@@ -98,7 +105,7 @@ def link(
         ValueError: the windows do not follow each other, or their rows are not theirs.
     """
     probe = MemoryProbe(segmenter, height, width, windows, frame_at, progress)
-    return link_windows(windows, probe, prompts, relink_after_s)
+    return link_windows(windows, probe, prompts, relink_after_s, rules=probe.rules)
 
 
 def _iou(mask: MaskRuns, found: MaskRuns | None) -> float:

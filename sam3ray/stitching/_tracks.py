@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sam3ray.engine.returning import PROBED
+from sam3ray.engine.returning import LOOKS, STEPS
 from sam3ray.masks import MaskRuns, read_rle
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.cutting import Cut
@@ -35,8 +35,12 @@ class Track:
     Attributes:
         first, last: position and time of the first and the last row that this window shows; none (-1) if all of
             them lie in the overlap with the window before.
+        begun: position of its first row, whoever shows it.
+        sure, sure_first, sure_first_s, sure_score: where its score has reached `new_det_thresh`: position of the first
+            such row, position and time of the first that this window shows, and the score; none (-1) if there is none.
         head, tail: masks by position, in the overlaps with the windows before and after.
         probed: masks by position on frames on which to compare it with lost objects, ascending.
+        steps: how many of `STEPS` have been met.
     """
 
     window: int
@@ -47,6 +51,12 @@ class Track:
     last: int = -1
     first_s: float = 0.0
     last_s: float = 0.0
+    begun: int = -1
+    sure: int = -1
+    sure_first: int = -1
+    sure_first_s: float = 0.0
+    sure_score: float = 0.0
+    steps: int = 0
     head: dict[int, MaskRuns] = field(default_factory=dict)
     tail: dict[int, MaskRuns] = field(default_factory=dict)
     probed: dict[int, MaskRuns] = field(default_factory=dict)
@@ -60,8 +70,11 @@ class Track:
         return self.first >= 0
 
 
-def tracks_of(window: Window, before: Cut | None) -> dict[int, Track]:
+def tracks_of(window: Window, before: Cut | None, enough: float = 0.0) -> dict[int, Track]:
     """The objects of a window by id.
+
+    Args:
+        enough: the score from which on a track is sure.
 
     Raises:
         ValueError: the rows are not those of the window, or an object changes its phrase.
@@ -77,11 +90,15 @@ def tracks_of(window: Window, before: Cut | None) -> dict[int, Track]:
         for item in frame.objects:
             track = found.get(item.object_id)
             if track is None:
-                track = found[item.object_id] = Track(cut.index, item.object_id, item.prompt, item.score)
+                track = Track(cut.index, item.object_id, item.prompt, item.score, begun=position)
+                found[item.object_id] = track
             if track.prompt != item.prompt:
                 raise ValueError(
                     f"window {cut.index}: object {item.object_id} is {track.prompt!r:.60} and {item.prompt!r:.60}"
                 )
+            is_sure = item.score >= enough
+            if is_sure and track.sure < 0:
+                track.sure, track.sure_score = position, item.score
             mask: MaskRuns | None = None
             if position < own or position >= cut.stop:
                 mask = read_rle(item.rle, frame.height, frame.width)
@@ -93,10 +110,14 @@ def tracks_of(window: Window, before: Cut | None) -> dict[int, Track]:
                 continue
             if not track.is_shown:
                 track.first, track.first_s = position, frame.time_s
+            if is_sure and track.sure_first < 0:
+                track.sure_first, track.sure_first_s = position, frame.time_s
             track.last, track.last_s = position, frame.time_s
-            step = len(track.probed)
-            if step < len(PROBED) and position >= track.first + PROBED[step]:
+            if track.steps < len(STEPS) and position >= track.first + STEPS[track.steps]:
+                track.steps += 1
                 track.probed[position] = mask or read_rle(item.rle, frame.height, frame.width)
+                if len(track.probed) > LOOKS:
+                    track.probed.pop(min(track.probed))
     if count != cut.until - cut.start:
         raise ValueError(
             f"window {cut.index} has {'more' if count > cut.until - cut.start else count} frames; "

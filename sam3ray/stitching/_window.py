@@ -34,7 +34,9 @@ def segment_window(
     """The rows of one window: those of the frames at positions `cut.start` to `cut.until` - 1.
 
     Object ids count from 1 in each window; `link` says who is who. The first window's rows are those of the whole clip
-    up to there. In a later one new objects need `new_det_thresh` from its first frame on.
+    up to there. A later one begins as a clip does: where nothing is tracked, every detection becomes an object. The
+    `score` of one below `new_det_thresh` is that of the detection that started it, up to the first detection that would
+    have started it anyhow, and that one's from there on; by this `link` tells what the whole clip would have had.
 
     Args:
         frames: those from `cut.start` on, in order, of one size; read up to `cut.end` - 1.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ def test_a_probe_finds_a_remembered_object_where_the_clip_itself_has_it(
     assert not probe.knows(0, 3)  # hotstart has removed it
     assert not probe.knows(1, 1)
     same, other = probe.scores([(0, blue.object_id), (0, 1)], track)
-    assert same == pytest.approx(1 / 3)  # the same mask, on one frame of three
+    assert 0.5 / 3 < same <= 1 / 3  # the same mask, on one frame of three, as probable as the tracker holds it to be
     assert other < same
     assert probe.scores([(0, 1), (0, blue.object_id)], track) == [other, same]
     assert (read, len(ticks)) == ([FIRST.until], 2)
@@ -192,17 +193,27 @@ def test_looking_leaves_what_an_object_remembers_as_it_is(made: tuple[Model, Pat
     assert ([(each.conditioning, each.tracked) for each in memories], tracker.rows_in_use) == before
 
 
-def test_new_objects_of_a_later_window_need_the_threshold_from_its_first_frame_on(
+def test_a_later_window_begins_as_a_clip_does_and_linking_hides_what_one_piece_would_not_have_had(
     made: tuple[Model, Path, list[Any]], second: list[Any]
 ) -> None:
-    def first_shown(rows: list[Any]) -> int:
-        """Of the object that is faint for three frames: where it starts, it is where it was detected."""
-        return min(each.frame_index for each in rows for o in each.objects if o.bbox[:2] == (19, 54))
+    """The object that is faint for three frames; then it is detected again, where the tracker does not have it."""
+    model, _, rows = made
+    ((object_id, prompt),) = {(o.object_id, o.prompt) for each in second for o in each.objects if o.score < 0.7}
+    assert object_id in {o.object_id for o in second[0].objects}
 
-    model = made[0]
-    assert first_shown(second) == 15
-    model.detector.start = 12  # a clip that begins there takes its first detections, however faint
-    assert first_shown(list(model.engine.annotate(FRAMES[12:17], HEIGHT, WIDTH, ["red", "blue"]))) == 12
+    def hidden_after(phrases: set[str]) -> list[tuple[int, int]]:
+        # None is seen in the overlap, or remembered: the weights of this model are random, and so is what it tracks.
+        earlier = [
+            replace(each, objects=tuple(o for o in each.objects if o.prompt in phrases and each.frame_index < 12))
+            for each in rows
+        ]
+        windows = [Window(FIRST, earlier), Window(SECOND, second)]
+        links = link(model, windows, HEIGHT, WIDTH, ["red", "blue"], lambda position: FRAMES[position])  # type: ignore[arg-type]
+        return [(each.track, each.until) for each in links.hidden]
+
+    # Where the phrase has objects before, one piece would have waited for a better detection.
+    assert hidden_after({"red", "blue"}) == [(object_id, SECOND.until)]
+    assert hidden_after({"red", "blue"} - {prompt}) == []
 
 
 def test_frames_that_end_too_early_are_a_fault_of_the_video(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from ray._private import services
 
 from sam3ray.config import ClusterConfig
 from sam3ray.failures import JobStopped, UserError
@@ -34,7 +35,10 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[tupl
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "shutdown", lambda: made.append(("shutdown",)))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(cluster, "_connect", connect)
+    monkeypatch.setattr(cluster, "no_answer", lambda host, port: "")
+    monkeypatch.setattr(services, "find_gcs_addresses", lambda: {"192.0.2.2:6379"})
     monkeypatch.setattr(cluster, "_gcs_address", lambda: "192.0.2.2:6379")
     yield made
     assert cluster._CONNECTION is None
@@ -144,6 +148,39 @@ def test_what_ray_says_is_not_all_that_is_said(monkeypatch: pytest.MonkeyPatch) 
         "a local Ray could not be started: Permission denied: '/root'; "
         "it writes to the folders in RAY_TMPDIR and TMPDIR, and keeps its settings in HOME"
     )
+
+
+@pytest.mark.parametrize(
+    ("environment", "heads", "said"),
+    [
+        (
+            None,
+            set(),
+            "no Ray cluster at 'auto': no Ray runs on this machine; run `ray start --head`, or name the head node as "
+            "host:port",
+        ),
+        (
+            "http://head",
+            set(),
+            "no Ray cluster at 'auto' (RAY_ADDRESS is 'http://head'): it must be host:port of the head node",
+        ),
+        ("head:6379", set(), "no Ray cluster at 'auto' (RAY_ADDRESS is 'head:6379'): nobody answers"),
+        (None, {"192.0.2.2:6379"}, "no Ray cluster at 'auto': nobody answers"),
+    ],
+)
+def test_an_address_without_a_head(
+    environment: str | None, heads: set[str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_connect", CONNECT)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray tries for minutes"))
+    monkeypatch.setattr(services, "find_gcs_addresses", lambda: heads)
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: None)
+    monkeypatch.setattr(cluster, "no_answer", lambda host, port: "nobody answers")
+    if environment:
+        monkeypatch.setenv("RAY_ADDRESS", environment)
+    with pytest.raises(JobStopped) as caught, connected(ClusterConfig(address="auto")):
+        pass
+    assert str(caught.value) == said
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265", "head", "head:port", "-", "a b:1"])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tools.interop._place import Place
@@ -17,25 +20,38 @@ EXTRAS = ("s3", "gcs", "azure", "app", "datasets", "eval", "lora", "cvat")  # al
 _MACOS = "14.0"  # torch and av have no wheels for older ones
 
 
+_AT_ONCE = 4  # uv waits for the index most of the time
+_LIMIT_S = 300.0
+
+
 def check(place: Place) -> list[Outcome]:
     uv = place.python.parent / "uv"
     version = subprocess.run([uv, "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
+    cases = list(itertools.product(PLATFORMS, (True, False), PYTHONS))
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        lacking = dict(zip(cases, pool.map(lambda case: _lacking(uv, *case), cases), strict=True))
     results = []
-    for platform in PLATFORMS:
-        for pinned in (True, False):
-            lacking = {python: _lacking(uv, platform, python, pinned) for python in PYTHONS}
-            missing = "; ".join(f"{python}: {why}" for python, why in lacking.items() if why)
-            versions = "pinned versions" if pinned else "newest versions"
-            what = f"wheels for {platform}, Python {PYTHONS[0]}-{PYTHONS[-1]}, {versions}"
-            results.append(Outcome(what, "resolved", f"uv {version}", not missing, missing or "every package has one"))
+    for platform, pinned in itertools.product(PLATFORMS, (True, False)):
+        found = {python: lacking[platform, pinned, python] for python in PYTHONS}
+        missing = "; ".join(f"{python}: {why}" for python, why in found.items() if why)
+        versions = "pinned versions" if pinned else "newest versions"
+        what = f"wheels for {platform}, Python {PYTHONS[0]}-{PYTHONS[-1]}, {versions}"
+        said = f"every package has one, with the extras {', '.join(EXTRAS)}"
+        results.append(Outcome(what, "resolved", f"uv {version}", not missing, missing or said))
     return results
 
 
-def _lacking(uv: Path, platform: str, python: str, pinned: bool) -> str:
-    """Why it does not resolve; empty where it does."""
+def _lacking(uv: Path, platform: str, pinned: bool, python: str) -> str:
+    """Why it does not resolve; empty if it does."""
     command = [uv, "pip", "compile", "-q", "--python-platform", platform, "--python-version", python]
     command += ["--only-binary", ":all:", *(word for extra in EXTRAS for word in ("--extra", extra)), "pyproject.toml"]
     command += ["-c", "constraints.txt"] if pinned else []
     environment = os.environ | {"MACOSX_DEPLOYMENT_TARGET": _MACOS}
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True)
-    return "" if done.returncode == 0 else " ".join(done.stderr.split())[:200]
+    words = list(map(str, command))
+    try:
+        done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=_LIMIT_S)
+        why = "" if done.returncode == 0 else " ".join(done.stderr.split())[:200]
+    except subprocess.TimeoutExpired:
+        why = f"not resolved within {_LIMIT_S:.0f} s"
+    print(f"platforms: {platform} {python}, {'pinned' if pinned else 'newest'}: {why or 'ok'}", file=sys.stderr)
+    return why
