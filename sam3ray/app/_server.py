@@ -345,8 +345,9 @@ def _add_live(app: FastAPI, service: Service) -> None:
 
 async def _send(websocket: WebSocket, page: Page) -> None:
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-        while True:
-            await websocket.send_text(json.dumps(await page.events.get(), separators=(",", ":")))
+        while (event := await page.events.get()) is not None:
+            await websocket.send_text(json.dumps(event, separators=(",", ":")))
+        await websocket.close(1013)  # the page reads too slowly: it connects again, and asks for what it has missed
 
 
 async def _body(request: Request) -> dict[str, Any]:

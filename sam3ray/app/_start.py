@@ -52,6 +52,7 @@ def serve(options: AppOptions, say: Callable[[str], None], warn: Callable[[str],
                 reviews.append(Review(len(reviews), place, options.storage, library, options.author))
             else:
                 library.add_source(source)
+        _open_first(library)
         listener = stack.enter_context(_listener(options.host, options.port))
         port = listener.getsockname()[1]
         token = secrets.token_urlsafe(24)
@@ -88,6 +89,14 @@ def serve(options: AppOptions, say: Callable[[str], None], warn: Callable[[str],
         server.run([listener])
         if not server.started:
             raise JobStopped("the page's server could not be started")
+
+
+def _open_first(library: Library) -> None:
+    """The clip that a page shows first is ready before the model takes the processor."""
+    first = next(iter(library.entries()), None)
+    if first is not None and is_local(first.clip.uri):
+        with contextlib.suppress(ClipError, JobStopped):  # the page says what is wrong with it
+            library.open(first.key)
 
 
 def _with_cluster(options: AppOptions, stack: contextlib.ExitStack, warn: Callable[[str], None]) -> AppOptions:

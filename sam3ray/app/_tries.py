@@ -15,6 +15,7 @@ from sam3ray.app._messages import Ended, Restarted, Update
 from sam3ray.app._model_host import make_host
 from sam3ray.app._options import AppOptions
 from sam3ray.app._order import parse_order
+from sam3ray.app._outbox import Outbox
 from sam3ray.app._results import Result, Results, frame_json
 from sam3ray.failures import UserError
 
@@ -29,13 +30,13 @@ class Page:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.owner = ""
-        self.events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.events = Outbox()
         self._loop = loop
 
     def tell(self, event: dict[str, Any]) -> None:
         """From any thread."""
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self.events.put_nowait, event)
+            self._loop.call_soon_threadsafe(self.events.put, event)
 
 
 class Tries:

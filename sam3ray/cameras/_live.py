@@ -124,6 +124,7 @@ class LiveView:
         self._count = 0
         self.phrases: tuple[str, ...] = tuple(prompts)
         self._asked: tuple[str, ...] = ()
+        self._last_shown: dict[int, int] = {}  # of objects that were clicked on
 
     @property
     def hotstart_delay(self) -> int:
@@ -138,6 +139,11 @@ class LiveView:
     def next_index(self) -> int:
         """Of the frame that `step` takes next, for visual prompts."""
         return self._count
+
+    @property
+    def clicked(self) -> set[int]:
+        """Objects of visual prompts that are being followed."""
+        return set(self._session.prompted) if self._session is not None else set()
 
     @property
     def changed_thresholds(self) -> dict[str, Any]:
@@ -179,10 +185,14 @@ class LiveView:
         """For the frame `next_index`.
 
         Raises:
-            ValueError, UserError: it does not fit, or no frame has come yet since the view began (anew).
+            ValueError, UserError: it does not fit, or no frame has come yet since the view began (anew), or as many
+                objects are followed already as `tracking.max_num_objects` allows.
         """
         if self._session is None:
             raise UserError("the live view has begun anew since you clicked: click again")
+        most = self._model.model_info["thresholds"]["max_num_objects"]
+        if prompt.object_id >= self.next_id and len(self._session.prompted) >= most:
+            raise UserError(f"{most} clicked objects are followed already (tracking.max_num_objects): drop some first")
         self._session.add(prompt)
 
     def drop(self, object_id: int) -> None:
@@ -205,6 +215,7 @@ class LiveView:
             self._session.close()
         self._session = None
         self._asked = ()
+        self._last_shown = {}
 
     def step(self, image: np.ndarray, time_s: float) -> tuple[FrameAnnotations, frozenset[int], frozenset[int]]:
         """What is on the newest frame; of it, what is tentative; and which ids shown earlier are retracted."""
@@ -222,7 +233,18 @@ class LiveView:
         frame = Frame(self._count, round(time_s * _PTS_PER_S), time_s, image)
         self._count += 1
         (result,) = self._session.step(frame)
+        self._forget_unseen({each.object_id for each in result.annotations.objects})
         return result.annotations, result.tentative, result.retracted
+
+    def _forget_unseen(self, shown: set[int]) -> None:
+        """Clicked objects that have left: nobody can drop what is not shown, and each costs time and memory."""
+        assert self._session is not None
+        limit = self._model.tracking.forget_after_frames
+        last = {each: self._last_shown.get(each, self._count) for each in self._session.prompted}
+        self._last_shown = last | dict.fromkeys(shown & last.keys(), self._count)
+        for object_id, at in last.items():
+            if object_id not in shown and limit is not None and self._count - at >= limit:
+                self._session.remove(object_id)
 
 
 def _bounded(tracking: TrackingConfig) -> TrackingConfig:

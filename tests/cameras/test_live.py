@@ -9,13 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import sam3ray
 from sam3ray.cameras import Camera, LiveView, watch
-from sam3ray.config import LiveConfig
+from sam3ray.config import LiveConfig, TrackingConfig
 from sam3ray.failures import ClipError, UserError
-from sam3ray.shapes import ClipSpec, write_clip
+from sam3ray.shapes import ClipSpec, draw_clip, write_clip
 from sam3ray.store import RunStore, verify_run
 from sam3ray.video import VideoReader
 
@@ -156,6 +157,29 @@ def test_what_was_asked_for_while_it_was_recorded_stands_in_its_manifest(clip, m
     labels = {row["prompt"] for row in sam3ray.read_annotations(str(output)).to_table().to_pylist()}
     assert "clicked" in labels
     assert labels <= set(recorded.prompts)
+
+
+def test_clicked_objects_that_have_left_are_forgotten_and_their_number_is_limited(model):
+    scene = next(iter(draw_clip(SPEC))).image
+    empty = np.zeros_like(scene)
+    view = LiveView(model)
+    view.set_tracking(TrackingConfig(forget_after_frames=16, max_num_objects=2))
+    view.step(scene, 0.0)
+
+    def click() -> None:
+        view.add(sam3ray.BoxPrompt((40, 20, 80, 60), view.next_index, view.next_id, "clicked"))
+
+    for n in range(2):
+        click()
+        view.step(scene, 0.1 + n)
+    with pytest.raises(UserError, match="2 clicked objects are followed already"):
+        click()
+    assert view.clicked == {1, 2}
+    for n in range(20):
+        found, _, _ = view.step(empty, 3.0 + n)
+    assert found.objects == ()
+    assert view.clicked == set()
+    click()  # there is room again
 
 
 def test_a_recording_that_is_given_up_keeps_what_it_has(clip, model, tmp_path):

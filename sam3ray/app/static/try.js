@@ -136,14 +136,26 @@ export default class TryView {
 
   // What the server has of earlier runs; prompts of the latest, too, where the tab has kept none.
   async loadResults(work, withPrompts = false) {
-    const { ticket, key } = work, asked = asText(work), found = (work.found = []), { results } = await get(`/api/clips/${key}?owner=${owner()}`), latest = results.at(-1);
+    if (work.found) { work.again = true; return; } // it is being done
+    work.found = [];
+    try {
+      await this.fetchResults(work, withPrompts);
+    } finally { work.found = null; }
+    if (work.again) {
+      work.again = false;
+      await this.loadResults(work);
+    }
+  }
+
+  async fetchResults(work, withPrompts) {
+    const { ticket, key } = work, asked = asText(work), { results } = await get(`/api/clips/${key}?owner=${owner()}`), latest = results.at(-1);
     if (!latest) return;
     const { frames, asked: ran, how, message, id } = await get(`/api/results/${latest.id}`);
     if (work.ticket !== ticket) return; // a run was begun meanwhile: what was there before must not replace it
     const names = ran.visual.map((each) => [each.object_id, each.label]), base = baseOf(ran);
     if (base > work.base) this.prompts.rebase(work, base);
     if (work.result && work.result !== id) work.shown = new Map();
-    Object.assign(work, { rows: rowsByFrame([...frames, ...found], new Map(), above(base, work.base - base)), found: null, results, result: id, asked: ran, ran: ran.thresholds });
+    Object.assign(work, { rows: rowsByFrame([...frames, ...work.found], new Map(), above(base, work.base - base)), results, result: id, asked: ran, ran: ran.thresholds });
     if (withPrompts && asText(work) === asked) { // else something is asked for already
       const { phrases, exemplars, way, first, last, thresholds } = ran;
       Object.assign(work, { phrases, exemplars, way, first, last, settings: thresholds, own: new Map(names) });
@@ -398,11 +410,11 @@ export default class TryView {
     if (work === this.work) this.player.redraw();
   }
 
-  follow(work, name, { id, place, frames, done, total, seconds, kept, how, message }) {
+  follow(work, name, { id, place, frames, done, total, seconds, kept, missed, how, message }) {
     if (!work.asked) { this.loadResults(work); return; } // begun in another tab
     if (name === "place") {
       if (work.result !== id) {
-        Object.assign(work, { result: id, rows: new Map(), shown: new Map(), found: null, kept: 0 });
+        Object.assign(work, { result: id, rows: new Map(), shown: new Map(), kept: 0 });
         work.results.push({ id, asked: work.asked });
       }
       work.running = { ...work.running, id, place };
@@ -410,10 +422,8 @@ export default class TryView {
       work.rows = new Map();
       toast(message);
     } else if (name === "found") {
-      if (kept) {
-        Object.assign(work, { kept, from: done });
-        this.loadResults(work); // frames of the run before, which stay
-      }
+      if (kept) Object.assign(work, { kept, from: done });
+      if (kept || missed) this.loadResults(work); // frames of the run before, which stay, or that were left out
       work.found?.push(...frames);
       const base = baseOf(work.asked);
       rowsByFrame(frames, work.rows, above(base, work.base - base));
