@@ -31,15 +31,17 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 def test_the_next_driver_takes_actors_over_and_without_one_they_save_their_windows_and_go(
     nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = write_clips(tmp_path / "clips", 2, frames=[200, 200])
+    """One actor works on a window of a clip that is cut, the other on a clip in one piece."""
+    manifest = write_clips(tmp_path / "clips", 2, frames=[250, 90])
     nodes.start_head(cpus=2)
     wait_for_nodes(nodes, 1)
     for name in ("HOME", "RAY_AUTH_MODE"):
         monkeypatch.setenv(name, nodes.environment[name])
 
-    def config(output: str, keep_s: float) -> JobConfig:
+    def config(output: str, keep_s: float, **windows: Any) -> JobConfig:
         cluster = {"address": nodes.address, "keep_actors_s": keep_s}
-        return config_for(manifest, tmp_path / output, cpus=1, cluster=cluster, windows={"seconds": 3600.0})
+        windows |= {"seconds": 3600.0}
+        return config_for(manifest, tmp_path / output, cpus=1, cluster=cluster, windows=windows)
 
     def actors() -> set[int]:
         return {pid for pid in family(nodes.nodes[0].pid) if b"ClipActor" in command(pid)}
@@ -49,13 +51,13 @@ def test_the_next_driver_takes_actors_over_and_without_one_they_save_their_windo
 
     gate = Gate(tmp_path)
     gate.open_for(0)
-    given = config("run", 300.0)
-    first = start_driver(given, tmp_path, gated=True, resumes=True)
+    given = config("run", 300.0, mode="parallel", frames=100, overlap=4)
+    first = start_driver(given, tmp_path, gated=True, long=(0,), resumes=True)
     wait_until(lambda: len(gate.waiting()) == 2, first)
     at_work = gate.waiting()
     first.kill()
     first.wait()
-    second = start_driver(given, tmp_path, gated=True, resumes=True)
+    second = start_driver(given, tmp_path, gated=True, long=(0,), resumes=True)
     wait_until(lambda: log().count("actor taken over") == 2, second)
     assert gate.waiting() == at_work == actors(), "they stand where they stood, and no other was started"
     gate.open_for(2)
@@ -64,6 +66,8 @@ def test_the_next_driver_takes_actors_over_and_without_one_they_save_their_windo
     assert RunStore(str(tmp_path / "run")).failures() == []
     annotate_alone(config_for(manifest, tmp_path / "alone"))
     assert_same_annotations(tmp_path / "run", tmp_path / "alone")
+    made = RunStore(str(tmp_path / "run")).read_clip_metadata("clip-000")["clip"]["windows"]
+    assert [(each["name"], each["attempt"]) for each in made] == [("w0", 1), ("w1", 1), ("w2", 1)]
     wait_until(lambda: not actors(), nodes.nodes[0])
 
     ready = log().count("actor ready")
