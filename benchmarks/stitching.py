@@ -532,6 +532,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for what the windows give")
     parser.add_argument("--clips", type=int, default=20)
+    parser.add_argument("--from", dest="start", type=int, default=0, metavar="N", help="leave out the first N clips")
     parser.add_argument("--frames", type=int, default=600)
     parser.add_argument("--size", type=int, nargs=2, default=(160, 120), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--checkpoint", default="embedded")
@@ -543,7 +544,7 @@ def main() -> None:
     model = sam3ray.load(options.checkpoint, device="cpu")
     path = options.json or options.work / "figures.json"
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    for seed in range(FIRST_SEED, FIRST_SEED + options.clips):
+    for seed in range(FIRST_SEED + options.start, FIRST_SEED + options.clips):
         clip = Clip(seed, *options.size, options.frames)
         folder = options.work / clip.name
         once = Once(model, clip.size)

@@ -1,6 +1,6 @@
 """Chaos: a job on an object store whose every part is killed at random moments, against an undisturbed run.
 
-    python -m tests.e2e.chaos [--clips 66] [--kills 24] [--seed 0] [--parallel] [--folder DIR]
+    python -m tests.e2e.chaos [--clips 66] [--kills 24] [--seed 0] [--whole] [--folder DIR]
 
 Killed with SIGKILL are actors, drivers (each followed by a new `run`) and a node; some clips' decoder aborts its
 worker. Some actors lose their GPU's context, on one node every clip fails, the disk of another is full, and a driver
@@ -9,9 +9,9 @@ connections, takes half a body, loses its answers and goes away for seconds. The
 undisturbed run's row for row: none lost, none twice (the bucket keeps versions: each file has exactly one), nothing
 left behind in temporary folders or as unfinished uploads.
 
-Two clips are long; clips are kept in windows, from which later attempts go on. The first to be killed is an actor that
-works on one of them, when a window of it is on the store. With `--parallel` several actors work on the windows of a
-long clip, which are linked and merged; it must still equal the clip that was annotated in one piece.
+Two clips are long. One is cut: several actors work on its windows, which are linked and merged, and it must equal the
+clip that was annotated in one piece. The other is kept in windows, from which later attempts go on. With `--whole`
+both are. The first to be killed is an actor that works on one of them, when a window of it is on the store.
 
 Every clip stands still on one of its frames until it is let on. So each kill finds work under way and work left, and
 as many are made as were asked for, on however quick or slow a machine.
@@ -51,10 +51,10 @@ from tests.store.proxy import Fault, FaultyProxy, Request, faulty_proxy
 
 BUCKET = "chaos"
 FRAMES = 16
-LONG, LONG_FRAMES = (0, 1), 64  # clips that go on from their windows
+LONG, LONG_FRAMES = (0, 1), (120, 54)  # clips with windows: the first is cut, the second is too short for that
 WINDOW_S = 0.2
 END_S = 60  # beyond the end
-PARALLEL = {"mode": "parallel", "frames": 20, "overlap": 4}
+PARALLEL = {"mode": "parallel", "frames": 56, "overlap": 4, "seconds": WINDOW_S}
 ROUNDS = 40
 PATIENCE_S = 600.0
 
@@ -75,7 +75,7 @@ class Settings:
     seed: int = 0
     frame_s: float = 0.04
     fault_rate: float = 0.06  # of requests to the store
-    parallel: bool = False  # long clips are cut into windows that actors share
+    parallel: bool = True  # clips that are long enough are cut into windows that actors share
     whole_by_driver: bool = True  # the undisturbed run; else one worker in this process does it, which is quicker
 
 
@@ -183,7 +183,7 @@ class Chaos:
         self.s3 = boto3.client("s3", endpoint_url=self.server)
         self.s3.create_bucket(Bucket=BUCKET)
         self.s3.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
-        frames = [LONG_FRAMES if number in LONG else FRAMES for number in range(self.settings.clips)]
+        frames = [*LONG_FRAMES, *[FRAMES] * (self.settings.clips - len(LONG))]
         manifest = write_clips(self.folder / "clips", self.settings.clips, frames=frames)
         rows = manifest.read_text().replace(str(self.folder / "clips"), f"s3://{BUCKET}/clips")
         if self.settings.parallel:  # the range says that they are long, so that their windows go before other clips
@@ -313,7 +313,7 @@ class Chaos:
             hostile_times=1,
             gated=True,
             long=LONG,
-            resumes=not self.settings.parallel,
+            resumes=True,
             sick_actors=self.settings.sick_actors,
         )
 
@@ -462,7 +462,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=Settings.kills)
     parser.add_argument("--seed", type=int, default=Settings.seed)
     parser.add_argument("--one-node", action="store_true", help="no cluster of two nodes, and none of them killed")
-    parser.add_argument("--parallel", action="store_true", help="long clips are cut into windows that actors share")
+    parser.add_argument("--whole", action="store_true", help="no clip is cut into windows that actors share")
     parser.add_argument("--folder", type=Path, help="keep everything here; by default a temporary folder")
     arguments = parser.parse_args()
     settings = Settings(
@@ -470,7 +470,7 @@ def main() -> int:
         kills=arguments.kills,
         seed=arguments.seed,
         node=not arguments.one_node,
-        parallel=arguments.parallel,
+        parallel=not arguments.whole,
     )
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         folder = arguments.folder or Path(temporary)
