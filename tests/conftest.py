@@ -6,7 +6,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,7 +23,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # From the first: a Ray that starts before the S3 server passes them on to its workers all the same.
 os.environ |= servers.S3_CREDENTIALS
 os.environ.pop("AWS_PROFILE", None)
+os.environ.pop("RAY_ADDRESS", None)  # no test joins a cluster that it has not started
 
+# They share the server of `tests/app/conftest.py`, and the model that it has loaded.
+_PAGE = tuple(f"tests/app/test_{name}.py" for name in ("try_page", "prompting_page", "live_page", "page_typing"))
 _SERVERS = ("e2e", "app")  # folders of tests that start Ray, or a server and a browser
 # The longest files that wait for a server, the longest first.
 _WAITING = (
@@ -102,6 +105,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: turns.get(item.path, last))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, but for files that share a server, a browser and a loaded model: they go to one process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "the page" if file.endswith(_PAGE) else file
+
+    return Together(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 @pytest.fixture(scope="module")
 def loaded_once() -> Iterator[None]:
     """A checkpoint is loaded once, however many models are made of it: its weights are never written."""
@@ -148,6 +164,23 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """The one Ray of this process: all tests share it that run the driver in this process, or an actor."""
+    import ray
+
+    from sam3ray.job.cluster import start_local
+
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: on a busy machine the tests would starve
+    ray.shutdown()  # of what a test that failed has left
+    start_local(num_cpus=2, num_gpus=0, include_dashboard=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

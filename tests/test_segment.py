@@ -33,7 +33,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def segmenter() -> Segmenter:
+def segmenter(loaded_once: None) -> Segmenter:
     return Segmenter(ModelConfig(checkpoint="embedded", device="cpu"))
 
 

@@ -27,12 +27,11 @@ SPEC = ClipSpec(seed=6, frames=12, width=160, height=90, objects=(2, 3))
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[ClusterConfig]:
+def cluster(local_ray: None) -> Iterator[ClusterConfig]:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the actors know no tests
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=2**27)
     with connected(ClusterConfig(address="auto")):
         yield with_gpu_if_any(ClusterConfig(address="auto"))
-    ray.shutdown()
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 def echo(pipe: Any, word: str) -> None:

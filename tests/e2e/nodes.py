@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +27,7 @@ class Nodes:
             "RAY_worker_niceness": "0",
             "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
             "PYTHONPATH": str(REPOSITORY),
+            "RAY_TMPDIR": tempfile.mkdtemp(prefix="nodes-"),  # `auto` means this cluster here, and nowhere else
         }
         self.environment.pop("RAY_ADDRESS", None)
         self.ray = str(Path(sys.executable).parent / "ray")
@@ -39,7 +42,7 @@ class Nodes:
         self._start(
             "--head", f"--port={self.port}", f"--num-cpus={cpus}", "--node-ip-address=127.0.0.1",
             f"--include-dashboard={'true' if dashboard else 'false'}", f"--dashboard-port={self.dashboard}",
-            "--object-store-memory=100000000", "--disable-usage-stats",
+            "--object-store-memory=100000000", "--disable-usage-stats", f"--ray-client-server-port={free_port()}",
         )  # fmt: skip
 
     def start_node(self, cpus: int, label: str = "", **environment: str) -> int:
@@ -80,11 +83,13 @@ class Nodes:
         return len(self.nodes) - 1
 
     def _spawn(self, *arguments: str, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        # Another cluster on this machine has taken the default ports: its agent would be taken for this one's.
+        # Another cluster on this machine has taken the default ports: its agent would be taken for this one's, and its
+        # workers would bind the ports that this one gives its own.
         ports = [
             f"--{name}-port={free_port()}"
             for name in ("dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export")
         ]
+        ports += ["--min-worker-port=0", "--max-worker-port=0"]  # any that is free
         command = [self.ray, "start", "--block", *arguments, *ports]
         environment = self.environment | dict(environment)
         return subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log, start_new_session=True)
@@ -101,6 +106,7 @@ class Nodes:
         for number in reversed(range(len(self.nodes))):
             self.kill(number)
         self.log.close()
+        shutil.rmtree(self.environment["RAY_TMPDIR"], ignore_errors=True)
 
 
 def family(root: int) -> list[int]:

@@ -1,4 +1,7 @@
-"""Every kind of prompt through the command line and a real Ray job, with the embedded checkpoint."""
+"""Every kind of prompt through the command line and a real Ray job, with the embedded checkpoint.
+
+One way runs so; what the other two do differently is in the worker, which does them in this process.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sam3ray.cli import app
+from sam3ray.config import load_config
+from sam3ray.job.worker import ClipWorker
 from sam3ray.masks import decode_rle, encode_masks
 from sam3ray.prompts import parse_visual_prompts
 from sam3ray.segment import track_video
@@ -85,10 +90,11 @@ def clips_of(folder: Path) -> dict[str, dict[str, Any]]:
 
 # How each object's frames lie to its first and last prompt, and how often the clip is gone through.
 WAYS = {
+    "both": ["tracking.direction=both", "tracking.refine=throughout"],
     "forward": ["tracking.direction=forward"],
     "backward": ["tracking.direction=backward"],
-    "both": ["tracking.direction=both", "tracking.refine=throughout"],
 }
+JOB = "both"  # which has all passes: the one that Ray runs
 PROMPTED = {
     "clicks": {1: (3, 3), 2: (4, 4), 3: (0, 0)},
     "areas": {2: (0, 0), 4: (0, 0), 5: (0, 0), 9: (0, 0)},
@@ -96,10 +102,10 @@ PROMPTED = {
 }
 
 
-@pytest.fixture(scope="module", params=list(WAYS))
-def run(folder: Path, request: pytest.FixtureRequest, local_ray: None) -> tuple[str, Path]:
+@pytest.fixture(scope="module")
+def job(folder: Path, local_ray: None) -> Path:
     """One run of all clips; the prompts of one of them come from a file of their own."""
-    clips, output = clips_of(folder), folder / request.param
+    clips, output = clips_of(folder), folder / JOB
     joined = clips["refined"].pop("visual_prompts")
     rows = [{"clip_id": clip_id, "uri": str(folder / "clip.mp4"), **clip} for clip_id, clip in clips.items()]
     (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -109,7 +115,24 @@ def run(folder: Path, request: pytest.FixtureRequest, local_ray: None) -> tuple[
         "model: {checkpoint: embedded, device: cpu}\n"
         "cluster: {gpus_per_actor: 0, cpus_per_actor: 1, actors: {min: 1, max: 1}}\n"
     )
-    assert run_job_file(folder, request.param)["done"] == len(clips)
+    assert run_job_file(folder, JOB)["done"] == len(clips)
+    return output
+
+
+@pytest.fixture(scope="module", params=list(WAYS))
+def run(folder: Path, job: Path, request: pytest.FixtureRequest, loaded_once: None) -> tuple[str, Path]:
+    """The way, and a run of it. All have the clips as the job's driver resolved them."""
+    if request.param == JOB:
+        return JOB, job
+    output = folder / request.param
+    config = load_config(folder / "job.yaml", [f"output={output}", *WAYS[request.param]])
+    clips, store = RunStore(str(job)).manifest(), RunStore(str(output))
+    identity = {"schema_version": 1}
+    store.create_or_open(identity, config.model_dump(mode="json"), clips)
+    worker = ClipWorker(config, store, identity)
+    for clip in clips:
+        worker.process(clip)
+    worker.close()
     return request.param, output
 
 
@@ -135,13 +158,13 @@ def test_the_run_is_as_it_should_be(run: tuple[str, Path]) -> None:
 
 
 def test_a_run_that_goes_on_does_not_probe_its_videos_again(
-    run: tuple[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+    job: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def probe(*_: Any, **__: Any) -> None:
         raise AssertionError("videos were probed again")
 
     monkeypatch.setattr("sam3ray.planning._visual.probe_all", probe)
-    summary = run_job_file(folder, run[0])
+    summary = run_job_file(folder, JOB)
     assert (summary["done"], summary["skipped"]) == (0, 3)
 
 

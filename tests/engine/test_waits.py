@@ -52,7 +52,7 @@ class Asked(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("objects", "device"), [(1, "cuda"), (16, "cuda:1"), (64, "cuda")])
+@pytest.mark.parametrize(("objects", "device"), [(1, "cuda"), (64, "cuda:1")])
 def test_a_frame_of_the_full_model_waits_once_on_a_gpu_that_is_not_there(objects, device):
     """And is launched with few calls, in memory that a card has."""
     cost = run(objects, device, warm=4)
