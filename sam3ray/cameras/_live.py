@@ -143,7 +143,7 @@ class LiveView:
     @property
     def clicked(self) -> set[int]:
         """Objects of visual prompts that are being followed."""
-        return set(self._session.prompted) if self._session is not None else set()
+        return set(self._session.visual.objects) if self._session is not None else set()
 
     @property
     def changed_thresholds(self) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class LiveView:
         if self._session is None:
             raise UserError("the live view has begun anew since you clicked: click again")
         most = self._model.model_info["thresholds"]["max_num_objects"]
-        if prompt.object_id >= self.next_id and len(self._session.prompted) >= most:
+        if prompt.object_id >= self.next_id and len(self._session.visual.objects) >= most:
             raise UserError(f"{most} clicked objects are followed already (tracking.max_num_objects): drop some first")
         self._session.add(prompt)
 
@@ -240,7 +240,7 @@ class LiveView:
         """Clicked objects that have left: nobody can drop what is not shown, and each costs time and memory."""
         assert self._session is not None
         limit = self._model.tracking.forget_after_frames
-        last = {each: self._last_shown.get(each, self._count) for each in self._session.prompted}
+        last = {each: self._last_shown.get(each, self._count) for each in self._session.visual.objects}
         self._last_shown = last | dict.fromkeys(shown & last.keys(), self._count)
         for object_id, at in last.items():
             if object_id not in shown and limit is not None and self._count - at >= limit:
