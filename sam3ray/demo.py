@@ -89,7 +89,9 @@ def run_demo(output: str) -> DemoResult:
         config = folder / "demo.yaml"
         config.write_text(yaml.safe_dump(_config(folder, manifest), sort_keys=False), encoding="utf-8")
     except OSError as error:
-        raise UserError(f"--output {output}: {error.strerror}: {error.filename}") from None
+        raise UserError(
+            f"--output {output}: {error.filename} cannot be written ({error.strerror}); choose another folder"
+        ) from None
     summary = run_job(load_config(str(config)), progress=make_progress())
     try:
         report: Report | str = evaluate_run(str(folder / "run"), str(folder / "clips" / "truth"))

@@ -93,10 +93,32 @@ def _compose(text: str, name: str, problems: list[str]) -> yaml.Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{name} line {mark.line + 1}" if mark else name
-        problems.append(f"{place}: not YAML: {error.problem or error.context}")
+        problems.append(f"{place}: not YAML: {_why_not(error)}")
     except yaml.YAMLError as error:  # a character that YAML does not allow
         problems.append(f"{name}: not YAML: {' '.join(str(error).split())}")
     return None
+
+
+def _why_not(error: yaml.MarkedYAMLError) -> str:
+    """What is wrong in the words of somebody who writes YAML, not of its parser."""
+    said = f"{error.context or ''} {error.problem or ''}"
+    for words, meaning in _PARSER_SAYS.items():
+        if words in said:
+            return meaning
+    return f"{error.problem or error.context}"
+
+
+_PARSER_SAYS = {
+    "'\\t'": "a line begins with a tab; indent with spaces",
+    "quoted scalar": "a quote is not closed",
+    "flow sequence": "a list in [ ] is not closed, or a comma is missing",
+    "flow mapping": "a mapping in { } is not closed, or a comma is missing",
+    "flow node": "a [ or { is not closed",
+    "mapping values are not allowed here": "there is a second ':' on the line; put the value in quotes, or indent it",
+    "could not find expected ':'": "a key is not followed by ':'",
+    "expected <block end>": "its indentation does not match the lines above",
+    "cannot start any token": "a value begins with a character that YAML reserves; put the value in quotes",
+}
 
 
 def _build(node: yaml.Node, path: Path, name: str, document: Document) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,6 +121,10 @@ def _rename(source: Path, config: ModelConfig, made: Path) -> Converted:
     return Converted(layout, len(placed), unused, tuple(part.rstrip(".") for part in absent))
 
 
+# What torch's unpickler runs into where a file is no pickle at all: it takes the bytes for instructions.
+_NO_PICKLE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, struct.error)
+
+
 def _read(source: Path) -> dict[str, Tensor]:
     """Names and tensors of a file, as they are."""
     import torch
@@ -130,15 +135,17 @@ def _read(source: Path) -> dict[str, Tensor]:
         if source.suffix == ".safetensors":
             return load_file(source)
         value = torch.load(source, map_location="cpu", weights_only=True, mmap=_is_zip(source))
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, *_NO_PICKLE) as error:
         if "weights_only" in str(error) or "Unsupported" in str(error) or "GLOBAL" in str(error):
             raise UserError(
                 f"{source} contains more than tensors, and sam3ray never runs code from a file: save only its "
                 "state_dict "
                 "with torch.save(model.state_dict(), ...)"
             ) from error
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{source} cannot be read as weights: {first[:200]}") from error
+        raise UserError(
+            f"{source} cannot be read as weights: it is another kind of file, or only part of one; allowed: "
+            ".safetensors, or what torch.save wrote"
+        ) from error
     for name in _WRAPPERS:
         if isinstance(value, Mapping) and isinstance(value.get(name), Mapping):
             value = value[name]

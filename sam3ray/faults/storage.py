@@ -98,6 +98,19 @@ _ADVICE = {
     Kind.CREDENTIALS: "check the credentials in the environment, and renew them if they have expired",
     Kind.ARCHIVED: "it is archived: restore it first, or remove it from the manifest",
 }
+_ADVICE_BY_ERRNO = {
+    errno.ENOTDIR: "part of this path is a file: choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.ELOOP: "a link in this path leads back to itself",
+    errno.ENOSPC: "make room, or choose a folder on another disk",
+    errno.EDQUOT: "make room, or choose a folder on another disk",
+    errno.EROFS: "choose a folder that can be written to",
+    errno.EACCES: "check who owns this path, and who may read and write it",
+    errno.EPERM: "check who owns this path, and who may read and write it",
+}
+_NO_CONNECTION = frozenset(
+    {"EndpointConnectionError", "ConnectTimeoutError", "ServiceRequestError", "ClientConnectorError"}
+)
 
 
 def explain(error: BaseException) -> StoreError:
@@ -106,7 +119,7 @@ def explain(error: BaseException) -> StoreError:
     kind = _kind_of(error, code)
     if code.isdigit():
         code = ""  # a status: an answer to HEAD has no body that could say more
-    message = " ".join((said or str(error)).split()) or type(error).__name__
+    message = " ".join((said or _in_words(error)).split()) or type(error).__name__
     message = redact(message if len(message) <= 500 else message[:500] + "...")
     return StoreError(kind, code, message, _advice(kind, error))
 
@@ -147,7 +160,34 @@ def _advice(kind: Kind, error: BaseException) -> str:
         region = _region(error)
         where = f", {region}," if region else ""
         return f"set the region of the bucket{where} as AWS_DEFAULT_REGION or storage.client_kwargs.region_name"
+    if type(error).__name__ == "NoCredentialsError":
+        return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket anon: true"
+    if _unreached(error) is not None or type(error).__name__ in _NO_CONNECTION:
+        return "check the address and this machine's network"
+    if not code and isinstance(error, OSError) and http_status(error) is None and error.errno in _ADVICE_BY_ERRNO:
+        return _ADVICE_BY_ERRNO[error.errno]
     return _ADVICE.get(kind, "")
+
+
+def _in_words(error: BaseException) -> str:
+    """Its text without numbers of errors, repeated paths and what a library adds."""
+    if (link := _unreached(error)) is not None:
+        host, port, why = link
+        return f"{host}:{port} cannot be reached: {why}"
+    if isinstance(error, OSError) and error.strerror and str(error).startswith("[Errno "):
+        return error.strerror
+    return str(error)
+
+
+def _unreached(error: BaseException) -> tuple[str, int, str] | None:
+    """Host, port and why of a connection that aiohttp could not make; None for other errors."""
+    for link in causes(error):
+        host, port, cause = (getattr(link, name, None) for name in ("host", "port", "os_error"))
+        if isinstance(host, str) and isinstance(port, int) and isinstance(cause, OSError):
+            refused = isinstance(cause, ConnectionRefusedError) or cause.errno == errno.ECONNREFUSED
+            why = "nothing listens there" if refused else (cause.strerror or str(cause) or "no connection")
+            return host, port, why
+    return None
 
 
 def _sent_by_store(error: BaseException) -> tuple[str, str]:

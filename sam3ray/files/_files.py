@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from sam3ray.failures import UserError
+from sam3ray.faults.storage import explain
 from sam3ray.files import web
 from sam3ray.guard.addresses import AddressError, one_form, scheme_of
 from sam3ray.guard.protocols import protocol_problem
@@ -265,5 +266,5 @@ def _cannot_read(uri: str, what: str, error: Exception) -> str:
         return f"{what} {uri} cannot be read: permission denied"
     if isinstance(error, web.Refused):
         return f"{what} {uri} cannot be read: {error}"
-    reason = _QUERY.sub(r"\1", " ".join(f"{type(error).__name__}: {error}".split()))
-    return f"{what} {uri} cannot be read: {redact(reason)[:300]}"
+    reason = _QUERY.sub(r"\1", str(explain(error)))
+    return f"{what} {uri} cannot be read: {redact(reason)[:400]}"

@@ -89,6 +89,7 @@ def set_up_logging(level: str = "warning", *, actor: int | None = None, stream: 
         warnings.simplefilter("ignore")
         for name in _CHATTY:
             logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs a traceback with what it raises
 
 
 def event(logger: logging.Logger, level: int, message: str, **data: object) -> None:

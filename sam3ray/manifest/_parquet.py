@@ -132,4 +132,7 @@ def read_parts(stream: BinaryIO, name: str, required: str, allowed: int) -> Iter
     except (MemoryError, pa.ArrowMemoryError):
         raise UserError(f"{name} cannot be read as Parquet: it asks for more memory than a table may take") from None
     except (pa.ArrowException, OSError, ValueError, OverflowError, NotImplementedError) as error:
-        raise UserError(f"{name} cannot be read as Parquet: {' '.join(str(error).split())[:300]}") from error
+        said = " ".join(str(error).split())[:300]
+        if "magic bytes" in said or "Parquet file size is" in said:
+            said = "it is another kind of file, or only part of one; write it again"
+        raise UserError(f"{name} cannot be read as Parquet: {said}") from error

@@ -11,6 +11,7 @@ from typing import Any
 
 from sam3ray.config import JobConfig
 from sam3ray.failures import UserError
+from sam3ray.faults.storage import explain
 from sam3ray.files import (
     ambiguous_options,
     decode,
@@ -101,8 +102,7 @@ def _read_rows(uri: str, config: JobConfig, options: Mapping[str, Any]) -> Rows:
     except UserError:
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise UserError(f"manifest {name} cannot be read: {reason}") from error
+        raise UserError(f"manifest {name} cannot be read: {explain(error)}") from error
     if is_folder:
         _refuse_output_inside(uri, config, recursive=True)
         return read_folder(uri, options)

@@ -119,7 +119,7 @@ def json_objects(text: str, name: str, problems: Problems) -> Iterator[tuple[int
             record = _DECODER.decode(content.strip())
         except (ValueError, RecursionError) as error:
             reason = why_not_json(error)
-            problems.add(f"{name} row {row} (line {line}): not JSON: {reason}")
+            problems.add(f"{name} row {row} (line {line}): not JSON: {reason}; allowed: one JSON object a line")
             continue
         if isinstance(record, dict):
             yield row, line, record

@@ -39,4 +39,4 @@ def refused(what: str, where: str, error: BaseException) -> JobStopped | ClipErr
 
 
 def unreachable(what: str, where: str, error: BaseException, tries: int) -> ClipError:
-    return ClipError(Reason.STORAGE, f"cannot {what} after {tries} tries: {describe(error)}", redact(where))
+    return ClipError(Reason.STORAGE, f"cannot {what} after {tries} tries: {explain(error)}", redact(where))

@@ -42,6 +42,16 @@ class Entry:
     modified: float | None
 
 
+_UNKNOWN_KIND = "its kind is not known; allowed: a path, s3://, gs:// or az://"
+
+
+def _file_on_the_way(path: str) -> str:
+    """The nearest part of a local path that exists, if that is a file; else nothing."""
+    while not os.path.lexists(path) and os.path.dirname(path) != path:
+        path = os.path.dirname(path)
+    return path if os.path.isfile(path) else ""
+
+
 class Storage:
     """A folder and its options. Picklable; reopens its filesystem in every process.
 
@@ -54,6 +64,8 @@ class Storage:
             self.uri = folder_form(uri)
         except AddressError as error:
             raise UserError(f"output {redact(uri)} {error}") from None
+        if "://" not in self.uri and (file := _file_on_the_way(self.uri)):
+            raise UserError(f"output {self.uri} cannot be a folder, because {file} is a file; choose another folder")
         self.options = dict(options or {})
         self.retry = retry or RetryPolicy()
         self.enforced: bool | None = None  # whether create-if-absent is, as far as `probe` has found out
@@ -82,7 +94,8 @@ class Storage:
                     # An instance of our own: listings cached elsewhere in the process stay out of it.
                     fs, root = fsspec.core.url_to_fs(self.uri, **{**options, "skip_instance_cache": True})
                 except (ImportError, ValueError, TypeError) as error:
-                    raise UserError(f"cannot use the storage {redact(self.uri)}: {describe(error)}") from None
+                    known = _UNKNOWN_KIND if "not known" in str(error) else describe(error)
+                    raise UserError(f"cannot use the storage {redact(self.uri)}: {known}") from None
                 self._opened = (os.getpid(), fs, str(root).rstrip("/"))
             return self._opened[1], self._opened[2]
 
@@ -383,7 +396,8 @@ class Storage:
             raise self._no_folder("write", path, error) from None
 
     def _no_folder(self, what: str, path: str, error: FileNotFoundError) -> JobStopped:
-        return JobStopped(f"cannot {what} {self.shown(path)}: no such folder or bucket: {describe(error)}")
+        why = "its folder does not exist and cannot be made" if self.is_local else "no such folder or bucket"
+        return JobStopped(f"cannot {what} {self.shown(path)}: {why}; check the address ({describe(error)})")
 
     def replace_bytes(self, data: bytes, path: str) -> None:
         """`replace` from bytes."""

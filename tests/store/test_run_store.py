@@ -520,11 +520,20 @@ def test_a_damaged_table_is_made_again(local_store: RunStore, tmp_path):
 
 
 def test_a_store_that_refuses_stops_the_job_at_once(tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    store = RunStore(str(tmp_path / "file" / "run"))  # patient by default: a retry would show as a slow test
+    store = RunStore(str(tmp_path / "folder" / "run"))  # patient by default: a retry would show as a slow test
+    (tmp_path / "folder").write_bytes(b"")
     file, _ = write_clip(tmp_path, "a")
-    with pytest.raises(JobStopped, match="Not a directory"):
+    with pytest.raises(JobStopped) as caught:
         store.commit("a", file)
+    assert "Not a directory (part of this path is a file: choose another folder)" in str(caught.value)
+    assert "Errno" not in str(caught.value)
+
+
+@pytest.mark.parametrize("below", ["", "run"])
+def test_a_file_in_place_of_the_output_is_the_users_error(below: str, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match=r"cannot be a folder, because .*/file is a file; choose another folder"):
+        RunStore(str(tmp_path / "file" / below))
 
 
 def test_a_missing_bucket_stops_the_job(s3_server: str, tmp_path):
