@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sam3ray.config import load_config
-from sam3ray.engine.convert import convert_checkpoint
+from sam3ray.engine.convert import convert
 from sam3ray.failures import UserError
 from sam3ray.faults.storage import explain
 from sam3ray.files import read_bytes
@@ -67,7 +67,7 @@ def test_weights_of_another_kind(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "weights.pt"
     file.write_bytes(content)
     with pytest.raises(UserError, match="cannot be read as weights|contains more than tensors"):
-        convert_checkpoint(file, tmp_path / "made")
+        convert(file, tmp_path / "made")
 
 
 def test_a_client_that_logs_what_it_raises_is_quiet() -> None:
