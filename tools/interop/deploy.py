@@ -46,7 +46,7 @@ def _kuberay() -> Outcome:
     checker = jsonschema.Draft7Validator(_strict(schemas[job["apiVersion"].partition("/")[2]]))
     problems = [f"{'.'.join(map(str, each.absolute_path))}: {each.message[:100]}" for each in checker.iter_errors(job)]
     generator = crd["metadata"]["annotations"]["controller-gen.kubebuilder.io/version"]
-    said = "; ".join(problems[:3]) or "every field is known and of its type; no Kubernetes was at hand"
+    said = "; ".join(problems[:3]) or "every field is known and has the right type; not run on Kubernetes"
     return Outcome("kuberay-rayjob.yaml", "schema only", f"KubeRay's CRD ({generator})", not problems, said)
 
 
@@ -92,7 +92,7 @@ def _slurm(folder: Path) -> list[Outcome]:
         shutil.rmtree(output)
         log, code = _submit(folder, environment, warn_when=output / "run.json")
         done = code == 0 and _verified(output)
-        said = "the driver shut down, SLURM put the job back, it went on to its end" if done else log[-300:]
+        said = "the driver shut down, SLURM requeued the job, and it finished" if done else log[-300:]
         return [finished, Outcome("slurm.sh, warned before its time is up", "run", version, done, said)]
 
 
