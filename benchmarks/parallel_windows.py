@@ -37,7 +37,7 @@ from sam3ray.job.worker import ClipWorker
 from sam3ray.store import RunStore, verify_run
 from sam3ray.store.cut_clip import CutClip
 from sam3ray.values.clip import Clip
-from tests.e2e.test_model import moving_discs
+from tests.e2e.clips import moving_discs
 from tests.job.fakes import DrawnSegmenter
 from tests.video.media import write_video
 

@@ -38,7 +38,7 @@ from sam3ray.manifest import read_manifest
 from sam3ray.store import RunStore
 from sam3ray.store.annotation_file import read_file_metadata
 from sam3ray.video import ClipFrames
-from tests.e2e.test_model import moving_discs
+from tests.e2e.clips import moving_discs
 from tests.video.media import write_video
 
 FORK = multiprocessing.get_context("fork")  # of a process that has imported torch, but not used it

@@ -48,3 +48,15 @@ def write_clips(folder: Path, count: int, frames: int | Sequence[int] = 20) -> P
             write_clip(path, number, frames if isinstance(frames, int) else frames[number])
             writer.writerow([path.stem, str(path)])
     return manifest
+
+
+def moving_discs(count: int) -> list[np.ndarray]:
+    """A red and a blue one that pass each other on grey, 128x96."""
+    y, x = np.mgrid[:96, :128]
+    images = []
+    for index in range(count):
+        image = np.full((96, 128, 3), 90, np.uint8)
+        for colour, cx, cy in (((220, 30, 30), 30 + 4 * index, 40), ((30, 60, 220), 90 - 3 * index, 62)):
+            image[(x - cx) ** 2 + (y - cy) ** 2 < 260] = colour
+        images.append(image)
+    return images

@@ -17,7 +17,7 @@ from sam3ray.store import RunStore, verify_run
 from tests.e2e.clips import write_clips
 from tests.e2e.gate import Gate
 from tests.e2e.nodes import REPOSITORY, Nodes, family, wait_for_nodes
-from tests.e2e.runs import PROMPTS, assert_same_annotations, config_for, start_driver
+from tests.e2e.runs import PROMPTS, annotate_alone, assert_same_annotations, config_for, start_driver
 from tests.e2e.test_kills import PATIENCE_S, finished, wait_until
 
 
@@ -78,15 +78,14 @@ def test_a_cluster_that_changes_all_the_time_gives_the_same_rows(
     assert verify_run(str(output)) == []
     assert {failure.reason for failure in RunStore(str(output)).failures()} == {Reason.PREEMPTED}
     undisturbed = tmp_path / "whole"
-    again = start_driver(config_for(manifest, undisturbed), tmp_path)
-    assert again.wait(timeout=PATIENCE_S) == 0
+    annotate_alone(config_for(manifest, undisturbed))
     assert_same_annotations(output, undisturbed)
 
 
 def test_submitted_job(nodes: Nodes, tmp_path: Path) -> None:
     """`ray job submit -- python jobs/prelabel.py CONFIG`, as in configs/deploy."""
     manifest = write_clips(tmp_path / "clips", 2, frames=6)
-    config: dict[str, Any] = config_for(manifest, tmp_path / "run").model_dump(mode="json")
+    config: dict[str, Any] = config_for(manifest, tmp_path / "run", actors=1).model_dump(mode="json")
     config = {key: config[key] for key in ("manifest", "output", "cluster")} | {"prompts": list(PROMPTS)}
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config))

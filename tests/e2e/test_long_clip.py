@@ -19,9 +19,9 @@ from sam3ray.job.driver import run_job
 from sam3ray.job.worker import ClipWorker
 from sam3ray.manifest import read_manifest
 from sam3ray.store import RunStore, read_status, verify_run
+from tests.e2e.clips import moving_discs
 from tests.e2e.nodes import command, family
 from tests.e2e.runs import assert_same_annotations
-from tests.e2e.test_model import moving_discs
 from tests.video.media import write_video
 
 pytestmark = pytest.mark.usefixtures("local_ray", "one_thread")
@@ -87,7 +87,9 @@ def test_a_clip_whose_worker_is_killed_again_and_again_has_the_same_rows(tmp_pat
     assert len(killer.killed) == KILLS
     assert_same_annotations(tmp_path / "job", tmp_path / "alone")
     assert verify_run(str(tmp_path / "job")) == []
-    about = json.loads(pq.read_metadata(tmp_path / "job/annotations/long.parquet").metadata[b"sam3ray.clip"])
+    metadata = pq.read_metadata(tmp_path / "job/annotations/long.parquet").metadata
+    assert json.loads(metadata[b"sam3ray.model"])["checkpoint"] == "embedded"
+    about = json.loads(metadata[b"sam3ray.clip"])
     assert about["frames"] == FRAMES
     assert len({window["attempt"] for window in about["windows"]}) > 1, "several attempts' work is in it"
     records = [json.loads(each.read_text()) for each in sorted((tmp_path / "job/failures/long").glob("*.json"))]

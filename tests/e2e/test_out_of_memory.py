@@ -15,9 +15,9 @@ from sam3ray.job.driver import run_job
 from sam3ray.job.worker import ClipWorker
 from sam3ray.manifest import read_manifest
 from sam3ray.store import RunStore, verify_run
+from tests.e2e.clips import moving_discs
 from tests.e2e.runs import annotations_of
 from tests.e2e.short_of_memory import NEEDS, TRACKING, ShortOfMemory
-from tests.e2e.test_model import moving_discs
 from tests.video.media import write_video
 
 pytestmark = pytest.mark.usefixtures("local_ray", "one_thread")

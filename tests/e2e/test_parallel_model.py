@@ -15,7 +15,7 @@ from sam3ray.job.worker import ClipWorker
 from sam3ray.store import RunStore, verify_run
 from sam3ray.values.clip import Clip
 from sam3ray.video import VideoReader
-from tests.e2e.test_model import moving_discs
+from tests.e2e.clips import moving_discs
 from tests.video.media import write_video
 
 pytestmark = pytest.mark.usefixtures("one_thread")

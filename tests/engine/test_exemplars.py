@@ -185,20 +185,22 @@ def test_everywhere_carries_what_the_boxes_said_to_all_later_frames():
     [("whole", "everywhere"), ("live", "published"), ("backward", "everywhere"), ("refined", "published")],
 )
 def test_a_saved_session_goes_on_with_its_exemplars(tmp_path, policy, exemplars):
+    frames = FRAMES[:15]
+
     def run(cuts: set[int]) -> tuple[list[Any], list[tuple[str, ...]]]:
         def begin() -> Session:
-            return Session(engine(seer, exemplars=exemplars), HEIGHT, WIDTH, Policy.named(policy), length=len(FRAMES))
+            return Session(engine(seer, exemplars=exemplars), HEIGHT, WIDTH, Policy.named(policy), length=len(frames))
 
         seer, rows, at = Seer(), [], 0
         session = begin()
         for prompt in (shown(3, label="bolt"), shown(10, label="bolt"), shown(10), shown(6, phrase="red"), CLICK):
             session.add(prompt)
         while not session.walk.finds:
-            for frame in FRAMES:
+            for frame in frames:
                 session.step(frame)
             session.finish()
             assert session.next_pass()
-        order = FRAMES[::-1] if session.walk.reverse else FRAMES
+        order = frames[::-1] if session.walk.reverse else frames
         while at < len(order):
             if at in cuts:
                 cuts = cuts - {at}
