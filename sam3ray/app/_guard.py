@@ -70,7 +70,7 @@ class Guard:
             return "this request does not come from the page"
         given = query.get("token", [""])[0] or self._from_cookie(headers.get("cookie", ""))
         if not hmac.compare_digest(given.encode("utf-8", "replace"), self._token.encode()):
-            return "the address lacks its token: open the address that `sam3ray app` printed when it started"
+            return "the token is missing from the address: open the address that `sam3ray app` printed when it started"
         return None
 
     def _from_cookie(self, header: str) -> str:

@@ -210,5 +210,5 @@ def _sentence(error: Exception) -> str:
     fault = machine_fault(error)
     if fault is not None and fault.reason is Reason.DEVICE:
         raise error
-    _LOG.error("the model's process goes on after a defect", exc_info=error)
+    _LOG.error("the model's process continues after a defect", exc_info=error)
     return redact(f"internal error: {type(error).__name__}: {error}"[:500])

@@ -105,7 +105,7 @@ class Address:
             why = (
                 "the user name or password is wrong"
                 if urlsplit(self.text).password
-                else "it wants a user name and password, as in rtsp://USER:PASSWORD@host/stream"
+                else "it requires a user name and password, as in rtsp://USER:PASSWORD@host/stream"
             )
             return Problem(f"{self.name}: the camera refuses us: {why}", is_final=True)
         if isinstance(error, av.error.HTTPNotFoundError):

@@ -189,7 +189,7 @@ class LiveView:
                 objects are followed already as `tracking.max_num_objects` allows.
         """
         if self._session is None:
-            raise UserError("the live view has begun anew since you clicked: click again")
+            raise UserError("the live view has restarted since you clicked: click again")
         most = self._model.model_info["thresholds"]["max_num_objects"]
         if prompt.object_id >= self.next_id and len(self._session.visual.objects) >= most:
             raise UserError(f"{most} clicked objects are followed already (tracking.max_num_objects): drop some first")

@@ -174,13 +174,13 @@ def retry(
         typer.Option("--reason", metavar="R", help="Clear only failures with this reason. Repeatable."),
     ] = None,
     from_start: Annotated[
-        bool, typer.Option("--from-start", help="Delete the saved progress of these clips, so that they start over.")
+        bool, typer.Option("--from-start", help="Delete the saved progress of these clips: they start over.")
     ] = False,
     set_: Set = None,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Clear failure records, so that the next `run` retries those clips."""
+    """Clear failure records: the next `run` tries those clips again."""
     from sam3ray import verbs
 
     cleared = verbs.retry(output, _reasons(reason or ()), _given_storage(set_), from_start=from_start)

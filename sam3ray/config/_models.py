@@ -167,7 +167,8 @@ class TrackingConfig(_Section):
         False, description="add the geometry encoder's token to every phrase, as published; not checked on real weights"
     )
     exemplars: Literal["published", "everywhere"] = Field(
-        "published", description="boxes of exemplars count on their own frame, or (ours) on all later ones, too"
+        "published",
+        description="use boxes of exemplars on their own frame only, or (sam3ray's addition) on all later frames as well",
     )
     direction: Literal["forward", "backward", "both"] = Field(
         "forward", description="direction in which objects are tracked from their visual prompts"
@@ -220,8 +221,8 @@ class VideoConfig(_Section):
     ranges_above_bytes: int | None = Field(
         256 * 2**20,
         ge=0,
-        description="remote MP4 and MOV files larger than this are not fetched whole: what is needed of them is read "
-        "when it is needed; null fetches all whole",
+        description="remote MP4 and MOV files larger than this are read in parts, as they are needed, and not "
+        "downloaded; null downloads every file",
     )
 
 
@@ -427,8 +428,8 @@ class JobConfig(_Section):
     exemplars: Exemplars = Field(
         None,
         description=(
-            "concepts shown by boxes, for clips that bring none of their own; or a .parquet or .jsonl file of them, "
-            "joined by `clip_id`"
+            "concepts shown by boxes, for clips without exemplars of their own; or a .parquet or .jsonl file of them, "
+            "matched by `clip_id`"
         ),
     )
     model: ModelConfig = Field(ModelConfig(), description="which checkpoint to load, and how")

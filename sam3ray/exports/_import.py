@@ -137,7 +137,7 @@ def _identity(storage: Storage, store: RunStore, format: str) -> Mapping[str, An
         or not isinstance(value.get("choice"), Mapping)
         or type(value.get("revision")) is not int
     ):
-        raise UserError(f"{where} is damaged: it lacks the run, the revision or the options")
+        raise UserError(f"{where} is damaged: the run, the revision or the options are missing")
     if value.get("format") != format:
         raise UserError(f"{storage.shown()} was exported as {value.get('format')!r}, not as {format!r}")
     run = store.run_id()

@@ -71,7 +71,7 @@ def read_coco(storage: Storage, labels: ClipLabels) -> Found:
     for n, each in enumerate(list_of(value, "annotations", path)):
         where = f"{path}, annotation {n + 1}"
         if not isinstance(each, Mapping) or not _is_id(each.get("image_id")) or each["image_id"] not in images:
-            raise ValueError(f"{where}: its image_id is not that of an exported image")
+            raise ValueError(f"{where}: no exported image has this image_id")
         label = name_of(each.get("category_id"), names, where)
         attributes = each.get("attributes") if isinstance(each.get("attributes"), Mapping) else {}
         object_id = object_id_of(each.get("track_id", (attributes or {}).get("track_id")), where)

@@ -107,7 +107,7 @@ def _local(path: str) -> str:
         scheme, rest = slip["scheme"].lower(), path[slip.end() :].lstrip("/")
         if scheme == "file":
             return _local(f"/{unquote(rest)}")
-        raise AddressError(f"lacks a slash after the colon; allowed: {scheme}://{rest}")
+        raise AddressError(f"has no slash after the colon; allowed: {scheme}://{rest}")
     trailing = "/" if len(path) > 1 and path.endswith("/") else ""
     full = os.path.abspath(os.path.expanduser(path))
     # POSIX lets two slashes in front mean something else; no system that we run on makes use of that.

@@ -143,6 +143,6 @@ class Heartbeat:
     def _watch(self) -> None:
         while (left := self._at + self._limit_s - time.monotonic()) > 0:
             time.sleep(min(left, 1.0))
-        _LOG.warning("no driver for %.0f s: saving what is there and ending", self._limit_s)
+        _LOG.warning("no driver for %.0f s: saving progress and exiting", self._limit_s)
         self._last_words().wait(COMMIT_S)
         os._exit(0)

@@ -73,7 +73,7 @@ class Refinement:
         if not corrected:
             raise UserError(
                 f"{place} has no corrections at revision {self.revision}: there is nothing to refine "
-                "(`sam3ray import` brings corrections in)"
+                "(import corrections with `sam3ray import` first)"
             )
         manifest = self.parent.manifest()
         known = {clip.clip_id for clip in manifest}

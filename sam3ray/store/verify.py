@@ -228,7 +228,7 @@ def _read_clips_table(
         return {}, []  # written by a driver now and then: a young run has none
     summaries = summary.from_parquet(data)
     if summaries.keys() != clips.keys():
-        return {}, [f"{layout.CLIPS}: its clips are not those of the manifest"]
+        return {}, [f"{layout.CLIPS}: its clips differ from the manifest's"]
     ghosts = [clip_id for clip_id, item in summaries.items() if item.status == "done" and clip_id not in done]
     return summaries, [f"clip {clip_id}: {layout.CLIPS} says done, but there are no annotations" for clip_id in ghosts]
 

@@ -50,7 +50,7 @@ def test_a_camera_that_wants_a_password_gets_it_and_nobody_else_does(units, capl
 @pytest.mark.parametrize("given", ["", "cam:wr0ng@"])
 def test_a_password_that_is_missing_or_wrong_is_said_at_once(units, given):
     with RtspCamera(units, password="s3cret") as server, Camera(server.url.replace("//", f"//{given}")) as camera:
-        with pytest.raises(ClipError, match="is wrong" if given else "wants a user name and password") as caught:
+        with pytest.raises(ClipError, match="is wrong" if given else "requires a user name and password") as caught:
             camera.take(30)
         assert "wr0ng" not in str(caught.value)
 

@@ -249,7 +249,7 @@ class TestBadInput:
             ({"segmentation": []}, "its segmentation is empty; allowed: run lengths or polygons"),
             ({"segmentation": [[1, 2, 3]]}, r"a polygon is \[1, 2, 3\]; allowed: x, y of three points"),
             ({"segmentation": [7]}, "a polygon is 7"),
-            ({"image_id": [1]}, "its image_id is not that of an exported image"),
+            ({"image_id": [1]}, "no exported image has this image_id"),
             ({"category_id": {}}, "its category_id is {}, which is not"),
             ({"category_id": 77}, "its category_id is 77, which is not"),
         ],

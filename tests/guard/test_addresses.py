@@ -123,7 +123,7 @@ def test_a_bad_address_in_a_manifest_is_a_row_of_it(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         read_manifest(str(path), config)
     assert [p.partition("uri ")[2].partition(";")[0] for p in caught.value.problems] == [
-        "'s3:/bucket/a.mp4' lacks a slash after the colon",
+        "'s3:/bucket/a.mp4' has no slash after the colon",
         "'s3:///c.mp4' has three slashes, so the bucket name is missing",
     ]
     path.write_text("uri\nS3://bucket/b.mp4\n//d//e.mp4\nfile:///f%20g.mp4\n")
@@ -133,7 +133,7 @@ def test_a_bad_address_in_a_manifest_is_a_row_of_it(tmp_path: Path) -> None:
 def test_a_bad_address_of_a_mask_is_a_problem_of_its_prompt() -> None:
     found, problems = parse_visual_prompts([{"object_id": 1, "frame": 0, "mask": {"png": "s3:/b/m.png"}}])
     assert found == ()
-    assert problems == ["[0].mask.png 's3:/b/m.png' lacks a slash after the colon; allowed: s3://b/m.png"]
+    assert problems == ["[0].mask.png 's3:/b/m.png' has no slash after the colon; allowed: s3://b/m.png"]
     ((mask,), _) = parse_visual_prompts([{"object_id": 1, "frame": 0, "mask": {"png": "S3://b/m.png"}}])
     assert mask.png == "s3://b/m.png"
 
