@@ -168,7 +168,7 @@ class TrackingConfig(_Section):
     )
     exemplars: Literal["published", "everywhere"] = Field(
         "published",
-        description="use boxes of exemplars on their own frame only, or (sam3ray's addition) on all later frames as well",
+        description="use boxes of exemplars on their own frame only, or (sam3ray's addition) on all later ones as well",
     )
     direction: Literal["forward", "backward", "both"] = Field(
         "forward", description="direction in which objects are tracked from their visual prompts"
