@@ -47,6 +47,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "app.md"
 BEGIN, END = "<!-- benchmarks/app.py: begin -->", "<!-- benchmarks/app.py: end -->"
 SHAPES = ClipSpec(seed=6, frames=24, width=320, height=180, objects=(2, 3))
 POINT = (115.0, 33.0)  # on an object of it
+LIVE_RATES = (2, 12, 30, 120)  # frames a second; the model is slower than most
 WIDTH, HEIGHT, FRAMES, OBJECTS = 1920, 1080, 60, 20
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
 
@@ -79,6 +80,21 @@ SCRUB = """(frame) => new Promise((done) => {
   seen.observe(picture, { attributeFilter: ["data-frame"] });
   bar.value = frame;
   bar.dispatchEvent(new Event("input", { bubbles: true }));
+})"""
+
+
+# What the live view says of each picture that it draws: its age then, and the model's step, in milliseconds.
+LIVE = """(count) => new Promise((done) => {
+  const picture = document.querySelector(".live .picture"), rows = [];
+  const figure = (name) => parseFloat([...document.querySelectorAll(".live .figures dt")]
+    .find((each) => each.textContent === name)?.nextSibling.textContent);
+  const end = () => { seen.disconnect(); done(rows); };
+  const seen = new MutationObserver(() => setTimeout(() => {
+    rows.push([figure("age of the frame"), figure("model's step")]);
+    if (rows.length >= count) end();
+  }));
+  seen.observe(picture, { attributeFilter: ["data-ticket"] });
+  setTimeout(end, 60000);
 })"""
 
 
@@ -157,6 +173,28 @@ class Bench:
         first = statistics.median(each for each, _ in seen)
         return Row("scrub to a drawn frame, 1080p, 20 objects", f"{first:.0f} ms", "100 ms", "frames not shown before")
 
+    def live(self) -> Row:
+        """The live view of sources slower and faster than the model: how old a picture is when it is drawn."""
+        found = {}
+        images = [each.image for each in draw_clip(SHAPES)]
+        for rate in LIVE_RATES:
+            path = self.folder / f"live-{rate}.mp4"
+            with VideoWriter(path, SHAPES.width, SHAPES.height, Fraction(1, rate), Fraction(rate)) as video:
+                for n in range(rate * 60):
+                    video.write(images[n * 12 // rate % len(images)], n)
+            with served(path, "live", "--display", "--prompt", "red circle") as address:
+                page = self.browser.new_context().new_page()
+                page.goto(address)
+                page.locator(".live .picture[data-ticket]").wait_for(timeout=180_000)
+                times = page.evaluate(LIVE, self.repeats)
+                page.context.close()
+            age, step = (statistics.median(each) for each in zip(*times, strict=True))
+            found[rate] = age / step, age, step
+        figures = ", ".join(f"{ratio:.2f}" for ratio, _, _ in found.values())
+        rates = ", ".join(map(str, LIVE_RATES))
+        more = ", ".join(f"{age:.0f} ms of {step:.0f}" for _, age, step in found.values())
+        return Row("age of the live picture", f"{figures} steps", "2 steps", f"sources of {rates} frames/s: {more}")
+
     def javascript(self) -> Row:
         """Bytes of the page's scripts."""
         files = {each.name: each.read_bytes() for each in resources.files("sam3ray.app").joinpath("static").iterdir()}
@@ -167,7 +205,7 @@ class Bench:
             packed = sum(len(gzip.compress(scripts[name], 4)) for name in names)
             return f"{sum(len(scripts[name]) for name in names) / 1000:.1f} kB, {packed / 1000:.1f} kB gzipped"
 
-        said = f"all of it: {size(list(scripts))}; no library"
+        said = f"all of it: {size(list(scripts))}, as it is sent; no library"
         return Row("JavaScript of the page Try", size([n for n in scripts if n not in later]), "60 kB", said)
 
     def _page(self, address: str) -> Page:
@@ -198,14 +236,15 @@ ROWS: dict[str, Callable[[Bench], Row]] = {
     "loading": Bench.ready_before_the_model,
     "click": Bench.click_to_mask,
     "scrub": Bench.scrub,
+    "live": Bench.live,
     "javascript": Bench.javascript,
 }
 
 
 @contextmanager
-def served(source: Path) -> Iterator[str]:
-    """`sam3ray app` over a source; gives its address."""
-    command = [sys.executable, "-m", "sam3ray", "app", str(source), "--checkpoint", "embedded", "--no-browser"]
+def served(source: Path, verb: str = "app", *options: str) -> Iterator[str]:
+    """`sam3ray app`, or `live`, over a source; gives its address."""
+    command = [sys.executable, "-m", "sam3ray", verb, str(source), "--checkpoint", "embedded", "--no-browser", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
         assert process.stdout is not None

@@ -7,6 +7,7 @@ import contextlib
 import json
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from importlib import resources
@@ -39,6 +40,7 @@ from sam3ray.revisions import EditConflict
 
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _MAX_BODY = 32 * 2**20
+_PAGE_S = 3.0  # for which the model waits, so that a page can be shown first: loading takes all of a small machine
 
 
 class Service:
@@ -48,6 +50,7 @@ class Service:
         self.library, self.options = library, options
         self.tries = Tries(library, options)
         self.reviews = list(reviews)
+        self.shown = threading.Event()  # a page has a picture
         self.show: Show | None = None
         if options.camera is not None:
             self.show = Show(self.tries.desk, options, options.camera)
@@ -55,7 +58,12 @@ class Service:
         folder.mkdir(parents=True, exist_ok=True)
         self.uploads = Uploads(library, folder, options.max_upload_bytes, options.max_uploads_bytes)
 
+    def start_model(self) -> None:
+        self.shown.wait(_PAGE_S)
+        self.tries.desk.start()
+
     def close(self) -> None:
+        self.shown.set()
         if self.show is not None:
             self.show.close()
         self.tries.desk.close()
@@ -67,9 +75,11 @@ def make_app(service: Service) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.tries.desk.start()
         if service.show is not None:
+            service.tries.desk.start()
             service.show.start()
+        else:
+            threading.Thread(target=service.start_model, name="model's start", daemon=True).start()
         yield
 
     app = FastAPI(title="sam3ray", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
@@ -162,6 +172,7 @@ def _add_clips(app: FastAPI, service: Service) -> None:
         if not 0 <= position < len(opened.frames.indices):
             raise UserError(f"frame {position} is not in the clip; allowed: 0 to {len(opened.frames.indices) - 1}")
         data = opened.stills.get(position)
+        service.shown.set()
         return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
 

@@ -26,7 +26,7 @@ def held(server, open_page) -> tuple[Any, Callable[[], None]]:
         with page.expect_response("**/api/clips/*?owner=*"):
             for each in waiting:
                 each.continue_()
-        page.wait_for_function("!document.querySelector('.try.busy')")
+        expect(page.locator(".try.busy")).to_have_count(0)
 
     return page, release
 

@@ -210,6 +210,26 @@ def test_a_draft_survives_and_can_be_applied(desk, reviewed, open_page):
     assert rows(reviewed, "first")[0, 1]["prompt"] == "mine"
 
 
+def test_ones_own_correction_is_no_news_and_a_label_being_typed_stays(desk, reviewed, open_page):
+    ann, bob = open_page(desk.address), open_page(desk.address)
+    for page in (ann, bob):
+        open_clip(page, "second")
+        choose_object(page, 1)
+    count = ann.locator(".history li:not(.empty)").count()
+    bob.get_by_label("Label").fill("being typ")
+    bob.get_by_label("Your name").focus()  # the field has lost the focus, not the text
+    ann.get_by_label("Label").fill("a name")
+    ann.get_by_label("Label").press("Enter")
+    for page in (ann, bob):
+        saved(page, count + 1)
+    expect(bob.locator(".timeline .name").first).to_contain_text("a name")
+    expect(bob.get_by_label("Label")).to_have_value("being typ")
+    expect(bob.locator(".toast")).to_contain_text("ann has corrected")
+    expect(ann.locator(".toast")).to_have_count(0)
+    press(ann, "Control+z")
+    saved(ann, count + 2)
+
+
 def test_accepting_goes_to_the_next_clip(desk, reviewed, open_page):
     page = open_page(desk.address)
     open_clip(page, "first")

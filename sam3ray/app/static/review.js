@@ -289,8 +289,7 @@ export default class ReviewView {
   async edit(operations) {
     const { clip } = this.clip, { revision: parent } = this, author = this.author.value;
     try {
-      await post(this.path("/edit"), { operations, parent, author });
-      await this.reload();
+      await this.save("/edit", { operations, parent, author });
       return true;
     } catch (error) {
       if (error.status === 409) {
@@ -303,20 +302,28 @@ export default class ReviewView {
     }
   }
 
+  async save(where, asked) {
+    this.saving = true; // our own correction is no news
+    try {
+      await post(this.path(where), asked);
+      await this.reload();
+    } finally { this.saving = false; }
+  }
+
   async back({ value }) {
     if (!this.clip) return;
     try {
-      await post(this.path(`/${value}`), { author: this.author.value });
-      await this.reload();
+      await this.save(`/${value}`, { author: this.author.value });
     } catch (error) { toast(error.message, "error"); }
   }
 
   // Somebody else has corrected this clip: shown at once, since an unseen change would make ours a conflict.
   async revised({ run, clip, revision }) {
     if (run !== this.run || clip !== this.clip?.clip || revision <= this.revision) return;
+    const isOurs = this.saving;
     await this.reload();
     const latest = this.log.at(-1);
-    if (latest && latest.author !== this.author.value) toast(`${latest.author} has corrected this clip (revision ${latest.number}).`);
+    if (latest && !isOurs && latest.author !== this.author.value) toast(`${latest.author} has corrected this clip (revision ${latest.number}).`);
   }
 
   // Drafts live in this browser until they are applied or discarded.
