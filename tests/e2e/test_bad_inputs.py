@@ -63,7 +63,7 @@ def test_each_bad_one_has_its_reason_and_all_good_ones_are_done(videos: dict[str
     output = tmp_path / "run"
     with server(endless) as url:
         manifest = write_manifest(tmp_path, {**videos, "endless": f"{url}/a.mp4"})
-        config = config_for(manifest, output, video={"max_size_bytes": 1_000_000})
+        config = config_for(manifest, output, actors=1, video={"max_size_bytes": 1_000_000})
         summary = run_job(config, make_segmenter=DrawnSegmenter)
     assert summary.exit_code == 1
     assert (summary.done, summary.left) == (4, 0)
@@ -94,6 +94,6 @@ def test_each_bad_one_has_its_reason_and_all_good_ones_are_done(videos: dict[str
 def test_a_clip_id_that_climbs_out_is_refused_before_anything_starts(videos: dict[str, Path], tmp_path: Path) -> None:
     rows = {"good": videos["good"], "../../x": videos["odd"], "": videos["rotated"], "..": videos["odd"]}
     with pytest.raises(UserError) as caught:
-        run_job(config_for(write_manifest(tmp_path, rows), tmp_path / "run"), make_segmenter=DrawnSegmenter)
+        run_job(config_for(write_manifest(tmp_path, rows), tmp_path / "run", actors=1), make_segmenter=DrawnSegmenter)
     assert any("../../x" in problem and "3" in problem for problem in caught.value.problems)
     assert not (tmp_path / "run").exists()

@@ -141,13 +141,13 @@ def test_fewer_cpus_than_asked_runs_what_fits(six_clips: Path, tmp_path: Path) -
 
 
 def test_a_model_that_does_not_exist_stops_the_job(six_clips: Path, tmp_path: Path) -> None:
-    summary = run_job(config_for(six_clips, tmp_path / "run"), make_segmenter=NoModel)
+    summary = run_job(config_for(six_clips, tmp_path / "run", actors=1), make_segmenter=NoModel)
     assert (summary.exit_code, summary.done, summary.left) == (3, 0, 6)
     assert summary.message == "no actor can start: there is no checkpoint at /nowhere"
 
 
 def test_actors_that_keep_failing_to_start_stop_the_job(six_clips: Path, tmp_path: Path) -> None:
-    config = config_for(six_clips, tmp_path / "run", retry={"backoff_s": 0.0})
+    config = config_for(six_clips, tmp_path / "run", actors=1, retry={"backoff_s": 0.0})
     summary = run_job(config, make_segmenter=BrokenModel)
     assert summary.exit_code == 3
     assert "3 actors in a row could not start; the last error: OSError: disk on fire" in summary.message
@@ -168,7 +168,7 @@ class Broken:
 def test_nothing_beside_the_work_can_end_it(six_clips: Path, undisturbed: Path, tmp_path: Path) -> None:
     """Ray's metrics take labels in ASCII alone, and this output's name is not."""
     output = tmp_path / "étiquettes 標籤"
-    summary = run_job(config_for(six_clips, output), make_segmenter=DrawnSegmenter, progress=Broken())
+    summary = run_job(config_for(six_clips, output, actors=1), make_segmenter=DrawnSegmenter, progress=Broken())
     assert (summary.done, summary.exit_code) == (6, 0)
     assert_same_annotations(output, undisturbed)
 

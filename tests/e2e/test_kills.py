@@ -20,11 +20,13 @@ from sam3ray.store import RunStore
 from tests.e2e.clips import write_clips
 from tests.e2e.gate import Gate
 from tests.e2e.nodes import command, family
-from tests.e2e.runs import annotations_of, assert_same_annotations, config_for, start_driver
+from tests.e2e.runs import annotate_alone, annotations_of, assert_same_annotations, config_for, start_driver
 from tests.job.fakes import DrawnSegmenter
 
 COUNT = 8
 PATIENCE_S = 600.0
+
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], timeout_s: float = PATIENCE_S) -> None:
@@ -45,9 +47,9 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(manifest: Path, tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
+def whole(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("whole") / "run"
-    assert run_job(config_for(manifest, output), make_segmenter=DrawnSegmenter).exit_code == 0
+    annotate_alone(config_for(manifest, output))
     return output
 
 
@@ -66,7 +68,7 @@ def test_killed_driver_then_run_again(manifest: Path, whole: Path, tmp_path: Pat
     driver, _ = gated_driver(config, tmp_path, clips=2)
     os.kill(driver.pid, signal.SIGKILL)
     driver.wait()
-    summary = run_job(config, make_segmenter=DrawnSegmenter)
+    summary = run_job(config_for(manifest, output, actors=1), make_segmenter=DrawnSegmenter)
     assert (summary.exit_code, summary.done, summary.skipped) == (0, COUNT - 2, 2)
     assert_same_annotations(output, whole)
     assert [row["status"] for row in pq.read_table(output / "clips.parquet").to_pylist()] == ["done"] * COUNT
@@ -88,7 +90,7 @@ def test_interrupted_driver_says_so_and_goes_on_later(how: str, manifest: Path, 
     assert done == annotations_of(output).keys()
     assert "failed" not in status.values()
     assert RunStore(str(output)).failures() == []
-    assert run_job(config, make_segmenter=DrawnSegmenter).done == COUNT - 1
+    assert run_job(config_for(manifest, output, actors=1), make_segmenter=DrawnSegmenter).done == COUNT - 1
     assert_same_annotations(output, whole)
 
 
@@ -96,7 +98,7 @@ def test_a_second_driver_is_told_of_the_first_which_goes_on_until_it_is_taken_ov
     manifest: Path, whole: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    config = config_for(manifest, output)
+    config = config_for(manifest, output, actors=1)
     first, gate = gated_driver(config, tmp_path, clips=1)
     with pytest.raises(JobStopped, match="another driver is active"):
         run_job(config, make_segmenter=DrawnSegmenter)
@@ -115,7 +117,7 @@ def test_a_second_driver_is_told_of_the_first_which_goes_on_until_it_is_taken_ov
 
 
 def test_a_raylet_that_dies_is_named(manifest: Path, tmp_path: Path) -> None:
-    driver, _ = gated_driver(config_for(manifest, tmp_path / "run"), tmp_path, clips=1)
+    driver, _ = gated_driver(config_for(manifest, tmp_path / "run", actors=1), tmp_path, clips=1)
     raylets = [pid for pid in family(driver.pid) if command(pid).split(b"\0")[0].endswith(b"raylet")]
     assert raylets
     for pid in raylets:

@@ -59,7 +59,8 @@ def test_a_killed_job_on_an_object_store_is_resumed(
     assert 2 <= done_before < 6
     if kind == "s3":
         # Its actors may have committed what they had at hand meanwhile.
-        assert run_job(config, make_segmenter=DrawnSegmenter).exit_code == 0
+        again = config_for(config.manifest, output, actors=1, storage=place.options)
+        assert run_job(again, make_segmenter=DrawnSegmenter).exit_code == 0
     else:  # Azurite's address is in the environment, which this process's Ray was started without
         driver = start_driver(config, tmp_path, faults={})
         assert driver.wait(180) == 0, (tmp_path / "driver.log").read_text()[-3000:]

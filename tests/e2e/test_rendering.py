@@ -44,7 +44,7 @@ def frames_of(path: Path) -> int:
 def test_videos_follow_the_clips_and_what_is_missing_comes_later(tmp_path: Path) -> None:
     manifest = write_clips(tmp_path / "clips", 3, frames=[8, 6, 7])
     output = tmp_path / "run"
-    config = config_for(manifest, output, cpus=0.5, render={"enabled": True})
+    config = config_for(manifest, output, actors=1, render={"enabled": True})
     summary = run_job(config, make_segmenter=DrawnSegmenter)
     assert (summary.done, summary.rendered, summary.exit_code) == (3, 3, 0)
     videos = {path.stem: frames_of(path) for path in (output / "videos").iterdir()}
@@ -81,7 +81,7 @@ def test_videos_follow_the_clips_and_what_is_missing_comes_later(tmp_path: Path)
 def test_what_is_not_done_cannot_be_rendered(tmp_path: Path) -> None:
     manifest = write_clips(tmp_path / "clips", 1, frames=3)
     (tmp_path / "clips" / "clip-000.mp4").write_bytes(b"")
-    run_job(config_for(manifest, tmp_path / "run"), make_segmenter=DrawnSegmenter)
+    run_job(config_for(manifest, tmp_path / "run", actors=1), make_segmenter=DrawnSegmenter)
     with pytest.raises(UserError) as caught:
         render_run(str(tmp_path / "run"), ["clip-000", "clip-999"])
     assert caught.value.problems[0].startswith("clip 'clip-999' is not in the manifest")
@@ -105,7 +105,7 @@ def test_rendering_gets_the_cpus_of_actors_that_have_nothing_left_to_do(tmp_path
 
 def test_a_task_that_asks_for_more_cpus_than_there_are_renders_all_the_same(tmp_path: Path) -> None:
     manifest = write_clips(tmp_path / "clips", 1, frames=4)
-    config = config_for(manifest, tmp_path / "run", render={"enabled": True, "cpus_per_task": 64})
+    config = config_for(manifest, tmp_path / "run", actors=1, render={"enabled": True, "cpus_per_task": 64})
     summary = run_job(config, make_segmenter=DrawnSegmenter)
     assert (summary.rendered, summary.exit_code) == (1, 0)
     (tmp_path / "run" / "videos" / "clip-000.mp4").unlink()
