@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import secrets
 import socket
@@ -140,8 +141,13 @@ def _listener(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except OSError as error:
         listener.close()
-        raise UserError(f"--host {host} --port {port}: {error.strerror or error}; allowed: a free port") from None
+        allowed = "an address of this machine" if _is_foreign(error) else "a free port, or 0 for any"
+        raise UserError(f"--host {host} --port {port}: {error.strerror or error}; allowed: {allowed}") from None
     return listener
+
+
+def _is_foreign(error: OSError) -> bool:
+    return isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
 
 
 def _hosts(host: str, port: int) -> frozenset[str] | None:

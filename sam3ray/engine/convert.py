@@ -65,7 +65,8 @@ def convert(weights: str, folder: str, base: str = "facebook/sam3", *, offline: 
     """
     source, goal = Path(weights).expanduser(), Path(folder).expanduser()
     if not source.exists():
-        raise UserError(f"{weights} does not exist")
+        remote = "; allowed: a file or folder on this machine" if "://" in weights else ""
+        raise UserError(f"{weights} does not exist{remote}")
     if goal.exists() and (not goal.is_dir() or any(goal.iterdir())):
         raise UserError(f"{folder} already exists; choose a new or an empty folder")
     if source.is_dir() and not (source / "adapter_config.json").is_file():

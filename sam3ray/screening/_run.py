@@ -191,8 +191,8 @@ def _target(
     if to is None:
         return store.storage, layout.TRIAGE
     folder, _, name = resolve(os.fspath(to)).rpartition("/")
-    if not name.endswith(".parquet"):
-        raise UserError(f"--to {redact(os.fspath(to))}: allowed: the address of a .parquet file")
+    if not name.endswith(".parquet") or folder.endswith(":/"):
+        raise UserError(f"--to {redact(os.fspath(to))}: allowed: the address of a .parquet file in a folder")
     storage = Storage(folder or "/", options)
     if storage.exists(name):
         raise UserError(f"{storage.shown(name)} already exists: choose another name for --to")

@@ -65,7 +65,8 @@ class Storage:
         except AddressError as error:
             raise UserError(f"output {redact(uri)} {error}") from None
         if "://" not in self.uri and (file := _file_on_the_way(self.uri)):
-            raise UserError(f"output {self.uri} cannot be a folder, because {file} is a file; choose another folder")
+            why = "is a file" if file == self.uri else f"cannot be a folder, because {file} is a file"
+            raise UserError(f"{self.uri} {why}; allowed: a folder")
         self.options = dict(options or {})
         self.retry = retry or RetryPolicy()
         self.enforced: bool | None = None  # whether create-if-absent is, as far as `probe` has found out

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sam3ray.app._start import _listener
 from sam3ray.config import load_config
 from sam3ray.engine.convert import convert
 from sam3ray.failures import UserError
@@ -15,6 +16,7 @@ from sam3ray.faults.storage import explain
 from sam3ray.files import read_bytes
 from sam3ray.job.logs import set_up_logging
 from sam3ray.manifest._parquet import read_parquet
+from sam3ray.screening._run import _target
 
 
 def test_an_error_of_a_disk_has_no_number(tmp_path: Path) -> None:
@@ -79,3 +81,13 @@ def test_a_client_that_logs_what_it_raises_is_quiet() -> None:
     finally:
         package.handlers[:], package.propagate = before[0], before[2]
         package.setLevel(before[1])
+
+
+def test_a_ranking_needs_a_folder_on_the_store() -> None:
+    with pytest.raises(UserError, match=r"allowed: the address of a \.parquet file in a folder"):
+        _target(None, "foo://x.parquet", {})
+
+
+def test_an_address_of_another_machine() -> None:
+    with pytest.raises(UserError, match=r"--host nowhere.invalid --port 0: .*; allowed: an address of this machine"):
+        _listener("nowhere.invalid", 0)

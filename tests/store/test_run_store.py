@@ -529,10 +529,13 @@ def test_a_store_that_refuses_stops_the_job_at_once(tmp_path):
     assert "Errno" not in str(caught.value)
 
 
-@pytest.mark.parametrize("below", ["", "run"])
-def test_a_file_in_place_of_the_output_is_the_users_error(below: str, tmp_path):
+@pytest.mark.parametrize(
+    ("below", "said"),
+    [("", "/file is a file; allowed"), ("run", "cannot be a folder, because /.*/file is a f")],
+)
+def test_a_file_in_place_of_a_folder_is_the_users_error(below: str, said: str, tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(UserError, match=r"cannot be a folder, because .*/file is a file; choose another folder"):
+    with pytest.raises(UserError, match=said):
         RunStore(str(tmp_path / "file" / below))
 
 
