@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import os
 import random
 import signal
@@ -89,7 +90,7 @@ class Report:
     exit_codes: list[int] = field(default_factory=list)
     clips: int = 0
     rows: int = 0
-    resumed: int = 0  # long clips that several attempts have made
+    resumed: int = 0  # long clips that were made of windows which were there when the first actor was killed
     seconds: float = 0.0
     problems: list[str] = field(default_factory=list)
 
@@ -169,6 +170,7 @@ class Chaos:
         self.report = Report(clips=settings.clips)
         self.output = f"s3://{BUCKET}/labels/run"
         self.outage_until = 0.0
+        self.kept: dict[int, set[str]] = {}  # long clip -> SHA-256 of its windows when the first actor was killed
         self.nodes: Nodes | None = None
         self.doomed = -1
         self.gate = Gate(folder)
@@ -352,6 +354,13 @@ class Chaos:
         listed = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=f"labels/run/windows/clip-{clip:03d}/")
         return any(item["Key"].endswith(".safetensors") for item in listed.get("Contents", []))
 
+    def _windows_of(self, clip: int) -> set[str]:
+        """SHA-256 of the rows of its windows on the store."""
+        listed = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=f"labels/run/windows/clip-{clip:03d}/")
+        keys = [item["Key"] for item in listed.get("Contents", []) if item["Key"].endswith(".parquet")]
+        rows = (self.s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys)
+        return {hashlib.sha256(each).hexdigest() for each in rows}
+
     def _wait_for_the_end(self) -> int:
         assert self.driver is not None
         try:
@@ -381,6 +390,7 @@ class Chaos:
             os.kill(doomed, signal.SIGKILL)
             if kind == "long":
                 for clip in LONG:
+                    self.kept[clip] = self._windows_of(clip)
                     self.gate.release(clip)
             return True
         return False
@@ -417,7 +427,7 @@ class Chaos:
         problems += [f"{clip} was lost" for clip in whole.keys() - ours.keys()]
         problems += [f"{clip} is nobody's" for clip in ours.keys() - whole.keys()]
         problems += [f"{clip} differs" for clip in ours.keys() & whole.keys() if not ours[clip].equals(whole[clip])]
-        self.report.resumed = sum(len(self._attempts(number)) > 1 for number in LONG)
+        self.report.resumed = sum(bool(self.kept.get(clip, set()) & self._made_of(clip)) for clip in LONG)
         self.report.rows = sum(table.num_rows for table in ours.values())
         versions = Counter(
             version["Key"]
@@ -439,11 +449,11 @@ class Chaos:
             f"{path} was left behind" for path in (self.folder / "tmp").iterdir() if path.name.startswith("sam3ray")
         ]
 
-    def _attempts(self, number: int) -> set[int]:
-        """Those whose windows a clip is made of, and the one that has finished it."""
+    def _made_of(self, number: int) -> set[str]:
+        """SHA-256 of the rows of the windows that a clip is made of."""
         store = RunStore(self.output, {"endpoint_url": self.server})
         about = store.read_clip_metadata(f"clip-{number:03d}")["clip"]
-        return {about["attempt"], *(window["attempt"] for window in about.get("windows", ()))}
+        return {window["sha256"] for window in about.get("windows", ())}
 
     def _annotations(self) -> dict[str, Any]:
         place = pyarrow.fs.S3FileSystem(
@@ -479,7 +489,7 @@ def main() -> int:
     kills = ", ".join(f"{count} {kind}" for kind, count in report.kills.items())
     faults = ", ".join(f"{count} {kind}" for kind, count in sorted(report.faults.items()))
     print(f"{report.clips} clips, {report.rows} rows; {report.rounds} rounds; {report.seconds:.0f} s")
-    print(f"long clips that went on from a window of another attempt: {report.resumed} of {len(LONG)}")
+    print(f"long clips that went on from windows which the first kill found: {report.resumed} of {len(LONG)}")
     print(f"killed: {sum(report.kills.values())} ({kills})")
     sick = ", ".join(f"{count} {kind}" for kind, count in sorted(report.sick.items()))
     print(f"clips that failed of what is sick: {sick or 'none'}")
