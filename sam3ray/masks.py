@@ -3,7 +3,7 @@
 A mask of (height, width) is read column by column into alternating run lengths, background first. The
 compressed form writes each length (from the fourth on, its difference to the one two places before) in
 groups of five bits, lowest first, as the characters "0" to "o"; 0x20 marks a group that is continued.
-The format is that of pycocotools (`maskApi.c`, rleToString and rleFrString); output is byte for byte the same.
+The format is pycocotools' (`maskApi.c`, rleToString and rleFrString); output is identical, byte for byte.
 
 Two encoders find the places where a mask changes, in column-major order, and share the rest. On the host only the
 rectangle around each mask is read, column by column. For tensors on a device one `nonzero` over the changes of all

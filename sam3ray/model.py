@@ -169,7 +169,7 @@ class Model:
             exemplars: concepts shown by boxes, resolved (`sam3ray.prompts.resolve_exemplars`). They go the way of the
                 phrases, and so do their ids.
             progress: called after each processed frame: what is found backward comes late.
-            recorder: saves the clip's progress, so that another call can continue from there. Not used if phrases go
+            recorder: saves the clip's progress; another call can continue from there. Not used if phrases go
                 backward.
 
         Returns:

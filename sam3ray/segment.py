@@ -116,7 +116,7 @@ def track_video(
         direction: "forward" from each object's first prompt, "backward" from its last, or "both".
         refine: "onward": a later prompt changes the object from there on; "throughout": everywhere.
 
-    The other arguments, and what is returned, are those of `segment_video`.
+    The other arguments and the return value are the same as for `segment_video`.
 
     Raises:
         ValueError: there is no visual prompt, or one does not fit the video.

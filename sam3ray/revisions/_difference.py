@@ -1,4 +1,4 @@
-"""What somebody changed in exported labels: the operations that turn the export into what came back."""
+"""What a person changed in exported labels: the operations that turn the export into the returned files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sam3ray.revisions._operations import ClipOperation, Delete, Rename, SetId, 
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 from sam3ray.values.prompts import BoxPrompt
 
-CORRECTED_SCORE = 1.0  # of a mask that somebody drew
+CORRECTED_SCORE = 1.0  # of a mask drawn by hand
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +23,8 @@ class Label:
         object_id: None where the tool has no id for it: it is new. A negative one is new, too, and the same object
             wherever it comes.
         mask: (height, width) bool, not empty; or the row, where it comes back as one: its scores stay.
-        prompt: a box that somebody set, for which the mask only stands in.
-        between: nobody set this one: the tool's own line between two that were set.
+        prompt: a box set by hand; the mask is only a placeholder for it.
+        between: not set by hand, but interpolated by the tool between two boxes that were.
     """
 
     object_id: int | None
@@ -41,8 +41,8 @@ class Change:
     Attributes:
         operations: to apply in order, before `masks` are put in place.
         masks: object id -> its new and changed frames, ascending.
-        prompts: object id -> boxes that somebody set on some of these.
-        between: object id -> frames among these that nobody set.
+        prompts: object id -> boxes set by hand on some of these frames.
+        between: object id -> the frames among these that were interpolated.
         added: ids among these that the clip did not have.
     """
 
@@ -82,7 +82,7 @@ def difference(
             object on every exported frame that has it happened to the whole object.
 
     Raises:
-        ValueError: an id comes twice on a frame, or is that of an object that was not exported.
+        ValueError: an id occurs twice on a frame, or belongs to an object that was not exported.
     """
     renamed = names or {}
     prompts_of: dict[int, dict[str, None]] = {}

@@ -33,8 +33,8 @@ class Data:
 
     Attributes:
         frames: the rows.
-        by_hand: whether somebody drew the masks; else a tool worked them out (between keyframes, or by tracking).
-        prompts: boxes and clicks that somebody gave, for which the mask of their frame and object only stands in.
+        by_hand: whether a person drew the masks; otherwise a tool computed them (interpolation or tracking).
+        prompts: boxes and clicks given by hand; the mask of their frame and object is only a placeholder.
     """
 
     frames: tuple[FrameAnnotations, ...]
@@ -51,8 +51,8 @@ class Marks:
 
     Attributes:
         set_rows: object id -> frame -> the prompts given there; none where the mask itself was drawn.
-        gone: object id -> spans of frames where somebody has deleted it.
-        labels: object id -> the label that somebody gave it last, on whatever frames.
+        gone: object id -> spans of frames where it was deleted by hand.
+        labels: object id -> the label last given to it by hand, on any frames.
     """
 
     set_rows: dict[int, dict[int, tuple[VisualPrompt, ...]]] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Marks:
     labels: dict[int, str] = field(default_factory=dict)
 
     def is_drawn(self, object_id: int, frame: int) -> bool:
-        """Whether somebody drew this mask: nothing may change it."""
+        """Whether this mask was drawn by hand. If so, nothing may change it."""
         return self.set_rows.get(object_id, {}).get(frame) == ()
 
     def is_gone(self, object_id: int, frame: int) -> bool:
@@ -97,7 +97,7 @@ def marks_of(operations: Iterable[ClipOperation], load: LoadData) -> Marks:
             case Merge(_, one, two, frames):
                 span = frames or EVERYWHERE
                 rows, taken = _take_rows(marks, two, span), marks.set_rows.get(one, {})
-                # Where both have a mask their union is nobody's box or click.
+                # Where both have a mask, their union is no box or click that a person gave.
                 both = {frame: () if frame in taken else given for frame, given in rows.items()}
                 _take_gone(marks, two, span)
                 _add(marks, one, both, ())

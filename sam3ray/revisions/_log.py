@@ -213,7 +213,7 @@ class Edits:
             parent: the revision that the author saw; None is the latest.
 
         Raises:
-            EditConflict: somebody else touched the same object on the same frame.
+            EditConflict: another author changed the same object on the same frame.
             EditRefused: an operation does not fit.
         """
         if not operations:
@@ -264,7 +264,7 @@ class Edits:
         Args:
             prompts: boxes and clicks that somebody gave, where the mask of that frame only stands in for what `refine`
                 will make of them.
-            by_hand: False: nobody drew the masks, and `refine` may replace them.
+            by_hand: False: the masks were not drawn by hand, and `refine` may replace them.
         """
         for label in {item.prompt for frame in frames for item in frame.objects}:
             if problem := label_problem(label):

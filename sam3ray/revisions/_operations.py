@@ -248,7 +248,7 @@ def check(operation: ClipOperation | Revert) -> None:
 
 
 class EditConflict(UserError):
-    """Somebody else changed the same object on the same frame. Nothing was written."""
+    """Another author changed the same object on the same frame. Nothing was written."""
 
 
 class EditRefused(UserError):

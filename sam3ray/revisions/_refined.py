@@ -34,7 +34,7 @@ class CorrectedClip:
 
     @cached_property
     def labels(self) -> dict[int, str]:
-        """Object id -> its one label: what somebody called it last on any frame, else that of its first row."""
+        """Object id -> its one label: the last one given by hand on any frame, else the label of its first row."""
         found: dict[int, str] = {}
         for frame in self.frames:
             for item in frame.objects:

@@ -91,7 +91,7 @@ def resolved_file(edits: Edits, clip_id: str, operations: Sequence[ClipOperation
         kept = {name: about.get(name, {}) for name in ("fingerprint", "clip", "model", "software")}
         with AnnotationWriter(path, clip_id, kept) as writer:
             frames = {frame.frame_index: frame for frame in edits.clip(clip_id, operations)}
-            # Those that were looked at and have no objects (any more) count as well.
+            # Frames that were processed but have no objects, or none left, count as well.
             empty = FrameAnnotations(0, 0, 0.0, clip.get("height") or 1, clip.get("width") or 1)
             for index in labelled_frames(clip, frames.keys()):
                 writer.write(frames.get(index) or replace(empty, frame_index=index))

@@ -118,7 +118,7 @@ def read_index(storage: Storage) -> dict[str, CompactedClip]:
 
 
 def create_index(storage: Storage, version: int, clips: Iterable[CompactedClip]) -> bool:
-    """Switch readers over, in one step. False if somebody else has made this version."""
+    """Switch readers over, in one step. False if another process has created this version."""
     rows = sorted(clips, key=lambda clip: clip.clip_id)
     starts = range(0, len(rows), _BATCH_CLIPS)
     schema = _SCHEMA.with_metadata({_FIRST_IDS: json.dumps([rows[i].clip_id for i in starts])})

@@ -41,7 +41,7 @@ class Guarantee(Enum):
     SERVER = "server"
     LOCAL = "local"
     PROCESS = "process"
-    CHECKED = "checked"  # nobody: a check, then a write
+    CHECKED = "checked"  # not enforced: a check, then a write
 
 
 def temporary_name() -> str:
@@ -90,7 +90,7 @@ def create(fs: Any, local: str, remote: str, scratch: str, token: str) -> bool:
         token: marks the file as this call's where the store can keep it.
 
     Returns:
-        Whether it is known that the store has these very bytes, so that nobody need look.
+        Whether it is known that the store has these very bytes, so no check is needed.
     """
     kind = kind_of(fs)
     if kind == "local":

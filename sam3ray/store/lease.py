@@ -1,4 +1,4 @@
-"""Who may change a run: one record with a heartbeat, so that a second process sees the first.
+"""Who may change a run: one record with a heartbeat, by which a second process sees the first.
 
 Drivers hold the lease, and so do `compact`, `retry` and `render`. It expires: a holder is taken for dead when its
 process is gone (told at once on the same host, in the same process namespace), or `STALE_S` after its last heartbeat.
@@ -7,7 +7,7 @@ wrong: a process that finds one watches whether it changes.
 
 A holder that was suspended for longer (a laptop, a paused machine, a store out of reach) may have been taken over. So
 every change begins with `check`: it makes no request while the lease is surely held, otherwise it reads the record
-again. Nothing that matters rests on the lease alone: a clip is committed, and an index of merged files switched, by
+again. Nothing that matters depends on the lease alone: a clip is committed, and an index of merged files switched, by
 create-if-absent.
 
 Taking over, which two may try at the same moment: each creates `.tmp/lease~<holder>`, of which the store lets one
@@ -225,7 +225,7 @@ class DriverLease:
         began = now()
         holder = read_driver(storage)
         if holder is None and expired:
-            self._lose(None)  # somebody has been here, and has gone
+            self._lose(None)  # another process took the lease meanwhile, and has ended
         elif holder is None:
             if storage.create_bytes(self._record(), layout.DRIVER):  # deleted by hand
                 self._held_at = began

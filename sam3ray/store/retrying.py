@@ -1,4 +1,4 @@
-"""Back-off: exponential, with full jitter, so that a thousand workers do not come back at the same moment."""
+"""Back-off: exponential, with full jitter, which keeps a thousand workers from returning at the same moment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RetryPolicy:
     """How often and how patiently.
 
     The waits of 7 tries add up to about 25 s on average. The libraries below try several times themselves, each with
-    its own time-outs, so that the whole is bounded by time as well: no try starts later than `within_s`.
+    its own time-outs, so the whole is bounded by time as well: no try starts later than `within_s`.
     """
 
     tries: int = 7

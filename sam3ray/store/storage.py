@@ -135,7 +135,7 @@ class Storage:
         return redact(self.address(path))
 
     def full(self, path: str = "") -> str:
-        """The path as the filesystem wants it."""
+        """The path in the form that the filesystem expects."""
         return f"{self.root}/{path}" if path else self.root
 
     def retrying(self, what: str, path: str, call: Callable[[], T]) -> T:
@@ -348,7 +348,7 @@ class Storage:
         At every moment there is either no file or a whole one. If the process dies, at most a temporary file
         outside the run's folders (`.tmp/`) is left, on storage that needs one.
         """
-        # Where nobody is known to enforce the condition, nothing that is seen is overwritten.
+        # If the store is not known to enforce the condition, nothing that is seen is overwritten.
         if not self.is_local and not self.enforced and self.exists(path):
             return False
         return self._create(local, path)
@@ -371,7 +371,7 @@ class Storage:
             try:
                 owner = self.retrying("look at", path, lambda: creating.token_of(self.fs, self.full(path)))
             except FileNotFoundError:
-                return False  # somebody else's, and deleted meanwhile
+                return False  # another writer's, and deleted meanwhile
             if owner != token:
                 return False
         written = self.size(path)

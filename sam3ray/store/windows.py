@@ -175,7 +175,7 @@ def newest_window(storage: Storage, clip_id: str) -> WindowName | None:
 
 
 def clear_windows(storage: Storage, clip_ids: Iterable[str]) -> None:
-    """Remove the windows of some clips: states before the files that they name, so that no file is missed."""
+    """Remove the windows of some clips: states before the files that they name; this way no file is missed."""
     for clip_id in clip_ids:
         folder = layout.window_folder(clip_id)
         for name in sorted(storage.names(folder), key=_order_of_removal):

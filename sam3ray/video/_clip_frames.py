@@ -36,7 +36,7 @@ class ClipFrames:
     asking for a moment, takes an index of the file (`sam3ray.video._index`). Where it has none, the clip is decoded
     once without converting its frames, to learn where they are.
 
-    The arguments are those of `VideoReader`, and so are `info`, `clock` and `frame_names`.
+    The arguments, and `info`, `clock` and `frame_names`, are the same as for `VideoReader`.
 
     Attributes:
         looked: called for each frame whose place is learned.

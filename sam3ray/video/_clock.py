@@ -25,7 +25,7 @@ Item = TypeVar("Item")
 _REORDERED = 20  # packets after which one that showed no frame will show none: decoders reorder by 16 at most
 PACKETS_KNOWN = 160  # no decoder holds so many
 _RECENT = 32  # stamps that a new one is compared with
-_PATIENCE = 8  # frames that wait for a stamp that goes on
+_PATIENCE = 8  # frames that wait for a timestamp that continues
 _LEAP_S = 10.0  # FFmpeg's own limit (dts_delta_threshold) for a leap within a transport stream
 
 
@@ -90,7 +90,7 @@ class Clock(Generic[Item]):
         self._last: int | None = None
         self._last_stamp: int | None = None
         self._runs_free = False
-        self._anchored = True  # whether the offset is that of the frame's epoch
+        self._anchored = True  # whether the offset belongs to the frame's epoch
 
     @property
     def packets(self) -> int:
@@ -226,14 +226,14 @@ class Clock(Generic[Item]):
         self._runs_free = stamp is None
 
     def _give_up(self) -> Iterator[Timed[Item]]:
-        """Frames that wait for a stamp that goes on: a frame apart."""
+        """Frames that wait for a timestamp that continues: one frame apart."""
         for waiting in self._stuck:
             assert self._last is not None
             time = self._last + self._step
             stamp = waiting.stamp
             if stamp is not None:
                 if self._last_stamp is not None and stamp > self._last_stamp:
-                    self._offset = time - stamp  # stamps go on, behind the time
+                    self._offset = time - stamp  # timestamps continue, behind the time
                 self._last_stamp = stamp
             yield self._at(waiting, time)
         self._stuck.clear()

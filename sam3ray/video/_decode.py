@@ -1,4 +1,4 @@
-"""Decoding a local video file, in display order, without converting frames that nobody needs.
+"""Decoding a local video file, in display order, without converting frames that are not needed.
 
 What counts as damage, and why. Annotations that end early without a word are worse than a failed clip, so:
 

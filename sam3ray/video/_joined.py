@@ -51,7 +51,7 @@ def _next_file_at(path: VideoSource, container: InputContainer, last_at: int) ->
     marks = _BEGINNINGS.get(name)
     if marks is None or last_at <= 0:
         return None
-    if name == "nut":  # libav goes on with the first frame of the second file, and ends there
+    if name == "nut":  # libav continues with the first frame of the second file, and stops there
         return _second(path, marks[0])
     with opened(path) as file:
         file.seek(last_at)
@@ -109,7 +109,7 @@ def _next_movie(path: VideoSource) -> tuple[int, bool] | None:
     """Where a second MP4 or MOV begins, and whether its frames would be mixed into those of the first.
 
     A second file has its own type, table and data. Of fragments libav reads on, in the order of their times: that is
-    right as long as these go on.
+    right as long as these continue.
     """
     seen: set[bytes] = set()
     after: set[bytes] = set()

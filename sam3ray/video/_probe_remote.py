@@ -30,7 +30,7 @@ BUDGET_BYTES = 64 * 2**20  # headers, an index at the end and one frame take far
 def probe_uri(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any] | None = None) -> VideoInfo:
     """Facts of a video file or folder of numbered frames on any fsspec storage.
 
-    A remote file is not fetched: the demuxer reads the ranges it wants, at most BUDGET_BYTES of them.
+    A remote file is not fetched: the demuxer reads the ranges it needs, at most BUDGET_BYTES of them.
 
     Raises:
         ClipError: as `probe`, and storage.

@@ -19,10 +19,10 @@ BLOCK_BYTES = 64 * 2**10
 MOST_BLOCKS = 128  # of one request: 8 MiB
 MEMORY_BYTES = 64 * 2**20  # for each video that is open
 _AHEAD_FROM = 4  # blocks: whoever has read so many in a row will read on
-_RUNS = 8  # places where somebody reads on: pictures, sound, an index
+_RUNS = 8  # places that are read sequentially: pictures, sound, an index
 _TRIES = 4
 _PAUSE_S = 0.5
-_LONG_S = 4.0  # a request that takes longer is followed by smaller ones, so that frames keep coming
+_LONG_S = 4.0  # a request that takes longer is followed by smaller ones, which keeps frames coming
 
 Fetch = Callable[[int, int], bytes]
 
@@ -63,7 +63,7 @@ class RangedVideo(ByRanges):
         return block[begin : begin + most]
 
     def close(self) -> None:
-        """Drops what is cached. A request under way ends in its own time, and nobody waits for it."""
+        """Drops what is cached. A running request ends in its own time; nothing waits for it."""
         self._is_closed.set()
         self._beside.shutdown(wait=False, cancel_futures=True)
         with self._lock:

@@ -137,7 +137,7 @@ _OF_STORE = {
 
 
 def _refusal(error: BaseException | None) -> tuple[Reason, str] | None:
-    """What no other try can change: addresses that lead nowhere or where nobody may go."""
+    """Errors that another try cannot change: addresses that lead nowhere or are forbidden."""
     for each in causes(error, hidden=True):
         kind = type(each).__name__
         if isinstance(each, web.Refused):

@@ -26,7 +26,7 @@ from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.video._opened import ByRanges, RangedFile, VideoSource
 
-# Containers of one self-contained file. Audio-only ones are here so that they are told apart from rubbish.
+# Containers of one self-contained file. Audio-only ones are listed to tell them apart from damaged files.
 DEMUXERS = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,vvc,av1,obu,ivf,m4v,vc1,rm,gif,dv,nut,"
     "yuv4mpegpipe,wtv,gxf,mp3,wav,w64,flac,aac,ac3,eac3,aiff,au,caf,amr,dts,truehd"

@@ -1,7 +1,7 @@
 """The tables of a container: how much memory they take, whatever they say of themselves.
 
 A table of an MP4 may say "a thousand million samples of one byte each" in twenty bytes, and libav then allocates for
-each of them. Where that fails, it goes on without a table and without a word, so a limit on memory alone would turn a
+each of them. If that fails, it continues without a table and without an error, so a limit on memory alone would turn a
 bomb into a video of one frame.
 """
 

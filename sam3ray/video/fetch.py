@@ -9,7 +9,7 @@ The cache is one folder, shared by all processes of a node that are given the sa
 
 `<key>` names the uri and its content (size, etag, modification time), so a video that changes is fetched again.
 Locks are the kernel's (`flock`) and end with the process that holds them. If a process dies at any step, what it was
-using is unpinned, and what it was fetching is a `.part` folder that nobody holds: the next fetch removes it.
+using is unpinned, and what it was fetching is a `.part` folder that no process holds: the next fetch removes it.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class VideoCache:
         )
 
     def close(self) -> None:
-        """Remove what nobody uses from a temporary cache, left-overs of dead processes too. Other caches are kept."""
+        """Remove unused files from a temporary cache, and leftovers of dead processes. Other caches are kept."""
         if self._folder is None or not self._is_temporary:
             return
         with _locked(self._folder / "room.lock", fcntl.LOCK_EX):
@@ -270,7 +270,7 @@ class VideoCache:
 
     @staticmethod
     def _check_disk(video: RemoteVideo, folder: Path, size: int) -> None:
-        """A video that the disk has no room for is not begun; videos that nobody uses make room first."""
+        """A fetch is not started if the disk has no room; unused videos are removed first to make room."""
         for entry in sorted((e for e in _entries(folder) if not e.is_part), key=_last_used):
             free = free_bytes(folder)
             if free is None or free >= size:
@@ -297,7 +297,7 @@ class VideoCache:
 
 
 def _temporary_folder() -> Path:
-    """This user's cache under the system's temporary folder; a fresh one where that name is somebody else's."""
+    """This user's cache under the system's temporary folder; a fresh one if another user owns that name."""
     folder = Path(tempfile.gettempdir()) / f"sam3ray-videos-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
