@@ -19,9 +19,9 @@ from sam3ray.shapes import ClipSpec, write_clip
 from sam3ray.values.clip import Clip
 from sam3ray.values.prompts import BoxPrompt, PointPrompt
 
-SPEC = ClipSpec(seed=6, frames=20, width=160, height=90, objects=(2, 3))
+SPEC = ClipSpec(seed=6, frames=16, width=160, height=90, objects=(2, 3))
 TRACKING = TrackingConfig(hotstart_delay=4, hotstart_unmatch_thresh=3, hotstart_dup_thresh=3, frame_batch=2)
-LATE = 14  # the frame of the correction
+LATE = 11  # the frame of the correction
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_stopped_run_goes_on_where_it_stopped_and_old_states_are_deleted(model
     attempt, before = Attempt(model, first, states), Result(first, "clip", {})
     for found in attempt.run():
         before.add(found.frames)
-        attempt.is_stopped |= found.done == 12
+        attempt.is_stopped |= found.done == 10
     assert list(tmp_path.iterdir())
     order = replace(first, id="rest", goes_on="first")
     rest = carried_out(model, order, states, before)
