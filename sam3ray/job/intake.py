@@ -53,6 +53,12 @@ class Source:
         names = {str(i): name for i, name in self.video.frame_names.copy().items()}
         return {"clock": self.video.clock, **({"frame_names": names} if names else {})}
 
+    @property
+    def anchor(self) -> dict[str, Any]:
+        """From where another attempt could read the video on; empty where that is no matter, or not known."""
+        anchor = self.video.anchors.latest() if self.video.needs_anchors else None
+        return {} if anchor is None else {"anchor": anchor}
+
     def frames(self, clock: StageClock) -> Any:
         once = self.frames_or_source is not self.video
         return clock.timed("decode", self.frames_or_source) if once else self.frames_or_source
@@ -63,6 +69,7 @@ class Intake:
 
     def __init__(self, config: JobConfig) -> None:
         self._video, self._storage = config.video, config.storage
+        self._is_shared = config.windows.mode == "parallel"
         self._cache = VideoCache(config.video.cache_dir, config.video.cache_bytes, config.storage, limits=config.video)
         self._ahead: dict[str, Future[Opened]] = {}
         self._pool = ThreadPoolExecutor(1, "sam3ray-prefetch")
@@ -125,12 +132,17 @@ class Intake:
                 seen.append(source)
                 check_source(clip, source)
 
-            path = resources.enter_context(self._cache.open_parts(clip.uri, fetched, saw))
+            parts = self._cache.open_parts(clip.uri, fetched, saw, in_order=self._is_in_order(clip))
+            path = resources.enter_context(parts)
             opened = Opened(clip, resources, path, time.perf_counter() - began, seen[-1])
             if first_frames and not _is_read_again(clip):
                 self._start_reading(opened)
             opened.resources = resources.pop_all()
         return opened
+
+    def _is_in_order(self, clip: Clip) -> bool:
+        """Whether its frames are read from the video's first one on, in order."""
+        return not (clip.start_s or self._is_shared or _is_read_again(clip))
 
     def source(self, opened: Opened, *, again: bool = False) -> Source:
         """Frames in one pass; frames that can be read again for visual prompts, and where a moment is to be found.

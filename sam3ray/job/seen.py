@@ -16,10 +16,12 @@ class Seen:
     Attributes:
         clock: where times come from; empty: no frame was read.
         frame_names: of the files of a folder, by index.
+        anchor: from where the video can be read on (`sam3ray.video.Anchor`); no result depends on it.
     """
 
     clock: Literal["", "container", "rebuilt", "folder_fps"] = ""
     frame_names: dict[str, str] = field(default_factory=dict)
+    anchor: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, facts: Any) -> Seen:
@@ -34,14 +36,21 @@ class Seen:
 
     @property
     def facts(self) -> dict[str, Any]:
+        """For the metadata of the annotations."""
         values = {"clock": self.clock, "frame_names": self.frame_names}
         return {name: value for name, value in values.items() if value}
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """For a window."""
+        return self.facts | ({"anchor": self.anchor} if self.anchor else {})
 
     def joined(self, later: Seen) -> Seen:
         """A clock that was rebuilt anywhere is a rebuilt one."""
         clock = self.clock if self.clock == "rebuilt" else later.clock or self.clock
-        return Seen(clock, {**self.frame_names, **later.frame_names})
+        return Seen(clock, {**self.frame_names, **later.frame_names}, later.anchor)
 
     def beyond(self, before: Seen) -> Seen:
         """Without the names that were known before."""
-        return Seen(self.clock, {i: name for i, name in self.frame_names.items() if i not in before.frame_names})
+        names = {i: name for i, name in self.frame_names.items() if i not in before.frame_names}
+        return Seen(self.clock, names, self.anchor)

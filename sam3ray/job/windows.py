@@ -23,6 +23,7 @@ from sam3ray.job.window_rows import read_window, window_facts, write_window
 from sam3ray.store import RunStore
 from sam3ray.store.windows import ROWS, STATE, WindowEntry, WindowName, WindowNote, Windows, sha256_of
 from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.video import Anchor
 
 if TYPE_CHECKING:
     from sam3ray.engine.state import StateError
@@ -117,6 +118,11 @@ class ClipWindows:
         """For the clip's metadata: what all attempts saw while reading, and the windows that the clip is made of."""
         seen = self._seen_before.joined(Seen.of(self._seen())).facts
         return seen | ({"windows": [asdict(entry) for entry in self._note.windows]} if self._note.windows else {})
+
+    @property
+    def anchor(self) -> Anchor | None:
+        """From where to read the video on, as the window has it that the clip continues from."""
+        return Anchor.of(self._seen_before.anchor)
 
     def reads(self, seen: Callable[[], Mapping[str, Any]]) -> None:
         """`seen` says what reading the video has shown so far. It is kept, too: the next attempt reads other frames."""
@@ -287,7 +293,7 @@ class ClipWindows:
     def _rows_kept(self, pass_number: int, cut: _Cut) -> WindowEntry:
         maker, frames = self._maker, cut.frames.get(pass_number, [])
         local = self._folder / f"new{ROWS}"
-        write_window(local, self._note.clip_id, frames, cut.seen.facts)
+        write_window(local, self._note.clip_id, frames, cut.seen.kept)
         known = set(self._windows.states)
         while True:
             self._check_wanted()

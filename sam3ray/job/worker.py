@@ -62,7 +62,7 @@ from sam3ray.values.clip import Clip
 from sam3ray.values.exemplars import exemplar_items
 from sam3ray.values.prompt_writing import prompt_items
 from sam3ray.values.versions import ENGINE_VERSION
-from sam3ray.video import local_sighting
+from sam3ray.video import ClipFrames, local_sighting
 
 _LOG = logging.getLogger(__name__)
 
@@ -299,7 +299,9 @@ class ClipWorker:
         with clock.time("decode"):
             source = self._intake.source(opened, again=windows is not None and windows.are_there)
         if windows is not None:
-            windows.reads(lambda: source.facts)
+            windows.reads(lambda: source.facts | source.anchor)
+            if isinstance(source.video, ClipFrames):
+                source.video.anchor = lambda: windows.anchor
         path = self._work.path / f"{clip.clip_id[:100]}-{tried.attempt}.parquet"
         try:
             with AnnotationWriter(path, clip.clip_id, self._facts(opened, source)) as writer:

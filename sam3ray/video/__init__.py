@@ -1,5 +1,6 @@
 """Videos in and out: probe, fetch, decode, encode."""
 
+from sam3ray.video._anchor import Anchor
 from sam3ray.video._clip_frames import ClipFrames
 from sam3ray.video._decode import RgbConverter
 from sam3ray.video._folder import DECODING_ERRORS
@@ -16,6 +17,7 @@ from sam3ray.video.fetch import VideoCache, local_sighting, redact_uri, video_si
 
 __all__ = [
     "DECODING_ERRORS",
+    "Anchor",
     "ClipFrames",
     "Frame",
     "FrameStamp",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -11,10 +12,12 @@ from itertools import islice
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.video._ahead import Ahead, FrameGenerator, Progress, queue_capacity
+from sam3ray.video._anchor import Anchor, AnchorLog
 from sam3ray.video._decode import RgbConverter, decode
 from sam3ray.video._folder import folder_frame, list_frames
 from sam3ray.video._frame import ClockKind, Frame, FrameStamp, VideoInfo
 from sam3ray.video._index import read_index
+from sam3ray.video._movie import needs_anchors
 from sam3ray.video._opened import VideoSource, folder_of, name_of
 from sam3ray.video._reader import VideoReader, check_length
 from sam3ray.video._sampling import Sampler
@@ -29,6 +32,10 @@ class _Positions:
     times: Sequence[float]
 
 
+class _AnchorLost(Exception):
+    """The file is not timed as it was when the anchor was made."""
+
+
 class ClipFrames:
     """The sampled frames of a range of a video. They can be read any number of times, even concurrently.
 
@@ -40,6 +47,10 @@ class ClipFrames:
 
     Attributes:
         looked: called for each frame whose place is learned.
+        needs_anchors: whether it cannot be read from the middle without.
+        anchors: key frames that were passed by whoever has read last.
+        anchor: gives one that was passed earlier, perhaps elsewhere: with it, a file that has no table of its frames
+            can be read from the middle.
 
     Raises:
         ClipError: as `VideoReader`.
@@ -62,6 +73,9 @@ class ClipFrames:
         self._known: _Positions | None = None
         self.clock: ClockKind = "folder_fps" if self._folder is not None else "container"
         self.frame_names: dict[int, str] = {}
+        self.needs_anchors = needs_anchors(path)
+        self.anchors = AnchorLog(self._limits.queue_frames)
+        self.anchor: Callable[[], Anchor | None] = lambda: None
         self.looked: Callable[[], None] = lambda: None
         self.info: VideoInfo = self._reader().info
 
@@ -78,25 +92,67 @@ class ClipFrames:
         if start == 0:
             with self._reader() as reader:
                 reader.frame_names = self.frame_names
-                for frame in islice(reader, stop):
+                frames = iter(reader)
+                for frame in islice(frames, stop):
+                    self.anchors = reader.anchors
                     self._note(reader.clock)
                     yield frame
             return
+        anchor = self.anchor() if stop is None and self._known is None and self.needs_anchors else None
+        if anchor is not None and anchor.position <= start and anchor.taken:
+            given = start
+            try:
+                for frame in self._ahead(functools.partial(self._after, anchor, start)):
+                    yield frame
+                    given += 1
+            except _AnchorLost:
+                assert given == start, "it is lost before the first frame, or not at all"
+            else:
+                return
         positions = self._positions()
         wanted = positions.indices[start:stop]
-        if not wanted:
-            return
+        if wanted:
+            yield from self._ahead(functools.partial(self._chosen, wanted, positions.times[start]))
+
+    def _ahead(self, source: Callable[[Progress], FrameGenerator]) -> Iterator[Frame]:
         capacity = queue_capacity(self._limits.queue_frames, self.width, self.height)
-        ahead = Ahead(
-            lambda progress: self._chosen(wanted, positions.times[start], progress),
-            capacity,
-            self._limits.max_frame_decode_s,
-            self._name,
-        )
+        ahead = Ahead(source, capacity, self._limits.max_frame_decode_s, self._name)
         try:
             yield from ahead
         finally:
             ahead.stop()
+
+    def _after(self, anchor: Anchor, start: int, progress: Progress) -> FrameGenerator:
+        """The frames from a position on, as a reader that began with the clip's first frame gives them.
+
+        What a sampler takes depends on the last frame that it took, and on nothing before.
+        """
+        to_rgb, sampler = RgbConverter(), Sampler(self.info.time_base, self._start_s, self._end_s, self._fps)
+        position = anchor.position
+        self.anchors = AnchorLog(self._limits.queue_frames, position)
+        for coded in decode(self._path, self._limits, point=anchor.point(start), to_end=self._end_s is None):
+            progress()
+            if coded.index < anchor.taken[0]:
+                continue
+            if coded.index == anchor.taken[0] and coded.pts - coded.ticks != anchor.start:
+                raise _AnchorLost
+            self._note("rebuilt" if coded.is_rebuilt else "container")
+            if sampler.is_after(coded.ticks):
+                return
+            check_length(coded.time_s, self._start_s, self._limits, self._name)
+            is_taken = sampler.wants(coded.ticks)
+            self.anchors.note(coded, is_taken=is_taken)
+            if not is_taken:
+                continue
+            position += 1
+            if position > self._limits.max_frames:
+                raise ClipError(
+                    Reason.OVER_LIMITS,
+                    f"the clip has more than {self._limits.max_frames} frames (video.max_frames)",
+                    self._name,
+                )
+            if position > start:
+                yield Frame(coded.index, coded.pts, coded.time_s, to_rgb(coded.coded))
 
     def frame_at(self, time_s: float) -> int:
         """Source index of the frame that is shown at a moment, in seconds from the video's start.

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
+import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import PictureType, VideoFrame
@@ -27,7 +28,7 @@ from av.video.stream import VideoStream
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.video._clock import PACKETS_KNOWN, Clock, Stamp, Timed
-from sam3ray.video._index import SeekPoint, find_seek_point
+from sam3ray.video._index import KeyFrame, SeekPoint, find_seek_point
 from sam3ray.video._joined import check_unmixed, unread_rest
 from sam3ray.video._opened import VideoSource, name_of
 from sam3ray.video._programs import CHANGED, ProgramWatch
@@ -54,6 +55,7 @@ class CodedFrame:
         pts: in `time_base` units.
         ticks: the same from the video's start.
         is_rebuilt: whether this time is not the one that the container says.
+        key_frame: how to seek it, where it is one.
     """
 
     index: int
@@ -62,6 +64,7 @@ class CodedFrame:
     time_base: Fraction
     coded: VideoFrame
     is_rebuilt: bool = False
+    key_frame: KeyFrame | None = None
 
     @property
     def time_s(self) -> float:
@@ -92,16 +95,25 @@ class RgbConverter:
 
 
 def decode(
-    path: VideoSource, limits: VideoConfig, *, start_s: float | None = None, to_end: bool = False
+    path: VideoSource,
+    limits: VideoConfig,
+    *,
+    start_s: float | None = None,
+    to_end: bool = False,
+    point: SeekPoint | None = None,
 ) -> Iterator[CodedFrame]:
     """Every frame of the video with its exact index; with `start_s`, frames before it may be missing or repeated.
+
+    So they may with a `point` to start at. Those from its key frame to its wanted frame are then told apart from those
+    after a start at the beginning by their number alone: they are compared with the point's before any is given out.
 
     With `to_end`, a file that is known to be cut off fails at once, not when reading gets there.
 
     Raises:
         ClipError: see the module; also when there is no frame at all.
     """
-    point = find_seek_point(path, start_s, limits) if start_s else None
+    if point is None and start_s:
+        point = find_seek_point(path, start_s, limits)
     if point is not None:
         try:
             yield from _decode_from(path, limits, point, to_end)
@@ -127,19 +139,21 @@ def _decode_from(path: VideoSource, limits: VideoConfig, point: SeekPoint | None
         time_base = stream.time_base
         if not time_base or time_base <= 0:
             raise ClipError(Reason.UNREADABLE_VIDEO, "its video stream has no time base", where)
-        clock: Clock[VideoFrame] = Clock(
+        clock: Clock[_Picture] = Clock(
             float(time_base), usual_step(stream), stream.start_time, leaps=may_leap(container)
         )
         if point is not None:
-            with naming_errors(where, "cannot seek"):
+            try:
                 container.seek(point.key_frame.seek_to, stream=stream)
+            except av.error.FFmpegError:
+                raise _SeekMissed from None
         pictures = _pictures(path, container, stream, clock, from_start=point is None)
         if point is not None:
             pictures = _checked(pictures, clock, point)
         index = 0 if point is None else point.first_rank
         size: tuple[int, int] | None = None
         for timed in _timed(pictures, clock):
-            coded = timed.item
+            coded = timed.item.coded
             if size is None:
                 size = (coded.width, coded.height)
                 check_pixels(*size, limits, where)
@@ -152,7 +166,7 @@ def _decode_from(path: VideoSource, limits: VideoConfig, point: SeekPoint | None
                 )
             if abs(timed.pts) > _LATEST:
                 raise ClipError(Reason.UNREADABLE_VIDEO, f"frame {index} has the timestamp {timed.pts}", where)
-            yield CodedFrame(index, timed.pts, timed.ticks, time_base, coded, timed.is_rebuilt)
+            yield CodedFrame(index, timed.pts, timed.ticks, time_base, coded, timed.is_rebuilt, timed.item.key_frame)
             index += 1
         if size is None and point is not None:
             raise _SeekMissed
@@ -160,13 +174,13 @@ def _decode_from(path: VideoSource, limits: VideoConfig, point: SeekPoint | None
             raise ClipError(Reason.UNREADABLE_VIDEO, "no frame of its video stream can be decoded", where)
 
 
-def _timed(pictures: Iterator[_Picture], clock: Clock[VideoFrame]) -> Iterator[Timed[VideoFrame]]:
+def _timed(pictures: Iterator[_Picture], clock: Clock[_Picture]) -> Iterator[Timed[_Picture]]:
     for picture in pictures:
-        yield from clock.shown(picture.number, picture.coded)
+        yield from clock.shown(picture.number, picture)
     yield from clock.end()
 
 
-def _checked(pictures: Iterator[_Picture], clock: Clock[VideoFrame], point: SeekPoint) -> Iterator[_Picture]:
+def _checked(pictures: Iterator[_Picture], clock: Clock[_Picture], point: SeekPoint) -> Iterator[_Picture]:
     """The pictures from the key frame on, compared with the list of those expected."""
     rank = point.first_rank
     for picture in pictures:
@@ -178,7 +192,7 @@ def _checked(pictures: Iterator[_Picture], clock: Clock[VideoFrame], point: Seek
             is_first = rank == point.first_rank
             if found != rank or (is_first and picture.byte != point.key_frame.byte):
                 raise _SeekMissed
-            if is_first and not (picture.is_key and picture.coded.pict_type == PictureType.I):
+            if is_first and picture.key_frame is None:
                 raise _SeekMissed  # not coded by itself: a key frame by name only (intra refresh)
         yield picture
         rank += 1
@@ -191,15 +205,29 @@ class _Picture:
     number: int | None
     pts: int | None
     byte: int | None
-    is_key: bool
+    key_frame: KeyFrame | None
     coded: VideoFrame
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What the container says about a packet."""
+
+    pts: int | None = None
+    dts: int | None = None
+    byte: int | None = None
+    is_key: bool = False
+
+    @property
+    def key_frame(self) -> KeyFrame | None:
+        return None if self.pts is None else KeyFrame(self.pts, self.pts if self.dts is None else self.dts, self.byte)
 
 
 def _pictures(
     path: VideoSource,
     container: InputContainer,
     stream: VideoStream,
-    clock: Clock[VideoFrame],
+    clock: Clock[_Picture],
     *,
     from_start: bool,
 ) -> Iterator[_Picture]:
@@ -212,7 +240,7 @@ def _pictures(
     codec = stream.codec_context
     counts_frames = counts_only_frames(container)
     packets = packets_of(container, stream)
-    said: dict[int, tuple[int | None, int | None, bool]] = {}
+    said: dict[int, _Said] = {}
     last_at = 0
     programs = ProgramWatch(path, container, stream, from_start=from_start)
     while True:
@@ -225,7 +253,7 @@ def _pictures(
         if packet is not None:
             pts = packet.dts if counts_frames else packet.pts
             number = clock.sent(Stamp(pts, packet.dts, packet.is_keyframe), shows=not packet.is_discard)
-            said[number] = packet.pts, packet.pos, packet.is_keyframe
+            said[number] = _Said(packet.pts, packet.dts, packet.pos, packet.is_keyframe)
             said.pop(number - PACKETS_KNOWN, None)
             packet.pts = number
             last_at = max(last_at, packet.pos or 0)
@@ -234,8 +262,10 @@ def _pictures(
         with naming_errors(where, f"cannot be decoded {_place(clock, stream)}"):
             frames = codec.decode(packet)
         for coded in frames:
-            pts, byte, is_key = said.get(-1 if coded.pts is None else coded.pts, (None, None, False))
-            yield _Picture(coded.pts, pts, byte, is_key, coded)
+            made_from = _Said() if coded.pts is None else said.get(coded.pts, _Said())
+            is_key = made_from.is_key and coded.pict_type == PictureType.I
+            key_frame = made_from.key_frame if is_key else None
+            yield _Picture(coded.pts, made_from.pts, made_from.byte, key_frame, coded)
         if packet is None:
             break
     listed = listed_packets(container, stream)
@@ -247,7 +277,7 @@ def _pictures(
         raise ClipError(Reason.UNREADABLE_VIDEO, f"{rest} ({_place(clock, stream)})", where)
 
 
-def _place(clock: Clock[VideoFrame], stream: VideoStream) -> str:
+def _place(clock: Clock[_Picture], stream: VideoStream) -> str:
     if clock.last_ticks is None or not stream.time_base:
         return "before its first frame"
     return f"after the frame at {float(clock.last_ticks * stream.time_base):.3f} s"

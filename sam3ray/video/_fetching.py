@@ -17,6 +17,7 @@ from sam3ray.values.clip_ids import unsigned
 from sam3ray.video._movie import picture_ranges
 from sam3ray.video._ranges import Fetch, NoRanges, RangedVideo
 from sam3ray.video._remote import RemoteVideo, local_name, naming_store_errors, redact_uri
+from sam3ray.video._truncation import matroska_segment
 
 
 def has_versions(video: RemoteVideo) -> bool:
@@ -30,8 +31,13 @@ def expires(video: RemoteVideo) -> bool:
     return unsigned(video.uri) != video.uri
 
 
-def open_by_ranges(fs: Any, video: RemoteVideo, progress: Callable[[int], None] | None = None) -> RangedVideo | None:
+def open_by_ranges(
+    fs: Any, video: RemoteVideo, progress: Callable[[int], None] | None = None, *, in_order: bool = False
+) -> RangedVideo | None:
     """The video, to be closed in the end; None where it is to be fetched whole.
+
+    Args:
+        in_order: it is read from its beginning, or continued: a table of its frames is not needed.
 
     Raises:
         ClipError: as `naming_store_errors`.
@@ -42,7 +48,7 @@ def open_by_ranges(fs: Any, video: RemoteVideo, progress: Callable[[int], None] 
     fetch = fetcher(fs, video)
     remote = RangedVideo(fetch, local_name(file.path, None), file.size, progress or (lambda _: None))
     try:
-        if picture_ranges(remote) is not None:
+        if picture_ranges(remote) is not None or (in_order and matroska_segment(remote) is not None):
             return remote
     except NoRanges:
         pass

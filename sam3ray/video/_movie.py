@@ -66,6 +66,11 @@ def hollow(source: VideoSource) -> Hollow | None:
     return Hollow(source, ranges) if ranges is not None and isinstance(source, ByRanges) else None
 
 
+def needs_anchors(source: VideoSource) -> bool:
+    """Whether it is read by ranges, and has no table of its frames to continue by."""
+    return isinstance(source, ByRanges) and picture_ranges(source) is None
+
+
 def is_by_tables(codec: str) -> bool:
     return codec in _BY_TABLES
 

@@ -8,9 +8,11 @@ from types import TracebackType
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.video._ahead import Ahead, FrameGenerator, Progress, queue_capacity
+from sam3ray.video._anchor import AnchorLog
 from sam3ray.video._decode import RgbConverter, decode
 from sam3ray.video._folder import folder_frame, list_frames
 from sam3ray.video._frame import ClockKind, Frame, VideoInfo
+from sam3ray.video._movie import needs_anchors
 from sam3ray.video._opened import VideoSource, folder_of, name_of
 from sam3ray.video._probe import check_duration, probe_guarded
 from sam3ray.video._sampling import Sampler
@@ -33,6 +35,8 @@ class VideoReader:
             did not grow (`sam3ray.video._clock`); "folder_fps" of a folder.
         reached_s: time of the last frame in the range that was looked at, sampled or not.
         frame_names: file names of the frames that a folder has given out, by index.
+        needs_anchors: whether the file cannot be read on from the middle without.
+        anchors: key frames that were passed.
 
     Raises:
         ClipError: when opened: not_found, permission_denied, unreadable_video, no_video_stream, over_limits.
@@ -57,6 +61,8 @@ class VideoReader:
         self._ahead: Ahead | None = None
         self.clock: ClockKind = "folder_fps" if self._folder is not None else "container"
         self.frame_names: dict[int, str] = {}
+        self.needs_anchors = needs_anchors(path)
+        self.anchors = AnchorLog(self._limits.queue_frames)
         self.reached_s = 0.0
         self.info: VideoInfo = probe_guarded(self._path, self._limits)
         check_duration(self.info, start_s, end_s, self._limits, self._name)
@@ -77,6 +83,7 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[Frame]:
         self.close()
+        self.anchors = AnchorLog(self._limits.queue_frames)
         capacity = queue_capacity(self._limits.queue_frames, self.info.width, self.info.height)
         ahead = Ahead(self._frames, capacity, self._limits.max_frame_decode_s, self._name)
         self._ahead = ahead
@@ -113,7 +120,9 @@ class VideoReader:
                 return
             check_length(coded.time_s, self._start_s, self._limits, self._name)
             self.reached_s = coded.time_s
-            if sampler.wants(coded.ticks):
+            is_taken = sampler.wants(coded.ticks)
+            self.anchors.note(coded, is_taken=is_taken)
+            if is_taken:
                 yield Frame(coded.index, coded.pts, coded.time_s, to_rgb(coded.coded))
 
     def _folder_frames(self, progress: Progress) -> FrameGenerator:

@@ -142,12 +142,18 @@ class VideoCache:
         uri: str,
         progress: Callable[[int], None] | None = None,
         saw: Callable[[str], None] | None = None,
+        *,
+        in_order: bool = False,
     ) -> Iterator[VideoSource]:
         """Like `open`; a large remote video is not fetched: its bytes come when they are read.
 
-        That is an MP4 or MOV with all its tables in one place, larger than `limits.ranges_above_bytes` or than the
-        cache, on a store that gives parts of a file and says when it has changed. Videos that are in the cache already,
-        and those with signed addresses, which expire, are read from there.
+        That is an MP4 or MOV with all its tables in one place, or a Matroska or WebM that is read in order. It must be
+        larger than `limits.ranges_above_bytes` or than the cache, on a store that gives parts of a file and says when
+        it has changed. Videos that are in the cache already, and those with signed addresses, which expire, are read
+        from there.
+
+        Args:
+            in_order: it is read from its beginning, or continued by an `Anchor`.
 
         Raises:
             ClipError: as `open`. Reading raises it, too: not_found, where the video has changed meanwhile.
@@ -159,7 +165,8 @@ class VideoCache:
         fs, video = look_up(uri, self._options, self._limits)
         if saw is not None:
             saw(video.sighting)
-        remote = None if self._is_better_whole(video) else open_by_ranges(fs, video, progress)
+        in_order = in_order or (video.size or 0) > self._max_bytes
+        remote = None if self._is_better_whole(video) else open_by_ranges(fs, video, progress, in_order=in_order)
         if remote is not None:
             with closing(remote):
                 yield remote

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.files.sighting import of_info
-from sam3ray.video import ClipFrames, Frame, VideoCache, VideoReader, _ranges
+from sam3ray.video import Anchor, ClipFrames, Frame, VideoCache, VideoReader, _anchor, _ranges
 from sam3ray.video._fetching import open_by_ranges
 from sam3ray.video._index import read_index
 from sam3ray.video._movie import picture_ranges
@@ -126,6 +128,75 @@ class TestFrames:
         path = write_video(tmp_path / "a.mp4", 100)
         path.write_bytes(path.read_bytes().replace(b"stss", b"free"))
         assert read_from(ranged(path), 77) == read_from(path, 77)
+
+
+STREAMS: dict[str, dict[str, Any]] = {
+    "b_frames.mkv": {},
+    "open_groups.mkv": VARIETY["open_groups.mov"],
+    "no_key_frames.mkv": VARIETY["no_key_frames.mp4"],
+    "uneven.mkv": VARIETY["uneven.mp4"],
+    "alternate.webm": {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "12", "g": "20"}},
+    "all_key_frames.mkv": {"options": {"g": "1", "bf": "0"}},
+    "live.mkv": {"container_options": {"live": "1"}},
+}
+
+
+class TestAnchors:
+    """Containers without a table of their frames are continued by a key frame that was passed before."""
+
+    @pytest.fixture(autouse=True)
+    def few_are_held(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_anchor, "_HELD", 0)
+
+    @staticmethod
+    def passed(path: Path, stop: int, **how: Any) -> Anchor | None:
+        clip = ClipFrames(path, limits=LIMITS, **how)
+        assert len(list(clip.read(0, stop))) == stop
+        facts = clip.anchors.latest()
+        return None if facts is None else Anchor.of(json.loads(json.dumps(facts)))
+
+    @staticmethod
+    def read_by(anchor: Anchor | None, source: RangedVideo, start: int, **how: Any) -> list[tuple[Any, ...]]:
+        clip = ClipFrames(source, limits=LIMITS, **how)
+        clip.anchor = lambda: anchor
+        assert clip.needs_anchors
+        return seen(clip.read(start))
+
+    @pytest.mark.parametrize("name", STREAMS)
+    @pytest.mark.parametrize("how", [{}, {"fps": 11.0, "end_s": 3.7}])
+    def test_frames_are_those_of_the_local_file(self, tmp_path: Path, name: str, how: dict[str, Any]) -> None:
+        path = write_video(tmp_path / name, 100, **STREAMS[name])
+        expected = seen(ClipFrames(path, limits=LIMITS, **how).read())
+        anchor = self.passed(path, 32, **how)
+        assert anchor is not None or name == "no_key_frames.mkv"
+        for start in (32, 29, 39, 2):
+            assert self.read_by(anchor, ranged(path), start, **how) == expected[start:]
+
+    def test_what_comes_before_is_not_fetched(self, tmp_path: Path) -> None:
+        noise = np.random.default_rng(0).integers(0, 255, (100, 96, 128, 3), np.uint8)
+        path = write_video(tmp_path / "a.mkv", 100, (128, 96), images=list(noise))
+        source = ranged(path)
+        found = self.read_by(self.passed(path, 90), source, 90)
+        assert [frame[0] for frame in found] == list(range(90, 100))
+        assert source.fetched_bytes < 0.5 * source.size
+
+    @pytest.mark.parametrize(
+        "change", [{"start": 7}, {"byte": 5}, {"pts_of_key": 1}, {"index": 1}, {"pts": [0] * 40}, {"seek_to": 2**62}]
+    )
+    def test_an_anchor_that_does_not_fit_is_not_used(self, tmp_path: Path, change: dict[str, Any]) -> None:
+        path = write_video(tmp_path / "a.mkv", 60)
+        anchor = self.passed(path, 40)
+        assert anchor is not None
+        assert self.read_by(replace(anchor, **change), ranged(path), 41) == read_from(path, 41)
+
+    def test_facts_of_another_kind_are_no_anchor(self) -> None:
+        for facts in (None, {}, [], {"position": "1"}):
+            assert Anchor.of(facts) is None
+
+    def test_a_clock_that_is_rebuilt_has_none(self, tmp_path: Path) -> None:
+        path = write_video(tmp_path / "a.ts", 30)
+        path.write_bytes(path.read_bytes() * 2)
+        assert self.passed(path, 55) is None
 
 
 class TestRequests:

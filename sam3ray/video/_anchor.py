@@ -1,0 +1,98 @@
+"""A key frame that was passed while a clip was read: from it the clip can be continued without an index of the file."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import asdict, field
+from typing import Any
+
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+from sam3ray.video._decode import CodedFrame
+from sam3ray.video._index import KeyFrame, SeekPoint
+
+_MOST_FRAMES = 1000  # of a group: the others are not compared
+_HELD = 32  # frames that whoever reads may hold, at most
+
+
+@checked(config=ConfigDict(strict=True, extra="forbid"))
+class Anchor:
+    """A key frame, and the frames from it to the next one.
+
+    Attributes:
+        position: in the clip, of the first frame at or after it that belongs to the clip.
+        index: of the key frame in the source.
+        start: the pts that counts as 0 s.
+        pts_of_key, seek_to, byte: see `KeyFrame`.
+        pts: of these frames, in display order.
+        taken: indices in the source of those that belong to the clip.
+    """
+
+    position: int
+    index: int
+    start: int
+    pts_of_key: int
+    seek_to: int
+    byte: int | None
+    pts: list[int] = field(default_factory=list)
+    taken: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, facts: Any) -> Anchor | None:
+        """From what `facts` gave; None where it is something else."""
+        try:
+            anchor = cls(**facts)
+        except (TypeError, ValidationError):
+            return None
+        last = anchor.index + len(anchor.pts)
+        return anchor if anchor.taken and all(anchor.index <= index < last for index in anchor.taken) else None
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def point(self, position: int) -> SeekPoint:
+        """Where to start for that frame of the clip, or a later one."""
+        last = self.taken[min(position - self.position, len(self.taken) - 1)]
+        ranks = {pts: rank for rank, pts in enumerate(self.pts, self.index) if rank <= last}
+        return SeekPoint(KeyFrame(self.pts_of_key, self.seek_to, self.byte), ranks, self.index, last)
+
+
+class AnchorLog:
+    """Notes each frame that is decoded, in one thread, and tells another the last key frame that is surely passed.
+
+    Args:
+        ahead: frames that are decoded and not yet asked for, at most.
+        taken: frames of the clip that are not decoded here, since they come before.
+    """
+
+    def __init__(self, ahead: int, taken: int = 0) -> None:
+        self._margin = ahead + _HELD
+        self._taken = taken
+        self._groups: deque[Anchor] = deque()
+        self._is_over = False
+        self._lock = threading.Lock()
+
+    def note(self, coded: CodedFrame, *, is_taken: bool) -> None:
+        with self._lock:
+            if self._is_over or coded.is_rebuilt:  # of a clock that was rebuilt, not all can be known in the middle
+                self._is_over = True
+                self._groups.clear()
+                return
+            if (key := coded.key_frame) is not None:
+                start = coded.pts - coded.ticks
+                self._groups.append(Anchor(self._taken, coded.index, start, key.pts, key.seek_to, key.byte))
+                while len(self._groups) > 1 and self._groups[1].position <= self._taken - self._margin:
+                    self._groups.popleft()
+            if self._groups and len(self._groups[-1].pts) < _MOST_FRAMES:
+                self._groups[-1].pts.append(coded.pts)
+                if is_taken:
+                    self._groups[-1].taken.append(coded.index)
+            self._taken += is_taken
+
+    def latest(self) -> dict[str, Any] | None:
+        """The anchor's facts; None: there is none."""
+        with self._lock:
+            passed = [each for each in self._groups if each.taken and each.position <= self._taken - self._margin]
+            return passed[-1].facts() if passed else None
