@@ -69,7 +69,7 @@ def test_a_cluster_that_changes_all_the_time_gives_the_same_rows(
         gate.open_for(opened)
         wait_until(lambda so_many=opened: finished(output) == so_many, driver)
     assert not at_work(drained)
-    assert "its node is leaving" in log()
+    wait_until(lambda: "its node is leaving" in log(), driver)
     nodes.start_node(1, "short", RAY_memory_usage_threshold="0.0")
     wait_until(lambda: "ran out of memory" in log(), driver)
     gate.open_for(count)
