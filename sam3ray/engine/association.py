@@ -5,7 +5,7 @@ Follows `_associate_det_trk` of the code published with the weights; transformer
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def associate(
     empty = tuple(np.flatnonzero(track_is_empty).tolist())
     sure_enough = scores >= rules.new_det_thresh
     if tracks == 0:
-        return _capped(np.arange(detections), scores, rules.max_num_objects, (), (), (), {})
+        return _capped(Association((), (), (), (), {}), np.arange(detections), scores, rules.max_num_objects)
     if detections == 0:
         unmatched = tuple(np.flatnonzero(~track_is_empty).tolist())
         return Association((), (), unmatched, empty, {})
@@ -79,20 +79,13 @@ def associate(
     best = ious.argmax(axis=1)
     recondition = {int(best[d]): int(d) for d in np.flatnonzero(sure)}
     room = max(0, rules.max_num_objects - tracks + absent)
-    return _capped(np.flatnonzero(is_new), scores, room, matched_tracks, unmatched, empty, recondition)
+    found = Association((), matched_tracks, unmatched, empty, recondition)
+    return _capped(found, np.flatnonzero(is_new), scores, room)
 
 
-def _capped(
-    new: np.ndarray,
-    scores: np.ndarray,
-    room: int,
-    matched_tracks: tuple[tuple[int, ...], ...],
-    unmatched: tuple[int, ...],
-    empty: tuple[int, ...],
-    recondition: dict[int, int],
-) -> Association:
-    """Leave out the worst new objects where there would be too many."""
+def _capped(found: Association, new: np.ndarray, scores: np.ndarray, room: int) -> Association:
+    """With these new objects, less the worst where there would be too many."""
     dropped = max(0, len(new) - room)
     if dropped:
         new = new[np.argsort(-scores[new], kind="stable")[:room]]
-    return Association(tuple(new.tolist()), matched_tracks, unmatched, empty, recondition, dropped)
+    return replace(found, new=tuple(new.tolist()), dropped=dropped)

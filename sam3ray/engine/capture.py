@@ -22,6 +22,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from sam3ray.faults.causes import first_line
+
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 _FIRST_RUNS = 1  # as it is, before shapes are thought worth a capture
 
@@ -124,8 +126,7 @@ class Captured:
             replay, outputs = record(lambda: self._run(*inputs, *fixed), device)
         except RuntimeError as error:
             # Also when memory is short. The shapes run as they are from now on.
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            _log.warning("%s is not captured for %s: %s", self._name, shapes, reason)
+            _log.warning("%s is not captured for %s: %s", self._name, shapes, first_line(error))
             return None
         return _Graph(replay, inputs, outputs, self._rows, tuple(fixed))
 

@@ -18,7 +18,7 @@ from sam3ray.engine.image_size import fit, resize
 from sam3ray.engine.mirror import cache_folder, is_address, mirrored
 from sam3ray.engine.versions import check_transformers
 from sam3ray.failures import JobStopped, NotNow, Reason
-from sam3ray.faults.causes import causes
+from sam3ray.faults.causes import causes, first_line
 from sam3ray.faults.machine import machine_fault
 from sam3ray.guard.redact import redact
 
@@ -82,7 +82,9 @@ def load_checkpoint(config: ModelConfig, storage_options: Mapping[str, Any] | No
     device = _device(config.device)
     if device.type == "cpu":
         reuse_freed()
-    dtype, autocast = _precision(config.dtype, device)
+    named = resolved_dtype(config, device.type != "cpu")
+    autocast = named == "autocast"
+    dtype = torch.bfloat16 if named == "bfloat16" else torch.float32
     source, where = _source(config, storage_options)
     with _explained(config):
         given: dict[str, Any] = {}
@@ -110,7 +112,7 @@ def load_checkpoint(config: ModelConfig, storage_options: Mapping[str, Any] | No
         "checkpoint": config.checkpoint,
         "revision": commit or config.revision,
         "commit": commit,
-        "dtype": "autocast" if autocast else str(dtype).removeprefix("torch."),
+        "dtype": named,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "device_kind": device.type,
         "attention": model.config._attn_implementation,
@@ -173,8 +175,7 @@ def checkpoint_identity(
     from huggingface_hub import hf_hub_download
 
     with _explained(config):
-        if not patient and not config.offline and not _hub_answers(source, config.revision):
-            where["local_files_only"] = True
+        _look_only_here(where, config, source, patient)
         snapshot = Path(hf_hub_download(source, "config.json", **where)).parent
     identity = {"name": source, "commit": snapshot.name}
     digest = hub_digest(source, snapshot.name, snapshot, offline=where["local_files_only"])
@@ -193,8 +194,7 @@ def small_files(config: ModelConfig, *, patient: bool = True, storage_options: M
     from huggingface_hub import snapshot_download
 
     with _explained(config):
-        if not patient and not config.offline and not _hub_answers(source, config.revision):
-            where["local_files_only"] = True
+        _look_only_here(where, config, source, patient)
         return Path(snapshot_download(source, allow_patterns=["*.json", "*.txt"], **where))
 
 
@@ -217,16 +217,6 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise JobStopped(f"model.device is {name!r}, but this process sees {torch.cuda.device_count()} CUDA devices")
     return device
-
-
-def _precision(name: str, device: torch.device) -> tuple[torch.dtype, bool]:
-    import torch
-
-    if name == "auto":
-        name = "float32" if device.type == "cpu" else "bfloat16"
-    if name == "autocast":
-        return torch.float32, True
-    return (torch.bfloat16 if name == "bfloat16" else torch.float32), False
 
 
 def _source(
@@ -301,12 +291,10 @@ def _explained(config: ModelConfig) -> Iterator[None]:
                 f"with `hf download {name}`, or set model.checkpoint to a folder that contains it"
             )
         elif any(_is_busy(cause) for cause in chain):
-            said = next(iter(str(error).splitlines()), type(error).__name__)
-            advice = f"is temporarily unavailable from the hub: {said[:300]}"
-            raise HubBusy(f"model.checkpoint {name!r} {advice}") from error
+            said = first_line(error, 300)
+            raise HubBusy(f"model.checkpoint {name!r} is temporarily unavailable from the hub: {said}") from error
         else:
-            first_line = next(iter(str(error).splitlines()), type(error).__name__)
-            advice = f"cannot be loaded: {first_line[:300]}"
+            advice = f"cannot be loaded: {first_line(error, 300)}"
         kind = JobStopped
         if advice.startswith("is not in the local cache"):
             offline = config.offline or any(isinstance(cause, hub.OfflineModeIsEnabled) for cause in chain)
@@ -317,6 +305,12 @@ def _explained(config: ModelConfig) -> Iterator[None]:
 def _is_busy(error: BaseException) -> bool:
     status = getattr(getattr(error, "response", None), "status_code", None)
     return isinstance(status, int) and (status in (408, 429) or status >= 500)
+
+
+def _look_only_here(where: dict[str, Any], config: ModelConfig, name: str, patient: bool) -> None:
+    """Where the hub does not answer at once and nobody waits for it, its cache on this machine is asked."""
+    if not patient and not config.offline and not _hub_answers(name, config.revision):
+        where["local_files_only"] = True
 
 
 def _hub_answers(name: str, revision: str) -> bool:

@@ -23,6 +23,7 @@ from sam3ray.config import ModelConfig
 from sam3ray.engine import checkpoint
 from sam3ray.engine.meta_names import UNUSED, target
 from sam3ray.failures import UserError
+from sam3ray.faults.causes import first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -228,8 +229,7 @@ def _merge(adapter: Path, config: ModelConfig, made: Path) -> Converted:
         weights = load_file(file)
         result: Any = set_peft_model_state_dict(model, weights)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{adapter} does not fit {config.checkpoint}: {first[:300]}") from error
+        raise UserError(f"{adapter} does not fit {config.checkpoint}: {first_line(error, 300)}") from error
     missing = [name for name in result.missing_keys if "lora_" in name]
     problems = [
         *_list("does not belong to the base's model", list(result.unexpected_keys)),

@@ -248,16 +248,9 @@ class _Part:
     queries: torch.Tensor
     seen: torch.Tensor
 
-    def on(self, frame: int) -> _PartOfFrame:
-        return _PartOfFrame(self.places, self.asked.on(frame), self.queries[frame], self.seen[frame])
-
-
-@dataclass(frozen=True, eq=False)
-class _PartOfFrame:
-    places: list[int]
-    asked: _Asked
-    queries: torch.Tensor
-    seen: torch.Tensor
+    def on(self, frame: int) -> _Part:
+        """Of one frame, without the first dimension."""
+        return _Part(self.places, self.asked.on(frame), self.probs[frame], self.queries[frame], self.seen[frame])
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,7 +259,7 @@ class _Masks:
 
     detector: Detector
     backbone: torch.Tensor  # (1, tokens, channels)
-    parts: list[_PartOfFrame]
+    parts: list[_Part]
 
     def __call__(self, prompts: Sequence[int]) -> torch.Tensor:
         if len(self.parts) == 1:
@@ -281,7 +274,7 @@ class _Masks:
         wanted = [order.index(place) for place in prompts]
         return _rows(_concatenated(masks), wanted)
 
-    def _of_part(self, part: _PartOfFrame, prompts: Sequence[int]) -> torch.Tensor:
+    def _of_part(self, part: _Part, prompts: Sequence[int]) -> torch.Tensor:
         detector, spatial = self.detector, as_image(self.backbone)
         masks = []
         for start in range(0, len(prompts), detector._batch):

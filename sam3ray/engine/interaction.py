@@ -7,7 +7,7 @@ upstreams take them; so are the points of one `PointPrompt`. A mask starts over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,41 +35,6 @@ class Round:
     @property
     def shows_the_object(self) -> bool:
         return self.mask is not None or any(label != OFF for label in self.labels)
-
-
-@dataclass(frozen=True, eq=False)
-class ObjectPrompts:
-    """One object: its prompts by frame index of the source video, each a sequence of rounds."""
-
-    object_id: int
-    label: str
-    prompts: dict[int, tuple[VisualPrompt, ...]]
-
-    def rounds(self, frame_index: int, height: int, width: int) -> tuple[Round, ...]:
-        return make_rounds(self.prompts[frame_index], height, width)
-
-    @property
-    def frames(self) -> list[int]:
-        return sorted(self.prompts)
-
-
-def object_prompts(prompts: Iterable[VisualPrompt], height: int, width: int) -> list[ObjectPrompts]:
-    """Objects by ascending id.
-
-    Raises:
-        ValueError: a prompt that cannot be meant for frames of this size; names it.
-    """
-    by_object: dict[int, dict[int, list[VisualPrompt]]] = {}
-    labels: dict[int, str] = {}
-    for prompt in prompts:
-        check_prompt(prompt, height, width)
-        by_object.setdefault(prompt.object_id, {}).setdefault(prompt.frame_index, []).append(prompt)
-        if prompt.label or prompt.object_id not in labels:
-            labels[prompt.object_id] = prompt.label
-    return [
-        ObjectPrompts(object_id, labels[object_id], {frame: tuple(given) for frame, given in frames.items()})
-        for object_id, frames in sorted(by_object.items())
-    ]
 
 
 def make_rounds(prompts: Sequence[VisualPrompt], height: int, width: int) -> tuple[Round, ...]:

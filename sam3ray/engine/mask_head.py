@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Sam3TrackerVideoModel
 
+from sam3ray.engine.tracker_values import TrackedMasks
 from sam3ray.engine.transfer import indices
 from sam3ray.engine.vision import FrameFeatures
 
@@ -35,6 +36,10 @@ class HeadOutput:
     score_logits: Tensor
     iou_scores: Tensor
     pointers: Tensor
+
+    @property
+    def tracked(self) -> TrackedMasks:
+        return TrackedMasks(self.masks, self.score_logits, self.iou_scores)
 
     @classmethod
     def in_order(cls, batches: Sequence[HeadOutput], order: Sequence[int]) -> HeadOutput:

@@ -235,26 +235,15 @@ def merged(first: FrameMasks, second: FrameMasks | None) -> FrameMasks:
         return second
     ids = first.object_ids + second.object_ids
     order = sorted(range(len(ids)), key=ids.__getitem__)
-
-    def both(one: tuple[Any, ...], other: tuple[Any, ...]) -> tuple[Any, ...]:
-        values = one + other
-        return tuple(values[n] for n in order)
-
+    columns: dict[str, Any] = {}
+    for name in ("object_ids", "prompts", "scores", "track_scores", "masks"):
+        values = getattr(first, name) + getattr(second, name)
+        columns[name] = tuple(values[n] for n in order)
     pixels = None
     if first.pixels is not None:
         join: Any = torch.cat if isinstance(first.pixels, torch.Tensor) else np.concatenate
         pixels = join([first.pixels, second.pixels])[order]
-    return FrameMasks(
-        first.stamp,
-        first.height,
-        first.width,
-        object_ids=both(first.object_ids, second.object_ids),
-        prompts=both(first.prompts, second.prompts),
-        scores=both(first.scores, second.scores),
-        track_scores=both(first.track_scores, second.track_scores),
-        masks=both(first.masks, second.masks),
-        pixels=pixels,
-    )
+    return replace(first, pixels=pixels, **columns)
 
 
 def _by_rank(result: FrameResult, shown: Sequence[int]) -> list[int]:

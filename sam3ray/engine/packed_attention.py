@@ -25,6 +25,7 @@ from sam3ray.engine.capture import size_for
 from sam3ray.engine.memory import Bank, ReadRules, Reads
 from sam3ray.engine.memory_attention import MemoryAttention, add, turn_halves
 from sam3ray.engine.transfer import to_device
+from sam3ray.faults.causes import first_line
 
 _log = logging.getLogger(__name__)
 
@@ -69,8 +70,7 @@ def _found(device: torch.device, dtype: torch.dtype, width: int) -> Dense | None
         try:
             got = dense(q, k, v, width**-0.5)
         except (RuntimeError, TypeError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            _log.info("%s is not available on %s: %s", dense.__name__, device, reason)
+            _log.info("%s is not available on %s: %s", dense.__name__, device, first_line(error))
             continue
         if all(torch.allclose(a.float(), b, atol=0.03) for a, b in zip(got, expected, strict=True)):
             return dense

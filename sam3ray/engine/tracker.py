@@ -124,10 +124,6 @@ class Tracker:
     def num_frames(self) -> int | None:
         return self.read_rules.num_frames
 
-    @num_frames.setter
-    def num_frames(self, value: int | None) -> None:
-        self.read_rules = replace(self.read_rules, num_frames=value)
-
     @property
     def rows_in_use(self) -> tuple[int, int]:
         """Memories and pointers held now: what bounds the tracker's memory."""
@@ -170,9 +166,9 @@ class Tracker:
         """
         if not memories:
             return self._nothing()
-        output = self._followed(features, frame, memories, reverse)
+        output = self._seen_by(features, self._reads(frame, memories, reverse))
         self._store_tracked(frame, memories, output)
-        return TrackedMasks(output.masks, output.score_logits, output.iou_scores)
+        return output.tracked
 
     @torch.inference_mode()
     def look(self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory]) -> TrackedMasks:
@@ -182,8 +178,7 @@ class Tracker:
         """
         if not memories:
             return self._nothing()
-        output = self._seen_by(features, [_still_there(each) for each in self._reads(frame, memories, False)])
-        return TrackedMasks(output.masks, output.score_logits, output.iou_scores)
+        return self._seen_by(features, [_still_there(each) for each in self._reads(frame, memories, False)]).tracked
 
     def _nothing(self) -> TrackedMasks:
         empty = torch.zeros(0, dtype=self.dtype, device=self.device)
@@ -193,29 +188,17 @@ class Tracker:
         self._resolve()
         return [self.read_rules.reads(memory, frame, reverse) for memory in memories]
 
-    def _followed(
-        self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory], reverse: bool
-    ) -> HeadOutput:
-        return self._seen_by(features, self._reads(frame, memories, reverse))
-
     def _seen_by(self, features: FrameFeatures, reads: Sequence[Reads]) -> HeadOutput:
-        return self._track_packed(features, reads) if self._parts.packed else self._track(features, reads)
-
-    def _track(self, features: FrameFeatures, reads: Sequence[Reads]) -> HeadOutput:
-        parts = self._fuse(features, reads).split(self.object_batch)
-        multimask = self._parts.multimask
-        return HeadOutput.in_order(
-            [self._head(part, features, multimask=multimask) for part in parts], range(len(reads))
-        )
-
-    def _track_packed(self, features: FrameFeatures, reads: Sequence[Reads]) -> HeadOutput:
-        """All objects in one batch, whatever each remembers: see `packed_attention`."""
-        outputs = [
-            self._parts.follow(
-                features, reads[i : i + self.object_batch], self.read_rules, self._memories, self._pointers
-            )
-            for i in range(0, len(reads), self.object_batch)
-        ]
+        """Every object on the frame. Where that is possible (`packed_attention`), objects of all ages share a batch."""
+        parts, size = self._parts, self.object_batch
+        if parts.packed:
+            batches = [reads[i : i + size] for i in range(0, len(reads), size)]
+            outputs = [
+                parts.follow(features, batch, self.read_rules, self._memories, self._pointers) for batch in batches
+            ]
+        else:
+            images = self._fuse(features, reads).split(size)
+            outputs = [self._head(part, features, multimask=parts.multimask) for part in images]
         return HeadOutput.in_order(outputs, range(len(reads)))
 
     def _fuse(self, features: FrameFeatures, reads: Sequence[Reads]) -> Tensor:
@@ -261,20 +244,20 @@ class Tracker:
         memories: Sequence[ObjectMemory],
         mask_logits: Tensor,
         score_logits: Tensor,
-        binarize: Tensor | None = None,
+        *,
+        hard: bool = False,
     ) -> None:
         """Writes what later frames will remember of `frame` into the objects' entries of that frame.
 
         Args:
             mask_logits: (N, H, H). Published rules turn them into masks (sigmoid, or > 0 where
-                `binarize`) at the size given and then resize; transformers' resize first.
+                `hard`) at the size given and then resize; transformers' resize first.
             score_logits: (N,) where not > 0, the memory says "not there".
-            binarize: (N,) bool, True for objects that were prompted on this frame. None: nobody.
+            hard: the objects were prompted on this frame.
         """
         for i in range(0, len(memories), self.object_batch):
             part = slice(i, i + self.object_batch)
-            flags = None if binarize is None else binarize[part]
-            encoded = self._parts.remember(features, mask_logits[part], score_logits[part], flags)
+            encoded = self._parts.remember(features, mask_logits[part], score_logits[part], hard=hard)
             rows = self._memories.write(encoded)
             for memory, row in zip(memories[part], rows, strict=True):
                 entry = memory.entry(frame)
@@ -386,8 +369,7 @@ class Tracker:
                 order += batch
         output = HeadOutput.in_order(outputs, order)
         self._store_prompted(frame, memories, output.pointers)
-        tracked = TrackedMasks(output.masks, output.score_logits, output.iou_scores)
-        return Prompted(tracked, self.upsample(output.masks))
+        return Prompted(output.tracked, self.upsample(output.masks))
 
     def _limit(self, clicks: Clicks) -> Clicks:
         """Published rules show the model no more than 16 points: the first 8 and the last 8."""
@@ -418,8 +400,7 @@ class Tracker:
         logits = prompted.memory_logits
         if self.rules == "published":
             logits = non_overlapping_logits(logits, groups)
-        hard = torch.ones(len(memories), dtype=torch.bool, device=self.device)
-        self.encode_memory(features, frame, memories, logits, prompted.tracked.score_logits, hard)
+        self.encode_memory(features, frame, memories, logits, prompted.tracked.score_logits, hard=True)
 
     @torch.inference_mode()
     def recondition(
@@ -534,16 +515,16 @@ class Tracker:
 
     def forget(self, memories: Iterable[ObjectMemory]) -> None:
         """Frees all that is kept of objects that will not be tracked any more."""
+        memories = list(memories)
+        self.forget_tracked(memories)
         for memory in memories:
-            for entries in (memory.conditioning, memory.tracked):
-                for entry in entries.values():
-                    self._drop(entry)
-                entries.clear()
+            for entry in memory.conditioning.values():
+                self._drop(entry)
+            memory.conditioning.clear()
             memory.borrowed.clear()
 
     def forget_tracked(self, memories: Iterable[ObjectMemory]) -> None:
         """Frees all but the conditioning frames."""
-        self._resolve()
         for memory in memories:
             for entry in memory.tracked.values():
                 self._drop(entry)

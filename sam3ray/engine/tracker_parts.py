@@ -6,6 +6,7 @@ They hold nothing of a clip. On a GPU one set serves all clips of a model (`capt
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,7 +51,9 @@ class TrackerParts:
         # The arguments from the fourth (of `_follow`), the second (of `_encode`) on have one row per object.
         self._following = Captured("tracking", self._follow, rows=(3, 4, 5, 6))
         self._remembering = Captured("the memory encoder", self._encode, rows=(1, 2))
-        self._remembering_hard = Captured("the memory encoder of prompts", self._encode, rows=(1, 2, 3))
+        self._remembering_hard = Captured(
+            "the memory encoder of prompts", partial(self._encode, hard=True), rows=(1, 2)
+        )
 
     def follow(
         self, features: FrameFeatures, reads: Sequence[Reads], rules: ReadRules, memories: Bank, pointers: Bank
@@ -90,23 +93,17 @@ class TrackerParts:
         output = self.head(images, features, multimask=self.multimask)
         return output.masks, output.score_logits, output.iou_scores, output.pointers
 
-    def remember(
-        self, features: FrameFeatures, logits: Tensor, scores: Tensor, binarize: Tensor | None = None
-    ) -> Tensor:
+    def remember(self, features: FrameFeatures, logits: Tensor, scores: Tensor, *, hard: bool) -> Tensor:
         """What later frames will know of objects with these masks (N, H, H) and scores (N,): (N, g*g, 64)."""
-        if binarize is None:
-            return self._remembering(features.top, logits, scores)[0]
-        return self._remembering_hard(features.top, logits, scores, binarize)[0]
+        return (self._remembering_hard if hard else self._remembering)(features.top, logits, scores)[0]
 
-    def _encode(self, top: Tensor, logits: Tensor, scores: Tensor, binarize: Tensor | None = None) -> tuple[Tensor]:
+    def _encode(self, top: Tensor, logits: Tensor, scores: Tensor, *, hard: bool = False) -> tuple[Tensor]:
         logits = logits.unsqueeze(1)
         size = self._memory_size
         fits = tuple(logits.shape[-2:]) == size
         if not fits and self.rules == "transformers":
             logits = resize(logits, size, antialias=True)
-        masks = torch.sigmoid(logits)
-        if binarize is not None:
-            masks = torch.where(binarize[:, None, None, None], (logits > 0).to(masks.dtype), masks)
+        masks = (logits > 0).to(logits.dtype) if hard else torch.sigmoid(logits)
         config, encoder = self.module.config, self.module.memory_encoder
         masks = masks * config.sigmoid_scale_for_mem_enc + config.sigmoid_bias_for_mem_enc
         if not fits and self.rules == "published":

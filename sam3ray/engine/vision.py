@@ -35,11 +35,6 @@ class FrameFeatures:
     position: Tensor
 
 
-def backbone_features(model: Sam3VideoModel, pixel_values: Tensor) -> Tensor:
-    """The shared backbone alone: (B, 3, S, S) -> (B, g*g, width of the backbone)."""
-    return model.detector_model.vision_encoder.backbone(pixel_values).last_hidden_state
-
-
 def sine_positions(encoding: Any, channels: int, grid: tuple[int, int], like: Tensor) -> Tensor:
     """(1, channels, *grid): a model's sine positions, made in float32, with the dtype and device of `like`.
 

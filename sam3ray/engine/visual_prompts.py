@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from sam3ray.engine.interaction import Round, check_prompt, make_rounds
 from sam3ray.engine.memory import ObjectMemory
+from sam3ray.engine.policy import Direction
 from sam3ray.engine.tracker_values import TrackedMasks
 from sam3ray.failures import ClipError, Reason
 from sam3ray.prompts import resolve_prompts
@@ -110,9 +111,16 @@ class VisualPrompts:
             ClipError: over_limits, where it is new and they only say what it is not.
         """
         each = self.objects.setdefault(object_id, PromptedObject(object_id, self.labels[object_id]))
-        if each.born is None and not any(turn.shows_the_object for turn in rounds):
-            raise cannot_start(object_id, frame_index)
+        if each.born is None:
+            _check_start(object_id, frame_index, rounds)
         return each
+
+    def check_starts(self, direction: Direction) -> None:
+        """Raises ClipError (over_limits) if an object starts with prompts that only say what it is not."""
+        for object_id in sorted(self.labels):
+            frames = [frame for frame, of_frame in self.waiting.items() if object_id in of_frame]
+            start = max(frames) if direction == "backward" else min(frames)
+            _check_start(object_id, start, make_rounds(self.waiting[start][object_id], *self._size), direction)
 
     def check_passed(self, frame_index: int | None, *, reverse: bool) -> None:
         """Raises ClipError (empty_range) if one waits for a frame before this one (None: the end) that never came."""
@@ -132,11 +140,12 @@ class VisualPrompts:
         )
 
 
-def cannot_start(object_id: int, frame_index: int, direction: str = "") -> ClipError:
-    way = f" (direction {direction})" if direction else ""
-    return ClipError(
-        Reason.OVER_LIMITS,
-        f"object {object_id} starts on frame {frame_index}{way} with negative clicks only; "
-        f"allowed: a positive click, a box or a mask there",
-        f"frame {frame_index}",
-    )
+def _check_start(object_id: int, frame_index: int, rounds: tuple[Round, ...], direction: str = "") -> None:
+    if not any(turn.shows_the_object for turn in rounds):
+        way = f" (direction {direction})" if direction else ""
+        raise ClipError(
+            Reason.OVER_LIMITS,
+            f"object {object_id} starts on frame {frame_index}{way} with negative clicks only; "
+            f"allowed: a positive click, a box or a mask there",
+            f"frame {frame_index}",
+        )

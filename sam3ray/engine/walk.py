@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from sam3ray.engine.exemplars import Exemplars
 from sam3ray.engine.ids import Ids
-from sam3ray.engine.interaction import object_prompts
 from sam3ray.engine.outputs import FrameMasks, merged
 from sam3ray.engine.policy import Direction, Pass, Policy, Refine
 from sam3ray.engine.recorder import Kept, Recorder
@@ -20,7 +19,7 @@ from sam3ray.engine.source import FrameSource, OnePass, position_of, read_backwa
 from sam3ray.engine.spool import Spool
 from sam3ray.engine.state import StateError
 from sam3ray.engine.tally import Tally
-from sam3ray.engine.visual_prompts import cannot_start
+from sam3ray.engine.visual_prompts import VisualPrompts
 from sam3ray.failures import ClipError, Reason, UserError
 from sam3ray.values.exemplars import with_exemplar_phrases
 from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
@@ -113,10 +112,10 @@ class Walk:
             raise ValueError(
                 "these frames can be read only once, forward; pass a source that can be read again, such as ClipFrames"
             )
-        for each in object_prompts(wanted.visual, *self._size):
-            start = each.frames[-1] if wanted.direction == "backward" else each.frames[0]
-            if not any(turn.shows_the_object for turn in each.rounds(start, *self._size)):
-                raise cannot_start(each.object_id, start, wanted.direction)
+        prompts = VisualPrompts(self._size)
+        for prompt in wanted.visual:
+            prompts.add(prompts.checked(prompt))
+        prompts.check_starts(wanted.direction)
         self._ids = self._fresh_ids()
 
     def _fresh_ids(self) -> Ids:

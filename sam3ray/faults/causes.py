@@ -7,6 +7,11 @@ from collections.abc import Iterator
 _MOST = 10  # a longer chain is a loop
 
 
+def first_line(error: BaseException, most: int = 200) -> str:
+    """What a library said, as far as it fits into a sentence of ours."""
+    return next(iter(str(error).splitlines()), type(error).__name__)[:most]
+
+
 def causes(error: BaseException | None, *, hidden: bool = False) -> Iterator[BaseException]:
     """The error, what it was raised from, and so on.
 

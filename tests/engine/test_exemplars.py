@@ -25,7 +25,7 @@ from sam3ray.engine.rules import Rules
 from sam3ray.engine.session import Session
 from sam3ray.engine.state import StateError
 from sam3ray.engine.tracker import Tracker
-from sam3ray.engine.vision import TrackerNeck, backbone_features
+from sam3ray.engine.vision import TrackerNeck
 from sam3ray.failures import ClipError, UserError
 from sam3ray.masks import decode_rle
 from sam3ray.model import Model
@@ -35,7 +35,7 @@ from sam3ray.video import Frame
 from tests.engine.pipeline import HEIGHT, WIDTH, Found, checkpoint, clip, processor
 from tests.engine.prompted import WORKFLOWS, Clip, on_frame
 from tests.engine.test_session import still  # noqa: F401 - a fixture
-from tests.engine.tiny import tiny_config, tiny_model
+from tests.engine.tiny import backbone_features, tiny_config, tiny_model
 from tools.training.evaluation import cases
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,10 +14,9 @@ from sam3ray.engine.detector import MAX_TOKENS, Detector, detections_above
 from sam3ray.engine.engine import Engine
 from sam3ray.engine.frames import Preprocessor
 from sam3ray.engine.tracker import Tracker
-from sam3ray.engine.vision import backbone_features
 from sam3ray.video import Frame
 from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip, processor
-from tests.engine.tiny import tiny_model
+from tests.engine.tiny import backbone_features, tiny_model
 
 
 def moving(frame, prompt):

@@ -15,12 +15,11 @@ from sam3ray.engine.detector import Proposals
 from sam3ray.engine.engine import Engine
 from sam3ray.engine.frames import Preprocessor
 from sam3ray.engine.tracker import Tracker
-from sam3ray.engine.vision import backbone_features
 from sam3ray.failures import ClipError
 from sam3ray.prompts import PointPrompt
 from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
 from tests.engine.prompted import Clip
-from tests.engine.tiny import tiny_model
+from tests.engine.tiny import backbone_features, tiny_model
 
 LENGTH = 10
 FRAMES = [replace(frame, index=2 * frame.index) for frame in clip(LENGTH)]  # of every second index

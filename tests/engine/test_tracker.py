@@ -15,10 +15,10 @@ from sam3ray.engine.frames import Preprocessor
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.tracker_values import Clicks, TrackedMasks, non_overlapping_logits, non_overlapping_masks
-from sam3ray.engine.vision import FrameFeatures, TrackerNeck, backbone_features
+from sam3ray.engine.vision import FrameFeatures, TrackerNeck
 from tests.engine.documented import worst_iou
 from tests.engine.pipeline import checkpoint, clip
-from tests.engine.tiny import IMAGE, PATCH, tiny_model
+from tests.engine.tiny import IMAGE, PATCH, backbone_features, tiny_model
 
 LENGTH = 20
 LOW = 4 * IMAGE // PATCH

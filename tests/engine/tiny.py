@@ -104,3 +104,8 @@ def tiny_model(seed: int = 0, presence: float = 0.0) -> Sam3VideoModel:
         tracker.mask_decoder.pred_obj_score_head.proj_out.weight.mul_(4)
         tracker.mask_decoder.pred_obj_score_head.proj_out.bias.add_(presence)
     return model.requires_grad_(False)
+
+
+def backbone_features(model: Sam3VideoModel, pixels: torch.Tensor) -> torch.Tensor:
+    """The shared backbone alone: (B, 3, S, S) -> (B, g*g, its width)."""
+    return model.detector_model.vision_encoder.backbone(pixels).last_hidden_state
