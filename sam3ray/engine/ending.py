@@ -12,23 +12,22 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.state import StateError
 from sam3ray.engine.state_capture import bound_to, captured_memories
 from sam3ray.engine.state_restore import restored_memories
 from sam3ray.engine.state_schema import STRICT, Count, MemoryState
-from sam3ray.engine.state_tensors import StateTensors, digest_of
+from sam3ray.engine.state_tensors import StateTensors, digest_of, what_is_wrong, write_whole
 from sam3ray.engine.tracker import Tracker
+from sam3ray.faults.causes import first_line
 
 if TYPE_CHECKING:
     from sam3ray.engine.engine import Engine
@@ -102,28 +101,15 @@ class Ending:
             note: a text of the caller's own (see `EndingFile.note`).
         """
         kept = [each for each in self.state.objects if each.object_id in ids]
-        state = EndingState(
-            **vars(self.state)
-            | {
-                "objects": [
-                    RememberedState(**vars(each) | {"object_id": ids[each.object_id]})
-                    for each in sorted(kept, key=lambda one: ids[one.object_id])
-                ]
-            }
-        )
+        objects = [replace(each, object_id=ids[each.object_id]) for each in kept]
+        state = replace(self.state, objects=sorted(objects, key=lambda each: each.object_id))
         values = {
             f"{ids[each.object_id]}.{name}": value
             for each in kept
             for name, value in self.tensors[each.object_id].values.items()
         }
         text = _ADAPTER.dump_json(state).decode()
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            save_file(values, temporary, {_KEY: text, _NOTE: note, _DIGEST: _sha256(text + note)})
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, values, {_KEY: text, _NOTE: note, _DIGEST: _sha256(text + note)})
 
 
 def _seen_last_first(session: Session) -> Iterator[tuple[int, str, ObjectMemory]]:
@@ -158,7 +144,7 @@ class EndingFile:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
         except (OSError, SafetensorError, ValueError) as error:
-            raise StateError(f"the window's ending {path} cannot be read: {_first_line(error)}") from None
+            raise StateError(f"the window's ending {path} cannot be read: {first_line(error)}") from None
         text, self.note = metadata.get(_KEY), metadata.get(_NOTE, "")
         if text is None:
             raise StateError(f"{path} is not the ending of a window: it has no {_KEY!r}")
@@ -167,8 +153,7 @@ class EndingFile:
         try:
             state = _ADAPTER.validate_json(text)
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            raise self._damaged(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+            raise self._damaged(what_is_wrong(error)) from None
         if state.format != FORMAT:
             raise StateError(f"the ending {path} has format {state.format}; allowed: {FORMAT}", is_foreign=True)
         here = bound_to(engine)
@@ -201,7 +186,7 @@ class EndingFile:
                 raise ValueError(f"object {object_id} has no conditioning frame")
             (memory,) = restored_memories([saved.memory], tracker, "object", tensors)
         except (OSError, SafetensorError, ValueError, KeyError, IndexError) as error:
-            raise self._damaged(_first_line(error)) from None
+            raise self._damaged(first_line(error)) from None
         return memory
 
     def _damaged(self, how: str) -> StateError:
@@ -210,7 +195,3 @@ class EndingFile:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:200]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from sam3ray.failures import ClipError, Reason
+from sam3ray.engine.source import not_read, passed_over
 from sam3ray.prompts import describe, place_problem
 from sam3ray.values.exemplars import exemplar_problem, named_exemplars
 from sam3ray.values.prompts import ExemplarPrompt
@@ -189,12 +189,6 @@ class Exemplars:
 
     def check_passed(self, frame_index: int | None, *, reverse: bool) -> None:
         """Raises ClipError (empty_range) if one waits for a frame before this one (None: the end) that never came."""
-        for frame in sorted(self.waiting, reverse=reverse):
-            if frame_index is None or (frame > frame_index if reverse else frame < frame_index):
-                raise ClipError(
-                    Reason.EMPTY_RANGE,
-                    f"frame {frame}, on which {self.waiting[frame][0].name!r} is shown by boxes, is not among the "
-                    "frames read (see the clip's range and sampling rate)",
-                    f"frame {frame}",
-                )
-            break
+        frame = passed_over(self.waiting, frame_index, reverse=reverse)
+        if frame is not None:
+            raise not_read(frame, f"on which {self.waiting[frame][0].name!r} is shown by boxes")

@@ -7,7 +7,7 @@ decides what becomes of the frame before.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -41,14 +41,6 @@ class FrameWork:
     is_first: bool = True
 
 
-@dataclass(frozen=True, eq=False)
-class _Waiting:
-    stamp: FrameStamp
-    position: int
-    phrases: tuple[Asked, ...]
-    image: PreparedImage | None
-
-
 class LookAhead:
     """Frames of a clip, in order: pushed as they come, popped when their turn has come.
 
@@ -74,7 +66,7 @@ class LookAhead:
         self._detector = detector
         self._batch = batch
         self._inputs = InputQueue(checkpoint, at_once=at_once)
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[tuple[FrameWork, PreparedImage | None]] = deque()
         self._ready: deque[FrameWork] = deque()
         # On CUDA one batch more is under way: its scores are on the host when they are asked for, since the wait for
         # the frame before it was a wait for them, too.
@@ -90,7 +82,7 @@ class LookAhead:
     def push(self, frame: Frame, position: int, phrases: tuple[Asked, ...], *, is_looked_at: bool = True) -> None:
         """The next frame, and the phrases to look for on it."""
         image = self._inputs.push(frame) if is_looked_at else None
-        self._waiting.append(_Waiting(FrameStamp.of(frame), position, phrases, image))
+        self._waiting.append((FrameWork(FrameStamp.of(frame), position, phrases), image))
 
     def clear(self) -> None:
         """Drop what was pushed and not popped."""
@@ -106,21 +98,22 @@ class LookAhead:
         """Start on the next frames unless enough are under way."""
         if len(self._ready) >= self._enough or not self._waiting:
             return
-        first = self._waiting[0]
-        if first.image is None:
+        first, image = self._waiting[0]
+        if image is None:
             self._waiting.popleft()
-            self._ready.append(FrameWork(first.stamp, first.position))
+            self._ready.append(first)
             return
-        chunk: list[tuple[_Waiting, PreparedImage]] = []
+        chunk: list[tuple[FrameWork, PreparedImage]] = []
         while self._waiting and len(chunk) < self._batch:
-            each = self._waiting[0]
-            if each.image is None or each.phrases != first.phrases:
+            work, image = self._waiting[0]
+            if image is None or work.phrases != first.phrases:
                 break
-            chunk.append((self._waiting.popleft(), each.image))
+            chunk.append((work, image))
+            self._waiting.popleft()
         self._ready.extend(self._run(chunk))
 
     @torch.inference_mode()
-    def _run(self, chunk: list[tuple[_Waiting, PreparedImage]]) -> list[FrameWork]:
+    def _run(self, chunk: list[tuple[FrameWork, PreparedImage]]) -> list[FrameWork]:
         first = chunk[0][0]
         images = [image.take() for _, image in chunk]
         with self._checkpoint.precision():
@@ -130,6 +123,6 @@ class LookAhead:
             if first.phrases:
                 found = self._detector.propose(hidden, first.phrases, first.position)
         return [
-            FrameWork(each.stamp, each.position, each.phrases, features[n], found[n] if found else None, n == 0)
-            for n, (each, _) in enumerate(chunk)
+            replace(work, features=features[n], proposals=found[n] if found else None, is_first=n == 0)
+            for n, (work, _) in enumerate(chunk)
         ]

@@ -182,47 +182,35 @@ class ReadRules:
             raise ValueError(f"the object has no conditioning frame, so frame {frame} cannot be tracked")
         sign = -1 if reverse else 1
         selected, unselected = select_conditioning(frame, memory.conditioning, self.max_conditioning)
+        past = self._past(memory, frame, reverse)
         memories = [(memory.conditioning[t].memory, 0) for t in selected]
-        if self.rules == "transformers":
-            for k in range(self.num_memories - 1, 0, -1):
-                t = frame - sign * k
-                entry = memory.tracked.get(t)
-                if entry is None and t in unselected:
-                    entry = memory.conditioning[t]
-                if entry is not None:
-                    memories.append((entry.memory, k))
-            pointers = [
-                (entry.pointer, sign * (frame - t))
-                for t, entry in memory.conditioning.items()
-                if sign * (frame - t) >= 0
-            ]
-            for k in range(1, self.pointer_limit):
-                entry = memory.tracked.get(frame - sign * k)
-                if entry is not None:
-                    pointers.append((entry.pointer, k))
-        else:
-            remembered = self._remembered(memory, frame, reverse)
-            for k in range(min(self.num_memories - 1, len(remembered)), 0, -1):
-                entry = memory.tracked.get(remembered[k - 1])
-                if entry is not None:
-                    memories.append((entry.memory, k))
-            pointers = [
-                (memory.conditioning[t].pointer, sign * (frame - t)) for t in selected if sign * (frame - t) >= 0
-            ]
-            # The last of the remembered frames is not read: TB:703 stops one early.
-            for k in range(1, min(self.pointer_limit, len(remembered))):
-                entry = memory.tracked.get(remembered[k - 1])
-                if entry is not None:
-                    pointers.append((entry.pointer, k))
+        for k in range(min(self.num_memories - 1, len(past)), 0, -1):
+            t = past[k - 1]
+            entry = memory.tracked.get(t)
+            if entry is None and t in unselected and self.rules == "transformers":
+                entry = memory.conditioning[t]
+            if entry is not None:
+                memories.append((entry.memory, k))
+        pointing = memory.conditioning if self.rules == "transformers" else selected
+        pointers = [(memory.conditioning[t].pointer, sign * (frame - t)) for t in pointing if sign * (frame - t) >= 0]
+        # Of the published rules' frames the last is not read: TB:703 stops one early.
+        for k in range(1, min(self.pointer_limit, len(past))):
+            entry = memory.tracked.get(past[k - 1])
+            if entry is not None:
+                pointers.append((entry.pointer, k))
         return Reads(tuple(memories), tuple(pointers))
 
-    def _remembered(self, memory: ObjectMemory, frame: int, reverse: bool) -> list[int]:
-        """The tracked frames that the published rules choose from, nearest first.
+    def _past(self, memory: ObjectMemory, frame: int, reverse: bool) -> list[int]:
+        """The frames to choose from beside the conditioning frames, nearest first.
 
-        The most recent ones that passed, at most `pointer_limit - 1`; the frame just behind comes
-        first whatever its score, and even where it is a conditioning frame (which then leaves its
-        place empty). Frame 0 is never among them going forward (TB:529 stops before it).
+        transformers' rules: all that lie behind, as far as anything is read. Published rules: the most recent ones that
+        passed, at most `pointer_limit - 1`; the frame just behind comes first whatever its score, and even where it is
+        a conditioning frame (which then leaves its place empty). Frame 0 is never among them going forward (TB:529
+        stops before it).
         """
+        if self.rules == "transformers":
+            farthest = max(self.num_memories - 1, self.pointer_limit)
+            return [frame + k if reverse else frame - k for k in range(1, farthest + 1)]
         behind = frame + 1 if reverse else frame - 1
         if reverse:
             past = sorted(t for t, e in memory.tracked.items() if t > frame and e.passed)
@@ -239,13 +227,11 @@ class ReadRules:
         if memory.borrowed:
             # Each may stop being one at any moment, and one that is not selected now be selected then.
             selected = list(memory.conditioning)
+        conditioning, past = ahead | set(selected), self._past(memory, frame, reverse)
+        with_memory = conditioning | set(past[: self.num_memories - 1])
         if self.rules == "transformers":
-            near = {frame - sign * k for k in range(1, self.num_memories)}
-            far = {frame - sign * k for k in range(1, self.pointer_limit)}
-            return ahead | set(selected) | near, far | set(memory.conditioning)
-        remembered = self._remembered(memory, frame, reverse)
-        conditioning = ahead | set(selected)
-        return conditioning | set(remembered[: self.num_memories - 1]), conditioning | set(remembered)
+            return with_memory, set(memory.conditioning) | set(past[: self.pointer_limit - 1])
+        return with_memory, conditioning | set(past)
 
 
 def select_conditioning(frame: int, frames: Collection[int], limit: int) -> tuple[list[int], set[int]]:

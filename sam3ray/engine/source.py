@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
+from sam3ray.failures import ClipError, Reason
 from sam3ray.video import Frame, FrameStamp
 
 _CHUNK_BYTES = 256 * 2**20  # decoded frames held while a clip is read backward
@@ -66,6 +67,23 @@ def position_of(source: FrameSource, index: int | None) -> int | None:
 def stamps_of(source: FrameSource) -> Iterator[FrameStamp]:
     """Which frames a source has. Only one that is not `Stamped` is read for it."""
     return source.stamps() if isinstance(source, Stamped) else map(FrameStamp.of, source.read())
+
+
+def not_read(frame_index: int, what: str) -> ClipError:
+    """For a frame that something hangs on, and that does not come. `what` says so: ", on which ..."."""
+    return ClipError(
+        Reason.EMPTY_RANGE,
+        f"frame {frame_index}, {what}, is not among the frames read (see the clip's range and sampling rate)",
+        f"frame {frame_index}",
+    )
+
+
+def passed_over(awaited: Iterable[int], frame_index: int | None, *, reverse: bool) -> int | None:
+    """The first of the awaited frames, if it lies before this one on the way (None: the end of it)."""
+    first = max(awaited, default=None) if reverse else min(awaited, default=None)
+    if first is None or frame_index is None:
+        return first
+    return first if (first > frame_index if reverse else first < frame_index) else None
 
 
 class OnePass:

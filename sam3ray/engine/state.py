@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from sam3ray.engine.state_capture import FORMAT, bound_to, captured
 from sam3ray.engine.state_restore import restored
 from sam3ray.engine.state_schema import ADAPTER, SessionState
-from sam3ray.engine.state_tensors import StateTensors, digest_of
+from sam3ray.engine.state_tensors import StateTensors, digest_of, what_is_wrong, write_whole
 from sam3ray.failures import UserError
+from sam3ray.faults.causes import first_line
 
 if TYPE_CHECKING:
     from sam3ray.engine.session import Session
@@ -59,14 +57,7 @@ class Snapshot:
     def write(self, path: str | os.PathLike[str], note: str = "") -> None:
         """Writes the state and a note. The file appears whole or not at all."""
         tensors = self.tensors.values
-        metadata = {_KEY: self.text, _NOTE: note, _DIGEST: digest_of(self.text + note, tensors)}
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            save_file(tensors, temporary, metadata)
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, tensors, {_KEY: self.text, _NOTE: note, _DIGEST: digest_of(self.text + note, tensors)})
 
 
 def snapshot(session: Session) -> Snapshot:
@@ -85,7 +76,7 @@ def restore(session: Session, path: str | os.PathLike[str]) -> None:
             metadata = file.metadata() or {}
             tensors = StateTensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
-        raise StateError(f"the session state {path} cannot be read: {_first_line(error)}") from None
+        raise StateError(f"the session state {path} cannot be read: {first_line(error)}") from None
     text = metadata.get(_KEY)
     if text is None:
         raise StateError(f"{path} is not a session state: it has no {_KEY!r}")
@@ -97,12 +88,8 @@ def restore(session: Session, path: str | os.PathLike[str]) -> None:
         restored(session, state, tensors)
         if tensors.values:
             raise ValueError(f"the tensor {next(iter(tensors.values))} belongs to no object")
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise StateError(f"the session state {path} is damaged: {where}: {problem['msg']}") from None
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise StateError(f"the session state {path} is damaged: {_first_line(error)}") from None
+    except (ValueError, KeyError, IndexError, TypeError) as error:  # pydantic's is a ValueError
+        raise StateError(f"the session state {path} is damaged: {what_is_wrong(error)}") from None
 
 
 def read_note(path: str | os.PathLike[str]) -> str:
@@ -115,7 +102,7 @@ def read_note(path: str | os.PathLike[str]) -> str:
         with safe_open(path, framework="pt") as file:
             return str((file.metadata() or {}).get(_NOTE, ""))
     except (OSError, SafetensorError, ValueError) as error:
-        raise StateError(f"the session state {path} cannot be read: {_first_line(error)}") from None
+        raise StateError(f"the session state {path} cannot be read: {first_line(error)}") from None
 
 
 def _check_bound(session: Session, state: SessionState, path: str | os.PathLike[str]) -> None:
@@ -150,7 +137,3 @@ def _as_lists(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _as_lists(each) for key, each in value.items()}
     return [_as_lists(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)[:200]

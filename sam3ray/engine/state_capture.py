@@ -151,21 +151,12 @@ def _propagation(session: Session, tensors: StateTensors) -> PropagationState | 
         [each.memory for each in propagation.objects], propagation.tracker, "propagation", tensors
     )
     objects = [
-        DetectedObjectState(
-            each.object_id,
-            each.prompt,
-            each.score,
-            each.born,
-            each.last_occluded,
-            each.empty_frames,
-            each.pointed_at,
-            memory,
-        )
+        DetectedObjectState(**vars(each) | {"memory": memory})
         for each, memory in zip(propagation.objects, memories, strict=True)
     ]
     standing = [
-        (i, StandingState(s.first_frame, s.keep_alive, s.unmatched_frames, s.is_confirmed, list(s.overlaps.items())))
-        for i, s in propagation.hotstart.standing.items()
+        (object_id, StandingState(**vars(each) | {"overlaps": list(each.overlaps.items())}))
+        for object_id, each in propagation.hotstart.standing.items()
     ]
     loans = [
         LoanState(each.frame, sorted(each.givers), [o.object_id for o in each.borrowers]) for each in propagation.loans
@@ -189,11 +180,8 @@ def _relinking(relinker: Relinker | None, tracker: Tracker, tensors: StateTensor
     memories = captured_memories([each.memory for each in gone], tracker, "relinking", tensors)
     return RelinkingState(
         relinker.frame,
-        [
-            GoneState(each.object_id, each.prompt, each.score, each.last, memory)
-            for each, memory in zip(gone, memories, strict=True)
-        ],
-        [WatchState(e.object_id, e.first, list(e.found.items())) for e in relinker.watches.values()],
+        [GoneState(**vars(each) | {"memory": memory}) for each, memory in zip(gone, memories, strict=True)],
+        [WatchState(**vars(each) | {"found": list(each.found.items())}) for each in relinker.watches.values()],
     )
 
 
@@ -206,8 +194,7 @@ def _exemplars(session: Session, tensors: StateTensors) -> ExemplarsState | None
         said = [(frame, tokens) for frame, tokens in each.said if frame < worked]
         for frame, tokens in said:
             tensors.put(f"exemplars.{n}.{frame}", tokens)
-        frames = [(frame, tokens.shape[1]) for frame, tokens in said]
-        shown.append(ShownState(each.name, each.phrase, each.since, each.until, frames))
+        shown.append(ShownState(**vars(each) | {"said": [(frame, tokens.shape[1]) for frame, tokens in said]}))
     prompts = [each for of in (exemplars.coming, exemplars.waiting) for given in of.values() for each in given]
     return ExemplarsState(prompts, exemplars.count, shown)
 
@@ -225,5 +212,5 @@ def _prompt_tracker(session: Session, tensors: StateTensors) -> PromptTrackerSta
             tensors.put(f"{name}.masks", shown.masks)
             tensors.put(f"{name}.scores", shown.score_logits)
             tensors.put(f"{name}.ious", shown.iou_scores)
-        objects.append(PromptedObjectState(each.object_id, each.label, each.born, list(each.shown), memory))
+        objects.append(PromptedObjectState(**vars(each) | {"shown": list(each.shown), "memory": memory}))
     return PromptTrackerState(prompt_tracker.tracker.num_frames, prompt_tracker.rehearsing, objects)

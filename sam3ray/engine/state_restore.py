@@ -137,21 +137,9 @@ def _propagation_again(session: Session, saved: PropagationState, tensors: State
             raise ValueError(f"object {each.object_id} has no phrase")
         if not memory.conditioning:
             raise ValueError(f"object {each.object_id} has no conditioning frame")
-        propagation.objects.append(
-            DetectedObject(
-                each.object_id,
-                each.prompt,
-                each.score,
-                each.born,
-                memory,
-                each.last_occluded,
-                each.empty_frames,
-                each.pointed_at,
-            )
-        )
+        propagation.objects.append(DetectedObject(**vars(each) | {"memory": memory}))
     propagation.hotstart.standing.update(
-        (i, Standing(s.first_frame, s.keep_alive, s.unmatched_frames, s.is_confirmed, dict(s.overlaps)))
-        for i, s in saved.standing
+        (object_id, Standing(**vars(each) | {"overlaps": dict(each.overlaps)})) for object_id, each in saved.standing
     )
     by_id = {each.object_id: each for each in propagation.objects}
     if by_id.keys() != propagation.hotstart.standing.keys() or len(by_id) != len(propagation.objects):
@@ -176,12 +164,12 @@ def _relinking_again(
     for each, memory in zip(saved.gone, memories, strict=True):
         if each.prompt >= len(propagation.phrases) or not memory.conditioning:
             raise ValueError(f"the lost object {each.object_id} has no phrase or no conditioning frame")
-        relinker.gone[each.object_id] = Gone(each.object_id, each.prompt, each.score, each.last, memory)
+        relinker.gone[each.object_id] = Gone(**vars(each) | {"memory": memory})
     if relinker.gone.keys() & propagation.object_ids or len(relinker.gone) != len(saved.gone):
         raise ValueError("an object is lost and tracked, or lost twice")
     relinker.frame = saved.frame
     for watch in saved.watches:
-        relinker.watches[watch.object_id] = Watch(watch.object_id, watch.first, dict(watch.found))
+        relinker.watches[watch.object_id] = Watch(**vars(watch) | {"found": dict(watch.found)})
 
 
 def _exemplars_again(session: Session, saved: ExemplarsState, tensors: StateTensors) -> None:
@@ -193,7 +181,7 @@ def _exemplars_again(session: Session, saved: ExemplarsState, tensors: StateTens
             (frame, tensors.take(f"exemplars.{n}.{frame}", (1, count, width)).to(one.device))
             for frame, count in each.said
         ]
-        shown.append(Shown(each.name, each.phrase, each.since, each.until, said))
+        shown.append(Shown(**vars(each) | {"said": said}))
     session.exemplars.resume(shown, saved.prompts, saved.count)
 
 
@@ -212,5 +200,5 @@ def _prompt_tracker_again(session: Session, saved: PromptTrackerState, tensors: 
             parts = (("masks", (1, None, None)), ("scores", (1,)), ("ious", (1,)))
             masks, scores, ious = (tensors.take(f"{name}.{kind}", shape).to(tracker.device) for kind, shape in parts)
             shown[position] = TrackedMasks(masks, scores, ious)
-        session.visual.objects[each.object_id] = PromptedObject(each.object_id, each.label, memory, each.born, shown)
+        session.visual.objects[each.object_id] = PromptedObject(**vars(each) | {"memory": memory, "shown": shown})
     session.prompt_tracker = prompt_tracker

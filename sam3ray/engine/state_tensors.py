@@ -1,11 +1,18 @@
-"""The tensors of a session's state, by name, and a digest over a state."""
+"""The tensors of a session's state, by name, a digest over a state, and how a file of both is written."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
+
+from sam3ray.faults.causes import first_line
 
 
 @dataclass
@@ -36,3 +43,22 @@ def digest_of(text: str, tensors: dict[str, torch.Tensor]) -> str:
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def write_whole(path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file, which appears whole or not at all."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        save_file(dict(tensors), temporary, metadata)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def what_is_wrong(error: Exception) -> str:
+    """In a state that was read: where, and what."""
+    if not isinstance(error, ValidationError):
+        return first_line(error)
+    problem = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from sam3ray.engine.interaction import Round, check_prompt, make_rounds
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.policy import Direction
+from sam3ray.engine.source import not_read, passed_over
 from sam3ray.engine.tracker_values import TrackedMasks
 from sam3ray.failures import ClipError, Reason
 from sam3ray.prompts import resolve_prompts
@@ -124,20 +125,14 @@ class VisualPrompts:
 
     def check_passed(self, frame_index: int | None, *, reverse: bool) -> None:
         """Raises ClipError (empty_range) if one waits for a frame before this one (None: the end) that never came."""
-        for frame in sorted(self.waiting, reverse=reverse):
-            if frame_index is None or (frame > frame_index if reverse else frame < frame_index):
-                raise self.not_read(frame)
-            break
+        frame = passed_over(self.waiting, frame_index, reverse=reverse)
+        if frame is not None:
+            raise self.not_read(frame)
 
     def not_read(self, frame_index: int) -> ClipError:
         """For a frame that a prompt waits for, and that does not come."""
         ids = ", ".join(str(each) for each in sorted(self.waiting[frame_index]))
-        return ClipError(
-            Reason.EMPTY_RANGE,
-            f"frame {frame_index}, on which object {ids} is prompted, is not among the frames read "
-            "(see the clip's range and sampling rate)",
-            f"frame {frame_index}",
-        )
+        return not_read(frame_index, f"on which object {ids} is prompted")
 
 
 def _check_start(object_id: int, frame_index: int, rounds: tuple[Round, ...], direction: str = "") -> None:

@@ -15,12 +15,12 @@ from sam3ray.engine.policy import Direction, Pass, Policy, Refine
 from sam3ray.engine.recorder import Kept, Recorder
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.session import Session
-from sam3ray.engine.source import FrameSource, OnePass, position_of, read_backward, stamps_of
+from sam3ray.engine.source import FrameSource, OnePass, not_read, position_of, read_backward, stamps_of
 from sam3ray.engine.spool import Spool
 from sam3ray.engine.state import StateError
 from sam3ray.engine.tally import Tally
 from sam3ray.engine.visual_prompts import VisualPrompts
-from sam3ray.failures import ClipError, Reason, UserError
+from sam3ray.failures import UserError
 from sam3ray.values.exemplars import with_exemplar_phrases
 from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
 from sam3ray.video import Frame
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sam3ray.engine.engine import Engine
 
 _LOG = logging.getLogger(__name__)
+_START = "where the phrases are to be looked for first"
 
 
 @dataclass(frozen=True)
@@ -234,12 +235,12 @@ class Walk:
         for position, frame in enumerate(self._source.read(begun), begun):
             if start is not None and frame.index >= start:
                 if frame.index > start:
-                    raise _start_is_missing(start)
+                    raise not_read(start, _START)
                 self._look_for(session)
                 start = None
             yield position, frame
         if start is not None:
-            raise _start_is_missing(start)
+            raise not_read(start, _START)
 
     def _look_for(self, session: Session, *, back: bool = False) -> None:
         """Phrases, and those exemplars that lie on the way from the start."""
@@ -275,7 +276,7 @@ class Walk:
         start = self._wanted.start_frame
         position = position_of(self._source, start)
         if position is None:
-            raise _start_is_missing(start or 0)
+            raise not_read(start or 0, _START)
         return position
 
     def _run(self, session: Session, frames: Iterable[tuple[int, Frame]]) -> Iterator[tuple[int, FrameMasks]]:
@@ -318,12 +319,3 @@ def _check_on_the_way(exemplar: ExemplarPrompt, wanted: Wanted) -> None:
             f"{exemplar.name!r} is shown by boxes on frame {frame}, {side} start_frame, which is {start}; allowed with "
             f"direction {wanted.phrase_direction!r}: a frame on the way from it, or direction 'both'"
         )
-
-
-def _start_is_missing(start_frame: int) -> ClipError:
-    return ClipError(
-        Reason.EMPTY_RANGE,
-        f"frame {start_frame}, where the phrases are to be looked for first, is not among the frames read "
-        "(see the clip's range and sampling rate)",
-        f"frame {start_frame}",
-    )
