@@ -21,7 +21,7 @@ objects, so that adding an object changes the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from sam3ray.engine.interaction import Round
 from sam3ray.engine.memory import ObjectMemory
@@ -56,14 +56,15 @@ class PromptTracker:
 
     def step(
         self,
+        stamp: FrameStamp,
         features: FrameFeatures,
         position: int,
         active: Sequence[PromptedObject],
         due: Sequence[tuple[PromptedObject, tuple[Round, ...]]],
         *,
-        reverse: bool = False,
-        meanwhile: Callable[[], None] = lambda: None,
-    ) -> tuple[list[PromptedObject], TrackedMasks | None]:
+        reverse: bool,
+        meanwhile: Callable[[], None],
+    ) -> FrameResult | None:
         """One frame.
 
         Args:
@@ -72,7 +73,7 @@ class PromptTracker:
             meanwhile: called once the frame's work is queued, before anything of it is waited for.
 
         Returns:
-            The objects, and their masks and scores in the same order (None: no object).
+            Each object as a group of its own; None if there is none.
         """
         tracker = self.tracker
         due_now = {id(each) for each, _ in due}
@@ -102,13 +103,7 @@ class PromptTracker:
         if self.both_ways and not reverse:
             for each in objects:
                 each.memory.backward_from = each.born
-        if not objects:
-            return [], None
-        return objects, TrackedMasks.joined(results)
-
-    def drop(self, objects: Collection[PromptedObject]) -> None:
-        """Frees what is kept of objects that are to be followed no longer."""
-        self.tracker.forget([each.memory for each in objects])
+        return _result(stamp, objects, TrackedMasks.joined(results)) if objects else None
 
     def begin_second_pass(self, memories: Sequence[ObjectMemory]) -> None:
         """Forgets all but the prompted frames."""
@@ -136,10 +131,7 @@ class PromptTracker:
         return result
 
 
-def as_result(stamp: FrameStamp, objects: Sequence[PromptedObject], tracked: TrackedMasks | None) -> FrameResult | None:
-    """The result of a step of `PromptTracker`; None if it had no object. Each object is a group of its own."""
-    if tracked is None:
-        return None
+def _result(stamp: FrameStamp, objects: Sequence[PromptedObject], tracked: TrackedMasks) -> FrameResult:
     order = sorted(range(len(objects)), key=lambda i: objects[i].object_id)
     rows = indices(order, tracked.masks.device)
     scores, arrived = to_host(tracked.score_logits[rows].float().sigmoid())

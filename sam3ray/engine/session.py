@@ -38,7 +38,7 @@ from sam3ray.engine.lookahead import LENGTH_HORIZON, FrameWork, LookAhead
 from sam3ray.engine.output_queue import OutputQueue
 from sam3ray.engine.outputs import MaskForm
 from sam3ray.engine.policy import Pass, Policy
-from sam3ray.engine.prompt_tracker import PromptTracker, as_result
+from sam3ray.engine.prompt_tracker import PromptTracker
 from sam3ray.engine.propagation import Propagation
 from sam3ray.engine.relinking import Relinker
 from sam3ray.engine.result import SessionResult
@@ -497,10 +497,10 @@ class Session(AbstractContextManager["Session"]):
         active = [each for each in self.visual.in_order if self._is_active(each, position)]
         if self.prompt_tracker is None or not (active or prompted):
             return step
-        objects, tracked = self.prompt_tracker.step(
-            features, position, active, prompted, reverse=self.walk.reverse, meanwhile=self._ahead.fill
+        pointed = self.prompt_tracker.step(
+            step.stamp, features, position, active, prompted, reverse=self.walk.reverse, meanwhile=self._ahead.fill
         )
-        return replace(step, pointed=as_result(step.stamp, objects, tracked))
+        return replace(step, pointed=pointed)
 
     def _remove(self, frame: int) -> None:
         clock = self.clock
@@ -514,7 +514,7 @@ class Session(AbstractContextManager["Session"]):
                 self.relinker.remove(ids, phrases)
         dropped = self.visual.drop(ids)
         if dropped and self.prompt_tracker is not None:
-            self.prompt_tracker.drop(dropped)
+            self.prompt_tracker.tracker.forget([each.memory for each in dropped])
 
     def _short(self, frames: int) -> int | None:
         """What a tracker is told of the number of frames that it will see: beyond 15 it makes no difference."""

@@ -139,11 +139,11 @@ class Walk:
         with ExitStack() as stack:
             behind = self._phrases_behind(stack) if wanted.finds and wanted.phrase_direction != "forward" else None
             finds = wanted.finds and wanted.phrase_direction != "backward"
-            policy = Policy((Pass(),))
+            policy = Policy((Pass(finds=finds),))
             if wanted.visual:
                 policy = Policy.of(wanted.direction, wanted.refine, finds=finds)
             session = stack.enter_context(self._begun(policy))
-            results = self._passes(session, finds, stack)
+            results = self._passes(session, stack)
             for position, masks in results:
                 yield merged(masks, behind.get(position)) if behind is not None else masks
 
@@ -174,13 +174,13 @@ class Walk:
         self._sessions.append(session)
         return session
 
-    def _passes(self, session: Session, finds: bool, stack: ExitStack) -> Iterator[tuple[int, FrameMasks]]:
+    def _passes(self, session: Session, stack: ExitStack) -> Iterator[tuple[int, FrameMasks]]:
         """The results of a session by position, in display order."""
         shown = [each for each in session.policy.passes if not each.rehearsal]
         ahead, back = (stack.enter_context(Spool(*self._size)) for _ in range(2))
         stop = 0  # of a way back that no way forward has prepared
         for number in range(session.pass_number) if len(shown) == 2 else ():
-            looks = self._looks(session.policy.passes[number], finds)
+            looks = self._looks(session.policy.passes[number])
             for position, masks in enumerate(self._frames_kept(number) if looks else self._empty()):
                 ahead.put(position, masks)
         while True:
@@ -190,17 +190,17 @@ class Walk:
                 for position, masks in self._run(session, read_backward(self._source, start)):
                     back.put(position, masks)
             elif walk.rehearsal or len(shown) == 1:
-                yield from self._ahead(session, finds)
+                yield from self._ahead(session)
             else:
                 missing = set(session.visual.waiting) if not walk.follows else set()
-                for position, masks in self._ahead(session, finds):
+                for position, masks in self._ahead(session):
                     ahead.put(position, masks)
                     if masks.stamp.index in missing:
                         missing.discard(masks.stamp.index)
                         stop = position + 1
                 if missing:
                     raise session.visual.not_read(min(missing))
-                if not self._looks(walk, finds):
+                if not self._looks(walk):
                     session.length = len(ahead)  # of which the way back sees a part
             if not session.next_pass(stop - 1 if stop else None):
                 break
@@ -211,24 +211,25 @@ class Walk:
             assert shown_ahead is not None
             yield position, merged(shown_ahead, back.get(position))
 
-    def _looks(self, walk: Pass, finds: bool) -> bool:
+    def _looks(self, walk: Pass) -> bool:
         """Whether a pass looks at any frame: one that only learns where the frames are does not."""
-        return (finds and walk.finds) or (walk.follows and bool(self._wanted.visual))
+        return walk.finds or (walk.follows and bool(self._wanted.visual))
 
-    def _ahead(self, session: Session, finds: bool) -> Iterator[tuple[int, FrameMasks]]:
+    def _ahead(self, session: Session) -> Iterator[tuple[int, FrameMasks]]:
         """The results of a forward pass by position."""
-        if not self._looks(session.walk, finds):
+        if not self._looks(session.walk):
             return enumerate(self._empty())
-        return self._run(session, self._forward(session, finds and session.walk.finds))
+        return self._run(session, self._forward(session))
 
     def _empty(self) -> Iterator[FrameMasks]:
         """All frames without objects, of which none is decoded where the source knows them."""
         return (FrameMasks.nothing(stamp, *self._size) for stamp in stamps_of(self._source))
 
-    def _forward(self, session: Session, finds: bool) -> Iterator[tuple[int, Frame]]:
+    def _forward(self, session: Session) -> Iterator[tuple[int, Frame]]:
         """All frames; the session is told of the phrases when their turn has come."""
         begun = session.next_position
-        finds = finds and not session.phrases and not session.exemplars.count  # else they are looked for already
+        is_new = not session.phrases and not session.exemplars.count  # else they are looked for already
+        finds = session.walk.finds and is_new
         start = self._wanted.start_frame if finds else None
         if finds and start is None:
             self._look_for(session)
