@@ -15,7 +15,7 @@ import argparse
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,7 +39,7 @@ from sam3ray.engine import capture, packed_attention, transfer
 from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.detector import MAX_TOKENS, Detector
 from sam3ray.engine.frames import Preprocessor
-from sam3ray.engine.lookahead import FrameWork, LookAhead
+from sam3ray.engine.lookahead import LookAhead
 from sam3ray.engine.positions import restore
 from sam3ray.engine.propagation import Propagation
 from sam3ray.engine.rules import Rules
@@ -263,16 +263,6 @@ class Cost:
     waits: int
 
 
-def each(ahead: LookAhead, given: Iterable[Frame], phrases: tuple[str, ...]) -> Iterator[FrameWork]:
-    """All frames, of which the same is asked throughout, two of them under way."""
-    for position, frame in enumerate(given):
-        ahead.push(frame, position, phrases)
-        while len(ahead) > 2:
-            yield ahead.pop()
-    while len(ahead):
-        yield ahead.pop()
-
-
 def run(objects: int, device: str = "cuda", warm: int = 24, **tracking: Any) -> Cost:
     """The loop until objects remember all they can, then one frame more, counted.
 
@@ -296,7 +286,7 @@ def run(objects: int, device: str = "cuda", warm: int = 24, **tracking: Any) -> 
         neck = TrackerNeck(model, folded=rules.published)
         ahead = LookAhead(checkpoint, neck, detector, 1, at_once=True)
         propagation = Propagation(Tracker(model, settings.rules, settings.object_batch), rules)
-        works = each(ahead, frames(20), ghost.prompts)
+        works = ahead.each(frames(20), ghost.prompts)
         first = next(works)
         for t in range(warm):
             fresh = t >= warm - 2

@@ -7,6 +7,7 @@ decides what becomes of the frame before.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -83,6 +84,18 @@ class LookAhead:
         """The next frame, and the phrases to look for on it."""
         image = self._inputs.push(frame) if is_looked_at else None
         self._waiting.append((FrameWork(FrameStamp.of(frame), position, phrases), image))
+
+    def each(self, frames: Iterable[Frame], phrases: tuple[str, ...]) -> Iterator[FrameWork]:
+        """All frames of a clip, of which the same is asked throughout."""
+        try:
+            for position, frame in enumerate(frames):
+                self.push(frame, position, phrases)
+                while len(self) > 2 * self._batch:
+                    yield self.pop()
+            while len(self):
+                yield self.pop()
+        finally:
+            self.clear()
 
     def clear(self) -> None:
         """Drop what was pushed and not popped."""
