@@ -93,8 +93,9 @@ def test_a_clip_goes_on_without_being_fetched_again(
     site.sent = 0
     second.process(clip, attempt=2)
     second.close()
-    # A sixth, a group before it, the tables and the beginning; of sampled frames, those that wait are far apart.
-    assert site.sent < (0.75 if (name, fps) == ("long.mkv", 9.0) else 0.45) * size
+    # A sixth, a group before it, the tables and the beginning; of a Matroska also what may have waited in the queue.
+    # Without a note of a key frame it would be more than all.
+    assert site.sent < (0.8 if name == "long.mkv" else 0.45) * size
     assert not (tmp_path / "cache").exists()
     assert rows(tmp_path / "remote") == rows(tmp_path / "local")
 
