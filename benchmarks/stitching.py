@@ -30,6 +30,7 @@ import torch
 import sam3ray
 from sam3ray.engine.ending import Ending
 from sam3ray.engine.lookahead import LENGTH_HORIZON
+from sam3ray.engine.state_capture import bound_to
 from sam3ray.evaluate._track_eval import Measured, Sequences, combine, measure
 from sam3ray.job.window_rows import read_window, write_window
 from sam3ray.masks import MaskRuns, encode_masks, iou_matrix, read_rle
@@ -214,8 +215,14 @@ def _compute_whole(model: Model, clip: Clip, folder: Path, windows: Mapping[int,
     with Once(relinking, clip.size, once):
         rows, taken, is_other = work(relinking, clip, 0, clip.length, firsts)
     if not (folder / "whole.parquet").exists():
-        without = work(model, clip, 0, clip.length, firsts)[:2] if is_other else (rows, taken)
-        keep(folder, "whole", without[0], 0, without[1])
+        if is_other:
+            again = work(model, clip, 0, clip.length, firsts)
+            keep(folder, "whole", again[0], 0, again[1])
+        else:  # the endings are those of a model that does not relink
+            with model.session(*clip.size) as session:
+                binding = bound_to(session.engine)
+            plain = {t: Ending(replace(each.state, bound_to=binding), each.tensors) for t, each in taken.items()}
+            keep(folder, "whole", rows, 0, plain)
     keep(folder, "relinked", rows, 0, {})
 
 
