@@ -49,20 +49,22 @@ class World:
         def places(of: Tracks, frame: int, memories: Sequence[ObjectMemory]) -> list[tuple[float, float] | None]:
             return [of.get(min(each.conditioning), lambda frame: None)(frame) for each in memories]
 
-        def followed(
-            one: Tracker, features: object, frame: int, memories: Sequence[ObjectMemory], reverse: bool
-        ) -> HeadOutput:
+        def track(
+            one: Tracker, features: object, frame: int, memories: Sequence[ObjectMemory], *, reverse: bool = False
+        ) -> TrackedMasks:
             found = places(self.tracks, frame, memories)
             there = torch.tensor([8.0 if each is not None else -8.0 for each in found])
             pointers = torch.zeros(len(found), *one.pointer_shape)
-            return HeadOutput(torch.stack([ellipse(e) for e in found]), there, there.sigmoid(), pointers)
+            output = HeadOutput(torch.stack([ellipse(e) for e in found]), there, there.sigmoid(), pointers)
+            one._store_tracked(frame, memories, output)
+            return output.tracked
 
         def look(one: Tracker, features: object, frame: int, memories: Sequence[ObjectMemory]) -> TrackedMasks:
             found = places(self.recalls, frame, memories)
             there = torch.tensor([8.0 if each is not None else -8.0 for each in found])
             return TrackedMasks(torch.stack([ellipse(e) for e in found]), there, there.sigmoid())
 
-        monkeypatch.setattr(Tracker, "_followed", followed)
+        monkeypatch.setattr(Tracker, "track", track)
         monkeypatch.setattr(Tracker, "look", look)
 
     def engine(self, **tracking: Any) -> Engine:
