@@ -36,6 +36,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[tupl
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "shutdown", lambda: made.append(("shutdown",)))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "_CONNECTION", None)  # this process may hold one for other tests
     monkeypatch.setattr(cluster, "_connect", connect)
     monkeypatch.setattr(cluster, "no_answer", lambda host, port: "")
     monkeypatch.setattr(services, "find_gcs_addresses", lambda: {"192.0.2.2:6379"})
