@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +121,10 @@ class ClipActor:
     def prefetch(self, clip: Clip, first_frames: bool) -> bool:
         """Whether it went well; if not, running the clip will meet the same error."""
         assert self._worker is not None
-        return self._worker.prefetch(clip, first_frames).exception() is None
+        try:
+            return self._worker.prefetch(clip, first_frames).exception() is None
+        except CancelledError:  # dropped meanwhile, as by another window of the clip
+            return False
 
     def drop_prefetch(self, clip_id: str) -> None:
         if self._worker is not None:
