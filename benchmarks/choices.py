@@ -34,7 +34,7 @@ FIRST_SEED = 940_000
 COLUMNS = ("recall", "precision", "IoU", "J", "switches per 1,000", "HOTA", "time")
 
 SPEED: dict[str, dict[str, Any]] = {
-    "as it is": {},
+    "default": {},
     "`tracking.detect_every: 2`": {"tracking": {"detect_every": 2}},
     "`tracking.detect_every: 4`": {"tracking": {"detect_every": 4}},
     "`tracking.memory_frames: 2` (of 4)": {"tracking": {"memory_frames": 2}},
@@ -132,7 +132,7 @@ def main() -> None:
         rows = {name: done[name] for name in choices if name in done}
         if not rows:
             continue
-        text = "\n".join(table("choice" if kind == "speed" else "asked for by", rows))
+        text = "\n".join(table("choice" if kind == "speed" else "prompted with", rows))
         print(text, "\n")
         if options.write:
             begin, end = f"<!-- choices: {kind}: begin -->", f"<!-- choices: {kind}: end -->"

@@ -19,7 +19,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "prompts.md"
 POINT: dict[str, Any] = {"object_id": 1, "frame": 0, "units": "pixels", "points": [[410, 220]]}
 CHANGED, COMBINED = (
     [tuple(cell.strip().strip("`") for cell in line.strip("|").split(" | ")) for line in table.splitlines()]
-    for table in re.findall(r"^\| (?:changed|given) \| said \|\n\|.*\|\n((?:\|.*\|\n)+)", PAGE.read_text(), re.M)
+    for table in re.findall(r"^\| (?:change|given) \| message \|\n\|.*\|\n((?:\|.*\|\n)+)", PAGE.read_text(), re.M)
 )
 
 Refused = Callable[..., list[str]]
