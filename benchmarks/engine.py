@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--size", choices=["small", "full"], default="small")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the vision backbone, in both ways")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the layers, in both ways")
     parser.add_argument("--eager", action="store_true", help="on a GPU: launch everything, capture nothing")
     parser.add_argument("--rules", choices=["published", "transformers"], default="published")
     parser.add_argument("--threads", type=int, default=1)

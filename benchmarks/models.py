@@ -10,6 +10,7 @@ from transformers import CLIPTokenizer, Sam2VideoVideoProcessor, Sam3VideoConfig
 from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
 
 from sam3ray.engine.checkpoint import Checkpoint
+from sam3ray.engine.compiling import compile_layers
 from sam3ray.engine.host_memory import reuse_freed
 from sam3ray.engine.positions import restore
 
@@ -124,5 +125,5 @@ def build(size: str, device: str, dtype: str, compiled: bool, plain: bool = Fals
     decoder: Any = model.tracker_model.mask_decoder
     decoder.pred_obj_score_head.proj_out.bias.fill_(10.0)
     if compiled:
-        model.detector_model.vision_encoder.backbone.compile()
+        compile_layers(model, where)
     return Checkpoint(model, processor(model.detector_model.config.image_size), where, kind, autocast=False, info={})

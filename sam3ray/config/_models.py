@@ -82,7 +82,7 @@ class ModelConfig(_Section):
         le=4096,
         description="side of the square that frames are scaled to, a multiple of the patch; null: the checkpoint's own",
     )
-    compile: bool = Field(False, description="torch.compile the vision backbone")
+    compile: bool = Field(False, description="torch.compile the layers of the vision backbone and the detector")
     cache_dir: str | None = Field(
         None,
         min_length=1,

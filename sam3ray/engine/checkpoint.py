@@ -73,6 +73,7 @@ def load_checkpoint(config: ModelConfig, storage_options: Mapping[str, Any] | No
     from transformers import Sam3VideoConfig, Sam3VideoModel, Sam3VideoProcessor
     from transformers.utils import logging as transformers_logging
 
+    from sam3ray.engine.compiling import compile_layers
     from sam3ray.engine.positions import restore
 
     # transformers draws a progress bar per load and warns of optional kernels that the engine does not use.
@@ -106,7 +107,7 @@ def load_checkpoint(config: ModelConfig, storage_options: Mapping[str, Any] | No
     restore(model)
     model.eval().requires_grad_(False)
     if config.compile:
-        model.detector_model.vision_encoder.backbone.compile()
+        compile_layers(model, device)
     commit = getattr(model.config, "_commit_hash", None)  # of a hub checkpoint
     info = {
         "checkpoint": config.checkpoint,
