@@ -64,7 +64,11 @@ class Tries:
             NotHere: there is no such clip.
             ClipError: the clip cannot be read.
         """
-        key = str(asked.get("key"))
+        key, ticket = str(asked.get("key")), asked.get("ticket")
+        if ticket is not None and (
+            known := next((r for r in self.results_of(owner, key) if r.asked.get("ticket") == ticket), None)
+        ):
+            return known.order.id  # asked once more, since the connection had broken
         entry, opened = self._library.entry(key), self._library.open(key)
         order = parse_order(
             asked,
@@ -85,7 +89,7 @@ class Tries:
 
         def listen(event: Update | Restarted | Ended | int) -> None:
             nonlocal began
-            about: dict[str, Any] = {"id": order.id, "key": key, "ticket": asked.get("ticket")}
+            about: dict[str, Any] = {"id": order.id, "key": key, "ticket": ticket}
             if isinstance(event, Update):
                 if event.found.kept and before is not None:
                     result.take_over(before, event.found.kept)

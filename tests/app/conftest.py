@@ -22,6 +22,9 @@ from tests.video.media import MATRICES, set_display_matrix, write_video
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
+SECONDS = 180_000  # milliseconds that anything may take on a busy machine
+sync_api.expect.set_options(timeout=SECONDS)
+
 SPEC = ClipSpec(seed=6, frames=24, width=320, height=180, objects=(2, 3))
 WIDTH, HEIGHT, COUNT = 160, 96, 48
 FLAGS = [
@@ -153,8 +156,12 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     """Opens an address in a window of its own; fails on errors of the script, and on requests to anywhere else."""
     contexts, problems = [], []
 
-    def open_one(address: str, size: tuple[int, int] = (1280, 720), **options: Any) -> Any:
+    def open_one(
+        address: str, size: tuple[int, int] = (1280, 720), prepare: Callable[[Any], None] | None = None, **options: Any
+    ) -> Any:
+        """`prepare` gets the page before it goes to the address."""
         context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
+        context.set_default_timeout(SECONDS)
         contexts.append(context)
         page = context.new_page()
         origin = address.partition("/?")[0].partition("://")[2]
@@ -179,6 +186,8 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
                 page.sent.append(json.loads(payload))
 
         page.on("websocket", lambda socket: socket.on("framesent", sent))
+        if prepare is not None:
+            prepare(page)
         page.goto(address)
         return page
 
@@ -188,7 +197,34 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     assert not problems
 
 
-def until(page: Any, question: Callable[[], Any], seconds: float = 120) -> Any:
+@pytest.fixture
+def holding(server: Served, open_page: Callable[..., Any]) -> Callable[..., tuple[Any, Callable[[], None]]]:
+    """Opens the page while requests that fit a pattern wait; the function that comes with it lets them go."""
+
+    def open_one(pattern: str, hash_: str = "", **options: Any) -> tuple[Any, Callable[[], None]]:
+        waiting: list[Any] = []
+        free: list[bool] = []
+
+        def arrived(route: Any) -> None:
+            if free:
+                route.continue_()
+            else:
+                waiting.append(route)
+
+        page = open_page(server.address + hash_, prepare=lambda page: page.route(pattern, arrived), **options)
+
+        def release() -> None:
+            until(page, lambda: waiting)
+            free.append(True)
+            for each in waiting:
+                each.continue_()
+
+        return page, release
+
+    return open_one
+
+
+def until(page: Any, question: Callable[[], Any], seconds: float = SECONDS / 1000) -> Any:
     """What `question` says once it says something. The page's events arrive meanwhile."""
     end = time.monotonic() + seconds
     while not (answer := question()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from sam3ray.config import TrackingConfig
 from sam3ray.failures import UserError
 from sam3ray.values.annotations import FrameAnnotations
 from tests.app.conftest import until
-from tests.app.test_try_page import SECONDS, wait_for_model
+from tests.app.test_try_page import wait_for_model
 
 from playwright.sync_api import expect  # isort: skip
 
+TWO = re.compile(r"^\d+ \d+$")  # objects, whichever ids they get: which frames are seen depends on the machine
 READ = """() => { const canvas = document.querySelector(".picture"), context = canvas.getContext("2d");
   const y = canvas.height - 12; let number = 0;
   for (let bit = 0; bit < 8; bit++)
@@ -36,10 +38,11 @@ def test_what_is_found_is_drawn_on_the_picture_it_was_found_on(server, open_page
     page = open_page(server.address, permissions=["camera"])
     wait_for_model(page)
     page.goto(f"{server.origin}/#live")
-    page.get_by_label("Phrase to look for").fill("red circle")
-    page.get_by_label("Phrase to look for").press("Enter")
+    phrase = page.locator(".live").get_by_label("Phrase to look for")  # the other page has one, too
+    phrase.fill("red circle")
+    phrase.press("Enter")
     page.get_by_role("button", name="Start the webcam").click()
-    expect(page.locator(".over")).to_have_attribute("data-objects", "1 2", timeout=SECONDS)
+    expect(page.locator(".live .over")).to_have_attribute("data-objects", TWO)
     seen: dict[int, int] = {}
 
     def look() -> bool:

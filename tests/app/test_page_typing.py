@@ -8,27 +8,22 @@ from typing import Any
 import pytest
 
 from tests.app.conftest import until
-from tests.app.test_try_page import SECONDS, choose, go_to, orders, point_at, status, wait_for_model
+from tests.app.test_try_page import choose, go_to, orders, point_at, status, wait_for_model
 
 from playwright.sync_api import expect  # isort: skip
 
 
 @pytest.fixture
-def held(server, open_page) -> tuple[Any, Callable[[], None]]:
+def held(holding) -> tuple[Any, Callable[[], None]]:
     """A page whose clip still loads: its picture is shown, earlier results are not. The function lets them come."""
-    page, waiting = open_page(f"{server.address}#live"), []
-    page.route("**/api/clips/*?owner=*", lambda route: waiting.append(route))
-    page.evaluate("location.hash = 'try'")
+    page, release = holding("**/api/clips/*?owner=*")
     choose(page, "shapes")
-    until(page, lambda: waiting)
 
-    def release() -> None:
-        with page.expect_response("**/api/clips/*?owner=*"):
-            for each in waiting:
-                each.continue_()
+    def let_come() -> None:
+        release()
         expect(page.locator(".try.busy")).to_have_count(0)
 
-    return page, release
+    return page, let_come
 
 
 def test_a_number_being_typed_is_not_overwritten(held):
@@ -42,7 +37,7 @@ def test_a_number_being_typed_is_not_overwritten(held):
     page.get_by_label("Phrase to look for").fill("red circle")
     wait_for_model(page)
     page.get_by_role("button", name="Run", exact=True).click()
-    expect(status(page)).to_have_text("Done: 4 frames.", timeout=SECONDS)
+    expect(status(page)).to_have_text("Done: 4 frames.")
     last.fill("9999")
     last.press("Enter")
     expect(last).to_have_value("23")  # what it can be, once it is entered
@@ -56,7 +51,7 @@ def test_an_object_keeps_the_name_that_is_typed_while_results_arrive(server, ope
     page.get_by_role("button", name="Run", exact=True).click()
     name = page.get_by_label("Name of object 1")
     name.fill("my b")
-    expect(status(page)).to_have_text("Done: 24 frames.", timeout=SECONDS)
+    expect(status(page)).to_have_text("Done: 24 frames.")
     name.press("End")
     page.keyboard.type("all")
     page.keyboard.press("Enter")
@@ -89,6 +84,6 @@ def test_a_finished_upload_does_not_take_one_away_from_another_clip(server, open
     count = page.locator(".clips button").count()
     until(page, lambda: waiting)
     waiting[0].continue_()
-    expect(page.locator(".clips button")).to_have_count(count + 1, timeout=SECONDS)
+    expect(page.locator(".clips button")).to_have_count(count + 1)
     expect(page.locator(".clips .loading")).to_have_count(0)
     expect(page.locator(".clips button.chosen")).to_contain_text("ntsc")

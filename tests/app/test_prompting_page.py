@@ -13,7 +13,6 @@ from sam3ray.masks import decode_rle
 from sam3ray.values.prompt_reading import parse_visual_prompts
 from tests.app.conftest import SPEC, until
 from tests.app.test_try_page import (
-    SECONDS,
     choose,
     go_to,
     orders,
@@ -60,7 +59,7 @@ def set_range(page: Any, first: int, last: int) -> None:
 
 def run(page: Any, frames: int) -> None:
     page.get_by_role("button", name="Run", exact=True).click()
-    expect(status(page)).to_have_text(f"Done: {frames} frames.", timeout=SECONDS)
+    expect(status(page)).to_have_text(f"Done: {frames} frames.")
 
 
 def shown(page: Any) -> list[int]:
@@ -152,7 +151,7 @@ def test_an_object_of_a_phrase_is_refined_on_a_later_frame(page):
     assert asked[1]["labels"] == [0]
     page.get_by_role("button", name="Run", exact=True).click()
     done = re.compile(f"Done: {SPEC.frames} frames, ([0-9]+) of them from the run before.")
-    expect(status(page)).to_have_text(done, timeout=SECONDS)  # it went on from there
+    expect(status(page)).to_have_text(done)  # it went on from there
     sent = orders(page, False)[-1]
     assert sent["visual"] == []
     assert [each["object_id"] for each in sent["refinements"]] == [1]
@@ -170,9 +169,9 @@ def test_thresholds_show_their_effect_at_once_and_two_results_compare(page):
     set_range(page, 0, 2)
     run(page, 3)
     page.get_by_text("Thresholds").click()
-    assert shown(page) == [1, 2]
+    until(page, lambda: shown(page) == [1, 2])
     slide(page, "New object from score", 1)
-    expect(page.locator(".effect")).to_contain_text("fall below 1", timeout=SECONDS)
+    expect(page.locator(".effect")).to_contain_text("fall below 1")
     slide(page, "New object from score", 0.9)
     slide(page, "Detection from score", 1)
     until(page, lambda: shown(page) == [])  # what this frame would be
@@ -180,7 +179,7 @@ def test_thresholds_show_their_effect_at_once_and_two_results_compare(page):
     slide(page, "Detection from score", 0.4)
     run(page, 3)
     page.get_by_label("Compare with an earlier result").select_option(index=1)
-    expect(page.locator(".beside .over")).to_have_attribute("data-objects", "1 2", timeout=SECONDS)
+    expect(page.locator(".beside .over")).to_have_attribute("data-objects", "1 2")
     expect(page.locator(".beside .caption")).to_have_text("red circle: 2 objects on this frame, 2 in all.")
     expect(page.locator(".panel .caption")).to_contain_text("new_det_thresh 0.9 · score_threshold_detection 0.4: ")
     go_to(page, 2)
@@ -215,7 +214,7 @@ def test_all_that_was_asked_for_is_there_after_a_reload(page):
     page.get_by_text("Thresholds").click()
     slide(page, "New object from score", 0.55)
     page.reload()
-    expect(page.locator(".picture").first).to_have_attribute("data-frame", "4", timeout=SECONDS)
+    expect(page.locator(".picture").first).to_have_attribute("data-frame", "4")
     expect(page.locator(".clips button.chosen")).to_contain_text("shapes")
     expect(page.locator(".chip").first).to_contain_text("blue star")
     expect(page.get_by_label("Name of object 1")).to_have_value("my ball")
@@ -243,7 +242,7 @@ def test_a_phone_held_upright_shows_all_of_it(server, open_page):
     for name in ("Play or pause", "Frame number"):
         assert page.get_by_label(name).bounding_box()["x"] + page.get_by_label(name).bounding_box()["width"] <= 390
     page.get_by_label("Play or pause").tap()
-    expect(page.locator(".player .picture")).to_have_attribute("data-frame", str(SPEC.frames - 1), timeout=SECONDS)
+    expect(page.locator(".player .picture")).to_have_attribute("data-frame", str(SPEC.frames - 1))
 
 
 def test_light_and_dark_follow_the_system_until_one_is_chosen(server, open_page):

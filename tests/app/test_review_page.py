@@ -14,7 +14,7 @@ from sam3ray.shapes import write_clip
 from sam3ray.store import RunStore
 from sam3ray.values.clip import Clip
 from tests.app.conftest import SPEC, Served, make_reviewed
-from tests.app.test_try_page import SECONDS, choose, go_to, point_at, wait_for_model
+from tests.app.test_try_page import choose, go_to, point_at, wait_for_model
 
 from playwright.sync_api import expect  # isort: skip
 
@@ -48,7 +48,7 @@ def revision(run: Path) -> int:
 
 def open_clip(page: Any, name: str) -> None:
     choose(page, name)
-    expect(page.locator(".timeline .name").first).to_be_visible(timeout=SECONDS)
+    expect(page.locator(".timeline .name").first).to_be_visible()
 
 
 def choose_object(page: Any, object_id: int) -> None:
@@ -64,7 +64,7 @@ def press(page: Any, *keys: str) -> None:
 
 
 def saved(page: Any, count: int) -> None:
-    expect(page.locator(".history li:not(.empty)")).to_have_count(count, timeout=SECONDS)
+    expect(page.locator(".history li:not(.empty)")).to_have_count(count)
 
 
 def test_every_operation_is_a_revision_and_can_be_undone(desk, reviewed, open_page):
@@ -132,7 +132,7 @@ def test_every_operation_is_a_revision_and_can_be_undone(desk, reviewed, open_pa
     done += 1
     saved(page, done)
     page.reload()
-    expect(page.locator(".history li:not(.empty)")).to_have_count(done, timeout=SECONDS)  # the same clip, the same log
+    expect(page.locator(".history li:not(.empty)")).to_have_count(done)  # the same clip, the same log
     expect(page.locator(".timeline .name").first).to_contain_text("<script>alert(1)</script>")
     assert revision(reviewed) == done
     assert check_edits(RunStore(str(reviewed))) == []
@@ -148,7 +148,7 @@ def test_a_new_mask_comes_from_clicks(desk, reviewed, open_page):
     press(page, "n")
     page.mouse.click(*point_at(page, 115, 33))
     use = page.get_by_role("button", name="Use this mask")
-    expect(use).to_be_enabled(timeout=SECONDS)  # the model has answered
+    expect(use).to_be_enabled()  # the model has answered
     use.click()
     saved(page, 1)
     after = rows(reviewed, "first")
@@ -181,7 +181,7 @@ def test_two_reviewers_do_not_lose_each_others_work(desk, reviewed, open_page):
     assert (status, revision(reviewed)) == (409, parent + 1)
     assert "ann" in message
     press(bob, "Control+z")  # takes back his own corrections, not hers
-    expect(bob.locator(".toast.error")).to_contain_text("bob has nothing to undo", timeout=SECONDS)
+    expect(bob.locator(".toast.error")).to_contain_text("bob has nothing to undo")
 
 
 def test_a_draft_survives_and_can_be_applied(desk, reviewed, open_page):
@@ -200,11 +200,11 @@ def test_a_draft_survives_and_can_be_applied(desk, reviewed, open_page):
     choose_object(page, 1)
     page.get_by_label("Label").fill("mine")
     page.get_by_label("Label").press("Enter")
-    expect(page.locator(".toast.error")).to_contain_text("carol", timeout=SECONDS)
+    expect(page.locator(".toast.error")).to_contain_text("carol")
     expect(page.locator(".drafts")).to_contain_text("mine")
     saved(page, count + 1)
     page.reload()
-    page.locator(".drafts").get_by_role("button", name="Apply").click(timeout=SECONDS)
+    page.locator(".drafts").get_by_role("button", name="Apply").click()
     saved(page, count + 2)
     expect(page.locator(".drafts")).to_be_hidden()
     assert rows(reviewed, "first")[0, 1]["prompt"] == "mine"
@@ -234,7 +234,7 @@ def test_accepting_goes_to_the_next_clip(desk, reviewed, open_page):
     page = open_page(desk.address)
     open_clip(page, "first")
     press(page, "a")
-    expect(page.locator(".clips button.chosen")).to_contain_text("second", timeout=SECONDS)
+    expect(page.locator(".clips button.chosen")).to_contain_text("second")
     expect(page.locator(".clips button").filter(has_text="first")).to_contain_text("✓")
     page.get_by_label("Status").select_option("accepted")
     expect(page.locator(".clips button")).to_have_count(1)
@@ -248,7 +248,7 @@ def test_a_clip_whose_video_is_gone_opens_on_a_plain_background(desk, reviewed, 
     open_clip(page, "first")
     page.get_by_label("Run").select_option("moved")
     open_clip(page, "lost")
-    expect(page.locator(".note")).to_contain_text("No video: not_found", timeout=SECONDS)
+    expect(page.locator(".note")).to_contain_text("No video: not_found")
     go_to(page, 5)
     shown = page.evaluate(
         "() => { const c = document.querySelector('.picture'); return [c.width, c.height, c.dataset.frame,"
@@ -258,7 +258,7 @@ def test_a_clip_whose_video_is_gone_opens_on_a_plain_background(desk, reviewed, 
     assert page.locator(".over").get_attribute("data-objects")
     choose_object(page, 1)
     press(page, "n")
-    expect(page.locator(".toast").last).to_contain_text("No video", timeout=SECONDS)
+    expect(page.locator(".toast").last).to_contain_text("No video")
     press(page, "3", "d")  # what needs no picture still works
     saved(page, 1)
     assert (5, 1) not in rows(reviewed.parent / "moved", "lost")

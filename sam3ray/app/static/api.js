@@ -1,4 +1,4 @@
-// The server: requests, and one socket that comes back by itself.
+// The server: requests, and one socket that comes back by itself. Who asks for something asks again when it is open.
 
 async function answer(response) {
   const value = await response.json().catch(() => ({ message: `the server answered ${response.status}` }));
@@ -20,12 +20,17 @@ export function upload(file, progress) {
   });
 }
 
-// Of this tab: when it is reloaded, it gets its results back.
+const random = () => crypto.getRandomValues(new Uint32Array(4)).join("");
+
+// Of this tab: when it is reloaded, it gets its results back. A copy of the tab has the same owner.
 export function owner() {
   let value = sessionStorage.getItem("owner");
-  if (!value) sessionStorage.setItem("owner", (value = crypto.getRandomValues(new Uint32Array(4)).join("")));
+  if (!value) sessionStorage.setItem("owner", (value = random()));
   return value;
 }
+
+// Says which answer belongs to what was asked here, and not in a copy of this tab.
+export const ticket = (kind) => `${kind} ${random()}`;
 
 export const open = (path) => new WebSocket(`${location.protocol.replace("http", "ws")}//${location.host}${path}`);
 
@@ -43,6 +48,7 @@ export class Socket extends EventTarget {
     };
     this.socket.onmessage = ({ data }) => {
       const detail = JSON.parse(data);
+      if (detail.event === "model") this.model = detail;
       this.dispatchEvent(new CustomEvent(detail.event, { detail }));
     };
     this.socket.onclose = () => {
@@ -51,14 +57,10 @@ export class Socket extends EventTarget {
     };
   }
 
-  // Whether it could be sent.
-  send(value) {
-    const isOpen = this.socket.readyState === WebSocket.OPEN;
-    if (isOpen) this.socket.send(JSON.stringify(value));
-    return isOpen;
-  }
+  send(value) { if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(value)); }
 
   on(name, heard) {
     this.addEventListener(name, (event) => heard(event.detail));
+    if (name === "model" && this.model) heard(this.model); // a view can come later than the news
   }
 }

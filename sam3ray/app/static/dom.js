@@ -31,7 +31,8 @@ export function put(field, value) { if (!typed.has(field)) field.value = value; 
 
 export function discard(...fields) { for (const field of fields) typed.delete(field); }
 
-// A copy of a template. Its parts become the view's, and its controls call the view's methods with the control.
+// A copy of a template. Its parts become the view's, and its controls call the view's methods with the control: once what
+// they are about is there. view.opening: a promise of that; view.isEmpty: there is none. Controls in [data-now] never wait.
 export function attach(view, name) {
   const node = document.getElementById(name).content.firstElementChild.cloneNode(true);
   for (const part of node.querySelectorAll("[data-part]")) view[part.dataset.part] = part;
@@ -41,18 +42,27 @@ export function attach(view, name) {
     if (/^\W+$/.test(control.textContent)) control.ariaLabel ??= control.dataset.says; // a sign alone
   }
   node.addEventListener("input", ({ target }) => typed.add(target), true);
-  node.addEventListener("focusout", ({ target }) => target.dataset.do && discard(target)); // left as it was
+  node.addEventListener("focusout", ({ target }) => target.dataset.do && !view.opening && discard(target)); // left as it was
   for (const type of ["click", "input", "change", "submit"]) {
     node.addEventListener(type, (event) => {
       const control = event.target.closest("[data-do]");
       if (!control || calledOn(control) !== type) return;
       event.stopPropagation(); // a view within a view has handled it
       if (type === "submit") event.preventDefault();
-      discard(...(control.elements ?? [control]));
-      view[control.dataset.do](control);
+      const isNow = control.closest("[data-now]"), act = () => {
+        if (view.isEmpty && !isNow) return;
+        discard(...(control.elements ?? [control]));
+        view[control.dataset.do](control);
+      };
+      if (view.opening && !isNow) whenOpen(view).then(act);
+      else act();
     });
   }
   return node;
+}
+
+export async function whenOpen(view) {
+  while (view.opening) await view.opening; // one may follow another
 }
 
 function calledOn(control) {

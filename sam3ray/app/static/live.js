@@ -2,13 +2,13 @@
 
 import { get, open } from "./api.js";
 import { css } from "./colours.js";
-import { attach, chip, dot, el, empty, fill, phrasesIn, toast } from "./dom.js";
+import { attach, chip, dot, el, empty, fill, phrasesIn, toast, whenOpen } from "./dom.js";
 import { row } from "./masks.js";
 import { Pointer, rounded } from "./pointer.js";
 import { Stage } from "./stage.js";
 
 export default class LiveView {
-  constructor({ state }) {
+  constructor({ socket, state }) {
     Object.assign(this, { state, phrases: [...state.phrases], ticket: 0, rows: [], chosen: null, socket: null, thresholds: {} });
     this.pictures = new Map(); // ticket -> the picture that was sent, or that came
     this.node = attach(this, "live");
@@ -21,6 +21,7 @@ export default class LiveView {
     });
     this.cameraButton.title = state.camera ?? "";
     this.usual = {};
+    socket.on("model", ({ info }) => this.showThresholds((this.usual = { ...info.thresholds, ...this.usual })));
     this.showPhrases();
     this.stop();
   }
@@ -33,54 +34,62 @@ export default class LiveView {
     else this.start({ value: this.state.camera ? "camera" : "webcam" });
   }
 
-  async start({ value: source }) {
+  halt() { this.stop(); }
+
+  // What one asks for while it starts waits: what the camera's view looks for is being asked.
+  start({ value: source }) {
     this.stop();
-    const run = (this.run = {});
-    this.source = source;
-    if (source === "webcam") {
-      try {
-        const stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 }, height: { ideal: 360 } } });
-        if (run !== this.run) { stream.getTracks().forEach((track) => track.stop()); return; } // stopped meanwhile
-        this.stream = stream;
-      } catch (error) {
-        this.status.textContent = navigator.mediaDevices ? `The webcam cannot be used: ${error.message}` : "The webcam works over HTTPS or on this machine alone.";
-        this.run = null;
-        return;
-      }
-      this.video.srcObject = this.stream;
-      await this.video.play();
-    }
-    await this.learn(run);
-    if (run !== this.run) return;
-    const socket = open("/live");
-    socket.binaryType = "arraybuffer";
-    this.socket = socket;
-    socket.onopen = () => {
-      if (source === "webcam") {
-        this.sendPhrases();
-        this.sendThresholds();
-      }
-      this.next();
-    };
-    socket.onmessage = ({ data }) => socket === this.socket && (data instanceof ArrayBuffer ? this.received(data) : this.answered(JSON.parse(data)));
-    socket.onclose = () => { if (this.socket === socket) { this.stop(); this.status.textContent = "Connection lost."; } };
-    this.webcamButton.hidden = this.cameraButton.hidden = true;
-    this.stopButton.hidden = false;
-    this.status.textContent = "Waiting for the first frame.";
-    this.times = [];
+    const run = (this.run = {}), opening = (this.opening = this.begin(source, run).finally(() => { if (opening === this.opening) this.opening = null; }));
   }
 
-  stop() {
-    const { socket } = this;
-    this.socket = this.run = null;
+  async begin(source, run) {
+    this.source = source;
+    this.webcamButton.hidden = this.cameraButton.hidden = true;
+    this.stopButton.hidden = false;
+    try {
+      if (source === "webcam") await this.openWebcam(run);
+      if (run === this.run) await this.learn(run);
+      if (run === this.run) await this.connect();
+    } catch (error) {
+      if (run === this.run) this.stop(error.message);
+    }
+  }
+
+  async openWebcam(run) {
+    if (!navigator.mediaDevices) throw new Error("The webcam works over HTTPS or on this machine alone.");
+    this.status.textContent = "Waiting for the webcam.";
+    const stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 }, height: { ideal: 360 } } });
+    if (run !== this.run) { end(stream); return; } // stopped meanwhile
+    this.video.srcObject = this.stream = stream;
+    await this.video.play();
+  }
+
+  async connect() {
+    const socket = open("/live"), { source } = this;
+    socket.binaryType = "arraybuffer";
+    this.socket = socket;
+    socket.onmessage = ({ data }) => socket === this.socket && (data instanceof ArrayBuffer ? this.received(data) : this.answered(JSON.parse(data)));
+    socket.onclose = () => this.socket === socket && this.stop("Connection lost.");
+    this.status.textContent = "Waiting for the first frame.";
+    this.times = [];
+    await new Promise((done) => { socket.onopen = socket.onerror = done; });
+    if (source === "webcam") {
+      this.sendPhrases();
+      this.sendThresholds();
+    }
+    this.next();
+  }
+
+  stop(why = "") {
+    const { socket, stream } = this;
+    this.socket = this.run = this.stream = null;
     socket?.close();
-    this.stream?.getTracks().forEach((track) => track.stop());
-    this.stream = null;
+    end(stream);
     this.pictures.clear();
     this.webcamButton.hidden = false;
     this.cameraButton.hidden = !this.state.camera;
     this.stopButton.hidden = true;
-    this.status.textContent = "";
+    this.status.textContent = why;
   }
 
   send(value) { if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(value instanceof Uint8Array ? value : JSON.stringify(value)); }
@@ -91,6 +100,7 @@ export default class LiveView {
     if (!socket) return;
     if (this.source === "camera") { this.send({ do: "next", ticket: this.ticket }); return; }
     const { videoWidth: width, videoHeight: height } = this.video;
+    if (!width) { setTimeout(() => this.next(), 50); return; } // no picture yet
     const canvas = new OffscreenCanvas(width, height);
     canvas.getContext("2d").drawImage(this.video, 0, 0);
     const ticket = ++this.ticket;
@@ -159,18 +169,15 @@ export default class LiveView {
 
   // Asking
 
-  // While it starts, what was typed stays: what the camera's view looks for is being asked.
-  get starts() { return Boolean(this.run) && this.socket?.readyState !== WebSocket.OPEN; }
-
-  addPhrase() {
-    if (this.starts) return;
-    this.phrases = [...new Set([...this.phrases, ...phrasesIn(this.phrase.value)])];
+  async addPhrase() {
+    const text = this.phrase.value;
     this.phrase.value = "";
+    if (this.opening) await whenOpen(this);
+    this.phrases = [...new Set([...this.phrases, ...phrasesIn(text)])];
     this.sendPhrases();
   }
 
   removePhrase({ value }) {
-    if (this.starts) return;
     this.phrases = this.phrases.filter((each) => each !== value);
     this.sendPhrases();
   }
@@ -193,7 +200,7 @@ export default class LiveView {
   }
 
   setThreshold({ name, value }) {
-    if (!this.starts) this.thresholds[name] = Number(value);
+    this.thresholds[name] = Number(value);
     this.showThresholds();
     clearTimeout(this.settling); // the bar is still being moved
     this.settling = setTimeout(() => this.sendThresholds(), 300);
@@ -222,3 +229,5 @@ export default class LiveView {
     this.send({ do: "point", ticket: Number(this.pressed), item: { units: "pixels", label: "clicked", ...object, ...item } });
   }
 }
+
+function end(stream) { stream?.getTracks().forEach((track) => track.stop()); }

@@ -34,19 +34,25 @@ async function route() {
   if (shown === name) return;
   views[shown]?.leave();
   shown = name;
+  for (const link of nav.children) link.toggleAttribute("aria-current", link.hash === `#${name}`);
+  if (!views[name]) fill(main); // what is done meanwhile is not meant for the last view
   const { default: View } = await PAGES[name]();
   if (shown !== name) return; // another page was asked for meanwhile
   views[name] ??= new View({ socket, state });
   fill(main, views[name].node);
-  for (const link of nav.children) link.toggleAttribute("aria-current", link.hash === `#${name}`);
   views[name].enter();
 }
 
-try {
-  state = await get("/api/state");
-  nav.querySelector("[href='#review']").hidden = !state.runs.length;
-  addEventListener("hashchange", route);
-  await route();
-} catch (error) {
-  fill(main, el("p", { class: "empty" }, `The page cannot be shown: ${error.message}`));
+async function show() {
+  try {
+    state ??= await get("/api/state");
+    nav.querySelector("[href='#review']").hidden = !state.runs.length;
+    await route();
+  } catch (error) {
+    shown = null;
+    fill(main, el("p", { class: "empty" }, `The page cannot be shown: ${error.message}`));
+  }
 }
+
+addEventListener("hashchange", show);
+show();

@@ -38,14 +38,12 @@ export class Player extends EventTarget {
     return away.indexOf(Math.min(...away));
   }
 
-  // While another clip is opened: nothing of this one is drawn again. Returns it.
+  // While another clip is opened: nothing of this one is drawn again.
   close() {
-    const { clip } = this;
     this.pause();
     this.clip = this.showing = null;
     this.stage.turn = null;
     this.stage.picture.dataset.frame = "";
-    return clip;
   }
 
   async load(clip, position = 0) {
@@ -76,7 +74,7 @@ export class Player extends EventTarget {
     return (this.showing ??= this.catchUp());
   }
 
-  showIndex(index) { return this.show(this.nearest(index)); }
+  showIndex(index) { if (this.clip) this.show(this.nearest(index)); }
 
   async catchUp() {
     const { clip } = this;

@@ -21,7 +21,7 @@ export class Prompts {
   constructor(player, view) {
     Object.assign(this, { player, view, tool: "point", exclude: false, corner: null, brush: new Brush() });
     this.pointer = new Pointer(player.stage, {
-      pressed: () => (player.pause(), Boolean(view.work())),
+      pressed: () => (player.pause(), Boolean(player.clip && view.work())),
       drawn: (from, to, right) => this.tool === "brush" && this.paint(from, to, right || this.exclude),
       drawnOut: () => this.keepMask(),
       moved: () => (this.tool === "brush" || this.corner) && player.redraw(),

@@ -1,6 +1,6 @@
 // Review: a run's clips one after the other, corrections as entries of its log, drafts where somebody was faster.
 
-import { get, post } from "./api.js";
+import { get, post, ticket } from "./api.js";
 import { css } from "./colours.js";
 import { attach, check, discard, dot, el, empty, fill, put, toast } from "./dom.js";
 import { merged, row, rowsByFrame } from "./masks.js";
@@ -35,7 +35,9 @@ export default class ReviewView {
     this.tracks.replaceWith(this.timeline.node);
     socket.on("revised", (event) => this.revised(event));
     socket.on("preview", (event) => this.answered(event));
-    socket.on("refused", ({ ticket, message }) => this.fix && ticket === this.fix.ticket && toast(message, "error"));
+    socket.on("refused", (event) => this.isOfFix(event) && toast(event.message, "error"));
+    socket.on("ended", (event) => this.isOfFix(event) && event.how === "failed" && toast(event.message, "error"));
+    socket.addEventListener("open", () => this.fix?.order && socket.send(this.fix.order));
     fill(this.runs, state.runs.map(({ number, name }) => el("option", { value: number }, name))).hidden = state.runs.length < 2;
     this.author.value = localStorage.getItem("author") ?? "";
     this.setScope({ value: "all" });
@@ -372,13 +374,18 @@ export default class ReviewView {
   askModel(index) {
     const { player, fix } = this, visual = this.prompts.payloadAt(index);
     fix.shown = new Map();
-    fix.ticket = `fix ${performance.now()}`; // an answer to an earlier click is too late
+    // An answer to an earlier click is too late.
+    fix.order = visual.length ? { do: "run", preview: true, key: this.clip.key, phrases: [], visual, start: player.positionOf(index), first: 0, last: player.count - 1, ticket: ticket("fix") } : null;
     this.showFix();
-    if (visual.length) this.socket.send({ do: "run", preview: true, key: this.clip.key, phrases: [], visual, start: player.positionOf(index), first: 0, last: player.count - 1, ticket: fix.ticket });
+    if (fix.order) this.socket.send(fix.order);
   }
 
-  answered({ ticket, key, frames: [frame] }) {
-    if (!this.fix || ticket !== this.fix.ticket || key !== this.clip?.key || !frame) return;
+  isOfFix(event) { return Boolean(event.ticket) && event.ticket === this.fix?.order?.ticket; }
+
+  answered(event) {
+    const [frame] = event.frames;
+    if (!this.isOfFix(event) || !frame) return;
+    this.fix.order = null;
     this.fix.shown = new Map([[frame.i, frame.o.map(row)]]);
     this.fix.version++;
     this.showFix();

@@ -1,8 +1,8 @@
 // Try: prompts on a clip, and what the model makes of them, frame by frame.
 
-import { get, owner, post, upload } from "./api.js";
+import { get, owner, post, ticket, upload } from "./api.js";
 import { css } from "./colours.js";
-import { attach, check, chip, dot, duration, el, empty, fill, phrasesIn, put, save, toast } from "./dom.js";
+import { attach, check, chip, dot, duration, el, empty, fill, phrasesIn, put, save, toast, whenOpen } from "./dom.js";
 import { above, merged, row, rowsByFrame } from "./masks.js";
 import { Player } from "./player.js";
 import { newWork, Prompts } from "./prompts.js";
@@ -17,7 +17,7 @@ const HINTS = {
 
 export default class TryView {
   constructor({ socket, state }) {
-    Object.assign(this, { socket, state, clips: state.clips, defaults: {}, other: null, arriving: [], asks: 0 });
+    Object.assign(this, { socket, state, clips: state.clips, defaults: {}, other: null, arriving: [], turn: 0 });
     this.works = new Map(); // clip's key -> what is asked of it and was found
     this.node = attach(this, "try");
     this.player = new Player({
@@ -36,7 +36,7 @@ export default class TryView {
     this.node.addEventListener("drop", (event) => { event.preventDefault(); this.take(event.dataTransfer.files); });
     for (const name of ["place", "found", "preview", "restarted", "ended", "refused"]) socket.on(name, (event) => this.hear(name, event));
     socket.on("model", ({ info }) => { this.defaults = info.thresholds ?? {}; this.showSettings(); });
-    socket.addEventListener("open", () => this.work && this.loadResults(this.work));
+    socket.addEventListener("open", () => { for (const work of this.works.values()) this.askAgain(work); });
     fill(this.format, Object.keys(state.formats).map((name) => el("option", {}, name)));
     this.setTool({ value: "point" });
     this.setSize();
@@ -45,10 +45,11 @@ export default class TryView {
 
   enter() {
     const last = this.clips.find((each) => each.key === sessionStorage.getItem("clip")) ?? this.clips[0];
-    if (!this.work && last) this.open({ value: last.key });
+    if (!this.wanted && last) this.show(last.key);
   }
 
   leave() { this.player.pause(); }
+  get isEmpty() { return !this.work; }
 
   // Clips
 
@@ -62,11 +63,12 @@ export default class TryView {
   takeChosen() { this.take(this.file.files); }
 
   async take(files) {
+    const turn = ++this.turn;
     for (const file of files) {
       const bar = el("progress", { max: 1, value: 0 }), item = el("li", { class: "loading" }, file.name, bar);
       this.arriving.push(item);
       this.listClips();
-      await this.add(upload(file, (part) => { bar.value = part; }).then((clip) => [clip]), `${file.name}: `);
+      await this.add(upload(file, (part) => { bar.value = part; }).then((clip) => [clip]), turn, `${file.name}: `);
       this.arriving.splice(this.arriving.indexOf(item), 1);
       this.listClips();
     }
@@ -74,17 +76,19 @@ export default class TryView {
 
   async addAddress() {
     const address = this.address.value;
-    if (await this.add(post("/api/clips", { address })) && this.address.value === address) this.address.value = "";
+    if (await this.add(post("/api/clips", { address }), ++this.turn) && this.address.value === address) this.address.value = "";
   }
 
-  // The first is opened, unless one has gone on to another clip meanwhile.
-  async add(coming, whose = "") {
-    const { work } = this;
+  // The first is opened, unless one has chosen or added another clip since then: at another `turn`.
+  async add(coming, turn, whose = "") {
     try {
       const added = await coming;
       this.clips.push(...added);
       this.listClips();
-      if (added.length && work === this.work && !this.opening) await this.open({ value: added[0].key });
+      if (added.length && turn === this.turn) {
+        this.turn++;
+        this.show(added[0].key);
+      }
       return true;
     } catch (error) {
       toast(whose + error.message, "error");
@@ -92,15 +96,24 @@ export default class TryView {
     }
   }
 
-  async open({ value: key }) {
-    if (this.opening === key || (key === this.work?.key && this.player.clip)) return; // it is there
-    this.opening = key;
-    const before = this.player.close();
+  open({ value: key }) {
+    this.turn++;
+    this.show(key);
+  }
+
+  show(key) {
+    if (this.wanted === key) return; // it is there, or comes
+    this.wanted = key;
+    const opening = (this.opening = this.load(key).finally(() => { if (opening === this.opening) this.opening = null; }));
+  }
+
+  async load(key) {
+    this.player.close();
     this.closeBeside();
     this.node.classList.add("busy");
     try {
       const clip = await get(`/api/clips/${key}`);
-      if (this.opening !== key) return; // another was opened meanwhile
+      if (this.wanted !== key) return; // another was opened meanwhile
       const isNew = !this.works.has(key);
       if (isNew) this.works.set(key, newWork({ key, way: "forward", first: 0, last: clip.times.length - 1, settings: {}, running: null, results: [], position: 0 }));
       const work = (this.work = Object.assign(this.works.get(key), { clip }));
@@ -111,15 +124,24 @@ export default class TryView {
       await this.player.load(clip, work.position);
       this.pictured = true; // the pictures of the list have waited until now
       this.listClips();
-      await loaded;
       this.changed();
-      if (kept && !work.results.length && (work.phrases.length || work.items.length)) this.preview(this.player.index, true);
+      this.complete(work, loaded, kept);
     } catch (error) {
-      this.player.clip ??= before;
       toast(error.message, "error");
+      if (this.wanted !== key) return;
+      this.player.clip ??= this.work?.clip;
+      this.wanted = this.work?.key;
+      this.node.classList.remove("busy");
     }
-    if (this.opening === key) this.opening = null;
+  }
+
+  // What is done by then counts: it does not wait for what was found earlier.
+  async complete(work, loaded, kept) {
+    await loaded;
+    if (this.wanted !== work.key) return;
     this.node.classList.remove("busy");
+    this.changed();
+    if (kept && !work.results.length && (work.phrases.length || work.items.length)) this.preview(this.player.index, true);
   }
 
   // What is asked for outlives a reload of the page in the tab; the server keeps what was found.
@@ -140,7 +162,8 @@ export default class TryView {
     work.found = [];
     try {
       await this.fetchResults(work, withPrompts);
-    } finally { work.found = null; }
+    } catch (error) { toast(error.message, "error"); }
+    work.found = null;
     if (work.again) {
       work.again = false;
       await this.loadResults(work);
@@ -162,7 +185,7 @@ export default class TryView {
       work.items = [...ran.visual, ...ran.refinements].map(({ label, ...item }) => item);
     }
     const isUnderWay = (how === "queued" || how === "running") && work.ended?.id !== id;
-    if (!isUnderWay) Object.assign(work, { running: null, ended: { id, how, message } });
+    if (!isUnderWay) Object.assign(work, { running: work.running?.id ? null : work.running, ended: { id, how, message } });
     else if (work.running?.id !== id) work.running = { id };
     this.prompts.rebase(work, Math.max(work.base, ...work.own.keys()));
     work.version++;
@@ -173,11 +196,12 @@ export default class TryView {
 
   // What is asked for
 
-  addPhrase(_, text = this.phrase.value) {
-    if (!this.work) return; // the first clip is still being opened: what was typed stays
+  async addPhrase(_, text = this.phrase.value) {
+    if (!this.wanted) return; // no clip: what was typed stays
+    if (text === this.phrase.value) this.phrase.value = "";
+    if (this.opening) await whenOpen(this);
     const { phrases } = this.work, known = phrases.map((each) => each.toLowerCase());
     const fresh = phrasesIn(text).filter((each) => !known.includes(each.toLowerCase()));
-    if (text === this.phrase.value) this.phrase.value = "";
     if (!fresh.length) return;
     phrases.push(...fresh);
     this.changed();
@@ -226,12 +250,11 @@ export default class TryView {
   here({ value }) { this.prompts.here(value); }
 
   finish() {
-    if (!this.work) return;
     if (this.prompts.exclude) this.toggleExclude();
     this.choose({ value: null });
   }
 
-  clear() { if (this.work) this.prompts.clear(); }
+  clear() { this.prompts.clear(); }
   setWay({ value }) { this.work.way = value; this.changed(); }
 
   // Of the range: where the frame shown is, or the number in the field.
@@ -284,12 +307,11 @@ export default class TryView {
   }
 
   removeObject({ value }) {
-    const id = Number(value) || this.work?.chosen;
+    const id = Number(value) || this.work.chosen;
     if (id) this.prompts.remove(id);
   }
 
   choose({ value }) {
-    if (!this.work) return;
     this.work.chosen = value;
     this.timeline.choose(value);
     if (this.player.only !== null) this.player.only = value;
@@ -297,7 +319,7 @@ export default class TryView {
   }
 
   nextObject({ value }) {
-    const ids = this.rowsAt(this.player.index).map((each) => each.id), at = ids.indexOf(this.work?.chosen);
+    const ids = this.rowsAt(this.player.index).map((each) => each.id), at = ids.indexOf(this.work.chosen);
     if (ids.length) this.choose({ value: ids[(at < 0 ? 0 : at + Number(value) + ids.length) % ids.length] });
   }
 
@@ -349,7 +371,7 @@ export default class TryView {
 
   run() {
     const { work } = this;
-    if (!work || work.running) return;
+    if (work.running) return;
     this.addPhrase();
     if (!work.phrases.length && !work.own.size && !work.exemplars.length) {
       toast("Type a phrase, or click on an object, first.");
@@ -357,14 +379,20 @@ export default class TryView {
       return;
     }
     this.prompts.rebase(work);
-    const order = this.order({ ticket: `run ${work.key} ${Date.now()}` });
-    if (!this.socket.send(order)) { toast("Cannot reach the server.", "error"); return; }
-    const { ticket } = order;
-    Object.assign(work, { ticket, asked: order, running: { ticket }, ran: order.thresholds });
+    const order = this.order({ ticket: ticket("run") });
+    this.socket.send(order);
+    Object.assign(work, { ticket: order.ticket, asked: order, running: { order }, ran: order.thresholds });
     this.changed();
   }
 
-  cancel() { if (this.work?.running?.id) this.socket.send({ do: "cancel", id: this.work.running.id }); }
+  // The connection is there, or there again: what has not been answered may not have arrived.
+  askAgain(work) {
+    const { running, awaited, results } = work;
+    for (const { order } of [...awaited.values(), running ?? {}]) if (order && !running?.id) this.socket.send(order);
+    if (results.length || running) this.loadResults(work);
+  }
+
+  cancel() { if (this.work.running?.id) this.socket.send({ do: "cancel", id: this.work.running.id }); }
 
   // The model's answer for one frame. all: of phrases and examples, too, instead of all that is shown.
   preview(index, all = false) {
@@ -373,10 +401,10 @@ export default class TryView {
     all ||= exemplars.length > 0;
     const phrases = all ? work.phrases : [];
     if (visual.length || phrases.length || exemplars.length) {
-      const ticket = `preview ${++this.asks}`;
+      const order = { do: "run", preview: true, key, phrases, visual, exemplars, start, first: 0, last: player.count - 1, thresholds: settings, ticket: ticket("preview") };
       if (all) work.awaited.delete(`${index} false`); // this answers that, too
-      work.awaited.set(`${index} ${all}`, { ticket, all, highest: Math.max(0, ...visual.map((each) => each.object_id)) });
-      this.socket.send({ do: "run", preview: true, key, phrases, visual, exemplars, start, first: 0, last: player.count - 1, thresholds: settings, ticket });
+      work.awaited.set(`${index} ${all}`, { order, all, highest: Math.max(0, ...visual.map((each) => each.object_id)) });
+      this.socket.send(order);
       return;
     }
     for (const kind of [true, false]) work.awaited.delete(`${index} ${kind}`);
@@ -386,22 +414,30 @@ export default class TryView {
   }
 
   hear(name, event) {
-    const work = this.works.get(event.key), isFix = event.ticket?.startsWith("fix"); // of the other page
+    const work = this.works.get(event.key), isOurs = ({ order }) => order.ticket === event.ticket;
     if (name === "refused") {
-      for (const each of this.works.values()) if (event.ticket && each.running?.ticket === event.ticket) each.running = null;
-      if (!isFix) toast(event.message, "error");
+      for (const each of this.works.values()) {
+        const asked = this.answered(each, isOurs), isRun = each.running?.order && isOurs(each.running);
+        if (isRun) each.running = null;
+        if (asked || isRun) toast(event.message, "error");
+      }
       this.changed();
-    } else if (name === "preview") {
-      if (work) this.previewed(work, event);
-    } else if (event.preview) {
-      if (event.how === "failed" && !isFix) toast(event.message, "error");
-    } else if (work && !(event.ticket && work.running?.ticket && event.ticket !== work.running.ticket)) this.follow(work, name, event);
+    } else if (name === "preview" || event.preview) {
+      const asked = work && this.answered(work, isOurs);
+      if (asked && name === "preview") this.previewed(work, event, asked);
+      else if (asked && event.how === "failed") toast(event.message, "error");
+    } else if (work && !(event.ticket && work.running?.order && !isOurs(work.running))) this.follow(work, name, event);
   }
 
-  previewed(work, { frames: [frame], ticket }) {
-    const asked = frame && [true, false].map((all) => work.awaited.get(`${frame.i} ${all}`)).find((each) => each?.ticket === ticket);
-    if (!asked) return; // something else is asked since
-    work.awaited.delete(`${frame.i} ${asked.all}`);
+  // The preview that is answered; undefined where something else is asked since, or somebody else has asked.
+  answered({ awaited }, isOurs) {
+    const [key, asked] = [...awaited].find(([, each]) => isOurs(each)) ?? [];
+    awaited.delete(key);
+    return asked;
+  }
+
+  previewed(work, { frames: [frame] }, asked) {
+    if (!frame) return;
     // Ids of phrases are above all of one's own, not only of this frame's.
     const rows = frame.o.map(row).map(above(asked.highest, work.base - asked.highest));
     const is = ({ id }) => id > work.base || work.own.has(id); // not removed meanwhile
@@ -410,12 +446,13 @@ export default class TryView {
     if (work === this.work) this.player.redraw();
   }
 
-  follow(work, name, { id, place, frames, done, total, seconds, kept, missed, how, message }) {
-    if (!work.asked) { this.loadResults(work); return; } // begun in another tab
+  follow(work, name, { id, ticket, place, frames, done, total, seconds, kept, missed, how, message }) {
+    if (id !== work.result && ticket !== work.ticket) { this.loadResults(work); return; } // begun in another tab
     if (name === "place") {
       if (work.result !== id) {
-        Object.assign(work, { result: id, rows: new Map(), shown: new Map(), kept: 0 });
-        work.results.push({ id, asked: work.asked });
+        const asked = work.running?.order ?? work.asked;
+        Object.assign(work, { result: id, asked, rows: new Map(), shown: new Map(), kept: 0 });
+        work.results.push({ id, asked });
       }
       work.running = { ...work.running, id, place };
     } else if (name === "restarted") {

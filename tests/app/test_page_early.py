@@ -1,0 +1,93 @@
+"""What a person does before the page is ready for it is not lost: each test holds up one answer of the server."""
+
+from __future__ import annotations
+
+from tests.app.conftest import until
+from tests.app.test_live_page import TWO
+from tests.app.test_try_page import choose, orders, status, wait_for_model
+
+from playwright.sync_api import expect  # isort: skip
+
+
+def test_a_video_uploaded_before_the_first_clip_is_open_is_shown(holding, videos):
+    page, release = holding("**/api/clips/c1")
+    page.set_input_files("input[type=file]", videos / "ntsc.mp4")
+    expect(page.locator(".clips .loading")).to_have_count(0)
+    uploaded = page.locator(".clips li").last.locator("button")
+    release()
+    expect(uploaded).to_have_class("chosen")
+    expect(page.locator(".picture")).to_have_attribute("data-frame", "0")
+
+
+def test_what_is_asked_for_before_the_first_clip_is_open_is_asked_of_it(holding):
+    page, release = holding("**/api/clips/c1")
+    phrase = page.get_by_label("Phrase to look for")
+    phrase.fill("red circle")
+    phrase.press("Enter")
+    page.get_by_role("radio", name="Backward").click()
+    page.get_by_label("Last frame of the range").fill("3")
+    page.get_by_label("Last frame of the range").press("Enter")
+    page.get_by_role("button", name="Run", exact=True).click()
+    release()
+    order = until(page, lambda: orders(page, False))[0]
+    assert (order["key"], order["phrases"], order["way"], order["last"]) == ("c1", ["red circle"], "backward", 3)
+
+
+def test_what_is_asked_for_while_another_clip_opens_is_asked_of_that_one(server, open_page):
+    page, waiting = open_page(server.address), []
+    choose(page, "shapes")
+    button = page.locator(".clips button").filter(has_text="ntsc").first
+    key = button.get_attribute("value")
+    page.route(f"**/api/clips/{key}", lambda route: waiting.append(route))
+    button.click()
+    phrase = page.get_by_label("Phrase to look for")
+    for each in ("star", "ring"):
+        phrase.fill(each)
+        phrase.press("Enter")
+    until(page, lambda: waiting)[0].continue_()
+    order = until(page, lambda: [each for each in orders(page, True) if len(each["phrases"]) == 2])[0]
+    assert (order["key"], order["phrases"]) == (key, ["star", "ring"])
+    expect(page.locator(".chip").nth(1)).to_contain_text("ring")
+
+
+AWAY = """window.away = true;
+const Real = WebSocket;
+window.WebSocket = class extends Real {
+  constructor(url) { super(window.away ? `${url}/nowhere` : url); }
+};"""
+
+
+def test_what_is_asked_for_without_a_connection_is_asked_when_there_is_one(server, open_page):
+    page = open_page(server.address, prepare=lambda page: page.add_init_script(AWAY))
+    choose(page, "shapes")
+    page.get_by_label("Phrase to look for").fill("red circle")
+    page.get_by_label("Phrase to look for").press("Enter")
+    page.get_by_label("Last frame of the range").fill("1")
+    page.get_by_label("Last frame of the range").press("Enter")
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.evaluate("window.away = false")
+    expect(status(page)).to_have_text("Done: 2 frames.")
+    assert len({each["ticket"] for each in orders(page, False)}) == 1
+
+
+def test_a_view_that_is_not_there_yet_takes_nothing_that_is_meant_for_it(holding):
+    page, release = holding("**/static/live.js")
+    wait_for_model(page)
+    page.evaluate("location.hash = 'live'")
+    expect(page.get_by_label("Phrase to look for")).to_have_count(0)
+    release()
+    expect(page.get_by_role("button", name="Start the webcam")).to_be_visible()
+    expect(page.get_by_label("Phrase to look for")).to_have_count(1)
+
+
+def test_a_phrase_entered_while_the_webcam_starts_is_looked_for(server, open_page):
+    page, waiting = open_page(f"{server.address}#live", permissions=["camera"]), []
+    page.get_by_role("button", name="Start the webcam").wait_for()
+    page.route("**/api/state", lambda route: waiting.append(route))
+    page.get_by_role("button", name="Start the webcam").click()
+    page.get_by_label("Phrase to look for").fill("red circle")
+    page.get_by_label("Phrase to look for").press("Enter")
+    until(page, lambda: waiting)[0].continue_()
+    asked = until(page, lambda: [each for each in page.sent if each["do"] == "phrases" and each["phrases"]])
+    assert asked[0]["phrases"] == ["red circle"]
+    expect(page.locator(".live .over")).to_have_attribute("data-objects", TWO)
