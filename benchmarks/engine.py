@@ -109,8 +109,8 @@ def measure_row(objects: int, frames: int, options: argparse.Namespace, folder: 
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "| objects | frames | way | frames/s | ms per frame, early | late | CPU s per 100 frames | peak memory, MB "
-        "| growth, MB per 1,000 frames |",
+        "| objects | frames | way | frames/s | ms per frame, early | late | CPU s per 100 frames "
+        "| peak memory (held by torch), MB | growth, MB per 1,000 frames |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
@@ -119,12 +119,13 @@ def table(rows: list[dict[str, Any]]) -> str:
             if not results:
                 continue
             n = row["frames"]
-            device_peak = middle(results, "device_peak_mb")
-            peak = device_peak or middle(results, "peak_mb")
+            peak = f"{middle(results, 'peak_mb'):.0f}"
+            if held := middle(results, "device_held_mb"):
+                peak = f"{middle(results, 'device_peak_mb'):.0f} ({held:.0f})"
             lines.append(
                 f"| {row['objects']} | {n} | {way} | {n / middle(results, 'seconds'):.2f} "
                 f"| {middle(results, 'ms_early'):.0f} | {middle(results, 'ms_late'):.0f} "
-                f"| {100 * middle(results, 'cpu_seconds') / n:.1f} | {peak:.0f} "
+                f"| {100 * middle(results, 'cpu_seconds') / n:.1f} | {peak} "
                 f"| {middle(results, 'growth_mb_per_1000'):.0f} |"
             )
     lines += [

@@ -11,6 +11,7 @@ from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
 
 from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.compiling import compile_layers
+from sam3ray.engine.device_memory import grow_in_place
 from sam3ray.engine.host_memory import reuse_freed
 from sam3ray.engine.positions import restore
 
@@ -113,6 +114,8 @@ def build(size: str, device: str, dtype: str, compiled: bool, plain: bool = Fals
     process as it is; otherwise both are as `load_checkpoint` has them.
     """
     config = {"least": least_config, "small": small_config, "full": full_config}[size]()
+    if not plain:
+        grow_in_place()
     torch.manual_seed(0)
     where, kind = torch.device(device), getattr(torch, dtype)
     with where:

@@ -148,6 +148,16 @@ def floor(checkpoint: Checkpoint, objects: int, repeats: int) -> dict[str, dict[
     return seconds
 
 
+def device_peaks(device: torch.device) -> dict[str, float]:
+    """MB of a GPU that tensors took at most, and that torch held for them and for its graphs."""
+    if device.type != "cuda":
+        return {"device_peak_mb": 0.0, "device_held_mb": 0.0}
+    return {
+        "device_peak_mb": torch.cuda.max_memory_allocated() / 2**20,
+        "device_held_mb": torch.cuda.max_memory_reserved() / 2**20,
+    }
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -197,7 +207,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         "ms_late": 1e3 * float(np.median(steps[-20 - window : -20])),
         "peak_mb": peak_mb() - base,
         "growth_mb_per_1000": 1e3 * float(np.polyfit(tail, np.array(resident)[tail], 1)[0]) if len(tail) > 20 else 0.0,
-        "device_peak_mb": torch.cuda.max_memory_allocated() / 2**20 if checkpoint.device.type == "cuda" else 0.0,
+        **device_peaks(checkpoint.device),
     }
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
@@ -30,7 +30,17 @@ _FIRST_RUNS = 1  # as it is, before shapes are thought worth a capture
 _log = logging.getLogger(__name__)
 _pools: dict[torch.device, Any] = {}
 _kept: WeakKeyDictionary[torch.nn.Module, dict[Any, Any]] = WeakKeyDictionary()
+_captured: WeakSet[Captured] = WeakSet()
 _enabled = True
+
+
+def release() -> None:
+    """Gives back the memory of all graphs. They are captured anew when their shapes come again."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    for each in _captured:
+        each.forget()
+    _pools.clear()
 
 
 @contextmanager
@@ -84,6 +94,12 @@ class Captured:
         self._rows = frozenset(rows)
         self._seen: dict[Any, int] = {}
         self._graphs: dict[Any, _Graph | None] = {}
+        _captured.add(self)
+
+    def forget(self) -> None:
+        """As if it had seen nothing yet."""
+        self._seen.clear()
+        self._graphs.clear()
 
     def __call__(self, *given: Tensor, fixed: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
         """`fixed` are buffers that are filled already and are read where they are; their rows are padded already."""

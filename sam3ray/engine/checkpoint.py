@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import ModelConfig
+from sam3ray.engine.device_memory import grow_in_place
 from sam3ray.engine.digest import folder_digest, hub_digest, is_network_error
 from sam3ray.engine.host_memory import reuse_freed
 from sam3ray.engine.image_size import fit, resize
@@ -80,6 +81,7 @@ def load_checkpoint(config: ModelConfig, storage_options: Mapping[str, Any] | No
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
+    grow_in_place()
     device = _device(config.device)
     if device.type == "cpu":
         reuse_freed()

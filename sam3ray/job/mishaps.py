@@ -24,7 +24,10 @@ def classify(error: BaseException, *, gpu_share: float = 1.0) -> tuple[Reason, s
 
 
 def free_memory() -> None:
-    """Gives back what this process holds but does not use, on the host and on its GPU."""
+    """Gives back what this process holds but does not use, on the host and on its GPU. No clip may be running."""
+    capture = sys.modules.get("sam3ray.engine.capture")
+    if capture is not None:
+        capture.release()
     gc.collect()
     torch = _torch()
     if torch is not None and torch.cuda.is_available():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 
+from sam3ray.engine.device_memory import grow_in_place
 from sam3ray.engine.gpus import OLDEST_DRIVER, GpuFacts, gpu_facts, gpu_problem
 
 FACTS = GpuFacts("2.15.0+cu132", "13.2", driver="580.65.06")
@@ -60,3 +62,16 @@ def test_the_documented_driver_is_that_of_the_pinned_torch() -> None:
     page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
     for major in built_with:
         assert OLDEST_DRIVER[int(major)] in page
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_how_gpu_memory_is_allocated_is_the_users_to_say(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for each in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, "max_split_size_mb:128")
+    before = dict(os.environ)
+    grow_in_place()
+    assert dict(os.environ) == before
+    monkeypatch.delenv(name)
+    grow_in_place()
+    assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"

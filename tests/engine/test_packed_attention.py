@@ -9,6 +9,7 @@ from sam3ray.engine import capture, packed_attention
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.tracker_parts import normed
+from sam3ray.job.mishaps import free_memory
 from tests.engine.tiny import tiny_model
 
 LENGTH = 24
@@ -95,6 +96,26 @@ def test_what_is_replayed_is_what_would_have_run(packed, monkeypatch):
     for mine, theirs in zip(replayed, as_it_is, strict=True):
         for a, b in zip(mine, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-3)
+
+
+def test_memory_given_back_takes_the_graphs_with_it(monkeypatch):
+    captures = []
+
+    def record(run, device):
+        captures.append(1)
+        return recorded(run, device)
+
+    monkeypatch.setattr(capture, "record", record)
+    monkeypatch.setattr(capture, "ready", lambda device: True)
+    double = capture.Captured("doubling", lambda x: (2 * x,), rows=(0,))
+    given = torch.arange(3.0)
+    for _ in range(3):
+        assert torch.equal(double(given)[0], 2 * given)
+    assert len(captures) == 1
+    free_memory()
+    for _ in range(3):
+        assert torch.equal(double(given)[0], 2 * given)
+    assert len(captures) == 2
 
 
 def test_a_capture_that_fails_is_told_once_and_the_work_goes_on(monkeypatch, caplog):
