@@ -9,7 +9,6 @@ import os
 import queue
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -19,6 +18,7 @@ from sam3ray.app._messages import Cancel, Ended
 from sam3ray.app._options import AppOptions
 from sam3ray.app._order import Order
 from sam3ray.config import ClusterConfig, ModelConfig, TrackingConfig
+from sam3ray.files.workdir import WorkDir
 from sam3ray.job.remote import RemoteProcess, Unwanted
 
 
@@ -47,9 +47,12 @@ class LocalHost:
     def __init__(self, config: ModelConfig, tracking: TrackingConfig) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._folder = tempfile.TemporaryDirectory(prefix="sam3ray-states-", ignore_cleanup_errors=True)
+        self._folder = WorkDir()
         self._process = context.Process(
-            target=_hold_here, args=(theirs, config, tracking, self._folder.name), name="sam3ray-model", daemon=True
+            target=_hold_here,
+            args=(theirs, config, tracking, str(self._folder.path)),
+            name="sam3ray-model",
+            daemon=True,
         )
         self._process.start()
         theirs.close()
@@ -66,7 +69,7 @@ class LocalHost:
 
     def ending(self) -> str:
         self._process.join()
-        self._folder.cleanup()
+        self._folder.close()
         return f"exit code {self._process.exitcode}"
 
     def close(self) -> None:
@@ -76,7 +79,7 @@ class LocalHost:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
-        self._folder.cleanup()
+        self._folder.close()
 
 
 class ClusterHost:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -36,6 +35,7 @@ from sam3ray.cameras import LiveView
 from sam3ray.config import ModelConfig, TrackingConfig
 from sam3ray.failures import ClipError, JobStopped, Reason, UserError
 from sam3ray.faults.machine import is_out_of_memory, machine_fault
+from sam3ray.files.workdir import WorkDir
 from sam3ray.guard.redact import redact
 from sam3ray.job.mishaps import free_memory
 from sam3ray.model import Model
@@ -59,7 +59,7 @@ def main(pipe: Pipe, config: ModelConfig, tracking: TrackingConfig, folder: str 
     """The process's main function.
 
     Args:
-        folder: for states of runs; None: one that it makes.
+        folder: for states of runs; None: its own, which is removed even if the process is killed (`WorkDir`).
     """
     with contextlib.suppress(EOFError, BrokenPipeError):
         try:
@@ -69,8 +69,8 @@ def main(pipe: Pipe, config: ModelConfig, tracking: TrackingConfig, folder: str 
             return
         pipe.send(Ready(model.model_info))
         with contextlib.ExitStack() as stack:
-            folder = folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="sam3ray-states-"))
-            _Worker(model, pipe, States(Path(folder))).run()
+            place = Path(folder) if folder else stack.enter_context(WorkDir()).path
+            _Worker(model, pipe, States(place)).run()
 
 
 class _Worker:

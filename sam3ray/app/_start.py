@@ -7,7 +7,6 @@ import errno
 import json
 import secrets
 import socket
-import tempfile
 import threading
 import webbrowser
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from sam3ray.app._review import Review
 from sam3ray.app._server import Service, make_app
 from sam3ray.failures import ClipError, JobStopped, UserError
 from sam3ray.files import is_local, local_path, resolve
+from sam3ray.files.workdir import WorkDir
 from sam3ray.job.cluster import connected
 from sam3ray.job.remote import with_gpu_if_any
 from sam3ray.shapes import demo_clips
@@ -41,9 +41,9 @@ def serve(options: AppOptions, say: Callable[[str], None], warn: Callable[[str],
     Raises:
         UserError: a source cannot be read, or the port is taken.
     """
-    folder = Path(tempfile.mkdtemp(prefix="sam3ray-app-"))
-    library = Library(folder, options)
     with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(WorkDir()).path
+        library = Library(folder, options)
         stack.callback(library.close)
         options = _with_cluster(options, stack, warn)
         reviews: list[Review] = []

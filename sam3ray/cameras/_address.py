@@ -50,8 +50,11 @@ class Address:
         if self.kind == "stream":
             try:
                 host, _ = urlsplit(self.text).hostname, urlsplit(self.text).port
-            except ValueError as error:
-                raise UserError(f"{self.name} is no address: {error}") from None
+            except ValueError:
+                raise UserError(
+                    f"{self.name} has a host or port that is not valid; allowed: an address such as "
+                    "rtsp://192.0.2.7:554/stream"
+                ) from None
             if not host and not self.text.lower().startswith("udp://"):
                 raise UserError(f"{self.name} names no host; allowed: an address such as rtsp://192.0.2.7:554/stream")
 

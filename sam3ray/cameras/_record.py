@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections import deque
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -22,6 +21,7 @@ from sam3ray.cameras._camera import Received
 from sam3ray.cameras._encoder import TIME_BASE, Encoder
 from sam3ray.cameras._segments import Placed, began_at_of, clip_name
 from sam3ray.failures import UserError
+from sam3ray.files.workdir import WorkDir
 from sam3ray.guard.redact import redact
 from sam3ray.store import RunStore, layout
 from sam3ray.store.annotation_file import AnnotationWriter
@@ -48,7 +48,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._source, self._view, self._video = redact(source), view, record_video
         self._store = RunStore(output)
         self._stack = ExitStack()
-        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="sam3ray-live-")))
+        self._folder = self._stack.enter_context(WorkDir()).path
         self._waiting: deque[tuple[int, str, FrameAnnotations]] = deque()
         self._writer: AnnotationWriter | None = None
         self._clip: Clip | None = None

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from sam3ray.guard.yamltext import line_of, why_not_yaml
+
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 16
 MAX_NODES = 100_000
@@ -90,35 +92,10 @@ def _compose(text: str, name: str, problems: list[str]) -> yaml.Node | None:
                 problems.append(f"{name} line {line}: nested deeper than {MAX_DEPTH} or over {MAX_NODES} values")
                 return None
         return yaml.compose(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{name} line {mark.line + 1}" if mark else name
-        problems.append(f"{place}: not YAML: {_why_not(error)}")
-    except yaml.YAMLError as error:  # a character that YAML does not allow
-        problems.append(f"{name}: not YAML: {' '.join(str(error).split())}")
+    except yaml.YAMLError as error:
+        line = line_of(error)
+        problems.append(f"{name}{f' line {line}' if line else ''}: not YAML: {why_not_yaml(error)}")
     return None
-
-
-def _why_not(error: yaml.MarkedYAMLError) -> str:
-    """What is wrong in the words of somebody who writes YAML, not of its parser."""
-    said = f"{error.context or ''} {error.problem or ''}"
-    for words, meaning in _PARSER_SAYS.items():
-        if words in said:
-            return meaning
-    return f"{error.problem or error.context}"
-
-
-_PARSER_SAYS = {
-    "'\\t'": "a line begins with a tab; indent with spaces",
-    "quoted scalar": "a quote is not closed",
-    "flow sequence": "a list in [ ] is not closed, or a comma is missing",
-    "flow mapping": "a mapping in { } is not closed, or a comma is missing",
-    "flow node": "a [ or { is not closed",
-    "mapping values are not allowed here": "there is a second ':' on the line; put the value in quotes, or indent it",
-    "could not find expected ':'": "a key is not followed by ':'",
-    "expected <block end>": "its indentation does not match the lines above",
-    "cannot start any token": "a value begins with a character that YAML reserves; put the value in quotes",
-}
 
 
 def _build(node: yaml.Node, path: Path, name: str, document: Document) -> Any:
@@ -145,12 +122,16 @@ def _build(node: yaml.Node, path: Path, name: str, document: Document) -> Any:
         return node.value
     try:
         value = yaml.SafeLoader("").construct_object(node)
-        if isinstance(value, int) and abs(value) > _LARGEST:  # `0x` and thousands of digits: too many to be shown
-            raise ValueError("the number is too large")
-        return value
+        if not isinstance(value, int) or abs(value) <= _LARGEST:
+            return value
+        reason = "the number is too large"  # `0x` and thousands of digits: too many to be shown
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, KeyError) as error:
-        # An unknown tag, `!!int x`, `0x`, an integer of thousands of digits.
-        reason = getattr(error, "problem", None) or str(error)
-        line = node.start_mark.line + 1
-        document.problems.append(f"{name} line {line}: {'.'.join(path) or 'value'} cannot be read: {reason}")
-        return None
+        if isinstance(error, yaml.YAMLError):
+            reason = why_not_yaml(error)
+        elif "set_int_max_str_digits" in str(error):
+            reason = "the number is too large"
+        else:  # `!!int x`, `0x`
+            reason = f"{node.value[:40]!r} is not a value of the type {node.tag.rpartition(':')[2]}; put it in quotes"
+    line = node.start_mark.line + 1
+    document.problems.append(f"{name} line {line}: {'.'.join(path) or 'value'} cannot be read: {reason}")
+    return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sam3ray.failures import UserError
+from sam3ray.guard.damaged import why_unreadable
 from sam3ray.guard.redact import redact
 from sam3ray.revisions import ClipOperation, Edits
 from sam3ray.store import RunStore
@@ -40,7 +41,7 @@ def read_stored(run: RunStore, clip_id: str, corrections: Sequence[ClipOperation
         rows = Edits(run).clip(clip_id, corrections) if corrections else read_frames(run.read_clip(clip_id))
         frames = {frame.frame_index: frame for frame in rows}
     except (ValueError, TypeError, ArithmeticError) as error:  # what is there are no annotations of this clip
-        raise UserError(f"clip {clip_id}: {redact(str(error))}") from None
+        raise UserError(f"clip {clip_id}: {redact(why_unreadable(error))}") from None
     except KeyError as error:
         raise UserError(f"clip {clip_id}: the column {error} is missing") from None
     return StoredClip(facts, frames)

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from sam3ray.failures import UserError
+from sam3ray.guard.jsontext import parse_json
 from sam3ray.store import layout
 from sam3ray.store.storage import Storage
 
@@ -84,9 +85,10 @@ class Folder:
             self._storage.create_bytes(json.dumps(identity, ensure_ascii=False).encode() + b"\n", IDENTITY)
             data = self._storage.read(IDENTITY) or b""
         try:
-            found = json.loads(data)
-        except (ValueError, RecursionError):
-            raise UserError(f"{self._storage.shown(IDENTITY)} is not JSON: choose another folder for --to") from None
+            found = parse_json(data)
+        except ValueError as error:
+            place = self._storage.shown(IDENTITY)
+            raise UserError(f"{place} is not JSON: {error}; choose another folder for --to") from None
         ours = json.loads(json.dumps(identity))
         if found != ours:
             named = ", ".join(_differences(found, ours)) if isinstance(found, dict) else "no mapping"
@@ -101,7 +103,14 @@ class Folder:
         data = self._storage.read(f"{SIDECARS}/{clip_id}.json")
         if data is None:
             raise UserError(f"{self._storage.shown(f'{SIDECARS}/{clip_id}.json')} is gone")
-        value: dict[str, Any] = json.loads(data)
+        try:
+            value = parse_json(data)
+        except ValueError as error:
+            place = self._storage.shown(f"{SIDECARS}/{clip_id}.json")
+            raise UserError(f"{place} is not JSON: {error}; delete it, and export again") from None
+        if not isinstance(value, dict):
+            place = self._storage.shown(f"{SIDECARS}/{clip_id}.json")
+            raise UserError(f"{place} is not a JSON object; delete it, and export again")
         return value
 
 

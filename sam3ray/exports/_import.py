@@ -89,9 +89,9 @@ def import_labels(
     try:
         choice = _choice_of(identity["choice"])
         read = READERS[format][str(identity.get("variant", ""))]
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError):
         raise UserError(
-            f"{storage.shown(IDENTITY)} is damaged: {error} is not a variant or option of an export"
+            f"{storage.shown(IDENTITY)} is damaged: its variant or options are not those of an export; export again"
         ) from None
     edits = Edits(store)
     corrections = edits.operations(edits.number_of(base))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+import yaml
 
 from sam3ray.failures import UserError
 from sam3ray.files import read_text
+from sam3ray.guard.jsontext import parse_json
+from sam3ray.guard.yamltext import line_of, why_not_yaml
 
 
 def read_names(path: str) -> dict[str, str]:
@@ -18,16 +21,15 @@ def read_names(path: str) -> dict[str, str]:
     text = read_text(path, {}, 1_000_000, what="label file")
     if Path(path).suffix == ".json":
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            raise UserError(f"label file {path} is not JSON") from None
+            value = parse_json(text)
+        except ValueError as error:
+            raise UserError(f"label file {path} is not JSON: {error}") from None
     else:
-        import yaml
-
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise UserError(f"label file {path} is not YAML: {str(error).splitlines()[0]}") from None
+            place = f"{path} line {line}" if (line := line_of(error)) else path
+            raise UserError(f"label file {place} is not YAML: {why_not_yaml(error)}") from None
     if not isinstance(value, dict) or not all(isinstance(v, str) for pair in value.items() for v in pair):
         raise UserError(f"label file {path} must map labels to names, one per line, as in `person: pedestrian`")
     return value

@@ -82,8 +82,11 @@ def _root(storage: Storage, labels: ClipLabels) -> tuple[ET.Element, str]:
         )
     try:
         root = ET.fromstring(data)
-    except (ET.ParseError, ValueError, LookupError) as error:
-        raise ValueError(f"{path} is not XML: {error}") from None
+    except ET.ParseError as error:
+        line, column = error.position
+        raise ValueError(f"{path} is not XML: it is damaged or ends at line {line}, column {column + 1}") from None
+    except (ValueError, LookupError):
+        raise ValueError(f"{path} is not XML: it names an encoding that is unknown, or has other characters") from None
     if root.tag != "annotations":
         raise ValueError(f"{path} is not an export of CVAT: it begins with <{root.tag}>, not with <annotations>")
     return root, path

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from sam3ray.exports._labels import ClipLabels
 from sam3ray.exports._reading import Found, label_of, mask_of, object_id_of
+from sam3ray.guard.damaged import why_unreadable
 from sam3ray.revisions import Label
 from sam3ray.store import layout
 from sam3ray.store.storage import Storage
@@ -31,7 +32,7 @@ def read_parquet(storage: Storage, labels: ClipLabels) -> Found:
                 raise ValueError(f"{path} has no column {missing[0]}")
             rows = file.read(columns).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a Parquet file: {' '.join(str(error).split())[:200]}") from None
+        raise ValueError(f"{path} cannot be read as Parquet: {why_unreadable(error)}") from None
     size = labels.height, labels.width
     found: Found = {frame: [] for frame in labels.frames}
     for n, row in enumerate(rows, 1):

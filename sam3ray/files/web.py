@@ -239,7 +239,7 @@ class _Inflater:
                 elif not piece and not chunk:
                     return
         except zlib.error as error:
-            raise Refused(f"the server sent it compressed, and it cannot be unpacked: {error}") from error
+            raise Refused("the server sent it compressed, and the compressed data is damaged") from error
 
 
 def _inflater_for(beginning: bytes) -> Any:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sam3ray.failures import Failure, JobStopped, Reason
+from sam3ray.files.workdir import WorkDir
 from sam3ray.guard.redact import redact
 from sam3ray.job.loop import Loop
 from sam3ray.job.losses import judge
@@ -29,7 +30,6 @@ from sam3ray.job.result import ClipResult, PartsLost
 from sam3ray.job.seen import Seen
 from sam3ray.job.versions import software_versions
 from sam3ray.job.watchdog import Watchdog
-from sam3ray.job.workdir import WorkDir
 from sam3ray.stitching import Links, Window, merge
 from sam3ray.store import RunStore
 from sam3ray.store.annotation_file import AnnotationWriter

@@ -20,11 +20,11 @@ from typing import Any
 
 from sam3ray.config import ClusterConfig
 from sam3ray.failures import WorkerUnfit
+from sam3ray.files.workdir import WorkDir
 from sam3ray.job.agreement import Agreement, check_software
 from sam3ray.job.cluster import look
 from sam3ray.job.losses import judge
 from sam3ray.job.versions import software_versions
-from sam3ray.job.workdir import WorkDir
 from sam3ray.values.versions import ENGINE_VERSION
 
 _CHUNK = 8 * 2**20

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from sam3ray.config import ClusterConfig, RenderConfig, VideoConfig
 from sam3ray.failures import ClipError, Reason, UserError
+from sam3ray.files.workdir import WorkDir
 from sam3ray.guard.redact import redact
 from sam3ray.job.actions import Limits
 from sam3ray.job.capacity import Room
@@ -33,7 +34,6 @@ from sam3ray.job.result import JobSummary
 from sam3ray.job.scheduler import Scheduler
 from sam3ray.job.stages import Stages
 from sam3ray.job.watchdog import Watchdog
-from sam3ray.job.workdir import WorkDir
 from sam3ray.rendering import render_clip
 from sam3ray.revisions import ClipOperation, Edits, changes_rows
 from sam3ray.store import RunStore

@@ -40,6 +40,7 @@ from sam3ray.engine import checkpoint
 from sam3ray.failures import ClipError, Failure, JobStopped, Reason
 from sam3ray.faults.machine import machine_fault
 from sam3ray.files import is_local, local_path
+from sam3ray.files.workdir import WorkDir
 from sam3ray.guard.redact import redact
 from sam3ray.job.agreement import Agreement, check_device, check_model, check_software
 from sam3ray.job.clip_progress import Attempt, ClipProgress, StageClock
@@ -53,7 +54,6 @@ from sam3ray.job.sink import WriterThread
 from sam3ray.job.sources import check_source
 from sam3ray.job.versions import software_versions
 from sam3ray.job.windows import ClipWindows, Maker, WindowTaken
-from sam3ray.job.workdir import WorkDir
 from sam3ray.segment import Segmenter
 from sam3ray.store import RunStore
 from sam3ray.store.annotation_file import AnnotationWriter, FileFacts

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from sam3ray.failures import UserError
 from sam3ray.guard import fence
+from sam3ray.guard.damaged import why_unreadable
 from sam3ray.manifest._carried import unstorable
 from sam3ray.manifest._rows import KNOWN_COLUMNS, MAX_CELLS, MAX_ROWS, OWN_COLUMNS, Rows, check_header
 
@@ -132,7 +133,4 @@ def read_parts(stream: BinaryIO, name: str, required: str, allowed: int) -> Iter
     except (MemoryError, pa.ArrowMemoryError):
         raise UserError(f"{name} cannot be read as Parquet: it asks for more memory than a table may take") from None
     except (pa.ArrowException, OSError, ValueError, OverflowError, NotImplementedError) as error:
-        said = " ".join(str(error).split())[:300]
-        if "magic bytes" in said or "Parquet file size is" in said:
-            said = "it is another kind of file, or only part of one; write it again"
-        raise UserError(f"{name} cannot be read as Parquet: {said}") from error
+        raise UserError(f"{name} cannot be read as Parquet: {why_unreadable(error)}; write it again") from error

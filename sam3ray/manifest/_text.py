@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from sam3ray.failures import UserError
+from sam3ray.guard.jsontext import no_constant, why_not_json
 from sam3ray.manifest._carried import unstorable
 from sam3ray.manifest._rows import KNOWN_COLUMNS, MAX_CELLS, MAX_COLUMNS, MAX_ROWS, Problems, Rows, check_header, shown
 
@@ -52,7 +53,7 @@ def read_csv(text: str, name: str) -> Rows:
             lines.append(start)
             numbers.append(row)
     except csv.Error as error:
-        problems.add(f"{name} line {reader.line_num}: not CSV: {error}")
+        problems.add(f"{name} line {reader.line_num}: not CSV: {_why_not_csv(error)}")
     if header is None:
         problems.raise_if_any()
         raise UserError(f"{name} is empty; it needs a header with a column 'uri'")
@@ -105,6 +106,12 @@ def _as_text(value: Any) -> str | None:
     return None if value is None else json.dumps(value, ensure_ascii=False)
 
 
+def _why_not_csv(error: csv.Error) -> str:
+    if "field larger than" in str(error):
+        return f"a value has more than {csv.field_size_limit()} characters; is a quote not closed?"
+    return "it contains characters that text does not have (NUL); write it again as text"
+
+
 def json_objects(text: str, name: str, problems: Problems) -> Iterator[tuple[int, int, dict[str, Any]]]:
     """(row, line, object) of each line that holds one, both counted from 1; other lines are problems."""
     _check_values(text, name, ",[{")
@@ -125,12 +132,6 @@ def json_objects(text: str, name: str, problems: Problems) -> Iterator[tuple[int
             yield row, line, record
         else:
             problems.add(f"{name} row {row} (line {line}) is {shown(record)}; allowed: a JSON object")
-
-
-def why_not_json(error: ValueError | RecursionError) -> str:
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
-    return "a number of thousands of digits" if "set_int_max_str_digits" in str(error) else str(error)
 
 
 def _as_arrow(column: str, records: list[dict[str, Any]], rows: Rows) -> pa.Array:
@@ -160,10 +161,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")
-
-
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
@@ -171,4 +168,4 @@ def _finite(text: str) -> float:
     return value
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_constant, parse_float=_finite)
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_constant=no_constant, parse_float=_finite)

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sam3ray.failures import UserError
+from sam3ray.guard.damaged import why_unreadable
 from sam3ray.guard.jsontext import parse_json
 from sam3ray.revisions._apply import ClipRows
 from sam3ray.revisions._hand import Data, Marks, marks_of
@@ -394,8 +395,10 @@ def _parse_data(data: bytes, where: str) -> Data:
         if wrong or not isinstance(by_hand, bool):
             raise ValueError(f"its visual_prompts{wrong[0]}" if wrong else "by_hand is neither true nor false")
         return Data(tuple(read_frames(io.BytesIO(data))), by_hand, prompts)
-    except (pa.ArrowException, OSError, KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{where} is damaged: {' '.join(str(error).split())[:200]}") from None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{where} is damaged: {why_unreadable(error)}") from None
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{where} is damaged: its metadata lacks a key, or has a value of another type") from None
 
 
 def _user() -> str:

@@ -22,6 +22,7 @@ from sam3ray.display.console import add_row
 from sam3ray.evaluate import object_agreement
 from sam3ray.failures import UserError
 from sam3ray.files import resolve
+from sam3ray.guard.damaged import why_unreadable
 from sam3ray.guard.processes import in_processes
 from sam3ray.guard.redact import redact
 from sam3ray.screening._signals import SIGNALS, Rows, Track, measure_tracks
@@ -224,7 +225,7 @@ class _Look:
         try:
             tracks, rows = self._tracks(clip_id)
         except (ValueError, TypeError, KeyError, ArithmeticError, OSError, UserError) as error:
-            return _Damaged(clip_id, redact(" ".join(str(error).split()))[:300])
+            return _Damaged(clip_id, redact(why_unreadable(error)))
         found = [_object_row(clip_id, track, rows) for track in tracks]
         return _clip_row(clip_id, found), pa.Table.from_pylist(found, SCHEMA)
 

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sam3ray.guard.damaged import why_unreadable
 from sam3ray.store import layout
 from sam3ray.store.annotation_file import read_file_metadata
 from sam3ray.store.check_clip import BATCH_ROWS, ClipCheck
@@ -71,7 +72,7 @@ class Auditor:
                     for batch in file.iter_batches(BATCH_ROWS):
                         check.rows(batch)
             except (pa.ArrowException, OSError, ValueError) as error:
-                return nothing, [f"{path}: cannot be read: {' '.join(str(error).split())[:200]}"]
+                return nothing, [f"{path}: cannot be read: {why_unreadable(error)}"]
         problems = check.finish()
         return [_checked(check, Made.of(path, metadata))], problems
 
@@ -101,7 +102,7 @@ class Auditor:
         except FileNotFoundError:
             return [], [f"{path}: vanished during the audit"]
         except (pa.ArrowException, OSError, ValueError) as error:
-            return [], [f"{path}: cannot be read: {' '.join(str(error).split())[:200]}"]
+            return [], [f"{path}: cannot be read: {why_unreadable(error)}"]
         for check in checks.values():
             problems += check.finish()
         return [_checked(check, made[clip_id]) for clip_id, check in checks.items()], problems

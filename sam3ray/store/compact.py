@@ -46,6 +46,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sam3ray.failures import JobStopped, UserError
+from sam3ray.guard.damaged import why_unreadable
 from sam3ray.store import layout
 from sam3ray.store.annotation_file import ROW_GROUP_ROWS, parquet_options, read_file_metadata
 from sam3ray.store.audit import by_clip
@@ -229,8 +230,10 @@ def _copy(
                     for batch in file.iter_batches(ROW_GROUP_ROWS):
                         rows += writer.write(batch)
             except (pa.ArrowException, OSError, ValueError) as error:
-                detail = " ".join(str(error).split())[:200]
-                raise UserError(f"{storage.shown(path)} cannot be merged: {detail}; run `verify` for details") from None
+                place = storage.shown(path)
+                raise UserError(
+                    f"{place} cannot be merged: {why_unreadable(error)}; run `verify` for details"
+                ) from None
     if rows != metadata["clip"].get("rows"):
         raise UserError(f"clip {source.clip_id} cannot be merged: it has {rows} rows, its metadata says otherwise")
     return rows, metadata

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.ipc
 
 from sam3ray.failures import UserError
+from sam3ray.guard.damaged import why_unreadable
 from sam3ray.guard.jsontext import parse_json
 from sam3ray.store import layout
 from sam3ray.store.storage import Entry, Storage
@@ -230,4 +231,4 @@ def _clips(storage: Storage, version: int, data: bytes) -> dict[str, CompactedCl
 
 def _damaged(storage: Storage, version: int, error: Exception) -> UserError:
     where = storage.shown(index_path(version))
-    return UserError(f"{where} is damaged: {' '.join(str(error).split())[:200]}")
+    return UserError(f"{where} is damaged: {why_unreadable(error)}")

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sam3ray.failures import UserError
+from sam3ray.guard.damaged import why_unreadable
 from sam3ray.values.clip import Clip
 from sam3ray.values.clip_ids import unsigned
 from sam3ray.values.exemplars import exemplar_items, parse_exemplars
@@ -90,7 +91,7 @@ def from_parquet(data: bytes, where: str) -> pa.Table:
         table = pq.read_table(io.BytesIO(data))
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{where} is damaged: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{where} is damaged: {why_unreadable(error)}") from None
     for field in SCHEMA:
         index = table.schema.get_field_index(field.name)
         if index < 0 or table.schema.field(index).type != field.type:

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sam3ray.failures import Failure, Reason
+from sam3ray.guard.damaged import why_unreadable
 from sam3ray.guard.redact import redact
 from sam3ray.store import compacted, failure_records, layout, summary, windows
 from sam3ray.store.annotation_file import read_file_metadata
@@ -156,7 +157,7 @@ class RunStore(FrozenRun):
         try:
             return read_file_metadata(pq.read_metadata(io.BytesIO(b"PAR1" + tail)))
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{self.storage.shown(path)} is not a Parquet file: {error}") from None
+            raise ValueError(f"{self.storage.shown(path)} cannot be read as Parquet: {why_unreadable(error)}") from None
 
     # ---- failures
 

@@ -116,11 +116,14 @@ def import_truth(
                     made[clip_id] = (path, *_write(path, clip_id, clip))
                     phrases.update(clip.prompts)
                 except (ValueError, TypeError, OverflowError) as error:
-                    problems.append(f"{name}: {error}")
+                    said = str(error)  # a file that holds several sequences is named already
+                    problems.append(said if said.startswith(name) else f"{name}: {said}")
                 if progress is not None:
                     progress(n)
         except ValueError as error:  # of the set as a whole
-            problems.append(f"{storage.shown(file or '')}: {error}")
+            said = str(error)
+            named = file is not None and said.startswith(file)
+            problems.append(storage.shown(said) if named else f"{storage.shown(file or '')}: {said}")
         if not made and not problems:
             problems.append(f"{storage.shown(file or '')} holds no sequence of the format {format}")
         if problems:

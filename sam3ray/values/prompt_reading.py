@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 from sam3ray.guard.addresses import AddressError, one_form
+from sam3ray.guard.jsontext import no_constant, parse_json
 from sam3ray.guard.redact import redact
 from sam3ray.guard.secrets import has_password
 from sam3ray.masks import rle_area
@@ -73,12 +73,9 @@ def listed(value: Any, what: str, most: int) -> tuple[list[Any], str]:
         if not value.strip():
             return [], ""
         try:
-            value = json.loads(value, parse_constant=_no_constant, object_pairs_hook=_once)
-        except (ValueError, RecursionError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            if "set_int_max_str_digits" in reason:
-                reason = "a number of thousands of digits"
-            return [], f" is not JSON: {reason}"
+            value = parse_json(value, constant=no_constant, pairs=_once)
+        except ValueError as error:
+            return [], f" is not JSON: {error}"
     if not isinstance(value, list):
         return [], f" is {shown_value(value)}; allowed: a list of {what}"
     if len(value) > most:
@@ -321,10 +318,6 @@ def _is_coordinate(value: Any, units: Units) -> bool:
 
 def _coordinates(units: Units) -> str:
     return "fractions from 0 to 1" if units == "relative" else "pixels from 0"
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is not JSON")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def _opened(path: Path, limits: VideoConfig) -> Iterator[Image.Image]:
                 _check_scans(path, where)
             yield image
     except Image.DecompressionBombError as error:
-        raise ClipError(Reason.OVER_LIMITS, str(error), where) from error
+        raise ClipError(Reason.OVER_LIMITS, "the frame claims more pixels than can be decoded", where) from error
     except FileNotFoundError as error:
         raise ClipError(Reason.NOT_FOUND, "the frame does not exist", where) from error
     except PermissionError as error:

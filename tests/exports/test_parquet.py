@@ -90,7 +90,7 @@ def test_rows_changed_by_another_program_come_back(run, tmp_path):
         (lambda rows: [{k: v for k, v in r.items() if k != "prompt"} for r in rows], "has no column prompt"),
         (lambda rows: [*rows, rows[0]], "appears twice on frame 0"),
         (lambda rows: [r | {"segmentation": {"size": [9, 9], "counts": "x"}} for r in rows], "not a mask of 128x96"),
-        (None, "is not a Parquet file"),
+        (None, "cannot be read as Parquet: it is another kind of file"),
     ],
 )
 def test_damaged_rows_are_a_sentence(run, tmp_path, damage, sentence):

@@ -128,7 +128,7 @@ def test_what_is_refused_is_named_with_its_place(changed: dict[str, Any], said: 
 
 def test_lists_and_files_that_are_none(tmp_path: Path) -> None:
     assert parse_exemplars([BOLT] * 257)[1] == [" has 257 exemplars; allowed: at most 256"]
-    assert parse_exemplars('[{"frame": NaN}]')[1] == [" is not JSON: NaN is not JSON"]
+    assert parse_exemplars('[{"frame": NaN}]')[1] == [" is not JSON: NaN is not a number in JSON"]
     assert parse_exemplars({"label": "x"})[1][0].endswith("allowed: a list of exemplars")
     assert parse_exemplars(3)[1] == [" is 3; allowed: a list of exemplars"]
     (tmp_path / "e.jsonl").write_text(json.dumps({"clip_id": "z", **BOLT}))

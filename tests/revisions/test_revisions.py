@@ -304,7 +304,7 @@ class TestRefused:
     def test_json_that_is_none(self, run):
         edits(run).append([Delete(CLIP, 1)])
         (run / "edits" / "00000001.json").write_text("[" * 100_000)
-        with pytest.raises(UserError, match="damaged: nested too deeply"):
+        with pytest.raises(UserError, match="damaged: it is nested too deeply"):
             read_annotations(str(run), revision="latest")
 
 

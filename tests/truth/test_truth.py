@@ -249,6 +249,13 @@ class TestOfPublicSets:
         with pytest.raises(UserError, match="'categories' is not a list"):
             import_truth(tmp_path / "truth", tmp_path, "ytvis")
 
+    @pytest.mark.parametrize("given", ["", "a.json"])
+    def test_a_cut_off_file_is_named_once(self, tmp_path, given):
+        (tmp_path / "a.json").write_text('{"videos": [')
+        with pytest.raises(UserError) as caught:
+            import_truth(tmp_path / "truth", tmp_path / given, "ytvis")
+        assert str(caught.value) == "a.json is not JSON: it ends too early, at line 1, column 13"
+
     def test_a_folder_of_another_kind(self, tmp_path):
         for name in ("saco", "davis", "mots", "sav"):
             with pytest.raises(UserError, match="there is no"):

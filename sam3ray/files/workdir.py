@@ -1,7 +1,8 @@
-"""A local folder for the files of one process: gone when it ends well, else when the next one starts or ends.
+"""A local folder for the files of one process.
 
-A process that is killed cannot clean up. So each folder holds a file that its owner keeps locked
-until the process ends; whoever makes a folder removes unlocked ones beside it.
+It is removed when the process ends normally. A process that is killed cannot clean up: the next process that makes or
+closes such a folder does it. Each folder therefore contains a file that its owner keeps locked until it ends. Folders
+whose lock is free are removed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from types import TracebackType
 
@@ -18,13 +20,14 @@ _LOCK = "lock"
 
 
 class WorkDir:
-    """`path` exists until `close`. Safe to use as a context manager."""
+    """`path` exists until `close`, or until the end of a `with` block."""
 
     def __init__(self, parent: str | os.PathLike[str] | None = None) -> None:
         self._root = root = Path(parent) if parent is not None else Path(tempfile.gettempdir())
         root.mkdir(parents=True, exist_ok=True)
         sweep(root)
         self._lock: int | None = None
+        self._closing = threading.Lock()
         while self._lock is None:  # another process may sweep the folder away before it is locked
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
             self._lock = _locked(self.path / _LOCK, create=True)
@@ -38,15 +41,16 @@ class WorkDir:
         self.close()
 
     def close(self) -> None:
-        if self._lock is not None:
+        with self._closing:  # by several threads, at a process's end
+            lock, self._lock = self._lock, None
+        if lock is not None:
             shutil.rmtree(self.path, ignore_errors=True)
-            os.close(self._lock)
-            self._lock = None
+            os.close(lock)
             sweep(self._root)
 
 
 def sweep(root: Path) -> None:
-    """Removes the folders that dead processes of this user left behind."""
+    """Removes folders left by dead processes of this user."""
     for folder in root.glob(_PREFIX + "*"):
         try:
             if folder.is_symlink() or folder.stat().st_uid != os.getuid():
@@ -60,10 +64,10 @@ def sweep(root: Path) -> None:
 
 
 def _locked(path: Path, *, create: bool) -> int | None:
-    """An open descriptor that holds the lock, or None where another process does or has removed the file meanwhile.
+    """An open descriptor that holds the lock; None if another process holds it or has just removed the file.
 
     Raises:
-        FileNotFoundError: the file, or with `create` its folder, is not there.
+        FileNotFoundError: the file does not exist, or with `create`, its folder does not.
     """
     descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0) | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:

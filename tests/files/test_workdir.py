@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import subprocess
 import sys
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sam3ray.job import workdir
-from sam3ray.job.workdir import WorkDir
+from sam3ray.files import workdir
+from sam3ray.files.workdir import WorkDir
 
 
 def test_gone_after_close(tmp_path: Path) -> None:
@@ -21,7 +22,7 @@ def test_gone_after_close(tmp_path: Path) -> None:
 
 
 def test_what_the_dead_left_is_swept_and_what_the_living_use_is_not(tmp_path: Path) -> None:
-    code = "import os, sys; from sam3ray.job.workdir import WorkDir; w = WorkDir(sys.argv[1]); print(w.path); {}"
+    code = "import os, sys; from sam3ray.files.workdir import WorkDir; w = WorkDir(sys.argv[1]); print(w.path); {}"
     dead = subprocess.run(
         [sys.executable, "-c", code.format("os._exit(9)"), tmp_path], capture_output=True, text=True, check=False
     )
@@ -80,3 +81,17 @@ def test_a_folder_swept_away_before_it_is_locked_is_made_again(
         workdir.sweep(tmp_path)
         assert (ours.path / "file").is_file()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_pages_model_process_leaves_no_states_when_it_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import os, types\n"
+        "from sam3ray.app import _model_process as process\n"
+        "process.Model = lambda *settings: types.SimpleNamespace(model_info=None)\n"
+        "process.main(types.SimpleNamespace(send=print, recv=lambda: os._exit(9)), None, None)\n"
+    )
+    dead = subprocess.run([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)}, check=False)
+    assert dead.returncode == 9
+    (left,) = tmp_path.glob("sam3ray-*")
+    with WorkDir(tmp_path):
+        assert not left.exists()
