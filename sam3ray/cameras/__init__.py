@@ -5,7 +5,7 @@ newest frame) -> _segments (which clip a frame belongs to) -> _live (the loop) -
 retracted, a clip every ten minutes) and _encoder (its video)
 """
 
-from sam3ray.cameras._camera import Camera, CameraFrame
+from sam3ray.cameras._camera import Camera, CameraFrame, check_source
 from sam3ray.cameras._live import LiveFrame, LiveView, View, live, watch
 
-__all__ = ["Camera", "CameraFrame", "LiveFrame", "LiveView", "View", "live", "watch"]
+__all__ = ["Camera", "CameraFrame", "LiveFrame", "LiveView", "View", "check_source", "live", "watch"]

@@ -58,6 +58,17 @@ class Received:
     image: Callable[[], np.ndarray]
 
 
+def check_source(source: str, listen: bool = False, limits: VideoConfig | None = None) -> None:
+    """As `Camera` does, for those who load a model before they open one. A stream is not connected to.
+
+    Raises:
+        UserError: `source` is neither an address, nor a device, nor a video file.
+        ClipError: a file cannot be read.
+    """
+    if Address(source, listen).kind == "file":
+        VideoReader(local_path(source), limits=limits or VideoConfig()).close()
+
+
 class Camera:
     """Frames of one source, the newest first.
 
@@ -96,8 +107,7 @@ class Camera:
         self._every_frame, self._heard, self._told = every_frame, heard, told
         self.is_stream = self._address.kind != "file"
         self._reconnects = reconnect and self.is_stream
-        if not self.is_stream:
-            VideoReader(local_path(source), limits=self._limits).close()  # raises now if it cannot be read
+        check_source(source, listen, self._limits)
         self.problem = ""
         self._slot: tuple[Received, int] | None = None
         self._changed = threading.Condition()

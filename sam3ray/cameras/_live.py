@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from sam3ray.cameras._camera import Camera, CameraFrame, Received
+from sam3ray.cameras._camera import Camera, CameraFrame, Received, check_source
 from sam3ray.cameras._record import Recorder
 from sam3ray.cameras._segments import Placed, Segments
 from sam3ray.config import LiveConfig, ModelConfig, TrackingConfig
@@ -292,6 +292,8 @@ def live(
         raise UserError(f"checkpoint is {checkpoint!r}, but model is given as well; pass only one of them")
     if not phrases:
         raise UserError("there is nothing to look for: give at least one phrase")
+    source = fspath(source)
+    check_source(source, bool(camera.get("listen")), camera.get("limits"))  # before the model, which takes its time
     loaded = (
         model
         if isinstance(model, Model)
@@ -300,7 +302,7 @@ def live(
     view = LiveView(loaded)
     view.set_phrases(phrases)
     return watch(
-        fspath(source),
+        source,
         view,
         output=output,
         record_video=record_video,

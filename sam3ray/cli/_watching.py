@@ -18,7 +18,7 @@ from sam3ray.cli._app import (
     app,
 )
 from sam3ray.display.console import complain, say
-from sam3ray.failures import UserError
+from sam3ray.failures import ClipError, UserError
 from sam3ray.guard.printable import json_text
 
 if TYPE_CHECKING:
@@ -123,11 +123,16 @@ def watch_live(
     log_level: LogLevel = "warning",
 ) -> int:
     """Find phrases in live video until it ends or you stop it. Prints what is visible now, once a second."""
-    from sam3ray.cameras import live
-    from sam3ray.model import Model
+    from sam3ray.cameras import check_source, live
 
     options = _options(_with_checkpoint(checkpoint, set_), ("model", "tracking", "video", "live"))
     place = None if output is None else _place(output)
+    try:
+        check_source(source, listen, options.video)
+    except ClipError as error:
+        raise UserError(
+            f"SOURCE: {error}; allowed: rtsp://..., a device such as /dev/video0, or a video file"
+        ) from None
     if display:
         options_of_page, serve = _page()
         shown = options_of_page(
@@ -144,11 +149,11 @@ def watch_live(
         )
         serve(shown, say, lambda sentence: complain([sentence]))
         return OK
-    model = Model(options.model, options.tracking)
     frames = live(
         source,
         prompts or (),
-        model=model,
+        model=options.model,
+        tracking=options.tracking,
         output=place,
         record_video=not no_video,
         every_frame=every_frame,

@@ -156,15 +156,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
     """Opens an address in a window of its own; fails on errors of the script, and on requests to anywhere else."""
     contexts, problems = [], []
 
-    def open_one(
-        address: str, size: tuple[int, int] = (1280, 720), prepare: Callable[[Any], None] | None = None, **options: Any
-    ) -> Any:
-        """`prepare` gets the page before it goes to the address."""
-        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
-        context.set_default_timeout(SECONDS)
-        contexts.append(context)
-        page = context.new_page()
-        origin = address.partition("/?")[0].partition("://")[2]
+    def watched(page: Any, origin: str) -> Any:
         page.on("pageerror", lambda error: problems.append(f"script error: {error}"))
         page.on("dialog", lambda dialog: (problems.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on(
@@ -176,6 +168,7 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
                 else problems.append(f"request to {request.url}")
             ),
         )
+        page.on("popup", lambda copy: watched(copy, origin))
         page.sent = []  # what goes through its socket
         page.pictures = {}  # of a live view: ticket -> JPEG
 
@@ -186,6 +179,16 @@ def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
                 page.sent.append(json.loads(payload))
 
         page.on("websocket", lambda socket: socket.on("framesent", sent))
+        return page
+
+    def open_one(
+        address: str, size: tuple[int, int] = (1280, 720), prepare: Callable[[Any], None] | None = None, **options: Any
+    ) -> Any:
+        """`prepare` gets the page before it goes to the address."""
+        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
+        context.set_default_timeout(SECONDS)
+        contexts.append(context)
+        page = watched(context.new_page(), address.partition("/?")[0].partition("://")[2])
         if prepare is not None:
             prepare(page)
         page.goto(address)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.app.conftest import until
 from tests.app.test_live_page import TWO
-from tests.app.test_try_page import choose, orders, status, wait_for_model
+from tests.app.test_try_page import choose, orders, point_at, status, wait_for_model
 
 from playwright.sync_api import expect  # isort: skip
 
@@ -91,3 +91,25 @@ def test_a_phrase_entered_while_the_webcam_starts_is_looked_for(server, open_pag
     asked = until(page, lambda: [each for each in page.sent if each["do"] == "phrases" and each["phrases"]])
     assert asked[0]["phrases"] == ["red circle"]
     expect(page.locator(".live .over")).to_have_attribute("data-objects", TWO)
+
+
+def test_a_copy_of_a_tab_shares_results_and_takes_no_answers_of_the_other(server, open_page):
+    page = open_page(server.address)
+    choose(page, "shapes")
+    page.get_by_label("Phrase to look for").fill("red circle")
+    page.get_by_label("Phrase to look for").press("Enter")
+    page.get_by_label("Last frame of the range").fill("1")
+    page.get_by_label("Last frame of the range").press("Enter")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(status(page)).to_have_text("Done: 2 frames.")
+    with page.expect_popup() as opened:
+        page.evaluate("open(location.href)")  # its session is copied, as when a tab is duplicated
+    copy = opened.value
+    expect(copy.locator(".timeline .name")).to_have_text(["1 red circle", "2 red circle"])
+    copy.mouse.click(*point_at(copy, 115, 33))  # an object of its own: those of phrases count up from above it
+    copy.get_by_role("button", name="Run", exact=True).click()
+    for each in (copy, page):  # the latest result of the person
+        expect(each.locator(".timeline .name")).to_have_text(["1 object 1", "2 red circle", "3 red circle"])
+    tickets = [{each["ticket"] for each in of.sent if each["do"] == "run"} for of in (page, copy)]
+    assert all(tickets)
+    assert not tickets[0] & tickets[1]

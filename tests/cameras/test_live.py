@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import sam3ray
 from sam3ray.cameras import Camera, LiveView, watch
+from sam3ray.cli import app
 from sam3ray.config import LiveConfig, TrackingConfig
 from sam3ray.failures import ClipError, UserError
 from sam3ray.shapes import ClipSpec, draw_clip, write_clip
@@ -102,6 +104,16 @@ def test_what_is_no_source_is_said_at_once(tmp_path):
         Camera(str(tmp_path / "missing.mp4"))
     with pytest.raises(UserError, match="nothing to look for"):
         sam3ray.live(str(tmp_path / "missing.mp4"), [])
+
+
+def test_a_source_that_is_not_there_is_said_before_the_model_is_loaded(tmp_path):
+    with pytest.raises(ClipError, match="does not exist"):
+        sam3ray.live(tmp_path / "nowhere", ["star"], checkpoint=str(tmp_path / "no-checkpoint"))
+    for more in ((), ("--display", "--no-browser")):
+        done = CliRunner().invoke(app, ["live", "nowhere", "--prompt", "star", "--checkpoint", "no-checkpoint", *more])
+        assert done.exit_code == 2
+        assert "nowhere" in done.stderr
+        assert "a video file" in done.stderr
 
 
 def test_an_unreachable_camera_says_so():
