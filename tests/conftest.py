@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests import servers
+from tests.lean_ray import lean
 from tests.servers import Place
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ def local_ray() -> Iterator[None]:
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: on a busy machine the tests would starve
     ray.shutdown()  # of what a test that failed has left
+    lean()
     start_local(num_cpus=2, num_gpus=0, include_dashboard=False)
     try:
         yield

@@ -25,6 +25,7 @@ from contextlib import suppress
 from typing import Any, BinaryIO
 
 _MAX_IDLE = 2
+_YOUNG_S = 2.0
 _RETIRE_BYTES = 512 * 2**20  # a helper that has kept so much is not asked again
 _WALL = 10  # seconds of waiting allowed for each second of processor time
 
@@ -99,6 +100,8 @@ class _Unanswered(Exception):
 
 
 class _Helper:
+    is_young = True  # until its first call is done: what that imports takes a hundred times longer than the call
+
     def __init__(self) -> None:
         paths = [path or os.getcwd() for path in sys.path]
         self.process = subprocess.Popen(
@@ -153,28 +156,62 @@ class _Helper:
 
 
 _idle: list[_Helper] = []
+_young = 0
 _owner = os.getpid()
 _lock = threading.Lock()
+_changed = threading.Condition(_lock)  # a helper is idle, or no longer young
 
 
 def _take() -> tuple[_Helper, bool]:
-    """A helper, and whether it is a new one."""
-    global _owner
-    with _lock:
+    """A helper, and whether it is a new one.
+
+    One that is just being started is waited for: it is free before another would be.
+    """
+    global _owner, _young
+    with _changed:
         if _owner != os.getpid():  # the helpers of a forked process are its parent's
             _idle.clear()
-            _owner = os.getpid()
+            _owner, _young = os.getpid(), 0
+        _changed.wait_for(lambda: _idle or not _young, _YOUNG_S)
         if _idle:
             return _idle.pop(), False
-    return _Helper(), True
+        _young += 1
+    try:
+        return _Helper(), True
+    except BaseException:
+        with _changed:
+            _one_less_young()
+        raise
+
+
+def _one_less_young() -> None:
+    global _young
+    _young -= 1
+    _changed.notify_all()
+
+
+def _grown(helper: _Helper) -> None:
+    if helper.is_young:
+        with _changed:
+            helper.is_young = False
+            _one_less_young()
 
 
 def _give_back(helper: _Helper) -> None:
-    with _lock:
-        if _owner == os.getpid() and len(_idle) < _MAX_IDLE:
+    with _changed:
+        is_kept = _owner == os.getpid() and len(_idle) < _MAX_IDLE
+        if is_kept:
             _idle.append(helper)
-            return
-    helper.end()
+            _changed.notify()
+    if is_kept:
+        _grown(helper)
+    else:
+        _end(helper)
+
+
+def _end(helper: _Helper) -> int:
+    _grown(helper)
+    return helper.end()
 
 
 @atexit.register
@@ -198,30 +235,31 @@ def _call(
             kind, value = helper.result(answer)
             break
         except (EOFError, OSError, pickle.UnpicklingError):
-            status = helper.end()
+            status = _end(helper)
             if not is_new and status != -signal.SIGPROF and status != -signal.SIGALRM:
                 continue  # it may have died of something else, while it was idle
             raise _death(status) from None
         except _Unanswered as unanswered:
-            helper.end()
+            _end(helper)
             raise unanswered.error from None
         except BaseException:
-            helper.end()
+            _end(helper)
             raise
     is_at_rest = False
     try:
         while kind == "item":
+            _grown(helper)  # its caller keeps it for as long as it likes
             yield value
             try:
                 kind, value = helper.receive()
             except (EOFError, OSError, pickle.UnpicklingError):
-                raise _death(helper.end()) from None
+                raise _death(_end(helper)) from None
         is_at_rest = kind != "last"
     finally:
         if is_at_rest:
             _give_back(helper)
         else:
-            helper.end()
+            _end(helper)
     if kind == "error":
         raise value
     if kind == "last":

@@ -12,10 +12,12 @@ from sam3ray.job.driver import run_job
 from sam3ray.job.logs import set_up_logging
 from sam3ray.job.progress import LineProgress
 from tests.e2e.faults import Fault, FaultyModel
+from tests.lean_ray import lean
 
 
 def main(config_path: str, folder: str, model: str) -> int:
     set_up_logging("info")
+    lean()
     config = JobConfig.model_validate_json(Path(config_path).read_text())
     arguments = ast.literal_eval(model)
     faults = {number: Fault(**fault) for number, fault in arguments.pop("faults", {}).items()}

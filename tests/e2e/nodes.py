@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.lean_ray import LEAN
 from tests.servers import free_port
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,7 +38,10 @@ class Nodes:
         self.nodes: list[subprocess.Popen[bytes]] = []
         self._more: list[Mapping[str, str]] = []  # of each node's environment
         self.log = (folder / "ray.log").open("ab")
-        subprocess.run([self.ray, "get-auth-token", "--generate"], env=self.environment, check=True, stdout=self.log)
+        token = folder / ".ray" / "auth_token"  # as `ray get-auth-token --generate` writes it
+        token.parent.mkdir(exist_ok=True)
+        if not token.exists():
+            token.write_text(secrets.token_hex(32))
 
     def start_head(self, cpus: int, dashboard: bool = False) -> None:
         self._start(
@@ -90,7 +95,8 @@ class Nodes:
             for name in ("dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export")
         ]
         ports += ["--min-worker-port=0", "--max-worker-port=0"]  # any that is free
-        command = [self.ray, "start", "--block", *arguments, *ports]
+        lean = LEAN if "--head" in arguments else LEAN[:1]
+        command = [self.ray, "start", "--block", *arguments, *ports, *lean]
         environment = self.environment | dict(environment)
         return subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log, start_new_session=True)
 
@@ -137,17 +143,30 @@ def command(pid: int) -> bytes:
 
 
 def wait_for_nodes(cluster: Nodes, count: int, timeout_s: float = 240.0) -> None:
-    code = (
-        "import ray, sys, logging; ray.init(address=sys.argv[1], logging_level=logging.ERROR, log_to_driver=False);"
-        "sys.exit(sum(n['Alive'] for n in ray.nodes()) < int(sys.argv[2]))"
-    )
+    """One process asks again and again: to start one takes longer than Ray does."""
+    code = """if True:
+        import logging, ray, sys, time
+        while True:
+            try:
+                ray.init(address=sys.argv[1], logging_level=logging.ERROR, log_to_driver=False)
+                break
+            except Exception as error:
+                print(error, file=sys.stderr, flush=True)
+                ray.shutdown()
+                time.sleep(0.5)
+        while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
+            time.sleep(0.2)
+    """
+    command = [sys.executable, "-c", code, cluster.address, str(count)]
     end = time.monotonic() + timeout_s
-    while time.monotonic() < end:
-        done = subprocess.run(
-            [sys.executable, "-c", code, cluster.address, str(count)], env=cluster.environment, capture_output=True
-        )
-        if done.returncode == 0:
-            return
-        cluster.restart_failed()
-        time.sleep(1.0)
-    raise AssertionError(f"no cluster of {count} nodes: {done.stderr[-2000:]!r}")
+    asking = subprocess.Popen(command, env=cluster.environment, stdout=cluster.log, stderr=cluster.log)
+    try:
+        while asking.poll() is None:
+            if time.monotonic() > end:
+                raise AssertionError(f"no cluster of {count} nodes: {Path(cluster.log.name).read_text()[-2000:]}")
+            cluster.restart_failed()
+            time.sleep(0.2)
+    finally:
+        asking.kill()
+        asking.wait()
+    assert asking.returncode == 0, Path(cluster.log.name).read_text()[-2000:]

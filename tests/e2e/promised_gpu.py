@@ -10,9 +10,11 @@ from sam3ray.config import JobConfig
 from sam3ray.job.cluster import start_local
 from sam3ray.job.driver import run_job
 from sam3ray.store import RunStore
+from tests.lean_ray import lean
 
 
 def main(manifest: str, output: str) -> None:
+    lean()
     start_local(num_cpus=2, num_gpus=1, include_dashboard=False)
     for gpus in (1, 0):
         config = JobConfig(

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -83,6 +84,7 @@ def test_a_machine_that_is_short_of_memory_is_no_fault_of_the_work(monkeypatch: 
 
 
 def test_threads_have_helpers_of_their_own() -> None:
+    fenced(os.getpid, **LIMITS)  # one is there, and would be waited for while it starts
     pids = []
     threads = [threading.Thread(target=lambda: pids.append(fenced(_pid_after, 0.2, **LIMITS))) for _ in range(2)]
     for thread in threads:
@@ -95,6 +97,20 @@ def test_threads_have_helpers_of_their_own() -> None:
 def _pid_after(seconds: float) -> int:
     time.sleep(seconds)
     return os.getpid()
+
+
+def test_calls_at_once_wait_for_the_one_helper_that_is_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker opens a clip and the next one's video at the same time; a helper takes 100 MB and half a second."""
+    monkeypatch.setattr(fence, "_idle", [])
+    monkeypatch.setattr(fence, "_YOUNG_S", 60.0)
+    with ThreadPoolExecutor(3) as threads:
+        assert len(set(threads.map(lambda _: fenced(os.getpid, **LIMITS), range(2)))) == 1
+        with pytest.raises(HelperDied):
+            fenced(os.abort, **LIMITS)
+        calls = [threads.submit(fenced, call, **LIMITS) for call in (os.abort, os.getpid, os.getpid)]
+        assert isinstance(calls[0].exception(), HelperDied)
+        assert calls[1].result() > 0 < calls[2].result()
+    fence._end_all()
 
 
 def test_a_helper_ends_with_its_caller_and_knows_no_torch() -> None:
