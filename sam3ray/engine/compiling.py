@@ -2,13 +2,16 @@
 
 A vision transformer's layers all look alike, so what one of them is compiled to serves the others: seconds of
 compilation, where the backbone as a whole takes a minute. Every shape is compiled by itself and without choices that
-are timed on the machine, so that a worker's numbers do not depend on what it has seen before. Layers whose work hangs
-on the number of objects stay as they are: each size would be compiled.
+are timed on the machine, so that a worker's numbers do not depend on what it has seen before. Layers whose shapes
+depend on the number of objects stay as they are, since each size would be compiled. A function of theirs that is
+compiled once for all sizes asks for it with `compiled`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import _dynamo
@@ -17,6 +20,7 @@ from transformers import Sam3VideoModel
 from sam3ray.failures import JobStopped
 from sam3ray.faults.causes import first_line
 
+_models: WeakSet[Sam3VideoModel] = WeakSet()
 _MOST_SHAPES = 64  # of one kind of layer, before torch gives up on it: frames x phrases of a batch
 
 
@@ -36,9 +40,19 @@ def compile_layers(model: Sam3VideoModel, device: torch.device, backend: str = "
         *detector.detr_decoder.layers,
         detector.mask_decoder.pixel_decoder,
     )
-    options: dict[str, Any] = {"deterministic": True} if backend == "inductor" else {}
     for layer in layers:
-        layer.forward = torch.compile(layer.forward, dynamic=False, backend=backend, options=options or None)
+        layer.forward = _compiled(layer.forward, backend, dynamic=False)
+    _models.add(model)
+
+
+def compiled(model: Sam3VideoModel, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A pure function of tensors, one for all their sizes if the model's layers are compiled; otherwise as it is."""
+    return _compiled(function, "inductor", dynamic=True) if model in _models else function
+
+
+def _compiled(function: Callable[..., Any], backend: str, *, dynamic: bool) -> Callable[..., Any]:
+    options: dict[str, Any] = {"deterministic": True} if backend == "inductor" else {}
+    return torch.compile(function, dynamic=dynamic, backend=backend, options=options or None)
 
 
 def _check(device: torch.device, backend: str) -> None:

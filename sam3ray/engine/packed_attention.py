@@ -120,9 +120,11 @@ class Room:
 class PackedAttention:
     """Fuses a frame's features with what each object remembers, in bfloat16 on a GPU."""
 
-    def __init__(self, attention: MemoryAttention, dense: Dense) -> None:
+    def __init__(self, attention: MemoryAttention, dense: Dense, weigh: Callable[..., Tensor]) -> None:
+        """`weigh`: `weighed`, or what it was compiled to."""
         self._plain = attention
         self._dense = dense
+        self._weigh = weigh
         self._room = Room()
         turns = attention.turns
         self._cos, self._sin = turns.real.contiguous(), turns.imag.contiguous()  # (g*g, 1, D/2)
@@ -240,11 +242,7 @@ class PackedAttention:
         own = scores.softmax(-1).to(v.dtype) @ v
 
         sums = sums.masked_fill(~known[:, :, None, None], NOTHING)
-        weights = torch.cat([sums, scores.logsumexp(-1).unsqueeze(1)], 1).softmax(1).unsqueeze(-1)
-        out = own * weights[:, slots]
-        for slot in range(slots):
-            out.addcmul_(each[:, slot], weights[:, slot])
-        return attention.o_proj(out.to(normed.dtype).transpose(1, 2).flatten(2))
+        return attention.o_proj(self._weigh(each, sums, own, scores.logsumexp(-1)))
 
     def _placed_keys(self, attention: Any) -> Tensor:
         """(g*g, 64 + WIDER, C): what makes a turned key of a memory at each place, its last rows the bias and nothing.
@@ -264,6 +262,19 @@ class PackedAttention:
         half = tokens.shape[-1] // 2
         turn_halves(tokens[..., :half], tokens[..., half:], self._cos, self._sin)
         return tokens
+
+
+def weighed(each: Tensor, sums: Tensor, own: Tensor, own_sums: Tensor) -> Tensor:
+    """(n, L, heads * D): what was seen in each memory (n, S, heads, L, D) and in the pointers (n, heads, L, D).
+
+    Each counts by the logarithm of its softmax's sum, (n, S, heads, L) and (n, heads, L) float32.
+    """
+    slots = each.shape[1]
+    weights = torch.cat([sums, own_sums.unsqueeze(1)], 1).softmax(1).unsqueeze(-1)
+    out = own * weights[:, slots]
+    for slot in range(slots):
+        out.addcmul_(each[:, slot], weights[:, slot])
+    return out.to(own.dtype).transpose(1, 2).flatten(2)
 
 
 def _halved(attention: Any, name: str) -> tuple[Tensor, Tensor]:

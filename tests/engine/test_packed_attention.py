@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from sam3ray.engine import capture, packed_attention
 from sam3ray.engine.memory import ObjectMemory
@@ -67,6 +68,19 @@ def test_objects_of_all_ages_share_a_batch(packed, monkeypatch, rules, object_ba
         for a, b in zip(mine, theirs, strict=True):
             assert a.shape == b.shape
             torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-3)
+
+
+def test_one_compilation_weighs_any_number_of_objects():
+    counters.clear()
+    weigh = torch.compile(packed_attention.weighed, dynamic=True, backend="eager")
+    for n in (2, 5, 9, 3):
+        each, own = torch.randn(n, 7, 1, 30, 16), torch.randn(n, 1, 30, 16)
+        sums, own_sums = torch.randn(n, 7, 1, 30), torch.randn(n, 1, 30)
+        got = weigh(each, sums, own, own_sums)
+        weights = torch.cat([sums, own_sums[:, None]], 1).softmax(1)[..., None]
+        expected = (torch.cat([each, own[:, None]], 1) * weights).sum(1).transpose(1, 2).flatten(2)
+        torch.testing.assert_close(got, expected)
+    assert counters["stats"]["unique_graphs"] == 1
 
 
 def recorded(run, device):
