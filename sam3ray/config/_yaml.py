@@ -93,8 +93,8 @@ def _compose(text: str, name: str, problems: list[str]) -> yaml.Node | None:
                 return None
         return yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        line = line_of(error)
-        problems.append(f"{name}{f' line {line}' if line else ''}: not YAML: {why_not_yaml(error)}")
+        where = line_of(error)
+        problems.append(f"{name}{f' line {where}' if where else ''}: not YAML: {why_not_yaml(error)}")
     return None
 
 
