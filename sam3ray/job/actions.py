@@ -1,6 +1,6 @@
 """The scheduler's limits and the actions it asks for: values only.
 
-A clip here is an item of work: a clip as a whole, or a part of one (`job.graph`).
+A clip here is an item of work: a whole clip or a part of one (`job.graph`).
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from sam3ray.failures import Reason
 
 LAST_RUNG = 5  # of the out-of-memory ladder: see job.worker
-FRESH_RUNG = 5  # the rung that wants an actor which has run nothing before
+FRESH_RUNG = 5  # the rung that needs an actor which has run nothing before
 TRIES_TIMED_OUT = 2
-PATIENT_LOSSES = 3  # lost nodes after which a clip waits for all others
+PATIENT_LOSSES = 3  # lost nodes after which a clip waits until all others have had their turn
 BACKOFF_CAP_S = 60.0
-PENDING_ACTORS = 64  # actors that wait for room at a time: enough for a cluster to see that it should grow
+PENDING_ACTORS = 64  # actors waiting for room at a time: enough to make an autoscaler add nodes
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the scheduler needs of the configuration."""
+    """What the scheduler needs from the configuration."""
 
     actors_min: int = 1
     actors_max: int = 8
@@ -84,7 +84,7 @@ class DropPrefetch:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """End the actor's process; no event is expected of it any more. `idle`: it is well and has nothing to do."""
+    """End the actor's process; no more events are expected from it. `idle`: it is healthy and has nothing to do."""
 
     actor: int
     why: str
@@ -116,14 +116,14 @@ class SetAside:
 
 @dataclass(frozen=True, slots=True)
 class Reinstate:
-    """It is tried again, or has shown to be well."""
+    """It is tried again, or has proved healthy."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The job cannot continue: exit code 3. Nothing runs any more."""
+    """The job cannot continue: exit code 3. Nothing is running."""
 
     message: str
 
@@ -138,7 +138,7 @@ class Counts:
     """Of clips, whole ones.
 
     Attributes:
-        running: at work on some part of them; `waiting`: those that nobody is at work on.
+        running: at work on some part of them; `waiting`: those that no actor works on.
     """
 
     clips: int

@@ -70,14 +70,14 @@ class ClipActor:
         return Standing(self._order_key, place, *(self._running or ()))
 
     def last(self) -> Answer | Failure:
-        """What became of the clip that the actor ran last. Called while it runs, the answer comes when it is done."""
+        """The outcome of the actor's latest clip. If the clip is running, the call returns when it ends."""
         if isinstance(self._last, JobStopped):
             raise self._last
         assert self._last is not None
         return self._last
 
     def keep_now(self) -> None:
-        """Asks for a window of the clip under way."""
+        """Requests a window of the running clip."""
         if self._worker is not None:
             self._worker.keep_now()
 
@@ -119,7 +119,7 @@ class ClipActor:
         return self._last
 
     def prefetch(self, clip: Clip, first_frames: bool) -> bool:
-        """Whether it went well; if not, running the clip will meet the same error."""
+        """Whether it succeeded; if not, running the clip will meet the same error."""
         assert self._worker is not None
         try:
             return self._worker.prefetch(clip, first_frames).exception() is None

@@ -1,7 +1,7 @@
-"""What the driver and every worker must have in common, so that each file of a run is what the run says it is.
+"""What the driver and every worker must agree on, so that every file of a run matches the run's description.
 
-The driver decides once what `auto`, `main` and the like stand for, and ships the answer. A worker compares before its
-first clip. What it lacks is no fault of any clip, and another node may have it: the start has failed, no more.
+The driver resolves `auto`, `main` and similar values once and sends the result. A worker compares before its first
+clip. A difference is not the fault of a clip, and another node may match: only the start fails.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sam3ray.values.versions import ENGINE_VERSION
 
 _LOG = logging.getLogger(__name__)
 
-# Of these the driver's and the workers' versions must be equal: they decide rows.
+# The driver and the workers must have equal versions of these: rows depend on them.
 _DECISIVE = ("sam3ray", "transformers", "torch")
 
 
@@ -35,7 +35,7 @@ class Agreement:
         software: versions, by package.
         engine_version: of the engine's own rules.
         dtype: bfloat16, float32 or autocast, never auto.
-        device: "cuda" or "cpu": the kind alone, one run may use several models of GPU.
+        device: "cuda" or "cpu": only the kind; a run may use several GPU models.
         checkpoint: as `checkpoint_identity`; empty where the model is not one of ours.
     """
 
@@ -53,7 +53,7 @@ def agreement(config: JobConfig, checkpoint: Mapping[str, str]) -> Agreement:
 
 
 def resolved_model(config: ModelConfig, agreed: Agreement) -> ModelConfig:
-    """The model's configuration with nothing left to decide: what a worker loads."""
+    """The fully resolved model configuration that a worker loads."""
     update: dict[str, Any] = {"dtype": agreed.dtype}
     if config.device == "auto":
         update["device"] = agreed.device

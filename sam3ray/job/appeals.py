@@ -1,7 +1,7 @@
-"""What is to become of a failure that would settle a clip, once nothing else is left to do (`job.verdicts`).
+"""Decides about failures that would settle a clip, once no other work is left (`job.verdicts`).
 
-What a process may be to blame for (a crash, a hang, a defect, memory) settles a clip only after it happened on two
-nodes, where there are two; and it stands only once the place has done another clip well.
+A failure that the process may have caused (a crash, a hang, a defect, memory) settles a clip only after it occurred on
+two nodes, if the job has two. It becomes final only when the place has completed another clip.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ class Appeals:
         self._blame = blame
 
     def may_be_heard(self, verdict: Verdict, *, process: bool) -> bool:
-        """Whether the clip may be tried elsewhere, since the place that failed it is not trusted any more.
+        """Whether the clip may be tried elsewhere, because the place where it failed is no longer trusted.
 
-        `process`: it is the process that is not trusted, so that for a defect another one will do.
+        `process`: only the process is not trusted, so another process is enough to retry a defect.
         """
         clip = verdict.record.clip
         fair = self._placement.has_other_spot(clip) or (process and verdict.record.reason is Reason.INTERNAL)
         return fair and len(self._blame.of(clip).spots) < MOST_PLACES
 
     def next_step(self, verdict: Verdict) -> Step:
-        """Verdicts stand, unless a place that has shown to be well has not been asked."""
+        """Verdicts become final, unless a place that has proved healthy has not been tried."""
         clip = verdict.record.clip
         history = self._blame.of(clip)
         member = self._crew.get(verdict.actor)
@@ -55,7 +55,7 @@ class Appeals:
         return Step.OTHER_ACTOR if self._wants_other_actor(verdict) else Step.STANDS
 
     def _wants_other_actor(self, verdict: Verdict) -> bool:
-        """The actors that are left cannot tell whether the clip is to blame, or the process or node it failed in."""
+        """The remaining actors cannot show whether the clip, its process or its node is at fault."""
         member = self._crew.get(verdict.actor)
         history = self._blame.of(verdict.record.clip)
         elsewhere = len(history.nodes) < 2 and len(self._health.nodes.difference(history.nodes)) > 0

@@ -1,4 +1,4 @@
-"""Which clip goes to which actor, and how many actors there are."""
+"""Assigns clips to actors, and decides how many actors to run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sam3ray.job.judge import Judge
 
 
 class Assignment:
-    """Starts actors, gives them clips, has them prefetch the next, and ends those that nothing is left for."""
+    """Starts actors, assigns clips, prefetches the next ones, and ends actors without work."""
 
     def __init__(self, board: Board, judge: Judge) -> None:
         self._board = board
@@ -46,7 +46,7 @@ class Assignment:
         return min(self._limits.actors_max, self._work.expected - len(self._crew.leaving))
 
     def give_all(self, now: float) -> None:
-        """Gives each idle actor a clip."""
+        """Assigns a clip to each idle actor."""
         for actor in list(self._crew.idle):
             if self._health.may_run(actor):
                 if not self._give(actor, now):
@@ -57,7 +57,7 @@ class Assignment:
                 self._judge.replace(actor, now, "its place is set aside", idle=True)
 
     def _give(self, actor: int, now: float) -> bool:
-        """Gives an idle actor its next clip; False where no actor could be given one now."""
+        """Assigns the next clip to an idle actor; False if no actor can get one now."""
         member = self._crew[actor]
         clip = -1
 
@@ -95,7 +95,7 @@ class Assignment:
             actor = next(iter(crew.bare))
             member = crew[actor]
             if any(map(self._health.is_suspect, self._health.place_of(actor).spots)):
-                del crew.bare[actor]  # until it is given its next clip
+                del crew.bare[actor]  # until its next clip is assigned
                 continue
             held = self._line.take_next(functools.partial(self._placement.may_run, actor=actor))
             if held < 0:
@@ -113,7 +113,7 @@ class Assignment:
             self._board.out.append(Prefetch(actor, held, decode))
 
     def retire(self, now: float) -> None:
-        """Ends actors that no open clip can need: those that wait for room, then those that load, then idle ones."""
+        """Ends actors that no open clip can need: first those waiting for room, then those loading, then idle ones."""
         crew = self._crew
         spare = crew.staying - self._actors_wanted()
         if spare > 0:

@@ -1,9 +1,9 @@
-"""The failures of each clip so far, which of them it is charged with, and when they settle it.
+"""Counts each clip's failures: which of them are charged, and when they settle the clip.
 
-When an actor dies, the clip it ran is charged. While the first frames of the *next* clip were being decoded in the same
-process, the culprit is not known for certain: the running clip is charged, unless that would settle it; both clips
-become suspects, and beside a suspect, or for one, nothing is decoded ahead any more. So a clip pays at most once for
-what another did, and is never given up for it (with `crashes` = 1 nothing is decoded ahead).
+When an actor dies, its running clip is charged. If the process was also decoding the first frames of the *next* clip,
+either clip may have caused the crash. Then the running clip is charged unless that would settle it, and both clips
+become suspects: nothing more is decoded ahead for a suspect or beside one. A clip is thus charged at most once for its
+neighbour, and never given up for it. With `crashes` = 1, nothing is decoded ahead.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What the scheduler and its parts share: the items, the actors, the places, and the actions to carry out.
+"""The state that the scheduler and its parts share: items, actors, places, and actions to carry out.
 
-The scheduler takes events in, `job.judge` says what a failure means, `job.assignment` hands out clips. They meet here
-alone.
+The scheduler receives events, `job.judge` interprets failures, `job.assignment` assigns clips. They meet only here.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ class Board:
 
     Attributes:
         out: actions that the driver has not been given yet.
-        paused_until: no clip is given out before that.
-        draining: no clip is given out any more.
-        stopping: why the job is going to stop once what runs has ended.
+        paused_until: no clip is assigned before then.
+        draining: no more clips are assigned.
+        stopping: why the job will stop once running work has ended.
         stopped: why it has stopped.
     """
 
@@ -56,7 +55,7 @@ class Board:
 
     @property
     def ending(self) -> bool:
-        """No clip is given out any more."""
+        """No more clips are assigned."""
         return self.draining or self.stopping is not None
 
     @property
@@ -73,18 +72,18 @@ class Board:
         return min(BACKOFF_CAP_S, self.limits.backoff_s * 2.0 ** min(errors - 1, 30)) * self._random.uniform(0.5, 1.0)
 
     def begin_stop(self, message: str) -> None:
-        """No more clips are given out; what runs may end, and then the job stops. An empty message says nothing."""
+        """Assigns no more clips; when running clips have ended, the job stops. An empty message is not shown."""
         if message and self.stopping is None and self.stopped is None:
             self.stopping = message
 
     def unhold(self, actor: int, *, drop: bool = False) -> int:
-        """Takes from the actor the clip that it holds. `drop`: what it prefetched of it is of no use any more."""
+        """Takes back the clip that the actor holds. `drop`: what it prefetched is no longer needed."""
         if drop:
             self.out.append(DropPrefetch(actor, self.crew[actor].next))
         return self.crew.unhold(actor)
 
     def forget(self, actor: int, now: float) -> None:
-        """Strikes the actor off; a clip held for it goes back, uncharged."""
+        """Removes the actor; a clip held for it returns to the queue, uncharged."""
         member = self.crew.remove(actor)
         if member.clip >= 0:
             self.health.attempt_ended(self.health.place_of(actor))
@@ -95,7 +94,7 @@ class Board:
             self.starts.none_ready(now)
 
     def release(self, actor: int, clip: int) -> bool:
-        """The actor is done with the clip; False if that is no news (any more)."""
+        """The actor has finished the clip; False if that is already known."""
         member = self.crew.get(actor)
         if member is None or member.clip != clip:
             return False

@@ -1,4 +1,4 @@
-"""When failures show that the job cannot continue, whatever its clips: judged by different clips and places alone."""
+"""Detects failures that show that the job cannot continue. Only different clips and places count."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from sam3ray.failures import Reason
 from sam3ray.job.actions import Limits
 
 ROW = 10  # different clips in a row, none done between them
-WINDOW, ABNORMAL = 50, 45  # of so many last clips, so many failed
+WINDOW, ABNORMAL = 50, 45  # of the last clips (first number), failed ones (second)
 AGREEING = 0.9  # of the places
 FEW = 4  # clips, fewer than which are no outage of the storage
 TRIES = 3
 
 
 class FailureBreaker:
-    """Workers that crash or hang, defects, sick GPUs and full disks; not what videos or the storage do.
+    """Counts crashes, hangs, defects, failing GPUs and full disks; not failures of videos or storage.
 
-    Clips that failed in earlier runs say nothing new.
+    Clips that failed in earlier runs do not count.
     """
 
     def __init__(self, known: Collection[int]) -> None:
@@ -50,7 +50,7 @@ class FailureBreaker:
             self._recent.append(place)
 
     def verdict(self, places: Collection[str], open_clips: int) -> str:
-        """Why the job is to stop, or nothing. `places`: the GPUs, or nodes without any, that have actors."""
+        """Why the job must stop, or empty. `places`: GPUs, or nodes without GPUs, that have actors."""
         if not self._row or not self._agree(self._places, places):
             return ""
         count = len({place.partition("/gpu")[0] for place in self._places})
@@ -75,10 +75,10 @@ class FailureBreaker:
 
 
 class StorageBreaker:
-    """Counts rounds of storage errors, since a thousand actors see one outage a thousand times.
+    """Counts rounds of storage errors, because a thousand actors report one outage a thousand times.
 
-    An error of an attempt that began before the last counted one says nothing new. Clips whose storage failed in
-    earlier runs say nothing either.
+    An error of an attempt that began before the last counted one is ignored. So are clips whose storage failed in
+    earlier runs.
     """
 
     def __init__(self, limits: Limits, known: Collection[int]) -> None:
@@ -97,7 +97,7 @@ class StorageBreaker:
         self._any_done = True
 
     def failed(self, clip: int, node: str, began: float, now: float) -> bool:
-        """True where this is a new round of several clips: no actor should be given one for a while."""
+        """True if this is a new round with several clips: no clips should be assigned for a while."""
         if clip in self._known:
             return False
         self._clips.add(clip)
@@ -109,7 +109,7 @@ class StorageBreaker:
         return self.rounds >= 2 and len(self._clips) > 1
 
     def is_open(self, nodes: Collection[str], open_clips: int) -> bool:
-        """The storage is out of reach, not that of a few clips or of one node."""
+        """The storage as a whole is unreachable, not just for a few clips or one node."""
         if self.rounds < self._limit or len(self._nodes) < min(2, len(nodes)):
             return False
         return len(self._clips) >= FEW or (not self._any_done and len(self._clips) >= open_clips)

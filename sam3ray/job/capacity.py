@@ -1,4 +1,4 @@
-"""Who may use which of the cluster's resources: pure arithmetic over what the nodes have."""
+"""Divides the cluster's resources among actors and tasks: pure arithmetic over the nodes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _EPS = 1e-9
 
 @dataclass(frozen=True)
 class Node:
-    """What a node has in all, used or not, under Ray's names ("CPU", "GPU", "memory", ...).
+    """A node's total resources, used or not, under Ray's names ("CPU", "GPU", "memory", ...).
 
     Attributes:
-        draining: it is about to go; nothing is to be started there.
+        draining: it is about to leave; start nothing there.
     """
 
     id: str
@@ -48,7 +48,7 @@ class Request:
         return Request(config.gpus_per_actor, asked, config.label_selector)
 
     def fits(self, node: Node, most: int) -> int:
-        """How many of them the node has room for, `most` at most."""
+        """How many of them fit on the node, at most `most`."""
         if node.draining or not all(matches(wanted, node.labels.get(key)) for key, wanted in self.labels.items()):
             return 0
         room = float(most)
@@ -89,7 +89,7 @@ def matches(wanted: str, label: str | None) -> bool:
 
 @dataclass(frozen=True)
 class Room:
-    """How many actors there is room for; `notice` is a sentence where that is fewer than asked."""
+    """How many actors fit; `notice` is a sentence if that is fewer than requested."""
 
     actors: int
     cpus: float
@@ -97,7 +97,7 @@ class Room:
 
 
 def room_on(nodes: Sequence[Node], config: ClusterConfig, clips: int) -> Room:
-    """Compares what the actors ask for with what the nodes have. No more actors are wanted than clips.
+    """Compares the actors' requests with the nodes' resources. No more actors are wanted than clips.
 
     Raises:
         JobStopped: on this machine alone (`address: null`), where no node can join, not even `actors.min` fit.
@@ -168,12 +168,12 @@ def no_cpus_for_rendering(config: ClusterConfig) -> str:
 
 
 def render_slots(cpus: float, actors: int, cpus_per_actor: float, cpus_per_task: float) -> int:
-    """How many rendering tasks may be under way.
+    """How many rendering tasks may run at once.
 
-    Rendering gets what the actors can never want: their CPUs stay free even while one is replaced.
+    Rendering gets only what actors can never need: their CPUs stay free even while an actor is replaced.
 
     Args:
-        actors: that are at work or wanted, as far as there is room for them.
+        actors: running or wanted, as far as they fit.
     """
     slots = int((cpus - actors * cpus_per_actor) / cpus_per_task + _EPS)
     return max(slots, 1 if actors == 0 else 0)

@@ -1,4 +1,4 @@
-"""How far the work on a clip is, and what its stages took."""
+"""Progress of an attempt at a clip, and the time of its stages."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class ClipProgress:
 
     stage: str = "idle"
     done: int = 0  # frames annotated
-    ticks: int = 0  # whatever else shows that work continues: bytes fetched, frames looked at
-    window: str = ""  # the newest that is on the store, as clip id/name
+    ticks: int = 0  # other signs of progress: bytes fetched, frames read
+    window: str = ""  # the newest one on the store, as clip id/name
 
     @property
     def value(self) -> tuple[str, int, int, str]:

@@ -1,4 +1,4 @@
-"""A Ray to run on: one of our own on this machine, or one that is there already."""
+"""Connects to Ray: starts a private one on this machine, or joins a cluster."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sam3ray.guard.redact import redact
 from sam3ray.job.capacity import Node
 from sam3ray.job.head import no_answer
 
-# Actors hand back small values only; annotations go straight to storage.
+# Actors return only small values; annotations go straight to storage.
 _OBJECT_STORE_BYTES = 256 * 2**20
 _LONGEST_TEMP_DIR = 40
 _AUTH_MODE, _AUTH_TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 _QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 LOCAL_STARTS = 3
-LOOK_EVERY_S = 5.0  # at the nodes: which are there, which are about to go
+LOOK_EVERY_S = 5.0  # at the nodes: which exist, which are about to leave
 
 
 @dataclass
@@ -43,9 +43,9 @@ _CONNECTION: _Connection | None = None
 
 @contextlib.contextmanager
 def connected(config: ClusterConfig, *, dashboard: bool = False) -> Iterator[None]:
-    """Connects to Ray, and disconnects when the last job of this process ends; a Ray of our own ends with it.
+    """Connects to Ray, and disconnects when the last job of this process ends; a private Ray ends then.
 
-    Meanwhile Ray neither starts nor joins a cluster by itself, as its calls would without a connection.
+    Within the block, Ray's calls do not start or join another cluster, as they would without a connection.
 
     Raises:
         JobStopped: no Ray could be started, or there is no cluster at the address.
@@ -120,7 +120,7 @@ def _start_by_itself(allowed: bool) -> None:
 
 
 def _prepare_token(config: ClusterConfig) -> dict[str, str | None]:
-    """Sees to it that a Ray of our own can make its token; returns the variables of the environment as they were.
+    """Ensures that a private Ray can create its token; returns the previous environment variables.
 
     Ray 2.60 writes that token to the user's home, which may not be writable: one in the environment serves as well.
     It also leaves RAY_AUTH_MODE set.
@@ -198,7 +198,7 @@ def _reach(address: str) -> None:
 
 
 def _head(address: str) -> tuple[str, int]:
-    """Where Ray would look for the head: `auto` is what RAY_ADDRESS names, else the latest head on this machine.
+    """Where Ray would look for the head: `auto` means RAY_ADDRESS, or the latest head on this machine.
 
     Raises:
         JobStopped: that is nowhere.
@@ -236,7 +236,7 @@ def _no_ray(config: ClusterConfig, said: str) -> str:
 
 
 def start_local(**options: Any) -> None:
-    """A Ray on this machine for this process alone. Tries again: Ray 2.60 gives a busy machine 30 s, no more."""
+    """A private Ray on this machine. Tries again, because Ray 2.60 waits only 30 s on a busy machine."""
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -253,7 +253,7 @@ def start_local(**options: Any) -> None:
 
 
 def _temp_dir() -> str | None:
-    """Where a Ray of our own keeps its sessions; None leaves it to Ray.
+    """Where a private Ray keeps its sessions; None means Ray's default.
 
     Ray puts Unix sockets below it, whose paths must not exceed 107 bytes, some 65 of which are Ray's own. The default
     is `ray` in the system's temporary folder: too deep a one, or somebody else's, will not do.
@@ -295,7 +295,7 @@ def _draining() -> set[str]:
 
 
 def dead_process() -> str:
-    """Which process of a Ray of our own has died, without which the job cannot continue; empty if none has.
+    """The essential process of a private Ray that has died; empty if none has.
 
     Ray 2.60 ends the driver, with code 1 and no word, about 15 s after its raylet has died.
     """

@@ -1,9 +1,9 @@
-"""The actors: who runs what, who holds what ahead, who is idle. Bookkeeping alone; the scheduler decides.
+"""The actors: what each runs and holds ahead, and which are idle. Only bookkeeping; the scheduler decides.
 
 There are as many as there are open items, up to `actors_max`. Those that the cluster has no room for yet wait to be
-placed (at most `PENDING_ACTORS` at a time), which tells a cluster that can grow to do so. An actor goes as soon as
-nothing is left for it, those that wait first: what it holds is wanted elsewhere. An actor whose node is about to go
-finishes its clip and gets no other; one that takes its place is started at once.
+placed (at most `PENDING_ACTORS` at a time), which makes an autoscaler add nodes. An actor ends as soon as nothing is
+left for it, those that wait first: what it holds is wanted elsewhere. An actor whose node is about to go finishes its
+clip and gets no other; one that takes its place is started at once.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class Member:
     avoid: tuple[str, ...] = ()  # nodes that it was not to be started on
     placed_at: float | None = None
     ready: bool = False
-    parked: bool = False  # it holds a GPU that is set aside, and has loaded nothing
+    parked: bool = False  # it holds a GPU that is set aside, and has no model
     fresh: bool = True
     unreachable: bool = False
     leaving: bool = False
-    strikes: int = 0  # clips that failed in its process since it last did one
+    strikes: int = 0  # clips that failed in its process since its last success
     failed: bool = False  # its last attempt
     done: int = 0
     clip: int = -1  # running
@@ -38,7 +38,7 @@ class Member:
 
 
 class Crew:
-    """Every actor by its number, which is never used twice."""
+    """All actors by number; numbers are never reused."""
 
     def __init__(self) -> None:
         self._members: dict[int, Member] = {}
@@ -46,8 +46,8 @@ class Crew:
         self.idle: dict[int, None] = {}  # ready, nothing to run; oldest first
         self.holders: dict[int, None] = {}  # holding a next clip
         self.bare: dict[int, None] = {}  # running a clip, holding no next one
-        self.unplaced: dict[int, None] = {}  # the cluster has not made room for them yet
-        self.leaving: dict[int, None] = {}  # running a last clip on nodes that are about to go
+        self.unplaced: dict[int, None] = {}  # not placed by the cluster yet
+        self.leaving: dict[int, None] = {}  # running a last clip on nodes that are about to leave
         self.ready = 0
         self.parked = 0
         self.running = 0
@@ -82,7 +82,7 @@ class Crew:
 
     @property
     def staying(self) -> int:
-        """Those that have work or wait for some."""
+        """Actors with work or waiting for work."""
         return len(self._members) - len(self.leaving) - self.parked
 
     def place(self, actor: int, now: float) -> None:
@@ -90,7 +90,7 @@ class Crew:
         self.unplaced.pop(actor, None)
 
     def remove(self, actor: int) -> Member:
-        """What it ran and held is the caller's to see to."""
+        """The caller takes care of the clips that it ran and held."""
         member = self._members.pop(actor)
         for group in (self.idle, self.holders, self.bare, self.unplaced, self.leaving):
             group.pop(actor, None)
@@ -119,7 +119,7 @@ class Crew:
         member.progress = None
         member.fresh = False
         if member.decoding == clip:
-            member.decoding = -1  # from now on it is the running clip, and to blame
+            member.decoding = -1  # from now on it is the running clip, and charged
         self.bare[actor] = None
 
     def release(self, actor: int) -> None:

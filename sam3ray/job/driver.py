@@ -1,10 +1,9 @@
-"""Runs a job: reads and checks what was asked, opens the run, and starts the loop (`job.running`) for what is left.
+"""Runs a job: checks the configuration and manifest, opens the run, and starts the loop (`job.running`) for open clips.
 
-Crash contract: the driver holds nothing that storage does not. Annotations are committed by the
-actors; failure records are written as they happen; `clips.parquet` is replaced whole, now and then
-and at the end, and can be rebuilt. A driver that dies is followed by `run` again: what is
-committed stays, what was running is run again, and an actor that outlives its driver for a
-moment can at worst commit a clip that the next driver then finds done.
+Crash contract: everything that the driver knows is also on storage. Annotations are committed by the actors; failure
+records are written as they occur; `clips.parquet` is replaced as a whole, now and then and at the end, and can be
+rebuilt. A driver that dies is followed by `run` again: what is committed stays, what was running is run again, and an
+actor that outlives its driver for a moment can at worst commit a clip that the next driver then finds done.
 """
 
 from __future__ import annotations

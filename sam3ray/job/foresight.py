@@ -1,4 +1,4 @@
-"""How many parallel windows a clip will be cut into, known before it is opened: so that enough actors load a model."""
+"""Predicts the number of a clip's parallel windows before it is opened, so that enough actors load a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sam3ray.video import VideoInfo
 
 _LOG = logging.getLogger(__name__)
 
-HANG_S = 60.0  # a video whose header takes longer is not waited for
+HANG_S = 60.0  # videos whose headers take longer are skipped
 
 
 def foresee(
@@ -37,7 +37,7 @@ def foresee(
 
 
 def windows_expected(clips: Sequence[Clip], config: JobConfig, store: RunStore) -> dict[int, int]:
-    """Windows that remain to be made, by index of the clip; only of clips that will be cut, as far as headers tell."""
+    """Windows still to be done, by index of the clip, for clips that will be cut according to their headers."""
     facts = probe_all(
         list(dict.fromkeys(clip.uri for clip in clips)), config.video, config.storage, processes=1, hang_s=HANG_S
     )

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 LINK, MERGE = 0.01, 0.01  # of the time that a clip takes; only the order depends on it
-MOST_ROUNDS = 3  # in which windows of a clip are found damaged and made again
+MOST_ROUNDS = 3  # in which damaged windows of a clip are processed again
 
 
 class Stage(Enum):
@@ -80,7 +80,7 @@ class _Parts:
     rounds: int = 0
 
 
-Ready = tuple[Work, float]  # what can begin now, and the length of its path
+Ready = tuple[Work, float]  # items that can begin now, and the length of their path
 
 
 class Graph:
@@ -89,7 +89,7 @@ class Graph:
     def __init__(self, lengths: Sequence[float]) -> None:
         self._lengths = lengths
         self._added: list[Work] = []
-        self._parts: dict[int, _Parts] = {}  # of the clips that are cut and not over
+        self._parts: dict[int, _Parts] = {}  # of the clips that are cut and still open
         self._over = bytearray(len(lengths))
         self.open = len(lengths)  # clips that are neither done nor given up
 
@@ -109,11 +109,11 @@ class Graph:
         return item if item < self.clips else self._added[item - self.clips].clip
 
     def is_over(self, item: int) -> bool:
-        """Its clip is done or given up: what becomes of the item does not matter any more."""
+        """Its clip is done or given up: the item's outcome no longer matters."""
         return bool(self._over[self.clip(item)])
 
     def number(self, item: int, work: Work) -> None:
-        """What was ready has become an item."""
+        """The ready part has become an item."""
         assert item == self.clips + len(self._added), f"item {item} is not the next one"
         self._added.append(work)
         self._parts[work.clip].items.add(item)
@@ -128,7 +128,7 @@ class Graph:
         return [self._path(Work(clip, Stage.MERGE if cutting.linked else Stage.LINK))]
 
     def done(self, item: int) -> list[Ready]:
-        """What can begin after this item. Where it was the last of its clip, the clip is over."""
+        """What can begin after this item. If it was the last of its clip, the clip is done."""
         work = self.work(item)
         if self._over[work.clip]:
             return []
@@ -143,10 +143,10 @@ class Graph:
         return [] if parts.missing else [self._path(Work(work.clip, Stage.LINK))]
 
     def again(self, item: int, windows: Collection[int]) -> list[Ready] | None:
-        """Linking or merging found these windows, or none but the links, missing or damaged on the store.
+        """Linking or merging found these windows (or, if empty, the links) missing or damaged on the store.
 
         Returns:
-            What is to be made again; None where that has happened too often.
+            What must be processed again; None if that has happened too often.
         """
         work = self.work(item)
         if self._over[work.clip]:
@@ -162,7 +162,7 @@ class Graph:
         return [self._path(Work(work.clip, Stage.LINK))]
 
     def end(self, clip: int) -> set[int]:
-        """The clip is over. Returns its items that have not ended: nobody wants them any more."""
+        """The clip is done or given up. Returns its items that have not ended and are no longer needed."""
         assert not self._over[clip], f"clip {clip} ended twice"
         self._over[clip] = 1
         self.open -= 1

@@ -1,6 +1,6 @@
-"""Whether anything like the head of a Ray cluster answers at an address: asked before Ray itself connects.
+"""Checks whether a Ray head answers at an address, before Ray itself connects.
 
-Ray 2.60 tries for more than three minutes, and then says only that it failed.
+Ray 2.60 tries for more than three minutes, and then reports only that it failed.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import os
 import socket
 import time
 
-PATIENCE_S = 20.0  # a head may be starting, or its name may not be known yet
+PATIENCE_S = 20.0  # a head may be starting, or its name may not resolve yet
 _ONE_TRY_S = 5.0
 _PAUSE_S = 1.0
-# Ray speaks gRPC, which is HTTP/2: the client's opening words with empty settings, and what a server's begin with.
+# Ray uses gRPC over HTTP/2: the client's preface with empty settings, and the start of a server's answer.
 _OPENING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _FRAME_HEADER, _SETTINGS = 9, 4
 
@@ -60,7 +60,7 @@ _SOMETHING_ELSE = (
 
 
 def _greets(connection: socket.socket) -> bool:
-    """Whether the other side opens with HTTP/2 settings. Silence is no greeting."""
+    """Whether the other side begins with HTTP/2 settings. False if it sends nothing."""
     said = b""
     try:
         while len(said) < _FRAME_HEADER:

@@ -1,17 +1,17 @@
-"""Which nodes and GPUs are well: failures without a success between them, place by place.
+"""The health of nodes and GPUs: consecutive failures, place by place.
 
 A spot is a node, or one GPU of a node. Its strikes are the clips that failed there since a clip was last done there,
-without those that failed somewhere else, too: such a clip is at fault itself.
+not counting those that also failed elsewhere: such a clip is itself at fault.
 
-    well      -> resting    after some strikes: it gets no new clip, running ones continue
-    resting   -> on trial   once a clip is done elsewhere (so it is not the job that is at fault), or once nothing
+    well      -> paused     after some strikes: it gets no new clip, running ones continue
+    paused    -> on trial   once a clip is done elsewhere (so it is not the job that is at fault), or once nothing
                             runs any more: one clip at a time
     on trial  -> set aside  when that clip fails, others are done elsewhere, and there is another spot to go to
     set aside -> on trial   after `ASIDE_S`, which doubles each time
     any       -> well       when a clip is done there, or its strikes turn out to be the clips' own
 
-So a spot that is sick beside well ones meets each clip that it runs already, and `STRIKES` + 1 more. Where all are
-sick alike, none is set aside: that is for the breaker. Pure bookkeeping: no Ray, no clock of its own.
+A failing spot among healthy ones thus affects its running clips and at most `STRIKES` + 1 more. If all spots fail
+alike, none is set aside: the breaker handles that. Pure bookkeeping: no Ray, no clock of its own.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from sam3ray.failures import Reason
 
 ACTOR_STRIKES = 2  # clips in a row that fail in a process, after which it is replaced
 STRIKES = 3  # the same for a GPU or a node
-CONTENT_STRIKES = 10  # for videos said to be missing, forbidden or unreadable, of which there may be many
+CONTENT_STRIKES = 10  # for missing, forbidden or unreadable videos, which may be many
 ASIDE_S = 60.0
 ASIDE_CAP_S = 3600.0
 _MOST_STRIKES = 50  # kept; more say nothing new
 
-# Faults that a process or its GPU can have. The others are those of a whole node: its network, disk, mounts, rights.
+# Faults of a process or its GPU. All others are those of a whole node: its network, disk, mounts, permissions.
 OF_PROCESS = frozenset({Reason.INTERNAL, Reason.CRASHED, Reason.TIMED_OUT, Reason.OUT_OF_MEMORY, Reason.DEVICE})
 
 
@@ -39,7 +39,7 @@ class Place:
 
     Attributes:
         node: its id.
-        host: what people call it.
+        host: its name, for people.
         gpus: the numbers, on that node, of the GPUs that the process was given.
     """
 
@@ -55,7 +55,7 @@ class Place:
 
 class State(Enum):
     WELL = "well"
-    RESTING = "resting"
+    PAUSED = "paused"
     TRIAL = "on trial"
     ASIDE = "set aside"
 
@@ -67,7 +67,7 @@ class _Spot:
     state: State = State.WELL
     strikes: dict[int, tuple[str | int, Reason]] = field(default_factory=dict)  # clip -> (source, reason)
     last: str = ""  # error
-    confirmed: bool = False  # a clip was done elsewhere since it began to rest
+    confirmed: bool = False  # a clip was done elsewhere since it was paused
     until: float = 0.0
     asides: int = 0
     running: int = 0
@@ -76,7 +76,7 @@ class _Spot:
 
     @property
     def is_sick(self) -> bool:
-        """Strikes in one process say nothing of its node."""
+        """Strikes in one process do not count against its node."""
         firm = [(source, reason) for source, reason in self.strikes.values() if not reason.is_of_content]
         sources = {source for source, reason in firm if reason in OF_PROCESS}
         of_node = any(reason not in OF_PROCESS for _, reason in firm)
@@ -86,7 +86,7 @@ class _Spot:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A spot that begins to rest, is set aside, or comes back from there (on trial or well)."""
+    """A spot that is paused, is set aside, or returns (on trial or well)."""
 
     spot: str
     name: str
@@ -96,7 +96,7 @@ class Change:
 
 
 class Health:
-    """Told of every actor, attempt and outcome; says who may be given a clip."""
+    """Hears of every actor, attempt and outcome; determines which actors may get a clip."""
 
     def __init__(self) -> None:
         self._spots: dict[str, _Spot] = {}
@@ -112,12 +112,12 @@ class Health:
 
     @property
     def nodes(self) -> frozenset[str]:
-        """In play: they have room for an actor, or hold one, and are not set aside."""
+        """In use: they have room for an actor, or hold one, and are not set aside."""
         held = {place.node for place in self._places.values()}
         return frozenset(node for node in self._nodes | held if self._state(node) is not State.ASIDE)
 
     def may_run(self, actor: int) -> bool:
-        """It may be given another clip now."""
+        """Whether it may get another clip now."""
         for key in self.place_of(actor).spots:
             spot = self._spots.get(key)
             if spot is None or spot.state is State.WELL:
@@ -133,18 +133,18 @@ class Health:
         return self._state(self.place_of(actor).node) is State.ASIDE
 
     def is_proven(self, place: Place) -> bool:
-        """A clip was done on that GPU, or on that node, at some time."""
+        """Whether a clip has ever been done on that GPU or node."""
         spot = self._spots.get(place.spots[0])
         return spot is not None and spot.proven
 
     def was_seen(self, place: Place) -> bool:
-        """An attempt ended there, well or not."""
+        """Whether an attempt has ended there, in whatever way."""
         spot = self._spots.get(place.spots[0])
         return spot is not None and (spot.proven or bool(spot.strikes))
 
     @property
     def unseen_nodes(self) -> frozenset[str]:
-        """Of the cluster, those that have never had an actor."""
+        """Nodes of the cluster that have never had an actor."""
         return self._nodes.difference(self._spots)
 
     def is_suspect(self, spot: str) -> bool:
@@ -152,17 +152,17 @@ class Health:
 
     @property
     def to_avoid(self) -> tuple[str, ...]:
-        """Nodes where no actor is to be started now, as long as there are others."""
+        """Nodes to avoid for new actors, if there are others."""
         bad = [
             key
             for key, spot in self._spots.items()
-            if not spot.is_gpu and spot.state in (State.ASIDE, State.RESTING) and key
+            if not spot.is_gpu and spot.state in (State.ASIDE, State.PAUSED) and key
         ]
         return tuple(sorted(bad)) if self.nodes.difference(bad) else ()
 
     @property
     def aside(self) -> Mapping[str, str]:
-        """What is set aside now, as people call it, and why."""
+        """What is set aside now, under names for people, and why."""
         return {spot.name: _why(spot) for spot in self._spots.values() if spot.state is State.ASIDE}
 
     def take_changes(self) -> list[Change]:
@@ -208,7 +208,7 @@ class Health:
                 self._clear(key, spot)
             elif spot.state is not State.WELL:
                 spot.confirmed = True
-                if spot.state is State.RESTING:
+                if spot.state is State.PAUSED:
                     spot.state = State.TRIAL
 
     def failed(self, actor: int, place: Place, clip: int, reason: Reason, message: str, now: float) -> None:
@@ -225,30 +225,30 @@ class Health:
             self._judge(key, spot, now)
 
     def refused(self, place: Place, message: str, now: float) -> None:
-        """The storage or the hub turned this node away, whatever the clip."""
+        """The storage or the hub rejected this node, regardless of the clip."""
         spot = self._spots.get(place.node)
         if spot is not None:
             spot.last = message
             self._suspect(place.node, spot, now)
 
     def own_fault(self, clip: int) -> None:
-        """The clip failed in a second place: it is no strike of any."""
+        """The clip failed in a second place: it is a strike against neither."""
         for key in self._struck.pop(clip, ()):
             spot = self._spots[key]
             spot.strikes.pop(clip, None)
-            if spot.state in (State.RESTING, State.TRIAL, State.ASIDE) and not spot.is_sick and not spot.asides:
+            if spot.state in (State.PAUSED, State.TRIAL, State.ASIDE) and not spot.is_sick and not spot.asides:
                 self._clear(key, spot)
 
     def forget_clip(self, clip: int) -> None:
-        """It is settled, and its number stands for nothing any more; its strikes stay."""
+        """It is settled, so its number is no longer used; its strikes remain."""
         self._struck.pop(clip, None)
 
     def lift(self) -> bool:
-        """Nothing runs any more: what rests is tried again, one clip at a time. True if anything did."""
-        resting = [spot for spot in self._spots.values() if spot.state is State.RESTING]
-        for spot in resting:
+        """Nothing is running: paused spots are tried again, one clip at a time. True if there are any."""
+        paused = [spot for spot in self._spots.values() if spot.state is State.PAUSED]
+        for spot in paused:
             spot.state = State.TRIAL
-        return bool(resting)
+        return bool(paused)
 
     def tick(self, now: float) -> None:
         for key, spot in self._spots.items():
@@ -271,20 +271,20 @@ class Health:
             self._changes.append(Change(key, spot.name, State.WELL))
         spot.state, spot.confirmed = State.WELL, False
 
-    def _rest(self, key: str, spot: _Spot) -> None:
-        spot.state = State.RESTING
-        self._changes.append(Change(key, spot.name, State.RESTING, _why(spot)))
+    def _pause(self, key: str, spot: _Spot) -> None:
+        spot.state = State.PAUSED
+        self._changes.append(Change(key, spot.name, State.PAUSED, _why(spot)))
 
     def _judge(self, key: str, spot: _Spot, now: float) -> None:
         if spot.state is State.WELL and spot.is_sick and self._has_other(key, spot):
-            self._rest(key, spot)
+            self._pause(key, spot)
         elif spot.state is State.TRIAL:
             self._suspect(key, spot, now)
 
     def _suspect(self, key: str, spot: _Spot, now: float) -> None:
         if spot.state is State.WELL:
             if self._has_other(key, spot):
-                self._rest(key, spot)
+                self._pause(key, spot)
         elif spot.state is State.TRIAL and spot.confirmed and self._has_other(key, spot):
             self._set_aside(key, spot, now)
 
@@ -303,7 +303,7 @@ class Health:
         spot.until = now + min(ASIDE_CAP_S, ASIDE_S * 2.0 ** min(spot.asides - 1, 20))
         self._changes.append(Change(key, spot.name, State.ASIDE, _why(spot), spot.until))
         if spot.is_gpu:
-            # A node all of whose GPUs are sick is sick itself.
+            # If all GPUs of a node fail, the node itself fails.
             node = key.rsplit("/gpu", 1)[0]
             gpus = [other for name, other in self._spots.items() if other.is_gpu and name.startswith(f"{node}/gpu")]
             whole = self._spots[node]

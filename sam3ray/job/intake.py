@@ -1,4 +1,4 @@
-"""A clip's video comes in: fetched, opened, read; the next clip's before its turn."""
+"""Fetches, opens and reads the videos of clips; that of the next clip ahead of time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Opened:
     resources: contextlib.ExitStack
     path: Any
     fetch_s: float
-    source: str = ""  # how the video looks: `sam3ray.files.sighting`
+    source: str = ""  # the video's sighting: `sam3ray.files.sighting`
     reader: VideoReader | None = None
     frames: Iterator[Frame] | None = None
     was_read: bool = False
@@ -39,7 +39,7 @@ class Opened:
 
 @dataclass
 class Source:
-    """What the model is given: an iterator of frames, or something that can be read again."""
+    """The model's input: an iterator of frames, or frames that can be read again."""
 
     info: VideoInfo
     frames_or_source: Any
@@ -49,13 +49,13 @@ class Source:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What is known of the video once its frames were read. Another thread may be reading on."""
+        """What reading the frames has shown of the video so far. Another thread may still be reading."""
         names = {str(i): name for i, name in self.video.frame_names.copy().items()}
         return {"clock": self.video.clock, **({"frame_names": names} if names else {})}
 
     @property
     def anchor(self) -> dict[str, Any]:
-        """From where another attempt could read the video on; empty where that is no matter, or not known."""
+        """Where another attempt could continue reading the video; empty if irrelevant or unknown."""
         anchor = self.video.anchors.latest() if self.video.needs_anchors else None
         return {} if anchor is None else {"anchor": anchor}
 
@@ -74,7 +74,7 @@ class Intake:
         self._ahead: dict[str, Future[Opened]] = {}
         self._pool = ThreadPoolExecutor(1, "sam3ray-prefetch")
         self._lock = threading.Lock()
-        self._fetched_bytes = 0  # of what is being fetched, by whatever thread
+        self._fetched_bytes = 0  # of the download under way, in any thread
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -100,7 +100,7 @@ class Intake:
             future.add_done_callback(_close_opened)
 
     def take(self, clip: Clip, clock: StageClock, progress: ClipProgress) -> Opened:
-        """What was prefetched, or the clip opened now."""
+        """The prefetched clip, or the clip opened now."""
         with self._lock:
             future = self._ahead.pop(clip.clip_id, None)
         progress.stage = "fetch"
@@ -141,14 +141,14 @@ class Intake:
         return opened
 
     def _is_in_order(self, clip: Clip) -> bool:
-        """Whether its frames are read from the video's first one on, in order."""
+        """Whether its frames are read in order from the video's first frame."""
         return not (clip.start_s or self._is_shared or _is_read_again(clip))
 
     def source(self, opened: Opened, *, again: bool = False) -> Source:
-        """Frames in one pass; frames that can be read again for visual prompts, and where a moment is to be found.
+        """Frames in one pass, or frames that can be read again for visual prompts and moments in time.
 
         Args:
-            again: they may have to be read from the middle, whatever is asked of them; also where they have been read
+            again: the frames may be read from the middle in any case; also if they have been read
                 before.
         """
         clip, limits = opened.clip, self._video
@@ -186,7 +186,7 @@ class Intake:
 
 
 def _is_read_again(clip: Clip) -> bool:
-    """Whether one look at each frame, in order, is not enough."""
+    """Whether reading each frame once, in order, is not enough."""
     return bool(clip.visual_prompts) or any(each.time_s is not None for each in clip.exemplars)
 
 

@@ -1,4 +1,4 @@
-"""What a failure means for its clip, its actor, its place and the job."""
+"""Decides what a failure means for its clip, actor, place and job."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sam3ray.job.verdicts import Verdict, Verdicts
 
 
 class Judge:
-    """Charges clips, settles them, or has them tried elsewhere; ends actors and the job that cannot go on."""
+    """Charges clips, settles them, or retries them elsewhere; ends actors, and a job that cannot continue."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -42,10 +42,10 @@ class Judge:
         began: float = 0.0,
         ambiguous: bool = False,
     ) -> None:
-        """Charges what is to be charged, and puts the clip back, settles it, or holds the verdict."""
+        """Charges the clip if necessary, and requeues it, settles it, or holds the verdict."""
         clip, reason = record.clip, record.reason
         settles = self._blame.charge(clip, reason, ambiguous=ambiguous)
-        # On the way down the ladder, running out of memory says nothing of the place.
+        # On the way down the ladder, running out of memory does not count against the place.
         if reason is not Reason.PREEMPTED and (settles or reason is not Reason.OUT_OF_MEMORY):
             self._strike(record, actor, place, began, now)
         if self._work.graph.is_over(clip):
@@ -64,7 +64,7 @@ class Judge:
             self.give_up(record)
 
     def succeeded(self, actor: int, place: Place) -> None:
-        """The actor did a clip well, which speaks for its place, and for the storage."""
+        """The actor completed a clip, which shows that its place and the storage work."""
         self._board.paused_until = float("-inf")
         self._storage.succeeded()
         self._breaker.succeeded()
@@ -76,7 +76,7 @@ class Judge:
         member.done += 1
 
     def confirm(self, actor: int, place: Place) -> None:
-        """After a success: verdicts that were held until the place has proved healthy stand."""
+        """After a success: verdicts held until the place proved healthy become final."""
         for verdict in self._verdicts.proven_by(actor, place, self._crew.__contains__):
             self.give_up(verdict.record)
 
@@ -85,9 +85,9 @@ class Judge:
         self._reopen(self._verdicts.of_spot(spot), now)
 
     def give_up(self, record: RecordFailure) -> None:
-        """The clip failed for good. Nothing more of it is begun; what runs of it may end."""
+        """The clip failed for good. Nothing more of it is started; its running parts may end."""
         rest = None
-        if not self._line.is_settled(record.clip):  # as it is where another part has been given up just now
+        if not self._line.is_settled(record.clip):  # as if another part has just been given up
             rest = self._work.give_up(record.clip, record.reason, [member.clip for member in self._crew.members()])
         self._board.out.append(replace(record, final=rest is not None))
         if rest is None:
@@ -113,7 +113,7 @@ class Judge:
             self._line.put_back(clip)
 
     def _strike(self, record: RecordFailure, actor: int, place: Place, began: float, now: float) -> None:
-        """What the failure says of the actor, its place, and the job."""
+        """What the failure means for the actor, its place, and the job."""
         reason, clip = record.reason, self._board.clip_of(record.clip)
         again = self._blame.failed_at(record.clip, actor, place, reason)
         own = again and not any(map(self._health.is_suspect, place.spots))
@@ -137,15 +137,15 @@ class Judge:
         if member is not None and reason in OF_PROCESS:
             member.strikes += not own
             if reason in (Reason.CRASHED, Reason.DEVICE):
-                # A process whose GPU context is lost is of no use any more.
+                # A process whose GPU context is lost cannot be used again.
                 self.replace(actor, now, record.message)
             elif member.strikes >= ACTOR_STRIKES:
                 self.replace(actor, now, f"{member.strikes} clips in a row failed in it; the last: {record.message}")
 
     def _reopen(self, verdicts: Iterable[Verdict], now: float, *, process: bool = False) -> None:
-        """Has the clips tried elsewhere, since the place that failed them is not trusted any more.
+        """Retries the clips elsewhere, because the place where they failed is no longer trusted.
 
-        `process`: it is the process that is not trusted, so that for a defect another one will do.
+        `process`: only the process is not trusted, so another process is enough to retry a defect.
         """
         for verdict in verdicts:
             clip = verdict.record.clip
@@ -159,13 +159,13 @@ class Judge:
                 self._verdicts.hold(verdict.record, -1, verdict.place)
 
     def close(self, now: float) -> None:
-        """Once nothing else is left, verdicts stand, unless a place that has shown to be well has not been asked."""
+        """With no other work left, verdicts become final unless a place that proved healthy has not been tried."""
         if self._board.ending:
             self._reopen(self._verdicts.all(), now)
         if not len(self._verdicts) or self._work.for_actors > len(self._verdicts):
             return
         if any(place is None or not self._health.was_seen(place) for place in self._placement.coming(now)):
-            return  # who is about to come up may be asked
+            return  # actors about to start may be tried
         for verdict in self._verdicts.all():
             step = self._appeals.next_step(verdict)
             if step is Step.STANDS:
@@ -180,7 +180,7 @@ class Judge:
                 self.replace(verdict.actor, now, why, idle=True)
 
     def look_at_breakers(self, now: float) -> None:
-        """Stops the job where failures show that it cannot continue."""
+        """Stops the job if failures show that it cannot continue."""
         if self._storage.rounds:
             return  # nothing can succeed while storage is away, which is counted apart
         places = {
@@ -193,14 +193,14 @@ class Judge:
             self._board.begin_stop(why)
 
     def replace(self, actor: int, now: float, why: str, *, idle: bool = False) -> None:
-        """Ends the actor; another one is started where one is wanted."""
+        """Ends the actor; another one starts if needed."""
         if actor in self._crew:
             self._board.out.append(Kill(actor, why, idle))
             self._board.forget(actor, now)
             self._reopen(self._verdicts.of_actor(actor), now, process=True)
 
     def make_again(self, clip: int, windows: Collection[int], now: float) -> None:
-        """Windows of the clip, or none but its links, are lost or damaged: they are made again, up to a limit."""
+        """These windows (or, if empty, the links) are lost or damaged: they are processed again, up to a limit."""
         if not self._work.make_again(clip, windows, now):
             message = "windows of the clip were found damaged again and again; check the storage"
             self.give_up(RecordFailure(clip, self._blame.of(clip).attempts, Reason.STORAGE, message, False, "worker"))

@@ -1,4 +1,4 @@
-"""How long clips will take, roughly and cheaply, so that the longest go first."""
+"""Estimates cheaply how long clips will take, so that the longest go first."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sam3ray.video import video_size
 BYTES_PER_S = 500_000  # of an ordinary video: only the order counts
 BUDGET_S = 10.0  # for asking remote stores
 THREADS = 32
-ASK_AT_MOST = 20_000  # a store is not bothered with more requests than this
+ASK_AT_MOST = 20_000  # at most so many requests to a store
 
 
 def lengths_of(clips: Sequence[Clip], config: JobConfig) -> list[float]:
-    """Seconds of video to work on, sampling included, as far as it is known.
+    """Seconds of video to process, sampling included, as far as known.
 
     From the clip's range, else from the size of its file; a remote store is asked for sizes for
     `BUDGET_S` at most. What stays unknown counts as a middling clip: a wrong order costs a little

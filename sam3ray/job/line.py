@@ -1,4 +1,4 @@
-"""What waits for an actor, in the order in which it is to be run."""
+"""The queue of items for actors, in the order in which they run."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Callable, Collection, Sequence
 from math import inf
 from typing import Any
 
-_MOST_PASSED = 200  # items that may not run on an actor are looked at for it at one time
+_MOST_PASSED = 200  # so many items that may not run on an actor are checked for it at one time
 
 _Entry = tuple[float, int]  # (minus its length, item): sorts as the line does
 
 
 class Line:
-    """Longest first. An item that is put back keeps its place, unless it is put at the end. Items are numbers from 0.
+    """Longest first. A requeued item keeps its place, unless it goes to the end. Items are numbers from 0.
 
-    Memory: 17 bytes an item, and a little for each that came back or was added.
+    Memory: 17 bytes an item, and a little for each that was requeued or added.
 
     Attributes:
         open: items that are not settled, those that run included.
@@ -41,12 +41,12 @@ class Line:
 
     @property
     def wants_fresh(self) -> bool:
-        """An item waits for an actor that has run nothing before."""
+        """An item waits for a fresh actor."""
         return bool(self._fresh)
 
     @property
     def has_next(self) -> bool:
-        """An item may be taken ahead of its turn; what is patient, late or wants a fresh actor may not."""
+        """An item may be taken ahead of its turn. Items that are patient, late or need a fresh actor may not."""
         return self._head < len(self._sorted) or bool(self._waiting)
 
     def has_late(self, now: float) -> bool:
@@ -126,7 +126,7 @@ class Line:
             heapq.heappush(heap, entry)
 
     def hand_out(self, item: int) -> None:
-        """This one, out of its turn. Before any is taken."""
+        """Takes this item out of turn, before any other is taken."""
         assert self._head == 0
         self._sorted.remove(item)
 
@@ -155,7 +155,7 @@ class Line:
         self.open -= 1
 
     def withdraw(self, items: Collection[int]) -> None:
-        """Settles items that wait here: nobody wants them any more."""
+        """Settles waiting items that are no longer needed."""
         for item in items:
             self.settle(item)
         gone = set(items)

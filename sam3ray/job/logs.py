@@ -15,7 +15,7 @@ from sam3ray.guard.redact import redact
 
 LEVELS = ("debug", "info", "warning", "error")
 
-# Loggers whose warnings tell a user nothing that he could act on.
+# Loggers whose warnings a user cannot act on.
 _CHATTY = (
     "ray",
     "transformers",
@@ -89,10 +89,10 @@ def set_up_logging(level: str = "warning", *, actor: int | None = None, stream: 
         warnings.simplefilter("ignore")
         for name in _CHATTY:
             logging.getLogger(name).setLevel(logging.ERROR)
-        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs a traceback with what it raises
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs a traceback besides raising
 
 
 def event(logger: logging.Logger, level: int, message: str, **data: object) -> None:
-    """Logs with fields of its own: `event(log, logging.INFO, "clip done", clip_id="a", frames=7)`."""
+    """Logs an event with fields: `event(log, logging.INFO, "clip done", clip_id="a", frames=7)`."""
     if logger.isEnabledFor(level):
         logger.log(level, message, extra={"data": {k: v for k, v in data.items() if v is not None}})

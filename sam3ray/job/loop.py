@@ -34,14 +34,14 @@ class Loop:
         self._timers.append((time.monotonic() + seconds, call))
 
     def run_due(self, now: float) -> None:
-        """Makes the calls whose time has come."""
+        """Makes the calls that are due."""
         due = [call for at, call in self._timers if at <= now]
         self._timers = [timer for timer in self._timers if timer[0] > now]
         for call in due:
             call()
 
     def run_next(self, until: float) -> None:
-        """Waits for a posted call, not beyond `until`, and makes it."""
+        """Waits for a posted call, until `until` at most, and makes it."""
         try:
             call = self._inbox.get(timeout=max(0.01, until - time.monotonic()))
         except queue.Empty:

@@ -1,4 +1,4 @@
-"""Why an actor is gone: what Ray's errors say, as one of our reasons.
+"""Translates Ray's errors about a dead actor into one of our reasons.
 
 Ray 2.60's errors for dead actors have no common parent but RayError, and the cause stands partly in
 flags, partly in text. What is not known yet is said to be so: a lost node first shows as an actor
@@ -53,7 +53,7 @@ def judge(error: BaseException, node: str | None) -> Verdict:
 
 
 def _neighbour(text: str) -> str | None:
-    """The process that uses most of a node's memory, where that is no worker of Ray's. Ray lists the largest first."""
+    """The process that uses most of a node's memory, if it is not a Ray worker. Ray lists the largest first."""
     found = _LARGEST.search(text)
     if found is None or found["command"].startswith("ray::"):
         return None
@@ -67,7 +67,7 @@ def nodes_alive() -> set[str]:
 
 
 def _detail(text: str) -> str:
-    """What Ray knows of the process's end, without its general advice."""
+    """Ray's account of the process's end, without its general advice."""
     marker = "Worker exit detail:"
     if marker in text:
         text = text.split(marker, 1)[1]

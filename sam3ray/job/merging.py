@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 MAX_TRACEBACK = 8_000
 # The environment keeps these workers apart from those that become actors: a low priority sticks.
 TASK_OPTIONS: Mapping[str, Any] = {"max_retries": 0, "runtime_env": {"env_vars": {"SAM3RAY_STAGE": "merge"}}}
-NICENESS = 10  # an actor on the same core goes first; rendering, which nobody waits for, goes last
+NICENESS = 10  # below actors on the same core, above rendering, for which nothing waits
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def merge_one(
             result = _merged(order, clip, kept, note.cuts, marks, decided, path, attempt, told)
             committed = store.commit(clip_id, path)
     except WindowLost as lost:
-        if store.is_done(clip_id):  # another attempt has been faster, and has removed them
+        if store.is_done(clip_id):  # another attempt was faster and has removed them
             return _committed_before(store, clip_id)
         return forget_lost(kept, lost)
     kept.clear()
@@ -149,7 +149,7 @@ def _merged(
 
 
 def _fitting(frames: Iterator[FrameAnnotations]) -> Iterator[FrameAnnotations]:
-    """Raises WindowLost where links and windows do not fit each other."""
+    """Raises WindowLost if links and windows do not match."""
     try:
         yield from frames
     except ValueError as error:
@@ -165,16 +165,16 @@ def _entry(cut: Cut, mark: WindowMark) -> dict[str, Any]:
 
 
 def _committed_before(store: RunStore, clip_id: str) -> ClipResult:
-    """The figures of the file that is there."""
+    """The figures of the existing file."""
     try:
         found = store.summary_of(clip_id)
-    except (FileNotFoundError, ValueError):  # damaged, which `verify` says
+    except (FileNotFoundError, ValueError):  # damaged: `verify` reports it
         return ClipResult(clip_id, 0, 0, 0, 0.0, committed=False)
     return ClipResult(clip_id, found.frames, found.objects, found.rows, found.seconds, found.timings, committed=False)
 
 
 def _merge_task(order: MergeOrder, clip: Clip, attempt: int) -> ClipResult | PartsLost | Failure:
-    """In a worker of Ray's: what goes wrong comes back as a value."""
+    """In a Ray worker: errors are returned as values."""
     import os
 
     os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
@@ -208,7 +208,7 @@ def _merge_task(order: MergeOrder, clip: Clip, attempt: int) -> ClipResult | Par
 
 
 class MergeEvents(Protocol):
-    """What became of merges; each call is made in the driver's thread."""
+    """Receives the outcome of merges; each call is made in the driver's thread."""
 
     def merged(self, item: int, outcome: ClipResult | PartsLost | Failure) -> None: ...
 

@@ -1,4 +1,4 @@
-"""What an exception in a worker means, as one of our reasons; and memory given back after one."""
+"""Translates an exception in a worker into one of our reasons; frees memory after one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sam3ray.faults.machine import is_out_of_memory, machine_fault
 
 
 def classify(error: BaseException, *, gpu_share: float = 1.0) -> tuple[Reason, str, str]:
-    """(reason, message, where) of what an attempt raised. `gpu_share`: see `machine_fault`."""
+    """(reason, message, where) of an attempt's exception. `gpu_share`: see `machine_fault`."""
     if isinstance(error, ClipError):
         return error.reason, error.message, error.where
     fault = machine_fault(error, gpu_share=gpu_share)
@@ -24,7 +24,7 @@ def classify(error: BaseException, *, gpu_share: float = 1.0) -> tuple[Reason, s
 
 
 def free_memory() -> None:
-    """Gives back what this process holds but does not use, on the host and on its GPU. No clip may be running."""
+    """Frees memory that this process holds but does not use, on the host and on its GPU. No clip may be running."""
     capture = sys.modules.get("sam3ray.engine.capture")
     if capture is not None:
         capture.release()

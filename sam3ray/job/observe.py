@@ -1,4 +1,4 @@
-"""How a job stands, as a value, and who may be told of it."""
+"""The state of a job as a value, and observers of it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How the job stands.
+    """The state of the job.
 
     Attributes:
         done, failed: clips of this run and of earlier ones.
         frames, objects: of this run; frames include those of clips that are running.
-        starting, unplaced: actors that load the model, and actors that wait for the cluster to have room.
+        starting, unplaced: actors loading the model, and actors waiting for the cluster to place them.
         aside: nodes and GPUs that are set aside: see `job.health`.
         eta_s: from the rate of clips so far, None before the first one.
-        rendered, rendering, render_failed: videos made, waiting or under way, given up.
-        to_render: clips that will be wanted as videos once they are annotated.
+        rendered, rendering, render_failed: videos done, waiting or running, given up.
+        to_render: clips to render once they are annotated.
         render_eta_s: from the rate of videos so far, None before the first one.
         notice: one sentence that the user should see, or nothing.
     """
@@ -62,7 +62,7 @@ class Snapshot:
 
 
 class Observer(Protocol):
-    """Called from the driver's loop: must be quick."""
+    """Called in the driver's loop: must return quickly."""
 
     def update(self, snapshot: Snapshot) -> None: ...
 
@@ -74,7 +74,7 @@ class Observer(Protocol):
 
 
 def reading_told(observer: Observer, every_s: float = READING_EVERY_S) -> Callable[[int], None]:
-    """For what reads a long listing: says how far it is, once that takes a while."""
+    """For long listings: reports progress once they take a while."""
     said_at = time.monotonic()
 
     def told(count: int) -> None:

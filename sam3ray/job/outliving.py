@@ -1,11 +1,11 @@
 """Actors that outlive their driver, and the driver that takes them over.
 
 With `cluster.keep_actors_s` above 0, a job on a cluster starts its actors detached, in a namespace of the run. If the
-driver dies, they work on. The next driver of the run finds them by that namespace. It takes over those that have loaded
-the same model under the same settings, with the clip that they work on. It ends all others.
+driver dies, they keep working. The next driver of the run finds them by that namespace. It takes over those that have
+loaded the same model under the same settings, with their clips. It ends all others.
 
-An actor hears of its driver about once a second. When it has heard nothing for `keep_actors_s`, it saves a window of
-its clip and exits, so that nothing holds a GPU for ever.
+The driver calls each actor about once a second. An actor that gets no call for `keep_actors_s` saves a window of its
+clip and exits, so that no GPU is held forever.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-ANSWER_S = 10.0  # for an actor to say what it does
+ANSWER_S = 10.0  # for an actor to report its state
 COMMIT_S = 60.0  # for its last window to reach the store
 
 
 @dataclass(frozen=True)
 class Standing:
-    """What an actor says of itself.
+    """An actor's report of its state.
 
     Attributes:
         order: `order_key` of what it has loaded; empty: nothing yet.
@@ -62,12 +62,12 @@ class Outliving:
 
 
 def keeps(config: JobConfig) -> float:
-    """Seconds for which actors outlive their driver. A Ray of our own ends with the driver, and they with it."""
+    """Seconds for which actors outlive their driver: 0 on a private Ray, which ends with the driver."""
     return 0.0 if config.cluster.alone else config.cluster.keep_actors_s
 
 
 def order_key(order: WorkOrder) -> str:
-    """Of all that decides what an actor does with a clip."""
+    """A digest of everything that determines how an actor processes a clip."""
     cluster = order.config.cluster.model_copy(update={"actors": type(order.config.cluster.actors)()})
     config = order.config.model_copy(update={"cluster": cluster})
     parts = (
@@ -86,13 +86,13 @@ def options(run_id: str) -> dict[str, Any]:
 
 
 def take_over(run_id: str, key: str) -> list[Outliving]:
-    """The run's actors that live and have loaded what `key` says; the others are ended."""
+    """The run's live actors that match `key`; the others are ended."""
     import ray
 
     namespace, handles = _namespace(run_id), []
     for named in ray.util.list_named_actors(all_namespaces=True):
         if named["namespace"] == namespace:
-            with contextlib.suppress(ValueError):  # gone meanwhile
+            with contextlib.suppress(ValueError):  # it has ended meanwhile
                 handles.append(ray.get_actor(named["name"], namespace=namespace))
     asked: dict[Any, Any] = {handle.standing.remote(): handle for handle in handles}
     answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])

@@ -1,7 +1,7 @@
 """What an actor does with a part of a long clip: decide how the clip is cut, work on a window, link the windows.
 
-Crash contract: that of `sam3ray.store.cut_clip`. Each part ends with the one file that says that it is done; whatever
-dies before leaves the part to be done again, and nothing else.
+Crash contract: that of `sam3ray.store.cut_clip`. The last file of each part marks it as done. If the process dies
+before that, only this part is processed again.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_BINDING = ("dtype", "device_kind", "rules", "thresholds", "image_size")  # of what the model says of itself
+_BINDING = ("dtype", "device_kind", "rules", "thresholds", "image_size")  # of the model's own description
 
 
 class Stitching(Protocol):
-    """`sam3ray.stitching`, or what a segmenter of one's own brings for its own windows."""
+    """`sam3ray.stitching`, or a custom segmenter's own stitching."""
 
     def segment_window(
         self,
@@ -82,10 +82,10 @@ class Stitching(Protocol):
 
 @dataclass(frozen=True)
 class StoredRows:
-    """The rows of a window on the store: fetched when they are read, and deleted after that.
+    """The rows of a window on the store, fetched when they are read and deleted afterwards.
 
     Attributes:
-        seen: what reading the video had shown is noted here.
+        seen: receives what reading the video had shown.
     """
 
     clip: CutClip
@@ -105,7 +105,7 @@ class StoredRows:
 
 
 class StoredWindow:
-    """A window on the store, for `Stitching.link`: what its objects remember is fetched when it is asked for.
+    """A window on the store, for `Stitching.link`: its objects' memories are fetched on demand.
 
     Attributes:
         fetched: the files with memories that are here, by window; shared by all windows of the clip.
@@ -127,7 +127,7 @@ class StoredWindow:
 
 
 def facts_of(rows: Path) -> dict[str, Any]:
-    """What the file of a window's rows says of the clip, the model and the software."""
+    """The metadata of a window's file: clip, model and software."""
     return read_file_metadata(pq.read_metadata(rows))
 
 
@@ -136,7 +136,7 @@ class PartWorker:
 
     Args:
         folder: for local files.
-        facts: what a clip's file says of it, of the model and of the software.
+        facts: the metadata of a clip's file: clip, model and software.
     """
 
     def __init__(
@@ -160,9 +160,9 @@ class PartWorker:
     # How a clip is cut
 
     def cut(self, opened: Opened, run_id: str, clock: StageClock, progress: ClipProgress) -> ClipCut | None:
-        """How the clip is cut, as an earlier attempt has decided, or as its number of frames has it; None if it is not.
+        """How the clip is cut: as an earlier attempt decided, or by its number of frames; None if it is not cut.
 
-        What is kept of it under other rules or versions, or of another video, is removed.
+        Windows of another video, or made under other rules or versions, are removed.
         """
         clip = opened.clip
         if sequential_reason(clip, self._config) is not None:
@@ -228,7 +228,7 @@ class PartWorker:
     def window(
         self, clip: Clip, index: int, tried: Attempt, clock: StageClock, progress: ClipProgress
     ) -> PartDone | PartsLost:
-        """Works on it, unless an attempt that was given up has done so after all."""
+        """Processes the window, unless an attempt that was given up has done so after all."""
         kept = CutClip(self._store.storage, clip.clip_id)
         note, digest = cuts_of(kept)
         cut = note.cuts[index]
@@ -236,7 +236,7 @@ class PartWorker:
         if mark is None:
             kept.look()
             if index in kept.done:
-                kept.drop_mark(index)  # it is damaged, or of other cuts
+                kept.drop_mark(index)  # it is damaged, or belongs to other cuts
             with contextlib.closing(self._intake.take(clip, clock, progress)) as opened:
                 check_source(replace(clip, source=note.source), opened.source)
                 self._make(opened, kept, digest, cut, cut.index == len(note.cuts) - 1, tried, clock, progress)
@@ -320,7 +320,7 @@ class PartWorker:
     # Links
 
     def link(self, clip: Clip, tried: Attempt, clock: StageClock, progress: ClipProgress) -> PartDone | PartsLost:
-        """Decides who is who, unless another attempt has."""
+        """Links the windows' objects, unless another attempt has done so."""
         from sam3ray.engine.state import StateError
 
         kept = CutClip(self._store.storage, clip.clip_id)
@@ -367,7 +367,7 @@ def _frame_at(video: ClipFrames, position: int) -> Frame:
 
 
 def forget_lost(kept: CutClip, lost: WindowLost) -> PartsLost:
-    """Makes way for what is to be made again."""
+    """Removes what must be processed again."""
     _LOG.warning("clip %s: %s; it is made again", kept.clip_id, lost)
     kept.drop_links()
     for index in lost.windows:
@@ -392,7 +392,7 @@ def _shares(note: CutsNote) -> tuple[float, ...]:
 
 
 def _difference(kept: CutsNote, fresh: CutsNote) -> str:
-    """Why windows of one are not windows of the other; empty where they are."""
+    """Why windows of one cannot be used for the other; empty if they can."""
     if how := change(kept.source, fresh.source):
         return f"the video has changed since ({how})"
     before, now = asdict(kept), asdict(fresh)

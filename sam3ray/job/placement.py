@@ -1,4 +1,4 @@
-"""Where a clip may run and where actors come up: questions to the crew, the health of places, and the blame."""
+"""Decides where a clip may run and where actors may start, from the crew, the health of places, and the blame."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sam3ray.job.blame import Blame, spot_of
 from sam3ray.job.crew import Crew
 from sam3ray.job.health import Health, Place
 
-UNSEEN_S = 60.0  # for so long, an actor that is not placed yet may turn up on a node that has had none
+UNSEEN_S = 60.0  # for so long, an unplaced actor may appear on a node without actors
 
 
 class Placement:
@@ -18,15 +18,15 @@ class Placement:
         self._crew = crew
         self._health = health
         self._blame = blame
-        self._away: Set[str] = frozenset()  # nodes to be kept from until then
+        self._away: Set[str] = frozenset()  # nodes to avoid until then
         self._away_until = float("-inf")
 
     def keep_from(self, nodes: Set[str], until: float) -> None:
-        """No actor is to be started on these nodes until then, as long as there are others."""
+        """Starts no actors on these nodes until then, if there are other nodes."""
         self._away, self._away_until = nodes, until
 
     def to_avoid(self, now: float) -> tuple[str, ...]:
-        """Nodes where no actor is to be started now, as long as there are others."""
+        """Nodes to avoid for new actors, if there are others."""
         away = self._away if now < self._away_until and self._health.nodes.difference(self._away) else set()
         return tuple(sorted({*self._health.to_avoid, *away} - {""}))
 
@@ -34,7 +34,7 @@ class Placement:
         return {self._health.place_of(a).node for a, m in self._crew.items() if m.placed_at is not None}
 
     def usable(self) -> Iterable[int]:
-        """Actors that have or may soon have a clip: not those that are not placed yet."""
+        """Placed actors, which have or may soon get a clip."""
         return (
             actor
             for actor, member in self._crew.items()
@@ -48,7 +48,7 @@ class Placement:
         return any(self._health.place_of(actor).node != node for actor in self.usable())
 
     def is_new(self, clip: int, actor: int) -> bool:
-        """The clip has not failed at the actor's place."""
+        """Whether the clip has not failed at the actor's place."""
         history = self._blame.of(clip)
         place = self._health.place_of(actor)
         if place.node not in history.nodes:
@@ -59,13 +59,13 @@ class Placement:
         return any(self.is_new(clip, actor) for actor in self.usable())
 
     def has_other_spot(self, clip: int) -> bool:
-        """There is a node or GPU where it has not failed."""
+        """Whether there is a node or GPU where it has not failed."""
         places = [self._health.place_of(actor) for actor in self.usable()]
         history = self._blame.of(clip)
         return any(p.node not in history.nodes or (p.gpus and p.spots[0] not in history.spots) for p in places)
 
     def may_run(self, clip: int, actor: int) -> bool:
-        """Not where it failed, as long as there is somewhere else: another node first, then another GPU or process."""
+        """Avoids the places where it failed, if there are others: first another node, then another GPU or process."""
         if not self._blame.has(clip):
             return True
         history, place = self._blame.of(clip), self._health.place_of(actor)
@@ -76,7 +76,7 @@ class Placement:
         return spot_of(actor, place) not in history.spots or not self.has_other_place(clip)
 
     def coming(self, now: float) -> Iterator[Place | None]:
-        """Where actors are about to come up; None for one that may turn up on a node that has had none."""
+        """Nodes where actors are about to start; None for one that may appear on a node without actors."""
         unseen = bool(self._health.unseen_nodes)
         for actor, member in self._crew.items():
             if member.ready or member.parked:
@@ -87,9 +87,9 @@ class Placement:
                 yield None
 
     def undecided(self, now: float) -> bool:
-        """A place that has not said anything yet may soon."""
+        """A place without an outcome so far may soon have one."""
         return any(place is None or not any(map(self._health.is_suspect, place.spots)) for place in self.coming(now))
 
     def may_yet_start(self, failed_on: Set[str], now: float) -> bool:
-        """An actor may come up on a node where none has failed to."""
+        """An actor may start on a node where no start has failed."""
         return any(place is None or place.node not in failed_on for place in self.coming(now))

@@ -1,7 +1,7 @@
 """The actors of a job: one record each, the calls made to them, and whether they are still alive.
 
-The pool decides nothing. It carries out orders and reports, in the driver's thread, what became of it.
-An actor that ended, for whatever reason, is reported on once at most; late answers of it are dropped.
+The pool decides nothing. It carries out orders and reports their outcome in the driver's thread. The end of an actor is
+reported at most once; its late answers are dropped.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from sam3ray.values.clip import Clip
 _LOG = logging.getLogger(__name__)
 
 CLOSE_S = 3.0  # for an actor to remove its local files
-UNREACHABLE_S = 120.0  # an actor that cannot be reached for so long is given up
+UNREACHABLE_S = 120.0  # an actor unreachable for this long is given up
 ASK_AGAIN_S = 2.0
 VERDICT_S = 3.0  # on several nodes: how long a dead node may take to show as the cause of a dead actor
-POLLS_PER_S = 500  # however many actors there are
+POLLS_PER_S = 500  # regardless of the number of actors
 NODE_ID_LABEL = "ray.io/node-id"  # Ray sets it on every node
 
 
@@ -39,17 +39,17 @@ class PoolEvents(Protocol):
     """What the pool reports. Each call is made in the driver's thread and may start or end actors."""
 
     def placed(self, actor: int, place: Place) -> None:
-        """It waits to be told to load its model."""
+        """It waits for the order to load its model."""
 
     def ready(self, actor: int) -> None: ...
 
     def start_failed(self, actor: int, error: BaseException) -> None:
-        """What our own code raised in it."""
+        """Our own code raised an error in it."""
 
     def unreachable(self, actor: int) -> None: ...
 
     def losing(self, actor: int, then: Callable[[], None]) -> None:
-        """It is gone. Calls `then` in the driver's thread, once what it has kept is known."""
+        """It has ended. Calls `then` in the driver's thread, once its stored windows are known."""
         ...
 
     def lost(self, actor: int, verdict: Verdict) -> None: ...
@@ -61,7 +61,7 @@ class PoolEvents(Protocol):
     def answered(self, actor: int, clip: int, result: Answer | Failure) -> None: ...
 
     def turned_away(self, actor: int, clip: int, message: str) -> None:
-        """The worker says that other clips would fail there, too."""
+        """The worker reports that other clips would also fail there."""
 
 
 @dataclass(slots=True)
@@ -70,8 +70,8 @@ class _Member:
     node: str = ""  # its id, once the actor is placed
     polled: bool = False  # an answer is outstanding
     frames: int = 0  # of the clip that runs
-    suspected: bool = False  # of being gone; it is looked into
-    gone: bool = False  # for certain; what it has kept is looked up
+    suspected: bool = False  # of having ended; being investigated
+    gone: bool = False  # for certain; its stored windows are looked up
 
 
 class ActorPool:
@@ -98,7 +98,7 @@ class ActorPool:
         self._keep_s = keeps(order.config) if run_id else 0.0
         self._labels = dict(cluster.label_selector)
         self._members: dict[int, _Member] = {}
-        self._closing: dict[int, tuple[Any, Any]] = {}  # handles of actors that tidy up, and what says they have
+        self._closing: dict[int, tuple[Any, Any]] = {}  # handles of actors that clean up, and what shows that they have
 
     @property
     def frames_running(self) -> int:
@@ -117,7 +117,7 @@ class ActorPool:
     # What the driver wants done
 
     def start(self, actor: int, avoid: Sequence[str] = ()) -> None:
-        """`avoid`: ids of nodes where it is not to be."""
+        """`avoid`: ids of nodes to avoid."""
         labels = dict(self._labels)
         if avoid:
             labels[NODE_ID_LABEL] = f"!in({', '.join(avoid)})"
@@ -129,19 +129,19 @@ class ActorPool:
         self._watch(actor, handle.hello.remote(), self._on_hello)
 
     def adopt(self, actor: int, found: Outliving, clip: int) -> None:
-        """One of an earlier driver, which is ready, or works on `clip` (-1: on none)."""
+        """An actor of an earlier driver, which is ready, or works on `clip` (-1: on none)."""
         self._members[actor] = _Member(found.handle, node=found.standing.place.node)
         if clip >= 0:
             self._watch(actor, found.handle.last.remote(), self._on_run, clip)
 
     def keep_now(self, node: str | None = None) -> None:
-        """Has the actors, or those of a node, save a window of what they work on."""
+        """Makes the actors, or those of a node, save a window of their clips."""
         for member in self._members.values():
             if member.node and node in (None, member.node):
                 member.handle.keep_now.remote()
 
     def load(self, actor: int) -> None:
-        """Has it load its model."""
+        """Makes it load its model."""
         self._watch(actor, self._members[actor].handle.load.remote(self._order), self._on_load)
 
     def run(self, actor: int, clip: int, what: Clip, work: Work, rung: int, attempt: int) -> None:
@@ -175,14 +175,14 @@ class ActorPool:
             ray.kill(handle)
 
     def _closed(self, actor: int) -> None:
-        """It has tidied up, or has had its time."""
+        """It has cleaned up, or its time is over."""
         import ray
 
         if actor in self._closing:
             ray.kill(self._closing.pop(actor)[0])
 
     def poll(self) -> None:
-        """Asks every placed actor how far it is, unless an answer is outstanding."""
+        """Asks every placed actor for its progress, unless an answer is outstanding."""
         for actor, member in self._members.items():
             if member.node and not member.polled:
                 member.polled = True
@@ -192,7 +192,7 @@ class ActorPool:
         """Ends all actors; those that answer may remove their local files first.
 
         Args:
-            leave: those that outlive their driver are another driver's by now.
+            leave: actors that outlive their driver now belong to another driver.
         """
         import ray
 
@@ -210,10 +210,10 @@ class ActorPool:
             ray.kill(handle)
         self._closing.clear()
 
-    # What became of it
+    # Outcomes
 
     def _watch(self, actor: int, ref: Any, handler: Callable[..., None], *args: Any) -> None:
-        """Answers of an actor that was ended meanwhile are no news."""
+        """Answers of an actor that has been ended are ignored."""
 
         def news(future: Future[Any]) -> None:
             if actor in self._members:
@@ -243,7 +243,7 @@ class ActorPool:
         if isinstance(cause, JobStopped):
             self._events.turned_away(actor, clip, str(cause))
         elif cause is not None:
-            # `attempt` returns what goes wrong with a clip: this is a defect of ours or of Ray's.
+            # `attempt` returns a clip's errors as values, so this is a defect of ours or of Ray's.
             defect = Failure("", Reason.INTERNAL, f"{type(cause).__name__}: {cause}")
             self._events.answered(actor, clip, defect)
         elif self._fine(actor, future):
@@ -262,21 +262,21 @@ class ActorPool:
             member.frames = value[1]
             self._events.progressed(actor, value)
 
-    # Actors that are gone, or seem to be
+    # Actors that have ended, or seem to have
 
     def _fine(self, actor: int, future: Future[Any]) -> bool:
-        """False where the call ended in an error of Ray's, which is looked into."""
+        """False if the call ended in an error of Ray's, which is investigated."""
         error = future.exception()
         if error is None:
             return True
         member = self._members[actor]
         if member.suspected:
-            return False  # being looked into
+            return False  # being investigated
         verdict = judge(error, member.node or None)
         if verdict.unsure:
             self._suspect(actor, 1.0, self._ask_again)
         elif verdict.reason is Reason.CRASHED and len(nodes_alive()) > 1:
-            # A node that is taken away may end its processes before it is known to be gone.
+            # A node that is taken away may end its processes before its loss is known.
             self._suspect(actor, VERDICT_S, lambda actor: self._lost(actor, judge(error, member.node or None)))
         else:
             self._lost(actor, verdict)
@@ -300,7 +300,7 @@ class ActorPool:
     def _on_answer(self, actor: int, future: Future[Any]) -> None:
         error, member = future.exception(), self._members[actor]
         if error is None:
-            # It lives, but what it was asked before is lost.
+            # It is alive, but the earlier call is lost.
             self._lost(actor, Verdict(Reason.PREEMPTED, "the connection to its node was lost"))
             return
         verdict = judge(error, member.node or None)
@@ -326,7 +326,7 @@ class ActorPool:
 
 
 def _raised_inside(future: Future[Any]) -> BaseException | None:
-    """What our own code raised in the actor; None where it did not, or where the error is of Ray's making."""
+    """The error that our own code raised in the actor; None if there is none, or if it is Ray's."""
     import ray
 
     error = future.exception()

@@ -19,13 +19,13 @@ LINE_EVERY_S = 30.0
 
 
 def make_progress(stream: TextIO | None = None) -> Observer:
-    """The one that suits the stream."""
+    """The progress display that suits the stream."""
     stream = stream if stream is not None else sys.stderr
     return LiveProgress(stream) if stream.isatty() else LineProgress(stream)
 
 
 def line_of(snapshot: Snapshot) -> str:
-    """All of it on one line: `12/60 clips, 2 failed (crashed 2), 3 running, ..., ETA 00:03:10; 4/60 videos, ETA -`."""
+    """Everything on one line: `12/60 clips, 2 failed (crashed 2), 3 running, ..., ETA 00:03:10; 4/60 videos, ETA -`."""
     stages = []
     if snapshot.clips:
         parts = [f"{snapshot.done}/{snapshot.clips} clips"]

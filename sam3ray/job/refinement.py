@@ -1,4 +1,4 @@
-"""A job that follows corrections: which run, at which revision, and what it says of each clip."""
+"""A job that follows corrections: the corrected run, its revision, and the corrections of each clip."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Refinement:
 
     Attributes:
         parent: the run that was corrected.
-        run_id: its own, which tells it from a copy of its name.
-        revision: how far its corrections count.
-        only: clips; None is all that were corrected.
+        run_id: its id, which distinguishes it from another run of the same name.
+        revision: the last revision to apply.
+        only: these clips; None means all corrected clips.
     """
 
     parent: RunStore
@@ -51,7 +51,7 @@ class Refinement:
         return {clip_id: each for clip_id, each in found.items() if changes_rows(each)}
 
     def clip(self, clip_id: str) -> tuple[CorrectedClip, Mapping[str, Any]]:
-        """A clip after its corrections, and what the parent's file says of it."""
+        """A clip with its corrections applied, and the metadata of the parent's file."""
         about = self.parent.read_clip_metadata(clip_id)
         operations = self.operations.get(clip_id, ())
         edits = Edits(self.parent)
@@ -62,8 +62,9 @@ class Refinement:
         return CorrectedClip(rows, edits.marks(operations), labelled, size), about
 
     def clips(self) -> Manifest:
-        """The corrected clips in the parent's order, with what was set as prompts. No phrase is looked for again: the
-        phrases stand for the labels that the rows have.
+        """The corrected clips in the parent's order, with the corrections as prompts.
+
+        Phrases are not detected again; they only label the rows.
 
         Raises:
             UserError: there are no corrections, or a clip asked for has none.

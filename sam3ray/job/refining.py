@@ -1,4 +1,4 @@
-"""Corrections teach: the corrected clips of a run once more, with what people set as prompts, into a new run."""
+"""Tracks the corrected clips of a run again, with people's corrections as prompts, into a new run."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def refine(
     make_segmenter: MakeSegmenter | None = None,
     log_level: str = "warning",
 ) -> JobSummary:
-    """Tracks each corrected object of a run again, from all frames on which somebody set it, both ways.
+    """Tracks each corrected object of a run again, in both directions, from all frames on which it was corrected.
 
-    No phrase runs again. What was drawn by hand or left unchanged is copied, what was deleted stays deleted, ids
-    stay. The new run holds the corrected clips alone; `sam3ray.exports.import_labels` with the format `run` brings its
-    rows home as a revision. Safe to repeat: an interrupted run resumes.
+    Phrases are not detected again. Objects that were drawn by hand or not changed are copied, deleted ones stay
+    deleted, ids stay. The new run holds the corrected clips alone; `sam3ray.exports.import_labels` with the format
+    `run` brings its rows back as a revision. Safe to repeat: an interrupted run resumes.
 
     Args:
-        run: that was corrected: the output folder, or the job's YAML file, dict or `JobConfig`.
+        run: the corrected run: the output folder, or the job's YAML file, dict or `JobConfig`.
         to: the new run; None: `refined_output`.
-        revision: how far the corrections count.
+        revision: the last revision to apply.
         clips: only these of the corrected ones.
-        overrides: `key=value` of the configuration, which is else that of the run.
+        overrides: `key=value` pairs; all other settings are those of the run.
         progress: as `run_job`.
 
     Raises:

@@ -1,7 +1,7 @@
-"""A function in a process of its own on the cluster, with a pipe to it: the page's model on the cluster's GPU.
+"""Runs a function in its own process on the cluster, connected by a pipe: the page's model on the cluster's GPU.
 
-Messages arrive in the order in which they were sent. Files are lent: where the process can see the very file, as on
-this machine or a shared disk, it reads that; else it gets a copy, which is deleted with the process.
+Messages arrive in the order in which they were sent. Files are lent: if the process can see the same file, as on this
+machine or a shared disk, it reads that; else it gets a copy, which is deleted with the process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sam3ray.job.versions import software_versions
 from sam3ray.values.versions import ENGINE_VERSION
 
 _CHUNK = 8 * 2**20
-_WAIT_S = 20.0  # for a message, before it is asked again
+_WAIT_S = 20.0  # for a message, before the next request
 
 
 class RemoteEnd:
@@ -49,7 +49,7 @@ class RemoteEnd:
 
 
 class Host:
-    """The actor. `put`, `take` and the rest have a thread each, and so does the function."""
+    """The actor. `put`, `take`, the other methods and the function each have their own thread."""
 
     def __init__(self) -> None:
         self._pipe = RemoteEnd()
@@ -77,7 +77,7 @@ class Host:
         self._pipe.inbox.put(message)
 
     def take(self) -> list[Any] | None:
-        """All messages there are; none after a while; None once the function has returned and all are taken."""
+        """All available messages; empty after a while; None once the function has returned and all are taken."""
         try:
             found = [self._pipe.outbox.get(timeout=0.2 if self._is_over.is_set() else _WAIT_S)]
         except queue.Empty:
@@ -87,7 +87,7 @@ class Host:
         return found
 
     def sees(self, path: str, size: int, mtime_ns: int) -> bool:
-        """Whether the file is here, too."""
+        """Whether this node also has the file."""
         try:
             found = os.stat(path)
         except OSError:
@@ -199,7 +199,7 @@ class RemoteProcess:
         return judge(error, self._node).message
 
     def close(self) -> None:
-        """Ends the process, whatever it does."""
+        """Ends the process at once."""
         import ray
 
         self._is_closed = True
@@ -254,11 +254,11 @@ class RemoteProcess:
 
 
 class Unwanted(Exception):
-    """A file is no longer to be lent."""
+    """The file is no longer needed."""
 
 
 def with_gpu_if_any(cluster: ClusterConfig) -> ClusterConfig:
-    """Unless the settings say how many GPUs: one, or none if the cluster has none now."""
+    """The settings with one GPU, or none if the cluster has none now, unless they give a number."""
     if "gpus_per_actor" in cluster.model_fields_set or any(node.resources.get("GPU") for node in look()):
         return cluster
     return cluster.model_copy(update={"gpus_per_actor": 0})

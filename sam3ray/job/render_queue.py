@@ -1,4 +1,4 @@
-"""Which clips wait for a video, which are at it, and how it went: bookkeeping without Ray."""
+"""The clips that wait for a video, those being rendered, and the outcomes: bookkeeping without Ray."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RenderQueue:
 
     @property
     def pending(self) -> int:
-        """Waiting or at it."""
+        """Waiting or being rendered."""
         return len(self._waiting) + len(self._running)
 
     @property
@@ -58,7 +58,7 @@ class RenderQueue:
         return (now - self._began) / ended * (self.pending + to_come)
 
     def take(self, slots: int, now: float) -> list[Clip]:
-        """Clips to start on, so that no more than `slots` are under way."""
+        """Clips to start, so that at most `slots` are being rendered."""
         taken = []
         while self._waiting and len(self._running) < slots:
             entry = self._waiting.popleft()
@@ -68,7 +68,7 @@ class RenderQueue:
         return taken
 
     def put_back(self, clip_id: str) -> None:
-        """It could not even begin: next in line, not counted as a try."""
+        """It could not begin: it goes to the front of the queue, and this does not count as a try."""
         self._waiting.appendleft(self._running.pop(clip_id))
 
     def made(self, clip_id: str) -> None:
@@ -80,7 +80,7 @@ class RenderQueue:
             self.failures[clip_id] = why
 
     def died(self, clip_id: str, why: str, *, with_its_node: bool = False) -> None:
-        """Its process is gone: once more, at the end of the line, or given up."""
+        """Its process has died: it goes to the end of the queue, or is given up."""
         if (entry := self._running.pop(clip_id, None)) is None:
             return
         if with_its_node:
@@ -93,11 +93,11 @@ class RenderQueue:
             self.failures[clip_id] = why
 
     def give_up(self, why: str) -> None:
-        """Nothing that waits will ever be rendered."""
+        """Waiting clips will never be rendered."""
         self.failures |= {entry.clip.clip_id: why for entry in self._waiting}
         self._waiting.clear()
 
     def clear(self) -> None:
-        """Forgets what waits and what runs; the next run finds that those videos are missing."""
+        """Forgets waiting and running clips; the next run finds those videos missing."""
         self._waiting.clear()
         self._running.clear()

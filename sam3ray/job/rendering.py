@@ -1,7 +1,7 @@
-"""Annotated videos as a stage of its own, on CPUs: beside a running job, or later from a finished run.
+"""Renders annotated videos on CPUs, in a separate stage: beside a running job, or later from a finished run.
 
-A clip is rendered once its annotations are committed. What goes wrong here is reported and never
-touches the clip. A resumed run skips existing videos.
+A clip is rendered once its annotations are committed. Errors are reported here and never affect the clip. A resumed run
+skips existing videos.
 
 Crash contract: a video is made in a local work folder and published in one step; a task that dies
 leaves nothing on the store and is tried once more.
@@ -58,7 +58,7 @@ class RenderOrder:
 
     Attributes:
         revision: what is drawn: 0 is what the model found.
-        corrections: clip -> those that the revision holds.
+        corrections: clip -> the revision's corrections.
     """
 
     store: RunStore
@@ -101,13 +101,13 @@ def render_one(order: RenderOrder, clip: Clip) -> int:
             with cache.open_parts(clip.uri, on_bytes, in_order=not clip.start_s) as source:
                 annotations = iter(Edits(order.store).clip(clip.clip_id, corrections)) if corrections else rows
                 frames = render_clip(source, annotations, target, clip, order.render, order.video, on_frame)
-            order.store.confirm()  # once more: rendering takes minutes
+            order.store.confirm()  # again: rendering takes minutes
             order.store.publish_video(clip.clip_id, target, overwrite=order.overwrite, revision=order.revision)
     return frames
 
 
 def _render_task(order: RenderOrder, clip: Clip) -> int | str:
-    """In a worker of Ray's: the number of frames, or what went wrong."""
+    """In a Ray worker: the number of frames, or the error."""
     import os
 
     os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
@@ -135,7 +135,7 @@ class RenderStage:
         import ray
 
         for clip_id, (ref, cpus) in list(self._running.items()):
-            if cpus > cpus_per_task:  # asked for when there were larger nodes: none could run it any more
+            if cpus > cpus_per_task:  # requested when the cluster had larger nodes: none could run it now
                 ray.cancel(ref, force=True)
                 del self._running[clip_id]
                 self.queue.put_back(clip_id)
@@ -181,7 +181,7 @@ def render_run(
     revision: int | str | None = None,
     progress: Observer | None = None,
 ) -> JobSummary:
-    """Renders the annotated videos of a run's finished clips, those that are not there yet.
+    """Renders the missing annotated videos of a run's finished clips.
 
     Args:
         clip_ids: only these; None is all.

@@ -1,6 +1,6 @@
-"""The report as a job's last step, and again later with stills, which are made as CPU tasks.
+"""Writes the report: as a job's last step, or later with stills, which CPU tasks make.
 
-Crash contract: the page is replaced in one step; whoever dies before leaves the old one.
+Crash contract: the page is replaced in one step. A process that dies before that leaves the old page.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Reported:
     """The page that was written.
 
     Attributes:
-        looked_at: clips whose rows were read.
+        looked_at: number of clips whose rows were read.
         stills: how many are on it; `without_stills` clips have none, and why.
     """
 
@@ -90,7 +90,7 @@ def report(
 
 
 def leave_report(store: RunStore) -> None:
-    """The page of a job that has ended, without stills. What goes wrong is logged: the job's result stands."""
+    """The page of a job that has ended, without stills. Errors are logged and do not change the job's result."""
     try:
         write_page(store, gather(store, sample=AT_THE_END, each=store.storage.each))
     except Exception as error:  # noqa: BLE001 - whatever it is, a page must not cost a job its result
@@ -118,7 +118,7 @@ def _filled(card: ClipCard, found: Sequence[Still] | str) -> ClipCard:
 
 
 def _make_stills(order: StillsOrder, clips: Sequence[tuple[Clip, int | None]]) -> list[Sequence[Still] | str]:
-    """Of each clip its stills, or why there are none."""
+    """Each clip's stills, or why there are none."""
     import ray
 
     task = ray.remote(_stills_task).options(**TASK_OPTIONS, num_cpus=1)
@@ -137,7 +137,7 @@ def _make_stills(order: StillsOrder, clips: Sequence[tuple[Clip, int | None]]) -
 
 
 def _stills_task(order: StillsOrder, clip: Clip, suspect: int | None) -> Sequence[Still] | str:
-    """In a worker of Ray's: the stills, or what went wrong."""
+    """In a Ray worker: the stills, or the error."""
     import os
 
     os.setpriority(os.PRIO_PROCESS, 0, NICENESS)

@@ -1,4 +1,4 @@
-"""What comes back of an attempt at a clip."""
+"""The results of attempts at a clip."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class PartDone:
 
 @dataclass(frozen=True)
 class PartsLost:
-    """Windows, or none but the links, were missing or damaged on the store, and are to be made again."""
+    """Windows (or, if empty, the links) were missing or damaged on the store, and must be processed again."""
 
     clip_id: str
     windows: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""One run of a job: what the pool of actors reports becomes events for the scheduler, whose actions are carried out."""
+"""Runs a job: turns reports of the actor pool into events for the scheduler, and carries out its actions."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-GRACE_S = 2.0  # after an interrupt, for clips about to commit; `ray job stop` kills after 3 s
+GRACE_S = 2.0  # for clips about to commit, after an interrupt; `ray job stop` kills after 3 s
 TICK_S = 1.0
 UNSEEN_S = 120.0  # without an answer of the cluster's head node before the job stops
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What is to be done.
+    """The work of a run.
 
     Attributes:
         order: the settings sent to every actor.
         clips: all of the manifest.
         sources: their videos as the run first saw them.
         todo: indices of those to annotate; the scheduler's clip i is `clips[todo[i]]`.
-        unrendered: indices of those done before whose videos are wanted and not there.
+        unrendered: indices of clips done before whose videos are wanted but missing.
     """
 
     order: WorkOrder
@@ -75,7 +75,7 @@ class JobSpec:
 
 
 class Job:
-    """One run of the driver's loop. Everything but the signal handlers happens in one thread."""
+    """One run of the driver's loop. Everything except the signal handlers runs in one thread."""
 
     def __init__(self, spec: JobSpec, ledger: Ledger, lease: DriverLease, observer: Observer) -> None:
         config, clips, todo = spec.config, spec.clips, spec.todo
@@ -123,9 +123,9 @@ class Job:
         self._look_at = self._seen_at = self._began
 
     def _adopt(self, outliving: Sequence[Outliving]) -> None:
-        """Actors of the driver before go on with their clips; those whose clip is not to be done begin another.
+        """Actors of the previous driver continue their clips; those whose clip is no longer open get another one.
 
-        So do those that work on a window of a clip, once they have kept it: whoever opens the clip finds it done.
+        So do actors that work on a window, once they have stored it: the next actor that opens the clip finds it done.
         """
         waiting = {self._clip_id(clip): clip for clip in range(len(self.spec.todo))}
         now = time.monotonic()
@@ -150,7 +150,7 @@ class Job:
         return self._summary()
 
     def _foresee(self) -> None:
-        """Where there are more actors than clips, the others load their models while the long ones are opened."""
+        """If there are more actors than clips, the spare ones load their models while long clips are opened."""
         todo, order = self.spec.todo, self.spec.order
         cuts = self.spec.config.windows.mode == "parallel" and order.refinement is None
         if cuts and len(todo) < self.scheduler.limits.actors_max:
@@ -316,14 +316,14 @@ class Job:
 
     def _clip(self, clip: int) -> Clip:
         """The clip that an item of the scheduler's is, or is a part of."""
-        # What is carried through to clips.parquet does not concern the actors.
+        # Actors do not need the columns that are carried through to clips.parquet.
         return self.spec.sources.with_first_sight(
             dataclasses.replace(self.spec.clips[self.spec.todo[self.scheduler.work(clip).clip]], carried={})
         )
 
     def _record(self, action: s.RecordFailure) -> None:
         if self._interrupts and action.reason in (Reason.CRASHED, Reason.PREEMPTED):
-            return  # a signal to the whole process group ends actors, too: no clip's doing
+            return  # a signal to the whole process group also ends actors: no clip is at fault
         clip = self._clip(action.clip)
         failure = Failure(
             clip_id=clip.clip_id,
@@ -374,7 +374,7 @@ class Job:
         self._do(self.scheduler.actor_unreachable(actor, time.monotonic()))
 
     def losing(self, actor: int, then: Callable[[], None]) -> None:
-        """A window that was kept after the actor was asked last counts, too: the store knows of it."""
+        """A window stored after the actor's last answer also counts: the store has it."""
         clip = self.scheduler.running_on(actor)
         no_windows = self.spec.config.windows.mode == "off"
         if clip is None or no_windows or self.scheduler.work(clip).stage is not Stage.CLIP:
@@ -382,7 +382,7 @@ class Job:
             return
 
         def seen(found: Future[str]) -> None:
-            # A store that does not answer, or a clip without windows, tells nothing new.
+            # A store that does not answer, or a clip without windows, changes nothing.
             if not found.exception() and found.result():
                 self._window_is(actor, clip, found.result())
             then()
@@ -468,7 +468,7 @@ class Job:
             seconds=result.seconds,
             committed=result.committed,
         )
-        # Before the scheduler: by its last clip all results are in the ledger.
+        # Before the scheduler, so that all results are in the ledger when it finishes.
         self._parts_frames.pop(result.clip_id, None)
         self.ledger.clip_done(result)
         self.spec.sources.saw(self._clip(clip), result.source)

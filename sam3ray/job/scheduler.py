@@ -1,20 +1,20 @@
-"""Which work goes to which actor, and what a failure means: a pure state machine.
+"""A pure state machine that assigns work to actors and interprets failures.
 
-Nothing here knows Ray, storage or the time. The driver tells what happened (one method per event,
-each with `now` in seconds of any monotonic clock) and carries out the actions that come back.
+Nothing here knows Ray, storage or the time. The driver reports events (one method per event, each with `now` in seconds
+of any monotonic clock) and carries out the actions that come back.
 
-What is called a clip here is an item of work: a clip as a whole, or a part of a long one (`job.graph`). The first
-items are the clips of the driver's list. An actor is a number, never used twice, so news of an actor that was given up
-is recognised and ignored. Invariants, checked in the tests by simulation:
+A clip here is an item of work: a whole clip, or a part of a long one (`job.graph`). The first items are the clips of
+the driver's list. An actor is a number that is never reused, so news of an actor that was given up is recognised and
+ignored. Invariants, checked in the tests by simulation:
 
 * every clip is settled exactly once (done, or failed with a final record), or still open when the
   job is stopped;
 * a clip runs on at most one actor at a time;
-* nothing a clip did not do is charged to it.
+* a clip is charged only for its own failures.
 
 Rules
 -----
-Order: longest first. A clip that has to be tried again keeps its place, unless it failed in an earlier run or its
+Order: longest first. A clip to be tried again keeps its place, unless it failed in an earlier run or its
 storage failed: then it goes to the end. Each actor runs one clip and may hold one more, whose download and first
 frames are prefetched; an idle actor takes such a clip over when nothing else is left.
 
@@ -27,10 +27,9 @@ A lost node charges no clip. But a clip may be what takes nodes down, for exampl
 that was running on `node_losses` lost or sick nodes is recorded with that reason, and the next run tries it again. From
 the third lost node on, it waits until all other clips have had their turn.
 
-A clip that is kept in windows (`job.windows`) is charged per window: each one that is kept clears what befell it
-before. So is a clip that is cut into parallel windows, each of which is an item of its own: when one is given up, so is
-the clip, and no other part of it is begun. Where failures show how a place or the storage does, the windows of a clip
-count as one clip.
+A checkpointed clip (`job.windows`) is charged per window: each stored window clears its earlier failures. So is a clip
+that is cut into parallel windows, each of which is a separate item. When one is given up, so is the clip, and no other
+part of it is begun. In judgements about a place or the storage, all windows of a clip count as one clip.
 
 Storage errors charge no clip: the clip waits (exponential back-off with jitter), at the end of the line. A single
 clip whose storage fails `storage_errors` times while others succeed is recorded as `storage` and left to the next
@@ -67,7 +66,7 @@ from sam3ray.job.placement import UNSEEN_S
 
 
 class Scheduler:
-    """The state machine. Call `start` once, then one method per event; carry out what they return."""
+    """The state machine. Call `start` once, then one method per event; carry out the returned actions."""
 
     def __init__(
         self,
@@ -106,7 +105,7 @@ class Scheduler:
 
     @property
     def stopping(self) -> str | None:
-        """Why the job is going to stop once what runs has ended."""
+        """Why the job will stop once running work has ended."""
         return self._board.stopping
 
     @property
@@ -127,12 +126,12 @@ class Scheduler:
 
     @property
     def for_actors(self) -> int:
-        """Open items that want an actor, those that run included."""
+        """Open items that need an actor, running ones included."""
         return self._work.for_actors
 
     @property
     def expected(self) -> int:
-        """Open items that want an actor, if clips are cut as expected."""
+        """Open items that need an actor, if clips are cut as expected."""
         return self._work.expected
 
     @property
@@ -161,7 +160,7 @@ class Scheduler:
         return self._settle(now)
 
     def adopt(self, place: Place, now: float, clip: int = -1, rung: int = 0) -> int:
-        """Before `start`: an actor of an earlier driver, with its model. It works on `clip`, or on none. Its number."""
+        """Before `start`: adds an earlier driver's actor with its model, at work on `clip` or none. Its number."""
         actor = self._crew.add(now, ())
         self._crew.place(actor, now)
         self._health.actor_placed(actor, place)
@@ -175,12 +174,12 @@ class Scheduler:
         return actor
 
     def expect(self, windows: Mapping[int, int], now: float) -> list[Action]:
-        """Clips that will likely be cut, into so many windows: actors for these load while the first one is opened."""
+        """Clips likely to be cut, and into how many windows: actors for these load while the first opens the clip."""
         self._work.expect(windows)
         return self._settle(now)
 
     def stays_whole(self, actor: int, clip: int, now: float) -> list[Action]:
-        """The actor works on frames of the clip, which is therefore not going to be cut."""
+        """The actor processes frames of the clip, so the clip will not be cut."""
         if self.running_on(actor) == clip and self._work.stays_whole(clip):
             return self._settle(now)
         return []
@@ -190,7 +189,7 @@ class Scheduler:
         self._health.set_nodes(nodes)
 
     def actor_placed(self, actor: int, now: float, place: Place | None = None) -> list[Action]:
-        """Its process runs, at that place."""
+        """Its process runs at that place."""
         member = self._crew.get(actor)
         if member is not None and member.placed_at is None:
             self._crew.place(actor, now)
@@ -213,11 +212,11 @@ class Scheduler:
     def actor_start_failed(
         self, actor: int, message: str, now: float, *, hopeless: bool = False, passing: bool = False
     ) -> list[Action]:
-        """It could not load its model.
+        """The actor could not load its model.
 
         Args:
-            hopeless: nor could any other on that node (no such checkpoint, say).
-            passing: it may well load it later: the node is short of something, or the hub is.
+            hopeless: no actor on that node could (the checkpoint does not exist, for example).
+            passing: it may succeed later: the node lacks a resource, or the hub does not answer.
         """
         if actor in self._crew and not self._crew[actor].ready:
             place = self._health.place_of(actor)
@@ -232,7 +231,7 @@ class Scheduler:
         return self._settle(now)
 
     def actor_lost(self, actor: int, reason: Reason, message: str, now: float) -> list[Action]:
-        """Its process is gone. `reason`: crashed, out_of_memory (killed for it) or preempted."""
+        """Its process has ended. `reason`: crashed, out_of_memory (killed for it) or preempted."""
         member = self._crew.get(actor)
         if member is None:
             return self._settle(now)
@@ -254,14 +253,14 @@ class Scheduler:
         return self._settle(now)
 
     def actor_unreachable(self, actor: int, now: float) -> list[Action]:
-        """It does not answer and is not known to be dead: no hang detection until that is known."""
+        """It does not answer, but may be alive: hang detection pauses until that is known."""
         member = self._crew.get(actor)
         if member is not None:
             member.unreachable = True
         return self._settle(now)
 
     def actor_leaving(self, actor: int, why: str, now: float) -> list[Action]:
-        """Its node is about to go: it may finish its clip and gets no other."""
+        """Its node is about to leave: it may finish its clip and gets no other."""
         member = self._crew.get(actor)
         if member is not None and not member.leaving:
             if member.clip < 0:
@@ -273,7 +272,7 @@ class Scheduler:
         return self._settle(now)
 
     def prefetched(self, actor: int, clip: int, now: float) -> list[Action]:
-        """The prefetch ended, well or not: if not, running the clip will tell."""
+        """The prefetch ended. If it failed, running the clip will show why."""
         member = self._crew.get(actor)
         if member is not None and member.decoding == clip:
             member.decoding = -1
@@ -288,7 +287,7 @@ class Scheduler:
         return []
 
     def window_kept(self, actor: int, clip: int) -> None:
-        """A part of the clip that the actor runs is on the store: failures are counted anew from there."""
+        """A window of the running clip is on the store: failures are counted anew from there."""
         if self.running_on(actor) == clip:
             self._blame.renew(clip)
 
@@ -302,13 +301,13 @@ class Scheduler:
         return self._settle(now)
 
     def clip_cut(self, actor: int, clip: int, cutting: Cutting, now: float) -> list[Action]:
-        """Whoever opened the clip found that it is made of windows."""
+        """The actor that opened the clip found that it is cut into windows."""
         if self._board.release(actor, clip):
             self._work.cut(clip, cutting, now)
         return self._settle(now)
 
     def parts_lost(self, actor: int, clip: int, windows: Collection[int], now: float) -> list[Action]:
-        """Windows, or none but the links, are missing or damaged on the store. Seen by an actor, or by a merge (-1)."""
+        """Windows (or, if empty, the links) are missing or damaged. Found by an actor, or by a merge (-1)."""
         if self._board.release(actor, clip) or self._work.merges.ended(clip):
             self._judge.make_again(clip, windows, now)
         return self._settle(now)
@@ -334,7 +333,7 @@ class Scheduler:
         return self._settle(now)
 
     def turned_away(self, actor: int, clip: int, message: str, now: float) -> list[Action]:
-        """The storage refused the worker whatever the clip: a token that has expired, a folder that is gone."""
+        """The storage refused the worker regardless of the clip: an expired token, a missing folder."""
         if self.running_on(actor) == clip:
             place = self._health.place_of(actor)
             if self._starts.refused(place, message, now):
@@ -342,7 +341,7 @@ class Scheduler:
         return self.clip_failed(actor, clip, Reason.STORAGE, message, now)
 
     def give_merges(self, slots: int, now: float) -> list[Action]:
-        """Begins merges, so that no more than `slots` are under way."""
+        """Begins merges, so that at most `slots` are running."""
         if self.merging == self._work.merges.open:
             return []
         if not self._board.ending and now >= self._board.paused_until:
@@ -397,7 +396,7 @@ class Scheduler:
         lonely_s = self._starts.none_ready_s(now)
         if lonely_s is not None and not self._board.draining and self.for_actors:
             if lonely_s >= UNSEEN_S and not self._placement.undecided(now):
-                self._health.lift()  # better there than nowhere
+                self._health.lift()  # better there than not at all
             limit = self.limits.place_timeout_s
             none_placed = len(self._crew.unplaced) + self._crew.parked == len(self._crew)
             if limit is not None and lonely_s >= limit and none_placed:
@@ -408,7 +407,7 @@ class Scheduler:
         return self._settle(now)
 
     def drain(self, now: float) -> list[Action]:
-        """Give out no more clips; what runs may end. `finished` says when it has."""
+        """Assign no more clips; running ones may end. `finished` tells when they have."""
         self._board.draining = True
         return self._settle(now)
 
@@ -426,10 +425,10 @@ class Scheduler:
     # Places
 
     def _look_at_places(self, now: float) -> None:
-        """Carries out what has been decided about nodes and GPUs."""
+        """Carries out decisions about nodes and GPUs."""
         for change in self._health.take_changes():
             here = [actor for actor in self._crew if change.spot in self._health.place_of(actor).spots]
-            if change.state in (State.RESTING, State.ASIDE):
+            if change.state in (State.PAUSED, State.ASIDE):
                 for actor in here:
                     if self._crew[actor].next >= 0:
                         self._line.put_back(self._board.unhold(actor, drop=True))
@@ -440,7 +439,7 @@ class Scheduler:
                 for actor in here:
                     if self._crew[actor].clip < 0:
                         self._judge.replace(actor, now, f"{change.name} is set aside", idle=self._crew[actor].ready)
-            elif change.state is not State.RESTING:
+            elif change.state is not State.PAUSED:
                 self._board.out.append(Reinstate(change.name))
                 for actor in here:
                     if self._crew[actor].parked and not self._health.is_aside(actor):
@@ -449,14 +448,14 @@ class Scheduler:
                         self._board.out.append(Load(actor))
 
     def _let_go(self, now: float) -> None:
-        """Ends actors that have run their last clip on a node that is about to go."""
+        """Ends actors that have run their last clip on a node that is about to leave."""
         for actor in [actor for actor in self._crew.leaving if self._crew[actor].clip < 0]:
             self._judge.replace(actor, now, "its node is leaving", idle=True)
 
     # Decisions
 
     def _settle(self, now: float) -> list[Action]:
-        """Whatever follows from the state: starts, assignments, prefetches, stops of idle actors."""
+        """Derives actions from the state: starts, assignments, prefetches, stops of idle actors."""
         self._look_at_places(now)
         self._judge.close(now)
         self._let_go(now)

@@ -1,4 +1,4 @@
-"""What only reading its frames shows of a video."""
+"""What only reading the frames of a video reveals."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pydantic.dataclasses import dataclass as checked
 
 @checked(config=ConfigDict(strict=True, extra="forbid"), frozen=True)
 class Seen:
-    """As the metadata of annotations has it.
+    """Facts as stored in the metadata of annotations.
 
     Attributes:
-        clock: where times come from; empty: no frame was read.
+        clock: the source of times; empty: no frame was read.
         frame_names: of the files of a folder, by index.
-        anchor: from where the video can be read on (`sam3ray.video.Anchor`); no result depends on it.
+        anchor: where reading the video can continue (`sam3ray.video.Anchor`); no result depends on it.
     """
 
     clock: Literal["", "container", "rebuilt", "folder_fps"] = ""
@@ -25,7 +25,7 @@ class Seen:
 
     @classmethod
     def of(cls, facts: Any) -> Seen:
-        """Raises ValueError where a file says something else."""
+        """Raises ValueError if a file disagrees."""
         if not isinstance(facts, dict):
             raise ValueError("what it says of the video is no table of names and values")
         try:
@@ -46,11 +46,11 @@ class Seen:
         return self.facts | ({"anchor": self.anchor} if self.anchor else {})
 
     def joined(self, later: Seen) -> Seen:
-        """A clock that was rebuilt anywhere is a rebuilt one."""
+        """A clock that was rebuilt anywhere counts as rebuilt."""
         clock = self.clock if self.clock == "rebuilt" else later.clock or self.clock
         return Seen(clock, {**self.frame_names, **later.frame_names}, later.anchor)
 
     def beyond(self, before: Seen) -> Seen:
-        """Without the names that were known before."""
+        """The facts without the names that were known before."""
         names = {i: name for i, name in self.frame_names.items() if i not in before.frame_names}
         return Seen(self.clock, names, self.anchor)

@@ -1,4 +1,4 @@
-"""Writing annotations while the model works on the next frames."""
+"""Writes annotations in a thread while the model works on the next frames."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _FRAMES_AHEAD = 32
 class WriterThread:
     """Feeds an `AnnotationWriter` from a thread. Memory is bounded: `put` waits for the writer.
 
-    As a context manager it ends the thread when the block raises; the file is then of no use, and
-    the writer's own context manager deletes it.
+    As a context manager it ends the thread when the block raises; the file is then incomplete, and the writer's own
+    context manager deletes it.
     """
 
     def __init__(self, writer: AnnotationWriter) -> None:
@@ -39,7 +39,7 @@ class WriterThread:
             self._thread.join()
 
     def put(self, frame: FrameAnnotations) -> None:
-        """Raises what the writer raised, one frame or a few late."""
+        """Raises the writer's error, one or a few frames late."""
         if self._error is not None:
             raise self._error
         self._queue.put(frame)

@@ -1,8 +1,8 @@
-"""The videos of a run as they looked when it first saw them: what a worker must find again.
+"""The sightings of a run's videos: a worker must find each video unchanged since it was first seen.
 
 First sight is the earliest of: the start of the run, for files on this machine and in listings of a store; the first
-clip of a video that is done. It is kept in `manifest.parquet` and in each clip's file, and goes to the worker with the
-clip. The store is asked nothing for it.
+finished clip of the video. `manifest.parquet` and each clip's file keep it, and the worker gets it with the clip. It
+costs no request.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BUDGET_S = 30.0  # for looking at local files before a job: a slow disk must not
 
 
 def check_source(clip: Clip, now: str) -> None:
-    """Raise ClipError (not_found: what the run began with is not there any more) if the clip's video has changed."""
+    """Raise ClipError (not_found: the run's original video no longer exists) if the clip's video has changed."""
     if clip.source is not None and (how := change(clip.source, now)):
         raise ClipError(
             Reason.NOT_FOUND,
@@ -39,7 +39,7 @@ def check_source(clip: Clip, now: str) -> None:
 
 
 def first_sight(clips: Iterable[Clip]) -> list[Clip]:
-    """The clips with what their local files look like. What cannot be looked at is left to the worker."""
+    """The clips with the sightings of their local files. The worker handles files that cannot be checked here."""
     deadline = time.monotonic() + BUDGET_S
     seen: dict[str, str | None] = {}
 
@@ -59,7 +59,7 @@ def first_sight(clips: Iterable[Clip]) -> list[Clip]:
 
 
 def with_digests(clips: Iterable[Clip], digests: Mapping[str, str]) -> list[Clip]:
-    """The clips, their mask files named with these digests, by address."""
+    """The clips with the digests of their mask files, by address."""
     found = []
     for clip in clips:
         if any(isinstance(each, MaskPrompt) and each.png in digests for each in clip.visual_prompts):
@@ -78,7 +78,7 @@ class Sources:
     Args:
         clips: of the job.
         first: first sights by clip id, as the run has kept them.
-        done: clips that were done before.
+        done: clips done before.
     """
 
     def __init__(self, clips: Sequence[Clip], first: Mapping[str, str], done: Mapping[str, ClipSummary]) -> None:
@@ -90,7 +90,7 @@ class Sources:
                 self._of_video.setdefault(unsigned(clip.uri), summary.source)
 
     def with_first_sight(self, clip: Clip) -> Clip:
-        """The clip, with what its worker must find."""
+        """The clip with the sighting that its worker must find."""
         first = self._first.get(clip.clip_id) or self._of_video.get(unsigned(clip.uri))
         return replace(clip, source=first)
 
@@ -100,14 +100,14 @@ class Sources:
             self._of_video.setdefault(unsigned(clip.uri), source)
 
     def changes(self, clips: Iterable[Clip]) -> Iterator[str]:
-        """The clips whose videos look otherwise now, with how. `clips`: as they look now."""
+        """The clips whose videos have changed, and how. `clips`: with their current sightings."""
         for clip in clips:
             first = self.with_first_sight(clip).source
             if first is not None and clip.source is not None and (how := change(first, clip.source)):
                 yield f"{clip.clip_id} ({how})"
 
     def tell_changes(self, clips: Iterable[Clip]) -> None:
-        """A warning where videos have changed. Those of clips still to do will fail; what is done stays."""
+        """A warning about changed videos. Open clips of these will fail; finished ones stay."""
         changed = list(self.changes(clips))
         if changed:
             more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""

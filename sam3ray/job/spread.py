@@ -1,4 +1,4 @@
-"""Work on many files, spread over the CPUs of a cluster: calls that share nothing and return little."""
+"""Spreads independent calls on many files over the CPUs of a cluster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sam3ray.job.cluster import connected
 T = TypeVar("T")
 R = TypeVar("R")
 
-CHUNK = 8  # files a task: starting one takes some milliseconds
+CHUNK = 8  # files per task, because starting a task takes milliseconds
 AHEAD = 4  # tasks for each CPU that wait with their arguments
 
 

@@ -1,4 +1,4 @@
-"""What annotating and rendering get of the cluster, and when the job is over: pure, like the scheduler."""
+"""Divides the cluster between annotating and rendering, and decides when the job is over: pure, like the scheduler."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from sam3ray.job.render_queue import RenderQueue
 from sam3ray.job.scheduler import Scheduler
 
 MERGES = 16  # at a time, at most
-CROWDED_S = 30.0  # without a place for any actor before the job says why
+CROWDED_S = 30.0  # without a place for any actor, until the job says why
 
 
 class Stages:
-    """The scheduler of clips and the queue of videos beside each other.
+    """The scheduler of clips and the queue of videos, side by side.
 
-    Invariant, checked in the tests by simulation: as long as the existing nodes have room for one actor and one
-    rendering task, the job makes progress; if they do not, `notice` says so, or, where no node can join, nothing waits.
+    Invariant, checked in the tests by simulation: while the existing nodes have room for one actor and one rendering
+    task, the job makes progress; if they do not, `notice` says so, or, where no node can join, nothing waits.
 
     Attributes:
         room: for actors, on the nodes that were last looked at.
@@ -43,22 +43,22 @@ class Stages:
         videos: RenderQueue | None = None,
         cpus_per_task: float = 1.0,
     ) -> None:
-        """`videos`: None where nothing is to be rendered."""
+        """`videos`: None if nothing is to be rendered."""
         self._cluster = cluster
         self._scheduler = scheduler
         self._videos = videos
         self._cpus_asked = self.cpus_per_task = cpus_per_task
-        self._alone_since: float | None = None  # since when no actor has a place, though there is room for one
+        self._alone_since: float | None = None  # since when no actor has been placed, although one would fit
         self._crowded = False
         self.room = room
 
     def tell_of(self, nodes: Sequence[Node]) -> None:
-        """The scheduler is to know which nodes an actor could be on before it starts any."""
+        """Tells the scheduler which nodes can hold an actor, before it starts any."""
         request = Request.of(self._cluster)
         self._scheduler.nodes_seen(node.id for node in nodes if request.fits(node, 1))
 
     def look(self, nodes: Sequence[Node], where: Mapping[int, str], now: float) -> list[Action]:
-        """Nodes join, leave and are given notice, all the time. `where`: the node of each actor that has one."""
+        """Nodes join, leave and get notice at any time. `where`: the node of each actor that has one."""
         if self._cluster.alone:
             self.room = dataclasses.replace(self.room, cpus=all_cpus(nodes))
         else:
@@ -85,12 +85,12 @@ class Stages:
 
     @property
     def merge_cpus(self) -> float:
-        """What merging a clip asks for: nothing on a cluster without CPUs, where it has to be done all the same."""
+        """What merging a clip asks for: nothing on a cluster without CPUs, so that it runs there as well."""
         return min(1.0, self.room.cpus) if self._cluster.alone else 1.0
 
     @property
     def merge_slots(self) -> int:
-        """Merges that may be under way. They go before videos."""
+        """How many merges may run. They take precedence over videos."""
         cpus = self.merge_cpus
         return (
             min(MERGES, render_slots(self.room.cpus, self._actors, self._cluster.cpus_per_actor, cpus)) if cpus else 1
@@ -116,7 +116,7 @@ class Stages:
 
     @property
     def notice(self) -> str:
-        """A sentence where the job is about to stop, has set something aside, or has less room than was asked for."""
+        """A sentence if the job is about to stop, has set something aside, or has less room than requested."""
         if self._scheduler.stopping:
             return f"the job stops when the running clips have finished: {self._scheduler.stopping}"
         if aside := self._scheduler.counts.aside:

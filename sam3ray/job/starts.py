@@ -1,4 +1,4 @@
-"""Actors that cannot load their model, and nodes that storage or hub turn away: when to try again, when to stop."""
+"""Actors that cannot load their model, and nodes that the storage or hub rejects: when to retry, when to stop."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Starts:
         self._backoff = backoff
         self._errors = 0  # in a row
         self._errors_on: set[str] = set()  # nodes
-        self._refusals: dict[str, str] = {}  # node -> what storage or hub said to it
+        self._refusals: dict[str, str] = {}  # node -> the message of the storage or hub
         self._none_ready_since: float | None = None
         self.after = 0.0
 
     def none_ready_s(self, now: float) -> float | None:
-        """For how long no actor has been ready; None where one is."""
+        """For how long no actor has been ready; None if one is."""
         return None if self._none_ready_since is None else now - self._none_ready_since
 
     def none_ready(self, now: float) -> None:
@@ -49,11 +49,11 @@ class Starts:
         self.after = max(self.after, now + seconds)
 
     def wait_for_others(self, now: float) -> None:
-        """What keeps actors from loading may pass."""
+        """The cause that keeps actors from loading may pass."""
         self.wait(self._backoff(3), now)
 
     def refused(self, place: Place, message: str, now: float) -> bool:
-        """The node was turned away, whatever the clip. True where several nodes agree, or there is only one."""
+        """The node was rejected, regardless of the clip. True if several nodes agree, or if there is only one."""
         self._refusals[place.node] = message
         self._health.refused(place, message, now)
         return self._refused_by_all
@@ -66,10 +66,10 @@ class Starts:
         return len(self._refusals) >= min(2, len(self._health.nodes))
 
     def failed(self, message: str, now: float, actor: int, place: Place, *, hopeless: bool = False) -> str:
-        """An actor could not load its model. Returns why the job is to stop, or nothing.
+        """An actor could not load its model. Returns why the job must stop, or empty text.
 
         Args:
-            hopeless: nor could any other on that node.
+            hopeless: no other actor on that node could.
         """
         self._errors += 1
         self._errors_on.add(place.node)

@@ -1,4 +1,4 @@
-"""The job's books: what is done, what failed, what is left; failure records and `clips.parquet`."""
+"""The job's ledger: done, failed and open clips; failure records and `clips.parquet`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ WRITE_EVERY_S = 60.0
 
 
 class Ledger:
-    """Reads the state of a run from storage once, then keeps it as clips end.
+    """Reads the state of a run from storage once, then updates it as clips end.
 
     Records are written by a few threads, so that slow storage does not hold up the driver's loop.
 
     Args:
         check: is called before each write, and raises JobStopped once another driver has taken over.
-        told: is told, while the state is read, of how many names or clips have been read.
+        told: called while the state is read, with the number of names or clips read.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Ledger:
         ids = {clip.clip_id for clip in clips}
         self.done_before = len(done & ids)
         under_way = clip_windows(store.storage)
-        clear_windows(store.storage, under_way.keys() & done)  # of attempts that lost a race, or died late
+        clear_windows(store.storage, under_way.keys() & done)  # of attempts that lost a race or died late
         self.windows = {clip_id: str(name) for clip_id, name in under_way.items() if name and clip_id not in done}
         self.prior: dict[str, list[Reason]] = {}
         self._prior_parts: dict[str, list[tuple[str, Reason]]] = {}
@@ -58,7 +58,7 @@ class Ledger:
         for record in records:
             if record.clip_id in done or record.clip_id not in ids:
                 continue
-            # What failed in an earlier window says nothing of the one that the clip is at.
+            # Failures in an earlier window do not count against the clip's current one.
             if record.window == self.windows.get(record.clip_id, ""):
                 self.prior.setdefault(record.clip_id, []).append(record.reason)
             elif record.window:
@@ -129,12 +129,12 @@ class Ledger:
         )
 
     def newest_window(self, clip_id: str) -> Future[str]:
-        """Of a clip, as the store has it by then; empty: none."""
+        """A clip's summary as the store has it; empty: none."""
         return self._pool.submit(lambda: str(newest_window(self._store.storage, clip_id) or ""))
 
     @property
     def summaries(self) -> Mapping[str, ClipSummary]:
-        """What became of each clip so far."""
+        """The outcome of each clip so far."""
         return self._summaries
 
     def failed_attempt(self, failure: Failure) -> None:
@@ -197,7 +197,7 @@ class Ledger:
         self._write_table(dict(self._summaries))
 
     def close(self) -> None:
-        """Everything is on storage afterwards, as far as storage lets it; `summary` says where it did not."""
+        """Brings everything onto storage; `summary` says what storage did not take."""
         self._pool.shutdown(wait=True)
         unwritten, self._unwritten = self._unwritten, []
         for failure in unwritten:
@@ -205,7 +205,7 @@ class Ledger:
         self.write()
 
     def _missing(self) -> str:
-        """What storage did not take, so that the run's books are not whole; empty if they are."""
+        """What storage did not take, so that the ledger is incomplete; empty if it is complete."""
         if self._stop:
             return self._stop
         problems = [self._table_error] if self._table_error else []

@@ -1,4 +1,4 @@
-"""The merges that wait for a CPU, and those under way: bookkeeping beside the line of what actors do."""
+"""The merges that wait for a CPU, and the running ones: bookkeeping beside the actors' queue."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Tasks:
         heapq.heappush(self._waiting, (due, item))
 
     def take(self, slots: int, now: float) -> list[int]:
-        """What to start on, so that no more than `slots` are under way."""
+        """Items to start, so that at most `slots` are running."""
         taken: list[int] = []
         while self._waiting and self._waiting[0][0] <= now and len(self._running) + len(taken) < slots:
             taken.append(heapq.heappop(self._waiting)[1])
@@ -40,5 +40,5 @@ class Tasks:
         self._running[item] = attempt, now
 
     def ended(self, item: int) -> tuple[int, float] | None:
-        """Its attempt and when that began; None if that is no news."""
+        """Its attempt and when that began; None if it is already known."""
         return self._running.pop(item, None)

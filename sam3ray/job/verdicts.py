@@ -20,7 +20,7 @@ class Verdict:
 
 
 class Verdicts:
-    """At most one for each clip."""
+    """At most one per clip."""
 
     def __init__(self) -> None:
         self._held: dict[int, Verdict] = {}
@@ -32,21 +32,21 @@ class Verdicts:
         self._held[record.clip] = Verdict(record, actor, place)
 
     def proven_by(self, actor: int, place: Place, lives: Callable[[int], bool]) -> list[Verdict]:
-        """Takes those that a success of this actor makes stand: its own, and those of dead actors at the same spot."""
+        """Takes the verdicts that this actor's success makes final: its own, and of dead actors at the same spot."""
         return self._take(
             lambda v: v.actor == actor or (not lives(v.actor) and v.place.spots[0] == place.spots[0]),
         )
 
     def of_actor(self, actor: int) -> list[Verdict]:
-        """Takes those of an actor that is replaced."""
+        """Takes the verdicts of an actor that is replaced."""
         return self._take(lambda v: v.actor == actor)
 
     def of_spot(self, spot: str) -> list[Verdict]:
-        """Takes those of a node or GPU that is no longer trusted."""
+        """Takes the verdicts of a node or GPU that is no longer trusted."""
         return self._take(lambda v: spot in v.place.spots)
 
     def of_clips(self, clips: Collection[int]) -> list[Verdict]:
-        """Takes those of clips that nobody wants any more."""
+        """Takes the verdicts of clips that are no longer needed."""
         return self._take(lambda v: v.record.clip in clips)
 
     def all(self) -> list[Verdict]:

@@ -1,4 +1,4 @@
-"""What software did it: part of every annotation file and failure record."""
+"""The software versions in every annotation file and failure record."""
 
 from __future__ import annotations
 

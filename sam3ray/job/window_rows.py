@@ -1,4 +1,4 @@
-"""The rows of one window as a local file: annotations of some frames, and what reading their video has shown."""
+"""The rows of one window as a local file: annotations of its frames, and what reading the video has shown."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sam3ray.values.annotations import FrameAnnotations
 def write_window(
     path: Path, clip_id: str, frames: list[FrameAnnotations], seen: Mapping[str, Any] | None = None
 ) -> None:
-    """Frames in one order, ascending or descending, as a file of annotations. It also says where there are no rows.
+    """Frames in one order, ascending or descending, as a file of annotations. It also records frames without rows.
 
     Args:
-        seen: what reading has shown since the window before.
+        seen: what reading has shown since the previous window.
     """
     falls = len(frames) > 1 and frames[0].frame_index > frames[-1].frame_index
     ordered = frames[::-1] if falls else frames

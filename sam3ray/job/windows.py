@@ -1,8 +1,7 @@
 """Checkpoints inside a clip: what an attempt saves from time to time, and where the next one continues.
 
 Only whole windows reach the store (`sam3ray.store.windows` says what is there if the process dies at any step). A
-window that is damaged, or of another video or engine, is never used and never fatal: the clip continues from what is
-left, or starts over.
+window that is damaged, or of another video or engine, is ignored: the clip continues from what is left, or starts over.
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-MOST_ROWS = 200_000  # a window ends early at this many, since its frames stay in memory until it is written
+MOST_ROWS = 200_000  # a window ends early at this many rows, because they stay in memory until it is written
 
 
 class WindowTaken(Exception):
-    """Another attempt at the clip is ahead: continue from its state."""
+    """Another attempt at the clip is ahead; continue from its state."""
 
 
 @dataclass(frozen=True)
 class Maker:
-    """Who makes the windows, for the record."""
+    """The maker of the windows, for the record."""
 
     attempt: int
     rung: int
@@ -52,7 +51,7 @@ class _Unwanted(Exception):
 
 @dataclass(frozen=True)
 class _Cut:
-    """A window that ends here, copied, so that the work goes on while it is written and uploaded."""
+    """A copy of a window that ends here, so that work continues while it is written and uploaded."""
 
     pass_number: int
     frames: Mapping[int, list[FrameAnnotations]]
@@ -63,15 +62,15 @@ class _Cut:
 
 
 class ClipWindows:
-    """A `sam3ray.engine.recorder.Recorder` that keeps a clip on the run's store.
+    """A `sam3ray.engine.recorder.Recorder` that saves a clip's windows on the run's store.
 
-    A window is written and uploaded by a thread of its own. One can be under way: until it is on the store, the next
-    one grows, and the clip waits only where MOST_ROWS rows are in memory.
+    A thread writes and uploads each window. One can be under way: until it is on the store, the next one grows, and the
+    clip waits only where MOST_ROWS rows are in memory.
 
     Args:
         run_id: of the run; windows of any other are not used.
-        source: how the clip's video looks now; windows made of any other are not used.
-        seconds: of work, after which a window is on the store.
+        source: the current sighting of the clip's video; windows of another one are not used.
+        seconds: of work between two windows.
         folder: for local files; they are removed by `close`.
         kept_one: called with the name of each window, including the one that the clip continues from.
     """
@@ -102,7 +101,7 @@ class ClipWindows:
         self._beside = ThreadPoolExecutor(1, "sam3ray-window")
         self._upload: Future[WindowNote] | None = None
         self._upload_s = 0.0
-        self._asked: list[threading.Event] = []  # by whoever waits for a window
+        self._asked: list[threading.Event] = []  # set by those who wait for a window
         self._lock = threading.Lock()  # of `_asked`
         self._is_over = threading.Event()
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,15 +120,15 @@ class ClipWindows:
 
     @property
     def anchor(self) -> Anchor | None:
-        """From where to read the video on, as the window has it that the clip continues from."""
+        """Where to continue reading the video, according to the window from which the clip continues."""
         return Anchor.of(self._seen_before.anchor)
 
     def reads(self, seen: Callable[[], Mapping[str, Any]]) -> None:
-        """`seen` says what reading the video has shown so far. It is kept, too: the next attempt reads other frames."""
+        """`seen` returns what reading the video has shown. It is saved: the next attempt reads other frames."""
         self._seen = seen
 
     def finish(self) -> None:
-        """All frames are found: no window is wanted any more. What is under way ends early; errors no longer matter."""
+        """All frames are processed: no more windows are needed. An upload ends early; its errors are ignored."""
         self._end()
         if self._upload is not None:
             upload, self._upload = self._upload, None
@@ -159,10 +158,10 @@ class ClipWindows:
             self._windows.clear()
 
     def keep_now(self) -> threading.Event:
-        """Asks, from any thread, for a window at the next moment of rest, however short it is.
+        """Requests, from any thread, a window at the next point where the session can be saved, however short it is.
 
         Returns:
-            What is set once it is on the store, or none will be.
+            An event, set once the window is on the store or none will be.
         """
         kept = threading.Event()
         with self._lock:
@@ -182,7 +181,7 @@ class ClipWindows:
             self._note, self._seen_before = fresh, Seen()
             state = self._windows.fetch(name, STATE, self._folder)
             if state is None:
-                self._windows.list()  # a later one has taken its place meanwhile, or the clip is done
+                self._windows.list()  # a later one has replaced it, or the clip is done
                 continue
             try:
                 self._note = self._sound(state, fresh)
@@ -239,11 +238,11 @@ class ClipWindows:
         self._rows += len(frame.objects)
 
     def at_rest(self, pass_number: int, snapshot: Callable[[], Saved]) -> None:
-        """Raises WindowTaken if another attempt is ahead, or what kept the last window from the store."""
+        """Raises WindowTaken if another attempt is ahead, or the error that kept the last window from the store."""
         if self._upload is not None and self._upload.done():
             self.settle()
         asked = bool(self._asked)
-        # Early by as long as the last one took to get there, so that no more than `seconds` of work are at stake.
+        # Early by the time of the last upload, so that at most `seconds` of work are at stake.
         is_due = time.monotonic() - self._since >= self._seconds - min(self._upload_s, self._seconds / 2)
         if self._rows >= MOST_ROWS:
             self.settle()
@@ -258,7 +257,7 @@ class ClipWindows:
             self._note = upload.result()
 
     def _cut(self, pass_number: int, snapshot: Callable[[], Saved]) -> _Cut:
-        """All since the last window, which ends here."""
+        """Everything since the last window, as a window that ends here."""
         seen = Seen.of(self._seen())
         news = seen.beyond(self._seen_before)
         self._seen_before = self._seen_before.joined(seen)
@@ -272,7 +271,7 @@ class ClipWindows:
     # In the thread that uploads
 
     def _keep(self, cut: _Cut) -> WindowNote:
-        # What the end of an earlier pass has brought since the last window is a window of that pass.
+        # Rows from the end of an earlier pass since the last window form a window of that pass.
         began = time.monotonic()
         passes = sorted({*cut.frames, cut.pass_number})
         entries = [self._rows_kept(each, cut) for each in passes]

@@ -1,12 +1,11 @@
-"""What an actor does with a clip: fetch, decode, segment, write, commit. A plain class, no Ray.
+"""Processes a clip in an actor: fetch, decode, segment, write, commit. A plain class, no Ray.
 
     worker = ClipWorker(config, RunStore(config.output), fingerprint)
     result = worker.process(Clip("a", "a.mp4", ("person",)))
 
-Crash contract: annotations are built in a local work folder and reach the store in one
-create-if-absent step, the last one. Whatever dies before that leaves nothing on the store but windows of
-the clip (`job.windows`), from which the next attempt goes on; the work folder is removed by the next worker on the
-machine.
+Crash contract: annotations are built in a local work folder and reach the store in one create-if-absent step, the last
+one. A process that dies before that leaves nothing on the store but windows of the clip (`job.windows`), from which the
+next attempt continues; the work folder is removed by the next worker on the machine.
 
 The out-of-memory ladder: each rung keeps what the ones before it do.
 
@@ -66,12 +65,12 @@ from sam3ray.video import ClipFrames, local_sighting
 
 _LOG = logging.getLogger(__name__)
 
-SHORTAGE_WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0)  # for what the node is short of for a while
+SHORTAGE_WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0)  # for shortages that may pass
 MAX_TRACEBACK = 8_000  # characters kept in a failure record
 
 
 class Segments(Protocol):
-    """What a worker needs of `sam3ray.segment.Segmenter`."""
+    """What a worker needs from `sam3ray.segment.Segmenter`."""
 
     @property
     def model_info(self) -> Mapping[str, Any]: ...
@@ -101,11 +100,11 @@ MakeSegmenter = Callable[[ModelConfig, TrackingConfig], Segments]
 
 @dataclass(frozen=True)
 class _Written:
-    """A finished local file, and what it took."""
+    """A finished local file, and the cost of making it."""
 
     file: FileFacts
     timings: dict[str, float]
-    dropped: int  # objects that there was no room for
+    dropped: int  # objects dropped because of `tracking.max_num_objects`
 
 
 class ClipWorker:
@@ -125,7 +124,7 @@ class ClipWorker:
         Args:
             refinement: the corrections that the job follows: clips are tracked from their prompts, no phrase runs, and
                 the rest comes from the corrected run.
-            agreed: what the driver has decided; None: there is no driver to agree with.
+            agreed: the driver's decisions; None: there is no driver.
 
         Raises:
             JobStopped: it cannot be loaded; the message says what to do.
@@ -156,10 +155,10 @@ class ClipWorker:
         self._work.close()
 
     def keep_now(self) -> threading.Event:
-        """Asks, from any thread, for a window of the clip under way.
+        """Requests, from any thread, a window of the running clip.
 
         Returns:
-            What is set once the window is on the store, or there is nothing to keep.
+            An event, set once the window is on the store or there is nothing to save.
         """
         windows = self._kept
         if windows is None:
@@ -184,10 +183,10 @@ class ClipWorker:
     # The clip itself
 
     def attempt(self, clip: Clip, rung: int = 0, attempt: int = 1, work: Work | None = None) -> Answer | Failure:
-        """Like `process`, but what goes wrong with the clip comes back as a value.
+        """Like `process`, but returns the clip's errors as values.
 
         Raises:
-            JobStopped: no clip is to blame, and other clips would fail, too.
+            JobStopped: the cause is not this clip, and other clips would also fail.
         """
         began = time.perf_counter()
         for wait_s in (*SHORTAGE_WAITS_S, None):
@@ -232,7 +231,7 @@ class ClipWorker:
         self._progress = ClipProgress("begin")
         try:
             if attempt > 1 and self.store.is_done(clip.clip_id):
-                # An attempt that was given up as dead had committed it after all.
+                # An attempt given up as dead has committed it after all.
                 return self._committed_before(clip.clip_id, rung, time.perf_counter() - began)
             if self.refinement is not None and not clip.visual_prompts:
                 return self._copy(clip, self.refinement, began)
@@ -262,7 +261,7 @@ class ClipWorker:
         return self._parts.window(clip, work.index, tried, clock, self._progress)
 
     def _annotate(self, opened: Opened, clock: StageClock, tried: Attempt) -> ClipResult:
-        """Frames in, annotations into a local file, the file onto the store: what is on it is whole."""
+        """Reads frames, writes annotations to a local file and puts it onto the store, complete."""
         with contextlib.ExitStack() as stack:
             windows = self._windows(opened, tried)
             if windows is not None:
@@ -275,7 +274,7 @@ class ClipWorker:
             return result
 
     def _windows(self, opened: Opened, tried: Attempt) -> ClipWindows | None:
-        """Where the clip is kept under way; None where it is not."""
+        """The windows of the running clip; None if it has none."""
         config, clip_id, progress = self.config.windows, opened.clip.clip_id, self._progress
         if config.mode == "off" or not getattr(self.segmenter, "can_resume", False):
             return None
@@ -310,7 +309,7 @@ class ClipWorker:
                 )
             committed = self._commit(opened, path, clock)
         finally:
-            path.unlink(missing_ok=True)  # also what a full disk cut off
+            path.unlink(missing_ok=True)  # also a file that a full disk cut off
         if not committed:
             return self._committed_before(clip.clip_id, tried.rung, tried.seconds)
         return ClipResult(
@@ -329,7 +328,7 @@ class ClipWorker:
         )
 
     def _facts(self, opened: Opened, source: Source) -> dict[str, Mapping[str, Any]]:
-        """What the file says of the clip, the model and the software."""
+        """The file's metadata: clip, model and software."""
         clip, info = opened.clip, source.info
         about = {
             "uri": clip.uri,
@@ -390,7 +389,7 @@ class ClipWorker:
         return _Written(file, timings, dropped)
 
     def _commit(self, opened: Opened, path: Path, clock: StageClock) -> bool:
-        """Puts the file onto the store; False where another attempt's is there."""
+        """Puts the file onto the store; False if another attempt's file exists."""
         clip = opened.clip
         if is_local(clip.uri):  # a file that was replaced while it was read may have given frames of both
             check_source(replace(clip, source=opened.source), local_sighting(Path(local_path(clip.uri))))
@@ -414,7 +413,7 @@ class ClipWorker:
         return found if self.refinement is None else self.refinement.clip(clip.clip_id)[0].with_tracks(found)
 
     def _copy(self, clip: Clip, refinement: Refinement, began: float) -> ClipResult:
-        """The clip as its corrections leave it: there is nothing to track."""
+        """The clip with its corrections applied: nothing is tracked."""
         corrected, about = refinement.clip(clip.clip_id)
         path = self._work.path / f"{clip.clip_id[:100]}-copy.parquet"
         facts = {"clip": about.get("clip", {}), "model": about.get("model", {}), "software": self.software}
@@ -434,10 +433,10 @@ class ClipWorker:
         )
 
     def _committed_before(self, clip_id: str, rung: int, seconds: float) -> ClipResult:
-        """The figures of the file that is there: another attempt's."""
+        """The figures of the existing file, which another attempt wrote."""
         try:
             found = self.store.summary_of(clip_id)
-        except (FileNotFoundError, ValueError):  # damaged, which `verify` says
+        except (FileNotFoundError, ValueError):  # damaged: `verify` reports it
             return ClipResult(clip_id, 0, 0, 0, seconds, committed=False, rung=rung)
         return ClipResult(
             clip_id, found.frames, found.objects, found.rows, found.seconds, found.timings, committed=False, rung=rung
@@ -446,7 +445,7 @@ class ClipWorker:
     def _failure(self, clip: Clip, error: Exception, attempt: int, seconds: float) -> Failure:
         reason, message, where = classify(error, gpu_share=self._gpu_share)
         if reason is Reason.OUT_OF_MEMORY:
-            error.__traceback__, trace = None, ""  # its frames hold what is to be freed
+            error.__traceback__, trace = None, ""  # its frames hold the memory that is to be freed
             free_memory()
         else:
             trace = redact("".join(traceback.format_exception(error)))[-MAX_TRACEBACK:]
@@ -465,7 +464,7 @@ class ClipWorker:
 
 
 def _stitching(segmenter: Segments) -> Stitching | None:
-    """What works on windows and links them: a segmenter of one's own may bring it; without it, no clip is cut."""
+    """Processes and links windows. A custom segmenter may provide it; without it, no clip is cut."""
     if isinstance(segmenter, Segmenter):
         return cast(Stitching, stitching)
     own: Stitching | None = getattr(segmenter, "stitching", None)
@@ -475,7 +474,7 @@ def _stitching(segmenter: Segments) -> Stitching | None:
 def _segmenter(
     config: JobConfig, make: MakeSegmenter | None, agreed: Agreement | None, software: Mapping[str, str]
 ) -> Segments:
-    """The model, loaded and held against what was agreed: the cheap comparisons come first."""
+    """Loads the model and compares it with the driver's decisions, cheap comparisons first."""
     if agreed is not None:
         check_software(agreed, software, ENGINE_VERSION)
     if make is not None:

@@ -1,4 +1,4 @@
-"""All items of a job: which are open, which wait for what, and how the clips that they are parts of end."""
+"""All items of a job: which are open, what they wait for, and how their clips end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sam3ray.job.tasks import Tasks
 
 
 class Worklist:
-    """The line of what actors do, the merges beside it, and the graph that says what follows on what.
+    """The actors' queue, the merges, and the graph of what follows what.
 
     Attributes:
         done, failed: clips, whole ones.
@@ -32,37 +32,37 @@ class Worklist:
         self.merges = Tasks()
         self.done = 0
         self.failed: Counter[Reason] = Counter()
-        self._expected: dict[int, int] = {}  # windows of clips that nobody has opened yet
+        self._expected: dict[int, int] = {}  # windows of clips that no actor has opened yet
         self._blame = blame
         self._prior_parts = prior_parts
 
     @property
     def for_actors(self) -> int:
-        """Open items that want an actor, those that run included."""
+        """Open items that need an actor, running ones included."""
         return self.line.open - self.merges.open
 
     @property
     def expected(self) -> int:
-        """Open items that want an actor, if clips are cut as expected: each window of theirs is one."""
+        """Open items that need an actor, if clips are cut as expected: each of their windows counts."""
         return self.for_actors + sum(self._expected.values()) - len(self._expected)
 
     def expect(self, windows: Mapping[int, int]) -> None:
-        """Clips that will likely be cut, into so many windows: known before they are opened."""
+        """Clips likely to be cut, with their numbers of windows, known before they are opened."""
         self._expected |= {clip: count for clip, count in windows.items() if not self.line.is_settled(clip)}
 
     def stays_whole(self, clip: int) -> bool:
-        """It is not cut, whatever was expected. True where that is news."""
+        """It is not cut, whatever was expected. True if that was not known."""
         return self._expected.pop(clip, None) is not None
 
     def clips_of(self, running: Iterable[int]) -> int:
-        """How many clips actors and merges are at work on, given the items that actors run."""
+        """The number of clips that actors and merges work on, given the actors' items."""
         items = list(running)
         if not self.graph.is_cut:
             return len(items)
         return len({self.graph.clip(item) for item in (*items, *self.merges.items)})
 
     def finish(self, item: int, now: float) -> bool:
-        """It is done. True where with it the whole clip is."""
+        """It is done. True if the whole clip is done with it."""
         was_over = self.graph.is_over(item)
         self._settle(item)
         self._admit(self.graph.done(item), now)
@@ -76,7 +76,7 @@ class Worklist:
         self._admit(self.graph.cut(item, cutting), now)
 
     def make_again(self, item: int, windows: Collection[int], now: float) -> bool:
-        """As `Graph.again`; False where that has happened too often, and the item is still open."""
+        """As `Graph.again`; False if that has happened too often and the item is still open."""
         ready = self.graph.again(item, windows)
         if ready is None:
             return False
@@ -88,10 +88,10 @@ class Worklist:
         """For good, and its clip with it.
 
         Args:
-            busy: items that run, and may run on: what they keep is of use when the clip is tried again.
+            busy: running items, which may finish: their windows are useful when the clip is tried again.
 
         Returns:
-            The clip's other items, which are to be withdrawn; None where the clip was over before.
+            The clip's other items, which are to be withdrawn; None if the clip had ended before.
         """
         self._settle(item)
         if self.graph.is_over(item):
@@ -105,7 +105,7 @@ class Worklist:
         self._expected.pop(item, None)
 
     def _admit(self, ready: Iterable[Ready], now: float) -> None:
-        """What can begin becomes items."""
+        """Turns what can begin into items."""
         for work, length in ready:
             is_merge = work.stage is Stage.MERGE
             item = self.line.add(length, waits=not is_merge)
