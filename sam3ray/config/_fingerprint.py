@@ -14,7 +14,7 @@ from sam3ray.values.clip import Clip
 from sam3ray.values.clip_ids import unsigned
 from sam3ray.values.exemplars import exemplar_items
 from sam3ray.values.prompts import VisualPrompt
-from sam3ray.values.versions import ENGINE_VERSION
+from sam3ray.values.versions import ENGINE_VERSION, LINKING_VERSION
 
 # Batch shapes can change the last bits of a sum, as another model of GPU can; they are lowered on the fly when memory
 # runs out, and recorded with each clip. A run whose clips were made with different ones is still one run.
@@ -53,6 +53,7 @@ def fingerprint(
     }
     if config.windows.mode == "parallel":  # the other modes share a fingerprint: they give the same rows
         flat |= {"windows.frames": config.windows.frames, "windows.overlap": config.windows.overlap}
+        flat["windows.linking"] = LINKING_VERSION
     for key, value in config.tracking.model_dump(mode="json").items():
         # Where nothing is relinked, a run is what it was before that could be asked for.
         if key not in _NOT_TRACKING and (key != "relink" or value):

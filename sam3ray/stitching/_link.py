@@ -6,7 +6,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sam3ray.engine.returning import accepted
+from sam3ray.engine.returning import STEPS, accepted
 from sam3ray.stitching import _overlap
 from sam3ray.stitching._links import FORMAT, Hidden, Joint, LinkedTrack, Links
 from sam3ray.stitching._tracks import Track, Window, tracks_of
@@ -36,6 +36,28 @@ class Admission(Protocol):
     def new_det_thresh(self) -> float: ...
     @property
     def forget_after_frames(self) -> int | None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Birth:
+    """A track that continues nothing.
+
+    Attributes:
+        apart: (object of the window before, object of this one) that were seen apart on shared frames.
+        chain: of a track that has been compared already, in the window before.
+    """
+
+    track: Track
+    apart: frozenset[tuple[int, int]]
+    chain: Chain | None = None
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.track.key
+
+    @property
+    def first(self) -> int:
+        return self.track.first
 
 
 @dataclass
@@ -70,7 +92,8 @@ def link_windows(
     1. On the frames that two windows share, by the overlap of masks (`_overlap`).
     2. A track that continues nothing is compared by the probe with the objects of its phrase that no window shows any
        more, those seen last first, at most `MOST_LOST` (`sam3ray.engine.returning`). Tracks that were seen apart on
-       shared frames are never compared.
+       shared frames are never compared. Of a track that begins near the end of its window there is little to see
+       yet: if it is not found, it is compared again when the window after has shown more of it.
 
     3. A track that continues nothing and began below `new_det_thresh` is one only because its window did not know what
        the windows before had. Where they have objects of its phrase, it is hidden until it is sure enough.
@@ -92,27 +115,44 @@ def link_windows(
     hidden: list[Hidden] = []
     before: Cut | None = None
     open_chains: dict[int, Chain] = {}  # of the window before, by id there
+    young: list[Birth] = []  # of the window before, which ended too soon to see enough of them
     for window in sorted(windows, key=lambda each: each.cut.index):
         cut = window.cut
         if cut.index != len(spans) or (
             before is not None and not before.start < cut.start <= before.until <= cut.until
         ):
             raise ValueError(f"window {cut.index} ({cut.start} to {cut.until}) does not follow the one before it")
-        tracks = tracks_of(window, before, 0.0 if rules is None else rules.new_det_thresh)
+        opening = max((each.first + STEPS[-1] + 1 for each in young), default=0)
+        tracks = tracks_of(window, before, 0.0 if rules is None else rules.new_det_thresh, opening)
         shared = _overlap.compare({i: chain.tail for i, chain in open_chains.items()}, tracks)
         found: dict[int, Chain] = {}
         for a, (b, iou) in shared.same.items():
             found[b] = open_chains[a]
             joints.append(Joint(cut.index - 1, a, cut.index, b, "overlap", iou))
+        born: set[int] = set()
         if probe is not None and before is not None:
-            births = [each for each in tracks.values() if each.is_shown and each.object_id not in found]
-            continued = {id(chain) for chain in found.values()}
-            lost = [chain for chain in chains if id(chain) not in continued]
-            for track, chain, score in _recalled(births, lost, shared.apart, probe, relink_after_s):
-                tail = chain.tail
-                joints.append(Joint(tail.window, tail.object_id, cut.index, track.object_id, "memory", score))
-                found[track.object_id] = chain
-        open_chains = {}
+            births = [
+                Birth(each, shared.apart) for each in tracks.values() if each.is_shown and each.object_id not in found
+            ]
+            goes_on = {id(chain): object_id for object_id, chain in found.items()}
+            births += [each for each in young if id(each.chain) in goes_on]
+            for each in births:
+                if each.chain is not None:
+                    _see_more(each.track, tracks[goes_on[id(each.chain)]])
+            lost = [chain for chain in chains if id(chain) not in goes_on]
+            born = {each.track.object_id for each in births if each.chain is None}
+            for birth, chain, score in _recalled(births, lost, probe, relink_after_s):
+                tail, track = chain.tail, birth.track
+                joints.append(Joint(tail.window, tail.object_id, track.window, track.object_id, "memory", score))
+                if birth.chain is None:
+                    found[track.object_id] = chain
+                    born.discard(track.object_id)
+                else:
+                    chain.tracks += birth.chain.tracks
+                    chains = [each for each in chains if each is not birth.chain]
+                    found[goes_on[id(birth.chain)]] = chain
+                    hidden = [each for each in hidden if (each.window, each.track) != track.key]
+        open_chains, young = {}, []
         earlier = tuple(chains)
         for object_id, track in sorted(tracks.items()):
             if object_id not in found and rules is not None and _is_doubtful(track, earlier, rules):
@@ -125,7 +165,11 @@ def link_windows(
             if not chain.tracks:
                 chains.append(chain)
             chain.tracks.append(track)
-            track.head, track.probed = {}, {}  # masks are kept no longer than they are needed
+            track.head, track.opening = {}, {}  # masks are kept no longer than they are needed
+            if object_id in born and track.steps < len(STEPS) and track.last == cut.until - 1:
+                young.append(Birth(track, shared.apart, chain))
+            else:
+                track.probed = {}
             open_chains[object_id] = chain
         for chain in chains:
             if chain.tail.window < cut.index:
@@ -152,40 +196,40 @@ def _is_doubtful(track: Track, earlier: Sequence[Chain], rules: Admission) -> bo
     return False
 
 
+def _see_more(track: Track, continued: Track) -> None:
+    """Takes in what the window after shows of a track."""
+    for position, mask in sorted(continued.opening.items()):
+        if track.wants(position):
+            track.probe_at(position, mask)
+
+
 def _recalled(
-    births: Sequence[Track],
-    lost: Sequence[Chain],
-    apart: frozenset[tuple[int, int]],
-    probe: Probe,
-    relink_after_s: float | None,
-) -> list[tuple[Track, Chain, float]]:
+    births: Sequence[Birth], lost: Sequence[Chain], probe: Probe, relink_after_s: float | None
+) -> list[tuple[Birth, Chain, float]]:
     """Births that are lost objects."""
     by_key = {chain.tail.key: chain for chain in lost}
-    order = sorted(births, key=lambda track: (track.first, track.object_id))
+    order = sorted(births, key=lambda birth: (birth.first, birth.key))
     table: dict[Hashable, dict[tuple[int, int], float]] = {}
     for birth in order:
-        near = _comparable(birth, lost, apart, probe, relink_after_s)
-        found = probe.scores(near, birth) if near and birth.probed else ()
+        near = _comparable(birth, lost, probe, relink_after_s)
+        found = probe.scores(near, birth.track) if near and birth.track.probed else ()
         table[birth.key] = {key: round(float(score), 6) for key, score in zip(near, found, strict=False)}
-    return [(track, by_key[key], table[track.key][key]) for track, key in accepted(order, table)]
+    return [(birth, by_key[key], table[birth.key][key]) for birth, key in accepted(order, table)]
 
 
 def _comparable(
-    birth: Track,
-    lost: Sequence[Chain],
-    apart: frozenset[tuple[int, int]],
-    probe: Probe,
-    relink_after_s: float | None,
+    birth: Birth, lost: Sequence[Chain], probe: Probe, relink_after_s: float | None
 ) -> list[tuple[int, int]]:
     """The lost objects that a birth may be, by their last track; those seen last come first."""
     found: list[tuple[int, tuple[int, int]]] = []
+    track = birth.track
     for chain in lost:
         last, tail = chain.last_shown, chain.tail
-        if last is None or tail.prompt != birth.prompt or last.last >= birth.first:
+        if last is None or tail.prompt != track.prompt or last.last >= track.first or tail.window >= track.window:
             continue
-        if tail.window == birth.window - 1 and (tail.object_id, birth.object_id) in apart:
+        if tail.window == track.window - 1 and (tail.object_id, track.object_id) in birth.apart:
             continue
-        if relink_after_s is not None and birth.first_s - last.last_s > relink_after_s:
+        if relink_after_s is not None and track.first_s - last.last_s > relink_after_s:
             continue
         if probe.knows(*tail.key):
             found.append((-last.last, tail.key))

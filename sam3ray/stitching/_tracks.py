@@ -39,6 +39,7 @@ class Track:
         sure, sure_first, sure_first_s, sure_score: where its score has reached `new_det_thresh`: position of the first
             such row, position and time of the first that this window shows, and the score; none (-1) if there is none.
         head, tail: masks by position, in the overlaps with the windows before and after.
+        opening: masks by position on the first frames that this window shows, as far as `tracks_of` is asked for them.
         probed: masks by position on frames on which to compare it with lost objects, ascending.
         steps: how many of `STEPS` have been met.
     """
@@ -59,6 +60,7 @@ class Track:
     steps: int = 0
     head: dict[int, MaskRuns] = field(default_factory=dict)
     tail: dict[int, MaskRuns] = field(default_factory=dict)
+    opening: dict[int, MaskRuns] = field(default_factory=dict)
     probed: dict[int, MaskRuns] = field(default_factory=dict)
 
     @property
@@ -69,12 +71,23 @@ class Track:
     def is_shown(self) -> bool:
         return self.first >= 0
 
+    def wants(self, position: int) -> bool:
+        """Whether its mask at a position, the next at which it has one, is to be compared with lost objects."""
+        return self.steps < len(STEPS) and position >= self.first + STEPS[self.steps]
 
-def tracks_of(window: Window, before: Cut | None, enough: float = 0.0) -> dict[int, Track]:
+    def probe_at(self, position: int, mask: MaskRuns) -> None:
+        self.steps += 1
+        self.probed[position] = mask
+        if len(self.probed) > LOOKS:
+            self.probed.pop(min(self.probed))
+
+
+def tracks_of(window: Window, before: Cut | None, enough: float = 0.0, opening: int = 0) -> dict[int, Track]:
     """The objects of a window by id.
 
     Args:
         enough: the score from which on a track is sure.
+        opening: the position up to which masks are wanted in `Track.opening`.
 
     Raises:
         ValueError: the rows are not those of the window, or an object changes its phrase.
@@ -100,7 +113,7 @@ def tracks_of(window: Window, before: Cut | None, enough: float = 0.0) -> dict[i
             if is_sure and track.sure < 0:
                 track.sure, track.sure_score = position, item.score
             mask: MaskRuns | None = None
-            if position < own or position >= cut.stop:
+            if position < own or position >= cut.stop or position < opening:
                 mask = read_rle(item.rle, frame.height, frame.width)
                 if position < own:
                     track.head[position] = mask
@@ -108,16 +121,15 @@ def tracks_of(window: Window, before: Cut | None, enough: float = 0.0) -> dict[i
                     track.tail[position] = mask
             if position < own:
                 continue
+            if mask is not None and position < opening:
+                track.opening[position] = mask
             if not track.is_shown:
                 track.first, track.first_s = position, frame.time_s
             if is_sure and track.sure_first < 0:
                 track.sure_first, track.sure_first_s = position, frame.time_s
             track.last, track.last_s = position, frame.time_s
-            if track.steps < len(STEPS) and position >= track.first + STEPS[track.steps]:
-                track.steps += 1
-                track.probed[position] = mask or read_rle(item.rle, frame.height, frame.width)
-                if len(track.probed) > LOOKS:
-                    track.probed.pop(min(track.probed))
+            if track.wants(position):
+                track.probe_at(position, mask or read_rle(item.rle, frame.height, frame.width))
     if count != cut.until - cut.start:
         raise ValueError(
             f"window {cut.index} has {'more' if count > cut.until - cut.start else count} frames; "

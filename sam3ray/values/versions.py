@@ -9,3 +9,7 @@ from __future__ import annotations
 #   3: phrases do not depend on each other; new objects are remembered at the size of the video; a removed object takes
 #      back the conditioning frames that it gave
 ENGINE_VERSION = 3
+
+# Of the rules by which the objects of parallel windows are linked: raised whenever they change. In the fingerprint of
+# `windows.mode: parallel`.
+LINKING_VERSION = 3
