@@ -160,6 +160,10 @@ class Library:
         opened.stills.fill()
         return opened
 
+    def opened(self, key: str) -> OpenClip | None:
+        """A clip that is open already."""
+        return self._open.get(key)
+
     def _opened(self, key: str) -> OpenClip:
         """Opens a clip, once; downloads it first if it is on a store.
 

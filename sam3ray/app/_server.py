@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import shutil
 import tempfile
@@ -106,22 +107,21 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _add_static(app: FastAPI) -> None:
-    """The page's own files: only those of the package, by their names."""
-    files = {each.name: each for each in resources.files("sam3ray.app").joinpath("static").iterdir() if each.is_file()}
+    """The page's own files: only those of the package, by their names; read and compressed once."""
+    folder = resources.files("sam3ray.app").joinpath("static")
+    files = {each.name: each.read_bytes() for each in folder.iterdir() if Path(each.name).suffix in _TYPES}
+    packed = {name: gzip.compress(data, mtime=0) for name, data in files.items()}
 
-    @app.get("/")
-    def index() -> Response:
-        return _static("index.html")
-
-    @app.get("/static/{name}")
-    def static(name: str) -> Response:
-        return _static(name)
-
-    def _static(name: str) -> Response:
-        media_type = _TYPES.get(Path(name).suffix)
-        if name not in files or media_type is None:
+    async def static(request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        if name not in files:
             return JSONResponse({"message": "there is no such file"}, 404)
-        return Response(files[name].read_bytes(), media_type=media_type)
+        is_packed = "gzip" in request.headers.get("accept-encoding", "")
+        headers = {"content-encoding": "gzip", "vary": "accept-encoding"} if is_packed else None
+        return Response((packed if is_packed else files)[name], 200, headers, _TYPES[Path(name).suffix])
+
+    app.add_route("/", static)
+    app.add_route("/static/{name}", static)
 
 
 def _add_clips(app: FastAPI, service: Service) -> None:
@@ -129,9 +129,12 @@ def _add_clips(app: FastAPI, service: Service) -> None:
 
     @app.get("/api/state")
     def state() -> Any:
+        entries = library.entries()
+        opened = library.opened(entries[0].key) if entries else None
         return {
             "version": __version__,
-            "clips": [each.as_json() for each in library.entries()],
+            "clips": [each.as_json() for each in entries],
+            "first": None if opened is None else {**entries[0].as_json(), **opened.as_json()},
             "formats": {name: list(variants) for name, variants in FORMATS.items()},
             "thresholds": {name: getattr(options.tracking, name) for name in THRESHOLDS},
             "model_thresholds": service.tries.desk.info.get("thresholds", {}),
@@ -164,6 +167,7 @@ def _add_clips(app: FastAPI, service: Service) -> None:
     @app.get("/api/clips/{key}/thumb")
     def thumb(key: str) -> Response:
         data = library.thumb(key)
+        service.shown.set()  # the page asks for these pictures once the first frame is drawn
         return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
     @app.get("/api/clips/{key}/stills/{position}")
@@ -172,7 +176,6 @@ def _add_clips(app: FastAPI, service: Service) -> None:
         if not 0 <= position < len(opened.frames.indices):
             raise UserError(f"frame {position} is not in the clip; allowed: 0 to {len(opened.frames.indices) - 1}")
         data = opened.stills.get(position)
-        service.shown.set()
         return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
 

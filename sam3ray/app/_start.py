@@ -82,6 +82,7 @@ def serve(options: AppOptions, say: Callable[[str], None], warn: Callable[[str],
                 "the videos and use the model, and the connection is not encrypted. Use it within a network that you "
                 "trust, or behind a proxy with HTTPS. The webcam works over HTTPS or on this machine alone"
             )
+        server.config.load()  # what serves the first request is imported: the address can be used as soon as it is said
         say(address)
         if options.browser:
             timer = threading.Timer(1.0, webbrowser.open, [address])

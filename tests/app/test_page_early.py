@@ -10,7 +10,7 @@ from playwright.sync_api import expect  # isort: skip
 
 
 def test_a_video_uploaded_before_the_first_clip_is_open_is_shown(holding, videos):
-    page, release = holding("**/api/clips/c1")
+    page, release = holding("**/api/clips/c1/stills/0")
     page.set_input_files("input[type=file]", videos / "ntsc.mp4")
     expect(page.locator(".clips .loading")).to_have_count(0)
     uploaded = page.locator(".clips li").last.locator("button")
@@ -20,7 +20,7 @@ def test_a_video_uploaded_before_the_first_clip_is_open_is_shown(holding, videos
 
 
 def test_what_is_asked_for_before_the_first_clip_is_open_is_asked_of_it(holding):
-    page, release = holding("**/api/clips/c1")
+    page, release = holding("**/api/clips/c1/stills/0")
     phrase = page.get_by_label("Phrase to look for")
     phrase.fill("red circle")
     phrase.press("Enter")

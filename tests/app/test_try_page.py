@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import io
 import json
 import random
@@ -10,6 +11,7 @@ import urllib.error
 import urllib.request
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -367,6 +369,18 @@ def test_strangers_are_refused(server, videos):
     upgrade |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
     assert ask(server, "/ws", {**cookie, **upgrade, "Origin": "http://evil.example"}) == 403
     assert ask(server, "/ws", {**upgrade, **own}) == 403
+
+
+def test_scripts_come_compressed_to_who_takes_that(server):
+    script = resources.files("sam3ray.app").joinpath("static", "main.js").read_bytes()
+    cookie = {"Cookie": f"sam3ray-{server.origin.rpartition(':')[2]}={server.token}"}
+    for encoding, unpacked in (("gzip, deflate", gzip.decompress), ("identity", bytes)):
+        request = urllib.request.Request(
+            f"{server.origin}/static/main.js", headers={**cookie, "Accept-Encoding": encoding}
+        )
+        with urllib.request.urlopen(request, timeout=10) as response:
+            assert response.headers["Content-Type"].startswith("text/javascript")
+            assert unpacked(response.read()) == script
 
 
 def test_an_upload_over_the_limit_leaves_nothing(videos, tmp_path):

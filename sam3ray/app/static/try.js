@@ -112,7 +112,7 @@ export default class TryView {
     this.closeBeside();
     this.node.classList.add("busy");
     try {
-      const clip = await get(`/api/clips/${key}`);
+      const { first } = this.state, clip = first?.key === key ? first : await get(`/api/clips/${key}`);
       if (this.wanted !== key) return; // another was opened meanwhile
       const isNew = !this.works.has(key);
       if (isNew) this.works.set(key, newWork({ key, way: "forward", first: 0, last: clip.times.length - 1, settings: {}, running: null, results: [], position: 0 }));
