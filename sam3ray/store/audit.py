@@ -1,4 +1,4 @@
-"""The audit of one file of a run, wherever the work is done: in a thread, a process, on another node."""
+"""Audits one file of a run: in a thread, a process, or on another node."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sam3ray.values.clip import Clip
 
 @dataclass(frozen=True)
 class Task:
-    """One file to check: a clip's own, or a merged one (`part`) with what the index says of the clips in it.
+    """One file to check: a clip's own, or a merged one (`part`) with the index's entries for its clips.
 
     `whole`: of a merged file, all rows, and not those of its one clip alone.
     """
@@ -35,9 +35,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Checked:
-    """What was found of one clip in one file.
+    """The findings about one clip in one file.
 
-    `figures`: frames, objects and rows, where they could be read; `made`: what its metadata says of its making.
+    `figures`: frames, objects and rows, if they could be read; `made`: its provenance from the metadata.
     """
 
     clip_id: str
@@ -54,7 +54,7 @@ class Auditor:
     fingerprint: Mapping[str, Any]
 
     def check(self, task: Task) -> tuple[list[Checked], list[str]]:
-        """What was found of each clip, and what is wrong."""
+        """The findings about each clip, and all problems."""
         return self._own_file(task.clips[0]) if task.part is None else self._part(task.part, task)
 
     def _own_file(self, clip: Clip) -> tuple[list[Checked], list[str]]:

@@ -19,13 +19,13 @@ _SLICE_CHARS = 400_000  # of RLE text checked at once: bounds the arrays of run 
 
 
 class ClipCheck:
-    """Collects what is wrong with one clip. Feed `rows` in order, then call `finish`.
+    """Collects the problems of one clip. Feed `rows` in order, then call `finish`.
 
     Args:
         where: how messages name the file or part.
         metadata: the clip's file metadata, as `read_file_metadata` gives it.
         fingerprint: the run's.
-        prompts: what the `prompt` column may say; None: anything.
+        prompts: allowed values of the `prompt` column; None: anything.
         one_prompt: whether an object must have the same one on all its frames. Corrections may differ.
     """
 
@@ -61,12 +61,12 @@ class ClipCheck:
 
     @property
     def digest(self) -> str:
-        """Of all rows seen, however they came in batches."""
+        """Counts of all rows seen, across batches."""
         return "".join(state.hexdigest() for state in self._hashes.values())
 
     @property
     def figures(self) -> tuple[Any, int, int]:
-        """Frames processed as the metadata say; objects and rows as they were seen."""
+        """Frames according to the metadata; objects and rows as counted."""
         return self._clip.get("frames"), len(self._prompt_of), self._rows
 
     def _add(self, problem: str) -> None:

@@ -3,7 +3,7 @@
 Merged files go to `compacted/`, and the newest index there says which clips they hold (see `compacted`). What is on
 storage if the process dies, step by step:
 
-1. A part is built in a local temporary file, read back, and created under a new name. Nobody reads it: no index names
+1. A part is built in a local temporary file, read back, and created under a new name. It is not read, because no index names
    it. If the process dies here, the next compaction deletes it, once no index can still name it.
 2. The next version of the index is created, in one step and only if it does not exist yet. From here on
    `read_annotations`, resume, `status` and `verify` take those clips from the part. Their own files are the same rows,
@@ -141,10 +141,10 @@ class _Compaction:
         return CompactResult(clips, parts, written, removed)
 
     def _sources(self) -> list[_Source]:
-        """What to merge, in the order of clip ids."""
+        """The clips to merge, in the order of their ids."""
         index = self._index.clips
         sources = [_Source(clip_id, None) for clip_id in self._own - index.keys()]
-        if sources:  # otherwise the small parts are as good as they get
+        if sources:  # otherwise small parts cannot be improved
             small = {c.part for c in index.values() if self._parts.get(c.part, 0) < self._target_bytes // 2}
             sources += [_Source(clip.clip_id, clip.part) for clip in index.values() if clip.part in small]
         return sorted(sources, key=lambda source: source.clip_id)
@@ -177,7 +177,7 @@ class _Compaction:
         version = self._index.version + 1
         self._lease.check()
         made = create_index(self._storage, version, clips.values())
-        # A version that was there, and is old enough to have been deleted, could be made twice.
+        # An old version that has been deleted could be created again.
         if not made or max(versions(self._storage), default=version) > version:
             raise JobStopped(
                 f"another compaction of {self._storage.shown()} finished first (it created {index_path(version)}); "
@@ -194,10 +194,10 @@ class _Compaction:
                 del self._parts[part]
 
     def _tidy(self) -> None:
-        """Remove what earlier compactions left behind. Readers may still be at the index before the newest."""
+        """Remove leftovers of earlier compactions. Readers may still use the index before the newest."""
         named = {clip.part for clip in self._index.clips.values()}
         if any(base_version(part) == self._index.version for part in self._parts.keys() - named):
-            # Made from the newest index: whoever made it may be asleep. A newer index says that it comes too late.
+            # Made from the newest index: its compaction may be suspended. A newer index shows that it is too late.
             self._switch([])
         self._delete_replaced(self._index.clips)
         for version in versions(self._storage):
@@ -269,7 +269,7 @@ class _OldParts:
 
 
 def _read_back(local: str, held: list[CompactedClip]) -> int:
-    """Make sure that the part holds the rows of its clips. Returns its size in bytes."""
+    """Check that the part holds the rows of its clips. Returns its size in bytes."""
     counts: dict[str, int] = {}
     with pq.ParquetFile(local) as file:
         for clip_id, batch in by_clip(file):
@@ -313,7 +313,7 @@ class _PartWriter:
 
     @property
     def size(self) -> int:
-        """Bytes written, and an estimate of those that wait."""
+        """Bytes written, plus an estimate of the buffered ones."""
         return self._file.tell() + self._bytes // 4
 
     def write(self, batch: pa.RecordBatch) -> int:

@@ -1,8 +1,8 @@
 """The merged files of a compacted run, and the index that says which clips they hold.
 
 `compacted/index-<version>.arrow` is the switch: a part counts only once the newest index names it. A version is
-created, never replaced, and only if nobody has created it: of two compactions that began from the same version one goes
-on, the other learns that it has lost. Every version names all clips that the one before it named. Runs of sam3ray 0.1.0
+created, never replaced, and only if it does not exist: of two compactions that began from the same version one goes on,
+the other learns that it has lost. Every version names all clips that the one before it named. Runs of sam3ray 0.1.0
 have one `compacted/index.arrow` instead, which counts as version 0.
 """
 
@@ -60,7 +60,7 @@ class Index:
 
 
 def version_of(name: str) -> int | None:
-    """The version that a file in `compacted/` is; None if it is no index."""
+    """The version of an index file in `compacted/`; None for other files."""
     if name == layout.COMPACTED_INDEX.rpartition("/")[2]:
         return 0
     found = _NAME.fullmatch(name)
@@ -86,7 +86,7 @@ def base_version(part: str) -> int:
 
 
 def versions(storage: Storage) -> dict[int, Entry]:
-    """The versions that are there, by one listing."""
+    """The existing versions, by one listing."""
     found = {}
     for entry in storage.listed(layout.COMPACTED, "index"):
         version = version_of(entry.path.rpartition("/")[2])
@@ -104,7 +104,7 @@ def read_newest(storage: Storage) -> Index:
     while there := versions(storage):
         newest = max(there)
         data = storage.read(index_path(newest))
-        if data is not None:  # else a compaction has made a newer one and deleted this one meanwhile
+        if data is not None:  # otherwise a compaction has made a newer one and deleted this one
             return Index(newest, _clips(storage, newest, data))
     return Index(0, {})
 
@@ -154,13 +154,13 @@ class Lookup:
                 with self._lock:
                     return self._find(newest, there[newest].size, clip_id)
             except FileNotFoundError:
-                continue  # a compaction has made a newer one and deleted this one meanwhile
+                continue  # a compaction has made a newer one and deleted this one
             except (pa.ArrowException, OSError, ValueError, KeyError) as error:
                 raise _damaged(self._storage, newest, error) from None
         return None
 
     def _find(self, version: int, size: int, clip_id: str) -> CompactedClip | None:
-        size = size or self._storage.size(index_path(version)) or 0  # a local listing does not tell
+        size = size or self._storage.size(index_path(version)) or 0  # a local listing does not give it
         if (version, size) != self._read or self._reader is None:
             window = _Window(self._storage, index_path(version), size)
             self._reader = pa.ipc.open_file(pa.PythonFile(window, "r"))

@@ -1,4 +1,4 @@
-"""Create-if-absent: a file appears on the store whole, and only if none of its name is there.
+"""Create-if-absent: a file appears on the store whole, and only if none with its name exists.
 
 What enforces the condition:
 
@@ -36,7 +36,7 @@ _MEMORY_LOCK = threading.Lock()
 
 
 class Guarantee(Enum):
-    """Who makes sure that only one writer creates a file."""
+    """What ensures that only one writer creates a file."""
 
     SERVER = "server"
     LOCAL = "local"
@@ -113,7 +113,7 @@ def create(fs: Any, local: str, remote: str, scratch: str, token: str) -> bool:
 
 
 def replace(fs: Any, local: str, remote: str, scratch: str) -> None:
-    """Put the local file at `remote`, atomically, whether or not one is there."""
+    """Put the local file at `remote`, atomically, replacing an existing one."""
     kind = kind_of(fs)
     if kind == "local":
         os.makedirs(os.path.dirname(remote), exist_ok=True)
@@ -130,7 +130,7 @@ def replace(fs: Any, local: str, remote: str, scratch: str) -> None:
 
 
 def token_of(fs: Any, remote: str) -> str | None:
-    """The token that `create` left with a file; None where the store keeps none."""
+    """The token that `create` left with a file; None if the store keeps none."""
     kind = kind_of(fs)
     if kind == "s3":
         return {k.lower(): v for k, v in s3.head(fs, remote)["Metadata"].items()}.get(_TOKEN)
@@ -195,7 +195,7 @@ def _create_checked(fs: Any, local: str, remote: str, scratch: str) -> None:
 def _create_local(local: str, remote: str, scratch: str) -> None:
     folder = os.path.dirname(remote)
     os.makedirs(folder, exist_ok=True)
-    if os.path.lexists(remote):  # spares the copy; the link below is what decides
+    if os.path.lexists(remote):  # saves the copy; the link below decides
         raise FileExistsError(errno.EEXIST, "File exists", remote)
     if not _link_unnamed(local, remote, folder):
         _link_named(local, remote, scratch)

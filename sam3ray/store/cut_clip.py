@@ -1,15 +1,14 @@
-"""A clip that is cut into parallel windows, under way: its files in `windows/<clip_id>/`.
+"""The files of an unfinished clip that is cut into parallel windows, in `windows/<clip_id>/`.
 
-    cuts.json                 how it is cut, decided once
-    w<k>-<n>.parquet          rows of window k, made by its n-th attempt
-    w<k>-<n>.safetensors      what its objects remember at its end; the last window has none
-    w<k>.json                 window k is done: names the two with their SHA-256
-    links.json                who is who across windows, decided once; names the rows that it was decided by
+    cuts.json                 how it is cut, decided once w<k>-<n>.parquet          rows of window k, made by its n-th
+    attempt w<k>-<n>.safetensors      what its objects remember at its end; the last window has none w<k>.json
+    window k is done: names the two with their SHA-256 links.json                which objects are the same across
+    windows, decided once; names the rows it is based on
 
 Each file is created if absent, whole or not at all, in the order of this list. If the process dies after
-* `cuts.json`: whoever opens the clip next takes it up, if it is of the same video, rules and versions.
+* `cuts.json`: the next attempt uses it, if it is of the same video, rules and versions.
 * rows, or the memories: files remain that nothing names. The next attempt takes another number.
-* `w<k>.json`: the window is done, and is not made again.
+* `w<k>.json`: the window is done, and is not processed again.
 * `links.json`: only merging remains.
 * the clip is done: files remain, which `verify` notes and the next driver removes.
 

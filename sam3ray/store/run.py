@@ -49,7 +49,7 @@ class RunStore(FrozenRun):
     Args:
         output: the run's folder: a path or a URI.
         storage_options: fsspec options; not used for local paths.
-        retry: how patiently storage errors are retried.
+        retry: how storage errors are retried.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class RunStore(FrozenRun):
         """Finished clips, by one listing (and the index of merged files).
 
         Args:
-            told: is told now and then how many have been listed.
+            told: called now and then with the number listed.
         """
         names = self.storage.names(layout.ANNOTATIONS, told)  # before the index: see `reading.dataset_of`
         ids = {clip_id for name in names if (clip_id := layout.clip_of(name, ".parquet")) is not None}
@@ -132,7 +132,7 @@ class RunStore(FrozenRun):
         return self.storage.retrying("read", layout.part_path(held.part), read)
 
     def read_clip_metadata(self, clip_id: str) -> dict[str, Any]:
-        """Where a finished clip came from: {"schema_version", "fingerprint", "clip", "model", "software"}.
+        """The provenance of a finished clip: {"schema_version", "fingerprint", "clip", "model", "software"}.
 
         Raises:
             FileNotFoundError: the clip is not done.
@@ -237,7 +237,7 @@ class RunStore(FrozenRun):
     # ---- the table of clips
 
     def summary_of(self, clip_id: str) -> ClipSummary:
-        """What the attempt that finished this clip found.
+        """The summary of the attempt that finished this clip.
 
         Raises:
             FileNotFoundError: the clip is not done.
@@ -251,12 +251,12 @@ class RunStore(FrozenRun):
         records: Sequence[Failure] | None = None,
         told: Callable[[int], None] | None = None,
     ) -> dict[str, ClipSummary]:
-        """What became of each clip, from storage alone: see `outcomes`.
+        """The outcome of each clip, from storage alone: see `outcomes`.
 
         Args:
             done_ids: if the caller has just listed them.
             records: all failure records, if the caller has just read them.
-            told: is told now and then of how many clips there is news.
+            told: called now and then with the number of clips read.
         """
         done = self.done_ids(told) if done_ids is None else done_ids
         return outcomes(self.storage, self.clip_ids(), done, records, self._footer, told)
@@ -271,6 +271,6 @@ class RunStore(FrozenRun):
         """The right to change this run: `with store.lease() as lease: ...`. See `DriverLease`.
 
         Args:
-            task: what for, as others are told.
+            task: the purpose, shown to others.
         """
         return DriverLease(self.storage, task=task)

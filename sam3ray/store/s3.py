@@ -1,4 +1,4 @@
-"""S3 in as few requests as the protocol allows: one for one question.
+"""Uses S3 with as few requests as the protocol allows: one per question.
 
 s3fs asks more than is needed: whether a name that is not there may be a folder, how long a file is before it is read,
 what lies beside a folder that is empty. At a clip's commit and at 20,000 finished clips that is most of the traffic.

@@ -1,4 +1,4 @@
-"""Local files without names: the system forgets them with their process, however that ends."""
+"""Local files without names: the system removes them when their process ends, in whatever way."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ RATE_WINDOW_S = 600.0
 
 @dataclass(frozen=True)
 class Status:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
         clips: in the manifest.
@@ -32,8 +32,8 @@ class Status:
         rendered: annotated videos.
         driver: the record of the process that holds the lease, if there is one.
         edits: of the run's corrections: `revision`, and how many clips are `corrected` and `accepted`. Empty: none.
-        windows: clips still to do of which a part is kept.
-        windows_done: parallel windows that are done, of clips that are not.
+        windows: open clips with stored windows.
+        windows_done: finished parallel windows of unfinished clips.
     """
 
     output: str
@@ -114,7 +114,7 @@ def read_status(
     Three listings, `clips.parquet`, and the footers of the files committed since that was written.
 
     Args:
-        told: is told now and then how many files have been listed or looked at.
+        told: called now and then with the number of files listed or read.
 
     Raises:
         UserError: there is no run in this folder.

@@ -46,7 +46,7 @@ _UNKNOWN_KIND = "its kind is not known; allowed: a path, s3://, gs:// or az://"
 
 
 def _file_on_the_way(path: str) -> str:
-    """The nearest part of a local path that exists, if that is a file; else nothing."""
+    """The nearest existing part of a local path, if it is a file; otherwise empty."""
     while not os.path.lexists(path) and os.path.dirname(path) != path:
         path = os.path.dirname(path)
     return path if os.path.isfile(path) else ""
@@ -69,7 +69,7 @@ class Storage:
             raise UserError(f"{self.uri} {why}; allowed: a folder")
         self.options = dict(options or {})
         self.retry = retry or RetryPolicy()
-        self.enforced: bool | None = None  # whether create-if-absent is, as far as `probe` has found out
+        self.enforced: bool | None = None  # whether create-if-absent is enforced, as far as `probe` knows
         remember_secrets(self.options)
         self._opened: tuple[int, Any, str] | None = None
         self._lock = threading.Lock()
@@ -87,12 +87,12 @@ class Storage:
     # ---- the filesystem
 
     def _open(self) -> tuple[Any, str]:
-        # Event loops and connections do not survive a fork: one filesystem per process.
+        # One filesystem per process, because event loops and connections do not survive a fork.
         with self._lock:
             if self._opened is None or self._opened[0] != os.getpid():
                 options = options_for(self.uri, self.options)
                 try:
-                    # An instance of our own: listings cached elsewhere in the process stay out of it.
+                    # A separate instance, so that listings cached elsewhere in the process do not affect it.
                     fs, root = fsspec.core.url_to_fs(self.uri, **{**options, "skip_instance_cache": True})
                 except (ImportError, ValueError, TypeError) as error:
                     known = _UNKNOWN_KIND if "not known" in str(error) else describe(error)
@@ -219,7 +219,7 @@ class Storage:
         """Names in a folder, by one listing; empty if there is no such folder.
 
         Args:
-            told: is told now and then how many there are, where a listing takes many requests.
+            told: called now and then with the count, if a listing takes many requests.
         """
         return [entry.path.rpartition("/")[2] for entry in self.listed(folder, told=told)]
 
@@ -260,7 +260,7 @@ class Storage:
         """All files below a folder, by one listing. Files that vanish meanwhile are left out.
 
         Args:
-            told: is told now and then how many there are, where a listing takes many requests.
+            told: called now and then with the count, if a listing takes many requests.
         """
         if self.is_local:
             yield from self._walk_local(self.full(folder))
@@ -324,8 +324,8 @@ class Storage:
             yield local if self.download(path, local) else None
 
     def each(self, call: Callable[[T], R], items: Iterable[T], workers: int | None = None) -> Iterator[R]:
-        """Apply a reading call to many items in threads, in order, with a bounded number under way."""
-        # Local reads take no time that threads could share.
+        """Apply a reading call to many items in threads, in order, with a bounded number at once."""
+        # Local reads gain nothing from threads.
         workers = workers or (4 if self.is_local else PARALLEL_READS)
         pending: list[Any] = []
         with ThreadPoolExecutor(workers, thread_name_prefix="store") as pool:
@@ -348,7 +348,7 @@ class Storage:
         At every moment there is either no file or a whole one. If the process dies, at most a temporary file
         outside the run's folders (`.tmp/`) is left, on storage that needs one.
         """
-        # If the store is not known to enforce the condition, nothing that is seen is overwritten.
+        # If the store is not known to enforce the condition, an existing file is never overwritten.
         if not self.is_local and not self.enforced and self.exists(path):
             return False
         return self._create(local, path)
@@ -367,7 +367,7 @@ class Storage:
             # "Not found" is a missing bucket; or what a client's tidying up hit on after "exists" (gcsfs does that).
             if isinstance(error, FileNotFoundError) and not self.exists(path):
                 raise self._no_folder("create", path, error) from None
-            # Perhaps made by an earlier try of this call whose answer was lost.
+            # Perhaps created by an earlier try of this call whose answer was lost.
             try:
                 owner = self.retrying("look at", path, lambda: creating.token_of(self.fs, self.full(path)))
             except FileNotFoundError:
@@ -376,7 +376,7 @@ class Storage:
                 return False
         written = self.size(path)
         if written != size:
-            # Ours, and wrong: better none than a broken one. (None: someone has removed it already.)
+            # Ours, and damaged: better no file than a broken one. (None: it has been removed already.)
             if written is not None:
                 self.delete(path)
             raise ClipError(Reason.STORAGE, f"{size} bytes were sent, {written} arrived", self.shown(path))
@@ -419,7 +419,7 @@ class Storage:
         return True
 
     def delete_empty_folder(self, path: str) -> None:
-        """Tidy up where folders are things of their own; nothing elsewhere."""
+        """Remove empty folders where a store has folders; nothing elsewhere."""
         if self.is_local:
             with contextlib.suppress(OSError):
                 os.rmdir(self.full(path))
@@ -434,7 +434,7 @@ class Storage:
         self.delete_empty_folder(TEMPORARY)
 
     def probe(self) -> Guarantee:
-        """Find out by trying whether create-if-absent is enforced. Writes a small file, which it deletes.
+        """Find out by a test whether create-if-absent is enforced. Writes a small file, which it deletes.
 
         Some S3-compatible servers ignore the condition: then two writers in the same instant could both
         succeed, and the answer is `Guarantee.CHECKED`.

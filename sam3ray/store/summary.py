@@ -1,4 +1,4 @@
-"""What became of each clip: the rows of `clips.parquet`."""
+"""The outcome of each clip: the rows of `clips.parquet`."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 
 def from_parquet(data: bytes) -> dict[str, ClipSummary]:
-    """The summaries in a `clips.parquet`; nothing if it is none: it can always be made again from the store."""
+    """The summaries in a `clips.parquet`; none if it is damaged, because it can always be rebuilt from the store."""
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         stages = parse_json((file.schema_arrow.metadata or {}).get(_TIMINGS_KEY, b"[]"))

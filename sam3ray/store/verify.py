@@ -30,7 +30,7 @@ _ROOT_FILES = frozenset({layout.RUN, layout.MANIFEST, layout.CLIPS, layout.REPOR
 
 @dataclass
 class _Listing:
-    """What lies in the output, by kind."""
+    """The contents of the output, by kind."""
 
     annotations: set[str]
     videos: set[str]
@@ -64,7 +64,7 @@ def verify_run(
             process where None.
 
     Returns:
-        What is wrong, one sentence each; empty if all is well.
+        The problems, one sentence each; empty if there are none.
 
     Raises:
         UserError: there is no run in this folder.
@@ -102,7 +102,7 @@ def verify_run(
 
 
 def spread_over_processes(workers: int) -> Spread:
-    """The work in so many processes; in threads of this one where it is little."""
+    """Runs the work in `workers` processes, or in threads of this one if there is little."""
 
     def spread(call: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         if workers <= 1 or len(tasks) < WORTH_PROCESSES:
@@ -151,7 +151,7 @@ def _sort(entries: Iterator[Entry]) -> _Listing:
         elif folder == layout.COMPACTED and "/" not in name and name.endswith(".parquet"):
             found.parts.add(name)
         elif folder == layout.RECORDINGS and layout.clip_of(name, ".mp4"):
-            pass  # a crash leaves the recording of the clip that was under way
+            pass  # a crash leaves the unfinished clip's recording
         elif folder == layout.WINDOWS and (clip_id := _window_clip(name)) is not None:
             found.windows.add(clip_id)
         elif folder == layout.EDITS:
@@ -173,7 +173,7 @@ def _window_clip(name: str) -> str | None:
 
 
 def leftovers(store: RunStore) -> list[str]:
-    """What does no harm and goes by itself: windows of clips that are done. One sentence each."""
+    """Harmless leftovers that disappear by themselves: windows of finished clips. One sentence each."""
     under_way = windows.clip_windows(store.storage)
     done = store.done_ids() if under_way else set()
     return [
@@ -225,7 +225,7 @@ def _read_clips_table(
 ) -> tuple[Mapping[str, ClipSummary], list[str]]:
     data = storage.read(layout.CLIPS)
     if data is None:
-        return {}, []  # written by a driver now and then: a young run has none
+        return {}, []  # written by the driver now and then; a new run has none
     summaries = summary.from_parquet(data)
     if summaries.keys() != clips.keys():
         return {}, [f"{layout.CLIPS}: its clips differ from the manifest's"]
@@ -234,7 +234,7 @@ def _read_clips_table(
 
 
 def _compare_with_table(clip: Checked, table: Mapping[str, ClipSummary]) -> list[str]:
-    """A clip that was finished since the table was written is not in it as done, which is no mistake."""
+    """A clip finished after the table was written is not done in it, which is not a problem."""
     said = table.get(clip.clip_id)
     if said is None or said.status != "done" or clip.figures is None:
         return []

@@ -122,7 +122,7 @@ class Windows:
         self.rows, self.states = set(_named(names, ROWS)), set(_named(names, STATE))
 
     def next_name(self, pass_number: int) -> WindowName:
-        """The next number, above all that were ever used."""
+        """The next number, above all used before."""
         taken = [name.number for name in self.rows | self.states if name.pass_number == pass_number]
         return WindowName(pass_number, max(taken, default=-1) + 1)
 
@@ -147,7 +147,7 @@ class Windows:
         return True
 
     def clear(self) -> None:
-        """Remove all of it."""
+        """Remove all windows of the clip."""
         clear_windows(self.storage, [self.clip_id])
 
     def _path(self, name: WindowName, suffix: str) -> str:

@@ -134,4 +134,4 @@ def _cpu_s(thread: threading.Thread) -> float:
 
 
 class _Stopped(Exception):
-    """The consumer is gone."""
+    """The consumer has stopped reading."""

@@ -1,4 +1,4 @@
-"""A key frame that was passed while a clip was read: from it the clip can be continued without an index of the file."""
+"""A key frame passed while a clip is read, from which the clip can be continued without an index of the file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pydantic.dataclasses import dataclass as checked
 from sam3ray.video._decode import CodedFrame
 from sam3ray.video._index import KeyFrame, SeekPoint
 
-_MOST_FRAMES = 1000  # of a group: the others are not compared
-_HELD = 32  # frames that whoever reads may hold, at most
+_MOST_FRAMES = 1000  # of a group; later ones are not compared
+_HELD = 32  # frames that a reader may hold, at most
 
 
 @checked(config=ConfigDict(strict=True, extra="forbid"))
@@ -41,7 +41,7 @@ class Anchor:
 
     @classmethod
     def of(cls, facts: Any) -> Anchor | None:
-        """From what `facts` gave; None where it is something else."""
+        """The anchor from its `facts`; None if they are not an anchor's."""
         try:
             anchor = cls(**facts)
         except (TypeError, ValidationError):
@@ -53,14 +53,14 @@ class Anchor:
         return asdict(self)
 
     def point(self, position: int) -> SeekPoint:
-        """Where to start for that frame of the clip, or a later one."""
+        """Where to start reading for that frame of the clip, or a later one."""
         last = self.taken[min(position - self.position, len(self.taken) - 1)]
         ranks = {pts: rank for rank, pts in enumerate(self.pts, self.index) if rank <= last}
         return SeekPoint(KeyFrame(self.pts_of_key, self.seek_to, self.byte), ranks, self.index, last)
 
 
 class AnchorLog:
-    """Notes each frame that is decoded, in one thread, and tells another the last key frame that is surely passed.
+    """Records decoded frames in one thread, and gives another thread the last key frame that has certainly been passed.
 
     Args:
         ahead: frames that are decoded and not yet asked for, at most.
@@ -76,7 +76,7 @@ class AnchorLog:
 
     def note(self, coded: CodedFrame, *, is_taken: bool) -> None:
         with self._lock:
-            if self._is_over or coded.is_rebuilt:  # of a clock that was rebuilt, not all can be known in the middle
+            if self._is_over or coded.is_rebuilt:  # a rebuilt clock cannot be known entirely from the middle
                 self._is_over = True
                 self._groups.clear()
                 return
@@ -92,7 +92,7 @@ class AnchorLog:
             self._taken += is_taken
 
     def latest(self) -> dict[str, Any] | None:
-        """The anchor's facts; None: there is none."""
+        """The anchor's facts; None if there is no anchor."""
         with self._lock:
             passed = [each for each in self._groups if each.taken and each.position <= self._taken - self._margin]
             return passed[-1].facts() if passed else None

@@ -1,4 +1,4 @@
-"""The sound of a source, cut to a range and carried into an output container."""
+"""Cuts the sound of a source to a range and writes it into an output container."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RATES = (48000, 44100, 32000)  # a packet holds 1024 samples: at low rates the 
 _FORMAT, _LAYOUT, _CHANNELS = "fltp", "stereo", 2
 _SLACK_S = 0.05  # stamps waver by a unit, in some containers by a packet: such samples simply follow each other
 _LEAD_S = 5.0  # decoded before a range: codecs look back by less than a second
-_SILENCE_SAMPLES = 4096  # at a time
+_SILENCE_SAMPLES = 4096  # read at a time
 _FILES_FAULT = (Reason.UNREADABLE_VIDEO, Reason.NO_VIDEO_STREAM, Reason.OVER_LIMITS)
 _DAMAGE = (av.error.FFmpegError, ClipError, ValueError)
 
@@ -74,7 +74,7 @@ class AudioTrack:
             _log.warning("%s: its sound is dropped: %s", self._name, error)
 
     def _opened_near(self, source: VideoSource, stamp_s: float) -> tuple[InputContainer, AudioStream] | None:
-        """Reopens the source shortly before the range; None where it cannot be sought there."""
+        """Reopens the source shortly before the range; None if seeking there fails."""
         container = self._open.enter_context(open_container(source, VideoConfig()))
         stream = container.streams.best("audio")
         if not isinstance(stream, AudioStream) or not stream.time_base:
@@ -130,7 +130,7 @@ class AudioTrack:
 
 
 def _check_damage(error: Exception) -> None:
-    """Raises what is not the file's fault: a store that fails, or a file that has been replaced."""
+    """Raises errors that are not the file's fault: a failing store, or a replaced file."""
     if isinstance(error, ClipError) and error.reason not in _FILES_FAULT:
         raise error
 

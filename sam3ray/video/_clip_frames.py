@@ -33,7 +33,7 @@ class _Positions:
 
 
 class _AnchorLost(Exception):
-    """The file is not timed as it was when the anchor was made."""
+    """The file's times differ from those when the anchor was made."""
 
 
 class ClipFrames:
@@ -46,9 +46,9 @@ class ClipFrames:
     The arguments, and `info`, `clock` and `frame_names`, are the same as for `VideoReader`.
 
     Attributes:
-        looked: called for each frame whose place is learned.
-        needs_anchors: whether it cannot be read from the middle without.
-        anchors: key frames that were passed by whoever has read last.
+        looked: called for each frame whose position is learned.
+        needs_anchors: whether reading from the middle needs an anchor.
+        anchors: key frames passed by the latest reader.
         anchor: gives one that was passed earlier, perhaps elsewhere: with it, a file that has no table of its frames
             can be read from the middle.
 
@@ -125,7 +125,7 @@ class ClipFrames:
     def _after(self, anchor: Anchor, start: int, progress: Progress) -> FrameGenerator:
         """The frames from a position on, as a reader that began with the clip's first frame gives them.
 
-        What a sampler takes depends on the last frame that it took, and on nothing before.
+        A sampler's choice depends only on the last frame that it took.
         """
         to_rgb, sampler = RgbConverter(), Sampler(self.info.time_base, self._start_s, self._end_s, self._fps)
         position = anchor.position
@@ -155,9 +155,9 @@ class ClipFrames:
                 yield Frame(coded.index, coded.pts, coded.time_s, to_rgb(coded.coded))
 
     def frame_at(self, time_s: float) -> int:
-        """Source index of the frame that is shown at a moment, in seconds from the video's start.
+        """Source index of the frame shown at a time, in seconds from the video's start.
 
-        Of a sampled clip, which may not have that frame, the one nearest in time.
+        For a sampled clip, which may lack that frame, the nearest one in time.
         """
         positions = self._positions()
         after = bisect_right(positions.times, time_s + 1e-9)
@@ -177,7 +177,7 @@ class ClipFrames:
         return self._positions().times
 
     def stamps(self) -> Iterator[FrameStamp]:
-        """What `read` gives, without images."""
+        """The same as `read`, without images."""
         positions = self._positions()
         names = list_frames(self._folder, self._limits) if self._folder is not None else []
         for index, pts, time_s in zip(positions.indices, positions.pts, positions.times, strict=True):

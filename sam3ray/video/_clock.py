@@ -1,4 +1,4 @@
-"""One clock that always grows, from whatever timestamps a container has. Pure: no libav.
+"""Builds one increasing clock from the timestamps of any container. Pure: no libav.
 
 Timestamps of a file cannot be trusted: they start again where files were joined, wrap around, follow decoding
 instead of display (AVI knows no other), repeat, or are missing. The rule, in display order:
@@ -9,8 +9,8 @@ instead of display (AVI knows no other), repeat, or are missing. The rule, in di
 * Frames without a stamp, or with one that was used already, share the time up to the next stamp evenly. Where there
   is none soon, they are a frame apart, at the stream's rate.
 
-A good clock comes out as it went in. What is decided about a frame depends on what comes shortly after it, never on
-what the caller wants, so ranges, samples and second readings agree.
+A good clock does not change. The time of a frame depends only on what comes shortly after it, never on the caller's
+request, so ranges, samples and second readings agree.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 _REORDERED = 20  # packets after which one that showed no frame will show none: decoders reorder by 16 at most
-PACKETS_KNOWN = 160  # no decoder holds so many
+PACKETS_KNOWN = 160  # more than any decoder holds
 _RECENT = 32  # stamps that a new one is compared with
 _PATIENCE = 8  # frames that wait for a timestamp that continues
 _LEAP_S = 10.0  # FFmpeg's own limit (dts_delta_threshold) for a leap within a transport stream
@@ -53,7 +53,7 @@ class _Shown(Generic[Item]):
     item: Item
     epoch: int
     stamp: int | None
-    said: int | None  # the frame's own stamp, whatever it is given in the end
+    said: int | None  # the frame's own stamp, even if its final time differs
 
 
 class Clock(Generic[Item]):
@@ -167,7 +167,7 @@ class Clock(Generic[Item]):
         yield from self._release(wait=True)
 
     def end(self) -> Iterator[Timed[Item]]:
-        """The frames that are still waiting."""
+        """The remaining frames."""
         yield from self._release(wait=False)
         yield from self._give_up()
 

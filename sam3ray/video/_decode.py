@@ -1,6 +1,6 @@
 """Decoding a local video file, in display order, without converting frames that are not needed.
 
-What counts as damage, and why. Annotations that end early without a word are worse than a failed clip, so:
+What counts as damage, and why. Annotations that silently end early are worse than a failed clip, so:
 
 * A packet that the decoder refuses, or frames that change size, fail the clip, naming frame and time.
 * A file that ends before the frames its container lists (a cut-off MP4 or MOV, a Matroska file shorter than its
@@ -249,7 +249,7 @@ def _pictures(
         if packet is not None and packet.size == 0:
             continue  # an empty packet would end the decoder
         if packet is not None and packet.is_corrupt and listed_packets(container, stream) is not None:
-            break  # the last bytes of a cut-off file
+            break  # the last bytes of a truncated file
         if packet is not None:
             pts = packet.dts if counts_frames else packet.pts
             number = clock.sent(Stamp(pts, packet.dts, packet.is_keyframe), shows=not packet.is_discard)

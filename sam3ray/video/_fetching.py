@@ -1,4 +1,4 @@
-"""Ranges of a remote file, each surely of the version that was seen first.
+"""Reads ranges of a remote file, all of the version that was seen first.
 
 S3 is told that version with each request, and a web server names its own in each answer. Other stores are asked for it
 after each range: what came before the answer is of that version.
@@ -21,23 +21,23 @@ from sam3ray.video._truncation import matroska_segment
 
 
 def has_versions(video: RemoteVideo) -> bool:
-    """Whether a change of the file would be noticed: the store tells an etag or a time beside the size."""
+    """Whether a change of the file would be noticed: the store reports an etag or a time besides the size."""
     seen = json.loads(video.sighting)
     return bool(seen.get("size")) and ("etag" in seen or "modified" in seen)
 
 
 def expires(video: RemoteVideo) -> bool:
-    """Whether its address is a signed one: it may end before the clip does."""
+    """Whether its address is signed, and so may expire before the clip ends."""
     return unsigned(video.uri) != video.uri
 
 
 def open_by_ranges(
     fs: Any, video: RemoteVideo, progress: Callable[[int], None] | None = None, *, in_order: bool = False
 ) -> RangedVideo | None:
-    """The video, to be closed in the end; None where it is to be fetched whole.
+    """The video, which the caller closes; None if it must be fetched whole.
 
     Args:
-        in_order: it is read from its beginning, or continued: a table of its frames is not needed.
+        in_order: it is read from the beginning, or continued, so no table of its frames is needed.
 
     Raises:
         ClipError: as `naming_store_errors`.

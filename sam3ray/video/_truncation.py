@@ -22,7 +22,7 @@ def listed_packets(container: InputContainer, stream: VideoStream) -> int | None
 
 
 def will_end_early(path: VideoSource, container: InputContainer, stream: VideoStream) -> bool:
-    """Whether it is known before reading that the file does not reach the end of its video."""
+    """Whether it is already clear before reading that the file ends before its video does."""
     if matroska_is_cut_off(path):
         return True
     count = listed_packets(container, stream)
@@ -44,7 +44,7 @@ def intact_until(container: InputContainer, stream: VideoStream, size: int | Non
         return None
     segment = segment_of(head, size)
     if segment is not None and (segment[0] or 0) > size:
-        return 0.0  # where in the video that is, only reading tells
+        return 0.0  # only reading shows where in the video that is
     if not listed_packets(container, stream) or stream.time_base is None:
         return None
     missing = [entry.timestamp for entry in stream.index_entries if entry.pos + entry.size > size]

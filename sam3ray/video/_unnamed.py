@@ -27,7 +27,7 @@ class UnnamedFile:
         self.writable = self._part if self._handle is None else f"/proc/self/fd/{self._handle}"
 
     def publish(self) -> None:
-        """Give the file its name. Call when all is written, or `discard`."""
+        """Give the file its name. Call it when everything is written; otherwise call `discard`."""
         if self._handle is not None:
             where = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
             try:

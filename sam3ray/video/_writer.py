@@ -160,5 +160,5 @@ class VideoWriter:
         try:
             self._container.close()
         except av.error.FFmpegError:
-            pass  # it is to be removed anyhow
+            pass  # it is removed in any case
         self._file.discard()

@@ -102,7 +102,7 @@ class VideoCache:
         """A local path of the video, which stays there for the length of the `with` block.
 
         Args:
-            progress: told now and then how many bytes have arrived, also where another process fetches them.
+            progress: called now and then with the bytes that have arrived, even if another process fetches them.
             saw: told how the video looks (`sam3ray.files.sighting`), before anything is fetched; may raise.
 
         Raises:
@@ -212,7 +212,7 @@ class VideoCache:
             with _locked(lock, fcntl.LOCK_SH | fcntl.LOCK_NB) as is_held:
                 entry = _complete_entry(folder, video.key) if is_held else None
                 if entry is not None:
-                    os.utime(entry)  # least recently used go first
+                    os.utime(entry)  # least recently used first
                     yield entry if video.is_folder else next(entry.iterdir())
                     return
             with _locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_held:
@@ -220,7 +220,7 @@ class VideoCache:
                     try:
                         self._fetch(fs, video, folder, progress)
                     except BaseException:
-                        lock.unlink(missing_ok=True)  # held by us: it stands for nothing
+                        lock.unlink(missing_ok=True)  # held by us, so unused
                         raise
             if not is_held:  # another process or thread fetches it
                 progress(sum(_size_of(e.path) for e in _entries(folder) if e.key == video.key))
@@ -349,7 +349,7 @@ def _complete_entry(folder: Path, key: str) -> Path | None:
 
 
 def _make_room(folder: Path, allowed: int, fetching: str, leaving: Path | None = None) -> bool:
-    """Free space until the cache holds at most `allowed` bytes; False where videos in use do not let it.
+    """Free space until the cache holds at most `allowed` bytes; False if videos in use prevent that.
 
     The caller holds room.lock, and the lock of the video that it is `fetching`, whose own folder is `leaving`.
     """
@@ -361,7 +361,7 @@ def _make_room(folder: Path, allowed: int, fetching: str, leaving: Path | None =
             shutil.rmtree(entry.path, ignore_errors=True)
         elif not (entry.is_part and entry.remove_if_unused()):
             kept.append(entry)
-    # Of one under way more may have arrived than was announced.
+    # A download may have brought more than was announced.
     used = sum(max(entry.size, _size_of(entry.path)) if entry.is_part else entry.size for entry in kept)
     for entry in sorted((e for e in kept if not e.is_part), key=_last_used):
         if used <= allowed:
