@@ -150,7 +150,7 @@ class Desk:
     def _waits(self, sentence: str) -> None:
         with self._lock:
             if self.state == "loading":
-                self._set("loading", f"the model is not there yet: {sentence}")
+                self._set("loading", f"the model is not ready: {sentence}")
 
     def _listen(self, host: ModelHost) -> None:
         with contextlib.suppress(EOFError):

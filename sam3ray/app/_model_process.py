@@ -132,7 +132,7 @@ class _Worker:
                 view.drop(object_id)
             if asked.pointed and asked.at is not None:
                 if asked.at.shape != asked.image.shape:
-                    raise UserError("the picture has another size since you clicked: click again")
+                    raise UserError("the picture's size has changed since you clicked: click again")
                 for prompt in asked.pointed:
                     object_id = prompt.object_id or view.next_id
                     view.add(dataclasses.replace(prompt, frame_index=view.next_index, object_id=object_id))

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
 
-from sam3ray.config import TrackingConfig, VideoConfig
+from sam3ray.config import TrackingConfig, VideoConfig, allowed_value
 from sam3ray.failures import UserError
 from sam3ray.values.clip import Clip
 from sam3ray.values.exemplars import parse_exemplars
@@ -165,5 +165,10 @@ def _tracking(value: Any, base: TrackingConfig, problems: list[str]) -> Tracking
     try:
         return TrackingConfig.model_validate({**base.model_dump(), **given})
     except ValidationError as error:
-        problems += [f"{'.'.join(map(str, e['loc']))} is {e['input']!r:.60}: {e['msg']}" for e in error.errors()]
+        for each in error.errors():
+            name = ".".join(map(str, each["loc"]))
+            if not name:  # settings that contradict each other: a sentence of ours
+                problems.append(each["msg"])
+            else:
+                problems.append(f"{name} is {each['input']!r:.60}; allowed: {allowed_value(f'tracking.{name}')}")
         return base

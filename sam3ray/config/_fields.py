@@ -46,6 +46,11 @@ def allowed(info: FieldInfo | None) -> str:
     return f"{words}, or null" if nullable else words
 
 
+def allowed_value(key: str) -> str:
+    """What a key takes, in words: `tracking.new_det_thresh` takes "a number from 0 to 1, or null"."""
+    return allowed(field_at(tuple(key.split("."))))
+
+
 def _section(info: FieldInfo) -> type[BaseModel] | None:
     annotation = info.annotation
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

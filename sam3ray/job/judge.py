@@ -202,5 +202,5 @@ class Judge:
     def make_again(self, clip: int, windows: Collection[int], now: float) -> None:
         """These windows (or, if empty, the links) are lost or damaged: they are processed again, up to a limit."""
         if not self._work.make_again(clip, windows, now):
-            message = "windows of the clip were found damaged again and again; check the storage"
+            message = "windows of the clip were damaged repeatedly; check the storage"
             self.give_up(RecordFailure(clip, self._blame.of(clip).attempts, Reason.STORAGE, message, False, "worker"))

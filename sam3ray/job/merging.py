@@ -75,7 +75,7 @@ def merge_one(
         marks = kept.marks(note, digest)
         decided = kept.read_links(digest, marks)
         if decided is None:
-            raise WindowLost((), "what links the windows is missing or damaged")
+            raise WindowLost((), "the links of its windows are missing or damaged")
         with WorkDir() as work:
             path = work.path / "clip.parquet"
             result = _merged(order, clip, kept, note.cuts, marks, decided, path, attempt, told)
@@ -105,7 +105,7 @@ def _merged(
     try:
         links = Links.loads(decided)
     except ValueError as error:
-        raise WindowLost((), f"what links the windows cannot be used: {error}") from None
+        raise WindowLost((), f"the links of its windows cannot be used: {error}") from None
     rows = kept.fetch_rows(0, marks[0], folder)
     first = facts_of(rows)
     rows.unlink()
@@ -153,7 +153,7 @@ def _fitting(frames: Iterator[FrameAnnotations]) -> Iterator[FrameAnnotations]:
     try:
         yield from frames
     except ValueError as error:
-        raise WindowLost((), f"what links the windows does not fit them: {error}") from None
+        raise WindowLost((), f"the links do not match the windows: {error}") from None
 
 
 def _entry(cut: Cut, mark: WindowMark) -> dict[str, Any]:

@@ -295,7 +295,7 @@ class PartWorker:
             if written.frames != cut.until - cut.start:
                 raise ClipError(
                     Reason.UNREADABLE_VIDEO,
-                    f"{written.frames} frames could be read from frame {cut.start} of the clip on, where its index has "
+                    f"from frame {cut.start} of the clip on, {written.frames} frames could be read, but its index promises "
                     f"{cut.until - cut.start}",
                     clip.uri,
                 )
@@ -368,7 +368,7 @@ def _frame_at(video: ClipFrames, position: int) -> Frame:
 
 def forget_lost(kept: CutClip, lost: WindowLost) -> PartsLost:
     """Removes what must be processed again."""
-    _LOG.warning("clip %s: %s; it is made again", kept.clip_id, lost)
+    _LOG.warning("clip %s: %s; processing it again", kept.clip_id, lost)
     kept.drop_links()
     for index in lost.windows:
         kept.drop_mark(index)
@@ -383,7 +383,7 @@ def cuts_of(kept: CutClip) -> tuple[CutsNote, str]:
     except ValueError as error:
         raise ClipError(Reason.STORAGE, str(error), where) from None
     if found is None:
-        raise ClipError(Reason.STORAGE, "the file that says how the clip is cut is gone", where)
+        raise ClipError(Reason.STORAGE, "cuts.json, which says how the clip is cut, has disappeared", where)
     return found
 
 

@@ -79,7 +79,7 @@ class PartsLost:
 
 
 Answer = ClipResult | ClipCut | PartDone | PartsLost
-"""What an attempt comes to that did not fail."""
+"""The result of an attempt that did not fail."""
 
 
 @dataclass(frozen=True)

@@ -392,7 +392,7 @@ class Scheduler:
                 self._board.forget(actor, now)
                 self._board.begin_stop(self._starts.failed(message, now, actor, place))
             elif member.placed_at is None and not set(member.avoid).issubset(self._placement.to_avoid(now)):
-                self._judge.replace(actor, now, "a node that it was kept from is back")
+                self._judge.replace(actor, now, "a node that it had to avoid is available again")
         lonely_s = self._starts.none_ready_s(now)
         if lonely_s is not None and not self._board.draining and self.for_actors:
             if lonely_s >= UNSEEN_S and not self._placement.undecided(now):

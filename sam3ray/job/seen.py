@@ -27,12 +27,12 @@ class Seen:
     def of(cls, facts: Any) -> Seen:
         """Raises ValueError if a file disagrees."""
         if not isinstance(facts, dict):
-            raise ValueError("what it says of the video is no table of names and values")
+            raise ValueError("its facts about the video are not a mapping")
         try:
             return cls(**facts)
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
-            raise ValueError(f"what it says of the video is damaged: {problem['msg']}") from None
+            raise ValueError(f"its facts about the video are damaged: {problem['msg']}") from None
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -136,7 +136,7 @@ class ClipWindows:
             if error is None:
                 self._note = upload.result()
             elif not isinstance(error, _Unwanted):
-                _LOG.warning("clip %s: its last window was not kept: %s", self._note.clip_id, error)
+                _LOG.warning("clip %s: its last window was not saved: %s", self._note.clip_id, error)
 
     def _end(self) -> None:
         with self._lock:

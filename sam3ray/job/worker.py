@@ -250,7 +250,7 @@ class ClipWorker:
                     try:
                         return self._annotate(opened, clock, tried)
                     except WindowTaken as taken:
-                        _LOG.warning("clip %s: another attempt has kept window %s first", clip.clip_id, taken)
+                        _LOG.warning("clip %s: another attempt has saved window %s first", clip.clip_id, taken)
         finally:
             self._progress = ClipProgress()
 

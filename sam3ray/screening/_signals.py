@@ -19,7 +19,7 @@ SIGNALS: Mapping[str, str] = {
     "area_jump": "the area jumps",
     "shift": "the box jumps",
     "gaps": "it comes and goes",
-    "brief": "it is there for a few frames only",
+    "brief": "it appears on only a few frames",
     "starts_inside": "it begins in the middle of the picture",
     "ends_inside": "it ends in the middle of the picture",
     "touching": "it overlaps another object of its phrase",
@@ -27,7 +27,7 @@ SIGNALS: Mapping[str, str] = {
     "doubled": "another phrase found the same object",
     "disagreement": "the other run disagrees",
 }
-"""Each signal, and what is said of it."""
+"""Each signal, and its description."""
 
 _BORDER = 0.02  # of the picture's side: a box that comes closer than that touches its edge
 _SOON = 5  # frames between the end of one track and the beginning of another that may be the same object

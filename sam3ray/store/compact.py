@@ -3,8 +3,8 @@
 Merged files go to `compacted/`, and the newest index there says which clips they hold (see `compacted`). What is on
 storage if the process dies, step by step:
 
-1. A part is built in a local temporary file, read back, and created under a new name. It is not read, because no index names
-   it. If the process dies here, the next compaction deletes it, once no index can still name it.
+1. A part is built in a local temporary file, read back, and created under a new name. It is not read, because no index
+   names it. If the process dies here, the next compaction deletes it, once no index can still name it.
 2. The next version of the index is created, in one step and only if it does not exist yet. From here on
    `read_annotations`, resume, `status` and `verify` take those clips from the part. Their own files are the same rows,
    and are passed over.

@@ -226,7 +226,7 @@ class CutClip:
             raise WindowLost([index], f"{name} is missing")
         if sha256_of(local) != digest:
             local.unlink()
-            raise WindowLost([index], f"{name} is damaged: its digest is another")
+            raise WindowLost([index], f"{name} is damaged: its digest does not match")
         return local
 
     # Links

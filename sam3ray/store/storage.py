@@ -397,7 +397,7 @@ class Storage:
             raise self._no_folder("write", path, error) from None
 
     def _no_folder(self, what: str, path: str, error: FileNotFoundError) -> JobStopped:
-        why = "its folder does not exist and cannot be made" if self.is_local else "no such folder or bucket"
+        why = "its folder does not exist and cannot be created" if self.is_local else "no such folder or bucket"
         return JobStopped(f"cannot {what} {self.shown(path)}: {why}; check the address ({describe(error)})")
 
     def replace_bytes(self, data: bytes, path: str) -> None:
