@@ -295,8 +295,8 @@ class PartWorker:
             if written.frames != cut.until - cut.start:
                 raise ClipError(
                     Reason.UNREADABLE_VIDEO,
-                    f"from frame {cut.start} of the clip on, {written.frames} frames could be read, but its index promises "
-                    f"{cut.until - cut.start}",
+                    f"from frame {cut.start} of the clip on, {written.frames} frames could be read, but its index "
+                    f"promises {cut.until - cut.start}",
                     clip.uri,
                 )
             if is_local(clip.uri):  # a file that was replaced while it was read may have given frames of both
