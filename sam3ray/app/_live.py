@@ -114,9 +114,20 @@ class DeskView:
                 self._tracking,
             )
             self._pointed, self._at, self._drop, self._anew = (), None, (), False
-        seen = self._desk.look(asked)
+        try:
+            seen = self._desk.look(asked)
+        except NotNow:
+            self._ask_again(asked)
+            raise
         self._next_id, self.problem, self.seconds = seen.next_id, seen.problem, seen.seconds
         return seen
+
+    def _ask_again(self, asked: Look) -> None:
+        """Clicks that the model has not seen, on new objects: those of other clicks are gone with its process."""
+        new = tuple(each for each in asked.pointed if each.object_id == 0)
+        with self._lock:
+            if new and not self._pointed:
+                self._pointed, self._at = new, asked.at
 
     def keep(self, ticket: int, image: np.ndarray) -> None:
         """A picture that a page shows, or will show when the answer comes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,6 +19,8 @@ from sam3ray.app._order import parse_order
 from sam3ray.app._outbox import Outbox
 from sam3ray.app._results import Result, Results, frame_json
 from sam3ray.failures import UserError
+
+_AWAY_S = 60.0  # without a page, after which a person's runs give way
 
 
 class Page:
@@ -48,13 +51,35 @@ class Tries:
         self.desk = Desk(make_host(options), self._model_changed)
         self._pages: set[Page] = set()
         self._owners: dict[str, str] = {}  # order -> owner
+        self._away: set[str] = set()  # owners who have closed their pages
 
     def enter(self, page: Page) -> None:
         self._pages.add(page)
+        self._away.discard(page.owner)
         page.tell(self._model_event())
 
     def leave(self, page: Page) -> None:
         self._pages.discard(page)
+        if page.owner and not self._is_here(page.owner):
+            timer = threading.Timer(_AWAY_S, self._left, [page.owner])
+            timer.daemon = True
+            timer.start()
+
+    def _is_here(self, owner: str) -> bool:
+        return any(each.owner == owner for each in list(self._pages))
+
+    def _left(self, owner: str) -> None:
+        if not self._is_here(owner):
+            self._away.add(owner)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Runs of people who are away end, once somebody who is there waits; what they found is kept."""
+        owners = dict(self._owners)
+        if any(each not in self._away for each in owners.values()):
+            for order_id, owner in owners.items():
+                if owner in self._away:
+                    self.desk.cancel(order_id)
 
     def submit(self, owner: str, asked: Mapping[str, Any]) -> str:
         """Queues what a page asks for; returns the order's id.
@@ -119,6 +144,7 @@ class Tries:
         if not order.is_preview:
             self.results.put(result)
         self.desk.submit(order, listen)
+        self._make_room()
         return order.id
 
     def cancel(self, owner: str, order_id: str) -> None:

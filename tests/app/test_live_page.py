@@ -13,7 +13,7 @@ from PIL import Image
 from sam3ray.app._live import DeskView, decode_picture
 from sam3ray.app._messages import Look, Seen
 from sam3ray.config import TrackingConfig
-from sam3ray.failures import UserError
+from sam3ray.failures import NotNow, UserError
 from sam3ray.values.annotations import FrameAnnotations
 from tests.app.conftest import until
 from tests.app.test_try_page import wait_for_model
@@ -113,6 +113,31 @@ def test_a_click_goes_with_the_picture_that_was_clicked_on():
     assert view.next_id == 7
     with pytest.raises(UserError, match="no longer kept"):
         view.ask({"do": "point", "ticket": 2, "item": {"points": [[1, 2]], "labels": [1], "units": "pixels"}})
+
+
+def test_a_click_that_the_model_has_not_seen_is_asked_again():
+    desk = FakeDesk()
+    view = DeskView(desk, TrackingConfig())  # type: ignore[arg-type]
+    picture = np.zeros((8, 8, 3), np.uint8)
+    view.keep(1, picture)
+    for object_id in (None, 4):
+        item = {"points": [[1, 2]], "labels": [1], "units": "pixels"} | ({"object_id": object_id} if object_id else {})
+        view.ask({"do": "point", "ticket": 1, "item": item})
+    view.look(picture, 0.0)
+    assert len(desk.asked[0].pointed) == 2
+
+    def ended(asked: Look) -> Seen:
+        raise NotNow("the model's process ended")
+
+    view.ask({"do": "point", "ticket": 1, "item": item})
+    view.ask({"do": "point", "ticket": 1, "item": {"points": [[1, 2]], "labels": [1], "units": "pixels"}})
+    desk.look, look = ended, desk.look  # type: ignore[method-assign]
+    with pytest.raises(NotNow):
+        view.look(picture, 0.0)
+    desk.look = look  # type: ignore[method-assign]
+    view.look(picture, 0.0)
+    assert [each.object_id for each in desk.asked[-1].pointed] == [0]  # object 4 has gone with the process
+    assert desk.asked[-1].at is picture
 
 
 @pytest.mark.parametrize(
