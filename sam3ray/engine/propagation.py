@@ -28,7 +28,14 @@ from sam3ray.engine.overlaps import Overlaps, PendingOverlaps
 from sam3ray.engine.postprocess import fill_holes
 from sam3ray.engine.prompting import Prompting
 from sam3ray.engine.rules import Rules
-from sam3ray.engine.suppression import ALWAYS, NEVER, NO_OBJECT_LOGIT, recently_occluded, suppress_shrunk
+from sam3ray.engine.suppression import (
+    ALWAYS,
+    NEVER,
+    NO_OBJECT_LOGIT,
+    SURE_LOGIT,
+    recently_occluded,
+    suppress_shrunk,
+)
 from sam3ray.engine.tally import Tally
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.tracker_values import TrackedMasks
@@ -37,7 +44,6 @@ from sam3ray.engine.vision import FrameFeatures
 
 _REFINEMENT_WINDOW = 16  # frames; as in Meta's code (sam3_video_inference.py)
 _ABSENT_FRAMES = 16  # without a mask, before a full cap lets an object go for a new one
-_SURE_LOGIT = 10.0  # the score that memories are encoded with: the mask's area stands for it
 
 
 class Propagation:
@@ -287,7 +293,7 @@ class Propagation:
                     remembered[place] = (detections.masks[detection] >= 0.5).to(remembered.dtype)
         groups = [np.flatnonzero(prompts == prompt).tolist() for prompt in dict.fromkeys(prompts.tolist())]
         remembered, is_there = suppress_shrunk(remembered, groups, lone=rules.published)
-        logits = torch.where(is_there, _SURE_LOGIT, -_SURE_LOGIT).to(remembered.dtype)
+        logits = torch.where(is_there, SURE_LOGIT, -SURE_LOGIT).to(remembered.dtype)
         # What is remembered of objects that are pointed at on this frame comes with their prompts.
         gone = removed | self._pointed.keys()
         staying = [place for place, each in enumerate(objects) if each.object_id not in gone]

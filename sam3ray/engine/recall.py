@@ -1,9 +1,10 @@
-"""What remembered objects look like on frames that their own tracker never saw."""
+"""Where remembered objects are on frames that their own tracker never saw."""
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from sam3ray.engine.frames import Preprocessor
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.postprocess import fill_holes
+from sam3ray.engine.suppression import SURE_LOGIT, suppress_shrunk
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.vision import FrameFeatures
 from sam3ray.masks import MaskRuns
@@ -25,7 +27,7 @@ _MEMORIES = 128  # objects whose memories are kept in the banks
 
 
 class Recall:
-    """Finds remembered objects on single frames.
+    """Follows remembered objects through other frames.
 
     Args:
         engine: whose sessions made the memories.
@@ -38,6 +40,11 @@ class Recall:
         self._tracker = engine.tracker(size, None)
         self._features: OrderedDict[int, FrameFeatures] = OrderedDict()
         self._memories: OrderedDict[Hashable, ObjectMemory] = OrderedDict()
+
+    @property
+    def rows_in_use(self) -> tuple[int, int]:
+        """See `Tracker.rows_in_use`."""
+        return self._tracker.rows_in_use
 
     def memory(self, key: Hashable, load: Callable[[Tracker], ObjectMemory]) -> ObjectMemory:
         """What the object `key` remembers, loaded where it is not there yet."""
@@ -59,25 +66,58 @@ class Recall:
             self._features.popitem(last=False)
         return features
 
+    @contextlib.contextmanager
+    def following(self, memories: Sequence[ObjectMemory]) -> Iterator[list[ObjectMemory]]:
+        """Copies that `follow` adds to. What they share with the memories stays as it is; the rest is freed behind."""
+        copies = [ObjectMemory(dict(each.conditioning), dict(each.tracked)) for each in memories]
+        try:
+            yield copies
+        finally:
+            new = [
+                ObjectMemory(tracked={t: entry for t, entry in copy.tracked.items() if t not in each.tracked})
+                for copy, each in zip(copies, memories, strict=True)
+            ]
+            self._tracker.forget(new)
+
     @torch.inference_mode()
-    def masks(
-        self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory]
+    def follow(
+        self, features: FrameFeatures, groups: Sequence[tuple[int, Sequence[ObjectMemory]]]
     ) -> list[tuple[MaskRuns | None, float]]:
-        """Where each object is on a frame, at the source's size, and the tracker's probability that it is there at all.
+        """Tracks objects of one phrase on a frame behind all that they remember. They compete, as tracked objects do:
+        each pixel is for the one that is surest of it, and one that is left with little is not there.
 
         Args:
-            frame: its number, counted as the memories count. None of them may be of a later frame.
+            groups: the frame's number, counted as the memories of the group count, and the group's objects.
 
         Returns:
-            (None, 0) where the tracker does not believe that the object is there.
+            Where each object is, at the source's size, and the tracker's probability that it is there at all; (None, 0)
+            where it is not. It remembers what it has found.
         """
+        tracker = self._tracker
         with self._engine.checkpoint.precision():
-            found = self._tracker.look(features, frame, memories)
-            low = fill_holes(found.masks, self._engine.rules.fill_hole_area).float()
+            found = [tracker.recall(features, frame, memories) for frame, memories in groups]
+            low = torch.cat([fill_holes(each.masks, self._engine.rules.fill_hole_area) for each in found])
+            logits = torch.cat([each.score_logits for each in found])
+            is_published = tracker.rules == "published"
+            remembered = low.clone()
+            if is_published:
+                size = (tracker.memory_mask_size, tracker.memory_mask_size)
+                remembered = F.interpolate(low.unsqueeze(1), size, mode="bilinear").squeeze(1)
+            remembered, is_there = suppress_shrunk(remembered, [range(len(low))], lone=is_published)
+            sure = torch.where(is_there, SURE_LOGIT, -SURE_LOGIT).to(remembered.dtype)
+            done = 0
+            for frame, memories in groups:
+                part = slice(done, done + len(memories))
+                tracker.encode_memory(features, frame, memories, remembered[part], sure[part])
+                done += len(memories)
+            logits = torch.where(is_there, logits.float(), torch.full_like(logits, -torch.inf).float())
+            return self._shown(low, logits)
+
+    def _shown(self, low: torch.Tensor, score_logits: torch.Tensor) -> list[tuple[MaskRuns | None, float]]:
         out: list[tuple[MaskRuns | None, float]] = []
-        for n, presence in enumerate(found.score_logits.float().sigmoid().tolist()):
+        for n, presence in enumerate(score_logits.float().sigmoid().tolist()):
             if presence > 0.5:
-                large = F.interpolate(low[n : n + 1].unsqueeze(1), self._size, mode="bilinear")[0, 0] > 0
+                large = F.interpolate(low[n : n + 1].float().unsqueeze(1), self._size, mode="bilinear")[0, 0] > 0
                 out.append((MaskRuns.of_mask(large.cpu().numpy()), presence))
             else:
                 out.append((None, 0.0))

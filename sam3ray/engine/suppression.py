@@ -14,6 +14,7 @@ import torch
 from sam3ray.engine.transfer import indices
 
 NO_OBJECT_LOGIT = -10.0
+SURE_LOGIT = 10.0  # the score that memories are encoded with: the mask's area stands for it
 NEVER = -1
 ALWAYS = 2**62  # later than any frame
 SHRINK_THRESHOLD = 0.3

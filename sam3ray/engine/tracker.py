@@ -178,7 +178,19 @@ class Tracker:
         """
         if not memories:
             return self._nothing()
-        return self._seen_by(features, [_still_there(each) for each in self._reads(frame, memories, False)]).tracked
+        return self._recalled(features, frame, memories).tracked
+
+    @torch.inference_mode()
+    def recall(self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory]) -> TrackedMasks:
+        """`look`, stored as `track` stores it: the frame's memory follows with `encode_memory`."""
+        if not memories:
+            return self._nothing()
+        output = self._recalled(features, frame, memories)
+        self._store_tracked(frame, memories, output)
+        return output.tracked
+
+    def _recalled(self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory]) -> HeadOutput:
+        return self._seen_by(features, [_still_there(each) for each in self._reads(frame, memories, False)])
 
     def _nothing(self) -> TrackedMasks:
         empty = torch.zeros(0, dtype=self.dtype, device=self.device)

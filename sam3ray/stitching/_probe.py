@@ -7,7 +7,7 @@ from functools import partial
 
 from sam3ray.engine.ending import EndingFile
 from sam3ray.engine.recall import Recall
-from sam3ray.engine.returning import LOOKS
+from sam3ray.engine.returning import STEPS
 from sam3ray.engine.rules import Rules
 from sam3ray.masks import MaskRuns
 from sam3ray.model import Model
@@ -16,13 +16,15 @@ from sam3ray.stitching._links import Links
 from sam3ray.stitching._tracks import Track, Window
 from sam3ray.video import Frame
 
+SEEN_FIRST = 0.3  # the least fit on a track's first frame
+
 
 class MemoryProbe:
     """A `Probe` on the endings of windows.
 
     Args:
         windows: of the clip. A window's `ending` is asked for when an object of the window is first looked for.
-        frame_at: gives the frame at a position of the clip; called for at most `LOOKS` frames of a track.
+        frame_at: gives the frame at a position of the clip; called for at most `STEPS` frames of a track.
         progress: called after each frame looked at.
     """
 
@@ -59,27 +61,39 @@ class MemoryProbe:
         return self._endings[window]
 
     def scores(self, lost: Sequence[tuple[int, int]], track: Track) -> list[float]:
-        """The mean over `LOOKS` frames of the IoU with the track's mask, times the tracker's probability that the
-        object is there; 0 on frames that lack the object, or the track.
+        """The lost objects are tracked on the frames on which the track is looked at, as if they had never been lost:
+        they remember what they see, and compete. The score is the mean over these frames of the IoU with the track's
+        mask, times the tracker's probability that the object is there; 0 on frames that lack the object, or the track.
+        An object that does not begin where the track begins (`SEEN_FIRST`) only moved over to it, and has 0.
 
         Raises:
             StateError: the ending of a window is damaged, or of another model.
         """
-        sums = [0.0] * len(lost)
-        for position, mask in track.probed.items():
-            features = self._recall.features(position, self._frame_at)
-            for window in dict.fromkeys(window for window, _ in lost):
-                ending = self._ending(window)
-                assert ending is not None  # it knows the object
-                places = [place for place, (of, _) in enumerate(lost) if of == window]
-                memories = [
-                    self._recall.memory(lost[place], partial(ending.memory, lost[place][1])) for place in places
+        windows = list(dict.fromkeys(window for window, _ in lost))
+        order = [place for window in windows for place, (of, _) in enumerate(lost) if of == window]
+        endings = {window: self._ending(window) for window in windows}
+        remembered = []
+        for place in order:
+            window, object_id = lost[place]
+            ending = endings[window]
+            assert ending is not None  # it knows the object
+            remembered.append(self._recall.memory(lost[place], partial(ending.memory, object_id)))
+        fits: list[list[float]] = [[] for _ in lost]
+        with self._recall.following(remembered) as memories:
+            for position, mask in track.probed.items():
+                features = self._recall.features(position, self._frame_at)
+                groups = [
+                    (
+                        position - ending.start,
+                        [m for m, place in zip(memories, order, strict=True) if lost[place][0] == w],
+                    )
+                    for w, ending in endings.items()
+                    if ending is not None
                 ]
-                found = self._recall.masks(features, position - ending.start, memories)
-                for place, (each, presence) in zip(places, found, strict=True):
-                    sums[place] += presence * _iou(mask, each)
-            self._progress()
-        return [total / LOOKS for total in sums]
+                for place, (each, presence) in zip(order, self._recall.follow(features, groups), strict=True):
+                    fits[place].append(presence * _iou(mask, each))
+                self._progress()
+        return [sum(each) / len(STEPS) * (each[0] >= SEEN_FIRST) for each in fits]
 
 
 def link(
@@ -93,7 +107,7 @@ def link(
     relink_after_s: float | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Links:
-    """Links the windows of a clip: see `link_windows`. The model looks at about three frames of each new track.
+    """Links the windows of a clip: see `link_windows`. The model looks at five frames of each new track.
 
     Args:
         windows: all of the clip, in order; their frames are read once, one window after another.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sam3ray.engine.returning import LOOKS, STEPS
+from sam3ray.engine.returning import STEPS
 from sam3ray.masks import MaskRuns, read_rle
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.cutting import Cut
@@ -78,8 +78,6 @@ class Track:
     def probe_at(self, position: int, mask: MaskRuns) -> None:
         self.steps += 1
         self.probed[position] = mask
-        if len(self.probed) > LOOKS:
-            self.probed.pop(min(self.probed))
 
 
 def tracks_of(window: Window, before: Cut | None, enough: float = 0.0, opening: int = 0) -> dict[int, Track]:

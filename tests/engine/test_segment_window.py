@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sam3ray.config import TrackingConfig
 from sam3ray.engine.ending import EndingFile
 from sam3ray.engine.engine import Engine
 from sam3ray.engine.policy import Policy
+from sam3ray.engine.recall import Recall
 from sam3ray.engine.session import Session
 from sam3ray.engine.state import StateError
 from sam3ray.failures import ClipError, Reason, UserError
@@ -163,11 +165,37 @@ def test_a_probe_finds_a_remembered_object_where_the_clip_itself_has_it(
     assert probe.knows(0, blue.object_id)
     assert not probe.knows(0, 3)  # hotstart has removed it
     assert not probe.knows(1, 1)
+    (alone,) = probe.scores([(0, blue.object_id)], track)
+    assert 0.5 / 5 < alone <= 1 / 5  # the same mask, on one frame of five, as probable as the tracker holds it to be
     same, other = probe.scores([(0, blue.object_id), (0, 1)], track)
-    assert 0.5 / 3 < same <= 1 / 3  # the same mask, on one frame of three, as probable as the tracker holds it to be
+    assert same == pytest.approx(alone, rel=1e-3)
     assert other < same
     assert probe.scores([(0, 1), (0, blue.object_id)], track) == [other, same]
-    assert (read, len(ticks)) == ([FIRST.until], 2)
+    assert (read, len(ticks)) == ([FIRST.until], 3)
+    # Who remembers the same is where it is, too, and only one of them can have it.
+    both = probe.scores([(0, blue.object_id)] * 2, track)
+    assert min(both) == 0
+    assert max(both) == pytest.approx(alone, rel=1e-3)
+
+
+def test_a_lost_object_is_followed_and_remembers_what_it_sees_until_it_has_been_compared(
+    made: tuple[Model, Path, list[Any]],
+) -> None:
+    model, path, _ = made
+    recall = Recall(model.engine, (HEIGHT, WIDTH))
+    ending = EndingFile(path, model.engine, (HEIGHT, WIDTH))
+    memories = [recall.memory(each, partial(ending.memory, each)) for each in ending.objects]
+    before = [(dict(each.conditioning), dict(each.tracked)) for each in memories], recall.rows_in_use
+    found = []
+    for _ in range(2):
+        with recall.following(memories) as copies:
+            for position in (FIRST.until, FIRST.until + 4):
+                features = recall.features(position, lambda at: FRAMES[at])  # type: ignore[arg-type,return-value]
+                masks = recall.follow(features, [(position, copies)])
+                found.append([(mask and (mask.starts.tolist(), mask.ends.tolist()), score) for mask, score in masks])
+            assert all(FIRST.until in each.tracked for each in copies)
+        assert ([(each.conditioning, each.tracked) for each in memories], recall.rows_in_use) == before
+    assert found[:2] == found[2:]
 
 
 def test_windows_worked_on_apart_become_one_clip(made: tuple[Model, Path, list[Any]], second: list[Any]) -> None:
