@@ -13,7 +13,7 @@ from sam3ray.revisions import Edits, Rename, check_edits
 from sam3ray.shapes import write_clip
 from sam3ray.store import RunStore
 from sam3ray.values.clip import Clip
-from tests.app.conftest import SPEC, Served, make_reviewed
+from tests.app.conftest import SPEC, Served, make_reviewed, until
 from tests.app.test_try_page import choose, go_to, point_at, wait_for_model
 
 from playwright.sync_api import expect  # isort: skip
@@ -228,6 +228,22 @@ def test_ones_own_correction_is_no_news_and_a_label_being_typed_stays(desk, revi
     expect(ann.locator(".toast")).to_have_count(0)
     press(ann, "Control+z")
     saved(ann, count + 2)
+
+
+def test_what_is_done_while_a_clip_opens_waits_for_it(desk, reviewed, open_page):
+    page, waiting = open_page(desk.address), []
+    open_clip(page, "first")
+    count = page.locator(".history li:not(.empty)").count()
+    page.route("**/second/picture", lambda route: waiting.append(route))
+    page.locator(".clips button").filter(has_text="second").click()
+    until(page, lambda: waiting)
+    press(page, "3", "d")  # delete the chosen object on this frame
+    waiting[0].continue_()
+    expect(page.locator(".history li").first).to_contain_text("1 deleted on frame 0")
+    expect(page.locator(".clips button.chosen")).to_contain_text("second")
+    assert (0, 1) not in rows(reviewed, "second")
+    open_clip(page, "first")
+    saved(page, count)
 
 
 def test_accepting_goes_to_the_next_clip(desk, reviewed, open_page):

@@ -56,13 +56,16 @@ export default class ReviewView {
   keepAuthor() { localStorage.setItem("author", this.author.value.trim()); }
   path(more, { clip } = this.clip) { return `/api/runs/${this.run}/clips/${encodeURIComponent(clip)}${more}`; }
 
+  get isEmpty() { return !this.clip; }
+
   // Clips
 
   chooseRun() { this.openRun(Number(this.runs.value)); }
 
   async openRun(number) {
-    Object.assign(this, { run: number, clip: null, opening: null, rows: new Map(), clips: [] });
+    Object.assign(this, { run: number, clip: null, wanted: null, rows: new Map(), clips: [] });
     this.player.close();
+    this.node.classList.remove("busy");
     this.endFix();
     this.timeline.set(this.rows);
     this.choose({ value: null });
@@ -80,7 +83,7 @@ export default class ReviewView {
   async openFirst() {
     const wanted = decodeURIComponent(location.hash.split("/")[1] ?? ""), done = (each) => each.status === "done";
     const first = this.clips.find((each) => each.clip === wanted && done(each)) ?? this.shownClips().find(done);
-    if (first) await this.open({ value: first.clip });
+    if (first) this.open({ value: first.clip });
   }
 
   // A run under way, or a recording: what is done since is there, too.
@@ -125,17 +128,22 @@ export default class ReviewView {
     }));
   }
 
-  async open({ value: clipId }) {
+  open({ value: clipId }) {
     const entry = this.clips.find((each) => each.clip === clipId);
     if (!entry) return;
     if (entry.status !== "done") { toast(`${clipId}: ${entry.message || entry.status}`, "info", 10); return; }
-    if (this.opening === clipId || (entry === this.clip && this.player.clip)) return; // it is there
-    this.opening = clipId;
+    if (this.wanted === clipId) return; // it is there, or comes
+    this.wanted = clipId;
+    const opening = (this.opening = this.load(entry).finally(() => { if (opening === this.opening) this.opening = null; }));
+  }
+
+  async load(entry) {
+    const clipId = entry.clip;
     this.endFix();
     this.node.classList.add("busy");
     try {
       const [clip, found] = await Promise.all(["/picture", ""].map((each) => get(this.path(each, entry))));
-      if (this.opening !== clipId) return; // another was opened meanwhile
+      if (this.wanted !== clipId) return; // another was opened meanwhile
       this.player.close();
       Object.assign(this, { clip: entry, chosen: null });
       discard(this.label);
@@ -151,9 +159,11 @@ export default class ReviewView {
       if (this.chosen === null) this.choose({ value: this.timeline.tracks[0]?.id ?? null });
       this.showDrafts();
       this.showDoubt();
-    } catch (error) { toast(error.message, "error"); }
-    if (this.opening !== clipId) return;
-    this.opening = null;
+    } catch (error) {
+      toast(error.message, "error");
+      if (this.wanted !== clipId) return;
+      this.wanted = this.clip?.clip;
+    }
     this.node.classList.remove("busy");
   }
 
@@ -281,7 +291,7 @@ export default class ReviewView {
 
   async accept() {
     const { clip } = this;
-    if (!clip || !await this.edit([{ op: "accept" }]) || clip !== this.clip) return;
+    if (!await this.edit([{ op: "accept" }]) || clip !== this.clip) return;
     const done = this.clips.filter((each) => each.status === "done").sort(SORTS[this.sort.value]), at = done.indexOf(this.clip);
     const to = [...done.slice(at + 1), ...done.slice(0, at)].find((each) => !each.accepted);
     if (to) this.open({ value: to.clip });
@@ -313,7 +323,6 @@ export default class ReviewView {
   }
 
   async back({ value }) {
-    if (!this.clip) return;
     try {
       await this.save(`/${value}`, { author: this.author.value });
     } catch (error) { toast(error.message, "error"); }
