@@ -74,7 +74,7 @@ def test_the_guide_leads_to_labels(cells: dict[str, dict[str, Any]]) -> None:
 
 
 def test_the_plan_of_the_guide_has_a_cost(cells: dict[str, dict[str, Any]]) -> None:
-    planned = cells["Plan: what it does and what it costs"]
+    planned = cells["Plan the job and its cost"]
     assert (planned["plan"].clips, planned["plan"].unreadable) == (2, {})
     assert planned["plan"].frames == 28
     assert planned["hours"] is None  # no speed is known for this checkpoint on CPUs, and the cell says so
