@@ -1,20 +1,22 @@
 // The server: requests, and one socket that comes back by itself. Who asks for something asks again when it is open.
 
-async function answer(response) {
-  const value = await response.json().catch(() => ({ message: `the server answered ${response.status}` }));
-  if (response.ok) return value;
-  throw Object.assign(new Error(value.message), { status: response.status });
+async function checked(response) {
+  const { ok, status } = response;
+  if (ok) return response;
+  const { message } = await response.json().catch(() => ({ message: `the server answered ${status}` }));
+  throw Object.assign(new Error(message), { status });
 }
 
-export const get = async (path) => answer(await fetch(path));
-export const post = async (path, value) => answer(await fetch(path, { method: "POST", body: JSON.stringify(value) }));
+export const getBlob = async (path) => (await checked(await fetch(path))).blob();
+export const get = async (path) => (await checked(await fetch(path))).json();
+export const post = async (path, value) => (await checked(await fetch(path, { method: "POST", body: JSON.stringify(value) }))).json();
 
 export function upload(file, progress) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest(); // fetch tells no progress of uploads
     request.open("POST", `/api/upload?name=${encodeURIComponent(file.name)}`);
     request.upload.onprogress = (event) => event.lengthComputable && progress(event.loaded / event.total);
-    request.onload = () => answer(new Response(request.response, { status: request.status })).then(resolve, reject);
+    request.onload = () => checked(new Response(request.response, request)).then((each) => each.json()).then(resolve, reject);
     request.onerror = () => reject(new Error("the connection broke"));
     request.send(file);
   });

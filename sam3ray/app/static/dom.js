@@ -1,5 +1,7 @@
 // Elements: a view's markup comes from a template, what it lists is made here. Text from strangers is only ever text.
 
+import { css } from "./colours.js";
+
 export function el(tag, props = {}, ...children) {
   const node = document.createElement(tag);
   for (const [key, value] of Object.entries(props)) {
@@ -78,7 +80,7 @@ export function check(group, value) {
   for (const button of group.children) button.ariaChecked = String(button.value === value);
 }
 
-export const dot = (colour) => el("i", { class: "dot", colour });
+export const dot = (id) => el("i", { class: "dot", colour: css(id) });
 export const empty = (text) => el("li", { class: "empty" }, text);
 
 // A phrase or a box with its ×; `act` is the method of the view that removes it.

@@ -1,7 +1,6 @@
 // Live: one picture under way at a time; what is found is drawn on the picture that it was found on.
 
 import { get, open } from "./api.js";
-import { css } from "./colours.js";
 import { attach, chip, dot, el, empty, fill, phrasesIn, toast, whenOpen } from "./dom.js";
 import { row } from "./masks.js";
 import { Pointer, rounded } from "./pointer.js";
@@ -162,7 +161,7 @@ export default class LiveView {
     };
     fill(this.figures, Object.entries(figures).map(([name, value]) => value !== undefined && [el("dt", {}, name), el("dd", {}, String(value))]).flat());
     fill(this.objects, this.rows.map(({ id, prompt, faint }) => el("li", { class: `${id === this.chosen ? "chosen" : ""} ${faint ? "faint" : ""}`, do: "choose", value: id },
-      dot(css(id)), el("b", {}, String(id)), el("span", {}, prompt), faint && el("small", {}, "tentative"),
+      dot(id), el("b", {}, String(id)), el("span", {}, prompt), faint && el("small", {}, "tentative"),
       el("button", { class: "quiet", ariaLabel: `Drop object ${id}`, do: "drop", value: id }, "×"))),
       !this.rows.length && empty("Nothing."));
   }

@@ -1,6 +1,7 @@
 // One clip: exact frames, counted by the server's decoder, with what lies over them.
 
-import { attach, put } from "./dom.js";
+import { getBlob } from "./api.js";
+import { attach, put, toast } from "./dom.js";
 import { Stage } from "./stage.js";
 
 const KEPT = 120, AHEAD = 10;
@@ -10,12 +11,12 @@ function clock(seconds) {
   return `${minutes}:${(seconds - 60 * minutes).toFixed(2).padStart(5, "0")}`;
 }
 
-// Events: `frame` when another one is shown, with its bitmap; `problem` with a sentence.
+// Event `frame`, with its bitmap, when another one is shown.
 export class Player extends EventTarget {
-  // rowsAt(index): its rows. keyOf(index): names all that they depend on. decorate(context, index): draws prompts.
-  constructor({ rowsAt, keyOf, decorate }) {
+  // view: see clip_view.js.
+  constructor(view) {
     super();
-    Object.assign(this, { rowsAt, keyOf, decorate, clip: null, opacity: 0.5, labels: true, only: null, position: 0, wanted: 0 });
+    Object.assign(this, { view, clip: null, opacity: 0.5, labels: true, only: null, position: 0, wanted: 0 });
     this.pictures = new Map(); // position -> promise of a bitmap
     this.node = attach(this, "player");
     this.stage = new Stage(this.screen, "The frame. Click to point at an object");
@@ -93,7 +94,7 @@ export class Player extends EventTarget {
       bitmap = await coming;
     } catch (error) {
       this.pictures.delete(position);
-      if (this.clip === clip && this.wanted === position) this.dispatchEvent(new CustomEvent("problem", { detail: error.message }));
+      if (this.clip === clip && this.wanted === position) toast(error.message, "error");
       return;
     }
     if (this.clip !== clip) return;
@@ -107,13 +108,14 @@ export class Player extends EventTarget {
 
   // What lies over a frame, and the name of its picture.
   layer(index) {
-    const { clip, opacity, only } = this;
-    return { rows: this.rowsAt(index).filter((row) => only === null || row.id === only), key: [clip.key, index, this.keyOf(index), opacity, only].join() };
+    const { clip, opacity, only, view } = this, { painted } = view.prompts;
+    const rows = view.rowsAt(index).filter(({ id }) => id !== painted && (only === null || id === only));
+    return { rows, key: [clip.key, index, view.keyOf(index), painted, opacity, only].join() };
   }
 
   async paint(bitmap) {
     const { clip, index, opacity, labels } = this, { rows, key } = this.layer(index);
-    const drawn = await this.stage.show(bitmap, rows, { key, opacity, labels, decorate: (context) => this.decorate(context, index) });
+    const drawn = await this.stage.show(bitmap, rows, { key, opacity, labels, decorate: (context) => this.view.prompts.draw(context, index) });
     if (drawn && clip === this.clip) this.stage.picture.dataset.frame = index;
   }
 
@@ -174,16 +176,6 @@ export class Player extends EventTarget {
 }
 
 async function fetchPicture({ key, missing, width, height }, position) {
-  if (missing) return plain(width, height);
-  const response = await fetch(`/api/clips/${key}/stills/${position}`);
-  if (!response.ok) throw new Error((await response.json().catch(() => ({}))).message ?? "the frame cannot be read");
-  return createImageBitmap(await response.blob());
-}
-
-// In place of a picture that is not there.
-function plain(width, height) {
-  const canvas = new OffscreenCanvas(width, height), context = canvas.getContext("2d");
-  context.fillStyle = "#808080";
-  context.fillRect(0, 0, width, height);
-  return canvas.transferToImageBitmap();
+  if (!missing) return createImageBitmap(await getBlob(`/api/clips/${key}/stills/${position}`));
+  return createImageBitmap(new ImageData(new Uint8ClampedArray(new Uint32Array(width * height).fill(0xff808080).buffer), width));
 }

@@ -16,12 +16,11 @@ export const newWork = (more) => ({
 });
 
 export class Prompts {
-  // view: work() that is under way or null; rowsAt(index) shown; changed(); asked(index), for the model's answer;
-  //   renumbered(), where ids of phrases can change.
+  // view: see clip_view.js; with renumbered(), where ids of phrases can change.
   constructor(player, view) {
     Object.assign(this, { player, view, tool: "point", exclude: false, corner: null, brush: new Brush() });
     this.pointer = new Pointer(player.stage, {
-      pressed: () => (player.pause(), Boolean(player.clip && view.work())),
+      pressed: () => (player.pause(), Boolean(player.clip && view.work)),
       drawn: (from, to, right) => this.tool === "brush" && this.paint(from, to, right || this.exclude),
       drawnOut: () => this.keepMask(),
       moved: () => (this.tool === "brush" || this.corner) && player.redraw(),
@@ -30,10 +29,12 @@ export class Prompts {
     });
   }
 
+  get work() { return this.view.work; }
+
   // By key, where the pointer is.
   here(what) {
     const { at } = this.pointer;
-    if (!at || !this.view.work()) return;
+    if (!at || !this.work) return;
     if (what !== "corner" && this.tool !== "brush") this.addPoint(at, what === "include");
     else if (what !== "corner") { this.paint(at, at, what === "exclude"); this.keepMask(); }
     else if (this.corner) { this.addBox(between(this.corner, at)); this.corner = null; }
@@ -44,7 +45,7 @@ export class Prompts {
 
   // The object that a prompt is for: the chosen one, else a new one.
   target() {
-    const work = this.view.work(), { chosen, own } = work;
+    const { work } = this, { chosen, own } = work;
     const isFound = () => [...work.rows.values(), ...work.shown.values()].some((rows) => rows.some((row) => row.id === chosen));
     if (own.has(chosen) || (chosen !== null && isFound())) return chosen;
     const id = Math.max(0, ...own.keys()) + 1;
@@ -66,7 +67,7 @@ export class Prompts {
 
   // The target's prompt of this kind on this frame.
   item(kind, fresh = {}) {
-    const object_id = this.target(), { items } = this.view.work(), frame = this.player.index;
+    const object_id = this.target(), { items } = this.work, frame = this.player.index;
     let item = items.find((each) => each.object_id === object_id && each.frame === frame && kind in each);
     if (!item) items.push((item = { object_id, frame, ...fresh }));
     return item;
@@ -85,7 +86,7 @@ export class Prompts {
   }
 
   addBox(box) {
-    const frame = this.player.index, { exemplars } = this.view.work();
+    const frame = this.player.index, { exemplars } = this.work;
     if (this.tool === "like") {
       let held = exemplars.find((each) => each.frame === frame);
       if (!held) exemplars.push((held = { frame, units: "pixels", label: "like the box", boxes: [], labels: [] }));
@@ -111,7 +112,7 @@ export class Prompts {
   }
 
   keepMask() {
-    const work = this.view.work(), frame = this.player.index, id = this.painted, rows = this.view.rowsAt(frame);
+    const { work } = this, frame = this.player.index, id = this.painted, rows = this.view.rowsAt(frame);
     const row = this.brush.end(work.own.get(id) ?? rows.find((each) => each.id === id)?.prompt ?? "");
     work.items = work.items.filter((each) => each.object_id !== id || each.frame !== frame); // a mask starts over
     if (!row) { this.clear(); return; }
@@ -125,15 +126,15 @@ export class Prompts {
   // Taking back
 
   clear() {
-    const { chosen, items, own } = this.view.work(), frame = this.player.index;
+    const { chosen, items, own } = this.work, frame = this.player.index;
     if (chosen === null) return;
-    this.view.work().items = items.filter((each) => each.object_id !== chosen || each.frame !== frame);
-    if (!this.view.work().items.some((each) => each.object_id === chosen)) this.remove(chosen);
+    this.work.items = items.filter((each) => each.object_id !== chosen || each.frame !== frame);
+    if (!this.work.items.some((each) => each.object_id === chosen)) this.remove(chosen);
     else { this.forget(chosen, frame); this.told(frame); }
   }
 
   remove(id) {
-    const work = this.view.work();
+    const { work } = this;
     work.own.delete(id);
     work.items = work.items.filter((each) => each.object_id !== id);
     if (work.chosen === id) work.chosen = null;
@@ -143,21 +144,21 @@ export class Prompts {
 
   // Of a preview: what the run had found stays.
   forget(id, index) {
-    const work = this.view.work(), only = (rows, is) => (rows ?? []).filter((row) => (row.id === id) === is);
+    const { work } = this, only = (rows, is) => (rows ?? []).filter((row) => (row.id === id) === is);
     if (work.shown.has(index)) work.shown.set(index, merged(only(work.shown.get(index), false), work.own.has(id) ? [] : only(work.rows.get(index), true)));
     work.version++;
   }
 
   about(id) {
-    const items = this.view.work().items.filter((each) => each.object_id === id);
+    const items = this.work.items.filter((each) => each.object_id === id);
     const clicks = items.reduce((sum, each) => sum + (each.points?.length ?? 0), 0);
     return [[clicks, "click"], [items.filter((each) => each.box).length, "box"], [items.filter((each) => each.mask).length, "mask"]]
       .filter(([count]) => count).map(([count, name]) => `${count} ${name}${count > 1 ? (name === "box" ? "es" : "s") : ""}`).join(", ");
   }
 
   // For the server: of one's own objects, and of what phrases have found.
-  payload(items = this.view.work().items) {
-    const { own } = this.view.work();
+  payload(items = this.work.items) {
+    const { own } = this.work;
     const sorted = items.toSorted((a, b) => a.object_id - b.object_id || a.frame - b.frame || rank(a) - rank(b));
     return {
       visual: sorted.filter((each) => own.has(each.object_id)).map((each) => ({ ...each, label: own.get(each.object_id) })),
@@ -167,7 +168,7 @@ export class Prompts {
 
   // For one frame: an object of a phrase comes with the mask that is refined.
   payloadAt(frame) {
-    const { items, clip } = this.view.work(), here = items.filter((each) => each.frame === frame);
+    const { items, clip } = this.work, here = items.filter((each) => each.frame === frame);
     const { visual, refinements } = this.payload(here), seen = new Set();
     for (const item of refinements) {
       const id = item.object_id, row = this.view.rowsAt(frame).find((each) => each.id === id), label = row?.prompt;
@@ -179,7 +180,7 @@ export class Prompts {
   }
 
   draw(context, index) {
-    const work = this.view.work(), { stage } = this.player, { at, box } = this.pointer;
+    const { work } = this, { stage } = this.player, { at, box } = this.pointer;
     if (!work) return;
     if (this.painted !== null) this.brush.draw(context);
     for (const item of work.items) {

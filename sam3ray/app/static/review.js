@@ -1,12 +1,10 @@
 // Review: a run's clips one after the other, corrections as entries of its log, drafts where somebody was faster.
 
 import { get, post, ticket } from "./api.js";
-import { css } from "./colours.js";
-import { attach, check, discard, dot, el, empty, fill, put, toast } from "./dom.js";
+import { ClipView, objectItem } from "./clip_view.js";
+import { check, discard, dot, el, empty, fill, put, toast } from "./dom.js";
 import { merged, row, rowsByFrame } from "./masks.js";
-import { Player } from "./player.js";
-import { newWork, Prompts } from "./prompts.js";
-import { Timeline } from "./timeline.js";
+import { newWork } from "./prompts.js";
 
 const LAST = 2 ** 31 - 1; // of a range without an end
 const SORTS = {
@@ -15,24 +13,13 @@ const SORTS = {
   objects: (a, b) => b.objects - a.objects,
 };
 
-export default class ReviewView {
-  constructor({ socket, state }) {
-    Object.assign(this, { socket, state, run: 0, clips: [], clip: null, rows: new Map(), chosen: null, version: 0, log: [] });
+export default class ReviewView extends ClipView {
+  constructor(page) {
+    const { socket, state } = page;
+    super("review", page);
+    Object.assign(this, { run: 0, clips: [], clip: null, rows: new Map(), chosen: null, version: 0, log: [] });
     this.fix = null; // a mask that is being drawn anew, as the work of `Prompts`
-    this.node = attach(this, "review");
-    this.player = new Player({
-      rowsAt: (index) => this.rowsAt(index),
-      keyOf: () => [this.version, this.fix?.version],
-      decorate: (context, index) => this.prompts.draw(context, index),
-    });
-    this.prompts = new Prompts(this.player, { work: () => this.fix, rowsAt: (index) => this.rowsAt(index), changed: () => this.player.redraw(), asked: (index) => this.askModel(index) });
     this.player.stage.over.addEventListener("click", (event) => this.fix || this.pick(event));
-    this.player.addEventListener("problem", ({ detail }) => toast(detail, "error"));
-    this.player.addEventListener("frame", () => this.showHere());
-    this.timeline = new Timeline(this.player);
-    this.timeline.addEventListener("choose", ({ detail }) => this.choose({ value: detail }));
-    this.screen.replaceWith(this.player.node);
-    this.tracks.replaceWith(this.timeline.node);
     socket.on("revised", (event) => this.revised(event));
     socket.on("preview", (event) => this.answered(event));
     socket.on("refused", (event) => this.isOfFix(event) && toast(event.message, "error"));
@@ -49,7 +36,7 @@ export default class ReviewView {
   }
 
   leave() {
-    this.player.pause();
+    super.leave();
     clearInterval(this.looking);
   }
 
@@ -57,6 +44,10 @@ export default class ReviewView {
   path(more, { clip } = this.clip) { return `/api/runs/${this.run}/clips/${encodeURIComponent(clip)}${more}`; }
 
   get isEmpty() { return !this.clip; }
+  get work() { return this.fix; }
+  keyOf() { return [this.version, this.fix?.version]; }
+  changed() { this.player.redraw(); }
+  frameShown() { this.showHere(); }
 
   // Clips
 
@@ -65,7 +56,7 @@ export default class ReviewView {
   async openRun(number) {
     Object.assign(this, { run: number, clip: null, wanted: null, rows: new Map(), clips: [] });
     this.player.close();
-    this.node.classList.remove("busy");
+    this.rest();
     this.endFix();
     this.timeline.set(this.rows);
     this.choose({ value: null });
@@ -121,50 +112,44 @@ export default class ReviewView {
     this.count.textContent = `${shown.length} of ${this.clips.length} · ${this.clips.filter((each) => each.accepted).length} accepted`;
     fill(this.list, shown.slice(0, 500).map((each) => {
       const { clip, key, status, doubt } = each, isDone = status === "done";
-      return el("li", {}, el("button", { class: clip === this.clip?.clip ? "chosen" : "", title: each.message || doubt?.why || clip, do: "open", value: clip },
-        isDone ? el("img", { src: this.pictured ? `/api/clips/${key}/thumb` : "", alt: "", loading: "lazy", width: 64, height: 40 }) : el("i", { class: "blank" }),
+      return this.clipItem({ value: clip, title: each.message || doubt?.why || clip, isChosen: clip === this.clip?.clip, key: isDone && key },
         el("span", {}, clip, el("small", {}, isDone ? `${each.objects} obj. · ${each.frames} fr.${doubt ? ` · ${doubt.suspicion.toFixed(2)}` : ""}` : each.reason || status)),
-        each.accepted ? el("em", { class: "ok", title: "accepted" }, "✓") : each.corrections > 0 && el("em", { title: "corrections" }, `✎${each.corrections}`)));
+        each.accepted ? el("em", { class: "ok", title: "accepted" }, "✓") : each.corrections > 0 && el("em", { title: "corrections" }, `✎${each.corrections}`));
     }));
   }
 
   open({ value: clipId }) {
     const entry = this.clips.find((each) => each.clip === clipId);
     if (!entry) return;
-    if (entry.status !== "done") { toast(`${clipId}: ${entry.message || entry.status}`, "info", 10); return; }
-    if (this.wanted === clipId) return; // it is there, or comes
-    this.wanted = clipId;
-    const opening = (this.opening = this.load(entry).finally(() => { if (opening === this.opening) this.opening = null; }));
+    if (entry.status === "done") this.show(clipId);
+    else toast(`${clipId}: ${entry.message || entry.status}`, "info", 10);
   }
 
-  async load(entry) {
-    const clipId = entry.clip;
+  async load(clipId) {
+    const entry = this.clips.find((each) => each.clip === clipId);
     this.endFix();
-    this.node.classList.add("busy");
-    try {
-      const [clip, found] = await Promise.all(["/picture", ""].map((each) => get(this.path(each, entry))));
-      if (this.wanted !== clipId) return; // another was opened meanwhile
-      this.player.close();
-      Object.assign(this, { clip: entry, chosen: null });
-      discard(this.label);
-      this.take(found);
-      history.replaceState(null, "", `#review/${encodeURIComponent(clipId)}`);
-      this.first.value = 0;
-      this.last.value = clip.indices?.at(-1) ?? clip.times.length - 1;
-      this.note.textContent = clip.missing ? `No video: ${clip.missing}` : clip.other_size;
-      this.canFix = !clip.missing && !clip.other_size;
-      await this.player.load(clip);
-      this.pictured = true; // the pictures of the list have waited until now
-      this.listClips();
-      if (this.chosen === null) this.choose({ value: this.timeline.tracks[0]?.id ?? null });
-      this.showDrafts();
-      this.showDoubt();
-    } catch (error) {
-      toast(error.message, "error");
-      if (this.wanted !== clipId) return;
-      this.wanted = this.clip?.clip;
-    }
-    this.node.classList.remove("busy");
+    const [clip, found] = await Promise.all(["/picture", ""].map((each) => get(this.path(each, entry))));
+    if (this.wanted !== clipId) return; // another was opened meanwhile
+    this.player.close();
+    Object.assign(this, { clip: entry, chosen: null });
+    discard(this.label);
+    this.take(found);
+    history.replaceState(null, "", `#review/${encodeURIComponent(clipId)}`);
+    this.first.value = 0;
+    this.last.value = clip.indices?.at(-1) ?? clip.times.length - 1;
+    this.note.textContent = clip.missing ? `No video: ${clip.missing}` : clip.other_size;
+    this.canFix = !clip.missing && !clip.other_size;
+    await this.player.load(clip);
+    this.pictures();
+    if (this.chosen === null) this.choose({ value: this.timeline.tracks[0]?.id ?? null });
+    this.showDrafts();
+    this.showDoubt();
+    this.rest();
+  }
+
+  goBack() {
+    this.wanted = this.clip?.clip;
+    this.rest();
   }
 
   async reload() {
@@ -203,8 +188,6 @@ export default class ReviewView {
 
   // Objects
 
-  here({ value }) { this.prompts.here(value); }
-
   rowsAt(index) { return merged(this.rows.get(index) ?? [], this.fix?.shown.get(index) ?? []); }
 
   // The smallest object below the pointer.
@@ -217,19 +200,13 @@ export default class ReviewView {
   choose({ value: id }) {
     if (id !== this.chosen) discard(this.label);
     this.chosen = id;
-    this.timeline.choose(id);
-    if (this.player.only !== null) this.player.only = id;
+    this.chooseTrack(id);
     const track = this.timeline.track(id);
-    fill(this.who, track ? [dot(css(id)), `Object ${id}`] : "Object: choose one");
+    fill(this.who, track ? [dot(id), `Object ${id}`] : "Object: choose one");
     put(this.label, track?.prompt ?? "");
     for (const each of this.editing.querySelectorAll("button, input")) each.disabled = !track;
     this.showHere();
     this.player.redraw();
-  }
-
-  nextObject({ value }) {
-    const ids = this.rowsAt(this.player.index).map((each) => each.id), at = ids.indexOf(this.chosen);
-    if (ids.length) this.choose({ value: ids[(at < 0 ? 0 : at + Number(value) + ids.length) % ids.length] });
   }
 
   alone() {
@@ -244,8 +221,7 @@ export default class ReviewView {
 
   showHere() {
     const rows = this.player.clip ? this.rowsAt(this.player.index) : [];
-    fill(this.objects, rows.map(({ id, prompt, score, track }) => el("li", { class: id === this.chosen ? "chosen" : "", do: "choose", value: id },
-      dot(css(id)), el("b", {}, String(id)), el("span", {}, prompt), el("small", { title: "detection and track score" }, `${score.toFixed(2)} · ${track.toFixed(2)}`))),
+    fill(this.objects, rows.map(({ id, prompt, score, track }) => objectItem(id, id === this.chosen, el("span", {}, prompt), el("small", { title: "detection and track score" }, `${score.toFixed(2)} · ${track.toFixed(2)}`))),
       !rows.length && empty("Nothing."));
   }
 
@@ -380,7 +356,7 @@ export default class ReviewView {
     this.player.redraw();
   }
 
-  askModel(index) {
+  asked(index) {
     const { player, fix } = this, visual = this.prompts.payloadAt(index);
     fix.shown = new Map();
     // An answer to an earlier click is too late.

@@ -85,21 +85,23 @@ export class Stage {
   box(context, [x0, y0, x1, y1], colour) {
     const { dpr, scale } = this;
     context.setLineDash([6 * dpr, 4 * dpr]);
-    for (const [width, style] of [[3.5, "rgb(0 0 0 / .6)"], [2, colour]]) {
-      context.lineWidth = width * dpr;
-      context.strokeStyle = style;
-      context.strokeRect(x0 * scale, y0 * scale, (x1 - x0) * scale, (y1 - y0) * scale);
-    }
+    context.beginPath();
+    context.rect(x0 * scale, y0 * scale, (x1 - x0) * scale, (y1 - y0) * scale);
+    this.outline(context, 2, colour);
     context.setLineDash([]);
   }
 
   ring(context, [x, y], radius) {
-    const { dpr, scale } = this;
-    for (const [width, style] of [[3, "rgb(0 0 0 / .6)"], [1.5, "#fff"]]) {
-      context.lineWidth = width * dpr;
+    context.beginPath();
+    context.arc(x * this.scale, y * this.scale, radius * this.scale, 0, 7);
+    this.outline(context, 1.5, "#fff");
+  }
+
+  // Dark below, so that it is seen on any picture.
+  outline(context, wide, colour) {
+    for (const [width, style] of [[wide + 1.5, "rgb(0 0 0 / .6)"], [wide, colour]]) {
+      context.lineWidth = width * this.dpr;
       context.strokeStyle = style;
-      context.beginPath();
-      context.arc(x * scale, y * scale, radius * scale, 0, 7);
       context.stroke();
     }
   }

@@ -5,12 +5,10 @@ import { dot, el, fill } from "./dom.js";
 
 const ROW = 18;
 
-// Event `choose` with an object's id.
-export class Timeline extends EventTarget {
-  // player: for the playhead and the clip.
-  constructor(player) {
-    super();
-    Object.assign(this, { player, tracks: [], chosen: null });
+export class Timeline {
+  // player: for the playhead and the clip. told(id): an object is chosen here.
+  constructor(player, told) {
+    Object.assign(this, { player, told, tracks: [], chosen: null });
     this.names = el("div", { class: "names" });
     this.canvas = el("canvas", { class: "tracks", ariaLabel: "Timeline of the objects" });
     this.head = el("i", { class: "head" });
@@ -25,8 +23,6 @@ export class Timeline extends EventTarget {
     player.addEventListener("frame", () => this.move());
     new ResizeObserver(() => this.draw()).observe(this.node);
   }
-
-  told(id) { this.dispatchEvent(new CustomEvent("choose", { detail: id })); }
 
   seek(event) {
     this.player.pause();
@@ -45,7 +41,7 @@ export class Timeline extends EventTarget {
       }
     }
     this.tracks = [...tracks.values()].sort((a, b) => a.id - b.id);
-    fill(this.names, this.tracks.map(({ id, prompt, at }) => el("button", { class: "name", title: `${prompt}: ${at.size} frames`, onclick: () => this.told(id) }, dot(css(id)), `${id} ${prompt}`)));
+    fill(this.names, this.tracks.map(({ id, prompt, at }) => el("button", { class: "name", title: `${prompt}: ${at.size} frames`, onclick: () => this.told(id) }, dot(id), `${id} ${prompt}`)));
     this.choose(this.chosen);
   }
 

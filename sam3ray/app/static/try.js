@@ -1,13 +1,11 @@
 // Try: prompts on a clip, and what the model makes of them, frame by frame.
 
 import { get, owner, post, ticket, upload } from "./api.js";
-import { css } from "./colours.js";
-import { attach, check, chip, dot, duration, el, empty, fill, phrasesIn, put, save, toast, whenOpen } from "./dom.js";
+import { ClipView, objectItem } from "./clip_view.js";
+import { check, chip, duration, el, empty, fill, phrasesIn, put, save, toast, whenOpen } from "./dom.js";
 import { above, merged, row, rowsByFrame } from "./masks.js";
-import { Player } from "./player.js";
-import { newWork, Prompts } from "./prompts.js";
+import { newWork } from "./prompts.js";
 import { Stage } from "./stage.js";
-import { Timeline } from "./timeline.js";
 
 const HINTS = {
   point: "Click on an object; right-click on what is not part of it; or drag a box around it.",
@@ -15,23 +13,12 @@ const HINTS = {
   like: "Drag a box around one thing: everything like it is found.",
 };
 
-export default class TryView {
-  constructor({ socket, state }) {
-    Object.assign(this, { socket, state, clips: state.clips, defaults: {}, other: null, arriving: [], turn: 0 });
+export default class TryView extends ClipView {
+  constructor(page) {
+    const { socket, state } = page;
+    super("try", page);
+    Object.assign(this, { clips: state.clips, defaults: {}, other: null, arriving: [], turn: 0, work: null });
     this.works = new Map(); // clip's key -> what is asked of it and was found
-    this.node = attach(this, "try");
-    this.player = new Player({
-      rowsAt: (index) => this.rowsAt(index).filter((each) => each.id !== this.prompts.painted),
-      keyOf: (index) => [this.work?.version, this.threshold("new_det_thresh"), this.prompts.painted, this.work?.shown.has(index)],
-      decorate: (context, index) => this.prompts.draw(context, index),
-    });
-    this.prompts = new Prompts(this.player, { work: () => this.work, rowsAt: (index) => this.rowsAt(index), changed: () => this.changed(), asked: (index) => this.preview(index), renumbered: () => this.showRows() });
-    this.timeline = new Timeline(this.player);
-    this.screen.replaceWith(this.player.node);
-    this.tracks.replaceWith(this.timeline.node);
-    this.timeline.addEventListener("choose", ({ detail }) => this.choose({ value: detail }));
-    this.player.addEventListener("problem", ({ detail }) => toast(detail, "error"));
-    this.player.addEventListener("frame", ({ detail }) => this.frameShown(detail));
     this.node.addEventListener("dragover", (event) => event.preventDefault());
     this.node.addEventListener("drop", (event) => { event.preventDefault(); this.take(event.dataTransfer.files); });
     for (const name of ["place", "found", "preview", "restarted", "ended", "refused"]) socket.on(name, (event) => this.hear(name, event));
@@ -48,14 +35,16 @@ export default class TryView {
     if (!this.wanted && last) this.show(last.key);
   }
 
-  leave() { this.player.pause(); }
   get isEmpty() { return !this.work; }
+  get chosen() { return this.work.chosen; }
+  keyOf(index) { return [this.work?.version, this.threshold("new_det_thresh"), this.work?.shown.has(index)]; }
+  asked(index) { this.preview(index); }
+  renumbered() { this.showRows(); }
 
   // Clips
 
   listClips() {
-    fill(this.list, this.arriving, this.clips.map(({ key, name }) => el("li", {}, el("button", { class: key === this.work?.key ? "chosen" : "", title: name, do: "open", value: key },
-      el("img", { src: this.pictured ? `/api/clips/${key}/thumb` : "", alt: "", loading: "lazy", width: 64, height: 40 }), el("span", {}, name)))));
+    fill(this.list, this.arriving, this.clips.map(({ key, name }) => this.clipItem({ value: key, title: name, isChosen: key === this.work?.key, key }, el("span", {}, name))));
     if (!this.clips.length && !this.arriving.length) fill(this.list, empty("No clips yet: upload a video."));
   }
 
@@ -101,45 +90,35 @@ export default class TryView {
     this.show(key);
   }
 
-  show(key) {
-    if (this.wanted === key) return; // it is there, or comes
-    this.wanted = key;
-    const opening = (this.opening = this.load(key).finally(() => { if (opening === this.opening) this.opening = null; }));
-  }
-
   async load(key) {
     this.player.close();
     this.closeBeside();
-    this.node.classList.add("busy");
-    try {
-      const { first } = this.state, clip = first?.key === key ? first : await get(`/api/clips/${key}`);
-      if (this.wanted !== key) return; // another was opened meanwhile
-      const isNew = !this.works.has(key);
-      if (isNew) this.works.set(key, newWork({ key, way: "forward", first: 0, last: clip.times.length - 1, settings: {}, running: null, results: [], position: 0 }));
-      const work = (this.work = Object.assign(this.works.get(key), { clip }));
-      sessionStorage.setItem("clip", key);
-      const kept = isNew && this.recall(work);
-      this.listClips();
-      const loaded = work.results.length ? null : this.loadResults(work, !kept);
-      await this.player.load(clip, work.position);
-      this.pictured = true; // the pictures of the list have waited until now
-      this.listClips();
-      this.changed();
-      this.complete(work, loaded, kept);
-    } catch (error) {
-      toast(error.message, "error");
-      if (this.wanted !== key) return;
-      this.player.clip ??= this.work?.clip;
-      this.wanted = this.work?.key;
-      this.node.classList.remove("busy");
-    }
+    const { first } = this.state, clip = first?.key === key ? first : await get(`/api/clips/${key}`);
+    if (this.wanted !== key) return; // another was opened meanwhile
+    const isNew = !this.works.has(key);
+    if (isNew) this.works.set(key, newWork({ key, way: "forward", first: 0, last: clip.times.length - 1, settings: {}, running: null, results: [], position: 0 }));
+    const work = (this.work = Object.assign(this.works.get(key), { clip }));
+    sessionStorage.setItem("clip", key);
+    const kept = isNew && this.recall(work);
+    this.listClips();
+    const loaded = work.results.length ? null : this.loadResults(work, !kept);
+    await this.player.load(clip, work.position);
+    this.pictures();
+    this.changed();
+    this.complete(work, loaded, kept);
+  }
+
+  goBack() {
+    this.player.clip ??= this.work?.clip;
+    this.wanted = this.work?.key;
+    this.rest();
   }
 
   // What is done by then counts: it does not wait for what was found earlier.
   async complete(work, loaded, kept) {
     await loaded;
     if (this.wanted !== work.key) return;
-    this.node.classList.remove("busy");
+    this.rest();
     this.changed();
     if (kept && !work.results.length && (work.phrases.length || work.items.length)) this.preview(this.player.index, true);
   }
@@ -247,8 +226,6 @@ export default class TryView {
     this.exclude.ariaChecked = String(this.prompts.exclude);
   }
 
-  here({ value }) { this.prompts.here(value); }
-
   finish() {
     if (this.prompts.exclude) this.toggleExclude();
     this.choose({ value: null });
@@ -292,8 +269,7 @@ export default class TryView {
 
   listObjects() {
     const { work, prompts } = this, found = this.timeline.tracks.filter(({ id }) => !work.own.has(id));
-    const line = (id, name, about, ...more) => el("li", { class: work.chosen === id ? "chosen" : "", do: "choose", value: id },
-      dot(css(id)), el("b", {}, String(id)), name, el("small", {}, about), ...more);
+    const line = (id, name, about, ...more) => objectItem(id, work.chosen === id, name, el("small", {}, about), ...more);
     fill(this.objects,
       [...work.own].map(([id, label]) => line(id, el("input", { type: "text", defaultValue: label, maxLength: 200, name: id, ariaLabel: `Name of object ${id}`, do: "nameObject" }), prompts.about(id),
         el("button", { class: "quiet", ariaLabel: `Remove object ${id}`, do: "removeObject", value: id }, "×"))),
@@ -313,14 +289,8 @@ export default class TryView {
 
   choose({ value }) {
     this.work.chosen = value;
-    this.timeline.choose(value);
-    if (this.player.only !== null) this.player.only = value;
+    this.chooseTrack(value);
     this.changed();
-  }
-
-  nextObject({ value }) {
-    const ids = this.rowsAt(this.player.index).map((each) => each.id), at = ids.indexOf(this.work.chosen);
-    if (ids.length) this.choose({ value: ids[(at < 0 ? 0 : at + Number(value) + ids.length) % ids.length] });
   }
 
   alone() {

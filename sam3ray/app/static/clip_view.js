@@ -1,0 +1,69 @@
+// What Try and Review share: a list of clips, the one that is open with its objects, and the object that is chosen.
+
+import { attach, dot, el, fill, toast } from "./dom.js";
+import { Player } from "./player.js";
+import { Prompts } from "./prompts.js";
+import { Timeline } from "./timeline.js";
+
+// A view has: rowsAt(index), keyOf(index) that names all that they depend on, work that prompts are for, and chosen;
+//   load(key), choose({ value }), changed() and asked(index), for the model's answer.
+export class ClipView {
+  constructor(name, { socket, state }) {
+    Object.assign(this, { socket, state, wanted: null, opening: null });
+    this.node = attach(this, name);
+    this.player = new Player(this);
+    this.prompts = new Prompts(this.player, this);
+    this.timeline = new Timeline(this.player, (value) => this.choose({ value }));
+    this.screen.replaceWith(this.player.node);
+    this.tracks.replaceWith(this.timeline.node);
+    this.player.addEventListener("frame", ({ detail }) => this.frameShown(detail));
+  }
+
+  leave() { this.player.pause(); }
+
+  // Opens a clip. What one does before it is there waits: see dom.js.
+  show(key) {
+    if (this.wanted === key) return; // it is there, or comes
+    this.wanted = key;
+    this.node.classList.add("busy");
+    const opening = (this.opening = this.load(key).catch((error) => {
+      toast(error.message, "error");
+      if (this.wanted === key) this.goBack();
+    }).finally(() => { if (opening === this.opening) this.opening = null; }));
+  }
+
+  rest() { this.node.classList.remove("busy"); }
+
+  // The first clip's picture comes before those of the list.
+  pictures() {
+    this.pictured = true;
+    this.listClips();
+  }
+
+  // key: whose picture it has.
+  clipItem({ value, title, isChosen, key }, ...more) {
+    const src = this.pictured ? `/api/clips/${key}/thumb` : "";
+    return el("li", {}, el("button", { class: isChosen ? "chosen" : "", title, do: "open", value },
+      key ? el("img", { src, alt: "", loading: "lazy", width: 64, height: 40 }) : el("i", { class: "blank" }), ...more));
+  }
+
+  // Objects
+
+  here({ value }) { this.prompts.here(value); }
+
+  nextObject({ value }) {
+    const ids = this.rowsAt(this.player.index).map((each) => each.id), at = ids.indexOf(this.chosen);
+    if (ids.length) this.choose({ value: ids[(at < 0 ? 0 : at + Number(value) + ids.length) % ids.length] });
+  }
+
+  // Alone, if only one is shown.
+  chooseTrack(id) {
+    this.timeline.choose(id);
+    if (this.player.only !== null) this.player.only = id;
+  }
+}
+
+// An object in a list.
+export function objectItem(id, isChosen, ...more) {
+  return el("li", { class: isChosen ? "chosen" : "", do: "choose", value: id }, dot(id), el("b", {}, String(id)), ...more);
+}
