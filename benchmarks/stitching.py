@@ -20,7 +20,7 @@ import hashlib
 import json
 import multiprocessing
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -596,15 +596,18 @@ def parts_of(options: argparse.Namespace, seed: int) -> list[Part]:
 def all_figures(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     """The figures of each clip, as they are done."""
     left: dict[int, int] = {}
+    waiting: deque[Part] = deque()
     running: dict[Future[dict[str, Any]], Part] = {}
+    for seed in range(FIRST_SEED + options.start, FIRST_SEED + options.clips):
+        parts = [] if options.figures else parts_of(options, seed)
+        left[seed] = len(parts)
+        waiting.extend(parts or [Part(options, seed, is_figures=True)])
     # Spawned: torch's threads do not survive a fork.
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
-        for seed in range(FIRST_SEED + options.start, FIRST_SEED + options.clips):
-            parts = [] if options.figures else parts_of(options, seed)
-            left[seed] = len(parts)
-            for part in parts or [Part(options, seed, is_figures=True)]:
+        while waiting or running:
+            while waiting and len(running) < options.jobs:
+                part = waiting.popleft()
                 running[pool.submit(part.run)] = part
-        while running:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
                 part, found = running.pop(future), future.result()
@@ -613,8 +616,7 @@ def all_figures(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, An
                     continue
                 left[part.seed] -= 1
                 if not left[part.seed]:
-                    last = Part(options, part.seed, is_figures=True)
-                    running[pool.submit(last.run)] = last
+                    waiting.appendleft(Part(options, part.seed, is_figures=True))
 
 
 def main() -> None:
