@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import io
 import json
@@ -10,6 +11,7 @@ import random
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from typing import Any
@@ -286,6 +288,22 @@ def test_a_box_finds_everything_like_it(server, open_page):
     expect(page.locator(".chip", has_text="like the box")).to_have_count(0)
 
 
+def model_process(server: Any) -> psutil.Process:
+    children = psutil.Process(server.process.pid).children(recursive=True)
+    return max(children, key=lambda each: each.memory_info().rss)
+
+
+@contextlib.contextmanager
+def paused(server: Any) -> Iterator[None]:
+    """The model stands still: what the page does meanwhile does not race with it."""
+    model = model_process(server)
+    model.suspend()
+    try:
+        yield
+    finally:
+        model.resume()
+
+
 def test_stopping_keeps_what_is_done_and_others_wait_their_turn(server, open_page):
     first, second = open_page(server.address), open_page(server.address)
     for page in (first, second):
@@ -295,14 +313,18 @@ def test_stopping_keeps_what_is_done_and_others_wait_their_turn(server, open_pag
         page.get_by_label("Phrase to look for").press("Enter")
     first.get_by_role("button", name="Run", exact=True).click()
     expect(status(first)).to_contain_text("steps")
-    second.get_by_role("button", name="Run", exact=True).click()
-    expect(status(second)).to_contain_text("place 1 in the queue")
-    first.get_by_role("button", name="Stop, keep what is done").click()
+    with paused(server):
+        second.get_by_role("button", name="Run", exact=True).click()
+        expect(status(second)).to_contain_text("place 1 in the queue")
+        first.get_by_role("button", name="Stop, keep what is done").click()
+        until(first, lambda: first.sent[-1]["do"] == "cancel")
     expect(status(first)).to_contain_text("frames are kept")
     kept = int(status(first).inner_text().split()[1])
     assert 0 < kept < COUNT
     expect(status(second)).to_contain_text("steps")
-    second.keyboard.press("Escape")
+    with paused(server):
+        second.keyboard.press("Escape")
+        until(second, lambda: second.sent[-1]["do"] == "cancel")
     expect(status(second)).to_contain_text("Stopped")
 
 
@@ -314,14 +336,14 @@ def test_a_crash_of_the_model_loses_nothing_and_says_so(server, open_page):
     page.get_by_label("Phrase to look for").press("Enter")
     page.get_by_role("button", name="Run", exact=True).click()
     expect(status(page)).to_contain_text("steps")
-    children = psutil.Process(server.process.pid).children(recursive=True)
-    model = max(children, key=lambda each: each.memory_info().rss)
-    model.kill()
+    model_process(server).kill()
     expect(status(page)).to_contain_text("What was found is kept")
     wait_for_model(page)
     page.get_by_role("button", name="Run", exact=True).click()
     expect(status(page)).to_contain_text("steps")
-    page.keyboard.press("Escape")
+    with paused(server):
+        page.keyboard.press("Escape")
+        until(page, lambda: page.sent[-1]["do"] == "cancel")
     expect(status(page)).to_contain_text("Stopped")
 
 
