@@ -13,7 +13,6 @@ from typing import Any
 from sam3ray.failures import ClipError, Reason
 from sam3ray.files import WEB, kind_of_storage, web
 from sam3ray.files.sighting import change, of_info
-from sam3ray.values.clip_ids import unsigned
 from sam3ray.video._movie import picture_ranges
 from sam3ray.video._ranges import Fetch, NoRanges, RangedVideo
 from sam3ray.video._remote import RemoteVideo, local_name, naming_store_errors, redact_uri
@@ -24,11 +23,6 @@ def has_versions(video: RemoteVideo) -> bool:
     """Whether a change of the file would be noticed: the store reports an etag or a time besides the size."""
     seen = json.loads(video.sighting)
     return bool(seen.get("size")) and ("etag" in seen or "modified" in seen)
-
-
-def expires(video: RemoteVideo) -> bool:
-    """Whether its address is signed, and so may expire before the clip ends."""
-    return unsigned(video.uri) != video.uri
 
 
 def open_by_ranges(

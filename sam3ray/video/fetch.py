@@ -29,10 +29,11 @@ from sam3ray.failures import ClipError, Reason
 from sam3ray.faults.machine import free_bytes
 from sam3ray.files import is_local, local_path
 from sam3ray.files.sighting import of_frames, of_local, of_size
-from sam3ray.video._fetching import expires, open_by_ranges
+from sam3ray.video._fetching import open_by_ranges
 from sam3ray.video._folder import SUFFIXES as FRAME_SUFFIXES
 from sam3ray.video._opened import VideoSource
 from sam3ray.video._remote import RemoteVideo, download, look_up, naming_store_errors, redact_uri
+from sam3ray.video._signed import is_short_lived
 
 __all__ = ["VideoCache", "local_sighting", "redact_uri", "video_size"]
 
@@ -149,8 +150,8 @@ class VideoCache:
 
         That is an MP4 or MOV with all its tables in one place, or a Matroska or WebM that is read in order. It must be
         larger than `limits.ranges_above_bytes` or than the cache, on a store that gives parts of a file and says when
-        it has changed. Videos that are in the cache already, and those with signed addresses, which expire, are read
-        from there.
+        it has changed. Videos that are in the cache already are read from there; so are those with signed addresses
+        that may expire before the clip ends.
 
         Args:
             in_order: it is read from its beginning, or continued by an `Anchor`.
@@ -180,7 +181,7 @@ class VideoCache:
             return True
         if size > self._max_bytes:
             return False
-        if size <= above or expires(video):
+        if size <= above or is_short_lived(video.uri):
             return True
         return (
             self._folder is not None and self._folder.is_dir() and _complete_entry(self._folder, video.key) is not None

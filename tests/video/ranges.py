@@ -19,7 +19,7 @@ class Site:
 
     Attributes:
         sent: bytes of bodies.
-        ranges: (begin, end) of those asked for.
+        ranges: (begin, end) of those asked for, and `asked`: their paths with the query.
         headers: of every answer.
         takes_ranges: else the whole file is sent.
         change: called with each range; what it returns is sent instead of the range's (status, headers, body).
@@ -29,6 +29,7 @@ class Site:
     url: str = ""
     sent: int = 0
     ranges: list[tuple[int, int]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=lambda: {"ETag": '"one"'})
     takes_ranges: bool = True
     change: Callable[[int, int], tuple[int, dict[str, str], bytes] | None] = lambda begin, end: None
@@ -52,6 +53,7 @@ def serving(files: dict[str, bytes]) -> Iterator[Site]:
                 return
             begin, end = int(asked[1]), int(asked[2]) + 1
             site.ranges.append((begin, end))
+            site.asked.append(self.path)
             status, headers, body = site.change(begin, end) or (
                 206, {"Content-Range": f"bytes {begin}-{end - 1}/{len(data)}"}, data[begin:end]
             )  # fmt: skip

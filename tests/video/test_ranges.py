@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,8 @@ class TestRequests:
             ("long.mp4", VideoConfig(ranges_above_bytes=10**7)),
             ("long.mp4", VideoConfig(ranges_above_bytes=None)),
             ("long.mp4?X-Amz-Signature=abc&X-Amz-Expires=60", LIMITS),  # it may expire before the clip ends
+            ("long.mp4?Signature=abc&Expires=1000000000", LIMITS),
+            ("long.mp4?token=abc", LIMITS),
             ("short.mp4", LIMITS),  # no video
         ],
     )
@@ -237,6 +240,29 @@ class TestRequests:
         with VideoCache(tmp_path / "cache", 10**8, limits=limits).open_parts(f"{site.url}/{address}") as source:
             assert isinstance(source, Path)
             assert source.read_bytes() == site.files[address.partition("?")[0]]
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Date={now}&X-Amz-Expires=604800&X-Amz-Signature=s3cret",
+            "X-Goog-Date={now}&X-Goog-Expires=604800&X-Goog-Signature=s3cret",
+            "sv=2024-05-04&se=2126-01-02T03%3A04%3A05Z&sr=b&sp=r&sig=s3cret",
+            "Expires=4000000000&Signature=s3cret&Key-Pair-Id=K",
+        ],
+    )
+    def test_signed_addresses_that_are_valid_for_long_are_read_by_ranges(
+        self, site: Site, cache: VideoCache, whole_frames: list[Any], query: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        address = f"{site.url}/long.mp4?{query.format(now=datetime.now(UTC).strftime('%Y%m%dT%H%M%SZ'))}"
+        with caplog.at_level("DEBUG", "sam3ray"), cache.open_parts(address) as source:
+            assert isinstance(source, ByRanges)
+            assert read_from(source, 135) == whole_frames[135:]
+            site.change = lambda begin, end: (403, {}, b"")  # it has expired all the same
+            with pytest.raises(ClipError) as caught:
+                source.read_at(source.size // 3, 1)
+        assert {path.partition("?")[2] for path in site.asked} == {address.partition("?")[2]}
+        assert caught.value.reason is Reason.PERMISSION_DENIED
+        assert "s3cret" not in f"{caught.value}{source.name}{caplog.text}"
 
     def test_what_does_not_fit_the_cache_is_read_by_ranges(self, site: Site, tmp_path: Path) -> None:
         with VideoCache(tmp_path / "cache", 10**5).open_parts(f"{site.url}/long.mp4") as source:
