@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # as `sam3ray.engine` does: parity tests run transformers first
 # On tensors as small as these a second thread takes longer than it saves: it spins, and so does the other process's.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Some machines set it. Then each of hundreds of processes would compile the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # From the first: a Ray that starts before the S3 server passes them on to its workers all the same.
 os.environ |= servers.S3_CREDENTIALS
 os.environ.pop("AWS_PROFILE", None)
@@ -31,47 +35,59 @@ _PAGE = tuple(f"tests/app/test_{name}.py" for name in ("try_page", "prompting_pa
 _SERVERS = ("e2e", "app")  # folders of tests that start Ray, or a server and a browser
 # The longest files that wait for a server, the longest first.
 _WAITING = (
-    "test_chaos.py",
     "test_try_page.py",
-    "test_object_stores.py",
-    "test_prompts_job.py",
     "test_kills.py",
     "test_cluster.py",
-    "test_demo.py",
-    "test_out_of_memory.py",
-    "test_long_clip.py",
-    "test_review_page.py",
-    "test_rendering.py",
-    "test_cluster_page.py",
+    "test_chaos.py",
+    "test_outliving.py",
+    "test_parallel_windows.py",
     "test_job.py",
-    "test_what_was_asked.py",
-    "test_live_page.py",
+    "test_long_clip.py",
     "test_run_store.py",
     "test_faults.py",
+    "test_prompts_job.py",
+    "test_review_page.py",
+    "test_out_of_memory.py",
+    "test_rendering.py",
+    "test_demo.py",
     "test_compact.py",
+    "test_run_on.py",
+    "test_cluster_page.py",
+    "test_object_stores.py",
+    "test_golden.py",
+    "test_clip_kills.py",
+    "test_cluster_model.py",
+    "test_model_memory.py",
+    "test_what_was_asked.py",
+    "test_first_pages.py",
 )
 _MODELS = ("engine", "training", "cameras")  # folders of tests that run models, frame by frame
 # Files that take long, the longest first: begun last, one process would be left alone with them.
 _LONG = (
+    "test_windows.py",
     "test_embedded.py",
     "test_state.py",
+    "test_text_parity.py",
+    "test_visual_parity.py",
     "test_exemplars.py",
     "test_session.py",
-    "test_prompting_page.py",
-    "test_text_parity.py",
+    "test_plan.py",
     "test_waits.py",
+    "test_prompting_page.py",
+    "test_text.py",
     "test_tracker.py",
     "test_phrases_alone.py",
-    "test_text.py",
+    "test_packed_attention.py",
+    "test_text_defects.py",
+    "test_segment.py",
+    "test_visual_defects.py",
     "test_visual.py",
+    "test_mirror.py",
     "test_session_page.py",
     "test_wheel.py",
-    "test_packed_attention.py",
-    "test_segment.py",
     "test_fuzz.py",
     "test_evaluate.py",
     "test_runs_side_by_side.py",
-    "test_plan.py",
     "test_bombs.py",
     "test_liveness.py",
     "test_sick_places.py",

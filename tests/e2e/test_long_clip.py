@@ -26,7 +26,7 @@ from tests.video.media import write_video
 
 pytestmark = pytest.mark.usefixtures("local_ray", "one_thread")
 FRAMES = 80
-KILLS = 3
+KILLS = 2
 
 
 class KillsBetweenWindows(threading.Thread):

@@ -47,7 +47,7 @@ def of_phrase(frames: Sequence[FrameAnnotations], phrase: str) -> list[list[tupl
     ]
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 @pytest.mark.usefixtures("one_thread")
 def test_any_set_of_phrases_gives_each_what_it_gives_alone(seed):

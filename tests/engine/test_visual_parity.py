@@ -101,7 +101,8 @@ ON_CIRCLE = workflows([(111, 65), (98, 55), (125, 75)], (185, 57), (87, 41, 136,
 class TestTrainedWeights:
     """The checkpoint in the package, on a circle drawn at (111, 65).
 
-    Whatever it makes of them, the masks agree: it is trained anew now and then, so no pixel is asked for.
+    Whatever it makes of them, the masks agree: it is trained anew now and then, so no pixel is asked for. Each kind of
+    prompt is here once; in every direction they are above.
     """
 
     @pytest.fixture(scope="class")
@@ -112,14 +113,14 @@ class TestTrainedWeights:
     def weights(self) -> Checkpoint:
         return load_checkpoint(ModelConfig(checkpoint="embedded", device="cpu", dtype="float32"))
 
-    @pytest.mark.parametrize("name", ON_CIRCLE)
+    @pytest.mark.parametrize("name", ["negative click", "box and clicks", "mask"])
     def test_forward(self, drawn, weights, name):
         theirs = Session(drawn, *trained())
         theirs.add(0, [1], **ON_CIRCLE[name].inputs)
         ours = run(drawn, ON_CIRCLE[name].prompts, model=weights)
         assert_alike(ours, theirs.propagate(start_frame_idx=0))
 
-    @pytest.mark.parametrize("name", ["click", "box", "mask"])
+    @pytest.mark.parametrize("name", ["click"])
     def test_backward(self, drawn, weights, name):
         theirs = Session(drawn, *trained())
         theirs.add(LAST, [1], **ON_CIRCLE[name].inputs)
@@ -134,7 +135,7 @@ class TestTrainedWeights:
         prompts = [on_frame(prompt, 9) for prompt in ON_CIRCLE["box"].prompts]
         assert_alike(run(drawn, prompts, model=weights, direction="both"), expected)
 
-    @pytest.mark.parametrize("name", ["click", "negative click", "box", "mask"])
+    @pytest.mark.parametrize("name", ["negative click", "mask"])
     def test_refinement_on_a_frame_already_tracked(self, drawn, weights, name):
         theirs = Session(drawn, *trained())
         theirs.add(0, [1], **ON_CIRCLE["click"].inputs)
