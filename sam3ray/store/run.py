@@ -165,10 +165,6 @@ class RunStore(FrozenRun):
         """Add a record of a failed attempt; returns its number."""
         return failure_records.write(self.storage, failure)
 
-    def failure_counts(self) -> dict[str, int]:
-        """How many attempts are on record for each clip, by one listing."""
-        return {clip_id: len(numbers) for clip_id, numbers in failure_records.list_attempts(self.storage).items()}
-
     def failures(self) -> list[Failure]:
         """All records, by clip and attempt."""
         attempts = failure_records.list_attempts(self.storage)
