@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 OK, SOME_FAILED, WRONG_INPUT, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
 
-# What these did is on storage: a summary that cannot be printed changes nothing.
+# Their results are on storage, even if the summary cannot be printed.
 _WORK = frozenset(
     {"demo", "run", "retry", "render", "compact", "export_labels", "import_corrections", "refine", "watch_live"}
 )
@@ -124,7 +124,7 @@ def _verb(function: Callable[P, int]) -> Callable[P, None]:
 
 
 def _explained(error: BaseException) -> tuple[Iterable[str], int]:
-    """What to say of an error, and the exit code."""
+    """The message for an error, and the exit code."""
     if isinstance(error, UserError):
         return error.problems, WRONG_INPUT
     if isinstance(error, JobStopped | ClipError):

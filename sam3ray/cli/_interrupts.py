@@ -23,7 +23,7 @@ def is_command() -> bool:
 
 
 def leave_at_once() -> None:
-    """While there is nothing to tidy up: before the work, and after it."""
+    """For the time before and after the work, when there is nothing to clean up."""
     _handle(_leave)
 
 

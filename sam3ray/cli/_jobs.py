@@ -220,7 +220,7 @@ def render(
 
     asked = [*(set_ or ()), *(["render.every_frame=true"] if every_frame else [])]
     options = _options(asked, ("storage", "render", "cluster"))
-    given = options.model_fields_set  # what is not given is as in the run's own configuration
+    given = options.model_fields_set  # options that are not given are those of the run's own configuration
     summary = verbs.render(
         output,
         clips or None,

@@ -1,4 +1,4 @@
-"""Verbs for the labels of a run: how good they are, other tools, corrections."""
+"""Verbs for the labels of a run: evaluation, exports, corrections."""
 
 from __future__ import annotations
 

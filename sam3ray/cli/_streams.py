@@ -11,7 +11,7 @@ from typing import Any, TextIO, cast
 
 
 class Forgiving(io.TextIOBase):
-    """Passes text on to a stream. What cannot be written is dropped.
+    """Passes text on to a stream, and drops what cannot be written.
 
     Attributes:
         error: why something was dropped: a reader that went away (EPIPE), a full disk, a closed stream.
@@ -56,7 +56,7 @@ class Forgiving(io.TextIOBase):
         return getattr(self._stream, name)
 
     def _give_up(self, error: Exception) -> None:
-        """What is left in buffers, also those of libraries, goes nowhere from now on."""
+        """Discards everything left in buffers, those of libraries included."""
         self.error = error
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -80,7 +80,7 @@ def hold_standard_streams() -> None:
 
 
 def lost_result() -> str:
-    """Why not all of the result was printed, where that is worth a word; a reader that has had enough is not."""
+    """Why the result was not printed completely; empty if the reader merely stopped reading."""
     out = sys.stdout
     if not isinstance(out, Forgiving):
         return ""

@@ -1,4 +1,4 @@
-"""Straight into a CVAT server: a task for each clip, with its frames as images and its masks as shapes with scores.
+"""Exports straight into a CVAT server: a task per clip, with frames as images and masks as shapes with scores.
 
 CVAT's files cannot hold scores, but its API can. A task is complete once it has its shapes, which come last: an
 interrupted call continues where it stopped. CVAT has no tracks of masks, so `group` and the attribute `object_id` keep
@@ -52,7 +52,7 @@ def push_to_cvat(
     storage_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
-    """Creates a task for each clip that has none from this run, revision and choice.
+    """Creates a task for each clip that has none for this run, revision and choice.
 
     Credentials come from the environment: CVAT_ACCESS_TOKEN, or CVAT_USERNAME and CVAT_PASSWORD; and
     CVAT_ORGANIZATION, if any.
@@ -91,7 +91,7 @@ def push_to_cvat(
 
 
 def _mark(store: RunStore, revision: int | None, choice: Choice) -> str:
-    """What the names of an export's tasks have in common, and no other export's: a server has no `export.json`."""
+    """A mark in the names of this export's tasks and no other's, because a server has no `export.json`."""
     of_choice = [choice.prompts, choice.min_score, choice.every, sorted((choice.names or {}).items())]
     told = json.dumps([store.run_id(), revision, *of_choice])
     return hashlib.sha256(told.encode()).hexdigest()[:8]
@@ -108,7 +108,7 @@ def _address(to: str) -> tuple[str, int | None]:
 
 
 class _Server:
-    """What is needed of a CVAT server."""
+    """The calls to a CVAT server."""
 
     def __init__(self, host: str, project: int | None, names: Sequence[str], mark: str) -> None:
         try:
@@ -135,7 +135,7 @@ class _Server:
             raise UserError(f"{host} cannot be used: {_why(error)}") from None
 
     def push(self, store: RunStore, clip: Clip, labels: ClipLabels) -> bool:
-        """Whether there was anything left to do.
+        """Whether anything was left to do.
 
         Raises:
             ValueError: the server refuses.

@@ -1,7 +1,7 @@
 """Exports a run: clip by clip, in parallel, resumable, in memory that does not grow with the run.
 
-A process holds one clip's rows at a time. What every clip must agree on (numbers of clips and of labels) is worked out
-from the frozen manifest beforehand, so the files do not depend on the number of processes or on earlier calls.
+A process holds one clip's rows at a time. Facts that all clips share (numbers of clips and labels) are computed from
+the frozen manifest beforehand, so the files do not depend on the number of processes or on earlier calls.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ VERSION = 5  # of the exports' layout: raised when a writer's output changes
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export came to.
+    """The result of an export.
 
     Attributes:
         clips: exported by this call; `already` by calls before.
@@ -148,7 +148,7 @@ def export(
             failed[clip_id] = problem
         if progress is not None:
             progress(done, len(todo))
-    # Summaries alone are kept of the sidecars: those of long clips are large.
+    # Keeps only summaries of the sidecars, because those of long clips are large.
     ids = [clip.clip_id for clip in wanted if clip.clip_id not in failed]
     written = {each.clip_id: each for each in destination.each(partial(_written, folder), ids)}
     if way.write_dataset is not None and not failed:
@@ -179,7 +179,7 @@ def _written(folder: Folder, clip_id: str) -> Written:
 
 
 def _export_clip(order: _Order, clip: Clip) -> tuple[str, str | None]:
-    """Writes one clip's files, its sidecar last. Returns its id, and what went wrong with it."""
+    """Writes one clip's files, its sidecar last. Returns its id and its error, if any."""
     way = format_of(order.format, order.variant)[1]
     try:
         corrections = order.operations.get(clip.clip_id, ())
@@ -200,7 +200,7 @@ def _export_clip(order: _Order, clip: Clip) -> tuple[str, str | None]:
 
 
 def _sidecar(labels: ClipLabels, lost: Losses, ids: Mapping[int, int] | None) -> dict[str, Any]:
-    """What formats lose: times, and each object's label, scores and id.
+    """The facts that formats lose: times, and each object's label, scores and id.
 
     Args:
         ids: object id -> its number in the files, where that is another one; objects without a number are not there.

@@ -1,4 +1,4 @@
-"""Where an export goes: a folder on any fsspec storage whose files are created once and never replaced.
+"""The destination of an export: a folder on any fsspec storage whose files are created once and never replaced.
 
 Crash contract: `export.json` is created first and says whose export this is. Each file appears whole or not at all. A
 clip's sidecar under `sam3ray/` is created after all its other files: it marks the clip as exported, and a later call
@@ -29,7 +29,7 @@ _WAITING = 64  # files held in memory before a writer waits
 class Folder:
     """Files below the destination, by relative paths with `/`.
 
-    Files are written by threads. `settle` waits until all that were given are there, and so does leaving the block.
+    Threads write the files. `settle`, or leaving the block, waits until all are written.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -96,7 +96,7 @@ class Folder:
             raise UserError(f"{place} holds another export ({named or 'other keys'}): choose another folder for --to")
 
     def exported(self) -> set[str]:
-        """Clips whose sidecar is there, by one listing."""
+        """Clips that have a sidecar, by one listing."""
         return {name.removesuffix(".json") for name in self._storage.names(SIDECARS) if name.endswith(".json")}
 
     def sidecar(self, clip_id: str) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class Folder:
 
 
 def _differences(found: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """What two exports were asked for, where it differs: each choice by itself."""
+    """The differences between two exports' options, one by one."""
     named: list[str] = []
     for key, value in ours.items():
         there = found.get(key)

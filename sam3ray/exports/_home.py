@@ -79,7 +79,7 @@ def _with_masks(edits: Edits, clip_id: str, change: Change, by_hand: bool) -> li
 
 
 class Times:
-    """Times of frames that have no rows: on the line through those that have, else by the video's rate."""
+    """Times of frames without rows: interpolated between those with rows, otherwise by the video's rate."""
 
     def __init__(self, frames: Sequence[FrameAnnotations], size: tuple[int, int], about: Mapping[str, Any]) -> None:
         self._known = [(frame.frame_index, frame.pts, frame.time_s) for frame in frames]

@@ -64,9 +64,9 @@ def import_labels(
     storage_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Imported:
-    """Adds what was changed in an export to the run's corrections, as one entry; nothing if anything is wrong.
+    """Adds the changes in an export to the run's corrections, as one entry; adds nothing if anything is wrong.
 
-    Objects and frames that the export left out (`prompts`, `min_score`, `every`) are left alone.
+    Objects and frames that the export omitted (`prompts`, `min_score`, `every`) are left alone.
 
     Args:
         output: the run.
@@ -149,7 +149,7 @@ def _identity(storage: Storage, store: RunStore, format: str) -> Mapping[str, An
 def _change(
     store: RunStore, labels: ClipLabels, choice: Choice, rows: Sequence[FrameAnnotations], found: Found
 ) -> Change:
-    """What was changed in one clip.
+    """The changes in one clip.
 
     Args:
         rows: as the export found them, those that it left out included.
@@ -171,13 +171,13 @@ def _change(
 
 
 def _shown(frame: FrameAnnotations, choice: Choice) -> tuple[ObjectAnnotation, ...]:
-    """What the export showed, under their own names: the rest is not missing in what comes back."""
+    """The objects that the export contained, under their own names; others do not count as deleted."""
     wanted = choice.prompts
     return tuple(o for o in frame.objects if o.score >= choice.min_score and (wanted is None or o.prompt in wanted))
 
 
 def _choice_of(value: Mapping[str, Any]) -> Choice:
-    """Raises ValueError or TypeError for what no export has chosen."""
+    """Raises ValueError or TypeError for options that no export has."""
     names = value.get("names") or {}
     if not isinstance(names, Mapping) or not all(isinstance(name, str) for name in names.values()):
         raise ValueError("names")

@@ -21,7 +21,7 @@ def stretches(places: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def keyframes(times: Sequence[float], boxes: np.ndarray, tolerance: float = HALF_PIXEL) -> list[int]:
-    """Which boxes to keep, so that linear interpolation between them gives back all within the tolerance.
+    """The boxes to keep so that linear interpolation between them restores all boxes within the tolerance.
 
     The first and the last are always kept. Greedy: each keyframe is as late as the ones between allow. For a box
     left out, the line from the last keyframe must pass within the tolerance in each coordinate; the slopes that do

@@ -1,4 +1,4 @@
-"""The labels of one clip as the writers of all formats take them, and what to leave out of them."""
+"""The labels of one clip as all writers expect them, and the choice of labels to export."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROW_STRIDE = 1_000_000_000  # and for its annotations
 
 @dataclass(frozen=True)
 class Choice:
-    """What of a run is exported, under which names.
+    """The part of a run to export, and the names to use.
 
     Attributes:
         clips: ids; None is all that are done.
@@ -76,7 +76,7 @@ class ClipLabels:
 
     @cached_property
     def tracks(self) -> dict[int, dict[int, ObjectAnnotation]]:
-        """Object id -> frame index -> the object there; both ascending."""
+        """Object id -> frame index -> the object on it; both ascending."""
         found: dict[int, dict[int, ObjectAnnotation]] = {}
         for frame in self.frames:
             for item in self.objects.get(frame, ()):
@@ -89,7 +89,7 @@ class ClipLabels:
         return {frame: n for n, frame in enumerate(self.frames)}
 
     def time_of(self, frame: int) -> float:
-        """Seconds; worked out from the rate where no row tells."""
+        """Seconds; computed from the rate if no row gives them."""
         if frame in self.times:
             return self.times[frame]
         return frame / self.fps if self.fps else float(frame)
@@ -97,7 +97,7 @@ class ClipLabels:
 
 @dataclass(frozen=True)
 class Written:
-    """A clip whose files are there, for the files about all clips.
+    """An exported clip, for the files about all clips.
 
     Attributes:
         number: as `ClipLabels.number`.
@@ -117,7 +117,7 @@ class Written:
 
 
 def chosen(frames: Sequence[FrameAnnotations], choice: Choice) -> dict[int, tuple[ObjectAnnotation, ...]]:
-    """The objects that the choice leaves, under their new names, by frame index."""
+    """The chosen objects, under their new names, by frame index."""
     wanted = None if choice.prompts is None else set(choice.prompts)
     found = {}
     for frame in frames:

@@ -1,4 +1,4 @@
-"""What a format could not hold, counted."""
+"""Counts what a format could not hold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SENTENCES = {
 
 
 class Losses(Counter[str]):
-    """Kind (see `SENTENCES`) -> how often."""
+    """Kind (see `SENTENCES`) -> count."""
 
     def sentences(self) -> list[str]:
         return [f"{SENTENCES[kind]}: {count:,}" for kind, count in sorted(self.items()) if count]

@@ -39,12 +39,12 @@ class Painted:
 
 
 def with_number(objects: Sequence[ObjectAnnotation], numbers: Mapping[int, int]) -> list[ObjectAnnotation]:
-    """The objects of a frame that the format has a number for. The others are not painted and hide nobody."""
+    """The objects of a frame that the format can number. Others are not painted and hide no object."""
     return [item for item in objects if item.object_id in numbers]
 
 
 def paint(objects: Sequence[ObjectAnnotation], height: int, width: int) -> Painted:
-    """Where masks overlap the higher detection score wins, then the smaller object id."""
+    """Where masks overlap, the higher detection score wins, then the smaller object id."""
     canvas = np.zeros((height, width), np.int32)
     lost = 0
     order = sorted(range(len(objects)), key=lambda i: (objects[i].score, -objects[i].object_id))

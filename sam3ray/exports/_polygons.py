@@ -1,4 +1,4 @@
-"""Masks as polygons, made for the rasteriser that will read them.
+"""Converts masks to polygons for the rasteriser that will read them.
 
 A polygon has no holes: each hole is joined to its outer ring by a cut of no width, which a rasteriser that counts
 crossings does not see. COCO's draws what lies inside lines along pixel edges exactly; OpenCV's `fillPoly`, which

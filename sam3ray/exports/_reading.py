@@ -1,4 +1,4 @@
-"""Reads labels that come back from other tools. The files are untrusted: every value is checked."""
+"""Reads labels corrected in other tools. The files are untrusted: every value is checked."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def read_coco(storage: Storage, labels: ClipLabels) -> Found:
                 )
     names = names_of(value, path)
     given = set(images.values())
-    # A tool may give back the images that were worked on alone: the others were not looked at.
+    # A tool may return only the images that were edited: the others were not reviewed.
     found: Found = {frame: [] for frame in labels.frames if frame in given}
     for n, each in enumerate(list_of(value, "annotations", path)):
         where = f"{path}, annotation {n + 1}"
@@ -100,7 +100,7 @@ def _is_id(value: Any) -> bool:
 
 
 def _frame_of(image: Any) -> int | None:
-    """By the key that our export writes; tools that drop it keep the file's name."""
+    """By the key that our export writes, or by the file name if a tool drops that key."""
     if not isinstance(image, Mapping) or not _is_id(image.get("id")):
         return None
     if type(image.get("frame_index")) is int:
@@ -147,7 +147,7 @@ def _placed(data: Any, points: np.ndarray, size: tuple[int, int], where: str) ->
 def mask_of(value: Any, size: tuple[int, int], where: str) -> np.ndarray:
     if isinstance(value, list):
         mask = np.zeros(size, bool)
-        if not value:  # as tools write a box; to take it for an empty mask would delete the object
+        if not value:  # tools write boxes like this; treating it as an empty mask would delete the object
             raise ValueError(f"{where}: its segmentation is empty; allowed: run lengths or polygons, no boxes")
         for polygon in value:
             if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:

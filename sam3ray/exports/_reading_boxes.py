@@ -1,4 +1,4 @@
-"""Reads boxes that come back: CVAT's tracks, Label Studio's videos, MOT.
+"""Reads corrected boxes: CVAT's tracks, Label Studio's videos, MOT.
 
 A box within half a pixel of where it was changes nothing, since keyframes can be off by so much. If a box was moved,
 the object's nearest mask is stretched to it, as a placeholder until `refine` has tracked the object from the box. For a
@@ -113,6 +113,6 @@ def _stand_in(
     rows = (np.arange(ymax - ymin) * part.shape[0]) // (ymax - ymin)
     columns = (np.arange(xmax - xmin) * part.shape[1]) // (xmax - xmin)
     stretched = part[rows][:, columns]
-    if stretched.any(0)[[0, -1]].all() and stretched.any(1)[[0, -1]].all():  # else the box would not be the one set
+    if stretched.any(0)[[0, -1]].all() and stretched.any(1)[[0, -1]].all():  # else the box would differ
         mask[ymin:ymax, xmin:xmax] = stretched
     return mask

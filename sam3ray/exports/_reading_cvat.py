@@ -1,4 +1,4 @@
-"""Reads CVAT's XML that comes back: put the `annotations.xml` of a CVAT export in place of the clip's file."""
+"""Reads corrected XML from CVAT: replace the clip's file by the `annotations.xml` of a CVAT export."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_BYTES = 512 * 2**20
 
 
 def read_cvat_boxes(storage: Storage, labels: ClipLabels) -> Found:
-    """`<clip_id>.xml`, CVAT for video: tracks of boxes. Frames between keyframes are on straight lines.
+    """`<clip_id>.xml`, CVAT for video: tracks of boxes. Frames between keyframes are interpolated linearly.
 
     Raises:
         ValueError: the file is missing or damaged.

@@ -1,4 +1,4 @@
-"""Reads FiftyOne's detections that come back.
+"""Reads corrected detections from FiftyOne.
 
 Export the dataset from FiftyOne (`dataset.export(export_dir=".../corrected",
 dataset_type=fo.types.FiftyOneDataset, export_media=False)`) into the folder `corrected` of our export; without one

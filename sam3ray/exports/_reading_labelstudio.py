@@ -1,4 +1,4 @@
-"""Reads Label Studio's JSON that comes back.
+"""Reads corrected JSON from Label Studio.
 
 Put the JSON export of the project (of any number of clips) into the folder `corrected` of our export. For each task,
 the last annotation that was not cancelled counts; a task without one was not reviewed. Without such a folder our own
@@ -60,7 +60,7 @@ def read_labelstudio_brush(storage: Storage, labels: ClipLabels) -> Found:
 
 
 def _tasks(storage: Storage, clip_id: str, frame: int | None) -> list[tuple[list[Region], str]]:
-    """The regions of the clip's tasks that somebody has looked at."""
+    """The regions of the clip's reviewed tasks."""
     names = sorted(name for name in storage.names(CORRECTED) if name.endswith(".json"))
     paths = [f"{CORRECTED}/{name}" for name in names] or [f"tasks/{clip_id}.json"]
     found = []
@@ -145,7 +145,7 @@ def _label(value: Any, key: str, where: str) -> str:
 
 
 def _number_of(region: Region, where: str) -> int | None:
-    """As our export wrote it into the region's meta text, which people can change."""
+    """The id that our export wrote into the region's meta text, which people can change."""
     meta = region.get("meta")
     texts = meta.get("text") if isinstance(meta, Mapping) else None
     for text in texts if isinstance(texts, list) else [texts]:

@@ -1,4 +1,4 @@
-"""Reads MOT's boxes that come back."""
+"""Reads corrected boxes in MOT's format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that somebody changed in a `parquet` export, with whatever writes Parquet."""
+"""Reads changed rows of a `parquet` export, written by any tool."""
 
 from __future__ import annotations
 

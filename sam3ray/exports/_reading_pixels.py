@@ -1,4 +1,4 @@
-"""Reads formats that give each pixel to one object, as they come back: DAVIS and MOTS.
+"""Reads corrections in formats with one object per pixel: DAVIS and MOTS.
 
 If masks overlapped when they were exported, the one below lost pixels. So a mask counts as changed only if it differs
 from what was painted; otherwise the object keeps its row, covered pixels included.
@@ -106,7 +106,7 @@ def _read_text(storage: Storage, path: str, labels: ClipLabels, first_frame: int
 
 
 def _only_label(labels: ClipLabels) -> str:
-    """That of a new object in a format without labels: known only where the clip was searched for one thing."""
+    """The label of a new object in a format without labels: known only if the clip has one phrase."""
     return labels.asked[0] if len(labels.asked) == 1 else "object"
 
 
@@ -116,7 +116,7 @@ def _compared(
     masks: Callable[[int], Masks],
     label_of: Callable[[int], str],
 ) -> Found:
-    """What came back, by frame.
+    """The imported labels, by frame.
 
     Args:
         numbers: object id -> the number that the export gave it. Objects without one were not exported, and stay.
@@ -149,7 +149,7 @@ def _compared(
                     found[frame].append(Label(object_id, label, item))
                     continue
             found[frame].append(Label(object_id, label, mask))
-        for object_id, (n, item) in held.items():  # covered completely when it was exported: it could not come back
+        for object_id, (n, item) in held.items():  # completely covered in the export, so it cannot be in the import
             if numbers[object_id] not in came and not (canvas == n).any():
                 found[frame].append(Label(object_id, item.prompt, item))
     return found

@@ -1,4 +1,4 @@
-"""Reads tracks of masks that come back: YouTube-VIS, SA-Co/VEval and SA-V."""
+"""Reads corrected tracks of masks: YouTube-VIS, SA-Co/VEval and SA-V."""
 
 from __future__ import annotations
 

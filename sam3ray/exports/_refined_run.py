@@ -21,7 +21,7 @@ def bring_home(
     author: str | None,
     progress: Callable[[int, int], None] | None,
 ) -> Imported:
-    """Adds what differs as one entry. Its rows count as tracked, not as drawn: a later `refine` may replace them.
+    """Adds the differences as one entry. Its rows count as tracked, not as drawn: a later `refine` may replace them.
 
     Raises:
         UserError: it refines another run, or nothing of it is done.

@@ -1,4 +1,4 @@
-"""What of a run is exported: its clips, their rows with corrections, the numbers of clips and labels.
+"""Selects what an export contains: clips, their rows with corrections, and numbers of clips and labels.
 
 All of it follows from the frozen manifest and the log of corrections, so it does not depend on earlier calls.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Selection:
-    """What of a run is exported.
+    """The part of a run that is exported.
 
     Attributes:
         clips: the finished ones that are wanted, in the manifest's order.
@@ -114,7 +114,7 @@ def _wanted_clips(manifest: Sequence[Clip], done: set[str], choice: Choice) -> l
 
 
 def _known_labels(manifest: Sequence[Clip], choice: Choice, corrected: Sequence[str]) -> set[str]:
-    """Raises UserError where one of the chosen labels is none of them: a slip would export nothing."""
+    """Raises UserError if a chosen label is unknown: a typing error would export nothing."""
     known = {label for clip in manifest for label in clip.names} | set(corrected)
     if unknown := [label for label in choice.prompts or () if label not in known]:
         named = ", ".join(sorted(known)[:20])
@@ -123,7 +123,7 @@ def _known_labels(manifest: Sequence[Clip], choice: Choice, corrected: Sequence[
 
 
 def categories_of(manifest: Sequence[Clip], choice: Choice, corrected: Sequence[str] = ()) -> dict[str, int]:
-    """Label -> number from 1, in the order in which the manifest first asks for them, those of corrections last."""
+    """Label -> number from 1, in the order of their first appearance in the manifest, those of corrections last."""
     asked = [label for clip in manifest for label in _asked(clip, choice)]
     wanted = None if choice.prompts is None else set(choice.prompts)
     asked += [choice.name_of(label) for label in corrected if wanted is None or label in wanted]
@@ -143,10 +143,10 @@ def read_labels(
     choice: Choice,
     corrections: Sequence[ClipOperation] = (),
 ) -> ClipLabels:
-    """One finished clip as the writers take it.
+    """One finished clip as writers expect it.
 
     Raises:
-        ValueError: its rows have a label that the manifest does not ask for, or a size of their own.
+        ValueError: its rows have a label that is not in the manifest, or a different size.
     """
     file = store.read_clip_metadata(clip.clip_id)
     about = file.get("clip", {})

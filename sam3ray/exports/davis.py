@@ -14,7 +14,7 @@ from sam3ray.exports._labels import ClipLabels, Written
 from sam3ray.exports._losses import Losses
 from sam3ray.exports._pixels import paint, with_number
 
-MOST_OBJECTS = 254  # 255 is void to the readers of DAVIS
+MOST_OBJECTS = 254  # readers of DAVIS take 255 as void
 
 
 def palette() -> list[int]:

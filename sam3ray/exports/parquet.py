@@ -44,7 +44,7 @@ def write_clip(labels: ClipLabels, out: Folder) -> Losses:
 
 
 def fingerprint(store: RunStore, choice: Mapping[str, Any], revision: int) -> dict[str, Any]:
-    """That of the run, and what makes the export another one."""
+    """The run's fingerprint, and the facts that distinguish the export."""
     return {
         **store.run_info()["fingerprint"],
         "export.run": store.run_id(),

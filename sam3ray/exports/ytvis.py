@@ -82,7 +82,7 @@ def _write(labels: ClipLabels, out: Folder, *, saco: bool) -> Losses:
 
 
 def _pairs(labels: ClipLabels) -> list[dict[str, Any]]:
-    """Every phrase that was asked for, those without an object included."""
+    """Every phrase of the clip, those without an object included."""
     counts = dict.fromkeys(labels.asked, 0)
     for track in labels.tracks.values():
         label = next(iter(track.values())).prompt

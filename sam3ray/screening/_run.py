@@ -119,7 +119,7 @@ def triage(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Triage:
-    """Ranks a run's clips and objects by how likely they are wrong, from what is in their rows.
+    """Ranks a run's clips and objects by how likely they are wrong, from their rows alone.
 
     Args:
         run: the output folder, on any fsspec storage, or the job's YAML file, dict or `JobConfig`.
@@ -163,7 +163,7 @@ def rank_clips(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[pa.Table, dict[str, str]]:
-    """The ranking of some finished clips, see `SCHEMA`; and clip -> why, of those that cannot be read.
+    """The ranking of some finished clips, see `SCHEMA`; and unreadable clips with the reason.
 
     Args:
         each: applies a function to items and gives the results in their order, `RunStore.storage.each` for example;

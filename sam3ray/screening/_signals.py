@@ -29,7 +29,7 @@ SIGNALS: Mapping[str, str] = {
 }
 """Each signal, and its description."""
 
-_BORDER = 0.02  # of the picture's side: a box that comes closer than that touches its edge
+_BORDER = 0.02  # of the picture's side: a box closer to the edge than this touches it
 _SOON = 5  # frames between the end of one track and the beginning of another that may be the same object
 _BRIEF = 8.0  # frames
 

@@ -43,7 +43,7 @@ def clip_suspicion(objects: Iterable[float]) -> float:
 
 
 def reasons(signals: Mapping[str, float], most: int = 3) -> list[str]:
-    """Names of the signals that count most, the first first."""
+    """Names of the signals that count most, in descending order."""
     counts = {name: WEIGHTS[name] * value for name, value in signals.items()}
     first = sorted((name for name in counts if counts[name] >= 0.12), key=lambda name: (-counts[name], name))
     return first[:most]

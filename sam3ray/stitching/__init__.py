@@ -1,8 +1,7 @@
-"""Windows of a long clip that were worked on apart, made one clip again: each object keeps one id throughout.
+"""Joins the windows of a long clip that were processed separately, so that each object keeps one id throughout.
 
-    segment_window      the rows of one window, and what its objects remember at its end
-    link                who is who: by masks on shared frames, then by what lost objects remember
-    merge               the rows of the clip
+    segment_window      the rows of one window, and its objects' memories at its end link                which objects
+    are the same: by masks on shared frames, then by memories of lost objects merge               the rows of the clip
 
 `link_windows` is `link` without a model: it takes any `Probe`, or none. What needs a model is imported when it is first
 used; merging loads no torch.

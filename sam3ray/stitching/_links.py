@@ -17,7 +17,7 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 
 @checked(config=_STRICT, frozen=True)
 class LinkedTrack:
-    """An object of a window, and the object of the clip that it is.
+    """An object of a window, and the clip's object that it belongs to.
 
     Attributes:
         score: of the clip's object: that of the detection which started it.

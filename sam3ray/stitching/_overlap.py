@@ -1,4 +1,4 @@
-"""Who is who on the frames that two windows share: by the overlap of their masks there."""
+"""Matches objects on the frames that two windows share, by the overlap of their masks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARED = 2  # frames on which both must be seen
 
 @dataclass(frozen=True)
 class Shared:
-    """What the shared frames of two windows say.
+    """The findings from the shared frames of two windows.
 
     Attributes:
         same: object of the earlier window -> (object of the later one, tube IoU); one to one.
@@ -64,7 +64,7 @@ def _tube_iou(one: Track, two: Track, positions: Collection[int]) -> float:
 
 
 def _best(ious: Mapping[tuple[int, int], float]) -> dict[int, tuple[int, float]]:
-    """One to one, so that the sum is largest."""
+    """A one-to-one matching with the largest sum."""
     from scipy.optimize import linear_sum_assignment  # takes half a second, and few clips are in windows
 
     rows, columns = sorted({a for a, _ in ious}), sorted({b for _, b in ious})

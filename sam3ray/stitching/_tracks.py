@@ -1,4 +1,4 @@
-"""What linking needs to know of a window's objects, from one look at its rows."""
+"""Collects what linking needs about a window's objects, in one pass over its rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sam3ray.values.cutting import Cut
 
 @dataclass(frozen=True)
 class Window:
-    """One window of a clip, worked on.
+    """One processed window of a clip.
 
     Attributes:
         frames: what `segment_window` gave, one value per position from `cut.start` to `cut.until` - 1, in order.

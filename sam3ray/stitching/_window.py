@@ -1,4 +1,4 @@
-"""One window of a long clip, worked on by itself."""
+"""Processes one window of a long clip."""
 
 from __future__ import annotations
 

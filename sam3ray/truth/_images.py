@@ -15,7 +15,7 @@ _DAVIS_ROOTS = tuple(
     f"{kind}/{size}" for kind in ("Annotations", "Annotations_unsupervised") for size in ("480p", "Full-Resolution")
 )
 _DAVIS_FPS = 24.0
-_VOID = 255  # pixels that DAVIS leaves open
+_VOID = 255  # pixels that DAVIS leaves undecided
 
 
 def read_davis(reading: Reading) -> Iterator[Found]:

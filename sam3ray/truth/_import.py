@@ -39,7 +39,7 @@ _NAMES = 20  # of problems
 
 @dataclass(frozen=True)
 class ImportedTruth:
-    """What was made.
+    """What the import wrote.
 
     Attributes:
         clips: written by this call; `already` existed and were not changed.
@@ -77,7 +77,7 @@ def import_truth(
 
     Args:
         truth: the folder to make, on any storage.
-        source: the set's folder, or its JSON file.
+        source: the dataset's folder, or its JSON file.
         format: saco, ytvis, davis, mots or sav.
         run: a run over the same set, whose clip ids are to be used.
         label: of objects, where the format has no labels.
@@ -110,7 +110,7 @@ def import_truth(
                 try:
                     if clip_id in made:
                         raise ValueError("another sequence also has this name")
-                    clip = _renamed(read(), labels or {})  # before its name is looked at: a damaged file has none
+                    clip = _renamed(read(), labels or {})  # before its name is checked: a damaged file has none
                     layout.check_clip_id(clip_id)
                     path = Path(work) / f"{n}.parquet"
                     made[clip_id] = (path, *_write(path, clip_id, clip))
@@ -149,7 +149,7 @@ def _source(source: str | os.PathLike[str], options: Mapping[str, Any] | None) -
 
 
 def _names_of(store: RunStore) -> dict[str, str]:
-    """What a set may call the clips of a run: their ids, and the names of their videos or folders where unique."""
+    """Names that a dataset may use for the clips of a run: ids, and unique names of their videos or folders."""
     names: dict[str, set[str]] = {}
     clips = store.manifest()
     for clip in clips:

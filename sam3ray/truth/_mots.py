@@ -29,7 +29,7 @@ _KITTI_FPS = 10.0
 
 
 def read_mots(reading: Reading) -> Iterator[Found]:
-    """Whichever of the three layouts is there."""
+    """Reads the layout that exists, of three."""
     if reading.file is not None:
         yield _stem(reading.file), partial(_kitti_text, reading, _stem(reading.file), reading.file, None)
         return
@@ -77,7 +77,7 @@ def _seqmap(reading: Reading) -> dict[str, int]:
 
 
 def _our_names(reading: Reading) -> dict[str, str]:
-    """Which clip a numbered sequence is, in an export of ours."""
+    """The clip of a numbered sequence, in one of our exports."""
     lines = (reading.text("sequences.txt") or "").splitlines() if reading.storage.exists("export.json") else []
     return {parts[0]: parts[1] for line in lines if len(parts := line.split()) == 2}
 

@@ -25,7 +25,7 @@ _STEP = 4  # 24 frames a second, labelled at 6
 
 
 def read_sav(reading: Reading) -> Iterator[Found]:
-    """Manual masklets where there are any; else the automatic ones."""
+    """Manual masklets if there are any, otherwise the automatic ones."""
     if reading.file is not None:
         yield _stem(reading.file), partial(_clip, reading, reading.file)
         return

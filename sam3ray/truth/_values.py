@@ -1,4 +1,4 @@
-"""What readers of public datasets yield, and the checks that they share. The files are untrusted: all is checked."""
+"""The values that readers of public datasets yield, and their shared checks. The files are untrusted."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class TrueClip:
 
     Attributes:
         frame_index: the labelled frames in the source video, ascending.
-        prompts: the phrases asked for, those without an object included.
+        prompts: the dataset's phrases, those without an object included.
         frames: the objects of each labelled frame, in the same order; read once.
-        fps: labelled frames a second, where the set says so.
+        fps: labelled frames a second, if the set gives it.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Reading:
 
     Attributes:
         storage: the folder of the set.
-        file: the one file in it that is meant, if one was named.
+        file: the file in it, if one was named.
         label: of objects, where the format has no labels.
         numbered: whether a frame's number in its file's name is its index in the source; else its place in the list.
     """

@@ -19,7 +19,7 @@ def read_ytvis(reading: Reading) -> Iterator[Found]:
 
 
 def read_saco(reading: Reading) -> Iterator[Found]:
-    """Asked for are the pairs of video and noun phrase, those without an object included."""
+    """The phrases are the pairs of video and noun phrase, those without an object included."""
     return _read(reading, saco=True)
 
 
