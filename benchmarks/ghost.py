@@ -34,6 +34,7 @@ from transformers import Sam3VideoModel
 sys.path.insert(0, str(Path(__file__).parent))
 from models import full_config, processor
 
+from benchmarks.ahead import worked
 from sam3ray.config import TrackingConfig
 from sam3ray.engine import capture, packed_attention, transfer
 from sam3ray.engine.checkpoint import Checkpoint
@@ -286,7 +287,7 @@ def run(objects: int, device: str = "cuda", warm: int = 24, **tracking: Any) -> 
         neck = TrackerNeck(model, folded=rules.published)
         ahead = LookAhead(checkpoint, neck, detector, 1, at_once=True)
         propagation = Propagation(Tracker(model, settings.rules, settings.object_batch), rules)
-        works = ahead.each(frames(20), ghost.prompts)
+        works = worked(ahead, frames(20), ghost.prompts)
         first = next(works)
         for t in range(warm):
             fresh = t >= warm - 2

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.ahead import worked
 from sam3ray.config import ClusterConfig, JobConfig, ModelConfig, TrackingConfig
 from sam3ray.engine.checkpoint import load_checkpoint
 from sam3ray.engine.detector import Detector
@@ -81,7 +82,7 @@ def forward(config: JobConfig, clips: list[Clip]) -> Timed:
         ahead = LookAhead(checkpoint, neck, detector, tracking.frame_batch)
         tracker = Tracker(checkpoint.model, tracking.rules, tracking.object_batch)
         propagation = Propagation(tracker, rules)
-        for work in ahead.each(frames, clip.prompts):
+        for work in worked(ahead, frames, clip.prompts, tracking.frame_batch):
             with torch.inference_mode(), checkpoint.precision():
                 propagation.step(work, meanwhile=ahead.fill)
         if clip is not clips[0]:

@@ -35,7 +35,7 @@ import torch
 import sam3ray
 from sam3ray.engine.ending import Ending
 from sam3ray.engine.lookahead import LENGTH_HORIZON
-from sam3ray.engine.state_capture import bound_to
+from sam3ray.engine.state import bound_to
 from sam3ray.evaluate._track_eval import Measured, Sequences, combine, measure
 from sam3ray.job.window_rows import read_window, write_window
 from sam3ray.masks import MaskRuns, encode_masks, iou_matrix, read_rle

@@ -27,7 +27,7 @@ import torch
 
 from sam3ray.config import JobConfig
 from sam3ray.engine.state import Snapshot
-from sam3ray.engine.state_tensors import StateTensors
+from sam3ray.engine.stored import StateTensors
 from sam3ray.job.windows import ClipWindows
 from sam3ray.job.worker import ClipWorker
 from sam3ray.manifest import read_manifest
@@ -79,7 +79,8 @@ def objects_in(state: Snapshot) -> int:
 
 def memories(state: Snapshot) -> float:
     """For each object."""
-    return len(state.tensors.values.get("propagation.memories", ())) / max(1, objects_in(state))
+    found = json.loads(state.text)["propagation"]
+    return len(found["rows"]["memory_rows"]) / max(1, objects_in(state)) if found else 0.0
 
 
 def run(folder: Path, manifest: Path, checkpoint: str, windows: dict[str, object]) -> tuple[float, float, Costs]:
@@ -112,10 +113,10 @@ def of_full_size(state: Snapshot) -> Snapshot:
     """With the text of a small one."""
     assert memories(state) <= MEMORIES
     shapes = {
-        "propagation.memories": (OBJECTS * MEMORIES, *MEMORY),
-        "propagation.pointers": (OBJECTS * POINTERS, *POINTER),
+        "memories": (OBJECTS * MEMORIES, *MEMORY),
+        "pointers": (OBJECTS * POINTERS, *POINTER),
     }
-    shapes |= {f"held.{n}.found.masks": (OBJECTS, *MASK) for n in range(HELD)}
+    shapes |= {f"{n}.masks": (OBJECTS, *MASK) for n in range(HELD)}
     tensors = StateTensors()
     for name, shape in shapes.items():
         tensors.values[name] = torch.randint(0, 2**15, shape, dtype=torch.int16).view(torch.bfloat16)

@@ -31,7 +31,7 @@ class Loan:
 
     frame: int
     givers: set[int]
-    borrowers: list[DetectedObject]
+    borrowers: set[int]
 
 
 def lent(frame: int, objects: Iterable[DetectedObject], chosen: Iterable[DetectedObject]) -> list[Loan]:
@@ -42,7 +42,7 @@ def lent(frame: int, objects: Iterable[DetectedObject], chosen: Iterable[Detecte
     everyone = list(objects)
     loans = []
     for birth, givers in births.items():
-        mates = [e for e in everyone if (e.born, e.prompt) == birth and e.object_id not in givers]
+        mates = {e.object_id for e in everyone if (e.born, e.prompt) == birth} - givers
         if mates:
             loans.append(Loan(frame, givers, mates))
     return loans
@@ -50,6 +50,7 @@ def lent(frame: int, objects: Iterable[DetectedObject], chosen: Iterable[Detecte
 
 def settled(
     loans: Iterable[Loan],
+    objects: Iterable[DetectedObject],
     removed: Collection[int],
     is_young: Callable[[DetectedObject], bool],
     take_back: Callable[[int, list[ObjectMemory]], None],
@@ -61,14 +62,16 @@ def settled(
             borrowers' own.
         take_back: makes a frame an ordinary one of these objects.
     """
+    by_id = {each.object_id: each for each in objects}
     still_open = []
     for loan in loans:
         loan.givers -= set(removed)
-        loan.borrowers = [each for each in loan.borrowers if each.object_id not in removed]
-        memories = [each.memory for each in loan.borrowers]
+        loan.borrowers -= set(removed)
+        borrowers = [by_id[each] for each in loan.borrowers if each in by_id]
+        memories = [each.memory for each in borrowers]
         if not loan.givers:
             take_back(loan.frame, memories)
-        elif loan.borrowers and is_young(loan.borrowers[0]):
+        elif borrowers and is_young(borrowers[0]):
             still_open.append(loan)
         else:
             for memory in memories:

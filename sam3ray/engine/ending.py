@@ -9,23 +9,29 @@ Memories answer for frames from `until` on only: what earlier frames would read 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 from safetensors import SafetensorError, safe_open
 
-from sam3ray.engine.memory import ObjectMemory
-from sam3ray.engine.state import StateError
-from sam3ray.engine.state_capture import bound_to, captured_memories
-from sam3ray.engine.state_restore import restored_memories
-from sam3ray.engine.state_schema import STRICT, Count, MemoryState
-from sam3ray.engine.state_tensors import StateTensors, digest_of, what_is_wrong, write_whole
+from sam3ray.engine.memory import ObjectMemory, SavedRows
+from sam3ray.engine.state import bound_to
+from sam3ray.engine.stored import (
+    STRICT,
+    StateError,
+    StateTensors,
+    digest_of,
+    read_header,
+    read_text,
+    what_is_wrong,
+    write_whole,
+)
 from sam3ray.engine.tracker import Tracker
 from sam3ray.faults.causes import first_line
 
@@ -33,18 +39,21 @@ if TYPE_CHECKING:
     from sam3ray.engine.engine import Engine
     from sam3ray.engine.session import Session
 
-FORMAT = 1
+FORMAT = 2
 MOST = 64  # objects of one phrase: those seen last
-_KEY, _DIGEST, _NOTE = "sam3ray.ending", "sam3ray.digest", "sam3ray.note"
+_KEY, _WHAT = "sam3ray.ending", "window's ending"
+_PARTS = ("memories", "pointers")
+_Count = Annotated[int, Field(ge=0)]
 
 
 @checked(config=STRICT)
 class RememberedState:
-    """One object. Frames in `memory` count from the window's first."""
+    """One object. Frames in `memory` count from the window's first; `rows` are the numbers of its two tensors' rows."""
 
     object_id: Annotated[int, Field(ge=1, le=2**31)]
     prompt: str
-    memory: MemoryState
+    memory: ObjectMemory
+    rows: tuple[list[int], list[int]]
     digest: str
 
 
@@ -54,9 +63,9 @@ class EndingState:
 
     format: int
     bound_to: dict[str, Any]
-    size: tuple[Count, Count]
-    start: Count
-    until: Count
+    size: tuple[_Count, _Count]
+    start: _Count
+    until: _Count
     objects: list[RememberedState]
 
 
@@ -85,10 +94,13 @@ class Ending:
             by_phrase[phrase] = by_phrase.get(phrase, 0) + 1
             if by_phrase[phrase] > MOST:
                 continue
+            saved = session.propagation.tracker.saved([memory])
             own = StateTensors()
-            (saved,) = captured_memories([memory], session.propagation.tracker, "object", own)
+            for name, values in zip(_PARTS, (saved.memories, saved.pointers), strict=True):
+                own.put(name, values)
             tensors[object_id] = own
-            objects.append(RememberedState(object_id, phrase, saved, digest_of("", own.values)))
+            rows, digest = (saved.memory_rows, saved.pointer_rows), digest_of("", own.values)
+            objects.append(RememberedState(object_id, phrase, deepcopy(memory), rows, digest))
         until = start + session.clock.worked
         return cls(EndingState(FORMAT, bound_to(session.engine), session.size, start, until, objects), tensors)
 
@@ -109,7 +121,7 @@ class Ending:
             for name, value in self.tensors[each.object_id].values.items()
         }
         text = _ADAPTER.dump_json(state).decode()
-        write_whole(path, values, {_KEY: text, _NOTE: note, _DIGEST: _sha256(text + note)})
+        write_whole(path, _KEY, text, note, digest_of(text + note, {}), values)
 
 
 def _seen_last_first(session: Session) -> Iterator[tuple[int, str, ObjectMemory]]:
@@ -140,22 +152,13 @@ class EndingFile:
 
     def __init__(self, path: str | os.PathLike[str], engine: Engine, size: tuple[int, int]) -> None:
         self._path = path
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-        except (OSError, SafetensorError, ValueError) as error:
-            raise StateError(f"the window's ending {path} cannot be read: {first_line(error)}") from None
-        text, self.note = metadata.get(_KEY), metadata.get(_NOTE, "")
-        if text is None:
-            raise StateError(f"{path} is not the ending of a window: it has no {_KEY!r}")
-        if metadata.get(_DIGEST) != _sha256(text + self.note):
+        text, self.note, digest = read_header(path, _WHAT, _KEY)
+        if digest != digest_of(text + self.note, {}):
             raise self._damaged("its digest does not match")
         try:
-            state = _ADAPTER.validate_json(text)
-        except ValidationError as error:
+            state = read_text(_ADAPTER, text, FORMAT, f"the window's ending {path}")
+        except ValueError as error:
             raise self._damaged(what_is_wrong(error)) from None
-        if state.format != FORMAT:
-            raise StateError(f"the ending {path} has format {state.format}; allowed: {FORMAT}", is_foreign=True)
         here = bound_to(engine)
         other = next((name for name in here if state.bound_to.get(name) != here[name]), None)
         if other is not None:
@@ -178,20 +181,16 @@ class EndingFile:
         saved = self._objects[object_id]
         try:
             with safe_open(self._path, framework="pt") as file:
-                names = ("object.memories", "object.pointers")
-                tensors = StateTensors({name: file.get_tensor(f"{object_id}.{name}") for name in names})
-            if digest_of("", tensors.values) != saved.digest:
+                tensors = {name: file.get_tensor(f"{object_id}.{name}") for name in _PARTS}
+            if digest_of("", tensors) != saved.digest:
                 raise ValueError(f"the memories of object {object_id} do not match their digest")
             if not saved.memory.conditioning:
                 raise ValueError(f"object {object_id} has no conditioning frame")
-            (memory,) = restored_memories([saved.memory], tracker, "object", tensors)
+            memory, (of_memories, of_pointers) = deepcopy(saved.memory), saved.rows
+            tracker.adopt([memory], SavedRows(tensors["memories"], of_memories, tensors["pointers"], of_pointers))
         except (OSError, SafetensorError, ValueError, KeyError, IndexError) as error:
             raise self._damaged(first_line(error)) from None
         return memory
 
     def _damaged(self, how: str) -> StateError:
         return StateError(f"the window's ending {self._path} is damaged: {how}")
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

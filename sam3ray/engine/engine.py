@@ -15,8 +15,6 @@ from sam3ray.config import TrackingConfig
 from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.detector import Detector, DetectorLike
 from sam3ray.engine.ids import Ids
-from sam3ray.engine.outputs import FrameMasks
-from sam3ray.engine.policy import Direction, Refine
 from sam3ray.engine.postprocess import DESCRIPTION
 from sam3ray.engine.propagation import Propagation
 from sam3ray.engine.recorder import Recorder
@@ -28,8 +26,7 @@ from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.vision import neck_of
 from sam3ray.engine.walk import Walk, Wanted
 from sam3ray.values.annotations import FrameAnnotations
-from sam3ray.values.exemplars import named_exemplars
-from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
+from sam3ray.values.prompts import VisualPrompt
 from sam3ray.video import Frame
 
 
@@ -86,58 +83,6 @@ class Engine:
         """Counts of the clip, or the window of a clip, under way or ended last."""
         return self.counted.tally if self.counted is not None else Tally()
 
-    def segment(
-        self,
-        frames: Iterable[Frame] | FrameSource,
-        height: int,
-        width: int,
-        phrases: Sequence[str] = (),
-        visual: Sequence[VisualPrompt] = (),
-        *,
-        direction: Direction = "forward",
-        refine: Refine = "onward",
-        start_frame: int | None = None,
-        phrase_direction: Direction = "forward",
-        first_object_id: int = 1,
-        exemplars: Sequence[ExemplarPrompt] = (),
-        progress: Callable[[], None] | None = None,
-        recorder: Recorder | None = None,
-    ) -> Iterator[FrameMasks]:
-        """Segments one clip.
-
-        Args:
-            frames: of one size, in display order; read only as far ahead as needed. A `FrameSource` where one look at
-                each is not enough: backward, or `refine="throughout"`.
-            height, width: of the frames, in pixels.
-            phrases: a repeated one counts once.
-
-        The other arguments are those of `walk.Wanted`, `progress` and `recorder` those of `walk.Walk`.
-
-        Returns:
-            One value per frame, in display order.
-
-        Raises:
-            ValueError: nothing is asked for, an exemplar or a visual prompt does not fit, or the frames can be read
-                only once.
-            UserError: a phrase is too long, or an exemplar's label is a phrase, too.
-            ClipError: over_limits, where the prompts that an object starts with only say what it is not. Later also
-                empty_range, where the frame of a prompt is not among those read.
-        """
-        wanted = Wanted(
-            tuple(dict.fromkeys(phrases)),
-            tuple(visual),
-            direction,
-            refine,
-            start_frame,
-            # From the first frame, both ways are one.
-            "forward" if phrase_direction == "both" and start_frame is None else phrase_direction,
-            first_object_id,
-            named_exemplars(exemplars),
-        )
-        source = frames if isinstance(frames, FrameSource) else OnePass(frames, height, width)
-        self.counted = walk = Walk(self, source, wanted, progress or (lambda: None), recorder)
-        return walk.results()
-
     def annotate(
         self,
         frames: Iterable[Frame] | FrameSource,
@@ -145,10 +90,30 @@ class Engine:
         width: int,
         phrases: Sequence[str] = (),
         visual: Sequence[VisualPrompt] = (),
+        *,
+        progress: Callable[[], None] | None = None,
+        recorder: Recorder | None = None,
         **how: Any,
     ) -> Iterator[FrameAnnotations]:
-        """As `segment`, as rows."""
-        return (masks.annotations() for masks in self.segment(frames, height, width, phrases, visual, **how))
+        """Labels one clip.
+
+        Args:
+            frames: of one size, in display order; read only as far ahead as needed. A `FrameSource` where one look at
+                each is not enough: backward, or `refine="throughout"`.
+            height, width: of the frames, in pixels.
+            progress, recorder: as in `walk.Walk`.
+            how: the other fields of `walk.Wanted`.
+
+        Returns:
+            One value per frame, in display order.
+
+        Raises:
+            ValueError, UserError, ClipError: as `walk.Walk`, or the frames can be read only once. Later also ClipError,
+                empty_range, where the frame of a prompt is not among those read.
+        """
+        source = frames if isinstance(frames, FrameSource) else OnePass(frames, height, width)
+        self.counted = walk = Walk(self, source, Wanted(phrases, visual, **how), progress, recorder)
+        return walk.results()
 
     def check_phrases(self, phrases: tuple[str, ...]) -> None:
         """Raises UserError if a phrase is longer than the text encoder takes."""

@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from torch import Tensor
-
 from sam3ray.engine.source import not_read, passed_over
+from sam3ray.engine.stored import Stored
 from sam3ray.prompts import describe, place_problem
 from sam3ray.values.exemplars import exemplar_problem, named_exemplars
 from sam3ray.values.prompts import ExemplarPrompt
@@ -39,7 +38,7 @@ class Shown:
     phrase: str
     since: int
     until: int | None = None
-    said: list[tuple[int, Tensor]] = field(default_factory=list)
+    said: list[tuple[int, Stored]] = field(default_factory=list)
 
     def is_open(self, frame: int) -> bool:
         return self.since <= frame and (self.until is None or frame < self.until)

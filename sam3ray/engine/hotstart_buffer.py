@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sam3ray.engine.outputs import FrameResult
 from sam3ray.video import FrameStamp
@@ -55,18 +55,19 @@ class ReleasedFrame:
     retracted: frozenset[int] = frozenset()
 
 
+@dataclass
 class HotstartBuffer:
     """The frames held back, and the objects that hotstart removed while they were.
 
     Attributes:
         delay: frames held at most; the oldest leaves as soon as there are so many. 0 holds none: what hotstart removes
             later has then been shown, and is retracted.
+        unsure: objects shown while they were young.
     """
 
-    def __init__(self, delay: int = 0) -> None:
-        self.delay = delay
-        self.steps: deque[LoopStep] = deque()
-        self.unsure: set[int] = set()  # shown while they were young
+    delay: int = 0
+    steps: deque[LoopStep] = field(default_factory=deque)
+    unsure: set[int] = field(default_factory=set)
 
     def push(self, step: LoopStep) -> Iterator[ReleasedFrame]:
         self.steps.append(step)

@@ -7,7 +7,7 @@ decides what becomes of the frame before.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +15,7 @@ import torch
 from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.detector import DetectorLike, Proposals
 from sam3ray.engine.exemplars import Asked
-from sam3ray.engine.input_queue import InputQueue, PreparedImage
+from sam3ray.engine.frames import InputQueue
 from sam3ray.engine.vision import FrameFeatures, TrackerNeck
 from sam3ray.video import Frame, FrameStamp
 
@@ -67,7 +67,7 @@ class LookAhead:
         self._detector = detector
         self._batch = batch
         self._inputs = InputQueue(checkpoint, at_once=at_once)
-        self._waiting: deque[tuple[FrameWork, PreparedImage | None]] = deque()
+        self._waiting: deque[tuple[FrameWork, Callable[[], torch.Tensor] | None]] = deque()
         self._ready: deque[FrameWork] = deque()
         # On CUDA one batch more is under way: its scores are on the host when they are asked for, since the wait for
         # the frame before it was a wait for them, too.
@@ -84,18 +84,6 @@ class LookAhead:
         """The next frame, and the phrases to look for on it."""
         image = self._inputs.push(frame) if is_looked_at else None
         self._waiting.append((FrameWork(FrameStamp.of(frame), position, phrases), image))
-
-    def each(self, frames: Iterable[Frame], phrases: tuple[str, ...]) -> Iterator[FrameWork]:
-        """All frames of a clip, of which the same is asked throughout."""
-        try:
-            for position, frame in enumerate(frames):
-                self.push(frame, position, phrases)
-                while len(self) > 2 * self._batch:
-                    yield self.pop()
-            while len(self):
-                yield self.pop()
-        finally:
-            self.clear()
 
     def clear(self) -> None:
         """Drop what was pushed and not popped."""
@@ -116,7 +104,7 @@ class LookAhead:
             self._waiting.popleft()
             self._ready.append(first)
             return
-        chunk: list[tuple[FrameWork, PreparedImage]] = []
+        chunk: list[tuple[FrameWork, Callable[[], torch.Tensor]]] = []
         while self._waiting and len(chunk) < self._batch:
             work, image = self._waiting[0]
             if image is None or work.phrases != first.phrases:
@@ -126,9 +114,9 @@ class LookAhead:
         self._ready.extend(self._run(chunk))
 
     @torch.inference_mode()
-    def _run(self, chunk: list[tuple[FrameWork, PreparedImage]]) -> list[FrameWork]:
+    def _run(self, chunk: list[tuple[FrameWork, Callable[[], torch.Tensor]]]) -> list[FrameWork]:
         first = chunk[0][0]
-        images = [image.take() for _, image in chunk]
+        images = [image() for _, image in chunk]
         with self._checkpoint.precision():
             pixels = images[0] if len(images) == 1 else torch.cat(images)
             hidden, features = self._neck.see(pixels)

@@ -6,7 +6,6 @@ them first (modeling_sam3_tracker_video.py of 5.23, `_single_frame_forward`); th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,45 +14,16 @@ from torch import Tensor
 from transformers import Sam3TrackerVideoModel
 
 from sam3ray.engine.tracker_values import TrackedMasks
-from sam3ray.engine.transfer import indices
 from sam3ray.engine.vision import FrameFeatures
 
 NO_OBJECT = -1024.0  # mask logit of an object that is not there, as in the models' own code
 
 
 @dataclass(frozen=True, eq=False)
-class HeadOutput:
-    """N objects of one frame; h is the side of the low-resolution masks (4 x the patch grid).
+class HeadOutput(TrackedMasks):
+    """N objects of one frame, their masks `NO_OBJECT` everywhere where they are not there, and pointers (N, C)."""
 
-    Attributes:
-        masks: (N, h, h) logits; `NO_OBJECT` everywhere where the object is not there.
-        score_logits: (N,) > 0 where the object is there.
-        iou_scores: (N,) the model's own estimate of the mask's IoU, 0..1.
-        pointers: (N, C).
-    """
-
-    masks: Tensor
-    score_logits: Tensor
-    iou_scores: Tensor
     pointers: Tensor
-
-    @property
-    def tracked(self) -> TrackedMasks:
-        return TrackedMasks(self.masks, self.score_logits, self.iou_scores)
-
-    @classmethod
-    def in_order(cls, batches: Sequence[HeadOutput], order: Sequence[int]) -> HeadOutput:
-        """See `in_order`."""
-        fields = ("masks", "score_logits", "iou_scores", "pointers")
-        return cls(*(in_order([getattr(batch, name) for batch in batches], order) for name in fields))
-
-
-def in_order(batches: Sequence[Tensor], order: Sequence[int]) -> Tensor:
-    """Joins batches whose objects are those of `order`, and puts object i at place i."""
-    joined = batches[0] if len(batches) == 1 else torch.cat(list(batches))
-    if list(order) == list(range(len(order))):
-        return joined
-    return joined[indices(sorted(range(len(order)), key=order.__getitem__), joined.device)]
 
 
 class MaskHead:

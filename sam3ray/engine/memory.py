@@ -24,6 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sam3ray.engine.stored import Stored
 from sam3ray.engine.transfer import indices
 
 RuleSet = Literal["published", "transformers"]
@@ -32,16 +33,13 @@ NO_ROW = -1
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
-    """Rows of a bank by themselves.
+class SavedRows:
+    """The rows that some objects own, apart from the banks, and the numbers that they had there."""
 
-    Attributes:
-        gathered: (n, ...)
-        number: of each row in `gathered`, by its number in the bank.
-    """
-
-    gathered: Tensor
-    number: dict[int, int]
+    memories: Stored
+    memory_rows: list[int]
+    pointers: Stored
+    pointer_rows: list[int]
 
 
 class Bank:
@@ -92,11 +90,16 @@ class Bank:
         else:
             out.copy_(self.gather(rows))
 
-    def packed(self, rows: Iterable[int]) -> Packed:
-        """Copies of these rows on the host, numbered from 0."""
-        order = [row for row in rows if row != NO_ROW]
-        values = self.rows[indices(order, self.rows.device)].cpu()
-        return Packed(values, {NO_ROW: NO_ROW} | {row: number for number, row in enumerate(order)})
+    def saved(self, rows: Iterable[int]) -> tuple[Tensor, list[int]]:
+        """Copies of these rows on the host, and their numbers."""
+        numbers = [row for row in rows if row != NO_ROW]
+        return self.rows[indices(numbers, self.rows.device)].cpu(), numbers
+
+    def adopt(self, values: Tensor, numbers: Sequence[int]) -> dict[int, int]:
+        """Stores what another bank saved. Returns the numbers here, by the numbers there."""
+        if values.shape[1:] != self.rows.shape[1:] or values.dtype != self.rows.dtype or len(values) != len(numbers):
+            raise ValueError(f"saved rows are {values.dtype} of shape {tuple(values.shape)}")
+        return dict(zip(numbers, self.write(values), strict=True))
 
     def release(self, rows: Iterable[int]) -> None:
         self._free.extend(row for row in rows if row != NO_ROW)
@@ -139,6 +142,10 @@ class ObjectMemory:
     tracked: dict[int, FrameEntry] = field(default_factory=dict)
     borrowed: set[int] = field(default_factory=set)
     backward_from: int | None = None
+
+    @property
+    def entries(self) -> list[FrameEntry]:
+        return [*self.conditioning.values(), *self.tracked.values()]
 
     def entry(self, frame: int) -> FrameEntry | None:
         return self.conditioning.get(frame) or self.tracked.get(frame)

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 
 from sam3ray.engine.hotstart_buffer import ReleasedFrame
-from sam3ray.engine.outputs import FrameMasks, MaskForm, final_masks, merged
+from sam3ray.engine.outputs import MaskForm, final_masks
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.transfer import on_stream, side_stream
 
@@ -54,11 +54,9 @@ class OutputQueue:
 
     def _finish(self, due: ReleasedFrame) -> SessionResult:
         step = due.step
-        masks = FrameMasks.nothing(step.stamp, *self._size, self._form)
+        parts = [] if step.found is None else [(step.found, due.shown)]
+        if step.pointed is not None:
+            parts.append((step.pointed, tuple(range(len(step.pointed.object_ids)))))
         with torch.inference_mode(), on_stream(self._stream):
-            if step.found is not None:
-                masks = merged(masks, final_masks(step.found, due.shown, *self._size, self._form))
-            if step.pointed is not None:
-                everybody = range(len(step.pointed.object_ids))
-                masks = merged(masks, final_masks(step.pointed, everybody, *self._size, self._form))
-        return SessionResult(masks, due.tentative, due.retracted)
+            frame, pixels = final_masks(step.stamp, parts, *self._size, self._form)
+        return SessionResult(frame, pixels, due.tentative, due.retracted)

@@ -6,8 +6,8 @@ prompt a pixel belongs to the one with the highest tracking score. Everything el
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 
 from sam3ray.engine.enlarging import Region, enlarged
+from sam3ray.engine.stored import Fleeting, Stored, StoredArray
 from sam3ray.engine.transfer import indices, mark
-from sam3ray.masks import EncodedMask, decode_rle, encode_crop, encode_masks
+from sam3ray.masks import EncodedMask, encode_crop, encode_masks
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 from sam3ray.video import FrameStamp
 
@@ -46,10 +47,10 @@ class FrameResult:
     prompts: Sequence[str]
     groups: Sequence[int]
     scores: Sequence[float]
-    track_scores: np.ndarray
-    masks: torch.Tensor
-    ready: torch.cuda.Event | None = None
-    arrived: torch.cuda.Event | None = None
+    track_scores: StoredArray
+    masks: Stored
+    ready: Fleeting = None
+    arrived: Fleeting = None
 
     @torch.inference_mode()
     def reunited(self, object_id: int, with_id: int, score: float) -> FrameResult:
@@ -72,95 +73,53 @@ class FrameResult:
         )
 
 
-@dataclass(frozen=True)
-class FrameMasks:
-    """The final masks of one frame; none is empty. Object ids ascend.
-
-    Attributes:
-        pixels: (n, height, width) bool, an array or a tensor, where that was asked for: then `masks` have an area and a
-            box, but no run lengths.
-    """
-
-    stamp: FrameStamp
-    height: int
-    width: int
-    object_ids: tuple[int, ...]
-    prompts: tuple[str, ...]
-    scores: tuple[float, ...]
-    track_scores: tuple[float, ...]
-    masks: tuple[EncodedMask, ...]
-    pixels: Any = None
-
-    @classmethod
-    def nothing(cls, stamp: FrameStamp, height: int, width: int, form: MaskForm = "rle") -> FrameMasks:
-        """A frame without objects."""
-        none: Any = None
-        if form != "rle":
-            none = np.zeros((0, height, width), bool)
-            none = torch.from_numpy(none) if form == "tensor" else none
-        return cls(stamp, height, width, (), (), (), (), (), none)
-
-    @classmethod
-    def of(cls, frame: FrameAnnotations) -> FrameMasks:
-        """From rows: the inverse of `annotations`."""
-        objects = frame.objects
-        return cls(
-            FrameStamp(frame.frame_index, frame.pts, frame.time_s),
-            frame.height,
-            frame.width,
-            object_ids=tuple(each.object_id for each in objects),
-            prompts=tuple(each.prompt for each in objects),
-            scores=tuple(each.score for each in objects),
-            track_scores=tuple(each.track_score for each in objects),
-            masks=tuple(EncodedMask(each.rle, each.area, tuple(map(int, each.bbox))) for each in objects),  # type: ignore[arg-type]
-        )
-
-    def annotations(self) -> FrameAnnotations:
-        """The same as rows."""
-        rows = zip(self.object_ids, self.prompts, self.scores, self.track_scores, self.masks, strict=True)
-        objects = tuple(
-            ObjectAnnotation(
-                object_id=object_id,
-                prompt=prompt,
-                score=score,
-                track_score=track_score,
-                bbox=tuple(float(edge) for edge in mask.bbox),  # type: ignore[arg-type]
-                area=mask.area,
-                rle=mask.rle,
-            )
-            for object_id, prompt, score, track_score, mask in rows
-        )
-        stamp = self.stamp
-        return FrameAnnotations(stamp.index, stamp.pts, stamp.time_s, self.height, self.width, objects)
-
-
 def final_masks(
-    result: FrameResult, shown: Sequence[int], height: int, width: int, form: MaskForm = "rle"
-) -> FrameMasks:
-    """Final masks of the objects at the indices `shown`."""
-    on_device = result.masks.device.type != "cpu"
-    if result.arrived is not None:
-        result.arrived.synchronize()
-    pixels: Any = None
+    stamp: FrameStamp,
+    parts: Iterable[tuple[FrameResult, Sequence[int]]],
+    height: int,
+    width: int,
+    form: MaskForm = "rle",
+) -> tuple[FrameAnnotations, Any]:
+    """A frame's objects that have a pixel, and their pixels.
+
+    Args:
+        parts: results of the frame, each with the places of the objects to show. No object is in two of them.
+
+    Returns:
+        The rows, and None; with another form than run lengths, rows that have an area and a box alone, and (n, height,
+        width) bool, an array or a tensor, in the same order.
+    """
+    objects: list[ObjectAnnotation] = []
+    pixels: list[torch.Tensor] = []
+    for result, shown in parts:
+        if result.arrived is not None:
+            result.arrived.synchronize()
+        if form == "rle":
+            on_host = result.masks.device.type == "cpu"
+            encoded = (_encode_on_host if on_host else _encode_on_device)(result, shown, height, width)
+        else:
+            binary = _pixels(result, shown, height, width)
+            encoded = _measured(binary)
+            pixels.append(binary[[n for n, mask in enumerate(encoded) if mask]])
+        objects += [_row(result, place, m) for place, m in zip(shown, encoded, strict=True) if m and m.area]
+    order = sorted(range(len(objects)), key=lambda n: objects[n].object_id)
+    rows = tuple(objects[n] for n in order)
+    frame = FrameAnnotations(stamp.index, stamp.pts, stamp.time_s, height, width, rows)
     if form == "rle":
-        encoded = (_encode_on_device if on_device else _encode_on_host)(result, shown, height, width)
-    else:
-        encoded, pixels = _measured(_pixels(result, shown, height, width))
-    kept = [(n, place, mask) for n, (place, mask) in enumerate(zip(shown, encoded, strict=True)) if mask and mask.area]
-    places = [place for _, place, _ in kept]
-    if pixels is not None:
-        pixels = pixels[[n for n, _, _ in kept]]
-        pixels = pixels.cpu().numpy() if form == "array" else pixels
-    return FrameMasks(
-        stamp=result.stamp,
-        height=height,
-        width=width,
-        object_ids=tuple(result.object_ids[place] for place in places),
-        prompts=tuple(result.prompts[place] for place in places),
-        scores=tuple(result.scores[place] for place in places),
-        track_scores=tuple(float(result.track_scores[place]) for place in places),
-        masks=tuple(mask for _, _, mask in kept),
-        pixels=pixels,
+        return frame, None
+    together = torch.cat(pixels)[order] if pixels else torch.zeros((0, height, width), dtype=torch.bool)
+    return frame, together.cpu().numpy() if form == "array" else together
+
+
+def _row(result: FrameResult, place: int, mask: EncodedMask) -> ObjectAnnotation:
+    return ObjectAnnotation(
+        object_id=result.object_ids[place],
+        prompt=result.prompts[place],
+        score=result.scores[place],
+        track_score=float(result.track_scores[place]),
+        bbox=tuple(map(float, mask.bbox)),  # type: ignore[arg-type]
+        area=mask.area,
+        rle=mask.rle,
     )
 
 
@@ -195,8 +154,8 @@ def _pixels(result: FrameResult, shown: Sequence[int], height: int, width: int) 
     return binary
 
 
-def _measured(binary: torch.Tensor) -> tuple[list[EncodedMask | None], torch.Tensor]:
-    """Areas and boxes of masks (n, height, width), without run lengths; and the masks."""
+def _measured(binary: torch.Tensor) -> list[EncodedMask | None]:
+    """Areas and boxes of masks (n, height, width), without run lengths; None for an empty one."""
     measured: list[EncodedMask | None] = []
     areas = binary.flatten(1).sum(1).tolist()
     rows, columns = binary.any(2).cpu().numpy(), binary.any(1).cpu().numpy()
@@ -207,43 +166,7 @@ def _measured(binary: torch.Tensor) -> tuple[list[EncodedMask | None], torch.Ten
         down, across = np.flatnonzero(rows[n]), np.flatnonzero(columns[n])
         box = (int(across[0]), int(down[0]), int(across[-1]) + 1, int(down[-1]) + 1)
         measured.append(EncodedMask("", int(area), box))
-    return measured, binary
-
-
-def without_pixels(masks: FrameMasks) -> FrameMasks:
-    """The same with run lengths."""
-    if masks.pixels is None:
-        return masks
-    return replace(masks, pixels=None, masks=tuple(encode_masks(masks.pixels)) if len(masks.pixels) else ())
-
-
-def with_pixels(masks: FrameMasks, form: MaskForm) -> FrameMasks:
-    """The same in another form."""
-    if form == "rle":
-        return masks
-    pixels: Any = np.zeros((len(masks.masks), masks.height, masks.width), bool)
-    for n, mask in enumerate(masks.masks):
-        pixels[n] = decode_rle(mask.rle, masks.height, masks.width)
-    return replace(masks, pixels=torch.from_numpy(pixels) if form == "tensor" else pixels)
-
-
-def merged(first: FrameMasks, second: FrameMasks | None) -> FrameMasks:
-    """Both results of one frame; they have no object in common."""
-    if second is None or not second.object_ids:
-        return first
-    if not first.object_ids:
-        return second
-    ids = first.object_ids + second.object_ids
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    columns: dict[str, Any] = {}
-    for name in ("object_ids", "prompts", "scores", "track_scores", "masks"):
-        values = getattr(first, name) + getattr(second, name)
-        columns[name] = tuple(values[n] for n in order)
-    pixels = None
-    if first.pixels is not None:
-        join: Any = torch.cat if isinstance(first.pixels, torch.Tensor) else np.concatenate
-        pixels = join([first.pixels, second.pixels])[order]
-    return replace(first, pixels=pixels, **columns)
+    return measured
 
 
 def _by_rank(result: FrameResult, shown: Sequence[int]) -> list[int]:

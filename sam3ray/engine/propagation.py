@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -109,12 +110,13 @@ class Propagation:
             self.tracker.forget([each.memory])
             self.objects.remove(each)
             for loan in self.loans:
-                loan.borrowers = [other for other in loan.borrowers if other is not each]
+                loan.borrowers.discard(with_id)
         (found,) = [each for each in self.objects if each.object_id == object_id]
         found.object_id, found.score = with_id, score
         self.hotstart.rename(object_id, with_id)
         for loan in self.loans:
-            loan.givers = {with_id if giver == object_id else giver for giver in loan.givers}
+            loan.givers = {with_id if each == object_id else each for each in loan.givers}
+            loan.borrowers = {with_id if each == object_id else each for each in loan.borrowers}
         self.objects.sort(key=lambda each: each.object_id)
 
     def step(self, work: FrameWork, meanwhile: Callable[[], None]) -> LoopStep:
@@ -176,7 +178,8 @@ class Propagation:
 
         present = [place for place, each in enumerate(objects) if each.object_id not in removed]
         result = self._result(work, shown, present, facts.scores, newcomers, fresh)
-        self.loans = settled(self.loans, removed, lambda each: self._is_young(each, frame + 1), self.tracker.take_back)
+        is_young = partial(self._is_young, frame=frame + 1)
+        self.loans = settled(self.loans, objects, removed, is_young, tracker.take_back)
         self._drop(removed, len(newcomers))
         self.objects += newcomers
         tracker.prune(frame, [each.memory for each in self.objects])
@@ -187,7 +190,7 @@ class Propagation:
         tally.objects += len(newcomers)
         tally.removed += len(removed)
         tally.dropped = max(tally.dropped, found.dropped)
-        young = (e.object_id for e in self.objects if not e.pointed_at and self._is_young(e, frame + 1))
+        young = (each.object_id for each in self.objects if not each.pointed_at and is_young(each))
         return LoopStep(
             work.stamp, result, hidden=frozenset(hidden), removed=frozenset(removed), young=frozenset(young)
         )
@@ -245,10 +248,8 @@ class Propagation:
 
     def _absent(self, facts: Overlaps) -> int:
         """How many objects have been without a mask for so long that they would make room, and still are."""
-        return sum(
-            area == 0 and each.empty_frames >= _ABSENT_FRAMES
-            for each, area in zip(self.objects, facts.areas, strict=True)
-        )
+        areas = facts.areas.tolist()
+        return sum(not n and each.empty_frames >= _ABSENT_FRAMES for each, n in zip(self.objects, areas, strict=True))
 
     def _remember(
         self,
@@ -331,7 +332,8 @@ class Propagation:
         if rules.published:
             loans = lent(frame, objects, (objects[place] for place in chosen))
             self.loans += loans
-            mates = [each for loan in loans for each in loan.borrowers]
+            borrowers = {each for loan in loans for each in loan.borrowers}
+            mates = [each for each in objects if each.object_id in borrowers]
             index = indices(list(chosen.values()), detections.masks.device)
             prompt_masks = tracker.mask_prompt(detections.masks[index])
             tracker.recondition(features, frame, memories, prompt_masks, birth_mates=[each.memory for each in mates])

@@ -11,36 +11,115 @@ them other rows could follow. Batch sizes, the device and where memories are kep
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated, Any
 
-from safetensors import SafetensorError, safe_open
+import torch
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass as checked
+from safetensors import safe_open
 
-from sam3ray.engine.state_capture import FORMAT, bound_to, captured
-from sam3ray.engine.state_restore import restored
-from sam3ray.engine.state_schema import ADAPTER, SessionState
-from sam3ray.engine.state_tensors import StateTensors, digest_of, what_is_wrong, write_whole
-from sam3ray.failures import UserError
-from sam3ray.faults.causes import first_line
+from sam3ray.engine.clock import Clock
+from sam3ray.engine.detected import DetectedObject, Loan
+from sam3ray.engine.exemplars import Shown
+from sam3ray.engine.hotstart import Standing
+from sam3ray.engine.hotstart_buffer import HotstartBuffer, LoopStep
+from sam3ray.engine.memory import SavedRows
+from sam3ray.engine.outputs import FrameResult
+from sam3ray.engine.policy import Policy
+from sam3ray.engine.prompt_tracker import PromptTracker
+from sam3ray.engine.relinking import Gone, Watch
+from sam3ray.engine.result import SessionResult
+from sam3ray.engine.stored import (
+    STRICT,
+    StateError,
+    StateTensors,
+    digest_of,
+    read_header,
+    read_text,
+    what_is_wrong,
+    write_whole,
+)
+from sam3ray.engine.tally import Tally
+from sam3ray.engine.tracker_values import TrackedMasks
+from sam3ray.engine.visual_prompts import PromptedObject
+from sam3ray.masks import decode_rle
+from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.prompts import BoxPrompt, ExemplarPrompt, MaskPrompt, PointPrompt
+from sam3ray.values.versions import ENGINE_VERSION
 
 if TYPE_CHECKING:
+    from sam3ray.engine.engine import Engine
     from sam3ray.engine.session import Session
 
-_KEY = "sam3ray.session"
-_DIGEST = "sam3ray.digest"
-_NOTE = "sam3ray.note"  # of whoever saved the state
+__all__ = ["Snapshot", "StateError", "bound_to", "read_note", "restore", "snapshot"]
+
+FORMAT = 3
+_KEY, _WHAT = "sam3ray.session", "session state"
+_FREE = {"object_batch", "frame_batch", "prompt_batch", "offload_state", "direction", "refine"}
 
 
-class StateError(UserError):
-    """A state cannot be loaded.
+@checked(config=STRICT)
+class LostState:
+    frame: int
+    gone: list[Gone]
+    watches: list[Watch]
+    rows: SavedRows
 
-    Attributes:
-        is_foreign: it is sound, but of another model, other rules or other versions.
-    """
 
-    def __init__(self, sentence: str, *, is_foreign: bool = False) -> None:
-        super().__init__(sentence)
-        self.is_foreign = is_foreign
+@checked(config=STRICT)
+class PropagationState:
+    phrases: list[str]
+    found_at_first: int
+    num_frames: int | None
+    objects: list[DetectedObject]
+    standing: dict[int, Standing]
+    loans: list[Loan]
+    tally: Tally
+    rows: SavedRows
+    lost: LostState | None
+
+
+@checked(config=STRICT)
+class PromptTrackerState:
+    num_frames: int | None
+    rehearsing: bool
+    objects: list[PromptedObject]
+    rows: SavedRows
+
+
+@checked(config=STRICT)
+class ExemplarsState:
+    prompts: list[ExemplarPrompt]
+    count: int
+    shown: list[Shown]
+
+
+@checked(config=STRICT)
+class SessionState:
+    format: int
+    bound_to: dict[str, Any]
+    size: tuple[int, int]
+    policy: Policy
+    length: int | None
+    next_id: Annotated[int, Field(ge=1, le=2**31)]
+    again: list[int]
+    phrases: tuple[str, ...]
+    labels: dict[int, str]
+    prompts: list[PointPrompt | BoxPrompt | MaskPrompt]
+    clock: Clock
+    pass_number: Annotated[int, Field(ge=0)]
+    buffer: HotstartBuffer
+    ready: list[tuple[FrameAnnotations, frozenset[int], frozenset[int]]]  # finished frame, tentative, retracted
+    propagation: PropagationState | None
+    prompt_tracker: PromptTrackerState | None
+    exemplars: ExemplarsState
+
+
+_ADAPTER = TypeAdapter(SessionState)
 
 
 @dataclass(frozen=True)
@@ -57,39 +136,94 @@ class Snapshot:
     def write(self, path: str | os.PathLike[str], note: str = "") -> None:
         """Writes the state and a note. The file appears whole or not at all."""
         tensors = self.tensors.values
-        write_whole(path, tensors, {_KEY: self.text, _NOTE: note, _DIGEST: digest_of(self.text + note, tensors)})
+        write_whole(path, _KEY, self.text, note, digest_of(self.text + note, tensors), tensors)
+
+
+def bound_to(engine: Engine) -> dict[str, Any]:
+    """What a state depends on."""
+    tracking = engine.tracking.model_dump(mode="json")
+    return {
+        "engine": ENGINE_VERSION,
+        "torch": version("torch").partition("+")[0],
+        "transformers": version("transformers"),
+        "dtype": "autocast" if engine.checkpoint.autocast else str(engine.checkpoint.dtype),
+        "weights": engine.weights,
+        "image_size": engine.checkpoint.model.detector_model.config.image_size,
+        "tracking": {n: v for n, v in sorted(tracking.items()) if n not in _FREE and (n != "relink" or v)},
+        "rules": asdict(engine.rules),
+    }
 
 
 def snapshot(session: Session) -> Snapshot:
+    clock, exemplars = session.clock, session.exemplars
+    begun = clock.phrases_from if clock.phrases_from is not None and clock.phrases_from < clock.worked else None
+    for each in session.buffer.steps:
+        for result in (each.found, each.pointed):
+            if result is not None and result.arrived is not None:
+                result.arrived.synchronize()
+    finished = [each.in_form("rle") for each in session.ready]
+    coming = [each for of in (exemplars.coming, exemplars.waiting) for given in of.values() for each in given]
+    shown = [
+        replace(each, said=[(frame, tokens) for frame, tokens in each.said if frame < clock.worked])
+        for each in exemplars.still_needed(clock.worked)
+    ]
+    state = SessionState(
+        format=FORMAT,
+        bound_to=bound_to(session.engine),
+        size=session.size,
+        policy=session.policy,
+        length=session.length,
+        next_id=session.ids.next,
+        again=session.ids.repeated,
+        phrases=session.phrases,
+        labels=session.visual.labels,
+        prompts=session.visual.pending,
+        clock=replace(
+            clock,
+            given=clock.worked,
+            last_index=clock.worked_index,
+            phrases_from=begun,
+            follows=clock.follows and bool(session.visual.objects),
+        ),
+        pass_number=session.pass_number,
+        buffer=session.buffer,
+        ready=[(each.frame, each.tentative, each.retracted) for each in finished],
+        propagation=_propagation(session),
+        prompt_tracker=_prompt_tracker(session),
+        exemplars=ExemplarsState(coming, exemplars.count, shown),
+    )
     tensors = StateTensors()
-    return Snapshot(ADAPTER.dump_json(captured(session, tensors)).decode(), tensors)
+    return Snapshot(_ADAPTER.dump_json(state, context=tensors).decode(), tensors)
 
 
-def restore(session: Session, path: str | os.PathLike[str]) -> None:
-    """Brings a session that has just begun to where another one was saved.
+def _propagation(session: Session) -> PropagationState | None:
+    propagation, relinker = session.propagation, session.relinker
+    if propagation is None:
+        return None
+    tracker, lost = propagation.tracker, None
+    if relinker is not None:
+        gone = list(relinker.gone.values())
+        rows = tracker.saved(each.memory for each in gone)
+        lost = LostState(relinker.frame, gone, list(relinker.watches.values()), rows)
+    return PropagationState(
+        propagation.phrases,
+        propagation.found_at_first,
+        tracker.num_frames,
+        propagation.objects,
+        propagation.hotstart.standing,
+        propagation.loans,
+        propagation.tally,
+        tracker.saved(each.memory for each in propagation.objects),
+        lost,
+    )
 
-    Raises:
-        StateError: the file is missing, damaged, or of another model, clip or version; says which.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = StateTensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
-        raise StateError(f"the session state {path} cannot be read: {first_line(error)}") from None
-    text = metadata.get(_KEY)
-    if text is None:
-        raise StateError(f"{path} is not a session state: it has no {_KEY!r}")
-    if metadata.get(_DIGEST) != digest_of(text + metadata.get(_NOTE, ""), tensors.values):
-        raise StateError(f"the session state {path} is damaged: its digest does not match")
-    try:
-        state = ADAPTER.validate_json(text)
-        _check_bound(session, state, path)
-        restored(session, state, tensors)
-        if tensors.values:
-            raise ValueError(f"the tensor {next(iter(tensors.values))} belongs to no object")
-    except (ValueError, KeyError, IndexError, TypeError) as error:  # pydantic's is a ValueError
-        raise StateError(f"the session state {path} is damaged: {what_is_wrong(error)}") from None
+
+def _prompt_tracker(session: Session) -> PromptTrackerState | None:
+    if session.prompt_tracker is None:
+        return None
+    tracker, objects = session.prompt_tracker.tracker, session.visual.in_order
+    rows = tracker.saved(each.memory for each in objects)
+    return PromptTrackerState(tracker.num_frames, session.prompt_tracker.rehearsing, objects, rows)
 
 
 def read_note(path: str | os.PathLike[str]) -> str:
@@ -98,16 +232,31 @@ def read_note(path: str | os.PathLike[str]) -> str:
     Raises:
         StateError: the file is missing, or no safetensors.
     """
+    return read_header(path, _WHAT)[1]
+
+
+def restore(session: Session, path: str | os.PathLike[str]) -> None:
+    """Brings a session that has just begun to where another one was saved.
+
+    Raises:
+        StateError: the file is missing, damaged, or of another model, clip or version; says which.
+    """
+    text, note, digest = read_header(path, _WHAT, _KEY)
+    with safe_open(path, framework="pt") as file:
+        tensors = StateTensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    if digest != digest_of(text + note, tensors.values):
+        raise StateError(f"the session state {path} is damaged: its digest does not match")
     try:
-        with safe_open(path, framework="pt") as file:
-            return str((file.metadata() or {}).get(_NOTE, ""))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise StateError(f"the session state {path} cannot be read: {first_line(error)}") from None
+        state = read_text(_ADAPTER, text, FORMAT, f"the session state {path}", tensors)
+        _check_bound(session, state, path)
+        _restored(session, state)
+        if tensors.values:
+            raise ValueError(f"the tensor {next(iter(tensors.values))} belongs to no object")
+    except (ValueError, KeyError, IndexError, TypeError) as error:  # pydantic's is a ValueError
+        raise StateError(f"the session state {path} is damaged: {what_is_wrong(error)}") from None
 
 
 def _check_bound(session: Session, state: SessionState, path: str | os.PathLike[str]) -> None:
-    if state.format != FORMAT:
-        raise StateError(f"the session state {path} has format {state.format}; allowed: {FORMAT}", is_foreign=True)
     here = bound_to(session.engine)
     for name, value in here.items():
         saved = state.bound_to.get(name)
@@ -123,17 +272,114 @@ def _check_bound(session: Session, state: SessionState, path: str | os.PathLike[
                 "the rows could differ, so start the clip again",
                 is_foreign=True,
             )
-    for name, mine, saved in (
-        ("size", list(session.size), list(state.size)),
-        ("policy", asdict(session.policy), state.policy),
-    ):
-        if _as_lists(mine) != _as_lists(saved):
-            raise StateError(f"the session state {path} is of a session of another {name}: {saved}, here it is {mine}")
+    for name, mine, theirs in (("size", session.size, state.size), ("policy", session.policy, state.policy)):
+        if mine != theirs:
+            raise StateError(f"the session state {path} is of a session of another {name}: {theirs}, here it is {mine}")
     if session.clock.given or session.phrases or session.visual.labels or session.exemplars.count:
         raise StateError("load a state into a new session, before any prompt or frame")
 
 
-def _as_lists(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _as_lists(each) for key, each in value.items()}
-    return [_as_lists(each) for each in value] if isinstance(value, list | tuple) else value
+@torch.inference_mode()
+def _restored(session: Session, state: SessionState) -> None:
+    """Raises ValueError where parts of the state contradict each other."""
+    if state.pass_number >= len(session.policy.passes):
+        raise ValueError(f"pass_number is {state.pass_number}")
+    session.pass_number, session.length = state.pass_number, state.length
+    session.engine.check_phrases(state.phrases)
+    session.phrases = state.phrases
+    for prompt in state.prompts:
+        if isinstance(prompt, MaskPrompt):
+            if prompt.png or (prompt.height, prompt.width) != session.size:
+                raise ValueError("a mask of a prompt is in another file, or of another size")
+            decode_rle(prompt.rle, prompt.height, prompt.width)
+        session.add(prompt)
+    session.visual.labels = state.labels
+    session.ids.next = state.next_id
+    session.ids.repeat(state.again)
+    if state.clock.given != state.clock.worked:
+        raise ValueError("frames were given and not worked on")
+    session.clock, session.buffer = state.clock, state.buffer
+    session.buffer.steps = deque(_step_again(step, session.engine.checkpoint.device) for step in state.buffer.steps)
+    for frame, tentative, retracted in state.ready:
+        if (frame.height, frame.width) != session.size:
+            raise ValueError("a finished frame is of another size")
+        finished = SessionResult(frame, tentative=tentative, retracted=retracted)
+        session.ready.append(finished.in_form(session.masks))
+    _exemplars_again(session, state.exemplars)
+    if state.propagation is not None:
+        _propagation_again(session, state.propagation)
+    if state.prompt_tracker is not None:
+        _prompt_tracker_again(session, state.prompt_tracker)
+
+
+def _step_again(step: LoopStep, device: torch.device) -> LoopStep:
+    def part(saved: FrameResult | None) -> FrameResult | None:
+        if saved is None:
+            return None
+        columns = (saved.object_ids, saved.prompts, saved.groups, saved.scores, saved.track_scores, saved.masks)
+        if (
+            {len(each) for each in columns} != {len(saved.masks)}
+            or saved.masks.ndim != 3
+            or saved.track_scores.ndim != 1
+        ):
+            raise ValueError("a frame that is held back has columns of different lengths")
+        return replace(saved, masks=saved.masks.to(device))
+
+    return replace(step, found=part(step.found), pointed=part(step.pointed))
+
+
+def _exemplars_again(session: Session, saved: ExemplarsState) -> None:
+    one = session.engine.checkpoint
+    width = one.model.detector_model.geometry_encoder.output_layer_norm.weight.shape[0]
+    for each in saved.shown:
+        if any(tokens.ndim != 3 or tokens.shape[::2] != (1, width) for _, tokens in each.said):
+            raise ValueError(f"the encoded boxes of {each.name!r} are of another shape")
+        each.said = [(frame, tokens.to(one.device)) for frame, tokens in each.said]
+    session.exemplars.resume(saved.shown, saved.prompts, saved.count)
+
+
+def _propagation_again(session: Session, saved: PropagationState) -> None:
+    propagation = session.engine.propagation(session.size, saved.num_frames, session.ids)
+    propagation.tracker.adopt([each.memory for each in saved.objects], saved.rows)
+    _check_found(saved.objects, saved.phrases)
+    ids = {each.object_id for each in saved.objects}
+    if ids != saved.standing.keys() or len(ids) != len(saved.objects):
+        raise ValueError("the objects do not match the list of their states")
+    for name in ("phrases", "found_at_first", "objects", "loans", "tally"):
+        setattr(propagation, name, getattr(saved, name))
+    propagation.hotstart.standing = saved.standing
+    session.begin_finding(propagation)
+    relinker, lost = session.relinker, saved.lost
+    if (lost is None) != (relinker is None):
+        raise ValueError("it says of lost objects what the session does not ask for, or the other way round")
+    if lost is not None and relinker is not None:
+        propagation.tracker.adopt([each.memory for each in lost.gone], lost.rows)
+        _check_found(lost.gone, saved.phrases)
+        relinker.frame = lost.frame
+        relinker.gone = {each.object_id: each for each in lost.gone}
+        relinker.watches = {each.object_id: each for each in lost.watches}
+        if relinker.gone.keys() & ids or len(relinker.gone) != len(lost.gone):
+            raise ValueError("an object is lost and tracked, or lost twice")
+
+
+def _check_found(objects: Sequence[DetectedObject] | Sequence[Gone], phrases: list[str]) -> None:
+    for each in objects:
+        if not 0 <= each.prompt < len(phrases) or not each.memory.conditioning:
+            raise ValueError(f"object {each.object_id} has no phrase or no conditioning frame")
+
+
+def _prompt_tracker_again(session: Session, saved: PromptTrackerState) -> None:
+    tracker = session.engine.tracker(session.size, saved.num_frames)
+    tracker.adopt([each.memory for each in saved.objects], saved.rows)
+    for each in saved.objects:
+        if (each.born is None) == bool(each.memory.conditioning):
+            raise ValueError(f"object {each.object_id} was born without a conditioning frame, or has one before")
+        for position, shown in each.shown.items():
+            parts = shown.masks, shown.score_logits, shown.iou_scores
+            if [part.ndim for part in parts] != [3, 1, 1] or {len(part) for part in parts} != {1}:
+                raise ValueError(f"what object {each.object_id} showed at {position} is of another shape")
+            each.shown[position] = TrackedMasks(*(part.to(tracker.device) for part in parts))
+        session.visual.objects[each.object_id] = each
+    session.prompt_tracker = PromptTracker(
+        tracker, session.size, rehearsing=saved.rehearsing, both_ways=session.policy.both_ways
+    )

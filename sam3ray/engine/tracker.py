@@ -3,7 +3,6 @@
 It runs the submodules of transformers' `Sam3TrackerVideoModel` (here `Sam3VideoModel.tracker_model`)
 and owns what happens between them. The text engine and the visual engine both drive it:
 
-    features = tracker.features(backbone output)[0]
     tracked = tracker.track(features, t, memories)              # masks and scores of frame t
     tracker.encode_memory(features, t, memories, masks, ...)    # what later frames will remember of t
     tracker.prune(t, memories)                                  # what no later frame can read
@@ -38,22 +37,29 @@ from torch import Tensor
 from transformers import Sam3VideoModel
 
 from sam3ray.engine.capture import kept
-from sam3ray.engine.mask_head import NO_OBJECT, HeadOutput, in_order, resize
+from sam3ray.engine.mask_head import NO_OBJECT, HeadOutput, resize
 from sam3ray.engine.memory import (
     NO_ROW,
     Bank,
     FrameEntry,
     ObjectMemory,
-    Packed,
     ReadRules,
     Reads,
     RuleSet,
+    SavedRows,
     group_by_length,
 )
 from sam3ray.engine.tracker_parts import TrackerParts
-from sam3ray.engine.tracker_values import Clicks, Prompted, TrackedMasks, non_overlapping_logits, non_overlapping_masks
+from sam3ray.engine.tracker_values import (
+    Clicks,
+    Prompted,
+    TrackedMasks,
+    in_order,
+    non_overlapping_logits,
+    non_overlapping_masks,
+)
 from sam3ray.engine.transfer import to_device, to_host
-from sam3ray.engine.vision import FrameFeatures, neck_of
+from sam3ray.engine.vision import FrameFeatures
 
 MASK_PROMPT_SCORE = 10.0  # score logit of an object given as a mask; the negative of it where the mask is empty
 PASSING_SCORE = 0.01  # the published rules forget frames whose score is not above this
@@ -109,7 +115,6 @@ class Tracker:
         self.low_res_size: int = tracker.prompt_encoder.mask_input_size[0]
         self.memory_mask_size: int = 4 * self.low_res_size
         self.image_size: int = config.image_size
-        self._model = model
         self._parts: TrackerParts = kept(model, ("tracker", rules), lambda: TrackerParts(model, rules, self.dtype))
         self._head, self._attention = self._parts.head, self._parts.attention
         with torch.inference_mode():
@@ -129,30 +134,32 @@ class Tracker:
         """Memories and pointers held now: what bounds the tracker's memory."""
         return self._memories.in_use, self._pointers.in_use
 
-    def features(self, hidden: Tensor) -> list[FrameFeatures]:
-        """Backbone output (B, g*g, width) -> the features of B frames."""
-        with torch.inference_mode():
-            return neck_of(self._model, folded=self.rules == "published")(hidden)
-
     # State
 
-    @property
-    def memory_shape(self) -> tuple[int, ...]:
-        return tuple(self._memories.rows.shape[1:])
-
-    @property
-    def pointer_shape(self) -> tuple[int, ...]:
-        return tuple(self._pointers.rows.shape[1:])
-
-    def rows(self, memories: Iterable[ObjectMemory]) -> tuple[Packed, Packed]:
-        """The memories and pointers that these objects own."""
+    def saved(self, memories: Iterable[ObjectMemory]) -> SavedRows:
+        """Copies of all that these objects remember."""
         self._resolve()
-        entries = [e for memory in memories for of in (memory.conditioning, memory.tracked) for e in of.values()]
-        return self._memories.packed(e.memory for e in entries), self._pointers.packed(e.pointer for e in entries)
+        entries = [entry for memory in memories for entry in memory.entries]
+        memory, pointer = (
+            self._memories.saved(e.memory for e in entries),
+            self._pointers.saved(e.pointer for e in entries),
+        )
+        return SavedRows(*memory, *pointer)
 
-    def adopt(self, memories: Tensor, pointers: Tensor) -> tuple[list[int], list[int]]:
-        """Stores rows that another tracker packed. Returns their numbers here."""
-        return self._memories.write(memories), self._pointers.write(pointers)
+    def adopt(self, memories: Iterable[ObjectMemory], saved: SavedRows) -> None:
+        """Takes over objects of another tracker, with what it saved of them: their rows are now this one's.
+
+        Raises:
+            ValueError: a row is missing, has two owners, or is of another model.
+        """
+        of_memory = self._memories.adopt(saved.memories, saved.memory_rows) | {NO_ROW: NO_ROW}
+        of_pointer = self._pointers.adopt(saved.pointers, saved.pointer_rows)
+        for entry in (entry for memory in memories for entry in memory.entries):
+            if entry.memory not in of_memory or entry.pointer not in of_pointer:
+                raise ValueError(f"row {entry.memory} or {entry.pointer} is not there, or has two owners")
+            entry.pointer = of_pointer.pop(entry.pointer)
+            if entry.memory != NO_ROW:
+                entry.memory = of_memory.pop(entry.memory)
 
     # Tracking
 
@@ -168,7 +175,7 @@ class Tracker:
             return self._nothing()
         output = self._seen_by(features, self._reads(frame, memories, reverse))
         self._store_tracked(frame, memories, output)
-        return output.tracked
+        return output
 
     @torch.inference_mode()
     def look(self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory]) -> TrackedMasks:
@@ -178,7 +185,7 @@ class Tracker:
         """
         if not memories:
             return self._nothing()
-        return self._recalled(features, frame, memories).tracked
+        return self._recalled(features, frame, memories)
 
     @torch.inference_mode()
     def recall(self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory]) -> TrackedMasks:
@@ -187,7 +194,7 @@ class Tracker:
             return self._nothing()
         output = self._recalled(features, frame, memories)
         self._store_tracked(frame, memories, output)
-        return output.tracked
+        return output
 
     def _recalled(self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory]) -> HeadOutput:
         return self._seen_by(features, [_still_there(each) for each in self._reads(frame, memories, False)])
@@ -211,7 +218,7 @@ class Tracker:
         else:
             images = self._fuse(features, reads).split(size)
             outputs = [self._head(part, features, multimask=parts.multimask) for part in images]
-        return HeadOutput.in_order(outputs, range(len(reads)))
+        return HeadOutput.joined(outputs)
 
     def _fuse(self, features: FrameFeatures, reads: Sequence[Reads]) -> Tensor:
         """(N, C, g, g): the frame as each object sees it. Objects that read as much share a batch."""
@@ -379,9 +386,9 @@ class Tracker:
                     )
                 )
                 order += batch
-        output = HeadOutput.in_order(outputs, order)
+        output = HeadOutput.joined(outputs, order)
         self._store_prompted(frame, memories, output.pointers)
-        return Prompted(output.tracked, self.upsample(output.masks))
+        return Prompted(output, self.upsample(output.masks))
 
     def _limit(self, clicks: Clicks) -> Clicks:
         """Published rules show the model no more than 16 points: the first 8 and the last 8."""

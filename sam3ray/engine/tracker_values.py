@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from sam3ray.engine.stored import Stored
 from sam3ray.engine.transfer import indices
 
 
@@ -21,22 +23,28 @@ class TrackedMasks:
         iou_scores: (N,) the model's estimate of the mask's IoU, 0..1.
     """
 
-    masks: Tensor
-    score_logits: Tensor
-    iou_scores: Tensor
+    masks: Stored
+    score_logits: Stored
+    iou_scores: Stored
 
     @classmethod
-    def joined(cls, parts: Sequence[TrackedMasks]) -> TrackedMasks:
-        """All objects of several, in order."""
-        if len(parts) == 1:
-            return parts[0]
-        fields = ("masks", "score_logits", "iou_scores")
-        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
+    def joined(cls, parts: Sequence[TrackedMasks], order: Sequence[int] | None = None) -> Self:
+        """All objects of several; with an order as `in_order` has them."""
+        columns = ([getattr(part, each.name) for part in parts] for each in fields(cls))
+        return cls(*(in_order(column, order) for column in columns))
 
     def of(self, places: Sequence[int]) -> TrackedMasks:
         """The objects at these places."""
         at = indices(list(places), self.masks.device)
         return TrackedMasks(self.masks[at], self.score_logits[at], self.iou_scores[at])
+
+
+def in_order(parts: Sequence[Tensor], order: Sequence[int] | None = None) -> Tensor:
+    """Joins parts whose objects are those of `order`, and puts object i at place i."""
+    joined = parts[0] if len(parts) == 1 else torch.cat(list(parts))
+    if order is None or list(order) == list(range(len(order))):
+        return joined
+    return joined[indices(sorted(range(len(order)), key=order.__getitem__), joined.device)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sam3ray.engine.exemplars import Exemplars
 from sam3ray.engine.ids import Ids
-from sam3ray.engine.outputs import FrameMasks, merged
 from sam3ray.engine.policy import Direction, Pass, Policy, Refine
 from sam3ray.engine.recorder import Kept, Recorder
 from sam3ray.engine.result import SessionResult
@@ -21,7 +20,8 @@ from sam3ray.engine.state import StateError
 from sam3ray.engine.tally import Tally
 from sam3ray.engine.visual_prompts import VisualPrompts
 from sam3ray.failures import UserError
-from sam3ray.values.exemplars import with_exemplar_phrases
+from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.exemplars import named_exemplars, with_exemplar_phrases
 from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
 from sam3ray.video import Frame
 
@@ -37,23 +37,22 @@ class Wanted:
     """What is wanted of a clip.
 
     Attributes:
-        phrases: each once.
         visual: resolved (see `sam3ray.prompts`); objects keep their ids, and those of phrases count up from above them.
         direction, refine: of the visual prompts.
         start_frame: index in the source of the frame on which phrases are first looked for; None: the first.
         phrase_direction: which way they go from there.
-        first_id: of what phrases find.
-        exemplars: resolved, each with a phrase or a label. They go the way of the phrases.
+        exemplars: resolved. They go the way of the phrases.
+        first_object_id: of what phrases find.
     """
 
-    phrases: tuple[str, ...] = ()
-    visual: tuple[VisualPrompt, ...] = ()
+    phrases: Sequence[str] = ()
+    visual: Sequence[VisualPrompt] = ()
     direction: Direction = "forward"
     refine: Refine = "onward"
     start_frame: int | None = None
     phrase_direction: Direction = "forward"
-    first_id: int = 1
-    exemplars: tuple[ExemplarPrompt, ...] = ()
+    exemplars: Sequence[ExemplarPrompt] = ()
+    first_object_id: int = 1
 
     @property
     def finds(self) -> bool:
@@ -90,10 +89,12 @@ class Walk:
         engine: Engine,
         source: FrameSource,
         wanted: Wanted,
-        progress: Callable[[], None] = lambda: None,
+        progress: Callable[[], None] | None = None,
         recorder: Recorder | None = None,
     ) -> None:
-        self._engine, self._source, self._wanted, self._progress = engine, source, wanted, progress
+        self._engine, self._source, self._progress = engine, source, progress
+        if wanted.phrase_direction == "both" and wanted.start_frame is None:
+            wanted = replace(wanted, phrase_direction="forward")  # from the first frame, both ways are one
         # Phrases that go backward have a session of their own, which nobody saves.
         self._recorder = recorder if not wanted.finds or wanted.phrase_direction == "forward" else None
         self._kept: Kept | None = None
@@ -101,7 +102,7 @@ class Walk:
         self._sessions: list[Session] = []
         if not wanted.finds and not wanted.visual:
             raise ValueError("at least one prompt is required")
-        phrases, exemplars, problem = with_exemplar_phrases(wanted.phrases, wanted.exemplars)
+        phrases, exemplars, problem = with_exemplar_phrases(wanted.phrases, named_exemplars(wanted.exemplars))
         if problem:
             raise UserError(f"the clip {problem}")
         self._wanted = wanted = replace(wanted, phrases=phrases, exemplars=exemplars)
@@ -120,7 +121,7 @@ class Walk:
         self._ids = self._fresh_ids()
 
     def _fresh_ids(self) -> Ids:
-        return Ids(max(self._wanted.first_id, *(each.object_id + 1 for each in self._wanted.visual), 1))
+        return Ids(max(self._wanted.first_object_id, *(each.object_id + 1 for each in self._wanted.visual), 1))
 
     @property
     def tally(self) -> Tally:
@@ -129,7 +130,7 @@ class Walk:
             total += session.tally
         return total
 
-    def results(self) -> Iterator[FrameMasks]:
+    def results(self) -> Iterator[FrameAnnotations]:
         """One value per frame, in display order.
 
         Raises:
@@ -144,8 +145,8 @@ class Walk:
                 policy = Policy.of(wanted.direction, wanted.refine, finds=finds)
             session = stack.enter_context(self._begun(policy))
             results = self._passes(session, stack)
-            for position, masks in results:
-                yield merged(masks, behind.get(position)) if behind is not None else masks
+            for position, frame in results:
+                yield merged(frame, behind.get(position)) if behind is not None else frame
 
     def _begun(self, policy: Policy) -> Session:
         """A session: resumed if the recorder kept one of the same clip, otherwise new."""
@@ -170,33 +171,33 @@ class Walk:
 
     def _session(self, policy: Policy, length: int | None = None) -> Session:
         session = Session(self._engine, *self._size, policy, ids=self._ids, length=length)
-        session.progress = self._progress
+        session.progress = self._progress or session.progress
         self._sessions.append(session)
         return session
 
-    def _passes(self, session: Session, stack: ExitStack) -> Iterator[tuple[int, FrameMasks]]:
+    def _passes(self, session: Session, stack: ExitStack) -> Iterator[tuple[int, FrameAnnotations]]:
         """The results of a session by position, in display order."""
         shown = [each for each in session.policy.passes if not each.rehearsal]
-        ahead, back = (stack.enter_context(Spool(*self._size)) for _ in range(2))
+        ahead, back = (stack.enter_context(Spool()) for _ in range(2))
         stop = 0  # of a way back that no way forward has prepared
         for number in range(session.pass_number) if len(shown) == 2 else ():
             looks = self._looks(session.policy.passes[number])
-            for position, masks in enumerate(self._frames_kept(number) if looks else self._empty()):
-                ahead.put(position, masks)
+            for position, frame in enumerate(self._frames_kept(number) if looks else self._empty()):
+                ahead.put(position, frame)
         while True:
             walk = session.walk
             if walk.reverse:
                 start = session.next_position + 1
-                for position, masks in self._run(session, read_backward(self._source, start)):
-                    back.put(position, masks)
+                for position, frame in self._run(session, read_backward(self._source, start)):
+                    back.put(position, frame)
             elif walk.rehearsal or len(shown) == 1:
                 yield from self._ahead(session)
             else:
                 missing = set(session.visual.waiting) if not walk.follows else set()
-                for position, masks in self._ahead(session):
-                    ahead.put(position, masks)
-                    if masks.stamp.index in missing:
-                        missing.discard(masks.stamp.index)
+                for position, frame in self._ahead(session):
+                    ahead.put(position, frame)
+                    if frame.frame_index in missing:
+                        missing.discard(frame.frame_index)
                         stop = position + 1
                 if missing:
                     raise session.visual.not_read(min(missing))
@@ -215,15 +216,15 @@ class Walk:
         """Whether a pass looks at any frame: one that only learns where the frames are does not."""
         return walk.finds or (walk.follows and bool(self._wanted.visual))
 
-    def _ahead(self, session: Session) -> Iterator[tuple[int, FrameMasks]]:
+    def _ahead(self, session: Session) -> Iterator[tuple[int, FrameAnnotations]]:
         """The results of a forward pass by position."""
         if not self._looks(session.walk):
             return enumerate(self._empty())
         return self._run(session, self._forward(session))
 
-    def _empty(self) -> Iterator[FrameMasks]:
+    def _empty(self) -> Iterator[FrameAnnotations]:
         """All frames without objects, of which none is decoded where the source knows them."""
-        return (FrameMasks.nothing(stamp, *self._size) for stamp in stamps_of(self._source))
+        return (FrameAnnotations(each.index, each.pts, each.time_s, *self._size) for each in stamps_of(self._source))
 
     def _forward(self, session: Session) -> Iterator[tuple[int, Frame]]:
         """All frames; the session is told of the phrases when their turn has come."""
@@ -260,14 +261,14 @@ class Walk:
         whatever is found later on either way gets ids of its own.
         """
         wanted, start = self._wanted, self._position_of_start()
-        behind = stack.enter_context(Spool(*self._size))
+        behind = stack.enter_context(Spool())
         first = self._ids.next
         with self._session(Policy((Pass(reverse=True),)), length=start + 1) as session:
             self._look_for(session, back=True)
             session.clock.first = start
-            for position, masks in self._run(session, read_backward(self._source, start + 1)):
+            for position, frame in self._run(session, read_backward(self._source, start + 1)):
                 if position < start or wanted.phrase_direction == "backward":  # else the way forward shows the first
-                    behind.put(position, masks)
+                    behind.put(position, frame)
             common = session.propagation is not None and session.clock.phrases_from == 0
             born = session.propagation.found_at_first if session.propagation is not None and common else 0
         self._ids.repeat(range(first, first + born))
@@ -280,18 +281,18 @@ class Walk:
             raise not_read(start or 0, _START)
         return position
 
-    def _run(self, session: Session, frames: Iterable[tuple[int, Frame]]) -> Iterator[tuple[int, FrameMasks]]:
+    def _run(self, session: Session, frames: Iterable[tuple[int, Frame]]) -> Iterator[tuple[int, FrameAnnotations]]:
         """One pass. A reverse one is to begin at `session.clock.first`."""
         position, way = session.clock.first, -1 if session.walk.reverse else 1
         number = session.pass_number
-        for masks in self._frames_kept(number):
-            yield position, masks
+        for frame in self._frames_kept(number):
+            yield position, frame
             position += way
         self._kept = None
         for finished in self._given(session, (frame for _, frame in frames)):
             if self._recorder is not None:
-                self._recorder.add(number, finished.masks.annotations())
-            yield position, finished.masks
+                self._recorder.add(number, finished.frame)
+            yield position, finished.frame
             position += way
 
     def _given(self, session: Session, frames: Iterable[Frame]) -> Iterator[SessionResult]:
@@ -305,8 +306,16 @@ class Walk:
                 self._recorder.at_rest(session.pass_number, session.snapshot)
         yield from session.finish()
 
-    def _frames_kept(self, pass_number: int) -> Iterator[FrameMasks]:
-        return map(FrameMasks.of, self._kept.frames(pass_number)) if self._kept is not None else iter(())
+    def _frames_kept(self, pass_number: int) -> Iterator[FrameAnnotations]:
+        return self._kept.frames(pass_number) if self._kept is not None else iter(())
+
+
+def merged(first: FrameAnnotations, second: FrameAnnotations | None) -> FrameAnnotations:
+    """Both results of one frame; they have no object in common."""
+    if second is None:
+        return first
+    objects = sorted((*first.objects, *second.objects), key=lambda each: each.object_id)
+    return replace(first, objects=tuple(objects))
 
 
 def _check_on_the_way(exemplar: ExemplarPrompt, wanted: Wanted) -> None:

@@ -12,9 +12,9 @@ import pytest
 from sam3ray.config import TrackingConfig
 from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.engine import Engine
-from sam3ray.engine.outputs import FrameMasks
 from sam3ray.masks import decode_rle, encode_masks
 from sam3ray.prompts import BoxPrompt, MaskPrompt, PointPrompt, VisualPrompt
+from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.video import Frame
 from tests.engine.documented import Shown, worst_iou
 from tests.engine.pipeline import HEIGHT, WIDTH, checkpoint
@@ -45,33 +45,33 @@ def run(
     rules: str = "transformers",
     model: tuple[int, float] | Checkpoint = MODELS[0],
     **options: Any,
-) -> list[FrameMasks]:
+) -> list[FrameAnnotations]:
     weights = model if isinstance(model, Checkpoint) else checkpoint(tiny_model(*model))
     engine = Engine(weights, TrackingConfig(rules=rules))
     clip = source if hasattr(source, "read") else Clip(source)
-    return list(engine.segment(clip, clip.height, clip.width, (), prompts, **options))
+    return list(engine.annotate(clip, clip.height, clip.width, (), prompts, **options))
 
 
-def mask_of(result: FrameMasks, object_id: int) -> np.ndarray:
+def mask_of(result: FrameAnnotations, object_id: int) -> np.ndarray:
     """The mask at the source's size; empty where the object is absent."""
-    if object_id not in result.object_ids:
+    found = [each.rle for each in result.objects if each.object_id == object_id]
+    if not found:
         return np.zeros((result.height, result.width), bool)
-    encoded = result.masks[result.object_ids.index(object_id)]
-    return decode_rle(encoded.rle, result.height, result.width)
+    return decode_rle(found[0], result.height, result.width)
 
 
-def assert_same(ours: Sequence[FrameMasks], theirs: dict[int, Shown], ids: Sequence[int] = (1,)) -> None:
+def assert_same(ours: Sequence[FrameAnnotations], theirs: dict[int, Shown], ids: Sequence[int] = (1,)) -> None:
     """Every pixel, and the scores up to how a sigmoid rounds by position in a batch."""
     assert any(shown.masks.any() for shown in theirs.values())
     for position, shown in theirs.items():
         for row, object_id in enumerate(ids):
             np.testing.assert_array_equal(mask_of(ours[position], object_id), shown.masks[row], f"frame {position}")
-            if object_id in ours[position].object_ids:
-                score = ours[position].track_scores[ours[position].object_ids.index(object_id)]
-                assert score == pytest.approx(shown.scores[row], abs=2e-7)
+            for each in ours[position].objects:
+                if each.object_id == object_id:
+                    assert each.track_score == pytest.approx(shown.scores[row], abs=2e-7)
 
 
-def assert_alike(ours: Sequence[FrameMasks], theirs: Mapping[int, Shown], ids: Sequence[int] = (1,)) -> None:
+def assert_alike(ours: Sequence[FrameAnnotations], theirs: Mapping[int, Shown], ids: Sequence[int] = (1,)) -> None:
     """IoU of 0.999 at least and the same scores, on every frame."""
     assert any(shown.masks.any() for shown in theirs.values())
     for position, shown in theirs.items():
@@ -83,7 +83,9 @@ def assert_alike(ours: Sequence[FrameMasks], theirs: Mapping[int, Shown], ids: S
                 assert score == pytest.approx(shown.scores[row], abs=1e-4)
 
 
-def same_masks(first: Sequence[FrameMasks], second: Sequence[FrameMasks], frames: range, object_id: int = 1) -> bool:
+def same_masks(
+    first: Sequence[FrameAnnotations], second: Sequence[FrameAnnotations], frames: range, object_id: int = 1
+) -> bool:
     return all(np.array_equal(mask_of(first[t], object_id), mask_of(second[t], object_id)) for t in frames)
 
 

@@ -94,12 +94,12 @@ def test_frames_after_the_last_that_is_asked_about_are_not_decoded(
         frames = list(video)
     what = asked(way, frames[1].index, frames[LAST].index)
     in_memory = Clip(frames)  # which does not know its frames without reading them
-    read = list(engine.segment(in_memory, in_memory.height, in_memory.width, **what))
+    read = list(engine.annotate(in_memory, in_memory.height, in_memory.width, **what))
     clip = Counted(path, **how)
-    listed = list(engine.segment(clip, clip.height, clip.width, **what))
+    listed = list(engine.annotate(clip, clip.height, clip.width, **what))
     assert listed == read
-    assert any(each.object_ids for each in listed)
-    assert [each.stamp.index for each in listed] == [frame.index for frame in frames]
+    assert any(each.objects for each in listed)
+    assert [each.frame_index for each in listed] == [frame.index for frame in frames]
     assert clip.decoded == WAYS[way] * (LAST + 1)
     if kind == "folder":
         assert len(clip.frame_names) == len(frames)
@@ -109,7 +109,7 @@ def test_a_prompt_on_a_frame_that_is_not_read_is_named(engine: Engine, tmp_path:
     clip = Counted(written("file", tmp_path), fps=12.5)
     prompt = PointPrompt(((20.0, 15.0),), (True,), 3, 1)
     with pytest.raises(ClipError, match="frame 3, on which object 1 is prompted, is not among the frames read"):
-        list(engine.segment(clip, clip.height, clip.width, (), [prompt], direction="backward"))
+        list(engine.annotate(clip, clip.height, clip.width, (), [prompt], direction="backward"))
     assert clip.decoded == 0
 
 
@@ -121,5 +121,5 @@ def test_a_tracker_that_sees_a_part_knows_how_long_the_clip_is(
     monkeypatch.setattr(engine, "tracker", lambda size, length: lengths.append(length) or tracker(size, length))
     clip = ClipFrames(write_video(tmp_path / "clip.mp4", frames))
     what = asked("clicks backward", 1, LAST)
-    assert len(list(engine.segment(clip, clip.height, clip.width, **what))) == frames
+    assert len(list(engine.annotate(clip, clip.height, clip.width, **what))) == frames
     assert lengths == [told]

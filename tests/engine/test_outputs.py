@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sam3ray.engine import outputs
 from sam3ray.engine.outputs import FrameResult, final_masks
 from sam3ray.masks import decode_rle
+from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.video import FrameStamp
 
 
@@ -68,28 +69,28 @@ def test_masks_are_those_of_the_definition(seed, n, size):
                 assert rle.bbox == (x.min(), y.min(), x.max() + 1, y.max() + 1)
 
 
+def finished(masks: FrameResult, shown: list[int], height: int = 16, width: int = 16) -> FrameAnnotations:
+    return final_masks(masks.stamp, [(masks, shown)], height, width)[0]
+
+
 def test_hidden_objects_take_no_pixels():
     masks = torch.full((2, 8, 8), 1.0)
-    both = final_masks(result(masks, [0.5, 0.9]), [0, 1], 16, 16)
-    assert both.object_ids == (11,), "the worse one has no pixels left"
-    shown = final_masks(result(masks, [0.5, 0.9]), [0], 16, 16)
-    assert shown.object_ids == (10,)
-    assert shown.masks[0].area == 256
+    both = finished(result(masks, [0.5, 0.9]), [0, 1])
+    assert [each.object_id for each in both.objects] == [11], "the worse one has no pixels left"
+    (shown,) = finished(result(masks, [0.5, 0.9]), [0]).objects
+    assert (shown.object_id, shown.area) == (10, 256)
 
 
 def test_nothing_to_show():
-    empty = final_masks(result(torch.full((2, 8, 8), -1.0), [0.5, 0.9]), [0, 1], 16, 16)
-    assert empty.object_ids == ()
-    assert empty.annotations().objects == ()
-    assert final_masks(result(torch.empty(0, 1, 1), []), [], 16, 16).masks == ()
+    empty = finished(result(torch.full((2, 8, 8), -1.0), [0.5, 0.9]), [0, 1])
+    assert empty.objects == ()
+    assert finished(result(torch.empty(0, 1, 1), []), []).objects == ()
 
 
 def test_rows_carry_frame_and_phrase():
     masks = torch.full((2, 8, 8), -1.0)
     masks[0, :4], masks[1, 4:] = 1.0, 1.0
-    frame = final_masks(
-        replace(result(masks, [0.5, 0.75], [1, 0]), prompts=["blue", "red"]), [0, 1], 16, 12
-    ).annotations()
+    frame = finished(replace(result(masks, [0.5, 0.75], [1, 0]), prompts=["blue", "red"]), [0, 1], 16, 12)
     assert (frame.frame_index, frame.pts, frame.time_s, frame.height, frame.width) == (3, 1536, 0.12, 16, 12)
     assert [(o.object_id, o.prompt, o.score, o.track_score) for o in frame.objects] == [
         (10, "blue", 0.9, 0.5),
@@ -102,4 +103,4 @@ def test_rows_carry_frame_and_phrase():
 def test_any_dtype_of_logits(dtype):
     masks = torch.full((1, 8, 8), -1.0, dtype=dtype)
     masks[0, 2:6, 2:6] = 1.0
-    assert final_masks(result(masks, [0.5]), [0], 16, 16).masks[0].area == 64
+    assert finished(result(masks, [0.5]), [0]).objects[0].area == 64

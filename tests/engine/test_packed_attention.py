@@ -8,10 +8,9 @@ from torch._dynamo.utils import counters
 
 from sam3ray.engine import capture, packed_attention
 from sam3ray.engine.memory import ObjectMemory
-from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.tracker_parts import normed
 from sam3ray.job.mishaps import free_memory
-from tests.engine.tiny import tiny_model
+from tests.engine.tiny import SeeingTracker, tiny_model
 
 LENGTH = 24
 
@@ -29,7 +28,7 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def follow(rules: str, object_batch: int) -> list[tuple[torch.Tensor, ...]]:
     """Four objects of different ages, two of them reconditioned on the way."""
-    tracker = Tracker(tiny_model(1, 6.0), rules, object_batch)
+    tracker = SeeingTracker(tiny_model(1, 6.0), rules, object_batch)
     torch.manual_seed(3)
     width = tracker.module.config.vision_config.backbone_config.hidden_size
     size = tracker.memory_mask_size

@@ -54,10 +54,10 @@ class World:
         ) -> TrackedMasks:
             found = places(self.tracks, frame, memories)
             there = torch.tensor([8.0 if each is not None else -8.0 for each in found])
-            pointers = torch.zeros(len(found), *one.pointer_shape)
+            pointers = torch.zeros(len(found), one.module.hidden_dim)
             output = HeadOutput(torch.stack([ellipse(e) for e in found]), there, there.sigmoid(), pointers)
             one._store_tracked(frame, memories, output)
-            return output.tracked
+            return output
 
         def look(one: Tracker, features: object, frame: int, memories: Sequence[ObjectMemory]) -> TrackedMasks:
             found = places(self.recalls, frame, memories)

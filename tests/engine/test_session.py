@@ -248,7 +248,7 @@ class TestMasks:
             assert mine.shown == expected.shown
             assert isinstance(mine.pixels, np.ndarray if form == "array" else torch.Tensor)
             assert mine.pixels.shape == (len(mine.shown), HEIGHT, WIDTH)
-            for pixels, measured, mask in zip(mine.pixels, mine.masks.masks, expected.masks.masks, strict=True):
+            for pixels, measured, mask in zip(mine.pixels, mine.frame.objects, expected.frame.objects, strict=True):
                 assert np.array_equal(np.asarray(pixels), decode_rle(mask.rle, HEIGHT, WIDTH))
                 assert (measured.area, measured.bbox) == (mask.area, mask.bbox)
             with pytest.raises(ValueError, match='allowed: a session with masks="rle"'):

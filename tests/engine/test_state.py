@@ -22,7 +22,7 @@ from sam3ray.engine.engine import Engine
 from sam3ray.engine.policy import Policy
 from sam3ray.engine.session import Session
 from sam3ray.engine.state import StateError
-from sam3ray.engine.state_tensors import StateTensors, digest_of
+from sam3ray.engine.stored import StateTensors, digest_of
 from sam3ray.prompts import PointPrompt
 from tests.engine import saved_session
 from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
@@ -173,7 +173,7 @@ class TestRefusals:
         assert caught.value.is_foreign
 
     def test_other_versions(self, saved, monkeypatch):
-        monkeypatch.setattr("sam3ray.engine.state_capture.ENGINE_VERSION", 99)
+        monkeypatch.setattr("sam3ray.engine.state.ENGINE_VERSION", 99)
         with pytest.raises(StateError, match=r"was saved with engine [0-9]+, this session has 99") as caught:
             begin(engine(), "live").load(saved)
         assert caught.value.is_foreign
@@ -245,6 +245,29 @@ def test_memories_are_copied_once_and_nothing_else_grows(tmp_path):
     for frame in FRAMES[:10]:
         session.save(tmp_path / "state")
         assert [row(each) for each in session.step(frame)] == [row(each) for each in other.step(frame)]
+
+
+def test_a_session_whose_cap_dropped_objects_is_saved(tmp_path):
+    one = engine(max_num_objects=1, hotstart_delay=0)
+    session = begin(one, "live")
+    session.add("red")
+    for frame in FRAMES[:3]:
+        session.step(frame)
+    assert session.tally.dropped > 1
+    session.save(tmp_path / "state")
+    again = begin(one, "live")
+    again.load(tmp_path / "state")
+    assert again.tally == session.tally
+
+
+def test_a_state_of_another_format_is_foreign(tmp_path):
+    session = begin(engine(), "live")
+    state = json.loads(session.snapshot().text) | {"format": 2}
+    text = json.dumps(state)
+    save_file({}, tmp_path / "old", {"sam3ray.session": text, "sam3ray.digest": digest_of(text, {})})
+    with pytest.raises(StateError, match="has format 2; allowed: 3") as caught:
+        session.load(tmp_path / "old")
+    assert caught.value.is_foreign
 
 
 def test_a_tensor_of_one_element_is_saved_whatever_its_stride():

@@ -255,7 +255,7 @@ def test_a_phrase_that_is_too_long_is_an_error():
     assert len(tokens) > 32, "transformers: the prompt is handed on untruncated"
     engine = Engine(checkpoint(tiny_model(0)))
     with pytest.raises(UserError, match=r"'a very long phrase .*' has \d+ tokens; the model takes at most 32"):
-        engine.segment(iter([]), 8, 8, [long])
+        engine.annotate(iter([]), 8, 8, [long])
 
 
 def test_pointers_do_not_pile_up_with_conditioning_frames(monkeypatch):

@@ -11,7 +11,7 @@ from sam3ray.engine.tracker import Tracker
 from sam3ray.masks import decode_rle
 from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
 from tests.engine.test_text_defects import centre, disc
-from tests.engine.tiny import tiny_model
+from tests.engine.tiny import SeeingTracker, tiny_model
 
 HERE, NEAR = (0.5, 0.4), (0.5, 0.46)
 
@@ -95,7 +95,7 @@ def test_memories_are_made_of_masks_at_the_size_that_the_shrink_rule_looks_at(ca
 @pytest.mark.parametrize("size", [(90, 120), (300, 500)])
 def test_the_mask_that_starts_an_object_goes_through_the_size_of_the_video(size):
     """1152 -> the video's size, > 0.5 -> 288 -> 1008 in Meta's code; here 224 -> size -> 56 -> 112."""
-    tracker = Tracker(tiny_model(0), "published", video_size=size)
+    tracker = SeeingTracker(tiny_model(0), "published", video_size=size)
     features = tracker.features(torch.randn(1, 14 * 14, 32))[0]
     logits = torch.stack([Found(HERE, 0.06, 0.9).mask(56), Found(NEAR, 0.1, 0.9).mask(56)])
     given = tracker.mask_prompt(logits)

@@ -18,7 +18,7 @@ from sam3ray.engine.tracker_values import Clicks, TrackedMasks, non_overlapping_
 from sam3ray.engine.vision import FrameFeatures, TrackerNeck
 from tests.engine.documented import worst_iou
 from tests.engine.pipeline import checkpoint, clip
-from tests.engine.tiny import IMAGE, PATCH, backbone_features, tiny_model
+from tests.engine.tiny import IMAGE, PATCH, SeeingTracker, backbone_features, tiny_model
 
 LENGTH = 20
 LOW = 4 * IMAGE // PATCH
@@ -89,22 +89,22 @@ def close(first: torch.Tensor, second: torch.Tensor) -> bool:
 class TestBatches:
     def test_objects_of_all_ages_come_out_as_one_by_one(self, hidden, rules):
         births = [0, 0, 2, 5, 5]
-        together = follow(Tracker(tiny_model(), rules), hidden[:12], births)
-        one_by_one = follow(Tracker(tiny_model(), rules, object_batch=1), hidden[:12], births)
+        together = follow(SeeingTracker(tiny_model(), rules), hidden[:12], births)
+        one_by_one = follow(SeeingTracker(tiny_model(), rules, object_batch=1), hidden[:12], births)
         for a, b in zip(together, one_by_one, strict=True):
             pairs = zip((a.masks > 0).numpy(), (b.masks > 0).numpy(), strict=True)
             assert worst_iou(pairs) >= 0.999
             assert torch.allclose(a.score_logits, b.score_logits, atol=1e-3)
 
     def test_an_object_does_not_notice_the_others(self, hidden, rules):
-        tracker = Tracker(tiny_model(), rules, object_batch=1)
-        alone = follow(Tracker(tiny_model(), rules, object_batch=1), hidden[:10], [0])
+        tracker = SeeingTracker(tiny_model(), rules, object_batch=1)
+        alone = follow(SeeingTracker(tiny_model(), rules, object_batch=1), hidden[:10], [0])
         joined = follow(tracker, hidden[:10], [0, 3, 3, 6])
         for a, b in zip(alone, joined, strict=True):
             assert torch.equal(a.masks, b.masks[: len(a.masks)])
 
     def test_results_come_in_the_order_asked_for(self, hidden, rules):
-        tracker = Tracker(tiny_model(), rules, object_batch=2)
+        tracker = SeeingTracker(tiny_model(), rules, object_batch=2)
         memories = [ObjectMemory() for _ in range(4)]
         for t, born in ((0, [0, 2]), (1, [1]), (2, [3])):
             features = tracker.features(hidden[t])[0]
@@ -119,7 +119,7 @@ class TestBatches:
         assert close(shuffled, forward[torch.tensor(order)])
 
     def test_no_objects_is_no_work(self, hidden, rules):
-        tracker = Tracker(tiny_model(), rules)
+        tracker = SeeingTracker(tiny_model(), rules)
         tracked = tracker.track(tracker.features(hidden[0])[0], 0, [])
         assert tracked.masks.shape == (0, LOW, LOW)
 
@@ -130,19 +130,21 @@ class TestBounds:
     def test_dropping_changes_no_bit(self, hidden, rules, reverse):
         """Few conditioning frames: with more, the order in which they are read changes, and with it rounding."""
         births = [LENGTH - 1, LENGTH - 4] if reverse else [0, 3]
-        whole = follow(Tracker(tiny_model(), rules), hidden, births, prune=False, recondition=[8], reverse=reverse)
-        dropped = follow(Tracker(tiny_model(), rules), hidden, births, recondition=[8], reverse=reverse)
+        whole = follow(
+            SeeingTracker(tiny_model(), rules), hidden, births, prune=False, recondition=[8], reverse=reverse
+        )
+        dropped = follow(SeeingTracker(tiny_model(), rules), hidden, births, recondition=[8], reverse=reverse)
         assert same(whole, dropped)
 
     def test_rows_do_not_grow_with_the_clip(self, hidden, rules, reverse):
-        tracker = Tracker(tiny_model(), rules)
+        tracker = SeeingTracker(tiny_model(), rules)
         follow(tracker, hidden * 3, [59, 59] if reverse else [0, 0], reverse=reverse)
         memories, pointers = tracker.rows_in_use
         assert memories <= 2 * 8
         assert pointers <= 2 * 18
 
     def test_forgotten_objects_leave_nothing(self, hidden, rules, reverse):
-        tracker = Tracker(tiny_model(), rules)
+        tracker = SeeingTracker(tiny_model(), rules)
         memories = [ObjectMemory() for _ in range(3)]
         features = tracker.features(hidden[0])[0]
         tracker.add_masks(features, 0, memories, torch.stack(SQUARES[:3]))
@@ -153,7 +155,7 @@ class TestBounds:
 
 class TestPublishedRules:
     def test_frames_whose_score_does_not_pass_are_not_remembered(self, hidden):
-        tracker = Tracker(tiny_model(0, -0.3), "published")
+        tracker = SeeingTracker(tiny_model(0, -0.3), "published")
         memory = ObjectMemory()
         features = tracker.features(hidden[0])[0]
         tracker.add_masks(features, 0, [memory], SQUARES[0][None])
@@ -171,7 +173,7 @@ class TestPublishedRules:
     def test_the_pointer_of_a_mask_is_that_of_the_single_mask_token(self, hidden):
         pointers = {}
         for rules in ("published", "transformers"):
-            tracker = Tracker(tiny_model(), rules)
+            tracker = SeeingTracker(tiny_model(), rules)
             tokens: list[torch.Tensor] = []
             handle = tracker.module.object_pointer_proj.register_forward_pre_hook(
                 lambda _, args, seen=tokens: seen.append(args[0].clone())
@@ -187,7 +189,7 @@ class TestPublishedRules:
         logits = torch.randn(1, IMAGE, IMAGE, generator=torch.Generator().manual_seed(0)) * 4
         seen: dict[str, torch.Tensor] = {}
         for rules in ("published", "transformers"):
-            tracker = Tracker(tiny_model(), rules)
+            tracker = SeeingTracker(tiny_model(), rules)
             handle = tracker.module.memory_encoder.mask_downsampler.register_forward_pre_hook(
                 lambda _, args, rules=rules: seen.__setitem__(rules, args[0].clone())
             )
@@ -206,7 +208,7 @@ class TestPublishedRules:
 
     @pytest.mark.parametrize("rules", ["published", "transformers"])
     def test_reconditioning(self, hidden, rules):
-        tracker = Tracker(tiny_model(), rules)
+        tracker = SeeingTracker(tiny_model(), rules)
         matched, mate, other = (ObjectMemory() for _ in range(3))
         tracker.add_masks(tracker.features(hidden[0])[0], 0, [matched, mate, other], torch.stack(SQUARES[:3]))
         features = tracker.features(hidden[1])[0]
@@ -225,8 +227,8 @@ class TestPublishedRules:
     def test_a_new_mask_takes_in_where_logits_are_positive(self):
         logits = torch.full((1, LOW, LOW), -1.0)
         logits[0, 10:20, 10:20] = 0.3
-        assert Tracker(tiny_model(), "published").mask_prompt(logits).any()
-        assert not Tracker(tiny_model(), "transformers").mask_prompt(logits).any()
+        assert SeeingTracker(tiny_model(), "published").mask_prompt(logits).any()
+        assert not SeeingTracker(tiny_model(), "transformers").mask_prompt(logits).any()
 
     def test_new_masks_of_a_group_exclude_each_other_in_memory(self):
         first, second = square(10, 10), square(20, 20)
@@ -246,7 +248,7 @@ class TestClicks:
             Clicks(torch.tensor([[20.0, 30.0]]), torch.tensor([1])),
             Clicks(torch.tensor([[20.0, 30.0], [90.0, 80.0]]), torch.tensor([2, 3]), torch.zeros(LOW, LOW)),
         ]
-        tracker = Tracker(tiny_model())
+        tracker = SeeingTracker(tiny_model())
         features = tracker.features(hidden[0])[0]
         together = tracker.set_clicks(features, 0, [ObjectMemory() for _ in clicks], clicks).tracked
         for i, click in enumerate(clicks):
@@ -255,7 +257,7 @@ class TestClicks:
             assert torch.allclose(together.score_logits[i], alone.score_logits[0], atol=1e-4)
 
     def test_earlier_logits_change_the_outcome_and_are_bounded(self, hidden):
-        tracker = Tracker(tiny_model())
+        tracker = SeeingTracker(tiny_model())
         features = tracker.features(hidden[0])[0]
         points, labels = torch.tensor([[40.0, 50.0]]), torch.tensor([1])
 
@@ -270,11 +272,11 @@ class TestClicks:
 
 class TestPrecision:
     def test_bfloat16_weights_and_autocast_track(self, hidden):
-        exact = follow(Tracker(tiny_model()), hidden[:4], [0, 1])
+        exact = follow(SeeingTracker(tiny_model()), hidden[:4], [0, 1])
         half = copy.deepcopy(tiny_model()).to(torch.bfloat16)
-        in_half = follow(Tracker(half), [each.to(torch.bfloat16) for each in hidden[:4]], [0, 1])
+        in_half = follow(SeeingTracker(half), [each.to(torch.bfloat16) for each in hidden[:4]], [0, 1])
         with torch.autocast("cpu", torch.bfloat16):
-            mixed = follow(Tracker(tiny_model()), hidden[:4], [0, 1])
+            mixed = follow(SeeingTracker(tiny_model()), hidden[:4], [0, 1])
         for runs in (in_half, mixed):
             for a, b in zip(exact, runs, strict=True):
                 assert a.masks.shape == b.masks.shape
@@ -285,13 +287,13 @@ class TestPrecision:
                     assert agreement > 0.9
 
     def test_memories_on_the_host_change_no_bit(self, hidden):
-        here = follow(Tracker(tiny_model()), hidden[:8], [0, 2])
-        there = follow(Tracker(tiny_model(), offload_state=True), hidden[:8], [0, 2])
+        here = follow(SeeingTracker(tiny_model()), hidden[:8], [0, 2])
+        there = follow(SeeingTracker(tiny_model(), offload_state=True), hidden[:8], [0, 2])
         assert same(here, there)
 
 
 def test_features_of_several_frames_are_those_of_each(hidden):
-    tracker = Tracker(tiny_model())
+    tracker = SeeingTracker(tiny_model())
     batch = tracker.features(torch.cat(hidden[:3]))
     for one, each in zip(hidden[:3], batch, strict=True):
         for field in FrameFeatures.__dataclass_fields__:
@@ -322,7 +324,7 @@ def test_a_checkpoint_without_memory_is_refused():
 
 def test_squares_are_told_apart(hidden):
     """The tests above would pass on a model that finds nothing."""
-    results = follow(Tracker(tiny_model()), hidden[:6], [0, 1])
+    results = follow(SeeingTracker(tiny_model()), hidden[:6], [0, 1])
     areas = np.array([(each.masks > 0).sum((1, 2)).sum().item() for each in results])
     assert (areas > 0).sum() >= 3
 
@@ -339,8 +341,8 @@ class Late:
 
 
 def test_scores_that_arrive_late_are_waited_for_and_not_before(hidden, monkeypatch):
-    at_once = follow(Tracker(tiny_model(0, -0.3), "published"), hidden, [0, 3])
-    tracker = Tracker(tiny_model(0, -0.3), "published")
+    at_once = follow(SeeingTracker(tiny_model(0, -0.3), "published"), hidden, [0, 3])
+    tracker = SeeingTracker(tiny_model(0, -0.3), "published")
     waiting: list[Late] = []
 
     def late(tensor):
@@ -353,7 +355,7 @@ def test_scores_that_arrive_late_are_waited_for_and_not_before(hidden, monkeypat
     tracker.add_masks(features, 0, [memory], SQUARES[0][None])
     tracker.track(features, 1, [memory])
     assert memory.tracked[1].passed is None, "a frame's score is not asked for before the next frame"
-    assert same(follow(Tracker(tiny_model(0, -0.3), "published"), hidden, [0, 3]), at_once)
+    assert same(follow(SeeingTracker(tiny_model(0, -0.3), "published"), hidden, [0, 3]), at_once)
     assert len(waiting) == LENGTH
 
 
@@ -361,7 +363,7 @@ def test_scores_that_arrive_late_are_waited_for_and_not_before(hidden, monkeypat
 @pytest.mark.parametrize("rules", ["published", "transformers"])
 def test_tracking_never_waits_for_the_device(hidden, rules):
     model = copy.deepcopy(tiny_model()).to("cuda")
-    tracker = Tracker(model, rules)
+    tracker = SeeingTracker(model, rules)
     memories = [ObjectMemory() for _ in range(3)]
     features = tracker.features(hidden[0].to("cuda"))[0]
     tracker.add_masks(features, 0, memories, torch.stack(SQUARES[:3]).to("cuda"))
@@ -380,7 +382,7 @@ def test_tracking_never_waits_for_the_device(hidden, rules):
 @pytest.mark.parametrize("rules", ["published", "transformers"])
 def test_a_look_after_pruning_makes_do_with_what_is_left(hidden, rules):
     """Pruned for the next frame, an object has lost the oldest memory that this frame would read."""
-    tracker = Tracker(tiny_model(), rules)
+    tracker = SeeingTracker(tiny_model(), rules)
     memory, last = ObjectMemory(), len(hidden) - 1
     for t, states in enumerate(hidden):
         features = tracker.features(states)[0]

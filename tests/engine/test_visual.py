@@ -41,7 +41,7 @@ class TestClip:
                 for a, b in zip(together, alone, strict=True)
             ]
             assert worst_iou(pairs) >= 0.999
-        assert any(set(result.object_ids) == {2, 7} for result in together)
+        assert any([each.object_id for each in result.objects] == [2, 7] for result in together)
 
     def test_one_value_per_frame_and_labels_by_object(self, frames):
         prompts = [
@@ -60,8 +60,8 @@ class TestClip:
         prompts = [PointPrompt(((50.0, 40.0),), (True,), 7, 1)]
         for direction in ("forward", "backward", "both"):
             result = run(sampled, prompts, "published", direction=direction)
-            assert [each.stamp.index for each in result] == [each.index for each in sampled]
-            assert result[2].object_ids == (1,)
+            assert [each.frame_index for each in result] == [each.index for each in sampled]
+            assert [each.object_id for each in result[2].objects] == [1]
 
     @pytest.mark.parametrize("direction", ["forward", "backward", "both"])
     @pytest.mark.parametrize("refine", ["onward", "throughout"])
@@ -112,7 +112,7 @@ class TestBounds:
                 yield replace(frames[t % LENGTH], index=t)
 
         engine = Engine(checkpoint(tiny_model(*MODELS[0])))
-        results = engine.segment(OnePass(stream(), HEIGHT, WIDTH), HEIGHT, WIDTH, (), WORKFLOWS["click"].prompts)
+        results = engine.annotate(OnePass(stream(), HEIGHT, WIDTH), HEIGHT, WIDTH, (), WORKFLOWS["click"].prompts)
         for _ in range(3):
             next(results)
         assert taken <= 3 + 16 + output_queue.FINISHING
@@ -132,7 +132,7 @@ class TestBounds:
         held = []
         prompts = [on_frame(WORKFLOWS["click"].prompts[0], 20), on_frame(WORKFLOWS["box"].prompts[0], 30, 2)]
         list(
-            engine.segment(
+            engine.annotate(
                 source,
                 HEIGHT,
                 WIDTH,

@@ -38,7 +38,7 @@ def test_an_object_queued_for_later_exists_before_its_prompt(frames):
     assert sorted(theirs.session.output_dict_per_obj[0]["cond_frame_outputs"]) == [0, 1, 2, 3, 4, 5]
 
     ours = run(frames, [on_frame(WORKFLOWS["mask"].prompts[0], 5)])
-    assert [bool(result.object_ids) for result in ours[:6]] == [False] * 5 + [True]
+    assert [bool(result.objects) for result in ours[:6]] == [False] * 5 + [True]
 
 
 def test_the_second_of_two_queued_frames_is_ignored(frames):
@@ -137,7 +137,7 @@ def test_backward_from_the_first_frame_yields_nothing(frames):
     assert theirs.propagate(start_frame_idx=0, reverse=True) == {}
 
     ours = run(frames, WORKFLOWS["click"].prompts, direction="backward")
-    assert [bool(result.object_ids) for result in ours] == [True] + [False] * (LENGTH - 1)
+    assert [bool(result.objects) for result in ours] == [True] + [False] * (LENGTH - 1)
 
 
 def test_the_range_is_one_frame_longer_than_asked(frames):

@@ -50,7 +50,7 @@ class TestRandomWeights:
         prompts = [on_frame(prompt, 9) for prompt in workflow.prompts]
         ours = run(frames, prompts, direction="both")
         assert_same(ours, {**backward, **forward})
-        assert [result.stamp.index for result in ours] == list(range(LENGTH))
+        assert [result.frame_index for result in ours] == list(range(LENGTH))
 
     def test_several_objects(self, frames):
         theirs = Session(frames)

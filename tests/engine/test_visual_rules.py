@@ -80,5 +80,5 @@ def test_directions_agree_where_they_meet(frames):
     prompts = [on_frame(CLICK, 9)]
     both = run(frames, prompts, "published", direction="both")
     assert same_masks(both, run(frames, prompts, "published"), range(9, LENGTH))
-    assert [result.stamp.index for result in both] == list(range(LENGTH))
-    assert all(result.object_ids == (1,) for result in both[:9])
+    assert [result.frame_index for result in both] == list(range(LENGTH))
+    assert all([each.object_id for each in result.objects] == [1] for result in both[:9])

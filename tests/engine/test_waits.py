@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.ahead import worked
 from benchmarks.ghost import FAKE, Ghost, build, not_there, run
 from sam3ray.config import TrackingConfig
 from sam3ray.engine import overlaps, tracker
@@ -29,7 +30,7 @@ from sam3ray.engine.transfer import mark
 from sam3ray.engine.vision import TrackerNeck
 from sam3ray.prompts import PointPrompt
 from tests.engine.pipeline import Found, ScriptedDetector, checkpoint, clip
-from tests.engine.tiny import IMAGE, PATCH, tiny_model
+from tests.engine.tiny import IMAGE, PATCH, SeeingTracker, tiny_model
 
 ASK = {"_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "_unique2", "unique_dim"}
 
@@ -67,7 +68,7 @@ def test_clicks_wait_for_nothing():
     ghost = Ghost(torch.device("cuda:1"), 2)
     with not_there(ghost):
         one = build(ghost.device)
-        tracker = Tracker(one.model)
+        tracker = SeeingTracker(one.model)
         grid = one.model.tracker_model.prompt_encoder.image_embedding_size
         width = one.model.detector_model.config.vision_config.backbone_config.hidden_size
         hidden = torch.zeros(1, grid[0] * grid[1], width, dtype=torch.bfloat16, device=ghost.device)
@@ -115,7 +116,7 @@ def test_nothing_is_asked_of_the_device_but_the_numbers_of_the_decision(rules, o
     ahead = LookAhead(one, neck, detector, 1)
     propagation = Propagation(Tracker(one.model, rules), rule_set)
     with torch.inference_mode(), Asked() as asked:
-        for work in ahead.each(clip(20), phrases):
+        for work in worked(ahead, clip(20), phrases):
             propagation.step(work, meanwhile=ahead.fill)
     assert propagation.tally.frames == 20
     assert propagation.tally.objects

@@ -7,6 +7,9 @@ import functools
 import torch
 from transformers import Sam3VideoConfig, Sam3VideoModel
 
+from sam3ray.engine.tracker import Tracker
+from sam3ray.engine.vision import FrameFeatures, neck_of
+
 IMAGE = 112
 PATCH = 8
 
@@ -109,3 +112,16 @@ def tiny_model(seed: int = 0, presence: float = 0.0) -> Sam3VideoModel:
 def backbone_features(model: Sam3VideoModel, pixels: torch.Tensor) -> torch.Tensor:
     """The shared backbone alone: (B, 3, S, S) -> (B, g*g, its width)."""
     return model.detector_model.vision_encoder.backbone(pixels).last_hidden_state
+
+
+class SeeingTracker(Tracker):
+    """A tracker that makes the features of frames itself."""
+
+    def __init__(self, model: Sam3VideoModel, rules: str = "published", *args: object, **options: object) -> None:
+        super().__init__(model, rules, *args, **options)
+        self._neck = neck_of(model, folded=rules == "published")
+
+    @torch.inference_mode()
+    def features(self, hidden: torch.Tensor) -> list[FrameFeatures]:
+        """Backbone output (B, g*g, width) -> the features of B frames."""
+        return self._neck(hidden)

@@ -93,11 +93,11 @@ def test_masks_on_later_frames_are_remembered_as_the_engine_does(again, monkeypa
     truth = track.masks[:1].numpy()
     prompts = [MaskPrompt(encode_masks(truth[:, t])[0].rle, 112, 112, t, 1) for t in (0, *again)]
     engine = Engine(checkpoint, TrackingConfig(fill_hole_area=0))
-    for t, shown in enumerate(engine.segment(Source(), 112, 112, (), prompts)):
+    for t, shown in enumerate(engine.annotate(Source(), 112, 112, (), prompts)):
         assert outputs[t].scores[0] > 0
         if t not in (0, *again):  # there the mask given is the engine's answer
             expected = unroll.upsample(outputs[t].logits, 112)[0].numpy() > 0
-            assert (decode_rle(shown.masks[0].rle, 112, 112) != expected).mean() < 0.001
+            assert (decode_rle(shown.objects[0].rle, 112, 112) != expected).mean() < 0.001
 
 
 def test_frames_without_gradients_change_nothing_after_them(whole):

@@ -1,0 +1,146 @@
+"""Files of a state: JSON text, the tensors that it names, a note, and a digest.
+
+The text is what pydantic makes of the engine's own dataclasses. It is read strictly, since a file may come from
+anywhere. A field that is `Stored` is kept among the tensors: the text has its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, PlainSerializer, PlainValidator, TypeAdapter, ValidationError, ValidationInfo
+from pydantic_core.core_schema import SerializationInfo
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from sam3ray.failures import UserError
+from sam3ray.faults.causes import first_line
+
+STRICT = ConfigDict(strict=True, extra="forbid")
+_DIGEST, _NOTE = "sam3ray.digest", "sam3ray.note"
+_MOST = 2**63  # no number in a state is larger
+
+_State = TypeVar("_State")
+
+
+class StateError(UserError):
+    """A state cannot be loaded.
+
+    Attributes:
+        is_foreign: it is sound, but of another model, other rules or other versions.
+    """
+
+    def __init__(self, sentence: str, *, is_foreign: bool = False) -> None:
+        super().__init__(sentence)
+        self.is_foreign = is_foreign
+
+
+@dataclass
+class StateTensors:
+    """The tensors of a state by name, being collected or taken out again, each once."""
+
+    values: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def put(self, name: str, tensor: torch.Tensor) -> None:
+        # A tensor of one element may have any stride and still count as contiguous.
+        self.values[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+    def take(self, name: object) -> torch.Tensor:
+        tensor = self.values.pop(name, None) if isinstance(name, str) else None
+        if tensor is None or not tensor.is_floating_point():
+            raise ValueError(f"the tensor {name!r:.40} is {'missing' if tensor is None else tensor.dtype}")
+        return tensor
+
+
+def _put(value: torch.Tensor | np.ndarray, info: SerializationInfo[StateTensors]) -> str:
+    assert info.context is not None
+    name = str(len(info.context.values))
+    info.context.put(name, torch.as_tensor(value))
+    return name
+
+
+def _taken(name: object, info: ValidationInfo[StateTensors]) -> torch.Tensor:
+    return info.context.take(name)
+
+
+Stored = Annotated[torch.Tensor, PlainValidator(_taken), PlainSerializer(_put)]
+StoredArray = Annotated[
+    np.ndarray, PlainValidator(lambda name, info: _taken(name, info).numpy()), PlainSerializer(_put)
+]
+# An event of a GPU means nothing to another process.
+Fleeting = Annotated[torch.cuda.Event | None, PlainValidator(lambda _: None), PlainSerializer(lambda _: None)]
+
+
+def read_text(
+    adapter: TypeAdapter[_State], text: str, allowed: int, where: str, tensors: StateTensors | None = None
+) -> _State:
+    """The state that a text of format `allowed` says.
+
+    Raises:
+        StateError: it has another format; `where` names the file.
+        ValueError: it is damaged; pydantic's errors are ValueErrors, too.
+    """
+    state = json.loads(text, parse_int=_bounded)
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != allowed:
+        raise StateError(f"{where} has format {found!r:.40}; allowed: {allowed}", is_foreign=True)
+    return adapter.validate_json(text, context=tensors)
+
+
+def _bounded(digits: str) -> int:
+    if len(digits) > 20 or abs(int(digits)) > _MOST:
+        raise ValueError(f"{digits:.30} is out of range")
+    return int(digits)
+
+
+def what_is_wrong(error: Exception) -> str:
+    """In a state that was read: where, and what."""
+    if not isinstance(error, ValidationError):
+        return first_line(error)
+    problem = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+
+
+def write_whole(
+    path: str | os.PathLike[str], key: str, text: str, note: str, digest: str, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Writes a file, which appears whole or not at all. `key` says of what it is a state."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        save_file(dict(tensors), temporary, {key: text, _NOTE: note, _DIGEST: digest})
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_header(path: str | os.PathLike[str], what: str, key: str = _NOTE) -> tuple[str, str, str]:
+    """Text, note and digest of a file.
+
+    Raises:
+        StateError: it is missing, no safetensors, or of something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise StateError(f"the {what} {path} cannot be read: {first_line(error)}") from None
+    if key != _NOTE and key not in metadata:
+        raise StateError(f"{path} is not a {what}: it has no {key!r}")
+    return metadata.get(key, ""), metadata.get(_NOTE, ""), metadata.get(_DIGEST, "")
+
+
+def digest_of(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
