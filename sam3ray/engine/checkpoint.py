@@ -279,29 +279,28 @@ def _explained(config: ModelConfig) -> Iterator[None]:
             raise NotNow(f"model.checkpoint {name!r} cannot be loaded now: {fault.message}") from error
         if fault is not None and fault.reason is Reason.DEVICE:
             raise
-        if any(isinstance(cause, hub.GatedRepoError) for cause in chain):
+
+        def has(*kinds: type[BaseException]) -> bool:
+            return any(isinstance(cause, kinds) for cause in chain)
+
+        kind, advice = JobStopped, f"cannot be loaded: {first_line(error, 300)}"
+        if has(hub.GatedRepoError):
             advice = (
                 f"is gated: request access on its Hugging Face page ({name}), then pass your token to the job "
                 f"(environment variable HF_TOKEN, or `hf auth login` on every node)"
             )
-        elif any(isinstance(cause, hub.RevisionNotFoundError) for cause in chain):
+        elif has(hub.RevisionNotFoundError):
             advice = f"has no revision {config.revision!r}"
-        elif any(isinstance(cause, hub.RepositoryNotFoundError) for cause in chain):
+        elif has(hub.RepositoryNotFoundError):
             advice = "does not exist on the hub, or is private and your token (HF_TOKEN) has no access to it"
-        elif any(isinstance(cause, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled) for cause in chain):
+        elif has(hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled):
+            kind = HubUnreachable if config.offline or has(hub.OfflineModeIsEnabled) else HubBusy
             advice = (
                 "is not in the local cache and the hub cannot be reached (or offline mode is on): download it once "
                 f"with `hf download {name}`, or set model.checkpoint to a folder that contains it"
             )
         elif any(_is_busy(cause) for cause in chain):
-            said = first_line(error, 300)
-            raise HubBusy(f"model.checkpoint {name!r} is temporarily unavailable from the hub: {said}") from error
-        else:
-            advice = f"cannot be loaded: {first_line(error, 300)}"
-        kind = JobStopped
-        if advice.startswith("is not in the local cache"):
-            offline = config.offline or any(isinstance(cause, hub.OfflineModeIsEnabled) for cause in chain)
-            kind = HubUnreachable if offline else HubBusy
+            kind, advice = HubBusy, f"is temporarily unavailable from the hub: {first_line(error, 300)}"
         raise kind(f"model.checkpoint {name!r} {advice}") from error
 
 

@@ -132,10 +132,7 @@ class Detector:
         in_order = None if order == list(range(len(order))) else np.argsort(order).tolist()
         probs = _concatenated([part.probs for part in parts], 1)
         host, arrived = to_host(probs if in_order is None else probs[:, indices(in_order, probs.device)])
-        return [
-            Proposals(_Masks(self, backbone[n : n + 1], [part.on(n) for part in parts]), host[n], arrived)
-            for n in range(len(backbone))
-        ]
+        return [Proposals(_Masks(self, backbone[n : n + 1], parts, n), host[n], arrived) for n in range(len(backbone))]
 
     def _groups(
         self, prompts: Sequence[Asked], level: torch.Tensor, search: DetectionTransformer
@@ -226,9 +223,6 @@ class _Asked:
     mask: torch.Tensor
     token: torch.Tensor | None
 
-    def on(self, frame: int) -> _Asked:
-        return _Asked(self.text, self.mask, None if self.token is None else self.token[frame : frame + 1])
-
     def of(self, frames: Sequence[int], prompts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (pairs, tokens, C) and bool mask (pairs, tokens) of these (frame, prompt) pairs."""
         text, mask = _rows(self.text, prompts), _rows(self.mask, prompts).bool()
@@ -248,10 +242,6 @@ class _Part:
     queries: torch.Tensor
     seen: torch.Tensor
 
-    def on(self, frame: int) -> _Part:
-        """Of one frame, without the first dimension."""
-        return _Part(self.places, self.asked.on(frame), self.probs[frame], self.queries[frame], self.seen[frame])
-
 
 @dataclass(frozen=True, eq=False)
 class _Masks:
@@ -260,6 +250,7 @@ class _Masks:
     detector: Detector
     backbone: torch.Tensor  # (1, tokens, channels)
     parts: list[_Part]
+    frame: int  # of those that the parts are of
 
     def __call__(self, prompts: Sequence[int]) -> torch.Tensor:
         if len(self.parts) == 1:
@@ -279,8 +270,9 @@ class _Masks:
         masks = []
         for start in range(0, len(prompts), detector._batch):
             few = prompts[start : start + detector._batch]
-            asked = part.asked.of([0] * len(few), few)
-            masks.append(detector._masks(spatial, _rows(part.queries, few), _rows(part.seen, few), *asked))
+            asked = part.asked.of([self.frame] * len(few), few)
+            queries, seen = _rows(part.queries[self.frame], few), _rows(part.seen[self.frame], few)
+            masks.append(detector._masks(spatial, queries, seen, *asked))
         return _concatenated(masks)
 
 

@@ -5,8 +5,7 @@ in every layer of the decoder, and asks in encoder, decoder and mask decoder whe
 frame the host waits for a GPU. Here sizes are Python's own and masks come with four dimensions, which transformers
 takes as they are. The numbers are the same.
 
-Under bfloat16 weights, positions and boxes stay in float32 until a layer takes them, as in Meta's code; transformers
-rounds them to bfloat16, which moves a position at 1008 pixels by up to a seventh of a grid step.
+Under bfloat16 weights, positions and boxes stay in float32 until a layer takes them (see `vision.sine_positions`).
 """
 
 from __future__ import annotations

@@ -133,4 +133,4 @@ class Engine:
         )
 
     def propagation(self, size: tuple[int, int], num_frames: int | None, ids: Ids) -> Propagation:
-        return Propagation(self.tracker(size, num_frames), self.rules, ids, size)
+        return Propagation(self.tracker(size, num_frames), self.rules, ids)

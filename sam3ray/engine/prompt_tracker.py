@@ -13,10 +13,8 @@ Deliberate differences from transformers 5.23 (T is modeling_, TPR processing_sa
 * one object's prompt leaves the memory of the others alone (T:2793 makes all of them hard masks);
 * backward from the first frame yields that frame (T:2864 yields none), and the range is as named.
 
-Under published rules (Meta's sam3_tracking_predictor.py, at 99d02f2) a refinement looks at its frame alone, starts from
-the mask that was there, and becomes a conditioning frame. Objects prompted on the same frame exclude each other in
-memory. One thing is not taken over: there, a prompt for one object makes that frame a conditioning frame of all
-objects, so that adding an object changes the others.
+One thing of Meta's code (sam3_tracking_predictor.py, 99d02f2) is not taken over: there a prompt for one object makes
+that frame a conditioning frame of all objects, so that adding an object changes the others.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from collections.abc import Callable, Sequence
 from sam3ray.engine.interaction import Round
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.outputs import FrameResult
-from sam3ray.engine.prompting import Prompting
+from sam3ray.engine.prompting import run_rounds
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.tracker_values import TrackedMasks
 from sam3ray.engine.transfer import indices, mark, to_host
@@ -39,18 +37,15 @@ class PromptTracker:
     """Drives the tracker for the prompted objects of one clip.
 
     Args:
-        size: (height, width) of the source's frames, in which the prompts are given.
+        tracker: of which the size of the source's frames is known.
 
     Attributes:
         rehearsing: keep all prompted frames and what they showed, until `begin_second_pass`.
         both_ways: keep what a pass back from each object's first frame will read.
     """
 
-    def __init__(
-        self, tracker: Tracker, size: tuple[int, int], *, rehearsing: bool = False, both_ways: bool = False
-    ) -> None:
+    def __init__(self, tracker: Tracker, *, rehearsing: bool = False, both_ways: bool = False) -> None:
         self.tracker = tracker
-        self._prompting = Prompting(tracker, size)
         self.rehearsing = rehearsing
         self.both_ways = both_ways
 
@@ -122,7 +117,7 @@ class PromptTracker:
         places = {id(each): place for place, each in enumerate(found)}
         earlier = {place: tracked.masks[places[id(each)]] for place, (each, _) in enumerate(due) if id(each) in places}
         given = [(each.memory, rounds) for each, rounds in due]
-        result = self._prompting(features, position, given, earlier, reverse=reverse)
+        result = run_rounds(self.tracker, features, position, given, earlier, reverse=reverse)
         for i, (each, _) in enumerate(due):
             if each.born is None:
                 each.born = position

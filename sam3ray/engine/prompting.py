@@ -15,82 +15,64 @@ from sam3ray.engine.tracker_values import Clicks, Prompted, TrackedMasks
 from sam3ray.engine.vision import FrameFeatures
 
 
-class Prompting:
-    """Gives a tracker the prompts of a clip.
+def run_rounds(
+    tracker: Tracker,
+    features: FrameFeatures,
+    position: int,
+    due: Sequence[tuple[ObjectMemory, tuple[Round, ...]]],
+    earlier: Mapping[int, Tensor],
+    *,
+    reverse: bool = False,
+) -> TrackedMasks:
+    """Runs the rounds of all objects prompted on this frame, then writes their memories together.
 
     Args:
-        size: (height, width) of the source's frames, in which the prompts are given.
+        tracker: of which the size of the source's frames, in which the prompts are given, is known.
+        earlier: (h, h) logits of those that were tracked on the frame already, by place in `due`.
     """
-
-    def __init__(self, tracker: Tracker, size: tuple[int, int]) -> None:
-        self._tracker = tracker
-        self._size = size
-
-    def __call__(
-        self,
-        features: FrameFeatures,
-        position: int,
-        due: Sequence[tuple[ObjectMemory, tuple[Round, ...]]],
-        earlier: Mapping[int, Tensor],
-        *,
-        reverse: bool = False,
-    ) -> TrackedMasks:
-        """Runs the rounds of all objects prompted on this frame, then writes their memories together.
-
-        Args:
-            earlier: (h, h) logits of those that were tracked on the frame already, by place in `due`.
-        """
-        tracker = self._tracker
-        if tracker.rules == "transformers":
-            # The last round carries all clicks, and nothing of the rounds before it would go in.
-            due = [(memory, rounds[-1:]) for memory, rounds in due]
-        latest: dict[int, Prompted] = {}
-        for turn in range(max(len(rounds) for _, rounds in due)):
-            now = [(place, rounds[turn]) for place, (_, rounds) in enumerate(due) if turn < len(rounds)]
-            masked = [(place, each.mask) for place, each in now if each.mask is not None]
-            if masked:
-                masks = torch.stack([torch.from_numpy(mask) for _, mask in masked]).to(tracker.device)
-                memories = [due[place][0] for place, _ in masked]
-                result = tracker.set_masks(features, position, memories, self._as_prompt(masks))
-                latest.update((place, _row(result, i)) for i, (place, _) in enumerate(masked))
-            clicked = [(place, each) for place, each in now if each.mask is None]
-            if clicked:
-                clicks = [
-                    Clicks(
-                        self._to_model(each.points),
-                        torch.tensor(each.labels, dtype=torch.int32),
-                        latest[place].tracked.masks[0] if place in latest else earlier.get(place),
-                    )
-                    for place, each in clicked
-                ]
-                memories = [due[place][0] for place, _ in clicked]
-                result = tracker.set_clicks(features, position, memories, clicks, reverse=reverse)
-                latest.update((place, _row(result, i)) for i, (place, _) in enumerate(clicked))
-        results = [latest[place] for place in range(len(due))]
-        joined = Prompted(
-            TrackedMasks.joined([each.tracked for each in results]), torch.cat([each.memory_logits for each in results])
-        )
-        tracker.encode_prompts(features, position, [memory for memory, _ in due], joined)
-        return joined.tracked
-
-    def _to_model(self, points: Sequence[tuple[float, float]]) -> Tensor:
-        """(n, 2) pixels of the source -> pixels of the model's image."""
-        height, width = self._size
-        # transformers' processor divides by a tensor, which torch does in these two steps.
-        scale = torch.tensor([width, height], dtype=torch.float32).reciprocal() * self._tracker.image_size
-        return torch.tensor(points, dtype=torch.float32) * scale
-
-    def _as_prompt(self, masks: Tensor) -> Tensor:
-        """Masks (N, H, W), bool, of the source: transformers' processor makes them hard at the image's size."""
-        side = self._tracker.image_size
-        if self._tracker.rules == "published" or tuple(masks.shape[-2:]) == (side, side):
-            return masks
-        size = (side, side)
-        soft = F.interpolate(
-            masks.float().unsqueeze(1), size=size, mode="bilinear", align_corners=False, antialias=True
-        )
-        return soft.squeeze(1) >= 0.5
+    if tracker.rules == "transformers":
+        # The last round carries all clicks, and nothing of the rounds before it would go in.
+        due = [(memory, rounds[-1:]) for memory, rounds in due]
+    latest: dict[int, Prompted] = {}
+    for turn in range(max(len(rounds) for _, rounds in due)):
+        now = [(place, rounds[turn]) for place, (_, rounds) in enumerate(due) if turn < len(rounds)]
+        masked = [(place, each.mask) for place, each in now if each.mask is not None]
+        if masked:
+            masks = torch.stack([torch.from_numpy(mask) for _, mask in masked]).to(tracker.device)
+            memories = [due[place][0] for place, _ in masked]
+            result = tracker.set_masks(features, position, memories, _as_prompt(tracker, masks))
+            latest.update((place, result.of([i])) for i, (place, _) in enumerate(masked))
+        clicked = [(place, each) for place, each in now if each.mask is None]
+        if clicked:
+            clicks = [
+                Clicks(
+                    _to_model(tracker, each.points),
+                    torch.tensor(each.labels, dtype=torch.int32),
+                    latest[place].masks[0] if place in latest else earlier.get(place),
+                )
+                for place, each in clicked
+            ]
+            memories = [due[place][0] for place, _ in clicked]
+            result = tracker.set_clicks(features, position, memories, clicks, reverse=reverse)
+            latest.update((place, result.of([i])) for i, (place, _) in enumerate(clicked))
+    result = Prompted.joined([latest[place] for place in range(len(due))])
+    tracker.encode_prompts(features, position, [memory for memory, _ in due], result)
+    return TrackedMasks.joined([result])
 
 
-def _row(prompted: Prompted, row: int) -> Prompted:
-    return Prompted(prompted.tracked.of([row]), prompted.memory_logits[row : row + 1])
+def _to_model(tracker: Tracker, points: Sequence[tuple[float, float]]) -> Tensor:
+    """(n, 2) pixels of the source -> pixels of the model's image."""
+    assert tracker.video_size is not None
+    height, width = tracker.video_size
+    # transformers' processor divides by a tensor, which torch does in these two steps.
+    scale = torch.tensor([width, height], dtype=torch.float32).reciprocal() * tracker.image_size
+    return torch.tensor(points, dtype=torch.float32) * scale
+
+
+def _as_prompt(tracker: Tracker, masks: Tensor) -> Tensor:
+    """Masks (N, H, W), bool, of the source: transformers' processor makes them hard at the image's size."""
+    size = (tracker.image_size, tracker.image_size)
+    if tracker.rules == "published" or tuple(masks.shape[-2:]) == size:
+        return masks
+    soft = F.interpolate(masks.float().unsqueeze(1), size=size, mode="bilinear", align_corners=False, antialias=True)
+    return soft.squeeze(1) >= 0.5

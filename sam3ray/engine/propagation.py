@@ -27,7 +27,7 @@ from sam3ray.engine.lookahead import FrameWork
 from sam3ray.engine.outputs import FrameResult
 from sam3ray.engine.overlaps import Overlaps, PendingOverlaps
 from sam3ray.engine.postprocess import fill_holes
-from sam3ray.engine.prompting import Prompting
+from sam3ray.engine.prompting import run_rounds
 from sam3ray.engine.rules import Rules
 from sam3ray.engine.suppression import (
     ALWAYS,
@@ -54,7 +54,6 @@ class Propagation:
         tracker: fresh, of this clip alone.
         rules: thresholds in force.
         ids: gives the objects their ids.
-        size: (height, width) of the source's frames, for prompts on objects that a phrase found.
 
     Attributes:
         found_at_first: objects found on the first frame.
@@ -65,13 +64,10 @@ class Propagation:
     opening = True
     keeps: Callable[[DetectedObject], bool]
 
-    def __init__(
-        self, tracker: Tracker, rules: Rules, ids: Ids | None = None, size: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, tracker: Tracker, rules: Rules, ids: Ids | None = None) -> None:
         self.tracker = tracker
         self._rules = rules
         self._ids = ids or Ids()
-        self._prompting = Prompting(tracker, size or (1, 1))
         self._pointed: dict[int, tuple[Round, ...]] = {}
         self.phrases: list[str] = []
         self.objects: list[DetectedObject] = []
@@ -221,7 +217,9 @@ class Propagation:
         due = [(each.memory, self._pointed[each.object_id]) for each in chosen]
         if not due:
             return shown
-        result = self._prompting(features, frame, due, {n: tracked.masks[place] for n, place in enumerate(places)})
+        result = run_rounds(
+            self.tracker, features, frame, due, {n: tracked.masks[place] for n, place in enumerate(places)}
+        )
         for place, each in zip(places, chosen, strict=True):
             each.score = facts.scores[place] = 1.0
             each.pointed_at.append(frame)

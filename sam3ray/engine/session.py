@@ -444,7 +444,6 @@ class Session(AbstractContextManager["Session"]):
             total = self.length if self.length is not None else clock.given
             self.prompt_tracker = PromptTracker(
                 self.engine.tracker(self.size, self._short(total)),
-                self.size,
                 rehearsing=self.walk.rehearsal,
                 both_ways=self.policy.both_ways,
             )

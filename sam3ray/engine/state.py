@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from sam3ray.engine.clock import Clock
 from sam3ray.engine.detected import DetectedObject, Loan
@@ -242,17 +242,17 @@ def restore(session: Session, path: str | os.PathLike[str]) -> None:
         StateError: the file is missing, damaged, or of another model, clip or version; says which.
     """
     text, note, digest = read_header(path, _WHAT, _KEY)
-    with safe_open(path, framework="pt") as file:
-        tensors = StateTensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    if digest != digest_of(text + note, tensors.values):
-        raise StateError(f"the session state {path} is damaged: its digest does not match")
     try:
+        with safe_open(path, framework="pt") as file:
+            tensors = StateTensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        if digest != digest_of(text + note, tensors.values):
+            raise ValueError("its digest does not match")
         state = read_text(_ADAPTER, text, FORMAT, f"the session state {path}", tensors)
         _check_bound(session, state, path)
         _restored(session, state)
         if tensors.values:
             raise ValueError(f"the tensor {next(iter(tensors.values))} belongs to no object")
-    except (ValueError, KeyError, IndexError, TypeError) as error:  # pydantic's is a ValueError
+    except (OSError, SafetensorError, ValueError, KeyError, IndexError, TypeError) as error:
         raise StateError(f"the session state {path} is damaged: {what_is_wrong(error)}") from None
 
 
@@ -380,6 +380,4 @@ def _prompt_tracker_again(session: Session, saved: PromptTrackerState) -> None:
                 raise ValueError(f"what object {each.object_id} showed at {position} is of another shape")
             each.shown[position] = TrackedMasks(*(part.to(tracker.device) for part in parts))
         session.visual.objects[each.object_id] = each
-    session.prompt_tracker = PromptTracker(
-        tracker, session.size, rehearsing=saved.rehearsing, both_ways=session.policy.both_ways
-    )
+    session.prompt_tracker = PromptTracker(tracker, rehearsing=saved.rehearsing, both_ways=session.policy.both_ways)

@@ -88,7 +88,10 @@ def read_text(
         StateError: it has another format; `where` names the file.
         ValueError: it is damaged; pydantic's errors are ValueErrors, too.
     """
-    state = json.loads(text, parse_int=_bounded)
+    try:
+        state = json.loads(text, parse_int=_bounded)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     found = state.get("format") if isinstance(state, dict) else None
     if found != allowed:
         raise StateError(f"{where} has format {found!r:.40}; allowed: {allowed}", is_foreign=True)

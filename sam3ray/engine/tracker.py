@@ -11,20 +11,8 @@ An object enters by `add_masks` or by clicks (`set_clicks`, `encode_prompts`). E
 of its own: no call changes what another object remembers. One `Tracker` serves one clip.
 
 Where Meta's code (sam3_tracker_base.py, sam3_tracking_predictor.py at 99d02f2) and transformers'
-(modeling_sam3_tracker_video.py of 5.23) differ, `rules` decides:
-
-* what a frame reads of the past: see `memory`. A frame's score is the object's own here; Meta's code
-  takes the mean over the objects of a batch, so that one object's memory depends on another's score.
-* the pointer of an object given as a mask comes from the single-mask token (published), or from the
-  best of the candidates (transformers). The mask meets the decoder's prompt size in one step, or two.
-* masks turn into memory at the size they have and are resized then, or the other way round.
-* masks of one frame exclude each other in memory, or not.
-* clicks on a frame already tracked look at that frame alone, start from the mask that was there and
-  make it a conditioning frame, or read the memory and leave it an ordinary frame.
-* reconditioning recomputes the pointer from the mask, or keeps it.
-
-Not followed under either: transformers turns the memory masks of all objects into hard ones as soon as
-one object has a prompt on the frame, and tracks everybody twice when an object is added.
+(modeling_sam3_tracker_video.py of 5.23) differ, `rules` decides: `memory` says what a frame reads of the past,
+the methods say the rest.
 """
 
 from __future__ import annotations
@@ -314,7 +302,7 @@ class Tracker:
         """
         prompted = self.set_masks(features, frame, memories, masks, groups)
         self.encode_prompts(features, frame, memories, prompted, groups)
-        return prompted.tracked
+        return prompted
 
     @torch.inference_mode()
     def set_masks(
@@ -339,7 +327,7 @@ class Tracker:
         else:
             for_memory = prompt[:, 0] * 20.0 - 10.0
             low = self._to_low_res(for_memory)
-        return Prompted(TrackedMasks(low, scores, torch.ones_like(scores)), for_memory)
+        return Prompted(low, scores, torch.ones_like(scores), for_memory)
 
     @torch.inference_mode()
     def set_clicks(
@@ -388,7 +376,7 @@ class Tracker:
                 order += batch
         output = HeadOutput.joined(outputs, order)
         self._store_prompted(frame, memories, output.pointers)
-        return Prompted(output, self.upsample(output.masks))
+        return Prompted(output.masks, output.score_logits, output.iou_scores, self.upsample(output.masks))
 
     def _limit(self, clicks: Clicks) -> Clicks:
         """Published rules show the model no more than 16 points: the first 8 and the last 8."""
@@ -419,7 +407,7 @@ class Tracker:
         logits = prompted.memory_logits
         if self.rules == "published":
             logits = non_overlapping_logits(logits, groups)
-        self.encode_memory(features, frame, memories, logits, prompted.tracked.score_logits, hard=True)
+        self.encode_memory(features, frame, memories, logits, prompted.score_logits, hard=True)
 
     @torch.inference_mode()
     def recondition(
@@ -481,7 +469,7 @@ class Tracker:
         return torch.cat(parts)
 
     def _mask_pointers(self, features: FrameFeatures, prompt: Tensor) -> Tensor:
-        multimask = self.rules == "transformers"  # else the single-mask token
+        multimask = self.rules == "transformers"  # the best of the candidates; else the single-mask token
         parts = prompt.split(self.object_batch)
         return torch.cat([self._head.mask_pointers(features, part, multimask=multimask) for part in parts])
 

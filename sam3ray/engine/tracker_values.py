@@ -33,10 +33,10 @@ class TrackedMasks:
         columns = ([getattr(part, each.name) for part in parts] for each in fields(cls))
         return cls(*(in_order(column, order) for column in columns))
 
-    def of(self, places: Sequence[int]) -> TrackedMasks:
+    def of(self, places: Sequence[int]) -> Self:
         """The objects at these places."""
         at = indices(list(places), self.masks.device)
-        return TrackedMasks(self.masks[at], self.score_logits[at], self.iou_scores[at])
+        return type(self)(*(getattr(self, each.name)[at] for each in fields(self)))
 
 
 def in_order(parts: Sequence[Tensor], order: Sequence[int] | None = None) -> Tensor:
@@ -63,13 +63,12 @@ class Clicks:
 
 
 @dataclass(frozen=True, eq=False)
-class Prompted:
+class Prompted(TrackedMasks):
     """Objects that were prompted on a frame, before their memory is encoded.
 
     `memory_logits` (N, S, S) are the masks at the model's image size.
     """
 
-    tracked: TrackedMasks
     memory_logits: Tensor
 
 

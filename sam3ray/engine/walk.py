@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 from sam3ray.engine.exemplars import Exemplars
@@ -150,20 +151,19 @@ class Walk:
 
     def _begun(self, policy: Policy) -> Session:
         """A session: resumed if the recorder kept one of the same clip, otherwise new."""
-        for kept in self._recorder.kept() if self._recorder is not None else ():
-            session = self._session(policy)
-            try:
-                session.load(kept.state)
-            except StateError as error:
-                assert self._recorder is not None
-                self._recorder.refused(error)
-                self._sessions.remove(session)
-                self._ids = self._fresh_ids()
-                continue
-            assert self._recorder is not None
-            self._recorder.took_up()
-            self._kept = kept
-            return session
+        if self._recorder is not None:
+            for kept in self._recorder.kept():
+                session = self._session(policy)
+                try:
+                    session.load(kept.state)
+                except StateError as error:
+                    self._recorder.refused(error)
+                    self._sessions.remove(session)
+                    self._ids = self._fresh_ids()
+                    continue
+                self._recorder.took_up()
+                self._kept = kept
+                return session
         session = self._session(policy)
         for prompt in self._wanted.visual:
             session.add(prompt)
@@ -283,21 +283,19 @@ class Walk:
 
     def _run(self, session: Session, frames: Iterable[tuple[int, Frame]]) -> Iterator[tuple[int, FrameAnnotations]]:
         """One pass. A reverse one is to begin at `session.clock.first`."""
-        position, way = session.clock.first, -1 if session.walk.reverse else 1
+        positions = count(session.clock.first, -1 if session.walk.reverse else 1)
         number = session.pass_number
         for frame in self._frames_kept(number):
-            yield position, frame
-            position += way
+            yield next(positions), frame
         self._kept = None
-        for finished in self._given(session, (frame for _, frame in frames)):
+        for finished in self._given(session, frames):
             if self._recorder is not None:
                 self._recorder.add(number, finished.frame)
-            yield position, finished.frame
-            position += way
+            yield next(positions), finished.frame
 
-    def _given(self, session: Session, frames: Iterable[Frame]) -> Iterator[SessionResult]:
+    def _given(self, session: Session, frames: Iterable[tuple[int, Frame]]) -> Iterator[SessionResult]:
         worked = session.clock.worked
-        for frame in frames:
+        for _, frame in frames:
             yield from session.step(frame)
             if session.is_satisfied:
                 break

@@ -250,9 +250,9 @@ class TestClicks:
         ]
         tracker = SeeingTracker(tiny_model())
         features = tracker.features(hidden[0])[0]
-        together = tracker.set_clicks(features, 0, [ObjectMemory() for _ in clicks], clicks).tracked
+        together = tracker.set_clicks(features, 0, [ObjectMemory() for _ in clicks], clicks)
         for i, click in enumerate(clicks):
-            alone = tracker.set_clicks(features, 0, [ObjectMemory()], [click]).tracked
+            alone = tracker.set_clicks(features, 0, [ObjectMemory()], [click])
             assert worst_iou([((together.masks[i] > 0).numpy(), (alone.masks[0] > 0).numpy())]) >= 0.999
             assert torch.allclose(together.score_logits[i], alone.score_logits[0], atol=1e-4)
 
@@ -263,7 +263,7 @@ class TestClicks:
 
         def masks(earlier: torch.Tensor | None) -> torch.Tensor:
             click = Clicks(points, labels, earlier)
-            return tracker.set_clicks(features, 0, [ObjectMemory()], [click]).tracked.masks
+            return tracker.set_clicks(features, 0, [ObjectMemory()], [click]).masks
 
         huge = torch.where(SQUARES[0][::2, ::2], 1024.0, -1024.0)
         assert torch.equal(masks(huge), masks(huge.clamp(-32, 32)))

@@ -77,7 +77,7 @@ def test_clicks_wait_for_nothing():
         points, labels = torch.zeros(2, 2), torch.ones(2, dtype=torch.int32)
         first = [Clicks(points, labels), Clicks(points[:1], labels[:1])]
         prompted = tracker.set_clicks(features, 0, memories, first)
-        again = [Clicks(points, labels, mask) for mask in prompted.tracked.masks]
+        again = [Clicks(points, labels, mask) for mask in prompted.masks]
         tracker.encode_prompts(features, 0, memories, tracker.set_clicks(features, 0, memories, again))
         tracked = tracker.track(features, 1, memories)
         tracker.encode_memory(features, 1, memories, tracker.upsample(tracked.masks), tracked.score_logits)
