@@ -1,9 +1,10 @@
 """The files of an unfinished clip that is cut into parallel windows, in `windows/<clip_id>/`.
 
-    cuts.json                 how it is cut, decided once w<k>-<n>.parquet          rows of window k, made by its n-th
-    attempt w<k>-<n>.safetensors      what its objects remember at its end; the last window has none w<k>.json
-    window k is done: names the two with their SHA-256 links.json                which objects are the same across
-    windows, decided once; names the rows it is based on
+    cuts.json                 how it is cut, decided once
+    w<k>-<n>.parquet          rows of window k, made by its n-th attempt
+    w<k>-<n>.safetensors      its objects' memories at its end; the last window has none
+    w<k>.json                 window k is done: names the two with their SHA-256
+    links.json                which objects are the same across windows, decided once; names the rows it is based on
 
 Each file is created if absent, whole or not at all, in the order of this list. If the process dies after
 * `cuts.json`: the next attempt uses it, if it is of the same video, rules and versions.
