@@ -1,11 +1,11 @@
-"""Work of constant shape as CUDA graphs: one launch from Python in place of hundreds.
+"""Runs work of constant shape as CUDA graphs: one launch from Python instead of hundreds.
 
-A `Captured` function runs as it is on a CPU, under autocast, and the first time that it sees some shapes. From the
+A `Captured` function runs uncaptured on a CPU, under autocast, and the first time that it sees some shapes. From the
 second time on it is replayed on a GPU. Results are copied out, so that the next replay overwrites nothing that is
 still wanted. All graphs of a device share one pool of memory, which is safe while one thread replays them in one
 stream. A capture that fails is logged once, and the function runs uncaptured: the numbers are the same.
 
-What a captured function may do: nothing that waits for the device, and nothing whose shape hangs on values. The test
+A captured function must not wait for the device, and no shape in it may depend on values. The test
 on fake tensors (`tests/engine/test_waits.py`) holds that without a card. What it reads apart from its arguments must
 stay where it is.
 """
@@ -25,7 +25,7 @@ from torch import Tensor
 from sam3ray.faults.causes import first_line
 
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
-_FIRST_RUNS = 1  # as it is, before shapes are thought worth a capture
+_FIRST_RUNS = 1  # uncaptured runs before shapes are captured
 
 _log = logging.getLogger(__name__)
 _places: dict[torch.device, _Place] = {}
@@ -35,7 +35,7 @@ _enabled = True
 
 
 def release() -> None:
-    """Gives back the memory of all graphs. They are captured anew when their shapes come again."""
+    """Frees the memory of all graphs. They are captured again when their shapes recur."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     for each in _captured:
@@ -45,7 +45,7 @@ def release() -> None:
 
 @contextmanager
 def disabled() -> Iterator[None]:
-    """Run everything as it is."""
+    """Run everything uncaptured."""
     global _enabled
     before, _enabled = _enabled, False
     try:

@@ -143,7 +143,7 @@ class NotFetched(HubUnreachable):
 
 
 class HubBusy(HubUnreachable, NotNow):
-    """It may answer later: too many requests, a reset, a time-out."""
+    """Whether it may answer later: too many requests, a reset, a time-out."""
 
 
 def checkpoint_identity(
@@ -153,7 +153,7 @@ def checkpoint_identity(
     patient: bool = True,
     storage_options: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """What the weights are, without loading them: part of a run's fingerprint.
+    """The identity of the weights, without loading them: part of a run's fingerprint.
 
     Args:
         known: the identity that this run was begun with: its commit is not looked up again, so that a branch which
@@ -263,12 +263,12 @@ def _check_folder(folder: Path, name: str) -> None:
 
 @contextmanager
 def _explained(config: ModelConfig) -> Iterator[None]:
-    """Turns what hub and loader raise into one sentence that says what to do."""
+    """Turns errors of the hub and the loader into one sentence that says what to do."""
     from huggingface_hub import errors as hub
     from huggingface_hub.utils import logging as hub_logging
     from safetensors import SafetensorError
 
-    hub_logging.set_verbosity_error()  # it warns at each retry of what the sentence below says once
+    hub_logging.set_verbosity_error()  # it warns at each retry; the sentence below says it once
     name = config.checkpoint
     try:
         yield
@@ -310,13 +310,13 @@ def _is_busy(error: BaseException) -> bool:
 
 
 def _look_only_here(where: dict[str, Any], config: ModelConfig, name: str, patient: bool) -> None:
-    """Where the hub does not answer at once and nobody waits for it, its cache on this machine is asked."""
+    """If the hub does not answer at once, and the caller does not wait, its cache on this machine is used."""
     if not patient and not config.offline and not _hub_answers(name, config.revision):
         where["local_files_only"] = True
 
 
 def _hub_answers(name: str, revision: str) -> bool:
-    """One request, tried once. What the hub refuses, it refuses again when it is asked for a file."""
+    """One request, tried once. A refusal is repeated when a file is requested."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 

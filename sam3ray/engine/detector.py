@@ -2,7 +2,7 @@
 
 Text embeddings are computed once per phrase and engine. The phrases of a frame (and, with look-ahead, several
 frames) share a call of the detector's transformer, `batch` (frame, phrase) pairs at a time. The other half of its
-work, the masks, is done when they are asked for: a phrase without a score above the threshold costs none of it.
+work, the masks, is done on demand: a phrase without a score above the threshold costs none of it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from sam3ray.failures import UserError
 if TYPE_CHECKING:
     from sam3ray.engine.checkpoint import Checkpoint
 
-_MOST_PHRASES = 512  # whose text features are kept, 16 KB each, however many phrases the clips of a job bring
+_MOST_PHRASES = 512  # whose text features are kept, 16 KB each, regardless of the job's number of phrases
 _COARSE = 2  # the level of the feature pyramid that is searched; those before are finer, and the one behind is unused
 
 
 @dataclass(eq=False)
 class Proposals:
-    """Everything the detector says of one frame, before any threshold.
+    """The detector's complete output for one frame, before any threshold.
 
     Attributes:
         masks: (prompts, queries, h, w) logits on the device, or what makes those of some prompts when it is called.
@@ -53,7 +53,7 @@ class Proposals:
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What one frame's proposals leave after thresholds and NMS, in order of prompt and query.
+    """One frame's proposals that remain after thresholds and NMS, in order of prompt and query.
 
     Attributes:
         masks: (n, h, w) logits on the device.
@@ -74,7 +74,7 @@ class Detections:
 
 
 class DetectorLike(Protocol):
-    """What the engine needs of a detector; tests and benchmarks bring their own."""
+    """The detector that the engine needs; tests and benchmarks provide their own."""
 
     def propose(self, backbone: torch.Tensor, prompts: Sequence[Asked], first_position: int) -> list[Proposals]:
         """Detect on consecutive frames.
@@ -245,7 +245,7 @@ class _Part:
 
 @dataclass(frozen=True, eq=False)
 class _Masks:
-    """The masks of one frame, made when asked for; until then, what they are made of."""
+    """The masks of one frame, made on demand; until then, their ingredients."""
 
     detector: Detector
     backbone: torch.Tensor  # (1, tokens, channels)

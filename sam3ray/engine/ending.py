@@ -1,4 +1,4 @@
-"""What a window of a clip leaves to the windows after it: what its objects remember when its rows end.
+"""What a window of a clip leaves to later windows: its objects' memories at the end of its rows.
 
 One safetensors file: the memories and pointers of each object by themselves, so that one object is read without the
 others, and in the metadata one JSON text with the rest, which holds a digest of each object's tensors. The file is
@@ -81,7 +81,7 @@ class Ending:
 
     @classmethod
     def of(cls, session: Session, start: int) -> Ending:
-        """Of a session that has worked on the window's rows and on nothing more; it goes on.
+        """Taken from a session that has processed exactly the window's rows and continues.
 
         Args:
             start: position in the clip of the session's first frame.
@@ -125,7 +125,7 @@ class Ending:
 
 
 def _seen_last_first(session: Session) -> Iterator[tuple[int, str, ObjectMemory]]:
-    """All objects with something that they remember: id, phrase, memory."""
+    """All objects that have a memory: id, phrase, memory."""
     propagation = session.propagation
     if propagation is None:
         return
@@ -139,7 +139,7 @@ def _seen_last_first(session: Session) -> Iterator[tuple[int, str, ObjectMemory]
 
 
 class EndingFile:
-    """An ending on disk; what an object remembers is read when it is asked for.
+    """An ending on disk; an object's memory is read on demand.
 
     Attributes:
         start, until: see `EndingState`.
@@ -173,7 +173,7 @@ class EndingFile:
 
     @torch.inference_mode()
     def memory(self, object_id: int, tracker: Tracker) -> ObjectMemory:
-        """What an object remembers, in the tracker's banks. Frames count from `start`.
+        """An object's memory, in the tracker's banks. Frames count from `start`.
 
         Raises:
             StateError: the file is damaged.

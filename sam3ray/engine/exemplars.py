@@ -1,4 +1,4 @@
-"""Concepts shown by boxes: on which frames they are looked for, and the encodings of their boxes.
+"""Concepts shown by boxes: the frames on which they are used, and the encodings of their boxes.
 
 By Meta's published rules (`add_prompt` with boxes, sam3/model/sam3_video_inference.py) boxes are encoded on their own
 frame and take part in the detection of that frame alone. A phrase is looked for on the other frames without them; an
@@ -20,7 +20,7 @@ from sam3ray.prompts import describe, place_problem
 from sam3ray.values.exemplars import exemplar_problem, named_exemplars
 from sam3ray.values.prompts import ExemplarPrompt
 
-VISUAL = "visual"  # the text that stands for a phrase where there is none, in Meta's code and here
+VISUAL = "visual"  # the text used in place of a missing phrase, in Meta's code and here
 
 Boxes = tuple[tuple[float, float, float, float], ...]
 
@@ -167,7 +167,7 @@ class Exemplars:
         return Sought(first.name, first.phrase or VISUAL, tuple(boxes), tuple(signs), given, kept)
 
     def worked(self, frame_index: int, worked: int) -> None:
-        """A frame has been worked on, the last of `worked`."""
+        """A frame has been processed, the last of `worked`."""
         self.coming.pop(frame_index, None)
         self.ended = [each for each in self.ended if each.until is None or each.until > worked]
 

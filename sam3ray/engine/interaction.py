@@ -65,7 +65,7 @@ def make_rounds(prompts: Sequence[VisualPrompt], height: int, width: int) -> tup
 
 
 def check_prompt(prompt: VisualPrompt, height: int, width: int) -> None:
-    """Raises ValueError where the prompt cannot be meant for frames of this size."""
+    """Raises ValueError if the prompt does not fit frames of this size."""
     where = f"prompt of object {prompt.object_id} on frame {prompt.frame_index}"
     if prompt.object_id < 1:
         raise ValueError(f"{where}: object ids start at 1")

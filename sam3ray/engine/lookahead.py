@@ -1,4 +1,4 @@
-"""The part of a frame's work that needs no past: vision backbone, detector, tracker features.
+"""The part of a frame's work that does not depend on earlier frames: vision backbone, detector, tracker features.
 
 It runs ahead of the tracker, by one batch of frames; on a GPU by two. This keeps the device busy while Python
 decides what becomes of the frame before.
@@ -43,7 +43,7 @@ class FrameWork:
 
 
 class LookAhead:
-    """Frames of a clip, in order: pushed as they come, popped when their turn has come.
+    """Frames of a clip, in order: pushed as they come, popped in turn.
 
     Args:
         checkpoint: the loaded model.
@@ -86,7 +86,7 @@ class LookAhead:
         self._waiting.append((FrameWork(FrameStamp.of(frame), position, phrases), image))
 
     def clear(self) -> None:
-        """Drop what was pushed and not popped."""
+        """Drop frames that were pushed but not popped."""
         self._inputs.close()
         self._waiting.clear()
         self._ready.clear()

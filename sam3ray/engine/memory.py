@@ -1,4 +1,4 @@
-"""What tracked objects remember, where it is kept, and which of it a frame reads.
+"""The memories of tracked objects: where they are kept, and which of them a frame reads.
 
 An object's past is a handful of rows in two banks of tensors: memory features (one row per
 object and frame, g*g x 64) and object pointers. An `ObjectMemory` holds row numbers only, so that
@@ -117,7 +117,7 @@ class Bank:
 
 @dataclass(slots=True)
 class FrameEntry:
-    """What one object keeps of one frame: row numbers in the banks.
+    """An object's memory of one frame: row numbers in the banks.
 
     `passed` says whether the frame's score was good enough for the published rules to remember
     it; it stays None until the device has told.

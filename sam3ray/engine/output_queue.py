@@ -1,4 +1,4 @@
-"""Final masks, made in a thread of their own while the model runs on."""
+"""Makes final masks in a thread while the model continues."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sam3ray.engine.outputs import MaskForm, final_masks
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.transfer import on_stream, side_stream
 
-FINISHING = 4  # frames whose masks are being finished while the model runs on
+FINISHING = 4  # frames whose masks are being finished while the model continues
 
 
 class OutputQueue:

@@ -28,7 +28,7 @@ _DEVICE_PIXELS = 2**27  # resized mask pixels held at once on a device, in float
 
 @dataclass(frozen=True, eq=False)
 class FrameResult:
-    """What the model says of one frame, before anything is resized.
+    """The model's output for one frame, before anything is resized.
 
     Attributes:
         stamp: which frame.
