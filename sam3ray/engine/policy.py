@@ -1,4 +1,4 @@
-"""When results leave, and how often and which way a clip is gone through."""
+"""When results are released, and which passes are made over a clip."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Policy:
-    """What a session does with a clip.
+    """How a session processes a clip.
 
     Attributes:
         passes: in order. A backward pass after a forward one begins before the last frame on which an object started.
@@ -40,7 +40,7 @@ class Policy:
 
     @property
     def both_ways(self) -> bool:
-        """Whether a backward pass needs what the forward one remembers."""
+        """Whether a backward pass needs the memories of the forward one."""
         shows = [each for each in self.passes if each.follows and not each.rehearsal]
         return len(shows) == 2
 

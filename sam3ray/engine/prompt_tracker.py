@@ -1,4 +1,4 @@
-"""Objects that clicks, boxes and masks point out, on one frame after another.
+"""Tracks the objects of clicks, boxes and masks from frame to frame.
 
 Forward, an object starts on the frame of its first prompt; backward, on that of its last. A prompt on a frame that the
 object has already reached refines it from there in the direction of travel.

@@ -1,4 +1,4 @@
-"""Clicks, boxes and masks of one frame, applied to the objects that they are meant for."""
+"""Applies clicks, boxes and masks of one frame to their objects."""
 
 from __future__ import annotations
 

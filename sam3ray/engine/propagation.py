@@ -1,4 +1,4 @@
-"""The objects that phrases find in one clip, and what a frame does to them.
+"""Finds and tracks the objects of phrases in one clip.
 
 The order of a frame: track every object, clean the masks, compare them with the detections, decide (on the host, on
 numbers), then write the decisions into the tracker's memory. Nothing of the frame is read back from the device but
@@ -85,14 +85,14 @@ class Propagation:
         """Refine an object on the frame that comes next.
 
         As in Meta's code: its score becomes 1, the frame one of its conditioning frames, and conditioning frames close
-        by, which only a detection made, become ordinary ones. Unlike there, hotstart never removes or hides it again:
-        somebody has said that it is there.
+        by, which only a detection made, become ordinary ones. Unlike there, hotstart never removes or hides it again: a
+        person has said that it is there.
         """
         self._pointed[object_id] = rounds
         self.hotstart.confirm(object_id)
 
     def remove(self, object_ids: Collection[int] = (), phrases: Collection[str] = ()) -> None:
-        """Stop tracking objects, and all that these phrases have found. Nobody else's memory changes."""
+        """Stop tracking objects, and all that these phrases have found. Other objects' memories do not change."""
         gone = [e for e in self.objects if e.object_id in object_ids or self.phrases[e.prompt] in phrases]
         for each in gone:
             self.hotstart.forget(each.object_id)
@@ -151,7 +151,7 @@ class Propagation:
             DetectedObject(object_id, int(detections.prompts[d]), float(detections.scores[d]), frame)
             for object_id, d in zip(self._ids.take(len(found.new)), found.new, strict=True)
         ]
-        # What was not looked for on this frame does not count as missed.
+        # Phrases that were not detected on this frame do not count as missed.
         looked_for = {self.phrases.index(name_of(asked)) for asked in work.phrases}
         missed, empty = (
             [objects[place].object_id for place in places if objects[place].prompt in looked_for]
@@ -211,7 +211,7 @@ class Propagation:
     def _refine(
         self, frame: int, features: FrameFeatures, tracked: TrackedMasks, shown: torch.Tensor, facts: Overlaps
     ) -> torch.Tensor:
-        """Apply what was pointed at on this frame. Returns the masks to show."""
+        """Apply this frame's visual prompts. Returns the masks to show."""
         places = [place for place, each in enumerate(self.objects) if each.object_id in self._pointed]
         chosen = [self.objects[place] for place in places]
         due = [(each.memory, self._pointed[each.object_id]) for each in chosen]

@@ -1,4 +1,4 @@
-"""Where remembered objects are on frames that their own tracker never saw."""
+"""Finds remembered objects on frames that their own tracker never saw."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Recall:
         return self._tracker.rows_in_use
 
     def memory(self, key: Hashable, load: Callable[[Tracker], ObjectMemory]) -> ObjectMemory:
-        """What the object `key` remembers, loaded where it is not there yet."""
+        """The memory of the object `key`, loaded on demand."""
         memory = self._memories.pop(key, None)
         memory = self._memories[key] = load(self._tracker) if memory is None else memory
         while len(self._memories) > _MEMORIES:

@@ -1,4 +1,4 @@
-"""How a walk through a clip can be interrupted and resumed: what it reports, and what it asks for.
+"""The interface by which a walk through a clip is saved and resumed.
 
 A walk hands over each frame as soon as it is final within its pass. It also says when everything final has been handed
 over and the session can be saved. With the saved frames and the saved session, another walk, in another process, can
@@ -43,7 +43,7 @@ class Recorder(Protocol):
     """Saves the progress of a walk."""
 
     def kept(self) -> Iterator[Kept]:
-        """Points to resume from, the best first. The next one is asked for if this one cannot be used."""
+        """Points to resume from, the best first. The next one is taken if this one cannot be used."""
         ...
 
     def refused(self, error: StateError) -> None:

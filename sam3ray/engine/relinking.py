@@ -1,4 +1,4 @@
-"""Objects of phrases that were lost and come back as new ones: they get their old ids (`tracking.relink`).
+"""Gives lost objects of phrases that come back as new ones their old ids (`tracking.relink`).
 
 While a new object is in its hotstart it is shown nowhere yet. On its first frame and on a few more, what lost objects
 of its phrase remember is looked for in the frame, and compared with its mask. When hotstart has accepted it, it may
@@ -31,7 +31,7 @@ MOST = 64  # lost objects of a phrase that are remembered, and that a new one is
 
 @dataclass
 class Gone:
-    """An object that is tracked no longer. `last`: the last frame on which it had a mask."""
+    """An object that is no longer tracked. `last`: the last frame on which it had a mask."""
 
     object_id: int
     prompt: int
@@ -76,7 +76,7 @@ class Relinker:
         return True
 
     def after(self, features: FrameFeatures, frame: int, step: LoopStep) -> list[tuple[int, int, float]]:
-        """Takes in what a frame has brought.
+        """Takes in the results of a frame.
 
         Returns:
             (id, old id, old score) of new objects that turn out to be lost ones. The propagation knows it already.
@@ -102,13 +102,13 @@ class Relinker:
         return self._decide(step.young)
 
     def remove(self, object_ids: Collection[int], phrases: Collection[str]) -> None:
-        """Nobody is found again as one of these."""
+        """Stops watching these: no lost object is found again as one of them."""
         names = self._propagation.phrases
         for each in [e for e in self.gone.values() if e.object_id in object_ids or names[e.prompt] in phrases]:
             self._drop(each.object_id)
 
     def finish(self) -> list[tuple[int, int, float]]:
-        """The clip ends: what can be said now of those that are still watched."""
+        """The clip ends: decides about the new objects that are still watched."""
         return self._decide(frozenset())
 
     def _remember(self, frame: int) -> None:

@@ -1,4 +1,4 @@
-"""Which of the objects that appear are objects that were lost: decisions on the scores of a probe."""
+"""Decides which new objects are lost ones, from the scores of a probe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 STEPS = (0, 4, 8, 12, 16)
 LOOKS = 3
 ENOUGH = 0.4  # the least score: about .6 on two frames of three
-MARGIN = 0.05  # by which it must be better than any other
+MARGIN = 0.05  # margin by which it must beat any other
 
 _Lost = TypeVar("_Lost", bound=Hashable)
 
@@ -27,7 +27,7 @@ _Birth = TypeVar("_Birth", bound=Appearing)
 
 
 def accepted(births: Sequence[_Birth], scores: Mapping[Hashable, Mapping[_Lost, float]]) -> list[tuple[_Birth, _Lost]]:
-    """Births with the lost objects that they are, one to one.
+    """Matches births with lost objects, one to one.
 
     A score counts from `ENOUGH` on, if it is better by `MARGIN` than what the birth has with any other lost object, and
     than what the lost object has with any other birth that appears at about the same time. Of births that follow each

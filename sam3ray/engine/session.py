@@ -1,4 +1,4 @@
-"""One clip, frame by frame: what is asked for may change between the frames, and the state can be saved.
+"""Processes one clip frame by frame. Prompts may change between frames, and the state can be saved.
 
     session = Session(engine, height, width)
     session.add("person")
@@ -113,7 +113,7 @@ class Session(AbstractContextManager["Session"]):
         self.relinker: Relinker | None = None
         self.prompt_tracker: PromptTracker | None = None
         self.buffer = HotstartBuffer()
-        self.ready: list[SessionResult] = []  # finished, and not given back yet
+        self.ready: list[SessionResult] = []  # finished, and not returned yet
         checkpoint = engine.checkpoint
         self._outputs = OutputQueue(checkpoint.device, self.size, masks, at_once=self.policy.live)
         batch = 1 if self.policy.live else engine.tracking.frame_batch
@@ -125,14 +125,14 @@ class Session(AbstractContextManager["Session"]):
         self.close()
 
     def close(self) -> None:
-        """Ends the session, wherever it is."""
+        """Ends the session at any point."""
         self.is_over = True
         self._ahead.clear()
         self._outputs.close()
 
     @property
     def walk(self) -> Pass:
-        """The pass under way."""
+        """The current pass."""
         return self.policy.passes[self.pass_number]
 
     @property
@@ -141,10 +141,10 @@ class Session(AbstractContextManager["Session"]):
 
     @property
     def is_satisfied(self) -> bool:
-        """Whether the pass wants no more frames: a rehearsal ends with the last prompt."""
+        """Whether the pass needs no more frames: a rehearsal ends with the last prompt."""
         return self.walk.rehearsal and not self.visual.waiting and not self.visual.coming
 
-    # What is asked for
+    # Prompts
 
     def add(self, prompt: str | ExemplarPrompt | VisualPrompt) -> tuple[int, ...]:
         """Adds a prompt, from the next frame on.
@@ -196,7 +196,7 @@ class Session(AbstractContextManager["Session"]):
             self._ask(phrases)
 
     def _label_problem(self, phrases: tuple[str, ...]) -> str | None:
-        """What is wrong where a phrase is the label of an exemplar, too."""
+        """The problem if a phrase is also the label of an exemplar."""
         labelled = [ExemplarPrompt((), label=name) for name in self.exemplars.names]
         return with_exemplar_phrases(phrases, labelled)[2]
 
@@ -266,7 +266,7 @@ class Session(AbstractContextManager["Session"]):
         return self._take_ready()
 
     def _asked_on(self, frame_index: int) -> tuple[Asked, ...]:
-        """What is looked for on the frame given now."""
+        """The concepts to detect on the current frame."""
         clock = self.clock
         if not self.walk.finds:
             return ()
@@ -290,7 +290,7 @@ class Session(AbstractContextManager["Session"]):
             raise ValueError(f"frame {frame.index} comes after frame {last}; allowed in this pass: an index {way} it")
 
     def finish(self) -> list[SessionResult]:
-        """End the pass: nothing more comes.
+        """End the pass: no more frames come.
 
         Raises:
             ClipError: empty_range, where the frame of an exemplar or a visual prompt did not come.
@@ -313,7 +313,7 @@ class Session(AbstractContextManager["Session"]):
         return self._take_ready()
 
     def next_pass(self, first: int | None = None) -> bool:
-        """Begins the next pass, after `finish`; False where there is none.
+        """Begins the next pass, after `finish`; False if there is none.
 
         Args:
             first: position of its first frame. By default (then in `clock.first`), a pass that goes back after the
@@ -338,7 +338,7 @@ class Session(AbstractContextManager["Session"]):
 
     @property
     def next_position(self) -> int:
-        """Position of the frame that is to be given next; of a reverse pass it falls."""
+        """Position of the next frame to give; it decreases in a reverse pass."""
         return self._position(self.clock.given)
 
     @property
@@ -349,7 +349,7 @@ class Session(AbstractContextManager["Session"]):
     def save(self, path: str | PathLike[str], note: str = "") -> None:
         """Writes the state to a file, which appears whole or not at all. The session continues.
 
-        Frames given but not worked on are not in it.
+        Frames given but not processed are not in it.
 
         Args:
             note: a text of the caller's own, which `sam3ray.engine.state.read_note` gives back.
@@ -357,7 +357,7 @@ class Session(AbstractContextManager["Session"]):
         self.snapshot().write(path, note)
 
     def snapshot(self) -> Snapshot:
-        """What `save` writes, copied to the host, for another thread to write."""
+        """A copy on the host of what `save` writes, for another thread to write."""
         from sam3ray.engine.state import snapshot
 
         self._check_open()
@@ -365,7 +365,7 @@ class Session(AbstractContextManager["Session"]):
         return snapshot(self)
 
     def load(self, path: str | PathLike[str]) -> None:
-        """Goes on where another session was saved, in a session of the same size and policy just begun.
+        """Continues where another session was saved, in a new session of the same size and policy.
 
         The frame to give next is that at `next_position`.
 
@@ -405,7 +405,7 @@ class Session(AbstractContextManager["Session"]):
         return self.walk.rehearsal and self.engine.tracking.rules == "transformers"
 
     def _is_active(self, each: PromptedObject, position: int) -> bool:
-        """Whether an object is to be found on a frame by what it remembers."""
+        """Whether an object is to be found on a frame by its memory."""
         born, walk = each.born, self.walk
         if born is None or self._takes_prompts_alone:
             return False
@@ -461,7 +461,7 @@ class Session(AbstractContextManager["Session"]):
                 self.ready += self._outputs.push(due_frame)
 
     def _detect(self, step: LoopStep, work: FrameWork, due: dict[int, tuple[Round, ...]], remaining: int) -> LoopStep:
-        """What phrases find. Takes the prompts on their objects out of `due`."""
+        """The objects found by phrases. Takes the prompts on them out of `due`."""
         if not work.phrases and self.propagation is None:
             return step
         if self.propagation is None:

@@ -1,4 +1,4 @@
-"""Where an engine takes frames from when one look at each is not enough."""
+"""Sources of frames for an engine that needs frames more than once."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class FrameSource(Protocol):
     def width(self) -> int: ...
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Frame]:
-        """Frames at the positions start..stop-1 (None: to the end), in order, decoded as they are asked for."""
+        """Frames at the positions start..stop-1 (None: to the end), in order, decoded on demand."""
         ...
 
 
 @runtime_checkable
 class Listed(Protocol):
-    """A source that knows where its frames are without decoding them, as `sam3ray.video.ClipFrames` mostly does."""
+    """A source that knows its frames without decoding them, as `sam3ray.video.ClipFrames` mostly does."""
 
     @property
     def indices(self) -> Sequence[int]:
@@ -47,7 +47,7 @@ class Stamped(Protocol):
     """A source that also knows when they are shown."""
 
     def stamps(self) -> Iterator[FrameStamp]:
-        """What `read` gives, without images."""
+        """The same as `read`, without images."""
         ...
 
 
@@ -65,12 +65,12 @@ def position_of(source: FrameSource, index: int | None) -> int | None:
 
 
 def stamps_of(source: FrameSource) -> Iterator[FrameStamp]:
-    """Which frames a source has. Only one that is not `Stamped` is read for it."""
+    """The frames of a source. Only one that is not `Stamped` is read for them."""
     return source.stamps() if isinstance(source, Stamped) else map(FrameStamp.of, source.read())
 
 
 def not_read(frame_index: int, what: str) -> ClipError:
-    """For a frame that something hangs on, and that does not come. `what` says so: ", on which ..."."""
+    """The error for a required frame that does not come. `what` says so: ", on which ..."."""
     return ClipError(
         Reason.EMPTY_RANGE,
         f"frame {frame_index}, {what}, is not among the frames read (see the clip's range and sampling rate)",

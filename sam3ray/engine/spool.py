@@ -1,4 +1,4 @@
-"""Frames' results set aside until they can leave in display order."""
+"""Keeps results of frames until they can be released in display order."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The state of a session in a file: what a fresh process needs to continue as if nothing had happened.
+"""The state of a session in a file, from which a new process continues without a difference.
 
 One safetensors file: tensors (what objects remember, masks of frames that are held back), and in its metadata one JSON
 text with all the rest and a digest over both. Frames that were given but not worked on are not in it: the session that
-loads it wants them again, from `Session.next_position` on.
+loads it needs them again, from `Session.next_position` on.
 
 A file is bound to the weights, the rules, the versions of engine, torch and transformers, and the dtype: with any of
 them other rows could follow. Batch sizes, the device and where memories are kept are free: they round differently.
@@ -140,7 +140,7 @@ class Snapshot:
 
 
 def bound_to(engine: Engine) -> dict[str, Any]:
-    """What a state depends on."""
+    """The facts that a state depends on."""
     tracking = engine.tracking.model_dump(mode="json")
     return {
         "engine": ENGINE_VERSION,
@@ -281,7 +281,7 @@ def _check_bound(session: Session, state: SessionState, path: str | os.PathLike[
 
 @torch.inference_mode()
 def _restored(session: Session, state: SessionState) -> None:
-    """Raises ValueError where parts of the state contradict each other."""
+    """Raises ValueError if parts of the state contradict each other."""
     if state.pass_number >= len(session.policy.passes):
         raise ValueError(f"pass_number is {state.pass_number}")
     session.pass_number, session.length = state.pass_number, state.length

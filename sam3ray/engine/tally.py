@@ -1,4 +1,4 @@
-"""What phrases found in a clip, counted."""
+"""Counts what phrases found in a clip."""
 
 from __future__ import annotations
 

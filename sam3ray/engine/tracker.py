@@ -51,9 +51,9 @@ from sam3ray.engine.vision import FrameFeatures
 
 MASK_PROMPT_SCORE = 10.0  # score logit of an object given as a mask; the negative of it where the mask is empty
 PASSING_SCORE = 0.01  # the published rules forget frames whose score is not above this
-MAX_POINTS = 16  # the published rules show the model no more clicks on one object and frame
+MAX_POINTS = 16  # the published rules give the model at most so many clicks per object and frame
 _DEVICE_PIXELS = 2**27  # mask pixels of the source's size held at once, in float32
-EARLIER_LOGIT_LIMIT = 32.0  # earlier logits are clamped to +- this before they go in with new clicks
+EARLIER_LOGIT_LIMIT = 32.0  # earlier logits are clamped to +- this before they are given with new clicks
 
 
 class Tracker:
@@ -125,7 +125,7 @@ class Tracker:
     # State
 
     def saved(self, memories: Iterable[ObjectMemory]) -> SavedRows:
-        """Copies of all that these objects remember."""
+        """Copies of these objects' memories."""
         self._resolve()
         entries = [entry for memory in memories for entry in memory.entries]
         memory, pointer = (
@@ -155,7 +155,7 @@ class Tracker:
     def track(
         self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory], *, reverse: bool = False
     ) -> TrackedMasks:
-        """Finds every object on `frame` by what it remembers.
+        """Finds every object on `frame` by its memory.
 
         Stores each object's pointer for the frame; its memory follows with `encode_memory`.
         """
@@ -379,7 +379,7 @@ class Tracker:
         return Prompted(output.masks, output.score_logits, output.iou_scores, self.upsample(output.masks))
 
     def _limit(self, clicks: Clicks) -> Clicks:
-        """Published rules show the model no more than 16 points: the first 8 and the last 8."""
+        """Published rules give the model at most 16 points: the first 8 and the last 8."""
         if self.rules == "transformers":
             return replace(clicks, earlier=None)
         earlier = clicks.earlier
@@ -469,7 +469,7 @@ class Tracker:
         return torch.cat(parts)
 
     def _mask_pointers(self, features: FrameFeatures, prompt: Tensor) -> Tensor:
-        multimask = self.rules == "transformers"  # the best of the candidates; else the single-mask token
+        multimask = self.rules == "transformers"  # the best of the candidates; otherwise the single-mask token
         parts = prompt.split(self.object_batch)
         return torch.cat([self._head.mask_pointers(features, part, multimask=multimask) for part in parts])
 
@@ -521,7 +521,7 @@ class Tracker:
                         self._drop(entries.pop(t))
 
     def forget(self, memories: Iterable[ObjectMemory]) -> None:
-        """Frees all that is kept of objects that will not be tracked any more."""
+        """Frees the memories of objects that will no longer be tracked."""
         memories = list(memories)
         self.forget_tracked(memories)
         for memory in memories:

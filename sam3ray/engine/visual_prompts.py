@@ -1,4 +1,4 @@
-"""Clicks, boxes and masks: which frames they wait for, and the objects that they point out."""
+"""Clicks, boxes and masks, the frames for which they wait, and their objects."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class VisualPrompts:
 
     @property
     def pending(self) -> list[VisualPrompt]:
-        """The prompts that have not been worked on."""
+        """The prompts that have not been processed."""
         by_object = [each for waiting in (self.waiting, self.coming) for each in waiting.values()]
         return [prompt for prompts in by_object for given in prompts.values() for prompt in given]
 
@@ -86,7 +86,7 @@ class VisualPrompts:
         of_frame[object_id] = (*of_frame.get(object_id, ()), prompt)
 
     def withdraw(self, object_id: int) -> None:
-        """Takes back the prompts on an object for frames to come."""
+        """Removes the prompts on an object for coming frames."""
         for of_frame in self.waiting.values():
             of_frame.pop(object_id, None)
         self.waiting = {frame: prompts for frame, prompts in self.waiting.items() if prompts}
@@ -96,7 +96,7 @@ class VisualPrompts:
         return [self.objects.pop(each) for each in object_ids if each in self.objects]
 
     def given(self, frame_index: int) -> None:
-        """A frame has been given: what waited for it is coming."""
+        """A frame has been given: its prompts become due."""
         if frame_index in self.waiting:
             self.coming[frame_index] = self.waiting.pop(frame_index)
 

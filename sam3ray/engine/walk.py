@@ -35,7 +35,7 @@ _START = "where the phrases are to be looked for first"
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is wanted of a clip.
+    """The request for a clip.
 
     Attributes:
         visual: resolved (see `sam3ray.prompts`); objects keep their ids, and those of phrases count up from above them.
@@ -62,13 +62,13 @@ class Wanted:
 
     @property
     def looks_again(self) -> bool:
-        """Whether frames are looked at more than once, or backward."""
+        """Whether frames are processed more than once, or backward."""
         of_visual = bool(self.visual) and (self.direction, self.refine) != ("forward", "onward")
         return of_visual or (self.finds and self.phrase_direction != "forward")
 
 
 class Walk:
-    """One clip, gone through as often as what is wanted of it takes.
+    """One clip, walked as many times as the request needs.
 
     Args:
         source: its frames; read once where everything goes forward and onward, else several times.
@@ -96,7 +96,7 @@ class Walk:
         self._engine, self._source, self._progress = engine, source, progress
         if wanted.phrase_direction == "both" and wanted.start_frame is None:
             wanted = replace(wanted, phrase_direction="forward")  # from the first frame, both ways are one
-        # Phrases that go backward have a session of their own, which nobody saves.
+        # Phrases that go backward have a separate session, which is not saved.
         self._recorder = recorder if not wanted.finds or wanted.phrase_direction == "forward" else None
         self._kept: Kept | None = None
         self._size = source.height, source.width
@@ -150,7 +150,7 @@ class Walk:
                 yield merged(frame, behind.get(position)) if behind is not None else frame
 
     def _begun(self, policy: Policy) -> Session:
-        """A session: resumed if the recorder kept one of the same clip, otherwise new."""
+        """A session: resumed if the recorder has one of the same clip, otherwise new."""
         if self._recorder is not None:
             for kept in self._recorder.kept():
                 session = self._session(policy)
@@ -213,7 +213,7 @@ class Walk:
             yield position, merged(shown_ahead, back.get(position))
 
     def _looks(self, walk: Pass) -> bool:
-        """Whether a pass looks at any frame: one that only learns where the frames are does not."""
+        """Whether a pass processes any frame, rather than only learning the frames' positions."""
         return walk.finds or (walk.follows and bool(self._wanted.visual))
 
     def _ahead(self, session: Session) -> Iterator[tuple[int, FrameAnnotations]]:
@@ -223,7 +223,7 @@ class Walk:
         return self._run(session, self._forward(session))
 
     def _empty(self) -> Iterator[FrameAnnotations]:
-        """All frames without objects, of which none is decoded where the source knows them."""
+        """All frames, without objects. None is decoded if the source knows its frames."""
         return (FrameAnnotations(each.index, each.pts, each.time_s, *self._size) for each in stamps_of(self._source))
 
     def _forward(self, session: Session) -> Iterator[tuple[int, Frame]]:
@@ -255,7 +255,7 @@ class Walk:
                 session.add(each)
 
     def _phrases_behind(self, stack: ExitStack) -> Spool:
-        """What phrases find from the start backward.
+        """The objects that phrases find from the start backward.
 
         What is found on the first frame is found on the way forward, too, in the same order: it gets the same ids, and
         whatever is found later on either way gets ids of its own.
@@ -317,7 +317,7 @@ def merged(first: FrameAnnotations, second: FrameAnnotations | None) -> FrameAnn
 
 
 def _check_on_the_way(exemplar: ExemplarPrompt, wanted: Wanted) -> None:
-    """Raises ValueError if nobody comes by the exemplar's frame."""
+    """Raises ValueError if no pass visits the exemplar's frame."""
     start, frame = wanted.start_frame, exemplar.frame_index
     if start is None or wanted.phrase_direction == "both":
         return
