@@ -41,8 +41,11 @@ app: $(VENV)/.run  ## the page to try prompts, with the embedded checkpoint and 
 test: $(VENV)/.dev  ## the whole test suite, on three processes (PROCESSES=3)
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
+# Whole folders are left out before they are collected: to import them takes longer than a test.
+SKIPPED := e2e app engine training cameras
 test-fast: $(VENV)/.dev  ## what needs no Ray, no server and no model, for your own loop
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q --durations=5 -m 'not slow and not server and not long'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q --durations=5 -m 'not slow and not server and not long' \
+	  $(addprefix --ignore=tests/,$(SKIPPED))
 
 lint: $(VENV)/.dev  ## ruff, mypy, and who may import whom
 	$(BIN)/ruff check .
