@@ -537,7 +537,10 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
             cells += [str(each) for each in np.sum([each["by_memory"] for each in of], axis=0).tolist()]
             lines.append(f"| {w} | {overlap} + memory | {' | '.join(cells)} |")
     many = "s" if len(clips) > 1 else ""
-    lines += ["", f"{len(clips)} drawn clip{many}, seeds from {FIRST_SEED}; 95% intervals by Wilson."]
+    seeds = sorted(int(name.removeprefix("hard-")) for name, each in found.items() if "whole" in each)
+    all_there = seeds[-1] - seeds[0] == len(seeds) - 1 > 1
+    which = f"{seeds[0]} to {seeds[-1]}" if all_there else ", ".join(map(str, seeds))
+    lines += ["", f"{len(clips)} drawn clip{many}, seed{many} {which}; 95% intervals by Wilson."]
     both = [each for each in clips if "relinked" in each]
     for name, how in (("whole", "without"), ("relinked", "with")):
         if both:
