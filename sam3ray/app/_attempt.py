@@ -203,7 +203,7 @@ class Attempt:
                 self._keeper.offer(session, asked, self._given, self._names)
         if self.is_stopped:
             for object_id in {each for of_frame in session.visual.waiting.values() for each in of_frame}:
-                session.remove(object_id)  # its frame does not come any more
+                session.remove(object_id)  # its frame will not come
             session.exemplars.waiting.clear()
         yield self._found(session.finish(), without)
 

@@ -28,7 +28,7 @@ _MAX_THUMBS = 2_000
 
 
 class NotHere(LookupError):
-    """A page names something that this server does not have (any more)."""
+    """A page names something that this server does not have, or no longer has."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Entry:
     """A clip in the list.
 
     Attributes:
-        key: what pages call it.
-        name: what people call it.
-        run: number of the run that it belongs to (see `_review`); None: it is there to be tried.
+        key: its name in requests of pages.
+        name: its name for people.
+        run: number of the run that it belongs to (see `_review`); None: a clip to try.
     """
 
     key: str
@@ -201,7 +201,7 @@ def _without_placeholder(clips: Sequence[Clip]) -> list[Clip]:
 
 
 def _names(clips: Sequence[Clip]) -> list[str]:
-    """Clips without an id of their own are called like their files, where no two files have one name."""
+    """Clips without an id get the name of their file, if it is unique."""
     files = [shown_name(each.uri) for each in clips]
     count = Counter(files)
     return [

@@ -40,7 +40,7 @@ _KEPT = 24  # pictures that can still be clicked on
 _MAX_SIDE = 4096
 _JPEG_QUALITY = 80
 _WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0  # for a model that could not look
-_NEW_OBJECT = 2**31 - 1  # what a page calls an object that it begins
+_NEW_OBJECT = 2**31 - 1  # a page's name for an object that it begins
 
 
 class DeskView:
@@ -228,7 +228,7 @@ class Show:
     """A camera that the server watches in a thread, for all pages, recording if asked to.
 
     Attributes:
-        problem: why nothing new comes, in a sentence; "" while it does.
+        problem: why no new picture comes, in a sentence; "" if they come.
     """
 
     def __init__(self, desk: Desk, options: AppOptions, source: str) -> None:

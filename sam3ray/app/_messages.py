@@ -1,4 +1,4 @@
-"""What the page's server and the model's process say to each other. Nothing here imports the model."""
+"""The messages between the page's server and the model's process. Nothing here imports the model."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Look:
 
     Attributes:
         view: its name; it begins with its first frame.
-        anew: forget what was seen.
+        anew: forget everything seen before.
         pointed: prompts on an earlier frame, whose picture is `at`; the model sees that picture first. Their frame is
             put in here, and so is the id of an object that is new (0).
         drop: ids to drop.

@@ -1,4 +1,4 @@
-"""Where the model runs: a process on this machine, or an actor on a cluster. Both talk the same messages."""
+"""Where the model runs: a process on this machine, or an actor on a cluster. Both use the same messages."""
 
 from __future__ import annotations
 

@@ -200,10 +200,10 @@ class _Worker:
 
 
 def _sentence(error: Exception) -> str:
-    """What a page says of an error. A defect ends one person's run or view, with a traceback in the log.
+    """The sentence that a page shows for an error. A defect ends one person's run or view, with a traceback in the log.
 
     Raises:
-        Exception: the error again, where the device is broken: the process is of no use any more, and is restarted.
+        Exception: the error again, where the device is broken: the process cannot be used again and is restarted.
     """
     if isinstance(error, ClipError | UserError | JobStopped | ValueError):
         return redact(str(error))

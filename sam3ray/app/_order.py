@@ -1,4 +1,4 @@
-"""What a page asks of the model, as a checked value. It comes from a browser, so everything in it is checked."""
+"""A page's request to the model, as a value. It comes from a browser, so everything in it is checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is to be sent to one page. A page that reads slowly costs no more memory than `_ROOM` full events."""
+"""The events to send to one page. A page that reads slowly costs no more memory than `_ROOM` full events."""
 
 from __future__ import annotations
 

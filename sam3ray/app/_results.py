@@ -21,7 +21,7 @@ class Result:
 
     Attributes:
         key: of its clip.
-        asked: what the page sent, to show it again.
+        asked: the page's request, to show it again.
         owner: who sent it.
         how: queued, running, done, cancelled, failed.
     """

@@ -1,4 +1,4 @@
-"""States of runs, kept at intervals: a run with another click on a later frame goes on from there.
+"""States of runs, kept at intervals: a run with another click on a later frame continues from there.
 
 The rows are those that the whole run would give. What differs are the ids inside the session: a session gives ids
 above all given before, while the page numbers the objects that a person begins before those of phrases. `Stop.names`
@@ -108,12 +108,12 @@ class States:
         self._count = 0
 
     def latest(self, run: str, asked: Asked) -> Stop | None:
-        """Where a run goes on that asks for this, after an earlier run."""
+        """Where a run with this request continues an earlier run."""
         fitting = [each for each in self._runs.get(run, ()) if each.asked.begins_like(asked, each.step)]
         return max(fitting, key=lambda each: each.step, default=None)
 
     def begin(self, run: str, after: str = "", stop: Stop | None = None) -> Keeper:
-        """Keeps states of a run that begins, or goes on after another one where that stopped."""
+        """Keeps states of a run that begins, or that continues another one."""
         stops = [each for each in self._runs.get(after, ()) if stop is not None and each.step <= stop.step]
         self._runs[run] = stops
         self._runs.move_to_end(run)

@@ -41,7 +41,7 @@ from sam3ray.revisions import EditConflict
 
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _MAX_BODY = 32 * 2**20
-_PAGE_S = 3.0  # for which the model waits, so that a page can be shown first: loading takes all of a small machine
+_PAGE_S = 3.0  # the model waits so long, so that a page can be shown first: loading takes all of a small machine
 
 
 class Service:

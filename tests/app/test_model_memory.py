@@ -180,7 +180,7 @@ def test_a_click_on_a_picture_of_another_scene_or_size_is_a_sentence(model):
     sent = carried_out(
         model, Ends(Look("v", images[0], 0.0, PHRASES), Look("v", images[1], 0.1, PHRASES, pointed=prompts, at=other))
     )
-    assert "another size" in sent[1].problem
+    assert "size has changed" in sent[1].problem
     assert sent[1].found.objects
     anew = Look("v", images[1], 0.1, PHRASES, anew=True, pointed=prompts, at=images[0], drop=(1,))
     sent = carried_out(model, Ends(Look("v", images[0], 0.0, PHRASES), anew, Look("v", images[2], 0.2, PHRASES)))
