@@ -7,6 +7,7 @@ frames that somebody takes are converted to RGB, so that a fast source costs lit
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -180,6 +181,9 @@ class Camera:
                     return
                 tries = 0 if self._received > before else tries + 1
                 self._say(f"{failed.sentence}; trying again")
+                # PyAV 18.1 ties a connection's first frame, whose side data is looked at, into a reference cycle. About
+                # 1 MB of its decoder would stay until Python's next full collection, rare in a large process.
+                gc.collect()
                 with self._changed:
                     self._changed.wait_for(lambda: self._is_over, _BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)])
         except ClipError as error:

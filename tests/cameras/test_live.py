@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +66,21 @@ for _ in range(100):
 and would wait for itself."""
 
 
-def test_a_camera_that_is_cut_off_comes_back():
+@pytest.fixture
+def kept_frames() -> Iterator[Callable[[], int]]:
+    """How many frames there are whose side data was looked at, while Python does not look for reference cycles."""
+
+    def count() -> int:
+        return sum(type(each).__name__ == "SideDataContainer" for each in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    before = count()
+    yield lambda: count() - before
+    gc.enable()
+
+
+def test_a_camera_that_is_cut_off_comes_back(kept_frames):
     url = f"rtsp://127.0.0.1:{free_port()}/live"
     received = []
     with Camera(url, options={"rtsp_flags": "listen", "listen_timeout": "25"}) as camera:
@@ -78,6 +94,7 @@ def test_a_camera_that_is_cut_off_comes_back():
             while camera.take(1.0) is not None:
                 pass  # what was still on its way
     assert received[1] > received[0]
+    assert kept_frames() <= 1  # nothing of the first connection
 
 
 def test_only_the_newest_frame_is_kept(clip):
