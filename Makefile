@@ -65,7 +65,7 @@ chaos: $(VENV)/.dev  ## kill everything at random for a while and compare with a
 soak: $(VENV)/.dev  ## watch live video for an hour and see whether anything grows (MINUTES=60)
 	$(BIN)/python -m tests.app.soak --minutes $(MINUTES)
 
-fuzz: $(VENV)/.dev  ## read 200,000 damaged inputs of every kind (an hour; picks up where it was stopped)
+fuzz: $(VENV)/.dev  ## read 200,000 damaged inputs of every kind (ten minutes; picks up where it was stopped)
 	$(BIN)/python -m tools.fuzz
 
 docs: $(VENV)/.dev  ## the documentation as a site, in build/docs

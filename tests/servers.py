@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import shutil
@@ -99,19 +100,22 @@ def s3(folder: Path) -> Iterator[str]:
 
 
 def find_azurite() -> str | None:
-    """Azurite's blob server: on the PATH, in the checkout's cache, or put there now with npm; None without either."""
-    for candidate in (shutil.which("azurite-blob"), str(_CACHE / "node_modules" / ".bin" / "azurite-blob")):
-        if candidate and os.access(candidate, os.X_OK):
-            return candidate
-    npm = shutil.which("npm")
-    if npm is None or shutil.which("node") is None:
-        return None
-    command = [npm, "install", "--prefix", str(_CACHE), "--no-audit", "--no-fund", "--loglevel=error", AZURITE]
+    """Azurite's blob server: on the PATH, in the checkout's cache, or put there now with npm; None without either.
+
+    One of the test processes installs it, and the others wait.
+    """
+    installed = _CACHE / "node_modules" / ".bin" / "azurite-blob"
+    on_path, npm = shutil.which("azurite-blob"), shutil.which("npm")
+    if on_path is not None or npm is None or shutil.which("node") is None:
+        return on_path
     _CACHE.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(subprocess.SubprocessError):
-        subprocess.run(command, capture_output=True, timeout=240, check=True)
-    found = _CACHE / "node_modules" / ".bin" / "azurite-blob"
-    return str(found) if os.access(found, os.X_OK) else None
+    with open(_CACHE / "installing", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not os.access(installed, os.X_OK):
+            command = [npm, "install", "--prefix", str(_CACHE), "--no-audit", "--no-fund", "--loglevel=error", AZURITE]
+            with contextlib.suppress(subprocess.SubprocessError):
+                subprocess.run(command, capture_output=True, timeout=240, check=True)
+    return str(installed) if os.access(installed, os.X_OK) else None
 
 
 @contextlib.contextmanager
