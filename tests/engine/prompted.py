@@ -78,9 +78,9 @@ def assert_alike(ours: Sequence[FrameAnnotations], theirs: Mapping[int, Shown], 
         for row, object_id in enumerate(ids):
             pair = mask_of(ours[position], object_id), shown.masks[row]
             assert worst_iou([pair]) >= 0.999, f"object {object_id} on frame {position}"
-            if object_id in ours[position].object_ids:
-                score = ours[position].track_scores[ours[position].object_ids.index(object_id)]
-                assert score == pytest.approx(shown.scores[row], abs=1e-4)
+            for each in ours[position].objects:
+                if each.object_id == object_id:
+                    assert each.track_score == pytest.approx(shown.scores[row], abs=1e-4)
 
 
 def same_masks(
