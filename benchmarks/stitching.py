@@ -411,6 +411,8 @@ def figures(model: Model, clip: Clip, folder: Path, out: dict[str, Any]) -> None
                 Window(cut, each[: cut.until - cut.start], _ending(folder, w, cut, clip.length))
                 for cut, each in zip(shorter, rows, strict=True)
             ]
+            if with_probe and not all(each.ending is None or each.ending.exists() for each in windows):
+                continue  # rows can be kept without what the objects remember
             probe = MemoryProbe(model, *clip.size, windows, clip.frame_at) if with_probe else None
             links = Links.loads(link_windows(windows, probe, [clip.prompt], rules=rules).dumps())
             places: list[tuple[int, int]] = []
