@@ -1,7 +1,7 @@
 """`torch.compile`, layer by layer.
 
-A vision transformer's layers all look alike, so what one of them is compiled to serves the others: seconds of
-compilation, where the backbone as a whole takes a minute. Every shape is compiled by itself and without choices that
+A vision transformer's layers all look alike, so what one of them is compiled to serves the others; the backbone as a
+whole would be compiled 32 layers long. Every shape is compiled by itself and without choices that
 are timed on the machine, so that a worker's numbers do not depend on what it has seen before. Layers whose shapes
 depend on the number of objects stay as they are, since each size would be compiled. A function of theirs that is
 compiled once for all sizes asks for it with `compiled`.
