@@ -26,6 +26,7 @@ class WorkDir:
         self._root = root = Path(parent) if parent is not None else Path(tempfile.gettempdir())
         root.mkdir(parents=True, exist_ok=True)
         sweep(root)
+        self._pid = os.getpid()
         self._lock: int | None = None
         self._closing = threading.Lock()
         while self._lock is None:  # another process may sweep the folder away before it is locked
@@ -41,6 +42,9 @@ class WorkDir:
         self.close()
 
     def close(self) -> None:
+        """Removes the folder, unless this process was forked from the one that it belongs to."""
+        if os.getpid() != self._pid:
+            return
         with self._closing:  # by several threads, at a process's end
             lock, self._lock = self._lock, None
         if lock is not None:

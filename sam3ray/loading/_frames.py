@@ -25,6 +25,9 @@ _NEAR_S = 4.0  # a frame that comes this soon after the last one is reached by d
 _BEFORE_S = 0.001  # times are floats: begin a little early
 _CLIPS_HELD = 4  # clips whose rows are kept in memory
 
+_inherited: list[object] = []
+"""What was open in the process that this one was forked from. If freed, it would clean up what the other still uses."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -150,6 +153,11 @@ class Pictures:
         self._frames: Iterator[Frame] | None = None
         self._last: Frame | None = None
 
+    def _disown(self) -> None:
+        """In a forked process."""
+        _inherited.append((self._stack, self._frames))
+        self._forget()
+
     def __getstate__(self) -> dict[str, Any]:
         return {"_options": self._options, "_limits": self._limits}
 
@@ -159,14 +167,15 @@ class Pictures:
 
     def close(self) -> None:
         """End decoding, and remove remote videos that were kept for it."""
-        if self._pid == os.getpid():
-            self._stack.close()
+        if self._pid != os.getpid():
+            self._disown()
+        self._stack.close()
         self._forget()
 
     def read(self, uri: str, index: int, time_s: float) -> Frame:
         """Raises ClipError: the video cannot be read, or has no such frame at that time."""
         if self._pid != os.getpid():
-            self._forget()  # what is open belongs to the process that this one was forked from
+            self._disown()
         last = self._last
         if uri == self._uri and last is not None:
             if last.index == index:

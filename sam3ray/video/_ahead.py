@@ -47,6 +47,7 @@ class Ahead:
         self._patience_s = patience_s
         self._where = where
         self._stopped = threading.Event()
+        self._pid = os.getpid()
         self._alive_at = time.monotonic()
         self._alive_cpu_s = 0.0
         self._thread = threading.Thread(target=self._run, name="sam3ray-decode", daemon=True)
@@ -66,7 +67,9 @@ class Ahead:
             yield item
 
     def stop(self) -> None:
-        """Stop the thread and wait until it has ended."""
+        """Stop the thread and wait until it has ended. A forked process has no such thread, perhaps its locks."""
+        if os.getpid() != self._pid:
+            return
         self._stopped.set()
         while self._thread.is_alive():
             try:

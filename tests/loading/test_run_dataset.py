@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +111,16 @@ class TestItems:
             RunDataset(tmp_path / "run")[0]
 
 
+@pytest.fixture
+def _no_garbage_in_children() -> Iterator[None]:
+    """What other tests have left behind is not freed in forked processes, where its threads do not exist."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("_no_garbage_in_children")
 class TestWorkers:
     def test_workers_give_the_frames_of_one_process(self, run):
         frames = RunDataset(run, every=4)

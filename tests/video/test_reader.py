@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import threading
 import time
 from fractions import Fraction
@@ -397,3 +399,18 @@ class TestThread:
             next(iter(video))
             time.sleep(0.5)
             assert len(decoded) <= 6  # one taken, four queued, one in hand
+
+    def test_a_forked_process_can_let_go_of_it(self, tmp_path: Path) -> None:
+        """The thread may have been forked in the middle of anything: here, while it held the queue's lock."""
+        frames = iter(VideoReader(write_video(tmp_path / "a.mp4", 60)))
+        next(frames)
+        ahead = frames.gi_frame.f_locals["ahead"]  # type: ignore[attr-defined]
+        with ahead._queue.mutex:
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)
+                frames.close()  # type: ignore[attr-defined]
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert next(frames).index == 1
+        frames.close()  # type: ignore[attr-defined]
