@@ -1,8 +1,8 @@
-"""Live video: cameras, what the model finds on them as they run, and a recording as a run.
+"""Live video: reads cameras, labels their frames as they come, and records the results as a run.
 
-_address (what may be watched, what its errors mean) -> _camera (a thread decodes everything into a slot that holds the
-newest frame) -> _segments (which clip a frame belongs to) -> _live (the loop) -> _record (rows that can no longer be
-retracted, a clip every ten minutes) and _encoder (its video)
+Frames pass through the modules in this order: `_address` opens a source and explains its errors; `_camera` decodes it
+in a thread and keeps the newest frame; `_segments` assigns frames to clips; `_live` is the loop; `_record` writes final
+rows, a clip every ten minutes, and `_encoder` their video.
 """
 
 from sam3ray.cameras._camera import Camera, CameraFrame, check_source

@@ -1,4 +1,4 @@
-"""What may be watched, how libav is asked to open it, and what its errors mean to the person who typed the address."""
+"""Addresses of live sources: which are allowed, how libav opens them, and what its errors mean to a user."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sam3ray.failures import UserError
 from sam3ray.files import is_local
 from sam3ray.guard.redact import redact
 
-SILENT_S = 5.0  # a source that sends nothing for so long is connected to again
-_ANSWER_S = 10.0  # for a server to answer at all
-_CALL_S = 25  # for a camera to call, where we listen; then we listen again
+SILENT_S = 5.0  # a source that is silent for this long is connected to again
+_ANSWER_S = 10.0  # how long a server may take to answer
+_CALL_S = 25  # when listening: how long to wait for a camera before listening anew
 _STREAM = re.compile(r"(?i)(rtsp|rtsps|rtmp|rtmps|srt|udp)://")
 _DEVICE = re.compile(r"/dev/video\d{1,3}")
 
@@ -29,9 +29,9 @@ class Address:
     """A live source.
 
     Attributes:
-        text: what was typed. It may hold a password: `name` is for people.
-        listens: a camera pushes to it, instead of being asked.
-        options: of libav, added to ours.
+        text: the address as typed. It may contain a password, so messages use `name` instead.
+        listens: whether to wait for a camera that pushes to this address.
+        options: additional libav options.
     """
 
     text: str
@@ -46,7 +46,7 @@ class Address:
                 "/dev/video0, or a video file on this machine"
             )
         if self.listens and not self.text.lower().startswith(("rtsp://", "rtmp://")):
-            raise UserError(f"{self.name}: only rtsp:// and rtmp:// addresses can be listened at (listen)")
+            raise UserError(f"{self.name}: with listen, the address must begin with rtsp:// or rtmp://")
         if self.kind == "stream":
             try:
                 host, _ = urlsplit(self.text).hostname, urlsplit(self.text).port
@@ -69,15 +69,15 @@ class Address:
         return "device" if _DEVICE.fullmatch(self.text) else "file"
 
     def open(self) -> av.container.InputContainer:
-        """Raises FFmpegError, OSError or ValueError: `what_failed` has a sentence for each."""
+        """Opens the source. Raises FFmpegError, OSError or ValueError, which `what_failed` turns into a sentence."""
         if self.kind == "device":
             return av.open(self.text, format="v4l2", options=self.options)
         scheme = self.text.partition(":")[0].lower()
-        # PyAV interrupts a read after SILENT_S. libav's own limit lies above: it would read on once more.
+        # PyAV interrupts a read after SILENT_S. libav's own limit must be higher, or it would read on once more.
         limit = str(round(2 * SILENT_S * 1e6))
         options = {"fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "500000"}
         if scheme.startswith("rtmp"):
-            options["rw_timeout"] = limit  # its `timeout` would make it listen
+            options["rw_timeout"] = limit  # here, `timeout` would make libav listen
         else:
             options["timeout"] = limit
         if scheme.startswith("rtsp"):
@@ -93,7 +93,7 @@ class Address:
         return av.open(self.text, **how)
 
     def what_failed(self, error: Exception, *, is_open: bool) -> Problem:
-        """`is_open`: it broke off, and was not refused."""
+        """Explains an error. `is_open` says that the source was open before it failed."""
         if self.kind == "device":
             return self._of_device(error)
         if isinstance(error, av.error.EOFError):
@@ -101,7 +101,7 @@ class Address:
         if isinstance(error, av.error.ExitError | TimeoutError | BlockingIOError):
             if self.listens and not is_open:
                 return Problem(f"{self.name}: waiting for a camera to push to it")
-            return Problem(f"{self.name}: nothing came for {SILENT_S if is_open else _ANSWER_S:.0f} s")
+            return Problem(f"{self.name}: no data for {SILENT_S if is_open else _ANSWER_S:.0f} s")
         if isinstance(error, ConnectionRefusedError):
             return Problem(f"{self.name}: nothing answers at this host and port")
         if isinstance(error, av.error.HTTPUnauthorizedError | av.error.HTTPForbiddenError):
@@ -110,21 +110,21 @@ class Address:
                 if urlsplit(self.text).password
                 else "it requires a user name and password, as in rtsp://USER:PASSWORD@host/stream"
             )
-            return Problem(f"{self.name}: the camera refuses us: {why}", is_final=True)
+            return Problem(f"{self.name}: the camera refuses the connection: {why}", is_final=True)
         if isinstance(error, av.error.HTTPNotFoundError):
-            return Problem(f"{self.name}: the camera has no stream of this path", is_final=True)
+            return Problem(f"{self.name}: the camera has no stream at this path", is_final=True)
         if isinstance(error, av.error.ProtocolNotFoundError):
             scheme = self.text.partition(":")[0]
             return Problem(
-                f"{self.name}: this build of PyAV cannot open {scheme}://; rtsp://, rtmp:// and udp:// need no other",
+                f"{self.name}: this build of PyAV cannot open {scheme}://; rtsp://, rtmp:// and udp:// always work",
                 is_final=True,
             )
         if isinstance(error, av.error.InvalidDataError):
-            return Problem(f"{self.name}: what it sends cannot be read as video")
+            return Problem(f"{self.name}: what the source sends cannot be read as video")
         if not is_open and (sentence := self._unresolved()):
             return Problem(sentence, is_final=True)
         if isinstance(error, OSError) and self.listens and not is_open:
-            return Problem(f"{self.name}: cannot be listened at: {_words(error)}")
+            return Problem(f"{self.name}: cannot listen at this address: {_words(error)}")
         return Problem(f"{self.name}: {'the connection broke' if is_open else 'cannot be opened'}: {_words(error)}")
 
     def _of_device(self, error: Exception) -> Problem:
@@ -133,12 +133,13 @@ class Address:
             return Problem(f"{self.name}: there is no such camera; this machine has {there}", is_final=True)
         if isinstance(error, PermissionError):
             return Problem(
-                f"{self.name}: you may not read this camera; being in the group `video` usually helps", is_final=True
+                f"{self.name}: no permission to read this camera; joining the group `video` usually helps",
+                is_final=True,
             )
         return Problem(f"{self.name}: the camera cannot be read: {_words(error)}")
 
     def _unresolved(self) -> str:
-        """libav says "Input/output error" of a host that has no address."""
+        """Checks whether the host's name resolves. If not, libav only says "Input/output error"."""
         host = urlsplit(self.text).hostname
         try:
             socket.getaddrinfo(host, None)
@@ -149,12 +150,12 @@ class Address:
 
 @dataclass(frozen=True)
 class Problem:
-    """Why no frames come. `is_final`: they will not by waiting, unless some came before."""
+    """Why no frames come. `is_final`: waiting will not help, unless frames came before."""
 
     sentence: str
     is_final: bool = False
 
 
 def _words(error: Exception) -> str:
-    """An error's own words: without its number, and without the address, which may hold a password."""
+    """An error's message, without its number and without the address, which may contain a password."""
     return redact(str(getattr(error, "strerror", None) or error))

@@ -1,8 +1,8 @@
-"""A source of live frames: RTSP, a capture device, or a file played at its own pace.
+"""A source of live frames: a network stream, a capture device, or a file played at its own pace.
 
-A thread decodes every frame, since a decoder that skips frames shows garbage until the next key frame, and puts it into
-a slot for one frame. The consumer gets the newest frame; frames that were replaced are counted, never queued. Only
-frames that somebody takes are converted to RGB, so that a fast source costs little more than its decoding.
+A thread decodes every frame, because skipping frames would garble the picture until the next key frame. It puts each
+into a slot for one frame, from which the consumer takes the newest. Replaced frames are counted, never queued. Only
+frames that somebody takes are converted to RGB, so a fast source costs little more than its decoding.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 
 @dataclass(frozen=True, eq=False)
 class CameraFrame:
-    """A frame as it was received.
+    """A frame as received.
 
     Attributes:
         image: uint8 RGB, (height, width, 3).
-        received: how many frames the source had given before it, including those that were replaced in the slot.
+        received: number of frames received before it, including replaced ones.
         at: when it was received, in Unix seconds.
-        dropped: of these, how many were replaced before anybody took them.
+        dropped: how many of the earlier frames were replaced before anybody took them.
     """
 
     image: np.ndarray
@@ -46,11 +46,11 @@ class CameraFrame:
 
 @dataclass(frozen=True, eq=False)
 class Received:
-    """A frame before anybody has asked for its pixels.
+    """A frame received whose pixels nobody has requested yet.
 
     Attributes:
         size: (height, width) of its image.
-        image: makes it: uint8 RGB. In any thread, one at a time.
+        image: makes the image, uint8 RGB. Call it in any thread, but one at a time.
     """
 
     received: int
@@ -60,7 +60,7 @@ class Received:
 
 
 def check_source(source: str, listen: bool = False, limits: VideoConfig | None = None) -> None:
-    """As `Camera` does, for those who load a model before they open one. A stream is not connected to.
+    """Checks a source as `Camera` does, before a model is loaded. Does not connect to streams.
 
     Raises:
         UserError: `source` is neither an address, nor a device, nor a video file.
@@ -71,19 +71,20 @@ def check_source(source: str, listen: bool = False, limits: VideoConfig | None =
 
 
 class Camera:
-    """Frames of one source, the newest first.
+    """Frames of one source. The consumer always gets the newest.
 
     Args:
-        source: an rtsp:// address (also rtmp, udp), a device such as /dev/video0, or a video file.
-        listen: wait at this address for a camera that pushes, instead of asking one.
-        every_frame: wait for the consumer instead of replacing frames. For files of which every frame is wanted.
+        source: an rtsp:// address (also rtmp, srt, udp), a device such as /dev/video0, or a video file.
+        listen: wait at this address for a camera that pushes, instead of connecting to one.
+        every_frame: wait for the consumer instead of replacing frames, to process every frame of a file.
         reconnect: connect again when a stream ends or falls silent. A file just ends.
         heard: called in the camera's thread with each frame received, before it can be replaced.
-        told: called in the camera's thread with a sentence when frames stop coming, and with "" when they come again.
-        options: of libav, added to ours.
+        told: called in the camera's thread with a sentence when frames stop arriving, and with "" when they arrive
+            again.
+        options: additional libav options.
 
     Attributes:
-        problem: why no frames arrive now, in a sentence; "" while they do.
+        problem: why no frames arrive now, in a sentence; "" while they arrive.
 
     Raises:
         UserError: `source` is not one of these.
@@ -125,17 +126,19 @@ class Camera:
         self.close()
 
     def close(self) -> None:
-        """Ends it. The thread ends with the frame that it is waiting for, at the latest when a server is silent."""
+        """Stops the camera. Its thread ends after the frame it waits for, or when the source has been silent for too
+        long.
+        """
         with self._changed:
             self._is_over = True
             self._changed.notify_all()
 
     def __iter__(self) -> Iterator[CameraFrame]:
-        """Each newest frame, until the source ends.
+        """Yields the newest frame each time, until the source ends.
 
         Raises:
-            ClipError: a file became unreadable, or a stream cannot be opened: with `reconnect`, only if no frame has
-                come yet and waiting does not help, as with a wrong password.
+            ClipError: a file became unreadable, or a stream cannot be opened. With `reconnect`, a stream fails only if
+                no frame has arrived yet and waiting cannot help, as with a wrong password.
         """
         while True:
             frame = self.take(None)
@@ -144,7 +147,7 @@ class Camera:
             yield frame
 
     def take(self, timeout_s: float | None) -> CameraFrame | None:
-        """The newest frame not taken yet; None: the source has ended, or none came in time."""
+        """The newest frame not taken yet; None if the source has ended, or no frame came in time."""
         with self._changed:
             self._changed.wait_for(lambda: self._slot is not None or self._is_over, timeout_s)
             slot, self._slot = self._slot, None
@@ -181,8 +184,8 @@ class Camera:
                     return
                 tries = 0 if self._received > before else tries + 1
                 self._say(f"{failed.sentence}; trying again")
-                # PyAV 18.1 ties a connection's first frame, whose side data is looked at, into a reference cycle. About
-                # 1 MB of its decoder would stay until Python's next full collection, rare in a large process.
+                # PyAV 18.1 puts a connection's first frame, once its side data is read, into a reference cycle. About 1
+                # MB of its decoder would stay until Python's next full collection, which is rare in a large process.
                 gc.collect()
                 with self._changed:
                     self._changed.wait_for(lambda: self._is_over, _BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)])
@@ -202,7 +205,7 @@ class Camera:
         self._told(sentence)
 
     def _put(self, size: tuple[int, int], image: Callable[[], np.ndarray]) -> bool:
-        """False: no consumer wants more frames."""
+        """Puts a frame into the slot. Returns False if the consumer wants no more frames."""
         frame = Received(self._received, time.time(), size, image)
         self._received += 1
         if self._heard is not None:
@@ -218,7 +221,7 @@ class Camera:
             return True
 
     def _frames(self) -> Iterator[tuple[tuple[int, int], Callable[[], np.ndarray]]]:
-        """(height, width) and what makes the image."""
+        """Each frame's (height, width), and a function that makes its image."""
         if not self.is_stream:
             for image in self._paced():
                 yield image.shape[:2], _given(image)
@@ -253,7 +256,7 @@ def _given(image: np.ndarray) -> Callable[[], np.ndarray]:
 
 
 class _Converter:
-    """Frames of one connection to RGB, for whoever wants them: the consumer, the recording, or nobody."""
+    """Converts frames of one connection to RGB on request, of the consumer or the recording."""
 
     def __init__(self) -> None:
         self._convert = RgbConverter()

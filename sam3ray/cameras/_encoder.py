@@ -1,7 +1,7 @@
-"""The video of a recording: every frame received, in a thread of its own.
+"""Encodes the video of a recording, with every frame received, in a separate thread.
 
-Frame n of a clip's video is frame n of its rows, so no frame is left out. Where the encoder falls behind, a frame shows
-the picture of the one before, which costs little; live results never wait for the recording.
+Frame n of a clip's video is frame n of its rows, so no frame may be missing. If the encoder falls behind, a frame
+repeats the picture before it, which costs little. Live results never wait for the recording.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from sam3ray.video import VideoWriter
 
 TIME_BASE = Fraction(1, 90_000)
 _LOG = logging.getLogger(__name__)
-_PICTURES = 32  # that wait for the encoder
-_FRAMES = 2_000  # that wait, with or without a picture: then the camera waits
+_PICTURES = 32  # pictures that may wait for the encoder
+_FRAMES = 2_000  # frames that may wait, with or without a picture, before the camera waits
 
 
 class Encoder:
-    """Encodes one clip after the other into `folder`, and calls `publish(name, path)` with each that is whole."""
+    """Encodes one clip after another into `folder`, and calls `publish(name, path)` for each finished one."""
 
     def __init__(self, folder: Path, publish: Callable[[str, Path], None]) -> None:
         self._folder, self._publish = folder, publish
@@ -40,7 +40,7 @@ class Encoder:
         self._thread.start()
 
     def put(self, name: str, placed: Placed, frame: Received) -> None:
-        """A frame of the clip `name`."""
+        """Adds a frame of the clip `name`."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) < _FRAMES or self._error is not None)
             if self._error is not None:
@@ -51,12 +51,12 @@ class Encoder:
             self._changed.notify_all()
 
     def check(self) -> None:
-        """Raises JobStopped where frames can no longer be encoded or stored."""
+        """Raises JobStopped if frames can no longer be encoded or stored."""
         if self._error is not None:
             raise JobStopped(f"the video of the recording cannot be written: {redact(str(self._error))}")
 
     def close(self) -> None:
-        """Waits for the frames that are left. Raises as `check`."""
+        """Waits until the remaining frames are encoded. Raises like `check`."""
         with self._changed:
             self._is_over = True
             self._changed.notify_all()
@@ -84,13 +84,13 @@ class Encoder:
                     writer = None
                 image = item[2].image() if item[2] is not None else image
                 self._repeated += item[2] is None
-                assert image is not None  # a clip's first frame comes with its picture
+                assert image is not None  # a clip's first frame always has its picture
                 if writer is None:
                     height, width = image.shape[:2]
                     writer = VideoWriter(self._path(name), width, height, TIME_BASE, Fraction(30))
                 writer.write(image, round(item[1].time_s / TIME_BASE))
             self._end(writer, name)
-        except Exception as error:  # noqa: BLE001 - it is raised in `check`, on the loop's thread
+        except Exception as error:  # noqa: BLE001 - `check` raises it in the loop's thread
             with self._changed:
                 self._error = error
                 self._waiting.clear()
@@ -103,7 +103,9 @@ class Encoder:
         self._publish(name, self._path(name))
         if self._repeated:
             _LOG.warning(
-                "recording %s: the encoder could not keep up; %d frames show the picture before", name, self._repeated
+                "recording %s: the encoder could not keep up; %d frames repeat the picture before them",
+                name,
+                self._repeated,
             )
             self._repeated = 0
 

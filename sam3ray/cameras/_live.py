@@ -1,4 +1,4 @@
-"""The loop: takes the newest frame, and yields at once what is on it."""
+"""The loop: takes the newest frame, and yields at once what the model finds on it."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from sam3ray.video import Frame
 if TYPE_CHECKING:
     from sam3ray.engine.session import Session
 
-_FORGET_AFTER_FRAMES = 64  # an object unseen for so long is forgotten, so that memory stays constant for days
+_FORGET_AFTER_FRAMES = 64  # an object unseen for longer is forgotten, so that memory stays constant for days
 _PTS_PER_S = 90_000
-_LOOK_S = 0.2  # whether to stop, where no frame comes
-_PLACES_KEPT = 1000  # of frames that nobody has taken: the newest, of which one is next
+_LOOK_S = 0.2  # how often to check for `stop` while no frame comes
+_PLACES_KEPT = 1000  # the newest frames not taken yet: the next one is among them
 
 
 @dataclass(frozen=True, eq=False)
 class LiveFrame:
-    """A frame, and what is on it as far as is known now.
+    """A frame, with the objects known so far.
 
     Attributes:
         image: uint8 RGB, (height, width, 3).
         annotations: its objects; `frame_index` counts the frames received in this clip.
-        tentative: of their ids, those that may still be retracted.
+        tentative: ids of objects that may still be retracted.
         retracted: ids shown on earlier frames that turned out to be spurious.
         clip: id of the clip that the frame belongs to.
         dropped: frames received but not processed, since the start.
@@ -57,7 +57,7 @@ class LiveFrame:
     age_s: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """Without the picture."""
+        """Everything but the picture."""
         found = self.annotations
         return {
             "clip": self.clip,
@@ -89,7 +89,7 @@ class View(Protocol):
 
     @property
     def changed_thresholds(self) -> dict[str, Any]:
-        """Those that are not the model's own now, by name."""
+        """Thresholds that now differ from the model's, by name."""
 
     @property
     def hotstart_delay(self) -> int: ...
@@ -108,12 +108,12 @@ class View(Protocol):
 
 
 class LiveView:
-    """A session that runs for days: phrases and objects come and go, and ids are never reused.
+    """A session that can run for days: phrases and objects come and go, and ids are never reused.
 
     Frames of another size, or `begin_anew`, start a new session internally.
 
     Args:
-        model: loaded; its thresholds apply, but `frame_batch` is 1 and memory is limited.
+        model: a loaded model. Its thresholds apply, except that `frame_batch` is 1 and memory is limited.
     """
 
     def __init__(self, model: Model, prompts: Sequence[str] = ()) -> None:
@@ -124,7 +124,7 @@ class LiveView:
         self._count = 0
         self.phrases: tuple[str, ...] = tuple(prompts)
         self._asked: tuple[str, ...] = ()
-        self._last_shown: dict[int, int] = {}  # of objects that were clicked on
+        self._last_shown: dict[int, int] = {}  # clicked objects: the frame on which each was last shown
 
     @property
     def hotstart_delay(self) -> int:
@@ -137,17 +137,17 @@ class LiveView:
 
     @property
     def next_index(self) -> int:
-        """Of the frame that `step` takes next, for visual prompts."""
+        """Index of the next frame for `step`, for visual prompts."""
         return self._count
 
     @property
     def clicked(self) -> set[int]:
-        """Objects of visual prompts that are being followed."""
+        """Ids of objects that are followed because of visual prompts."""
         return set(self._session.visual.objects) if self._session is not None else set()
 
     @property
     def changed_thresholds(self) -> dict[str, Any]:
-        return {}  # whoever sets other ones knows them
+        return {}  # whoever changes thresholds knows them
 
     @property
     def memory_rung(self) -> int:
@@ -155,16 +155,16 @@ class LiveView:
         return self._rung
 
     def set_memory_rung(self, rung: int) -> None:
-        """Starts over with less memory, for as long as the view lasts."""
+        """Starts over with less memory, until the view ends."""
         self.begin_anew()
         self._rung = rung
         self._model.set_memory_rung(rung)
 
     def set_tracking(self, tracking: TrackingConfig) -> None:
-        """Other thresholds; where they differ, everything is found again, under new ids.
+        """Changes thresholds. If any differs, everything is found again, under new ids.
 
         Raises:
-            ValueError: they contradict each other or the checkpoint's. The former ones stay.
+            ValueError: they contradict each other or the checkpoint's. The former ones stay in force.
         """
         wanted = _bounded(tracking)
         if wanted != self._model.tracking:
@@ -172,21 +172,21 @@ class LiveView:
             self.begin_anew()
 
     def set_phrases(self, phrases: Sequence[str]) -> None:
-        """From the next frame on; objects of phrases that are gone are dropped.
+        """Changes the phrases from the next frame on. Objects of removed phrases are dropped.
 
         Raises:
-            UserError: a phrase is empty or too long. The others stay.
+            UserError: a phrase is empty or too long. The former phrases stay in force.
         """
         wanted = tuple(dict.fromkeys(each.strip() for each in phrases if each.strip()))
         self._model.check_phrases(wanted)
         self.phrases = wanted
 
     def add(self, prompt: VisualPrompt) -> None:
-        """For the frame `next_index`.
+        """Adds a visual prompt on the frame `next_index`.
 
         Raises:
-            ValueError, UserError: it does not fit, or no frame has come yet since the view began (anew), or as many
-                objects are followed already as `tracking.max_num_objects` allows.
+            ValueError, UserError: the prompt does not fit, no frame has come yet since the view began or restarted, or
+                `tracking.max_num_objects` objects are followed already.
         """
         if self._session is None:
             raise UserError("the live view has restarted since you clicked: click again")
@@ -196,17 +196,17 @@ class LiveView:
         self._session.add(prompt)
 
     def drop(self, object_id: int) -> None:
-        """Raises UserError where no object was given that id."""
+        """Stops following an object. Raises UserError if no object has that id."""
         if self._session is not None:
             self._session.remove(object_id)
 
     @property
     def next_id(self) -> int:
-        """Above all ids given so far."""
+        """An id above all ids given so far."""
         return self._ids.next if self._ids is not None else 1
 
     def start_ids_at(self, first: int) -> None:
-        """Call it before the first frame, so that ids of an earlier recording are not reused."""
+        """Makes ids start here. Call it before the first frame, so that ids of an earlier recording are not reused."""
         self._ids = Ids(max(1, first))
 
     def begin_anew(self) -> None:
@@ -218,7 +218,7 @@ class LiveView:
         self._last_shown = {}
 
     def step(self, image: np.ndarray, time_s: float) -> tuple[FrameAnnotations, frozenset[int], frozenset[int]]:
-        """What is on the newest frame; of it, what is tentative; and which ids shown earlier are retracted."""
+        """The newest frame's objects, which of their ids are tentative, and which ids shown earlier are retracted."""
         height, width = image.shape[:2]
         if self._session is None or self._session.is_over or self._session.size != (height, width):
             self.begin_anew()
@@ -237,7 +237,9 @@ class LiveView:
         return result.annotations, result.tentative, result.retracted
 
     def _forget_unseen(self, shown: set[int]) -> None:
-        """Clicked objects that have left: nobody can drop what is not shown, and each costs time and memory."""
+        """Drops clicked objects that have left. Each costs time and memory, and a user cannot drop what is not
+        shown.
+        """
         assert self._session is not None
         limit = self._model.tracking.forget_after_frames
         last = {each: self._last_shown.get(each, self._count) for each in self._session.visual.objects}
@@ -248,7 +250,7 @@ class LiveView:
 
 
 def _bounded(tracking: TrackingConfig) -> TrackingConfig:
-    """With constant memory, frame by frame."""
+    """Thresholds for constant memory, one frame at a time."""
     forget = tracking.forget_after_frames or _FORGET_AFTER_FRAMES
     return tracking.model_copy(update={"frame_batch": 1, "forget_after_frames": forget})
 
@@ -266,18 +268,18 @@ def live(
     settings: LiveConfig | None = None,
     **camera: Any,
 ) -> Iterator[LiveFrame]:
-    """What is on a live source, frame by frame, at once: the newest frame each time, whatever the source's rate.
+    """Labels live video, yielding results at once. Takes the newest frame each time, whatever the source's frame rate.
 
     Args:
         source: an rtsp:// address, a device such as /dev/video0, or a video file, which plays at its own pace. With
-            `listen=True`, a camera pushes to the address.
+            `listen=True`, the address at which to wait for a camera.
         prompts: phrases.
-        checkpoint, model, tracking: as `segment_video`.
-        output: a run folder to record into: rows that are no longer tentative, a clip every ten minutes.
-        record_video: with `output`, also the frames received, as `recordings/<clip>.mp4`.
+        checkpoint, model, tracking: see `segment_video`.
+        output: a run folder to record into: final rows, a clip every ten minutes.
+        record_video: with `output`, also record the frames received, as `recordings/<clip>.mp4`.
         every_frame: process every frame of a file instead of playing it at its own pace.
         settings: when a new clip begins.
-        camera: of `Camera`: `listen`, `reconnect`, `told`, `options`, `limits`.
+        camera: arguments of `Camera`: `listen`, `reconnect`, `told`, `options`, `limits`.
 
     Returns:
         One value per processed frame, until the source ends or the generator is closed.
@@ -285,15 +287,15 @@ def live(
     Raises:
         UserError: arguments that do not fit, or `output` is another kind of run.
         ClipError: the source cannot be read.
-        JobStopped: the checkpoint cannot be loaded, or storage refuses.
+        JobStopped: the checkpoint cannot be loaded, or the output cannot be written.
     """
     phrases = as_phrases(prompts)
     if model is not None and checkpoint is not None:
-        raise UserError(f"checkpoint is {checkpoint!r}, but model is given as well; pass only one of them")
+        raise UserError(f"checkpoint is {checkpoint!r}, but model is given as well; pass only one of the two")
     if not phrases:
         raise UserError("there is nothing to look for: give at least one phrase")
     source = fspath(source)
-    check_source(source, bool(camera.get("listen")), camera.get("limits"))  # before the model, which takes its time
+    check_source(source, bool(camera.get("listen")), camera.get("limits"))  # before the model loads, which is slow
     loaded = (
         model
         if isinstance(model, Model)
@@ -323,7 +325,9 @@ def watch(
     stop: Event | None = None,
     **options: Any,
 ) -> Iterator[LiveFrame]:
-    """As `live`, with a view that may be elsewhere, and whose phrases may change meanwhile; ends soon after `stop`."""
+    """Like `live`, with a given view, which may run in another process and change its phrases. Ends soon after
+    `stop`.
+    """
     settings = settings or LiveConfig()
     with ExitStack() as stack:
         recorder: Recorder | None = None

@@ -1,9 +1,11 @@
-"""The recording of live video: a run folder that grows by a clip every ten minutes.
+"""Records live video into a run folder that gains a clip every ten minutes.
 
-Rows are held back until they can no longer be retracted (`hotstart_delay` - 1 frames), so no row belongs to a retracted
-object. Crash contract: a clip's rows are committed as a whole when the next clip begins, or at the end; the manifest
-that names it is replaced just before. A process that dies loses only the current clip and the rows of the previous clip
-that were still held back. Started again with the same output, it continues, with ids above all existing ones.
+Rows are held back for `hotstart_delay` - 1 frames, after which they can no longer be retracted. So no row belongs to a
+retracted object.
+
+Crash contract: a clip's rows are committed as a whole when the next clip begins, or at the end; the manifest that names
+the clip is replaced just before. A process that dies loses only the current clip, and rows of the previous clip that
+were still held back. If it is started again with the same output, it continues with ids above all existing ones.
 """
 
 from __future__ import annotations
@@ -33,12 +35,12 @@ if TYPE_CHECKING:
 
 
 class Recorder(AbstractContextManager["Recorder"]):
-    """Writes one source into a run folder.
+    """Records one source into a run folder.
 
     Args:
-        output: new, or of an earlier recording.
-        source: for the record; credentials are masked.
-        record_video: keep the frames as well.
+        output: a new folder, or that of an earlier recording.
+        source: stored as the clips' source; credentials are masked.
+        record_video: record the frames as well.
 
     Raises:
         UserError: `output` is another kind of run.
@@ -54,16 +56,14 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._clip: Clip | None = None
         self._names: dict[int, str] = {}
         self._phrases: list[dict[str, Any]] = []
-        self._labels: dict[str, None] = {}  # of the rows of the clip under way, in order
+        self._labels: dict[str, None] = {}  # phrases of the current clip's rows, in order
         self._encoder = Encoder(self._folder, self._publish) if record_video else None
 
     def __enter__(self) -> Recorder:
         self._stack.enter_context(self._store.lease("live"))
         info = self._store.run_info() if self._store.exists() else None
         if info is not None and "live" not in info:
-            raise UserError(
-                f"{redact(self._store.output)} is the run of a job; choose another output for the recording"
-            )
+            raise UserError(f"{redact(self._store.output)} belongs to a job; choose another output for the recording")
         self._fingerprint = {"live": self._source, "model": _described(self._view.model_info)}
         self._clips = self._store.manifest() if info is not None else []
         if info is None:
@@ -87,7 +87,7 @@ class Recorder(AbstractContextManager["Recorder"]):
     # From the camera's thread
 
     def receive(self, placed: Placed, began_at: float, frame: Received) -> None:
-        """Takes every frame received, including those that are not processed."""
+        """Takes every frame received, even if it is not processed."""
         if self._encoder is not None:
             self._encoder.put(self._name(placed, began_at), placed, frame)
 
@@ -97,7 +97,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         """Takes the rows of a processed frame and the retracted ids of earlier ones; returns the clip's id.
 
         Raises:
-            JobStopped: storage refuses, or the video can no longer be written.
+            JobStopped: the rows or the video can no longer be written.
         """
         if self._encoder is not None:
             self._encoder.check()
@@ -148,7 +148,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._writer = AnnotationWriter(self._folder / f"{name}.parquet", name, facts)
 
     def _finish(self) -> None:
-        """Commits the clip under way."""
+        """Commits the current clip."""
         if self._writer is None or self._clip is None:
             return
         name = self._clip.clip_id
@@ -157,7 +157,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         self._writer.finish(
             next_id=self._view.next_id, prompts=[{k: v for k, v in e.items() if k != "clip"} for e in of_clip]
         )
-        # Phrases change while a clip is recorded, and clicked objects have labels of their own.
+        # Phrases may change within a clip, and clicked objects have their own labels.
         asked = dict.fromkeys((*self._clip.prompts, *self._labels))
         self._clips.append(replace(self._clip, prompts=tuple(asked)))
         self._labels = {}

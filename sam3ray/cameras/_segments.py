@@ -1,4 +1,4 @@
-"""Which clip a received frame belongs to: pure, decided frame by frame."""
+"""Decides which clip a received frame belongs to, frame by frame. Pure."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _FORMAT = "%Y%m%dT%H%M%SZ"
 
 @dataclass(frozen=True)
 class Placed:
-    """A frame's place.
+    """Where a frame belongs.
 
     Attributes:
         clip: number of the clip, from 0.
-        index: in the clip.
-        time_s: since the clip's first frame.
-        scene: increases when the model must start over, after a gap in time or a change of the frame size.
+        index: index of the frame in the clip.
+        time_s: seconds since the clip's first frame.
+        scene: increases when the model must start over, after a gap or a change of the frame size.
     """
 
     clip: int
@@ -26,7 +26,9 @@ class Placed:
 
 
 class Segments:
-    """Cuts a stream into clips of `seconds`; also where a gap is longer than `reset_after_s`, or the size changes."""
+    """Cuts a stream into clips of `seconds`, and also after a gap above `reset_after_s` or a change of the frame
+    size.
+    """
 
     def __init__(self, seconds: float, reset_after_s: float) -> None:
         self._seconds, self._reset_after_s = seconds, reset_after_s
@@ -36,7 +38,7 @@ class Segments:
         self._clip = self._scene = -1
 
     def place(self, received: int, at: float, size: tuple[int, int]) -> Placed:
-        """The next frame: how many were received before it, when, and its (height, width)."""
+        """Places the next frame: how many frames came before it, when it came, and its (height, width)."""
         is_cut = self._size != size or at - self._last_at > self._reset_after_s or at < self._last_at
         self._scene += is_cut
         if is_cut or at - self._began_at >= self._seconds:
@@ -47,12 +49,12 @@ class Segments:
 
     @property
     def began_at(self) -> float:
-        """Unix seconds of the clip's first frame."""
+        """When the clip's first frame came, in Unix seconds."""
         return self._began_at
 
 
 def clip_name(at: float, number: int) -> str:
-    """The UTC start, to the second; the number keeps two clips of one second apart."""
+    """Names a clip by its start in UTC. The number distinguishes clips that start within the same second."""
     when = datetime.datetime.fromtimestamp(at, datetime.UTC)
     return f"{when:{_FORMAT}}-{number:04d}"
 

@@ -1,4 +1,4 @@
-"""How good predicted tracks are: recall, precision, IoU, identity switches, J&F, HOTA, IDF1, cgF1 and pHOTA."""
+"""Measures predicted tracks: recall, precision, IoU, identity switches, J&F, HOTA, IDF1, cgF1 and pHOTA."""
 
 from ._agreement import Agreement, AgreementReport, compare_runs, object_agreement
 from ._comparison import Tolerance

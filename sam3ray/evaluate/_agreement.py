@@ -1,4 +1,4 @@
-"""Two runs of the same clips side by side: do they find the same objects, and do they give them the same identities?"""
+"""Compares two runs of the same clips: do they find the same objects, under the same identities?"""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ if TYPE_CHECKING:
 
     from sam3ray.store import RunStore
 
-_EVENTS = 100  # kept of each clip and phrase
-_SHOWN = 10  # clips in the table
+_EVENTS = 100  # changes listed per clip and phrase
+_SHOWN = 10  # clips listed in the table
 
 
 @dataclass(frozen=True)
 class Change:
-    """On `frame` the other run's object `other_id` continues as object `to_id` here; before it was `from_id`."""
+    """A change of id: until `frame` the other run's object `other_id` was `from_id` here, from `frame` on it is
+    `to_id`.
+    """
 
     frame: int
     other_id: int
@@ -44,18 +46,18 @@ class Change:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How two runs agree on one phrase of one clip, on one clip, or altogether. Counts add up.
+    """How far two runs agree: on one phrase of one clip, on one clip, or overall. Counts can be added.
 
     Attributes:
-        rows, other_rows: masks in the run and in the other one, on the frames that both looked at.
-        matched: pairs of them on one frame with enough IoU, matched one to one.
-        equal: pairs of the same pixels.
-        iou_sum: over the matched pairs.
-        objects, other_objects: identities.
-        kept: identities of the other run that one identity here follows on every frame on which they meet, and that
-            follows nothing else.
-        agreeing: matched pairs whose identities belong together, in the best pairing of identities one to one.
-        switches: how often an object of the other run changes its id here; `merges` the other way round.
+        rows, other_rows: masks in each run, on frames that both runs looked at.
+        matched: pairs of masks on one frame with enough IoU, one to one.
+        equal: matched pairs with identical pixels.
+        iou_sum: sum of the matched pairs' IoU.
+        objects, other_objects: number of identities in each run.
+        kept: identities of the other run that have a single partner here, which has no other partner.
+        agreeing: matched pairs whose identities are partners, in the best one-to-one pairing of identities.
+        switches: how often an object of the other run changes its id here.
+        merges: how often an object here changes its id in the other run.
     """
 
     rows: int = 0
@@ -72,17 +74,17 @@ class Agreement:
 
     @property
     def overlap(self) -> float | None:
-        """Share of all masks that have a partner: 2 matched / (rows + other rows)."""
+        """Share of all masks that are matched: 2 matched / (rows + other rows)."""
         return _share(2 * self.matched, self.rows + self.other_rows)
 
     @property
     def idf1(self) -> float | None:
-        """Ristani's IDF1, the same both ways: share of all masks that have a partner of the right identity."""
+        """IDF1 (Ristani et al. 2016), which is symmetric: share of all masks matched to the right identity."""
         return _share(2 * self.agreeing, self.rows + self.other_rows)
 
     @property
     def identity(self) -> float | None:
-        """Share of the matched pairs whose identities belong together."""
+        """Share of the matched pairs whose identities are partners."""
         return _share(self.agreeing, self.matched)
 
     @property
@@ -100,11 +102,11 @@ class Agreement:
 
 @dataclass(frozen=True)
 class AgreementReport:
-    """`compare_runs`: the whole, by phrase and by clip.
+    """The result of `compare_runs`: overall, by phrase and by clip.
 
     Attributes:
-        changes: clip -> where identities of the other run continue under another one here.
-        only_here, only_there: clips that one of the runs alone has.
+        changes: by clip, where an object of the other run changes its id here.
+        only_here, only_there: clips that only one of the runs has.
     """
 
     overall: Agreement
@@ -125,7 +127,7 @@ class AgreementReport:
         }
 
     def table(self) -> Table:
-        """By phrase, then the clips that agree least."""
+        """Agreement by phrase, then of the clips that agree least."""
         from rich.table import Table
         from rich.text import Text
 
@@ -179,19 +181,20 @@ def compare_runs(
     *,
     revision: int | str | None = None,
 ) -> AgreementReport:
-    """How far two runs over the same clips agree on objects and identities. Neither counts as the truth.
+    """Measures how far two runs agree on objects and identities. Neither counts as the truth.
 
-    Compared are the clips that both have done, phrase by phrase, on the frames that both have looked at.
+    Compares the clips that both have finished, phrase by phrase, on the frames that both have looked at.
 
     Args:
         output, other: output folders, or the jobs' YAML files, dicts or `JobConfig`s.
-        iou: mask IoU from which two masks on one frame are the same object.
+        iou: minimum mask IoU for two masks on one frame to count as the same object.
         workers: processes to share the clips among. The report does not depend on it.
-        progress: called with how many clips are compared, of how many.
-        revision: of the first: None is what its model found, "latest" or a number with the corrections up to there.
+        progress: called with the number of clips compared, and of all.
+        revision: of `output`: None for the model's own rows; "latest" or a number applies the corrections up to that
+            revision.
 
     Raises:
-        UserError: one of them holds no annotations or damaged ones, they share no clip, or frame sizes differ.
+        UserError: a run has no annotations or damaged ones, the runs share no clip, or frame sizes differ.
     """
     run, other_run = (open_run(*run_place(each, storage_options)) for each in (output, other))
     here, there = run.done_ids(), other_run.done_ids()
@@ -225,11 +228,13 @@ def compare_runs(
 
 
 def object_agreement(run: RunStore, other: RunStore, clip_id: str, iou: float = 0.5) -> dict[int, tuple[float, int]]:
-    """For each object of a clip the share of its rows (on frames that both runs looked at) on which the other run has
-    the same object under the id that goes with this one, and its first row of which that is not so.
+    """How far each object of a clip keeps its identity in the other run.
+
+    Gives for each object the share of its rows on which the other run has it under its partner's id (on frames that
+    both runs looked at), and its first row without it.
 
     Raises:
-        UserError: as `compare_runs`.
+        UserError: see `compare_runs`.
     """
     one, two = read_stored(run, clip_id), read_stored(other, clip_id)
     frames = _common_frames(one, two)
@@ -297,7 +302,7 @@ def _common_frames(one: StoredClip, two: StoredClip) -> list[int]:
 def compare_clip(
     here: Mapping[int, FrameAnnotations], there: Mapping[int, FrameAnnotations], frames: Sequence[int], iou: float
 ) -> dict[str, tuple[Agreement, list[Change]]]:
-    """Of each phrase that occurs on these frames."""
+    """Compares each phrase that occurs on these frames."""
     phrases = dict.fromkeys(
         item.prompt for side in (here, there) for t in frames if t in side for item in side[t].objects
     )
@@ -329,7 +334,7 @@ def _compare_phrase(
         one, two = sides
         similar = mask_ious([mask for _, mask in one.values()], [mask for _, mask in two.values()])
         keys, other_keys = list(one), list(two)
-        # Pairs that held on the frame before come first among equals, as in CLEAR MOT.
+        # Among equals, pairs of the frame before win, as in CLEAR MOT.
         held = np.array([[last.get(b) == a for b in other_keys] for a in keys])
         worth = np.where(similar >= iou, similar + 10.0 * held, 0.0)
         for i, j in zip(*best_pairs(worth), strict=True):
@@ -362,7 +367,7 @@ def _compare_phrase(
 
 
 def _objects(frame: FrameAnnotations | None, prompt: str) -> dict[int, tuple[str, Any]]:
-    """Id -> run lengths as text, and as they are measured."""
+    """By id: the run lengths as text, and in the form that is measured."""
     items = () if frame is None else (item for item in frame.objects if item.prompt == prompt and item.area)
     return {item.object_id: (item.rle, read_rle(item.rle, frame.height, frame.width)) for item in items if frame}
 
@@ -378,7 +383,7 @@ def _agreeing(together: Mapping[tuple[int, int], int]) -> int:
 
 
 def _partners(together: Mapping[tuple[int, int], int]) -> dict[int, int]:
-    """Identities one to one, so that as many pairs as possible agree."""
+    """Pairs identities one to one, so that as many matched pairs as possible agree."""
     rows = {a: i for i, a in enumerate(dict.fromkeys(a for a, _ in together))}
     columns = {b: j for j, b in enumerate(dict.fromkeys(b for _, b in together))}
     counts = np.zeros((len(rows), len(columns)), np.int64)

@@ -1,4 +1,4 @@
-"""Predicted beside true tracks of one phrase in one clip: what counts, and how the two compare."""
+"""Compares predicted with true tracks of one phrase in one clip, and decides which of them count."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ._concept import Concept, ConceptFrame, match_masklets
 from ._davis import SeenFrame, j_and_f
 from ._track_eval import Measured, Sequences, measure
 
-_ON_IGNORED = 0.3  # a prediction with more of it than this on an ignored object stands for that one
+_ON_IGNORED = 0.3  # a prediction with a larger share than this on an ignored object counts as that object
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What counts as found, and which true objects are too little seen to be asked for.
+    """What counts as found, and which true objects are ignored because too little of them is visible.
 
     Attributes:
-        iou: mask IoU from which a prediction stands for a true object.
-        min_visible: true objects of which less than this share is seen are ignored: neither missing them nor
-            finding them counts. The share is the `visibility` of the true annotation; where unknown, all of it is.
-        min_area: likewise, the least area as a share of the frame.
-        min_score: predicted objects with a lower detection score are left out of cgF1 and pHOTA, as SA-Co does. These
-            two ask for every true object, however little is seen of it.
+        iou: minimum mask IoU for a prediction to match a true object.
+        min_visible: true objects with a smaller visible share are ignored: neither missing nor finding them counts. The
+            share is the `visibility` of the true annotation, or 1 if unknown.
+        min_area: true objects with a smaller area, as a share of the frame, are ignored likewise.
+        min_score: cgF1 and pHOTA omit predicted objects with a lower detection score, as SA-Co does. These two ignore
+            no true object, however little of it is visible.
     """
 
     iou: float = 0.5
@@ -43,13 +43,13 @@ class Comparison:
     """One phrase in one clip.
 
     Attributes:
-        true_boxes, predicted_boxes: that count, over all frames.
-        measured: what TrackEval says.
-        phrase: HOTA of all true objects, those that are little seen included; SA-Co's pHOTA.
-        concept: whole masklets, for cgF1.
+        true_boxes, predicted_boxes: number of boxes that count, over all frames.
+        measured: TrackEval's figures.
+        phrase: HOTA over all true objects, including barely visible ones; SA-Co's pHOTA.
+        concept: the comparison of whole masklets, for cgF1.
         objects: J and F of each true object.
-        is_absent: no frame holds anything of the phrase.
-        frames_with_output: on how many frames anything was predicted.
+        is_absent: whether no frame has an object of the phrase.
+        frames_with_output: number of frames with a prediction.
     """
 
     clip_id: str
@@ -73,7 +73,7 @@ def compare(
     prompt: str,
     tolerance: Tolerance,
 ) -> Comparison:
-    """Compares one phrase over `frames` of a clip; objects of other phrases are left out."""
+    """Compares one phrase on these frames of a clip, ignoring objects of other phrases."""
     seen, concepts = [], []
     for t in frames:
         frame, concept = _see(predicted.get(t), truth.get(t), prompt, tolerance)
@@ -106,7 +106,7 @@ def compare(
 def _see(
     predicted: FrameAnnotations | None, truth: FrameAnnotations | None, prompt: str, tolerance: Tolerance
 ) -> tuple[SeenFrame, ConceptFrame]:
-    """The frame as recall, J&F and HOTA take it, and as cgF1 and pHOTA do."""
+    """Two views of a frame: one for recall, J&F and HOTA, one for cgF1 and pHOTA."""
     asked: dict[int, MaskRuns] = {}
     faint: dict[int, MaskRuns] = {}
     regions: dict[int, MaskRuns] = {}
@@ -124,7 +124,7 @@ def _see(
 
 
 def _masks(frame: FrameAnnotations | None, prompt: str) -> list[tuple[int, MaskRuns, float]]:
-    """Ids, masks and visibility of a phrase's objects; an empty mask is no object."""
+    """Ids, masks and visibility of a phrase's objects. An empty mask does not count as an object."""
     if frame is None:
         return []
     return [
@@ -139,7 +139,7 @@ def _masks(frame: FrameAnnotations | None, prompt: str) -> list[tuple[int, MaskR
 
 
 def mask_ious(a: list[MaskRuns], b: list[MaskRuns]) -> NDArray[np.float64]:
-    """IoU of each mask with each other one: (n, m). Raises ValueError where their sizes differ."""
+    """IoU of each of n masks with each of m others: (n, m). Raises ValueError if their sizes differ."""
     if not a or not b:
         return np.zeros((len(a), len(b)))
     if a[0].shape != b[0].shape:
@@ -150,7 +150,7 @@ def mask_ious(a: list[MaskRuns], b: list[MaskRuns]) -> NDArray[np.float64]:
 
 
 def _held_against(frame: SeenFrame, iou: float) -> list[bool]:
-    """Which predictions count: not those that stand for an ignored object and for none that is asked for."""
+    """Which predictions count: all but those that match an ignored object and no other."""
     return [
         bool((frame.ious[:, j] >= iou).any())
         or not any(mask.common([other])[0] > _ON_IGNORED * mask.area for other in frame.ignored.values())

@@ -1,10 +1,12 @@
-"""cgF1 of SA-Co: are the right phrases answered at all, and are their objects found whole?
+"""SA-Co's cgF1: is each phrase found in the right clips, and are its objects segmented throughout?
 
-As in "SAM 3: Segment Anything with Concepts" (2025) and Meta's evaluator (`sam3.eval.cgf1_eval`,
-`sam3.eval.ytvis_eval`): masklets of one phrase in one clip are matched one to one by the IoU of their tubes, so that
-the sum of the IoUs is highest. F1 over the clips in which something of the phrase exists, mean over IoU thresholds .5,
-.55 ... .95, times Matthews' correlation of "anything found" with "anything there" over all pairs of clip and phrase.
-Meta's code adds 1e-4 to denominators and says 0 where a factor has no meaning; here it is None.
+Defined as in "SAM 3: Segment Anything with Concepts" (2025) and Meta's evaluator (`sam3.eval.cgf1_eval`,
+`sam3.eval.ytvis_eval`). The masklets of one phrase in one clip are matched one to one by the IoU of their tubes, so
+that the sum of the IoUs is largest. cgF1 is a product of two factors. The first is F1 over the clips in which the
+phrase occurs, averaged over the IoU thresholds .5, .55 ... .95. The second is Matthews' correlation between "something
+was found" and "something is there", over all pairs of clip and phrase.
+
+Where a factor is undefined it is None here; Meta's code gives 0, and adds 1e-4 to denominators.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 @dataclass(frozen=True)
 class ConceptFrame:
-    """All masks of one phrase on one frame by object id, and the IoU of each true one with each predicted one."""
+    """All masks of one phrase on one frame by object id, and the IoU of each true mask with each predicted one."""
 
     true: dict[int, MaskRuns]
     predicted: dict[int, MaskRuns]
@@ -32,7 +34,7 @@ class ConceptFrame:
 
 @dataclass(frozen=True)
 class Concept:
-    """One phrase in one clip: how many masklets there are, were predicted, and agree at each of `THRESHOLDS`."""
+    """One phrase in one clip: numbers of true masklets, of predicted ones, and of matches at each of `THRESHOLDS`."""
 
     true: int
     predicted: int
@@ -51,7 +53,7 @@ def match_masklets(frames: Sequence[ConceptFrame]) -> Concept:
         b = np.array([mask.area for mask in frame.predicted.values()], float)
         true_area[i] += a
         predicted_area[j] += b
-        common[np.ix_(i, j)] += np.rint(frame.ious * (a[:, None] + b) / (1 + frame.ious))  # pixels that both have
+        common[np.ix_(i, j)] += np.rint(frame.ious * (a[:, None] + b) / (1 + frame.ious))  # pixels in both
     ious = common / np.maximum(true_area[:, None] + predicted_area - common, 1)
     pairs = ious[best_pairs(ious)]
     return Concept(len(rows), len(columns), tuple(int((pairs >= least).sum()) for least in THRESHOLDS))
@@ -59,7 +61,9 @@ def match_masklets(frames: Sequence[ConceptFrame]) -> Concept:
 
 @dataclass(frozen=True)
 class ConceptScores:
-    """`cgf1` = `pmf1` (F1 of masklets over the pairs in which the phrase exists) x `il_mcc` (correlation over all)."""
+    """`cgf1` is `pmf1` (F1 of masklets over the pairs in which the phrase occurs) times `il_mcc` (correlation over all
+    pairs).
+    """
 
     cgf1: float | None
     pmf1: float | None
@@ -67,7 +71,7 @@ class ConceptScores:
 
 
 def score_concepts(pairs: Iterable[Concept]) -> ConceptScores:
-    """Over pairs of clip and phrase, each masklet weighing the same."""
+    """Scores over pairs of clip and phrase. Every masklet has the same weight."""
     pairs = list(pairs)
     there = [pair for pair in pairs if pair.true]
     found = np.array([pair.matched for pair in there]).reshape(-1, len(THRESHOLDS)).sum(0)
@@ -78,7 +82,9 @@ def score_concepts(pairs: Iterable[Concept]) -> ConceptScores:
 
 
 def _matthews(pairs: Sequence[tuple[bool, bool]]) -> float | None:
-    """Correlation of two yes-or-no answers; None where the truth is always the same, 0 where the other one is."""
+    """Correlation of two yes-or-no answers: None if the true answer never changes, 0 if only the predicted one never
+    does.
+    """
     counts = {key: pairs.count(key) for key in ((True, True), (True, False), (False, True), (False, False))}
     tp, fn, fp, tn = counts.values()
     if not (tp + fn and fp + tn):

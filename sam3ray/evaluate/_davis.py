@@ -1,7 +1,7 @@
-"""J and F of whole tracks, as DAVIS measures them (Perazzi et al. 2016): region and outline.
+"""DAVIS's J (region) and F (outline) of whole tracks (Perazzi et al. 2016).
 
-TrackEval has them, too; these give its numbers (a test holds them to it), can leave frames out on which an object is
-hardly to be seen, and look only at the part of the frame where the two masks are: a twentieth of the time.
+TrackEval has them too, and a test checks that the numbers agree. Ours can also omit frames on which an object is barely
+visible, and take a twentieth of the time, since they look only at the part of the frame around the two masks.
 """
 
 from __future__ import annotations
@@ -21,9 +21,16 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class SeenFrame:
-    """One frame: the masks of the true objects asked for and of the predicted ones by id, the true ones that are too
-    little seen to be asked for, and how each asked one overlaps each predicted one (IoU). Masks stay runs: those of a
-    long clip would not fit into memory as pixels."""
+    """The objects on one frame, by id.
+
+    Attributes:
+        asked: true objects that count.
+        ignored: true objects that are barely visible and do not count.
+        given: predicted objects.
+        ious: IoU of each `asked` object with each `given` one.
+
+    Masks are kept as runs, because the pixels of a long clip's masks would not fit into memory.
+    """
 
     asked: dict[int, MaskRuns]
     ignored: dict[int, MaskRuns]
@@ -32,18 +39,18 @@ class SeenFrame:
 
 
 def j_and_f(frames: Sequence[SeenFrame]) -> list[tuple[float, float]]:
-    """J and F of every object that is asked for on some frame, against the predicted track that gives it the highest
-    J, one track each.
+    """J and F of every object that counts on some frame, against the predicted track with the highest J. No two objects
+    share a track.
 
-    A frame on which neither is there counts 1, one on which only one is 0; those on which the object is ignored are
-    left out.
+    A frame with neither of the two counts as 1, a frame with only one of them as 0. Frames on which the object is
+    ignored are omitted.
     """
     objects = list(dict.fromkeys(a for frame in frames for a in frame.asked))
     tracks = list(dict.fromkeys(g for frame in frames for g in frame.given))
     row, column = {a: i for i, a in enumerate(objects)}, {g: j for j, g in enumerate(tracks)}
     if not objects:
         return []
-    # Objects without a track of their own get an empty one.
+    # Objects left without a track get an empty one.
     regions = np.zeros((len(objects), max(len(tracks), len(objects))))
     counted = np.zeros(len(objects))
     for frame in frames:
@@ -73,8 +80,9 @@ def _frame_f(frame: SeenFrame, true_id: int, predicted_id: int | None) -> float:
 
 
 def outline_f(a: MaskRuns, b: MaskRuns, share: float = 0.008) -> float:
-    """F measure of the outlines of two masks of one size, 0..1; points closer than `share` of the frame's diagonal
-    agree."""
+    """F measure (0..1) of the outlines of two masks of the same size. Points closer than `share` of the frame's
+    diagonal match.
+    """
     height, width = a.shape
     reach = int(np.ceil(share * np.hypot(height, width)))
     boxes = np.array([mask.bbox for mask in (a, b) if mask.area] or [(0, 0, 0, 0)])
@@ -93,7 +101,7 @@ def outline_f(a: MaskRuns, b: MaskRuns, share: float = 0.008) -> float:
 
 
 def _outline(pixels: Mask) -> Mask:
-    """Where a pixel differs from the one to its right, below it or below to the right."""
+    """True where a pixel differs from its neighbour to the right, below, or below to the right."""
     mask = np.pad(pixels, ((0, 1), (0, 1)), mode="edge")
     here = mask[:-1, :-1]
     edge: Mask = (here != mask[:-1, 1:]) | (here != mask[1:, :-1]) | (here != mask[1:, 1:])

@@ -1,4 +1,4 @@
-"""Which frames of a clip are compared: those of the truth that the run has looked at."""
+"""Selects the frames of a clip to compare: frames of the truth that the run has looked at."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def compared_frames(
     """Frame indices, ascending.
 
     Args:
-        truth, run: what the clip's files say of it, see `labelled_frames`.
-        true_rows, run_rows: the frames that have rows.
+        truth, run: facts from the metadata of the clip's two files, see `labelled_frames`.
+        true_rows, run_rows: indices of the frames that have rows.
 
     Raises:
-        ValueError: as `labelled_frames`.
+        ValueError: see `labelled_frames`.
     """
-    labelled_frames({}, run_rows)  # its indices are in bounds, too
+    labelled_frames({}, run_rows)  # also checks that its indices are in bounds
     frames = set(labelled_frames(truth, true_rows, last=max(true_rows | run_rows, default=-1)))
     if is_part(run):
         frames &= sampled_frames(run, last=max(frames, default=-1)) | run_rows

@@ -1,4 +1,4 @@
-"""What comparisons found: figures by phrase, by clip and of all, as a table and as JSON.
+"""Reports comparisons: figures overall, by phrase and by clip, as a table and as JSON.
 
 Recall, precision, IoU, id switches, MOTA, HOTA, pHOTA and IDF1 are TrackEval's.
 """
@@ -24,15 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures of one phrase, of one clip, or of all; None where one has no meaning (recall, and nothing was there).
+    """Figures of one phrase, of one clip, or overall. A figure without meaning is None, such as recall where nothing is
+    there.
 
     Attributes:
         recall, precision, mota: CLEAR MOT (Bernardin and Stiefelhagen 2008) at the tolerance's IoU.
-        mean_iou: of the matches (CLEAR's MOTP).
-        switches: changes of the predicted id that a true object is matched with; `switches_per_1000` true boxes.
-        j, f: region and outline measure of DAVIS, mean over true objects (`j_and_f` their mean).
+        mean_iou: mean IoU of the matches (CLEAR's MOTP).
+        switches: how often the predicted id matched with a true object changes; `switches_per_1000` is per 1000 true
+            boxes.
+        j, f: region and outline measure of DAVIS, mean over true objects (`j_and_f` is the mean of the two).
         hota, idf1: Luiten et al. 2021; Ristani et al. 2016.
-        phota: HOTA over all true objects, those that are little seen included (SA-Co's phrase HOTA).
+        phota: HOTA over all true objects, including barely visible ones (SA-Co's phrase HOTA).
         cgf1, pmf1, il_mcc: SA-Co's figure and its two factors, see `ConceptScores`.
         absent_rate: share of the frames with output, over clips in which nothing of the phrase exists.
     """
@@ -66,7 +68,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Report:
-    """The comparison of a run with the truth. `missing` are true clips that the run has no annotations of."""
+    """The comparison of a run with the truth. `missing` lists clips of the truth that the run has not annotated."""
 
     overall: Scores
     prompts: dict[str, Scores]
@@ -121,7 +123,7 @@ class Report:
 
 
 def report_of(comparisons: Iterable[Comparison], missing: tuple[str, ...] = ()) -> Report:
-    """The report of comparisons; objects of different phrases are kept apart throughout."""
+    """Makes a report of comparisons. Objects of different phrases are never compared."""
     all_of_them = tuple(comparisons)
 
     def by(key: Callable[[Comparison], str]) -> dict[str, Scores]:
@@ -134,7 +136,7 @@ def report_of(comparisons: Iterable[Comparison], missing: tuple[str, ...] = ()) 
 
 
 def merge(reports: Iterable[Report]) -> Report:
-    """One report of several clips' reports."""
+    """Merges the reports of several clips into one."""
     reports = list(reports)
     return report_of((c for r in reports for c in r.comparisons), tuple(clip for r in reports for clip in r.missing))
 
@@ -145,7 +147,7 @@ def _plain(scores: Scores) -> dict[str, Any]:
 
 
 def score(parts: Sequence[Comparison]) -> Scores:
-    """Figures over several comparisons, each box weighing the same."""
+    """Figures over several comparisons. Every box has the same weight."""
     true_boxes, predicted_boxes = sum(p.true_boxes for p in parts), sum(p.predicted_boxes for p in parts)
     found = combine(part.measured for part in parts)
     clear = found["CLEAR"]

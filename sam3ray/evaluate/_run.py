@@ -1,4 +1,4 @@
-"""Compares the annotations of clips, in memory or on storage, with true ones."""
+"""Compares annotations with the truth, in memory or on storage."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ def evaluate(
     """Compares one clip's predicted with its true annotations, phrase by phrase.
 
     Args:
-        predicted, truth: of the same frames; the frames compared are those of the truth, those without objects
-            included. `visibility` of a true object, where known, is the share of it that is seen.
-        prompts: the phrases asked for, those included that the clip does not hold; None takes those that occur.
+        predicted: the frames to judge.
+        truth: every frame to compare, including those without objects. An object's `visibility`, where known, is its
+            visible share.
+        prompts: the phrases asked for, including those that do not occur in the clip; None takes those that occur.
         tolerance: what counts as found.
-        clip_id: under which the report has it.
+        clip_id: names the clip in the report.
 
     Raises:
-        ValueError: predicted and true masks are of different sizes.
+        ValueError: predicted and true masks differ in size.
         UserError: TrackEval is not installed.
     """
     given = {frame.frame_index: frame for frame in predicted}
@@ -60,26 +61,27 @@ def evaluate_run(
     ignore_prompts: bool = False,
     revision: int | str | None = None,
 ) -> Report:
-    """Compares a run with the truth: a folder of the same layout, `annotations/<clip_id>.parquet`.
+    """Compares a run with the truth, a folder of the same layout: `annotations/<clip_id>.parquet`.
 
-    The truth's files say in their metadata ("clip") how many `frames` were labelled and which `prompts` were asked for;
-    without it, the frames on which the truth has something, and the phrases that occur. Clips the truth does not hold
-    are left out, and so are frames that the run did not look at (`fps`, `start_s` and `end_s` of its clips).
+    The metadata of the truth's files ("clip") say how many `frames` were labelled and which `prompts` were asked for.
+    Without them, only frames with true objects and phrases that occur are compared. Clips that the truth lacks are
+    omitted, as are frames that the run did not look at (`fps`, `start_s` and `end_s` of its clips).
 
     Args:
         workers: processes to share the clips among. The report does not depend on it.
-        progress: called with how many clips are compared, of how many.
-        ignore_prompts: all phrases count as one, for truth that names no classes.
-        revision: of the run: None is what the model found, "latest" or a number with the corrections up to there.
+        progress: called with the number of clips compared, and of all.
+        ignore_prompts: treat all phrases as one, for truth that names no classes.
+        revision: of the run: None for the model's own rows; "latest" or a number applies the corrections up to that
+            revision.
 
     Raises:
-        UserError: there is no such revision; one of the folders holds no annotations, or such as cannot be read; sizes
-            disagree; TrackEval is not installed.
+        UserError: the revision does not exist, a folder has no annotations or unreadable ones, sizes differ, or
+            TrackEval is not installed.
     """
     output, storage_options = run_place(output, storage_options)
     truth, _ = run_place(truth, storage_options)
     tolerance = tolerance or Tolerance()
-    metrics(tolerance.iou)  # before the work, not after it
+    metrics(tolerance.iou)  # fail before the work, not after it
     true_run = RunStore(truth, storage_options)
     clips = sorted(true_run.done_ids())
     if not clips:
@@ -116,12 +118,12 @@ def _compare_stored(
     try:
         frames = compared_frames(true.facts, given.facts, true.frames.keys(), given.frames.keys())
         return _compare_clip(clip_id, given.frames, true.frames, frames, prompts, tolerance)
-    except (ValueError, TypeError, ArithmeticError) as error:  # what is there are no annotations of this clip
+    except (ValueError, TypeError, ArithmeticError) as error:  # the file's content cannot be annotations
         raise UserError(f"clip {clip_id}: {redact(str(error))}") from None
 
 
 def _as_one(clip: StoredClip) -> StoredClip:
-    """With one name for every phrase."""
+    """The clip with the same name for every phrase."""
     frames = {
         index: replace(frame, objects=tuple(replace(item, prompt=ANY_PROMPT) for item in frame.objects))
         for index, frame in clip.frames.items()

@@ -1,4 +1,4 @@
-"""CLEAR MOT, HOTA and IDF1 by TrackEval: measured sequence by sequence, then combined."""
+"""Computes CLEAR MOT, HOTA and IDF1 with TrackEval, sequence by sequence, then combined."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Sequences:
     """True and predicted tracks, frame by frame.
 
     Attributes:
-        true_ids, predicted_ids: (n,) and (m,) on each frame; any numbers.
+        true_ids, predicted_ids: any numbers, (n,) and (m,) on each frame.
         similarities: (n, m) on each frame.
     """
 
@@ -26,11 +26,11 @@ class Sequences:
     similarities: Sequence[NDArray[np.float64]]
 
 
-Measured = dict[str, dict[str, Any]]  # of each metric, what TrackEval says of one sequence
+Measured = dict[str, dict[str, Any]]  # by metric: TrackEval's result for one sequence
 
 
 def metrics(iou: float) -> dict[str, Any]:
-    """TrackEval's metrics; CLEAR's match from this similarity on.
+    """TrackEval's metrics. CLEAR matches boxes with at least this similarity.
 
     Raises:
         UserError: TrackEval is not installed.
@@ -50,7 +50,7 @@ ALL = ("CLEAR", "HOTA", "Identity")
 
 
 def measure(tracks: Sequences, iou: float, names: Sequence[str] = ALL) -> Measured:
-    """What the metrics of these names say of one sequence.
+    """Measures one sequence with the metrics of these names.
 
     Raises:
         UserError: TrackEval is not installed.
@@ -71,14 +71,14 @@ def measure(tracks: Sequences, iou: float, names: Sequence[str] = ALL) -> Measur
 
 
 def combine(parts: Iterable[Measured], names: Sequence[str] = ALL) -> Measured:
-    """What the metrics say of several sequences together, each box weighing the same."""
+    """Combines the results of several sequences. Every box has the same weight."""
     named = {str(i): part for i, part in enumerate(parts)} or {"nothing": measure(Sequences([], [], []), 0.5)}
     known = metrics(0.5)
     return {name: known[name].combine_sequences({key: part[name] for key, part in named.items()}) for name in names}
 
 
 def _numbered(frames: Sequence[Sequence[int]]) -> tuple[list[NDArray[np.int64]], int]:
-    """Ids from 0 on without gaps, as TrackEval wants them, and how many there are."""
+    """Renumbers ids from 0 without gaps, as TrackEval needs them. Also returns how many there are."""
     numbers: dict[int, int] = {}
     rows = [np.array([numbers.setdefault(k, len(numbers)) for k in frame], np.int64) for frame in frames]
     return rows, len(numbers)

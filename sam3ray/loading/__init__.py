@@ -1,4 +1,4 @@
-"""A run's frames with their masks, for training and analysis: a PyTorch `Dataset`, a Hugging Face dataset.
+"""A run's frames and masks for training and analysis, as a PyTorch `Dataset` or a Hugging Face dataset.
 
 Both read rows and frames on demand, from any storage.
 """

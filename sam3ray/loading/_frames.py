@@ -1,4 +1,4 @@
-"""Which frames a run has, the objects on each, and their pictures, one at a time."""
+"""Reads a run's frames one at a time: their indices, objects and pictures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _inherited: list[object] = []
 
 @dataclass(frozen=True)
 class Choice:
-    """Which frames: of these clips (None: all that are done), with an object of these phrases, every n-th of them."""
+    """Which frames to read: of these clips (None: all finished ones), with an object of these phrases, every n-th."""
 
     clips: tuple[str, ...] | None = None
     prompts: tuple[str, ...] | None = None
@@ -39,14 +39,14 @@ class Choice:
 
 
 class RunFrames:
-    """The annotated frames of a run. Picklable; reopens its files in every process.
+    """The annotated frames of a run. Can be pickled: every process opens its own files.
 
     Args:
-        revision: None is what the model found; "latest" or a number applies the corrections up to there.
-        limits: limits of videos, and where remote ones are kept while they are read (`video.cache_dir`, `cache_bytes`).
+        revision: None for the model's own rows; "latest" or a number applies the corrections up to that revision.
+        limits: limits on videos, and where to keep remote ones while reading (`video.cache_dir`, `cache_bytes`).
 
     Raises:
-        UserError: there is no run, no such finished clip or no such revision.
+        UserError: the run, a finished clip or the revision does not exist.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class RunFrames:
         return self.__dict__ | {"_rows": OrderedDict()}
 
     def frames(self, clip: Clip) -> dict[int, FrameAnnotations]:
-        """Frame index -> the objects there, of the frames that are chosen. Those of the last few clips are kept."""
+        """The chosen frames' objects, by frame index. The rows of the last few clips stay in memory."""
         if clip.clip_id not in self._rows:
             while len(self._rows) >= _CLIPS_HELD:
                 self._rows.popitem(last=False)
@@ -94,7 +94,7 @@ class RunFrames:
         return self._rows[clip.clip_id]
 
     def times(self, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
-        """Indices and seconds of the chosen frames, ascending, without their masks where that can be."""
+        """Indices and times (seconds) of the chosen frames, ascending. Avoids reading masks where possible."""
         if clip.clip_id in self._operations or self.choice.prompts is not None:
             frames = self._chosen(clip)
             return np.array([f.frame_index for f in frames], np.int64), np.array([f.time_s for f in frames])
@@ -104,10 +104,10 @@ class RunFrames:
         return index[keep].astype(np.int64), table["time_s"].to_numpy()[first][keep]
 
     def picture(self, clip: Clip, frame: FrameAnnotations) -> Frame:
-        """The source's frame.
+        """The frame from the source video.
 
         Raises:
-            ClipError: the video cannot be read, or is not the one that was annotated.
+            ClipError: the video cannot be read, or has changed since it was annotated.
         """
         found = self._pictures.read(clip.uri, frame.frame_index, frame.time_s)
         if found.image.shape[:2] != (frame.height, frame.width):
@@ -137,9 +137,9 @@ class RunFrames:
 
 
 class Pictures:
-    """Frames of videos by index. Keeps one video open, at the last frame that was read.
+    """Reads frames of videos by index. Keeps one video open, positioned after the last frame read.
 
-    Picklable, and safe after a fork: each process opens its own videos.
+    Can be pickled and forked: each process opens its own videos.
     """
 
     def __init__(self, storage_options: Mapping[str, Any], limits: VideoConfig) -> None:
@@ -166,14 +166,14 @@ class Pictures:
         self._forget()
 
     def close(self) -> None:
-        """End decoding, and remove remote videos that were kept for it."""
+        """Stops decoding, and removes cached copies of remote videos."""
         if self._pid != os.getpid():
             self._disown()
         self._stack.close()
         self._forget()
 
     def read(self, uri: str, index: int, time_s: float) -> Frame:
-        """Raises ClipError: the video cannot be read, or has no such frame at that time."""
+        """Raises ClipError if the video cannot be read, or has no such frame at that time."""
         if self._pid != os.getpid():
             self._disown()
         last = self._last
@@ -201,7 +201,7 @@ class Pictures:
         self._uri, self._frames = uri, iter(video)
 
     def _next(self, index: int) -> Frame | None:
-        """Decodes up to this frame."""
+        """Decodes forward to this frame."""
         assert self._frames is not None
         for frame in self._frames:
             self._last = frame

@@ -32,13 +32,13 @@ def hugging_face_dataset(
 
     Columns: `image`, `clip_id`, `frame_index`, `time_s`, and `objects`, a list of `object_id`, `prompt`, `score`,
     `track_score`, `bbox` (xmin, ymin, xmax, ymax, max exclusive), `area`, `segmentation` (COCO RLE, for
-    `sam3ray.decode_mask`) and `mask`, an image that is 255 where the object is. Clips are its shards: `shuffle`, the
-    workers of a `DataLoader` and `split_dataset_by_node` share them.
+    `sam3ray.decode_mask`) and `mask`, an image that is 255 on the object and 0 elsewhere. Each clip is a shard:
+    `shuffle`, the workers of a `DataLoader` and `split_dataset_by_node` work on whole clips.
 
-    Args: as `RunDataset`.
+    Args: see `RunDataset`.
 
     Raises:
-        UserError: as `RunDataset`; `datasets` is not installed.
+        UserError: see `RunDataset`; also if `datasets` is not installed.
     """
     try:
         import datasets

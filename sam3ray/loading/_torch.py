@@ -17,7 +17,7 @@ from sam3ray.values.phrases import as_names
 
 
 class RunDataset(Dataset[Any]):
-    """The annotated frames of a run, in the manifest's order; frames without objects are not among them.
+    """The annotated frames of a run, in the manifest's order, without frames that have no objects.
 
     An item is a dict:
 
@@ -27,26 +27,26 @@ class RunDataset(Dataset[Any]):
         object_ids    int64 tensor (n,)
         prompts       list of n phrases
         scores, track_scores    float32 tensors (n,)
-        clip_id, frame_index, time_s    where the frame is from
+        clip_id, frame_index, time_s    where the frame comes from
 
-    Opening it reads the frame times of every clip, but no masks. Reading an item reads its clip's rows (those of the
-    last few clips are kept) and decodes its frame. The next frame of the same clip is decoded in sequence; any other
-    needs a seek, which is exact. Use `ByClip` to shuffle without a seek for every item. It works in the workers of a
-    `DataLoader`, each of which opens its own videos.
+    Opening it reads every clip's frame times, but no masks. Reading an item reads its clip's rows (those of the last
+    few clips stay in memory) and decodes its frame. Going on to the clip's next frame is fast; any other frame needs a
+    seek, which is exact. To shuffle without a seek per item, use `ByClip`. The workers of a `DataLoader` may read it:
+    each opens its own videos.
 
     Args:
         run: the output folder, on any fsspec storage, or the job's YAML file, dict or `JobConfig`.
         storage_options: fsspec options; they win over those of the configuration.
-        clips: ids; None is all that are done.
-        prompts: only objects of these phrases, and frames that have one.
-        every: every n-th of the frames of a clip.
-        revision: None is what the model found; "latest" or a number applies the corrections up to there.
-        transform: called with each item; its result is returned instead.
-        video: limits, and where remote videos are kept while they are read.
+        clips: ids of clips; None for all finished clips.
+        prompts: read only objects of these phrases, and only frames that have one.
+        every: read every n-th frame of a clip.
+        revision: None for the model's own rows; "latest" or a number applies the corrections up to that revision.
+        transform: called with each item; its result replaces the item.
+        video: limits on videos, and where to keep remote ones while reading.
 
     Raises:
-        UserError: there is no run, no such finished clip or no such revision.
-        ClipError: of an item: its video cannot be read, or is not the one that was annotated.
+        UserError: the run, a finished clip or the revision does not exist.
+        ClipError: when reading an item, if its video cannot be read or has changed since it was annotated.
     """
 
     def __init__(
@@ -99,15 +99,15 @@ class RunDataset(Dataset[Any]):
         return item if self._transform is None else self._transform(item)
 
     def close(self) -> None:
-        """Ends decoding, and removes remote videos that were kept for it."""
+        """Stops decoding, and removes cached copies of remote videos."""
         self._frames.close()
 
 
 class ByClip(Sampler[int]):
-    """Items of a `RunDataset` clip by clip: clips in a random order, the frames of a clip in theirs.
+    """A sampler for `RunDataset`: clips in random order, each clip's frames in sequence.
 
     Args:
-        seed: of the first epoch; `set_epoch` gives every epoch another order, and every process the same.
+        seed: fixes the order of clips. After `set_epoch` the order is another one, the same in every process.
     """
 
     def __init__(self, dataset: RunDataset, seed: int = 0) -> None:
@@ -125,5 +125,5 @@ class ByClip(Sampler[int]):
 
 
 def collate_frames(items: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Collates items of different sizes and numbers of objects: a list for each key."""
+    """Collates items of different sizes and object counts into a list per key."""
     return {name: [item[name] for item in items] for name in items[0]}

@@ -1,4 +1,4 @@
-"""What a job would do and cost: the `plan` verb."""
+"""The `plan` verb: what a job would do, and what it would cost."""
 
 from sam3ray.planning._estimate import Estimate
 from sam3ray.planning._plan import plan_job

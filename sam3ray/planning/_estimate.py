@@ -1,4 +1,4 @@
-"""How much a job will cost: arithmetic on figures that are printed with the result."""
+"""Estimates what a job will cost. The assumed figures are printed with the result."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from sam3ray.config import JobConfig
 
 OBJECTS_PER_FRAME = 5
-BYTES_PER_ROW = 130  # measured: RLE of a 720p mask 79 bytes after zstd, the other columns about 50
-BYTES_PER_FILE = 9_000  # schema and metadata of a file per clip
+BYTES_PER_ROW = 130  # measured: a 720p mask's RLE takes 79 bytes after zstd, the other columns about 50
+BYTES_PER_FILE = 9_000  # schema and metadata of each clip's file
 
-# Seconds per frame on one H100: 26.5, 9.8 and 1.6 frames/s with 1, 16 and 128 objects are published for Meta's own
-# code (chart of the SAM 3.1 release). They lie on this line within 15 %.
+# Seconds per frame on one H100. For its own code Meta published 26.5, 9.8 and 1.6 frames/s with 1, 16 and 128 objects
+# (chart of the SAM 3.1 release); this line fits them within 15 %.
 H100_FRAME_S = 0.0335
 H100_OBJECT_S = 0.0046
-# The checkpoint in the package, float32 on one CPU thread: 51 ms with one phrase, 94 ms with three.
+# Measured with the embedded checkpoint, float32 on one CPU thread: 51 ms with one phrase, 94 ms with three.
 EMBEDDED_FRAME_S = 0.030
 EMBEDDED_PROMPT_S = 0.0215
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done: readable clips and their frames, phrases and pixels."""
+    """The work left to do: readable clips, with their frames, phrases and pixels."""
 
     clips: int
     frames: int
@@ -34,8 +34,8 @@ class Estimate:
     """Output size and computing time, with the assumptions behind them.
 
     Attributes:
-        actor_hours: of all actors together, None where nothing is known of such hardware.
-        wall_hours: with `cluster.actors.max` actors all the time.
+        actor_hours: summed over all actors; None if no speed is known for this hardware.
+        wall_hours: assuming that `cluster.actors.max` actors are always busy.
     """
 
     output_bytes: int
@@ -46,7 +46,7 @@ class Estimate:
 
 
 def estimate(config: JobConfig, work: Work) -> Estimate:
-    """A rough cost, good for orders of magnitude."""
+    """A rough cost: trust its order of magnitude, not its digits."""
     assumptions = [
         f"{OBJECTS_PER_FRAME} objects per frame",
         f"{BYTES_PER_ROW} bytes per object and frame, {BYTES_PER_FILE} per clip (annotated videos not counted)",
@@ -74,7 +74,7 @@ def estimate(config: JobConfig, work: Work) -> Estimate:
 
 
 def seconds_per_frame(config: JobConfig, prompts: float) -> float | None:
-    """Of one actor, with so many phrases; None where nothing is known of such hardware."""
+    """Seconds that one actor spends on a frame with this many phrases; None if no speed is known for this hardware."""
     if config.cluster.gpus_per_actor > 0:
         return (H100_FRAME_S + H100_OBJECT_S * OBJECTS_PER_FRAME) / min(1.0, config.cluster.gpus_per_actor)
     if config.model.checkpoint == "embedded":

@@ -1,4 +1,4 @@
-"""What will become of a clip, from the headers of its video: the reasons that `run` would record, and its frames."""
+"""Predicts from a video's headers whether a clip will fail, with the reason `run` would record, and its frame count."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sam3ray.video import VideoInfo, check_duration
 
 
 def foreseen(clip: Clip, facts: VideoInfo, config: JobConfig) -> ClipError | None:
-    """The failure that the clip will end in, as far as headers tell."""
+    """The failure that the clip will end in, as far as headers show; None if none is expected."""
     size, room = facts.size_bytes, config.video.cache_bytes
     if not is_local(clip.uri) and size is not None and size > room and not facts.has_ranges:
         return ClipError(Reason.OVER_LIMITS, f"it has {size} bytes, the video cache holds {room}")
-    # Of a cut-off Matroska it is not known where it ends; a range of it may lie before that.
+    # Nobody knows where a truncated Matroska file ends; a clip's range may end before that.
     if facts.intact_s is not None and (clip.end_s is None or 0 < facts.intact_s < clip.end_s):
         return ClipError(Reason.UNREADABLE_VIDEO, "the file is cut off: frames that it lists are missing")
     try:
@@ -38,13 +38,13 @@ def foreseen(clip: Clip, facts: VideoInfo, config: JobConfig) -> ClipError | Non
 
 
 def work_of(clip: Clip, facts: VideoInfo, config: JobConfig) -> tuple[int, float] | None:
-    """(frames after sampling, seconds of video) of a clip that is not foreseen to fail; None where it is not known."""
+    """(frames after sampling, seconds of video) of a clip that `foreseen` accepts; None if headers do not tell."""
     duration = _duration(facts)
     if duration is None:
         return None
     seconds = min(duration, duration if clip.end_s is None else clip.end_s) - (clip.start_s or 0.0)
     if seconds <= 0:
-        return None  # the duration is an estimate, and the range may lie in the video for all that is known
+        return None  # the duration is only an estimate: the range may lie within the video after all
     rate = clip.fps or config.video.fps
     source_rate = facts.frame_count / duration if facts.frame_count else float(facts.fps or 25)
     return max(1, round(seconds * min(rate or source_rate, source_rate))), seconds

@@ -1,4 +1,4 @@
-"""What a job would do, without doing it."""
+"""Works out what a job would do, without doing it."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def plan_job(
     sample: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
-    """Resolves and checks config and manifest, probes every clip that is still to do. Writes nothing, loads no model.
+    """Checks configuration and manifest, and probes every clip still to do. Writes nothing and loads no model.
 
     Args:
         config: a YAML file, a dict with the same keys, or a `JobConfig` (see `sam3ray.load_config`).
-        overrides: `key.subkey=value` each, as `--set` takes them.
-        sample: probe only so many clips, spread evenly over the manifest.
+        overrides: `key.subkey=value` each, as with `--set`.
+        sample: probe only this many clips, spread evenly over the manifest.
         on_progress: called now and then with (videos probed, videos to probe).
 
     Raises:
@@ -127,7 +127,7 @@ def _refusals(start: Start) -> tuple[str, ...]:
 
 
 def _state_of_run(store: RunStore, start: Start) -> tuple[set[str], dict[str, str]]:
-    """Ids done, and ids settled by a failure with its reason."""
+    """Ids that are done, and ids that failed for good with their reason."""
     if start.begun is None:
         return set(), {}
     done = store.done_ids()

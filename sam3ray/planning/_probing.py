@@ -1,4 +1,4 @@
-"""Facts of many videos at once, each probe in a process that may die of it."""
+"""Probes many videos in parallel, in processes that may crash."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Probed = VideoInfo | ClipError
 Probe = Callable[[str, VideoConfig, Mapping[str, Any]], Probed]
 
 CHUNK = 64
-THREADS = 8  # per process: remote videos wait for the network
-_ROOM_BYTES = 3 * 2**30  # address space of a process of eight threads: stacks, pools, libraries loaded late
-HANG_S = 300.0  # a chunk that takes longer hangs
+THREADS = 8  # per process, because probing a remote video is mostly waiting for the network
+_ROOM_BYTES = 3 * 2**30  # address space that a process of eight threads needs: stacks, pools, libraries loaded late
+HANG_S = 300.0  # a chunk that takes longer is considered hung
 
 
 def probe_one(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any]) -> Probed:
@@ -44,11 +44,11 @@ def probe_all(
     hang_s: float = HANG_S,
     on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, Probed]:
-    """Facts by address.
+    """Facts about each video, by address.
 
-    Videos come from anywhere, and one may crash the decoder, make it hang or ask it for all the memory that there is.
-    The processes have a limit of memory; those of a pool that broke are replaced, and the videos it had in hand are
-    probed one at a time, so that the blame falls on the right one.
+    Videos are untrusted: one may crash the decoder, hang it, or make it ask for all memory. So the probing processes
+    have a memory limit. When a pool breaks, it is replaced, and the videos it was probing are probed again one at a
+    time, to blame the right one.
     """
     found: dict[str, Probed] = {}
     chunks = [list(uris[i : i + CHUNK]) for i in range(0, len(uris), CHUNK)]
@@ -82,9 +82,9 @@ def _in_pool(
     workers: int,
     hang_s: float,
 ) -> Iterator[tuple[list[str], list[Probed] | Reason]]:
-    """Each chunk with its answers; unreadable_video where a process died over it, over_limits where one hung.
+    """Each chunk with its answers: `unreadable_video` if its process died, `over_limits` if it hung.
 
-    With one worker that is the chunk to blame; with several, those of the others are under suspicion as well.
+    With one worker the blame is certain; with several, the chunks of the other workers are suspects too.
     """
     left = list(reversed(chunks))
     idle_pools = 0
@@ -126,12 +126,12 @@ def _in_pool(
 
 
 def _limit_memory(more_bytes: int) -> None:
-    """Called once this module and with it the libraries for videos are there: they set aside much for their threads."""
+    """Runs after this module has imported the video libraries, which reserve much address space for their threads."""
     fence.limit_this_process(more_bytes)
 
 
 def _is_short_of_memory(answer: Probed) -> bool:
-    """Perhaps another video of the chunk took it all: asked again alone, it gets its own answer."""
+    """Another video of the chunk may have taken the memory, so this one is probed again alone."""
     return isinstance(answer, ClipError) and answer.reason is Reason.OVER_LIMITS and "memory" in answer.message
 
 

@@ -1,4 +1,4 @@
-"""A plan as people read it."""
+"""A plan for people to read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job would do and cost, as a value."""
+"""The result of `plan`, as a value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_LISTED = 1_000  # unreadable clips listed one by one; the rest are counted
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A clip that cannot be done, and why."""
+    """A clip that cannot be labelled, and why."""
 
     clip_id: str
     uri: str
@@ -29,19 +29,22 @@ class Plan:
     """What `run` would find and do.
 
     Attributes:
-        clips: in the manifest. `done`: finished already. `settled`: failed for good, by reason; `retry` clears them.
-        to_do: clips that `run` would try, `unreadable` ones (by reason) included.
-        frames, hours: of the readable clips to do, after sampling; as far as their headers tell.
-        unknown_length: clips to do whose headers do not tell.
+        clips: number of clips in the manifest.
+        done: clips finished already.
+        settled: clips that failed for good, by reason; `retry` clears them.
+        to_do: clips that `run` would try, including the unreadable ones.
+        unreadable: clips to do that would fail, by reason.
+        frames, hours: of the readable clips to do, after sampling, as far as headers tell.
+        unknown_length: clips to do whose headers do not tell their length.
         listed: the unreadable clips, at most MAX_LISTED.
-        refusals: why `run` would refuse this output folder; empty if it would.
-        sampled: how many of the clips to do were probed, where not all were; frames, hours, unknown_length and the
-            estimate are then scaled up, unreadable and listed are of the sample.
-        notices: what could not be looked at, and that `run` will look at.
-        asked: of the clips in the manifest, how many have phrases, exemplars, visual prompts.
-        sequential: clips to do that cannot be cut into parallel windows, by the reason.
-        windows: how clips would be kept in windows.
-        sharing: what cutting long clips into parallel windows brings, or would bring.
+        refusals: why `run` would refuse this output folder; empty if it would accept it.
+        sampled: how many of the clips to do were probed; None if all were. With a sample, frames, hours, unknown_length
+            and the estimate are scaled up; unreadable and listed are not.
+        notices: what could not be checked now; `run` will check it.
+        asked: how many clips of the manifest have phrases, exemplars, visual prompts.
+        sequential: clips to do that cannot be cut into parallel windows, by reason.
+        windows: how clips would be saved in windows.
+        sharing: what cutting long clips into parallel windows gains, or would gain.
     """
 
     manifest: str
@@ -68,7 +71,7 @@ class Plan:
         return asdict(self)
 
     def facts(self) -> dict[str, Any]:
-        """Names and values as people read them."""
+        """Names and values for people to read."""
         cost = self.estimate
         return {
             "manifest": self.manifest,
@@ -122,8 +125,8 @@ def _sharing_words(sharing: Sharing) -> str | None:
         return text if sharing.mode == "parallel" else f"{text} with windows.mode parallel"
     cut, whole = _hours(sharing.cut_hours), _hours(sharing.whole_hours)
     if sharing.mode == "parallel":
-        return f"{text}; the job ends after {cut}, with every clip in one piece after {whole}"
-    return f"{text} with windows.mode parallel; the job would end after {cut}, as it is after {whole}"
+        return f"{text}; the job takes {cut}, or {whole} with every clip in one piece"
+    return f"{text} with windows.mode parallel; the job would take {cut} instead of {whole}"
 
 
 def _hours(hours: float) -> str:

@@ -1,4 +1,4 @@
-"""Which clips must be gone through from one end to the other, and cannot be cut into windows that run at once."""
+"""Decides which clips must be labelled from start to end, and so cannot be cut into parallel windows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from sam3ray.values.clip import Clip
 
 
 def sequential_reason(clip: Clip, config: JobConfig) -> str | None:
-    """Why a clip is sequential as a whole, its phrases included; None where it is not.
+    """Why a whole clip is sequential, including its phrases; None if it is not.
 
-    A window can look for a phrase again. It cannot point at an object again, nor show a box that lies in another one.
+    Every window can look for a phrase anew. But a click, or a box around an example, lies in one window only.
     """
     if clip.visual_prompts:
         return "visual prompts"

@@ -1,4 +1,4 @@
-"""What it would bring to cut long clips into windows that several actors work on at once (`windows.mode: parallel`)."""
+"""Estimates what is gained by cutting long clips into windows for several actors (`windows.mode: parallel`)."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from sam3ray.values.clip import Clip
 from sam3ray.values.cutting import cuts
 from sam3ray.video import VideoInfo
 
-# Of the published checkpoint; a plan loads none. Another one moves the cuts by a few frames.
+# The published checkpoint's values, since a plan loads no checkpoint. Others move the cuts by a few frames.
 HOTSTART_DELAY = 15
 RECONDITION_EVERY = 16
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """In one piece or cut, with `cluster.actors.max` actors all the time.
+    """The job with and without cutting clips, assuming that `cluster.actors.max` actors are always busy.
 
     Attributes:
-        mode: of the configuration.
-        clips: to do that would be cut, and into how many `windows` in all.
-        extra_frames: that are worked on twice, or to make the last rows of a window final.
-        whole_hours: until the job ends, if every clip stays in one piece; None where no speed is known.
-        cut_hours: likewise, if they are cut.
+        mode: `windows.mode` of the configuration.
+        clips: clips to do that would be cut.
+        windows: how many windows that gives in all.
+        extra_frames: frames that two windows process, or that only make a window's last rows final.
+        whole_hours: duration of the job if every clip stays in one piece; None if no speed is known.
+        cut_hours: duration of the job if long clips are cut; None if no speed is known.
     """
 
     mode: str
@@ -41,11 +42,11 @@ class Sharing:
 
 @dataclass
 class Loads:
-    """The pieces of work of a job, in seconds, gathered clip by clip; frames where no speed is known.
+    """The job's pieces of work in seconds, gathered clip by clip; in frames if no speed is known.
 
     Attributes:
-        whole: clips that stay in one piece.
-        long: clips that would be cut: in one piece, and its windows.
+        whole: each clip that stays in one piece.
+        long: each clip that would be cut: (the whole clip, its windows).
     """
 
     whole: list[float] = field(default_factory=list)
@@ -53,7 +54,7 @@ class Loads:
     extra_frames: int = 0
 
     def add(self, frames: int, seconds: float, config: JobConfig, *, sequential: bool) -> int:
-        """One clip. Returns the number of windows that it would be cut into, 0 where it would not."""
+        """Adds one clip. Returns the number of windows that it would be cut into, 0 if it stays whole."""
         windows = () if sequential else windows_of_clip(frames, config)
         if not windows:
             self.whole.append(seconds)
@@ -63,7 +64,7 @@ class Loads:
         return len(windows)
 
     def sharing(self, config: JobConfig, scale: float, *, timed: bool) -> Sharing:
-        """`scale`: clips to do for each that was looked at."""
+        """Sums up. `scale` is the number of clips to do for each clip probed."""
         actors = config.cluster.actors.max
         pieces = [piece for _, windows in self.long for piece in windows]
         whole = _ends([*self.whole, *(seconds for seconds, _ in self.long)], actors, scale) if timed else None
@@ -79,7 +80,7 @@ class Loads:
 
 
 def windows_of_clip(frames: int, config: JobConfig) -> Sequence[int]:
-    """Frames that each window of a clip would be worked on for; none where it stays in one piece."""
+    """Frames that each window of a clip would process; empty if the clip stays in one piece."""
     windows, tracking = config.windows, config.tracking
     every = tracking.detect_every
     delay = HOTSTART_DELAY if tracking.hotstart_delay is None else tracking.hotstart_delay
@@ -89,13 +90,13 @@ def windows_of_clip(frames: int, config: JobConfig) -> Sequence[int]:
 
 
 def parallel_windows(clip: Clip, facts: VideoInfo, config: JobConfig) -> int:
-    """How many windows a clip will be cut into, as far as the headers of its video tell; 0: none, or not known."""
+    """How many windows a clip will be cut into, as far as its video's headers tell; 0 if none, or unknown."""
     work = None if foreseen(clip, facts, config) or sequential_reason(clip, config) else work_of(clip, facts, config)
     return len(windows_of_clip(work[0], config)) if work is not None else 0
 
 
 def _ends(pieces: Iterable[float], actors: int, scale: float) -> float:
-    """When the last of these ends, the longest given out first; `scale` times as many of each, roughly."""
+    """When the last piece ends if the longest start first; a rough figure for `scale` times as many pieces."""
     ordered = sorted(pieces, reverse=True)
     if not ordered:
         return 0.0

@@ -1,4 +1,4 @@
-"""What a run would start with: everything that is known before there is a worker. `plan` and `run` ask here alike."""
+"""Everything known about a run before it has workers. `plan` and `run` share this, so that they agree."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Start:
     """A job that is ready to start or to resume.
 
     Attributes:
-        clips: of the manifest.
-        checkpoint: which weights, as `engine.checkpoint_identity` says; empty where the model is not one of ours.
-        fingerprint: all that changes results; that of the run, where one is continued.
-        begun: the `run.json` of the run that is continued; None: a run begins.
-        refusal: why the run in the output cannot be continued with this job; None: it can.
-        differences: the keys of the fingerprint in which it differs, one sentence each.
-        unknown: why it is not known which weights the checkpoint has; None: it is known.
+        clips: the manifest's clips.
+        checkpoint: identifies the weights, see `engine.checkpoint_identity`; empty if the caller brings its own model.
+        fingerprint: everything that changes results; a resumed run's own fingerprint.
+        begun: the `run.json` of the run to resume; None for a new run.
+        refusal: why the run in the output folder cannot be resumed with this job; None if it can.
+        differences: one sentence for each key of the fingerprint that differs.
+        unknown: why the checkpoint's weights could not be identified; None if they were.
     """
 
     clips: Manifest
@@ -47,16 +47,16 @@ def prepare(
     patient: bool = True,
     refines: Mapping[str, Any] | None = None,
 ) -> Start:
-    """Looks up the checkpoint and compares the job with the run in its output, if there is one. Writes nothing.
+    """Looks up the checkpoint, and compares the job with the run in its output folder, if any. Writes nothing.
 
     Args:
-        own_model: False: the model is not one of ours, and `model.checkpoint` names none.
-        refines: what the fingerprint of a job that follows corrections holds besides; no phrase of it runs.
-        patient: False: a hub that does not answer at once leaves the checkpoint unknown (`unknown` says why).
+        own_model: False if the caller brings its own model, so that `model.checkpoint` does not apply.
+        refines: additional keys of the fingerprint of a `refine` job, which runs no phrases.
+        patient: False: do not wait for a slow hub, and leave the checkpoint unknown (`unknown` says why).
 
     Raises:
         UserError: `run.json` is damaged; a new run's phrases or thresholds do not suit its checkpoint.
-        JobStopped: there is no such checkpoint, or it cannot be had.
+        JobStopped: the checkpoint does not exist or cannot be fetched.
     """
     begun = store.run_info() if store.exists() else None
     job = _Job(config, clips, store, own_model, patient, refines or {})
@@ -69,10 +69,10 @@ def prepare(
 
 
 def _check_with_checkpoint(config: JobConfig, start: Start, patient: bool) -> None:
-    """Refuses phrases and thresholds that the checkpoint does not take. A resumed run has been checked already.
+    """Refuses phrases and thresholds that do not suit the checkpoint. A resumed run was checked when it began.
 
     Raises:
-        UserError: one sentence for each of them.
+        UserError: one sentence for each problem.
     """
     model = config.model
     if "commit" in start.checkpoint:
@@ -124,7 +124,7 @@ def _compared(job: _Job, begun: Mapping[str, Any] | None) -> Start:
         ours, theirs = _without_checkpoint(ours), _without_checkpoint(theirs)
     refusal = job.store.refusal({**begun, "fingerprint": theirs}, ours, clips)
     found = tuple(differences(normalised(ours), theirs))
-    # New files of a run say the same as its old ones, which may lack keys that have been added since.
+    # A resumed run keeps its fingerprint as stored, even if it lacks keys added since: all its files say the same.
     return Start(clips, checkpoint, prints if found else begun["fingerprint"], begun, refusal, found, unknown)
 
 
@@ -134,7 +134,7 @@ def _without_checkpoint(prints: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pinned(model: ModelConfig, begun: Mapping[str, Any] | None) -> tuple[ModelConfig, Mapping[str, str] | None]:
-    """A resumed run keeps its commit, even if the branch that was named has moved since."""
+    """A resumed run keeps its checkpoint's commit, even if the named branch has moved."""
     known = (begun or {}).get("checkpoint") or {}
     if begun is None or "commit" not in known or known.get("name") != model.checkpoint:
         return model, None

@@ -1,4 +1,4 @@
-"""Visual prompts against their videos, before anything starts."""
+"""Checks visual prompts against their videos before a job starts."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from sam3ray.values.clip import Clip
 from sam3ray.values.prompts import ExemplarPrompt, MaskPrompt, VisualPrompt
 from sam3ray.video import ClipFrames, Sampler, VideoInfo
 
-THREADS = 16  # mask files on a store wait for the network
+THREADS = 16  # reading remote mask files is mostly waiting for the network
 
-Masks = Mapping[str, MaskFile | ClipError]  # mask files by address, or why there is none
+Masks = Mapping[str, MaskFile | ClipError]  # mask files by address, or why one cannot be read
 
 
 def check_visual_prompts(clips: Sequence[Clip], config: JobConfig) -> dict[str, str]:
-    """Refuses visual prompts and exemplars that do not fit their clip before anything starts. Probes those clips.
+    """Refuses visual prompts and exemplars that do not fit their clips. Probes those clips.
 
-    Videos that cannot be read are left to the job, which records why.
+    Unreadable videos pass: the job records why they fail.
 
     Returns:
-        SHA-256 of the mask files, by address.
+        The mask files' SHA-256, by address.
 
     Raises:
-        UserError: one sentence for each such prompt.
+        UserError: one sentence for each prompt that does not fit.
     """
     prompted = [clip for clip in clips if clip.visual_prompts or clip.exemplars]
     if not prompted:
@@ -45,7 +45,7 @@ def check_visual_prompts(clips: Sequence[Clip], config: JobConfig) -> dict[str, 
 
 
 def mask_sizes(clips: Iterable[Clip], storage_options: Mapping[str, Any]) -> Masks:
-    """Reads every mask file that these clips' prompts name, once."""
+    """Reads each mask file named by these clips' prompts once."""
     addresses = list(
         dict.fromkeys(p.png for clip in clips for p in clip.visual_prompts if isinstance(p, MaskPrompt) and p.png)
     )
@@ -84,17 +84,17 @@ def prompt_problems(clip: Clip, facts: Probed, config: JobConfig, masks: Masks) 
 
 
 def _nominal_count(facts: VideoInfo) -> int | None:
-    """What headers say; they may lie."""
+    """The frame count that headers claim; it may be wrong."""
     if facts.frame_count is not None:
         return facts.frame_count
     return math.floor(facts.duration_s * facts.fps) if facts.duration_s is not None and facts.fps is not None else None
 
 
 def _true_frame_count(uri: str, facts: VideoInfo, latest: int, limits: VideoConfig) -> int | None:
-    """Headers lie about the number of frames, so a prompt is not refused for what they say alone.
+    """The true number of frames, since headers may be wrong and must not alone refuse a prompt.
 
-    A local video is decoded to count. A remote one is not fetched for it: a prompt far beyond the end is refused, and
-    one near it is left to the worker (None), which has the video.
+    A local video is decoded to count. A remote one is not fetched: a prompt far beyond the end is refused, one near the
+    end is left to the worker (None).
     """
     if is_local(uri):
         try:
@@ -109,10 +109,10 @@ def _true_frame_count(uri: str, facts: VideoInfo, latest: int, limits: VideoConf
 
 
 def _not_read(clip: Clip, facts: VideoInfo, by_index: set[int], config: JobConfig) -> list[str]:
-    """Prompts on frames that the clip's range or sampling leaves out.
+    """Prompts on frames that the clip's range or sampling omits.
 
-    At a constant frame rate that is arithmetic. Rates vary, so a local video is decoded before a prompt is refused,
-    and a remote one is left to the worker.
+    A constant frame rate is assumed at first. Rates may vary, so a local video is decoded before a prompt is refused; a
+    remote one is left to the worker.
     """
     fps = clip.fps or config.video.fps
     selects = clip.start_s or clip.end_s is not None or fps is not None

@@ -1,4 +1,4 @@
-"""How a job's clips would be kept in windows."""
+"""How a job's long clips would be saved in windows."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sam3ray.config import WindowsConfig
 
 @dataclass(frozen=True)
 class LongClip:
-    """A clip that takes longer than a window, or has more frames than one of `windows.mode: parallel`.
+    """A clip that takes longer than one window, or has more frames than a parallel one.
 
     Attributes:
-        seconds: of work, as the estimate has it.
-        windows: that it is kept in.
-        sequential: why it cannot be cut into parallel windows; empty where it can.
-        cut: how many parallel windows it is cut into, or would be; 0: none.
+        seconds: estimated time of work.
+        windows: how many windows it is saved in.
+        sequential: why it cannot be cut into parallel windows; empty if it can.
+        cut: how many parallel windows it is, or would be, cut into; 0 if none.
     """
 
     clip_id: str
@@ -28,13 +28,13 @@ class LongClip:
 
 @dataclass(frozen=True)
 class Windowing:
-    """How clips would be kept in windows.
+    """How clips would be saved in windows.
 
     Attributes:
-        mode, seconds: of the configuration.
-        clips: to do that take longer than `seconds`; None where nothing is known of the speed.
-        frames: of a clip that takes as long as a window, at the mean number of phrases; None likewise.
-        listed: the longest of them, the longest first.
+        mode, seconds: `windows.mode` and `windows.seconds` of the configuration.
+        clips: clips to do that take longer than `seconds`; None if no speed is known.
+        frames: frames processed in `seconds`, with the mean number of phrases; None if no speed is known.
+        listed: the longest of these clips, longest first.
     """
 
     mode: str
@@ -47,10 +47,10 @@ class Windowing:
     def text(self) -> str:
         how = f"{self.mode}, every {self.seconds:g} s of work" if self.mode != "off" else self.mode
         if self.clips is None or self.frames is None:
-            return f"{how}; which clips take longer is not known"
+            return f"{how}; which clips take longer is unknown"
         return f"{how}; {self.clips:,} clips take longer than {self.seconds:g} s (about {self.frames:,} frames)"
 
 
 def windows_of(seconds: float, config: WindowsConfig) -> int:
-    """How many windows a clip that takes so long is kept in: what follows the last one is the clip's own end."""
+    """How many windows a clip of this many seconds is saved in. Its last part needs none: the clip is then done."""
     return math.ceil(seconds / config.seconds) - 1 if config.mode != "off" else 0

@@ -1,7 +1,7 @@
 """`report.html`: one self-contained page with a run's settings, results, failures, and the clips to check first.
 
-Facts are gathered from storage (`_gather`), laid out (`_charts`, `page.jinja`) and written as one file; stills of the
-clips to look at come from their videos (`_stills`).
+`_gather` reads the facts from storage, `_stills` makes pictures from the source videos, `_charts` and `page.jinja` lay
+out the page, and `_page` writes it as one file.
 """
 
 from sam3ray.reporting._facts import ClipCard, ReportFacts, Still

@@ -1,4 +1,4 @@
-"""Histograms as SVG geometry: numbers only; the page draws them."""
+"""Computes the SVG geometry of histograms; the page draws them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WIDTH, HEIGHT = 260, 100
 
 @dataclass(frozen=True)
 class Bar:
-    """In units of the chart; `title` is shown on hovering."""
+    """One bar, in the chart's units. `title` is shown on hovering."""
 
     x: float
     y: float
@@ -30,7 +30,7 @@ class Chart:
 
 
 def chart_of(histogram: Histogram) -> Chart:
-    """Bars over the whole width, five marks below."""
+    """Lays out bars over the whole width, with five labels below."""
     counts, edges = histogram.counts, histogram.edges
     step, most = WIDTH / len(counts), max(counts) or 1
     bars = tuple(

@@ -1,4 +1,4 @@
-"""What the page says, as values."""
+"""The facts on the page, as values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Still:
-    """One frame of a clip with its masks: a JPEG. `is_suspect`: the frame to look at first."""
+    """A JPEG of one frame with its masks. `is_suspect` marks the frame to look at first."""
 
     frame_index: int
     time_s: float
@@ -18,12 +18,12 @@ class Still:
 
 @dataclass(frozen=True)
 class ClipCard:
-    """A clip that is shown.
+    """A clip shown on the page.
 
     Attributes:
-        uri: of its video, without credentials.
-        why: what makes it suspicious; empty for one of the best.
-        frame_index: the frame to look at first; None where nothing was found.
+        uri: its video's address, without credentials.
+        why: what makes it suspicious; empty for one of the best clips.
+        frame_index: the frame to look at first; None if nothing was found.
         has_video: an annotated video lies under videos/.
         no_stills: why there are no stills although they were requested.
     """
@@ -43,7 +43,7 @@ class ClipCard:
 
 @dataclass(frozen=True)
 class FailureGroup:
-    """Clips that failed for one reason, and (clip, message) of some of them."""
+    """The clips that failed for one reason, with (clip, message) for some of them."""
 
     reason: str
     count: int
@@ -52,7 +52,7 @@ class FailureGroup:
 
 @dataclass(frozen=True)
 class PromptFacts:
-    """One phrase: how many clips asked for it and have it, objects, masks, and the median of the objects' scores."""
+    """One phrase: clips that asked for it, clips that have it, objects, masks, and the objects' median score."""
 
     prompt: str
     asked: int
@@ -64,7 +64,7 @@ class PromptFacts:
 
 @dataclass(frozen=True)
 class Histogram:
-    """Counts between edges (one more than counts)."""
+    """Counts per bin; there is one more edge than counts."""
 
     title: str
     note: str
@@ -78,10 +78,11 @@ class ReportFacts:
 
     Attributes:
         outcomes: clips by status: done, failed, left.
-        seconds: of work on clips; `began` and `ended` in Unix seconds.
+        seconds: seconds of work, by stage.
+        began, ended: Unix seconds.
         device_hours: hours of `device` ("GPU" or "CPU") that the work took.
-        looked_at: finished clips whose rows were read for prompts, distributions and ranking, of all `done`.
-        more_prompts: how many phrases are not listed.
+        looked_at: how many of the `done` clips were read for prompts, distributions and ranking.
+        more_prompts: number of phrases not listed.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The facts of a run, from storage alone.
+"""Gathers a run's facts, from storage alone.
 
 Outcomes, frames and times come from `clips.parquet` and the failure records. Phrases, scores, lengths and the ranking
 come from rows, clip by clip. With `sample`, only clips spread evenly over the manifest are read.
@@ -35,12 +35,12 @@ def gather(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> ReportFacts:
-    """Reads what the page says.
+    """Gathers the facts for the page.
 
     Args:
-        worst, best: how many clips are shown of each end of the ranking.
-        sample: read the rows of so many finished clips, spread evenly over the manifest; None reads all.
-        each, workers, progress: as `rank_clips`.
+        worst, best: how many clips to show from either end of the ranking.
+        sample: read the rows of only this many finished clips, spread evenly over the manifest; None reads all.
+        each, workers, progress: see `rank_clips`.
 
     Raises:
         UserError: there is no run.
@@ -64,7 +64,7 @@ def gather(
     rendered = store.rendered_ids()
     by_id = {clip.clip_id: clip for clip in clips}
     filled = [row for row in ranked if row["objects"]]
-    first = filled[: min(worst, -(-2 * len(filled) // 3))]  # of few clips a third is left for the other end
+    first = filled[: min(worst, -(-2 * len(filled) // 3))]  # if clips are few, a third is left for the other end
     last = filled[len(first) :][-best:][::-1] if best else []
     return ReportFacts(
         name=store.storage.shown().rstrip("/").rpartition("/")[2],
@@ -105,7 +105,7 @@ def _get(value: Any, *names: str) -> Any:
 
 
 def _about(run: Mapping[str, Any]) -> dict[str, str]:
-    """What identifies the run, in words. Omits what `run.json` does not have."""
+    """Identifies the run, in words. Omits what `run.json` lacks."""
     fingerprint = run.get("fingerprint", {})
     model = _get(run, "config", "model") or {}
     checkpoint = _get(run, "checkpoint") or {}
@@ -184,7 +184,7 @@ def _histograms(done: Sequence[ClipSummary], objects: Sequence[Mapping[str, Any]
 def _histogram(
     title: str, note: str, values: Sequence[float], low: float | None = None, high: float | None = None
 ) -> Histogram:
-    """Even bins; if the longest values are far from all others, the last bin holds them."""
+    """Bins of even width. Outliers at the top share the last bin."""
     if not values:
         return Histogram(title, note, (0.0, 1.0), (0,))
     numbers = np.asarray(values, float)
@@ -193,7 +193,7 @@ def _histogram(
     if high is None:
         high = max(float(np.percentile(numbers, 99.5)), low + 1)
     bins = _BINS
-    if whole:  # bins of whole numbers, each of the same width
+    if whole:  # whole numbers need bins of a whole width
         step = max(1, int(np.ceil((high - low + 1) / _BINS)))
         bins = int(np.ceil((high - low + 1) / step))
         high = low + bins * step

@@ -1,7 +1,7 @@
-"""The page itself: one HTML file that loads nothing.
+"""Renders the page: one HTML file that loads nothing.
 
-All text from outside passes through `printable` and is escaped; a content security policy forbids scripts and requests
-in any case.
+All untrusted text passes through `printable` and is escaped. In addition, a content security policy forbids scripts and
+requests.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _STILLS_BYTES = 6_500_000  # base64 makes them a third larger
 
 
 def render_page(facts: ReportFacts, made_at: float | None = None) -> str:
-    """The whole page. Omits stills that would make it too large, from the last clip backward."""
+    """Renders the page. If it would be too large, drops stills, those of the last clips first."""
     facts = replace(facts, **_within(facts))
     return (
         _environment()
@@ -44,7 +44,7 @@ def render_page(facts: ReportFacts, made_at: float | None = None) -> str:
 
 
 def write_page(store: RunStore, facts: ReportFacts) -> int:
-    """Puts the page in place, in one step; returns its size in bytes."""
+    """Writes the page in one step, and returns its size in bytes."""
     data = render_page(facts).encode()
     store.storage.replace_bytes(data, layout.REPORT)
     return len(data)
@@ -93,7 +93,7 @@ def _base64(data: bytes) -> Markup:
 
 
 def _shown(value: Any) -> Any:
-    """Text for a value of the template, which is escaped afterwards."""
+    """A value as text. The template escapes it."""
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

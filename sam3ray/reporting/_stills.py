@@ -1,4 +1,4 @@
-"""Contact sheets: some frames of a clip with their masks, from the source video."""
+"""Makes contact sheets: some frames of a clip, with their masks drawn on the source video."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class StillsOrder:
 
 
 def stills_of(order: StillsOrder, clip: Clip, suspect: int | None) -> list[Still]:
-    """Stills of a clip, ascending, spread over its annotated frames, the suspect frame among them.
+    """Stills of a clip in ascending order, spread over its annotated frames and including the suspect frame.
 
-    Only the parts of the video around those frames are decoded.
+    Decodes only the parts of the video around those frames.
 
     Raises:
-        ClipError: the video cannot be read, or is not the one that was annotated.
+        ClipError: the video cannot be read, or has changed since it was annotated.
     """
     chosen = _chosen(list(read_frames(order.store.read_clip(clip.clip_id))), order.count, suspect)
     limits = order.video

@@ -1,4 +1,4 @@
-"""Operations on the rows of a clip: pure, in order."""
+"""Applies operations to the rows of a clip, in order. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sam3ray.revisions._operations import (
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 
 LoadData = Callable[[Add | ReplaceMask], Sequence[FrameAnnotations]]
-"""Gives the rows of an operation's data file."""
+"""Loads the rows of an operation's data file."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class _Frame:
 
 
 class ClipRows:
-    """The rows of one clip, which operations change in place.
+    """The rows of one clip. Operations change them in place.
 
     Args:
         frames: as stored; frames without objects may be missing.
@@ -50,7 +50,7 @@ class ClipRows:
             )
 
     def frames(self) -> list[FrameAnnotations]:
-        """Ascending, ids ascending, frames without objects left out."""
+        """The frames by ascending index, objects by ascending id. Frames without objects are omitted."""
         return [
             replace(frame.facts, objects=tuple(frame.objects[i] for i in sorted(frame.objects)))
             for _, frame in sorted(self._frames.items())
@@ -61,7 +61,7 @@ class ClipRows:
         return {object_id for frame in self._frames.values() for object_id in frame.objects}
 
     def apply(self, operation: ClipOperation, load: LoadData) -> None:
-        """Raises EditRefused if the operation does not fit; discard the rows then."""
+        """Applies one operation. Raises EditRefused if it does not fit; the rows are then unusable."""
         match operation:
             case Rename(_, object_id, label, frames):
                 for frame in self._with(operation, object_id, frames):

@@ -16,11 +16,13 @@ from sam3ray.store.check_clip import BATCH_ROWS, ClipCheck
 
 
 def check_edits(store: RunStore, revision: int | str | None = "latest") -> list[str]:
-    """Problems, one sentence each: a gap in the log, a damaged entry, masks that are missing or changed, a clip whose
-    file is not the one that was corrected, operations that do not fit, and rows after them that no run could have.
+    """Lists problems, one sentence each.
+
+    Finds gaps in the log, damaged entries, missing or changed masks, clips whose file is not the one that was
+    corrected, operations that do not fit, and corrected rows that are invalid.
 
     Args:
-        revision: how far to look.
+        revision: the last revision to check.
     """
     edits = Edits(store)
     problems: list[str] = []
@@ -76,7 +78,7 @@ def _check_rows(edits: Edits, clip_id: str, operations: Sequence[ClipOperation],
 
 
 def count_edits(store: RunStore, revision: int | str | None = "latest") -> dict[str, int]:
-    """The revision, and how many clips it has corrected and accepted. Empty where nothing was corrected."""
+    """The latest revision, with the numbers of corrected and of accepted clips. Empty if nothing was corrected."""
     edits = Edits(store)
     number = edits.number_of(revision)
     if number == 0:

@@ -1,4 +1,4 @@
-"""What a person changed in exported labels: the operations that turn the export into the returned files."""
+"""Finds what a person changed in exported labels: the operations that turn the export into the files that came back."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from sam3ray.revisions._operations import ClipOperation, Delete, Rename, SetId, 
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 from sam3ray.values.prompts import BoxPrompt
 
-CORRECTED_SCORE = 1.0  # of a mask drawn by hand
+CORRECTED_SCORE = 1.0  # the score of a mask drawn by hand
 
 
 @dataclass(frozen=True, eq=False)
 class Label:
-    """One object on one frame, as it came back.
+    """One object on one frame, as it came back from the tool.
 
     Attributes:
-        object_id: None where the tool has no id for it: it is new. A negative one is new, too, and the same object
-            wherever it comes.
-        mask: (height, width) bool, not empty; or the row, where it comes back as one: its scores stay.
+        object_id: None for a new object without an id. A negative id marks a new object, the same one wherever that id
+            occurs.
+        mask: (height, width) bool, not empty; or a row, if the format preserves rows, which keeps its scores.
         prompt: a box set by hand; the mask is only a placeholder for it.
-        between: not set by hand, but interpolated by the tool between two boxes that were.
+        between: whether the tool interpolated it between two boxes that were set by hand.
     """
 
     object_id: int | None
@@ -36,14 +36,14 @@ class Label:
 
 @dataclass(frozen=True)
 class Change:
-    """Of one clip.
+    """What changed in one clip.
 
     Attributes:
-        operations: to apply in order, before `masks` are put in place.
-        masks: object id -> its new and changed frames, ascending.
-        prompts: object id -> boxes set by hand on some of these frames.
-        between: object id -> the frames among these that were interpolated.
-        added: ids among these that the clip did not have.
+        operations: apply them in order, then put `masks` in place.
+        masks: by object id, its new and changed frames, ascending.
+        prompts: by object id, the boxes set by hand on some of these frames.
+        between: by object id, which of these frames were interpolated.
+        added: ids of new objects.
     """
 
     operations: tuple[ClipOperation, ...]
@@ -66,20 +66,20 @@ def difference(
     left_out: Set[int] = frozenset(),
     exported: Sequence[int] | None = None,
 ) -> Change:
-    """Compares frame by frame; frames that were not exported are left alone.
+    """Compares a clip before and after, frame by frame. Frames that were not exported stay as they are.
 
-    An object whose mask is unchanged and whose id is another one was given that id, or has changed ids with another.
-    One that is gone was deleted, on the frames where it is gone. An id that the clip does not have is a new object.
+    If a mask is unchanged but its id differs, the object was given that id, or two objects swapped ids. An object that
+    is missing on a frame was deleted there. An id that the clip does not have is a new object.
 
     Args:
-        frames: those that were looked at.
-        before: the clip as it was exported, all its frames.
+        frames: indices of the frames to compare.
+        before: the whole clip as it was when exported.
         after: what came back, by frame.
-        facts_of: a frame without objects, for frames that had none: its times and size.
+        facts_of: gives a frame's times and size, as a frame without objects, if it had none.
         names: label in the run -> label in the export.
-        left_out: ids of objects of the clip that were not exported.
-        exported: all frames that were; None is those that were looked at. Where others lie between, what happened to an
-            object on every exported frame that has it happened to the whole object.
+        left_out: ids of the clip's objects that were not exported.
+        exported: all exported frames; None if these are `frames`. If the export skipped frames, a change on every
+            exported frame of an object applies to the whole object.
 
     Raises:
         ValueError: an id occurs twice on a frame, or belongs to an object that was not exported.
@@ -173,7 +173,7 @@ def difference(
 
 
 def _partners(held: Mapping[int, ObjectAnnotation], found: Mapping[int, ObjectAnnotation]) -> dict[int, int]:
-    """Objects of a frame whose ids were swapped: each came back with the other's mask."""
+    """Pairs of objects that swapped ids on a frame: each came back with the other's mask."""
     holders = {item.rle: object_id for object_id, item in held.items()}
     partners: dict[int, int] = {}
     for object_id, item in found.items():
@@ -186,7 +186,7 @@ def _partners(held: Mapping[int, ObjectAnnotation], found: Mapping[int, ObjectAn
 
 
 def _own_name(label: str, likely: Sequence[str], renamed: Mapping[str, str], prompts: Set[str]) -> str:
-    """The label in the run for one that the export may have given another name.
+    """The run's label for a label that the export may have renamed.
 
     Args:
         likely: labels of the same object, the likeliest first.
@@ -210,12 +210,12 @@ def _annotation(object_id: int, label: Label) -> ObjectAnnotation:
 
 
 class _Spans:
-    """Where something happened, as spans of frames.
+    """Turns frames on which something changed into spans of frames.
 
     Args:
-        frames: those that were looked at.
-        before: the clip as it was exported, frames between the exported ones included.
-        exported: all frames that were.
+        frames: indices of the frames that were compared.
+        before: the whole clip as it was when exported.
+        exported: indices of all exported frames.
     """
 
     def __init__(self, frames: Sequence[int], before: Mapping[int, FrameAnnotations], exported: Sequence[int]) -> None:
@@ -229,12 +229,12 @@ class _Spans:
                 held.setdefault(item.object_id, set()).add(index)
 
     def of(self, frames: Sequence[int], object_id: int, other: int | None = None) -> Sequence[Span | None]:
-        """Of the frames on which it happened to an object; None is the whole object.
+        """The spans of frames on which an object changed; None stands for the whole object.
 
-        Frames that follow each other in the video are one span; those between exported ones were not seen.
+        Consecutive frames of the video form one span. Frames that the export skipped belong to none.
 
         Args:
-            other: another id that it got. Where that was another object's, only the frames themselves are meant.
+            other: the id it was given. If another object had that id, only the frames themselves change.
         """
         hidden = self._between.get(object_id, set())
         taken = other is not None and (other in self._shown or other in self._between)
@@ -243,7 +243,7 @@ class _Spans:
         return self._parts(frames)
 
     def of_pair(self, frames: Sequence[int], one: int, two: int) -> Sequence[Span | None]:
-        """The frames on which the ids of two objects were swapped; None is both as a whole."""
+        """The spans of frames on which two objects swapped ids; None stands for both objects as a whole."""
         hidden = self._between.keys() & {one, two}
         if hidden and set(frames) == self._shown.get(one) == self._shown.get(two):
             return [None]

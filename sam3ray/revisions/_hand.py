@@ -1,7 +1,8 @@
-"""What people set in a clip: the rows they drew, what they pointed at, and where they said an object is absent.
+"""Keeps track of what people set by hand in a clip: masks they drew, boxes and clicks, and where they deleted an
+object.
 
-Follows the operations in order, as `_apply` does with the rows: marks move with the ids, and what is replaced or
-deleted later counts no longer.
+Follows the operations in order, as `_apply` does with the rows. Marks move with the ids, and vanish when they are
+replaced or deleted later.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ LoadData = Callable[[Add | ReplaceMask], Data]
 
 @dataclass
 class Marks:
-    """Of one clip.
+    """What people set by hand in one clip.
 
     Attributes:
-        set_rows: object id -> frame -> the prompts given there; none where the mask itself was drawn.
-        gone: object id -> spans of frames where it was deleted by hand.
-        labels: object id -> the label last given to it by hand, on any frames.
+        set_rows: object id -> frame -> the prompts given there; empty if the mask itself was drawn.
+        gone: object id -> spans of frames on which it was deleted.
+        labels: object id -> the label last given to it, on whatever frames.
     """
 
     set_rows: dict[int, dict[int, tuple[VisualPrompt, ...]]] = field(default_factory=dict)
@@ -60,7 +61,7 @@ class Marks:
     labels: dict[int, str] = field(default_factory=dict)
 
     def is_drawn(self, object_id: int, frame: int) -> bool:
-        """Whether this mask was drawn by hand. If so, nothing may change it."""
+        """Whether this mask was drawn by hand, so that nothing may change it."""
         return self.set_rows.get(object_id, {}).get(frame) == ()
 
     def is_gone(self, object_id: int, frame: int) -> bool:
@@ -68,7 +69,7 @@ class Marks:
 
 
 def marks_of(operations: Iterable[ClipOperation], load: LoadData) -> Marks:
-    """What people set, under the ids that the operations leave."""
+    """What people set by hand, under the ids after all operations."""
     marks = Marks()
     for operation in operations:
         match operation:
@@ -97,7 +98,7 @@ def marks_of(operations: Iterable[ClipOperation], load: LoadData) -> Marks:
             case Merge(_, one, two, frames):
                 span = frames or EVERYWHERE
                 rows, taken = _take_rows(marks, two, span), marks.set_rows.get(one, {})
-                # Where both have a mask, their union is no box or click that a person gave.
+                # Where both have a mask, nobody gave a box or click for their union.
                 both = {frame: () if frame in taken else given for frame, given in rows.items()}
                 _take_gone(marks, two, span)
                 _add(marks, one, both, ())
@@ -141,7 +142,7 @@ def _take_rows(marks: Marks, object_id: int, span: Span) -> dict[int, tuple[Visu
 
 
 def _take_gone(marks: Marks, object_id: int, span: Span) -> list[Span]:
-    """Removes the span from those where the object is gone; returns what was removed."""
+    """Removes a span from the frames on which the object is gone; returns what was removed."""
     inside: list[Span] = []
     outside: list[Span] = []
     for first, last in marks.gone.get(object_id, ()):

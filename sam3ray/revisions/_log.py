@@ -1,8 +1,8 @@
-"""The log of corrections beside a run: `edits/<8-digit number>.json`, one sequence a run, created if absent.
+"""A run's log of corrections: `edits/<8-digit number>.json`, one sequence per run, each entry created if absent.
 
-Crash contract: masks go first, to `edits/data/<uuid>/<clip_id>.parquet`; the entry that names them, with their digest,
-is created last and whole. A writer that dies before leaves masks that nothing names and nobody reads. No entry is ever
-replaced or deleted: an undo is an entry, too.
+Crash contract: masks are written first, to `edits/data/<uuid>/<clip_id>.parquet`. The entry that names them, with their
+digest, is created last and appears whole. If a writer dies in between, it leaves masks that no entry names and nobody
+reads. No entry is ever replaced or deleted; an undo is an entry, too.
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ from sam3ray.values.prompts import VisualPrompt
 EDITS = layout.EDITS
 _NAME = re.compile(r"([0-9]{8})\.json", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{32}", re.ASCII)
-_KEPT = 64  # data files held in memory
-_TRIES = 100  # of a writer that keeps losing races
+_KEPT = 64  # data files kept in memory
+_TRIES = 100  # how often a writer that loses races tries again
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One revision.
+    """One entry of the log.
 
     Attributes:
-        number: from 1. Revision n of a run is what entries 1 to n make of it.
+        number: from 1. Revision n is the run with entries 1 to n applied.
         parent: the revision that its author saw.
         time: Unix seconds.
-        tool: what wrote it: "import labelme", "page", "python".
-        attempts: touched clip -> the `attempt_id` of its annotation file.
+        tool: what wrote it, such as "import labelme", "page" or "python".
+        attempts: for each clip it touches, the `attempt_id` of the clip's annotation file.
     """
 
     number: int
@@ -100,12 +100,12 @@ class Edits:
     # Reading
 
     def latest(self) -> int:
-        """The newest revision; 0 where nothing has been corrected. One listing."""
+        """The latest revision; 0 if nothing was corrected. Costs one listing."""
         names = self.store.storage.names(EDITS)
         return max((int(found[1]) for name in names if (found := _NAME.fullmatch(name))), default=0)
 
     def number_of(self, revision: int | str | None) -> int:
-        """What `None`, "latest" or a number means.
+        """The number of the revision meant by None, "latest" or a number.
 
         Raises:
             UserError: there is no such revision.
@@ -120,7 +120,7 @@ class Edits:
         return revision
 
     def entry(self, number: int) -> Entry:
-        """Raises UserError where it is missing or damaged."""
+        """Reads one entry. Raises UserError if it is missing or damaged."""
         if number not in self._entries:
             path = entry_path(number)
             data = self.store.storage.read(path)
@@ -134,10 +134,10 @@ class Edits:
         return [self.entry(number) for number in range(1, revision + 1)]
 
     def operations(self, revision: int) -> dict[str, list[ClipOperation]]:
-        """Clip -> its operations in order, those that were undone left out."""
+        """Each clip's operations in order, without those that were undone."""
         entries = self.entries(revision)
         undone: set[int] = set()
-        for entry in reversed(entries):  # an undo that was undone itself does not count
+        for entry in reversed(entries):  # skip an undo that was itself undone
             if entry.number not in undone:
                 undone |= {n for each in entry.operations if isinstance(each, Revert) for n in each.entries}
         found: dict[str, list[ClipOperation]] = {}
@@ -149,7 +149,7 @@ class Edits:
         return found
 
     def labels(self, operations: Mapping[str, Sequence[ClipOperation]]) -> list[str]:
-        """Labels that corrections introduce, in the order of the clips' ids and of the operations."""
+        """Labels that corrections introduce, ordered by clip id, then by operation."""
         found: list[str] = []
         for _, each in sorted(operations.items()):
             for operation in each:
@@ -160,10 +160,10 @@ class Edits:
         return list(dict.fromkeys(found))
 
     def clip(self, clip_id: str, operations: Sequence[ClipOperation]) -> list[FrameAnnotations]:
-        """A clip's frames after these operations; frames without objects left out.
+        """A clip's frames after these operations, without frames that have no objects.
 
         Raises:
-            EditRefused: one does not fit.
+            EditRefused: an operation does not fit.
             FileNotFoundError: the clip is not done.
         """
         rows = ClipRows(read_frames(self.store.read_clip(clip_id)))
@@ -172,22 +172,22 @@ class Edits:
         return rows.frames()
 
     def marks(self, operations: Sequence[ClipOperation]) -> Marks:
-        """What people set in a clip by these operations."""
+        """What people set by hand in a clip with these operations."""
         return marks_of(operations, self.data)
 
     def load(self, operation: Add | ReplaceMask) -> Sequence[FrameAnnotations]:
-        """The masks that an operation names, their digest checked."""
+        """The masks that an operation names, after checking their digest."""
         return self.data(operation).frames
 
     def data(self, operation: Add | ReplaceMask) -> Data:
-        """All that its data file holds."""
+        """The whole content of its data file."""
         key = operation.sha256
         if key not in self._data:
             path = data_path(operation.data, operation.clip)
             data = self.store.storage.read(path)
             where = self.store.storage.shown(path)
             if data is None:
-                raise UserError(f"{where} is missing: a correction names it")
+                raise UserError(f"{where} is missing, but a correction needs it")
             if hashlib.sha256(data).hexdigest() != key:
                 raise UserError(f"{where} was changed: its digest is not the one in the correction that names it")
             self._data[key] = _parse_data(data, where)
@@ -207,11 +207,11 @@ class Edits:
     ) -> int:
         """Adds one entry, and returns its number: the new revision.
 
-        If somebody else has added entries since `parent`, ours goes on top of them where they touch other clips, other
-        objects or other frames.
+        If somebody else has added entries since `parent`, the new entry follows theirs, provided that they touch other
+        clips, objects or frames.
 
         Args:
-            parent: the revision that the author saw; None is the latest.
+            parent: the revision that the author saw; None for the latest.
 
         Raises:
             EditConflict: another author changed the same object on the same frame.
@@ -219,7 +219,7 @@ class Edits:
         """
         if not operations:
             raise EditRefused("there is nothing to change")
-        try:  # an entry stays for ever: what could not be read again must not be written
+        try:  # an entry stays forever, so it must be readable
             for each in operations:
                 _check(each)
         except ValueError as error:
@@ -246,7 +246,7 @@ class Edits:
             if self.store.storage.create_bytes(data, entry_path(top + 1)):
                 self._entries[top + 1] = replace(entry, number=top + 1)
                 return top + 1
-        raise EditConflict(f"{_TRIES} other writers were faster each time: try again")
+        raise EditConflict(f"other writers were faster {_TRIES} times in a row: try again")
 
     def undo(self, *entries: int, **about: Any) -> int:
         """Adds an entry that undoes these."""
@@ -263,9 +263,9 @@ class Edits:
         """Stores masks for an `Add` or a `ReplaceMask`; returns its `data` and `sha256`.
 
         Args:
-            prompts: boxes and clicks that somebody gave, where the mask of that frame only stands in for what `refine`
-                will make of them.
-            by_hand: False: the masks were not drawn by hand, and `refine` may replace them.
+            prompts: boxes and clicks given by hand. The mask of their frame is only a placeholder until `refine`
+                computes one.
+            by_hand: False if the masks were not drawn by hand, so that `refine` may replace them.
         """
         for label in {item.prompt for frame in frames for item in frame.objects}:
             if problem := label_problem(label):
@@ -283,11 +283,11 @@ class Edits:
         return name, digest
 
     def attempt_of(self, clip_id: str) -> str:
-        """The `attempt_id` of a finished clip's file. Raises EditRefused where the clip is not done."""
+        """The `attempt_id` of a finished clip's file. Raises EditRefused if the clip is not done."""
         try:
             about = self.store.read_clip_metadata(layout.check_clip_id(clip_id))
         except FileNotFoundError:
-            raise EditRefused(f"clip {clip_id} is not done: there is nothing to correct") from None
+            raise EditRefused(f"clip {clip_id} is not done, so there is nothing to correct") from None
         except ValueError as error:
             raise EditRefused(str(error)) from None
         return str(about.get("clip", {}).get("attempt_id", ""))
@@ -300,20 +300,20 @@ class Edits:
                 else:
                     clash = overlaps(one, two)
                 if clash:
-                    what = "took back a change" if isinstance(one, Revert) else f"changed clip {one.clip} ({one.op})"
+                    what = "undid a change" if isinstance(one, Revert) else f"changed clip {one.clip} ({one.op})"
                     raise EditConflict(
                         f"{theirs.author} {what} in revision {theirs.number} meanwhile, and this change touches "
                         "the same object on the same frames: review it and try again. Nothing was written"
                     )
 
     def _check_fits(self, revision: int, entry: Entry) -> None:
-        """Checks that the clips it touches can be resolved with the entry applied."""
+        """Checks that the entry can be applied to the clips it touches."""
         before = self.operations(revision)
         undone = {n for each in entry.operations if isinstance(each, Revert) for n in each.entries}
         if undone:
             missing = [n for n in sorted(undone) if not 1 <= n <= revision]
             if missing:
-                raise EditRefused(f"there is no revision {missing[0]} to take back; allowed: 1 to {revision}")
+                raise EditRefused(f"there is no revision {missing[0]} to undo; allowed: 1 to {revision}")
             self._entries[revision + 1] = replace(entry, number=revision + 1)
             try:
                 after = self.operations(revision + 1)
@@ -330,7 +330,7 @@ class Edits:
 
 
 def _revert_clashes(edits: Edits, one: ClipOperation | Revert, two: ClipOperation | Revert) -> bool:
-    """Whether an undo and another operation touch the same object: an undo touches whatever its entries touch."""
+    """Whether an undo and another operation touch the same object. An undo touches what its entries touch."""
 
     def spread(each: ClipOperation | Revert) -> list[ClipOperation]:
         if not isinstance(each, Revert):
@@ -345,14 +345,14 @@ def entry_path(number: int) -> str:
 
 
 def data_path(name: str, clip_id: str) -> str:
-    """Raises ValueError for a name that is not one of ours: nothing that a log says becomes a path unchecked."""
+    """The path of a data file. Raises ValueError for an invalid name: nothing in a log becomes a path unchecked."""
     if not _UUID.fullmatch(name):
         raise ValueError(f"data is {name!r}; allowed: 32 hexadecimal digits")
     return f"{EDITS}/data/{name}/{layout.check_clip_id(clip_id)}.parquet"
 
 
 def _check(operation: ClipOperation | Revert) -> None:
-    """Raises ValueError for what no log may hold."""
+    """Raises ValueError for an operation that no log may contain."""
     check(operation)
     if isinstance(operation, WITH_DATA):
         data_path(operation.data, operation.clip)
@@ -371,7 +371,7 @@ def _parse(number: int, data: bytes, where: str) -> Entry:
             raise ValueError(f"its parent is {parent!r}; allowed: 0 to {number - 1}")
         for each in operations:
             if isinstance(each, Revert) and max(each.entries) >= number:
-                raise ValueError("it takes back a revision that came after it")
+                raise ValueError("it undoes a revision that came after it")
         return Entry(
             number,
             parent,
@@ -398,7 +398,7 @@ def _parse_data(data: bytes, where: str) -> Data:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{where} is damaged: {why_unreadable(error)}") from None
     except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{where} is damaged: its metadata lacks a key, or has a value of another type") from None
+        raise UserError(f"{where} is damaged: its metadata lack a key, or a value has the wrong type") from None
 
 
 def _user() -> str:

@@ -1,8 +1,8 @@
-"""Corrections: operations on the objects of one clip, as values with a JSON form.
+"""Corrections: operations on the objects of one clip, as values that can be written as JSON.
 
-`frames` is (first, last), both inclusive, indices in the source video; None is all frames. Object ids are those that
-the operations before leave. Every operation says in `touched` which (object, frames) it reads or changes: two authors
-whose operations touch nothing in common do not conflict.
+`frames` is (first, last), both inclusive, as indices in the source video; None means all frames. Object ids are those
+after all earlier operations. `touched` says which objects an operation reads or changes, and on which frames:
+operations of two authors conflict only if these overlap.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ EVERYWHERE: Span = (0, 2**31 - 1)
 
 @dataclass(frozen=True)
 class Operation(ABC):
-    """Of one clip.
+    """A correction of one clip.
 
     Attributes:
-        clip: its id.
+        clip: the clip's id.
     """
 
     op: ClassVar[str]
@@ -32,7 +32,7 @@ class Operation(ABC):
 
     @abstractmethod
     def touched(self) -> list[tuple[int, Span]]:
-        """Objects, and on which frames."""
+        """The objects that it reads or changes, with their frames."""
 
 
 def _both(one: int, two: int, frames: Span | None) -> list[tuple[int, Span]]:
@@ -55,7 +55,9 @@ class Rename(Operation):
 
 @dataclass(frozen=True)
 class SetId(Operation):
-    """Gives an object another id. Where that id is taken on a frame, `overwrite` decides: refuse, or replace."""
+    """Gives an object another id. If another object has that id on a frame, `overwrite` replaces it; else it is an
+    error.
+    """
 
     op: ClassVar[str] = "set_id"
     object: int
@@ -95,7 +97,7 @@ class Merge(Operation):
 
 @dataclass(frozen=True)
 class Split(Operation):
-    """Splits an object: from a frame on it has a new id."""
+    """Splits an object: from this frame on, it gets a new id."""
 
     op: ClassVar[str] = "split"
     object: int
@@ -134,7 +136,7 @@ class Add(Operation):
 
 @dataclass(frozen=True)
 class ReplaceMask(Operation):
-    """Replaces an object's masks on the frames for which the data have rows of it, whether or not it was there."""
+    """Replaces or adds an object's masks on the frames for which the data file has rows of it."""
 
     op: ClassVar[str] = "replace_mask"
     object: int
@@ -158,7 +160,7 @@ class Accept(Operation):
 
 @dataclass(frozen=True)
 class Revert:
-    """Takes back entries of the log. Applies to the run, not to a clip."""
+    """Undoes entries of the log. Applies to the run, not to a clip."""
 
     entries: tuple[int, ...]
     op: ClassVar[str] = "revert"
@@ -182,7 +184,7 @@ def to_json(operation: ClipOperation | Revert) -> dict[str, Any]:
 
 
 def from_json(value: Any) -> ClipOperation | Revert:
-    """Raises ValueError, with a sentence, for anything but an operation."""
+    """Reads an operation. Raises ValueError, with a sentence, for anything else."""
     if not isinstance(value, Mapping):
         raise ValueError(f"an operation must be a mapping, got {type(value).__name__}")
     op = value.get("op")
@@ -212,7 +214,7 @@ def from_json(value: Any) -> ClipOperation | Revert:
 
 
 def check(operation: ClipOperation | Revert) -> None:
-    """Raises ValueError for what is no operation, and for values that no clip can have."""
+    """Raises ValueError for anything but an operation, and for values that no clip can have."""
     if isinstance(operation, Revert):
         if not operation.entries or not all(type(n) is int and n > 0 for n in operation.entries):
             raise ValueError(f"revert: entries must be numbers from 1, got {list(operation.entries)!r}")

@@ -1,8 +1,7 @@
-"""From corrections to prompts for the tracker, and back: its answer merged with the corrected rows of a clip.
+"""Turns corrections into prompts for the tracker, and merges its masks into the corrected rows of a clip.
 
-Each object that somebody set rows of is tracked from all of them. A mask that was drawn stays as it is; where a box or
-clicks were given, the tracker's mask takes the place of the one that stood in for them. Everything else is copied, and
-what was deleted stays away.
+Each object with rows set by hand is tracked from all of them. A drawn mask stays unchanged. Where a box or clicks were
+given, the tracker's mask replaces their placeholder. All other rows are copied, and deleted objects stay deleted.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ class CorrectedClip:
     """A clip after corrections.
 
     Attributes:
-        frames: its rows after them; frames without objects left out.
-        marks: what people set.
-        labelled: indices of all frames that were looked at.
-        size: height and width, in pixels.
+        frames: the corrected rows, without frames that have no objects.
+        marks: what people set by hand.
+        labelled: indices of all frames that the run looked at.
+        size: (height, width) in pixels.
     """
 
     frames: Sequence[FrameAnnotations]
@@ -34,7 +33,7 @@ class CorrectedClip:
 
     @cached_property
     def labels(self) -> dict[int, str]:
-        """Object id -> its one label: the last one given by hand on any frame, else the label of its first row."""
+        """Each object's one label: the last one given by hand on any frame, else that of its first row."""
         found: dict[int, str] = {}
         for frame in self.frames:
             for item in frame.objects:
@@ -43,8 +42,10 @@ class CorrectedClip:
 
     @cached_property
     def prompts(self) -> tuple[VisualPrompt, ...]:
-        """By object and frame: the mask, else the boxes, else the clicks. Objects of which people set every frame, so
-        that nothing is left to track, have none."""
+        """Prompts by object and frame: the mask, else the boxes, else the clicks.
+
+        Omits objects that people set on every frame, since nothing is left to track.
+        """
         rows = {(item.object_id, frame.frame_index): (frame, item) for frame in self.frames for item in frame.objects}
         found: list[VisualPrompt] = []
         for object_id, own in sorted(self.marks.set_rows.items()):
@@ -64,14 +65,14 @@ class CorrectedClip:
         return {prompt.object_id for prompt in self.prompts}
 
     def all_frames(self) -> Iterator[FrameAnnotations]:
-        """Every frame that was looked at, those without objects included."""
+        """Every frame that the run looked at, including those without objects."""
         held = {frame.frame_index: self._labelled(frame) for frame in self.frames}
         empty = FrameAnnotations(0, 0, 0.0, *self.size)
         for index in self.labelled:
             yield held.get(index) or replace(empty, frame_index=index)
 
     def with_tracks(self, tracks: Iterable[FrameAnnotations]) -> Iterator[FrameAnnotations]:
-        """The tracker's frames, ascending, with everything that is not its own put back.
+        """The tracker's frames, ascending, merged with all rows that it must not change.
 
         Args:
             tracks: all labelled frames, with the objects of `prompts`.

@@ -1,9 +1,8 @@
-"""A run at a revision: one dataset in which the rows of corrected clips replace the model's.
+"""Reads a run at a revision: one dataset in which the rows of corrected clips replace the model's.
 
-A clip that a revision touches is resolved frame by frame into a whole-clip file in a local cache. The file's name is
-made of the run, the clip's own file and the operations, so a name never means other rows, and a file appears whole or
-not at all. A merged file that also holds rows of touched clips is copied there without them. All other files are read
-where they lie, lazily.
+Each corrected clip becomes a whole-clip file in a local cache. Its name is a digest of the run, the clip's own file and
+the operations, so that a name always means the same rows. A file appears whole or not at all. A compacted file that
+also has rows of corrected clips is copied to the cache without them. All other files are read lazily where they are.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 def read_revision(
     output: str, revision: int | str | None, storage_options: Mapping[str, Any] | None = None
 ) -> ds.Dataset:
-    """The annotations of a run at a revision: None is the model's own, "latest" the newest, a number that one.
+    """The annotations of a run at a revision: None for the model's own rows, or "latest", or a number.
 
     Raises:
         UserError: there is no such revision, or the log is damaged.
@@ -64,7 +63,7 @@ def read_revision(
     remote = [layout.part_path(part) for part in parts] + [f"{layout.ANNOTATIONS}/{name}" for name in own]
     local = [_without(store, part, operations, index) for part in sorted(touched_parts)]
     resolved = {clip_id: resolved_file(edits, clip_id, each) for clip_id, each in sorted(operations.items())}
-    if store.storage.is_local and not index:  # all on one filesystem, so that clips come in the order of their ids
+    if store.storage.is_local and not index:  # all on one file system, so that clips come in the order of their ids
         paths = {name.removesuffix(".parquet"): store.storage.full(f"{layout.ANNOTATIONS}/{name}") for name in own}
         paths |= {clip_id: str(path) for clip_id, path in resolved.items()}
         in_order = [paths[clip_id] for clip_id in sorted(paths, key=lambda each: f"{each}.parquet")]
@@ -82,7 +81,7 @@ def changes_rows(operations: Sequence[ClipOperation]) -> bool:
 
 
 def resolved_file(edits: Edits, clip_id: str, operations: Sequence[ClipOperation]) -> Path:
-    """The local whole-clip file of a clip after these operations, created if it is missing."""
+    """The local file of a whole clip after these operations, created if it is missing."""
     about = edits.store.read_clip_metadata(clip_id)
     clip = about.get("clip", {})
     key = _key(edits.store.output, clip.get("attempt_id"), [to_json(each) for each in operations])
@@ -91,7 +90,7 @@ def resolved_file(edits: Edits, clip_id: str, operations: Sequence[ClipOperation
         kept = {name: about.get(name, {}) for name in ("fingerprint", "clip", "model", "software")}
         with AnnotationWriter(path, clip_id, kept) as writer:
             frames = {frame.frame_index: frame for frame in edits.clip(clip_id, operations)}
-            # Frames that were processed but have no objects, or none left, count as well.
+            # Frames without objects, or with none left, were processed and count as well.
             empty = FrameAnnotations(0, 0, 0.0, clip.get("height") or 1, clip.get("width") or 1)
             for index in labelled_frames(clip, frames.keys()):
                 writer.write(frames.get(index) or replace(empty, frame_index=index))
@@ -101,7 +100,7 @@ def resolved_file(edits: Edits, clip_id: str, operations: Sequence[ClipOperation
 
 
 def _without(store: RunStore, part: str, operations: Mapping[str, Any], index: Mapping[str, CompactedClip]) -> Path:
-    """A local copy of a merged file without the rows of touched clips."""
+    """A local copy of a compacted file, without the rows of corrected clips."""
     gone = sorted(clip_id for clip_id in operations if clip_id in index and index[clip_id].part == part)
 
     def make(path: Path) -> None:
@@ -126,7 +125,7 @@ def _key(*values: Any) -> str:
 
 
 def cache_folder() -> Path:
-    """Of this user, on this machine; safe to delete whenever nothing reads from it."""
+    """The cache of this user on this machine. It may be deleted whenever nobody reads from it."""
     folder = Path(tempfile.gettempdir()) / f"sam3ray-{os.getuid()}" / "revisions"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.parent.stat().st_uid != os.getuid():

@@ -58,7 +58,7 @@ def test_a_password_that_is_missing_or_wrong_is_said_at_once(units, given):
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("rtsp://127.0.0.1:PORT/other", "no stream of this path"),
+        ("rtsp://127.0.0.1:PORT/other", "no stream at this path"),
         ("rtsp://camera.invalid/live", "the host 'camera.invalid' is not known"),
         ("/dev/video97", "there is no such camera"),
         ("srt://127.0.0.1:9", "cannot open srt://"),
@@ -94,7 +94,7 @@ def test_silence_is_noticed(units, monkeypatch):
         first(camera)
         while server.connections < 2:
             camera.take(0.5)
-        assert "nothing came for 1 s" in told[0]
+        assert "no data for 1 s" in told[0]
         first(camera)  # and it is there again
 
 
@@ -134,7 +134,7 @@ def test_a_port_that_is_taken_is_said():
         end = time.monotonic() + 30
         while not told and time.monotonic() < end:
             camera.take(0.1)
-    assert "cannot be listened at: Address already in use" in told[0]
+    assert "cannot listen at this address: Address already in use" in told[0]
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def test_a_port_that_is_taken_is_said():
         ("rtsp://host:99999999/x", False, "a host or port that is not valid"),
         ("http://camera/stream", False, "not a live source"),
         ("https://cam:s3cret@camera/x.m3u8", False, r"not a live source; allowed: rtsp://"),
-        ("udp://127.0.0.1:9", True, "can be listened at"),
-        ("/dev/video0", True, "can be listened at"),
+        ("udp://127.0.0.1:9", True, "must begin with rtsp"),
+        ("/dev/video0", True, "must begin with rtsp"),
     ],
 )
 def test_what_is_no_address_is_a_sentence(source, listen, says):

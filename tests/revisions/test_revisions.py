@@ -285,7 +285,7 @@ class TestRefused:
                 "object is 0; allowed: object ids from 1",
             ),
             ({"operations": [{"op": "delete", "clip": "a-clip", "object": 1, "x": 1}]}, "unknown key 'x'"),
-            ({"operations": [{"op": "revert", "entries": [5]}]}, "takes back a revision that came after it"),
+            ({"operations": [{"op": "revert", "entries": [5]}]}, "undoes a revision that came after it"),
             (
                 {"operations": [{"op": "add", "clip": "a-clip", "object": 9, "data": "../../x", "sha256": ""}]},
                 "data is '../../x'",
