@@ -1,4 +1,4 @@
-"""What each configuration key allows, read off the models: for messages and for the reference page."""
+"""Describes what each configuration key allows, for messages and for the reference page. Derived from the models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Key = tuple[str, ...]
 
 
 def walk(model: type[BaseModel] = JobConfig, prefix: Key = ()) -> Iterator[tuple[Key, FieldInfo]]:
-    """Every key with its field, sections before what is in them, in the order of the models."""
+    """Every key with its field, in the order of the models. A section comes before its keys."""
     for name, info in model.model_fields.items():
         yield (*prefix, name), info
         if (section := _section(info)) is not None:
@@ -29,7 +29,7 @@ def known_keys() -> list[Key]:
 
 
 def field_at(path: Key) -> FieldInfo | None:
-    """The field of this key, or of the nearest key above it (for an item of a list)."""
+    """The field of this key, or of the nearest key above it if this is an item of a list."""
     fields = dict(walk())
     while path and path not in fields:
         path = path[:-1]
@@ -37,7 +37,7 @@ def field_at(path: Key) -> FieldInfo | None:
 
 
 def allowed(info: FieldInfo | None) -> str:
-    """What a field takes, in words: "a number from 0 to 1, or null"."""
+    """What a field allows, in words: "a number from 0 to 1, or null"."""
     if info is None:
         return "a mapping of keys"
     options = [o for o in _options(info.annotation) if o is not types.NoneType]
@@ -47,7 +47,7 @@ def allowed(info: FieldInfo | None) -> str:
 
 
 def allowed_value(key: str) -> str:
-    """What a key takes, in words: `tracking.new_det_thresh` takes "a number from 0 to 1, or null"."""
+    """What a key allows, in words: for `tracking.new_det_thresh` "a number from 0 to 1, or null"."""
     return allowed(field_at(tuple(key.split("."))))
 
 

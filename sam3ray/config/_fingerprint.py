@@ -1,4 +1,6 @@
-"""What a run's results depend on, as flat keys: two runs with the same fingerprint give the same annotations."""
+"""The fingerprint: everything that a run's results depend on. Runs with the same fingerprint give the same
+annotations.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +18,26 @@ from sam3ray.values.exemplars import exemplar_items
 from sam3ray.values.prompts import VisualPrompt
 from sam3ray.values.versions import ENGINE_VERSION, LINKING_VERSION
 
-# Batch shapes can change the last bits of a sum, as another model of GPU can; they are lowered on the fly when memory
-# runs out, and recorded with each clip. A run whose clips were made with different ones is still one run.
+# Batch sizes are omitted, though they can change the last bits of a sum, as another GPU model can. They are lowered
+# when memory runs out, and recorded with each clip. A run may contain clips made with different ones.
 _NOT_TRACKING = frozenset({"object_batch", "frame_batch", "prompt_batch", "offload_state"})
 
 
 def fingerprint(
     config: JobConfig, clips: Iterable[Clip], checkpoint_identity: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """All that changes results, under flat dotted keys, so that a difference can be named.
+    """Everything that changes results, under flat dotted keys, so that a difference can be named.
 
-    In it: which checkpoint (by content, not by name), dtype (resolved), `compile` (fused kernels round otherwise),
-    tracking, the configuration's prompts, exemplars and sampling, every clip's id, uri, range, rate and prompts of all
-    kinds (as one digest, whatever their order), how clips are cut (with `windows.mode: parallel`), the version of the
-    annotations schema and that of the engine. Not in it: limits, cluster, retry, render, storage, batch sizes and the
-    manifest's other columns.
+    Included: the checkpoint (by content, not by name), the resolved dtype, `compile` (fused kernels round differently),
+        tracking, the configuration's prompts, exemplars and sampling, how clips are cut (with `windows.mode:
+        parallel`), the versions of the annotations schema and of the engine, and one digest over all clips, which does
+        not depend on their order: id, uri, range, rate and prompts of all kinds.
+
+    Not included: limits, cluster, retry, render, storage, batch sizes, and the manifest's other columns.
 
     Args:
-        checkpoint_identity: as `engine.checkpoint_identity`; its `sha256` alone where it has one, else its name and
-            commit. Without it the names in the configuration stand in.
+        checkpoint_identity: see `engine.checkpoint_identity`. Only its `sha256` counts, if it has one, else its name
+            and commit. Without it, the names in the configuration count.
     """
     digest, count = manifest_digest(clips)
     flat: dict[str, Any] = {
@@ -51,18 +54,18 @@ def fingerprint(
         "manifest.clips": count,
         "manifest.digest": digest,
     }
-    if config.windows.mode == "parallel":  # the other modes share a fingerprint: they give the same rows
+    if config.windows.mode == "parallel":  # the other modes give the same rows and share a fingerprint
         flat |= {"windows.frames": config.windows.frames, "windows.overlap": config.windows.overlap}
         flat["windows.linking"] = LINKING_VERSION
     for key, value in config.tracking.model_dump(mode="json").items():
-        # Where nothing is relinked, a run is what it was before that could be asked for.
+        # Without relinking, rows are the same as before relinking existed, and so is the fingerprint.
         if key not in _NOT_TRACKING and (key != "relink" or value):
             flat[f"tracking.{key}"] = value
     return flat
 
 
 def _model_keys(config: JobConfig, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Which weights: by content where it is known, so that the same files under another name are the same model."""
+    """Identifies the weights, by content where it is known: the same files under another name are the same model."""
     if not identity:
         return {"model.checkpoint": config.model.checkpoint, "model.revision": config.model.revision}
     if "sha256" in identity:
@@ -71,7 +74,7 @@ def _model_keys(config: JobConfig, identity: Mapping[str, Any]) -> dict[str, Any
 
 
 def resolved_dtype(config: JobConfig) -> str:
-    """bfloat16, float32 or autocast: what `auto` means for this job. The driver may have no GPU itself."""
+    """The dtype that `auto` means for this job: bfloat16, float32 or autocast. The driver itself may have no GPU."""
     if config.model.dtype != "auto":
         return config.model.dtype
     on_cpu = config.model.device == "cpu" or (config.model.device == "auto" and config.cluster.gpus_per_actor == 0)
@@ -79,7 +82,7 @@ def resolved_dtype(config: JobConfig) -> str:
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """One sentence for each key in which a job's fingerprint and that of a stored run differ."""
+    """One sentence for each key in which a job's fingerprint differs from a stored run's."""
     ours, theirs = _flat(ours), _flat(theirs)
     if ours.get("engine_version") == theirs.get("engine_version"):
         theirs = {key: value for key, value in _defaults().items() if key in ours} | theirs
@@ -91,9 +94,9 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 
 
 def _defaults() -> dict[str, Any]:
-    """What a run of this engine version did before a key existed: the key's default.
+    """Defaults of keys that a stored run may lack, because they were added after it within one engine version.
 
-    A new key whose default gives other rows than before comes with a new engine version.
+    A new key whose default changes rows needs a new engine version.
     """
     defaults = {
         "exemplars": [],
@@ -117,14 +120,14 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def manifest_digest(clips: Iterable[Clip]) -> tuple[str, int]:
-    """SHA-256 over what decides each clip's annotations, independent of the order of the clips; and their number.
+    """SHA-256 over everything that decides the clips' annotations, in whatever order; and the number of clips.
 
-    What signs an address does not count, so that renewed addresses are those of the same run.
+    Signing parameters of addresses do not count, so that a run can continue with renewed addresses.
     """
     rows: list[str] = []
     for clip in clips:
         prompts = [[type(p).__name__, _prompt(p)] for p in clip.visual_prompts] if clip.visual_prompts else []
-        # repr of a float is exact; JSON quotes every text, so no two clips can give the same line.
+        # repr of a float is exact, and JSON quotes every text, so no two clips give the same line.
         uri = unsigned(clip.uri)
         numbers = [_real(clip.start_s), _real(clip.end_s), _real(clip.fps)]
         line: list[Any] = [clip.clip_id, uri, clip.prompts, *numbers, prompts]
@@ -141,7 +144,7 @@ def manifest_digest(clips: Iterable[Clip]) -> tuple[str, int]:
 
 def _prompt(prompt: VisualPrompt) -> dict[str, Any]:
     values = asdict(prompt)
-    values.pop("sha256", None)  # compared by whoever reads the file: it is not read again for a resume
+    values.pop("sha256", None)  # the reader of the mask file compares it; a resume does not read the file again
     if values.get("png"):
         values["png"] = unsigned(values["png"])
     return values

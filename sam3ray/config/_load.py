@@ -1,4 +1,4 @@
-"""From a YAML file or a dict, and `--set`, to a checked `JobConfig`, or to every problem at once."""
+"""Turns a YAML file or a dict, with `--set` overrides, into a checked `JobConfig`, or reports every problem at once."""
 
 from __future__ import annotations
 
@@ -32,13 +32,12 @@ def load_config(source: ConfigSource, overrides: Sequence[str] = ()) -> JobConfi
 
     Args:
         source: a YAML file (a path or any address that fsspec knows), a dict with the same keys, or a `JobConfig`.
-        overrides: `key.subkey=value` each, the value in YAML; they win over the source.
+        overrides: `key.subkey=value` each, with the value in YAML; they win over the source.
 
-    Relative paths in a file are resolved beside it (see `_paths`). Those in a dict, a `JobConfig` or `overrides` are
-    resolved in the current directory.
+    Relative paths in a file are resolved beside it (see `_paths`), all others in the current directory.
 
     Raises:
-        UserError: with one sentence for each problem, naming the key, the value, what is allowed, the nearest
+        UserError: with one sentence for each problem, which names the key, the value, what is allowed, the nearest
             known key, and the line of the file.
     """
     if isinstance(overrides, str):
@@ -60,9 +59,9 @@ def load_config(source: ConfigSource, overrides: Sequence[str] = ()) -> JobConfi
 
 
 def config_from_text(text: str, name: str, overrides: Sequence[str] = ()) -> JobConfig:
-    """As `load_config`, from the text of the file; `name` is what messages call it.
+    """Like `load_config`, but from a file's text, which messages call `name`.
 
-    Relative paths are taken from the current directory.
+    Relative paths are resolved in the current directory.
     """
     return _load(text, name, overrides, None)
 
@@ -89,7 +88,7 @@ def _checked(
     problems += _apply_overrides(document, origin, overrides)
     found, config = _validate(document.data, origin, name)
     if problems and not document.data:
-        raise UserError(problems)  # nothing was read: `manifest is missing` would only distract
+        raise UserError(problems)  # nothing could be read, so `manifest is missing` would only distract
     if problems + found or config is None:
         raise UserError(problems + found)
     if warning := comma_warning(document.data.get("prompts")):
@@ -100,7 +99,7 @@ def _checked(
 
 
 def _line_of(path: Path, origin: Mapping[Path, str]) -> str | None:
-    """Where in the file a key was given; None where it was not."""
+    """The line of the file that gives a key; None if it does not."""
     while path and path not in origin:
         path = path[:-1]
     place = origin.get(path)
@@ -108,7 +107,7 @@ def _line_of(path: Path, origin: Mapping[Path, str]) -> str | None:
 
 
 def resolve_paths(config: JobConfig) -> JobConfig:
-    """The same with absolute paths, so that workers in other directories and on other nodes mean the same files."""
+    """Makes paths absolute, so that they mean the same files to workers in other directories and on other nodes."""
     update: dict[str, Any] = {"manifest": resolve(config.manifest), "output": folder_form(config.output)}
     checkpoint = os.path.expanduser(config.model.checkpoint)
     if "://" in checkpoint:
@@ -162,7 +161,7 @@ def _validate(data: Mapping[str, Any], origin: Mapping[Path, str], name: str) ->
         path = tuple(str(part) for part in detail["loc"])
         wrong.add(path)
         problems += _sentences(detail, path, origin, name)
-    # What is wrong is taken out and the rest checked again: keys that disagree show up beside wrong values.
+    # Without the wrong values, the rest is checked again, to find keys that contradict each other as well.
     wrong = {path for path in wrong if path}
     pruned = _without(data, wrong)
     for key in ("manifest", "output"):
@@ -191,7 +190,7 @@ def _without(data: Mapping[str, Any], paths: set[Path]) -> dict[str, Any]:
 
 
 def _place(keys: Sequence[str], origin: Mapping[Path, str], name: str) -> str:
-    """Where the first of these keys that was given stands, with a colon; else the file."""
+    """The place of the first of these keys that was given, with a colon; else the file's name."""
     for key in reversed(keys):
         path = tuple(key.split("."))
         while path:
@@ -227,7 +226,7 @@ def _example(path: Path) -> str:
 
 
 def _nearest(path: Path) -> str:
-    """The key that was likely meant: one of the same section, else one of the same name elsewhere."""
+    """The key that was probably meant: one of the same section, else one of the same name elsewhere."""
     parent = path[:-1]
     keys = known_keys()
     siblings = [known[-1] for known in keys if known[:-1] == parent]

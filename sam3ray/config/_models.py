@@ -17,11 +17,11 @@ from sam3ray.values.phrases import phrases_problem, split_phrases
 
 
 def _as_phrases(value: Any) -> Any:
-    """A list becomes a tuple; one text is taken as in a CSV manifest, where `;` separates phrases."""
+    """Turns a list into a tuple, and a text into phrases separated by `;`, as in a CSV manifest."""
     if isinstance(value, str):
         value = split_phrases(value)
     if not isinstance(value, list | tuple):
-        return value  # the field's own type check refuses it
+        return value  # the field's type check refuses it
     if all(isinstance(phrase, str) for phrase in value):
         phrases = tuple(phrase.strip() for phrase in value)
         if problem := phrases_problem(phrases):
@@ -31,12 +31,12 @@ def _as_phrases(value: Any) -> Any:
 
 
 Phrases = Annotated[tuple[str, ...], BeforeValidator(_as_phrases)]
-# YAML and JSON know lists alone.
+# YAML and JSON have only lists.
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
 
 
 def _as_exemplars(value: Any) -> Any:
-    """A list becomes a tuple of items as a manifest has them; one text is the address of a file."""
+    """Turns a list into a tuple of items like those of a manifest. A text is the address of a file."""
     if not isinstance(value, list | tuple):
         return value
     exemplars, wrong = parse_exemplars(list(value))
@@ -49,13 +49,13 @@ Exemplars = Annotated[str | tuple[dict[str, Any], ...] | None, BeforeValidator(_
 
 
 class _Section(BaseModel):
-    # strict: `8` is not text, `true` no number; else a slip in the file would pass as something else.
+    # strict: `8` is not text and `true` is not a number. Otherwise, slips in the file would go unnoticed.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _empty_sections_are_defaults(cls, data: Any) -> Any:
-        """`storage:` with nothing but comments below it is null in YAML."""
+        """In YAML, `storage:` with only comments below it is null."""
         if not isinstance(data, dict) or None not in data.values():
             return data
         sections = {n for n, f in cls.model_fields.items() if f.default_factory or isinstance(f.default, _Section)}
@@ -155,13 +155,16 @@ class TrackingConfig(_Section):
         None, ge=16, description="drop the state of objects not seen for this many frames; null keeps everything"
     )
     relink: bool = Field(
-        False, description="give an object that was lost and comes back as a new one its old id; not in live sessions"
+        False, description="when a lost object comes back as a new one, give it its old id; not in live sessions"
     )
     detect_every: int = Field(
-        1, ge=1, le=1000, description="look for phrases on every n-th frame only; hotstart counts the frames looked at"
+        1, ge=1, le=1000, description="look for phrases on every n-th frame only; hotstart counts only these frames"
     )
     memory_frames: int | None = Field(
-        None, ge=1, le=64, description="frames that an object is compared with; null is the checkpoint's own number"
+        None,
+        ge=1,
+        le=64,
+        description="earlier frames that an object is compared with; null is the checkpoint's own number",
     )
     geometry_token: bool = Field(
         False, description="add the geometry encoder's token to every phrase, as published; not checked on real weights"
@@ -249,14 +252,14 @@ class ActorsConfig(_Section):
 
 _OWN_KEYS = {"CPU": "cpus_per_actor", "GPU": "gpus_per_actor", "memory": "memory"}
 _ADDRESS = re.compile(r"auto|local|(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.%]+\]):\d{1,5}")
-# Kubernetes' syntax of labels, which Ray checks only once the first actor is made.
+# Kubernetes' syntax of labels. Ray would check it only when the first actor starts.
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"
 _LABEL_KEY = re.compile(rf"(?:[a-zA-Z0-9][a-zA-Z0-9.-]{{0,252}}/)?{_LABEL}")
 _LABEL_SELECTOR = re.compile(rf"!?in\({_LABEL}(?:, ?{_LABEL})*\)|!?{_LABEL}")
 
 
 class ClusterConfig(_Section):
-    """Where the job runs and what each actor may take."""
+    """Where the job runs, and what each actor may use."""
 
     address: str | None = Field(
         None,
@@ -295,7 +298,7 @@ class ClusterConfig(_Section):
 
     @property
     def alone(self) -> bool:
-        """A Ray of its own on this machine, which no node can join."""
+        """Whether the job starts its own Ray on this machine, which no node can join."""
         return self.address in (None, "local")
 
     @model_validator(mode="after")
@@ -357,7 +360,7 @@ class LiveConfig(_Section):
 
 
 def _off(value: Any) -> Any:
-    """YAML reads a bare `off` as false."""
+    """YAML reads `off` without quotes as false."""
     return "off" if value is False else value
 
 
@@ -471,7 +474,7 @@ def _prompt_files(config: JobConfig) -> list[str]:
     return [place for place in (config.visual_prompts, config.exemplars) if isinstance(place, str)]
 
 
-Conflict = tuple[tuple[str, ...], str]  # the dotted keys involved, and a sentence that names them
+Conflict = tuple[tuple[str, ...], str]  # the keys involved, dotted, and a sentence that names them
 
 
 def _conflict(keys: tuple[str, ...], sentence: str) -> PydanticCustomError:
@@ -520,7 +523,7 @@ def _web_conflicts(config: JobConfig) -> list[Conflict]:
 
 
 def _secret_conflicts(config: JobConfig) -> list[Conflict]:
-    """Secrets would end up in run.json and in logs. The sentences never repeat the value."""
+    """Finds secrets, which would end up in run.json and in logs. The sentences never repeat a value."""
     advice = "put it in the environment, a profile or an instance role (see docs/configuration.md)"
     conflicts: list[Conflict] = [
         ((f"storage.{key}",), f"storage.{key} looks like a secret, which a configuration must not contain; {advice}")

@@ -1,8 +1,8 @@
-"""Relative paths of a configuration file: beside the file, or in the current directory with a warning.
+"""Resolves relative paths of a configuration file: beside the file, or in the current directory with a warning.
 
-Of what is read (manifest, prompts, a checkpoint's folder) the one that exists is meant, and the one beside the file
-where both do. An output is beside the file, unless a run lies in the current directory alone: then it is that one.
-`--set` and dicts are typed where one stands: they mean the current directory.
+An input (manifest, prompts, a checkpoint's folder) is looked for beside the file, then in the current directory. The
+output lies beside the file, unless there is a run in the current directory and none beside the file. Paths in `--set`
+and dicts are typed by hand, so they mean the current directory.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _MAGIC = re.compile(r"[*?\[]")
 
 
 def beside_file(config: JobConfig, source: str, origin: Callable[[str], str | None]) -> JobConfig:
-    """The configuration with its file's relative paths absolute.
+    """The configuration, with the relative paths of its file made absolute.
 
     Args:
         source: the file's path or address.
-        origin: where a key was given, as in "job.yaml line 3"; None: not in the file.
+        origin: where a key was given, such as "job.yaml line 3"; None if not in the file.
     """
     base = os.path.dirname(os.path.abspath(local_path(source))) if is_local(source) else posixpath.dirname(source)
     update: dict[str, Any] = {}
@@ -42,7 +42,7 @@ def beside_file(config: JobConfig, source: str, origin: Callable[[str], str | No
         )
     checkpoint = config.model.checkpoint
     if (line := origin("model.checkpoint")) and checkpoint != "embedded" and _is_relative(checkpoint):
-        named_as_path = checkpoint.startswith(".")  # else it may be a hub id, such as facebook/sam3
+        named_as_path = checkpoint.startswith(".")  # otherwise it may be a hub id, such as facebook/sam3
         folder = _of_two("model.checkpoint", line, _joined(base, checkpoint), checkpoint, os.path.isdir)
         if named_as_path or os.path.isdir(folder):
             update["model"] = config.model.model_copy(update={"checkpoint": folder})
@@ -55,7 +55,7 @@ def _is_relative(place: str) -> bool:
 
 def _joined(base: str, place: str) -> str:
     if is_local(base):
-        # normpath drops the slash at the end, which says that a folder is meant.
+        # normpath drops a slash at the end, which marks a folder.
         return os.path.normpath(os.path.join(base, place)) + ("/" if place.endswith("/") else "")
     scheme, _, path = base.partition("://")
     return f"{scheme}://{posixpath.normpath(posixpath.join(path, place))}"
@@ -76,7 +76,7 @@ def _of_two(key: str, line: str, beside: str, place: str, is_there: Callable[[st
 
 
 def _exists(place: str, storage: Mapping[str, Any]) -> bool:
-    """Of a pattern: whether the folder does that it starts in."""
+    """Whether a path exists; of a pattern, whether the folder exists in which it starts."""
     if is_local(place):
         if os.path.lexists(place):
             return True
@@ -86,4 +86,4 @@ def _exists(place: str, storage: Mapping[str, Any]) -> bool:
         fs, path = filesystem(place, storage, what="config")
         return bool(fs.exists(path))
     except (UserError, OSError):
-        return False  # whoever reads it says what is wrong
+        return False  # its reader will report what is wrong

@@ -1,4 +1,4 @@
-"""The addresses of a configuration: what is wrong with one, in a sentence."""
+"""Checks the addresses in a configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the entry point of a
 
 
 def problem_of(key: str, place: str, more_protocols: Collection[str] = ()) -> str:
-    """Why this place will not do for the key; empty if it will."""
+    """Why this key may not have this address, in words; empty if it may."""
     try:
         if key == "output":
             _check_output(place)
@@ -43,5 +43,5 @@ def _check_output(place: str) -> None:
 
 
 def same_place(output: str, manifest: str) -> bool:
-    """Whether these two, which have no problem of their own, are one."""
+    """Whether two valid addresses are the same place."""
     return folder_form(output) == one_form(manifest).rstrip("/")

@@ -1,6 +1,6 @@
-"""The table of all configuration keys, for `docs/configuration.md`.
+"""Makes the tables of all configuration keys in `docs/configuration.md`.
 
-`python -m sam3ray.config._reference docs/configuration.md` writes it there, between its markers.
+`python -m sam3ray.config._reference docs/configuration.md` writes them there, between the markers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def key_tables() -> str:
 
 
 def with_tables(page: str) -> str:
-    """The page with the tables between its markers renewed."""
+    """The page with new tables between its markers."""
     before, _, rest = page.partition(BEGIN)
     _, found, after = rest.partition(END)
     if not found:

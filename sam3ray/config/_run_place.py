@@ -1,4 +1,4 @@
-"""Where a run lies, whatever a caller names it by."""
+"""Finds where a run is, however the caller names it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CONFIG_SUFFIXES = (".yaml", ".yml")
 
 
 class PlacedRun(Protocol):
-    """Whatever knows where a run lies: `sam3ray.Run`."""
+    """An object that knows where its run is: `sam3ray.Run`."""
 
     @property
     def output(self) -> str: ...
@@ -28,12 +28,12 @@ RunSource = ConfigSource | PlacedRun
 
 
 def run_place(run: RunSource, storage_options: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-    """The output folder of a run, and the fsspec options to reach it with.
+    """The output folder of a run, and the fsspec options to reach it.
 
     Args:
-        run: the output folder (a path or an address); or the job's configuration: a YAML file, a dict or a `JobConfig`.
+        run: the output folder (a path or an address), or the job's configuration: a YAML file, a dict or a `JobConfig`.
             A dict needs only `output`.
-        storage_options: win over those of the configuration.
+        storage_options: these win over those of the configuration.
 
     Raises:
         UserError: it is none of these, or the configuration is wrong.

@@ -1,4 +1,4 @@
-"""Untrusted YAML: plain data only, bounded, every key with its line."""
+"""Reads untrusted YAML: plain data only, within limits, with the line of every key."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Document:
 
     Attributes:
         data: nested dicts, lists and scalars.
-        lines: 1-based line of each key, by its path.
-        problems: one sentence each; `data` is complete but for these.
+        lines: the line of each key, from 1, by the key's path.
+        problems: one sentence each. `data` lacks only the keys with problems.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that also reads `1e3` as a number, as YAML 1.2 does, and leaves dates as text."""
+    """SafeLoader, except that `1e3` is a number, as in YAML 1.2, and dates stay text."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -47,10 +47,10 @@ _Loader.add_implicit_resolver(
 
 
 def parse_document(text: str, name: str) -> Document:
-    """Parses a YAML mapping. Never raises: what is wrong is in `problems`.
+    """Parses a YAML mapping. Never raises, but lists `problems`.
 
-    Anchors and aliases are refused (a few lines of them can stand for gigabytes), as are keys given twice,
-    tags that ask for Python objects, and documents too deep or too large.
+    Refuses anchors and aliases (a few lines of them can expand to gigabytes), keys given twice, tags of Python objects,
+    and documents that are too deep or too large.
     """
     document = Document()
     node = _compose(text, name, document.problems)
@@ -66,7 +66,7 @@ def parse_document(text: str, name: str) -> Document:
 
 
 def parse_value(text: str, name: str) -> tuple[Any, list[str]]:
-    """One YAML value, as given on the command line. Returns it and what is wrong with it."""
+    """Parses one YAML value from the command line. Returns the value and its problems."""
     document = Document()
     node = _compose(text, name, document.problems)
     return (None if node is None else _build(node, (), name, document)), document.problems
@@ -77,7 +77,7 @@ def _compose(text: str, name: str, problems: list[str]) -> yaml.Node | None:
         problems.append(f"{name} has {len(text)} characters; allowed: at most {MAX_BYTES}")
         return None
     try:
-        # The event stream is read first, without recursion: composing would recurse as deep as the text nests.
+        # The event stream is checked first, without recursion, since composing recurses as deep as the text nests.
         depth = nodes = 0
         for event in yaml.parse(text, Loader=_Loader):
             line = event.start_mark.line + 1 if event.start_mark else 1
@@ -106,7 +106,7 @@ def _build(node: yaml.Node, path: Path, name: str, document: Document) -> Any:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
                 document.problems.append(f"{name} line {line}: a key must be plain text")
                 continue
-            key = key_node.value  # as written: `on:` and `1:` stay text
+            key = key_node.value  # as written, so that `on:` and `1:` stay text
             if key in data:
                 first = document.lines[(*path, key)]
                 document.problems.append(
@@ -124,7 +124,7 @@ def _build(node: yaml.Node, path: Path, name: str, document: Document) -> Any:
         value = yaml.SafeLoader("").construct_object(node)
         if not isinstance(value, int) or abs(value) <= _LARGEST:
             return value
-        reason = "the number is too large"  # `0x` and thousands of digits: too many to be shown
+        reason = "the number is too large"  # `0x` and thousands of digits, too many to show
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, KeyError) as error:
         if isinstance(error, yaml.YAMLError):
             reason = why_not_yaml(error)

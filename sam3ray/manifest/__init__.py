@@ -1,4 +1,4 @@
-"""The manifest: which clips there are to label, and with what prompts."""
+"""The manifest: which clips to label, and with which prompts."""
 
 from sam3ray.manifest._read import read_manifest
 from sam3ray.values.clip import Clip, Manifest

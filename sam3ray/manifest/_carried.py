@@ -1,4 +1,4 @@
-"""Carried columns that a run can store: what is accepted here can be frozen as Parquet and read back."""
+"""Checks that carried columns can be stored as Parquet and read back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 
 def storage_problem(schema: pa.Schema) -> str | None:
-    """Why Parquet cannot hold columns of these types, if it cannot: empty structs, types nested some 50 deep."""
+    """Why Parquet cannot hold columns of these types, such as empty structs or types nested 50 deep; None if it can."""
     sink = io.BytesIO()
     try:
         pq.write_table(schema.empty_table(), sink)
@@ -20,7 +20,7 @@ def storage_problem(schema: pa.Schema) -> str | None:
 
 
 def unstorable(table: pa.Table) -> dict[str, str]:
-    """The columns of a table that Parquet cannot hold, and why."""
+    """The columns of a table that Parquet cannot hold, with the reason."""
     if storage_problem(table.schema) is None:
         return {}
     schemas = {field.name: pa.schema([field]) for field in table.schema}

@@ -1,4 +1,4 @@
-"""From rows to clips: every value checked, all problems at once."""
+"""Turns rows into clips. Checks every value, and reports all problems at once."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from sam3ray.values.prompts import ExemplarPrompt, MaskPrompt, VisualPrompt
 _LOG = logging.getLogger(__name__)
 MAX_URI_CHARS = 4096
 MAX_SECONDS = 1e9
-_SIMILAR = 1_000  # ids that an unknown one is compared with: looking for similar text is slow
+_SIMILAR = 1_000  # an unknown id is compared with this many, since looking for similar text is slow
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_NOT_UTF8 = re.compile(r"[\udc80-\udcff]")  # how Python shows bytes of a file's name that are no UTF-8
+_NOT_UTF8 = re.compile(r"[\udc80-\udcff]")  # how Python represents bytes of a file name that are not UTF-8
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-# Most addresses of a large manifest look like this; the others take the longer way.
+# Most addresses in a large manifest look like this; all others take a slower path.
 _PLAIN_URI = re.compile(r"(?:(?:s3|gs|az|abfs|https)://[A-Za-z0-9]|/)[A-Za-z0-9_/=+-][A-Za-z0-9_./=+-]{0,1000}")
 
 
@@ -47,7 +47,7 @@ def check_rows(
     """The clips of these rows.
 
     Args:
-        joined, exemplars: visual prompts and exemplars by clip id, from files of their own.
+        joined, exemplars: visual prompts and exemplars from separate files, by clip id.
 
     Raises:
         UserError: one sentence for each bad value, with row, line, column, value and what is allowed.
@@ -83,7 +83,7 @@ def check_rows(
 
 
 def _as_python(table: pa.Table, name: str) -> list[dict[str, Any]]:
-    """The carried columns row by row. Nanosecond times become the integers that Arrow stores."""
+    """The carried columns, row by row. Times in nanoseconds become the integers that Arrow stores."""
     names, values = table.column_names, []
     for column_name, column in zip(names, table.columns, strict=True):
         if pa.types.is_temporal(column.type) and getattr(column.type, "unit", "") == "ns":
@@ -99,7 +99,7 @@ def _as_python(table: pa.Table, name: str) -> list[dict[str, Any]]:
 
 
 def _uris(rows: Rows, more_protocols: Sequence[str], problems: Problems) -> list[str]:
-    """Absolute addresses; empty text where the value is bad."""
+    """Absolute addresses; empty where the value is bad."""
     values = rows.columns["uri"]
     for i, value in enumerate(values):
         if isinstance(value, str) and _PLAIN_URI.fullmatch(value):
@@ -160,7 +160,7 @@ def _within(number: float, minimum: float, inclusive: bool, maximum: float) -> b
 
 
 def _number(value: Any) -> float | None:
-    """The number, None where there is none, NaN where the value is something else."""
+    """The number; None if there is none, NaN if the value is something else."""
     if value is None or type(value) is float:
         return value
     if isinstance(value, str):
@@ -179,14 +179,14 @@ def _number(value: Any) -> float | None:
 def _ids(
     rows: Rows, uris: list[str], starts: list[float | None], ends: list[float | None], problems: Problems
 ) -> list[str]:
-    """Given or derived ids, each once. Ids that differ by case alone are one file on disks that ignore case."""
+    """Given or derived ids. They must differ in more than case, since some disks ignore case in file names."""
     given = rows.columns.get("clip_id") or [None] * rows.count
     written = rows.identities or rows.columns["uri"]
     ids: list[str] = []
     first: dict[str, int] = {}
     for i, value in enumerate(given):
         if isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)  # numbered clips, as JSON and Parquet store them
+            value = str(value)  # JSON and Parquet store the ids of numbered clips as numbers
         if value is None or (isinstance(value, str) and not value.strip()):
             clip_id = derive_clip_id(written[i], starts[i], ends[i]) if uris[i] else ""
             origin = ", derived from uri and range (give each row its own clip_id to keep both)"
@@ -217,10 +217,11 @@ def _ids(
 def _prompts(
     rows: Rows, config: JobConfig, asks: set[int], shown: set[int], problems: Problems
 ) -> list[tuple[str, ...]]:
-    """The phrases of each row: the configuration's where it asks (`asks`) for nothing. Something must be asked for, if
-    only by the configuration's exemplars (`shown`)."""
+    """The phrases of each row, or the configuration's if the row has no prompts of any kind (`asks`). Every row needs
+    some prompt, even if only the configuration's exemplars (`shown`).
+    """
     values = rows.columns.get("prompts") or [None] * rows.count
-    known: dict[Any, tuple[tuple[str, ...], str | None]] = {}  # most rows of a manifest ask for the same
+    known: dict[Any, tuple[tuple[str, ...], str | None]] = {}  # most rows of a manifest have the same prompts
     result: list[tuple[str, ...]] = []
     bare: list[int] = []
     commas: dict[int, str] = {}
@@ -270,7 +271,7 @@ def _phrases(value: Any) -> tuple[tuple[str, ...], str | None]:
 def _visual_prompts(
     rows: Rows, ids: list[str], joined: Mapping[str, tuple[VisualPrompt, ...]] | None, problems: Problems
 ) -> tuple[list[tuple[VisualPrompt, ...]], set[int]]:
-    """Of each row, and the rows whose own ones are wrong (they have prompts, whatever these are)."""
+    """Each row's visual prompts, and which rows have wrong ones: these still count as rows with prompts."""
     return _listed(rows, ids, "visual_prompts", parse_visual_prompts, joined, problems)
 
 
@@ -281,7 +282,7 @@ def _exemplars(
     joined: Mapping[str, tuple[ExemplarPrompt, ...]] | None,
     problems: Problems,
 ) -> tuple[list[tuple[ExemplarPrompt, ...]], set[int]]:
-    """Of each row, and the rows that bring some of their own. The others get the configuration's."""
+    """Each row's exemplars, and which rows have their own. The others get the configuration's."""
     found, faulty = _listed(rows, ids, "exemplars", parse_exemplars, joined, problems)
     own = faulty | {i for i, given in enumerate(found) if given}
     if config.exemplars and not isinstance(config.exemplars, str):
@@ -293,7 +294,7 @@ def _exemplars(
 def _join_phrases(
     rows: Rows, prompts: list[tuple[str, ...]], shown: list[tuple[ExemplarPrompt, ...]], problems: Problems
 ) -> None:
-    """Adds the phrases of exemplars to those of their clip, in place."""
+    """Adds the exemplars' phrases to their clips' phrases, in place."""
     for i, given in enumerate(shown):
         if given:
             prompts[i], shown[i], problem = with_exemplar_phrases(prompts[i], given)
@@ -312,7 +313,7 @@ def _listed(
     joined: Mapping[str, tuple[_Prompt, ...]] | None,
     problems: Problems,
 ) -> tuple[list[tuple[_Prompt, ...]], set[int]]:
-    """What a column of lists of prompts holds, and the rows in which it is wrong."""
+    """The values of a column with lists of prompts, and the rows in which they are wrong."""
     values = rows.columns.get(column) or [None] * rows.count
     result: list[tuple[_Prompt, ...]] = []
     faulty: set[int] = set()

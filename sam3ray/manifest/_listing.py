@@ -1,4 +1,4 @@
-"""A folder or a glob as a manifest: videos by their suffix, folders of numbered frames."""
+"""Reads a folder or a glob as a manifest: videos, known by their suffix, and folders of numbered frames."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _SUFFIXES = (
 )
 VIDEO_SUFFIXES = frozenset(_SUFFIXES.split())
 FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-_NAMED = 5  # of what is left out
+_NAMED = 5  # omitted files named in a message
 _LOG = logging.getLogger(__name__)
 _MAGIC = re.compile(r"[*?\[]")
 
 
 def is_glob(uri: str) -> bool:
-    """Whether this is a pattern rather than one place. A local file whose name has such characters is a place."""
-    pattern = uri.partition("?")[0] if kind_of_storage(uri) == WEB else uri  # there it begins a query
+    """Whether this is a pattern. The name of an existing local file is none, even with such characters."""
+    pattern = uri.partition("?")[0] if kind_of_storage(uri) == WEB else uri  # in a web address, `?` begins the query
     return _MAGIC.search(pattern) is not None and not (is_local(uri) and os.path.lexists(local_path(uri)))
 
 
 def glob_root(uri: str) -> str:
-    """The part of a pattern before the first folder that is a pattern."""
+    """The part of a pattern before the first folder with a wildcard."""
     start = _MAGIC.search(uri)
     assert start is not None
     return uri[: start.start()].rpartition("/")[0]
@@ -57,7 +57,7 @@ def read_glob(uri: str, storage_options: Mapping[str, Any]) -> Rows:
             if _is_hidden(path[len(root) :]):
                 continue
             if info["type"] == "directory":
-                # A folder of frames counts as one match; a folder of videos is no match for a pattern of files.
+                # A folder of frames counts as one match. A folder of videos does not match a pattern of files.
                 inside = {
                     e["name"]: e
                     for e in fs.ls(path, detail=True)
@@ -75,7 +75,7 @@ def read_glob(uri: str, storage_options: Mapping[str, Any]) -> Rows:
     return _rows(files.items(), fs, root, uri)
 
 
-_Info = Mapping[str, Any]  # what fsspec tells of a file
+_Info = Mapping[str, Any]  # what fsspec reports about a file
 
 
 def _files_below(fs: Any, root: str, uri: str) -> Iterable[tuple[str, _Info]]:
@@ -89,7 +89,7 @@ def _files_below(fs: Any, root: str, uri: str) -> Iterable[tuple[str, _Info]]:
 
 
 def _walk(root: str) -> Iterator[str]:
-    """Files below a local folder. Links to folders are followed, each folder once, so that loops end."""
+    """Files below a local folder. Follows links to folders, but visits each folder once, so that loops end."""
     seen: set[tuple[int, int]] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         status = os.stat(folder)
@@ -128,7 +128,7 @@ def _rows(files: Iterable[tuple[str, _Info]], fs: Any, root: str, uri: str) -> R
         if len(videos) > MAX_ROWS:
             raise UserError(f"manifest {redact(uri)} has over {MAX_ROWS} videos (the limit)")
     with_videos = {path.rpartition("/")[0] for path in videos}
-    # Images beside videos, or without numbers, are previews and the like.
+    # Images beside videos, or without numbers, are usually previews.
     frames = [
         folder
         for folder, names in images.items()
@@ -149,7 +149,7 @@ def _rows(files: Iterable[tuple[str, _Info]], fs: Any, root: str, uri: str) -> R
     uris = [path if is_local(uri) else fs.unstrip_protocol(path) for path in paths]
     identities = [path.removeprefix(prefix) if path != root else posixpath.basename(path) for path in paths]
     sources: list[str | None] | None = None
-    if not is_local(uri):  # of local files the driver asks the disk
+    if not is_local(uri):  # for local files the driver asks the disk
         is_web = kind_of_storage(uri) == WEB
         sources = [_seen(path, infos, images, is_web) for path in paths]
     return Rows(redact(uri), len(uris), {"uri": list(uris)}, identities=identities, sources=sources)
@@ -162,7 +162,7 @@ def _seen(path: str, infos: Mapping[str, _Info], images: Mapping[str, Sequence[s
 
 
 class _LeftOut:
-    """Files of a folder that are no clip: counted, and some of them named, in one line of the log."""
+    """Counts the files of a folder that are not clips, and names some of them in one line of the log."""
 
     def __init__(self, uri: str, why: str, kind: str = "files") -> None:
         self._uri, self._why, self._kind = uri, why, kind

@@ -1,7 +1,8 @@
-"""Tables as Parquet: manifests, and files of prompts.
+"""Reads untrusted Parquet: manifests, and files of prompts.
 
-A page of a few bytes may unpack to two gigabytes, a dictionary of one long text stand for millions of them, and damaged
-metadata crash the reader. So a helper process reads (`sam3ray.guard.fence`), and counts what it reads.
+A page of a few bytes may unpack to gigabytes, a dictionary with one long text may stand for millions of copies, and
+damaged metadata may crash the reader. So a helper process does the reading (`sam3ray.guard.fence`), and counts what it
+reads.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _BYTES_PER_CPU_S = 5 * 2**20
 
 
 def read_parquet(path: str, name: str) -> Rows:
-    """All columns of a local file; the carried ones with their Arrow types."""
+    """Reads all columns of a local file, the carried ones with their Arrow types."""
     return rows_of(read_table(path, name), name)
 
 
@@ -46,10 +47,10 @@ def rows_of(table: pa.Table, name: str) -> Rows:
 
 
 def read_table(path: str, name: str, required: str = "uri") -> pa.Table:
-    """The whole table of a local file, which must have the column `required`, within limits on rows, cells and bytes.
+    """Reads a local file with the column `required`, within limits on rows, cells and bytes.
 
     Raises:
-        UserError: it is not Parquet, is damaged, or is over the limits.
+        UserError: the file is not Parquet, is damaged, is over the limits, or lacks the column.
     """
     size = os.path.getsize(path)
     if size > MAX_FILE_BYTES:
@@ -80,12 +81,12 @@ def assemble(parts: Iterable[Any]) -> pa.Table:
 
 
 def allowed_bytes(file_bytes: int) -> int:
-    """What the values of a file of this size may take."""
+    """Bytes that the decoded values of a file of this size may take."""
     return min(MAX_TABLE_BYTES, max(_TABLE_BYTES, _FOLD * file_bytes))
 
 
 def decoded_bytes(array: pa.Array) -> int:
-    """What the values take, those of a dictionary as often as they are named."""
+    """Bytes that the decoded values take. A dictionary's value counts as often as it is used."""
     kind = array.type
     if pa.types.is_dictionary(kind):
         if not _is_text(kind.value_type):
@@ -113,7 +114,7 @@ def _read_file(path: str, name: str, required: str, allowed: int) -> Iterator[An
 
 
 def read_parts(stream: BinaryIO, name: str, required: str, allowed: int) -> Iterator[Any]:
-    """The schema, then batches of rows. Without the helper's limits: for whoever is in a process with some."""
+    """Reads the schema, then batches of rows. Sets no limits, so call it in a process that has some."""
     try:
         file = pq.ParquetFile(stream)
         rows, columns = file.metadata.num_rows, len(file.schema_arrow.names)

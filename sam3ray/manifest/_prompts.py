@@ -1,4 +1,4 @@
-"""A file of visual prompts or of exemplars, one per row, joined to the clips by `clip_id`."""
+"""Reads files of visual prompts or of exemplars: one per row, matched to the clips by `clip_id`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_BYTES = 2 * 2**30
 
 
 def read_prompt_file(uri: str, storage_options: Mapping[str, Any]) -> dict[str, tuple[VisualPrompt, ...]]:
-    """Prompts by clip id. Columns: `clip_id` and the keys of a visual prompt; null is absent.
+    """Visual prompts by clip id. The columns are `clip_id` and the keys of a visual prompt; null means absent.
 
     Raises:
         UserError: with every bad row.
@@ -40,7 +40,7 @@ def read_prompt_file(uri: str, storage_options: Mapping[str, Any]) -> dict[str, 
 
 
 def read_exemplar_file(uri: str, storage_options: Mapping[str, Any]) -> dict[str, tuple[ExemplarPrompt, ...]]:
-    """Exemplars by clip id. Columns: `clip_id` and the keys of an exemplar; null is absent.
+    """Exemplars by clip id. The columns are `clip_id` and the keys of an exemplar; null means absent.
 
     Raises:
         UserError: with every bad row.
@@ -59,14 +59,14 @@ _Row = TypeVar("_Row")
 def _of_clips(
     uri: str, storage_options: Mapping[str, Any], what: str, parse: Callable[[Mapping[str, Any], str], _Row]
 ) -> Iterator[tuple[str, dict[str, list[_Row]], Problems]]:
-    """The file's name, its rows by clip id, and what is wrong with them, which is raised on leaving."""
+    """The file's name, its rows by clip id, and a collector of problems, which are raised on leaving."""
     name = redact(uri)
     problems = Problems()
     items: dict[str, list[_Row]] = {}
     for place, row in _rows(uri, name, suffix_of(uri), storage_options, what, problems):
         clip_id = row.get("clip_id")
         if isinstance(clip_id, int) and not isinstance(clip_id, bool):
-            clip_id = str(clip_id)  # numbered clips, as manifests have them
+            clip_id = str(clip_id)  # manifests store the ids of numbered clips as numbers
         if not isinstance(clip_id, str) or not clip_id.strip():
             problems.add(f"{place}: clip_id is {clip_id!r:.80}; allowed: the id of a clip in the manifest")
             continue

@@ -1,4 +1,4 @@
-"""Reading a manifest, whatever it is: a table, a folder, a glob."""
+"""Reads a manifest of any kind: a table, a folder, a glob, or one video."""
 
 from __future__ import annotations
 
@@ -36,16 +36,18 @@ _LOG = logging.getLogger(__name__)
 
 
 def read_manifest(uri: str, config: JobConfig, storage_options: Mapping[str, Any] | None = None) -> Manifest:
-    """Every clip of a manifest, in its order (folders and globs: by path).
+    """Reads every clip of a manifest, in its order (of folders and globs: by path).
+
+    Does not check that the videos exist.
 
     Args:
         uri: a .parquet, .csv or .jsonl file, a folder, a glob, or one video.
-        config: its prompts and exemplars go to clips that bring none; files of visual prompts or of exemplars are
-            joined by clip id.
-        storage_options: for fsspec; the configuration's `storage` where None.
+        config: its prompts and exemplars apply to clips without any. Files of visual prompts or of exemplars are
+            matched by clip id.
+        storage_options: for fsspec; None takes the configuration's `storage`.
 
     Raises:
-        UserError: with every problem found, one sentence each. Whether the videos exist is not looked at.
+        UserError: with every problem found, one sentence each.
     """
     options = config.storage if storage_options is None else storage_options
     uri = resolve(uri)
@@ -68,7 +70,7 @@ def read_manifest(uri: str, config: JobConfig, storage_options: Mapping[str, Any
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Millions of values are made here and none of them in cycles: looking for those would take half of the time."""
+    """Reading makes millions of values, none in a cycle. Looking for cycles would take half of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -115,7 +117,7 @@ def _read_rows(uri: str, config: JobConfig, options: Mapping[str, Any]) -> Rows:
 
 
 def _refuse_output_inside(root: str, config: JobConfig, *, recursive: bool) -> None:
-    """The run's own annotated videos would be clips of the next run."""
+    """The run's annotated videos would become clips of the next run."""
     output, root = resolve(config.output), root.rstrip("/")
     if is_local(output) and is_local(root):
         output, root = local_path(output), local_path(root)

@@ -1,4 +1,4 @@
-"""A manifest as it was read, before its values are checked, and the problems found on the way."""
+"""A manifest as read, before its values are checked, and the problems found while reading."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sam3ray.failures import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OWN_COLUMNS = ("sam3ray.source",)  # what a run adds to its frozen manifest, which may be given as a manifest
+OWN_COLUMNS = ("sam3ray.source",)  # a run adds these to its frozen manifest, which may itself serve as a manifest
 KNOWN_COLUMNS = ("uri", "clip_id", "prompts", "start_s", "end_s", "fps", "visual_prompts", "exemplars")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 MAX_ROWS = 10_000_000
@@ -28,13 +28,13 @@ class Rows:
 
     Attributes:
         name: what messages call the manifest.
-        columns: those that sam3ray knows; only the ones that are there.
-        carried: the other columns with their Arrow types, or None where there are none.
-        lines: 1-based line of each row in a text file, else None.
-        numbers: 1-based number of each row, where some rows could not be read at all.
-        problems: those rows that could not.
-        sources: how each video looks (`sam3ray.files.sighting`), where a listing has told.
-        identities: what ids are derived from, where that is not the uri as written (paths within a folder).
+        columns: the columns known to sam3ray that the manifest has.
+        carried: all other columns, with their Arrow types; None if there are none.
+        lines: each row's line in a text file, from 1; else None.
+        numbers: each row's number, from 1, if some rows could not be read at all.
+        problems: one for each row that could not be read.
+        sources: each video's sighting (`sam3ray.files.sighting`), if a listing gave it.
+        identities: what ids are derived from, if not from the uri as written (paths within a folder).
     """
 
     name: str
@@ -58,13 +58,13 @@ class Rows:
 
 @dataclass
 class Problems:
-    """Problems, kept one by one up to a limit and counted beyond it."""
+    """Collects problems: one by one up to a limit, and counted beyond it."""
 
     sentences: list[str] = field(default_factory=list)
     count: int = 0
 
     def add(self, sentence: str) -> None:
-        """A problem of the manifest, or of a row: "... row 7 ...". Sentences about rows are sorted by it."""
+        """Adds a problem of the manifest, or of a row: "... row 7 ...". Sentences are sorted by row."""
         self.count += 1
         if len(self.sentences) < MAX_PROBLEMS:
             self.sentences.append(sentence)
@@ -86,13 +86,13 @@ def shown(value: Any) -> str:
     """A value for a message: quoted, short, on one line."""
     try:
         text = "null" if value is None else repr(value)
-    except (ValueError, RecursionError):  # integers of thousands of digits, lists nested too deep
+    except (ValueError, RecursionError):  # integers of thousands of digits, or lists nested too deep
         text = f"a {type(value).__name__} too large to show"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def check_header(names: Sequence[str], name: str, required: str = "uri") -> None:
-    """Refuses a table without its `required` column, and columns that are given twice or have no name."""
+    """Refuses a table that lacks its `required` column, or has two columns of one name or a column without one."""
     problems = Problems()
     if len(names) > MAX_COLUMNS:
         raise UserError(f"{name} has {len(names)} columns; allowed: at most {MAX_COLUMNS}")
@@ -113,7 +113,7 @@ def check_header(names: Sequence[str], name: str, required: str = "uri") -> None
 
 
 def likely_typos(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Columns that are carried through but look like a known one: (column, the known one)."""
+    """Carried columns whose names look like a known one: (column, known one)."""
     present = set(names)
     return [
         (column, close[0])

@@ -1,4 +1,4 @@
-"""Manifests as text: CSV and JSON lines."""
+"""Reads manifests in text form: CSV and JSON lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_FIELD_CHARS = 16 * 2**20  # a visual_prompts cell may hold many masks
 
 
 def read_csv(text: str, name: str) -> Rows:
-    """RFC 4180: commas, double quotes, a header. All carried values are text, as they stand."""
+    """Reads CSV by RFC 4180: commas, double quotes, a header. All carried values stay text as written."""
     _check_values(text, name, ",\n")
     csv.field_size_limit(MAX_FIELD_CHARS)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -66,7 +66,7 @@ def read_csv(text: str, name: str) -> Rows:
 
 
 def read_jsonl(text: str, name: str) -> Rows:
-    """One JSON object per line. Carried values keep the type that Arrow infers for their column."""
+    """Reads one JSON object per line. Carried values get the type that Arrow infers for their column."""
     problems = Problems()
     records: list[dict[str, Any]] = []
     lines: list[int] = []
@@ -88,7 +88,7 @@ def read_jsonl(text: str, name: str) -> Rows:
     if others:
         table = pa.table({column: _as_arrow(column, records, rows) for column in others})
         for column in unstorable(table):
-            # As it stands in the manifest: `{}` in every row, say, is a type that Parquet does not have.
+            # Checked as written, because Parquet has no type for some columns, such as `{}` in every row.
             texts = [_as_text(record.get(column)) for record in records]
             table = table.set_column(others.index(column), column, pa.array(texts, pa.string()))
         rows.carried = table
@@ -96,7 +96,7 @@ def read_jsonl(text: str, name: str) -> Rows:
 
 
 def _check_values(text: str, name: str, marks: str) -> None:
-    """Refuse a text of more values than a table may have before they are made: one takes fifty times its characters."""
+    """Refuses a text with too many values before parsing, since a parsed value takes fifty times its characters."""
     values = sum(map(text.count, marks))
     if values > MAX_CELLS:
         raise UserError(f"{name} has up to {values} values; allowed: {MAX_CELLS}")
@@ -109,11 +109,11 @@ def _as_text(value: Any) -> str | None:
 def _why_not_csv(error: csv.Error) -> str:
     if "field larger than" in str(error):
         return f"a value has more than {csv.field_size_limit()} characters; is a quote not closed?"
-    return "it contains characters that text does not have (NUL); write it again as text"
+    return "it contains NUL characters, so it is not text; save it as text"
 
 
 def json_objects(text: str, name: str, problems: Problems) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """(row, line, object) of each line that holds one, both counted from 1; other lines are problems."""
+    """(row, line, object) for each line with a JSON object, both counted from 1. All other lines are problems."""
     _check_values(text, name, ",[{")
     row = 0
     for line, content in enumerate(io.StringIO(text), start=1):
@@ -135,7 +135,7 @@ def json_objects(text: str, name: str, problems: Problems) -> Iterator[tuple[int
 
 
 def _as_arrow(column: str, records: list[dict[str, Any]], rows: Rows) -> pa.Array:
-    """The values of one column, in the Arrow type that holds all of them as they are."""
+    """The values of one column, in the Arrow type that holds them all unchanged."""
     values = [record.get(column) for record in records]
     try:
         return pa.array(values)
