@@ -37,8 +37,8 @@ FLAGS = [
     "--disable-sync",
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
-    # The last of its kind holds: three of ours, then those that Playwright turns off. Without ours each window has three
-    # processes more, for the address bar that nobody sees and for a page to come: .6 CPU s.
+    # The last of its kind holds: three of ours, then those that Playwright turns off. Without ours each window has
+    # three processes more, for the address bar that nobody sees and for a page to come: .6 CPU s.
     "--disable-features=WebUIOmniboxPopup,WebUIOmniboxAimPopup,SpareRendererForSitePerProcess,"
     "AvoidUnnecessaryBeforeUnloadCheckSync,DestroyProfileOnBrowserClose,HttpsUpgrades,HttpsFirstBalancedModeAutoEnable,"
     "LensOverlay,MediaRouter,PaintHolding,ThirdPartyStoragePartitioning,AvoidCorsURLLoaderRestartOnRedirect,"
