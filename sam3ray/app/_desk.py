@@ -27,6 +27,7 @@ from sam3ray.app._messages import (
 )
 from sam3ray.app._model_host import MakeHost, ModelHost
 from sam3ray.app._order import Order
+from sam3ray.engine.host_memory import Housekeeping
 from sam3ray.failures import NotNow, UserError
 
 ModelState = Literal["loading", "ready", "failed"]
@@ -61,6 +62,7 @@ class Desk:
         self._host: ModelHost | None = None
         self._failed_starts = 0
         self._closed = False
+        self._housekeeping = Housekeeping()
         self.state: ModelState = "loading"
         self.message = ""
         self.info: dict[str, Any] = {}
@@ -113,6 +115,7 @@ class Desk:
                 raise NotNow(self.message or "the model is being loaded")
             self._looking[asked.view] = answer
             self._send(asked)
+        self._housekeeping.tick()  # while the model works
         seen = answer.get()
         if seen is None:
             raise NotNow("the model's process ended; it is restarting")

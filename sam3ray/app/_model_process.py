@@ -33,6 +33,7 @@ from sam3ray.app._order import Order
 from sam3ray.app._resuming import States
 from sam3ray.cameras import LiveView
 from sam3ray.config import ModelConfig, TrackingConfig
+from sam3ray.engine.host_memory import Housekeeping
 from sam3ray.failures import ClipError, JobStopped, Reason, UserError
 from sam3ray.faults.machine import is_out_of_memory, machine_fault
 from sam3ray.files.workdir import WorkDir
@@ -79,6 +80,7 @@ class _Worker:
         self._orders: deque[Order] = deque()
         self._views: dict[str, LiveView] = {}
         self._rung = 0  # of the model, of which sessions are begun
+        self._housekeeping = Housekeeping()
 
     def run(self) -> None:
         while True:
@@ -87,6 +89,7 @@ class _Worker:
                 self._carry_out(message)
             else:
                 self._look_or_leave(message)
+            self._housekeeping.tick()
 
     def _look_or_leave(self, message: Any) -> None:
         if isinstance(message, Leave):

@@ -17,6 +17,7 @@ from sam3ray.cameras._camera import Camera, CameraFrame, Received, check_source
 from sam3ray.cameras._record import Recorder
 from sam3ray.cameras._segments import Placed, Segments
 from sam3ray.config import LiveConfig, ModelConfig, TrackingConfig
+from sam3ray.engine.host_memory import Housekeeping
 from sam3ray.engine.ids import Ids
 from sam3ray.failures import UserError
 from sam3ray.model import Model
@@ -125,6 +126,7 @@ class LiveView:
         self.phrases: tuple[str, ...] = tuple(prompts)
         self._asked: tuple[str, ...] = ()
         self._last_shown: dict[int, int] = {}  # clicked objects: the frame on which each was last shown
+        self._housekeeping = Housekeeping()
 
     @property
     def hotstart_delay(self) -> int:
@@ -234,6 +236,7 @@ class LiveView:
         self._count += 1
         (result,) = self._session.step(frame)
         self._forget_unseen({each.object_id for each in result.annotations.objects})
+        self._housekeeping.tick()
         return result.annotations, result.tentative, result.retracted
 
     def _forget_unseen(self, shown: set[int]) -> None:

@@ -1,9 +1,10 @@
-"""What the C library does with host memory that tensors have given back."""
+"""What the C library does with host memory that has been freed."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+import time
 
 _KEPT_BYTES = 512 * 2**20
 _MOST_BEFORE = 32 * 2**20  # that older versions take
@@ -26,3 +27,38 @@ def reuse_freed() -> None:
     if not mallopt(_MMAP_THRESHOLD, _KEPT_BYTES):
         mallopt(_MMAP_THRESHOLD, _MOST_BEFORE)
     mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def give_back_freed() -> None:
+    """Returns all freed memory of this process to the system, whatever lies between it and the end of the heap.
+
+    What was allocated meanwhile and stays, however small, keeps the freed memory below it from being returned: a process
+    that runs for days would hold more and more of it. Other C libraries than glibc are left as they are.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):
+        return
+    trim(0)
+
+
+class Housekeeping:
+    """Gives freed memory back now and then, in a process that never rests.
+
+    Args:
+        every_s: seconds between two times. The memory is taken again page by page, which costs the work after it some
+            milliseconds.
+    """
+
+    def __init__(self, every_s: float = 30.0) -> None:
+        self._every_s = every_s
+        self._due = time.monotonic() + every_s
+
+    def tick(self) -> None:
+        """Call it often: it does something if it is time."""
+        now = time.monotonic()
+        if now >= self._due:
+            give_back_freed()
+            self._due = time.monotonic() + self._every_s

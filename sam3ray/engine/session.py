@@ -233,8 +233,11 @@ class Session(AbstractContextManager["Session"]):
 
     def _ask(self, phrases: tuple[str, ...]) -> None:
         self.phrases = phrases
-        self.clock.asked = [each for each in self.clock.asked if each[0] != self.clock.given]
-        self.clock.asked.append((self.clock.given, phrases))
+        clock = self.clock
+        clock.asked = [each for each in clock.asked if each[0] != clock.given]
+        clock.asked.append((clock.given, phrases))
+        ends = [since for since, _ in clock.asked[1:]] + [None]  # what ended before this frame is not needed any more
+        clock.asked = [each for each, end in zip(clock.asked, ends, strict=True) if end is None or end > clock.worked]
 
     # Frames
 
@@ -512,6 +515,8 @@ class Session(AbstractContextManager["Session"]):
             if self.relinker is not None:
                 self.relinker.remove(ids, phrases)
         dropped = self.visual.drop(ids)
+        if self.policy.live:
+            self.visual.forget_labels()
         if dropped and self.prompt_tracker is not None:
             self.prompt_tracker.tracker.forget([each.memory for each in dropped])
 

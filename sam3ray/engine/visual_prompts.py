@@ -95,6 +95,12 @@ class VisualPrompts:
         """Takes objects out. Returns those that were there."""
         return [self.objects.pop(each) for each in object_ids if each in self.objects]
 
+    def forget_labels(self) -> None:
+        """Drops the labels of objects that are gone, of which there are more every hour in live video."""
+        if len(self.labels) > len(self.objects):
+            asked = {each for waiting in (self.waiting, self.coming) for of in waiting.values() for each in of}
+            self.labels = {each: label for each, label in self.labels.items() if each in self.objects or each in asked}
+
     def given(self, frame_index: int) -> None:
         """A frame has been given: its prompts become due."""
         if frame_index in self.waiting:

@@ -8,8 +8,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ import sam3ray
 from sam3ray.cameras import Camera, LiveView, watch
 from sam3ray.cli import app
 from sam3ray.config import LiveConfig, TrackingConfig
+from sam3ray.engine import host_memory
 from sam3ray.failures import ClipError, UserError
 from sam3ray.shapes import ClipSpec, draw_clip, write_clip
 from sam3ray.store import RunStore, verify_run
@@ -209,6 +212,53 @@ def test_clicked_objects_that_have_left_are_forgotten_and_their_number_is_limite
     assert found.objects == ()
     assert view.clicked == set()
     click()  # there is room again
+
+
+def sizes(root: Any) -> dict[str, int]:
+    """How much the containers hold that can be reached from an object of ours, by the way to them."""
+    held: dict[str, int] = {}
+    known, rest = set(), [("view", root)]
+    while rest:
+        way, each = rest.pop()
+        if id(each) in known:
+            continue
+        known.add(id(each))
+        if isinstance(each, dict | list | tuple | set | frozenset | deque):
+            held[way] = held.get(way, 0) + len(each)
+            rest += [(f"{way}[]", one) for one in (each.values() if isinstance(each, dict) else each)]
+        elif type(each).__module__.startswith("sam3ray"):
+            rest += [(f"{way}.{name}", one) for name, one in getattr(each, "__dict__", {}).items()]
+    return held
+
+
+def test_nothing_grows_with_the_phrases_and_clicks_of_a_long_day(model):
+    images = [each.image for each in draw_clip(SPEC)]
+    view = LiveView(model)
+
+    def hour(first: int) -> dict[str, int]:
+        for n in range(first, first + 24):
+            view.set_phrases([("circle",), ("star", "circle"), ()][n % 3])
+            if n and n % 2 == 0:
+                view.add(sam3ray.PointPrompt(((80.0, 45.0),), (True,), view.next_index, view.next_id, "clicked"))
+            for each in list(view.clicked)[:-1]:
+                view.drop(each)
+            view.step(images[n % 24], n / 12)
+        return sizes(view)
+
+    first, second = hour(0), hour(24)
+    assert view.next_id > 20
+    assert {way: (first.get(way, 0), count) for way, count in second.items() if count > first.get(way, 0)} == {}
+
+
+def test_freed_memory_is_given_back_while_it_runs(model, monkeypatch):
+    given = []
+    monkeypatch.setattr(host_memory, "give_back_freed", lambda: given.append(True))
+    clock = [0.0]
+    monkeypatch.setattr(host_memory.time, "monotonic", lambda: clock[0])
+    view = LiveView(model)
+    for clock[0] in (1.0, 29.0, 31.0, 40.0, 62.0):
+        view.step(np.zeros((90, 160, 3), np.uint8), clock[0])
+    assert len(given) == 2
 
 
 def test_a_recording_that_is_given_up_keeps_what_it_has(clip, model, tmp_path):
