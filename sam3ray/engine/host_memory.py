@@ -32,8 +32,8 @@ def reuse_freed() -> None:
 def give_back_freed() -> None:
     """Returns all freed memory of this process to the system, whatever lies between it and the end of the heap.
 
-    What was allocated meanwhile and stays, however small, keeps the freed memory below it from being returned: a process
-    that runs for days would hold more and more of it. Other C libraries than glibc are left as they are.
+    Otherwise whatever is allocated meanwhile and stays, however small, keeps the freed memory below it from being
+    returned, and a process that runs for days holds more and more of it. Other C libraries are left as they are.
     """
     if not sys.platform.startswith("linux"):
         return

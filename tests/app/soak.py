@@ -5,7 +5,8 @@
 A camera on RTSP changes its scene every ten seconds and once its picture size, and breaks off every 45 seconds. It is
 watched, recorded, and shown on a page in Chromium; a second page shows a webcam. Both go at the model's full rate.
 Phrases change, objects are clicked on and dropped. Memory, threads, files and sockets of the server, of the model's
-process and of both pages are sampled; the verdict goes by the slope after a warm-up.
+process and of both pages are sampled, and a line is printed each minute. Ctrl-C (or SIGTERM) ends it at any time with
+the figures so far. The verdict goes by the slope after a warm-up, with its 95% confidence interval.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,7 +38,9 @@ from tests.cameras.rtsp_camera import RtspCamera, encoded
 
 ALLOWED_MB_PER_HOUR = 5.0
 ALLOWED_MORE = 3  # threads, files, sockets above the first sample after the warm-up
-WARM_UP = 0.3  # of the time: caches fill, allocators settle
+WARM_UP = 0.3  # of the time, and at most so many minutes: caches fill, allocators settle
+LONGEST_WARM_UP = 15.0
+BLOCKS = 12  # of samples after the warm-up, whose means are compared: samples next to each other are much alike
 SPEC = ClipSpec(seed=6, frames=60, width=640, height=360, objects=(2, 4))
 PHRASES = (("red circle",), ("red circle", "star"), ("square",), ("circle", "square", "triangle"))
 
@@ -57,13 +62,18 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.camera:
         return _be_the_camera()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the processes that are started: Ctrl-C is for this one alone
     with tempfile.TemporaryDirectory(prefix="sam3ray-soak-") as temporary, ExitStack() as stack:
         folder = Path(temporary)
         url = stack.enter_context(_camera())
         server, address = stack.enter_context(_server(url, folder))
         pages = stack.enter_context(_pages(address, folder))
+        stop: list[int] = []
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, lambda number, _: stop.append(number))
+        print(f"Ctrl-C, or kill {os.getpid()}, ends it with the figures so far", flush=True)
         try:
-            samples = list(_kept(_soak(server, pages, arguments.minutes), arguments.to))
+            samples = list(_kept(_soak(server, pages, arguments.minutes, stop), arguments.to))
         except psutil.NoSuchProcess:
             print("".join((folder / "log").read_text().splitlines(keepends=True)[-30:]))
             print("verdict: NOT shown to be flat: a process has ended")
@@ -72,58 +82,78 @@ def main() -> int:
         stack.close()
         reconnects = (folder / "log").read_text().count("arrive again")
         problems = verify_run(str(folder / "run"))
-    print(f"{arguments.minutes:g} minutes, {drawn[0]} frames of the camera, {drawn[1]} of the webcam, ", end="")
+    print(f"\n{samples[-1].minutes:.1f} minutes, {drawn[0]} frames of the camera, {drawn[1]} of the webcam, ", end="")
     print(f"{reconnects} reconnections, {len(problems)} problems in the recording")
     for problem in problems:
         print(f"  {problem}")
-    is_good = _judged(samples) and not problems and all(drawn)
-    print("verdict: nothing grows" if is_good else "verdict: NOT shown to be flat")
+    fits, is_shown = _judged(samples)
+    is_good = fits and not problems and all(drawn)
+    word = "nothing grows" if is_shown else "nothing is seen to grow, but this was too short to tell"
+    print(f"verdict: {word if is_good else 'NOT shown to be flat'}")
     return 0 if is_good else 1
 
 
 def _kept(samples: Iterator[Sample], to: Path | None) -> Iterator[Sample]:
     """Each is written as it comes: an hour is not lost with what goes wrong at its end."""
+    shown: list[Sample] = []
     for sample in samples:
+        if not shown:
+            print("minute" + "".join(f"{name:>17}" for name in (*sample.mb, *sample.counts)) + "   (MB; counts)")
+        if not shown or sample.minutes - shown[-1].minutes >= 1:
+            shown.append(sample)
+            figures = [*(f"{mb:17.1f}" for mb in sample.mb.values()), *(f"{n:17}" for n in sample.counts.values())]
+            print(f"{sample.minutes:6.1f}" + "".join(figures), flush=True)
         if to is not None:
             with open(to, "a") as file:
                 file.write(json.dumps(dataclasses.asdict(sample)) + "\n")
         yield sample
 
 
-def _judged(samples: list[Sample]) -> bool:
-    end = samples[-1].minutes
-    late = [each for each in samples if each.minutes >= WARM_UP * end]
+def _judged(samples: list[Sample]) -> tuple[bool, bool]:
+    """Prints the figures. Whether nothing grows by more than is allowed, as far as can be told; and whether it can."""
+    warm = min(WARM_UP * samples[-1].minutes, LONGEST_WARM_UP)
+    late = [each for each in samples if each.minutes >= warm]
     hours = np.array([each.minutes / 60 for each in late])
-    is_good = True
-    print(f"{'':18}{'first':>10}{'last':>10}{'MB an hour':>14}{'± (2 s.e.)':>12}")
+    is_good = is_shown = True
+    print(f"after {warm:.1f} minutes of warm-up:")
+    print(f"{'':18}{'begun with':>11}{'warm':>10}{'last':>10}{'MB an hour':>14}{'± (95%)':>12}")
     for name in late[0].mb:
         values = np.array([each.mb[name] for each in late])
         slope, error = _slope(hours, values)
         fits = slope - error <= ALLOWED_MB_PER_HOUR
         proven = slope + error <= ALLOWED_MB_PER_HOUR
         is_good &= fits
+        is_shown &= proven
         word = "" if proven else "  too short to tell" if fits else "  GROWS"
-        print(f"{name:18}{values[0]:10.1f}{values[-1]:10.1f}{slope:14.1f}{error:12.1f}{word}")
+        print(
+            f"{name:18}{samples[0].mb[name]:11.1f}{values[0]:10.1f}{values[-1]:10.1f}{slope:14.1f}{error:12.1f}{word}"
+        )
     for name in late[0].counts:
-        values = [each.counts[name] for each in late]
+        before, values = samples[0].counts[name], [each.counts[name] for each in late]
         fits = values[-1] <= values[0] + ALLOWED_MORE
         is_good &= fits
-        print(f"{name:18}{values[0]:10}{values[-1]:10}{'' if fits else '  GROWS'}")
-    return is_good
+        print(f"{name:18}{before:11}{values[0]:10}{values[-1]:10}{'' if fits else '  GROWS'}")
+    return is_good, is_shown
 
 
 def _slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Least squares: the slope and twice its standard error."""
-    if len(x) < 4:
+    """Least squares over the means of blocks: the slope, and half the width of its 95% confidence interval."""
+    count = min(BLOCKS, len(x) // 3)
+    if count < 4:
         return 0.0, float("inf")
-    (slope, _), covariance = np.polyfit(x, y, 1, cov=True)
-    return float(slope), float(2 * np.sqrt(covariance[0, 0]))
+    x, y = (np.array([part.mean() for part in np.array_split(each, count)]) for each in (x, y))
+    (slope, _), covariance = np.polyfit(x, y, 1, cov="unscaled")
+    rest = y - np.polyval(np.polyfit(x, y, 1), x)
+    error = np.sqrt(covariance[0, 0] * (rest @ rest) / (count - 2))
+    z, free = statistics.NormalDist().inv_cdf(0.975), count - 2
+    student = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
+    return float(slope), float(student * error)
 
 
-def _soak(server: psutil.Process, pages: list[Page], minutes: float) -> Iterator[Sample]:
+def _soak(server: psutil.Process, pages: list[Page], minutes: float, stop: list[int]) -> Iterator[Sample]:
     sessions = [page.context.new_cdp_session(page) for page in pages]
     began, turn = time.monotonic(), 0
-    while (passed := (time.monotonic() - began) / 60) < minutes or turn == 0:
+    while not stop and ((passed := (time.monotonic() - began) / 60) < minutes or turn == 0):
         yield _sample(passed, server, sessions)
         page = pages[turn % 2]
         if turn % 3 == 0:
@@ -137,7 +167,7 @@ def _soak(server: psutil.Process, pages: list[Page], minutes: float) -> Iterator
             drops.first.click()
         pages[0].wait_for_timeout(5_000)
         turn += 1
-    yield _sample(minutes, server, sessions)
+    yield _sample((time.monotonic() - began) / 60, server, sessions)
 
 
 def _look_for(page: Page, phrases: tuple[str, ...]) -> None:
@@ -213,7 +243,9 @@ def _pages(address: str, folder: Path) -> Iterator[list[Page]]:
         raise SystemExit("no Chromium on this machine: apt-get install chromium")
     with sync_playwright() as playwright:
         flags = [*FLAGS, f"--use-file-for-fake-video-capture={webcam}"]
-        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=flags)
+        browser = playwright.chromium.launch(
+            executable_path=chromium, headless=True, args=flags, handle_sigint=False, handle_sigterm=False
+        )
         pages = []
         for source in ("camera", "webcam"):
             page = browser.new_context(permissions=["camera"]).new_page()
