@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .DEFAULT_GOAL := help
 .PHONY: help setup demo app test test-fast lint format chaos soak fuzz docs interop bench checkpoint clean
 
-help:  ## this list
+help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s'|'
 
 $(VENV)/.created:
@@ -34,48 +34,48 @@ setup: $(VENV)/.dev  ## install everything into .venv
 demo: $(VENV)/.run  ## label drawn clips with the embedded checkpoint and render them (OUTPUT=demo-output)
 	$(BIN)/sam3ray demo --output $(OUTPUT)
 
-app: $(VENV)/.run  ## the page to try prompts, with the embedded checkpoint and drawn clips (SOURCE="videos/ run ...": yours)
+app: $(VENV)/.run  ## serve the web page, with the embedded checkpoint and drawn clips (SOURCE="videos/ run ..." for your own)
 	$(BIN)/sam3ray app $(SOURCE)
 
-# One process more than the two cores that CI has: many tests wait, for Ray or a browser. Each needs some 3 GB.
-test: $(VENV)/.dev  ## the whole test suite, on three processes (PROCESSES=3)
+# One process more than the two cores of CI, since many tests wait for Ray or a browser. Each needs some 3 GB.
+test: $(VENV)/.dev  ## run all tests, in three processes (PROCESSES=3)
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-# Whole folders are left out before they are collected: to import them takes longer than a test.
+# These folders are skipped before collection, because importing them takes longer than a test.
 SKIPPED := e2e app engine training cameras
-test-fast: $(VENV)/.dev  ## what needs no Ray, no server and no model, for your own loop
+test-fast: $(VENV)/.dev  ## run the tests that need no Ray, no server and no model (under 90 s)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q --durations=5 -m 'not slow and not server and not long' \
 	  $(addprefix --ignore=tests/,$(SKIPPED))
 
-lint: $(VENV)/.dev  ## ruff, mypy, and who may import whom
+lint: $(VENV)/.dev  ## check style, types and imports between packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m tools.check_imports
 
-format: $(VENV)/.dev  ## let ruff fix what it can
+format: $(VENV)/.dev  ## format the code, and fix lint where possible
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-chaos: $(VENV)/.dev  ## kill everything at random for a while and compare with an undisturbed run
+chaos: $(VENV)/.dev  ## kill processes at random and compare the results with an undisturbed run
 	$(BIN)/python -m tests.e2e.chaos
 	$(BIN)/python -m tests.e2e.clip_kills
 
-soak: $(VENV)/.dev  ## watch live video for an hour and see whether anything grows (MINUTES=60)
+soak: $(VENV)/.dev  ## watch live video for an hour and check that memory does not grow (MINUTES=60)
 	$(BIN)/python -m tests.app.soak --minutes $(MINUTES)
 
-fuzz: $(VENV)/.dev  ## read 200,000 damaged inputs of every kind (ten minutes; picks up where it was stopped)
+fuzz: $(VENV)/.dev  ## read 200,000 damaged inputs of every kind (ten minutes; continues where it stopped)
 	$(BIN)/python -m tools.fuzz
 
-docs: $(VENV)/.dev  ## the documentation as a site, in build/docs
+docs: $(VENV)/.dev  ## build the documentation site in build/docs
 	PYTHONPATH=. NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet -f configs/mkdocs.yml
 	@echo "open build/docs/index.html" >&2
 
-interop: $(VENV)/.dev  ## give exports to the real tools, each in an environment of its own (NAMES="labelme ..."; some GB)
+interop: $(VENV)/.dev  ## check exports with the real tools, each in its own environment (NAMES="labelme ..."; some GB)
 	$(BIN)/python -m tools.interop $(NAMES)
 
-bench: $(VENV)/.dev  ## speed and memory of the engine against the documented transformers way
+bench: $(VENV)/.dev  ## compare the engine's speed and memory with transformers' documented way
 	$(BIN)/python benchmarks/engine.py
 
 checkpoint: $(VENV)/.dev  ## train a checkpoint like the embedded one into build/checkpoint (3 hours on a CPU; resumes)

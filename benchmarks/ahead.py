@@ -1,4 +1,4 @@
-"""All frames of a clip through the look-ahead, of which the same is asked throughout."""
+"""Runs all frames of a clip through the look-ahead, with the same prompts throughout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sam3ray.video import Frame
 
 
 def worked(ahead: LookAhead, frames: Iterable[Frame], phrases: tuple[str, ...], batch: int = 1) -> Iterator[FrameWork]:
-    """`batch`: that of the look-ahead."""
+    """`batch` is the look-ahead's batch size."""
     try:
         for position, frame in enumerate(frames):
             ahead.push(frame, position, phrases)

@@ -1,11 +1,11 @@
-"""How quick the page is, in a real Chromium: medians, and ratios to the model's own step on the same frame.
+"""Measures how fast the page is in a real Chromium: medians, and ratios to the model's own step on the same frame.
 
     python benchmarks/app.py                                # every row, 40 times
     python benchmarks/app.py --only scrub --repeats 10
-    python benchmarks/app.py --json rows.jsonl              # keep the rows; a row that is there is not measured again
+    python benchmarks/app.py --json rows.jsonl              # keep the rows, and measure only those it lacks
     python benchmarks/app.py --json rows.jsonl --write      # and put the table into docs/app.md
 
-A row is a function of `Bench`, listed in `ROWS`. The page itself takes the times: from the event to the canvas.
+Each row is a function of `Bench` listed in `ROWS`. The page itself measures times, from the event to the canvas.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ LIVE = """(count) => new Promise((done) => {
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `figure` is what counts against `target`; `more` says what else was measured."""
+    """One line of the table. `figure` is compared with `target`; `more` says what else was measured."""
 
     row: str
     figure: str
@@ -109,7 +109,7 @@ class Row:
 
 
 class Bench:
-    """A server over drawn clips, one browser, and a model of our own to compare with."""
+    """A server with drawn clips, one browser, and a separately loaded model to compare with."""
 
     def __init__(self, folder: Path, stack: ExitStack, repeats: int) -> None:
         self.repeats = repeats
@@ -121,14 +121,14 @@ class Bench:
         (folder / "shapes.mp4.truth").unlink(missing_ok=True)
 
     def page_ready(self) -> Row:
-        """An empty browser opens the address: until the first clip's first frame is drawn."""
+        """From a browser with an empty cache opening the address until the first clip's first frame is drawn."""
         with served(self.folder / "shapes.mp4") as address:
             self._wait_for_model(address)
             times = [self._open(address) for _ in range(self.repeats)]
         return Row("page ready", f"{statistics.median(times):.2f} s", "1 s", "model loaded, browser's cache empty")
 
     def ready_before_the_model(self) -> Row:
-        """The same while the model is still being loaded, and how long the command takes to answer."""
+        """The same while the model is still loading, and how long the command takes to print the address."""
         waits, times = [], []
         for _ in range(max(1, self.repeats // 10)):
             began = time.perf_counter()
@@ -139,7 +139,9 @@ class Bench:
         return Row("page ready while the model loads", f"{statistics.median(times):.2f} s", "", said)
 
     def click_to_mask(self) -> Row:
-        """A click on an object: until its mask is drawn, against the model's own time for the same click and frame."""
+        """From a click on an object until its mask is drawn, against the model's own time for the same click and
+        frame.
+        """
         model = sam3ray.load("embedded", device="cpu")
         image = np.ascontiguousarray(next(iter(draw_clip(SHAPES))).image)
         clicks, steps = [], []
@@ -160,7 +162,7 @@ class Bench:
         return Row("click to first mask / model's step", f"{click / step:.2f}", "2", said)
 
     def scrub(self) -> Row:
-        """A jump to any frame of a 1080p clip with 20 objects: until it is drawn with its masks."""
+        """From a jump to a random frame of a 1080p clip with 20 objects until it is drawn with its masks."""
         run = make_run(self.folder)
         chosen = random.Random(3)
         with served(run) as address:
@@ -174,7 +176,7 @@ class Bench:
         return Row("scrub to a drawn frame, 1080p, 20 objects", f"{first:.0f} ms", "100 ms", "frames not shown before")
 
     def live(self) -> Row:
-        """The live view of sources slower and faster than the model: how old a picture is when it is drawn."""
+        """How old the live view's picture is when drawn, for sources slower and faster than the model."""
         found = {}
         images = [each.image for each in draw_clip(SHAPES)]
         for rate in LIVE_RATES:
@@ -196,7 +198,7 @@ class Bench:
         return Row("age of the live picture", f"{figures} steps", "2 steps", f"sources of {rates} frames/s: {more}")
 
     def javascript(self) -> Row:
-        """Bytes of the page's scripts."""
+        """The size of the page's scripts."""
         files = {each.name: each.read_bytes() for each in resources.files("sam3ray.app").joinpath("static").iterdir()}
         scripts = {name: data for name, data in files.items() if name.endswith(".js")}
         later = ("review.js", "live.js")
@@ -243,7 +245,7 @@ ROWS: dict[str, Callable[[Bench], Row]] = {
 
 @contextmanager
 def served(source: Path, verb: str = "app", *options: str) -> Iterator[str]:
-    """`sam3ray app`, or `live`, over a source; gives its address."""
+    """Runs `sam3ray app` or `sam3ray live` with a source; yields its address."""
     command = [sys.executable, "-m", "sam3ray", verb, str(source), "--checkpoint", "embedded", "--no-browser", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
@@ -255,7 +257,7 @@ def served(source: Path, verb: str = "app", *options: str) -> Iterator[str]:
 
 
 def make_run(folder: Path) -> Path:
-    """A run over one 1080p clip, in which 20 large ellipses move."""
+    """Makes a run with one 1080p clip, in which 20 large ellipses move."""
     chosen = np.random.default_rng(5)
     centres = chosen.uniform((150, 150), (WIDTH - 150, HEIGHT - 150), (OBJECTS, 2))
     ways, axes = chosen.uniform(-4, 4, (OBJECTS, 2)), chosen.integers(40, 140, (OBJECTS, 2))

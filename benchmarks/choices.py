@@ -1,12 +1,12 @@
-"""What choices of speed, and exemplars in place of phrases, cost in quality on drawn clips, with the tiny checkpoint.
+"""Measures what faster settings, and exemplars in place of phrases, cost in quality: drawn clips, embedded checkpoint.
 
     python benchmarks/choices.py                          # every row, 6 clips of 48 frames
     python benchmarks/choices.py --only "image_size: 96"   # one of them
-    python benchmarks/choices.py --json rows.jsonl        # keep the rows; a row that is there is not measured again
+    python benchmarks/choices.py --json rows.jsonl        # keep the rows, and measure only those it lacks
     python benchmarks/choices.py --json rows.jsonl --write   # and put the tables into docs/performance.md
 
-The clips are those of docs/checkpoint.md ("one prompt"), of seeds from 940,000, which nothing was chosen on. Real
-weights have not been measured: another model answers to these choices in its own way.
+The clips are those of docs/checkpoint.md ("one prompt"), with seeds from 940,000, on which nothing was tuned. Real
+weights have not been measured; another model may respond to these settings differently.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _HOW = SPEED | ASKING
 
 
 def shown_by_box(case: Case, drawn: list[DrawnFrame], phrase: str) -> ExemplarPrompt:
-    """The best seen instance of the first frame that has a whole one."""
+    """The most visible instance on the first frame with an instance that is visible as a whole."""
     labels = {thing.object_id: thing.label for thing in make_scene(case.spec).objects if thing.label}
     wanted = case.prompts[0].split()
     for frame in drawn:

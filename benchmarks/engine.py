@@ -1,4 +1,4 @@
-"""The engine against the tutorial's way, and against the bare modules: frames/s, ms per frame, memory.
+"""Compares the engine with transformers' tutorial, and with the bare modules: frames/s, ms per frame, memory.
 
     python benchmarks/engine.py                                       # small checkpoint, on this CPU, one thread
     python benchmarks/engine.py --objects 1 16 --frames 200 --repeats 2
@@ -9,8 +9,8 @@ The tutorial's way loads all frames, then `init_video_session`, `propagate_in_vi
 random weights on the same clip with the same injected detections and tracks (see `scene`), each in a process of its
 own, alternating. The floor is the time of the bare module calls that a frame needs.
 
-With `--json FILE` every finished row is kept there, and a row that is there already is not measured again: a long
-benchmark may be run in pieces. With `--write` the tables replace those between the markers in docs/performance.md.
+With `--json FILE`, every finished row is added to the file, and rows already in it are not measured again, so that a
+long benchmark can run in parts. With `--write`, the tables replace those between the markers in docs/performance.md.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def middle(results: list[dict[str, Any]], key: str) -> float:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """One row for each number of objects and of frames: from the file of an earlier run, or measured."""
+    """One row for each number of objects and of frames, from the file of an earlier run or measured now."""
     kept = [json.loads(line) for line in options.json.read_text().splitlines()] if _exists(options.json) else []
     if options.report:
         rows = [row | row["what"] for row in kept if row["what"].items() >= _settings(options).items()]
@@ -178,11 +178,11 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--skip-tutorial", action="store_true")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
-    parser.add_argument("--json", type=Path, help="raw numbers: kept here, and taken from here")
-    parser.add_argument("--report", action="store_true", help="measure nothing: the tables of what --json holds")
+    parser.add_argument("--json", type=Path, help="file of raw numbers, read and added to")
+    parser.add_argument("--report", action="store_true", help="only print the tables of the --json file")
     options = parser.parse_args()
     if options.report and not _exists(options.json):
-        parser.error("--report needs --json with a file that is there")
+        parser.error("--report needs --json with an existing file")
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(options, Path(folder))
     text = f"{heading(options)}\n\n{table(rows)}"

@@ -1,8 +1,8 @@
-"""Speed and memory of an export: clips a second, CPU time, and the highest memory of all its processes together.
+"""Measures an export: clips per second, CPU time, and the peak memory of all its processes together.
 
     python benchmarks/export.py [--clips 1000] [--frames 120] [--objects 4] [--formats coco labelme ...]
 
-The clips are drawn as rows alone: there is no video, and no images are extracted.
+The clips consist of drawn rows only: there is no video, and no images are extracted.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _make(folder: Path, clips: int, frames: int, objects: int) -> str:
-    """A finished run: the same rows under many names."""
+    """Makes a finished run, with the same rows under many names."""
     store = RunStore(str(folder / "run"))
     made = [Clip(f"clip-{n:05d}", f"/videos/{n}.mp4", ("thing", "other thing")) for n in range(clips)]
     store.create_or_open({"benchmark": 1}, {}, made)
@@ -81,13 +81,13 @@ def _frame(index: int, objects: int) -> FrameAnnotations:
 
 
 def _cpu_s() -> float:
-    """Of this process and of its children that have ended."""
+    """CPU seconds of this process and of its children that have ended."""
     uses = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(use.ru_utime + use.ru_stime for use in uses)
 
 
 class _Memory:
-    """The highest resident memory of this process and its children, looked at 20 times a second."""
+    """Measures the peak resident memory of this process and its children, 20 times a second."""
 
     def __enter__(self) -> _Memory:
         self.peak = 0

@@ -1,12 +1,12 @@
-"""A GPU that is not there: the engine's loop at full size on fake CUDA tensors, counted.
+"""Runs the engine's loop at full size on a GPU that does not exist, and counts what it would do.
 
     python benchmarks/ghost.py                    # 1, 16 and 64 objects: launches, TFLOP and peak memory of a frame
     python benchmarks/ghost.py --write            # and put the table into docs/performance.md
 
-Shapes, dtypes and devices are those of a card; nothing is computed and nothing is allocated, so that the full model
-runs through the loop in seconds on any machine. Whatever would make the host wait for the device raises an error with
-its line: `.item()`, a tensor asked as a bool, `nonzero`, a boolean index, a tensor on the wrong device. What a
-decision reads from the device is invented here: every frame finds the same objects again.
+Fake CUDA tensors have the shapes, dtypes and devices of a real GPU, but nothing is computed or allocated. So the full
+model passes through the loop in seconds on any machine. Whatever would make the host wait for the device raises an
+error with its line: `.item()`, a tensor used as a bool, `nonzero`, a boolean index, a tensor on the wrong device.
+Values that decisions read from the device are invented: every frame finds the same objects again.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ from sam3ray.video import Frame
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- ghost benchmark: begin -->", "<!-- ghost benchmark: end -->"
 SCORE = 0.9
-FAKE = FakeTensorMode()  # one for all: transformers keeps positions in a cache of its own
+FAKE = FakeTensorMode()  # one for all, since transformers caches positions
 NO_LAUNCH = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "lift_fresh"}
 
 
 class Numbers:
-    """Numbers on the host, in place of a tensor that has come from the device."""
+    """Numbers on the host that stand for a tensor fetched from the device."""
 
     def __init__(self, values: np.ndarray) -> None:
         self._values = values
@@ -73,11 +73,11 @@ class Numbers:
 
 @dataclass
 class Counts(TorchDispatchMode):
-    """Counts what is launched on a device, and the bytes that are alive there."""
+    """Counts launches on a device, and the bytes alive there."""
 
     launches: Counter[str] = field(default_factory=Counter)
     captured: Counter[str] = field(default_factory=Counter)
-    prepared: Counter[str] = field(default_factory=Counter)  # by the thread that prepares frames
+    prepared: Counter[str] = field(default_factory=Counter)  # launches by the thread that prepares frames
     preparing: bool = False
     graphs: int = 0
     peak: int = 0
@@ -89,7 +89,7 @@ class Counts(TorchDispatchMode):
         self._older: set[int] = set()
 
     def know(self, tensors: Iterator[torch.Tensor]) -> int:
-        """Leaves these out of what is counted; returns their bytes."""
+        """Excludes these tensors from the count; returns their bytes."""
         seen = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
         self._older |= set(seen)
         return sum(seen.values())
@@ -113,7 +113,9 @@ class Counts(TorchDispatchMode):
 
 
 class Event:
-    """Passes with all that was queued before it: waiting for a later one is waiting for it, too."""
+    """An event. It passes when all work queued before it is done, so waiting for a later event includes waiting for
+    it.
+    """
 
     queued = passed = waits = 0
 
@@ -129,11 +131,11 @@ class Event:
 
 @dataclass
 class Ghost:
-    """The full-size model on a device that is not there.
+    """The full-size model on a device that does not exist.
 
     Args:
         device: a CUDA device.
-        objects: how many the detector finds on each frame.
+        objects: how many objects the detector finds on each frame.
     """
 
     device: torch.device
@@ -144,7 +146,7 @@ class Ghost:
     def record(
         self, run: Callable[[], tuple[torch.Tensor, ...]], device: torch.device
     ) -> tuple[Callable[[], None], tuple[torch.Tensor, ...]]:
-        """Takes the place of a capture: what is replayed runs again while it is counted, else not at all."""
+        """Replaces a capture. A replay runs the work again while it is counted, and otherwise does nothing."""
         assert device.type == "cuda"
         with self._inside():
             outputs = run()
@@ -170,7 +172,7 @@ class Ghost:
             self.counts.inside = False
 
     def preparing(self, prepare: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        """Frames are prepared here and now, since fake tensors stay in their thread, but are counted apart."""
+        """Prepares frames at once, because fake tensors cannot change threads, but counts them separately."""
 
         def apart(preprocessor: Preprocessor, frame: Frame) -> torch.Tensor:
             if self.counts is None:
@@ -184,7 +186,7 @@ class Ghost:
         return apart
 
     def fetched(self, tensor: torch.Tensor) -> Any:
-        """What a decision reads: the same objects again on each frame."""
+        """The values that a decision reads: the same objects on each frame."""
         if tensor.dtype == torch.bool:
             return Numbers(np.ones(tensor.shape, dtype=bool))
         if tensor.ndim == 3:  # scores (frames, prompts, queries)
@@ -194,7 +196,7 @@ class Ghost:
         return Numbers(self._evidence(tensor.numel()))
 
     def _evidence(self, size: int) -> np.ndarray:
-        """Of detections and as many tracks (or none), the i-th of either being the same object."""
+        """Evidence for detections and as many tracks (or none): the i-th of each is the same object."""
         n = self.objects
         for tracks in (0, n):
             k = n + tracks
@@ -207,13 +209,13 @@ class Ghost:
 
 @contextmanager
 def not_there(ghost: Ghost) -> Iterator[None]:
-    """Fake tensors, and the parts of the engine that need a card out of the way."""
+    """Makes tensors fake, and replaces the parts of the engine that need a real GPU."""
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         stack.enter_context(FAKE)
         stack.enter_context(torch.no_grad())
-        # torch looks for a driver where a fake tensor goes to a device in inference mode.
+        # torch looks for a driver when a fake tensor goes to a device in inference mode.
         for name in ("__enter__", "__exit__"):
             stack.enter_context(mock.patch.object(torch.inference_mode, name, return_value=None))
         for name, stand_in in {
@@ -251,7 +253,7 @@ def nothing() -> None: ...
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one frame in the middle of a clip."""
+    """The cost of one frame in the middle of a clip."""
 
     objects: int
     launches: int
@@ -265,10 +267,10 @@ class Cost:
 
 
 def run(objects: int, device: str = "cuda", warm: int = 24, **tracking: Any) -> Cost:
-    """The loop until objects remember all they can, then one frame more, counted.
+    """Runs the loop until objects remember all they can, then counts one more frame.
 
     Args:
-        warm: frames before the one that is counted. All but two of them are one frame again, to save time.
+        warm: frames before the counted one. To save time, all but two of them repeat one frame.
 
     Raises:
         DataDependentOutputException: the host would have waited for the device.

@@ -1,11 +1,11 @@
-"""The whole job of an actor against the forward passes alone: from video files to committed Parquet.
+"""Compares an actor's whole job, from video files to committed Parquet, with the forward passes alone.
 
     python benchmarks/job.py [--checkpoint embedded] [--clips 4] [--frames 96] [--repeats 2]
 
-`job` is what an actor does with its clips: fetch, decode, segment, final masks, run lengths, Parquet, commit, the next
-clip being opened meanwhile. `forward` is the engine's loop over the same frames, decoded beforehand: preprocessing,
-modules, decisions, and nothing shown. Each runs in a process of its own with one torch thread, alternating, after a
-clip to warm up.
+`job` is everything an actor does with its clips: fetch, decode, segment, finish masks, encode run lengths, write
+Parquet, commit, and meanwhile open the next clip. `forward` is the engine's loop over the same frames, decoded
+beforehand: preprocessing, modules and decisions, without output. The two alternate, each in its own process with one
+torch thread, after a clip to warm up.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Memory and time per frame against the length of the clip: ours over 10,000 frames, transformers' loop over 1,000.
+"""Measures memory and time per frame over a long clip: the engine over 10,000 frames, transformers' loop over 1,000.
 
     python benchmarks/memory.py [--frames 10000] [--reference-frames 1000] [--objects 8]
 
-Both follow the same objects with the same random weights (a very small model: what is measured is what is kept, not
-how fast). Ours gets its frames one at a time; transformers' loop needs them all beforehand. Time is CPU time, the
-median of the last 50 frames.
+Both follow the same objects with the same random weights. The model is very small, since the question is what is kept,
+not how fast it runs. The engine gets its frames one at a time; transformers' loop needs them all beforehand. Times are
+CPU time, the median of the last 50 frames.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SIZE = 64  # of the frames, in pixels
+SIZE = 64  # size of the frames, in pixels
 
 
 def frames(count: int) -> Iterator[object]:

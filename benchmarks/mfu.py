@@ -1,9 +1,9 @@
-"""Model FLOP utilisation of the engine: floating-point operations of a frame, over its time, over the device's peak.
+"""Model FLOP utilisation: a frame's floating-point operations, divided by its time and by the device's peak.
 
     python benchmarks/mfu.py --device cuda --size full --dtype bfloat16 --objects 16
 
-Operations are those that torch counts for matrix products, convolutions and attention; a multiply-add is two. The peak
-is the data sheet's for dense bfloat16 where the GPU is known, else what a large matrix product reaches here.
+torch counts the operations of matrix products, convolutions and attention; a multiply-add counts as two. The peak is
+the data sheet's for dense bfloat16 if the GPU is known, else what a large matrix product reaches on this machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0
 
 
 def peak(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
-    """FLOP/s, and where the number is from."""
+    """FLOP/s, and where the number comes from."""
     if device.type == "cuda" and dtype == torch.bfloat16:
         name = torch.cuda.get_device_name(device)
         for known, tera in PEAKS.items():
@@ -63,7 +63,7 @@ def main() -> None:
     counted = 4
     with tempfile.TemporaryDirectory() as folder:
         clip = Path(folder) / "clip.mp4"
-        # Results leave some frames late, so the last ones of a clip come without work of their own.
+        # Results come some frames late, so the last ones of a clip cost no work.
         write_clip(clip, 40 + options.frames + counted + 60, options.objects)
         results = ours(checkpoint, str(clip), scene, {"frame_batch": options.frame_batch})
         for _ in range(40):

@@ -17,11 +17,11 @@ from sam3ray.engine.positions import restore
 
 
 def small_config(image: int = 112, layers: int = 4) -> Sam3VideoConfig:
-    """Six million parameters at 112 pixels: the layout of the checkpoint in the package.
+    """The layout of the embedded checkpoint: six million parameters at 112 pixels.
 
     Args:
         image: side of the model's image, in pixels.
-        layers: of the backbone; the other parts have at most half as many.
+        layers: layers of the backbone; the other parts have at most half as many.
     """
     patch, width, some = 8, 128, max(1, layers // 2)
     vision = {
@@ -85,7 +85,7 @@ def small_config(image: int = 112, layers: int = 4) -> Sam3VideoConfig:
 
 
 def least_config() -> Sam3VideoConfig:
-    """The same at 56 pixels and one layer deep: for what does not depend on the size of the model."""
+    """The same at 56 pixels with one layer, for measurements that do not depend on the model's size."""
     return small_config(image=56, layers=1)
 
 
@@ -95,7 +95,7 @@ def full_config() -> Sam3VideoConfig:
 
 
 def processor(image: int) -> Sam3VideoProcessor:
-    """For a model of so many pixels a side; its vocabulary is single letters."""
+    """A processor for a model of this many pixels a side. Its vocabulary is single letters."""
     letters = string.ascii_lowercase
     words = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
     size = {"height": image, "width": image}
@@ -108,10 +108,10 @@ def processor(image: int) -> Sam3VideoProcessor:
 
 
 def build(size: str, device: str, dtype: str, compiled: bool, plain: bool = False) -> Checkpoint:
-    """A checkpoint with random weights whose tracker believes in every object that it is given.
+    """A checkpoint with random weights. Its tracker considers every object present.
 
-    `plain` leaves positions as transformers makes them, for its own code, which wants one dtype throughout, and the
-    process as it is; otherwise both are as `load_checkpoint` has them.
+    `plain` is for transformers' own code, which needs one dtype throughout: positions and process settings stay as
+    transformers makes them. Otherwise both are as `load_checkpoint` sets them.
     """
     config = {"least": least_config, "small": small_config, "full": full_config}[size]()
     if not plain:

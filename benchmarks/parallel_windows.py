@@ -1,16 +1,16 @@
-"""One long clip by one actor and by two: how much sooner it is done when it is cut into parallel windows.
+"""Measures how much sooner two actors finish one long clip than one actor, when it is cut into parallel windows.
 
 python -m benchmarks.parallel_windows                     # 3,600 small frames in windows of 600, embedded checkpoint
-python -m benchmarks.parallel_windows --model waits       # a model that only waits: what the job itself costs
-python -m benchmarks.parallel_windows --parts             # processor time of each part, on a machine that is busy
+python -m benchmarks.parallel_windows --model waits       # a model that only waits, to see the cost of the job itself
+python -m benchmarks.parallel_windows --parts             # processor time of each part, for a busy machine
 python -m benchmarks.parallel_windows --json out.json     # also as JSON
 
-Each actor has one torch thread. Times run from the first frame to the clip's commit: links and merge are included, and
-so is whatever the second actor still needs to load its model. Both runs follow each other on one machine; only their
-ratio says anything, and only on a machine with two free cores.
+Each actor has one torch thread. Times run from the first frame to the clip's commit. They include linking and merging,
+and the rest of the time that the second actor needs to load its model. The two runs follow each other on one machine.
+Only their ratio matters, and only on a machine with two free cores.
 
-An even number of windows is worked on, since one actor makes 3 of 5: of 3,000 frames in windows of 600 it would have
-62% of the clip, however quick linking is.
+Use an even number of windows. With 5 windows one actor gets 3: of 3,000 frames in windows of 600 it would have 62% of
+the clip, however fast linking is.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Waits(DrawnSegmenter):
 
 
 class Clock:
-    """From the first frame that anybody has annotated to the end of the job."""
+    """Measures from the first annotated frame of any actor to the end of the job."""
 
     def __init__(self) -> None:
         self.first = self.last = 0.0
@@ -84,12 +84,12 @@ def timed(folder: Path, manifest: Path, actors: int, arguments: argparse.Namespa
     clock = Clock()
     summary = run_job(config, progress=clock, make_segmenter=Waits if arguments.model == "waits" else None)
     if summary.exit_code or (problems := verify_run(config.output)):
-        raise SystemExit(f"the run is not what it should be: {summary.message or problems}")
+        raise SystemExit(f"the run is wrong: {summary.message or problems}")
     return clock.seconds
 
 
 def parts(folder: Path, manifest: Path, arguments: argparse.Namespace) -> dict[int, float]:
-    """Processor seconds by one actor and by two, of parts that this process works on one after another."""
+    """Processor seconds by one actor and by two, measured in parts that this process runs one after another."""
     clip = Clip("long", str(folder / "long.mp4"), ("red circle", "blue circle"))
 
     def worker(mode: str) -> ClipWorker:

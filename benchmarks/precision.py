@@ -1,9 +1,9 @@
-"""What bfloat16 and autocast cost: agreement with float32 on drawn clips.
+"""Measures what bfloat16 and autocast cost: their agreement with float32 on drawn clips.
 
     python benchmarks/precision.py [--checkpoint embedded] [--clips 4] [--write]
 
-Per dtype: the mean IoU of float32's masks with the best mask of the same frame and phrase (0 where there is none), and
-the share of masks that only one of the two has. `--write` puts the table into docs/engine.md.
+Gives two figures per dtype: the mean IoU of float32's masks with the best mask of the same frame and phrase (0 if there
+is none), and the share of masks that only one of the two has. `--write` puts the table into docs/engine.md.
 """
 
 from __future__ import annotations

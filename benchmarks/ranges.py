@@ -1,10 +1,10 @@
-"""A long remote video read by ranges, against fetching it whole: bytes of each attempt, disk, and time.
+"""Compares reading a long remote video by ranges with downloading it: bytes per attempt, disk space, and time.
 
     python -m benchmarks.ranges            # an MP4 of 24 s on an S3 server (moto) on this machine
     python -m benchmarks.ranges --write    # and put the table into docs/long-clips.md
 
-Nothing is labelled: each attempt opens the video with an empty cache, as a fresh node does, and decodes the frames that
-it would work on. The two ways alternate.
+Nothing is labelled. Each attempt opens the video with an empty cache, as a fresh node does, and decodes the frames that
+it would label. The two ways alternate.
 """
 
 from __future__ import annotations
@@ -33,7 +33,13 @@ WINDOWS, REPEATS, SIZE, RATE = 10, 3, (320, 180), 25
 
 @dataclass
 class Attempt:
-    """Attributes: fetched_bytes; disk_bytes: of the video, at most; seconds, from opening it to its last frame."""
+    """One attempt at a clip.
+
+    Attributes:
+        fetched_bytes: bytes read from the store.
+        disk_bytes: the most that the video took on disk.
+        seconds: from opening the video to its last frame.
+    """
 
     fetched_bytes: int
     disk_bytes: int
@@ -41,7 +47,7 @@ class Attempt:
 
 
 def write_noise(path: Path, frames: int) -> None:
-    """Noise of low contrast: some 15 kB a frame."""
+    """Writes a video of low-contrast noise, some 15 kB per frame."""
     chance = np.random.default_rng(0)
     with VideoWriter(path, *SIZE, Fraction(1, RATE), Fraction(RATE)) as writer:
         for number in range(frames):
@@ -49,7 +55,7 @@ def write_noise(path: Path, frames: int) -> None:
 
 
 def attempt(uri: str, options: dict[str, str], limits: VideoConfig, begin: int) -> Attempt:
-    """Frames from this one on."""
+    """Decodes the frames from this one on."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         cache = VideoCache(folder, 10**10, options, limits=limits)

@@ -1,10 +1,10 @@
-"""How much one corrected frame in N is worth, with and without `refine`: HOTA and J&F on drawn clips.
+"""Measures what correcting one frame in N is worth, with and without `refine`: HOTA and J&F on drawn clips.
 
     python benchmarks/refine.py [--clips 8] [--every 24 12 6]
 
-The embedded checkpoint labels the clips. An annotator, played by the truth, looks at every N-th frame of each: draws
-what is missing there, draws again what has an IoU below .9, and deletes objects that are none. Compared are the run,
-the run with these corrections, and the run that `refine` makes of them.
+The embedded checkpoint labels the clips. A simulated annotator, who knows the truth, looks at every N-th frame, draws
+missing objects, redraws those with an IoU below .9, and deletes false ones. Three runs are compared: the original, the
+one with these corrections, and the one that `refine` makes of them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sam3ray.store.annotation_file import read_frames
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 
 FIRST_SEED = 502_001  # used nowhere else
-GOOD = 0.9  # IoU from which an annotator leaves a mask alone
+GOOD = 0.9  # the annotator accepts a mask from this IoU on
 SAME = 0.5  # and from which it is that object
 
 
@@ -100,7 +100,7 @@ def _tried(place: Path, worker: ClipWorker, run: RunStore, truth: str, every: in
 def _corrections(
     edits: Edits, run: RunStore, truth: RunStore, clip_id: str, every: int
 ) -> tuple[list[ClipOperation], int]:
-    """What the annotator does with a clip, and how many masks were drawn."""
+    """The annotator's corrections of a clip, and the number of masks drawn."""
     found = {frame.frame_index: frame for frame in read_frames(run.read_clip(clip_id))}
     true = {frame.frame_index: frame for frame in read_frames(truth.read_clip(clip_id))}
     last = int(run.read_clip_metadata(clip_id)["clip"]["frames"])

@@ -1,4 +1,4 @@
-"""Run lengths: ours (numpy) beside pycocotools and, where it is installed, rlemasklib.
+"""Compares our run-length encoding (numpy) with pycocotools and, if installed, rlemasklib.
 
     python benchmarks/rle.py
 

@@ -1,4 +1,4 @@
-"""An S3 server on this machine (moto), and a count of the requests that this process makes through s3fs."""
+"""Runs an S3 server on this machine (moto), and counts this process's requests through s3fs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REQUESTS: Counter[str] = Counter()
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[dict[str, str]]:
-    """Yields the fsspec options that reach it. It has a bucket, `bucket-1`."""
+    """Runs a server with a bucket, `bucket-1`; yields the fsspec options to reach it."""
     import s3fs
 
     from tests import servers
@@ -30,7 +30,7 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def count_requests() -> None:
-    """From now on, in this process."""
+    """Counts requests of this process from now on."""
     import s3fs
     from fsspec.asyn import sync_wrapper
 

@@ -1,8 +1,8 @@
 """A clip of drifting discs, and detections and tracks of exactly those discs.
 
-Random weights find nothing. So the modules run as always, and what they say is replaced, in both pipelines and at the
-same two places: the detector's output, and the tracker's masks before any rule looks at them. Every disc is then found
-on each frame, as one object from beginning to end.
+Random weights find nothing. So the modules run as usual, but their output is replaced, in both pipelines and at the
+same two places: the detector's output, and the tracker's masks before any rule sees them. Every disc is then found on
+each frame, as one object from beginning to end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sam3ray.engine.tracker import TrackedMasks, Tracker
 from sam3ray.video import VideoWriter
 
 HEIGHT, WIDTH = 360, 640
-PHASES = 16  # the discs drift to and fro with this period, so that masks can be made beforehand
+PHASES = 16  # the discs drift with this period, so that masks can be made beforehand
 SCORE = 0.9
 
 
@@ -35,7 +35,7 @@ def centres(objects: int, phase: int) -> np.ndarray:
 
 
 def radius(objects: int) -> float:
-    """As a fraction of the frame: the discs do not touch, and are at most a quarter of the frame across."""
+    """As a fraction of the frame, such that discs do not touch, and are at most a quarter of the frame across."""
     return min(0.125, 0.35 / np.ceil(np.sqrt(objects)))
 
 
@@ -73,7 +73,7 @@ class Scene:
 
 
 class FindsDiscs:
-    """The checkpoint's detector, run for its cost, with the discs in place of what it says for the first phrase."""
+    """Runs the checkpoint's detector for its cost, but returns the discs for the first phrase."""
 
     def __init__(self, detector: Detector, scene: Scene) -> None:
         self._detector = detector
@@ -86,7 +86,7 @@ class FindsDiscs:
         ]
 
     def _with_discs(self, proposals: Proposals, frame: int) -> Proposals:
-        """Nothing here waits for the device: the scores are known, and arrive when the detector's own do."""
+        """Never waits for the device: the scores are known, but arrive with the detector's own."""
         count, queries = proposals.probs.shape
         discs = self._scene.objects
         probs = torch.zeros(count, max(queries, discs))
@@ -104,7 +104,7 @@ class FindsDiscs:
 
 
 def follow_discs(scene: Scene) -> Callable[[], None]:
-    """Make our tracker say where the discs are. Returns what undoes it."""
+    """Makes our tracker return the discs. Returns a function that undoes this."""
     track = Tracker.track
 
     def tracked(self: Tracker, features: Any, frame: int, memories: Any, **options: Any) -> TrackedMasks:
@@ -120,7 +120,7 @@ def follow_discs(scene: Scene) -> Callable[[], None]:
 
 
 def patch_transformers(model: Sam3VideoModel, scene: Scene) -> None:
-    """The same replacements in transformers' loop: the detector's output and the tracker's masks."""
+    """Makes the same replacements in transformers' loop: the detector's output and the tracker's masks."""
     detector, propagate = model.detector_model.forward, model.run_tracker_propagation
     frame = iter(range(10**9))
 

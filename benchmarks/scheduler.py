@@ -1,4 +1,4 @@
-"""How far the driver carries: the scheduler alone on a simulated cluster, and the whole driver on idle actors.
+"""Measures how far the driver scales: the scheduler alone on a simulated cluster, or the whole driver with idle actors.
 
 python -m benchmarks.scheduler                   # 1,000,000 clips on 1,000 actors with failures, no Ray
 python -m benchmarks.scheduler --clips 100000
@@ -77,7 +77,7 @@ def simulate(clips: int, actors: int, seed: int) -> None:
 
 
 class Nothing:
-    """A model that is none; made in an actor, it turns the worker's attempts into nothing at all."""
+    """A model that does nothing. Made in an actor, it also turns the worker's attempts into nothing."""
 
     def __init__(self, *_: Any) -> None:
         from concurrent.futures import Future
@@ -146,7 +146,7 @@ def main() -> int:
     parser.add_argument("--clips", type=int, default=1_000_000)
     parser.add_argument("--actors", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--ray", type=int, metavar="CLIPS", help="so many clips through the real driver instead")
+    parser.add_argument("--ray", type=int, metavar="CLIPS", help="instead, run this many clips through the real driver")
     parser.add_argument("--ray-actors", type=int, default=4)
     arguments = parser.parse_args()
     if arguments.ray:

@@ -1,10 +1,10 @@
-"""How long the store's own work takes on an output of many finished clips, and how much memory.
+"""Measures the store's own work on an output with many finished clips: time and memory.
 
     python -m benchmarks.store_scale [--clips 100000] [--folder DIR]
     python -m benchmarks.store_scale --s3 --clips 20000
 
-Each step runs in a process of its own, as `run`, `status` and `plan` would; memory is that process's peak. `--s3` puts
-the run on an S3 server that it starts (moto, on this machine) and counts the requests of each step.
+Each step runs in its own process, as `run`, `status` and `plan` do; memory is that process's peak. `--s3` puts the run
+on a local S3 server (moto), and counts each step's requests.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def clips(n: int) -> list[Clip]:
 
 
 def fill(folder: str, n: int, real: int) -> None:
-    """A run of n clips: 99 of 100 finished, the others failed.
+    """Makes a run of n clips: 99 of 100 finished, the others failed.
 
-    The first `real` files are written as a worker does, the others are copies of those: writing them all would take
-    longer than all that is measured.
+    The first `real` files are written as a worker does. The others are copies, since writing them all would take longer
+    than everything measured.
     """
     store = RunStore(f"{folder}/run")
     wanted = clips(n)
@@ -68,7 +68,7 @@ def fill(folder: str, n: int, real: int) -> None:
 
 
 def fill_s3(uri: str, options: dict[str, str], n: int) -> int:
-    """The same on S3; all annotation files are one. Returns the clips."""
+    """The same on S3, where all annotation files are copies of one. Returns the clips."""
     store = RunStore(uri, options)
     store.create_or_open(FINGERPRINT, {}, clips(n))
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def fill_s3(uri: str, options: dict[str, str], n: int) -> int:
 
 
 def on_s3(n: int) -> None:
-    """Status, resume and plan of a run with n finished clips on S3."""
+    """Measures status, resume and plan of a run with n finished clips on S3."""
     from sam3ray.config import JobConfig, RetryConfig
     from sam3ray.job.tables import Ledger
     from sam3ray.planning import plan_job
@@ -123,12 +123,12 @@ def on_s3(n: int) -> None:
         measured("status, with clips.parquet", lambda: read_status(uri, options).done)
         measured("resume, with clips.parquet", resume)
         measured("plan", lambda: plan_job(config).done)
-        # All files are one clip's, which it says: only the time counts.
+        # It reports that all files are of one clip; only the time matters.
         measured("verify --sample 100", lambda: bool(verify_run(uri, options, sample=100)))
 
 
 def measured(name: str, call: Callable[[], object]) -> None:
-    """Run in a child process; print its wall time and peak memory."""
+    """Runs a step in a child process, and prints its wall time and peak memory."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:

@@ -1,14 +1,14 @@
-"""How many of the true errors are among the first that `sam3ray triage` names, on drawn clips of known truth.
+"""Measures how many true errors are among the first suspects of `sam3ray triage`, on drawn clips with known truth.
 
     python benchmarks/triage.py run /tmp/triage --clips 80       # draws clips, labels them with the embedded checkpoint
     python benchmarks/triage.py measure /tmp/triage              # the table
     python benchmarks/triage.py measure /tmp/triage --against /tmp/other/run
-    python benchmarks/triage.py fit /tmp/tuning                  # prints weights; never on the clips that are measured
+    python benchmarks/triage.py fit /tmp/tuning                  # prints weights; uses other clips
 
-Seeds from 970,000 on are kept for this: 970,000 to 974,999 to fit, from 975,000 on to measure. A row is wrong where its
-mask has less than .5 IoU with every true object of its phrase that is not taken, or belongs to another true object than
-most of its track. An object is wrong where more than a fifth of its rows are. Errors of a clip are wrong rows, and true
-masks that nothing stands for.
+Seeds from 970,000 on are reserved for this: 970,000 to 974,999 to fit, from 975,000 on to measure. A row is wrong if
+its mask has less than .5 IoU with every unmatched true object of its phrase, or if it matches another true object than
+most of its track. An object is wrong if more than a fifth of its rows are. A clip's errors are its wrong rows and its
+missed true masks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ IOU = 0.5
 
 
 def asked(spec: ClipSpec) -> list[str]:
-    """Two phrases of the clip, or a shape alone; in every third clip one more that nothing answers to."""
+    """The phrases to ask for: two of the clip, or a shape alone; in every third clip also one that matches nothing."""
     rng = np.random.default_rng([spec.seed, 7])
     own = clip_phrases(spec)
     prompts = [own[i] for i in rng.permutation(len(own))[:2]]
@@ -47,7 +47,7 @@ def asked(spec: ClipSpec) -> list[str]:
 
 
 def label_clips(folder: Path, clips: int, first: int, tracking: dict[str, float]) -> None:
-    """Draws and labels what is not there yet."""
+    """Draws and labels the clips that do not exist yet."""
     from sam3ray import load, segment_video
     from sam3ray.config import TrackingConfig
 
@@ -73,7 +73,7 @@ def label_clips(folder: Path, clips: int, first: int, tracking: dict[str, float]
 
 @dataclass(frozen=True)
 class Errors:
-    """Of one clip: wrong rows and all rows by object, and true masks that were missed."""
+    """A clip's errors: wrong rows and all rows by object, and the number of missed true masks."""
 
     wrong: Counter[int]
     rows: Counter[int]
@@ -83,7 +83,7 @@ class Errors:
 def errors_of(predicted: Sequence[FrameAnnotations], truth: Sequence[FrameAnnotations]) -> Errors:
     """Compares a clip with its truth."""
     true_frames = {frame.frame_index: frame for frame in truth}
-    stands_for: dict[tuple[int, int], int | None] = {}  # (frame, object) -> true object, 0 where hardly to be seen
+    stands_for: dict[tuple[int, int], int | None] = {}  # (frame, object) -> true object, 0 if barely visible
     rows: Counter[int] = Counter()
     missed = 0
     given = {frame.frame_index: frame for frame in predicted}
@@ -121,7 +121,7 @@ def is_wrong(errors: Errors, object_id: int) -> bool:
 
 
 def share_in_first(errors: Sequence[float], share: float = 0.1) -> tuple[float, float]:
-    """Of errors in the order of a ranking: their share in the first tenth, and the most that any order has there."""
+    """The share of errors in the first tenth of a ranking, and the largest share that any order could have there."""
     first = max(1, round(share * len(errors)))
     total = sum(errors) or 1
     return sum(errors[:first]) / total, sum(sorted(errors, reverse=True)[:first]) / total
@@ -146,8 +146,9 @@ def measure(folder: Path, against: str | None) -> None:
 
 
 def fit(folder: Path) -> None:
-    """Weights that make the wrong objects of these clips likely. A ridge holds those that say little at 1, and none is
-    below .25: what drawn clips do not show may be seen elsewhere."""
+    """Fits weights by which the wrong objects of these clips are likely. A ridge keeps uninformative weights at 1. None
+    falls below .25, because other clips may show errors that drawn clips do not.
+    """
     errors = read(folder)
     rows = [row for row in triage(str(folder / "run")).ranking.to_pylist() if row["level"] == "object"]
     x = np.array([[row[name] for name in SIGNALS] for row in rows])

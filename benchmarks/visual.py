@@ -1,11 +1,10 @@
-"""Clicked objects: transformers' documented way against this engine, same weights, same clip.
+"""Follows clicked objects in transformers' documented way and with this engine: same weights, same clip.
 
     python -m benchmarks.visual [--objects 1 8 32] [--frames 200] [--size small|full] [--device cuda]
 
-Each measurement runs in a process of its own, in turns; a table in Markdown goes to stdout. Both ways
-decode the same video, follow one click per object through it, and make COCO run lengths of every mask at
-the video's size. What the models say is replaced by the discs of the clip, in both ways, since random
-weights follow nothing.
+Measurements alternate, each in its own process; stdout gets a Markdown table. Both ways decode the same video, follow
+one click per object through it, and encode every mask as COCO run lengths at the video's size. In both, the clip's
+discs replace the models' output, since random weights follow nothing.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from sam3ray.video import ClipFrames
 
 
 def documented(checkpoint: Checkpoint, clip: str, scene: Scene) -> Iterator[int]:
-    """All frames loaded, a session, a click per object, propagation, masks to run lengths one by one."""
+    """Loads all frames, starts a session, adds a click per object, propagates, and encodes masks one by one."""
     from pycocotools import mask as coco
 
     with tempfile.TemporaryDirectory() as folder:

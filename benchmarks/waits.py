@@ -1,12 +1,12 @@
-"""Where the host waits for a GPU, and what it launches: a check on a card, frame by frame, in the middle of a clip.
+"""Counts how often the host waits for a GPU and what it launches, per frame in the middle of a clip. Needs a GPU.
 
     python benchmarks/waits.py                              # full size, bfloat16, 16 objects
-    python benchmarks/waits.py --objects 1 16 64 --stacks   # and where each wait comes from
-    python benchmarks/waits.py --strict                     # exit 1 unless the thread that launches waits once a frame
+    python benchmarks/waits.py --objects 1 16 64 --stacks   # also where each wait comes from
+    python benchmarks/waits.py --strict                     # exit 1 if it waits more than once a frame
 
-A wait of the launching thread is an event that had not passed when it was asked for, or an operation of torch that
-synchronizes (`torch.cuda.set_sync_debug_mode`). Masks are finished in a thread of their own, whose waits hold nobody
-up: they are counted apart. Launches are those that the profiler sees from Python; a replayed graph is one.
+The launching thread waits if it asks for an event that has not passed, or calls a torch operation that synchronizes
+(`torch.cuda.set_sync_debug_mode`). A separate thread finishes masks; its waits delay nobody and are counted separately.
+Launches are those that the profiler sees from Python; a replayed graph counts as one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ COPIES = ("cudaMemcpyAsync", "cudaMemsetAsync")
 
 @dataclass
 class Waits:
-    """Counts by thread, and where they came from."""
+    """Counts waits by thread, and where they come from."""
 
     launching: int = 0
     finishing: int = 0

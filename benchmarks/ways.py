@@ -1,4 +1,4 @@
-"""One measurement in a process of its own: the tutorial's way, this engine's, or the bare modules.
+"""Makes one measurement in its own process: of the tutorial's way, this engine, or the bare modules.
 
     python benchmarks/ways.py '{"way": "ours", "objects": 16, "clip": "/tmp/clip.mp4", ...}'
 
@@ -44,7 +44,7 @@ def peak_mb() -> float:
 
 
 def tutorial(checkpoint: Checkpoint, clip: str, scene: Scene) -> Iterator[int]:
-    """As transformers' documentation has it, masks encoded with pycocotools. Yields the number of objects."""
+    """Follows transformers' documentation, with masks encoded by pycocotools. Yields the number of objects."""
     from pycocotools import mask as coco
 
     model, processor = checkpoint.model, checkpoint.processor
@@ -76,7 +76,7 @@ def ours(checkpoint: Checkpoint, clip: str, scene: Scene, tracking: dict[str, An
 
 
 def floor(checkpoint: Checkpoint, objects: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Seconds of the bare module calls that a frame of grown-up objects needs, each in one batch."""
+    """Seconds of the bare module calls for one frame with full memories, each call in one batch."""
     model, device, dtype = checkpoint.model, checkpoint.device, checkpoint.dtype
     detector, tracker = model.detector_model, model.tracker_model
     image = detector.config.image_size
@@ -149,7 +149,7 @@ def floor(checkpoint: Checkpoint, objects: int, repeats: int) -> dict[str, dict[
 
 
 def device_peaks(device: torch.device) -> dict[str, float]:
-    """MB of a GPU that tensors took at most, and that torch held for them and for its graphs."""
+    """Peak GPU memory in MB: taken by tensors, and held by torch for tensors and graphs."""
     if device.type != "cuda":
         return {"device_peak_mb": 0.0, "device_held_mb": 0.0}
     return {
@@ -194,8 +194,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     steps = np.diff(at)
     n = len(counts)
     window = max(1, min(50, n // 4))
-    early = min(100, n // 2)  # past the first frames, on which memories are still filling up
-    # The slope over the later two thirds: before, caches and pools are still filling.
+    early = min(100, n // 2)  # past the first frames, while memories fill up
+    # The slope over the last two thirds; before, caches and pools are filling.
     tail = np.arange(n // 3, n - 20)
     return {
         "parameters": parameters,

@@ -1,15 +1,15 @@
-"""What keeping a clip in windows costs: the same clip with windows and without, in one process, alternating.
+"""Measures what windows cost: labels the same clip with and without windows, alternating in one process.
 
-    python benchmarks/windows.py                             # embedded checkpoint, CPU: 3 objects' clip, windows of 2 s
+    python benchmarks/windows.py                             # embedded checkpoint on a CPU, 3 objects, windows of 2 s
     python benchmarks/windows.py --seconds 60 --frames 6000
     python benchmarks/windows.py --write                     # and put the tables into docs/long-clips.md
 
-The worker does all that it does in a job, from the video file to the committed annotations on local disk. Each window
-is measured by itself: for how long the work stops, and the processor time of both threads. It does not depend on how
-often there is one, so short windows, of which there are many, say what long ones cost.
+The worker does everything it does in a job, from the video file to the committed annotations on local disk. Each window
+is measured: how long the work stops, and the processor time of both threads. A window's cost does not depend on its
+length, so many short windows tell what long ones cost.
 
-The second table is a state of full size: all that an object can have, of the full model's shapes in bfloat16, with
-random content, written to local disk.
+The second table is for a state of full size: everything that an object can have, in the full model's shapes in
+bfloat16, with random content, written to local disk.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ PAGE = Path(__file__).parent.parent / "docs" / "long-clips.md"
 BEGIN, END = "<!-- windows benchmark: begin -->", "<!-- windows benchmark: end -->"
 MEMORY, POINTER, MASK = (72 * 72, 64), (256,), (288, 288)  # of the full model: facebook/sam3
 OBJECTS = 16
-MEMORIES = 10  # of an object, at most: 4 conditioning frames and 6 others
+MEMORIES = 10  # memories of an object, at most: 4 conditioning frames and 6 others
 POINTERS = 20  # the same: 4 and 16
 HELD = 14  # frames that wait for hotstart: its delay less one
 
 
 @dataclass
 class Costs:
-    """Seconds of each window, in order; what its upload takes beside the work is not waited for."""
+    """Seconds of each window, in order. The upload runs beside the work, which does not wait for it."""
 
     stops: list[float]
     cpu: list[float]
@@ -84,7 +84,7 @@ def memories(state: Snapshot) -> float:
 
 
 def run(folder: Path, manifest: Path, checkpoint: str, windows: dict[str, object]) -> tuple[float, float, Costs]:
-    """Wall and CPU seconds of the clip, and what its windows cost."""
+    """Labels the clip; returns wall and CPU seconds, and the cost of its windows."""
     import sam3ray.job.worker as module
 
     config = JobConfig(

@@ -1,7 +1,7 @@
 """`sam3ray run` as the entry point of a submitted job: `ray job submit -- python jobs/prelabel.py CONFIG`.
 
-It takes the arguments of `sam3ray run`. A configuration without `cluster.address` runs on the cluster that the job
-was submitted to (Ray sets RAY_ADDRESS), not on a Ray of its own.
+Takes the arguments of `sam3ray run`. Without `cluster.address` in the configuration, it uses the cluster to which the
+job was submitted (Ray sets RAY_ADDRESS), instead of starting Ray.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ def prelabel(arguments: list[str]) -> None:
 
 
 def has_no_address(arguments: list[str]) -> bool:
-    """Neither the configuration nor a `--set` names a cluster. False also where they are wrong: the verb says so."""
+    """Whether neither the configuration nor a `--set` names a cluster. False if they are invalid, which the verb
+    reports.
+    """
     given = run_arguments(arguments)
     if given is None:
         return False
     config, overrides = given
     if any(override.partition("=")[0].strip() == "cluster.address" for override in overrides):
-        return False  # also `cluster.address=null`, which asks for a Ray of its own
+        return False  # also `cluster.address=null`, which asks for a new Ray
     try:
         return load_config(config, overrides).cluster.address is None
     except UserError:

@@ -1,8 +1,8 @@
-"""What import-linter cannot see: names with an underscore that cross packages, and imports inside functions.
+"""Finds what import-linter cannot see: private names used across packages, and imports inside functions.
 
-An import of our own inside a function is allowed for one reason, that the module brings a heavy library along
-(`HEAVY`) which the caller may never need; or it stands in `LAZY`, with its reason. To dodge a circle is no reason: the
-layers in pyproject.toml leave none.
+A function may import one of our modules only if this brings a heavy library (`HEAVY`) that the caller may never need,
+or if the import is listed in `LAZY` with its reason. Avoiding a circle is no reason: the layers in pyproject.toml leave
+none.
 
 python -m tools.check_imports    # prints every such import, exit code 1 if there is one
 """
@@ -27,7 +27,7 @@ LAZY = {
 
 
 class Import(NamedTuple):
-    """One name that a module imports. `name` is None where the module itself is imported."""
+    """One name that a module imports. `name` is None if the module itself is imported."""
 
     line: int
     module: str
@@ -36,7 +36,7 @@ class Import(NamedTuple):
 
 
 def main(root: Path = ROOT) -> int:
-    """Prints what is wrong in the package below `root`; 1 if anything is."""
+    """Prints the problems of the package below `root`. Returns 1 if there are any."""
     modules = _modules(root)
     homes = _homes(modules)
     imports = {
@@ -58,7 +58,7 @@ def main(root: Path = ROOT) -> int:
             lazy = module in LAZY or _package(module) == "sam3ray.cli"
             if item.in_function and not lazy and item.module not in heavy:
                 problems.append(
-                    f"{where}:{item.line}: imports {item.module} inside a function, which brings nothing heavy"
+                    f"{where}:{item.line}: imports {item.module} inside a function, although it brings no heavy library"
                 )
     for problem in problems:
         print(problem)
@@ -66,7 +66,7 @@ def main(root: Path = ROOT) -> int:
 
 
 def _modules(root: Path) -> dict[str, Path]:
-    """Our modules and their files."""
+    """Our modules, with their files."""
     found = {}
     for path in sorted((root / PACKAGE).rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
@@ -75,7 +75,7 @@ def _modules(root: Path) -> dict[str, Path]:
 
 
 def _homes(modules: dict[str, Path]) -> dict[tuple[str, str | None], str]:
-    """Where the names live that a package imports when they are first used, as its `TYPE_CHECKING` block says."""
+    """The modules of the names that a package imports on first use, taken from its `TYPE_CHECKING` block."""
     found: dict[tuple[str, str | None], str] = {}
     for module, path in modules.items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -93,7 +93,7 @@ def _is_for_checkers(node: ast.AST) -> bool:
 
 
 def _imports(path: Path, module: str, modules: dict[str, Path]) -> Iterator[Import]:
-    """What a module imports when it runs; imports for type checkers alone are the layers' business."""
+    """What a module imports at run time. Imports for type checkers are left to the layers."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
 
     def visit(node: ast.AST, in_function: bool) -> Iterator[Import]:
@@ -121,7 +121,7 @@ def _imports(path: Path, module: str, modules: dict[str, Path]) -> Iterator[Impo
 
 
 def _heavy(imports: dict[str, list[Import]]) -> set[str]:
-    """Our modules that import a heavy library, themselves or through others, as soon as they are imported."""
+    """Our modules that import a heavy library on import, directly or through others."""
     found: set[str] = set()
     grew = True
     while grew:
@@ -141,7 +141,7 @@ def _package(module: str) -> str:
 
 
 def _private(item: Import) -> str:
-    """The part of an import that is private; empty if none is."""
+    """The private part of an import; empty if there is none."""
     names = [*item.module.split(".")[1:], *([item.name] if item.name else [])]
     return next((name for name in names if name.startswith("_") and not name.startswith("__")), "")
 

@@ -11,12 +11,14 @@
 #
 #   sbatch configs/deploy/slurm.sh CONFIG [--set key=value ...]
 #
-# One Ray node per SLURM node, the driver on the first. A job that is preempted or runs out of time is put back into
-# the queue and continues where it stopped: `run` is safe to repeat. VENV is the folder of the virtual environment
-# on a shared file system (default: .venv); in a container, run this script in an image built from
-# configs/deploy/Dockerfile and set VENV=/opt/sam3ray. Weights: a folder on the shared file system, such as
-# model.checkpoint: /shared/weights/sam3 (`hf download facebook/sam3 --local-dir ...` once), an s3:// address, or the
-# hub with HF_TOKEN exported before sbatch.
+# Starts one Ray node per SLURM node, and the driver on the first. A job that is preempted or runs out of time is
+# requeued and continues where it stopped: `run` is safe to repeat.
+#
+# VENV is the folder of the virtual environment on a shared file system (default: .venv). In a container, use an image
+# built from configs/deploy/Dockerfile, and set VENV=/opt/sam3ray.
+#
+# Weights: a folder on the shared file system, such as model.checkpoint: /shared/weights/sam3 (fill it once with
+# `hf download facebook/sam3 --local-dir ...`), an s3:// address, or the hub with HF_TOKEN exported before sbatch.
 set -euo pipefail
 
 config="${1:?usage: sbatch slurm.sh CONFIG [--set key=value ...]}"
@@ -27,7 +29,7 @@ source "$venv/bin/activate"
 
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head="${hosts[0]}"
-# Jobs that share a node need ports of their own, outside of 10002-19999, which Ray gives to its workers.
+# Jobs that share a node need different ports, outside 10002-19999, which Ray uses for its workers.
 port="${RAY_PORT:-$((20000 + SLURM_JOB_ID % 5000 * 2))}"
 gpus="${SLURM_GPUS_ON_NODE:-0}"
 cpus="${SLURM_CPUS_PER_TASK:-1}"
@@ -57,14 +59,14 @@ until ray status --address "$RAY_ADDRESS" >/dev/null 2>&1; do
     sleep 2
 done
 
-# Without srun, which answers SIGTERM by killing its tasks.
+# Not through srun, which kills its tasks on SIGTERM.
 python -m sam3ray run "$config" --set cluster.address=auto "$@" &
 driver=$!
 # SLURM's warning goes to this script; the driver shuts down cleanly on SIGTERM.
 trap 'kill -TERM "$driver"' TERM
 code=0
 wait "$driver" || code=$?
-# A signal ends `wait` early; the driver is then still on its way out.
+# A signal ends `wait` early, while the driver is still shutting down.
 if kill -0 "$driver" 2>/dev/null; then
     code=0
     wait "$driver" || code=$?

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Submits the job to a running Ray cluster, follows it, and exits with its code.
+# Submits the job to a running Ray cluster, follows its log, and exits with its code.
 #
 #   RAY_API_SERVER_ADDRESS=http://head:8265 configs/deploy/submit.sh s3://my-bucket/config.yaml [--set key=value ...]
 #
-# The address is that of the dashboard: RAY_API_SERVER_ADDRESS, else RAY_ADDRESS where it begins with http, else the
-# dashboard on this machine. The nodes have sam3ray installed (an image, or `pip install sam3ray[s3]` on each). Where
-# they do not, let Ray install it from where they can reach it:
+# The address is the dashboard's: RAY_API_SERVER_ADDRESS, else RAY_ADDRESS if it begins with http, else the dashboard
+# on this machine. The nodes need sam3ray (in their image, or with `pip install sam3ray[s3]` on each). Otherwise, let
+# Ray install it:
 #   SUBMIT_OPTIONS='--runtime-env-json {"pip":["sam3ray[s3]"]}'
-# A cluster that asks for a token finds it in RAY_AUTH_TOKEN or ~/.ray/auth_token. One that does not needs nothing.
+# If the cluster requires a token, put it into RAY_AUTH_TOKEN or ~/.ray/auth_token.
 set -euo pipefail
 
 if [[ $# -lt 1 ]]; then
-    sed -n '2,11p' "$0" >&2
+    sed -n '2,10p' "$0" >&2
     exit 2
 fi
 
@@ -23,7 +23,7 @@ if [[ -z "${RAY_API_SERVER_ADDRESS:-}" ]]; then
     fi
 fi
 export RAY_API_SERVER_ADDRESS
-# Ray sends a token only if told to. Clusters without tokens take no notice of one.
+# Ray sends a token only if told to. Clusters without tokens ignore it.
 token_file="${RAY_AUTH_TOKEN_PATH:-${HOME:-/nonexistent}/.ray/auth_token}"
 if [[ -z "${RAY_AUTH_MODE:-}" && ( -n "${RAY_AUTH_TOKEN:-}" || -f "$token_file" ) ]]; then
     export RAY_AUTH_MODE=token
@@ -35,7 +35,7 @@ code=0
 ray job submit --submission-id "$id" --working-dir "$(dirname "$0")/../../jobs" ${SUBMIT_OPTIONS:-} \
     -- python prelabel.py "$@" || code=$?
 
-# `ray job submit` knows success and failure alone.
+# `ray job submit` only tells success from failure.
 told="$(
     python - "$id" <<'PYTHON' || true
 import sys
@@ -48,9 +48,9 @@ PYTHON
 )"
 read -r status driver_code <<<"$told" || true
 case "${status:-}" in
-    PENDING | RUNNING) echo "the job goes on: ray job logs --follow $id" >&2 ;;
+    PENDING | RUNNING) echo "the job is still running; follow it with: ray job logs --follow $id" >&2 ;;
     SUCCEEDED | FAILED | STOPPED)
-        # A driver that a signal ended has a negative code here.
+        # The code is negative if a signal ended the driver.
         if [[ "${driver_code:-}" =~ ^[0-9]+$ ]]; then
             code="$driver_code"
         fi

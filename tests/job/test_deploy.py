@@ -72,7 +72,7 @@ def test_submit_ends_with_the_code_of_the_job(tmp_path: Path) -> None:
         assert submit(tmp_path, "c.yaml", job=job, SUBMITTED=submitted)[0] == expected, job
     code, _, said = submit(tmp_path, "c.yaml", job="RUNNING", SUBMITTED="1")
     assert code == 1
-    assert "the job goes on: ray job logs --follow sam3ray-" in said
+    assert "the job is still running; follow it with: ray job logs --follow sam3ray-" in said
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_a_stream_is_a_function_of_its_start():
 
 def test_a_folder_goes_on_with_its_own_seed_alone(tmp_path):
     (tmp_path / "seed").write_text("3\n")
-    with pytest.raises(UserError, match="holds a training from seed 3, not 4: take another folder"):
+    with pytest.raises(UserError, match="has a training from seed 3, not 4; choose another folder"):
         stages.train(tmp_path, minutes=0.1, seed=4)
     assert [file.name for file in tmp_path.iterdir()] == ["seed"]
 

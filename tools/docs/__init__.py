@@ -1,1 +1,1 @@
-"""Pictures of the documentation, drawn from real runs."""
+"""Draws pictures for the documentation from real runs."""

@@ -1,9 +1,9 @@
-"""The picture of a window's boundary in docs/long-clips.md, from a real run.
+"""Draws the picture of a window's boundary in docs/long-clips.md, from a real run.
 
     python -m tools.docs.boundary docs/long-clips-boundary.svg
 
-The embedded model labels a drawn clip. At one frame its state is saved, as a window's is, and another session continues
-from it; its rows are compared. The picture shows what was in the state.
+The embedded model labels a drawn clip. At one frame its state is saved, as at the end of a window, and another session
+continues from it and must give the same rows. The picture shows what is in the state.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DONE, HELD, NEXT = "#2e7d32", "#e08a00", "#8a8f98"
 
 @dataclass
 class Cut:
-    """A recorder that saves once, after the frame CUT, or gives back what another has saved."""
+    """A recorder that saves once, after the frame CUT, or returns what another one saved."""
 
     folder: Path
     resumes: bool = False
@@ -71,7 +71,7 @@ class Cut:
 
 
 def run(folder: Path) -> tuple[list[FrameAnnotations], list[np.ndarray], dict[str, Any]]:
-    """The clip's annotations and pictures, and the state that was saved."""
+    """The clip's annotations and pictures, and the saved state."""
     spec = ClipSpec(seed=SEED, frames=FRAMES, width=640, height=360, objects=(3, 3))
     write_clip(spec, folder / "clip.mp4")
     phrases = tuple(clip_phrases(spec))
@@ -86,7 +86,7 @@ def run(folder: Path) -> tuple[list[FrameAnnotations], list[np.ndarray], dict[st
 
 
 def thumbnail(image: np.ndarray, frame: FrameAnnotations) -> str:
-    """With its objects in their colours, as a data URI."""
+    """A small picture with its objects in their colours, as a data URI."""
     shown = image.astype(np.float32)
     for each in frame.objects:
         mask = decode_rle(each.rle, frame.height, frame.width).astype(bool)

@@ -1,1 +1,1 @@
-"""Damaged and hostile inputs against every reader of the package. See `python -m tools.fuzz --help`."""
+"""Tests every reader of the package with damaged and hostile inputs. See `python -m tools.fuzz --help`."""

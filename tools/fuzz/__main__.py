@@ -1,12 +1,12 @@
-"""Damages files and reads them, one after the other, in processes that may die of it.
+"""Damages files and reads them, one after another, in processes that may crash.
 
-    python -m tools.fuzz                          # 200,000 inputs, 20,000 of them videos; picks up where it was stopped
+    python -m tools.fuzz                          # 200,000 inputs, 20,000 of them videos; continues where it stopped
     python -m tools.fuzz --total 5000 --work DIR
     python -m tools.fuzz --kind video --seed 17   # one input again, in this process, with its traceback
 
-Each child has a memory limit, a limit of processor time per input, and no torch. The report (`DIR/report.json`) counts
-endings by kind and lists every finding: a crash, a hang, an exception that is neither a `UserError` nor a `ClipError`
-of a reason that fits, an ending without a printable sentence.
+Each child has a memory limit, a limit on processor time per input, and no torch. The report (`DIR/report.json`) counts
+outcomes by kind and lists every finding: a crash, a hang, an exception other than a `UserError` or a `ClipError` with a
+fitting reason, or an error without a printable sentence.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from typing import Any
 
 from tools.fuzz import mutations, originals
 
-# Of 200,000: what strangers send most is tried most.
+# Of 200,000. The most common kinds of input get the most.
 SHARES = {"video": 20, "image": 50, "csv": 25, "jsonl": 30, "parquet": 25, "yaml": 25, "prompts": 25}
 BATCH = 500  # inputs per process
 MEMORY_BYTES = 2 * 2**30
-CPU_S = 60.0  # of processor time for one input: many times what the slowest takes
+CPU_S = 60.0  # processor time for one input, many times that of the slowest
 WALL_S = 1800.0
 
 
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def fuzz(total: int, work: Path, also: list[Path], kinds: list[str]) -> dict[str, Any]:
-    """All inputs up to `total`, beginning after those that an earlier call has done; the report."""
+    """Tries all inputs up to `total`, after those of earlier calls; returns the report."""
     state = work / "report.json"
     report: dict[str, Any] = {"done": {}, "endings": {}, "findings": [], "cpu_s": 0}
     if state.exists():
@@ -90,7 +90,9 @@ def _children_s() -> float:
 def _batch(
     kind: str, first: int, last: int, work: Path, also: list[Path]
 ) -> tuple[int, Counter[str], list[dict[str, object]]]:
-    """Runs one child. (inputs done, endings, findings); a child that dies ends its batch after the input it died of."""
+    """Runs one child. Returns (inputs done, outcomes, findings). If the child dies, the batch ends with the input that
+    killed it.
+    """
     command = [
         sys.executable,
         "-m",
@@ -134,14 +136,14 @@ def _batch(
 
 
 def read_many(kind: str, first: int, last: int, work: Path, also: list[Path]) -> None:
-    """The child: says how each input ended, one JSON object per line."""
+    """Runs in the child: prints each input's outcome, one JSON object per line."""
     from tools.fuzz import targets
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     data = _originals(kind, work, also)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         for seed in range(first, last):
-            # The system ends a process that uses them up, whatever it is doing.
+            # The system kills a process that exceeds this, whatever it is doing.
             signal.setitimer(signal.ITIMER_PROF, CPU_S)
             signal.setitimer(signal.ITIMER_REAL, WALL_S)
             entry: dict[str, object] = {"seed": seed}
@@ -156,7 +158,7 @@ def read_many(kind: str, first: int, last: int, work: Path, also: list[Path]) ->
 
 
 def read_one(kind: str, seed: int, work: Path, also: list[Path]) -> int:
-    """One input again; it stays in the working folder."""
+    """Tries one input again, and keeps it in the working folder."""
     from tools.fuzz import targets
 
     damaged = mutations.mutate(kind, _originals(kind, work, also), seed)

@@ -1,6 +1,6 @@
-"""How an input is damaged: bits and bytes of anything, and the structure of what has one.
+"""Damages inputs: bits and bytes of any file, and the structure of formats that have one.
 
-A seed decides everything: `mutate(kind, originals, seed)` is the same on every machine.
+The seed decides everything: `mutate(kind, originals, seed)` gives the same on every machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 Data = bytearray
 Edit = Callable[[Data, random.Random], None]
 
-_TEXTS = ("csv", "jsonl", "yaml", "prompts")  # of which one slip is enough to refuse the whole
+_TEXTS = ("csv", "jsonl", "yaml", "prompts")  # a single slip makes the reader refuse the whole
 _WORDS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0xFFFF, 0x10000, 0x7FFFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 _LENGTHS = (1, 4, 16, 200, 3000)
 
@@ -36,7 +36,7 @@ def mutate(kind: str, originals: Sequence[bytes], seed: int) -> bytes:
     return bytes(data[:4_000_000])
 
 
-# Bytes of anything. Tables lie at the beginning and the end of most files, so most damage goes there.
+# Bytes of any file. Most formats have their tables at the beginning or end, so most damage goes there.
 
 
 def _place(data: Data, rng: random.Random) -> int:
@@ -89,11 +89,11 @@ def _splice(data: Data, rng: random.Random, other: bytes) -> None:
     data[at : at + length] = other[start : start + length]
 
 
-# Boxes, chunks, elements: a length says how far each goes, and parents hold children.
+# Boxes, chunks, elements: each has a length, and may contain others.
 
 
 def _boxes(data: Data, start: int, end: int, depth: int = 0) -> list[tuple[int, int]]:
-    """(start, end) of the boxes of an MP4, outer ones first. Only of what looks like one."""
+    """(start, end) of the boxes of an MP4, outer ones first; only of plausible ones."""
     found: list[tuple[int, int]] = []
     at = start
     while at + 8 <= end and len(found) < 400:
@@ -113,7 +113,7 @@ _PARENTS = frozenset(b"moov trak mdia minf stbl edts dinf moof traf mvex udta".s
 
 
 def _box(data: Data, rng: random.Random) -> None:
-    """A box of an MP4: its length, its count, one of its numbers; doubled, removed, renamed, moved."""
+    """Damages a box of an MP4: changes its length, count or another number; doubles, removes, renames or moves it."""
     boxes = _boxes(data, 0, len(data))
     if not boxes:
         _word(data, rng)
@@ -145,7 +145,7 @@ _SAMPLE_TABLES = (
 
 
 def _sample_table(data: Data, rng: random.Random) -> None:
-    """A number within one of the tables that make demuxers allocate."""
+    """Changes a number in one of the tables that make demuxers allocate memory."""
     at = data.find(rng.choice(_SAMPLE_TABLES))
     if at < 0 or at + 12 > len(data):
         _box(data, rng)
@@ -155,7 +155,7 @@ def _sample_table(data: Data, rng: random.Random) -> None:
 
 
 def _element(data: Data, rng: random.Random) -> None:
-    """The length of an EBML element (Matroska), wherever one seems to be."""
+    """Changes the length of an EBML element (Matroska), wherever one seems to be."""
     ids = (0x1A45DFA3, 0x18538067, 0x1549A966, 0x1654AE6B, 0xAE, 0xE0, 0x1C53BB6B, 0x1F43B675, 0xA3, 0xA0, 0xEC, 0x63A2)
     wanted = rng.choice(ids)
     name = wanted.to_bytes((wanted.bit_length() + 7) // 8, "big")
@@ -170,7 +170,7 @@ def _element(data: Data, rng: random.Random) -> None:
 
 
 def _chunk(data: Data, rng: random.Random) -> None:
-    """The length of a RIFF chunk (AVI), or a number just behind its name."""
+    """Changes the length of a RIFF chunk (AVI), or a number just after its name."""
     names = (b"RIFF", b"LIST", b"avih", b"strh", b"strf", b"indx", b"idx1", b"00dc", b"movi", b"JUNK")
     if data[8:12] == b"WEBP":
         names = (b"RIFF", b"VP8X", b"VP8L", b"VP8 ", b"ALPH", b"ANIM", b"ANMF", b"EXIF", b"ICCP", b"WEBP")
@@ -182,7 +182,7 @@ def _chunk(data: Data, rng: random.Random) -> None:
 
 
 def _packets(data: Data, rng: random.Random) -> None:
-    """Packets of a transport stream, or pages of an Ogg file: swapped, doubled, lost."""
+    """Swaps, doubles or drops packets of a transport stream, or pages of an Ogg file."""
     size = 188 if data[:1] == b"\x47" else max(1, data.find(b"OggS", 4))
     count = len(data) // size
     if count < 3:
@@ -199,7 +199,7 @@ def _packets(data: Data, rng: random.Random) -> None:
 
 
 def _png_chunk(data: Data, rng: random.Random) -> None:
-    """A chunk of a PNG, its checksum made right again, so that readers get past it."""
+    """Changes a chunk of a PNG and corrects its checksum, so that readers get past it."""
     if data[:4] != b"\x89PNG":
         (_chunk if data[:4] == b"RIFF" else _jpeg_segment)(data, rng)
         return
@@ -231,7 +231,7 @@ def _png_chunk(data: Data, rng: random.Random) -> None:
 
 
 def _jpeg_segment(data: Data, rng: random.Random) -> None:
-    """A marker segment of a JPEG: its length, the picture's size, sampling, tables, scans."""
+    """Changes a marker segment of a JPEG: its length, the picture's size, sampling, tables, scans."""
     places = [m.start() for m in re.finditer(rb"\xff[\xc0-\xcf\xda-\xde\xe0-\xef]", bytes(data))]
     if not places:
         _word(data, rng)
@@ -253,7 +253,7 @@ def _jpeg_segment(data: Data, rng: random.Random) -> None:
 
 
 def _footer(data: Data, rng: random.Random) -> None:
-    """The metadata of a Parquet file: Thrift, where most bytes are numbers, lengths and kinds."""
+    """Changes the metadata of a Parquet file: Thrift, where most bytes are numbers, lengths and types."""
     if len(data) < 12:
         return
     size = int.from_bytes(data[-8:-4], "little")
@@ -276,7 +276,7 @@ def _footer(data: Data, rng: random.Random) -> None:
         data[rng.randrange(4, start + 1)] = rng.randrange(256)
 
 
-# Text: its tokens.
+# Tokens of a text.
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[A-Za-z0-9_.+-]+|\s+|.', re.S)
 _SCRAPS = (
@@ -293,7 +293,7 @@ _SCRAPS = (
 
 
 def _token(data: Data, rng: random.Random) -> None:
-    """A word or mark of a text: replaced, doubled, removed, swapped, put elsewhere."""
+    """Replaces, doubles, removes, swaps or moves a word or mark of a text."""
     if len(data) > 500_000:
         _cut(data, rng)
         return
@@ -303,7 +303,7 @@ def _token(data: Data, rng: random.Random) -> None:
     at = rng.randrange(len(tokens))
     what = rng.choice(["replace", "replace", "insert", "remove", "double", "swap", "many"])
     scrap = rng.choice(_SCRAPS if rng.random() < 0.9 else tokens)
-    if len(scrap) > 10_000 and rng.random() < 0.9:  # the deepest ones are slow to read: now and then
+    if len(scrap) > 10_000 and rng.random() < 0.9:  # the deepest ones are slow to read, so they are rare
         scrap = scrap[:100]
     if what == "replace":
         tokens[at] = scrap
@@ -331,7 +331,7 @@ _VALUES: tuple[Any, ...] = (
 
 
 def _json_value(data: Data, rng: random.Random) -> None:
-    """A value somewhere in a line of JSON: another one in its place, gone, or under another key."""
+    """Replaces or removes a value somewhere in a line of JSON, or moves it to another key."""
     lines = bytes(data).splitlines()
     at = rng.randrange(max(1, len(lines)))
     try:

@@ -1,4 +1,4 @@
-"""What is damaged: small files of every kind that strangers send."""
+"""The files to damage: small ones of every kind that users may supply."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from av.format import ContainerFormat, formats_available
 from PIL import Image
 
-# One codec per container, the first that its muxer takes. Pictures are small: damage to tables is what matters.
+# One codec per container, the first that its muxer accepts. Pictures are small, since damage to tables matters most.
 _CODECS = ("libx264", "mpeg4", "libvpx", "mpeg2video", "mjpeg", "gif", "rawvideo", "dvvideo", "flv", "wmv2", "theora")
 _MORE = (  # (name, muxer, codec, pixel format): other codecs in the containers that carry them
     ("h265.mp4", "mp4", "libx265", "yuv420p"),
@@ -51,7 +51,7 @@ _NETWORK = {"rtp", "rtp_mpegts", "rtsp", "sap", "whip", "fbdev", "alsa", "oss", 
 
 
 def write(kind: str, folder: Path) -> list[bytes]:
-    """The originals of a kind, made once and kept in a folder."""
+    """Makes the originals of a kind once, and keeps them in a folder."""
     folder = folder / kind
     if not folder.exists():
         part = folder.with_suffix(".part")
@@ -93,7 +93,7 @@ def _videos() -> Iterator[tuple[str, bytes]]:
 def _encoded(
     muxer: str, codec: str, pix_fmt: str, options: dict[str, str] | None = None, sound: str | None = None
 ) -> bytes | None:
-    """`_encode` in a process of its own: some muxers die of codecs that are not theirs."""
+    """Runs `_encode` in a separate process, because some muxers crash on foreign codecs."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
     context = multiprocessing.get_context("fork")
     process = context.Process(target=lambda: theirs.send_bytes(_encode(muxer, codec, pix_fmt, options, sound) or b""))
@@ -110,7 +110,7 @@ def _encoded(
 
 
 def _encode(muxer: str, codec: str, pix_fmt: str, options: dict[str, str] | None, sound: str | None) -> bytes | None:
-    """A clip of 8 frames; None where muxer and codec do not go together."""
+    """Encodes a clip of 8 frames; None if muxer and codec do not fit together."""
     size = (720, 576) if codec == "dvvideo" else (1280, 720) if codec == "dnxhd" else (48, 32)
     sink = io.BytesIO()
     try:

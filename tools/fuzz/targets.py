@@ -1,4 +1,4 @@
-"""What reads an input, as a job does, and how it may end: a value, a sentence, or one of the contract's reasons."""
+"""Reads inputs as a job does, and checks the outcome: a value, a sentence, or one of the documented reasons."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ EXPECTED = frozenset(
 
 
 class Wrong(AssertionError):
-    """An ending that is not allowed."""
+    """An outcome that is not allowed."""
 
 
 def run(kind: str, data: bytes, seed: int, folder: Path) -> str:
-    """How reading the input ended: `value`, `sentence`, or a reason.
+    """Reads an input, and returns the outcome: `value`, `sentence`, or a reason.
 
     Raises:
-        Exception: anything else; that is a finding.
+        Exception: anything else, which is a finding.
     """
     try:
         return _READERS[kind](data, random.Random(seed), folder)

@@ -1,12 +1,12 @@
-"""What other tools make of our files, and where sam3ray installs and starts: real readers, real builders.
+"""Checks with real tools what they read from our files, and where sam3ray installs and starts.
 
     python -m tools.interop              # all
     python -m tools.interop labelme      # some
     python -m tools.interop --list
 
-A check is a module beside this one, named in `CHECKS`. It has `REQUIREMENTS`, what to install for it (empty: nothing),
-and `check(place)`, which returns a `Result` (a line in docs/exports.md) or an `Outcome` (a line in
-docs/installation.md) for each thing it looked at. Environments are cached.
+Each check is a module in this folder, named in `CHECKS`. Its `REQUIREMENTS` say what to install. Its `check(place)`
+returns one `Result` (a line in docs/exports.md) or `Outcome` (a line in docs/installation.md) for each thing checked.
+Environments are cached.
 """
 
 CHECKS = (
@@ -26,4 +26,4 @@ CHECKS = (
     "image",
     "deploy",
 )
-"""In the order of the table. Each is a module here."""
+"""In the order of the table. Each is a module in this folder."""

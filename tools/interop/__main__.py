@@ -18,9 +18,9 @@ from tools.interop._result import EXPORTS, INSTALLATION, Outcome, Result
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.interop", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(CHECKS)}; all by default")
-    parser.add_argument("--list", action="store_true", help="say what there is, and what each installs")
-    parser.add_argument("--dry", action="store_true", help="leave the documentation alone")
-    parser.add_argument("--keep", metavar="DIR", help="work in this folder and leave what was made")
+    parser.add_argument("--list", action="store_true", help="list the checks, and what each installs")
+    parser.add_argument("--dry", action="store_true", help="do not change the documentation")
+    parser.add_argument("--keep", metavar="DIR", help="work in this folder, and keep its files")
     given = parser.parse_args()
     unknown = sorted(set(given.names) - set(CHECKS))
     if unknown:

@@ -1,4 +1,4 @@
-"""What a tool has read against what the run holds."""
+"""Compares what a tool has read with the rows of the run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tools.interop._result import Result
 
 
 def true_rows(every: int = 1) -> list[Row]:
-    """Those of the clip, by frame and object."""
+    """The clip's rows, by frame and object."""
     return [
         Row(
             frame.frame_index,
@@ -42,15 +42,15 @@ def compared(
     least_iou: float = 1.0,
     id_of: Callable[[Row], int | None] | None = None,
 ) -> Result:
-    """Pairs rows by frame and the best fit, then looks at masks or boxes, ids, labels and scores.
+    """Pairs rows by frame and best fit, then compares masks or boxes, ids, labels and scores.
 
     Args:
-        keyframes: the rows are the ends of straight lines; those between are worked out here, as the tool does on
-            its screen, and may be half a pixel off.
-        covered: the format has no overlaps: the higher score keeps the pixel.
-        by_label: the format has no ids, and a line for each part: all of a label on a frame are one.
-        least_iou: a mask below this fails the check.
-        id_of: for formats that renumber on purpose.
+        keyframes: the rows are ends of straight lines. Those in between are interpolated here, as the tool does on its
+            screen, and may be half a pixel off.
+        covered: the format cannot store overlaps: the higher score keeps the pixel.
+        by_label: the format has no ids, and one line per part: all parts with one label on a frame are one object.
+        least_iou: a mask with a lower IoU fails the check.
+        id_of: the expected id, for formats that renumber objects.
     """
     truth = true_rows()
     if covered:
@@ -121,7 +121,7 @@ def _united(rows: Iterable[Row]) -> list[Row]:
 
 
 def _between(rows: Sequence[Row], truth: Sequence[Row]) -> list[Row]:
-    """The rows, and those on straight lines between two of one object where the truth has one."""
+    """The rows, and the interpolated ones between two rows of an object where the truth has one."""
     found = {(row.object_id, row.frame): row for row in rows}
     for row in truth:
         if (row.object_id, row.frame) in found:

@@ -1,4 +1,4 @@
-"""A virtual environment per tool, kept between runs: made again only when what it needs has changed."""
+"""A virtual environment per tool. It is kept between runs, and made again only when its requirements change."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-READY = "ready"  # the digest of what is installed; written last
+READY = "ready"  # contains the digest of the requirements; written last
 
 
 def cache() -> Path:
-    """Where environments and other downloads are kept: $SAM3RAY_INTEROP, else ~/.cache/sam3ray-interop."""
+    """The folder for environments and other downloads: $SAM3RAY_INTEROP, else ~/.cache/sam3ray-interop."""
     return Path(os.environ.get("SAM3RAY_INTEROP") or Path.home() / ".cache" / "sam3ray-interop")
 
 
 def environment(requirements: Sequence[str]) -> Path:
-    """The interpreter of an environment that holds these requirements; this one where there are none.
+    """The interpreter of an environment with these requirements; without any, the current interpreter.
 
-    It is named after the first of them, so that checks of one tool share it.
+    The environment is named after the first requirement, so that checks of one tool share it.
 
-    A requirement that begins with `--` is an option of pip. `--with-project` also lets the environment see what the
-    project's own has installed: for tools that need torch, of which one copy is enough.
+    A requirement that begins with `--` is an option for pip. With `--with-project`, the environment also sees the
+    packages of the project's environment: tools that need torch then share one copy.
     """
     if not requirements:
         return Path(sys.executable)

@@ -1,4 +1,4 @@
-"""Where a check works: the tool's interpreter, an empty folder, and the run that all checks export."""
+"""What a check works with: the tool's interpreter, an empty folder, and the run that all checks export."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ READERS = Path(__file__).parent / "readers"
 
 
 class ToolFailed(Exception):
-    """A tool did not read what it was given."""
+    """A tool could not read a file."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One object on one frame, as a tool has read it.
+    """One object on one frame, as read by a tool.
 
     Attributes:
-        object_id: as the tool gives it back; None where it has none.
-        score: likewise.
+        object_id, score: as read by the tool; None if it has none.
         mask: (height, width) bool; None for boxes.
         box: xyxy, max exclusive.
     """
@@ -43,11 +42,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Place:
-    """What a check is given.
+    """The argument of a check.
 
     Attributes:
-        python: the interpreter that has the tool.
-        folder: empty, of this check alone.
+        python: the interpreter with the tool installed.
+        folder: an empty folder for this check.
     """
 
     python: Path
@@ -55,15 +54,15 @@ class Place:
 
     @cached_property
     def run(self) -> Path:
-        """A finished run of one clip, `a clip` in drawn pixels: see `_run`."""
+        """A finished run with a drawn clip, see `_run`."""
         return make_run(self.folder / "run")
 
     def read(self, reader: str, *arguments: object, env: Mapping[str, str] | None = None) -> tuple[str, list[Row]]:
-        """Runs `readers/<reader>.py` with the tool's interpreter; returns the tool's version and what it has read.
+        """Runs `readers/<reader>.py` with the tool's interpreter; returns the tool's version and the rows it read.
 
-        A reader is a script that knows the tool and nothing of ours. It is given the file to write last: JSON with
-        `version` and `rows`, each with `frame`, `object_id`, `label`, `score`, `box` and `mask`, the name of an array
-        in the .npz file beside it.
+        A reader is a script that uses the tool, and nothing of ours. Its last argument is the file to write: JSON with
+        `version` and `rows`. Each row has `frame`, `object_id`, `label`, `score`, `box`, and `mask`, the name of an
+        array in the .npz file beside it.
         """
         out = self.folder / f"{reader}.json"
         clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | dict(env or {})

@@ -1,4 +1,4 @@
-"""What a check found, as a row of a table in docs/exports.md or docs/installation.md."""
+"""The result of a check, as a row of a table in docs/exports.md or docs/installation.md."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _BEGIN, _END = "<!-- interop: written by make interop -->", "<!-- interop: end -
 
 @dataclass(frozen=True)
 class Result:
-    """One thing that a tool was given, and what it made of it.
+    """What a tool read from one input.
 
     Attributes:
-        tool: its name, as users know it.
-        version: that was run.
-        read: what it was given: a format with its variant, or whatever else the check is about.
-        ok: False fails the command.
-        masks, ids, scores, time: "exact", "kept", "-" where the format has none, or a figure.
-        lost: in words; empty: nothing.
+        tool: the tool's name, as users know it.
+        version: the tool's version.
+        read: the input: a format with its variant, or whatever else was checked.
+        ok: False makes the command fail.
+        masks, ids, scores, time: "exact", "kept", "-" if the format has none, or a figure.
+        lost: what was lost, in words; empty if nothing was.
     """
 
     tool: str
@@ -36,21 +36,21 @@ class Result:
     lost: str = ""
 
     def cells(self, today: str) -> list[str]:
-        """Its line in the table, by `EXPORTS.columns`."""
+        """Its line in the table, in the order of `EXPORTS.columns`."""
         said = _outcome(self.ok, self.lost)
         return [self.tool, self.version, self.read, self.masks, self.ids, self.scores, self.time, said, today]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Whether sam3ray installs and starts somewhere.
+    """Whether sam3ray installs and starts on some platform.
 
     Attributes:
-        what: was tried.
-        how: "run", "resolved" or "schema only": how much the result is worth.
-        tool: with what, and its version.
-        ok: False fails the command.
-        said: in words.
+        what: what was tried.
+        how: "run", "resolved" or "schema only": how much the result proves.
+        tool: the tool that tried it, with its version.
+        ok: False makes the command fail.
+        said: the result in words.
     """
 
     what: str
@@ -60,7 +60,7 @@ class Outcome:
     said: str = ""
 
     def cells(self, today: str) -> list[str]:
-        """Its line in the table, by `INSTALLATION.columns`."""
+        """Its line in the table, in the order of `INSTALLATION.columns`."""
         return [self.what, self.how, self.tool, _outcome(self.ok, self.said), today]
 
 
@@ -69,7 +69,7 @@ class Sheet:
     """A table that `make interop` writes into a page.
 
     Attributes:
-        key: the columns that tell its lines apart.
+        key: the columns that identify a line.
     """
 
     page: Path
@@ -77,15 +77,15 @@ class Sheet:
     key: tuple[int, ...]
 
     def table(self, results: Iterable[Result | Outcome], today: str) -> dict[tuple[str, ...], str]:
-        """The lines by their key."""
+        """The table's lines, by key."""
         rows = [each.cells(today) for each in results]
         return {tuple(cells[place] for place in self.key): f"| {' | '.join(cells)} |" for cells in rows}
 
     def write(self, results: Iterable[Result | Outcome]) -> None:
-        """Puts the lines into the page's table: new ones in place of those of the same key, others stay."""
+        """Writes lines into the page's table. They replace lines with the same key; other lines stay."""
         text = self.page.read_text()
         if _BEGIN not in text or _END not in text:
-            raise ValueError(f"{self.page} has no place for the table: {_BEGIN} ... {_END}")
+            raise ValueError(f"{self.page} lacks the markers of the table: {_BEGIN} ... {_END}")
         before, _, rest = text.partition(_BEGIN)
         old, _, after = rest.partition(_END)
         lines: Mapping[tuple[str, ...], str] = self._lines(old) | self.table(results, _today())

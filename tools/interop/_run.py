@@ -1,4 +1,4 @@
-"""The run that checks export: what formats stumble over, in one short clip with a real video."""
+"""Makes the run that checks export: a short clip with a real video and everything that formats find difficult."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ HEIGHT, WIDTH, FRAMES = labels.HEIGHT, labels.WIDTH, labels.FRAMES
 
 
 def make_run(folder: Path) -> Path:
-    """A ring with a hole and a lone pixel, two parts of which one is a pixel wide, an overlap, a gap, a late start, an
-    id above 1,000; and a clip without objects."""
+    """Makes the run. One clip has a ring with a hole and a lone pixel, an object of two parts, one of them a pixel
+    wide, an overlap, a gap, a late start, and an id above 1,000. Another clip has no objects.
+    """
     folder.mkdir(parents=True)
     video = folder / "a video.mp4"
     with VideoWriter(video, WIDTH, HEIGHT, Fraction(1, 25), Fraction(25)) as writer:

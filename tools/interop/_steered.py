@@ -1,4 +1,4 @@
-"""A correction that a tool hands back steers a `refine`: one mask on one frame becomes a track."""
+"""Checks that a correction made in a tool steers `refine`: one mask on one frame becomes a track."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ CLIP = "shapes"
 def steered(
     folder: Path, format_: str, variant: str | None, correct: Callable[[Path, int, str, np.ndarray], None]
 ) -> tuple[float, int]:
-    """The model is asked for one phrase of a drawn clip; an annotator adds the object of another, on one frame.
+    """Labels one phrase of a drawn clip. An annotator then adds an object of another phrase, on one frame.
 
     Args:
-        correct: adds an object in the tool, or in its files: the export's folder, frame, label and mask.
+        correct: adds an object with the tool, or to its files; takes the export's folder, frame, label and mask.
 
     Returns:
-        The mean IoU of the new object with the truth on the frames where it was not drawn, and how many these are.
+        The new object's mean IoU with the truth on the frames where it was not drawn, and their number.
     """
     spec = ClipSpec(SEED, frames=FRAMES, objects=(2, 3))
     phrases = clip_phrases(spec)
@@ -66,7 +66,7 @@ def steered(
 
 
 def _largest(true: dict[int, FrameAnnotations], but: str) -> tuple[int, str]:
-    """The object of another phrase that is seen best on the frame where it is seen least: id and label."""
+    """Id and label of the object of another phrase whose smallest visible area is largest."""
     least: dict[tuple[int, str], int] = {}
     for item in (item for frame in true.values() for item in frame.objects if item.prompt != but):
         key = item.object_id, item.prompt

@@ -1,4 +1,4 @@
-"""A file of another project's repository, kept between runs."""
+"""Gets a file from another project's repository, and keeps it between runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from tools.interop._place import ToolFailed
 
 
 def upstream_file(repository: str, source: str, variable: str) -> Path:
-    """`source` of a GitHub repository (owner/name): from the clone that `variable` names, else fetched."""
+    """Gets `source` from a GitHub repository (owner/name): from a clone named by the variable `variable`, else from
+    GitHub.
+    """
     path = cache() / "upstream" / repository.replace("/", "+") / Path(source).name
     if path.exists():
         return path

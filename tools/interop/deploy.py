@@ -1,7 +1,9 @@
-"""The cluster files of configs/deploy: SLURM's script on a real SLURM, KubeRay's against KubeRay's own schema.
+"""Checks the cluster files of configs/deploy: the SLURM script on a real SLURM, the KubeRay file against KubeRay's
+schema.
 
-SLURM needs root and Debian's `slurmctld`, `slurmd`, `slurm-client` and `munge`: a controller and two nodes are started
-on this machine for the check. KubeRay's schema comes from a clone named by $KUBERAY_REPOSITORY, else from GitHub.
+For SLURM, the check starts a controller and two nodes on this machine. It needs root and Debian's packages `slurmctld`,
+`slurmd`, `slurm-client` and `munge`. KubeRay's schema comes from a clone named by $KUBERAY_REPOSITORY, else from
+GitHub.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ def check(place: Place) -> list[Outcome]:
 
 
 def _kuberay() -> Outcome:
-    """No field that the operator does not know, no value of a wrong type; pods included."""
+    """Checks that the operator knows every field and that every value has the right type, also in pods."""
     source = "helm-chart/kuberay-operator/crds/ray.io_rayjobs.yaml"
     crd = yaml.safe_load(upstream_file("ray-project/kuberay", source, "KUBERAY_REPOSITORY").read_text())
     schemas = {each["name"]: each["schema"]["openAPIV3Schema"] for each in crd["spec"]["versions"]}
@@ -51,7 +53,7 @@ def _kuberay() -> Outcome:
 
 
 def _strict(schema: Any) -> Any:
-    """Unknown fields are errors, as with `kubectl apply --validate=strict`."""
+    """Makes unknown fields errors, as `kubectl apply --validate=strict` does."""
     if isinstance(schema, list):
         return [_strict(each) for each in schema]
     if not isinstance(schema, dict):
@@ -64,7 +66,9 @@ def _strict(schema: Any) -> Any:
 
 
 def _slurm(folder: Path) -> list[Outcome]:
-    """`sbatch slurm.sh`: a job to its end; then one that gets SLURM's warning, is put back and goes on."""
+    """Runs `sbatch slurm.sh` twice: one job runs to its end; the other gets SLURM's warning, is requeued and
+    continues.
+    """
     for program in ("munged", "slurmctld", "slurmd", "sbatch"):
         if shutil.which(program) is None:
             raise ToolFailed(f"deploy: there is no {program} (apt-get install slurmctld slurmd slurm-client munge)")
@@ -97,7 +101,7 @@ def _slurm(folder: Path) -> list[Outcome]:
 
 
 def _submit(folder: Path, environment: dict[str, str], warn_when: Path | None = None) -> tuple[str, int]:
-    """Its log and exit code. `warn_when`: once this file is there, the batch script gets SLURM's warning."""
+    """Returns the job's log and exit code. SLURM warns the batch script once the file `warn_when` exists."""
     options = [f"--nodes={len(NODES)}", "--cpus-per-task=1", "--output=job.log", "--open-mode=truncate"]
     command = ["sbatch", "--wait", *options, str(DEPLOY / "slurm.sh"), "config.yaml"]
     job = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
@@ -123,7 +127,7 @@ def _verified(output: Path) -> bool:
 
 @contextmanager
 def _cluster(folder: Path) -> Iterator[dict[str, str]]:
-    """A controller and nodes; yields the environment in which `sbatch` speaks to them."""
+    """Runs a controller and nodes; yields the environment in which `sbatch` reaches them."""
     ports = _free_ports(len(NODES) + 1)
     names = ",".join(NODES)
     (folder / "munge.key").write_bytes(os.urandom(1024))
@@ -151,7 +155,7 @@ NodeName={names} NodeHostname=localhost NodeAddr=127.0.0.1 Port={",".join(map(st
 PartitionName=all Nodes=ALL Default=YES State=UP
 """
     )
-    (folder / "gres.conf").write_text(f"NodeName={names} Name=gpu File=/dev/tty[0-7]\n")  # stand-ins for cards
+    (folder / "gres.conf").write_text(f"NodeName={names} Name=gpu File=/dev/tty[0-7]\n")  # stand-ins for GPUs
     for name in ("state", *NODES):
         (folder / name).mkdir()
     environment = os.environ | {
@@ -176,7 +180,7 @@ PartitionName=all Nodes=ALL Default=YES State=UP
 
 
 def _end(pid_file: Path) -> None:
-    """Ends a daemon, and waits until it is gone: it writes into its folder to the last."""
+    """Ends a daemon, and waits until it is gone, since it writes into its folder to the last."""
     try:
         pid = int(pid_file.read_text())
         os.kill(pid, signal.SIGTERM)

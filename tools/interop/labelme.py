@@ -1,4 +1,4 @@
-"""LabelMe reads `labelme`; a mask drawn in it comes home and steers a `refine`."""
+"""LabelMe reads `labelme`; a mask drawn in it is imported and steers `refine`."""
 
 from __future__ import annotations
 

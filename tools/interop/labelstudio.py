@@ -1,4 +1,4 @@
-"""A real Label Studio server shows what we export, and its corrections come home and steer a `refine`."""
+"""A real Label Studio server shows what we export; its corrections are imported and steer `refine`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tools.interop._steered import steered
 
 REQUIREMENTS = ("label-studio==1.23.2",)
 NAME = "Label Studio"
-TOKEN = "0123456789abcdef0123456789abcdef01234567"  # of a server that listens on this machine alone, and for minutes
+TOKEN = "0123456789abcdef0123456789abcdef01234567"  # for a server that listens on this machine only, for minutes
 
 
 def check(place: Place) -> list[Result]:
@@ -49,7 +49,7 @@ def _video(place: Place, server: Server, version: str) -> Result:
 
 
 def _brush(place: Place, server: Server, version: str) -> Result:
-    """Accepted as they are, exported by the server, read back by our import: pixel by pixel nothing changes."""
+    """Labels that a person accepts unchanged, the server exports and we import stay the same, pixel by pixel."""
     out = place.folder / "brush"
     export(str(place.run), str(out), "labelstudio", variant="brush")
     project = server.project(out)
@@ -92,7 +92,7 @@ def _box(entry: dict[str, Any]) -> tuple[float, float, float, float]:
 
 
 class Server:
-    """Its API."""
+    """The server's API."""
 
     def __init__(self, port: int) -> None:
         self._at = f"http://127.0.0.1:{port}"
@@ -109,7 +109,7 @@ class Server:
             return json.load(answer)
 
     def project(self, out: Path, label: str | None = None) -> int:
-        """A project with our labelling interface and our tasks."""
+        """Makes a project with our labelling interface and our tasks."""
         config = (out / "config.xml").read_text()
         if label is not None:
             config = config.replace("</BrushLabels>", f'<Label value="{label}"/></BrushLabels>')
@@ -128,7 +128,7 @@ class Server:
         return [task["predictions"][0]["result"] for task in tasks if task["data"]["clip_id"] == clip_id]
 
     def exported(self, project: int, out: Path) -> None:
-        """The project's own JSON export, where our import looks for it."""
+        """Saves the project's JSON export where our import looks for it."""
         (out / "corrected").mkdir()
         value = self.get(f"/api/projects/{project}/export?exportType=JSON")
         (out / "corrected" / "project.json").write_text(json.dumps(value))
@@ -136,7 +136,9 @@ class Server:
 
 @contextmanager
 def _server(place: Place) -> Iterator[Server]:
-    """On this machine alone. Its first start makes a database, which takes minutes and is kept."""
+    """Runs a server, reachable from this machine only. Its first start makes a database; this takes minutes, so it is
+    kept.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

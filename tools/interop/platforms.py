@@ -1,4 +1,4 @@
-"""Whether every dependency has a wheel, for each platform and Python version: resolved, nothing is run."""
+"""Checks that every dependency has a wheel for each platform and Python version. Resolves only; runs nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REQUIREMENTS = ("uv",)
 ROOT = Path(__file__).parents[2]
 PLATFORMS = ("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "aarch64-apple-darwin")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-EXTRAS = ("s3", "gcs", "azure", "app", "datasets", "eval", "lora", "cvat")  # all but those for developers
+EXTRAS = ("s3", "gcs", "azure", "app", "datasets", "eval", "lora", "cvat")  # all except those for developers
 _MACOS = "14.0"  # torch and av have no wheels for older ones
 
 
@@ -42,7 +42,7 @@ def check(place: Place) -> list[Outcome]:
 
 
 def _lacking(uv: Path, platform: str, pinned: bool, python: str) -> str:
-    """Why it does not resolve; empty if it does."""
+    """Why dependencies do not resolve; empty if they do."""
     command = [uv, "pip", "compile", "-q", "--python-platform", platform, "--python-version", python]
     command += ["--only-binary", ":all:", *(word for extra in EXTRAS for word in ("--extra", extra)), "pyproject.toml"]
     command += ["-c", "constraints.txt"] if pinned else []

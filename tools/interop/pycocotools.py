@@ -1,4 +1,4 @@
-"""pycocotools, in the project's own environment: it reads `coco`."""
+"""pycocotools, in the project's environment, reads `coco`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Meta's own evaluators of SA-Co/VEval read `saco`, as truth and as predictions at once: every figure is 1."""
+"""Meta's SA-Co/VEval evaluators read `saco` both as truth and as predictions: every figure is 1."""
 
 from __future__ import annotations
 

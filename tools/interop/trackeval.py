@@ -7,7 +7,7 @@ from tools.interop._place import Place
 from tools.interop._result import Result
 from tools.interop._run import CLIP
 
-# TrackEval itself is in the project's environment; its J&F wants scikit-image besides.
+# TrackEval is in the project's environment; its J&F also needs scikit-image.
 REQUIREMENTS = ("--with-project", "scikit-image==0.26.0")
 
 

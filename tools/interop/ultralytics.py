@@ -10,7 +10,7 @@ from tools.interop._place import Place
 from tools.interop._result import Result
 from tools.interop._run import CLIP
 
-# torch comes from the project: one copy of it is enough.
+# torch comes from the project's environment, since one copy is enough.
 REQUIREMENTS = ("--with-project", "--no-deps", "ultralytics==8.4.190", "ultralytics-thop", "py-cpuinfo")
 
 

@@ -1,7 +1,7 @@
-"""Meta's SA-Co/VEval evaluators beside `sam3ray eval`: cgF1 and pHOTA of the same files are the same.
+"""Checks that Meta's SA-Co/VEval evaluators and `sam3ray eval` give the same cgF1 and pHOTA for the same files.
 
-Its example (`assets/veval/toy_gt_and_pred` of facebookresearch/sam3) comes from a clone named by $SAM3_REPOSITORY, else
-from GitHub.
+Meta's example (`assets/veval/toy_gt_and_pred` of facebookresearch/sam3) comes from a clone named by $SAM3_REPOSITORY,
+else from GitHub.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tools.interop._place import Place
 from tools.interop._result import Result
 from tools.interop._upstream import upstream_file
 
-# Without its dependencies, which are those of the model; what the evaluators need comes from the project.
+# Without its dependencies, which only the model needs; those of the evaluators come from the project.
 REQUIREMENTS = ("--with-project", "--no-deps", "sam3==0.1.4", "iopath==0.1.10", "portalocker==4.4.2", "numpy==2.3.5")
 TOLERANCE = 2e-4  # Meta's code adds 1e-4 to denominators
 _TOY = "assets/veval/toy_gt_and_pred/toy_saco_veval_sav_test"
@@ -38,7 +38,7 @@ def check(place: Place) -> list[Result]:
 
 
 def _toy(place: Place) -> list[Result]:
-    """Meta's example gives the figures that Meta stored, and ours are the same."""
+    """Checks that Meta's example gives the figures that Meta stored, and that ours agree."""
     files = {
         name: upstream_file("facebookresearch/sam3", f"{_TOY}_{name}.json", "SAM3_REPOSITORY")
         for name in ("gt", "pred", "eval_res")
@@ -68,7 +68,7 @@ def _toy(place: Place) -> list[Result]:
 
 
 def _drawn(place: Place) -> Result:
-    """On drawn tracks with every kind of error our figures are Meta's, over all and pair by pair."""
+    """Checks that figures agree on drawn tracks with every kind of error, overall and pair by pair."""
     truth, predictions = draw(np.random.default_rng(7), videos=12)
     true_file, found_file = place.folder / "drawn-truth.json", place.folder / "drawn-predictions.json"
     true_file.write_text(json.dumps(truth))
@@ -87,7 +87,7 @@ def _drawn(place: Place) -> Result:
 def _meta(
     place: Place, truth: Path, predictions: Path, which: str
 ) -> tuple[str, dict[str, float], dict[tuple[int, int], float]]:
-    """Its version, its figures over all, and HOTA by (video, category)."""
+    """Meta's version, its overall figures, and HOTA by (video, category)."""
     version, rows = place.read("meta_veval", truth, predictions, which)
     whole = {row.label: float(row.score or 0) for row in rows if row.frame < 0}
     pairs = {(row.frame, row.object_id or 0): float(row.score or 0) for row in rows if row.frame >= 0}
@@ -99,7 +99,7 @@ def _differences(report: Report, theirs: Mapping[str, float]) -> dict[str, float
 
 
 def _evaluate(folder: Path, truth: Path, predictions: Sequence[Mapping[str, Any]]) -> Report:
-    """`sam3ray eval` on the same files."""
+    """Runs `sam3ray eval` on the same files."""
     import_truth(str(folder / "truth"), str(truth), "saco")
     value = json.loads(truth.read_text())
     phrases = {each["id"]: each["name"] for each in value["categories"]}
@@ -126,8 +126,9 @@ def _evaluate(folder: Path, truth: Path, predictions: Sequence[Mapping[str, Any]
 
 
 def draw(rng: np.random.Generator, videos: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Drifting boxes of three phrases, of which some videos lack some; and predictions that miss, invent, slip, change
-    ids, break off and are unsure."""
+    """Draws drifting boxes of three phrases, some of which are missing in some videos, and predictions with errors:
+    missed and invented objects, shifted boxes, changed ids, tracks that break off, and low scores.
+    """
     height, width, length = 40, 56, 8
     truth: dict[str, Any] = {"videos": [], "annotations": [], "categories": [], "video_np_pairs": []}
     truth["categories"] = [{"id": k, "name": name} for k, name in enumerate(("a cat", "two words", "dog"), 1)]
@@ -161,7 +162,7 @@ def draw(rng: np.random.Generator, videos: int) -> tuple[dict[str, Any], list[di
                 until = length if rng.random() < 0.7 else int(rng.integers(2, length))
                 parts = [[mask if t < until else None for t, mask in enumerate(moved)]]
                 if until < length:
-                    parts.append([None if t < until else mask for t, mask in enumerate(moved)])  # goes on as another
+                    parts.append([None if t < until else mask for t, mask in enumerate(moved)])  # gets another id
                 predictions += [_prediction(part, video, category, rng) for part in parts]
             if rng.random() < 0.25:  # invented
                 start = rng.integers((0, 0), (20, 30))

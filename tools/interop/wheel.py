@@ -1,4 +1,4 @@
-"""The wheel in an empty environment, as the image installs it: it starts, and the demo runs."""
+"""Installs the wheel into an empty environment, as the image does: it starts, and the demo runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from tools.interop._place import Place, ToolFailed
 from tools.interop._result import Outcome
 
-REQUIREMENTS: tuple[str, ...] = ()  # it makes an environment of its own, of some 6 GB
+REQUIREMENTS: tuple[str, ...] = ()  # the check makes its own environment, of some 6 GB
 ROOT = Path(__file__).parents[2]
 
 

@@ -1,4 +1,4 @@
-"""X-AnyLabeling reads `xanylabeling`. Its own drawing of polygons adds their edges, which thin parts show."""
+"""X-AnyLabeling reads `xanylabeling`. Its masks include the polygons' edges, which shows in thin parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trains the tiny checkpoint of the package on drawn clips, and makes checkpoints of random weights.
+"""Trains the embedded checkpoint on drawn clips, and makes checkpoints with random weights.
 
 Not needed to use sam3ray: `python -m tools.training --help`.
 """
@@ -14,7 +14,7 @@ __all__ = ["random_checkpoint"]
 
 
 def __getattr__(name: str) -> Any:
-    # torch and transformers take seconds to import; only what is asked for pays for them.
+    # torch and transformers take seconds to import, so they are imported only when needed.
     if name == "random_checkpoint":
         from .layout import random_checkpoint
 

@@ -1,4 +1,4 @@
-"""`python -m tools.training`: train the tiny checkpoint, evaluate one, draw a contact sheet."""
+"""`python -m tools.training`: trains the embedded checkpoint, evaluates one, draws a contact sheet."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _EMBEDDED = str(resources.files("sam3ray") / "embedded")
 
 @app.command()
 def train(
-    folder: Annotated[Path, typer.Argument(help="State, logs and the checkpoint go here.")],
+    folder: Annotated[Path, typer.Argument(help="Folder for state, logs and the checkpoint.")],
     minutes: Annotated[float, typer.Option(min=0.01, help="Wall time of all stages together.")] = 180.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the weights and of what is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the weights and of the drawn clips.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
-    device: Annotated[str, typer.Option(help="cpu or cuda; auto takes a GPU if there is one.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu or cuda; auto uses a GPU if there is one.")] = "auto",
 ) -> None:
-    """Train from scratch, or go on with what is in FOLDER; FOLDER/checkpoint is the result."""
+    """Train from scratch, or continue a training in FOLDER. The result is FOLDER/checkpoint."""
     from .stages import train as train_stages
 
     if device == "auto":
@@ -37,9 +37,9 @@ def train(
     if device not in ("cpu", "cuda"):
         raise typer.BadParameter(f"--device is {device!r}; allowed: auto, cpu, cuda")
     if device == "cuda" and not torch.cuda.is_available():
-        raise typer.BadParameter("--device is 'cuda', and torch finds no GPU here; allowed: auto, cpu")
+        raise typer.BadParameter("--device is 'cuda', but torch finds no GPU here; allowed: auto, cpu")
     torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)  # sharp attention is full of them, and they are slow
+    torch.set_flush_denormal(True)  # sharp attention produces many, and they are slow
     print(train_stages(folder, minutes, seed, device))
 
 
@@ -49,14 +49,16 @@ def evaluate(
     through: Annotated[
         str, typer.Option(help="transformers, engine, or untrained (a tracker without training).")
     ] = "engine",
-    clips: Annotated[int, typer.Option(min=1, help="Clips of each kind.")] = 24,
-    frames: Annotated[int, typer.Option(min=1, help="Of each clip.")] = 48,
-    first_seed: Annotated[int, typer.Option(min=0, help="Of the clips. Training's are from 10,000,000.")] = FIRST_SEED,
-    kind: Annotated[list[str] | None, typer.Option(help="Only these kinds; repeatable.")] = None,
+    clips: Annotated[int, typer.Option(min=1, help="Number of clips of each kind.")] = 24,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of each clip.")] = 48,
+    first_seed: Annotated[
+        int, typer.Option(min=0, help="First seed; training has those from 10,000,000.")
+    ] = FIRST_SEED,
+    kind: Annotated[list[str] | None, typer.Option(help="Only this kind; repeatable.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON line for each kind, as it is measured.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="File to which a JSON line is added for each kind.")] = False,
 ) -> None:
-    """Print the figures of a checkpoint on drawn clips that no training has seen."""
+    """Print a checkpoint's figures on drawn clips that were not used for training."""
     from .evaluation import KINDS, table_line, through_engine, through_transformers
 
     torch.set_num_threads(threads)

@@ -1,9 +1,9 @@
-"""Trains the detector: phrases in, boxes, masks, scores and presence out.
+"""Trains the detector, which turns phrases into boxes, masks, scores and presence.
 
-One-to-one matching as in DETR (Carion et al. 2020) on the last decoder layer. Three things make it learn within CPU
-hours: the encoder's tokens are supervised themselves (is an object asked for here, and which box), a second set of
-queries starts from noised true boxes (after DN-DETR, Li et al. 2022), and masks, which cost most, are decoded for a
-few (image, phrase) pairs of a batch only. None of this leaves a trace in the checkpoint.
+The last decoder layer is matched one to one, as in DETR (Carion et al. 2020). Three measures make it learn within CPU
+hours: the encoder's tokens are supervised directly (is this part of an object asked for, and of which box), a second
+set of queries starts from noised true boxes (after DN-DETR, Li et al. 2022), and masks, which cost most, are decoded
+for only a few (image, phrase) pairs of a batch. None of this is part of the checkpoint.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from transformers.masking_utils import create_bidirectional_mask
 from .samples import Image, draw_images
 from .schedule import SIZE_PENALTY, Run
 
-PHRASES = 4  # asked of each image
+PHRASES = 4  # phrases per image
 
 
 def draw_batch(index: int, *, size: int, images: int, asked: int, first: int) -> list[Image]:
-    """The batch of a step: two moments of each of `images / 2` scenes; a function of its arguments."""
+    """Draws the batch of a step: two moments of each of `images / 2` scenes. Depends only on its arguments."""
     return [image for i in range(images // 2) for image in draw_images(first + index * (images // 2) + i, size, asked)]
 
 
 class Helpers(nn.Module):
-    """What training needs beside the model."""
+    """Modules that training needs in addition to the model."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Helpers(nn.Module):
 
 
 def train_detector(run: Run) -> None:
-    """Everything of `Sam3Model` but its backbone, which is trained before, and its geometry encoder."""
+    """Trains all of `Sam3Model` except its backbone, which is trained before, and its geometry encoder."""
     model, tokenizer, options = run.model, run.tokenizer, run.options
     detector = model.detector_model
     model.requires_grad_(False)
@@ -55,7 +55,7 @@ def train_detector(run: Run) -> None:
 def losses_of(
     detector: Any, helpers: Helpers, tokenizer: Any, images: list[Image], rng: np.random.Generator
 ) -> dict[str, Tensor]:
-    """One forward pass of `Sam3Model`'s parts for every (image, phrase) pair, and all the losses."""
+    """Runs `Sam3Model`'s parts once for every (image, phrase) pair, and computes all losses."""
     texts = [phrase for image in images for phrase in image.phrases]
     device = helpers.dense.weight.device
     boxes = [found.to(device) for image in images for found in image.boxes]
@@ -82,7 +82,7 @@ def losses_of(
         states = encoded.last_hidden_state
     dense = helpers.dense(states.float())
     losses = _dense_losses(dense, boxes, masks, grid)
-    # Nothing normalises these; left alone they grow until the position encodings added to them are lost.
+    # Nothing normalises these. Without a penalty they grow until they drown the position encodings added to them.
     losses["size"] = SIZE_PENALTY * (top.float().square().mean() + states.float().square().mean())
 
     noised = _noised(boxes, detector.detr_decoder.config.num_queries, rng).to(device)
@@ -90,7 +90,7 @@ def losses_of(
     matches = [match(outputs["logits"][-1, i], outputs["corners"][-1, i], found) for i, found in enumerate(boxes * 2)]
     losses |= query_losses(outputs, matches, boxes * 2)
 
-    # Masks of a few pairs, one of an image: those with something to find first.
+    # Masks of a few pairs, one per image, preferably with something to find.
     order = rng.permutation(asked)
     pairs = [
         int(i) * asked + int(max(order, key=lambda p: len(boxes[int(i) * asked + int(p)]) > 0))
@@ -122,7 +122,7 @@ def losses_of(
 def decode_queries(
     detector: Any, encoded: Any, mask: Tensor, grid: int, noised: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """`Sam3DetrDecoder.forward` from the model's own anchors, and over twice the batch then from `noised` boxes."""
+    """Runs `Sam3DetrDecoder.forward` on the batch twice: from the model's anchors, and from `noised` boxes."""
     decoder = detector.detr_decoder
     samples = len(mask)
     times = 1 if noised is None else 2
@@ -169,7 +169,7 @@ def decode_queries(
 
 
 def _dense_losses(dense: Tensor, boxes: list[Tensor], masks: list[Tensor], grid: int) -> dict[str, Tensor]:
-    """Of each encoder token: the share of it that is asked for, and the box of the object it lies on."""
+    """Losses of each encoder token: how much of it is asked for, and the box of the object it lies on."""
     cell = masks[0].shape[-1] // grid
     covers = [F.avg_pool2d(m[None], cell)[0].flatten(1) if len(m) else m.new_zeros(0, grid * grid) for m in masks]
     share = torch.stack([c.sum(0).clamp(max=1) if len(c) else c.new_zeros(grid * grid) for c in covers])
@@ -187,7 +187,7 @@ def _dense_losses(dense: Tensor, boxes: list[Tensor], masks: list[Tensor], grid:
 
 
 def _noised(boxes: list[Tensor], queries: int, rng: np.random.Generator) -> Tensor:
-    """Starting boxes (samples, queries, 4) cxcywh: true ones shaken, several of each, then random ones."""
+    """Starting boxes (samples, queries, 4) cxcywh: several noised copies of each true box, then random boxes."""
     start = rng.uniform(0.05, 0.95, (len(boxes), queries, 4))
     start[..., 2:] = rng.uniform(0.08, 0.5, (len(boxes), queries, 2))
     for i, found in enumerate(boxes):
@@ -217,7 +217,7 @@ def query_losses(
     target[sample, query] = 1.0
     present = torch.tensor([float(len(b) > 0) for b in boxes], device=device)
     count = max(len(truth), 1)
-    # Where nothing is asked for presence has to say so; the queries too, so that no box stands on presence alone.
+    # If nothing is there, presence must say so, and the queries too, so that no box depends on presence alone.
     classes = F.binary_cross_entropy_with_logits(
         outputs["logits"], target.expand(layers, -1, -1), reduction="none"
     ).sum() / (layers * count)
@@ -248,7 +248,7 @@ def _mask_losses(
 
 
 def _within(logits: Tensor, truth: Tensor) -> Tensor:
-    """Binary cross entropy inside the objects, each one weighing the same: small ones count as much as large ones."""
+    """Binary cross entropy inside the objects. Each has the same weight, whatever its size."""
     loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
     inside = (truth > 0).float()
     return ((loss * inside).sum(1) / inside.sum(1).clamp(min=1)).mean()
@@ -276,7 +276,7 @@ def _paired_giou(a: Tensor, b: Tensor) -> Tensor:
 
 @torch.no_grad()
 def match(logits: Tensor, boxes: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and the true objects they stand for, at the least cost."""
+    """Matches queries with true objects at the least cost."""
     if not len(truth):
         return (torch.zeros(0, dtype=torch.long, device=truth.device),) * 2
     cost = -2 * logits.sigmoid()[:, None] + 5 * torch.cdist(boxes, truth, p=1) - 2 * generalized_box_iou(boxes, truth)

@@ -1,6 +1,6 @@
-"""How good a checkpoint is on drawn clips that no training has seen, through transformers' own pipeline or the engine.
+"""Evaluates a checkpoint on drawn clips not used for training, with transformers' pipeline or the engine.
 
-Seeds 900,000 to 939,999 are kept for this: training starts at 10,000,000, the demo uses 500,001 to 500,999.
+Seeds 900,000 to 939,999 are reserved for this. Training starts at 10,000,000; the demo uses 500,001 to 500,999.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sam3ray.video import Frame
 
 FIRST_SEED = 900_000
 SIZES = ((320, 240), (426, 240), (240, 240))
-WELL = 0.75  # J from which an object counts as followed well
+WELL = 0.75  # an object with at least this J counts as followed well
 KINDS = (
     "one prompt",
     "several prompts",
@@ -37,7 +37,7 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Case:
-    """One clip and what is asked of it: phrases, or an object to follow from frame 0 by `kind` of prompt."""
+    """One clip with its prompts: phrases, or a prompt of this `kind` for an object to follow from frame 0."""
 
     spec: ClipSpec
     prompts: tuple[str, ...]
@@ -49,7 +49,7 @@ class Case:
 
 
 def cases(kind: str, clips: int, frames: int = 48, first: int = FIRST_SEED) -> list[Case]:
-    """The clips of one line of the table, the same at each call; of other seeds with another `first`."""
+    """The clips of one line of the table, the same at each call. `first` changes their seeds."""
     found = []
     for i in range(clips):
         width, height = (1280, 720) if kind == "other look" and i % 2 else SIZES[i % len(SIZES)]
@@ -81,7 +81,7 @@ def _asked(spec: ClipSpec, kind: str) -> tuple[str, ...]:
 
 
 def run_case(case: Case, predict: Callable[[Case, list[DrawnFrame]], list[FrameAnnotations]]) -> tuple[Report, float]:
-    """The comparison of one clip, and the seconds per frame that the prediction took."""
+    """Compares one clip with the truth, and measures the prediction's seconds per frame."""
     drawn = list(draw_clip(case.spec))
     labels = {_followed(drawn[0]): "object"} if case.is_visual else None
     truth = list(annotate(case.spec, case.prompts, labels, iter(drawn)))
@@ -93,7 +93,7 @@ def run_case(case: Case, predict: Callable[[Case, list[DrawnFrame]], list[FrameA
 
 
 def table_line(kind: str, clips: int, predict: Any, frames: int = 48, first: int = FIRST_SEED) -> dict[str, Any]:
-    """One line of the table: the figures over all clips of a kind."""
+    """One line of the table, with the figures over all clips of a kind."""
     reports, seconds = zip(*(run_case(case, predict) for case in cases(kind, clips, frames, first)), strict=True)
     merged = merge(reports)
     total = merged.overall
@@ -118,14 +118,14 @@ def table_line(kind: str, clips: int, predict: Any, frames: int = 48, first: int
 
 
 def _followed(frame: DrawnFrame) -> int:
-    """The object that visual prompts point out: the one seen best among the larger half of frame 0."""
+    """The object for visual prompts: the most visible one among the larger half on frame 0."""
     areas = {k: int(frame.mask(k).sum()) for k in frame.visible}
     large = sorted(areas, key=lambda k: -areas[k])[: max(1, (len(areas) + 1) // 2)]
     return max(large, key=lambda k: (frame.visible[k], areas[k]))
 
 
 def _prompt(case: Case, frame: DrawnFrame) -> dict[str, Any]:
-    """points and labels, box, or mask, in pixels of the frame."""
+    """The prompt as points and labels, box, or mask, in pixels of the frame."""
     import cv2
 
     mask = frame.mask(_followed(frame))
@@ -218,7 +218,7 @@ def _frame(
 
 
 class _Drawn:
-    """Drawn frames as the engine reads a clip's."""
+    """Drawn frames in the form in which the engine reads a clip's frames."""
 
     def __init__(self, spec: ClipSpec, drawn: list[DrawnFrame]) -> None:
         self.height, self.width = spec.height, spec.width
@@ -255,7 +255,7 @@ def through_engine(folder: str) -> Any:
 
 
 def sheet(predict: Any, picked: Sequence[Case], moments: Sequence[int] = (4, 20, 44)) -> np.ndarray:
-    """A contact sheet, uint8 (H, W, 3): one clip a row, found objects outlined and numbered."""
+    """A contact sheet, uint8 (H, W, 3), with one clip per row, and outlines and numbers of the objects found."""
     import cv2
 
     rows = []

@@ -1,7 +1,8 @@
-"""Trains the geometry encoder: boxes around examples in, tokens that stand for their kind out.
+"""Trains the geometry encoder, which turns boxes around examples into tokens that describe their concept.
 
-All the rest of the model stays as it is, so that phrases, clicks, boxes and masks give what they gave before. Half of
-the tokens are used on the frame that they come from, half on another moment of the scene, where the boxes mean nothing.
+The rest of the model stays unchanged, so that phrases, clicks, boxes and masks give the same results as before. Half of
+the tokens are used on the frame with the boxes, half on another moment of the scene, where the boxes' positions mean
+nothing.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ _BOXES = 3  # at most, of one example
 
 @dataclass
 class Example:
-    """Boxes on `shown`, and what they ask for on `asked`: images by their place in the batch.
+    """Boxes on the image `shown`, and what they ask for on the image `asked` (both are places in the batch).
 
-    `boxes` (n, 4) cxcywh and `truth` (m, 4) xyxy are relative to the frame; `labels` (n,) say what is wanted.
+    `boxes` (n, 4) cxcywh and `truth` (m, 4) xyxy are relative to the frame; `labels` (n,) mark instances.
     """
 
     shown: int
@@ -46,7 +47,7 @@ class Examples:
 
 
 def draw_examples(index: int, *, size: int, images: int, asked: int, first: int) -> Examples:
-    """The batch of a step: a function of its arguments. Two moments of each of `images / 2` scenes."""
+    """Draws the batch of a step: two moments of each of `images / 2` scenes. Depends only on its arguments."""
     shown: list[Tensor] = []
     each: list[Example] = []
     for i in range(images // 2):
@@ -87,7 +88,7 @@ def _example(
     roll = rng.random()
     if roll < 0.15:
         phrase = str(rng.choice(phrases(*label)))
-    elif roll < 0.35:  # of a shape, not those of one colour: the negative box alone says so
+    elif roll < 0.35:  # all of a shape except those of one colour, which only the negative box tells
         same = [(kind, box) for kind, box in others if kind[1] == label[1]]
         if same:
             phrase, positive, negative = label[1], [], [same[int(rng.integers(len(same)))]]
@@ -120,7 +121,7 @@ def train_exemplars(run: Run) -> None:
 
 
 def losses_of(detector: Any, tokenizer: Any, batch: Examples) -> dict[str, Tensor]:
-    """One forward pass of `Sam3Model`'s parts for every example, and the losses of its queries."""
+    """Runs `Sam3Model`'s parts once for every example, and computes the losses of its queries."""
     encoder, neck, each = detector.vision_encoder, detector.vision_encoder.neck, batch.each
     device = detector.detr_decoder.query_embed.weight.device
     grid = encoder.config.backbone_config.image_size // encoder.config.backbone_config.patch_size

@@ -1,4 +1,4 @@
-"""The architecture of the tiny checkpoint, and checkpoints with random weights of any size.
+"""The architecture of the embedded checkpoint, and checkpoints of any size with random weights.
 
 The files are those of facebook/sam3: config.json, model.safetensors, the tokenizer's and the processor's.
 """
@@ -20,7 +20,7 @@ from transformers.models.sam2_video.video_processing_sam2_video import Sam2Video
 
 from sam3ray.shapes import COLOURS, FOREIGN, SHAPES, phrases
 
-_SHIPPED = 600  # tokens of the tokenizer in the package
+_SHIPPED = 600  # tokens of the package's tokenizer
 
 
 def tiny_config(
@@ -96,7 +96,7 @@ def tiny_config(
 
 
 def initialise(model: Sam3VideoModel, seed: int) -> None:
-    """Weights to start training from: the default ones are far too small for so narrow a model."""
+    """Sets the weights to start training from. The default ones are far too small for such a narrow model."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
@@ -141,19 +141,21 @@ def initialise(model: Sam3VideoModel, seed: int) -> None:
         tracker.mask_decoder.output_hypernetworks_mlps[0].proj_out.weight.mul_(0.1)
         tracker.memory_temporal_positional_encoding.normal_(0, 0.2, generator=generator)
         for layer in tracker.memory_encoder.memory_fuser.layers:
-            layer.scale.fill_(0.5)  # transformers sets it to 0 whatever the configuration says
+            layer.scale.fill_(0.5)  # transformers sets it to 0, ignoring the configuration
         tracker.no_memory_embedding.normal_(0, 0.2, generator=generator)
         tracker.no_object_pointer.normal_(0, 0.2, generator=generator)
         if tracker.occlusion_spatial_embedding_parameter is not None:
             tracker.occlusion_spatial_embedding_parameter.normal_(0, 0.2, generator=generator)
-        # The two Fourier buffers stand for the same coordinates.
+        # The two Fourier buffers encode the same coordinates.
         shared = tracker.shared_image_embedding.positional_embedding
         tracker.prompt_encoder.shared_embedding.positional_embedding.copy_(shared)
 
 
 def make_tokenizer(vocabulary: int = _SHIPPED) -> CLIPTokenizer:
-    """A byte-level BPE of CLIP's kind, learnt from the phrases of the drawn clips; at the usual size the package's."""
-    if vocabulary == _SHIPPED:  # ties are broken by chance when it is learnt, so that it was learnt once
+    """A byte-level BPE like CLIP's, learnt from the drawn clips' phrases. At the usual size it is the package's
+    tokenizer.
+    """
+    if vocabulary == _SHIPPED:  # learning breaks ties at random, so it was learnt once and stored
         return CLIPTokenizer.from_pretrained(str(resources.files("sam3ray") / "embedded"))
     corpus = [phrase for colour in (None, *COLOURS) for shape in (None, *SHAPES) for phrase in phrases(colour, shape)]
     corpus += list(FOREIGN)
@@ -189,7 +191,7 @@ def make_tokenizer(vocabulary: int = _SHIPPED) -> CLIPTokenizer:
 
 
 def save(model: Sam3VideoModel, folder: str | os.PathLike[str], dtype: torch.dtype = torch.bfloat16) -> Path:
-    """Writes a whole checkpoint folder; the model itself keeps its dtype."""
+    """Writes a complete checkpoint folder. The model in memory keeps its dtype."""
     import copy
 
     folder = Path(folder)
@@ -212,7 +214,7 @@ def save(model: Sam3VideoModel, folder: str | os.PathLike[str], dtype: torch.dty
 def random_checkpoint(
     folder: str | os.PathLike[str], *, seed: int = 0, dtype: torch.dtype = torch.float32, **size: Any
 ) -> Path:
-    """A checkpoint of random weights; `size` are arguments of `tiny_config`."""
+    """Makes a checkpoint with random weights. `size` takes arguments of `tiny_config`."""
     torch.manual_seed(seed)
     model = Sam3VideoModel(tiny_config(**size)).eval()
     initialise(model, seed)

@@ -1,4 +1,4 @@
-"""Prompts as users and detectors give them, made from true masks."""
+"""Makes prompts from true masks, like those of users and detectors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ KINDS = ("mask", "click", "box", "two clicks", "click off")
 
 
 def as_detected(masks: Tensor, generator: torch.Generator) -> Tensor:
-    """True masks as a detector would give them: now and then coarse, or a little too large, small or off."""
+    """Changes true masks into what a detector might give: sometimes coarse, or slightly too large, too small or
+    shifted.
+    """
     roll = float(torch.rand(1, generator=generator))
     if roll < 0.4:
         return masks
@@ -24,7 +26,9 @@ def as_detected(masks: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def clicks(masks: Tensor, kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Points (N, n, 2) as x, y in pixels of the model's image, and their labels; 2 and 3 are a box's corners."""
+    """Points (N, n, 2) as x, y in pixels of the model's image, and their labels; labels 2 and 3 mark a box's
+    corners.
+    """
     points, labels = [], []
     for mask in masks.cpu():
         rows, columns = torch.nonzero(mask, as_tuple=True)
@@ -56,13 +60,13 @@ def _pick(mask: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _inside(mask: Tensor) -> Tensor:
-    """The mask without its border, or all of it where nothing would be left."""
+    """The mask without its border, or the whole mask if nothing would be left."""
     eroded = -F.max_pool2d(-F.pad(mask.float()[None, None], (1, 1, 1, 1)), 3, 1)[0, 0] > 0
     return eroded if eroded.any() else mask
 
 
 def _ring(mask: Tensor) -> Tensor:
-    """Pixels off the object, some way from it."""
+    """Pixels outside the object, at some distance from it."""
     far = F.max_pool2d(mask.float()[None, None], 17, 1, 8)[0, 0] > 0
     near = F.max_pool2d(mask.float()[None, None], 5, 1, 2)[0, 0] > 0
     ring = far & ~near

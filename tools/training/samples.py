@@ -1,4 +1,4 @@
-"""Training data, drawn on the fly: single images with phrases, and short clips with tracks."""
+"""Draws training data on the fly: single images with phrases, and short clips with tracks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def pixels(image: np.ndarray) -> torch.Tensor:
 
 @dataclass
 class Image:
-    """A frame and what some phrases ask for in it. `masks[p]` (n, size/2, size/2) float coverage, `boxes[p]`
+    """A frame, and the objects on it that some phrases ask
+    for. `masks[p]` (n, size/2, size/2) float coverage, `boxes[p]`
     (n, 4) xyxy relative to the frame."""
 
     pixels: torch.Tensor
@@ -53,7 +54,7 @@ def draw_spec(rng: np.random.Generator, seed: int, size: int, frames: int) -> Cl
 
 
 def draw_images(seed: int, size: int, asked: int) -> list[Image]:
-    """Two moments of one scene, far apart: the scene costs more than a frame of it."""
+    """Draws two distant moments of one scene, since making a scene costs more than drawing a frame."""
     rng = np.random.default_rng([seed, 1])
     artist = Artist(make_scene(draw_spec(rng, seed, size, 96)))
     return [_ask_about(artist, int(rng.integers(48)) + half, size, asked, rng) for half in (0, 48)]
@@ -80,7 +81,7 @@ def _ask_about(artist: Artist, index: int, size: int, asked: int, rng: np.random
 
 
 def _ask(rng: np.random.Generator, labels: list[tuple[str, str]]) -> tuple[str, str | None, str | None]:
-    """A phrase, and the (colour, shape) that it stands for; ("none", ...) for one that names nothing drawn."""
+    """A phrase and its (colour, shape); ("none", ...) for a phrase that names nothing drawn."""
     roll = rng.random()
     if roll < 0.06:
         word = str(rng.choice(FOREIGN))
@@ -90,7 +91,7 @@ def _ask(rng: np.random.Generator, labels: list[tuple[str, str]]) -> tuple[str, 
     shape: str | None = str(rng.choice(SHAPES))
     if present is not None and roll < 0.68:
         colour, shape = present
-    elif present is not None and roll < 0.88:  # near misses: the right colour or the right shape alone
+    elif present is not None and roll < 0.88:  # near misses: only the colour or only the shape is right
         colour, shape = (present[0], shape) if rng.random() < 0.5 else (colour, present[1])
     kind = rng.random()
     if kind < 0.22:
@@ -159,8 +160,9 @@ def draw_track(seed: int, size: int, frames: int, objects: int) -> Track:
 
 
 def _meetings(scene: Scene, *, alike: bool = False) -> list[tuple[int, tuple[int, ...]]]:
-    """The frames on which a thing begins to lie before or behind another, of the same colour if `alike`, and the ids
-    of the two. Slow things and fast ones count the same, however long they lie there."""
+    """The frames on which an object begins to overlap another one (of the same colour if `alike`), and the ids of both.
+    Every meeting counts once, however long it lasts.
+    """
     times = np.arange(_LENGTH) / scene.spec.fps
     places = np.array([[thing.path.at(t) for t in times] for thing in scene.things])  # (things, frames, 2)
     found = []
@@ -175,7 +177,7 @@ def _meetings(scene: Scene, *, alike: bool = False) -> list[tuple[int, tuple[int
 
 
 def name_table(scene: Scene) -> np.ndarray:
-    """The indices of colour and shape of each object id (1 + OBJECTS, 2); -1 for those without a name and for 0."""
+    """Indices of colour and shape by object id (1 + OBJECTS, 2); -1 for ids without a name and for id 0."""
     names = np.full((1 + OBJECTS, 2), -1)
     for thing in scene.objects:
         if thing.label is not None:
@@ -184,8 +186,9 @@ def name_table(scene: Scene) -> np.ndarray:
 
 
 def _hide(images: np.ndarray, masks: np.ndarray, seen: np.ndarray, rng: np.random.Generator) -> None:
-    """A plain slab before the first object on some frames in the middle: in so short a clip few objects pass behind
-    another and come out again."""
+    """Puts a plain slab before the first object on some frames in the middle. In such short clips, few objects
+    disappear behind another one and come out again.
+    """
     frames = len(images)
     first = int(rng.integers(1, frames - 1))
     last = int(rng.integers(first + 1, frames))
@@ -218,6 +221,6 @@ class _Stream(IterableDataset):
 
 
 def stream(draw: Callable[[int], Any], start: int) -> Iterator[Any]:
-    """Draws ahead in a process of its own; a function of the start alone."""
+    """Draws batches ahead in a separate process. They depend only on the start."""
     loader = DataLoader(_Stream(draw, start), batch_size=None, num_workers=1, prefetch_factor=4)
     return iter(loader)

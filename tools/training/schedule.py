@@ -1,4 +1,4 @@
-"""A resumable stretch of training: optimiser, learning rate over wall time, moving average, log, state on disk."""
+"""A resumable stage of training: optimiser, learning rate over wall time, moving average, log, state on disk."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from torch import Tensor
 
 from .samples import stream
 
-SIZE_PENALTY = 0.005  # of a feature's square: it must stay near the scale of the position encodings added to it
+SIZE_PENALTY = 0.005  # on a feature's square, which must stay near the scale of the position encodings added to it
 
 
 @dataclass(frozen=True)
 class Options:
-    """One stage. `minutes` of wall time decide its length and the learning rate's cosine."""
+    """Options of one stage. `minutes` of wall time decide its length and the learning rate's cosine."""
 
     name: str
     minutes: float
@@ -37,7 +37,9 @@ class Options:
 
 
 class Run:
-    """State: what is on disk is replaced atomically every `save_s` seconds; a killed stage resumes from there."""
+    """A running stage. Its state on disk is replaced atomically every `save_s` seconds; a killed stage resumes from
+    it.
+    """
 
     def __init__(
         self, model: Any, helpers: Any, tokenizer: Any, folder: Path, options: Options, save_s: float = 120.0
@@ -51,11 +53,11 @@ class Run:
 
     @property
     def progress(self) -> float:
-        """Share of the stage that has passed, 0..1."""
+        """How much of the stage has passed, 0..1."""
         return min(1.0, self.spent_s / (60 * self.options.minutes))
 
     def steps(self, parameters: list[Tensor], draw: Callable[[int], Any]) -> Iterator[Any]:
-        """One batch after another until the stage's time is up; call `step` for each."""
+        """Yields batches until the stage's time is up. Call `step` for each."""
         self._parameters = [p for p in parameters if p.requires_grad]
         decayed = [p for p in self._parameters if p.ndim > 1]
         plain = [p for p in self._parameters if p.ndim <= 1]

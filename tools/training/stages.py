@@ -1,7 +1,7 @@
-"""The stages of the training, in order, and the checkpoint they end in.
+"""Runs the stages of the training in order, and writes the checkpoint.
 
-State of each stage is on disk (`<folder>/<stage>.pt`, replaced atomically about every minute); a killed command goes
-on from there when it is called again. A finished stage leaves `<stage>.done` with the whole model's weights.
+Each stage keeps its state on disk (`<folder>/<stage>.pt`, replaced atomically about every minute), from which a killed
+command continues when it is called again. A finished stage leaves `<stage>.done` with the whole model's weights.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def train(folder: Path, minutes: float, seed: int = 0, device: str = "cpu") -> P
     """Runs or resumes the training; returns the folder of the finished checkpoint.
 
     Args:
-        folder: for state, logs (`<stage>.jsonl`, one line for each 50 steps) and the checkpoint.
-        minutes: of wall time, all stages together. The learning rates follow it, so a busy machine gets fewer steps.
-        seed: of the weights. The same seed and the same number of steps draw the same batches.
-        device: where the model is trained, "cpu" or one of CUDA's. The images are drawn on the CPU.
+        folder: gets state, logs (`<stage>.jsonl`, one line per 50 steps) and the checkpoint.
+        minutes: wall time of all stages together. The learning rates follow it, so a busy machine makes fewer steps.
+        seed: seed of the weights. The same seed and number of steps give the same batches.
+        device: where to train the model, "cpu" or a CUDA device. Images are drawn on the CPU.
 
     Raises:
-        UserError: the folder holds a training from another seed.
+        UserError: the folder has a training from another seed.
     """
     _claim(folder, seed)
     torch.manual_seed(seed)
@@ -98,7 +98,7 @@ def _claim(folder: Path, seed: int) -> None:
         mark.write_text(f"{seed}\n")
     held = mark.read_text().strip()
     if held != str(seed):
-        raise UserError(f"{folder} holds a training from seed {held}, not {seed}: take another folder")
+        raise UserError(f"{folder} has a training from seed {held}, not {seed}; choose another folder")
 
 
 def _stage(model: Sam3VideoModel, folder: Path, name: str, work: Callable[[], None]) -> None:

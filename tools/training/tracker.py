@@ -1,6 +1,6 @@
 """Trains the tracker on the frozen trunk: prompts on the first frame, then frame after frame by memory.
 
-Scores are taught apart from masks: the mask of an object that is believed absent is trained, too.
+Scores and masks are trained independently: the mask of an object considered absent is trained, too.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ class Batch:
 
 
 class Helpers(nn.Module):
-    """What training needs beside the model: of each token of the fused frame the share that is the object's, and the
-    names of colours and shapes, read off the features, the memory and the pointer."""
+    """Modules that training needs in addition to the model. They predict how much of each token of the fused frame
+    belongs to the object, and the names of colours and shapes from the features, the memory and the pointer.
+    """
 
     def __init__(self, width: int, memory: int) -> None:
         super().__init__()
@@ -47,14 +48,15 @@ class Helpers(nn.Module):
 
 
 def draw_batch(index: int, *, size: int, objects: int, first: int) -> Batch:
-    """The batch of a step; a function of its arguments."""
+    """Draws the batch of a step. Depends only on its arguments."""
     clips, frames, blind = BATCHES[index % len(BATCHES)]
     return Batch([draw_track(first + 50 * (16 * index + i), size, frames, objects) for i in range(clips)], blind)
 
 
 def adopt_neck(model: Any, pixels: Tensor) -> None:
-    """Starts the tracker's neck from the detector's, each level rescaled to a standard deviation of 1 over `pixels`
-    (B, 3, S, S): at the detector's own scale attention over them is saturated from the start."""
+    """Starts the tracker's neck from the detector's. Each level is rescaled to a standard deviation of 1 over `pixels`
+    (B, 3, S, S), because at the detector's scale attention would be saturated from the start.
+    """
     model.tracker_neck.load_state_dict(model.detector_model.vision_encoder.neck.state_dict())
     with torch.no_grad():
         backbone = model.detector_model.vision_encoder.backbone
@@ -66,7 +68,7 @@ def adopt_neck(model: Any, pixels: Tensor) -> None:
 
 
 def train_tracker(run: Run) -> None:
-    """Trains all of the tracker with its neck, the backbone being the detector's."""
+    """Trains the whole tracker with its neck, on the detector's backbone."""
     model = run.model
     model.requires_grad_(False)
     model.tracker_model.requires_grad_(True)
@@ -77,7 +79,7 @@ def train_tracker(run: Run) -> None:
         generator = torch.Generator().manual_seed(run.options.seed + run.count)
         limit = next(length for share, length in LIMITS if run.progress < share)
         frames = min(limit, batch.tracks[0].pixels.shape[0])
-        # Of a mask given on a single frame there is nothing to learn but its pointer.
+        # From a mask given on a single frame, only its pointer can be learnt.
         shares = torch.tensor(SHARES if frames > 1 else (0.0, *SHARES[1:]))
         kind = KINDS[int(torch.multinomial(shares, 1, generator=generator))]
         with torch.autocast(model.device.type, dtype=torch.bfloat16):
@@ -89,7 +91,9 @@ def train_tracker(run: Run) -> None:
 
 
 def _again(frames: int, generator: torch.Generator) -> frozenset[int]:
-    """Up to three frames between the first and the last, more of a longer clip, or none."""
+    """Frames on which masks are given again: up to three between the first and the last, more in longer clips, or
+    none.
+    """
     if frames < 3 or float(torch.rand(1, generator=generator)) >= AGAIN:
         return frozenset()
     return frozenset(torch.randint(1, frames - 1, (1 + frames // 6,), generator=generator).tolist())
@@ -102,11 +106,12 @@ def tracking_losses(outputs: list[FrameOutput], helpers: Helpers) -> dict[str, T
     there = torch.cat([o.masks.flatten(1).sum(1) >= VISIBLE for o in outputs])
     seen = there.nonzero()[:, 0]
     losses = {"object": F.binary_cross_entropy_with_logits(scores, there.float())}
-    # Nothing normalises memories; left alone they grow until attention is saturated, and colours and places are lost.
+    # Nothing normalises memories. Without a penalty they grow until attention saturates and colours and places are
+    # lost.
     losses["size"] = SIZE_PENALTY * torch.stack([o.size for o in outputs]).mean()
     if len(seen):
         logits, truth = logits[seen], truth[seen]
-        # Of a small object that is lost to a neighbour, the mean over the frame says little, and dice has no slope.
+        # If a small object is lost to a neighbour, the mean over the frame hardly changes, and dice has no slope.
         wrong = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         probability = logits.sigmoid()
         dice = 1 - (2 * (probability * truth).sum(1) + 1) / (probability.sum(1) + truth.sum(1) + 1)
@@ -124,13 +129,13 @@ def tracking_losses(outputs: list[FrameOutput], helpers: Helpers) -> dict[str, T
         losses["dense"] = 2 * F.binary_cross_entropy_with_logits(guess, share)
     known = [o.known for o in outputs if o.known is not None]
     if known:
-        # Where an object was says nearly all about where it is, until it meets another: then only its look tells, and
-        # by then the features, the memory and the pointer have forgotten it, unless they are made to keep it.
+        # An object's last place nearly always tells where it is, until it meets another one. Then only its look tells,
+        # which the features, the memory and the pointer have forgotten by then, unless training makes them keep it.
         losses["top"] = NAMED * _named(helpers.top, known, "top", "names")
         losses["memory"] = NAMED * _named(helpers.memory, known, "memory", "names")
         losses["pointer"] = NAMED * _named(helpers.pointer, known, "pointer", "name")
     if fused and fused[0][2]:
-        # What a token looks at should be the same thing as it is itself. Left alone, tokens look where the object was.
+        # A token should attend to the same object as its own. Without this loss, tokens attend to where the object was.
         matched = torch.stack([torch.stack(layers) for _, _, layers in fused]).clamp(1e-3, 1 - 1e-3)
         target = torch.stack([share for _, share, _ in fused])[:, None].expand_as(matched)
         losses["match"] = 2 * F.binary_cross_entropy(matched, target)
@@ -138,7 +143,7 @@ def tracking_losses(outputs: list[FrameOutput], helpers: Helpers) -> dict[str, T
 
 
 def _named(head: nn.Module, known: list[Known], feature: str, names: str) -> Tensor:
-    """Cross entropy of the colours and the shapes that `head` reads off a feature, where there is something to name."""
+    """Cross entropy of the colours and shapes that `head` predicts from a feature, where there is something to name."""
     guess = head(torch.cat([getattr(k, feature).float().flatten(0, -2) for k in known]))
     truth = torch.cat([getattr(k, names).flatten(0, -2) for k in known])
     named = truth[:, 0] >= 0

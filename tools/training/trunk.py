@@ -1,9 +1,8 @@
-"""Trains the vision backbone alone, before anything is asked of it: what lies at each patch, how far it reaches, where
-its edges are.
+"""Trains the vision backbone alone: what lies at each patch, how far it reaches, and where its edges are.
 
-A detector teaches its backbone through a handful of phrases an image, at a hundred times the cost: colours are learnt
-that way, shapes hardly. Here every patch of an image counts, and an image is drawn once and seen often, turned and
-mirrored (the names of colours and shapes stay right). The heads are dropped afterwards.
+A detector teaches its backbone through a few phrases per image, at a hundred times the cost; this way it learns
+colours, but hardly shapes. Here every patch of an image counts. An image is drawn once and used often, turned and
+mirrored, which does not change the names of colours and shapes. The heads are dropped afterwards.
 """
 
 from __future__ import annotations
@@ -27,8 +26,9 @@ DRAWN = 16_000
 
 @dataclass
 class Drawn:
-    """Images uint8 (N, S, S, 3), the object at each pixel uint8 (N, S, S) (0: none), and the colour and shape of each
-    object, int64 (N, 1 + OBJECTS, 2), -1 where there is none."""
+    """Drawn images: uint8 (N, S, S, 3), the object at each pixel, uint8 (N, S, S), 0 for none, and the colour and shape
+    of each object, int64 (N, 1 + OBJECTS, 2), -1 for none.
+    """
 
     images: np.ndarray
     ids: np.ndarray
@@ -46,7 +46,7 @@ class Heads(nn.Module):
 
 
 def draw_scene(seed: int, size: int) -> Drawn:
-    """A few moments of one scene: the scene costs more than a frame of it."""
+    """Draws a few moments of one scene, since making a scene costs more than drawing a frame."""
     rng = np.random.default_rng([seed, 3])
     artist = Artist(make_scene(draw_spec(rng, seed, size, 24 * PER_SCENE)))
     frames = [artist.frame(24 * i + int(rng.integers(24))) for i in range(PER_SCENE)]
@@ -63,7 +63,7 @@ def draw_many(size: int, count: int, first: int) -> Drawn:
 
 
 def batch(drawn: Drawn, count: int, rng: np.random.Generator) -> Drawn:
-    """`count` images of `drawn`, each turned and mirrored in one of the eight ways."""
+    """Chooses `count` images of `drawn`, each turned and mirrored in one of eight ways."""
     chosen = rng.integers(len(drawn.images), size=count)
     images, ids = drawn.images[chosen], drawn.ids[chosen]
     for i, way in enumerate(rng.integers(8, size=count)):
@@ -72,7 +72,7 @@ def batch(drawn: Drawn, count: int, rng: np.random.Generator) -> Drawn:
 
 
 def train_trunk(run: Run) -> None:
-    """The backbone of the detector, which is the tracker's as well."""
+    """Trains the detector's backbone, which the tracker shares."""
     run.model.requires_grad_(False)
     backbone = run.model.detector_model.vision_encoder.backbone.requires_grad_(True)
     size = backbone.config.image_size
@@ -110,7 +110,7 @@ def losses_of(backbone: nn.Module, heads: Heads, seen: Drawn) -> dict[str, Tenso
 
 
 def _boxes(ids: Tensor) -> Tensor:
-    """xyxy in pixels of each object of each image (B, 1 + OBJECTS, 4)."""
+    """Each object's box, xyxy in pixels, for each image (B, 1 + OBJECTS, 4)."""
     found = []
     for k in range(1 + OBJECTS):
         mask = ids == k

@@ -1,8 +1,8 @@
 """The tracker over a few frames, differentiable.
 
 transformers runs tracking under `inference_mode`, object by object. Here the same submodules are unrolled over a few
-frames, all objects of a batch at once, so that gradients pass through memories and pointers; a test holds the unroll
-against the model's own outputs, another against the engine's.
+frames, with all objects of a batch at once, so that gradients pass through memories and pointers. Tests compare the
+unroll with the model's own outputs and with the engine's.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import g
 from .prompts import as_detected, clicks
 from .samples import Track
 
-VISIBLE = 12  # pixels at 112 x 112 from which an object counts as there
+VISIBLE = 12  # an object with at least this many pixels at 112 x 112 counts as present
 
 
 @dataclass
 class FrameOutput:
-    """Of one frame: `logits` (N, h, h), `scores`, `ious` (N,), truth `masks` (N, S, S) bool; `fused` (N, g * g, C) is
+    """The output of one frame: `logits` (N, h,
+    h), `scores`, `ious` (N,), truth `masks` (N, S, S) bool; `fused` (N, g * g, C) is
     the frame with what is remembered, None where an object is prompted. `matched` has for each layer of the attention
     to memory (N, g * g): how much of what each token looks at in memory is really the object's. `known`: what
     was kept of the frame before, None on the first. `size`: the mean square of the features, the memory and the pointer
@@ -43,7 +44,7 @@ class FrameOutput:
 
 @dataclass
 class Known:
-    """What is kept of a frame, and what lay there: `top` (N, g * g, C) and `memory` (N, g * g, 64) with the indices of
+    """What is kept of a frame, and what was on it: `top` (N, g * g, C) and `memory` (N, g * g, 64) with the indices of
     the colours and shapes at each token, `names` (N, g * g, 2); `pointer` (N, C) with those of the object,
     `name` (N, 2). -1 where there is nothing to know."""
 
@@ -56,7 +57,7 @@ class Known:
 
 @dataclass
 class Truth:
-    """What is on one frame: the masks (N, S, S) bool of N objects, and names as in `Known`."""
+    """The truth of one frame: masks (N, S, S) bool of N objects, and names as in `Known`."""
 
     masks: Tensor
     names: Tensor
@@ -84,10 +85,10 @@ def unroll(
 ) -> list[FrameOutput]:
     """Follows every object of `tracks` from its prompt on frame 0.
 
-    `teach`: what is remembered is whether the object is really there, not whether it was seen. The first `blind`
-    frames pass no gradients and are left out of the result: a way to learn from what the tracker itself makes of a
-    longer clip, at a third of the cost. On the frames `again`, objects are given their masks once more, after they were
-    looked for, as reconditioning does.
+    With `teach`, memories say whether the object is really there, not whether the tracker saw it. The first `blind`
+    frames pass no gradients and are omitted from the result: so the tracker learns from its own results on a longer
+    clip, at a third of the cost. On the frames `again`, objects get their true masks after they were looked for, as in
+    reconditioning.
     """
     owner = torch.tensor([i for i, track in enumerate(tracks) for _ in track.masks], device=model.device)
     masks = torch.cat([track.masks[:, :frames] for track in tracks]).to(model.device)  # (N, T, S, S)
@@ -106,7 +107,7 @@ def unroll(
 
 
 class _Following:
-    """All objects of a batch on one frame after another, and what is remembered of them."""
+    """Follows all objects of a batch frame by frame, and keeps their memories."""
 
     def __init__(self, module: Any, kind: str, generator: torch.Generator, teach: bool, again: frozenset[int]) -> None:
         self.module, self.kind, self.generator, self.teach, self.again = module, kind, generator, teach, again
@@ -160,8 +161,9 @@ class _Following:
 
 
 def frame_features(model: Any, pixels: Tensor, owner: Tensor) -> tuple[list[Features], Tensor]:
-    """Features of each frame of `pixels` (B, T, 3, S, S), repeated for the objects of each clip, and the position
-    encoding (g * g, 1, C) of the top level."""
+    """Features of each frame of `pixels` (B, T, 3, S, S), repeated for each clip's objects, and the position encoding
+    (g * g, 1, C) of the top level.
+    """
     clips, frames = pixels.shape[:2]
     decoder, neck = model.tracker_model.mask_decoder, model.tracker_neck
     with torch.no_grad():
@@ -186,9 +188,11 @@ def attend(
     conditioning: list[int],
     shares: list[Tensor],
 ) -> tuple[Tensor, list[Tensor]]:
-    """The frame fused with what is remembered of conditioning frames, of the frames just before and of all pointers;
-    and how much of what it looks at there is really the object's, layer by layer, by the `shares` of the memories
-    (known where attention is eager)."""
+    """The frame fused with the memories of conditioning frames and of the last frames, and with all pointers.
+
+    Also returns, layer by layer, how much of what it attends to in memory really belongs to the object, by the
+    memories' `shares` (known with eager attention).
+    """
     t = len(memories)
     near = [s for s in range(max(t - module.num_maskmem + 1, 0), t) if s not in conditioning]
     # (frame, distance); a conditioning frame's distance is 0
@@ -225,13 +229,13 @@ def attend(
     matched = []
     for look in looks:
         if look is not None:
-            weights = look.float().mean(1)[..., : real.shape[1]]  # of the heads; pointers lie nowhere
+            weights = look.float().mean(1)[..., : real.shape[1]]  # mean over the heads; pointers have no place
             matched.append((weights * real[:, None]).sum(-1) / weights.sum(-1).clamp(min=1e-6))
     return fused.transpose(0, 1).reshape(n, -1, width), matched
 
 
 def token_share(masks: Tensor, tokens: int) -> Tensor:
-    """Masks (N, S, S) as the share of each token (N, tokens) that they cover."""
+    """How much of each token (N, tokens) the masks (N, S, S) cover."""
     return F.adaptive_avg_pool2d(masks.float()[:, None], round(tokens**0.5)).flatten(1)
 
 
@@ -266,7 +270,9 @@ def decode(
 
 
 def decode_mask_prompt(module: Any, features: Features, given: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As the model does: the given mask (N, S, S) is the output, and the decoder makes a pointer from it."""
+    """Handles a mask prompt as the model does: the mask (N, S, S) is the output, and the decoder makes a pointer from
+    it.
+    """
     earlier = module.mask_downsample(given.unsqueeze(1).float())
     earlier = F.interpolate(
         earlier.float(),
@@ -285,7 +291,7 @@ def point(module: Any, token: Tensor, seen: Tensor) -> Tensor:
 
 
 def remember(module: Any, features: Features, logits: Tensor, seen: Tensor) -> Tensor:
-    """Memories (g * g, N, 64) of masks (N, S, S); an object not seen leaves an empty one."""
+    """Memories (g * g, N, 64) of masks (N, S, S). An object that was not seen leaves an empty one."""
     n, _, width = features.top.shape
     logits = torch.where(seen[:, None, None], logits, torch.full_like(logits, -1024.0))
     side = 4 * module.prompt_encoder.mask_input_size[0]

@@ -1,4 +1,4 @@
-"""For readers: writes what was read. Runs in the tools' environments; needs numpy alone."""
+"""Writes what a reader has read. Runs in the tools' environments, and needs only numpy."""
 
 # mypy: ignore-errors
 import json

@@ -13,7 +13,7 @@ data = read_label_file(path)
 
 
 def saved(shape):
-    """As its window hands a shape to the writer."""
+    """A shape as LabelMe's window passes it to the writer."""
     own = {key: shape[key] for key in ("label", "points", "group_id", "description", "shape_type", "flags")}
     pixels = shape["mask"]
     return {**shape["other_data"], **own, "mask": None if pixels is None else img_arr_to_b64(pixels.astype(np.uint8))}

@@ -1,4 +1,4 @@
-"""LabelMe's own reader of its files: FOLDER OUT."""
+"""LabelMe reads its files: FOLDER OUT."""
 
 import glob
 import os

@@ -1,7 +1,8 @@
-"""Meta's SA-Co/VEval evaluators: TRUTH PREDICTIONS all|few OUT. A row has a metric's name as label, its value as score.
+"""Runs Meta's SA-Co/VEval evaluators: TRUTH PREDICTIONS all|few OUT. A row's label is a metric's name, its score the
+value.
 
-The real `sam3` package wants the whole of SAM 3's dependencies when it is imported; its evaluators need next to none.
-So the packages on the way to them are entered without running their `__init__`.
+Importing the `sam3` package needs all of SAM 3's dependencies, but its evaluators need almost none. So their parent
+packages are imported without running `__init__`.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Meta's SA-Co/VEval evaluators on a truth file and predictions: TRUTH PREDICTIONS OUT."""
+"""Runs Meta's SA-Co/VEval evaluators on a truth file and predictions: TRUTH PREDICTIONS OUT."""
 
 import importlib.util
 import os
@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from _out import write
 
-# Only its evaluators are wanted: the packages themselves would bring the whole model and what it needs.
+# Only its evaluators are needed; importing the packages would bring the whole model and its dependencies.
 root = os.path.dirname(importlib.util.find_spec("sam3").origin)
 for name, path in (("sam3", root), ("sam3.model", os.path.join(root, "model"))):
     package = types.ModuleType(name)
@@ -25,12 +25,12 @@ from sam3.eval.saco_veval_evaluators import (
 
 truth, predictions = (os.path.abspath(path) for path in sys.argv[1:3])
 sys.argv[-1] = os.path.abspath(sys.argv[-1])
-os.chdir(tempfile.mkdtemp())  # they write beside themselves
+os.chdir(tempfile.mkdtemp())  # they write files beside their input
 rows = []
 for kind in (YTVISPredFileEvaluator, VideoPhraseApEvaluator, VideoPhraseHotaEvaluator, VideoCGF1Evaluator):
     try:
         found, _ = kind(truth).evaluate(predictions)
-    except TypeError as error:  # cgF1 alone, under NumPy 2.4: int() of an array
+    except TypeError as error:  # cgF1 only; under NumPy 2.4 it fails on int() of an array
         print(f"{kind.__name__}: {error}", file=sys.stderr)
         continue
     rows += [{"frame": 0, "label": key, "score": float(value)} for key, value in found.items()]

@@ -1,4 +1,4 @@
-"""TrackEval's DAVIS reader and its J&F, on a folder as truth and as results: FOLDER CLIP OUT."""
+"""TrackEval reads a DAVIS folder, as truth and as results, and computes J&F: FOLDER CLIP OUT."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from importlib.metadata import version
 import numpy as np
 from _out import write
 
-for name, kind in (("float", float), ("int", int), ("bool", bool)):  # names that NumPy has dropped
+for name, kind in (("float", float), ("int", int), ("bool", bool)):  # names that NumPy has removed
     if name not in np.__dict__:
         setattr(np, name, kind)
 

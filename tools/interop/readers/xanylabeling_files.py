@@ -1,4 +1,4 @@
-"""X-AnyLabeling's own reader of its files, and its own drawing of their polygons: FOLDER OUT."""
+"""X-AnyLabeling reads its files and draws their polygons: FOLDER OUT."""
 
 import glob
 import json
