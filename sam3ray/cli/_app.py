@@ -62,7 +62,8 @@ Revision = Annotated[
 Workers = Annotated[
     int | None, typer.Option("--workers", metavar="N", min=1, help="Number of processes. Default: one per CPU.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+# A flag takes no value. Without `metavar`, `--help` would show one: <bool>.
+AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Print the result as JSON.")]
 LogLevel = Annotated[
     str,
     typer.Option("--log-level", metavar="LEVEL", help="debug, info, warning or error. `debug` also shows tracebacks."),
@@ -80,7 +81,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass

@@ -43,7 +43,7 @@ def demo(
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
-    """Label generated clips on this machine with the small built-in checkpoint, and render the results."""
+    """Label drawn clips on this machine with the embedded checkpoint, and render the results."""
     from sam3ray.demo import run_demo
 
     result = run_demo(output)
@@ -84,7 +84,9 @@ def run(
     failed_clips_ok: Annotated[
         bool,
         typer.Option(
-            "--failed-clips-ok", help="Exit with 0 instead of 1 when the run is complete but some clips failed."
+            "--failed-clips-ok",
+            metavar="",
+            help="Exit with 0 instead of 1 when the run is complete but some clips failed.",
         ),
     ] = False,
     set_: Set = None,
@@ -174,7 +176,8 @@ def retry(
         typer.Option("--reason", metavar="R", help="Clear only failures with this reason. Repeatable."),
     ] = None,
     from_start: Annotated[
-        bool, typer.Option("--from-start", help="Delete the saved progress of these clips: they start over.")
+        bool,
+        typer.Option("--from-start", metavar="", help="Delete the saved progress of these clips: they start over."),
     ] = False,
     set_: Set = None,
     as_json: AsJson = False,
@@ -198,11 +201,12 @@ def render(
     clips: Annotated[
         list[str] | None, typer.Option("--clips", metavar="ID", help="Render only this clip. Repeatable.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Re-render existing videos.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", metavar="", help="Re-render existing videos.")] = False,
     every_frame: Annotated[
         bool,
         typer.Option(
             "--every-frame",
+            metavar="",
             help="Draw every source frame of sampled clips; frames between two samples show the masks of the earlier "
             "one. By default a video shows only the labelled frames, each until the next.",
         ),
@@ -249,6 +253,7 @@ def compact(
         bool,
         typer.Option(
             "--remove-originals",
+            metavar="",
             help="Delete the per-clip files afterwards. Otherwise they stay, and readers ignore them.",
         ),
     ] = False,

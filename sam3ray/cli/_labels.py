@@ -43,11 +43,16 @@ def evaluate(
         ),
     ] = None,
     iou: Annotated[
-        float, typer.Option("--iou", min=0.01, max=1.0, help="Minimum mask IoU for an object to count as found.")
+        float,
+        typer.Option(
+            "--iou", metavar="IOU", min=0.01, max=1.0, help="Minimum mask IoU for an object to count as found."
+        ),
     ] = 0.5,
     ignore_prompts: Annotated[
         bool,
-        typer.Option("--ignore-prompts", help="Ignore which phrase found an object, for truth without classes."),
+        typer.Option(
+            "--ignore-prompts", metavar="", help="Ignore which phrase found an object, for truth without classes."
+        ),
     ] = False,
     workers: Workers = None,
     revision: Revision = None,
@@ -123,9 +128,11 @@ def export_labels(
         list[str] | None, typer.Option("--prompts", metavar="P", help="Export only this label. Repeatable.")
     ] = None,
     min_score: Annotated[
-        float, typer.Option("--min-score", metavar="S", help="Omit objects with a lower detection score.")
+        float, typer.Option("--min-score", metavar="S", help="Omit objects with a lower detection score, 0 to 1.")
     ] = 0.0,
-    every: Annotated[int, typer.Option("--every", metavar="N", help="Export every N-th labelled frame.")] = 1,
+    every: Annotated[
+        int, typer.Option("--every", metavar="N", help="Export every N-th labelled frame. N is 1 or more.")
+    ] = 1,
     labels: Annotated[
         str | None,
         typer.Option(
@@ -133,7 +140,8 @@ def export_labels(
         ),
     ] = None,
     images: Annotated[
-        bool, typer.Option("--images", help="Also extract the exported frames to where the tool expects them.")
+        bool,
+        typer.Option("--images", metavar="", help="Also extract the exported frames to where the tool expects them."),
     ] = False,
     revision: Revision = None,
     workers: Workers = None,
@@ -193,7 +201,7 @@ def convert(
             help="Hub id or folder to take the configuration, the tokenizer and any missing weights from.",
         ),
     ] = "facebook/sam3",
-    offline: Annotated[bool, typer.Option("--offline", help="Do not contact the hub.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", metavar="", help="Do not contact the hub.")] = False,
     as_json: AsJson = False,
     log_level: LogLevel = "warning",
 ) -> int:
@@ -236,7 +244,9 @@ def import_corrections(
     as_truth: Annotated[
         bool,
         typer.Option(
-            "--as-truth", help="Convert the ground truth of a public dataset into OUTPUT, for `eval --truth`."
+            "--as-truth",
+            metavar="",
+            help="Convert the ground truth of a public dataset into OUTPUT, for `eval --truth`.",
         ),
     ] = False,
     run: Annotated[
@@ -261,6 +271,7 @@ def import_corrections(
         bool,
         typer.Option(
             "--numbered",
+            metavar="",
             help="With --as-truth: the numbers in image names are frame indices. Otherwise images count 0, 1, 2.",
         ),
     ] = False,

@@ -72,7 +72,9 @@ def report(
     clips: Annotated[
         int, typer.Option("--clips", metavar="N", min=1, max=200, help="Show this many of the most doubtful clips.")
     ] = 12,
-    stills: Annotated[bool, typer.Option("--stills/--no-stills", help="Include stills from the videos.")] = True,
+    stills: Annotated[
+        bool, typer.Option("--stills/--no-stills", metavar="", help="Include stills from the videos.")
+    ] = True,
     sample: Annotated[
         int | None,
         typer.Option("--sample", metavar="N", min=1, help="Read the rows of N clips instead of all."),

@@ -35,7 +35,11 @@ def page(
     ] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option("--checkpoint", metavar="ID", help="Short for --set model.checkpoint=ID."),
+        typer.Option(
+            "--checkpoint",
+            metavar="ID",
+            help="Hub id, folder or address of the checkpoint. Short for --set model.checkpoint=ID.",
+        ),
     ] = None,
     address: Annotated[
         str | None,
@@ -53,7 +57,7 @@ def page(
         int, typer.Option("--port", metavar="P", min=0, max=65535, help="Port to listen on; 0 picks a free one.")
     ] = 0,
     no_browser: Annotated[
-        bool, typer.Option("--no-browser", help="Print the address without opening a browser.")
+        bool, typer.Option("--no-browser", metavar="", help="Print the address without opening a browser.")
     ] = False,
     author: Annotated[
         str | None, typer.Option("--author", metavar="NAME", help="Author of corrections. Default: your user name.")
@@ -101,25 +105,39 @@ def watch_live(
         typer.Option("--output", metavar="DIR", help="Record into a run folder, a clip every 10 minutes."),
     ] = None,
     no_video: Annotated[
-        bool, typer.Option("--no-video", help="With --output: write rows, but do not record the video.")
+        bool, typer.Option("--no-video", metavar="", help="With --output: write rows, but do not record the video.")
     ] = False,
     listen: Annotated[
-        bool, typer.Option("--listen", help="Wait at SOURCE for a camera that pushes, as in rtsp://0.0.0.0:8554/door.")
+        bool,
+        typer.Option(
+            "--listen", metavar="", help="Wait at SOURCE for a camera that pushes, as in rtsp://0.0.0.0:8554/door."
+        ),
     ] = False,
     every_frame: Annotated[
-        bool, typer.Option("--every-frame", help="Process every frame of a file instead of playing it at its own pace.")
+        bool,
+        typer.Option(
+            "--every-frame", metavar="", help="Process every frame of a file instead of playing it at its own pace."
+        ),
     ] = False,
     checkpoint: Annotated[
-        str | None, typer.Option("--checkpoint", metavar="ID", help="Short for --set model.checkpoint=ID.")
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="ID",
+            help="Hub id, folder or address of the checkpoint. Short for --set model.checkpoint=ID.",
+        ),
     ] = None,
     set_: Set = None,
     display: Annotated[
-        bool, typer.Option("--display", help="Show the result on the page instead of printing it.")
+        bool, typer.Option("--display", metavar="", help="Show the result on the page instead of printing it.")
     ] = False,
     no_browser: Annotated[
-        bool, typer.Option("--no-browser", help="With --display: print the page's address without opening a browser.")
+        bool,
+        typer.Option(
+            "--no-browser", metavar="", help="With --display: print the page's address without opening a browser."
+        ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per frame.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", metavar="", help="Print one line of JSON per frame.")] = False,
     log_level: LogLevel = "warning",
 ) -> int:
     """Find phrases in live video until it ends or you stop it. Prints what is visible now, once a second."""
