@@ -80,7 +80,8 @@ class Nodes:
         for index, node in enumerate(self.nodes):
             if node.poll() not in (None, -signal.SIGKILL):
                 self.kill(index)
-                self.nodes[index] = self._spawn(*node.args[3:], environment=self._more[index])
+                arguments = node.args[node.args.index("--block") + 1 :]
+                self.nodes[index] = self._spawn(*arguments, environment=self._more[index])
 
     def _start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> int:
         self._more.append(environment or {})
@@ -95,10 +96,13 @@ class Nodes:
             for name in ("dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export")
         ]
         ports += ["--min-worker-port=0", "--max-worker-port=0"]  # any that is free
-        lean = LEAN if "--head" in arguments else LEAN[:1]
-        command = [self.ray, "start", "--block", *arguments, *ports, *lean]
+        whole = "--include-dashboard=true" in arguments
+        ray = [self.ray] if whole else [sys.executable, "-m", "tests.lean_ray"]
+        command = [*ray, "start", "--block", *arguments, *ports, *(LEAN if whole else ())]
         environment = self.environment | dict(environment)
-        return subprocess.Popen(command, env=environment, stdout=self.log, stderr=self.log, start_new_session=True)
+        return subprocess.Popen(
+            command, env=environment, cwd=REPOSITORY, stdout=self.log, stderr=self.log, start_new_session=True
+        )
 
     def kill(self, number: int) -> None:
         """As if the machine lost power: its processes all at once."""
