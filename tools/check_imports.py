@@ -20,7 +20,7 @@ PACKAGE = "sam3ray"
 HEAVY = frozenset({"torch", "torchvision", "transformers", "ray"})  # seconds to import, gigabytes with a GPU
 LAZY = {
     "sam3ray.cli": "each verb imports what it needs, so that `--help` is quick",
-    "sam3ray.demo": "a verb, too",
+    "sam3ray.demo": "is a verb, too",
     "sam3ray.verbs": "the verbs as functions: what reads a run does not import what runs a job",
     "sam3ray.job": "results and progress are imported without the driver, which comes when `run_job` is asked for",
 }
