@@ -76,7 +76,7 @@ interop: $(VENV)/.dev  ## check exports with the real tools, each in its own env
 	$(BIN)/python -m tools.interop $(NAMES)
 
 bench: $(VENV)/.dev  ## compare the engine's speed and memory with transformers' documented way
-	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python -m benchmarks.engine
 
 checkpoint: $(VENV)/.dev  ## train a checkpoint like the embedded one into build/checkpoint (3 hours on a CPU; resumes)
 	$(BIN)/python -m tools.training train build/checkpoint --minutes 180

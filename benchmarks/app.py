@@ -1,9 +1,9 @@
 """Measures how fast the page is in a real Chromium: medians, and ratios to the model's own step on the same frame.
 
-    python benchmarks/app.py                                # every row, 40 times
-    python benchmarks/app.py --only scrub --repeats 10
-    python benchmarks/app.py --json rows.jsonl              # keep the rows, and measure only those it lacks
-    python benchmarks/app.py --json rows.jsonl --write      # and put the table into docs/app.md
+    python -m benchmarks.app                                # every row, 40 times
+    python -m benchmarks.app --only scrub --repeats 10
+    python -m benchmarks.app --json rows.jsonl              # keep the rows, and measure only those it lacks
+    python -m benchmarks.app --json rows.jsonl --write      # and put the table into docs/app.md
 
 Each row is a function of `Bench` listed in `ROWS`. The page itself measures times, from the event to the canvas.
 """
@@ -34,6 +34,7 @@ import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
 import sam3ray
+from benchmarks.pages import put
 from sam3ray.masks import encode_masks
 from sam3ray.prompts import PointPrompt
 from sam3ray.shapes import ClipSpec, draw_clip, write_clip
@@ -43,8 +44,6 @@ from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 from sam3ray.values.clip import Clip
 from sam3ray.video import Frame, VideoWriter
 
-DOCS = Path(__file__).parents[1] / "docs" / "app.md"
-BEGIN, END = "<!-- benchmarks/app.py: begin -->", "<!-- benchmarks/app.py: end -->"
 SHAPES = ClipSpec(seed=6, frames=24, width=320, height=180, objects=(2, 3))
 POINT = (115.0, 33.0)  # on an object of it
 LIVE_RATES = (2, 12, 30, 120)  # frames a second; the model is slower than most
@@ -314,8 +313,7 @@ def main() -> None:
     text = table([Row(**done[name]) for name in ROWS if name in done])
     print(text)
     if options.write:
-        head, rest = DOCS.read_text().split(BEGIN)
-        DOCS.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")
+        put("app.md", "benchmarks/app.py", text)
 
 
 def _exists(path: Path | None) -> bool:

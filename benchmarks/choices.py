@@ -1,9 +1,9 @@
 """Measures what faster settings, and exemplars in place of phrases, cost in quality: drawn clips, embedded checkpoint.
 
-    python benchmarks/choices.py                          # every row, 6 clips of 48 frames
-    python benchmarks/choices.py --only "image_size: 96"   # one of them
-    python benchmarks/choices.py --json rows.jsonl        # keep the rows, and measure only those it lacks
-    python benchmarks/choices.py --json rows.jsonl --write   # and put the tables into docs/performance.md
+    python -m benchmarks.choices                          # every row, 6 clips of 48 frames
+    python -m benchmarks.choices --only "image_size: 96"   # one of them
+    python -m benchmarks.choices --json rows.jsonl        # keep the rows, and measure only those it lacks
+    python -m benchmarks.choices --json rows.jsonl --write   # and put the tables into docs/performance.md
 
 The clips are those of docs/checkpoint.md ("one prompt"), with seeds from 940,000, on which nothing was tuned. Real
 weights have not been measured; another model may respond to these settings differently.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,14 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.pages import put
 from sam3ray import ExemplarPrompt, ModelConfig, TrackingConfig
 from sam3ray.model import Model
 from sam3ray.shapes import DrawnFrame, make_scene
 from sam3ray.video import Frame
 from tools.training.evaluation import Case, cases, run_case
 
-PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 FIRST_SEED = 940_000
 COLUMNS = ("recall", "precision", "IoU", "J", "switches per 1,000", "HOTA", "time")
 
@@ -127,7 +125,6 @@ def main() -> None:
             if options.json:
                 with options.json.open("a") as file:
                     file.write(json.dumps(done[name]) + "\n")
-    page = PAGE.read_text()
     for kind, choices in TABLES.items():
         rows = {name: done[name] for name in choices if name in done}
         if not rows:
@@ -135,11 +132,7 @@ def main() -> None:
         text = "\n".join(table("choice" if kind == "speed" else "prompted with", rows))
         print(text, "\n")
         if options.write:
-            begin, end = f"<!-- choices: {kind}: begin -->", f"<!-- choices: {kind}: end -->"
-            head, rest = page.split(begin)
-            page = f"{head}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}"
-    if options.write:
-        PAGE.write_text(page)
+            put("performance.md", f"choices: {kind}", text)
 
 
 if __name__ == "__main__":

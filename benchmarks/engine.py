@@ -1,8 +1,8 @@
 """Compares the engine with transformers' tutorial, and with the bare modules: frames/s, ms per frame, memory.
 
-    python benchmarks/engine.py                                       # small checkpoint, on this CPU, one thread
-    python benchmarks/engine.py --objects 1 16 --frames 200 --repeats 2
-    python benchmarks/engine.py --device cuda --size full --dtype bfloat16 --objects 1 16 64 --frames 300 --compile
+    python -m benchmarks.engine                                       # small checkpoint, on this CPU, one thread
+    python -m benchmarks.engine --objects 1 16 --frames 200 --repeats 2
+    python -m benchmarks.engine --device cuda --size full --dtype bfloat16 --objects 1 16 64 --frames 300 --compile
 
 The tutorial's way loads all frames, then `init_video_session`, `propagate_in_video_iterator`, `postprocess_outputs`,
 `.cpu().numpy()` and pycocotools. Ours starts from the same video file and ends with the same rows. Both run the same
@@ -26,14 +26,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "performance.md"
-BEGIN, END = "<!-- engine benchmark: begin -->", "<!-- engine benchmark: end -->"
+from benchmarks.pages import put
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
     environment = os.environ | {"OMP_NUM_THREADS": str(job["threads"]), "TRANSFORMERS_VERBOSITY": "error"}
-    command = [sys.executable, str(HERE / "ways.py"), json.dumps(job)]
+    command = [sys.executable, "-m", "benchmarks.ways", json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{job['way']} with {job['objects']} objects failed:\n{done.stderr[-3000:]}")
@@ -86,8 +84,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_row(objects: int, frames: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    sys.path.insert(0, str(HERE))
-    from scene import write_clip
+    from benchmarks.scene import write_clip
 
     common = {name: getattr(options, name) for name in ("size", "device", "dtype", "compile", "eager", "threads")}
     floor = run(common | {"way": "floor", "objects": objects, "repeats": options.floor_repeats})["floor"]
@@ -188,9 +185,7 @@ def main() -> None:
     text = f"{heading(options)}\n\n{table(rows)}"
     print(text)
     if options.write:
-        page = PAGE.read_text()
-        head, rest = page.split(BEGIN)
-        PAGE.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")
+        put("performance.md", "engine benchmark", text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measures an export: clips per second, CPU time, and the peak memory of all its processes together.
 
-    python benchmarks/export.py [--clips 1000] [--frames 120] [--objects 4] [--formats coco labelme ...]
+    python -m benchmarks.export [--clips 1000] [--frames 120] [--objects 4] [--formats coco labelme ...]
 
 The clips consist of drawn rows only: there is no video, and no images are extracted.
 """

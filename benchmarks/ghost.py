@@ -1,7 +1,7 @@
 """Runs the engine's loop at full size on a GPU that does not exist, and counts what it would do.
 
-    python benchmarks/ghost.py                    # 1, 16 and 64 objects: launches, TFLOP and peak memory of a frame
-    python benchmarks/ghost.py --write            # and put the table into docs/performance.md
+    python -m benchmarks.ghost                    # 1, 16 and 64 objects: launches, TFLOP and peak memory of a frame
+    python -m benchmarks.ghost --write            # and put the table into docs/performance.md
 
 Fake CUDA tensors have the shapes, dtypes and devices of a real GPU, but nothing is computed or allocated. So the full
 model passes through the loop in seconds on any machine. Whatever would make the host wait for the device raises an
@@ -12,13 +12,11 @@ Values that decisions read from the device are invented: every frame finds the s
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -31,10 +29,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Sam3VideoModel
 
-sys.path.insert(0, str(Path(__file__).parent))
-from models import full_config, processor
-
 from benchmarks.ahead import worked
+from benchmarks.models import full_config, processor
+from benchmarks.pages import put
 from sam3ray.config import TrackingConfig
 from sam3ray.engine import capture, packed_attention, transfer
 from sam3ray.engine.checkpoint import Checkpoint
@@ -48,8 +45,6 @@ from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.vision import TrackerNeck
 from sam3ray.video import Frame
 
-PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
-BEGIN, END = "<!-- ghost benchmark: begin -->", "<!-- ghost benchmark: end -->"
 SCORE = 0.9
 FAKE = FakeTensorMode()  # one for all, since transformers caches positions
 NO_LAUNCH = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "lift_fresh"}
@@ -338,8 +333,7 @@ def main() -> None:
         print(lines[-1], flush=True)
     table = "\n".join(lines)
     if options.write:
-        head, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(f"{head}{BEGIN}\n\n{table}\n\n{END}{rest.split(END)[1]}")
+        put("performance.md", "ghost benchmark", table)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Compares an actor's whole job, from video files to committed Parquet, with the forward passes alone.
 
-    python benchmarks/job.py [--checkpoint embedded] [--clips 4] [--frames 96] [--repeats 2]
+    python -m benchmarks.job [--checkpoint embedded] [--clips 4] [--frames 96] [--repeats 2]
 
 `job` is everything an actor does with its clips: fetch, decode, segment, finish masks, encode run lengths, write
 Parquet, commit, and meanwhile open the next clip. `forward` is the engine's loop over the same frames, decoded
@@ -122,7 +122,7 @@ def main() -> None:
         manifest = draw(Path(folder), options.clips, options.frames)
         for _ in range(options.repeats):
             for way, found in results.items():
-                command = [sys.executable, __file__, "--one", way, str(manifest)]
+                command = [sys.executable, "-m", "benchmarks.job", "--one", way, str(manifest)]
                 command += ["--checkpoint", options.checkpoint, "--device", options.device]
                 environment = os.environ | {"OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
                 done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)

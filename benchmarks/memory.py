@@ -1,6 +1,6 @@
 """Measures memory and time per frame over a long clip: the engine over 10,000 frames, transformers' loop over 1,000.
 
-    python benchmarks/memory.py [--frames 10000] [--reference-frames 1000] [--objects 8]
+    python -m benchmarks.memory [--frames 10000] [--reference-frames 1000] [--objects 8]
 
 Both follow the same objects with the same random weights. The model is very small, since the question is what is kept,
 not how fast it runs. The engine gets its frames one at a time; transformers' loop needs them all beforehand. Times are
@@ -18,9 +18,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 
-HERE = Path(__file__).parent
 SIZE = 64  # size of the frames, in pixels
 
 
@@ -38,11 +36,9 @@ def frames(count: int) -> Iterator[object]:
 def child(way: str, count: int, objects: int) -> None:
     import torch
 
-    sys.path.insert(0, str(HERE))
-    from models import build
-    from scene import FindsDiscs, Scene, follow_discs, patch_transformers
-    from ways import resident_mb
-
+    from benchmarks.models import build
+    from benchmarks.scene import FindsDiscs, Scene, follow_discs, patch_transformers
+    from benchmarks.ways import resident_mb
     from sam3ray.config import TrackingConfig
     from sam3ray.engine.detector import Detector
     from sam3ray.engine.engine import Engine
@@ -87,7 +83,17 @@ def main() -> None:
         return
     print("| way | frame | resident, MB | CPU ms per frame |\n| --- | --- | --- | --- |")
     for way, count in (("ours", options.frames), ("transformers", options.reference_frames)):
-        command = [sys.executable, __file__, "--child", way, "--frames", str(count), "--objects", str(options.objects)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.memory",
+            "--child",
+            way,
+            "--frames",
+            str(count),
+            "--objects",
+            str(options.objects),
+        ]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child_process:
             assert child_process.stdout is not None
             for line in child_process.stdout:

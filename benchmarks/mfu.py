@@ -1,6 +1,6 @@
 """Model FLOP utilisation: a frame's floating-point operations, divided by its time and by the device's peak.
 
-    python benchmarks/mfu.py --device cuda --size full --dtype bfloat16 --objects 16
+    python -m benchmarks.mfu --device cuda --size full --dtype bfloat16 --objects 16
 
 torch counts the operations of matrix products, convolutions and attention; a multiply-add counts as two. The peak is
 the data sheet's for dense bfloat16 if the GPU is known, else what a large matrix product reaches on this machine.
@@ -9,7 +9,6 @@ the data sheet's for dense bfloat16 if the GPU is known, else what a large matri
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,10 +16,9 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-sys.path.insert(0, str(Path(__file__).parent))
-from models import build
-from scene import Scene, write_clip
-from ways import _wait, ours
+from benchmarks.models import build
+from benchmarks.scene import Scene, write_clip
+from benchmarks.ways import _wait, ours
 
 # TFLOP/s, dense bfloat16, from NVIDIA's data sheets
 PEAKS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0}

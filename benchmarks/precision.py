@@ -1,6 +1,6 @@
 """Measures what bfloat16 and autocast cost: their agreement with float32 on drawn clips.
 
-    python benchmarks/precision.py [--checkpoint embedded] [--clips 4] [--write]
+    python -m benchmarks.precision [--checkpoint embedded] [--clips 4] [--write]
 
 Gives two figures per dtype: the mean IoU of float32's masks with the best mask of the same frame and phrase (0 if there
 is none), and the share of masks that only one of the two has. `--write` puts the table into docs/engine.md.
@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks.pages import put
 from sam3ray.annotations import FrameAnnotations
 from sam3ray.config import ModelConfig, TrackingConfig
 from sam3ray.engine import Engine, load_checkpoint
@@ -21,8 +21,6 @@ from sam3ray.masks import decode_rle
 from sam3ray.shapes import demo_clips
 from sam3ray.video import VideoReader
 
-PAGE = Path(__file__).parents[1] / "docs" / "engine.md"
-BEGIN, END = "<!-- precision: begin -->", "<!-- precision: end -->"
 DTYPES = ("float32", "autocast", "bfloat16")
 
 
@@ -73,9 +71,7 @@ def main() -> None:
     text = "\n".join(lines)
     print(text)
     if options.write:
-        page = PAGE.read_text()
-        head, rest = page.split(BEGIN)
-        PAGE.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}")
+        put("engine.md", "precision", text)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,12 @@ from pathlib import Path
 import fsspec
 import numpy as np
 
+from benchmarks.pages import put
 from sam3ray.config import VideoConfig
 from sam3ray.video import ClipFrames, VideoCache, VideoReader, VideoWriter
 from sam3ray.video._opened import ByRanges
 from tests import servers
 
-PAGE = Path(__file__).parent.parent / "docs" / "long-clips.md"
-BEGIN, END = "<!-- ranges benchmark: begin -->", "<!-- ranges benchmark: end -->"
 WINDOWS, REPEATS, SIZE, RATE = 10, 3, (320, 180), 25
 
 
@@ -108,9 +107,7 @@ def main() -> None:
         )
     print(table)
     if given.write:
-        text = PAGE.read_text()
-        head, tail = text.split(BEGIN)[0], text.split(END)[1]
-        PAGE.write_text(f"{head}{BEGIN}\n\n{table}\n\n{END}{tail}")
+        put("long-clips.md", "ranges benchmark", table)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measures what correcting one frame in N is worth, with and without `refine`: HOTA and J&F on drawn clips.
 
-    python benchmarks/refine.py [--clips 8] [--every 24 12 6]
+    python -m benchmarks.refine [--clips 8] [--every 24 12 6]
 
 The embedded checkpoint labels the clips. A simulated annotator, who knows the truth, looks at every N-th frame, draws
 missing objects, redraws those with an IoU below .9, and deletes false ones. Three runs are compared: the original, the

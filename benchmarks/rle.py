@@ -1,6 +1,6 @@
 """Compares our run-length encoding (numpy) with pycocotools and, if installed, rlemasklib.
 
-    python benchmarks/rle.py
+    python -m benchmarks.rle
 
 Prints milliseconds for one 1920x1080 mask, the best of 30, and the ratio to ours. One thread.
 """

@@ -1,10 +1,10 @@
 """What cutting a clip into windows costs in identities: against the truth, and against the same clip in one piece.
 
-    python benchmarks/stitching.py --work /tmp/stitching              # 20 drawn clips of 600 frames, one by one
-    python benchmarks/stitching.py --work /tmp/stitching --jobs 16    # in 16 processes
-    python benchmarks/stitching.py --work /tmp/stitching --clips 2 --json figures.json
-    python benchmarks/stitching.py --work /tmp/stitching --figures    # of what is there, without working on more
-    python benchmarks/stitching.py --table figures.json --write       # put figures into the docs
+    python -m benchmarks.stitching --work /tmp/stitching              # 20 drawn clips of 600 frames, one by one
+    python -m benchmarks.stitching --work /tmp/stitching --jobs 16    # in 16 processes
+    python -m benchmarks.stitching --work /tmp/stitching --clips 2 --json figures.json
+    python -m benchmarks.stitching --work /tmp/stitching --figures    # of what is there, without working on more
+    python -m benchmarks.stitching --table figures.json --write       # put figures into the docs
 
 The clips are hard on purpose: four or five objects of one shape cross, pass behind pillars, leave the frame and come
 back. Each clip is worked on in one piece and in windows of 60, 150 and 300 frames, once a window: a window with the
@@ -33,6 +33,7 @@ import numpy as np
 import torch
 
 import sam3ray
+from benchmarks.pages import put
 from sam3ray.engine.ending import Ending
 from sam3ray.engine.lookahead import LENGTH_HORIZON
 from sam3ray.engine.state import bound_to
@@ -47,12 +48,10 @@ from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 from sam3ray.values.cutting import Cut, cuts
 from sam3ray.video import Frame
 
-PAGE = Path(__file__).parent.parent / "docs" / "long-clips.md"
 FIRST_SEED = 7_320_000  # used nowhere else, and for no adjustment of a rule
 FPS = 12.0
 OVERLAPS = {60: (4, 8, 16), 150: (4, 8, 16, 32), 300: (4, 8, 16, 32)}
 HOTSTART = 15
-BEGIN, END = "<!-- stitching benchmark: begin -->", "<!-- stitching benchmark: end -->"
 SEEN, KINDS = 0.25, ("visible", "partly", "hidden")
 POSSIBLE = 0.3  # IoU from which on a mask is some true object's
 
@@ -657,8 +656,7 @@ def main() -> None:
         parser.exit(1, "there are no figures\n")
     print(table(found), flush=True)
     if options.write:
-        head, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(f"{head}{BEGIN}\n\n{table(found)}\n\n{END}{rest.split(END)[1]}")
+        put("long-clips.md", "stitching benchmark", table(found))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Measures how many true errors are among the first suspects of `sam3ray triage`, on drawn clips with known truth.
 
-    python benchmarks/triage.py run /tmp/triage --clips 80       # draws clips, labels them with the embedded checkpoint
-    python benchmarks/triage.py measure /tmp/triage              # the table
-    python benchmarks/triage.py measure /tmp/triage --against /tmp/other/run
-    python benchmarks/triage.py fit /tmp/tuning                  # prints weights; uses other clips
+    python -m benchmarks.triage run /tmp/triage --clips 80       # draws clips, labels them with the embedded checkpoint
+    python -m benchmarks.triage measure /tmp/triage              # the table
+    python -m benchmarks.triage measure /tmp/triage --against /tmp/other/run
+    python -m benchmarks.triage fit /tmp/tuning                  # prints weights; uses other clips
 
 Seeds from 970,000 on are reserved for this: 970,000 to 974,999 to fit, from 975,000 on to measure. A row is wrong if
 its mask has less than .5 IoU with every unmatched true object of its phrase, or if it matches another true object than

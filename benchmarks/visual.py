@@ -22,13 +22,11 @@ from typing import Any
 import av
 import numpy as np
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-from models import build
-from scene import Scene, centres, follow_discs, write_clip
 from transformers import Sam3TrackerVideoModel, Sam3TrackerVideoProcessor
-from ways import peak_mb, resident_mb
 
+from benchmarks.models import build
+from benchmarks.scene import Scene, centres, follow_discs, write_clip
+from benchmarks.ways import peak_mb, resident_mb
 from sam3ray.config import TrackingConfig
 from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.engine import Engine

@@ -1,8 +1,8 @@
 """Counts how often the host waits for a GPU and what it launches, per frame in the middle of a clip. Needs a GPU.
 
-    python benchmarks/waits.py                              # full size, bfloat16, 16 objects
-    python benchmarks/waits.py --objects 1 16 64 --stacks   # also where each wait comes from
-    python benchmarks/waits.py --strict                     # exit 1 if it waits more than once a frame
+    python -m benchmarks.waits                              # full size, bfloat16, 16 objects
+    python -m benchmarks.waits --objects 1 16 64 --stacks   # also where each wait comes from
+    python -m benchmarks.waits --strict                     # exit 1 if it waits more than once a frame
 
 The launching thread waits if it asks for an event that has not passed, or calls a torch operation that synchronizes
 (`torch.cuda.set_sync_debug_mode`). A separate thread finishes masks; its waits delay nobody and are counted separately.
@@ -12,7 +12,6 @@ Launches are those that the profiler sees from Python; a replayed graph counts a
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import threading
 import time
@@ -28,10 +27,9 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-sys.path.insert(0, str(Path(__file__).parent))
-from models import build
-from scene import Scene, write_clip
-from ways import ours
+from benchmarks.models import build
+from benchmarks.scene import Scene, write_clip
+from benchmarks.ways import ours
 
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx", "cudaGraphLaunch")
 COPIES = ("cudaMemcpyAsync", "cudaMemsetAsync")
@@ -133,7 +131,7 @@ def main() -> None:
     parser.add_argument("--strict", action="store_true", help="exit 1 if it waits more than once a frame")
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        parser.error("this needs a GPU; `python benchmarks/ghost.py` counts without one")
+        parser.error("this needs a GPU; `python -m benchmarks.ghost` counts without one")
     print(torch.cuda.get_device_name(options.device))
     print(
         "| objects | waits a frame | of the finishing thread | launches | of them graphs | copies | peak memory, MB |"

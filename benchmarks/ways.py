@@ -1,6 +1,6 @@
 """Makes one measurement in its own process: of the tutorial's way, this engine, or the bare modules.
 
-    python benchmarks/ways.py '{"way": "ours", "objects": 16, "clip": "/tmp/clip.mp4", ...}'
+    python -m benchmarks.ways '{"way": "ours", "objects": 16, "clip": "/tmp/clip.mp4", ...}'
 
 prints one line of JSON.
 """
@@ -19,10 +19,8 @@ import av
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-from models import build
-from scene import FindsDiscs, Scene, follow_discs, patch_transformers
-
+from benchmarks.models import build
+from benchmarks.scene import FindsDiscs, Scene, follow_discs, patch_transformers
 from sam3ray.annotations import FrameAnnotations
 from sam3ray.config import TrackingConfig
 from sam3ray.engine import capture

@@ -1,8 +1,8 @@
 """Measures what windows cost: labels the same clip with and without windows, alternating in one process.
 
-    python benchmarks/windows.py                             # embedded checkpoint on a CPU, 3 objects, windows of 2 s
-    python benchmarks/windows.py --seconds 60 --frames 6000
-    python benchmarks/windows.py --write                     # and put the tables into docs/long-clips.md
+    python -m benchmarks.windows                             # embedded checkpoint on a CPU, 3 objects, windows of 2 s
+    python -m benchmarks.windows --seconds 60 --frames 6000
+    python -m benchmarks.windows --write                     # and put the tables into docs/long-clips.md
 
 The worker does everything it does in a job, from the video file to the committed annotations on local disk. Each window
 is measured: how long the work stops, and the processor time of both threads. A window's cost does not depend on its
@@ -25,6 +25,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
+from benchmarks.pages import put
 from sam3ray.config import JobConfig
 from sam3ray.engine.state import Snapshot
 from sam3ray.engine.stored import StateTensors
@@ -34,8 +35,6 @@ from sam3ray.manifest import read_manifest
 from sam3ray.shapes import ClipSpec, clip_phrases, write_clip
 from sam3ray.store import RunStore
 
-PAGE = Path(__file__).parent.parent / "docs" / "long-clips.md"
-BEGIN, END = "<!-- windows benchmark: begin -->", "<!-- windows benchmark: end -->"
 MEMORY, POINTER, MASK = (72 * 72, 64), (256,), (288, 288)  # of the full model: facebook/sam3
 OBJECTS = 16
 MEMORIES = 10  # memories of an object, at most: 4 conditioning frames and 6 others
@@ -194,8 +193,7 @@ def main() -> None:
     table = f"{small}\n| {' | '.join(cells)} |\n\n{large}\n{full}"
     print(table)
     if options.write:
-        head, rest = PAGE.read_text().split(BEGIN)
-        PAGE.write_text(f"{head}{BEGIN}\n\n{table}\n\n{END}{rest.split(END)[1]}")
+        put("long-clips.md", "windows benchmark", table)
 
 
 if __name__ == "__main__":
