@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
+from typing import Any, Literal
 
-from sam3ray.app._messages import Found
+from sam3ray.app._messages import Found, Kept
 from sam3ray.app._order import Order
-from sam3ray.app._resuming import Asked, Keeper, States, Stop
+from sam3ray.app._resuming import Asked, Behind, Keeper, Names, States, Stop
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.session import Session
 from sam3ray.engine.source import read_backward
@@ -51,7 +53,9 @@ class Attempt:
         self._check_frames((each.frame_index, f"the exemplar {each.name!r}") for each in self._exemplars)
         self._done = self._given = 0
         self._total = order.last - order.first + 1
-        self._names: dict[int, int] = {}  # id in the session -> id on the page, where they can differ
+        self._ids: Names | Behind = Names()
+        self._names: Mapping[int, int] = {}  # id in the session -> id on the page, where they can differ
+        self._corrections = self._refinements  # by their ids in the session
         self._keeper: Keeper | None = None
 
     def run(self) -> Iterator[Found]:
@@ -68,50 +72,41 @@ class Attempt:
         order = self._order
         asked = self._asked()
         stop = self._states.latest(order.goes_on, asked) if self._states is not None else None
-        while True:
-            with self._model.session(
-                *self._size, "backward" if order.way == "backward" else "whole", length=self._total
-            ) as session:
-                try:
-                    if stop is not None:
-                        self._names = stop.names_for(asked.base)
-                        stop.load(session, self._names)
-                except StateError:
-                    stop, self._names = None, {}
-                    continue
-                if self._states is not None:
-                    self._keeper = self._states.begin(order.id, order.goes_on, stop)
-                if stop is None:
-                    self._begin(session, order.phrases, self._exemplars)
-                else:
-                    yield self._goes_on(session, stop, asked)
-                done = self._done
-                frames = (
-                    self._backward(session, order.last + 1 - done, order.first)
-                    if order.way == "backward"
-                    else self._forward(session, begin=order.first + done)
-                )
-                yield from self._pass(session, frames, asked=asked)
-                return
+        policy: Literal["whole", "backward"] = "backward" if order.way == "backward" else "whole"
+        with self._session(policy, self._total, stop, asked) as (session, stop):
+            if self._states is not None:
+                self._keeper = self._states.begin(order.id, order.goes_on, stop)
+            if stop is None:
+                self._add(session, *self._visual, *order.phrases, *self._exemplars)
+            else:
+                yield self._goes_on(session, stop, asked)
+            done = self._done
+            frames = (
+                self._backward(session, order.last + 1 - done, order.first)
+                if order.way == "backward"
+                else self._forward(session, begin=order.first + done)
+            )
+            yield from self._pass(session, frames, asked=asked)
 
     def _asked(self) -> Asked:
         order = self._order
-        file = os.stat(order.path)
-        fixed = (
-            order.path, file.st_size, file.st_mtime_ns, order.clip, order.limits, order.phrases, order.tracking,
-            order.way, order.first, order.last,
-        )  # fmt: skip
         steps = {
             index: order.last - n if order.way == "backward" else n - order.first
             for index, n in self._positions.items()
         }
-        return Asked(fixed, self._visual, self._refinements, self._exemplars, steps)
+        return Asked((*self._fixed(), order.last), self._visual, self._refinements, self._exemplars, steps)
+
+    def _fixed(self) -> tuple[Any, ...]:
+        order = self._order
+        file = os.stat(order.path)
+        return (
+            order.path, file.st_size, file.st_mtime_ns, order.clip, order.limits, order.phrases, order.tracking,
+            order.way, order.first,
+        )  # fmt: skip
 
     def _goes_on(self, session: Session, stop: Stop, asked: Asked) -> Found:
         order = self._order
-        for prompt in self._visual:
-            if asked.steps[prompt.frame_index] >= stop.step:
-                session.add(self._in_session(prompt))
+        self._add_rest(session, stop, asked)
         self._done, self._given = stop.step, stop.given
         indices = self._source.indices
         kept = (
@@ -119,37 +114,181 @@ class Attempt:
             if order.way == "backward"
             else indices[order.first : order.first + stop.given]
         )
-        return Found((), self._done, self._total, kept=tuple(kept))
+        return Found((), self._done, self._total, kept=(Kept(tuple(kept)),))
+
+    def _add_rest(self, session: Session, stop: Stop, asked: Asked) -> None:
+        """The prompts that were not in the state."""
+        for prompt in asked.visual:
+            if asked.steps[prompt.frame_index] >= stop.step:
+                session.add(self._in_session(prompt))
 
     def _in_session(self, prompt: VisualPrompt) -> VisualPrompt:
-        here = next((here for here, name in self._names.items() if name == prompt.object_id), prompt.object_id)
-        return replace(prompt, object_id=here)
+        return replace(prompt, object_id=self._ids.here(prompt.object_id))
+
+    # Both ways
 
     def _both_ways(self) -> Iterator[Found]:
-        """From the start to the end; then prompted objects back to the beginning; then what phrases find, back."""
+        """From the start to the end; then prompted objects back to the beginning; then what phrases find, back.
+
+        What phrases find on the way ahead and on the way back does not depend on the other way, but for its ids: each
+        goes on by itself from where an earlier run saw the same.
+        """
         order = self._order
         born = [self._positions[each.frame_index] for each in self._visual]
         finds = bool(order.phrases or self._exemplars)
         behind = order.start - order.first + 1 if finds and order.start > order.first else 0
-        start = self._source.indices[order.start]
         self._total += behind + (max(born) - order.first if born else 0)
-        length = order.last - order.first + 1
-        with self._model.session(*self._size, "both" if born else "whole", length=length) as session:
-            self._begin(session, (), [each for each in self._exemplars if each.frame_index >= start])
-            first_id = session.ids.next
-            yield from self._pass(session, self._forward(session, order.phrases))
-            both = bool(order.phrases) or any(each.frame_index == start for each in self._exemplars)
-            found = session.propagation.found_at_first if both and session.propagation is not None else 0
-            if born and not self.is_stopped and session.next_pass():
-                stop = order.first + session.next_position + 1
-                yield from self._pass(session, self._backward(session, stop, order.first))
-        if not behind or self.is_stopped:
+        ahead = self._asked_ahead()
+        before = self._states.end(f"{order.goes_on} ahead") if self._states is not None else None
+        ids = back = stop = None
+        if behind and before is not None:  # corrections name objects as the run did that they are made on
+            ids = self._behind(before.found, before.next_id + ahead.base - before.asked.base)
+            back = self._asked_behind(ids)
+            stop = self._latest("behind", back)
+        if stop is not None:
+            yield Found((), 0, self._total, kept=(self._kept_behind(stop),))
+        end = yield from self._ahead(ahead, born)
+        if not behind or end is None:
             return
-        # On the frame that both begin with, the same objects are found again, in the same order.
-        session.ids.repeat(range(first_id, first_id + found))
-        with self._model.session(*self._size, "backward", length=behind, ids=session.ids) as session:
-            self._add(session, *order.phrases, *(each for each in self._exemplars if each.frame_index <= start))
-            yield from self._pass(session, self._backward(session, order.start + 1, order.first), without=start)
+        if ids is None or ids.found != end.found:
+            ids, stop = self._behind(end.found, end.next_id), None
+            back = self._asked_behind(ids)
+        elif stop is not None and ids.end != end.next_id:
+            moved = (ids.end, end.next_id - ids.end)
+            yield Found((), self._done, self._total, kept=(replace(self._kept_behind(stop), moved=moved),))
+        assert back is not None
+        yield from self._back(back, stop, ids, replace(ids, end=end.next_id), behind)
+
+    def _asked_ahead(self) -> Asked:
+        order = self._order
+        start = self._source.indices[order.start]
+        return Asked(
+            (*self._fixed(), order.last, "ahead", start),
+            self._visual,
+            tuple(each for each in self._refinements if each.frame_index >= start),
+            tuple(each for each in self._exemplars if each.frame_index >= start),
+            {index: n - order.first for index, n in self._positions.items()},
+        )
+
+    def _asked_behind(self, ids: Behind) -> Asked:
+        """By the ids of its session."""
+        order = self._order
+        start = self._source.indices[order.start]
+        return Asked(
+            (*self._fixed(), "behind", start, ids.next),
+            (),
+            tuple(
+                replace(each, object_id=ids.here(each.object_id))
+                for each in self._refinements
+                if each.frame_index <= start
+            ),
+            tuple(each for each in self._exemplars if each.frame_index <= start),
+            {index: order.start - n for index, n in self._positions.items()},
+        )
+
+    def _behind(self, found: int, end: int) -> Behind:
+        ids, start = Behind(self._order.base + 1, found, end), self._source.indices[self._order.start]
+        named = {each.object_id for each in self._refinements if each.frame_index <= start}
+        return replace(ids, strangers=tuple(sorted(each for each in named if not ids.is_known(each))))
+
+    def _kept_behind(self, stop: Stop) -> Kept:
+        order = self._order
+        frames = self._source.indices[order.start - stop.given : order.start]
+        return Kept(tuple(frames), own="none")
+
+    def _ahead(self, asked: Asked, born: list[int]) -> Generator[Found, None, Stop | None]:
+        """Returns its end; None: it was stopped before."""
+        order, length = self._order, self._order.last - self._order.first + 1
+        stop = self._latest("ahead", asked)
+        start, indices = order.start, self._source.indices
+        if stop is not None and stop.is_end:
+            self._begin_states("ahead", stop)
+            self._done = length + (max(born) - order.first if born else 0)
+            kept = (
+                Kept(tuple(indices[order.first : start]), found=False),
+                Kept(tuple(indices[start : order.last + 1])),
+            )
+            yield Found((), self._done, self._total, kept=kept)
+            return stop
+        with self._session("both", length, stop, asked) as (session, stop):
+            self._keeper = self._begin_states("ahead", stop)
+            if stop is None:
+                self._add(session, *asked.visual, *asked.exemplars)
+            else:
+                self._add_rest(session, stop, asked)
+                self._done, self._given = stop.step, stop.given
+                upto = order.first + stop.given
+                own = Kept(tuple(indices[order.first : upto]), own="begun", found=False)
+                found = Kept(tuple(indices[start : max(start, upto)]), own="none")
+                yield Found((), self._done, self._total, kept=(own, found))
+            frames = self._forward(session, order.phrases, order.first + self._done)
+            yield from self._pass(session, frames, asked=asked)
+            keeper, self._keeper = self._keeper, None
+            both = bool(order.phrases) or any(each.frame_index == indices[start] for each in self._exemplars)
+            found_first = session.propagation.found_at_first if both and session.propagation is not None else 0
+            if born and not self.is_stopped and session.next_pass():
+                stop_at = order.first + session.next_position + 1
+                yield from self._pass(session, self._backward(session, stop_at, order.first))
+            if self.is_stopped:
+                return None
+            end = Stop(asked, None, length, length, session.ids.next, found=found_first)
+            if keeper is not None:
+                keeper.end(end)
+            return end
+
+    def _back(self, asked: Asked, stop: Stop | None, ids: Behind, shown: Behind, behind: int) -> Iterator[Found]:
+        """What phrases find from the start back.
+
+        Args:
+            ids, shown: by which corrections are named, and what is found.
+        """
+        order, begun = self._order, self._done
+        if stop is not None and stop.is_end:
+            self._begin_states("behind", stop)
+            self._done += behind
+            yield Found((), self._done, self._total)
+            return
+        with self._session("backward", behind, stop, asked) as (session, stop):
+            self._keeper = self._begin_states("behind", stop)
+            self._given = stop.given if stop is not None else 0
+            if stop is None:
+                session.ids.reserve(ids.next - 1)
+                # On the frame that both begin with, the same objects are found again, in the same order.
+                session.ids.repeat(range(1, ids.found + 1))
+                self._add(session, *order.phrases, *asked.exemplars)
+            done = stop.step if stop is not None else 0
+            self._done = begun + done
+            self._ids, self._names, self._corrections = shown, {}, asked.refinements
+            frames = self._backward(session, order.start + 1 - done, order.first)
+            yield from self._pass(session, frames, self._source.indices[order.start], asked)
+            if self._keeper is not None and not self.is_stopped:
+                self._keeper.end(Stop(asked, None, behind, behind - 1, session.ids.next))
+
+    def _latest(self, way: str, asked: Asked) -> Stop | None:
+        return self._states.latest(f"{self._order.goes_on} {way}", asked) if self._states is not None else None
+
+    def _begin_states(self, way: str, stop: Stop | None) -> Keeper | None:
+        if self._states is None:
+            return None
+        return self._states.begin(f"{self._order.id} {way}", f"{self._order.goes_on} {way}", stop)
+
+    @contextmanager
+    def _session(
+        self, policy: Literal["whole", "backward", "both"], length: int, stop: Stop | None, asked: Asked
+    ) -> Iterator[tuple[Session, Stop | None]]:
+        """A session that continues from a state, or begins (None) where the state cannot be used."""
+        with ExitStack() as stack:
+            session = stack.enter_context(self._model.session(*self._size, policy, length=length))
+            if stop is not None:
+                try:
+                    self._names = stop.names_for(asked.base)
+                    stop.load(session, self._names)
+                except StateError:
+                    stop, self._names = None, {}
+                    session = stack.enter_context(self._model.session(*self._size, policy, length=length))
+            self._ids = Names(self._names)
+            self._corrections = tuple(self._in_session(each) for each in self._refinements)
+            yield session, stop
 
     def _preview(self) -> Iterator[Found]:
         order = self._order
@@ -159,9 +298,6 @@ class Attempt:
             self._add(session, *order.phrases, *(each for each in prompts if each.frame_index == index))
             frame = next(self._source.read(order.start, order.start + 1))
             yield self._found(session.step(frame), None)
-
-    def _begin(self, session: Session, phrases: Iterable[str], exemplars: Iterable[ExemplarPrompt]) -> None:
-        self._add(session, *self._visual, *phrases, *exemplars)
 
     def _add(self, session: Session, *prompts: str | ExemplarPrompt | VisualPrompt) -> None:
         for prompt in prompts:
@@ -175,7 +311,8 @@ class Attempt:
             if position == order.start:
                 for phrase in later:
                     session.add(phrase)
-            self._refine(session, frame)
+            if position >= order.start or order.way != "both":  # else they are for the way back
+                self._refine(session, frame)
             yield frame
             position += 1
 
@@ -187,9 +324,9 @@ class Attempt:
 
     def _refine(self, session: Session, frame: Frame) -> None:
         """Prompts of objects that phrases have found: added late, since otherwise they would take those ids."""
-        for prompt in self._refinements:
+        for prompt in self._corrections:
             if prompt.frame_index == frame.index:
-                session.add(self._in_session(prompt))
+                session.add(prompt, of_phrase=True)
 
     def _pass(
         self, session: Session, frames: Iterable[Frame], without: int | None = None, asked: Asked | None = None
@@ -214,9 +351,7 @@ class Attempt:
 
     def _renamed(self, frame: FrameAnnotations) -> FrameAnnotations:
         """With the page's ids."""
-        if not self._names:
-            return frame
-        objects = [replace(each, object_id=self._names.get(each.object_id, each.object_id)) for each in frame.objects]
+        objects = [replace(each, object_id=self._ids.page(each.object_id)) for each in frame.objects]
         return replace(frame, objects=tuple(sorted(objects, key=lambda each: each.object_id)))
 
     def _resolved(self, prompts: tuple[VisualPrompt, ...]) -> tuple[VisualPrompt, ...]:

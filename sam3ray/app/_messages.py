@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,19 +30,36 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What a run takes over from the one that it goes on from.
+
+    Attributes:
+        frames: their indices.
+        own: objects that the user began: "begun" are those whose first prompt is not on a later frame.
+        found: whether those of phrases are.
+        moved: those whose ids are not below the first number get ids that are higher by the second.
+    """
+
+    frames: tuple[int, ...]
+    own: Literal["all", "begun", "none"] = "all"
+    found: bool = True
+    moved: tuple[int, int] = (1, 0)
+
+
+@dataclass(frozen=True)
 class Found:
     """Frames that are final, and the progress of the work.
 
     Attributes:
         frames: if a frame came before, these objects are added to it.
         done, total: steps of the model.
-        kept: indices of the frames that the run takes over from the one that it goes on from.
+        kept: what is taken over, before these frames.
     """
 
     frames: tuple[FrameAnnotations, ...]
     done: int
     total: int
-    kept: tuple[int, ...] = ()
+    kept: tuple[Kept, ...] = ()
 
 
 @dataclass(frozen=True)

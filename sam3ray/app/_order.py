@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from pydantic import ValidationError
@@ -60,6 +60,19 @@ class Order:
     def base(self) -> int:
         """Ids of objects that phrases find are above it."""
         return max((each.object_id for each in self.visual), default=0)
+
+    def corrects(self, other: Order, *, was_ended: bool) -> bool:
+        """Whether it differs from a run both ways in prompts on objects alone, so that it starts where that one did.
+
+        Corrections name objects by the ids that they have when the clip is gone through from there.
+
+        Args:
+            was_ended: the other was not done; then it may differ in nothing.
+        """
+        same = replace(self, id=other.id, goes_on=other.goes_on, start=other.start)
+        if self.way != "both" or replace(same, visual=other.visual, refinements=other.refinements) != other:
+            return False
+        return was_ended or same != other
 
 
 def parse_order(

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sam3ray.app._library import NotHere
+from sam3ray.app._messages import Kept
 from sam3ray.app._order import Order
-from sam3ray.values.annotations import FrameAnnotations
+from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 
 _KEPT = 40  # results, over all pages
 
@@ -24,6 +25,7 @@ class Result:
         asked: the page's request, to show it again.
         owner: who sent it.
         how: queued, running, done, cancelled, failed.
+        kept: frames of which something was taken over from the run before.
     """
 
     order: Order
@@ -33,6 +35,7 @@ class Result:
     how: str = "queued"
     message: str = ""
     frames: dict[int, FrameAnnotations] = field(default_factory=dict)
+    kept: set[int] = field(default_factory=set)
 
     def add(self, frames: Iterable[FrameAnnotations]) -> None:
         for frame in frames:
@@ -42,13 +45,32 @@ class Result:
                 frame = replace(frame, objects=tuple(objects[i] for i in sorted(objects)))
             self.frames[frame.frame_index] = frame
 
-    def take_over(self, other: Result, indices: Iterable[int]) -> None:
-        """Frames of another result of the same clip; what phrases have found has ids above one's own objects."""
-        base, up = other.order.base, self.order.base - other.order.base
-        for index in indices:
-            frame = other.frames[index]
-            objects = [replace(o, object_id=o.object_id + up) if o.object_id > base else o for o in frame.objects]
-            self.frames[index] = replace(frame, objects=tuple(objects))
+    def take_over(self, other: Result, kept: Kept) -> None:
+        """Objects of another result of the same clip; what phrases have found has ids above one's own objects."""
+        base, mine = other.order.base, self.order.base
+        least, by = kept.moved
+        begun: dict[int, int] = {}
+        for prompt in other.order.visual:
+            begun[prompt.object_id] = min(prompt.frame_index, begun.get(prompt.object_id, prompt.frame_index))
+
+        def is_kept(each: ObjectAnnotation, index: int) -> bool:
+            if each.object_id > base:
+                return kept.found
+            return kept.own == "all" or (kept.own == "begun" and begun.get(each.object_id, 0) <= index)
+
+        def renamed(each: ObjectAnnotation) -> ObjectAnnotation:
+            if each.object_id <= base:
+                return each
+            name = each.object_id + mine - base
+            return replace(each, object_id=name + by if name >= least else name)
+
+        for index in kept.frames:
+            frame, here = other.frames[index], self.frames.get(index)
+            before = [o for o in here.objects if not (kept.found and o.object_id > mine)] if here is not None else []
+            taken = [renamed(each) for each in frame.objects if is_kept(each, index)]
+            objects = {each.object_id: each for each in (*before, *taken)}
+            self.frames[index] = replace(frame, objects=tuple(objects[i] for i in sorted(objects)))
+        self.kept.update(kept.frames)
 
     def in_order(self, min_score: float = 0.0) -> list[FrameAnnotations]:
         return [

@@ -20,7 +20,7 @@ from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
 
 _FIRST_INTERVAL = 4  # frames between two states, doubled whenever there are too many
 _MOST_STATES = 16  # of one run
-_MOST_RUNS = 3
+_MOST_RUNS = 6
 _MOST_BYTES = 2 * 2**30  # of all of them, on disk
 _MOST_TIME = 0.05  # of the time that a run takes goes into keeping states
 
@@ -69,14 +69,21 @@ class Stop:
         step: frames that are behind it; `given` of them had come out.
         next_id: of the session.
         names: id in the session -> id on the page, where they differ.
+        found: objects found on the first frame. Of the end only.
     """
 
     asked: Asked
-    path: Path
+    path: Path | None
     step: int
     given: int
     next_id: int
     names: Mapping[int, int] = field(default_factory=dict)
+    found: int = 0
+
+    @property
+    def is_end(self) -> bool:
+        """Everything is done: there is nothing to load."""
+        return self.path is None
 
     def names_for(self, base: int) -> dict[int, int]:
         """The names where ids of phrases' objects are above another base, with those of new objects up to it."""
@@ -89,14 +96,69 @@ class Stop:
 
     def load(self, session: Session, names: Mapping[int, int]) -> None:
         """Raises UserError: the state cannot be used."""
+        assert self.path is not None
         session.load(self.path)
         session.visual.waiting.clear()  # of the earlier run, some of which are not asked for any more
         for object_id in names:
             session.ids.reserve(object_id)
 
 
+@dataclass(frozen=True)
+class Names:
+    """Ids in a session and on the page, where they can differ."""
+
+    by_here: Mapping[int, int] = field(default_factory=dict)
+
+    def here(self, page: int) -> int:
+        """The id in the session."""
+        return next((here for here, name in self.by_here.items() if name == page), page)
+
+    def page(self, here: int) -> int:
+        return self.by_here.get(here, here)
+
+
+@dataclass(frozen=True)
+class Behind:
+    """Ids of what phrases find on the way back from the middle, in a session of its own and on the page.
+
+    What was found on the first frame has the ids that it has on the way ahead; the others come after all found ahead.
+
+    Attributes:
+        first: on the page, of the first object found on the first frame; `found` of them.
+        end: on the page, above all found ahead.
+        strangers: ids on the page of objects that are prompted on the way back and were found ahead only.
+    """
+
+    first: int
+    found: int
+    end: int
+    strangers: tuple[int, ...] = ()
+
+    @property
+    def next(self) -> int:
+        """In the session, of the first object that is new."""
+        return self.found + len(self.strangers) + 1
+
+    def here(self, page: int) -> int:
+        """The id in the session."""
+        if page >= self.end:
+            return self.next + page - self.end
+        if page in self.strangers:
+            return self.found + 1 + self.strangers.index(page)
+        return page - self.first + 1
+
+    def page(self, here: int) -> int:
+        if here >= self.next:
+            return self.end + here - self.next
+        return self.first - 1 + here if here <= self.found else self.strangers[here - self.found - 1]
+
+    def is_known(self, page: int) -> bool:
+        """Whether it is met on the way back."""
+        return self.first <= page < self.first + self.found or page >= self.end
+
+
 class States:
-    """The states of the latest runs.
+    """The states of the latest runs, each under a name; a run both ways has two, for its two ways.
 
     Args:
         folder: for their files.
@@ -122,6 +184,10 @@ class States:
         self._clear()
         return Keeper(self, stops, stop.step if stop is not None else 0)
 
+    def end(self, run: str) -> Stop | None:
+        """The end of a run; None if it has not come so far."""
+        return next((each for each in self._runs.get(run, ()) if each.is_end), None)
+
     def next_path(self) -> Path:
         self._count += 1
         return self._folder / f"{self._count}.safetensors"
@@ -139,7 +205,7 @@ class States:
         return is_thinned
 
     def _clear(self) -> None:
-        used = {each.path for stops in self._runs.values() for each in stops}
+        used = {each.path for stops in self._runs.values() for each in stops}  # of an end: None
         for path in self._folder.iterdir():
             if path not in used:
                 path.unlink()
@@ -152,6 +218,10 @@ class Keeper:
         self._states, self._stops, self._last = states, stops, step
         self._interval = _FIRST_INTERVAL
         self._not_before = 0.0
+
+    def end(self, stop: Stop) -> None:
+        """The run is done."""
+        self._stops[:] = [*(each for each in self._stops if not each.is_end), stop]
 
     def offer(self, session: Session, asked: Asked, given: int, names: Mapping[int, int]) -> None:
         """Keeps the session's state if it is time to. A full disk only means that there is no state."""

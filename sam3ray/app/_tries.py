@@ -107,7 +107,8 @@ class Tries:
         earlier = self.results_of(owner, key)
         before = earlier[-1] if earlier and not order.is_preview else None
         if before is not None:
-            order = replace(order, goes_on=before.order.id)
+            start = before.order.start if order.corrects(before.order, was_ended=before.how != "done") else order.start
+            order = replace(order, goes_on=before.order.id, start=start)
         self._owners[order.id] = owner
         result = Result(order, key, dict(asked), owner)
         began = time.monotonic()
@@ -116,19 +117,21 @@ class Tries:
             nonlocal began
             about: dict[str, Any] = {"id": order.id, "key": key, "ticket": ticket}
             if isinstance(event, Update):
-                if event.found.kept and before is not None:
-                    result.take_over(before, event.found.kept)
+                for each in event.found.kept:
+                    assert before is not None
+                    result.take_over(before, each)
                 result.add(event.found.frames)
                 about |= {
                     "event": "preview" if order.is_preview else "found",
                     "frames": [frame_json(frame) for frame in event.found.frames],
                     "done": event.found.done,
                     "total": event.found.total,
-                    "kept": len(event.found.kept),
+                    "kept": len(result.kept) if event.found.kept else 0,
                     "seconds": round(time.monotonic() - began, 2),
                 }
             elif isinstance(event, Restarted):
                 result.frames.clear()
+                result.kept.clear()
                 about |= {"event": "restarted", "message": "out of memory: started over with smaller batches"}
             elif isinstance(event, Ended):
                 result.how, result.message = event.how, event.message

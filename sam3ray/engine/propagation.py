@@ -7,7 +7,7 @@ one small tensor of counts and scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -91,6 +91,10 @@ class Propagation:
         self._pointed[object_id] = rounds
         self.hotstart.confirm(object_id)
 
+    def expect(self, rounds: Mapping[int, tuple[Round, ...]]) -> None:
+        """Refine objects that may be found on the frame that comes next, by the ids that they would get."""
+        self._pointed.update(rounds)
+
     def remove(self, object_ids: Collection[int] = (), phrases: Collection[str] = ()) -> None:
         """Stop tracking objects, and all that these phrases have found. Other objects' memories do not change."""
         gone = [e for e in self.objects if e.object_id in object_ids or self.phrases[e.prompt] in phrases]
@@ -171,6 +175,7 @@ class Propagation:
         fresh = self._add(frame, features, newcomers, detections, found)
         if self._pointed and tracked is not None and shown is not None:
             shown = self._refine(frame, features, tracked, shown, facts)
+        self._pointed = {}
 
         present = [place for place, each in enumerate(objects) if each.object_id not in removed]
         result = self._result(work, shown, present, facts.scores, newcomers, fresh)
@@ -226,7 +231,6 @@ class Propagation:
             if self._rules.published:
                 near = [t for t in each.memory.conditioning if 0 < abs(t - frame) <= _REFINEMENT_WINDOW]
                 self.tracker.make_ordinary(each.memory, [t for t in near if t not in each.pointed_at])
-        self._pointed = {}
         shown = shown.clone()
         shown[indices(places, shown.device)] = fill_holes(result.masks, self._rules.fill_hole_area).to(shown.dtype)
         return shown
@@ -351,14 +355,29 @@ class Propagation:
         if not newcomers:
             return None
         masks = detections.take(np.array(found.new)).masks
-        self.tracker.add_masks(
+        added = self.tracker.add_masks(
             features,
             frame,
             [each.memory for each in newcomers],
             self.tracker.mask_prompt(masks),
             groups=[each.prompt for each in newcomers],
         )
-        return fill_holes(masks, self._rules.fill_hole_area)
+        masks = fill_holes(masks, self._rules.fill_hole_area)
+        places = [place for place, each in enumerate(newcomers) if each.object_id in self._pointed]
+        if not places:
+            return masks
+        chosen = [newcomers[place] for place in places]
+        due = [(each.memory, self._pointed[each.object_id]) for each in chosen]
+        refined = run_rounds(
+            self.tracker, features, frame, due, {n: added.masks[place] for n, place in enumerate(places)}
+        )
+        for each in chosen:
+            each.score = 1.0
+            each.pointed_at.append(frame)
+            self.hotstart.confirm(each.object_id)
+        masks = masks.clone()
+        masks[indices(places, masks.device)] = fill_holes(refined.masks, self._rules.fill_hole_area).to(masks.dtype)
+        return masks
 
     def _result(
         self,

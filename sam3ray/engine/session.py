@@ -146,12 +146,14 @@ class Session(AbstractContextManager["Session"]):
 
     # Prompts
 
-    def add(self, prompt: str | ExemplarPrompt | VisualPrompt) -> tuple[int, ...]:
+    def add(self, prompt: str | ExemplarPrompt | VisualPrompt, *, of_phrase: bool = False) -> tuple[int, ...]:
         """Adds a prompt, from the next frame on.
 
         Args:
             prompt: a phrase; an exemplar; or a click, box or mask, in pixels or fractions of the frame. One that names
                 an existing object refines it, whatever found it; otherwise it starts one.
+            of_phrase: a click, box or mask is for an object that a phrase will have found by its frame, or finds on it:
+                the id is left to that object.
 
         Returns:
             The ids that the prompt names: none for a phrase or an exemplar, whose objects get theirs when they are
@@ -180,7 +182,8 @@ class Session(AbstractContextManager["Session"]):
             )
         prompt = self.visual.checked(prompt)
         self._check_to_come(prompt.frame_index, f"prompt of object {prompt.object_id}")
-        self.ids.reserve(prompt.object_id)
+        if not of_phrase:
+            self.ids.reserve(prompt.object_id)
         self.visual.add(prompt)
         return (prompt.object_id,)
 
@@ -474,7 +477,14 @@ class Session(AbstractContextManager["Session"]):
             self.buffer.delay = 0 if self.policy.live else rules.hotstart_delay * rules.detect_every
         for object_id in due.keys() & self.propagation.object_ids:
             self.propagation.point_at(object_id, due.pop(object_id))
+        coming = {each: rounds for each, rounds in due.items() if each >= self.ids.next or each in self.ids.repeated}
+        self.propagation.expect(coming)
         step = self.propagation.step(work, meanwhile=self._ahead.fill)
+        for object_id in coming:
+            if object_id in self.propagation.object_ids:
+                del due[object_id]
+            else:
+                self.ids.reserve(object_id)
         self.ids.repeat(())
         if self.relinker is not None and work.features is not None:
             for reunion in self.relinker.after(work.features, work.position, step):

@@ -164,6 +164,27 @@ def test_an_object_of_a_phrase_is_refined_on_a_later_frame(page):
     }
 
 
+def test_a_correction_of_a_run_both_ways_goes_on_from_there(page):
+    look_for(page, "red circle")
+    go_to(page, 10)
+    page.get_by_role("radio", name="Both ways").click()
+    run(page, SPEC.frames)
+    before = rows_of(page, None)
+    page.locator(".timeline .name").first.click()
+    go_to(page, 20)
+    box = next(each["bbox"] for each in before if each["frame_index"] == 20 and each["object_id"] == 1)
+    page.mouse.move(*point_at(page, box["xmin"] + 3, (box["ymin"] + box["ymax"]) / 2))
+    page.keyboard.press("e")
+    page.get_by_role("button", name="Run", exact=True).click()
+    expect(status(page)).to_contain_text("of them from the run before")
+    kept = int(status(page).inner_text().partition("frames, ")[2].split()[0])
+    assert kept >= 10  # all that was found on the way back, and more
+    after = rows_of(page, None)
+    early = [[row for row in plain_rows(rows) if row[0] < 20] for rows in (before, after)]
+    assert early[0] == early[1]
+    assert plain_rows(before) != plain_rows(after)
+
+
 def test_thresholds_show_their_effect_at_once_and_two_results_compare(page):
     look_for(page, "red circle")
     set_range(page, 0, 2)
