@@ -28,6 +28,7 @@ from sam3ray.cli._app import (
     app,
 )
 from sam3ray.display.console import complain, counter, facts_table, plain, print_json, print_result, say
+from sam3ray.display.readable import byte_size
 from sam3ray.failures import Reason, UserError
 
 if TYPE_CHECKING:
@@ -272,7 +273,13 @@ def compact(
             remove_originals=remove_originals,
             progress=progress,
         )
-    print_result(plain(result), facts_table(plain(result)), as_json)
+    facts = {
+        "clips merged": result.clips,
+        "files written": result.parts,
+        "size": byte_size(result.bytes),
+        "per-clip files deleted": result.removed,
+    }
+    print_result(plain(result), facts_table(facts), as_json)
     return OK
 
 

@@ -175,7 +175,7 @@ def export_labels(
                 **chosen,
                 progress=progress,
             )
-    facts = {key: value for key, value in plain(done).items() if key not in ("lost", "failed", "unknown_names")}
+    facts = {"clips": done.clips, "exported before": done.already or None, "frames": done.frames, "rows": done.rows}
     lost = {SENTENCES[kind]: count for kind, count in done.lost.items()}
     print_result(plain(done), facts_table({"exported to": to, **facts, **lost}), as_json)
     complain(f"--labels: the run has no label {label!r}; check its spelling" for label in done.unknown_names)
@@ -324,7 +324,14 @@ def _import_truth(
             storage_options=_given_storage(set_),
             progress=progress,
         )
-    print_result(plain(made), facts_table(plain(made)), as_json)
+    facts = {
+        "clips": made.clips,
+        "imported before": made.already or None,
+        "frames": made.frames,
+        "objects": made.objects,
+        "phrases": made.phrases,
+    }
+    print_result(plain(made), facts_table(facts), as_json)
     if run is not None and made.unmatched:
         complain([f"{len(made.unmatched)} clips of the set are not in {run}: {', '.join(made.unmatched[:5])}"])
     return OK

@@ -22,6 +22,7 @@ from sam3ray.cli._app import (
     app,
 )
 from sam3ray.display.console import complain, counter, facts_table, plain, print_result
+from sam3ray.display.readable import byte_size
 
 
 @app.command(epilog=_example("sam3ray triage demo-output/run --top 20"))
@@ -99,5 +100,6 @@ def report(
             cluster=options.cluster,
             progress=progress,
         )
-    print_result(plain(done), facts_table(plain(done)), as_json)
+    facts = plain(done)
+    print_result(facts, facts_table({**facts, "size_bytes": None, "size": byte_size(done.size_bytes)}), as_json)
     return OK

@@ -110,13 +110,7 @@ class RunFrames:
             ClipError: the video cannot be read, or has changed since it was annotated.
         """
         found = self._pictures.read(clip.uri, frame.frame_index, frame.time_s)
-        if found.image.shape[:2] != (frame.height, frame.width):
-            raise ClipError(
-                Reason.UNREADABLE_VIDEO,
-                f"frame {frame.frame_index} has {found.image.shape[1]}x{found.image.shape[0]} pixels, {frame.width}x"
-                f"{frame.height} were annotated: the source has changed",
-                clip.uri,
-            )
+        frame.check_source(found.image.shape, clip.uri)
         return found
 
     def close(self) -> None:

@@ -178,7 +178,7 @@ class _LeftOut:
         if self._count:
             names = ", ".join(map(repr, self._first)) + (", ..." if self._count > _NAMED else "")
             kind = self._kind if self._count > 1 else self._kind.removesuffix("s")
-            _LOG.warning("manifest %s: %d %s left out (%s): %s", redact(self._uri), self._count, kind, self._why, names)
+            _LOG.warning("manifest %s: %d %s omitted (%s): %s", redact(self._uri), self._count, kind, self._why, names)
 
 
 def _suffix(path: str) -> str:

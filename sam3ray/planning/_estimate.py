@@ -49,7 +49,7 @@ def estimate(config: JobConfig, work: Work) -> Estimate:
     """A rough cost: trust its order of magnitude, not its digits."""
     assumptions = [
         f"{OBJECTS_PER_FRAME} objects per frame",
-        f"{BYTES_PER_ROW} bytes per object and frame, {BYTES_PER_FILE} per clip (annotated videos not counted)",
+        f"{BYTES_PER_ROW} bytes per object and frame, {BYTES_PER_FILE:,} per clip (without annotated videos)",
     ]
     per_frame = seconds_per_frame(config, work.prompts_per_frame)
     if config.cluster.gpus_per_actor > 0:
@@ -63,7 +63,7 @@ def estimate(config: JobConfig, work: Work) -> Estimate:
     hours = None if per_frame is None else work.frames * per_frame / 3600
     actors = min(config.cluster.actors.max, max(1, work.clips))
     if hours is not None:
-        assumptions.append(f"{actors} actors busy throughout")
+        assumptions.append(f"{actors} actor{'s' if actors > 1 else ''} always busy")
     return Estimate(
         output_bytes=work.frames * OBJECTS_PER_FRAME * BYTES_PER_ROW + work.clips * BYTES_PER_FILE,
         device=device,

@@ -77,7 +77,7 @@ class Plan:
             "manifest": self.manifest,
             "output": self.output,
             "clips": self.clips,
-            "asked for by": {kind: count for kind, count in self.asked.items() if count},
+            "prompted by": {kind: count for kind, count in self.asked.items() if count},
             "done": self.done,
             "failed for good": self.settled,
             "to do": self.to_do,

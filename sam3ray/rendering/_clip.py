@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 
 from sam3ray.config import RenderConfig, VideoConfig
-from sam3ray.failures import ClipError, Reason
 from sam3ray.rendering._drawing import drawn_objects
 from sam3ray.rendering._overlay import DrawnObject, draw_objects
 from sam3ray.values.annotations import FrameAnnotations
@@ -110,11 +109,5 @@ def _scaled(image: np.ndarray, width: int, height: int, interpolation: int) -> n
 
 
 def _prepare(found: FrameAnnotations, shape: tuple[int, ...], width: int, height: int, clip: Clip) -> list[DrawnObject]:
-    if (found.height, found.width) != shape[:2]:
-        raise ClipError(
-            Reason.UNREADABLE_VIDEO,
-            f"frame {found.frame_index} has {shape[1]}x{shape[0]} pixels, but {found.width}x{found.height} were "
-            "annotated: the source has changed",
-            clip.uri,
-        )
+    found.check_source(shape, clip.uri)
     return drawn_objects(found.objects, (found.height, found.width), (height, width))

@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from sam3ray.config import VideoConfig
-from sam3ray.failures import ClipError, Reason
 from sam3ray.rendering import draw
 from sam3ray.reporting._facts import Still
 from sam3ray.store import RunStore
@@ -54,13 +53,7 @@ def stills_of(order: StillsOrder, clip: Clip, suspect: int | None) -> list[Still
         cache.open(clip.uri) as source,
     ):
         for frame, image in _images(source, chosen, limits):
-            if image.shape[:2] != (frame.height, frame.width):
-                raise ClipError(
-                    Reason.UNREADABLE_VIDEO,
-                    f"frame {frame.frame_index} has {image.shape[1]}x{image.shape[0]} pixels, {frame.width}x"
-                    f"{frame.height} were annotated: the source has changed",
-                    clip.uri,
-                )
+            frame.check_source(image.shape, clip.uri)
             is_suspect = frame.frame_index == suspect
             found.append(Still(frame.frame_index, frame.time_s, _jpeg(draw(_scaled(image), frame)), is_suspect))
     return found

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from sam3ray.display import html
 from sam3ray.display.colors import color_of
+from sam3ray.failures import ClipError, Reason
 from sam3ray.masks import decode_rle
 
 _SHOWN_OBJECTS = 20  # of a frame in a notebook
@@ -60,6 +61,15 @@ class FrameAnnotations:
     height: int
     width: int
     objects: tuple[ObjectAnnotation, ...] = field(default=())
+
+    def check_source(self, shape: tuple[int, ...], uri: str) -> None:
+        """Raises ClipError if a frame of the source, of this shape, does not have the annotated size."""
+        if shape[:2] != (self.height, self.width):
+            message = (
+                f"frame {self.frame_index} has {shape[1]}x{shape[0]} pixels, but {self.width}x{self.height} were "
+                "annotated: the source has changed"
+            )
+            raise ClipError(Reason.UNREADABLE_VIDEO, message, uri)
 
     @classmethod
     def of_rows(cls, rows: Sequence[Mapping[str, Any]]) -> FrameAnnotations:

@@ -443,8 +443,8 @@ def test_nothing_found_says_what_is_looked_for(folder: Path) -> None:
 def test_what_is_left_out_of_a_folder_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     read(str(folder))
     said = caplog.text
-    assert "1 file left out (no known video suffix): 'notes.txt'" in said
-    assert "2 images left out (next to videos" in said
+    assert "1 file omitted (no known video suffix): 'notes.txt'" in said
+    assert "2 images omitted (next to videos" in said
     assert "'a/thumb1.jpg', 'pictures/cat.jpg'" in said
     assert "hidden" not in said
     assert ".cache" not in said
