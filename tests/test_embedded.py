@@ -63,7 +63,7 @@ def test_it_finds_and_follows_what_it_is_asked_for(engine, kind):
 def test_transformers_own_pipeline_finds_it_too():
     from tools.training.evaluation import table_line, through_transformers
 
-    line = table_line("one prompt", CLIPS, through_transformers(str(EMBEDDED)), frames=20)
+    line = table_line("one prompt", CLIPS, through_transformers(str(EMBEDDED)), frames=16)
     assert line["recall"] >= 0.87
     assert line["precision"] >= 0.92
 
@@ -72,14 +72,14 @@ def test_a_tracker_without_training_follows_next_to_nothing():
     """The control: the gates are passed by what was learnt."""
     from tools.training.evaluation import table_line, through_transformers
 
-    line = table_line("one prompt", 1, through_transformers(str(EMBEDDED), untrained_tracker=True), frames=12)
+    line = table_line("one prompt", 1, through_transformers(str(EMBEDDED), untrained_tracker=True), frames=8)
     assert line["J"] < 0.2
     assert line["IDF1"] < 0.2
     assert line["switches per 1,000"] > 10 * MOST_SWITCHES
 
 
 # The first clips of docs/checkpoint.md, one of each size, and of their 48 frames those that are enough to lose track.
-CLIPS, FRAMES = 3, 32
+CLIPS, FRAMES = 3, 24
 GATES = {
     "one prompt": {"recall": 0.84, "precision": 0.9, "IoU": 0.84},
     "several prompts": {"recall": 0.88, "precision": 0.9, "IoU": 0.83},
