@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -33,6 +34,7 @@ os.environ.pop("RAY_ADDRESS", None)  # no test joins a cluster that it has not s
 # They share the server of `tests/app/conftest.py`, and the model that it has loaded.
 _PAGE = tuple(f"tests/app/test_{name}.py" for name in ("try_page", "prompting_page", "live_page", "page_typing"))
 _SERVERS = ("e2e", "app")  # folders of tests that start Ray, or a server and a browser
+_PATIENCE_S = 900  # for these; others have pyproject's `timeout`
 # The longest files that wait for a server, the longest first.
 _WAITING = (
     "test_try_page.py",
@@ -116,6 +118,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         }
         if folder in _SERVERS or {"s3_server", "azure_server"} & fixtures or {"s3", "azure"} & places:
             item.add_marker(pytest.mark.server)
+        if folder in _SERVERS and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_PATIENCE_S))
         if folder in _MODELS or item.path.name in _LONG:
             item.add_marker(pytest.mark.long)
     paths = dict.fromkeys(item.path for item in items)
@@ -210,7 +214,10 @@ def local_ray() -> Iterator[None]:
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an S3 server over HTTP."""
     pytest.importorskip("moto.server")
-    with servers.s3(tmp_path_factory.mktemp("s3")) as url:
+    session = pytest.importorskip("botocore.session")
+    with pytest.MonkeyPatch.context() as patch, servers.s3(tmp_path_factory.mktemp("s3")) as url:
+        # botocore's descriptions of S3 are read once a process, not once for each of hundreds of stores.
+        patch.setattr(session, "create_loader", functools.lru_cache(session.create_loader))
         yield url
 
 

@@ -11,7 +11,7 @@ from tests.e2e.chaos import Settings, run_chaos
 pytest.importorskip("moto.server")
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(1800)
 def test_a_job_that_is_killed_all_over_gives_the_same_annotations(tmp_path: Path) -> None:
     settings = Settings(
         clips=10,

@@ -26,21 +26,22 @@ from tests.engine.tiny import IMAGE
 HEIGHT, WIDTH = 90, 120
 
 
-def processor() -> Sam3VideoProcessor:
+def processor(image: int = IMAGE) -> Sam3VideoProcessor:
     letters = string.ascii_lowercase
     vocabulary = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
-    size = {"height": IMAGE, "width": IMAGE}
+    size = {"height": image, "width": image}
     return Sam3VideoProcessor(
         image_processor=Sam3ImageProcessor(size=size),
         video_processor=Sam2VideoVideoProcessor(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3),
         tokenizer=CLIPTokenizer(vocab={word: place for place, word in enumerate(vocabulary)}, merges=[]),
-        target_size=IMAGE,
+        target_size=image,
     )
 
 
 def checkpoint(model: Sam3VideoModel) -> Checkpoint:
     dtype = next(model.parameters()).dtype
-    return Checkpoint(model, processor(), torch.device("cpu"), dtype, autocast=False, info={})
+    steps = processor(model.config.tracker_config.image_size)
+    return Checkpoint(model, steps, torch.device("cpu"), dtype, autocast=False, info={})
 
 
 def clip(frames: int, seed: int = 0, height: int = HEIGHT, width: int = WIDTH) -> list[Frame]:

@@ -25,7 +25,7 @@ from sam3ray.shapes import ClipSpec, draw_clip
 from sam3ray.video import Frame
 from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
 from tests.engine.test_session import still  # noqa: F401 - a fixture
-from tests.engine.tiny import tiny_model
+from tests.engine.tiny import small_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -50,9 +50,9 @@ def script(frame: int, prompt: int) -> list[Found]:
 
 def engine(**tracking: Any) -> Engine:
     values = {"hotstart_delay": 4, "hotstart_unmatch_thresh": 3, "hotstart_dup_thresh": 4, "object_batch": 1}
-    detector = Counting(script, tiny_model(0).low_res_mask_size)
+    detector = Counting(script, small_model(0).low_res_mask_size)
     detector.looked = []
-    return Engine(checkpoint(tiny_model(0)), TrackingConfig(**(values | tracking)), detector)
+    return Engine(checkpoint(small_model(0)), TrackingConfig(**(values | tracking)), detector)
 
 
 def begun(one: Engine, policy: str = "whole", length: int | None = None) -> Session:

@@ -35,7 +35,7 @@ from sam3ray.video import Frame
 from tests.engine.pipeline import HEIGHT, WIDTH, Found, checkpoint, clip, processor
 from tests.engine.prompted import WORKFLOWS, Clip, on_frame
 from tests.engine.test_session import still  # noqa: F401 - a fixture
-from tests.engine.tiny import backbone_features, tiny_config, tiny_model
+from tests.engine.tiny import NARROW, backbone_features, small_model, tiny_config, tiny_model
 from tools.training.evaluation import cases
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -85,7 +85,7 @@ class Seer:
     def propose(self, backbone: torch.Tensor, prompts: Sequence[Any], first_position: int) -> list[Proposals]:
         self.asked.append(tuple(each if isinstance(each, str) else self._said(each) for each in prompts))
         there = [LEFT, RIGHT, LATE] if first_position >= 8 else [LEFT, RIGHT]
-        size = tiny_model(0).low_res_mask_size
+        size = small_model(0).low_res_mask_size
         probs, masks = torch.zeros(len(prompts), 3), torch.full((len(prompts), 3, size, size), -8.0)
         for place, prompt in enumerate(prompts):
             if prompt in self.words or not isinstance(prompt, str):
@@ -96,14 +96,14 @@ class Seer:
     @staticmethod
     def _said(sought: Sought) -> str:
         if sought.kept is not None and sought.boxes:
-            sought.kept.said.append((sought.frame, torch.zeros(1, 2, 128)))
+            sought.kept.said.append((sought.frame, torch.zeros(1, 2, NARROW)))
         kept = sum(tokens.shape[1] for _, tokens in sought.kept.said) if sought.kept is not None else 0
         return f"{sought.text} +{len(sought.boxes)} ~{kept}"
 
 
 def engine(seer: Seer | None = None, **tracking: Any) -> Engine:
     values = {"hotstart_delay": 5, "hotstart_unmatch_thresh": 3, "hotstart_dup_thresh": 5, "object_batch": 1}
-    return Engine(checkpoint(tiny_model(0)), TrackingConfig(**(values | tracking)), seer or Seer())
+    return Engine(checkpoint(small_model(0)), TrackingConfig(**(values | tracking)), seer or Seer())
 
 
 def begun(one: Engine, *prompts: str | ExemplarPrompt | VisualPrompt, policy: str = "whole") -> Session:

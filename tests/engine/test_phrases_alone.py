@@ -16,7 +16,7 @@ from sam3ray.engine.engine import Engine
 from sam3ray.shapes import ClipSpec, draw_clip
 from sam3ray.video import Frame
 from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
-from tests.engine.tiny import tiny_model
+from tests.engine.tiny import small_model
 
 PHRASES = ("red", "blue", "green")
 FRAMES = clip(13)
@@ -52,7 +52,7 @@ def of_phrase(frames: Sequence[FrameAnnotations], phrase: str) -> list[list[tupl
 @pytest.mark.usefixtures("one_thread")
 def test_any_set_of_phrases_gives_each_what_it_gives_alone(seed):
     rng = np.random.default_rng(seed)
-    model = tiny_model(int(rng.integers(0, 3)), 1.0)
+    model = small_model(int(rng.integers(0, 3)), 1.0)
     script: dict[str, list[list[Found]]] = {}
     for phrase in PHRASES:
         places = rng.uniform(0.2, 0.8, (3, 2))

@@ -19,7 +19,7 @@ from sam3ray.store import RunStore, verify_run
 from sam3ray.store.annotation_file import read_file_metadata
 from sam3ray.values.clip import Clip
 from tests.engine.pipeline import Found, ScriptedDetector, checkpoint
-from tests.engine.tiny import tiny_model
+from tests.engine.tiny import small_model
 from tests.video.media import write_video
 from tests.video.test_folder import write_frames
 
@@ -35,9 +35,9 @@ class Scripted:
 
     def __init__(self, *_: object) -> None:
         self.model_info = {"checkpoint": "scripted"}
-        detector = ScriptedDetector(self._script, tiny_model(0).low_res_mask_size)
+        detector = ScriptedDetector(self._script, small_model(0).low_res_mask_size)
         rules = TrackingConfig(hotstart_delay=3, hotstart_unmatch_thresh=2, hotstart_dup_thresh=2, max_num_objects=1)
-        self._engine = Engine(checkpoint(tiny_model(0, 1.0)), rules, detector)
+        self._engine = Engine(checkpoint(small_model(0, 1.0)), rules, detector)
 
     @staticmethod
     def _script(frame: int, _prompt: int) -> list[Found]:

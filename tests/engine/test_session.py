@@ -23,7 +23,7 @@ from sam3ray.prompts import PointPrompt, VisualPrompt
 from sam3ray.video import Frame
 from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
 from tests.engine.prompted import WORKFLOWS, Clip, blob, mask_prompt, on_frame
-from tests.engine.tiny import tiny_model
+from tests.engine.tiny import small_model, tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -45,7 +45,8 @@ def still(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: dict[int, tuple[Any, torch.Tensor]] = {}
 
     def added(self: Tracker, features: Any, frame: int, memories: Any, masks: torch.Tensor, **options: Any) -> Any:
-        small = torch.nn.functional.interpolate(masks[:, None].float(), (56, 56))[:, 0]
+        size = (self.image_size // 2, self.image_size // 2)
+        small = torch.nn.functional.interpolate(masks[:, None].float(), size)[:, 0]
         kept.update({id(memory): (memory, mask) for memory, mask in zip(memories, small, strict=True)})
         return add(self, features, frame, memories, masks, **options)
 
@@ -60,10 +61,14 @@ def still(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tracker, "track", tracked)
 
 
-def engine(script: Any = script, **tracking: Any) -> Engine:
+MODEL = (0, 3.0)  # with these, what is clicked is there on every frame
+
+
+def engine(script: Any = script, model: Any = None, **tracking: Any) -> Engine:
     values = {"hotstart_delay": 5, "hotstart_unmatch_thresh": 3, "hotstart_dup_thresh": 5, "object_batch": 1}
-    detector = ScriptedDetector(script, tiny_model(0).low_res_mask_size)
-    return Engine(checkpoint(tiny_model(0)), TrackingConfig(**(values | tracking)), detector)
+    model = model or small_model(*MODEL)
+    detector = ScriptedDetector(script, model.low_res_mask_size)
+    return Engine(checkpoint(model), TrackingConfig(**(values | tracking)), detector)
 
 
 def given(session: Session, frames: Iterable[Frame] = FRAMES) -> list[SessionResult]:
@@ -146,7 +151,7 @@ class TestPolicies:
 class TestPromptsThatComeAndGo:
     def test_phrases_and_clicks_share_one_look_at_each_frame_and_not_their_decisions(self):
         calls: list[int] = []
-        backbone = tiny_model(0).detector_model.vision_encoder.backbone
+        backbone = small_model(*MODEL).detector_model.vision_encoder.backbone
         hook = backbone.register_forward_hook(lambda *_: calls.append(1))
         together = rows(given(begun(["red", CLICK, BOX])))
         hook.remove()
@@ -330,7 +335,8 @@ class TestErrors:
 
 
 def test_live_keeps_no_more_after_many_frames():
-    session = begun(["red", CLICK], "live", engine(suppress_unmatched_only_within_hotstart=False))
+    one = engine(model=tiny_model(0), suppress_unmatched_only_within_hotstart=False)  # whose objects go and come back
+    session = begun(["red", CLICK], "live", one)
     sizes = []
     for t in range(50):
         session.step(replace(FRAMES[t % 20], index=t))

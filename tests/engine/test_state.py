@@ -27,7 +27,7 @@ from sam3ray.prompts import PointPrompt
 from tests.engine import saved_session
 from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
 from tests.engine.prompted import WORKFLOWS, on_frame
-from tests.engine.tiny import tiny_model
+from tests.engine.tiny import small_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -55,8 +55,8 @@ def engine(seed: int = 0, **tracking: Any) -> Engine:
         "suppress_unmatched_only_within_hotstart": False,
         "init_trk_keep_alive": 2,
     }
-    detector = ScriptedDetector(script, tiny_model(0).low_res_mask_size)
-    return Engine(checkpoint(tiny_model(seed, 1.0)), TrackingConfig(**(values | tracking)), detector)
+    detector = ScriptedDetector(script, small_model(0).low_res_mask_size)
+    return Engine(checkpoint(small_model(seed, 1.0)), TrackingConfig(**(values | tracking)), detector)
 
 
 def begin(one: Engine, policy: str) -> Session:

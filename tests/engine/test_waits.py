@@ -30,7 +30,7 @@ from sam3ray.engine.transfer import mark
 from sam3ray.engine.vision import TrackerNeck
 from sam3ray.prompts import PointPrompt
 from tests.engine.pipeline import Found, ScriptedDetector, checkpoint, clip
-from tests.engine.tiny import IMAGE, PATCH, SeeingTracker, tiny_model
+from tests.engine.tiny import PATCH, SMALL, SeeingTracker, small_model
 
 ASK = {"_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "_unique2", "unique_dim"}
 
@@ -103,11 +103,11 @@ def test_nothing_is_asked_of_the_device_but_the_numbers_of_the_decision(rules, o
         found = [Found((0.3 + drift, 0.3), 0.15, 0.9), Found((0.7, 0.7 - drift), 0.12, 0.8)]
         return found if prompt == 0 else [Found((0.2, 0.8), 0.1, 0.75)] if frame < 4 else []
 
-    one: Checkpoint = checkpoint(tiny_model(1, 2.0))
+    one: Checkpoint = checkpoint(small_model(1, 2.0))
     settings = TrackingConfig(rules=rules, geometry_token=own_detector, max_num_objects=6)
     if own_detector:
         settings = settings.model_copy(update={"score_threshold_detection": 0.01, "new_det_thresh": 0.02})
-    detector = Detector(one, 2, own_detector) if own_detector else ScriptedDetector(script, 4 * IMAGE // PATCH)
+    detector = Detector(one, 2, own_detector) if own_detector else ScriptedDetector(script, 4 * SMALL // PATCH)
     rule_set = Rules.of(one.model.config, settings)
     neck = TrackerNeck(one.model, folded=rule_set.published)
     phrases = ("red", "blue")
@@ -137,8 +137,8 @@ class TouchesImages(TorchDispatchMode):
 
 
 def engine_of(**settings: Any) -> Engine:
-    found = ScriptedDetector(lambda frame, prompt: [Found((0.4, 0.4), 0.2, 0.9)], 4 * IMAGE // PATCH)
-    return Engine(checkpoint(tiny_model(1, 2.0)), TrackingConfig(**settings), found)
+    found = ScriptedDetector(lambda frame, prompt: [Found((0.4, 0.4), 0.2, 0.9)], 4 * SMALL // PATCH)
+    return Engine(checkpoint(small_model(1, 2.0)), TrackingConfig(**settings), found)
 
 
 @pytest.mark.parametrize(("policy", "touches"), [("whole", False), ("both", False), ("live", True)])

@@ -30,7 +30,7 @@ from sam3ray.video import Frame
 from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
 from tests.engine.prompted import WORKFLOWS, on_frame
 from tests.engine.test_exemplars import Seer
-from tests.engine.tiny import tiny_model
+from tests.engine.tiny import small_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -89,8 +89,8 @@ def script(frame: int, prompt: int) -> list[Found]:
 
 def engine(**tracking: Any) -> Engine:
     values = {"hotstart_delay": 6, "hotstart_unmatch_thresh": 4, "hotstart_dup_thresh": 3} | tracking
-    detector = Sees(script, tiny_model(0).low_res_mask_size)
-    return Engine(checkpoint(tiny_model(0, 1.0)), TrackingConfig(**values), detector)
+    detector = Sees(script, small_model(0).low_res_mask_size)
+    return Engine(checkpoint(small_model(0, 1.0)), TrackingConfig(**values), detector)
 
 
 class Killed(BaseException):

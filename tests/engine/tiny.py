@@ -12,9 +12,13 @@ from sam3ray.engine.vision import FrameFeatures, neck_of
 
 IMAGE = 112
 PATCH = 8
+WIDTH = 128  # of the features: an object's pointer is two tokens of its memory
+SMALL = 56  # of an image; a frame takes a quarter of the time
+NARROW = 64  # of its features: a pointer is one token, which is more than transformers' own code can do
 
 
-def tiny_config(**tracker: object) -> Sam3VideoConfig:
+def tiny_config(image: int | None = None, width: int = WIDTH, **tracker: object) -> Sam3VideoConfig:
+    image = image or IMAGE
     vision = {
         "backbone_config": {
             "model_type": "sam3_vit_model",
@@ -22,14 +26,14 @@ def tiny_config(**tracker: object) -> Sam3VideoConfig:
             "intermediate_size": 64,
             "num_hidden_layers": 2,
             "num_attention_heads": 2,
-            "image_size": IMAGE,
+            "image_size": image,
             "patch_size": PATCH,
-            "pretrain_image_size": IMAGE,
-            "window_size": IMAGE // PATCH,
+            "pretrain_image_size": image,
+            "window_size": image // PATCH,
             "global_attn_indexes": [0, 1],
         },
-        "fpn_hidden_size": 128,
-        "image_size": IMAGE,
+        "fpn_hidden_size": width,
+        "image_size": image,
     }
     detector = {
         "vision_config": vision,
@@ -43,58 +47,63 @@ def tiny_config(**tracker: object) -> Sam3VideoConfig:
             "max_position_embeddings": 32,
         },
         "geometry_encoder_config": {
-            "hidden_size": 128,
+            "hidden_size": width,
             "num_layers": 1,
             "num_attention_heads": 4,
             "intermediate_size": 64,
         },
-        "detr_encoder_config": {"hidden_size": 128, "num_layers": 1, "num_attention_heads": 4, "intermediate_size": 64},
+        "detr_encoder_config": {
+            "hidden_size": width,
+            "num_layers": 1,
+            "num_attention_heads": 4,
+            "intermediate_size": 64,
+        },
         "detr_decoder_config": {
-            "hidden_size": 128,
+            "hidden_size": width,
             "num_layers": 1,
             "num_attention_heads": 4,
             "num_queries": 4,
             "intermediate_size": 64,
         },
-        "mask_decoder_config": {"hidden_size": 128, "num_upsampling_stages": 2, "num_attention_heads": 4},
+        "mask_decoder_config": {"hidden_size": width, "num_upsampling_stages": 2, "num_attention_heads": 4},
     }
     options = {
-        "memory_attention_hidden_size": 128,
+        "memory_attention_hidden_size": width,
         "memory_attention_num_layers": 2,
         "memory_attention_num_attention_heads": 2,
-        "memory_attention_feed_forward_hidden_size": 128,
-        "memory_encoder_hidden_size": 128,
+        "memory_attention_feed_forward_hidden_size": width,
+        "memory_encoder_hidden_size": width,
         "memory_encoder_output_channels": 64,
-        "mask_downsampler_embed_dim": 128,
-        "memory_fuser_embed_dim": 128,
-        "memory_fuser_intermediate_dim": 128,
+        "mask_downsampler_embed_dim": width,
+        "memory_fuser_embed_dim": width,
+        "memory_fuser_intermediate_dim": width,
     }
     tracker_config = {
         "vision_config": vision,
-        "prompt_encoder_config": {"hidden_size": 128, "image_size": IMAGE, "patch_size": PATCH},
+        "prompt_encoder_config": {"hidden_size": width, "image_size": image, "patch_size": PATCH},
         "mask_decoder_config": {
-            "hidden_size": 128,
-            "mlp_dim": 128,
+            "hidden_size": width,
+            "mlp_dim": width,
             "num_attention_heads": 4,
             "iou_head_hidden_dim": 64,
         },
-        "image_size": IMAGE,
+        "image_size": image,
         **options,
         **tracker,
     }
     return Sam3VideoConfig(
-        detector_config=detector, tracker_config=tracker_config, low_res_mask_size=4 * IMAGE // PATCH
+        detector_config=detector, tracker_config=tracker_config, low_res_mask_size=4 * image // PATCH
     )
 
 
-@functools.lru_cache(maxsize=4)
-def tiny_model(seed: int = 0, presence: float = 0.0) -> Sam3VideoModel:
+@functools.lru_cache(maxsize=6)
+def tiny_model(seed: int = 0, presence: float = 0.0, image: int = IMAGE, width: int = WIDTH) -> Sam3VideoModel:
     """Weights that make objects come, go and differ: not the near-zero ones of a fresh model.
 
     `presence` is added to the logit of an object being there.
     """
     torch.manual_seed(seed)
-    model = Sam3VideoModel(tiny_config()).eval()
+    model = Sam3VideoModel(tiny_config(image, width)).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
@@ -107,6 +116,11 @@ def tiny_model(seed: int = 0, presence: float = 0.0) -> Sam3VideoModel:
         tracker.mask_decoder.pred_obj_score_head.proj_out.weight.mul_(4)
         tracker.mask_decoder.pred_obj_score_head.proj_out.bias.add_(presence)
     return model.requires_grad_(False)
+
+
+def small_model(seed: int = 0, presence: float = 0.0) -> Sam3VideoModel:
+    """For tests that compare the engine with itself; what transformers does as well is compared on `tiny_model`."""
+    return tiny_model(seed, presence, SMALL, NARROW)
 
 
 def backbone_features(model: Sam3VideoModel, pixels: torch.Tensor) -> torch.Tensor:
