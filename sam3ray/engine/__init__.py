@@ -1,6 +1,6 @@
 """SAM 3 on video: the only package that knows transformers' internals.
 
-`rules` lists what is done otherwise than in transformers, and why. Names are imported when first used: torch and
+`rules` lists every difference from transformers, and why. Names are imported on first use, because torch and
 transformers take seconds to import.
 """
 

@@ -1,6 +1,6 @@
-"""Which detections belong to which tracked objects: pure decisions on numbers.
+"""Decides which detections belong to which tracked objects. Pure: numbers in, decisions out.
 
-Follows `_associate_det_trk` of the code published with the weights; transformers' is equal.
+Follows `_associate_det_trk` of the code published with the weights; transformers' version is equivalent.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from sam3ray.engine.rules import Rules
 
 @dataclass(frozen=True, eq=False)
 class Association:
-    """What one frame's detections say of the tracked objects.
+    """How one frame's detections relate to the tracked objects.
 
-    Detections and tracks are named by their index among those of the frame.
+    Detections and tracks are given by their index among those of the frame.
 
     Attributes:
-        new: detections that are new objects, ascending (by falling score where the cap dropped some).
+        new: detections that are new objects, ascending; by falling score if the cap dropped some.
         matched_tracks: for each detection, the tracks that it overlaps enough to be the same object.
         unmatched: tracks with a mask that no detection confirms.
         empty: tracks without a mask on this frame.
         recondition: track -> the confident detection that agrees with it best.
-        dropped: new objects that the cap on objects left out.
+        dropped: number of new objects that the cap on objects dropped.
     """
 
     new: tuple[int, ...]
@@ -51,11 +51,11 @@ def associate(
         scores: (detections,) detection scores.
         detection_prompts, track_prompts: which prompt each came from.
         track_is_empty: (tracks,) bool.
-        absent: so many of the tracks may be let go to make room for new objects.
+        absent: number of tracks that may be dropped to make room for new objects.
 
-    A detection may confirm several tracks (hotstart removes duplicates later) and is new only if it overlaps
-    none. Where its phrase has no tracks, it is new whatever its score. transformers' rules ask that of all
-    phrases together, so that one phrase's objects raise the bar for another's.
+    A detection may confirm several tracks (hotstart removes duplicates later), and is new only if it overlaps none. If
+    its phrase has no tracks, it is new whatever its score. Under transformers' rules this holds only if no phrase has
+    tracks, so that one phrase's objects raise the bar for another's.
     """
     detections, tracks = ious.shape
     empty = tuple(np.flatnonzero(track_is_empty).tolist())
@@ -84,7 +84,7 @@ def associate(
 
 
 def _capped(found: Association, new: np.ndarray, scores: np.ndarray, room: int) -> Association:
-    """With these new objects, less the worst where there would be too many."""
+    """Adds these new objects, without the worst ones if there would be too many."""
     dropped = max(0, len(new) - room)
     if dropped:
         new = new[np.argsort(-scores[new], kind="stable")[:room]]

@@ -1,4 +1,4 @@
-"""How far a session has come, and what changes on which frame."""
+"""Keeps track of how far a session has come, and of what changes on which frame."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ class Clock:
     """How far a pass has come. Frames count from 0 within the pass.
 
     Attributes:
-        given, worked: frames handed in, and of these worked on.
-        first: position of the pass's first frame; the others lie after it, in a reverse pass before it.
-        last_index, worked_index: index in the source of the frame given, and worked on, last; None before.
+        given, worked: number of frames given, and of those processed.
+        first: position of the pass's first frame; the others come after it, or before it in a reverse pass.
+        last_index, worked_index: source index of the last frame given, and of the last one processed; None before.
         phrases_from: the frame on which phrases were first looked for; None before.
-        follows: whether a frame with visual prompts has been given: all that come after are looked at.
+        follows: whether a frame with visual prompts has been given, so that all later frames are looked at.
         asked: (frame, phrases): what is looked for from that frame on.
-        removals: (frame, id or phrase): what is dropped before that frame is worked on.
+        removals: (frame, id or phrase): what is dropped before that frame is processed.
     """
 
     given: int = 0

@@ -1,10 +1,9 @@
-"""`torch.compile`, layer by layer.
+"""Runs `torch.compile` layer by layer.
 
-A vision transformer's layers all look alike, so what one of them is compiled to serves the others; the backbone as a
-whole would be compiled 32 layers long. Every shape is compiled by itself and without choices that
-are timed on the machine, so that a worker's numbers do not depend on what it has seen before. Layers whose shapes
-depend on the number of objects stay as they are, since each size would be compiled. A function of theirs that is
-compiled once for all sizes asks for it with `compiled`.
+A vision transformer's layers are alike, so the code compiled for one serves all; compiling the whole backbone would
+take 32 times as long. Every shape is compiled separately, and without choices timed on the machine, so that a worker's
+numbers do not depend on earlier clips. Layers whose shapes depend on the number of objects are not compiled, since
+every number would need its own code. Single functions of theirs that suit all sizes use `compiled`.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ _MOST_SHAPES = 64  # of one kind of layer, before torch gives up on it: frames x
 
 
 def compile_layers(model: Sam3VideoModel, device: torch.device, backend: str = "inductor") -> None:
-    """Compiles the layers that see a whole frame: those of the backbone, and of the detector's encoder, decoder and
-    pixel decoder. They are compiled when they are first called.
+    """Compiles, on their first call, the layers that see a whole frame: those of the backbone and of the detector's
+    encoder, decoder and pixel decoder.
 
     Raises:
-        JobStopped: nothing can be compiled on this machine.
+        JobStopped: this machine cannot compile.
     """
     _check(device, backend)
     _dynamo.config.recompile_limit = max(_dynamo.config.recompile_limit, _MOST_SHAPES)
@@ -46,7 +45,9 @@ def compile_layers(model: Sam3VideoModel, device: torch.device, backend: str = "
 
 
 def compiled(model: Sam3VideoModel, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A pure function of tensors, one for all their sizes if the model's layers are compiled; otherwise as it is."""
+    """Compiles a pure function of tensors once for all sizes, if the model's layers are compiled; else returns it
+    unchanged.
+    """
     return _compiled(function, "inductor", dynamic=True) if model in _models else function
 
 
@@ -56,7 +57,9 @@ def _compiled(function: Callable[..., Any], backend: str, *, dynamic: bool) -> C
 
 
 def _check(device: torch.device, backend: str) -> None:
-    """Compiles a sum: a machine without a C compiler, or a GPU without Triton, says so here and not at each clip."""
+    """Compiles a sum, so that a machine without a C compiler, or a GPU without Triton, fails here and not at each
+    clip.
+    """
     try:
         torch.compile(torch.add, backend=backend)(torch.ones(8, device=device), 1)
     except (RuntimeError, OSError) as error:

@@ -1,11 +1,11 @@
-"""Weights that are not in transformers' layout yet, into a folder that `model.checkpoint` takes.
+"""Converts weights in other layouts into a folder that `model.checkpoint` takes.
 
-Read are Meta's `sam3.pt` and what was trained from it with Meta's code (all of it, or the detector alone), the same as
-safetensors, and LoRA adapters of transformers' model. This is the one place where anything but safetensors is read,
-and only as tensors (`weights_only`): no code of a file runs.
+Reads Meta's `sam3.pt`, weights trained from it with Meta's code (all of them, or only the detector's), both also as
+safetensors, and LoRA adapters of transformers' model. Only this module reads files other than safetensors, and only as
+tensors (`weights_only`): no code from a file runs.
 
-Every weight of the file has a place, is one of the few known to have no effect, or is refused by name, and so is every
-weight that is missing. The folder appears whole or not at all: it is built beside its place and renamed.
+Every weight of the file must have a place, or be one of the few known to have no effect. All others are refused by
+name, as are missing weights. The folder appears whole or not at all: it is built beside its place and renamed.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _NAMED = 5  # at most, in an error
 
 @dataclass(frozen=True)
 class Converted:
-    """What came of it.
+    """The result of a conversion.
 
     Attributes:
         layout: "meta", "transformers" or "lora".
         weights: tensors written.
         unused: names in the file that no computation reads.
-        from_base: parts that the file does not hold and that are the base's.
+        from_base: parts missing in the file and taken from the base.
     """
 
     layout: str
@@ -56,12 +56,12 @@ def convert(weights: str, folder: str, base: str = "facebook/sam3", *, offline: 
 
     Args:
         weights: a file (`.pt`, `.pth`, `.bin`, `.safetensors`), or the folder of a LoRA adapter.
-        folder: to be made; must not be there, or be empty.
-        base: hub id or folder in transformers' layout: gives configuration, tokenizer and preprocessing, the weights
-            that an adapter changes, and the tracker of a file that holds a detector alone.
+        folder: the folder to create; must not exist, or be empty.
+        base: hub id or folder in transformers' layout. Gives the configuration, tokenizer and preprocessing, the
+            weights that an adapter changes, and the tracker if the file has only a detector.
 
     Raises:
-        UserError: what is wrong with the file, or with where it is to go.
+        UserError: the file or the folder is not suitable.
         JobStopped: the base cannot be loaded.
     """
     source, goal = Path(weights).expanduser(), Path(folder).expanduser()
@@ -123,12 +123,12 @@ def _rename(source: Path, config: ModelConfig, made: Path) -> Converted:
     return Converted(layout, len(placed), unused, tuple(part.rstrip(".") for part in absent))
 
 
-# What torch's unpickler runs into where a file is no pickle at all: it takes the bytes for instructions.
+# What torch's unpickler raises for a file that is no pickle, whose bytes it takes for instructions.
 _NO_PICKLE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, struct.error)
 
 
 def _read(source: Path) -> dict[str, Tensor]:
-    """Names and tensors of a file, as they are."""
+    """Names and tensors of a file, unchanged."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -165,7 +165,7 @@ def _is_zip(source: Path) -> bool:
 
 
 def _from_meta(source: Path, given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Meta's weights under transformers' names, and the names of those that nothing reads."""
+    """Meta's weights under transformers' names, and the names of those without effect."""
     import torch
 
     placed: dict[str, Tensor] = {}
@@ -196,13 +196,13 @@ def _from_meta(source: Path, given: Mapping[str, Tensor]) -> tuple[dict[str, Ten
 
 
 def _full(name: str) -> str:
-    """The name in Meta's video model of a weight that may be from its image model."""
+    """A weight's name in Meta's video model, even if the weight is from Meta's image model."""
     name = name.replace("inst_interactive_predictor.model.", "tracker.", 1)
     return name if name.startswith(("detector.", "tracker.")) else f"detector.{name}"
 
 
 def _has_class_token(value: Tensor) -> bool:
-    """Position embeddings (1, tokens, C): of a square of patches, or of one token more."""
+    """Whether position embeddings (1, tokens, C) have one token more than a square of patches."""
     return round(value.shape[1] ** 0.5) ** 2 != value.shape[1]
 
 
@@ -255,7 +255,7 @@ def _base(config: ModelConfig) -> tuple[Any, Sam3VideoProcessor]:
 
 
 def _shapes(model_config: Any) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a model's weights, of which none is made."""
+    """Names and shapes of a model's weights, without allocating them."""
     import torch
     from transformers import Sam3VideoModel
 
@@ -279,7 +279,7 @@ def _write(made: Path, weights: Mapping[str, Tensor], model_config: Any, process
 
 
 def _list(what: str, names: Sequence[str]) -> Iterable[str]:
-    """One sentence that names some and counts the rest; none for no names."""
+    """One sentence that names some and counts the rest; no sentence if there are no names."""
     if names:
         rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         yield f"{what}: {', '.join(names[:_NAMED])}{rest}"

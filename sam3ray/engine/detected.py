@@ -1,4 +1,4 @@
-"""Objects that phrases found, and the conditioning frames that they lend each other."""
+"""Objects found by phrases, and the conditioning frames that they lend each other."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class DetectedObject:
 
 @dataclass
 class Loan:
-    """A conditioning frame that objects of one birth have because some of them were reconditioned there.
+    """A conditioning frame shared by objects born on one frame, because some of them were reconditioned there.
 
-    As in the published code, it goes back to an ordinary frame when hotstart has removed all who were (`givers`).
+    As in the published code, it becomes an ordinary frame again once hotstart has removed all of these (`givers`).
     """
 
     frame: int
@@ -35,7 +35,7 @@ class Loan:
 
 
 def lent(frame: int, objects: Iterable[DetectedObject], chosen: Iterable[DetectedObject]) -> list[Loan]:
-    """Loans to the birth mates of the objects `chosen`, which are reconditioned on a frame: it becomes theirs, too."""
+    """Lends a frame on which the objects `chosen` are reconditioned to all objects born with them."""
     births: dict[tuple[int, int], set[int]] = {}
     for each in chosen:
         births.setdefault((each.born, each.prompt), set()).add(each.object_id)
@@ -55,11 +55,10 @@ def settled(
     is_young: Callable[[DetectedObject], bool],
     take_back: Callable[[int, list[ObjectMemory]], None],
 ) -> list[Loan]:
-    """Takes back what the removed had lent. Returns the loans that are still open.
+    """Takes back the frames that removed objects had lent. Returns the loans that are still open.
 
     Args:
-        is_young: whether a later frame may still remove the object: what can no longer be taken back is the
-            borrowers' own.
+        is_young: whether a later frame may still remove the object. If not, the borrowers keep the frame for good.
         take_back: makes a frame an ordinary one of these objects.
     """
     by_id = {each.object_id: each for each in objects}

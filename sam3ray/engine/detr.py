@@ -1,9 +1,9 @@
-"""The detector's transformer: what each phrase finds on each frame, by the model's own layers, without a wait.
+"""The detector's transformer: finds each phrase on each frame with the model's own layers, without waiting for a GPU.
 
-transformers 5.23 (`models/sam3/modeling_sam3.py`) puts the size of the feature map on the device and reads it back
-in every layer of the decoder, and asks in encoder, decoder and mask decoder whether a mask is all true: 16 times a
-frame the host waits for a GPU. Here sizes are Python's own and masks come with four dimensions, which transformers
-takes as they are. The numbers are the same.
+transformers 5.23 (`models/sam3/modeling_sam3.py`) copies the size of the feature map to the device and reads it back in
+every layer of the decoder. In encoder, decoder and mask decoder it also checks whether a mask is all true. So the host
+waits for a GPU 16 times per frame. Here sizes are Python numbers, and masks have four dimensions, which transformers
+uses unchecked. The numbers are the same.
 
 Under bfloat16 weights, positions and boxes stay in float32 until a layer takes them (see `vision.sine_positions`).
 """
@@ -25,8 +25,9 @@ from sam3ray.engine.vision import as_image, sine_positions
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Of some (frame, phrase) pairs: scores (pairs, queries), what the queries became (pairs, queries, C), and what
-    they looked at (pairs, g*g, C)."""
+    """The result for some (frame, phrase) pairs: scores (pairs, queries), the final queries (pairs, queries, C), and
+    the encoded features that they attended to (pairs, g*g, C).
+    """
 
     probs: Tensor
     queries: Tensor
@@ -68,7 +69,7 @@ class DetectionTransformer:
         return scores[0].squeeze(-1).sigmoid() * presence.sigmoid(), queries, seen
 
     def _decode(self, seen: Tensor, place: Tensor, text: Tensor, attended: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries (pairs, queries, C) and the logit (pairs, 1) of the phrase being there at all."""
+        """Queries (pairs, queries, C) and the phrase's presence logit (pairs, 1)."""
         decoder, n = self._model.detr_decoder, len(seen)
         boxes = decoder.reference_points.weight.float().unsqueeze(0).expand(n, -1, -1).sigmoid()
         first = torch.cat([decoder.presence_token.weight, decoder.query_embed.weight])
@@ -86,7 +87,7 @@ class DetectionTransformer:
                 vision_features=seen,
                 vision_pos_encoding=place,
                 text_cross_attn_mask=attended,
-                # The presence token, first of the queries, looks everywhere alike.
+                # The presence token, the first of the queries, attends to all places alike.
                 vision_cross_attn_mask=F.pad(self._nearness(boxes), (0, 0, 1, 0)),
             )
             queries = decoder.output_layer_norm(hidden[:, 1:])
@@ -95,7 +96,7 @@ class DetectionTransformer:
         return queries, presence.clamp(min=-limit, max=limit)
 
     def _nearness(self, boxes: Tensor) -> Tensor:
-        """(pairs, queries, 4) boxes -> (pairs, heads, queries, g*g), what each query adds to its look at each cell."""
+        """(pairs, queries, 4) boxes -> (pairs, heads, queries, g*g), each query's attention bias for each cell."""
         decoder = self._model.detr_decoder
         centre, half = boxes[..., :2], 0.5 * boxes[..., 2:]
         low, high = centre - half, centre + half
@@ -107,13 +108,13 @@ class DetectionTransformer:
         return both.flatten(2, 3).permute(0, 3, 1, 2).contiguous()
 
     def _offsets(self, edges: Tensor) -> Tensor:
-        """(pairs, queries, 2) two edges along an axis -> (pairs, queries, g, 2) how far each cell is from them."""
+        """(pairs, queries, 2) two edges along an axis -> (pairs, queries, g, 2) each cell's distance from them."""
         away = 8 * (self._steps[:, None] - edges.unsqueeze(2))
         return away.sign() * torch.log2(away.abs() + 1.0) / math.log2(8)
 
 
 class DetectionMasks:
-    """The masks of what a `DetectionTransformer` found, for a detector whose coarse features are its level `coarse`."""
+    """Masks for the queries of a `DetectionTransformer`. The detector's coarse features are its level `coarse`."""
 
     def __init__(self, detector: Any, coarse: int) -> None:
         self._decoder = detector.mask_decoder
@@ -134,11 +135,11 @@ class DetectionMasks:
             query=decoder.prompt_cross_attn_norm(seen),
             key=text,
             value=text,
-            attention_mask=mask[:, None, None, :],  # of four dimensions: taken as it is, without a wait
+            attention_mask=mask[:, None, None, :],  # with four dimensions, it is used unchecked, without a wait
         )
         finer = [layer(backbone).expand(len(queries), -1, -1, -1) for layer in self._finer]
         pixels = decoder.pixel_decoder([*finer, as_image(seen + looked)])
-        # A projection of the pixels, then a product with a few queries: the queries may be projected instead.
+        # Instead of projecting all pixels before a product with a few queries, this projects the queries.
         wanted, projection = decoder.mask_embedder(queries), decoder.instance_projection
         each = wanted @ projection.weight[:, :, 0, 0]
         masks = torch.baddbmm((wanted @ projection.bias).unsqueeze(-1), each, pixels.flatten(2))

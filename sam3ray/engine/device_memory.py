@@ -1,4 +1,4 @@
-"""How torch keeps the memory of a GPU that tensors have given back."""
+"""Sets how torch keeps freed GPU memory."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ _SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")  # the first from 
 
 
 def grow_in_place() -> None:
-    """Lets torch's segments of GPU memory grow, unless its user has said how it allocates. Before a GPU is first used.
+    """Lets torch's segments of GPU memory grow, unless the user has configured its allocator. Call it before a GPU is
+    used.
 
-    Otherwise a block that is a little too small for what comes next stays as it is beside a new one: each number of
-    objects, and of memories, has tensors of other sizes.
+    Tensor sizes change with the number of objects and of memories. Without this, a block that is slightly too small
+    stays unused beside a new one.
     """
     if not any(os.environ.get(name) for name in _SETTINGS):
         os.environ[_SETTINGS[1]] = "expandable_segments:True"

@@ -1,9 +1,9 @@
-"""Which model some files are: one SHA-256, the same for a folder, a hub id and a copy under another path.
+"""Identifies a model by one SHA-256, which is the same for a folder, a hub id and a copy under another path.
 
-It covers the whole content of the files that the model is made from, not their names' folder. Headers and sizes alone
-would not do: a fine-tuned model has those of the model it began as. A folder is read once for it (0.7 GB/s measured on
-one core, 5 s for facebook/sam3; the bytes are those that loading reads, too). Of a hub checkpoint nothing is read: the
-hub, and its cache on this machine, know the SHA-256 of each large file.
+It covers the whole content of the model's files, but not their folder. Headers and sizes would not suffice, since
+fine-tuning does not change them. A folder is read once for it: 0.7 GB/s measured on one core, 5 s for facebook/sam3, of
+bytes that loading reads anyway. A hub checkpoint is not read, because the hub and its cache on this machine know the
+SHA-256 of each large file.
 """
 
 from __future__ import annotations
@@ -32,18 +32,19 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def model_files(names: Iterable[str]) -> list[str]:
-    """Those of a folder's files that transformers makes a model of, sorted. Others (a README, a second copy of the
-    weights in another format) make no other model."""
+    """The files of a folder from which transformers loads a model, sorted. Other files, such as a README or the weights
+    in another format, do not matter.
+    """
     given = set(names)
     small = {name for name in _SMALL if name in given}
     if "tokenizer.json" in small:
-        small -= {"vocab.json", "merges.txt"}  # what it was made from
+        small -= {"vocab.json", "merges.txt"}  # the files it covers
     weights = {name for name in given if name.endswith(".safetensors")}
     if _WEIGHTS in weights:
         weights = {_WEIGHTS}
     elif shards := {name for name in given if _SHARD.fullmatch(name)}:
         weights = shards
-    if "adapter_config.json" in small:  # transformers applies what lies beside it
+    if "adapter_config.json" in small:  # transformers also applies an adapter in the folder
         weights |= {"adapter_model.safetensors"} & given
     return sorted(small | weights)
 
@@ -63,7 +64,7 @@ def folder_digest(folder: Path) -> str:
 
 
 def hub_digest(name: str, commit: str, snapshot: Path, *, offline: bool) -> str | None:
-    """Of a commit on the hub, downloading small files alone; None where the hub and its cache do not tell.
+    """The digest of a commit on the hub, downloading only small files; None if the hub and its cache cannot tell.
 
     Args:
         snapshot: the commit's folder in the cache on this machine.
@@ -75,8 +76,11 @@ def hub_digest(name: str, commit: str, snapshot: Path, *, offline: bool) -> str 
 
 
 def is_network_error(error: BaseException) -> bool:
-    """Whether the hub did not answer, or not what was asked for. Its client's HTTP library changes with its version,
-    so that errors are told by the package that defines them."""
+    """Whether the hub did not answer, or sent something unexpected.
+
+    The HTTP library of the hub's client changes with its version, so errors are recognised by the package that defines
+    them.
+    """
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "requests")
 
 
@@ -97,12 +101,14 @@ def _digests_from_hub(name: str, commit: str) -> dict[str, str] | None:
     except Exception as error:
         if not is_network_error(error):
             raise
-        return None  # a mirror without this interface, no network: the cache may know
+        return None  # a mirror without this interface, or no network: ask the cache
     return digests if any(file.endswith(".safetensors") for file in digests) else None
 
 
 def _digests_from_cache(snapshot: Path) -> dict[str, str] | None:
-    """The cache names the blob of a large file by its SHA-256. A snapshot without weights says nothing."""
+    """Digests from the cache, which names the blob of a large file by its SHA-256. None for a snapshot without
+    weights.
+    """
     digests = {}
     for name in model_files(entry.name for entry in snapshot.iterdir()):
         blob = (snapshot / name).resolve().name

@@ -1,10 +1,10 @@
-"""What a window of a clip leaves to later windows: its objects' memories at the end of its rows.
+"""A window's ending: what later windows need of it, the memories of its objects at the end of its rows.
 
-One safetensors file: the memories and pointers of each object by themselves, so that one object is read without the
-others, and in the metadata one JSON text with the rest, which holds a digest of each object's tensors. The file is
-bound as a session's state is (`sam3ray.engine.state`): another model could not read these memories.
+It is one safetensors file. Each object's memories and pointers are separate tensors, so that an object can be read
+alone. One JSON text in the metadata has the rest, with a digest of each object's tensors. Like a session's state
+(`sam3ray.engine.state`), the file belongs to one model, since another one could not use these memories.
 
-Memories answer for frames from `until` on only: what earlier frames would read has been dropped.
+Memories serve only frames from `until` on; what earlier frames would read has been dropped.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ _Count = Annotated[int, Field(ge=0)]
 
 @checked(config=STRICT)
 class RememberedState:
-    """One object. Frames in `memory` count from the window's first; `rows` are the numbers of its two tensors' rows."""
+    """One object. Frames in `memory` count from the window's first frame; `rows` are the row counts of its two
+    tensors.
+    """
 
     object_id: Annotated[int, Field(ge=1, le=2**31)]
     prompt: str
@@ -59,7 +61,9 @@ class RememberedState:
 
 @checked(config=STRICT)
 class EndingState:
-    """`start`, `until`: positions in the clip of the window's first frame, and behind its last row."""
+    """The state in an ending. `start` and `until` are positions in the clip: of the window's first frame, and after its
+    last row.
+    """
 
     format: int
     bound_to: dict[str, Any]
@@ -74,14 +78,14 @@ _ADAPTER = TypeAdapter(EndingState)
 
 @dataclass(frozen=True, eq=False)
 class Ending:
-    """An ending in memory, until it is written."""
+    """An ending in memory, before it is written."""
 
     state: EndingState
     tensors: Mapping[int, StateTensors]
 
     @classmethod
     def of(cls, session: Session, start: int) -> Ending:
-        """Taken from a session that has processed exactly the window's rows and continues.
+        """Copies the ending from a session that has just processed the window's last row and will continue.
 
         Args:
             start: position in the clip of the session's first frame.
@@ -108,9 +112,9 @@ class Ending:
         """Writes a file, which appears whole or not at all.
 
         Args:
-            ids: the objects that the window's rows name, by their ids when the ending was taken. Others, such as those
-                that hotstart has removed since, are left out.
-            note: a text of the caller's own (see `EndingFile.note`).
+            ids: the objects in the window's rows, by their ids when the ending was taken. Others, such as those that
+                hotstart has removed since, are omitted.
+            note: any text of the caller (see `EndingFile.note`).
         """
         kept = [each for each in self.state.objects if each.object_id in ids]
         objects = [replace(each, object_id=ids[each.object_id]) for each in kept]
@@ -144,10 +148,10 @@ class EndingFile:
     Attributes:
         start, until: see `EndingState`.
         objects: id -> phrase.
-        note: as it was written.
+        note: the note that was written.
 
     Raises:
-        StateError: the file is missing, damaged, or of another model, size or version; says which.
+        StateError: the file is missing, damaged, or of another model, size or version; the message says which.
     """
 
     def __init__(self, path: str | os.PathLike[str], engine: Engine, size: tuple[int, int]) -> None:

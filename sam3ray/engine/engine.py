@@ -1,4 +1,4 @@
-"""A loaded model with its rules: whole clips, and what the sessions of all clips share."""
+"""A loaded model with its rules: labels whole clips, and has what the sessions of all clips share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from sam3ray.video import Frame
 
 
 class Engine:
-    """Labels clips, one at a time; nothing of a clip is left when it ends.
+    """Labels clips, one at a time. Nothing of a clip stays when it ends.
 
     Args:
         checkpoint: the loaded model.
@@ -40,7 +40,7 @@ class Engine:
 
     Attributes:
         rules: the thresholds in force.
-        counted: the clip, or the window of a clip, under way or ended last.
+        counted: the current or last clip, or window of a clip.
 
     Raises:
         ValueError: the thresholds contradict each other or the checkpoint's.
@@ -70,7 +70,7 @@ class Engine:
 
     @cached_property
     def weights(self) -> str:
-        """A digest that tells these weights from others: names, shapes and the first values of every parameter."""
+        """A digest that distinguishes these weights from others: names, shapes and first values of every parameter."""
         digest, first = hashlib.sha256(), []
         for name, parameter in self.checkpoint.model.named_parameters():
             digest.update(f"{name} {tuple(parameter.shape)}\n".encode())
@@ -80,7 +80,7 @@ class Engine:
 
     @property
     def tally(self) -> Tally:
-        """Counts of the clip, or the window of a clip, under way or ended last."""
+        """Counts for the current or last clip, or window of a clip."""
         return self.counted.tally if self.counted is not None else Tally()
 
     def annotate(
@@ -98,18 +98,18 @@ class Engine:
         """Labels one clip.
 
         Args:
-            frames: of one size, in display order; read only as far ahead as needed. A `FrameSource` where one look at
-                each is not enough: backward, or `refine="throughout"`.
+            frames: of one size, in display order; read only as far ahead as needed. Must be a `FrameSource` if frames
+                are needed more than once: backward, or with `refine="throughout"`.
             height, width: of the frames, in pixels.
-            progress, recorder: as in `walk.Walk`.
+            progress, recorder: see `walk.Walk`.
             how: the other fields of `walk.Wanted`.
 
         Returns:
             One value per frame, in display order.
 
         Raises:
-            ValueError, UserError, ClipError: as `walk.Walk`, or the frames can be read only once. Later also ClipError,
-                empty_range, where the frame of a prompt is not among those read.
+            ValueError, UserError, ClipError: see `walk.Walk`; also if the frames can be read only once. Later also
+                ClipError (empty_range), if the frame of a prompt is not among those read.
         """
         source = frames if isinstance(frames, FrameSource) else OnePass(frames, height, width)
         self.counted = walk = Walk(self, source, Wanted(phrases, visual, **how), progress, recorder)
@@ -120,7 +120,7 @@ class Engine:
         self._own_detector.check(phrases)
 
     def tracker(self, size: tuple[int, int], num_frames: int | None) -> Tracker:
-        """Fresh, for one clip of frames of (height, width); its length matters where it is below 16."""
+        """A new tracker for one clip with frames of (height, width). The clip's length matters only below 16."""
         tracking = self.tracking
         return Tracker(
             self.checkpoint.model,

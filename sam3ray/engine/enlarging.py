@@ -1,6 +1,6 @@
-"""Masks at the size of the source on a CPU: resized only where they can be foreground.
+"""Enlarges masks to the size of the source on a CPU, only where they can be foreground.
 
-The cost is that of the objects, not of the frame.
+The cost depends on the size of the objects, not of the frame.
 """
 
 from __future__ import annotations
@@ -41,9 +41,8 @@ class Region:
 def enlarged(low: np.ndarray, height: int, width: int) -> Region | None:
     """Where a mask of logits (h, w), resized to (height, width), is positive.
 
-    The same pixels as `F.interpolate(..., mode="bilinear") > 0`: a result is positive only if one of the four
-    logits that it is made of is. Rounding may differ in the last bit, so where a result is as good as zero
-    torch itself decides.
+    Gives the same pixels as `F.interpolate(..., mode="bilinear") > 0`. A result can be positive only if one of its four
+    logits is. Rounding may differ in the last bit, so torch itself decides where a result is almost zero.
     """
     positive = low > 0
     rows = np.flatnonzero(positive.any(axis=1))
@@ -54,7 +53,7 @@ def enlarged(low: np.ndarray, height: int, width: int) -> Region | None:
     top, bottom = down.range(int(rows[0]), int(rows[-1]))
     left, right = across.range(int(columns[0]), int(columns[-1]))
     if top >= bottom or left >= right:
-        return None  # resized to less, the source steps over these logits
+        return None  # when shrinking, resizing may skip these logits
     row0, row1 = down.first[top], down.second[bottom - 1]
     strip = low[row0 : row1 + 1]
     wide = strip[:, across.first[left:right]] * across.weight0[left:right]
@@ -85,7 +84,9 @@ class _Taps:
 
 @lru_cache(maxsize=64)
 def _taps(size: int, new_size: int) -> _Taps:
-    """As torch computes them (align_corners False): in float32, outputs before the first centre read it alone."""
+    """The taps as torch computes them (align_corners False): in float32, and outputs before the first centre read only
+    that.
+    """
     scale = np.float32(size) / np.float32(new_size)
     centre = scale * (np.arange(new_size, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
     centre = np.maximum(centre, np.float32(0))

@@ -1,12 +1,12 @@
-"""Concepts shown by boxes: the frames on which they are used, and the encodings of their boxes.
+"""Concepts shown by boxes: on which frames they are used, and how their boxes are encoded.
 
-By Meta's published rules (`add_prompt` with boxes, sam3/model/sam3_video_inference.py) boxes are encoded on their own
-frame and take part in the detection of that frame alone. A phrase is looked for on the other frames without them; an
-exemplar without a phrase is looked for on its own frames alone, by the word "visual" and its boxes, and what it found
-there is tracked.
+By Meta's published rules (`add_prompt` with boxes, sam3/model/sam3_video_inference.py), boxes are encoded on their own
+frame and take part only in that frame's detection. On all other frames a phrase is looked for without them. An exemplar
+without a phrase is looked for only on its own frames, by the word "visual" and its boxes; what it finds there is
+tracked.
 
-`tracking.exemplars: everywhere` is our own: the encoded boxes are kept and take part in the detection on all later
-frames.
+`tracking.exemplars: everywhere` is sam3ray's addition: the encoded boxes are kept, and take part in the detection on
+all later frames.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Boxes = tuple[tuple[float, float, float, float], ...]
 
 @dataclass(eq=False)
 class Shown:
-    """A concept of which a box has been shown.
+    """A concept for which a box has been shown.
 
     Attributes:
         since, until: the number of frames given before it was first shown, and before it was removed.
-        said: (frame, (1, boxes + 1, C)) of each frame whose boxes are kept for later ones.
+        said: (frame, encoding (1, boxes + 1, C)) for each frame whose boxes are kept for later frames.
     """
 
     name: str
@@ -46,14 +46,15 @@ class Shown:
 
 @dataclass(frozen=True)
 class Sought:
-    """What is looked for on a frame with the help of boxes.
+    """Something to look for on a frame with the help of boxes.
 
     Attributes:
         text: a phrase, or VISUAL.
-        boxes: of this frame: (centre x, centre y, width, height) as fractions of it.
-        signs: of each box, whether it is around an instance.
-        frame: of the boxes, counted in the pass; -1 where there are none.
-        kept: holds the encodings of earlier boxes and takes those of these; None: neither.
+        boxes: boxes on this frame: (centre x, centre y, width, height) as fractions of it.
+        signs: for each box, whether it is around an instance.
+        frame: the boxes' frame, counted in the pass; -1 if there are none.
+        kept: has the encodings of earlier boxes, and gets those of these; None if boxes are used on their own frame
+            only.
     """
 
     name: str
@@ -75,10 +76,10 @@ class Exemplars:
     """The exemplars of a session.
 
     Attributes:
-        waiting, coming: frame index -> exemplars: for frames that have not been given, or not been worked on.
-        count: exemplars added so far.
-        shown: concepts of which a box has been shown, by name.
-        ended: those that were removed, until all frames given before have been worked on.
+        waiting, coming: frame index -> exemplars, for frames not given yet, and for frames not processed yet.
+        count: number of exemplars added so far.
+        shown: concepts for which a box has been shown, by name.
+        ended: removed concepts, until all frames given before the removal have been processed.
     """
 
     def __init__(self, size: tuple[int, int], *, everywhere: bool) -> None:
@@ -92,7 +93,7 @@ class Exemplars:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all concepts without a phrase."""
+        """Names of all concepts without a phrase."""
         given = [each.name for of in (*self.coming.values(), *self.waiting.values()) for each in of if not each.phrase]
         return tuple(dict.fromkeys([*(each.name for each in self.shown.values() if not each.phrase), *given]))
 
@@ -116,7 +117,7 @@ class Exemplars:
         return named
 
     def remove(self, name: str, given: int) -> None:
-        """Forgets a concept, or the exemplars of a phrase, from the frame on that is given next."""
+        """Forgets a concept, or the exemplars of a phrase, from the next frame given on."""
         for frame, of_frame in list(self.waiting.items()):
             self.waiting[frame] = tuple(each for each in of_frame if each.name != name)
             if not self.waiting[frame]:
@@ -127,12 +128,12 @@ class Exemplars:
             self.ended.append(shown)
 
     def look(self, frame_index: int, given: int, phrases: tuple[str, ...], *, looks: bool) -> tuple[Asked, ...]:
-        """What is looked for on a frame.
+        """What to look for on a frame.
 
         Args:
-            given: frames of the pass before it.
-            phrases: in force on it.
-            looks: False on a frame that is looked at for its own boxes only.
+            given: number of the pass's frames before it.
+            phrases: the phrases in force on it.
+            looks: False if the frame is looked at only because it has boxes.
         """
         here = self.waiting.pop(frame_index, ())
         if here:
@@ -167,12 +168,12 @@ class Exemplars:
         return Sought(first.name, first.phrase or VISUAL, tuple(boxes), tuple(signs), given, kept)
 
     def worked(self, frame_index: int, worked: int) -> None:
-        """A frame has been processed, the last of `worked`."""
+        """Notes that a frame has been processed, the last of `worked`."""
         self.coming.pop(frame_index, None)
         self.ended = [each for each in self.ended if each.until is None or each.until > worked]
 
     def still_needed(self, worked: int) -> list[Shown]:
-        """The concepts that frames from `worked` on may look for, as far as the frames before have shown them."""
+        """Concepts shown so far that frames from `worked` on may still look for."""
         return [each for each in (*self.shown.values(), *self.ended) if each.since < worked]
 
     def resume(self, shown: Iterable[Shown], prompts: Iterable[ExemplarPrompt], count: int) -> None:
@@ -187,7 +188,9 @@ class Exemplars:
         self.count = count
 
     def check_passed(self, frame_index: int | None, *, reverse: bool) -> None:
-        """Raises ClipError (empty_range) if one waits for a frame before this one (None: the end) that never came."""
+        """Raises ClipError (empty_range) if an exemplar waits for a frame before this one (None: the end) that never
+        came.
+        """
         frame = passed_over(self.waiting, frame_index, reverse=reverse)
         if frame is not None:
             raise not_read(frame, f"on which {self.waiting[frame][0].name!r} is shown by boxes")

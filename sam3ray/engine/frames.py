@@ -1,9 +1,9 @@
-"""Decoded frames to model inputs, bit for bit as the checkpoint's own video processor makes them.
+"""Turns decoded frames into model inputs, bit for bit like the checkpoint's own video processor.
 
-An `InputQueue` makes them in a thread of its own while the launching thread works on earlier frames. On a GPU it copies
-each frame into pinned memory and resizes it in a stream of its own; whoever takes the image makes its own stream wait
-for that, not itself. How many frames are under way is bounded by who pushes: `LookAhead` is given no more than the
-session's lag.
+An `InputQueue` does this in a separate thread, while the launching thread works on earlier frames. On a GPU it copies
+each frame into pinned memory and resizes it in a separate stream. The stream of whoever takes the image waits for that,
+but not the thread. The pusher limits the number of frames in the queue: `LookAhead` gets no more than the session's
+lag.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Preprocessor:
     """Resizes, rescales and normalises frames on the model's device.
 
     Args:
-        checkpoint: whose processor says how, and whose device and dtype the result has.
+        checkpoint: gives the processor's settings, and the result's device and dtype.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -58,7 +58,7 @@ class InputQueue:
     """Prepares frames in the order in which they come.
 
     Args:
-        at_once: no thread: `push` prepares the frame itself, and raises what is wrong with it.
+        at_once: use no thread: `push` prepares the frame itself, and raises its errors.
     """
 
     def __init__(self, checkpoint: Checkpoint, *, at_once: bool = False) -> None:
@@ -69,10 +69,10 @@ class InputQueue:
         self._pool: ThreadPoolExecutor | None = None
 
     def push(self, frame: Frame) -> Callable[[], torch.Tensor]:
-        """Returns what gives the image, (1, 3, size, size), in order for whatever is queued after.
+        """Returns a function that gives the image, (1, 3, size, size), ready for work queued later.
 
-        That waits for the thread, never for the device, and raises what preparing this very frame raised; the frames
-        before it are not affected.
+        The function waits for the thread, never for the device. It raises what preparing this frame raised; earlier
+        frames are not affected.
         """
         if self._at_once:
             image = self._preprocess(frame)
@@ -83,7 +83,7 @@ class InputQueue:
         return lambda: _in_turn(*coming.result())
 
     def close(self) -> None:
-        """Drop what has not begun, and end the thread. The queue may be used again."""
+        """Drops frames not begun, and ends the thread. The queue may be used again."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
@@ -94,7 +94,7 @@ class InputQueue:
                 image = self._preprocess(frame)
                 return image, None if self._stream is None else mark(self._device)
         except Exception as error:
-            # It surfaces frames later, in another thread: its kind decides the reason, the note says where.
+            # It surfaces some frames later in another thread. Its kind decides the reason; the note tells the place.
             error.add_note(f"while frame {frame.index} was prepared for the model")
             raise
 

@@ -1,4 +1,4 @@
-"""What boxes around examples say to the detector: its geometry encoder, by the model's own layers, without a wait.
+"""The detector's geometry encoder for boxes around examples, with the model's own layers, without waiting for a GPU.
 
 transformers 5.23 (`Sam3GeometryEncoder`, models/sam3/modeling_sam3.py) pools bfloat16 features under boxes in float16
 and encodes boxes in the model's dtype. Here, as in Meta's code, boxes and pooling stay in float32 until a layer takes
@@ -24,13 +24,13 @@ def geometry_tokens(
     boxes: Sequence[tuple[float, float, float, float]] = (),
     signs: Sequence[bool] = (),
 ) -> Tensor:
-    """(frames, boxes + 1, C): what a `Sam3Model`'s geometry encoder says of boxes on each frame, its token last.
+    """(frames, boxes + 1, C): a `Sam3Model`'s encoding of boxes on each frame, with the learned token last.
 
     Args:
         level: (frames, C, g, g), the coarse features.
         positions: (1, C, g, g)
         boxes: (centre x, centre y, width, height) as fractions of the frame.
-        signs: of each box, whether it is around an instance.
+        signs: for each box, whether it is around an instance.
     """
     encoder, frames = detector.geometry_encoder, len(level)
     token = encoder.cls_embed.weight.expand(frames, -1, -1)
@@ -47,7 +47,7 @@ def geometry_tokens(
 def _of_boxes(
     encoder: Any, level: Tensor, boxes: Sequence[tuple[float, float, float, float]], signs: Sequence[bool]
 ) -> Tensor:
-    """(frames, boxes, C): each box by its numbers, by what lies under it, by its place, and by its sign."""
+    """(frames, boxes, C): encodes each box by its coordinates, the features under it, its place and its sign."""
     frames, count, grid = len(level), len(boxes), level.shape[-1]
     dtype = encoder.boxes_direct_project.weight.dtype
     host = torch.tensor(boxes, dtype=torch.float32)

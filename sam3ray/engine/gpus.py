@@ -1,4 +1,4 @@
-"""Whether torch can use a GPU in this process, and if not, why: one sentence that says what to do."""
+"""Explains why torch cannot use a GPU in this process, in one sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _DRIVER_FILES = ("/proc/driver/nvidia/version", "/sys/module/nvidia/version")
 
 @dataclass(frozen=True)
 class GpuFacts:
-    """What this process knows of GPUs.
+    """What this process knows about GPUs.
 
     Attributes:
-        torch: its version.
-        cuda: the release of CUDA that it was built with, such as "13.2"; None: it cannot use NVIDIA GPUs.
-        driver: version of the NVIDIA driver, such as "580.65.06"; None where none is loaded.
-        visible: CUDA_VISIBLE_DEVICES; None where it is not set.
-        usable: whether torch can use one.
-        capability: compute capability of the first usable one.
-        built_for: compute capabilities that torch has code for.
-        error: what torch says when it is made to look, where it cannot use one.
+        torch: torch's version.
+        cuda: the CUDA release that torch was built with, such as "13.2"; None if it cannot use NVIDIA GPUs.
+        driver: version of the NVIDIA driver, such as "580.65.06"; None if none is loaded.
+        visible: CUDA_VISIBLE_DEVICES; None if not set.
+        usable: whether torch can use a GPU.
+        capability: compute capability of the first usable GPU.
+        built_for: compute capabilities for which torch has code.
+        error: torch's message if it cannot use a GPU.
     """
 
     torch: str
@@ -41,7 +41,7 @@ class GpuFacts:
 
 
 def gpu_facts() -> GpuFacts:
-    """Asks torch, the driver's files and the environment. Creates a CUDA context where there is a GPU."""
+    """Asks torch, the driver's files and the environment. Creates a CUDA context if there is a GPU."""
     import torch
 
     usable = torch.cuda.is_available()
@@ -68,7 +68,7 @@ def gpu_facts() -> GpuFacts:
 
 
 def gpu_problem(facts: GpuFacts) -> str | None:
-    """Why torch cannot use a GPU here, and what to do; None where it can."""
+    """Why torch cannot use a GPU here, and what to do; None if it can."""
     if facts.usable:
         if facts.capability is None or not facts.built_for or facts.capability >= min(facts.built_for):
             return None

@@ -1,4 +1,4 @@
-"""What the C library does with host memory that has been freed."""
+"""Controls what the C library does with freed host memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 def reuse_freed() -> None:
-    """Lets this process keep freed memory for what it allocates next, up to half a GiB at the end of its heap.
+    """Lets this process keep freed memory for later allocations, up to half a GiB at the end of its heap.
 
-    torch has no cache of its own on a CPU. By default glibc gives large buffers back to the system when they are freed,
-    and gets them again page by page: 2,300 page faults a frame at one object, 7,400 at 16, which took 7% of the time.
-    Other C libraries are left as they are.
+    On a CPU, torch does not cache memory. By default glibc returns large freed buffers to the system, and gets them
+    back page by page: 2,300 page faults per frame with one object, 7,400 with 16, which took 7% of the time. Does
+    nothing with other C libraries.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -30,10 +30,10 @@ def reuse_freed() -> None:
 
 
 def give_back_freed() -> None:
-    """Returns all freed memory of this process to the system, whatever lies between it and the end of the heap.
+    """Returns all freed memory of this process to the system, wherever it is in the heap.
 
-    Otherwise whatever is allocated meanwhile and stays, however small, keeps the freed memory below it from being
-    returned, and a process that runs for days holds more and more of it. Other C libraries are left as they are.
+    Otherwise, any small block that stays allocated keeps the freed memory below it, and a process that runs for days
+    would hold more and more. Does nothing with other C libraries.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -45,11 +45,11 @@ def give_back_freed() -> None:
 
 
 class Housekeeping:
-    """Gives freed memory back now and then, in a process that never rests.
+    """Returns freed memory from time to time, in a process that is always busy.
 
     Args:
-        every_s: seconds between two times. The memory is taken again page by page, which costs the work after it some
-            milliseconds.
+        every_s: seconds between two returns. Each costs the following work some milliseconds, to get memory page by
+            page.
     """
 
     def __init__(self, every_s: float = 30.0) -> None:
@@ -57,7 +57,7 @@ class Housekeeping:
         self._due = time.monotonic() + every_s
 
     def tick(self) -> None:
-        """Call it often: it does something if it is time."""
+        """Call this often. It acts only when it is time."""
         now = time.monotonic()
         if now >= self._due:
             give_back_freed()

@@ -1,7 +1,8 @@
-"""Which young objects are removed, and which are hidden for a while: pure decisions on ids.
+"""Decides which young objects are removed, and which are hidden for a while. Pure: works on ids.
 
-Follows `_process_hotstart` of the code published with the weights; transformers' is equal. What upstream keeps as
-lists of frame indices for all objects ever seen is kept here as counts for those alive: nothing grows with the video.
+Follows `_process_hotstart` of the code published with the weights; transformers' version is equivalent. Upstream keeps
+lists of frame indices for all objects ever seen. This keeps counts for live objects, so that nothing grows with the
+video.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from sam3ray.engine.rules import Rules
 
 @dataclass
 class Standing:
-    """How one object stands with the detector."""
+    """One object's record with the detector."""
 
     first_frame: int
     keep_alive: int
@@ -24,7 +25,7 @@ class Standing:
 
 
 class Hotstart:
-    """The standing of every object alive.
+    """The records of all live objects.
 
     Args:
         rules: thresholds in force.
@@ -45,7 +46,7 @@ class Hotstart:
         unmatched: Iterable[int],
         empty: Iterable[int],
     ) -> tuple[set[int], set[int]]:
-        """Take in one frame.
+        """Processes one frame.
 
         Args:
             frame: index of the frame, ascending from call to call.
@@ -55,7 +56,7 @@ class Hotstart:
             empty: objects without a mask.
 
         Returns:
-            Objects removed for good (forgotten here), and objects hidden on this frame only.
+            Objects removed for good, and objects hidden on this frame only.
         """
         rules = self._rules
         standing = self.standing
@@ -85,7 +86,7 @@ class Hotstart:
             if mine.is_confirmed:
                 continue
             is_young = self.is_young(mine.first_frame, frame)
-            # The counts start to matter with the first miss: an object never missed is not judged by them.
+            # Counts matter only from the first miss on: an object that was never missed is not judged by them.
             if mine.unmatched_frames and mine.unmatched_frames >= rules.hotstart_unmatch_thresh and is_young:
                 removed.add(object_id)
             elif mine.unmatched_frames and mine.keep_alive <= 0 and not rules.suppress_unmatched_only_within_hotstart:
@@ -103,18 +104,18 @@ class Hotstart:
         return first_frame > frame - self._rules.hotstart_delay
 
     def confirm(self, object_id: int) -> None:
-        """Somebody has pointed at the object: it is neither removed nor hidden from now on."""
+        """Marks an object that a visual prompt named: from now on it is neither removed nor hidden."""
         self.standing[object_id].is_confirmed = True
 
     def rename(self, object_id: int, to: int) -> None:
-        """The object is one that was here before, and is no longer."""
+        """Gives an object another id: that of an object that is no longer here."""
         self.standing[to] = self.standing.pop(object_id)
         for each in self.standing.values():
             if object_id in each.overlaps:
                 each.overlaps[to] = each.overlaps.get(to, 0) + each.overlaps.pop(object_id)
 
     def forget(self, object_id: int) -> None:
-        """Drop an object that is tracked no longer."""
+        """Drops an object that is no longer tracked."""
         del self.standing[object_id]
 
     def _lower(self, object_id: int) -> None:

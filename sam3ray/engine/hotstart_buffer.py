@@ -1,4 +1,4 @@
-"""Frames held back until no later frame can take back what they show."""
+"""Holds frames back until no later frame can retract what they show."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class LoopStep:
     """The result of one frame.
 
     Attributes:
-        found, pointed: the masks of the objects that phrases found and prompts pointed out; None where there are none.
+        found, pointed: masks of the objects of phrases, and of visual prompts; None if there are none.
         hidden: objects that this frame does not show.
-        removed: objects that no frame shows, this one and those before it included.
+        removed: objects that no frame shows, including this one and earlier ones.
         young: objects that a later frame may still remove.
     """
 
@@ -29,7 +29,7 @@ class LoopStep:
     young: frozenset[int] = frozenset()
 
     def reunited(self, object_id: int, with_id: int, score: float) -> LoopStep:
-        """The same, where an object is one that was lost before and has no mask here."""
+        """The same result, after an object has turned out to be one lost earlier, which has no mask here."""
         if self.found is None or object_id not in self.found.object_ids:
             return self
 
@@ -47,7 +47,7 @@ class LoopStep:
 
 @dataclass(frozen=True, eq=False)
 class ReleasedFrame:
-    """A frame whose time has come, and which of its found objects to show, by place."""
+    """A frame to be released, and which of its found objects to show, by place."""
 
     step: LoopStep
     shown: tuple[int, ...]
@@ -57,11 +57,11 @@ class ReleasedFrame:
 
 @dataclass
 class HotstartBuffer:
-    """The frames held back, and the objects that hotstart removed while they were.
+    """The frames held back, and the objects that hotstart removed meanwhile.
 
     Attributes:
-        delay: frames held at most; the oldest leaves as soon as there are so many. 0 holds none: what hotstart removes
-            later has then been shown, and is retracted.
+        delay: the number of frames at which the oldest is released. 0 holds none: an object that hotstart removes later
+            was then shown already, and is retracted.
         unsure: objects shown while they were young.
     """
 
@@ -75,7 +75,7 @@ class HotstartBuffer:
             yield self._pop()
 
     def reunite(self, object_id: int, with_id: int, score: float) -> None:
-        """On all frames held, the object is one that was lost before."""
+        """On all frames held, gives an object the id of one lost earlier."""
         self.steps = deque(step.reunited(object_id, with_id, score) for step in self.steps)
 
     def flush(self) -> Iterator[ReleasedFrame]:
@@ -83,10 +83,10 @@ class HotstartBuffer:
             yield self._pop()
 
     def _pop(self) -> ReleasedFrame:
-        """The oldest frame.
+        """Releases the oldest frame.
 
-        An object can only have been removed by a frame that is still held: removal takes less than `delay` frames from
-        its first, and earlier removals left it out of this frame's result already.
+        Objects on it can only have been removed by frames still held: removal happens less than `delay` frames after an
+        object's first, and objects removed earlier are not in this frame's result.
         """
         gone = frozenset().union(*(step.removed for step in self.steps))
         step = self.steps.popleft()

@@ -1,4 +1,4 @@
-"""Who gives objects their ids: one place per clip, whatever found them and whichever way it was gone through."""
+"""Gives objects their ids: one source per clip, whatever finds the objects and in whichever direction."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class Ids:
-    """Ids of one clip's objects, ascending in the order of finding.
+    """Ids of one clip's objects, ascending in the order in which they are found.
 
     Attributes:
         next: above every id given so far.
@@ -18,20 +18,20 @@ class Ids:
 
     @property
     def repeated(self) -> list[int]:
-        """What `repeat` named and nobody has taken yet."""
+        """Ids named by `repeat` and not taken yet."""
         return list(self._again)
 
     def take(self, count: int) -> list[int]:
-        """As many new ids, above all given; first those that `repeat` named."""
+        """Takes ids: first those named by `repeat`, then new ones above all others."""
         taken, self._again = self._again[:count], self._again[count:]
         fresh = count - len(taken)
         self.next += fresh
         return [*taken, *range(self.next - fresh, self.next)]
 
     def reserve(self, object_id: int) -> None:
-        """This id was given by somebody else."""
+        """Notes an id that was given elsewhere."""
         self.next = max(self.next, object_id + 1)
 
     def repeat(self, ids: Iterable[int]) -> None:
-        """The next to be taken are these: the same objects are about to be found again. None: no more of them."""
+        """Names the ids to take next, because the same objects are about to be found again. None ends this."""
         self._again = list(ids)

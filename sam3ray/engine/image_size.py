@@ -1,4 +1,4 @@
-"""A checkpoint on frames of another size than it was made for: every part of its configuration that hangs on it."""
+"""Adapts a checkpoint to another image size: changes every part of its configuration that depends on it."""
 
 from __future__ import annotations
 

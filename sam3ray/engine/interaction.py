@@ -1,8 +1,8 @@
-"""Visual prompts as the tracker takes them: per object and frame, in rounds, in the model's coordinates.
+"""Turns visual prompts into rounds for the tracker, per object and frame, in the model's coordinates.
 
-The prompts of one object on one frame, in the order given, are rounds of one interaction. Each
-round goes in with all the clicks before it. A box followed by clicks is one round, the way both
-upstreams take them; so are the points of one `PointPrompt`. A mask starts over.
+The prompts of one object on one frame, in the order given, are rounds of one interaction. Each round includes all
+earlier clicks. A box followed by clicks is one round, as in Meta's code and transformers; so are the points of one
+`PointPrompt`. A mask starts over.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OFF, ON, TOP_LEFT, BOTTOM_RIGHT = 0, 1, 2, 3  # point labels of the prompt encod
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """One look of the model at an object's prompts.
+    """One call of the model with an object's prompts.
 
     Attributes:
         points: all (x, y) so far, in pixels of the source frame; a box is its two corners, first.
@@ -38,7 +38,7 @@ class Round:
 
 
 def make_rounds(prompts: Sequence[VisualPrompt], height: int, width: int) -> tuple[Round, ...]:
-    """The rounds that the prompts of one object on one frame stand for."""
+    """The rounds for the prompts of one object on one frame."""
     rounds: list[Round] = []
     box: tuple[tuple[float, float], ...] = ()
     clicks: list[tuple[float, float]] = []

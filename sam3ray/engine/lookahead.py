@@ -1,7 +1,7 @@
 """The part of a frame's work that does not depend on earlier frames: vision backbone, detector, tracker features.
 
-It runs ahead of the tracker, by one batch of frames; on a GPU by two. This keeps the device busy while Python
-decides what becomes of the frame before.
+It runs one batch of frames ahead of the tracker, on a GPU two. This keeps the device busy while Python decides about
+the frame before.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class FrameWork:
     """One frame, ready for the tracker.
 
     Attributes:
-        position: 0-based, counted from the first frame on which phrases were looked for.
-        phrases: what was looked for, in words or by exemplars, in the order of `proposals`.
-        features: None where the frame is not looked at.
-        proposals: None where no phrase is looked for.
-        is_first: of the frames that went through the backbone together.
+        position: counted from 0, the first frame on which phrases were looked for.
+        phrases: what was looked for, by phrase or exemplar, in the order of `proposals`.
+        features: None if the frame is not looked at.
+        proposals: None if nothing is looked for.
+        is_first: whether it is the first of the frames that went through the backbone together.
     """
 
     stamp: FrameStamp
@@ -43,14 +43,14 @@ class FrameWork:
 
 
 class LookAhead:
-    """Frames of a clip, in order: pushed as they come, popped in turn.
+    """A queue of a clip's frames: pushed as they come, popped in order.
 
     Args:
         checkpoint: the loaded model.
         neck: makes the tracker's features.
         detector: what detects on each frame.
         batch: frames per call of the backbone.
-        at_once: prepare a frame when it is pushed, not in a thread of its own.
+        at_once: prepare a frame when it is pushed, not in a separate thread.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class LookAhead:
         self._inputs = InputQueue(checkpoint, at_once=at_once)
         self._waiting: deque[tuple[FrameWork, Callable[[], torch.Tensor] | None]] = deque()
         self._ready: deque[FrameWork] = deque()
-        # On CUDA one batch more is under way: its scores are on the host when they are asked for, since the wait for
-        # the frame before it was a wait for them, too.
+        # On CUDA one more batch is in flight. Its scores are on the host when needed, because waiting for the frame
+        # before it included them.
         self._enough = 1 + (batch if checkpoint.device.type == "cuda" else 0)
 
     def __len__(self) -> int:
@@ -81,12 +81,12 @@ class LookAhead:
         return not self._ready or self._ready[0].is_first
 
     def push(self, frame: Frame, position: int, phrases: tuple[Asked, ...], *, is_looked_at: bool = True) -> None:
-        """The next frame, and the phrases to look for on it."""
+        """Adds the next frame, with the phrases to look for on it."""
         image = self._inputs.push(frame) if is_looked_at else None
         self._waiting.append((FrameWork(FrameStamp.of(frame), position, phrases), image))
 
     def clear(self) -> None:
-        """Drop frames that were pushed but not popped."""
+        """Drops frames that were pushed but not popped."""
         self._inputs.close()
         self._waiting.clear()
         self._ready.clear()
@@ -96,7 +96,7 @@ class LookAhead:
         return self._ready.popleft()
 
     def fill(self) -> None:
-        """Start on the next frames unless enough are under way."""
+        """Starts the next frames, unless enough are in flight."""
         if len(self._ready) >= self._enough or not self._waiting:
             return
         first, image = self._waiting[0]

@@ -1,7 +1,7 @@
-"""From image features and prompts to one mask per object: prompt encoder and mask decoder in batches.
+"""Runs prompt encoder and mask decoder in batches: from image features and prompts to one mask per object.
 
-The best of the candidate masks is chosen before anything is resized. transformers upsamples all of
-them first (modeling_sam3_tracker_video.py of 5.23, `_single_frame_forward`); the choice is the same.
+Chooses the best of the candidate masks before resizing. transformers resizes all of them first
+(modeling_sam3_tracker_video.py of 5.23, `_single_frame_forward`); the choice is the same.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from transformers import Sam3TrackerVideoModel
 from sam3ray.engine.tracker_values import TrackedMasks
 from sam3ray.engine.vision import FrameFeatures
 
-NO_OBJECT = -1024.0  # mask logit of an object that is not there, as in the models' own code
+NO_OBJECT = -1024.0  # mask logit of an absent object, as in the models' own code
 
 
 @dataclass(frozen=True, eq=False)
 class HeadOutput(TrackedMasks):
-    """N objects of one frame, their masks `NO_OBJECT` everywhere where they are not there, and pointers (N, C)."""
+    """N objects on one frame, with pointers (N, C). The mask of an absent object is `NO_OBJECT` everywhere."""
 
     pointers: Tensor
 
@@ -36,13 +36,13 @@ class MaskHead:
         weight = self.encoder.no_mask_embed.weight
         self.image_positions = tracker.get_image_wide_positional_embeddings().to(weight.dtype)
         none = torch.zeros(1, 1, 1, 2, dtype=weight.dtype, device=weight.device)
-        # No prompt is a single "not a point", to which the encoder adds another as padding.
+        # Without a prompt, the input is a single "not a point"; the encoder adds another as padding.
         self.no_prompt, self.no_mask = self.encoder(
             none, -torch.ones(1, 1, 1, dtype=torch.int32, device=weight.device), None, None
         )
 
     def uses_multimask(self, points: int) -> bool:
-        """Whether candidates compete: for few clicks and for tracking, by the checkpoint's config."""
+        """Whether candidate masks compete, which the checkpoint's config sets for few clicks and for tracking."""
         config = self.tracker.config
         return config.multimask_output_in_sam and config.multimask_min_pt_num <= points <= config.multimask_max_pt_num
 
@@ -59,8 +59,8 @@ class MaskHead:
         """Decodes one mask per object.
 
         Args:
-            images: (N, C, g, g), what memory attention (or its stand-in) made of `features.top`.
-            points: (N, n, 2) in pixels of the model's image; None is no click at all.
+            images: (N, C, g, g), the output of memory attention (or its stand-in) for `features.top`.
+            points: (N, n, 2) in pixels of the model's image; None without clicks.
             labels: (N, n): 1 on the object, 0 off it, 2 and 3 the corners of a box.
             masks: (N, h, h) earlier logits to start from.
         """
@@ -85,7 +85,7 @@ class MaskHead:
         best_iou, best = ious.max(dim=-1)
         rows = torch.arange(n, device=best.device)
         chosen = logits[rows, best]
-        # A single-mask output has one token, whichever mask its stability check put there.
+        # A single-mask output has one token, whichever mask the stability check chose.
         token = tokens[rows, best] if tokens.shape[1] > 1 else tokens[:, 0]
         is_there = scores > 0  # (N, 1)
         pointers = self.blend(self.tracker.object_pointer_proj(token), is_there)
@@ -93,15 +93,15 @@ class MaskHead:
         return HeadOutput(chosen, scores[:, 0], best_iou, pointers)
 
     def blend(self, pointers: Tensor, is_there: Tensor) -> Tensor:
-        """Pointers (N, C), with the learned "no object" one where is_there (N, 1) is False."""
+        """Pointers (N, C), replaced by the learned "no object" pointer where is_there (N, 1) is False."""
         there = is_there.to(pointers.dtype)
         return there * pointers + (1 - there) * self.tracker.no_object_pointer
 
     def mask_pointers(self, features: FrameFeatures, masks: Tensor, *, multimask: bool) -> Tensor:
         """Pointers (N, C) of objects that are given as masks (N, 1, S, S) in 0..1.
 
-        The features carry no memory and not even the learned "no memory" embedding, as in both
-        upstreams. An empty mask is an object that is not there.
+        As in Meta's code and transformers, the features contain no memory, not even the learned "no memory" embedding.
+        An empty mask means an absent object.
         """
         g_h, g_w = self.encoder.image_embedding_size
         images = features.top.transpose(1, 2).reshape(1, -1, g_h, g_w).expand(len(masks), -1, -1, -1)

@@ -1,8 +1,8 @@
 """Memory attention over many objects of one frame.
 
-The model's own attention layers, on a batch of objects instead of one at a time. Until the first
-meeting with the memories all objects see the same frame, so that part runs once. Rotary positions
-are applied in place: in transformers the copies that they cost take longer than the attention.
+Runs the model's own attention layers on a batch of objects instead of one at a time. Before the first attention to
+memories all objects see the same frame, so that part runs once. Rotary positions are applied in place; in transformers,
+their copies take longer than the attention.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class MemoryAttention:
         self.turns = torch.complex(cos.float()[..., ::2], sin.float()[..., ::2]).view(g_h * g_w, 1, -1)
 
     def without_memory(self, features: FrameFeatures) -> Tensor:
-        """(1, C, g, g): what stands in for memory attention on a frame that reads no memory."""
+        """(1, C, g, g): replaces memory attention on a frame that reads no memory."""
         return self.image(features.top + self.tracker.no_memory_embedding)
 
     def __call__(
@@ -55,7 +55,7 @@ class MemoryAttention:
         module = self.module
         values, keys, cells = self._gather(reads, rules, memories, pointers)
         n = len(values)
-        queries = features.top + 0.1 * features.position  # (1, g*g, C): one for all until they meet their memories
+        queries = features.top + 0.1 * features.position  # (1, g*g, C): one for all objects until they read memories
         for layer in self.layers:
             normed = layer.layer_norm1(queries)
             queries = add(queries, self._attend(layer.self_attn, normed, normed, normed, normed.shape[1]))
@@ -72,7 +72,7 @@ class MemoryAttention:
         Args:
             queries: (1 or N, g*g, C).
             keys, values: (N, L, width).
-            cells: the first so many of L have a place in the frame; the rest are pointers.
+            cells: how many of L have a place in the frame; the rest are pointers.
         """
         heads, size = attention.num_attention_heads, attention.head_dim
         q = self._turn(attention.q_proj(queries), queries.shape[1], heads, size)
@@ -97,7 +97,7 @@ class MemoryAttention:
     def _gather(
         self, reads: Sequence[Reads], rules: ReadRules, memories: Bank, pointers: Bank
     ) -> tuple[Tensor, Tensor, int]:
-        """Values (N, L, 64), the same plus positions, and how many of L are not pointer tokens."""
+        """Values (N, L, 64), the same with positions added, and how many of L are not pointer tokens."""
         n, device, width = len(reads), memories.device, self.tracker.mem_dim
         slots, places = len(reads[0].memories), len(self.turns)
         splits = max(1, self.tracker.hidden_dim // width)
@@ -106,7 +106,7 @@ class MemoryAttention:
         keys = torch.empty_like(values)
         rows = indices([[row for row, _ in read.memories] for read in reads], memories.rows.device)
         values[:, :cells].unflatten(1, (slots, places)).copy_(memories.gather(rows))
-        # Objects mostly read frames of equal age: then their positions are the same.
+        # Objects mostly read frames of equal age, so that their positions are the same.
         ages = [[age for _, age in read.memories] for read in reads]
         ages = ages[:1] if all(each == ages[0] for each in ages) else ages
         encoded = self.memory_positions[indices(ages, device)].flatten(1, 2)
@@ -141,8 +141,8 @@ class MemoryAttention:
 def turn_halves(real: Tensor, imaginary: Tensor, cos: Tensor, sin: Tensor) -> None:
     """Multiplies real + i imaginary by cos + i sin, in place.
 
-    Products are made in the dtype of the factors, float32, and rounded as they are written: on a GPU there is no copy
-    of anything in float32.
+    Products are computed in the factors' dtype, float32, and rounded when written, so that a GPU makes no float32
+    copies.
     """
     turned = torch.empty_like(real, memory_format=torch.contiguous_format)
     torch.mul(real, cos, out=turned)
@@ -153,5 +153,5 @@ def turn_halves(real: Tensor, imaginary: Tensor, cos: Tensor, sin: Tensor) -> No
 
 
 def add(residual: Tensor, update: Tensor) -> Tensor:
-    """residual + update, in the memory of the update where that has the sum's dtype (under autocast it has not)."""
+    """residual + update, written into the update's memory if that has the sum's dtype (not under autocast)."""
     return update.add_(residual) if update.dtype == residual.dtype else residual + update

@@ -1,4 +1,4 @@
-"""A checkpoint on an object store, fetched to this node once and shared by all processes on it.
+"""Fetches a checkpoint from an object store to this node once, for all its processes.
 
     <cache>/<key>.lock     held exclusively while the checkpoint is fetched
     <cache>/<key>.part/    being fetched
@@ -51,11 +51,11 @@ def cache_folder(config_dir: str | None) -> Path:
 
 
 def mirrored(checkpoint: str, storage_options: Mapping[str, Any], cache: Path, *, fetch: bool = True) -> Path | None:
-    """A folder on this node with the checkpoint's files, fetched if it is not there.
+    """A folder on this node with the checkpoint's files, fetched if necessary.
 
     Args:
         checkpoint: the address of a folder.
-        fetch: False: None where it is not there yet.
+        fetch: False: return None if it has not been fetched yet.
 
     Raises:
         JobStopped: the address names no checkpoint, or the store refuses.
@@ -103,7 +103,7 @@ def _listed(fs: Any, root: str, name: str) -> dict[str, tuple[int, str]]:
 
 def _fetch(fs: Any, root: str, sizes: Mapping[str, int], folder: Path, name: str) -> None:
     part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # left by a process that died: we hold its lock
+    shutil.rmtree(part, ignore_errors=True)  # left by a dead process, since we hold the lock
     free, needed = free_bytes(folder.parent), sum(sizes.values())
     if free is not None and free < needed:
         raise NotNow(
@@ -140,7 +140,7 @@ def _fetch_file(fs: Any, source: str, target: Path, size: int, name: str) -> Non
 
 @contextmanager
 def _naming_errors(name: str) -> Iterator[None]:
-    """What storage and disk raise, as a sentence that says what to do."""
+    """Turns errors of storage and disk into a sentence that says what to do."""
     try:
         yield
     except (JobStopped, UserError):
