@@ -12,9 +12,10 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -26,7 +27,7 @@ from sam3ray.app._messages import Look, Seen
 from sam3ray.app._options import AppOptions
 from sam3ray.app._order import THRESHOLDS, parse_thresholds
 from sam3ray.app._results import frame_json
-from sam3ray.cameras import watch
+from sam3ray.cameras import LiveFrame, watch
 from sam3ray.config import TrackingConfig
 from sam3ray.failures import ClipError, JobStopped, NotNow, UserError
 from sam3ray.guard.redact import redact
@@ -215,28 +216,25 @@ def seen_json(seen: Seen, ticket: int) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Shown:
-    """The newest result of a camera: a picture and the objects on it."""
-
-    ticket: int
-    picture: bytes
-    about: dict[str, Any]
-
-
 class Show:
     """A camera that the server watches in a thread, for all pages, recording if asked to.
+
+    A picture is encoded and sent while the model works on it, and its objects follow.
 
     Attributes:
         problem: why no new picture comes, in a sentence; "" if they come.
     """
 
     def __init__(self, desk: Desk, options: AppOptions, source: str) -> None:
-        self.view = DeskView(desk, options.tracking)
+        self.view = _ShownView(desk, options.tracking, self._begin)
         self.view.phrases = options.phrases
         self._desk, self._options, self._source = desk, options, source
         self._changed = threading.Condition()
-        self._shown: Shown | None = None
+        self._ticket = 0
+        self._encoder = ThreadPoolExecutor(1, "pictures")
+        self._pictures: OrderedDict[int, Future[bytes]] = OrderedDict()
+        self._found: OrderedDict[int, tuple[float, dict[str, Any]]] = OrderedDict()  # when received, and what is on it
+        self._is_looking = False
         self._over = threading.Event()
         self.problem = ""
         self._thread = threading.Thread(target=self._run, name="show", daemon=True)
@@ -249,16 +247,29 @@ class Show:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join(None if self._options.record is not None else 30)
+        self._encoder.shutdown(wait=False)
 
-    def newer(self, ticket: int, timeout_s: float = 1.0) -> Shown | None:
-        """The newest picture, if there is a newer one than this."""
+    def picture(self, after: int, timeout_s: float = 1.0) -> tuple[int, bytes] | None:
+        """The newest picture with a higher ticket: the last whose objects are known, else the one under way."""
         with self._changed:
-            self._changed.wait_for(lambda: self._shown is not None and self._shown.ticket > ticket, timeout_s)
-            shown = self._shown
-        return shown if shown is not None and shown.ticket > ticket else None
+            self._changed.wait_for(lambda: self._newest(after) > after, timeout_s)
+            ticket = self._newest(after)
+            coming = self._pictures.get(ticket) if ticket > after else None
+        return None if coming is None else (ticket, coming.result())
+
+    def _newest(self, after: int) -> int:
+        known = next(reversed(self._found), 0)
+        return self._ticket if self._is_looking and known <= after else known
+
+    def found(self, ticket: int) -> dict[str, Any] | None:
+        """What is on a picture, once the model has said it; None: it could not."""
+        with self._changed:
+            self._changed.wait_for(lambda: ticket in self._found or ticket < self._ticket or not self._is_looking)
+            received, about = self._found.get(ticket, (0.0, None))
+        return None if about is None else about | {"age": round(time.time() - received, 3)}
 
     def _run(self) -> None:
-        options, ticket, wait_s = self._options, 0, _WAIT_S
+        options, wait_s = self._options, _WAIT_S
         while not self._over.is_set():
             while self._desk.state == "loading" and not self._over.is_set():
                 time.sleep(0.1)
@@ -276,33 +287,70 @@ class Show:
                 )
                 with closing(frames):  # type: ignore[type-var]
                     for frame in frames:
-                        ticket, wait_s = ticket + 1, _WAIT_S
-                        self._put(ticket, frame)
+                        wait_s = _WAIT_S
+                        self._put(frame)
                 if not self._over.is_set():
-                    self._say("the source has ended")
+                    self._fail("the source has ended")
                 return
             except (NotNow, Unseen) as error:
-                self._say(str(error))
+                self._fail(str(error))
                 self._over.wait(wait_s)  # the model comes back; the recording goes on in another clip
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
             except (UserError, ClipError, JobStopped) as error:
-                self._say(f"the camera is no longer watched: {error}")
+                self._fail(f"the camera is no longer watched: {error}")
                 return
             except Exception as error:  # noqa: BLE001 - a defect: the page says so, and the log has the traceback
                 _LOG.exception("the camera is no longer watched")
-                self._say(f"the camera is no longer watched: {type(error).__name__}: {error}")
+                self._fail(f"the camera is no longer watched: {type(error).__name__}: {error}")
                 return
 
     def _say(self, sentence: str) -> None:
         self.problem = redact(sentence)
 
-    def _put(self, ticket: int, frame: Any) -> None:
-        done, data = cv2.imencode(".jpg", frame.image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-        assert done
-        self.view.keep(ticket, frame.image)
+    def _begin(self, image: np.ndarray) -> None:
+        """The model is about to look at a picture."""
+        with self._changed:
+            self._ticket += 1
+            self._is_looking = True
+            self.view.keep(self._ticket, image)
+            self._pictures[self._ticket] = self._encoder.submit(_jpeg, image)
+            while len(self._pictures) > _KEPT:
+                self._pictures.popitem(last=False)
+            self._changed.notify_all()
+
+    def _put(self, frame: LiveFrame) -> None:
+        """The model has looked at it."""
         seen = Seen("", frame.annotations, frame.tentative, frame.retracted, 0, self.view.seconds, self.view.problem)
-        about = seen_json(seen, ticket) | {"dropped": frame.dropped, "age": round(frame.age_s, 3), "clip": frame.clip}
+        about = seen_json(seen, self._ticket) | {"dropped": frame.dropped, "clip": frame.clip}
         self.problem = ""
         with self._changed:
-            self._shown = Shown(ticket, data.tobytes(), about)
+            self._is_looking = False
+            self._found[self._ticket] = time.time() - frame.age_s, about
+            while len(self._found) > _KEPT:
+                self._found.popitem(last=False)
             self._changed.notify_all()
+
+    def _fail(self, sentence: str) -> None:
+        """The model has not looked at the picture that it was given."""
+        self._say(sentence)
+        with self._changed:
+            self._is_looking = False
+            self._changed.notify_all()
+
+
+class _ShownView(DeskView):
+    """Args: begins: called with each picture before the model looks at it."""
+
+    def __init__(self, desk: Desk, base: TrackingConfig, begins: Callable[[np.ndarray], None]) -> None:
+        super().__init__(desk, base)
+        self._begins = begins
+
+    def look(self, image: np.ndarray, time_s: float) -> Seen:
+        self._begins(image)
+        return super().look(image, time_s)
+
+
+def _jpeg(image: np.ndarray) -> bytes:
+    done, data = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    assert done
+    return data.tobytes()

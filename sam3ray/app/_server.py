@@ -343,12 +343,13 @@ def _add_live(app: FastAPI, service: Service) -> None:
         if show is None:
             await websocket.send_json({"event": "wait", "message": "the server watches no camera"})
             return
-        shown = await run_in_threadpool(show.newer, after if isinstance(after, int) else 0)
-        if shown is None:
-            await websocket.send_json({"event": "wait", "message": redact(show.problem)})
-        else:
-            await websocket.send_bytes(shown.ticket.to_bytes(4, "big") + shown.picture)
-            await websocket.send_json(shown.about)
+        shown, about = await run_in_threadpool(show.picture, after if isinstance(after, int) else 0), None
+        if shown is not None:
+            await websocket.send_bytes(shown[0].to_bytes(4, "big") + shown[1])  # drawn while the model looks at it
+            about = await run_in_threadpool(show.found, shown[0])
+        await websocket.send_json(
+            about or {"event": "wait", "ticket": shown and shown[0], "message": redact(show.problem)}
+        )
 
     async def _ask(websocket: WebSocket, view: DeskView, asked: dict[str, Any]) -> None:
         try:

@@ -68,6 +68,7 @@ def serve(options: AppOptions, say: Callable[[str], None], warn: Callable[[str],
                 timeout_graceful_shutdown=2,
                 ws="websockets-sansio",
                 ws_max_size=32 * 2**20,
+                ws_per_message_deflate=False,  # pictures do not get smaller, and it takes time
                 server_header=False,
                 proxy_headers=False,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import queue
 import re
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam3ray.app._live import DeskView, decode_picture
+from sam3ray.app._live import DeskView, Show, decode_picture
 from sam3ray.app._messages import Look, Seen
+from sam3ray.app._options import AppOptions
 from sam3ray.config import TrackingConfig
 from sam3ray.failures import NotNow, UserError
+from sam3ray.shapes import write_clip
 from sam3ray.values.annotations import FrameAnnotations
-from tests.app.conftest import until
+from tests.app.conftest import SPEC, until
 from tests.app.test_try_page import wait_for_model
 
 from playwright.sync_api import expect  # isort: skip
@@ -138,6 +141,41 @@ def test_a_click_that_the_model_has_not_seen_is_asked_again():
     view.look(picture, 0.0)
     assert [each.object_id for each in desk.asked[-1].pointed] == [0]  # object 4 has gone with the process
     assert desk.asked[-1].at is picture
+
+
+def test_a_cameras_picture_is_there_before_its_objects_and_a_page_gets_the_newest(tmp_path):
+    write_clip(SPEC, tmp_path / "clip.mp4")
+    desk, turns, looks = FakeDesk(), queue.SimpleQueue(), queue.SimpleQueue()
+
+    def look(asked: Look, look: Any = desk.look) -> Seen:
+        turns.put(asked.image)
+        if looks.get(timeout=30) == "fails":
+            raise NotNow("the model's process ended")
+        return look(asked)
+
+    desk.look, desk.state = look, "ready"  # type: ignore[method-assign, attr-defined]
+    show = Show(desk, AppOptions(phrases=("star",)), str(tmp_path / "clip.mp4"))  # type: ignore[arg-type]
+    show.start()
+    try:
+        turns.get(timeout=30)
+        ticket, jpeg = show.picture(0, 30)
+        assert (ticket, jpeg[:2]) == (1, b"\xff\xd8")  # the model has not answered yet
+        looks.put("sees")
+        about = show.found(1)
+        assert (about["ticket"], about["frame"]["o"]) == (1, [])
+        assert about["age"] >= 0
+        turns.get(timeout=30)
+        assert show.picture(1, 30)[0] == 2
+        assert show.picture(0, 30)[0] == 1  # a page that is late gets what is known
+        looks.put("fails")
+        assert show.found(2) is None
+        assert "process ended" in show.problem
+        turns.get(timeout=30)  # it goes on with a newer frame
+        assert show.picture(2, 30)[0] == 3
+    finally:
+        show._over.set()
+        looks.put("sees")
+        show.close()
 
 
 @pytest.mark.parametrize(

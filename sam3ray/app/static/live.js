@@ -116,11 +116,12 @@ export default class LiveView {
     this.ticket = new DataView(data).getUint32(0);
     const bitmap = await createImageBitmap(new Blob([data.slice(4)], { type: "image/jpeg" }));
     if (socket !== this.socket) return;
-    this.pictures.set(this.ticket, { bitmap, at: performance.now() });
+    this.pictures.set(this.ticket, { bitmap });
     if (this.waiting?.ticket === this.ticket) this.answered(this.waiting);
   }
 
   async answered(event) {
+    event.heard ??= performance.now();
     if (event.event === "refused") { toast(event.message, "error"); return; }
     if (event.event === "wait") {
       if (event.message) this.status.textContent = event.message;
@@ -148,13 +149,13 @@ export default class LiveView {
   }
 
   tell(event, picture) {
-    const now = performance.now(), seen = now - picture.at;
+    const now = performance.now(), age = event.age === undefined ? now - picture.at : 1000 * event.age + now - event.heard;
     this.times = [...this.times.filter((each) => now - each < 2000), now];
     this.status.textContent = this.source === "camera" ? `Live: ${this.state.camera}` : "Live: webcam";
     const figures = {
       objects: this.rows.length,
       "frames per second": (this.times.length / 2).toFixed(1),
-      "age of the frame": `${Math.round(seen + (event.age ?? 0) * 1000)} ms`,
+      "age of the frame": `${Math.round(age)} ms`,
       "model's step": `${Math.round(event.seconds * 1000)} ms`,
       dropped: event.dropped,
       recording: event.clip,
