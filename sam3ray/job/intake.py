@@ -13,11 +13,15 @@ from typing import Any
 
 from sam3ray.config import JobConfig
 from sam3ray.job.clip_progress import ClipProgress, StageClock
+from sam3ray.job.frame_index import ClipIndex
 from sam3ray.job.sources import check_source
 from sam3ray.prompts import resolve_exemplars, resolve_prompts
+from sam3ray.store import RunStore
 from sam3ray.values.clip import Clip
 from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
 from sam3ray.video import ClipFrames, Frame, VideoCache, VideoInfo, VideoReader
+
+INDEX_ENTRY_BYTES = 64  # of memory, for each frame of an index
 
 
 @dataclass
@@ -65,9 +69,14 @@ class Source:
 
 
 class Intake:
-    """Opens the videos of clips, one ahead of time."""
+    """Opens the videos of clips, one ahead of time.
 
-    def __init__(self, config: JobConfig) -> None:
+    Args:
+        store: keeps where the frames of a clip's video are; None: nothing does.
+    """
+
+    def __init__(self, config: JobConfig, store: RunStore | None = None) -> None:
+        self._store = store
         self._video, self._storage = config.video, config.storage
         self._is_shared = config.windows.mode == "parallel"
         self._cache = VideoCache(config.video.cache_dir, config.video.cache_bytes, config.storage, limits=config.video)
@@ -132,7 +141,7 @@ class Intake:
                 seen.append(source)
                 check_source(clip, source)
 
-            parts = self._cache.open_parts(clip.uri, fetched, saw, in_order=self._is_in_order(clip))
+            parts = self._cache.open_parts(clip.uri, fetched, saw, keeper=self._keeper(clip))
             path = resources.enter_context(parts)
             opened = Opened(clip, resources, path, time.perf_counter() - began, seen[-1])
             if first_frames and not _is_read_again(clip):
@@ -140,9 +149,13 @@ class Intake:
             opened.resources = resources.pop_all()
         return opened
 
-    def _is_in_order(self, clip: Clip) -> bool:
-        """Whether its frames are read in order from the video's first frame."""
-        return not (clip.start_s or self._is_shared or _is_read_again(clip))
+    def _keeper(self, clip: Clip) -> ClipIndex | None:
+        if self._store is None:
+            return None
+        # In one pass, the frames before the first are counted, and none after it.
+        in_order = not (self._is_shared or _is_read_again(clip))
+        until_s = (clip.start_s or 0.0) if in_order else clip.end_s
+        return ClipIndex(self._store, clip.clip_id, until_s, self._video.max_open_bytes // INDEX_ENTRY_BYTES)
 
     def source(self, opened: Opened, *, again: bool = False) -> Source:
         """Frames in one pass, or frames that can be read again for visual prompts and moments in time.

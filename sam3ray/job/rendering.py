@@ -98,7 +98,7 @@ def render_one(order: RenderOrder, clip: Clip) -> int:
             drawn += 1
 
         with Watchdog(progress, order.no_progress_s):
-            with cache.open_parts(clip.uri, on_bytes, in_order=not clip.start_s) as source:
+            with cache.open_parts(clip.uri, on_bytes) as source:
                 annotations = iter(Edits(order.store).clip(clip.clip_id, corrections)) if corrections else rows
                 frames = render_clip(source, annotations, target, clip, order.render, order.video, on_frame)
             order.store.confirm()  # again: rendering takes minutes

@@ -154,7 +154,7 @@ class ClipWindows:
     def clear(self) -> None:
         """The clip is done."""
         self._windows.list()
-        if self._windows.rows or self._windows.states:
+        if self._windows.rows or self._windows.states or self._windows.has_index:
             self._windows.clear()
 
     def keep_now(self) -> threading.Event:

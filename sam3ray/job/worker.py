@@ -137,7 +137,8 @@ class ClipWorker:
         self.refinement = refinement
         self.segmenter: Segments = _segmenter(config, make_segmenter, agreed, self.software)
         self._work = WorkDir()
-        self._intake = Intake(config)
+        keeps = config.windows.mode != "off" and getattr(self.segmenter, "can_resume", False)
+        self._intake = Intake(config, store if keeps else None)
         self._progress = ClipProgress()
         self._kept: ClipWindows | None = None  # of the clip under way
         self._parts: PartWorker | None = None  # where clips may be cut

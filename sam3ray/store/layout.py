@@ -86,6 +86,7 @@ def window_of(name: str, suffix: str) -> tuple[int, int] | None:
 
 CUTS = "cuts.json"
 LINKS = "links.json"
+FRAMES = "frames.json"
 _CUT_FILE = re.compile(r"w(0|[1-9][0-9]{0,6})(?:\.json|-(0|[1-9][0-9]{0,8})\.(?:parquet|safetensors))", re.ASCII)
 
 
@@ -101,7 +102,7 @@ def cut_file_of(name: str) -> tuple[int, int | None] | None:
 def is_window_file(name: str) -> bool:
     """Whether a file of this name belongs into the folder of a clip's windows."""
     checkpoint = any(window_of(name, suffix) is not None for suffix in (".parquet", ".safetensors"))
-    return checkpoint or name in (CUTS, LINKS) or cut_file_of(name) is not None
+    return checkpoint or name in (CUTS, LINKS, FRAMES) or cut_file_of(name) is not None
 
 
 def part_path(name: str) -> str:

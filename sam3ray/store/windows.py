@@ -109,17 +109,19 @@ class Windows:
     """The windows of one clip on the store.
 
     Attributes:
-        rows, states: what is there, as listed last.
+        rows, states, has_index: what is there, as listed last.
     """
 
     storage: Storage
     clip_id: str
     rows: set[WindowName] = field(default_factory=set)
     states: set[WindowName] = field(default_factory=set)
+    has_index: bool = False
 
     def list(self) -> None:
         names = self.storage.names(layout.window_folder(self.clip_id))
         self.rows, self.states = set(_named(names, ROWS)), set(_named(names, STATE))
+        self.has_index = layout.FRAMES in names
 
     def next_name(self, pass_number: int) -> WindowName:
         """The next number, above all used before."""

@@ -5,6 +5,7 @@ from sam3ray.video._clip_frames import ClipFrames
 from sam3ray.video._decode import RgbConverter
 from sam3ray.video._folder import DECODING_ERRORS
 from sam3ray.video._frame import Frame, FrameStamp, VideoInfo
+from sam3ray.video._frame_index import FrameIndex
 from sam3ray.video._frames_at import frames_at
 from sam3ray.video._opened import VideoSource
 from sam3ray.video._probe import check_duration, probe
@@ -13,14 +14,16 @@ from sam3ray.video._reader import VideoReader
 from sam3ray.video._remote import naming_store_errors
 from sam3ray.video._sampling import Sampler
 from sam3ray.video._writer import VideoWriter
-from sam3ray.video.fetch import VideoCache, local_sighting, redact_uri, video_size
+from sam3ray.video.fetch import IndexKeeper, VideoCache, local_sighting, redact_uri, video_size
 
 __all__ = [
     "DECODING_ERRORS",
     "Anchor",
     "ClipFrames",
     "Frame",
+    "FrameIndex",
     "FrameStamp",
+    "IndexKeeper",
     "RgbConverter",
     "Sampler",
     "VideoCache",

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from sam3ray.video._decode import CodedFrame
-from sam3ray.video._index import KeyFrame, SeekPoint
+from sam3ray.video._frame_index import KeyFrame, SeekPoint
 
 _MOST_FRAMES = 1000  # of a group; later ones are not compared
 _HELD = 32  # frames that a reader may hold, at most
@@ -25,7 +25,7 @@ class Anchor:
         position: in the clip, of the first frame at or after it that belongs to the clip.
         index: of the key frame in the source.
         start: the pts that counts as 0 s.
-        pts_of_key, seek_to, byte: see `KeyFrame`.
+        pts_of_key, seek_to, byte, piece: see `KeyFrame`.
         pts: of these frames, in display order.
         taken: indices in the source of those that belong to the clip.
     """
@@ -38,6 +38,7 @@ class Anchor:
     byte: int | None
     pts: list[int] = field(default_factory=list)
     taken: list[int] = field(default_factory=list)
+    piece: int | None = None
 
     @classmethod
     def of(cls, facts: Any) -> Anchor | None:
@@ -56,7 +57,8 @@ class Anchor:
         """Where to start reading for that frame of the clip, or a later one."""
         last = self.taken[min(position - self.position, len(self.taken) - 1)]
         ranks = {pts: rank for rank, pts in enumerate(self.pts, self.index) if rank <= last}
-        return SeekPoint(KeyFrame(self.pts_of_key, self.seek_to, self.byte), ranks, self.index, last)
+        key_frame = KeyFrame(self.pts_of_key, self.seek_to, self.byte, self.piece)
+        return SeekPoint(key_frame, ranks, self.index, last, self.start)
 
 
 class AnchorLog:
@@ -82,7 +84,8 @@ class AnchorLog:
                 return
             if (key := coded.key_frame) is not None:
                 start = coded.pts - coded.ticks
-                self._groups.append(Anchor(self._taken, coded.index, start, key.pts, key.seek_to, key.byte))
+                anchor = Anchor(self._taken, coded.index, start, key.pts, key.seek_to, key.byte, piece=key.piece)
+                self._groups.append(anchor)
                 while len(self._groups) > 1 and self._groups[1].position <= self._taken - self._margin:
                     self._groups.popleft()
             if self._groups and len(self._groups[-1].pts) < _MOST_FRAMES:

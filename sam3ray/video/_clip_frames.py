@@ -13,12 +13,12 @@ from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.video._ahead import Ahead, FrameGenerator, Progress, queue_capacity
 from sam3ray.video._anchor import Anchor, AnchorLog
-from sam3ray.video._decode import RgbConverter, decode
+from sam3ray.video._decode import DecodedIndex, RgbConverter, decode
 from sam3ray.video._folder import folder_frame, list_frames
 from sam3ray.video._frame import ClockKind, Frame, FrameStamp, VideoInfo
 from sam3ray.video._index import read_index
 from sam3ray.video._movie import needs_anchors
-from sam3ray.video._opened import VideoSource, folder_of, name_of
+from sam3ray.video._opened import ByRanges, VideoSource, folder_of, name_of
 from sam3ray.video._reader import VideoReader, check_length
 from sam3ray.video._sampling import Sampler
 
@@ -98,7 +98,7 @@ class ClipFrames:
                     self._note(reader.clock)
                     yield frame
             return
-        anchor = self.anchor() if stop is None and self._known is None and self.needs_anchors else None
+        anchor = self.anchor() if stop is None and self.needs_anchors and not self._is_indexed else None
         if anchor is not None and anchor.position <= start and anchor.taken:
             given = start
             try:
@@ -113,6 +113,11 @@ class ClipFrames:
         wanted = positions.indices[start:stop]
         if wanted:
             yield from self._ahead(functools.partial(self._chosen, wanted, positions.times[start]))
+
+    @property
+    def _is_indexed(self) -> bool:
+        index = self._path.index if isinstance(self._path, ByRanges) else None
+        return index is not None and index.reaches(self._end_s)
 
     def _ahead(self, source: Callable[[Progress], FrameGenerator]) -> Iterator[Frame]:
         capacity = queue_capacity(self._limits.queue_frames, self.width, self.height)
@@ -231,14 +236,17 @@ class ClipFrames:
                 if sampler.wants(ticks):
                     yield FrameStamp(index, pts, time_s)
             return
-        frames = decode(self._path, self._limits, start_s=self._start_s)
-        for coded in frames:
+        learned = DecodedIndex()
+        for coded in decode(self._path, self._limits, start_s=self._start_s):
             self._note("rebuilt" if coded.is_rebuilt else "container")
             if sampler.is_after(coded.ticks):
-                return
+                break
+            learned.note(coded)
             check_length(coded.time_s, self._start_s, self._limits, self._name)
             if sampler.wants(coded.ticks):
                 yield FrameStamp(coded.index, coded.pts, coded.time_s)
+        if isinstance(self._path, ByRanges):
+            self._path.learn(learned.index(self._end_s))
 
     def _chosen(self, wanted: Sequence[int], from_s: float, progress: Progress) -> FrameGenerator:
         """Frames of these ascending indices, the first of which is shown at `from_s`."""

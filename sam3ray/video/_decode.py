@@ -14,6 +14,7 @@ What counts as damage, and why. Annotations that silently end early are worse th
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,9 +29,11 @@ from av.video.stream import VideoStream
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.video._clock import PACKETS_KNOWN, Clock, Stamp, Timed
-from sam3ray.video._index import KeyFrame, SeekPoint, find_seek_point
+from sam3ray.video._frame_index import FrameIndex, KeyFrame, SeekPoint
+from sam3ray.video._index import find_seek_point
 from sam3ray.video._joined import check_unmixed, unread_rest
-from sam3ray.video._opened import VideoSource, name_of
+from sam3ray.video._opened import ByRanges, VideoSource, name_of
+from sam3ray.video._pieces import Fragments, Pieces, pieces_of
 from sam3ray.video._programs import CHANGED, ProgramWatch
 from sam3ray.video._source import (
     check_pixels,
@@ -45,6 +48,8 @@ from sam3ray.video._stamps import counts_only_frames, may_leap, usual_step
 from sam3ray.video._truncation import listed_packets, matroska_is_cut_off, will_end_early
 
 _LATEST = 2**62  # of a timestamp: annotations hold 64 bits
+_BY_BYTE = frozenset({"flv", "mpeg", "mpegts"})  # their demuxers begin anywhere; to find a time takes many requests
+_MOST_SKIPPED = 5000  # packets of a piece before its key frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +74,33 @@ class CodedFrame:
     @property
     def time_s(self) -> float:
         return float(self.ticks * self.time_base)
+
+
+class DecodedIndex:
+    """The index of a video's frames from decoding it, where its packets do not tell one."""
+
+    def __init__(self) -> None:
+        self._pts = array("q")
+        self._key_frames: list[KeyFrame] = []
+        self._start: int | None = None
+        self._time_base = Fraction(1)
+        self._is_sound = True
+
+    def note(self, coded: CodedFrame) -> None:
+        """Each frame from the first on; a rebuilt clock cannot be known entirely from the middle."""
+        self._is_sound &= not coded.is_rebuilt and coded.index == len(self._pts)
+        if not self._is_sound:
+            return
+        self._start, self._time_base = coded.pts - coded.ticks, coded.time_base
+        self._pts.append(coded.pts)
+        if coded.key_frame is not None:
+            self._key_frames.append(coded.key_frame)
+
+    def index(self, until_s: float | None) -> FrameIndex | None:
+        """None: there is none."""
+        if self._start is None or not self._is_sound:
+            return None
+        return FrameIndex(self._pts, self._start, self._time_base, self._key_frames, until_s)
 
 
 class RgbConverter:
@@ -130,24 +162,29 @@ class _SeekMissed(Exception):
 
 def _decode_from(path: VideoSource, limits: VideoConfig, point: SeekPoint | None, to_end: bool) -> Iterator[CodedFrame]:
     where = name_of(path)
-    with open_container(path, limits) as container:
+    begin = None if point is None else point.key_frame.piece
+    if begin is not None and point is not None and _start_of(path, limits) != point.start:
+        raise _SeekMissed
+    pieces = pieces_of(path, limits, begin)
+    with open_container(pieces or path, limits) as container:
         stream = video_stream(container, limits, where)
         if to_end and will_end_early(path, container, stream):
             raise ClipError(Reason.UNREADABLE_VIDEO, "the file is cut off: frames that it lists are missing", where)
-        if container.format.name.startswith("mov"):
+        if container.format.name.startswith("mov") and not isinstance(pieces, Fragments):
             check_unmixed(path, where)
         time_base = stream.time_base
         if not time_base or time_base <= 0:
             raise ClipError(Reason.UNREADABLE_VIDEO, "its video stream has no time base", where)
-        clock: Clock[_Picture] = Clock(
-            float(time_base), usual_step(stream), stream.start_time, leaps=may_leap(container)
-        )
-        if point is not None:
-            try:
-                container.seek(point.key_frame.seek_to, stream=stream)
-            except av.error.FFmpegError:
-                raise _SeekMissed from None
-        pictures = _pictures(path, container, stream, clock, from_start=point is None)
+        start = stream.start_time if point is None else point.start
+        clock: Clock[_Picture] = Clock(float(time_base), usual_step(stream), start, leaps=may_leap(container))
+        first_at = None
+        if point is not None and begin is not None:
+            first_at = point.key_frame.byte
+        elif point is not None:
+            if stream.start_time != point.start:
+                raise _SeekMissed
+            first_at = _seek(path, container, stream, point.key_frame)
+        pictures = _pictures(path, container, stream, clock, pieces, from_start=point is None, first_at=first_at)
         if point is not None:
             pictures = _checked(pictures, clock, point)
         index = 0 if point is None else point.first_rank
@@ -172,6 +209,25 @@ def _decode_from(path: VideoSource, limits: VideoConfig, point: SeekPoint | None
             raise _SeekMissed
         if size is None:
             raise ClipError(Reason.UNREADABLE_VIDEO, "no frame of its video stream can be decoded", where)
+
+
+def _start_of(path: VideoSource, limits: VideoConfig) -> int | None:
+    """When the video starts, by its first frames: opened from one in its middle on, it does not tell."""
+    with open_container(path, limits) as container:
+        return video_stream(container, limits, name_of(path)).start_time
+
+
+def _seek(path: VideoSource, container: InputContainer, stream: VideoStream, key_frame: KeyFrame) -> int | None:
+    """Where the first packet lies that counts; None: the next one is."""
+    by_byte = isinstance(path, ByRanges) and container.format.name in _BY_BYTE
+    try:
+        if by_byte and key_frame.byte is not None:
+            container.seek(key_frame.byte, stream=stream, unsupported_byte_offset=True)
+            return key_frame.byte
+        container.seek(key_frame.seek_to, stream=stream)
+    except av.error.FFmpegError:
+        raise _SeekMissed from None
+    return None
 
 
 def _timed(pictures: Iterator[_Picture], clock: Clock[_Picture]) -> Iterator[Timed[_Picture]]:
@@ -217,10 +273,13 @@ class _Said:
     dts: int | None = None
     byte: int | None = None
     is_key: bool = False
+    piece: int | None = None
 
     @property
     def key_frame(self) -> KeyFrame | None:
-        return None if self.pts is None else KeyFrame(self.pts, self.pts if self.dts is None else self.dts, self.byte)
+        if self.pts is None:
+            return None
+        return KeyFrame(self.pts, self.pts if self.dts is None else self.dts, self.byte, self.piece)
 
 
 def _pictures(
@@ -228,10 +287,12 @@ def _pictures(
     container: InputContainer,
     stream: VideoStream,
     clock: Clock[_Picture],
+    pieces: Pieces | None,
     *,
     from_start: bool,
+    first_at: int | None,
 ) -> Iterator[_Picture]:
-    """Decoded frames in display order; checks at the end that nothing was cut off.
+    """Decoded frames in display order, from the packet at `first_at` on; checks at the end that nothing was cut off.
 
     Packets go into the decoder with their number for a timestamp: of two with the same one, the decoder could not
     say which became a frame.
@@ -241,19 +302,27 @@ def _pictures(
     counts_frames = counts_only_frames(container)
     packets = packets_of(container, stream)
     said: dict[int, _Said] = {}
-    last_at = 0
+    last_at = skipped = 0
     programs = ProgramWatch(path, container, stream, from_start=from_start)
     while True:
         with naming_errors(where, f"cannot be read {_place(clock, stream)}"):
             packet = next(packets, None)
         if packet is not None and packet.size == 0:
             continue  # an empty packet would end the decoder
+        if first_at is not None:
+            skipped += 1
+            if packet is None or skipped > _MOST_SKIPPED:
+                raise _SeekMissed
+            if packet.pos != first_at:
+                continue
+            first_at = None
         if packet is not None and packet.is_corrupt and listed_packets(container, stream) is not None:
             break  # the last bytes of a truncated file
         if packet is not None:
             pts = packet.dts if counts_frames else packet.pts
             number = clock.sent(Stamp(pts, packet.dts, packet.is_keyframe), shows=not packet.is_discard)
-            said[number] = _Said(packet.pts, packet.dts, packet.pos, packet.is_keyframe)
+            piece = pieces.piece_of(packet.pos) if pieces is not None and packet.is_keyframe else None
+            said[number] = _Said(packet.pts, packet.dts, packet.pos, packet.is_keyframe, piece)
             said.pop(number - PACKETS_KNOWN, None)
             packet.pts = number
             last_at = max(last_at, packet.pos or 0)
@@ -272,7 +341,9 @@ def _pictures(
     lacks_some = from_start and listed is not None and clock.packets < listed
     if packet is not None or lacks_some or matroska_is_cut_off(path):
         raise ClipError(Reason.UNREADABLE_VIDEO, f"the file is cut off: it ends {_place(clock, stream)}", where)
-    rest = CHANGED if programs.changes_at_end() else unread_rest(path, container, last_at)
+    rest = CHANGED if programs.changes_at_end() else None
+    if rest is None and not isinstance(pieces, Fragments):
+        rest = unread_rest(path, container, last_at)
     if rest is not None:
         raise ClipError(Reason.UNREADABLE_VIDEO, f"{rest} ({_place(clock, stream)})", where)
 

@@ -10,13 +10,17 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.files import WEB, kind_of_storage, web
 from sam3ray.files.sighting import change, of_info
 from sam3ray.video._movie import picture_ranges
+from sam3ray.video._opened import opened
+from sam3ray.video._pieces import pieces_of
 from sam3ray.video._ranges import Fetch, NoRanges, RangedVideo
 from sam3ray.video._remote import RemoteVideo, local_name, naming_store_errors, redact_uri
-from sam3ray.video._truncation import matroska_segment
+
+_TS_PACKETS = (188, 192, 204)  # bytes; the first is marked after 4 bytes where they are of 192
 
 
 def has_versions(video: RemoteVideo) -> bool:
@@ -25,13 +29,8 @@ def has_versions(video: RemoteVideo) -> bool:
     return bool(seen.get("size")) and ("etag" in seen or "modified" in seen)
 
 
-def open_by_ranges(
-    fs: Any, video: RemoteVideo, progress: Callable[[int], None] | None = None, *, in_order: bool = False
-) -> RangedVideo | None:
+def open_by_ranges(fs: Any, video: RemoteVideo, progress: Callable[[int], None] | None = None) -> RangedVideo | None:
     """The video, which the caller closes; None if it must be fetched whole.
-
-    Args:
-        in_order: it is read from the beginning, or continued, so no table of its frames is needed.
 
     Raises:
         ClipError: as `naming_store_errors`.
@@ -42,7 +41,7 @@ def open_by_ranges(
     fetch = fetcher(fs, video)
     remote = RangedVideo(fetch, local_name(file.path, None), file.size, progress or (lambda _: None))
     try:
-        if picture_ranges(remote) is not None or (in_order and matroska_segment(remote) is not None):
+        if picture_ranges(remote) is not None or pieces_of(remote, VideoConfig()) is not None or _is_stream(remote):
             return remote
     except NoRanges:
         pass
@@ -51,6 +50,15 @@ def open_by_ranges(
         raise
     remote.close()
     return None
+
+
+def _is_stream(remote: RangedVideo) -> bool:
+    """Whether it is an AVI, a transport or program stream, or a Flash video."""
+    with opened(remote) as file:
+        head = file.read(4 * max(_TS_PACKETS))
+    if (head[:4] == b"RIFF" and head[8:12] == b"AVI ") or head.startswith((b"\0\0\1\xba", b"FLV\1")):
+        return True
+    return any(head[4 * (spacing == 192) :: spacing][:3] == b"GGG" for spacing in _TS_PACKETS)
 
 
 def fetcher(fs: Any, video: RemoteVideo) -> Fetch:

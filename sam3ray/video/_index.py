@@ -1,10 +1,10 @@
 """Where the frames of a video are, and when, without decoding it.
 
-Timestamps of all packets are read (as fast as the disk; of an MP4 that is read by ranges, its tables alone): sorted,
-they are the frames in display order, so the index of every frame is known. That holds where each packet becomes one
-frame and the clock is good. Whatever does not fit the picture (a clock that must be rebuilt, edit lists that drop
-packets, a recording that begins between key frames, packets that show nothing, damage) has no index and is decoded from
-the beginning: slower, never wrong.
+Timestamps of all packets are read (as fast as the disk; of an MP4 that is read by ranges, its tables alone; of another
+remote file once, see `ByRanges.learn`): sorted, they are the frames in display order, so the index of every frame is
+known. That holds where each packet becomes one frame and the clock is good. Whatever does not fit the picture (a clock
+that must be rebuilt, edit lists that drop packets, a recording that begins between key frames, packets that show
+nothing, damage) has no index and is decoded from the beginning: slower, never wrong.
 
 To begin deep in a long video, the decoder starts at a key frame, and its frames are checked against the index one by
 one.
@@ -13,18 +13,19 @@ one.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import pairwise
 
 from av.packet import Packet
 
 from sam3ray.config import VideoConfig
 from sam3ray.video._clock import Clock, Stamp
+from sam3ray.video._frame_index import FrameIndex, KeyFrame, SeekPoint
 from sam3ray.video._joined import unread_rest
-from sam3ray.video._movie import hollow, is_by_tables, places_of_keys
-from sam3ray.video._opened import VideoSource, name_of
+from sam3ray.video._movie import Hollow, KeyPlaces, hollow, is_by_tables
+from sam3ray.video._opened import ByRanges, VideoSource, name_of
+from sam3ray.video._pieces import Fragments, Pieces, pieces_of
 from sam3ray.video._programs import CHANGED, ProgramWatch
 from sam3ray.video._sampling import exact
 from sam3ray.video._source import naming_errors, open_container, packets_of, video_stream
@@ -41,59 +42,34 @@ _ONE_REORDERED = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})  # whatever li
 _NO_PICTURE_BYTES = 19  # MPEG-4 has packets "run it again", which show nothing (libavcodec's MAX_NVOP_SIZE)
 
 
-@dataclass(frozen=True, eq=False)
-class FrameIndex:
-    """The first frames of a video, in display order.
-
-    Attributes:
-        pts: of each frame, ascending, in `time_base` units. Those up to the moment asked for are all there; of later
-            ones some may be missing.
-        start: the pts that counts as 0 s.
-        key_frames: those of them that can be sought.
-    """
-
-    pts: Sequence[int]
-    start: int
-    time_base: Fraction
-    key_frames: Sequence[KeyFrame]
-
-
-@dataclass(frozen=True)
-class KeyFrame:
-    """Attributes: pts; the timestamp to seek to; where its packet lies in the file, None where that is not known."""
-
-    pts: int
-    seek_to: int
-    byte: int | None
-
-
-@dataclass(frozen=True)
-class SeekPoint:
-    """A key frame to start at.
-
-    Attributes:
-        key_frame: the frame. In a joined file a seek may land on its like in another part: that has another byte.
-        ranks: frame index by pts, for all frames up to the range's beginning.
-        first_rank: index of the key frame.
-        wanted_rank: index of the first frame of the range.
-    """
-
-    key_frame: KeyFrame
-    ranks: Mapping[int, int]
-    first_rank: int
-    wanted_rank: int
-
-
 def read_index(path: VideoSource, limits: VideoConfig, until_s: float | None = None) -> FrameIndex | None:
     """The frames up to a moment (None: the end); None: only decoding tells.
 
     Raises:
         ClipError: the file cannot be read.
     """
+    if not isinstance(path, ByRanges):
+        return _read_index(path, limits, until_s, None)
+    if path.lacks_index or (path.index is not None and path.index.reaches(until_s)):
+        return path.index
+    movie = hollow(path)
+    if movie is None:
+        ends = until_s, path.index_until_s
+        until_s = None if None in ends else max(end for end in ends if end is not None)
+    found = _read_index(path, limits, until_s, movie or pieces_of(path, limits))
+    if found is None:
+        path.lacks_index = True
+    elif movie is None:
+        path.learn(found)
+    return found
+
+
+def _read_index(
+    path: VideoSource, limits: VideoConfig, until_s: float | None, view: Hollow | Pieces | None
+) -> FrameIndex | None:
     where = name_of(path)
     stamps, key_frames = array("q"), list[KeyFrame]()
-    movie = hollow(path)
-    with open_container(movie or path, limits) as container:
+    with open_container(view or path, limits) as container:
         stream = video_stream(container, limits, where)
         start, time_base = stream.start_time, stream.time_base
         if container.format.name == "nut":
@@ -109,14 +85,15 @@ def read_index(path: VideoSource, limits: VideoConfig, until_s: float | None = N
         programs = ProgramWatch(path, container, stream)
         last_dts: int | None = None
         last_at = 0
-        key_places: Collection[int | None] | None = None
+        key_places: KeyPlaces | None = None
         with naming_errors(where, "cannot be read"):
             for packet in packets_of(container, stream):
                 if packet.size == 0:
                     continue
-                is_key = packet.is_keyframe if key_places is None else packet.pos in key_places
-                if movie is not None and not movie.is_on and is_by_tables(codec):
-                    key_places, movie.is_on = places_of_keys(stream), True
+                is_key = packet.is_keyframe if key_places is None else key_places.have(packet.pos)
+                if isinstance(view, Hollow | Fragments) and not view.is_on and is_by_tables(codec):
+                    key_places = KeyPlaces(stream)
+                    view.hollow_out()
                 pts, dts = packet.pts, packet.dts
                 if pts is None or packet.is_discard or packet.is_corrupt or (counts_frames and pts != dts):
                     return None
@@ -135,21 +112,24 @@ def read_index(path: VideoSource, limits: VideoConfig, until_s: float | None = N
                 if shows_all or _shows(packet):
                     stamps.append(pts)
                     if is_key:
-                        key_frames.append(KeyFrame(pts, pts if dts is None else dts, packet.pos))
+                        piece = view.piece_of(packet.pos) if isinstance(view, Pieces) else None
+                        key_frames.append(KeyFrame(pts, pts if dts is None else dts, packet.pos, piece))
                 if until is not None and dts is not None and dts > until:
                     break  # dts never exceeds pts and only grows: nothing before the moment can follow
             else:
                 listed = listed_packets(container, stream)
                 if (listed is not None and clock.packets < listed) or matroska_is_cut_off(path):
                     return None
-                if programs.changes_at_end() or unread_rest(path, container, last_at) is not None:
+                if programs.changes_at_end():
+                    return None
+                if not isinstance(view, Fragments) and unread_rest(path, container, last_at) is not None:
                     return None
     ordered = array("q", sorted(stamps))
     if not ordered or ordered[0] < start or ordered[0] != stamps[0]:
         return None
     if any(a == b for a, b in pairwise(ordered)) or not _can_be_sorted(stamps, ordered, depth):
         return None
-    return FrameIndex(ordered, start, time_base, key_frames)
+    return FrameIndex(ordered, start, time_base, key_frames, until_s)
 
 
 @dataclass(frozen=True)
@@ -221,4 +201,5 @@ def find_seek_point(path: VideoSource, start_s: float, limits: VideoConfig) -> S
         return None
     key_frame = max(key_frames, key=lambda key: key.pts)
     # Later packets could still be shown between those read: indices beyond the last complete one are not vouched for.
-    return SeekPoint(key_frame, {p: r for p, r in ranks.items() if r <= wanted}, ranks[key_frame.pts], wanted)
+    vouched = {pts: rank for pts, rank in ranks.items() if rank <= wanted}
+    return SeekPoint(key_frame, vouched, ranks[key_frame.pts], wanted, index.start)

@@ -22,6 +22,7 @@ _BEGINNINGS = {
     "gif": (b"GIF89a", b"GIF87a"),
     "nut": (b"nut/multimedia container\0",),
 }
+MIXED = "several files were joined byte by byte, the second at byte {}: libav mixes their frames"
 _MAX_PARTS = 200_000  # of a file at its top: two a second for a day
 _SEARCHED = 4 * 2**20  # what may lie between the last picture of a file and the next file: sound, an index
 
@@ -101,8 +102,7 @@ def check_unmixed(path: VideoSource, where: str) -> None:
     """
     second = _next_movie(path)
     if second is not None and second[1]:
-        message = f"several files were joined byte by byte, the second at byte {second[0]}: libav mixes their frames"
-        raise ClipError(Reason.UNREADABLE_VIDEO, message, where)
+        raise ClipError(Reason.UNREADABLE_VIDEO, MIXED.format(second[0]), where)
 
 
 def _next_movie(path: VideoSource) -> tuple[int, bool] | None:
@@ -121,7 +121,7 @@ def _next_movie(path: VideoSource) -> tuple[int, bool] | None:
                 second = begin
             (seen if second is None else after).add(kind)
             if kind == b"moof":
-                time = _decode_time(file, begin, end)
+                time = decode_time(file, begin, end)
                 if second is not None and b"moov" in after and time <= last_time:
                     return second, True
                 last_time = max(last_time, time)
@@ -129,7 +129,7 @@ def _next_movie(path: VideoSource) -> tuple[int, bool] | None:
     return (second, False) if second is not None and joined else None
 
 
-def _decode_time(file: BinaryIO, begin: int, end: int) -> int:
+def decode_time(file: BinaryIO, begin: int, end: int) -> int:
     """When a fragment's first track begins, in units of that track (ISO/IEC 14496-12, section 8.8.12)."""
     for kind, at, until in atoms(file, begin + 8, end):
         if kind == b"traf":

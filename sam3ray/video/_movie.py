@@ -59,6 +59,12 @@ class Hollow(ByRanges):
             return _ZEROS[: min(most, self._ranges[place][1] - at)]
         return self._source.read_at(at, most)
 
+    def hollow_out(self) -> None:
+        self.is_on = True
+
+    def allow_pass(self) -> None:
+        self._source.allow_pass()
+
 
 def hollow(source: VideoSource) -> Hollow | None:
     """None where all of the file has to be read to know its frames."""
@@ -75,6 +81,20 @@ def is_by_tables(codec: str) -> bool:
     return codec in _BY_TABLES
 
 
-def places_of_keys(stream: VideoStream) -> frozenset[int]:
-    """Where the packets begin that the tables call key frames."""
-    return frozenset(entry.pos for entry in stream.index_entries if entry.is_keyframe)
+class KeyPlaces:
+    """Where the packets begin that the tables call key frames. Those of fragments grow while they are read."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        self._stream = stream
+        self._looked = 0
+        self._places: set[int] = set()
+
+    def have(self, at: int | None) -> bool:
+        entries = self._stream.index_entries
+        count = len(entries)
+        for number in range(self._looked, count):
+            entry = entries[number]
+            if entry.is_keyframe:
+                self._places.add(entry.pos)
+        self._looked = count
+        return at in self._places

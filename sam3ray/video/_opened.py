@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+from sam3ray.video._frame_index import FrameIndex
+
 _BUFFER_BYTES = 16 * 2**10
 _SEARCH_BYTES = 2**20
 
@@ -18,18 +20,33 @@ class ByRanges(ABC):
     Attributes:
         name: what a local file of it would be called.
         size: bytes of the file.
+        index: of its frames, where it is known. `lacks_index`: its packets do not tell one.
+        index_until_s: an index that is made reaches to this moment at least; None: the end.
     """
 
     name: str
     size: int
+    index: FrameIndex | None = None
+    lacks_index = False
+    index_until_s: float | None = 0.0
 
     @abstractmethod
     def read_at(self, at: int, most: int) -> bytes:
         """Some of the bytes from an offset on, at most `most`; none only at the end.
 
         Raises:
-            ClipError: the store fails, or has another version of the file by now.
+            ClipError: the store fails, or has another version of the file by now; over_limits, where more was read than
+                `allow_pass` has allowed.
         """
+
+    def allow_pass(self) -> None:  # noqa: B027 - not everyone counts
+        """It will be read once more, perhaps from beginning to end."""
+
+    def expect_leaps(self) -> None:  # noqa: B027 - not everyone fetches ahead
+        """Only little is read in each place from now on."""
+
+    def learn(self, index: FrameIndex | None) -> None:  # noqa: B027 - not everyone has a use for it
+        """Keeps the index, which took reading the file; None: it was decoded, and has none."""
 
 
 VideoSource: TypeAlias = str | os.PathLike[str] | ByRanges

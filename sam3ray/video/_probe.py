@@ -21,6 +21,7 @@ from sam3ray.video._frame import VideoInfo
 from sam3ray.video._index import measure as measure_packets
 from sam3ray.video._joined import check_unmixed, is_joined, is_read_alone, unread_rest
 from sam3ray.video._opened import ByRanges, VideoSource, folder_of, name_of, opened, size_of
+from sam3ray.video._pieces import Fragments, pieces_of
 from sam3ray.video._source import check_pixels, display_matrix, open_container, packets_of, rotation_of, video_stream
 from sam3ray.video._stamps import may_leap
 from sam3ray.video._tables import check_tables, is_fragmented
@@ -93,7 +94,9 @@ def probe(path: VideoSource, limits: VideoConfig, *, measure: bool = False) -> V
         check_tables(container, path, limits, name)
         fence.allow_memory(_DECODER_BYTES + facts.width * facts.height * _PICTURE_BYTES)
         first = _first_packet_alone(container, stream)
-        # A file that is read by ranges has its tables in one place.
+        reads_on = isinstance(pieces_of(path, limits), Fragments)  # its tables are looked at when they are read
+        if reads_on:
+            facts = replace(facts, duration_s=None, frame_count=None)  # of what was read so far
         if not isinstance(path, ByRanges) and (size < _SMALL_BYTES or is_fragmented(path)):
             fence.allow_memory(limits.max_open_bytes)
             _walk(container, name)
@@ -101,7 +104,7 @@ def probe(path: VideoSource, limits: VideoConfig, *, measure: bool = False) -> V
         if is_joined(path, container):
             facts = replace(facts, duration_is_estimate=True)
         wants_measure = measure and (facts.duration_is_estimate or is_read_alone(container))
-        if container.format.name.startswith("mov"):
+        if container.format.name.startswith("mov") and not reads_on:
             check_unmixed(path, name)
             wants_measure = False
             if measure:

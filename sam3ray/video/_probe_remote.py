@@ -61,7 +61,7 @@ def probe_uri(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any] 
             raise
     if limits.ranges_above_bytes is None or (video.size or 0) <= limits.cache_bytes:
         return facts
-    remote = open_by_ranges(fs, video, in_order=True)
+    remote = open_by_ranges(fs, video)
     if remote is not None:
         remote.close()
     return replace(facts, has_ranges=remote is not None)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from sam3ray.failures import ClipError, Reason
+from sam3ray.video._frame_index import FrameIndex
 from sam3ray.video._opened import ByRanges
 
 BLOCK_BYTES = 64 * 2**10
@@ -22,6 +23,7 @@ _AHEAD_FROM = 4  # blocks: whoever has read so many in a row will read on
 _RUNS = 8  # places that are read sequentially: pictures, sound, an index
 _TRIES = 4
 _PAUSE_S = 0.5
+_PASS_BYTES = 64 * 2**20  # that a pass may fetch beyond twice the file: containers may lead in circles
 _LONG_S = 4.0  # a request that takes longer is followed by smaller ones, which keeps frames coming
 
 Fetch = Callable[[int, int], bytes]
@@ -37,12 +39,17 @@ class RangedVideo(ByRanges):
     Args:
         fetch: gives the bytes from one offset to another; raises ClipError. Of reason `storage`, it is asked again.
         arrived: told how many bytes were fetched so far.
+
+    Attributes:
+        learned: told the index of its frames, once reading the file has shown it.
     """
 
     def __init__(self, fetch: Fetch, name: str, size: int, arrived: Callable[[int], None] = lambda _: None) -> None:
         self.name = name
         self.size = size
         self.fetched_bytes = 0
+        self.learned: Callable[[FrameIndex | None], None] = lambda _: None
+        self._allowed = 0
         self._fetch = fetch
         self._arrived = arrived
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
@@ -53,6 +60,22 @@ class RangedVideo(ByRanges):
         self._fetching = threading.Lock()  # two readers of one place fetch it once
         self._beside = ThreadPoolExecutor(1, "sam3ray-ranges")
         self._is_closed = threading.Event()
+        self.allow_pass()  # for whoever looks into it first, perhaps in a process of its own
+
+    def allow_pass(self) -> None:
+        """See there."""
+        self._allowed += 2 * self.size + _PASS_BYTES
+
+    def expect_leaps(self) -> None:
+        """See there."""
+        with self._lock:
+            self._runs.clear()
+
+    def learn(self, index: FrameIndex | None) -> None:
+        """See there."""
+        self.index = index
+        self.lacks_index = index is None
+        self.learned(index)
 
     def read_at(self, at: int, most: int) -> bytes:
         """See there."""
@@ -133,6 +156,9 @@ class RangedVideo(ByRanges):
 
     def _get(self, begin: int, end: int) -> list[bytes]:
         first, last = begin * BLOCK_BYTES, min(end * BLOCK_BYTES, self.size)
+        if self.fetched_bytes + last - first > self._allowed:
+            message = f"it makes its reader fetch more than {self._allowed} bytes, and has {self.size}"
+            raise ClipError(Reason.OVER_LIMITS, message, self.name)
         began = time.monotonic()
         data = self._tried(first, last)
         with self._lock:

@@ -25,6 +25,7 @@ from av.video.stream import VideoStream
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.video._opened import ByRanges, RangedFile, VideoSource
+from sam3ray.video._pieces import Fragments, pieces_of
 
 # Containers of one self-contained file. Audio-only ones are listed to tell them apart from damaged files.
 DEMUXERS = (
@@ -78,7 +79,10 @@ def open_container(source: VideoSource, limits: VideoConfig) -> Iterator[InputCo
         ClipError: not_found, permission_denied, over_limits (size), unreadable_video (no container in it); of a remote
             one, also later, what `ByRanges.read_at` raises.
     """
-    container = _open_remote(source) if isinstance(source, ByRanges) else _open_local(os.path.abspath(source), limits)
+    if isinstance(source, ByRanges):
+        container = _open_remote(pieces_of(source, limits) or source)
+    else:
+        container = _open_local(os.path.abspath(source), limits)
     try:
         yield container
     finally:
@@ -87,11 +91,14 @@ def open_container(source: VideoSource, limits: VideoConfig) -> Iterator[InputCo
 
 def _open_remote(source: ByRanges) -> InputContainer:
     """Its size was looked at before."""
+    source.allow_pass()
+    # Tables between the pictures are read when their turn comes, not all in advance.
+    flags = {"fflags": "ignidx"} if isinstance(source, Fragments) else {}
     with naming_errors(source.name, "cannot be opened"):
         return av.open(
             RangedFile(source),
             "r",
-            container_options={"protocol_whitelist": "none", "format_whitelist": DEMUXERS},
+            container_options={"protocol_whitelist": "none", "format_whitelist": DEMUXERS, **flags},
             metadata_errors="replace",
             buffer_size=_READ_BYTES,
         )

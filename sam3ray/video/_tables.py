@@ -39,6 +39,11 @@ def check_tables(container: InputContainer, path: VideoSource | None, limits: Vi
         is_missing |= stream.type == "video" and not built
     if is_missing and path is not None:
         listed = max(listed, _largest_sample_table(path))
+    check_listed(listed, limits, where)
+
+
+def check_listed(listed: int, limits: VideoConfig, where: str) -> None:
+    """Raises ClipError over_limits if tables of so many frames take more memory than allowed."""
     if listed * ENTRY_BYTES > limits.max_open_bytes:
         raise ClipError(
             Reason.OVER_LIMITS,

@@ -70,16 +70,16 @@ def matroska_segment(path: VideoSource) -> tuple[int | None, int] | None:
 
 def segment_of(head: bytes, size: int) -> tuple[int | None, int] | None:
     """As `matroska_segment`, from the first HEAD_BYTES of a file of this size."""
-    header = _element(head, 0)
+    header = element(head, 0)
     if header is None or header[0] != 0x1A45DFA3 or header[2] is None:
         return None
-    segment = _element(head, header[1] + header[2])
+    segment = element(head, header[1] + header[2])
     if segment is None or segment[0] != 0x18538067:
         return None
     return None if segment[2] is None else segment[1] + segment[2], size
 
 
-def _element(data: bytes, at: int) -> tuple[int, int, int | None] | None:
+def element(data: bytes, at: int) -> tuple[int, int, int | None] | None:
     """(id, offset of the content, its size or None where unknown) of the EBML element at an offset (RFC 8794)."""
     if at >= len(data) or data[at] == 0:
         return None

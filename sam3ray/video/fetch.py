@@ -15,6 +15,7 @@ using is unpinned, and what it was fetching is a `.part` folder that no process 
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import shutil
 import tempfile
@@ -22,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
@@ -31,11 +32,14 @@ from sam3ray.files import is_local, local_path
 from sam3ray.files.sighting import of_frames, of_local, of_size
 from sam3ray.video._fetching import open_by_ranges
 from sam3ray.video._folder import SUFFIXES as FRAME_SUFFIXES
+from sam3ray.video._frame_index import FrameIndex
+from sam3ray.video._movie import needs_anchors
 from sam3ray.video._opened import VideoSource
+from sam3ray.video._ranges import RangedVideo
 from sam3ray.video._remote import RemoteVideo, download, look_up, naming_store_errors, redact_uri
 from sam3ray.video._signed import is_short_lived
 
-__all__ = ["VideoCache", "local_sighting", "redact_uri", "video_size"]
+__all__ = ["IndexKeeper", "VideoCache", "local_sighting", "redact_uri", "video_size"]
 
 _POLL_S = 0.1
 _STEP_BYTES = 64 * 2**20
@@ -51,6 +55,30 @@ def local_sighting(path: Path) -> str:
         frames = [entry for entry in entries if os.path.splitext(entry.name)[1].lower() in FRAME_SUFFIXES]
     # A frame that is replaced by one of its size goes unseen: times of copies on several nodes differ.
     return of_frames({entry.name: of_size(entry.stat().st_size) for entry in frames if not entry.name.startswith(".")})
+
+
+class IndexKeeper(Protocol):
+    """Keeps the index of a video's frames between attempts.
+
+    Attributes:
+        until_s: moment up to which frames will be asked for by their positions; None: the end.
+    """
+
+    until_s: float | None
+
+    def find(self, sighting: str) -> tuple[FrameIndex | None, bool]:
+        """The index of a video that looks like this, and whether it is known to have none."""
+
+    def keep(self, sighting: str, index: FrameIndex | None) -> None:
+        """None: it has none."""
+
+
+def _find_index(remote: RangedVideo, video: RemoteVideo, keeper: IndexKeeper) -> bool:
+    """Whether it has none: reading it from its middle on means reading all that comes before."""
+    remote.index, lacks_index = keeper.find(video.sighting)
+    remote.index_until_s = keeper.until_s
+    remote.learned = functools.partial(keeper.keep, video.sighting)
+    return lacks_index
 
 
 def video_size(
@@ -144,17 +172,17 @@ class VideoCache:
         progress: Callable[[int], None] | None = None,
         saw: Callable[[str], None] | None = None,
         *,
-        in_order: bool = False,
+        keeper: IndexKeeper | None = None,
     ) -> Iterator[VideoSource]:
         """Like `open`; a large remote video is not fetched: its bytes come when they are read.
 
-        That is an MP4 or MOV with all its tables in one place, or a Matroska or WebM that is read in order. It must be
-        larger than `limits.ranges_above_bytes` or than the cache, on a store that gives parts of a file and says when
-        it has changed. Videos that are in the cache already are read from there; so are those with signed addresses
-        that may expire before the clip ends.
+        That is an MP4, MOV, Matroska, WebM, AVI, FLV, transport or program stream. It must be larger than
+        `limits.ranges_above_bytes` or than the cache, on a store that gives parts of a file and says when it has
+        changed. Videos that are in the cache already are read from there; so are those with signed addresses that may
+        expire before the clip ends.
 
         Args:
-            in_order: it is read from its beginning, or continued by an `Anchor`.
+            keeper: of the index of its frames, where it has no table of them.
 
         Raises:
             ClipError: as `open`. Reading raises it, too: not_found, where the video has changed meanwhile.
@@ -166,12 +194,13 @@ class VideoCache:
         fs, video = look_up(uri, self._options, self._limits)
         if saw is not None:
             saw(video.sighting)
-        in_order = in_order or (video.size or 0) > self._max_bytes
-        remote = None if self._is_better_whole(video) else open_by_ranges(fs, video, progress, in_order=in_order)
+        remote = None if self._is_better_whole(video) else open_by_ranges(fs, video, progress)
         if remote is not None:
             with closing(remote):
-                yield remote
-            return
+                lacks_index = keeper is not None and needs_anchors(remote) and _find_index(remote, video, keeper)
+                if not lacks_index or (video.size or 0) > self._max_bytes:
+                    yield remote
+                    return
         with self._fetched(fs, video, progress) as path:
             yield path
 

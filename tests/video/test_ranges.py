@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,9 @@ from fsspec.implementations.local import LocalFileSystem
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.files.sighting import of_info
-from sam3ray.video import Anchor, ClipFrames, Frame, VideoCache, VideoReader, _anchor, _ranges
+from sam3ray.video import Anchor, ClipFrames, Frame, FrameIndex, VideoCache, VideoReader, _anchor, _ranges
 from sam3ray.video._fetching import open_by_ranges
 from sam3ray.video._index import read_index
-from sam3ray.video._movie import picture_ranges
 from sam3ray.video._opened import ByRanges, VideoSource
 from sam3ray.video._ranges import RangedVideo
 from sam3ray.video._remote import RemoteFile, RemoteVideo
@@ -139,6 +139,13 @@ STREAMS: dict[str, dict[str, Any]] = {
     "alternate.webm": {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "12", "g": "20"}},
     "all_key_frames.mkv": {"options": {"g": "1", "bf": "0"}},
     "live.mkv": {"container_options": {"live": "1"}},
+    "fragments.mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov"}},
+    "dash.mp4": {"container_options": {"movflags": "frag_keyframe+dash+global_sidx"}},
+    "few.mp4": {"container_options": {"movflags": "empty_moov", "frag_duration": "700000"}, "sound": "aac"},
+    "b_frames.ts": {"sound": "aac"},
+    "mpeg2.mpg": {"codec": "mpeg2video", "time_base": Fraction(1, 25)},
+    "plain.avi": {"codec": "mpeg4", "options": {"bf": "0"}},
+    "plain.flv": {},
 }
 
 
@@ -151,7 +158,7 @@ class TestAnchors:
 
     @staticmethod
     def passed(path: Path, stop: int, **how: Any) -> Anchor | None:
-        clip = ClipFrames(path, limits=LIMITS, **how)
+        clip = ClipFrames(ranged(path), limits=LIMITS, **how)
         assert len(list(clip.read(0, stop))) == stop
         facts = clip.anchors.latest()
         return None if facts is None else Anchor.of(json.loads(json.dumps(facts)))
@@ -182,7 +189,7 @@ class TestAnchors:
         assert source.fetched_bytes < 0.5 * source.size
 
     @pytest.mark.parametrize(
-        "change", [{"start": 7}, {"byte": 5}, {"pts_of_key": 1}, {"index": 1}, {"pts": [0] * 40}, {"seek_to": 2**62}]
+        "change", [{"start": 7}, {"byte": 5}, {"piece": 99}, {"pts_of_key": 1}, {"index": 1}, {"pts": [0] * 40}]
     )
     def test_an_anchor_that_does_not_fit_is_not_used(self, tmp_path: Path, change: dict[str, Any]) -> None:
         path = write_video(tmp_path / "a.mkv", 60)
@@ -198,6 +205,61 @@ class TestAnchors:
         path = write_video(tmp_path / "a.ts", 30)
         path.write_bytes(path.read_bytes() * 2)
         assert self.passed(path, 55) is None
+
+
+class TestHostile:
+    def test_fragments_whose_tables_do_not_fit_are_not_opened(self, tmp_path: Path) -> None:
+        path = write_video(tmp_path / "a.mp4", 60, **STREAMS["fragments.mp4"])
+        data = bytearray(path.read_bytes())
+        at = data.rindex(b"trun") + 8
+        data[at - 4 : at + 4] = b"\0\0\0\0" + (2**31).to_bytes(4, "big")  # frames without a byte each
+        path.write_bytes(data)
+        with pytest.raises(ClipError, match="its tables list 21474837") as caught:
+            list(VideoReader(ranged(path), limits=LIMITS))
+        assert caught.value.reason is Reason.OVER_LIMITS
+
+    def test_joined_fragments_fail_as_in_a_local_file(self, tmp_path: Path) -> None:
+        path = write_video(tmp_path / "a.mp4", 30, **STREAMS["fragments.mp4"])
+        path.write_bytes(path.read_bytes() * 2)
+        said = []
+        for source in (path, ranged(path)):
+            with pytest.raises(ClipError, match="joined byte by byte") as caught:
+                list(VideoReader(source, limits=LIMITS))
+            said.append(str(caught.value))
+        assert said[0] == said[1]
+
+    def test_reading_in_circles_ends(self, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(_ranges, "_PASS_BYTES", 2**20)
+        source = ranged(video)
+
+        def circle() -> None:
+            for turn in range(10**4):
+                source.read_at(source.size // 5 * (turn % 5), 1)
+                source._blocks.clear()
+
+        with pytest.raises(ClipError, match="makes its reader fetch more than") as caught:
+            circle()
+        assert caught.value.reason is Reason.OVER_LIMITS
+        assert source.fetched_bytes < 3 * source.size + 2**20
+
+    @pytest.mark.parametrize(
+        "harm",
+        [
+            ("}", ""),
+            ('"start":', '"begin":'),
+            ('"unit":[1,', '"unit":[0,'),
+            ('"steps":[[', '"steps":[[1,2147483647],['),
+        ],
+    )
+    def test_a_kept_index_that_is_damaged_is_refused(self, tmp_path: Path, harm: tuple[str, str]) -> None:
+        index = read_index(ranged(write_video(tmp_path / "a.mkv", 30)), LIMITS)
+        assert index is not None
+        text = index.dumps()
+        same = FrameIndex.loads(text, 30)
+        assert (list(same.pts), same.key_frames, same.start) == (list(index.pts), index.key_frames, index.start)
+        assert harm[0] in text
+        with pytest.raises(ValueError, match="index of its frames"):
+            FrameIndex.loads(text.replace(*harm), 30)
 
 
 class TestRequests:
@@ -267,12 +329,6 @@ class TestRequests:
     def test_what_does_not_fit_the_cache_is_read_by_ranges(self, site: Site, tmp_path: Path) -> None:
         with VideoCache(tmp_path / "cache", 10**5).open_parts(f"{site.url}/long.mp4") as source:
             assert isinstance(source, ByRanges)
-
-    def test_fragments_and_other_containers_are_fetched_whole(self, tmp_path: Path) -> None:
-        fragments = {"movflags": "frag_keyframe+empty_moov"}
-        for name, options in (("a.mp4", fragments), ("a.ts", {}), ("a.avi", {})):
-            path = write_video(tmp_path / name, 20, options={"bf": "0"}, container_options=options)
-            assert picture_ranges(ranged(path)) is None
 
     @pytest.mark.parametrize("headers", [{}, {"ETag": '"one"', "Content-Encoding": "br"}])
     def test_a_file_that_could_change_unseen_is_fetched_whole(

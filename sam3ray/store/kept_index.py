@@ -1,0 +1,74 @@
+"""Where the frames of a clip's video are, kept in `windows/<clip_id>/frames.json`: the video is read for it once.
+
+Only videos without a table of their frames have one, which is removed with the clip's windows. Nothing depends on it:
+without it, or with a damaged one, the video is read through again. The reader checks what it says frame by frame.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+from sam3ray.files.sighting import change
+from sam3ray.store import layout
+from sam3ray.store.storage import Storage
+
+FORMAT = 1
+MOST_BYTES = 2**26
+_LOG = logging.getLogger(__name__)
+
+
+@checked(config=ConfigDict(strict=True, extra="forbid"))
+class FramesNote:
+    """Attributes:
+    source: how the video looked (`sam3ray.files.sighting`).
+    frames: as `sam3ray.video.FrameIndex.dumps` gives them; empty: only decoding from the beginning tells.
+    """
+
+    source: str
+    frames: str
+    format: Annotated[int, Field(ge=FORMAT, le=FORMAT)] = FORMAT
+
+
+_NOTE = TypeAdapter(FramesNote)
+
+
+class KeptIndex:
+    """Of one clip."""
+
+    def __init__(self, storage: Storage, clip_id: str) -> None:
+        self._storage = storage
+        self._clip_id = clip_id
+        self._path = f"{layout.window_folder(clip_id)}/{layout.FRAMES}"
+
+    def read(self, source: str) -> str | None:
+        """What is kept of a video that looks like this; None: nothing."""
+        data = self._storage.read(self._path)
+        if data is None:
+            return None
+        try:
+            if len(data) > MOST_BYTES:
+                raise ValueError(f"it has {len(data)} bytes; allowed: {MOST_BYTES}")
+            note = _NOTE.validate_json(data)
+        except ValidationError as error:
+            self.refuse(error.errors(include_url=False, include_input=False)[0]["msg"])
+        except ValueError as error:
+            self.refuse(str(error))
+        else:
+            if not (how := change(note.source, source)):
+                return note.frames
+            self.refuse(f"the video has changed since ({how})")
+        return None
+
+    def refuse(self, why: str) -> None:
+        _LOG.warning("clip %s: %s is not used: %s", self._clip_id, layout.FRAMES, why)
+
+    def keep(self, source: str, frames: str) -> None:
+        """Replaces what is there: it was not used, or did not reach far enough."""
+        data = _NOTE.dump_json(FramesNote(source, frames)) + b"\n"
+        if len(data) <= MOST_BYTES and not self._storage.create_bytes(data, self._path):
+            self._storage.delete(self._path)
+            self._storage.create_bytes(data, self._path)

@@ -1,0 +1,218 @@
+"""Remote files made of pieces, each of which can be read without the others: fragmented MP4 and Matroska.
+
+libav would look at every fragment before it reads the first frame, and read a Matroska without cues up to the place
+that it seeks. Here it is shown a file whose pieces before the one to begin with are one empty box, which it leaps over.
+Where the pieces begin is noted while libav reads.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from typing import BinaryIO
+
+from sam3ray.config import VideoConfig
+from sam3ray.failures import ClipError, Reason
+from sam3ray.video._joined import MIXED, atoms, decode_time
+from sam3ray.video._opened import ByRanges, VideoSource, opened
+from sam3ray.video._tables import check_listed
+from sam3ray.video._truncation import HEAD_BYTES, element
+
+_EBML, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
+_ELEMENT_BYTES = 12  # of an id and a size, at most
+_ZEROS = bytes(2**18)
+_OPAQUE = frozenset({b"mdat", b"free", b"skip", b"wide", b"uuid"})
+_PADDING_BYTES = 16  # the head of an empty box takes as many, or fewer
+_MOST_SCANNED = 64 * 2**20
+_MOST_BEFORE = 10_000  # boxes or elements before the first piece
+
+
+class Pieces(ByRanges):
+    """A view of such a file.
+
+    Args:
+        first: where its first piece begins.
+        begin: the piece to begin with; None: the first.
+    """
+
+    def __init__(self, source: ByRanges, first: int, begin: int | None = None) -> None:
+        self.name, self.size = source.name, source.size
+        self._source = source
+        self._first = first
+        fits = begin is not None and first + _PADDING_BYTES <= begin < self.size
+        self._begin = begin if begin is not None and fits else first
+        self._head = self._padding(first, self._begin) if fits else b""
+        self._next = self._begin  # what begins there was not looked at yet
+        self._pieces = array("q")
+        self._file = opened(source)
+
+    def read_at(self, at: int, most: int) -> bytes:
+        if self._first <= at < self._begin:
+            inside = at - self._first
+            if inside < len(self._head):
+                return self._head[inside : inside + most]
+            return _ZEROS[: min(most, self._begin - at)]
+        if at < self._first:
+            most = min(most, self._first - at)
+        data = self._source.read_at(at, most)
+        while at <= self._next < min(at + len(data), self.size):  # a leap beyond shows nothing of what lies between
+            place = self._next
+            self._next = self._look(place)
+            if self._next <= place:
+                self._next = self.size
+        return data
+
+    def allow_pass(self) -> None:
+        self._source.allow_pass()
+
+    def piece_of(self, byte: int | None) -> int | None:
+        """Where the piece begins that holds this byte; None where that is not known."""
+        if byte is None or byte >= self._next:
+            return None
+        place = bisect_right(self._pieces, byte) - 1
+        return self._pieces[place] if place >= 0 else None
+
+    def _bytes(self, at: int, count: int) -> bytes:
+        self._file.seek(at)
+        return self._file.read(count)
+
+    def _look(self, at: int) -> int:
+        """Notes what begins there; returns where the next one begins."""
+        raise NotImplementedError
+
+    def _padding(self, first: int, begin: int) -> bytes:
+        """The head of an empty box between these places."""
+        raise NotImplementedError
+
+
+class Clusters(Pieces):
+    """Of a Matroska or WebM."""
+
+    def _look(self, at: int) -> int:
+        found = element(self._bytes(at, _ELEMENT_BYTES), 0)
+        if found is None:
+            return self.size
+        kind, content, size = found
+        if kind == _CLUSTER:
+            self._pieces.append(at)
+        if kind == _SEGMENT or size is None:  # recordings do not know sizes in advance
+            return at + content
+        return at + content + size
+
+    def _padding(self, first: int, begin: int) -> bytes:
+        return b"\xec\x01" + (begin - first - 9).to_bytes(7, "big")
+
+
+class Fragments(Pieces):
+    """Of an MP4 or MOV. Refuses those that are several files whose frames libav would mix, and tables that list more
+    frames than there may be, before libav reads them."""
+
+    def __init__(self, source: ByRanges, first: int, limits: VideoConfig, begin: int | None = None) -> None:
+        super().__init__(source, first, begin)
+        self.is_on = False
+        self._limits = limits
+        self._listed = 0
+        self._last_time = -1
+        self._second_at: int | None = None  # where another file begins
+        self._is_second = False
+        self._data: list[tuple[int, int]] = []  # the newest boxes of pictures and sound
+
+    def read_at(self, at: int, most: int) -> bytes:
+        """Zeros for pictures and sound, once it `is_on`."""
+        if self.is_on and at >= self._begin:
+            for begin, end in self._data:
+                if begin <= at < end:
+                    return _ZEROS[: min(most, end - at)]
+            if (begin := min((begin for begin, _ in self._data if begin > at), default=0)) > 0:
+                most = min(most, begin - at)
+        return super().read_at(at, most)
+
+    def hollow_out(self) -> None:
+        self.is_on = True
+        self._source.expect_leaps()
+
+    def _look(self, at: int) -> int:
+        head = self._bytes(at, 16)
+        size, kind = int.from_bytes(head[:4], "big"), head[4:8]
+        if size == 1 and len(head) == 16:
+            size = int.from_bytes(head[8:], "big")
+        if size == 0:
+            size = self.size - at
+        if size < 8:
+            return self.size
+        end = min(at + size, self.size)
+        if kind == b"mdat":
+            self._data = [*self._data[-7:], (min(at + 16, end), end)]
+        if kind == b"ftyp":
+            self._second_at = at
+        if kind == b"moov":  # libav passes over it
+            self._is_second = self._second_at is not None
+        if kind == b"moof":
+            self._pieces.append(at)
+            time = decode_time(self._file, at, end)
+            if self._is_second and time <= self._last_time:
+                raise ClipError(Reason.UNREADABLE_VIDEO, MIXED.format(self._second_at), self.name)
+            self._last_time = max(self._last_time, time)
+        if kind not in _OPAQUE:
+            self._count(at, end)
+        return at + size
+
+    def _count(self, begin: int, end: int) -> None:
+        """How many frames its tables speak of, wherever they lie in the box."""
+        if end - begin > _MOST_SCANNED:
+            message = f"it has {end - begin} bytes of tables in one place; allowed: {_MOST_SCANNED}"
+            raise ClipError(Reason.OVER_LIMITS, message, self.name)
+        data = self._bytes(begin, end - begin)
+        at = data.find(b"trun")
+        while at >= 0:
+            self._listed += int.from_bytes(data[at + 8 : at + 12], "big")
+            at = data.find(b"trun", at + 4)
+        check_listed(self._listed, self._limits, self.name)
+
+    def _padding(self, first: int, begin: int) -> bytes:
+        return b"\0\0\0\1free" + (begin - first).to_bytes(8, "big")
+
+
+def pieces_of(source: VideoSource, limits: VideoConfig, begin: int | None = None) -> Pieces | None:
+    """The view of a remote file, from one of its pieces on; None: it is not made of pieces."""
+    if not isinstance(source, ByRanges) or isinstance(source, Pieces):
+        return None
+    with opened(source) as file:
+        if (first := _first_fragment(file, source.size)) is not None:
+            return Fragments(source, first, limits, begin)
+        first = _first_cluster(file, source.size)
+    return None if first is None else Clusters(source, first, begin)
+
+
+def _first_fragment(file: BinaryIO, size: int) -> int | None:
+    """Behind the tables of an MP4 that are to be continued; None: it is none."""
+    for number, (kind, begin, end) in enumerate(atoms(file, 0, size)):
+        if (begin == 0 and not kind.isalnum()) or kind in (b"moof", b"mdat") or number > _MOST_BEFORE:
+            return None
+        if kind == b"moov":
+            has_more = any(inner == b"mvex" for inner, _, _ in atoms(file, begin + 8, end))
+            return end if has_more else None
+    return None
+
+
+def _first_cluster(file: BinaryIO, size: int) -> int | None:
+    file.seek(0)
+    found = element(file.read(HEAD_BYTES), 0)
+    if found is None or found[0] != _EBML:
+        return None
+    at = 0
+    for _ in range(_MOST_BEFORE):
+        file.seek(at)
+        found = element(file.read(_ELEMENT_BYTES), 0)
+        if found is None or at >= size:
+            return None
+        kind, content, length = found
+        if kind == _CLUSTER:
+            return at
+        if kind == _SEGMENT:
+            at += content
+        elif length is None:
+            return None
+        else:
+            at += content + length
+    return None
