@@ -224,8 +224,8 @@ class VideoConfig(_Section):
     ranges_above_bytes: int | None = Field(
         256 * 2**20,
         ge=0,
-        description="remote MP4, MOV, Matroska and WebM files larger than this are read in parts, as they are needed, "
-        "and not downloaded; null downloads every file",
+        description="remote videos larger than this, in common containers, are read in parts, as they are needed, and "
+        "not downloaded; null downloads every file",
     )
 
 

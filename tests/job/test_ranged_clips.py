@@ -103,10 +103,8 @@ def rows(output: Path) -> Any:
 def of_local_file(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     @functools.cache
     def rows_of(name: str, start_s: float | None = None, end_s: float | None = None) -> Any:
-        clip, folder = (
-            Clip("long", str(videos / name), ("red", "green"), start_s, end_s),
-            tmp_path_factory.mktemp("run"),
-        )
+        folder = tmp_path_factory.mktemp("run")
+        clip = Clip("long", str(videos / name), ("red", "green"), start_s, end_s)
         local = worker(folder / "local", clip)
         local.process(clip)
         local.close()
