@@ -17,11 +17,11 @@ FINISHING = 4  # frames whose masks are being finished while the model continues
 
 
 class OutputQueue:
-    """Makes final masks in a thread (and on a GPU in a stream) of its own, in order.
+    """Makes final masks in order, in a separate thread and on a GPU in a separate stream.
 
     Args:
         size: (height, width) of the source's frames.
-        at_once: no thread: `push` gives its own frame back.
+        at_once: use no thread: `push` returns its own frame.
     """
 
     def __init__(self, device: torch.device, size: tuple[int, int], form: MaskForm = "rle", *, at_once: bool) -> None:

@@ -1,7 +1,7 @@
-"""From low-resolution logits to the final masks of a frame, at the size of the source.
+"""Turns low-resolution logits into a frame's final masks, at the size of the source.
 
-Masks are resized to the source (bilinear), thresholded, and made to exclude each other: among the objects of one
-prompt a pixel belongs to the one with the highest tracking score. Everything else is measured on the result.
+Masks are resized to the source (bilinear) and thresholded. Then overlaps are removed: among the objects of one prompt,
+a pixel belongs to the one with the highest track score. Everything else is measured on the result.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class FrameResult:
         stamp: which frame.
         object_ids: ascending.
         prompts: for each object, its phrase or label.
-        groups: objects of one group share the pixels of the frame: each goes to the best of them.
+        groups: among objects of one group, each pixel goes to the best one.
         scores: for each object, the score of the detection that started it.
         track_scores: (n,) float32, the tracker's scores on this frame, 0..1.
         masks: (n, h, w) logits on the device.
-        ready: CUDA event after which `masks` may be read from another stream; None elsewhere.
-        arrived: CUDA event after which `track_scores` are there; None where they are.
+        ready: CUDA event after which another stream may read `masks`; None without CUDA.
+        arrived: CUDA event after which `track_scores` are on the host; None if they are there already.
     """
 
     stamp: FrameStamp
@@ -54,7 +54,7 @@ class FrameResult:
 
     @torch.inference_mode()
     def reunited(self, object_id: int, with_id: int, score: float) -> FrameResult:
-        """The same, where an object goes on under the id and the score of another one, whose place here goes."""
+        """The same result, with an object under the id and score of another one, which is removed here."""
         if self.arrived is not None:
             self.arrived.synchronize()
         places = [place for place, each in enumerate(self.object_ids) if each != with_id]
@@ -80,14 +80,14 @@ def final_masks(
     width: int,
     form: MaskForm = "rle",
 ) -> tuple[FrameAnnotations, Any]:
-    """A frame's objects that have a pixel, and their pixels.
+    """Makes the masks of a frame's objects. Objects without a pixel are omitted.
 
     Args:
         parts: results of the frame, each with the places of the objects to show. No object is in two of them.
 
     Returns:
-        The rows, and None; with another form than run lengths, rows that have an area and a box alone, and (n, height,
-        width) bool, an array or a tensor, in the same order.
+        The rows, and None. In other forms than run lengths: rows with only area and box, and in the same order their
+        pixels, (n, height, width) bool, as an array or a tensor.
     """
     objects: list[ObjectAnnotation] = []
     pixels: list[torch.Tensor] = []
@@ -149,7 +149,7 @@ def _pixels(result: FrameResult, shown: Sequence[int], height: int, width: int) 
         if len(members) > 1:
             rows = indices(members, binary.device)
             ranked = binary[rows]
-            # Of those that have a pixel, the first in rank is the one that is first to count it.
+            # Of the objects that have a pixel, the first in rank counts it first.
             binary[rows] = ranked & (ranked.cumsum(0, dtype=torch.int16) == 1)
     return binary
 

@@ -1,4 +1,4 @@
-"""How the masks of a frame overlap: the only numbers that the decisions about it need, read back in one piece."""
+"""Measures how a frame's masks overlap. Decisions need no other numbers, which are read back in one piece."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sam3ray.engine.transfer import to_host
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
-    """What the decisions about one frame need to know, on the host.
+    """The numbers for the decisions about one frame, on the host.
 
     Attributes:
         detection_ious: (detections, tracks)
@@ -37,9 +37,9 @@ class PendingOverlaps:
     """The numbers of `Overlaps`, on their way from the device in one piece.
 
     Args:
-        detections: n of them.
-        masks: (m, h, w) logits of the tracks; None where there are none.
-        logits: (m,) their scores.
+        detections: number of detections, n.
+        masks: (m, h, w) logits of the tracks; None if there are none.
+        logits: (m,) the tracks' scores.
     """
 
     def __init__(self, detections: Detections, masks: torch.Tensor | None, logits: torch.Tensor | None) -> None:

@@ -1,12 +1,12 @@
-"""Memory attention over all objects of a frame in one batch, however much each of them remembers.
+"""Memory attention over all objects of a frame in one batch, however much each one remembers.
 
-On a GPU objects of different ages share one call: each has room for as many memories and pointers as any of them has.
-The frame looks at every memory by itself, which makes attention dense and of one shape, the case that GPUs are
-fastest at; then what it saw is weighed by how much each memory had to say (the log of its softmax's sum), and memories
-that are not there weigh nothing. The shapes are the same on every frame, so that the call can be captured.
+On a GPU, objects of different ages share one call, padded to the same number of memories and pointers. The frame
+attends to each memory separately, so that attention is dense and has a single shape, which suits GPUs best. Then the
+results are weighted by the log of each softmax's sum; absent memories have no weight. The shapes are the same on every
+frame, so that the call can be captured.
 
-Rotary positions are applied to halves of the channels, which a permutation of the projections' rows puts side by side
-(a product of queries and keys does not notice): no complex numbers, no copies in float32.
+Rotary positions are applied to halves of the channels, which a permutation of the projections' rows puts side by side.
+This does not change products of queries and keys, and avoids complex numbers and float32 copies.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ Dense = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 
 
 def possible(device: torch.device, dtype: torch.dtype, width: int) -> Dense | None:
-    """Attention that also tells the log of its softmax's sum, for heads of this width: in half precision on a GPU."""
+    """An attention kernel that also returns the log of its softmax's sum, for heads of this width. Half precision on a
+    GPU.
+    """
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return None
     return _found(device, dtype, width)
@@ -58,10 +60,10 @@ def with_flash(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, T
 
 @lru_cache(maxsize=8)
 def _found(device: torch.device, dtype: torch.dtype, width: int) -> Dense | None:
-    """The first that gives the right numbers here: what a GPU and a torch can do, no version tells."""
+    """The first kernel with correct results here, since versions do not tell what a GPU and torch can do."""
     numbers = torch.Generator(device).manual_seed(0)
     q, k, v = (torch.randn(256, 2, 1, width, device=device, dtype=dtype, generator=numbers) for _ in range(3))
-    # In memory as they come here: keys place by place, the others sequence by sequence.
+    # In the memory layout of later calls: keys place by place, the others sequence by sequence.
     k = k.permute(1, 2, 0, 3)
     q, v = (each.transpose(0, 1).contiguous().transpose(1, 2) for each in (q, v))
     scores = (q.float() @ k.float().transpose(-1, -2)) * width**-0.5
@@ -83,14 +85,15 @@ def _found(device: torch.device, dtype: torch.dtype, width: int) -> Dense | None
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """What N objects read of their pasts, N one of the sizes that objects are padded to.
+    """Memories and pointers that N objects read, N being one of the sizes that objects are padded to.
 
     Attributes:
-        cells: (N, S, g*g, 64) memories, those of an object first in its row.
-        tokens: (N, P, C) pointers, those of an object first in its row.
+        cells: (N, S, g*g, 64) memories; an object's own come first in its row.
+        tokens: (N, P, C) pointers; an object's own come first in its row.
         ages: (count, S) int64, temporal encoding of each memory.
-        offsets: (count, P) float32, how far each pointer lies behind, as a fraction of the farthest.
-        known: (count, S) and pointed: (count, P), bool: which of them are there.
+        offsets: (count, P) float32, how far back each pointer is, as a fraction of the farthest.
+        known: (count, S) bool, which memories exist.
+        pointed: (count, P) bool, which pointers exist.
     """
 
     cells: Tensor
@@ -102,13 +105,13 @@ class Packed:
 
 
 class Room:
-    """Buffers that are refilled for each batch, so that captured work finds its input where it was."""
+    """Buffers that are refilled for each batch, so that captured work finds its input in the same place."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[Any, ...], Tensor] = {}
 
     def take(self, name: str, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """(shape), holding anything. Smaller shapes share the memory of larger ones."""
+        """A buffer of this shape with arbitrary content. Smaller shapes share the memory of larger ones."""
         count = torch.Size(shape).numel()
         buffer = self._buffers.get((name, dtype, device))
         if buffer is None or len(buffer) < count:
@@ -139,7 +142,7 @@ class PackedAttention:
         ]
 
     def pack(self, reads: Sequence[Reads], rules: ReadRules, memories: Bank, pointers: Bank) -> Packed:
-        """Gathers what the objects read."""
+        """Gathers the memories and pointers that the objects read."""
         device = memories.device
         count = len(reads)
         size = size_for(count)
@@ -155,7 +158,7 @@ class PackedAttention:
             per_slot = [(*each, *[0] * (slots - len(each))) for each in (memory_rows, ages, known)]
             per_pointer = [(*each, *[0] * (room - len(each))) for each in (pointer_rows, offsets, pointed)]
             numbers.append([number for each in (*per_slot, *per_pointer) for number in each])
-        # One copy for all of it.
+        # One copy for everything.
         host = torch.tensor(numbers, dtype=torch.int64)
         told = to_device(host, device)
         rows, ages_told, there, own, behind, pointed_told = told.split([slots] * 3 + [room] * 3, dim=1)
@@ -173,18 +176,18 @@ class PackedAttention:
         return max(1, self._plain.tracker.hidden_dim // self._plain.tracker.mem_dim)
 
     def __call__(self, top: Tensor, position: Tensor, packed: Packed) -> Tensor:
-        """(N, C, g, g) for N objects, the padding ones included. May be captured."""
+        """(N, C, g, g) for N objects, including padding. May be captured."""
         plain = self._plain
         n, width = len(packed.cells), packed.cells.shape[-1]
         keys = F.pad(packed.cells + plain.memory_positions[packed.ages], (0, WIDER))
-        keys[..., width] = 1.0  # what a bias is multiplied by
+        keys[..., width] = 1.0  # the factor of a bias
         memories = keys, packed.cells
         tokens = packed.tokens.reshape(n, -1, width)
         behind = plain.pointer_positions(packed.offsets).repeat_interleave(self._splits, dim=1)
         pointers = tokens + behind, tokens
         pointed = packed.pointed.repeat_interleave(self._splits, dim=1)
 
-        queries = top + 0.1 * position  # (1, g*g, C): one for all until they meet their memories
+        queries = top + 0.1 * position  # (1, g*g, C): one for all objects until they read memories
         for layer, projections, placed in zip(plain.layers, self._projections, self._placed, strict=True):
             normed = layer.layer_norm1(queries)
             queries = add(queries, self._look_at_itself(layer.self_attn, projections["self"], normed))
@@ -245,9 +248,10 @@ class PackedAttention:
         return attention.o_proj(self._weigh(each, sums, own, scores.logsumexp(-1)))
 
     def _placed_keys(self, attention: Any) -> Tensor:
-        """(g*g, 64 + WIDER, C): what makes a turned key of a memory at each place, its last rows the bias and nothing.
+        """(g*g, 64 + WIDER, C): projections that turn a memory into a rotated key at each place. The last rows are the
+        bias and zeros.
 
-        To turn each key on each frame took 73 of 325 ms at 64 objects on an H200.
+        Rotating every key on each frame took 73 of 325 ms with 64 objects on an H200.
         """
         heads, size = attention.num_attention_heads, attention.head_dim
         weight, bias = (each.float() for each in _halved(attention, "k_proj"))
@@ -258,16 +262,17 @@ class PackedAttention:
         return turned.flatten(1, 2).transpose(1, 2).to(self._plain.dtype).contiguous()
 
     def _turn(self, tokens: Tensor) -> Tensor:
-        """(..., g*g, heads, D), each turned by its place in the frame, in place."""
+        """(..., g*g, heads, D), each rotated by its place in the frame, in place."""
         half = tokens.shape[-1] // 2
         turn_halves(tokens[..., :half], tokens[..., half:], self._cos, self._sin)
         return tokens
 
 
 def weighed(each: Tensor, sums: Tensor, own: Tensor, own_sums: Tensor) -> Tensor:
-    """(n, L, heads * D): what was seen in each memory (n, S, heads, L, D) and in the pointers (n, heads, L, D).
+    """(n, L, heads * D): combines the results for each memory (n, S, heads, L, D) and for the pointers (n, heads, L,
+    D).
 
-    Each counts by the logarithm of its softmax's sum, (n, S, heads, L) and (n, heads, L) float32.
+    Their weights are the logs of their softmax's sums, (n, S, heads, L) and (n, heads, L) float32.
     """
     slots = each.shape[1]
     weights = torch.cat([sums, own_sums.unsqueeze(1)], 1).softmax(1).unsqueeze(-1)
@@ -278,7 +283,9 @@ def weighed(each: Tensor, sums: Tensor, own: Tensor, own_sums: Tensor) -> Tensor
 
 
 def _halved(attention: Any, name: str) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a projection whose output has, per head, the even channels first and then the odd ones."""
+    """Weight and bias of a projection with the outputs reordered: per head, first the even channels, then the odd
+    ones.
+    """
     projection = getattr(attention, name)
     heads, size = attention.num_attention_heads, attention.head_dim
     order = torch.arange(heads * size, device=projection.weight.device).view(heads, size // 2, 2)

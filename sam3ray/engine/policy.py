@@ -1,4 +1,4 @@
-"""When results are released, and which passes are made over a clip."""
+"""Says when results are released, and which passes are made over a clip."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ class Pass:
     """One walk over the frames of a clip.
 
     Attributes:
-        reverse: from the last frame to the first.
-        rehearsal: nothing is shown; what every visual prompt shows is learned for the pass that follows.
-        finds, follows: whether phrases are looked for, and objects of visual prompts followed.
+        reverse: whether it goes from the last frame to the first.
+        rehearsal: whether it only collects what every visual prompt shows, for the next pass, and shows nothing.
+        finds: whether phrases are looked for.
+        follows: whether objects of visual prompts are followed.
     """
 
     reverse: bool = False
@@ -32,7 +33,7 @@ class Policy:
 
     Attributes:
         passes: in order. A backward pass after a forward one begins before the last frame on which an object started.
-        live: results leave at once, and what they showed may be retracted later; nothing is read ahead.
+        live: whether results are released at once and may be retracted later; nothing is read ahead.
     """
 
     passes: tuple[Pass, ...] = (Pass(),)
@@ -52,13 +53,13 @@ class Policy:
 
     @classmethod
     def of(cls, direction: Direction, refine: Refine, *, finds: bool) -> Policy:
-        """For visual prompts that go in a direction, while phrases go forward."""
+        """The policy for visual prompts with this direction, while phrases go forward."""
         reverse = direction == "backward"
         passes = [Pass(reverse=reverse, finds=finds and not reverse)]
         if refine == "throughout":
             passes.insert(0, Pass(reverse=reverse, rehearsal=True, finds=False))
         if reverse:
-            passes.insert(0, Pass(finds=finds, follows=False))  # or only says which frames there are
+            passes.insert(0, Pass(finds=finds, follows=False))  # or only tells which frames there are
         if direction == "both":
             passes.append(Pass(reverse=True, finds=False))
         return cls(tuple(passes))

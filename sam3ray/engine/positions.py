@@ -1,16 +1,16 @@
-"""Positions and frequencies in float32, whatever the dtype of the weights.
+"""Keeps positions and frequencies in float32, whatever the dtype of the weights.
 
-transformers 5.23 makes some of them in the dtype that a checkpoint is loaded with: under bfloat16 the rotary
-positions of the vision backbone are off by up to 12.5% of a grid step in the layers that see the whole image at 1008
-pixels (5.24 makes them in float32), and a click by up to a pixel. They cost nothing in float32, as in Meta's code.
+transformers 5.23 computes some of them in the dtype in which a checkpoint is loaded. Under bfloat16, at 1008 pixels,
+this shifts rotary positions of the vision backbone by up to 12.5% of a grid step in the layers that see the whole image
+(5.24 computes them in float32), and a click by up to a pixel. float32 costs nothing, and Meta's code uses it.
 
-Looked at, of all modules of `Sam3VideoModel`:
+In the modules of `Sam3VideoModel`:
 
-* rotary frequencies and positions of the backbone's layers and of the memory attention: recomputed here;
-* the Gaussian matrix behind the positions of clicks and of the tracker's image: a weight, taken as it was loaded and
-  kept in float32, so that coordinates are not rounded before they meet it;
-* sine positions, which are functions of a size and no buffers: `vision.sine_positions`, `detr`, `memory_attention`;
-* integer buffers and learned embeddings of positions: nothing to do.
+* Rotary frequencies and positions of the backbone's layers and of the memory attention are recomputed here.
+* The Gaussian matrix behind the positions of clicks and of the tracker's image is a weight. It stays in float32 as
+  loaded, so that coordinates are not rounded before they are multiplied by it.
+* Sine positions are functions of a size, not buffers: see `vision.sine_positions`, `detr`, `memory_attention`.
+* Integer buffers and learned embeddings of positions need nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FREQUENCIES = ("inv_freq", "original_inv_freq")
 
 
 def restore(model: torch.nn.Module) -> None:
-    """Puts every position and frequency buffer of a SAM 3 model right, in place."""
+    """Corrects every position and frequency buffer of a SAM 3 model, in place."""
     for module in model.modules():
         buffers = dict(module.named_buffers(recurse=False))
         for name, value in buffers.items():
@@ -35,7 +35,7 @@ def restore(model: torch.nn.Module) -> None:
 
 
 def _exact(module: Any, name: str) -> torch.Tensor | None:
-    """The buffer as its module makes it; None where it is a weight."""
+    """The buffer as its module computes it; None if it is a weight."""
     if name in FREQUENCIES:
         frequencies: torch.Tensor = module.compute_axial_rope_parameters(module.config)[0]
         return frequencies

@@ -1,4 +1,4 @@
-"""Mask clean-up as the published rules have it, without optional kernels: NMS, holes, sprinkles, overlaps.
+"""Cleans up masks by the published rules, without optional kernels: NMS, holes, specks, overlaps.
 
 Results do not depend on the device. Components are 8-connected on both sides, as in the code published with the
 weights (`sam3/perflib/connected_components.py`: scikit-image's default, full connectivity).
@@ -43,7 +43,7 @@ def nms(ious: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
 
 def intersections(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Pixels shared by each pair of masks: bool (n, h, w) and (m, h, w) -> float32 (n, m), exact below 2**24."""
-    with torch.autocast(a.device.type, enabled=False):  # which would count in bfloat16
+    with torch.autocast(a.device.type, enabled=False):  # under which counts would be bfloat16
         return a.flatten(1).float() @ b.flatten(1).float().T
 
 
@@ -54,7 +54,7 @@ def ious(shared: np.ndarray, areas_a: np.ndarray, areas_b: np.ndarray) -> np.nda
 
 
 def fill_holes(masks: torch.Tensor, max_area: int) -> torch.Tensor:
-    """Close small holes, then drop small specks.
+    """Fills small holes, then removes small specks.
 
     Background components of at most `max_area` pixels become +0.1; then foreground components of at most
     min(max_area, half of the mask's area) become -0.1, so that a tiny object survives.
@@ -64,7 +64,7 @@ def fill_holes(masks: torch.Tensor, max_area: int) -> torch.Tensor:
         max_area: pixels; 0 changes nothing.
 
     Returns:
-        (n, h, w), the input itself where nothing is to do.
+        (n, h, w), the input itself if there is nothing to do.
     """
     if max_area <= 0 or masks.numel() == 0:
         return masks
@@ -87,14 +87,14 @@ def _filled(masks: torch.Tensor, max_area: int) -> torch.Tensor:
 
 
 def _small_components(masks: torch.Tensor, limits: torch.Tensor, max_area: int) -> torch.Tensor:
-    """Pixels of components of at most `limits` (n,) pixels in masks (n, h, w) bool; no limit is above max_area."""
+    """Marks components of at most `limits` (n,) pixels in masks (n, h, w) bool. No limit is above max_area."""
     if masks.device.type == "cpu":
         return _small_on_host(masks, limits)
     return _small_on_device(masks, limits, max_area)
 
 
 def _small_on_host(masks: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
-    """All masks in one tall image, an empty row between two: one labelling for the whole batch."""
+    """Labels the whole batch at once, as one tall image with an empty row between two masks."""
     n, height, width = masks.shape
     tall = np.zeros((n, height + 1, width), dtype=np.uint8)
     tall[:, :height] = masks.numpy()
@@ -108,10 +108,10 @@ def _small_on_host(masks: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
 
 
 def _small_on_device(masks: torch.Tensor, limits: torch.Tensor, max_area: int) -> torch.Tensor:
-    """Fixed work, nothing waits for the device.
+    """A fixed amount of work, without waiting for the device.
 
-    Each pixel takes the highest index found within max_area - 1 steps inside its component. A component of at most
-    max_area pixels has then agreed on one index; one in which neighbours still disagree is larger than that.
+    Each pixel takes the highest index within max_area - 1 steps inside its component. A component of at most max_area
+    pixels then has a single index; if neighbours still differ, the component is larger.
     """
     n, height, width = masks.shape
     pixels = height * width
@@ -125,7 +125,7 @@ def _small_on_device(masks: torch.Tensor, limits: torch.Tensor, max_area: int) -
     torn = inside & ((lowest != labels) | (highest != labels))
     slots = labels.view(n, pixels).long()
     counts = torch.zeros((n, pixels + 1), device=masks.device, dtype=torch.float32)
-    # A torn component counts as larger than any limit.
+    # A component with more than one index is larger than any limit.
     weight = torch.where(torn, float(max_area + 1), 1.0).view(n, pixels)
     counts.scatter_add_(1, slots, weight)
     sizes = counts.gather(1, slots).view(n, height, width)

@@ -1,4 +1,4 @@
-"""What the small files of a checkpoint say of a job: no weights are read, and torch only imported where it must be."""
+"""Checks a job against a checkpoint's small files. Reads no weights, and imports torch only if necessary."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sam3ray.engine.checkpoint import small_files
 from sam3ray.engine.image_size import resize
 from sam3ray.engine.rules import Rules
 
-MAX_TOKENS = 32  # of the text encoder, start and end included
+MAX_TOKENS = 32  # limit of the text encoder, including start and end
 
-# Of the thresholds, those that may contradict what the checkpoint has for another.
+# Thresholds that may contradict the checkpoint's value of another one.
 _LINKED = (
     "hotstart_delay",
     "hotstart_unmatch_thresh",
@@ -31,16 +31,16 @@ def long_phrases(
     patient: bool = True,
     storage_options: Mapping[str, Any] | None = None,
 ) -> dict[str, int]:
-    """The phrases that the text encoder does not take whole, with their tokens. Asks the checkpoint's own tokenizer.
+    """The phrases that are too long for the text encoder, with their number of tokens, by the checkpoint's tokenizer.
 
     Args:
-        config: with `revision` the commit that is used.
-        patient, storage_options: as in `checkpoint_identity`.
+        config: its `revision` is the commit to use.
+        patient, storage_options: see `checkpoint_identity`.
 
     Raises:
-        JobStopped: the tokenizer cannot be had.
+        JobStopped: the tokenizer cannot be fetched.
     """
-    # No tokenizer makes more tokens of a phrase than it has letters, and start and end.
+    # No phrase has more tokens than letters, plus start and end.
     doubtful = [phrase for phrase in phrases if not phrase.isascii() or len(phrase) > MAX_TOKENS - 2]
     if not doubtful:
         return {}
@@ -63,10 +63,10 @@ def threshold_problem(
     patient: bool = True,
     storage_options: Mapping[str, Any] | None = None,
 ) -> str | None:
-    """How thresholds of the job contradict each other or the checkpoint's, if they do.
+    """How the job's thresholds contradict each other or the checkpoint's, in words; None if they do not.
 
     Raises:
-        JobStopped: the checkpoint's configuration cannot be had.
+        JobStopped: the checkpoint's configuration cannot be fetched.
     """
     if config.image_size is None and all(getattr(tracking, name) is None for name in _LINKED):
         return None
@@ -86,7 +86,7 @@ def threshold_problem(
 
 
 def _counter(folder: Path) -> Callable[[str], int]:
-    """Counts tokens as the engine's tokenizer does; the fast way needs no torch."""
+    """Counts tokens as the engine's tokenizer does, without torch if possible."""
     file = folder / "tokenizer.json"
     if file.exists():
         from tokenizers import Tokenizer

@@ -1,20 +1,20 @@
 """Tracks the objects of clicks, boxes and masks from frame to frame.
 
-Forward, an object starts on the frame of its first prompt; backward, on that of its last. A prompt on a frame that the
-object has already reached refines it from there in the direction of travel.
+Forward, an object starts on the frame of its first prompt; backward, on that of its last. A prompt on a later frame in
+that direction refines it from there on.
 
 Deliberate differences from transformers 5.23 (T is modeling_, TPR processing_sam3_tracker_video.py), in both rule sets:
 
 * prompts on any number of frames and objects count, in any order (TPR:736 keeps the last call's);
 * an object that is prompted later than others does not exist before (T:1849 makes every frame up to its prompt a
   conditioning frame without a prompt);
-* objects may have different numbers of clicks: they are batched by number, not padded (padding is attended to, and
-  changes which masks compete);
+* objects may have different numbers of clicks: they are batched by number, not padded (padding would take part in
+  attention, and change which masks compete);
 * one object's prompt leaves the memory of the others alone (T:2793 makes all of them hard masks);
 * backward from the first frame yields that frame (T:2864 yields none), and the range is as named.
 
-One thing of Meta's code (sam3_tracking_predictor.py, 99d02f2) is not taken over: there a prompt for one object makes
-that frame a conditioning frame of all objects, so that adding an object changes the others.
+One rule of Meta's code (sam3_tracking_predictor.py, 99d02f2) is not followed: there, a prompt for one object makes that
+frame a conditioning frame of all objects, so that adding an object changes the others.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class PromptTracker:
     """Drives the tracker for the prompted objects of one clip.
 
     Args:
-        tracker: of which the size of the source's frames is known.
+        tracker: a tracker that knows the size of the source's frames.
 
     Attributes:
-        rehearsing: keep all prompted frames and what they showed, until `begin_second_pass`.
-        both_ways: keep what a pass back from each object's first frame will read.
+        rehearsing: whether to keep all prompted frames and their masks, until `begin_second_pass`.
+        both_ways: whether to keep what a backward pass from each object's first frame will read.
     """
 
     def __init__(self, tracker: Tracker, *, rehearsing: bool = False, both_ways: bool = False) -> None:
@@ -60,15 +60,15 @@ class PromptTracker:
         reverse: bool,
         meanwhile: Callable[[], None],
     ) -> FrameResult | None:
-        """One frame.
+        """Processes one frame.
 
         Args:
-            active: objects to find on this frame by what they remember, or as shown before.
-            due: objects prompted on it, with their rounds. One that is active too is being refined.
-            meanwhile: called once the frame's work is queued, before anything of it is waited for.
+            active: objects to find on this frame from their memories, or with the mask shown before.
+            due: objects prompted on it, with their rounds. An object that is also active is refined.
+            meanwhile: called once the frame's work is queued, before waiting for it.
 
         Returns:
-            Each object as a group of its own; None if there is none.
+            The objects, each in its own group; None if there is none.
         """
         tracker = self.tracker
         due_now = {id(each) for each, _ in due}

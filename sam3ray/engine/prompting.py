@@ -27,11 +27,11 @@ def run_rounds(
     """Runs the rounds of all objects prompted on this frame, then writes their memories together.
 
     Args:
-        tracker: of which the size of the source's frames, in which the prompts are given, is known.
-        earlier: (h, h) logits of those that were tracked on the frame already, by place in `due`.
+        tracker: a tracker that knows the size of the source's frames; prompts are in these pixels.
+        earlier: (h, h) logits of objects already tracked on the frame, by place in `due`.
     """
     if tracker.rules == "transformers":
-        # The last round carries all clicks, and nothing of the rounds before it would go in.
+        # The last round includes all clicks, and would use nothing else of the rounds before it.
         due = [(memory, rounds[-1:]) for memory, rounds in due]
     latest: dict[int, Prompted] = {}
     for turn in range(max(len(rounds) for _, rounds in due)):
@@ -64,13 +64,13 @@ def _to_model(tracker: Tracker, points: Sequence[tuple[float, float]]) -> Tensor
     """(n, 2) pixels of the source -> pixels of the model's image."""
     assert tracker.video_size is not None
     height, width = tracker.video_size
-    # transformers' processor divides by a tensor, which torch does in these two steps.
+    # transformers' processor divides by a tensor, which torch computes in these two steps.
     scale = torch.tensor([width, height], dtype=torch.float32).reciprocal() * tracker.image_size
     return torch.tensor(points, dtype=torch.float32) * scale
 
 
 def _as_prompt(tracker: Tracker, masks: Tensor) -> Tensor:
-    """Masks (N, H, W), bool, of the source: transformers' processor makes them hard at the image's size."""
+    """Masks (N, H, W), bool, of the source, thresholded at the image's size as by transformers' processor."""
     size = (tracker.image_size, tracker.image_size)
     if tracker.rules == "published" or tuple(masks.shape[-2:]) == size:
         return masks

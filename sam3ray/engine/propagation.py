@@ -1,8 +1,8 @@
 """Finds and tracks the objects of phrases in one clip.
 
 The order of a frame: track every object, clean the masks, compare them with the detections, decide (on the host, on
-numbers), then write the decisions into the tracker's memory. Nothing of the frame is read back from the device but
-one small tensor of counts and scores.
+numbers), then write the decisions into the tracker's memory. Only one small tensor of counts and scores is read back
+from the device.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class Propagation:
     """Tracks the objects of one clip.
 
     Args:
-        tracker: fresh, of this clip alone.
+        tracker: a new tracker for this clip.
         rules: thresholds in force.
         ids: gives the objects their ids.
 
     Attributes:
         found_at_first: objects found on the first frame.
-        opening: whether the clip begins with the frames that are tracked: see `_confirm`.
-        keeps: asked of each object that is forgotten: whether its memories are kept, by whoever says so.
+        opening: whether the tracked frames are the beginning of the clip, see `_confirm`.
+        keeps: called with each object to be forgotten: returns True if the callee keeps its memories.
     """
 
     opening = True
@@ -82,21 +82,21 @@ class Propagation:
         return frozenset(each.object_id for each in self.objects)
 
     def point_at(self, object_id: int, rounds: tuple[Round, ...]) -> None:
-        """Refine an object on the frame that comes next.
+        """Refines an object on the next frame.
 
-        As in Meta's code: its score becomes 1, the frame one of its conditioning frames, and conditioning frames close
-        by, which only a detection made, become ordinary ones. Unlike there, hotstart never removes or hides it again: a
-        person has said that it is there.
+        As in Meta's code, its score becomes 1, the frame becomes one of its conditioning frames, and nearby
+        conditioning frames made only by a detection become ordinary ones. Unlike there, hotstart never removes or hides
+        it again, since a person has confirmed it.
         """
         self._pointed[object_id] = rounds
         self.hotstart.confirm(object_id)
 
     def expect(self, rounds: Mapping[int, tuple[Round, ...]]) -> None:
-        """Refine objects that may be found on the frame that comes next, by the ids that they would get."""
+        """Refines objects that may be found on the next frame, by the ids that they would get."""
         self._pointed.update(rounds)
 
     def remove(self, object_ids: Collection[int] = (), phrases: Collection[str] = ()) -> None:
-        """Stop tracking objects, and all that these phrases have found. Other objects' memories do not change."""
+        """Stops tracking these objects, and all objects of these phrases. Other objects' memories do not change."""
         gone = [e for e in self.objects if e.object_id in object_ids or self.phrases[e.prompt] in phrases]
         for each in gone:
             self.hotstart.forget(each.object_id)
@@ -104,7 +104,7 @@ class Propagation:
         self.objects = [each for each in self.objects if each not in gone]
 
     def reunite(self, object_id: int, with_id: int, score: float) -> None:
-        """The object is one that was lost: it goes on under that one's id and score, whose own state is dropped."""
+        """Continues an object under the id and score of a lost one, whose state is dropped."""
         for each in [each for each in self.objects if each.object_id == with_id]:
             self.hotstart.forget(with_id)
             self.tracker.forget([each.memory])
@@ -120,11 +120,11 @@ class Propagation:
         self.objects.sort(key=lambda each: each.object_id)
 
     def step(self, work: FrameWork, meanwhile: Callable[[], None]) -> LoopStep:
-        """Process one frame, in order.
+        """Processes one frame, in order.
 
         Args:
             work: the frame.
-            meanwhile: called while the device works on this frame, before its numbers are needed.
+            meanwhile: called while the device processes this frame, before its numbers are needed.
         """
         rules, tracker, objects = self._rules, self.tracker, self.objects
         frame, features = work.position, work.features
@@ -197,7 +197,7 @@ class Propagation:
         )
 
     def _looks(self, frame: int) -> int:
-        """How often phrases were looked for before this frame, or on it for the last time: what hotstart counts."""
+        """How often phrases have been looked for, up to this frame. Hotstart counts in these looks."""
         return frame // self._rules.detect_every
 
     def _is_young(self, each: DetectedObject, frame: int) -> bool:
@@ -216,7 +216,7 @@ class Propagation:
     def _refine(
         self, frame: int, features: FrameFeatures, tracked: TrackedMasks, shown: torch.Tensor, facts: Overlaps
     ) -> torch.Tensor:
-        """Apply this frame's visual prompts. Returns the masks to show."""
+        """Applies this frame's visual prompts. Returns the masks to show."""
         places = [place for place, each in enumerate(self.objects) if each.object_id in self._pointed]
         chosen = [self.objects[place] for place in places]
         due = [(each.memory, self._pointed[each.object_id]) for each in chosen]
@@ -236,8 +236,10 @@ class Propagation:
         return shown
 
     def _confirm(self, found: Association, scores: np.ndarray) -> None:
-        """In a later window of a clip nobody knows what was tracked before. An object that was new only because nothing
-        was tracked takes the score of the first detection that would have made it an object all the same.
+        """Corrects scores at the start of a later window, where it is not known what was tracked before.
+
+        An object that was new only because nothing was tracked takes the score of the first detection that would have
+        started it anyway.
         """
         enough = self._rules.new_det_thresh
         if not found.matched_tracks:
@@ -249,7 +251,7 @@ class Propagation:
                     each.score = score
 
     def _absent(self, facts: Overlaps) -> int:
-        """How many objects have been without a mask for so long that they would make room, and still are."""
+        """How many objects have been without a mask for so long that a new object may take their place."""
         areas = facts.areas.tolist()
         return sum(not n and each.empty_frames >= _ABSENT_FRAMES for each, n in zip(self.objects, areas, strict=True))
 
@@ -263,7 +265,7 @@ class Propagation:
         detections: Detections,
         removed: set[int],
     ) -> torch.Tensor:
-        """Settle the masks of the tracked objects and encode them into memory. Returns the masks to show."""
+        """Decides the masks of the tracked objects, and encodes them into memory. Returns the masks to show."""
         rules, tracker, objects = self._rules, self.tracker, self.objects
         reconditioned = self._recondition(frame, features, facts, found, detections)
 
@@ -297,7 +299,7 @@ class Propagation:
         groups = [np.flatnonzero(prompts == prompt).tolist() for prompt in dict.fromkeys(prompts.tolist())]
         remembered, is_there = suppress_shrunk(remembered, groups, lone=rules.published)
         logits = torch.where(is_there, SURE_LOGIT, -SURE_LOGIT).to(remembered.dtype)
-        # What is remembered of objects that are pointed at on this frame comes with their prompts.
+        # Objects with visual prompts on this frame get their memory from the prompts.
         gone = removed | self._pointed.keys()
         staying = [place for place, each in enumerate(objects) if each.object_id not in gone]
         if len(staying) < len(objects):
@@ -316,13 +318,13 @@ class Propagation:
     def _recondition(
         self, frame: int, features: FrameFeatures, facts: Overlaps, found: Association, detections: Detections
     ) -> dict[int, int]:
-        """Refresh what objects remember of themselves, by detections that agree. Returns object place -> detection."""
+        """Replaces objects' memories by detections that agree with them. Returns object place -> detection."""
         rules, tracker, objects = self._rules, self.tracker, self.objects
         every = rules.recondition_every_nth_frame
         before = (frame - 1) // rules.detect_every * rules.detect_every  # when phrases were last looked for
         if every <= 0 or frame // every == before // every:
             return {}
-        # The threshold meets the raw logit, in both codes.
+        # Both codes compare the threshold with the raw logit.
         chosen = {
             place: detection
             for place, detection in found.recondition.items()
@@ -351,7 +353,7 @@ class Propagation:
         detections: Detections,
         found: Association,
     ) -> torch.Tensor | None:
-        """Give the tracker its new objects. Returns their masks to show."""
+        """Gives the tracker its new objects. Returns their masks to show."""
         if not newcomers:
             return None
         masks = detections.take(np.array(found.new)).masks
@@ -396,7 +398,7 @@ class Propagation:
             parts.append(fresh.to(parts[0].dtype) if parts else fresh)
         masks = torch.cat(parts) if parts else torch.empty((0, 1, 1))
         everyone_here = [*(self.objects[place] for place in present), *newcomers]
-        # The tracker has no score for an object that it has just been given: the detection's stands in.
+        # The tracker has no score for a new object yet, so the detection's is used.
         scores = np.array([*track_scores[list(present)], *(each.score for each in newcomers)], dtype=np.float32)
         return FrameResult(
             stamp=work.stamp,
@@ -410,7 +412,7 @@ class Propagation:
         )
 
     def _drop(self, removed: set[int], newcomers: int) -> None:
-        """Let go of removed objects, of those gone for long, and of the longest gone if newcomers need their room."""
+        """Drops removed objects, objects gone for long, and, if new ones need their place, those gone longest."""
         limit = self._rules.forget_after_frames
         others = [each for each in self.objects if each.object_id not in removed]
         excess = max(0, len(others) + newcomers - self._rules.max_num_objects)

@@ -30,7 +30,7 @@ class Recall:
     """Follows remembered objects through other frames.
 
     Args:
-        engine: whose sessions made the memories.
+        engine: the engine of the sessions that made the memories.
         size: (height, width) of the source's frames.
     """
 
@@ -56,7 +56,7 @@ class Recall:
 
     @torch.inference_mode()
     def features(self, position: int, frame: Callable[[int], Frame]) -> FrameFeatures:
-        """Of the frame at a position of the clip."""
+        """The features of the frame at a position of the clip."""
         features = self._features.pop(position, None)
         if features is None:
             with self._engine.checkpoint.precision():
@@ -68,7 +68,9 @@ class Recall:
 
     @contextlib.contextmanager
     def following(self, memories: Sequence[ObjectMemory]) -> Iterator[list[ObjectMemory]]:
-        """Copies that `follow` adds to. What they share with the memories stays as it is; the rest is freed behind."""
+        """Copies of memories, to which `follow` adds. What they share with the originals does not change; the rest is
+        freed.
+        """
         copies = [ObjectMemory(dict(each.conditioning), dict(each.tracked)) for each in memories]
         try:
             yield copies
@@ -83,15 +85,17 @@ class Recall:
     def follow(
         self, features: FrameFeatures, groups: Sequence[tuple[int, Sequence[ObjectMemory]]]
     ) -> list[tuple[MaskRuns | None, float]]:
-        """Tracks objects of one phrase on a frame behind all that they remember. They compete, as tracked objects do:
-        each pixel is for the one that is surest of it, and one that is left with little is not there.
+        """Tracks objects of one phrase on a frame after all that they remember. Each remembers what is found.
+
+        The objects compete as tracked objects do: each pixel goes to the highest logit, and an object left with few
+        pixels is absent.
 
         Args:
-            groups: the frame's number, counted as the memories of the group count, and the group's objects.
+            groups: the frame's number, counted as in the group's memories, and the group's objects.
 
         Returns:
-            Where each object is, at the source's size, and the tracker's probability that it is there at all; (None, 0)
-            where it is not. It remembers what it has found.
+            For each object its mask at the source's size, and the tracker's probability that it is present; (None, 0)
+            if it is absent.
         """
         tracker = self._tracker
         with self._engine.checkpoint.precision():

@@ -1,4 +1,4 @@
-"""The interface by which a walk through a clip is saved and resumed.
+"""The interface for saving and resuming a walk through a clip.
 
 A walk hands over each frame as soon as it is final within its pass. It also says when everything final has been handed
 over and the session can be saved. With the saved frames and the saved session, another walk, in another process, can
@@ -22,7 +22,7 @@ class Saved(Protocol):
     """The state of a session in memory, for any thread to write (`sam3ray.engine.state.Snapshot`)."""
 
     def write(self, path: Path, note: str) -> None:
-        """To a file, with a note that its digest covers."""
+        """Writes the state to a file, with a note that its digest covers."""
         ...
 
 
@@ -31,8 +31,8 @@ class Kept:
     """A point from which a clip can be resumed.
 
     Attributes:
-        state: a session's file.
-        frames: those that a pass, by number, had handed over when the session was saved, in the same order.
+        state: the file of a session.
+        frames: by number of the pass, the frames that it had handed over when the session was saved, in the same order.
     """
 
     state: Path
@@ -43,15 +43,15 @@ class Recorder(Protocol):
     """Saves the progress of a walk."""
 
     def kept(self) -> Iterator[Kept]:
-        """Points to resume from, the best first. The next one is taken if this one cannot be used."""
+        """Points to resume from, the best first. If one cannot be used, the next one is tried."""
         ...
 
     def refused(self, error: StateError) -> None:
-        """The state of the last point given cannot be used."""
+        """Called if the state of the last point given cannot be used."""
         ...
 
     def took_up(self) -> None:
-        """The walk resumes from the last point given."""
+        """Called when the walk resumes from the last point given."""
         ...
 
     def add(self, pass_number: int, frame: FrameAnnotations) -> None:
@@ -59,5 +59,5 @@ class Recorder(Protocol):
         ...
 
     def at_rest(self, pass_number: int, snapshot: Callable[[], Saved]) -> None:
-        """The session can be saved now: `snapshot` copies its state. An exception ends the walk."""
+        """Called when the session can be saved: `snapshot` copies its state. An exception ends the walk."""
         ...

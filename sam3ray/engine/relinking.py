@@ -1,12 +1,12 @@
-"""Gives lost objects of phrases that come back as new ones their old ids (`tracking.relink`).
+"""Gives lost objects their old ids when they come back as new objects of their phrase (`tracking.relink`).
 
-While a new object is in its hotstart it is shown nowhere yet. On its first frame and on a few more, what lost objects
-of its phrase remember is looked for in the frame, and compared with its mask. When hotstart has accepted it, it may
-turn out to be one of them (`returning`): it then goes on under that id, on the frames held back, too.
+During its hotstart, a new object is not shown yet. On its first frame and some later ones, lost objects of its phrase
+are looked for from their memories, and compared with its mask. Once hotstart has accepted the new object, it may turn
+out to be one of them (`returning`). It then continues under that id, also on the frames held back.
 
-An object can be found again only if it has had no mask since the new one's first frame, so no frame has an id twice.
-What objects remember that are tracked no longer (`forget_after_frames`, or a full cap) is kept for this: of each phrase
-the `MOST` that were seen last.
+A lost object can come back only if it has had no mask since the new one's first frame, so no frame has an id twice. The
+memories of objects that are no longer tracked (`forget_after_frames`, or a full cap) are kept for this: per phrase,
+those of the `MOST` seen last.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from sam3ray.engine.propagation import Propagation
 from sam3ray.engine.returning import LOOKS, STEPS, accepted
 from sam3ray.engine.vision import FrameFeatures
 
-MOST = 64  # lost objects of a phrase that are remembered, and that a new one is compared with
+MOST = 64  # lost objects of a phrase that are remembered and compared with a new one
 
 
 @dataclass
 class Gone:
-    """An object that is no longer tracked. `last`: the last frame on which it had a mask."""
+    """An object that is no longer tracked. `last` is the last frame on which it had a mask."""
 
     object_id: int
     prompt: int
@@ -42,7 +42,7 @@ class Gone:
 
 @dataclass
 class Watch:
-    """A new object. `found`: of each lost one that it may be, how well it fits on each frame looked at."""
+    """A new object. `found` says for each lost object how well it fits on each frame compared."""
 
     object_id: int
     first: int
@@ -58,8 +58,8 @@ class Relinker:
 
     Attributes:
         watches, gone: by object id.
-        frame: the last one.
-        renamed: what the last frame has brought: id of a new object -> its old id.
+        frame: the last frame.
+        renamed: objects found again on the last frame: id of the new object -> its old id.
     """
 
     def __init__(self, propagation: Propagation, fill_hole_area: int) -> None:
@@ -76,10 +76,10 @@ class Relinker:
         return True
 
     def after(self, features: FrameFeatures, frame: int, step: LoopStep) -> list[tuple[int, int, float]]:
-        """Takes in the results of a frame.
+        """Processes the results of a frame.
 
         Returns:
-            (id, old id, old score) of new objects that turn out to be lost ones. The propagation knows it already.
+            (id, old id, old score) of new objects that turned out to be lost ones. The propagation has been told.
         """
         self.frame = frame
         self._remember(frame)
@@ -102,13 +102,13 @@ class Relinker:
         return self._decide(step.young)
 
     def remove(self, object_ids: Collection[int], phrases: Collection[str]) -> None:
-        """Stops watching these: no lost object is found again as one of them."""
+        """Stops watching these objects: none of them can turn out to be a lost one."""
         names = self._propagation.phrases
         for each in [e for e in self.gone.values() if e.object_id in object_ids or names[e.prompt] in phrases]:
             self._drop(each.object_id)
 
     def finish(self) -> list[tuple[int, int, float]]:
-        """The clip ends: decides about the new objects that are still watched."""
+        """At the end of the clip, decides about the new objects still watched."""
         return self._decide(frozenset())
 
     def _remember(self, frame: int) -> None:
@@ -128,7 +128,7 @@ class Relinker:
             watch.found.pop(object_id, None)
 
     def _lost(self, new: DetectedObject, frame: int) -> list[int]:
-        """Objects of its phrase without a mask, those seen last first."""
+        """Objects of its phrase without a mask, the last seen first."""
         last = {
             each.object_id: frame - each.empty_frames
             for each in self._propagation.objects
@@ -181,7 +181,7 @@ class Relinker:
 
 
 def _seen(memory: ObjectMemory) -> ObjectMemory:
-    """What it remembers of frames on which it was seen: the frames without it say that it is not there."""
+    """An object's memories of frames on which it was seen. Memories of other frames would say that it is absent."""
     return ObjectMemory(memory.conditioning, {t: each for t, each in memory.tracked.items() if each.passed})
 
 

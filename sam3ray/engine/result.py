@@ -19,10 +19,9 @@ class SessionResult:
     """One frame.
 
     Attributes:
-        frame: its objects; without run lengths in a session that makes pixels.
-        tentative: of these, the ids that a later frame may still retract (under `live`).
-        retracted: ids shown on earlier frames that this one takes back: nothing is there, and on those frames nothing
-            was.
+        frame: its objects; without run lengths if the session makes pixels.
+        tentative: ids of objects that a later frame may still retract (under `live`).
+        retracted: ids shown on earlier frames that turned out to be spurious, on those frames too.
     """
 
     frame: FrameAnnotations
@@ -32,7 +31,7 @@ class SessionResult:
 
     @property
     def frame_index(self) -> int:
-        """In the source video."""
+        """Index of the frame in the source video."""
         return self.frame.frame_index
 
     @property

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-# Frames after the first on which an object may be compared with what lost ones remember. On its first frames it is
-# often half hidden still, so that the last LOOKS of those on which it has a mask count.
+# Frames after the first on which a new object may be compared with lost ones. On its first frames it is often half
+# hidden, so only the last LOOKS frames with a mask count.
 STEPS = (0, 4, 8, 12, 16)
 LOOKS = 3
 ENOUGH = 0.4  # the least score: about .6 on two frames of three
-MARGIN = 0.05  # margin by which it must beat any other
+MARGIN = 0.05  # margin over any other score
 
 _Lost = TypeVar("_Lost", bound=Hashable)
 
@@ -29,13 +29,13 @@ _Birth = TypeVar("_Birth", bound=Appearing)
 def accepted(births: Sequence[_Birth], scores: Mapping[Hashable, Mapping[_Lost, float]]) -> list[tuple[_Birth, _Lost]]:
     """Matches births with lost objects, one to one.
 
-    A score counts from `ENOUGH` on, if it is better by `MARGIN` than what the birth has with any other lost object, and
-    than what the lost object has with any other birth that appears at about the same time. Of births that follow each
-    other the earliest gets the lost object.
+    A score must be at least `ENOUGH`. It must exceed by `MARGIN` the birth's score with any other lost object, and the
+    lost object's score with any other birth at about the same time. Of births that follow each other, the earliest gets
+    the lost object.
 
     Args:
         births: in order of appearance.
-        scores: of each birth, by its key, with each lost object that it may be.
+        scores: by the birth's key, its score with each lost object that it may be.
     """
     found: list[tuple[_Birth, _Lost]] = []
     given: set[_Lost] = set()

@@ -44,15 +44,15 @@ class Listed(Protocol):
 
 @runtime_checkable
 class Stamped(Protocol):
-    """A source that also knows when they are shown."""
+    """A source that also knows when its frames are shown."""
 
     def stamps(self) -> Iterator[FrameStamp]:
-        """The same as `read`, without images."""
+        """Like `read`, without images."""
         ...
 
 
 def position_of(source: FrameSource, index: int | None) -> int | None:
-    """Where in the clip the frame with this source index is (None: the last frame); None where it is not read."""
+    """The position in the clip of the frame with this source index (None: the last frame); None if it is not read."""
     if isinstance(source, Listed):
         indices = source.indices
         place = len(indices) - 1 if index is None else bisect_left(indices, index)
@@ -65,12 +65,12 @@ def position_of(source: FrameSource, index: int | None) -> int | None:
 
 
 def stamps_of(source: FrameSource) -> Iterator[FrameStamp]:
-    """The frames of a source. Only one that is not `Stamped` is read for them."""
+    """The stamps of a source's frames. A source that is not `Stamped` is read for them."""
     return source.stamps() if isinstance(source, Stamped) else map(FrameStamp.of, source.read())
 
 
 def not_read(frame_index: int, what: str) -> ClipError:
-    """The error for a required frame that does not come. `what` says so: ", on which ..."."""
+    """The error for a required frame that does not come. `what` describes the frame, such as "on which ..."."""
     return ClipError(
         Reason.EMPTY_RANGE,
         f"frame {frame_index}, {what}, is not among the frames read (see the clip's range and sampling rate)",
@@ -79,7 +79,7 @@ def not_read(frame_index: int, what: str) -> ClipError:
 
 
 def passed_over(awaited: Iterable[int], frame_index: int | None, *, reverse: bool) -> int | None:
-    """The first of the awaited frames, if it lies before this one on the way (None: the end of it)."""
+    """The first of the awaited frames, if it should have come before this one (None: before the end)."""
     first = max(awaited, default=None) if reverse else min(awaited, default=None)
     if first is None or frame_index is None:
         return first

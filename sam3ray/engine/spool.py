@@ -14,9 +14,9 @@ _FRAMES = TypeAdapter(FrameAnnotations)
 
 
 class Spool(AbstractContextManager["Spool"]):
-    """Frames by position, beyond a few MB in a temporary file, which goes when the spool is closed.
+    """Frames by position. More than a few MB are kept in a temporary file until the spool is closed.
 
-    If the process dies, the operating system removes the file: it has no name.
+    The file has no name, so if the process dies, the operating system removes it.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Files of a state: JSON text, the tensors that it names, a note, and a digest.
 
-The text is what pydantic makes of the engine's own dataclasses. It is read strictly, since a file may come from
-anywhere. A field that is `Stored` is kept among the tensors: the text has its name.
+pydantic makes the text from the engine's dataclasses. It is read strictly, since a file may come from anywhere. A field
+that is `Stored` is kept among the tensors, and the text has its name.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class StateError(UserError):
     """A state cannot be loaded.
 
     Attributes:
-        is_foreign: it is sound, but of another model, other rules or other versions.
+        is_foreign: whether the state is intact, but of another model, other rules or other versions.
     """
 
     def __init__(self, sentence: str, *, is_foreign: bool = False) -> None:
@@ -45,7 +45,7 @@ class StateError(UserError):
 
 @dataclass
 class StateTensors:
-    """The tensors of a state by name, being collected or taken out again, each once."""
+    """The tensors of a state by name, while they are collected, or taken out again, each once."""
 
     values: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -82,7 +82,7 @@ Fleeting = Annotated[torch.cuda.Event | None, PlainValidator(lambda _: None), Pl
 def read_text(
     adapter: TypeAdapter[_State], text: str, allowed: int, where: str, tensors: StateTensors | None = None
 ) -> _State:
-    """The state that a text of format `allowed` says.
+    """Parses the text of a state in the format `allowed`.
 
     Raises:
         StateError: it has another format; `where` names the file.
@@ -105,7 +105,7 @@ def _bounded(digits: str) -> int:
 
 
 def what_is_wrong(error: Exception) -> str:
-    """In a state that was read: where, and what."""
+    """Describes an error in a state: the place, and the problem."""
     if not isinstance(error, ValidationError):
         return first_line(error)
     problem = error.errors(include_url=False, include_input=False)[0]
@@ -115,7 +115,7 @@ def what_is_wrong(error: Exception) -> str:
 def write_whole(
     path: str | os.PathLike[str], key: str, text: str, note: str, digest: str, tensors: Mapping[str, torch.Tensor]
 ) -> None:
-    """Writes a file, which appears whole or not at all. `key` says of what it is a state."""
+    """Writes a file, which appears whole or not at all. `key` names the kind of state."""
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -129,7 +129,7 @@ def read_header(path: str | os.PathLike[str], what: str, key: str = _NOTE) -> tu
     """Text, note and digest of a file.
 
     Raises:
-        StateError: it is missing, no safetensors, or of something else.
+        StateError: the file is missing, is not safetensors, or is of another kind.
     """
     try:
         with safe_open(path, framework="pt") as file:

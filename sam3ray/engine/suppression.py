@@ -1,4 +1,4 @@
-"""Which of two overlapping objects gives way: recent occlusion, shrinking, exclusive pixels.
+"""Decides which of two overlapping objects gives way: recent occlusion, shrinking, exclusive pixels.
 
 Follows `_suppress_overlapping_based_on_recent_occlusion` and `_suppress_object_pw_area_shrinkage` of the code
 published with the weights. Only objects of one prompt compete.
@@ -14,20 +14,20 @@ import torch
 from sam3ray.engine.transfer import indices
 
 NO_OBJECT_LOGIT = -10.0
-SURE_LOGIT = 10.0  # the score that memories are encoded with: the mask's area stands for it
+SURE_LOGIT = 10.0  # the score with which memories are encoded, in place of the mask's area
 NEVER = -1
 ALWAYS = 2**62  # later than any frame
 SHRINK_THRESHOLD = 0.3
 
 
 def recently_occluded(ious: np.ndarray, last_occluded: np.ndarray, prompts: np.ndarray, threshold: float) -> np.ndarray:
-    """Objects that give way to one they nearly coincide with.
+    """Finds objects that give way to another one with which they nearly coincide.
 
     Args:
         ious: (n, n) mask IoU of the objects.
         last_occluded: (n,) last frame on which each was empty or gave way; NEVER, or ALWAYS for one being removed.
         prompts: (n,) which prompt each came from.
-        threshold: IoU from which two coincide; 0 switches the rule off.
+        threshold: minimum IoU for two objects to coincide; 0 turns the rule off.
 
     Returns:
         (n,) bool: of a coinciding pair the more recently occluded, provided that the other has been occluded too.
@@ -43,7 +43,7 @@ def recently_occluded(ious: np.ndarray, last_occluded: np.ndarray, prompts: np.n
 def suppress_shrunk(
     masks: torch.Tensor, groups: Sequence[Sequence[int]], lone: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Take back masks that lose most of their area to better ones. Changes `masks` in place.
+    """Removes masks that lose most of their area to better ones. Changes `masks` in place.
 
     In each group every pixel goes to the highest logit; a mask left with under 30% of its pixels is clamped to -10.
     The overlaps of the others stay.
@@ -51,10 +51,10 @@ def suppress_shrunk(
     Args:
         masks: (n, h, w) logits.
         groups: indices of the objects that compete with each other; each object in one group.
-        lone: whether the rule also holds for a group of one, whose mask cannot shrink but may be empty.
+        lone: whether the rule also applies to a group of one, whose mask cannot shrink but may be empty.
 
     Returns:
-        The masks, and (n,) bool: which have any foreground left.
+        The masks, and (n,) bool: which ones have foreground left.
     """
     before = (masks > 0).flatten(1).sum(1).float()
     after = torch.zeros_like(before)
@@ -84,6 +84,6 @@ def _added(owner: torch.Tensor, counts: torch.Tensor, n: int) -> torch.Tensor:
 
 
 def _compared(owner: torch.Tensor, counts: torch.Tensor, n: int) -> torch.Tensor:
-    """For a GPU, on which a million pixels that are added to a few numbers wait for each other."""
+    """The same for a GPU, where a million additions to a few numbers would wait for each other."""
     each = torch.arange(n, device=owner.device)[:, None, None]
     return ((owner == each) & counts).flatten(1).sum(1).float()

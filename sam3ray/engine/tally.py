@@ -10,10 +10,10 @@ class Tally:
     """Counts over a clip.
 
     Attributes:
-        objects: ids given out.
-        removed: of these, taken back by hotstart.
-        dropped: the most detections on one frame that would have been objects but for the cap: a cap higher by so
-            many would have let all in.
+        objects: number of ids given.
+        removed: how many of these hotstart removed.
+        dropped: the most detections on one frame that the cap kept from becoming objects. A cap higher by this number
+            would have admitted all.
         forgotten: objects whose state was dropped after `forget_after_frames`, or to make room under the cap.
     """
 

@@ -1,6 +1,6 @@
-"""The tracker's modules as the engine calls them: once a frame for all objects, captured where there is a GPU.
+"""The tracker's modules as the engine calls them: once per frame for all objects, and captured on a GPU.
 
-They hold nothing of a clip. On a GPU one set serves all clips of a model (`capture.kept`).
+They keep nothing of a clip. On a GPU one set serves all clips of a model (`capture.kept`).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class TrackerParts:
     """Memory attention, mask decoder and memory encoder of a checkpoint.
 
     Attributes:
-        packed: memory attention for objects of all ages at once; None where there is none.
-        multimask: whether masks compete when an object is tracked.
+        packed: memory attention for objects of all ages at once; None if not available.
+        multimask: whether candidate masks compete when an object is tracked.
     """
 
     @torch.inference_mode()
@@ -49,7 +49,7 @@ class TrackerParts:
         encoding = model.tracker_neck.position_encoding
         position = sine_positions(encoding, tracker.hidden_dim, grid, tracker.no_memory_embedding)
         self._position = position.flatten(2).transpose(1, 2)
-        # The arguments from the fourth (of `_follow`), the second (of `_encode`) on have one row per object.
+        # From the fourth argument of `_follow` and the second of `_encode` on, arguments have one row per object.
         self._following = Captured("tracking", self._follow, rows=(3, 4, 5, 6))
         self._remembering = Captured("the memory encoder", self._encode, rows=(1, 2))
         self._remembering_hard = Captured(
@@ -59,7 +59,7 @@ class TrackerParts:
     def follow(
         self, features: FrameFeatures, reads: Sequence[Reads], rules: ReadRules, memories: Bank, pointers: Bank
     ) -> HeadOutput:
-        """Every object on a frame, by what it reads of its past."""
+        """Tracks every object on a frame, from what it reads of its past."""
         assert self.packed is not None
         packed = self.packed.pack(reads, rules, memories, pointers)
         return HeadOutput(
@@ -95,7 +95,7 @@ class TrackerParts:
         return output.masks, output.score_logits, output.iou_scores, output.pointers
 
     def remember(self, features: FrameFeatures, logits: Tensor, scores: Tensor, *, hard: bool) -> Tensor:
-        """What later frames will know of objects with these masks (N, H, H) and scores (N,): (N, g*g, 64)."""
+        """Encodes the memories (N, g*g, 64) of objects with these masks (N, H, H) and scores (N,)."""
         return (self._remembering_hard if hard else self._remembering)(features.top, logits, scores)[0]
 
     def _encode(self, top: Tensor, logits: Tensor, scores: Tensor, *, hard: bool = False) -> tuple[Tensor]:
@@ -129,7 +129,9 @@ class TrackerParts:
 
 
 def normed(images: Tensor, layer_norm: Any) -> Tensor:
-    """(N, C, H, W), normalised over few channels: on a GPU torch's own takes a block of threads for each pixel."""
+    """(N, C, H, W), normalised over few channels. On a GPU, torch's own function would use a block of threads per
+    pixel.
+    """
     exact = images.float()
     variance, mean = torch.var_mean(exact, dim=1, keepdim=True, correction=0)
     scale, shift = (each.float()[:, None, None] for each in (layer_norm.weight, layer_norm.bias))

@@ -1,4 +1,4 @@
-"""What goes into and comes out of the tracker, and how masks prompted on one frame share its pixels."""
+"""The tracker's inputs and outputs, and how masks prompted on one frame share its pixels."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class TrackedMasks:
 
     @classmethod
     def joined(cls, parts: Sequence[TrackedMasks], order: Sequence[int] | None = None) -> Self:
-        """All objects of several; with an order as `in_order` has them."""
+        """Joins several, optionally in an order (see `in_order`)."""
         columns = ([getattr(part, each.name) for part in parts] for each in fields(cls))
         return cls(*(in_order(column, order) for column in columns))
 
     def of(self, places: Sequence[int]) -> Self:
-        """The objects at these places."""
+        """Selects the objects at these places."""
         at = indices(list(places), self.masks.device)
         return type(self)(*(getattr(self, each.name)[at] for each in fields(self)))
 

@@ -1,9 +1,9 @@
-"""Between host and device without waiting for the device: copies, events, streams.
+"""Copies, events and streams between host and device, without waiting for the device.
 
-On CUDA, `torch.tensor(list, device=...)`, `.to(device)` from ordinary memory and `.tolist()` each wait for all work
-queued so far; both ways go through pinned memory here. On a CPU nothing is copied that need not be. Only this module
-and `capture` need a card: a test replaces `pinned`, `fetched` and `recorded`, and runs the rest on tensors that are not
-there (`benchmarks/ghost.py`).
+On CUDA, `torch.tensor(list, device=...)`, `.to(device)` from ordinary memory and `.tolist()` each wait for all queued
+work. Here both directions go through pinned memory. On a CPU nothing is copied unnecessarily. Only this module and
+`capture` need a real GPU: a test replaces `pinned`, `fetched` and `recorded`, and runs the rest on fake tensors
+(`benchmarks/ghost.py`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 
 
 def pinned(tensor: Tensor) -> Tensor:
-    """A copy in memory from which a GPU reads on its own."""
+    """A copy in pinned memory, from which a GPU can read by itself."""
     return tensor.pin_memory()
 
 
 def fetched(tensor: Tensor) -> Tensor:
-    """A copy in host memory, which a GPU fills on its own in the course of its work."""
+    """A copy in host memory, which a GPU fills by itself once its queue gets there."""
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor, non_blocking=True)
 
@@ -35,34 +35,34 @@ def recorded(device: torch.device) -> torch.cuda.Event:
 
 
 def mark(device: torch.device) -> torch.cuda.Event | None:
-    """An event that passes when all has been done that is queued now; None where nothing is ever queued."""
+    """An event that passes when all work queued now is done; None on devices without a queue."""
     return recorded(device) if device.type == "cuda" else None
 
 
 def to_host(tensor: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """A copy on the host, complete once the event has passed; None where it is complete now."""
+    """A copy on the host, complete once the event has passed; the event is None if it is complete now."""
     if tensor.device.type != "cuda":
         return tensor.cpu(), None
     return fetched(tensor), mark(tensor.device)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A host tensor on `device`, in order for whatever is queued after."""
+    """A host tensor on `device`, ready for work queued later."""
     if device.type != "cuda":
         return tensor.to(device)
     return pinned(tensor).to(device, non_blocking=True)
 
 
 def indices(values: Sequence[int] | Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """Whole numbers as an int64 tensor on `device`, in order for whatever is queued after."""
+    """Whole numbers as an int64 tensor on `device`, ready for work queued later."""
     return to_device(torch.tensor(values, dtype=torch.int64), device)
 
 
 def side_stream(device: torch.device) -> torch.cuda.Stream | None:
-    """A stream beside the one that the model runs on; None where there are no streams."""
+    """A stream beside the model's; None on devices without streams."""
     return torch.cuda.Stream(device) if device.type == "cuda" else None
 
 
 def on_stream(stream: torch.cuda.Stream | None) -> AbstractContextManager[Any]:
-    """Queue on `stream`; on the current one where it is None."""
+    """Queues work on `stream`, or on the current one if it is None."""
     return torch.cuda.stream(stream) if stream is not None else nullcontext()

@@ -6,13 +6,13 @@ from importlib.metadata import version
 
 from sam3ray.failures import JobStopped
 
-# The engine drives the model's submodules itself, so another minor release may have moved what it relies on and would
-# go wrong quietly. The parity tests say whether a release can be added here.
+# The engine calls the model's submodules directly, so another minor release may change what it relies on, and fail
+# silently. The parity tests show whether a release can be added here.
 TESTED = ("5.23", "5.24")  # minor releases; the requirement in pyproject.toml names the same range
 
 
 def check_transformers(installed: str | None = None) -> None:
-    """Raise JobStopped unless the installed transformers is a release that was tested."""
+    """Raises JobStopped unless the installed transformers is a tested release."""
     installed = installed or version("transformers")
     if ".".join(installed.split(".")[:2]) not in TESTED:
         allowed = ", ".join(f"{release}.x" for release in TESTED)

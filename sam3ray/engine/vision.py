@@ -1,8 +1,7 @@
-"""What the tracker sees of one frame, made from the vision backbone's output.
+"""Makes the tracker's features of a frame from the vision backbone's output.
 
-One checkpoint serves the detector and the tracker: they share the backbone and have a neck each.
-The backbone's output goes through `Sam3VideoModel.tracker_neck` here; for clicks, boxes and masks
-the detector and its neck are never run.
+Detector and tracker share the backbone, and each has its own neck. Here the backbone's output goes through
+`Sam3VideoModel.tracker_neck`; for clicks, boxes and masks, the detector and its neck never run.
 """
 
 from __future__ import annotations
@@ -36,28 +35,28 @@ class FrameFeatures:
 
 
 def sine_positions(encoding: Any, channels: int, grid: tuple[int, int], like: Tensor) -> Tensor:
-    """(1, channels, *grid): a model's sine positions, made in float32, with the dtype and device of `like`.
+    """(1, channels, *grid): a model's sine positions, computed in float32, with the dtype and device of `like`.
 
-    transformers makes them in the model's dtype: in bfloat16 that moves a position at 1008 pixels by up to 14% of a
-    grid step. Meta's code makes them in float32.
+    transformers computes them in the model's dtype: bfloat16 shifts a position at 1008 pixels by up to 14% of a grid
+    step. Meta's code uses float32.
     """
     shape = torch.Size((1, channels, *grid))
-    # Cloned out of transformers' cache, which would let go of what a CUDA graph still reads.
+    # Cloned, because transformers' cache might drop what a CUDA graph still reads.
     return encoding(shape, like.device, torch.float32).to(like.dtype, copy=True)
 
 
 def as_image(tokens: Tensor) -> Tensor:
     """(n, g*g, C) -> (n, C, g, g), a view in the layout that torch calls channels last.
 
-    For one image, `transpose` and `unflatten` make a view of the same numbers that torch takes for the other layout,
-    whose convolutions take half as long again on a CPU.
+    For one image, torch would take the view made by `transpose` and `unflatten` for the other layout, whose
+    convolutions take 50% longer on a CPU.
     """
     side = round(tokens.shape[1] ** 0.5)
     return tokens.view(len(tokens), side, side, -1).permute(0, 3, 1, 2)
 
 
 def neck_of(model: Sam3VideoModel, *, folded: bool) -> TrackerNeck:
-    """The model's `TrackerNeck`; on a GPU one for all clips."""
+    """The model's `TrackerNeck`. On a GPU one serves all clips."""
     neck: TrackerNeck = kept(model, ("tracker neck", folded), lambda: TrackerNeck(model, folded=folded))
     return neck
 
@@ -66,10 +65,10 @@ class TrackerNeck:
     """Backbone output -> the tracker's features.
 
     Args:
-        folded: the last convolution of the two fine levels and the decoder's projection of them follow each other
-            with nothing between: one convolution to few channels does what a wide one and a narrow one do, for an
-            eighth of the work. The same numbers but for rounding. Without it, those of
-            `Sam3VideoModel.get_vision_features_for_tracker` bit for bit.
+        folded: merge the last convolution of the two fine levels with the decoder's projection that follows directly:
+            one convolution to few channels replaces a wide and a narrow one, for an eighth of the work. The numbers
+            differ only by rounding; without it, they are those of `Sam3VideoModel.get_vision_features_for_tracker` bit
+            for bit.
     """
 
     def __init__(self, model: Sam3VideoModel, *, folded: bool) -> None:
@@ -106,7 +105,7 @@ class TrackerNeck:
     def _levels(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         spatial = as_image(hidden)
         fine, middle = (self._level(level, spatial) for level in (0, 1))
-        top = self._neck.fpn_layers[2](spatial)  # the last level is left out: nothing reads it
+        top = self._neck.fpn_layers[2](spatial)  # without the last level, which nothing reads
         return fine, middle, top.flatten(2).transpose(1, 2)
 
     def _frames(self, fine: Tensor, middle: Tensor, top: Tensor) -> list[FrameFeatures]:

@@ -1,4 +1,4 @@
-"""Clicks, boxes and masks, the frames for which they wait, and their objects."""
+"""Visual prompts of a session, the frames for which they wait, and their objects."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Waiting = dict[int, dict[int, tuple[VisualPrompt, ...]]]  # frame index -> objec
 
 @dataclass(eq=False)
 class PromptedObject:
-    """One object of the clip under way.
+    """One object of the current clip.
 
     Attributes:
-        label: what the rows call it.
+        label: its label in the rows.
         born: position of the frame whose prompt started it; None before.
-        shown: masks of its prompted frames by position, where a second pass has to show them again.
+        shown: masks on its prompted frames, by position, if a second pass must show them again.
     """
 
     object_id: int
@@ -38,9 +38,9 @@ class VisualPrompts:
     """The visual prompts of a session.
 
     Attributes:
-        waiting, coming: prompts for frames that have not been given, or not been worked on.
-        labels: of all objects that prompts name, whatever found them.
-        objects: those that prompts started.
+        waiting, coming: prompts for frames not given yet, and for frames not processed yet.
+        labels: labels of all objects named by prompts, whatever found them.
+        objects: objects started by prompts.
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
@@ -65,7 +65,7 @@ class VisualPrompts:
         return [prompt for prompts in by_object for given in prompts.values() for prompt in given]
 
     def checked(self, prompt: VisualPrompt) -> VisualPrompt:
-        """The prompt, its mask decoded.
+        """Checks a prompt, and decodes its mask.
 
         Raises:
             ValueError: it does not fit the frames.
@@ -76,7 +76,7 @@ class VisualPrompts:
         return prompt
 
     def add(self, prompt: VisualPrompt) -> None:
-        """A checked prompt, for a frame that has not been given."""
+        """Adds a checked prompt for a frame not given yet."""
         object_id = prompt.object_id
         if prompt.label or object_id not in self.labels:
             self.labels[object_id] = prompt.label
@@ -92,30 +92,30 @@ class VisualPrompts:
         self.waiting = {frame: prompts for frame, prompts in self.waiting.items() if prompts}
 
     def drop(self, object_ids: Collection[int]) -> list[PromptedObject]:
-        """Takes objects out. Returns those that were there."""
+        """Removes objects. Returns those that existed."""
         return [self.objects.pop(each) for each in object_ids if each in self.objects]
 
     def forget_labels(self) -> None:
-        """Drops the labels of objects that are gone, of which there are more every hour in live video."""
+        """Drops the labels of objects that are gone, which would accumulate in live video."""
         if len(self.labels) > len(self.objects):
             asked = {each for waiting in (self.waiting, self.coming) for of in waiting.values() for each in of}
             self.labels = {each: label for each, label in self.labels.items() if each in self.objects or each in asked}
 
     def given(self, frame_index: int) -> None:
-        """A frame has been given: its prompts become due."""
+        """Makes a frame's prompts due when the frame is given."""
         if frame_index in self.waiting:
             self.coming[frame_index] = self.waiting.pop(frame_index)
 
     def due(self, frame_index: int) -> dict[int, tuple[Round, ...]]:
-        """The prompts of a frame that is worked on, by object, once."""
+        """Takes the prompts of the frame being processed, by object."""
         due = self.coming.pop(frame_index, {})
         return {object_id: make_rounds(prompts, *self._size) for object_id, prompts in due.items()}
 
     def started(self, object_id: int, rounds: tuple[Round, ...], frame_index: int) -> PromptedObject:
-        """The object that these prompts of a frame mean, a new one if there is none.
+        """The object that a frame's prompts refer to, created if necessary.
 
         Raises:
-            ClipError: over_limits, where it is new and they only say what it is not.
+            ClipError: over_limits, if it is new and all its clicks are negative.
         """
         each = self.objects.setdefault(object_id, PromptedObject(object_id, self.labels[object_id]))
         if each.born is None:
@@ -123,7 +123,7 @@ class VisualPrompts:
         return each
 
     def check_starts(self, direction: Direction) -> None:
-        """Raises ClipError (over_limits) if an object starts with prompts that only say what it is not."""
+        """Raises ClipError (over_limits) if an object starts with negative clicks only."""
         for object_id in sorted(self.labels):
             frames = [frame for frame, of_frame in self.waiting.items() if object_id in of_frame]
             start = max(frames) if direction == "backward" else min(frames)
@@ -136,7 +136,7 @@ class VisualPrompts:
             raise self.not_read(frame)
 
     def not_read(self, frame_index: int) -> ClipError:
-        """For a frame that a prompt waits for, and that does not come."""
+        """The error for a frame that a prompt waits for and that does not come."""
         ids = ", ".join(str(each) for each in sorted(self.waiting[frame_index]))
         return not_read(frame_index, f"on which object {ids} is prompted")
 
