@@ -37,8 +37,8 @@ By choice: `tracking.rules`
       has no effect under `published`.
     * A phrase's result does not depend on the other phrases: where it has no tracked object, each of its detections is
       new whatever its score, as in Meta's code, which has one phrase per run. In transformers this holds only while
-      no phrase has a tracked object. Only `max_num_objects` couples phrases: new objects of all phrases are admitted by score.
-      (`association`)
+      no phrase has a tracked object. Only `max_num_objects` couples phrases: new objects of all phrases are admitted
+      by score. (`association`)
     * An object's memory of its first frame is its mask prompt, thresholded at the video's resolution and resized back
       to the model's (1152 -> video -> 288 -> 1008). (`tracker`)
     * When hotstart removes an object, the conditioning frames that its reconditioning gave to objects of the same birth
