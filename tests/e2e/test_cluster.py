@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,6 @@ from tests.e2e.gate import Gate
 from tests.e2e.nodes import REPOSITORY, Nodes, family, wait_for_nodes
 from tests.e2e.runs import PROMPTS, annotate_alone, assert_same_annotations, config_for, start_driver
 from tests.e2e.test_kills import PATIENCE_S, finished, wait_until
-
-
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[Nodes]:
-    cluster = Nodes(tmp_path)
-    yield cluster
-    cluster.stop()
 
 
 def test_a_cluster_that_changes_all_the_time_gives_the_same_rows(

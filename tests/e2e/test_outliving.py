@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,6 @@ from tests.e2e.gate import Gate
 from tests.e2e.nodes import Nodes, command, family, wait_for_nodes
 from tests.e2e.runs import annotate_alone, assert_same_annotations, config_for, start_driver
 from tests.e2e.test_kills import PATIENCE_S, wait_until
-
-
-@pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[Nodes]:
-    cluster = Nodes(tmp_path)
-    yield cluster
-    cluster.stop()
 
 
 def test_the_next_driver_takes_actors_over_and_without_one_they_save_their_windows_and_go(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -28,3 +30,26 @@ def same_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 def frames() -> list[Frame]:
     """Blocks that drift over noise."""
     return clip(LENGTH)
+
+
+@pytest.fixture
+def objects_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What phrases find stays where it was found."""
+    add, track = Tracker.add_masks, Tracker.track
+    kept: dict[int, tuple[Any, torch.Tensor]] = {}
+
+    def added(self: Tracker, features: Any, frame: int, memories: Any, masks: torch.Tensor, **options: Any) -> Any:
+        size = (self.image_size // 2, self.image_size // 2)
+        small = torch.nn.functional.interpolate(masks[:, None].float(), size)[:, 0]
+        kept.update({id(memory): (memory, mask) for memory, mask in zip(memories, small, strict=True)})
+        return add(self, features, frame, memories, masks, **options)
+
+    def tracked(self: Tracker, features: Any, frame: int, memories: Any, **options: Any) -> Any:
+        found = track(self, features, frame, memories, **options)
+        for place, memory in enumerate(memories):
+            if id(memory) in kept:
+                found.masks[place] = kept[id(memory)][1] * 16 - 8
+        return found
+
+    monkeypatch.setattr(Tracker, "add_masks", added)
+    monkeypatch.setattr(Tracker, "track", tracked)

@@ -16,7 +16,6 @@ from sam3ray.engine.engine import Engine
 from sam3ray.engine.policy import Policy
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.session import Session
-from sam3ray.engine.tracker import Tracker
 from sam3ray.failures import ClipError, UserError
 from sam3ray.masks import decode_rle
 from sam3ray.prompts import PointPrompt, VisualPrompt
@@ -36,29 +35,6 @@ def script(frame: int, prompt: int) -> list[Found]:
     """Two objects that stay, and one of four frames that hotstart removes."""
     found = [Found(HERE, 0.12, 0.9, 6.0), Found(THERE, 0.12, 0.8, 6.0)]
     return [*found, Found(BRIEF, 0.1, 0.75, 6.0)] if 2 <= frame < 4 else found
-
-
-@pytest.fixture
-def still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What phrases find stays where it was found."""
-    add, track = Tracker.add_masks, Tracker.track
-    kept: dict[int, tuple[Any, torch.Tensor]] = {}
-
-    def added(self: Tracker, features: Any, frame: int, memories: Any, masks: torch.Tensor, **options: Any) -> Any:
-        size = (self.image_size // 2, self.image_size // 2)
-        small = torch.nn.functional.interpolate(masks[:, None].float(), size)[:, 0]
-        kept.update({id(memory): (memory, mask) for memory, mask in zip(memories, small, strict=True)})
-        return add(self, features, frame, memories, masks, **options)
-
-    def tracked(self: Tracker, features: Any, frame: int, memories: Any, **options: Any) -> Any:
-        found = track(self, features, frame, memories, **options)
-        for place, memory in enumerate(memories):
-            if id(memory) in kept:
-                found.masks[place] = kept[id(memory)][1] * 16 - 8
-        return found
-
-    monkeypatch.setattr(Tracker, "add_masks", added)
-    monkeypatch.setattr(Tracker, "track", tracked)
 
 
 MODEL = (0, 3.0)  # with these, what is clicked is there on every frame
@@ -92,7 +68,7 @@ def of(frames: Sequence[FrameAnnotations], prompt: str) -> list[tuple[Any, ...]]
     return [tuple(replace(o, object_id=0) for o in frame.objects if o.prompt == prompt) for frame in frames]
 
 
-@pytest.mark.usefixtures("still")
+@pytest.mark.usefixtures("objects_stay")
 class TestPolicies:
     def test_whole_shows_what_lasts_and_takes_nothing_back(self):
         results = given(begun(["red"]))
@@ -147,7 +123,7 @@ class TestPolicies:
         assert [each.objects for each in rows(results)] == [each.objects for each in expected]
 
 
-@pytest.mark.usefixtures("still")
+@pytest.mark.usefixtures("objects_stay")
 class TestPromptsThatComeAndGo:
     def test_phrases_and_clicks_share_one_look_at_each_frame_and_not_their_decisions(self):
         calls: list[int] = []

@@ -14,7 +14,6 @@ from sam3ray.config import TrackingConfig
 from sam3ray.engine.detector import Proposals
 from sam3ray.engine.engine import Engine
 from sam3ray.engine.frames import Preprocessor
-from sam3ray.engine.tracker import Tracker
 from sam3ray.failures import ClipError
 from sam3ray.prompts import PointPrompt
 from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
@@ -58,25 +57,8 @@ class Seeing:
 
 
 @pytest.fixture(autouse=True)
-def still(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
+def still(objects_stay: None, one_thread: None) -> None:
     """Every object stays where it was when it was added."""
-    add, track = Tracker.add_masks, Tracker.track
-    kept: dict[int, tuple[Any, torch.Tensor]] = {}
-
-    def added(self: Tracker, features: Any, frame: int, memories: Any, masks: torch.Tensor, **options: Any) -> Any:
-        small = torch.nn.functional.interpolate(masks[:, None].float(), (56, 56))[:, 0]
-        kept.update({id(memory): (memory, mask) for memory, mask in zip(memories, small, strict=True)})
-        return add(self, features, frame, memories, masks, **options)
-
-    def tracked(self: Tracker, features: Any, frame: int, memories: Any, **options: Any) -> Any:
-        found = track(self, features, frame, memories, **options)
-        for place, memory in enumerate(memories):
-            if id(memory) in kept:
-                found.masks[place] = kept[id(memory)][1] * 16 - 8
-        return found
-
-    monkeypatch.setattr(Tracker, "add_masks", added)
-    monkeypatch.setattr(Tracker, "track", tracked)
 
 
 def run(
