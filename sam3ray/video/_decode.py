@@ -344,6 +344,8 @@ def _pictures(
     rest = CHANGED if programs.changes_at_end() else None
     if rest is None and not isinstance(pieces, Fragments):
         rest = unread_rest(path, container, last_at)
+    elif rest is None and isinstance(pieces, Fragments) and pieces.broken_at is not None:
+        rest = f"the file is damaged: what should follow at byte {pieces.broken_at} cannot be read"
     if rest is not None:
         raise ClipError(Reason.UNREADABLE_VIDEO, f"{rest} ({_place(clock, stream)})", where)
 

@@ -122,6 +122,8 @@ def _read_index(
                     return None
                 if programs.changes_at_end():
                     return None
+                if isinstance(view, Fragments) and view.broken_at is not None:
+                    return None
                 if not isinstance(view, Fragments) and unread_rest(path, container, last_at) is not None:
                     return None
     ordered = array("q", sorted(stamps))

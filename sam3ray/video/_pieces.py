@@ -23,6 +23,7 @@ _ELEMENT_BYTES = 12  # of an id and a size, at most
 _ZEROS = bytes(2**18)
 _OPAQUE = frozenset({b"mdat", b"free", b"skip", b"wide", b"uuid"})
 _PADDING_BYTES = 16  # the head of an empty box takes as many, or fewer
+_LOOKED_AT = 2**20  # bytes; zeros may follow the last box
 _MOST_SCANNED = 64 * 2**20
 _MOST_BEFORE = 10_000  # boxes or elements before the first piece
 
@@ -105,11 +106,16 @@ class Clusters(Pieces):
 
 class Fragments(Pieces):
     """Of an MP4 or MOV. Refuses those that are several files whose frames libav would mix, and tables that list more
-    frames than there may be, before libav reads them."""
+    frames than there may be, before libav reads them.
+
+    Attributes:
+        broken_at: where there should be another box, and is not: libav takes that for the end.
+    """
 
     def __init__(self, source: ByRanges, first: int, limits: VideoConfig, begin: int | None = None) -> None:
         super().__init__(source, first, begin)
         self.is_on = False
+        self.broken_at: int | None = None
         self._limits = limits
         self._listed = 0
         self._last_time = -1
@@ -136,9 +142,11 @@ class Fragments(Pieces):
         size, kind = int.from_bytes(head[:4], "big"), head[4:8]
         if size == 1 and len(head) == 16:
             size = int.from_bytes(head[8:], "big")
-        if size == 0:
+        if size == 0 and kind == b"mdat":
             size = self.size - at
         if size < 8:
+            if self._bytes(at, _LOOKED_AT).strip(b"\0"):
+                self.broken_at = at
             return self.size
         end = min(at + size, self.size)
         if kind == b"mdat":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,7 @@ from sam3ray.files import WEB, is_local, kind_of_storage, local_path, web
 from sam3ray.video._fetching import open_by_ranges
 from sam3ray.video._folder import probe_folder
 from sam3ray.video._frame import VideoInfo
+from sam3ray.video._pieces import Fragments, pieces_of
 from sam3ray.video._probe import headers, probe, with_first_frame
 from sam3ray.video._remote import RemoteVideo, download, local_name, look_up, naming_store_errors, redact_uri
 from sam3ray.video._source import DEMUXERS, naming_errors, video_stream
@@ -55,6 +57,8 @@ def probe_uri(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any] 
         except ClipError:
             if is_web and bounded.has_no_ranges:
                 return _probe_beginning(fs, video, limits)
+            if bounded.is_used_up and (facts_by_ranges := _probe_by_ranges(fs, video, limits)) is not None:
+                return facts_by_ranges
             # libav hides what the store raised behind an error of its own.
             if bounded.error is not None:
                 raise bounded.error from None
@@ -65,6 +69,17 @@ def probe_uri(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any] 
     if remote is not None:
         remote.close()
     return replace(facts, has_ranges=remote is not None)
+
+
+def _probe_by_ranges(fs: Any, video: RemoteVideo, limits: VideoConfig) -> VideoInfo | None:
+    """Of a long fragmented MP4, which has tables all over: those at its beginning do not tell how long it lasts."""
+    remote = open_by_ranges(fs, video)
+    if remote is None:
+        return None
+    with closing(remote):
+        if not isinstance(pieces_of(remote, limits), Fragments):
+            return None
+        return replace(probe(remote, limits), has_ranges=limits.ranges_above_bytes is not None)
 
 
 def _streamed() -> type:
@@ -137,6 +152,7 @@ class _Bounded(io.RawIOBase):
         self._uri = uri
         self._left = BUDGET_BYTES
         self.error: ClipError | None = None
+        self.is_used_up = False
         self.has_no_ranges = False  # of a web server, which fsspec finds out when it asks for one
 
     def readable(self) -> bool:
@@ -155,6 +171,7 @@ class _Bounded(io.RawIOBase):
                     raise
             self._left -= len(data)
             if self._left < 0:
+                self.is_used_up = True
                 message = f"its headers and first frame are not within {BUDGET_BYTES} bytes"
                 raise ClipError(Reason.UNREADABLE_VIDEO, message, redact_uri(self._uri))
         except ClipError as error:

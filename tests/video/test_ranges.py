@@ -20,7 +20,18 @@ from fsspec.implementations.local import LocalFileSystem
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.files.sighting import of_info
-from sam3ray.video import Anchor, ClipFrames, Frame, FrameIndex, VideoCache, VideoReader, _anchor, _ranges
+from sam3ray.video import (
+    Anchor,
+    ClipFrames,
+    Frame,
+    FrameIndex,
+    VideoCache,
+    VideoReader,
+    _anchor,
+    _probe_remote,
+    _ranges,
+    probe_uri,
+)
 from sam3ray.video._fetching import open_by_ranges
 from sam3ray.video._index import read_index
 from sam3ray.video._opened import ByRanges, VideoSource
@@ -206,6 +217,16 @@ class TestAnchors:
         path.write_bytes(path.read_bytes() * 2)
         assert self.passed(path, 55) is None
 
+    def test_plan_reads_the_beginning_of_long_fragments(
+        self, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        noise = list(np.random.default_rng(0).integers(0, 255, (60, 96, 128, 3), np.uint8))
+        path = write_video(tmp_path / "a.mp4", 60, (128, 96), images=noise, **STREAMS["fragments.mp4"])
+        site.files["fragments.mp4"] = path.read_bytes()
+        monkeypatch.setattr(_probe_remote, "BUDGET_BYTES", 2**17)
+        facts = probe_uri(f"{site.url}/fragments.mp4", LIMITS)
+        assert (facts.width, facts.height, facts.duration_s, facts.has_ranges) == (128, 96, None, True)
+
 
 class TestHostile:
     def test_fragments_whose_tables_do_not_fit_are_not_opened(self, tmp_path: Path) -> None:
@@ -217,6 +238,16 @@ class TestHostile:
         with pytest.raises(ClipError, match="its tables list 21474837") as caught:
             list(VideoReader(ranged(path), limits=LIMITS))
         assert caught.value.reason is Reason.OVER_LIMITS
+
+    def test_fragments_do_not_end_early_unnoticed(self, tmp_path: Path) -> None:
+        path = write_video(tmp_path / "a.mp4", 60, **STREAMS["fragments.mp4"])
+        data = bytearray(path.read_bytes())
+        at = data.rindex(b"moof") - 4
+        data[at : at + 8] = bytes(8)
+        path.write_bytes(data)
+        with pytest.raises(ClipError, match=f"what should follow at byte {at} cannot be read") as caught:
+            list(VideoReader(ranged(path), limits=LIMITS))
+        assert caught.value.reason is Reason.UNREADABLE_VIDEO
 
     def test_joined_fragments_fail_as_in_a_local_file(self, tmp_path: Path) -> None:
         path = write_video(tmp_path / "a.mp4", 30, **STREAMS["fragments.mp4"])
@@ -418,16 +449,18 @@ class TestFaults:
 
 
 class TestStores:
-    def test_s3(self, tmp_path: Path, s3_place: Place, video: Path, cache: VideoCache) -> None:
-        fs = fsspec.filesystem("s3", **s3_place.options)
-        uri = s3_place.uri.rsplit("/labels", 1)[0] + "/long.mp4"
+    @pytest.mark.parametrize("store", ["s3_place", "azure_place"])
+    def test_object_stores(self, tmp_path: Path, request: pytest.FixtureRequest, store: str, video: Path) -> None:
+        place: Place = request.getfixturevalue(store)
+        uri = place.uri.rsplit("/labels", 1)[0] + "/long.mp4"
+        fs = fsspec.filesystem(uri.partition(":")[0], **place.options)
         fs.put_file(str(video), uri)
-        cache = VideoCache(tmp_path / "cache", 10**8, s3_place.options, limits=LIMITS)
+        cache = VideoCache(tmp_path / "cache", 10**8, place.options, limits=LIMITS)
         with cache.open_parts(uri) as source:
             assert isinstance(source, RangedVideo)
             assert read_from(source, 140) == read_from(video, 140)
             assert source.fetched_bytes < 0.3 * source.size
-            fs.pipe_file(uri, video.read_bytes()[::-1])
+            fs.pipe_file(uri, video.read_bytes()[::-1], overwrite=True)
             with pytest.raises(ClipError) as caught:
                 seen(VideoReader(source, limits=LIMITS))
         assert caught.value.reason is Reason.NOT_FOUND
