@@ -1,9 +1,9 @@
 """SAM 3 over video datasets, on Ray: RLE masks, boxes, scores and ids in Parquet, committed exactly once.
 
-The public names are imported when first used: torch takes seconds to import, and reading annotations needs none of it.
+Public names are imported on first use, because torch takes seconds to import, and reading annotations does not need it.
 """
 
-# No `from __future__ import annotations` here: it would hide the submodule of that name.
+# No `from __future__ import annotations` here, because it would hide the submodule `annotations`.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

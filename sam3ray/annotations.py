@@ -1,4 +1,4 @@
-"""Annotations of a run: read them, and what they are made of."""
+"""Reads a run's annotations, and names the types that they consist of."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ __all__ = [
 def read_annotations(
     output: RunSource, storage_options: Mapping[str, Any] | None = None, *, revision: int | str | None = None
 ) -> ds.Dataset:
-    """The annotations of a run as a pyarrow dataset, lazily: `.to_table(filter=..., columns=...)`, `.to_batches()`.
+    """The annotations of a run as a lazy pyarrow dataset: `.to_table(filter=..., columns=...)`, `.to_batches()`.
 
-    Lists the folder once and opens no file before data are asked for. A compacted run is read from its merged files.
-    Row order within a clip is kept; clips come in the order of their ids.
+    Lists the folder once, and opens files only when data are requested. A compacted run is read from its merged files.
+    Rows of a clip keep their order; clips come in the order of their ids.
 
     Args:
         output: the run's output folder, on any fsspec storage; or the job's YAML file, dict or `JobConfig`.
         storage_options: fsspec options; they win over those of the configuration.
-        revision: None is what the model found; "latest" or a number also applies the corrections up to there, for
-            which touched clips are resolved into local files now.
+        revision: None for the model's own rows; "latest" or a number applies the corrections up to that revision.
+            Corrected clips are then written to local files first.
 
     Raises:
-        UserError: there is neither a run nor a folder of annotations; no such revision; or the log of corrections is
-            damaged.
-        JobStopped, ClipError: the store refuses, or is out of reach.
+        UserError: there is neither a run nor a folder of annotations, the revision does not exist, or the log of
+            corrections is damaged.
+        JobStopped, ClipError: the store refuses access or cannot be reached.
     """
     output, storage_options = run_place(output, storage_options)
     if revision is not None:
@@ -72,5 +72,5 @@ def read_annotations(
 def load_revision(
     run: RunSource, revision: int | str = "latest", storage_options: Mapping[str, Any] | None = None
 ) -> ds.Dataset:
-    """The annotations of a run with its corrections: `read_annotations` at a revision, the newest by default."""
+    """The annotations of a run with its corrections: `read_annotations` at a revision, by default the latest."""
     return read_annotations(run, storage_options, revision=revision)

@@ -1,4 +1,4 @@
-"""The demo: drawn clips, the whole job on a local Ray, annotated videos, and how good they are."""
+"""The demo: draws clips, runs the whole job on a local Ray, renders annotated videos, and evaluates the labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """How the demo went, and where to look. `report` is a sentence where nothing could be evaluated."""
+    """The demo's results, and where to find them. `report` is a sentence if nothing could be evaluated."""
 
     folder: Path
     summary: JobSummary
@@ -69,11 +69,11 @@ class DemoResult:
 
 
 def run_demo(output: str) -> DemoResult:
-    """Draws the clips (once), runs or resumes the job over them, renders and evaluates.
+    """Draws the clips (once), runs or resumes their job, renders and evaluates.
 
     Raises:
-        UserError: `output` cannot be written to, or holds a run of another version.
-        JobStopped: as `sam3ray.job.run_job`.
+        UserError: `output` cannot be written to, or has a run of another version.
+        JobStopped: see `sam3ray.job.run_job`.
     """
     from sam3ray.config import load_config
     from sam3ray.evaluate import evaluate_run
@@ -111,7 +111,7 @@ def _config(folder: Path, manifest: Path) -> dict[str, Any]:
 
 
 def _found(run: Path) -> list[tuple[str, str, int, int, int, int]]:
-    """Per clip and prompt: distinct objects, frames with any, rows, mean area in pixels."""
+    """For each clip and prompt: number of objects, of frames with any, and of rows, and the mean area in pixels."""
     from sam3ray.annotations import read_annotations
 
     table = read_annotations(str(run)).to_table(["clip_id", "prompt", "object_id", "frame_index", "area"])

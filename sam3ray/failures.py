@@ -1,9 +1,9 @@
-"""What can go wrong, as data: the closed set of reasons, and the errors that carry them.
+"""Failures as data: the closed set of reasons, and the errors that carry them.
 
-* `ClipError` - one clip cannot be done; the job continues. Becomes a `Failure` record on the store.
-* `UserError` - config, manifest or arguments are wrong; nothing was started (exit code 2).
-* `WorkerUnfit` - a worker has started on a node that lacks what the run needs; no clip has been tried.
-* `JobStopped` - the job cannot continue, for a cause that is no clip's fault (exit code 3).
+* `ClipError` - one clip cannot be labelled; the job continues. Becomes a `Failure` record on the store. * `UserError` -
+configuration, manifest or arguments are wrong; nothing was started (exit code 2). * `WorkerUnfit` - a worker has
+started on a node that lacks what the run needs; no clip has been tried. * `JobStopped` - the job cannot continue, and
+no clip is to blame (exit code 3).
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ class Reason(StrEnum):
 
     @property
     def is_charged(self) -> bool:
-        """Whether the clip is to blame. Faults of the storage and of nodes are not its doing."""
+        """Whether the attempt counts towards the clip's limit of tries. Faults of storage and nodes do not."""
         return self not in _UNCHARGED
 
     @property
     def is_node_fault(self) -> bool:
-        """The node that the attempt ran on is to blame, for as long as it runs."""
+        """Whether the attempt's node is to blame."""
         return self in (Reason.DEVICE, Reason.LOCAL_DISK)
 
     @property
     def is_of_content(self) -> bool:
-        """What the clip's bytes or its address say, whatever process looks at them."""
+        """Whether it follows from the clip's content or address, in whatever process."""
         return self in _FINAL and self is not Reason.INTERNAL
 
     @property
     def is_final(self) -> bool:
-        """Whether one such failure settles the clip for this run: trying again cannot help."""
+        """Whether one such failure settles the clip for this run, because trying again cannot help."""
         return self in _FINAL
 
 
@@ -69,7 +69,7 @@ _FINAL = frozenset(
 
 
 class ClipError(Exception):
-    """A clip cannot be processed. `where` names the place: a uri, a frame, a stage."""
+    """A clip cannot be labelled. `where` names the place: a uri, a frame, a stage."""
 
     def __init__(self, reason: Reason, message: str, where: str = "") -> None:
         super().__init__(message)
@@ -96,7 +96,7 @@ def _sentence(text: str) -> str:
 
 
 class UserError(Exception):
-    """Wrong config, manifest or arguments. Holds every problem found, one sentence each."""
+    """The configuration, manifest or arguments are wrong. Contains every problem found, one sentence each."""
 
     def __init__(self, problems: str | Iterable[str]) -> None:
         self.problems = tuple(map(_sentence, (problems,) if isinstance(problems, str) else problems))
@@ -107,7 +107,7 @@ class UserError(Exception):
 
 
 class WorkerUnfit(Exception):
-    """A worker cannot do what the run asks for; one on another node may. Its start has failed."""
+    """A worker cannot do what the run needs, though one on another node may. Its start has failed."""
 
 
 class JobStopped(Exception):
@@ -115,16 +115,16 @@ class JobStopped(Exception):
 
 
 class NotNow(JobStopped):
-    """It may work later: a node is short of something, a hub is busy. An actor that raises it is restarted."""
+    """It may work later: a node is short of a resource, or a hub is busy. An actor that raises it is restarted."""
 
 
 @dataclass(frozen=True)
 class Failure:
     """One failed attempt at a clip, as recorded under `failures/<clip_id>/<n>.json`.
 
-    `final` says that the attempt settled the clip: a later run leaves it alone until its records
-    are cleared, unless the reason is one that no clip is charged with. `attempt` counts from 1. `window` names the last
-    part of the clip that was kept before; empty: none was.
+    `final` says that the attempt settled the clip: a later run does not try it until its records are cleared, unless
+    the reason is not charged to clips. `attempt` counts from 1. `window` names the last window of the clip saved
+    before; empty if there is none.
     """
 
     clip_id: str

@@ -5,9 +5,9 @@ compressed form writes each length (from the fourth on, its difference to the on
 groups of five bits, lowest first, as the characters "0" to "o"; 0x20 marks a group that is continued.
 The format is pycocotools' (`maskApi.c`, rleToString and rleFrString); output is identical, byte for byte.
 
-Two encoders find the places where a mask changes, in column-major order, and share the rest. On the host only the
-rectangle around each mask is read, column by column. For tensors on a device one `nonzero` over the changes of all
-masks finds every run at once, so that a few kilobytes of run starts travel to the host instead of every pixel.
+Two encoders find the places where a mask changes, in column-major order, and share the rest. On the host, only the
+rectangle around each mask is read, column by column. On a device, one `nonzero` over the changes of all masks finds
+every run, so that a few kilobytes of run starts are copied to the host instead of every pixel.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class EncodedMask:
 
 
 def encode_masks(masks: np.ndarray | torch.Tensor) -> list[EncodedMask]:
-    """Encode masks of one size.
+    """Encodes masks of one size.
 
     Args:
         masks: (n, height, width), bool or uint8 (non-zero is foreground): a numpy array of any memory
@@ -74,13 +74,13 @@ def _check_shape(shape: tuple[int, ...]) -> None:
 
 
 def check_size(height: int, width: int) -> None:
-    """Raise ValueError unless a mask of this size can be written as COCO run lengths."""
+    """Raises ValueError unless a mask of this size can be written as COCO run lengths."""
     if height < 1 or width < 1 or height * width > MAX_PIXELS:
         raise ValueError(f"a mask must have 1 to {MAX_PIXELS} pixels, got height {height} and width {width}")
 
 
 def encode_crop(crop: np.ndarray, top: int, left: int, height: int, width: int) -> EncodedMask:
-    """Encode a mask of (height, width) that is background outside a bool crop with its corner at (top, left)."""
+    """Encodes a mask of (height, width) that is background outside a bool crop with its corner at (top, left)."""
     check_size(height, width)
     return _from_starts(_changes_of_crop(crop, top, left, height, width), 1, height, width)[0]
 
@@ -95,7 +95,7 @@ def _changes(mask: np.ndarray, height: int) -> np.ndarray:
 
 
 def _changes_of_crop(crop: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
-    """Likewise, of a mask that is background outside a rectangle."""
+    """The same for a mask that is background outside a rectangle."""
     rows, columns = crop.shape
     # A column of background pixels below the rectangle keeps the runs of neighbouring columns apart.
     padded = np.zeros((columns, rows + 1), np.bool_)
@@ -106,7 +106,7 @@ def _changes_of_crop(crop: np.ndarray, top: int, left: int, height: int, width: 
         changes = np.concatenate(([0], changes))
     x, y = np.divmod(changes, rows + 1)
     places = (left + x) * height + top + y
-    # Where the rectangle is as high as the frame, a run may continue from the foot of a column to the head of the next.
+    # If the rectangle is as high as the frame, a run may continue from the foot of a column to the head of the next.
     split = (places[1:] == places[:-1]).nonzero()[0]
     if len(split):
         places = np.delete(places, np.concatenate((split, split + 1)))
@@ -136,7 +136,7 @@ def _encode_on_device(masks: torch.Tensor) -> list[EncodedMask]:
 
 
 def _from_starts(starts: np.ndarray, n: int, height: int, width: int) -> list[EncodedMask]:
-    """Masks from where their runs start.
+    """Makes masks from the starts of their runs.
 
     Args:
         starts: int64, ascending: mask * height * width + the column-major position of a pixel that differs
@@ -206,7 +206,7 @@ def measure_runs(
 
 
 def _write_runs(counts: np.ndarray, run_offsets: np.ndarray) -> tuple[str, np.ndarray]:
-    """Run lengths of many masks to one string and the n + 1 offsets of each mask's part."""
+    """Writes run lengths of many masks into one string, with the n + 1 offsets of the masks' parts."""
     place = np.arange(len(counts)) - np.repeat(run_offsets[:-1], np.diff(run_offsets))
     value = counts.copy()
     delta = np.flatnonzero(place > 2)
@@ -224,7 +224,7 @@ def _write_runs(counts: np.ndarray, run_offsets: np.ndarray) -> tuple[str, np.nd
 
 
 def read_runs(chars: np.ndarray, offsets: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Parse and check many compressed RLEs at once.
+    """Parses and checks many compressed RLEs at once.
 
     Args:
         chars: uint8, the characters of all RLEs in a row.
@@ -268,7 +268,7 @@ def read_runs(chars: np.ndarray, offsets: np.ndarray, pixels: np.ndarray) -> tup
 
 
 def _sum_every_second(value: np.ndarray, run_offsets: np.ndarray) -> np.ndarray:
-    """Undo the differences: from a mask's fourth number on, each adds the one two places before it."""
+    """Undoes the differences: from a mask's fourth number on, each adds the one two places before it."""
     counts = value.copy()
     per_mask = np.diff(run_offsets)
     place = np.arange(len(value)) - np.repeat(run_offsets[:-1], per_mask)
@@ -310,7 +310,7 @@ def decode_rle(rle: str, height: int, width: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class MaskRuns:
-    """A mask as its foreground runs, to be measured and compared without pixels.
+    """A mask as its foreground runs, which can be measured and compared without pixels.
 
     Attributes:
         height, width: of the mask, in pixels.
@@ -371,7 +371,7 @@ class MaskRuns:
         return mask
 
     def encoded(self) -> EncodedMask:
-        """As `encode_masks` gives it."""
+        """The same mask as an `EncodedMask`."""
         changes = np.stack((self.starts, self.ends), axis=1).reshape(-1)
         return _from_starts(changes[changes < self.height * self.width], 1, self.height, self.width)[0]
 

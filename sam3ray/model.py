@@ -1,4 +1,4 @@
-"""A loaded model: sessions frame by frame, and whole clips."""
+"""A loaded model, for sessions frame by frame and for whole clips."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Model:
     """A loaded model. Load once, use for many clips.
 
     Attributes:
-        model_info: what the model is: checkpoint, revision, dtype, device, rules, thresholds.
-        stats: of the clip that `segment` is at, or ended last: `dropped_objects` counts the objects that
-            `tracking.max_num_objects` left no room for.
-        can_resume: `segment` takes a recorder.
+        model_info: identifies the model: checkpoint, revision, dtype, device, rules, thresholds.
+        stats: counts for the current or last clip of `segment`: `dropped_objects` is the number of objects dropped
+            because of `tracking.max_num_objects`.
+        can_resume: whether `segment` takes a recorder.
     """
 
     can_resume = True
@@ -47,7 +47,7 @@ class Model:
             storage_options: fsspec options, for a checkpoint on an object store.
 
         Raises:
-            JobStopped: it cannot be loaded; the message says what to do.
+            JobStopped: the checkpoint cannot be loaded; the message says what to do.
         """
         self._checkpoint = load_checkpoint(model, storage_options)
         self._tracking = tracking or TrackingConfig()
@@ -56,14 +56,14 @@ class Model:
         self.model_info: dict[str, Any] = self._checkpoint.info | self._engine.info
 
     def check_phrases(self, phrases: Sequence[str]) -> None:
-        """Raises UserError if one is empty, too long, or there twice."""
+        """Raises UserError if a phrase is empty, too long or given twice."""
         if problem := phrases_problem(tuple(phrases)):
             raise UserError(f"the session {problem}")
         self._engine.check_phrases(tuple(phrases))
 
     @property
     def tracking(self) -> TrackingConfig:
-        """The thresholds and batch sizes in force, memory aside."""
+        """The thresholds and batch sizes in force, apart from the memory rung."""
         return self._tracking
 
     @property
@@ -71,11 +71,11 @@ class Model:
         return {"dropped_objects": self._engine.tally.dropped}
 
     def set_memory_rung(self, rung: int) -> None:
-        """Trades speed for memory in the clips to come.
+        """Trades speed for memory in later clips.
 
         0 is the configuration's own; 2 works on one frame and an eighth of the objects at a time; 3
-        also keeps what objects remember in host memory; 4 also asks for one phrase at a time. Batch
-        shapes change the last bits of floating point numbers, so the rung belongs into a clip's metadata.
+        also keeps what objects remember in host memory; 4 also asks for one phrase at a time. Batch sizes change the
+        last bits of floating-point numbers, so a clip's metadata must record the rung.
         """
         from sam3ray.engine import Engine
 
@@ -95,7 +95,7 @@ class Model:
         self._engine = Engine(self._checkpoint, tracking)
 
     def with_tracking(self, tracking: TrackingConfig) -> Model:
-        """The same weights under other thresholds. Nothing is loaded again.
+        """A model with the same weights and other thresholds. Loads nothing again.
 
         Raises:
             ValueError: the thresholds contradict each other or the checkpoint's.
@@ -116,19 +116,19 @@ class Model:
         length: int | None = None,
         ids: Ids | None = None,
     ) -> Session:
-        """Begins a session on one clip: prompts are added, frames given, results taken (docs/session.md).
+        """Begins a session on one clip: add prompts, give frames, take results (docs/session.md).
 
         Args:
             height, width: of the frames, in pixels.
-            policy: "whole": results are final, and leave `hotstart_delay` - 1 frames late. "live": they leave at once,
-                and may be retracted. "backward": frames are given from the last to the first. "both" and "refined": the
-                frames are given twice (see `Session.next_pass`).
+            policy: "whole": results are final, and come `hotstart_delay` - 1 frames late. "live": they come at once,
+                and may be retracted. "backward": give frames from the last to the first. "both" and "refined": give the
+                frames twice (see `Session.next_pass`).
             masks: "rle" for run lengths, as in annotations; "array" or "tensor" for bool pixels instead.
-            length: number of frames, where it is known; else the session waits for 16 before it begins.
-            ids: those of an earlier session on the same clip (`Session.ids`): no id is given twice.
+            length: number of frames, if known; else the session waits for 16 frames before it begins.
+            ids: the ids of an earlier session on the same clip (`Session.ids`), so that no id is given twice.
 
         Raises:
-            ValueError: a size below 1, or a policy or form of masks that does not exist.
+            ValueError: a size is below 1, or there is no such policy or form of masks.
         """
         from sam3ray.engine.session import Session
 
@@ -153,8 +153,8 @@ class Model:
         """Labels one clip.
 
         Args:
-            frames: of one size, in display order, read only as far ahead as needed. A `FrameSource`
-                (`sam3ray.video.ClipFrames`) where they are looked at more than once: backward, or
+            frames: of one size, in display order, read only as far ahead as needed. Must be a `FrameSource`
+                (`sam3ray.video.ClipFrames`) if frames are needed more than once: backward, or with
                 `refine="throughout"`.
             height, width: of the frames, in pixels.
             prompts: a phrase, or a list of phrases; every instance of each is found and followed.
@@ -162,13 +162,12 @@ class Model:
                 their objects keep their ids, and those of phrases count up from above them.
             direction, refine: of the visual prompts (see `sam3ray.engine.policy`); None takes the
                 configuration's.
-            start_frame: index of the frame on which phrases are first looked for. None: the first frame; the last,
-                where `phrase_direction` is "backward".
-            phrase_direction: which way they go from there. None: as `direction`, where there is a `start_frame`; else
-                forward.
-            exemplars: concepts shown by boxes, resolved (`sam3ray.prompts.resolve_exemplars`). They go the way of the
-                phrases, and so do their ids.
-            progress: called after each processed frame: what is found backward comes late.
+            start_frame: index of the frame on which phrases are first looked for. None: the first frame, or the last if
+                `phrase_direction` is "backward".
+            phrase_direction: direction from there. None: like `direction` if there is a `start_frame`, else forward.
+            exemplars: concepts shown by boxes, resolved (`sam3ray.prompts.resolve_exemplars`). Direction and ids are as
+                for phrases.
+            progress: called after each processed frame, since values of a backward pass come late.
             recorder: saves the clip's progress; another call can continue from there. Not used if phrases go
                 backward.
 
@@ -177,9 +176,9 @@ class Model:
             `hotstart_delay` frames before it is accepted.
 
         Raises:
-            ValueError: nothing is asked for, or an exemplar or a visual prompt does not fit.
-            UserError: a phrase is empty, too long or given twice, or an exemplar's label is a phrase, too.
-            ClipError: over_limits, where an object starts with prompts that only say what it is not.
+            ValueError: there is no prompt, or an exemplar or visual prompt does not fit.
+            UserError: a phrase is empty, too long or given twice, or an exemplar's label is also a phrase.
+            ClipError: over_limits, if an object starts with negative clicks only.
         """
         way = direction or self._tracking.direction
         if phrase_direction is None:
@@ -214,10 +213,10 @@ def load(
             `embedded` is the small one in the package.
         tracking: thresholds and batch sizes.
         storage_options: fsspec options, for a checkpoint on an object store.
-        options: of `sam3ray.ModelConfig`: `device`, `dtype`, `revision`, `compile`, `offline`, `cache_dir`.
+        options: keys of `sam3ray.ModelConfig`: `device`, `dtype`, `revision`, `compile`, `offline`, `cache_dir`.
 
     Raises:
-        UserError: an option that does not exist or does not fit.
+        UserError: an option does not exist, or has a wrong value.
         JobStopped: the checkpoint cannot be loaded; the message says what to do.
     """
     from pydantic import ValidationError

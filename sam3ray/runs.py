@@ -1,4 +1,4 @@
-"""A run as a value: what a notebook opens, asks and shows."""
+"""A run as a value, to open, query and show in a notebook."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Still:
 
     Attributes:
         image: uint8 RGB, (height, width, 3), the annotations drawn on it.
-        has_source: False where the video could not be read, was too large to fetch for one frame, or has changed: the
-            masks are on a plain background then.
+        has_source: False if the masks are on a plain background, because the video could not be read, is too large to
+            fetch for one frame, or has changed.
     """
 
     clip_id: str
@@ -58,11 +58,11 @@ class Still:
 
 
 class Run:
-    """A run's output folder, opened to be read. Opening it reads nothing.
+    """A run's output folder, opened for reading. Opening it reads nothing yet.
 
     Attributes:
-        output: the folder: a path or an address.
-        storage: fsspec options to reach it with.
+        output: the folder, as a path or an address.
+        storage: fsspec options to reach it.
     """
 
     def __init__(self, run: RunSource, storage_options: Mapping[str, Any] | None = None) -> None:
@@ -81,7 +81,7 @@ class Run:
         return f"Run{repr(self._store)[len('RunStore') :]}"
 
     def status(self) -> Status:
-        """How far the run is, from storage alone. Raises UserError where there is no run."""
+        """The run's progress, read from storage alone. Raises UserError if there is no run."""
         return read_status(self.output, self.storage)
 
     def clips(self) -> list[ClipSummary]:
@@ -93,11 +93,11 @@ class Run:
         return self._store.failures()
 
     def annotations(self, revision: int | str | None = None) -> pyarrow.dataset.Dataset:
-        """As `sam3ray.read_annotations`."""
+        """See `sam3ray.read_annotations`."""
         return read_annotations(self.output, self.storage, revision=revision)
 
     def frames(self, clip_id: str) -> list[FrameAnnotations]:
-        """The annotated frames of a finished clip, ascending; frames without objects are not among them.
+        """The annotated frames of a finished clip, ascending, without frames that have no objects.
 
         Raises:
             UserError: the run has no such finished clip.
@@ -107,10 +107,9 @@ class Run:
         return list(read_frames(self._store.read_clip(clip_id)))
 
     def stills(self, count: int = STILLS) -> list[Still]:
-        """One annotated frame of each of some finished clips, spread evenly over the manifest.
+        """One annotated frame from each of some finished clips, spread evenly over the manifest.
 
-        Clips in which nothing was found are passed over. Videos on this machine are read; of remote ones those of at
-        most 64 MB.
+        Skips clips in which nothing was found. Remote videos are read only up to 64 MB.
         """
         done = self._store.done_ids()
         clips = [clip for clip in self._store.manifest() if clip.clip_id in done]
@@ -125,7 +124,7 @@ class Run:
         return found
 
     def _repr_html_(self) -> str:
-        """For notebooks: how far the run is, and a strip of stills."""
+        """For notebooks: the run's progress, and a strip of stills."""
         try:
             facts = html.facts("run", self.status().facts())
             stills = [(still.image, still.caption) for still in self.stills()]
@@ -135,7 +134,7 @@ class Run:
 
 
 def _spread(clips: list[Clip], count: int) -> list[Clip]:
-    """So many of the clips, evenly spread, the first among them."""
+    """This many of the clips, evenly spread, including the first."""
     if len(clips) <= count:
         return clips
     return [clips[at * len(clips) // count] for at in range(count)]

@@ -1,4 +1,4 @@
-"""Local videos in one call: from a path to annotations. Works without Ray."""
+"""Labels a local video in one call, from a path to annotations. Needs no Ray."""
 
 from __future__ import annotations
 
@@ -45,22 +45,21 @@ def segment_video(
         path: a video file, or a folder of numbered JPEG, PNG or WebP frames.
         prompts: a phrase, or a list such as ["person", "red car"].
         exemplars: concepts shown by boxes around instances, alone or with a phrase.
-        start_frame: index of the frame on which they are first looked for, and from which `direction`
-            says where to go; None: the first frame, or the last if the direction is "backward", or with "both" the
-            first frame of an exemplar.
+        start_frame: index of the frame on which concepts are first looked for, and from which `direction` counts. None:
+            the first frame, or the last if the direction is "backward", or with "both" the first frame of an exemplar.
         checkpoint: hub id or folder; `embedded` is the small one in the package. None: facebook/sam3.
         start_s, end_s: range in seconds from the video's start, end exclusive.
         fps: sample at this rate; None takes every frame.
         model: a loaded model (`sam3ray.load`), or how to load one; instead of `checkpoint`.
 
     Returns:
-        One value per frame, in display order. What is wrong with the arguments is raised by the call itself.
+        One value per frame, in display order. Errors in the arguments are raised at once, by the call itself.
 
     Raises:
         ClipError: the video cannot be read.
         JobStopped: the checkpoint cannot be loaded.
-        UserError: a phrase is too long, or arguments that contradict each other.
-        ValueError: nothing is asked for, or an exemplar does not fit the video.
+        UserError: a phrase is too long, or arguments contradict each other.
+        ValueError: there is no prompt, or an exemplar does not fit the video.
     """
     prompts = as_phrases(prompts)
     if direction == "both" and start_frame is None and not exemplars:
@@ -107,14 +106,14 @@ def track_video(
     tracking: TrackingConfig | None = None,
     limits: VideoConfig | None = None,
 ) -> Iterator[FrameAnnotations]:
-    """Follows the objects that clicks, boxes and masks point out in a local video.
+    """Follows objects in a local video that are given by clicks, boxes and masks.
 
     Args:
-        visual_prompts: several per object, and on several frames, refine it.
-        prompts: phrases to look for besides, forward; their objects' ids count up from above the prompted ones'.
-        exemplars: concepts shown by boxes, looked for as the phrases are.
+        visual_prompts: several prompts of one object, also on several frames, refine it.
+        prompts: phrases to look for as well, forward. Their objects get ids above those of the visual prompts.
+        exemplars: concepts shown by boxes, looked for like phrases.
         direction: "forward" from each object's first prompt, "backward" from its last, or "both".
-        refine: "onward": a later prompt changes the object from there on; "throughout": everywhere.
+        refine: "onward": a later prompt changes the object from there on; "throughout": on all frames.
 
     The other arguments and the return value are the same as for `segment_video`.
 
@@ -149,7 +148,7 @@ def _resolved(exemplars: Sequence[ExemplarPrompt], source: ClipFrames) -> tuple[
 
 def _check_model(checkpoint: str | None, model: Model | ModelConfig | None, tracking: TrackingConfig | None) -> None:
     if model is not None and checkpoint is not None:
-        raise UserError(f"checkpoint is {checkpoint!r}, but model is given as well; pass only one of them")
+        raise UserError(f"checkpoint is {checkpoint!r}, but model is given as well; pass only one of the two")
     if isinstance(model, Model) and tracking is not None:
         raise UserError("tracking cannot be changed for a loaded model; pass it to sam3ray.load(tracking=...)")
 

@@ -1,7 +1,7 @@
 """The verbs of the command as functions, for notebooks and programs.
 
-Each takes a run as whatever one has in hand: the output folder (a path or an address), or the job's configuration (a
-YAML file, a dict, a `JobConfig`). Relative paths in arguments and dicts are resolved in the current directory.
+Each takes a run in any form: the output folder (a path or an address), or the job's configuration (a YAML file, a dict
+or a `JobConfig`). Relative paths in arguments and dicts are resolved in the current directory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sam3ray.job import JobSummary
     from sam3ray.job.observe import Observer
 
-Progress = Callable[[int, int], None]  # done, of how many
+Progress = Callable[[int, int], None]  # (done, total)
 
 
 def status(
@@ -40,13 +40,13 @@ def status(
     revision: int | str | None = "latest",
     progress: Callable[[int], None] | None = None,
 ) -> Status:
-    """How far a run is, from storage alone, while a job works on it elsewhere or after it ended.
+    """A run's progress, read from storage alone, while the job runs elsewhere or after it has ended.
 
     Args:
         run: the output folder, or the job's YAML file, dict or `JobConfig`.
         storage_options: fsspec options; they win over those of the configuration.
-        revision: count what was corrected up to this one.
-        progress: called now and then with the number of files looked at.
+        revision: count corrections up to this revision.
+        progress: called from time to time with the number of files checked.
 
     Raises:
         UserError: there is no run.
@@ -66,18 +66,18 @@ def verify(
     cluster: str | None = None,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Audits a run: every clip accounted for, schema, row order, ids, boxes, every mask, corrections.
+    """Audits a run: that every clip is accounted for, and schema, row order, ids, boxes, masks and corrections.
 
     Args:
-        run, storage_options: as for `status`.
-        sample: look into the files of this many clips, chosen at random each time, instead of all.
-        revision: look at the corrections up to this one, and at the rows that they leave; None: at none.
+        run, storage_options: see `status`.
+        sample: check the files of only this many clips, chosen at random each time.
+        revision: check the corrections up to this revision, and the corrected rows; None skips corrections.
         workers: processes on this machine.
         cluster: spread the work over this Ray cluster instead: "auto", or host:port of its head node.
         progress: called with (clips checked, clips to check).
 
     Returns:
-        One sentence for each problem; an empty list means that none was found.
+        One sentence for each problem; an empty list if none was found.
 
     Raises:
         UserError: there is no run.
@@ -96,10 +96,10 @@ def verify(
 
 
 def verify_notes(run: RunSource, storage_options: Mapping[str, Any] | None = None) -> list[str]:
-    """What `verify` would not call a problem: leftovers that do no harm and that the next `run_job` removes.
+    """Harmless leftovers, which `verify` does not count as problems and the next `run_job` removes.
 
     Args:
-        run, storage_options: as for `status`.
+        run, storage_options: see `status`.
 
     Returns:
         One sentence each.
@@ -118,9 +118,9 @@ def retry(
     """Clears failure records: the next `run_job` tries those clips again.
 
     Args:
-        run, storage_options: as for `status`.
-        reasons: only clips that failed for these; None is all.
-        from_start: begin them at their first frame even where windows of them are kept.
+        run, storage_options: see `status`.
+        reasons: clear only failures with these reasons; None clears all.
+        from_start: make these clips start over, by deleting their saved windows.
 
     Returns:
         The number of clips cleared.
@@ -150,14 +150,14 @@ def compact(
     """Merges a run's files, one per clip, into larger ones. Safe against a crash at any point.
 
     Args:
-        run, storage_options: as for `status`.
-        target_mb: size to aim at for a merged file, in MiB.
-        remove_originals: delete the clips' own files afterwards.
+        run, storage_options: see `status`.
+        target_mb: target size of a merged file, in MiB.
+        remove_originals: delete the per-clip files afterwards.
         progress: called with (clips merged, clips to merge).
 
     Raises:
         UserError: there is no run, `target_mb` is out of range, or a file cannot be merged (`verify` says why).
-        JobStopped: a job is at work on the run.
+        JobStopped: a job is running on it.
     """
     if not 1 <= target_mb <= 4096:
         raise UserError(f"target_mb is {target_mb}; allowed: 1 to 4096")
@@ -182,16 +182,16 @@ def render(
         run, storage_options: as for `status`.
         clips: an id, or a list of ids; None is all finished clips.
         overwrite: re-render existing videos.
-        revision: draw the corrections up to this one, "latest" or a number, into `edits/videos/<number>/`; without
-            `clips` those clips that were corrected. None draws what the model found.
-        options: as in the configuration's `render` section, such as `{"max_height": 480}`; what is absent is as in the
-            run's own configuration.
+        revision: "latest" or a number: draw with the corrections up to this revision, into `edits/videos/<number>/`;
+            without `clips`, only corrected clips. None draws the model's own rows.
+        options: keys of the configuration's `render` section, such as `{"max_height": 480}`. Missing keys are taken
+            from the run's configuration.
         cluster: the Ray cluster to use: "auto", or host:port of its head node; None starts Ray on this machine.
         progress: True prints it to stderr; or an observer.
 
     Raises:
         UserError: there is no run, or no such finished clip.
-        JobStopped: storage or Ray cannot be reached, or a job is at work on the run.
+        JobStopped: storage or Ray cannot be reached, or a job is running on it.
     """
     from sam3ray.job import make_progress, render_run
 
