@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import gc
 import logging
 import os
 import sys
@@ -30,6 +32,8 @@ sys.dont_write_bytecode = False
 os.environ |= servers.S3_CREDENTIALS
 os.environ.pop("AWS_PROFILE", None)
 os.environ.pop("RAY_ADDRESS", None)  # no test joins a cluster that it has not started
+
+gc.disable()  # until all is collected: what is imported and collected stays
 
 # They share the server of `tests/app/conftest.py`, and the model that it has loaded.
 _PAGE = tuple(f"tests/app/test_{name}.py" for name in ("try_page", "prompting_page", "live_page", "page_typing"))
@@ -129,6 +133,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     turns |= {item.path: 2 * _LONG.index(item.path.name) + 1 for item in items if item.path.name in _LONG}
     last = len(items)  # a list that is being sorted is empty
     items.sort(key=lambda item: turns.get(item.path, last))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """The collector never looks again at a million objects that stay for as long as the process does."""
+    gc.freeze()
+    gc.enable()
+    if not hasattr(session.config, "workerinput"):  # xdist's processes end without a word
+        atexit.register(gc.unfreeze)  # or libraries report what they take for leaks
 
 
 @pytest.hookimpl(optionalhook=True)
