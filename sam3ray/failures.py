@@ -1,9 +1,9 @@
 """Failures as data: the closed set of reasons, and the errors that carry them.
 
-* `ClipError` - one clip cannot be labelled; the job continues. Becomes a `Failure` record on the store. * `UserError` -
-configuration, manifest or arguments are wrong; nothing was started (exit code 2). * `WorkerUnfit` - a worker has
-started on a node that lacks what the run needs; no clip has been tried. * `JobStopped` - the job cannot continue, and
-no clip is to blame (exit code 3).
+* `ClipError` - one clip cannot be labelled; the job continues. Becomes a `Failure` record on the store.
+* `UserError` - configuration, manifest or arguments are wrong; nothing was started (exit code 2).
+* `WorkerUnfit` - a worker has started on a node that lacks what the run needs; no clip has been tried.
+* `JobStopped` - the job cannot continue, and no clip is to blame (exit code 3).
 """
 
 from __future__ import annotations

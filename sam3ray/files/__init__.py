@@ -1,4 +1,4 @@
-"""Small files and folder listings from anywhere fsspec knows, with limits; and what was seen of a file."""
+"""Reads small files and lists folders on any fsspec storage, with limits; and records how a file looked."""
 
 from sam3ray.files._files import (
     EXTRAS,

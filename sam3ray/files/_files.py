@@ -1,7 +1,7 @@
-"""Small files and folder listings from anywhere fsspec knows, with limits and plain-sentence errors.
+"""Reads small files and lists folders on any fsspec storage, with limits and errors in plain sentences.
 
-Used before a job starts: configurations, manifests, prompts. Videos and results go through
-`sam3ray.video` and `sam3ray.store`.
+Used before a job starts, for configurations, manifests and prompts. Videos and results go through `sam3ray.video` and
+`sam3ray.store`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sam3ray.guard.addresses import AddressError, one_form, scheme_of
 from sam3ray.guard.protocols import protocol_problem
 from sam3ray.guard.redact import redact
 
-# What to install for an address, where fsspec itself does not bring it.
+# What to install for an address that fsspec alone cannot open.
 EXTRAS = {
     "s3": "s3",
     "s3a": "s3",
@@ -63,7 +63,9 @@ def suffix_of(uri: str) -> str:
 
 
 def kind_of_storage(uri: str) -> str:
-    """What serves the uri: `s3`, `gcs`, `azure`, `http` (https, too), or fsspec's name of another protocol."""
+    """The kind of storage of a uri: `s3`, `gcs`, `azure`, `http` (also for https), or fsspec's name of another
+    protocol.
+    """
     return _kind(uri.split("://", 1)[0].strip().lower()) if "://" in uri else "file"
 
 
@@ -72,10 +74,10 @@ def _kind(protocol: str) -> str:
 
 
 def options_for(uri: str, storage_options: Mapping[str, Any]) -> dict[str, Any]:
-    """The fsspec options for a uri, of those that a job or a caller gives.
+    """The fsspec options for a uri, selected from those of a job or a caller.
 
-    What stands under a kind of storage (`{"s3": {...}}`) is for that kind alone; what stands directly in
-    `storage_options` is for every store. Paths on this machine get none, web servers only their own.
+    Options under a kind of storage (`{"s3": {...}}`) are only for that kind; options directly in `storage_options` are
+    for every store. Paths on this machine get none, and web servers only their own.
     """
     if is_local(uri):
         return {}
@@ -91,7 +93,7 @@ def options_for(uri: str, storage_options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ambiguous_options(uris: Iterable[str], storage_options: Mapping[str, Any]) -> str | None:
-    """A sentence where options do not say for which of several kinds of store they are."""
+    """A sentence if options do not say for which of several kinds of store they are; else None."""
     shared = sorted(key for key, value in storage_options.items() if not _names_a_kind(key, value))
     if not shared:
         return None
@@ -110,7 +112,7 @@ def _names_a_kind(key: str, value: Any) -> bool:
 
 
 def resolve(uri: str) -> str:
-    """The same place, independent of the current directory and in its one spelling: see `sam3ray.guard.addresses`.
+    """The same place, independent of the current directory and in its single spelling, see `sam3ray.guard.addresses`.
 
     Raises:
         UserError: it names no place.
@@ -138,7 +140,7 @@ def read_bytes(uri: str, storage_options: Mapping[str, Any], max_bytes: int, *, 
 
 @contextmanager
 def local_copy(uri: str, storage_options: Mapping[str, Any], max_bytes: int, *, what: str) -> Iterator[str]:
-    """A path of the file on this machine: its own, or that of a copy which goes with the block.
+    """A local path of the file: its own, or that of a copy which is deleted at the end of the block.
 
     Raises:
         UserError: it cannot be read, is no regular file, or has more than `max_bytes`.
@@ -176,7 +178,8 @@ def _copy(fs: Any, source: str, uri: str, sink: BinaryIO, max_bytes: int) -> Non
 def read_whole(fs: Any, path: str, uri: str, max_bytes: int, *, may_be_pipe: bool = False) -> bytes:
     """All bytes of an opened address.
 
-    Never asked for at once: local files would set `max_bytes` aside, web servers give what has arrived.
+    Does not ask for everything at once: local files would reserve `max_bytes`, and web servers return only what has
+    arrived.
 
     Raises:
         web.TooLarge: there are more than `max_bytes`.
@@ -214,9 +217,9 @@ def decode(data: bytes, uri: str, *, what: str) -> str:
 
 
 def filesystem(uri: str, storage_options: Mapping[str, Any], *, what: str) -> tuple[Any, str]:
-    """The fsspec file system of a uri, and the path in it. Of the options it gets `options_for` it.
+    """The fsspec file system of a uri, and the path in it. It gets the options that `options_for` selects.
 
-    Which of the kinds that fsspec knows a job may use is a matter of its configuration (`sam3ray.guard.protocols`).
+    The configuration decides which kinds of storage a job may use (`sam3ray.guard.protocols`).
 
     Raises:
         UserError: an unknown kind of address, one that opens other addresses, or its package is not installed.
@@ -238,7 +241,7 @@ def filesystem(uri: str, storage_options: Mapping[str, Any], *, what: str) -> tu
 
 
 def open_filesystem(uri: str, storage_options: Mapping[str, Any]) -> tuple[Any, str]:
-    """Likewise, without a look at what is allowed. Raises what fsspec raises.
+    """The same, without checking what is allowed. Raises what fsspec raises.
 
     fsspec's own `url_to_fs` would take a `::` anywhere in an address for a chain of file systems.
     """

@@ -1,7 +1,8 @@
-"""How a video's content looks from outside: its size, and what its store changes when the content changes.
+"""Sightings: how a video looks from outside, by its size and by what its store changes when the content changes.
 
-A run notes it at first sight, as one line of JSON, and compares whenever it meets the video again: rows of two
-contents are never mixed under one address. Nothing is read for it, and no store asked more than it is anyway.
+A run records a sighting when it first sees a video, as one line of JSON, and compares it whenever it sees the video
+again. So rows of different contents are never mixed under one address. This needs no reading, and no additional
+requests.
 """
 
 from __future__ import annotations
@@ -11,24 +12,24 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-# In order of trust. On a web server the time of the last change comes first: servers that share an address give each
-# file an etag of their own.
+# In order of trust. For web servers the time of the last change comes first, because servers behind one address may
+# give different etags for a file.
 _TAGS = ("ETag", "etag", "generation", "crc32c", "Content-MD5", "content_md5")
 _TIMES = ("LastModified", "last_modified", "Last-Modified", "updated", "mtime")
 
 
 def of_local(size: int, mtime_ns: int, seen_at: float) -> str:
-    """Of a file on this machine. `seen_at`: Unix seconds now."""
+    """The sighting of a file on this machine. `seen_at` is the current time in Unix seconds."""
     return _line({"size": size, "modified": round(mtime_ns / 1e9, 6), "seen_at": round(seen_at, 3)})
 
 
 def of_size(size: int) -> str:
-    """Of something of which nothing else is known."""
+    """The sighting of something of which only the size is known."""
     return _line({"size": size})
 
 
 def of_info(info: Mapping[str, Any], *, is_web: bool) -> str:
-    """Of a file on a store, from what fsspec tells of it."""
+    """The sighting of a file on a store, from fsspec's information."""
     names = (*_TIMES, *_TAGS) if is_web else (*_TAGS, *_TIMES)
     name = next((name for name in names if info.get(name) is not None), None)
     size = info.get("size")
@@ -37,7 +38,7 @@ def of_info(info: Mapping[str, Any], *, is_web: bool) -> str:
 
 
 def of_frames(frames: Mapping[str, str]) -> str:
-    """Of a folder, from the sightings of its frames by name."""
+    """The sighting of a folder, from the sightings of its frames by name."""
     given = [json.loads(frames[name]) for name in sorted(frames)]
     sizes = [each.get("size") for each in given]
     tags = [[each.get("etag"), each.get("modified"), size] for each, size in zip(given, sizes, strict=True)]
@@ -47,9 +48,9 @@ def of_frames(frames: Mapping[str, str]) -> str:
 
 
 def change(first: str, now: str) -> str | None:
-    """How a video has changed since it was first seen, in words; None where it has not, as far as can be told.
+    """How a video has changed since it was first seen, in words; None if no change is visible.
 
-    On a disk a later time of change counts alone: copies of a file on several nodes have times of their own.
+    On a disk only a later time of change counts, since copies of a file on several nodes have different times.
     """
     before, after = _parsed(first), _parsed(now)
     for key, words in (("files", "files"), ("size", "bytes")):

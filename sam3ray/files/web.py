@@ -2,11 +2,10 @@
 
 fsspec's HTTP file system makes the requests. The settings here make it safe with untrusted servers:
 
-* No address is quoted again, neither the first nor those of redirects: a signed one is signed as it is written.
-* Nothing is unpacked behind our back: a body that comes compressed is unpacked piece by piece, and counted.
-* A range that was asked for is read, and no byte more, however much is sent.
-* Redirects go to http(s) alone, and with `private_hosts: false` no connection goes to an address of a private network,
-  whatever name led there.
+* No address is quoted again, including those of redirects, since a signature covers the address as written.
+* A compressed body is unpacked here, piece by piece, and its size is counted.
+* Only the requested range is read, however much is sent.
+* Redirects must go to http(s). With `private_hosts: false`, no connection goes to a private network, under any name.
 """
 
 from __future__ import annotations
@@ -27,22 +26,22 @@ PRIVATE_HOSTS = "private_hosts"  # the key under `storage.http`
 PRIVATE = "is an address of a private network"
 
 _CHUNK = 2**20
-_WHOLE_BYTES = 64 * _CHUNK  # of a body that is not copied to a file: listings of folders
+_WHOLE_BYTES = 64 * _CHUNK  # for bodies that are not copied to a file: listings of folders
 _CONNECT_S = 30.0
 _SILENCE_S = 60.0
-_SLOWEST = 64 * 2**10  # bytes in `_SILENCE_S`: a server that sends less would keep a worker for days
+_SLOWEST = 64 * 2**10  # bytes in `_SILENCE_S`; a slower server would occupy a worker for days
 
 
 class TooLarge(Exception):
-    """More bytes came, or are announced, than allowed."""
+    """More bytes arrived, or were announced, than allowed."""
 
 
 class Refused(Exception):
-    """What is there cannot be used; the text is a clause that says why."""
+    """The content cannot be used. The message is a clause that says why."""
 
 
 def client_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """fsspec's options for web servers, from those of a job."""
+    """The fsspec options for web servers, made from a job's options."""
     given = dict(options)
     client = any_host if given.pop(PRIVATE_HOSTS, True) else public_hosts
     return {"encoded": True, "get_client": client, **given}
@@ -61,14 +60,14 @@ def _session(socket_factory: Callable[[Any], socket.socket] | None, client_kwarg
 
     class Bounded(aiohttp.ClientResponse):
         async def read(self) -> bytes:
-            """The body, of which no more is taken than was asked for."""
+            """The body, up to the requested length."""
             if self._body is not None or not self.ok:
                 return await super().read()
             wanted = _range_bytes(self.request_info.headers.get("Range", ""))
             most = _WHOLE_BYTES if wanted is None else wanted
             async with asyncio.timeout(_SILENCE_S * (1 + most / _CHUNK)):
                 if self.content_length is not None and self.content_length <= most:
-                    return await super().read()  # as far as a connection goes that can be used again
+                    return await super().read()  # up to here, the connection can be used again
                 body = bytearray()
                 while len(body) < most and (chunk := await self.content.read(most - len(body))):
                     body += chunk
@@ -95,7 +94,7 @@ def _range_bytes(header: str) -> int | None:
 
 
 def _public_socket(address_info: Any) -> socket.socket:
-    """Called with each address that a connection is about to be made to, after the name was looked up."""
+    """Called with each address before connecting to it, after the name was resolved."""
     family, kind, protocol, _, address = address_info
     if not is_public(str(address[0])):
         raise PermissionError(f"{address[0]} {PRIVATE}")
@@ -103,7 +102,7 @@ def _public_socket(address_info: Any) -> socket.socket:
 
 
 def is_public(host: str) -> bool:
-    """Whether a numeric address is one of the public internet, also where it hides in an IPv6 one."""
+    """Whether a numeric address belongs to the public internet, even if it is wrapped in an IPv6 address."""
     ip = ipaddress.ip_address(host.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
@@ -119,11 +118,11 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 def copy(
     fs: Any, address: str, sink: BinaryIO, max_bytes: int, progress: Callable[[int], None] = lambda _: None
 ) -> int:
-    """The whole body, unpacked, into a file. Returns its bytes; `progress` is told those that are there so far.
+    """Copies the whole body, unpacked, into a file. Returns its size in bytes; `progress` gets the bytes so far.
 
     Raises:
-        TooLarge: it has more than `max_bytes`; the file holds some of them.
-        Refused: it is compressed in a way that was not asked for.
+        TooLarge: it has more than `max_bytes`; the file then has a part of it.
+        Refused: it has a compression that was not requested.
         Exception: what aiohttp raises.
     """
     from fsspec.asyn import sync
@@ -161,7 +160,7 @@ class Piece:
 
     Attributes:
         begin: its offset, as the server says.
-        info: what the answer tells of the file: `size`, and what changes with its content, under fsspec's names.
+        info: the response's facts about the file, under fsspec's names: `size`, and what changes with the content.
     """
 
     begin: int
@@ -170,7 +169,7 @@ class Piece:
 
 
 def read_range(fs: Any, address: str, begin: int, end: int) -> Piece | None:
-    """Bytes from one offset to another (exclusive), or fewer; None where the server does not give parts of it.
+    """Bytes from one offset to another (exclusive), or fewer; None if the server does not serve ranges.
 
     Raises:
         Exception: what aiohttp raises.
@@ -186,7 +185,7 @@ async def _read_range(fs: Any, address: str, begin: int, end: int) -> Piece | No
     options = dict(fs.kwargs)
     headers = {**options.pop("headers", {}), "Range": f"bytes={begin}-{end - 1}"}
     async with session.get(fs.encode_url(address), headers=headers, **options) as response:
-        if response.status == 416:  # it ends before: it is another file by now
+        if response.status == 416:  # it ends earlier, so the file has changed
             size = re.fullmatch(r"bytes \*/(\d{1,18})", response.headers.get("Content-Range", ""))
             return Piece(begin, b"", _told(response.headers, int(size[1]) if size else None))
         fs._raise_not_found_for_status(response, address)
@@ -205,7 +204,7 @@ def _told(headers: Mapping[str, str], size: int | None) -> Mapping[str, Any]:
 
 
 def _unpacking(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
-    """What turns the pieces that arrive into pieces of the content, of at most `_CHUNK` bytes each."""
+    """A function that turns arriving pieces into pieces of the content, of at most `_CHUNK` bytes each."""
     name = encoding.strip().lower()
     if name in ("", "identity"):
         return lambda chunk: iter((chunk,))
@@ -217,7 +216,7 @@ def _unpacking(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
 
 
 class _Inflater:
-    """gzip, zlib and bare deflate, told apart by their beginning."""
+    """Unpacks gzip, zlib and raw deflate, which it recognises by their beginning."""
 
     def __init__(self) -> None:
         self._inflate: Any = None

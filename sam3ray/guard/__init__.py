@@ -1,1 +1,3 @@
-"""What comes from outside and what goes out: addresses, secrets, JSON, odd letters, bytes that only a helper reads."""
+"""Guards what comes in and goes out: addresses, secrets, JSON and YAML, odd characters, and bytes that only a helper
+reads.
+"""

@@ -1,6 +1,6 @@
-"""One place, one spelling: every address is brought to one form, or refused with a sentence, before it is used.
+"""One spelling for each place: every address is brought to one form, or refused with a sentence, before it is used.
 
-Two forms, because stores are not disks:
+There are two forms, because stores are not disks:
 
 * `one_form` is for what is read. Paths on this machine become absolute, without `file://`, doubled slashes, `.` and
   `..`. A scheme becomes lower case and its aliases one (`s3a` is `s3`). The rest of an address stays as it is, byte for
@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 ALIASES = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "local": "file"}
 OBJECT_STORES = frozenset({"s3", "gs", "az", "adl"})
-# They can be read and never written, or end with the process that wrote to them.
+# These are read-only, or end with the process that wrote to them.
 NOT_WRITABLE = frozenset(
     {"http", "https", "data", "github", "gist", "git", "zip", "tar", "libarchive", "reference", "generic"}
     | {"filecache", "simplecache", "blockcache", "cached"}
@@ -27,16 +27,16 @@ NOT_WRITABLE = frozenset(
 _SCHEME = re.compile(r"\s*(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _ONE_SLASH = re.compile(r"(?i)\s*(?P<scheme>s3a?|gs|gcs|azure|az|abfss?|adl|https?|hdfs|s?ftp|file)\s*:(?!//)\s*/?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-# Most addresses of a large manifest are in their one form already.
+# Most addresses in a large manifest already have this form.
 _PLAIN = re.compile(r"(?:s3|gs|az)://[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_./=+-]*")
 
 
 class AddressError(ValueError):
-    """An address that means nothing, or not one thing. The text says why and what is allowed, without the address."""
+    """An invalid or ambiguous address. The message says why, and what is allowed, without repeating the address."""
 
 
 def scheme_of(address: str) -> str:
-    """The scheme in its one form: `s3` for `S3A://bucket/x`, `file` for a path."""
+    """The scheme in its single spelling: `s3` for `S3A://bucket/x`, `file` for a path."""
     found = _SCHEME.match(address)
     if found is None:
         return "file"
@@ -45,7 +45,7 @@ def scheme_of(address: str) -> str:
 
 
 def one_form(address: str) -> str:
-    """The one spelling of an address to be read. A slash at its end is kept: it says that a folder is meant.
+    """The single spelling of an address to be read. Keeps a slash at the end, which marks a folder.
 
     Raises:
         AddressError: it names no place.
@@ -53,7 +53,7 @@ def one_form(address: str) -> str:
     if _PLAIN.fullmatch(address):
         return address
     if "::" in address and "://" in address:
-        return address  # a chain of file systems: whoever allows those knows what they mean
+        return address  # a chain of file systems, used only if the configuration allows it
     if _CONTROL.search(address):
         raise AddressError("contains control characters; allowed: none")
     found = _SCHEME.match(address)
@@ -74,7 +74,7 @@ def one_form(address: str) -> str:
 
 
 def folder_form(address: str) -> str:
-    """The one spelling of a folder to be listed and written, without a slash at its end.
+    """The single spelling of a folder to be listed and written, without a slash at the end.
 
     Raises:
         AddressError: it names no folder that can be written, or clients disagree about which.
@@ -110,7 +110,7 @@ def _local(path: str) -> str:
         raise AddressError(f"has no slash after the colon; allowed: {scheme}://{rest}")
     trailing = "/" if len(path) > 1 and path.endswith("/") else ""
     full = os.path.abspath(os.path.expanduser(path))
-    # POSIX lets two slashes in front mean something else; no system that we run on makes use of that.
+    # POSIX allows another meaning for two leading slashes, which no supported system uses.
     return f"/{full.lstrip('/')}" + (trailing if full != "/" else "")
 
 
@@ -120,5 +120,5 @@ def _local_of_url(rest: str) -> str:
         rest = rest[len("localhost") :]
     if not rest.strip():
         raise AddressError("does not name a file; allowed: file:///FOLDER/NAME")
-    # A file whose name has the escape itself in it goes first: that is how such an address was read before.
+    # A file whose name contains the escape itself wins, because such addresses used to be read so.
     return _local(rest if "%" not in rest or os.path.lexists(os.path.expanduser(rest)) else unquote(rest))

@@ -1,4 +1,4 @@
-"""What is wrong with a file that a library cannot read, for the end of a sentence."""
+"""Says what is wrong with a file that a library cannot read, as the end of a sentence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ _SAID = {
 
 
 def why_unreadable(error: BaseException) -> str:
-    """What an error of Arrow means, with its text in brackets where its kind is not known. Other errors are ours."""
+    """Explains an error of Arrow, with its text in brackets if its kind is unknown. Other errors are ours, and
+    unchanged.
+    """
     said = " ".join(str(error).split())
     if not isinstance(error, OSError) and not type(error).__module__.startswith("pyarrow"):
         return said[:300]

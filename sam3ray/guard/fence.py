@@ -1,11 +1,11 @@
-"""Work on strangers' bytes in a helper process that may die of it. The system bounds its memory and processor time.
+"""Processes untrusted bytes in a helper process, whose memory and processor time the system limits.
 
-A few kilobytes can make a demuxer allocate gigabytes, a page of a Parquet file unpack to two of them, a decoder stand
-still or crash. No library offers limits for that, so such work is done by a process without a model and without torch.
-It is started once and asked again and again: an answer costs a fraction of a millisecond.
+A few kilobytes can make a demuxer allocate gigabytes, a page of a Parquet file can unpack to gigabytes, and a decoder
+can hang or crash. No library offers limits for this, so a process without a model and without torch does such work. It
+is started once and used again: a call costs a fraction of a millisecond.
 
-If the helper dies, its caller gets an exception and the next call a new helper. If the caller dies, the helper reads
-the end of its input, or is ended by its own timers.
+If the helper dies, its caller gets an exception, and the next call gets a new helper. If the caller dies, the helper
+sees the end of its input, or its own timers end it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from typing import Any, BinaryIO
 
 _MAX_IDLE = 2
 _YOUNG_S = 2.0
-_RETIRE_BYTES = 512 * 2**20  # a helper that has kept so much is not asked again
+_RETIRE_BYTES = 512 * 2**20  # a helper that keeps more memory is not used again
 _WALL = 10  # seconds of waiting allowed for each second of processor time
 
-# Threads and the pools of memory that each has count as address space, whether they are used or not.
+# Threads and their memory pools count as address space, even if unused.
 _FEW_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 
 _in_helper = False
@@ -37,7 +37,7 @@ _caller: tuple[BinaryIO, BinaryIO] | None = None  # of a helper: its requests, i
 
 
 class HelperDied(Exception):
-    """The helper ended before it answered: a native crash. The message is a sentence's end: "crashed (SIGSEGV)"."""
+    """The helper ended before it answered: a native crash. The message ends a sentence: "crashed (SIGSEGV)"."""
 
 
 class HelperTimedOut(Exception):
@@ -51,29 +51,32 @@ def fenced(
     cpu_s: float,
     answer: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """`call(*args)` in a helper process.
+    """Runs `call(*args)` in a helper process.
 
     Args:
-        call: a function of a module; it, its arguments and its result cross a pipe.
-        memory_bytes: what it may allocate; beyond that, allocations fail in it.
-        cpu_s: seconds of processor time; ten times as long where it waits.
-        answer: answers, in this process, what the call asks with `ask`. What it raises ends the call.
+        call: a function of a module. It, its arguments and its result are sent through a pipe.
+        memory_bytes: limit on its allocations; beyond it, they fail.
+        cpu_s: seconds of processor time; it may wait ten times as long.
+        answer: called in this process with each question that the call asks with `ask`. An exception of it ends the
+            call.
 
     Raises:
-        HelperDied, HelperTimedOut: see there.
-        OSError: no helper can be started, or it was killed: ENOMEM, since the machine is short of something.
-        Exception: what the call raised, MemoryError included.
+        HelperDied, HelperTimedOut: see these.
+        OSError: no helper can be started, or it was killed: ENOMEM, since the machine is short of resources.
+        Exception: whatever the call raised, including MemoryError.
     """
     return next(_call(call, args, memory_bytes, cpu_s, answer))
 
 
 def fenced_items(call: Callable[..., Any], *args: Any, memory_bytes: int, cpu_s: float) -> Iterator[Any]:
-    """Likewise what a generator function yields, item by item. Exhaust or close it."""
+    """The same for a generator function, item by item. Exhaust or close it."""
     return _call(call, args, memory_bytes, cpu_s, None)
 
 
 def ask(question: Any) -> Any:
-    """Within a helper: what the caller's `answer` says to the question. So a helper needs neither network nor keys."""
+    """Called within a helper: gives the answer of the caller's `answer`, so that a helper needs neither network nor
+    keys.
+    """
     assert _caller is not None, "only a helper has somebody to ask"
     requests, answers = _caller
     _answer(answers, "ask", question)
@@ -81,18 +84,18 @@ def ask(question: Any) -> Any:
 
 
 def allow_memory(more_bytes: int) -> None:
-    """Within a helper: from here on, so many bytes may be allocated beyond what there is. Elsewhere nothing happens."""
+    """Called within a helper: from here on, this many more bytes may be allocated. Does nothing elsewhere."""
     if _in_helper:
         _limit_memory(more_bytes)
 
 
 def limit_this_process(more_bytes: int) -> None:
-    """For processes that are spared nothing anyway: allocations beyond so many more bytes fail."""
+    """For processes that may crash anyway: makes allocations beyond this many more bytes fail."""
     _limit_memory(more_bytes)
 
 
 class _Unanswered(Exception):
-    """What the caller's own `answer` has raised: the helper is well."""
+    """An exception of the caller's own `answer`: the helper is fine."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
@@ -100,7 +103,7 @@ class _Unanswered(Exception):
 
 
 class _Helper:
-    is_young = True  # until its first call is done: what that imports takes a hundred times longer than the call
+    is_young = True  # until its first call is done, whose imports take a hundred times longer than the call
 
     def __init__(self) -> None:
         paths = [path or os.getcwd() for path in sys.path]
@@ -108,13 +111,13 @@ class _Helper:
             [sys.executable, "-c", "from sam3ray.guard.fence import _serve; _serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # libraries print what strangers wrote
+            stderr=subprocess.DEVNULL,  # libraries print untrusted text
             env={**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), **_FEW_THREADS},
         )
         try:
             self.receive()
         except (EOFError, OSError, pickle.UnpicklingError):
-            # Whatever it is, it is not the work that it has not been given yet.
+            # Whatever it is, its work is not to blame, since it had none yet.
             raise OSError(errno.ENOMEM, f"a helper process {_how_it_ended(self.end())} when it was started") from None
         except BaseException:
             self.end()
@@ -131,7 +134,7 @@ class _Helper:
         return kind, value
 
     def result(self, answer: Callable[[Any], Any] | None) -> tuple[str, Any]:
-        """What it says next, once its questions are answered."""
+        """The next result, after answering the helper's questions."""
         while True:
             kind, value = self.receive()
             if kind != "ask":
@@ -144,7 +147,7 @@ class _Helper:
             self.send(reply)
 
     def end(self) -> int:
-        """Ends it and gives its exit status: that of its own death where it is dead already."""
+        """Ends the helper and returns its exit status; if it has died already, that of its death."""
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 with suppress(OSError):
@@ -163,13 +166,13 @@ _changed = threading.Condition(_lock)  # a helper is idle, or no longer young
 
 
 def _take() -> tuple[_Helper, bool]:
-    """A helper, and whether it is a new one.
+    """A helper, and whether it is new.
 
-    One that is just being started is waited for: it is free before another would be.
+    Waits for one that is just being started, since another one would take longer.
     """
     global _owner, _young
     with _changed:
-        if _owner != os.getpid():  # the helpers of a forked process are its parent's
+        if _owner != os.getpid():  # after a fork, the helpers belong to the parent
             _idle.clear()
             _owner, _young = os.getpid(), 0
         _changed.wait_for(lambda: _idle or not _young, _YOUNG_S)
@@ -237,7 +240,7 @@ def _call(
         except (EOFError, OSError, pickle.UnpicklingError):
             status = _end(helper)
             if not is_new and status != -signal.SIGPROF and status != -signal.SIGALRM:
-                continue  # it may have died of something else, while it was idle
+                continue  # it may have died of another cause while idle
             raise _death(status) from None
         except _Unanswered as unanswered:
             _end(helper)
@@ -248,7 +251,7 @@ def _call(
     is_at_rest = False
     try:
         while kind == "item":
-            _grown(helper)  # its caller keeps it for as long as it likes
+            _grown(helper)  # its caller may keep it for any time
             yield value
             try:
                 kind, value = helper.receive()
@@ -275,7 +278,7 @@ def _call(
 def _death(status: int) -> Exception:
     if status in (-signal.SIGPROF, -signal.SIGALRM):
         return HelperTimedOut()
-    if status in (-signal.SIGKILL, -signal.SIGTERM):  # by the system, which is out of memory, or by a person
+    if status in (-signal.SIGKILL, -signal.SIGTERM):  # by the system, because of a lack of memory, or by a person
         return OSError(errno.ENOMEM, f"a helper process {_how_it_ended(status)}")
     return HelperDied(_how_it_ended(status))
 
@@ -353,7 +356,7 @@ _RESIDENT = 1
 
 
 def _memory_bytes(kind: int = 0) -> int:
-    """Address space in use, or memory; 0 where the system does not tell."""
+    """Address space or memory in use; 0 if the system does not tell."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[kind]) * resource.getpagesize()

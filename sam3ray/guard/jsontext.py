@@ -1,4 +1,4 @@
-"""JSON that anybody may have written: a value, or a ValueError that says what is wrong with the text."""
+"""Parses untrusted JSON: gives a value, or a ValueError that says what is wrong with the text."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def parse_json(
     constant: Callable[[str], Any] | None = None,
     pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> Any:
-    """The value that the text holds.
+    """The value of the text.
 
     Args:
-        constant: called with NaN, Infinity or -Infinity, which Python takes and JSON does not have.
+        constant: called with NaN, Infinity or -Infinity, which Python accepts but JSON does not have.
         pairs: makes each object from its keys and values.
 
     Raises:
-        ValueError: the text is not JSON, is nested too deeply to be ours, or is larger than `max_bytes`. The message
-            follows "... is not JSON: ".
+        ValueError: the text is not JSON, is nested too deeply, or is larger than `max_bytes`. The message follows "...
+            is not JSON: ".
     """
     if len(data) > max_bytes:
         raise ValueError(f"it has {len(data)} bytes; allowed: at most {max_bytes}")
@@ -49,7 +49,7 @@ def parse_json(
 
 
 def why_not_json(error: ValueError | RecursionError) -> str:
-    """What the decoder's error means, and where it is."""
+    """Explains the decoder's error, with its place."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):

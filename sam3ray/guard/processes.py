@@ -1,7 +1,7 @@
-"""Work shared among processes that end when this one does, however it ends.
+"""Shares work among processes that end when this one does, however it ends.
 
-They do not import the caller's script, as spawned processes otherwise do: a script without `if __name__ == "__main__"`
-would start its work again in each of them, and one that was read from stdin cannot be imported.
+Unlike other spawned processes, they do not import the caller's script. A script without `if __name__ == "__main__"`
+would start its work again in each of them, and a script read from stdin cannot be imported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ R = TypeVar("R")
 
 
 def worker_pool(workers: int, initializer: Callable[..., None] | None = None, *args: Any) -> ProcessPoolExecutor:
-    """A pool of spawned processes: a fork would copy the threads' locks of storage clients.
+    """A pool of spawned processes. Forked ones would copy locks held by threads of storage clients.
 
     Args:
         initializer: called with `args` in each process before its first task.
@@ -28,10 +28,10 @@ def worker_pool(workers: int, initializer: Callable[..., None] | None = None, *a
 
 
 def in_processes(function: Callable[[T], R], items: Sequence[T], workers: int, at_once: int = 1) -> Iterator[R]:
-    """The results in the order of the items; in this process where one worker is enough.
+    """The results in the order of the items. With one worker, runs in this process.
 
     Args:
-        at_once: items that a worker takes at a time.
+        at_once: number of items that a worker takes at a time.
     """
     workers = min(workers, len(items))
     if workers <= 1:
@@ -42,7 +42,7 @@ def in_processes(function: Callable[[T], R], items: Sequence[T], workers: int, a
 
 
 class _Starting(threading.local):
-    """Whether this thread starts one of our processes."""
+    """Whether this thread is starting one of our processes."""
 
     ours = False
 
@@ -52,9 +52,10 @@ _prepared = spawn.get_preparation_data
 
 
 def _preparation_data(name: str) -> dict[str, Any]:
-    """What a spawned process is told: for ours, nothing of the caller's script. No function of theirs is defined there.
+    """What a spawned process is told. Ours learn nothing of the caller's script, where none of their functions is
+    defined.
 
-    multiprocessing has no option for it (3.11-3.14); others' processes start as ever.
+    multiprocessing has no option for this (3.11-3.14). Other processes start as usual.
     """
     data: dict[str, Any] = _prepared(name)
     if _STARTING.ours:
@@ -86,7 +87,7 @@ def _begin(initializer: Callable[..., None] | None, *args: Any) -> None:
 
 
 def _end_with_the_parent() -> None:
-    # A worker waits for tasks on a pipe. The other workers hold its writing end, too, so it never closes.
+    # A worker waits for tasks on a pipe, which never closes, since the other workers have its writing end open, too.
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

@@ -1,6 +1,6 @@
-"""Which kinds of storage an address may name: those that a job is meant for, and what its configuration adds.
+"""Says which kinds of storage an address may name: the usual ones, and those that the configuration adds.
 
-fsspec knows some fifty. Most are harmless and never meant; some open other addresses from within (`reference://`,
+fsspec knows some fifty kinds. Most are harmless but never intended. Some open other addresses (`reference://`,
 `zip://`, caches, chains with `::`), so that a row of a manifest could reach any file of the machine that reads it.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Collection
 from sam3ray.guard.addresses import ALIASES, scheme_of
 
 ALLOWED = frozenset({"file", "s3", "gs", "az", "adl", "http", "https", "memory", *ALIASES})
-# They read other addresses, or what stands in the address itself: no configuration admits them.
+# These read other addresses, or data within the address. No configuration may allow them.
 NEVER = frozenset(
     {"reference", "zip", "tar", "libarchive", "dir", "generic", "data", "dask", "jupyter", "jlab"}
     | {"simplecache", "filecache", "blockcache", "cached", "async_wrapper", "asyncwrapper", "asynclocal"}
@@ -23,7 +23,7 @@ _SCHEME = re.compile(r"\s*([A-Za-z0-9+._-]+):(?://|(?=[^/]*$))")
 
 
 def protocol_problem(address: str, more: Collection[str] = ()) -> str | None:
-    """What is wrong with the kind of an address, as "is on ftp://, ...; allowed: ...", or None.
+    """What is wrong with an address's kind of storage, as "is on ftp://, ...; allowed: ...", or None.
 
     Args:
         more: kinds that the configuration adds.
@@ -48,5 +48,5 @@ _NO_SLASHES = tuple(f"{name}:" for name in sorted(NEVER))
 
 
 def _is_web(address: str) -> bool:
-    """A `::` within an address of a web server is a part of it: signed ones name services so."""
+    """Whether a `::` is part of a web address, as in signed ones that name services."""
     return re.match(r"(?i)\s*https?://", address) is not None

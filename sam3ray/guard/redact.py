@@ -1,4 +1,4 @@
-"""Keeps credentials out of whatever is written or shown: messages, records, metadata, logs."""
+"""Keeps credentials out of everything written or shown: messages, records, metadata, logs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _SECRET_NAME = re.compile(
     r"|account_key|access_key|api[_-]?key|^key$|_key$|passphrase|hmac|jwt|bearer|session_?id|cookie|authorization"
     r"|(^|_)auth$)"
 )
-# Names that look secret and are not: they say where a credential comes from, not what it is.
+# Names that look secret but only tell where a credential comes from.
 _HARMLESS_NAME = re.compile(r"(?i)(_file|_path|_dir|_uri|_url|_id|token_length|max_tokens|tokenizer.*+)$")
 
-# Every unbounded repetition is possessive (`*+`), and what starts with one is kept from starting inside another's run:
-# a text is passed over a fixed number of times, whatever it is made of.
+# Every unbounded repetition is possessive (`*+`), and no match starts within another one's run. So a text is scanned a
+# fixed number of times, whatever it contains.
 _ADDRESS = re.compile(r"(?<![A-Za-z0-9+.-])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,30})://(?P<rest>[^\s]*+)")
 _NEXT = re.compile(r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}://")
 _QUOTE = re.compile(r"[\"'<>`\\]")
@@ -47,7 +47,7 @@ _JWT = re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+(
 _ACCESS_KEY = re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b")
 _HUB_TOKEN = re.compile(r"(?<![A-Za-z0-9_])hf_[A-Za-z0-9]{20,}+")
 
-# A text without any of these holds nothing that the patterns above look for; most texts do not.
+# Only texts with one of these can match the patterns above; most texts have none.
 _SUSPECT = re.compile(r"[@?#=]|eyJ|AKIA|ASIA|hf_|(?i:bearer|auth|cookie|key|token)")
 
 _ENVIRONMENT = (
@@ -68,12 +68,12 @@ _known_secrets: set[str] = set()
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a key of this name is taken to hold a credential."""
+    """Whether a key of this name is assumed to hold a credential."""
     return bool(_SECRET_NAME.search(name)) and not _HARMLESS_NAME.search(name)
 
 
 def remember_secrets(options: Any) -> None:
-    """Note the credentials among fsspec options, so that `redact` masks them wherever they turn up in this process."""
+    """Notes the credentials among fsspec options, so that `redact` masks them wherever they appear in this process."""
     if isinstance(options, Mapping):
         for name, value in options.items():
             if is_secret_name(str(name)) and isinstance(value, str):
@@ -86,7 +86,7 @@ def remember_secrets(options: Any) -> None:
 
 
 def _note(value: str) -> None:
-    if len(value) >= 6 and value not in _known_secrets:  # masking shorter ones would eat ordinary text
+    if len(value) >= 6 and value not in _known_secrets:  # masking shorter ones would hit ordinary text
         _known_secrets.add(value)
         _known_pattern.cache_clear()
 
@@ -100,9 +100,9 @@ def _known_pattern(environment: tuple[str, ...]) -> re.Pattern[str] | None:
 def redact(text: str) -> str:
     """The text with credentials masked.
 
-    Masked are known values; of every address user name and password, and on the web the whole query and fragment,
-    whose parameters may have any name; elsewhere parameters, headers and tokens that are known to be secret. Takes
-    time in proportion to the length of the text.
+    Masks known values, the user name and password of every address, and the whole query and fragment of web addresses,
+    whose parameters may have any name. Elsewhere it masks parameters, headers and tokens known to be secret. Takes time
+    proportional to the length of the text.
     """
     environment = tuple(os.environ[name] for name in _ENVIRONMENT if len(os.environ.get(name, "")) >= 6)
     known = _known_pattern(environment)
@@ -136,7 +136,7 @@ def has_query(address: str) -> bool:
 
 
 def _redacted_word(match: re.Match[str]) -> str:
-    """One word of a text that begins with an address, and may go on with others, as in `https://a/?u=https://b`."""
+    """Masks one word of a text that begins with an address, and may contain others, as in `https://a/?u=https://b`."""
     word = match[0]
     starts = [found.start() for found in _NEXT.finditer(word)] + [len(word)]
     return "".join(_redacted_address(word[start:end]) for start, end in itertools.pairwise(starts))
@@ -156,11 +156,13 @@ def _redacted_address(piece: str) -> str:
 
 
 def _userinfo_end(scheme: str, rest: str) -> int:
-    """Where the `@` after `user` or `user:password` is; -1 where there is none. A password may hold any character."""
+    """The place of the `@` after `user` or `user:password`; -1 if there is none. A password may contain any
+    character.
+    """
     limit = _first_of(rest, "/?#\"'<>`\\")
     authority = rest[:limit]
     if ":" in authority and not _PORT.match(rest):
-        return rest.rfind("@")  # whatever stands between: a password, as no number of a port follows the colon
+        return rest.rfind("@")  # whatever is between: a password, since no port number follows the colon
     if scheme.lower() in _CONTAINER_FORM and ":" not in authority:
         return -1
     return authority.rfind("@")

@@ -1,4 +1,4 @@
-"""What looks like a secret: such values are refused in configurations and never repeated in messages."""
+"""Recognises values that look like secrets. They are refused in configurations, and never repeated in messages."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from sam3ray.guard.redact import has_query, has_userinfo, is_secret_name, redact
 
 _ALSO_SECRET = frozenset({"username", "auth", "bearer"})
-# What is sent with each request: a header of any name may carry a token.
+# These are sent with each request, and a header of any name may contain a token.
 _ALSO_SENT = frozenset({"headers", "header", "default_headers", "extra_headers", "cookies", "cookie", "cookie_jar"})
-# gcsfs takes these words as `token`, azure's `credential` and `anon` are switches: they name a source, not a secret.
+# These name a source, not a secret: words that gcsfs takes as `token`, and azure's switches `credential` and `anon`.
 _HARMLESS = frozenset({"anon", "cloud", "google_default", "cache", "browser", "default"})
 
 
@@ -25,7 +25,7 @@ def has_password(text: str) -> bool:
 
 
 def without_password(uri: str) -> str:
-    """The address without what may be secret in it, for messages."""
+    """The address without possible secrets, for messages."""
     return redact(uri)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with text that is not YAML, in the words of somebody who writes YAML, not of its parser."""
+"""Explains errors in YAML for people who write it, not in the words of its parser."""
 
 from __future__ import annotations
 
