@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from sam3ray.app._corrections import in_words
 from sam3ray.app._library import Entry, Library, NotHere
 from sam3ray.app._results import frame_json
 from sam3ray.failures import ClipError, UserError
@@ -180,6 +181,7 @@ class Review:
                 "clip": clip_id,
                 "revision": revision,
                 "accepted": bool(operations) and isinstance(operations[-1], Accept),
+                "corrections": sum(not isinstance(each, Accept) for each in operations),
                 "frames": [frame_json(frame) for frame in frames],
                 "log": self._log(clip_id, revision),
             }
@@ -205,7 +207,7 @@ class Review:
                 "time": entry.time,
                 "tool": entry.tool,
                 "undone": entry.number in undone,
-                "operations": [operation_as_json(each) for each in entry.operations],
+                "words": in_words(operation_as_json(each) for each in entry.operations),
             }
             for entry in entries
             if _touches(self._edits, entry, clip_id)

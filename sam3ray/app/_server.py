@@ -11,7 +11,6 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,14 @@ from starlette.websockets import WebSocketDisconnect
 
 from sam3ray import __version__
 from sam3ray.app import _downloads as downloads
+from sam3ray.app._corrections import in_words
 from sam3ray.app._library import Library, NotHere
 from sam3ray.app._live import DeskView, Show, decode_picture, seen_json
 from sam3ray.app._options import AppOptions
 from sam3ray.app._order import THRESHOLDS
 from sam3ray.app._results import frame_json
 from sam3ray.app._review import Review
+from sam3ray.app._static import TYPES, static_files
 from sam3ray.app._tries import Page, Tries, check_owner
 from sam3ray.app._uploads import Uploads
 from sam3ray.config import TrackingConfig
@@ -39,7 +40,6 @@ from sam3ray.guard.jsontext import parse_json
 from sam3ray.guard.redact import redact
 from sam3ray.revisions import EditConflict
 
-_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _MAX_BODY = 32 * 2**20
 _PAGE_S = 3.0  # the model waits so long, so that a page can be shown first: loading takes all of a small machine
 
@@ -108,8 +108,7 @@ def _add_errors(app: FastAPI) -> None:
 
 def _add_static(app: FastAPI) -> None:
     """The page's own files: only those of the package, by their names; read and compressed once."""
-    folder = resources.files("sam3ray.app").joinpath("static")
-    files = {each.name: each.read_bytes() for each in folder.iterdir() if Path(each.name).suffix in _TYPES}
+    files = static_files()
     packed = {name: gzip.compress(data, mtime=0) for name, data in files.items()}
 
     async def static(request: Request) -> Response:
@@ -118,7 +117,7 @@ def _add_static(app: FastAPI) -> None:
             return JSONResponse({"message": "there is no such file"}, 404)
         is_packed = "gzip" in request.headers.get("accept-encoding", "")
         headers = {"content-encoding": "gzip", "vary": "accept-encoding"} if is_packed else None
-        return Response((packed if is_packed else files)[name], 200, headers, _TYPES[Path(name).suffix])
+        return Response((packed if is_packed else files)[name], 200, headers, TYPES[Path(name).suffix])
 
     app.add_route("/", static)
     app.add_route("/static/{name}", static)
@@ -257,7 +256,11 @@ def _add_reviews(app: FastAPI, service: Service) -> None:
         found = review(number)
         author = body.get("author")
         if do == "edit":
-            revision = await run_in_threadpool(found.edit, clip_id, body.get("operations"), body.get("parent"), author)
+            asked = body.get("operations")
+            try:
+                revision = await run_in_threadpool(found.edit, clip_id, asked, body.get("parent"), author)
+            except EditConflict as error:  # the page keeps the correction as a draft
+                return JSONResponse({"message": redact(str(error)), "words": in_words(asked)}, 409)
         elif do in ("undo", "redo"):
             revision = await run_in_threadpool(found.undo if do == "undo" else found.redo, clip_id, author)
         else:

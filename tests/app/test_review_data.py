@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sam3ray.app import AppOptions
+from sam3ray.app._corrections import in_words
 from sam3ray.app._library import Library
 from sam3ray.app._review import Review
 from sam3ray.failures import UserError
@@ -161,3 +162,18 @@ def test_an_operation_of_no_page_of_ours_is_refused(run, opened, operation):
     with pytest.raises(UserError):
         review.edit("first", [operation], 0, None)
     assert review.rows("first")["revision"] == 0
+
+
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        ({"op": "rename", "object": 2, "label": "{a}"}, "2 is “{a}”"),
+        ({"op": "set_id", "object": 2, "to": 5, "frames": [3, 2**31 - 1]}, "2 becomes 5 from frame 3"),
+        ({"op": "delete", "object": 2, "frames": [3, 3]}, "2 deleted on frame 3"),
+        ({"op": "swap", "object": 2, "other": 4, "frames": [3, 8]}, "2 and 4 swapped on frames 3 to 8"),
+        ({"op": "split", "object": 2, "frame": 3, "to": 9}, "2 is 9 from frame 3"),
+        ({"op": "revert", "entries": [4, 5]}, "undoes 4, 5"),
+    ],
+)
+def test_corrections_are_listed_in_words(operation, words):
+    assert in_words([operation, {"op": "accept", "clip": "first"}]) == f"{words}; accepted"

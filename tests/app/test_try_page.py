@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import random
+import re
 import urllib.error
 import urllib.request
 import zipfile
@@ -24,6 +25,7 @@ import pytest
 import sam3ray
 from sam3ray.app import AppOptions
 from sam3ray.app._library import Library
+from sam3ray.app._static import static_files
 from sam3ray.app._uploads import Uploads
 from sam3ray.config import config_from_text
 from sam3ray.failures import UserError
@@ -206,6 +208,16 @@ def test_keys_include_exclude_finish_and_clear(server, open_page):
     page.get_by_label("Name of object 2").fill('<img src=x onerror="alert(1)">‮')
     page.get_by_label("Name of object 2").press("Enter")
     assert page.locator("main img[src=x]").count() == 0  # a dialog or an error would fail `open_page`
+
+
+def test_the_keys_of_the_page_are_listed(server, open_page):
+    page = open_page(server.address)
+    page.locator(".picture[data-frame='0']").wait_for()
+    page.keyboard.press("?")
+    listed = page.get_by_role("dialog").get_by_role("row")
+    expect(listed.filter(has_text="Stop, keep what is done")).to_have_text(re.compile("^Esc"))
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
 
 
 def test_a_phrase_gives_the_rows_of_the_job(server, open_page, videos, model):
@@ -394,7 +406,10 @@ def test_strangers_are_refused(server, videos):
 
 
 def test_scripts_come_compressed_to_who_takes_that(server):
-    script = resources.files("sam3ray.app").joinpath("static", "main.js").read_bytes()
+    written = resources.files("sam3ray.app").joinpath("static", "main.js").read_bytes().split(b"\n")
+    script = static_files()["main.js"]
+    for line, sent in zip(written, script.split(b"\n"), strict=True):  # an error names the line in the source
+        assert sent == (b"" if line.strip().startswith(b"//") else line.strip())
     cookie = {"Cookie": f"sam3ray-{server.origin.rpartition(':')[2]}={server.token}"}
     for encoding, unpacked in (("gzip, deflate", gzip.decompress), ("identity", bytes)):
         request = urllib.request.Request(
@@ -403,6 +418,13 @@ def test_scripts_come_compressed_to_who_takes_that(server):
         with urllib.request.urlopen(request, timeout=10) as response:
             assert response.headers["Content-Type"].startswith("text/javascript")
             assert unpacked(response.read()) == script
+
+
+def test_no_text_in_a_script_goes_over_several_lines():
+    for name, script in static_files().items():
+        if name.endswith(".js"):
+            for number, line in enumerate(script.split(b"\n"), 1):
+                assert line.count(b"`") % 2 == 0, f"{name}:{number}"
 
 
 def test_an_upload_over_the_limit_leaves_nothing(videos, tmp_path):

@@ -3,8 +3,8 @@
 async function checked(response) {
   const { ok, status } = response;
   if (ok) return response;
-  const { message } = await response.json().catch(() => ({ message: `the server answered ${status}` }));
-  throw Object.assign(new Error(message), { status });
+  const { message, ...more } = await response.json().catch(() => ({ message: `the server answered ${status}` }));
+  throw Object.assign(new Error(message), { status, ...more });
 }
 
 export const getBlob = async (path) => (await checked(await fetch(path))).blob();

@@ -76,6 +76,14 @@ function calledOn(control) {
 const SIGNS = { Space: "space", ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", Escape: "Esc" };
 export const spelled = (key) => key.split("+").map((part) => SIGNS[part] ?? { shift: "⇧", ctrl: "Ctrl" }[part] ?? part).join(" ");
 
+// Sliders and what they say, by their names. valueOf(name): undefined or null where it is not known yet.
+export function slide(sliders, valueOf) {
+  for (const input of sliders.querySelectorAll("input")) {
+    const value = valueOf(input.name) ?? null;
+    if (value !== null) input.nextElementSibling.value = input.value = value;
+  }
+}
+
 export function check(group, value) {
   for (const button of group.children) button.ariaChecked = String(button.value === value);
 }

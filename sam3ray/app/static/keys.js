@@ -1,6 +1,6 @@
 // Keyboard: the controls of the view shown name their keys, and `?` lists them.
 
-import { el, spelled } from "./dom.js";
+import { el, fill, spelled } from "./dom.js";
 
 function isTyping(target) {
   return target.matches?.("textarea, select, input:not([type=range], [type=checkbox])");
@@ -33,9 +33,6 @@ document.addEventListener("keydown", (event) => {
 export function help() {
   const rows = [...document.querySelectorAll("[data-key]")].map((each) => el("tr", {},
     el("td", {}, each.dataset.key.split(" ").map((key) => el("kbd", {}, spelled(key)))), el("td", {}, each.dataset.says)));
-  const dialog = el("dialog", { class: "help", onclose: () => dialog.remove() },
-    el("h2", {}, "Keyboard"), el("table", {}, el("tbody", {}, rows)),
-    el("form", { method: "dialog" }, el("button", { class: "primary" }, "Close")));
-  document.body.append(dialog);
-  dialog.showModal();
+  fill(document.querySelector(".help tbody"), rows);
+  document.querySelector(".help").showModal();
 }

@@ -1,7 +1,7 @@
 // Live: one picture under way at a time; what is found is drawn on the picture that it was found on.
 
 import { get, open } from "./api.js";
-import { attach, chip, dot, el, empty, fill, phrasesIn, toast, whenOpen } from "./dom.js";
+import { attach, chip, dot, el, empty, fill, phrasesIn, slide, toast, whenOpen } from "./dom.js";
 import { row } from "./masks.js";
 import { Pointer, rounded } from "./pointer.js";
 import { Stage } from "./stage.js";
@@ -208,12 +208,7 @@ export default class LiveView {
 
   sendThresholds() { this.send({ do: "thresholds", thresholds: this.thresholds }); }
 
-  showThresholds() {
-    for (const input of this.settings.querySelectorAll("input")) {
-      const value = this.thresholds[input.name] ?? this.usual[input.name];
-      if (value !== undefined) input.value = input.nextElementSibling.value = value;
-    }
-  }
+  showThresholds() { slide(this.settings, (name) => this.thresholds[name] ?? this.usual[name]); }
 
   choose({ value }) { this.chosen = value; }
   finish() { this.chosen = null; }

@@ -158,15 +158,13 @@ export default class ReviewView extends ClipView {
   }
 
   // The rows and the log of the clip.
-  take({ revision, frames, log, accepted }) {
-    const entry = this.clip;
+  take({ revision, frames, log, accepted, corrections }) {
     Object.assign(this, { revision, log, rows: rowsByFrame(frames) });
-    const made = log.filter((each) => !each.undone).flatMap((each) => each.operations);
-    Object.assign(entry, { accepted, corrections: made.filter(({ op }) => op !== "accept" && op !== "revert").length });
+    Object.assign(this.clip, { accepted, corrections });
     this.version++;
     this.timeline.set(this.rows);
-    fill(this.history, log.toReversed().map(({ number, time, author, operations, undone }) => el("li", { class: undone ? "undone" : "", title: new Date(time * 1000).toLocaleString() },
-      el("b", {}, String(number)), el("span", {}, operations.map(sentence).join("; ")), el("small", {}, author))), !log.length && empty("None yet."));
+    fill(this.history, log.toReversed().map(({ number, time, author, words, undone }) => el("li", { class: undone ? "undone" : "", title: new Date(time * 1000).toLocaleString() },
+      el("b", {}, String(number)), el("span", {}, words), el("small", {}, author))), !log.length && empty("None yet."));
     this.listClips();
     this.choose({ value: this.timeline.track(this.chosen) ? this.chosen : null });
   }
@@ -281,7 +279,7 @@ export default class ReviewView extends ClipView {
       return true;
     } catch (error) {
       if (error.status === 409) {
-        this.keepDrafts(clip, [...this.drafted(clip), operations]);
+        this.keepDrafts(clip, [...this.drafted(clip), { operations, words: error.words }]);
         toast(`${error.message}. Your change is kept as a draft.`, "error");
         await this.reload();
         this.showDrafts();
@@ -322,11 +320,11 @@ export default class ReviewView extends ClipView {
   showDrafts() {
     const held = this.drafted(this.clip.clip);
     this.drafts.hidden = !held.length;
-    fill(this.drafts, el("h2", {}, "Drafts"), held.map((operations, value) => el("div", { class: "row" }, el("span", { class: "say" }, operations.map(sentence).join("; ")),
+    fill(this.drafts, el("h2", {}, "Drafts"), held.map(({ words }, value) => el("div", { class: "row" }, el("span", { class: "say" }, words),
       el("button", { do: "applyDraft", value }, "Apply"), el("button", { class: "quiet", do: "discardDraft", value }, "Discard"))));
   }
 
-  async applyDraft(control) { if (await this.edit(this.drafted(this.clip.clip)[control.value])) this.discardDraft(control); }
+  async applyDraft(control) { if (await this.edit(this.drafted(this.clip.clip)[control.value].operations)) this.discardDraft(control); }
 
   discardDraft({ value }) {
     const { clip } = this.clip;
@@ -382,14 +380,4 @@ export default class ReviewView extends ClipView {
     const { height, width } = fix.clip;
     if (await this.edit([{ op: "replace_mask", object: fix.chosen, frames: [index, index], label: fix.own.get(fix.chosen), mask: { size: [height, width], counts: mask.rle } }]) && fix === this.fix) this.endFix();
   }
-}
-
-// An operation in words.
-function sentence({ op, object, other, to, label, frame, frames, entries }) {
-  const [first, last] = frames ?? [], where = !frames ? "" : first === last ? ` on frame ${first}` : last >= LAST ? ` from frame ${first}` : ` on frames ${first} to ${last}`;
-  return {
-    rename: `${object} is “${label}”`, set_id: `${object} becomes ${to}`, swap: `${object} and ${other} swapped`, merge: `${other} merged into ${object}`,
-    split: `${object} is ${to} from frame ${frame}`, delete: `${object} deleted`, add: `${object} added`, replace_mask: `new mask of ${object}`,
-    accept: "accepted", revert: `undoes ${entries?.join(", ")}`,
-  }[op] + where;
 }

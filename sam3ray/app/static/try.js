@@ -2,16 +2,10 @@
 
 import { get, owner, post, ticket, upload } from "./api.js";
 import { ClipView, objectItem } from "./clip_view.js";
-import { check, chip, duration, el, empty, fill, phrasesIn, put, save, toast, whenOpen } from "./dom.js";
+import { check, chip, duration, el, empty, fill, phrasesIn, put, save, slide, toast, whenOpen } from "./dom.js";
 import { above, merged, row, rowsByFrame } from "./masks.js";
 import { newWork } from "./prompts.js";
 import { Stage } from "./stage.js";
-
-const HINTS = {
-  point: "Click on an object; right-click on what is not part of it; or drag a box around it.",
-  brush: "Paint the object's mask; the right button erases.",
-  like: "Drag a box around one thing: everything like it is found.",
-};
 
 export default class TryView extends ClipView {
   constructor(page) {
@@ -204,7 +198,7 @@ export default class TryView extends ClipView {
   setTool({ value }) {
     this.prompts.tool = value === this.prompts.tool ? "point" : value;
     check(this.tools, this.prompts.tool);
-    this.hint.textContent = HINTS[this.prompts.tool];
+    this.hint.textContent = this.tools.querySelector("[aria-checked=true]").dataset.hint;
     this.brushing.hidden = this.brushing.disabled = this.prompts.tool !== "brush";
     this.player.redraw();
   }
@@ -313,10 +307,7 @@ export default class TryView extends ClipView {
 
   showSettings() {
     if (!this.work) return;
-    for (const input of this.settings.querySelectorAll("input")) {
-      const value = this.threshold(input.name);
-      if (value !== undefined && value !== null) input.nextElementSibling.value = input.value = value;
-    }
+    slide(this.settings, (name) => this.threshold(name));
     this.showEffect();
   }
 
