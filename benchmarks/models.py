@@ -9,6 +9,7 @@ import torch
 from transformers import CLIPTokenizer, Sam2VideoVideoProcessor, Sam3VideoConfig, Sam3VideoModel, Sam3VideoProcessor
 from transformers.models.sam3.image_processing_sam3 import Sam3ImageProcessor
 
+from sam3ray.engine import host_linear
 from sam3ray.engine.checkpoint import Checkpoint
 from sam3ray.engine.compiling import compile_layers
 from sam3ray.engine.device_memory import grow_in_place
@@ -125,6 +126,8 @@ def build(size: str, device: str, dtype: str, compiled: bool, plain: bool = Fals
         restore(model)
         if where.type == "cpu":
             reuse_freed()
+            if kind == torch.float32:
+                host_linear.use(model)
     decoder: Any = model.tracker_model.mask_decoder
     decoder.pred_obj_score_head.proj_out.bias.fill_(10.0)
     if compiled:

@@ -74,6 +74,7 @@ def load_checkpoint(config: ModelConfig, storage_options: Mapping[str, Any] | No
     from transformers import Sam3VideoConfig, Sam3VideoModel, Sam3VideoProcessor
     from transformers.utils import logging as transformers_logging
 
+    from sam3ray.engine import host_linear
     from sam3ray.engine.compiling import compile_layers
     from sam3ray.engine.positions import restore
 
@@ -108,6 +109,8 @@ def load_checkpoint(config: ModelConfig, storage_options: Mapping[str, Any] | No
         fit(processor, config.image_size)
     restore(model)
     model.eval().requires_grad_(False)
+    if device.type == "cpu" and named == "float32":
+        host_linear.use(model)
     if config.compile:
         compile_layers(model, device)
     commit = getattr(model.config, "_commit_hash", None)  # of a hub checkpoint

@@ -1,0 +1,80 @@
+"""Linear layers on a CPU: torch's own numbers, from a quicker library where it has them."""
+
+import pytest
+import torch
+from torch import nn
+
+from sam3ray.config import ModelConfig, TrackingConfig
+from sam3ray.engine import host_linear
+from sam3ray.engine.checkpoint import Checkpoint, load_checkpoint
+from sam3ray.engine.engine import Engine
+from sam3ray.engine.host_linear import HostLinear, piece_for
+from sam3ray.shapes import ClipSpec, clip_phrases, draw_clip
+from sam3ray.video import Frame
+
+
+@pytest.fixture
+def tried_anew():
+    piece_for.cache_clear()
+    yield
+    piece_for.cache_clear()
+
+
+def pair(inputs: int, outputs: int) -> tuple[nn.Linear, nn.Sequential]:
+    torch.manual_seed(inputs)
+    plain, quick = nn.Linear(inputs, outputs), nn.Sequential(nn.Linear(inputs, outputs))
+    quick[0].load_state_dict(plain.state_dict())
+    host_linear.use(quick)
+    return plain, quick
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 128), (128, 1), (200, 32), (256, 128), (500, 64)])
+@pytest.mark.parametrize("shape", [(1,), (70,), (3, 1, 196), (2, 1500)])
+@torch.inference_mode()
+def test_the_numbers_are_torchs_own(inputs, outputs, shape):
+    plain, quick = pair(inputs, outputs)
+    rows = torch.randn(*shape, inputs)
+    assert torch.equal(quick(rows), plain(rows))
+    if len(shape) > 1:
+        turned = torch.randn(*shape[:-1], inputs, shape[-1]).transpose(-1, -2)
+        assert torch.equal(quick(turned), plain(turned))
+
+
+@torch.inference_mode()
+def test_a_machine_whose_libraries_differ_keeps_torchs_numbers(monkeypatch, tried_anew):
+    def other(input, weight, bias, piece):
+        return nn.functional.linear(input, weight, bias) * (1 + 1e-7)
+
+    monkeypatch.setattr(host_linear, "by_onednn", other)
+    plain, quick = pair(64, 128)
+    rows = torch.randn(200, 64)
+    assert torch.equal(quick(rows), plain(rows))
+    assert piece_for(128, 64, torch.get_num_threads()) == 0
+
+
+@torch.inference_mode()
+def test_other_dtypes_and_weights_put_there_later_are_respected():
+    plain, quick = pair(64, 128)
+    rows = torch.randn(100, 64)
+    quick(rows)
+    for each in (plain, quick[0]):
+        each.weight.copy_(torch.ones_like(each.weight))
+    assert torch.equal(quick(rows), plain(rows))
+    assert torch.equal(quick.double()(rows.double()), plain.double()(rows.double()))
+
+
+def test_a_clips_rows_are_the_same_with_and_without():
+    spec = ClipSpec(seed=1, width=160, height=120, frames=3, look="plain")
+    frames = [Frame(each.index, each.index, each.index / spec.fps, each.image) for each in draw_clip(spec)]
+    quick, plain = (load_checkpoint(ModelConfig(checkpoint="embedded", device="cpu")) for _ in range(2))
+    changed = [module for module in plain.model.modules() if isinstance(module, HostLinear)]
+    assert changed
+    for module in changed:
+        module.__class__ = nn.Linear
+
+    def rows(checkpoint: Checkpoint) -> list:
+        engine = Engine(checkpoint, TrackingConfig())
+        return list(engine.annotate(frames, spec.height, spec.width, clip_phrases(spec)))
+
+    assert sum(len(frame.objects) for frame in rows(plain)) > 0
+    assert rows(quick) == rows(plain)
