@@ -1,7 +1,7 @@
 """Remote files made of pieces, each of which can be read without the others: fragmented MP4 and Matroska.
 
 libav would look at every fragment before it reads the first frame, and read a Matroska without cues up to the place
-that it seeks. Here it is shown a file whose pieces before the one to begin with are one empty box, which it leaps over.
+that it seeks. Here it is shown a file whose pieces before the one to begin with are empty boxes, which it leaps over.
 Where the pieces begin is noted while libav reads.
 """
 
@@ -14,7 +14,7 @@ from typing import BinaryIO
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.video._joined import MIXED, atoms, decode_time
-from sam3ray.video._opened import ByRanges, VideoSource, opened
+from sam3ray.video._opened import ByRanges, VideoSource, find, opened
 from sam3ray.video._tables import check_listed
 from sam3ray.video._truncation import HEAD_BYTES, element
 
@@ -36,23 +36,21 @@ class Pieces(ByRanges):
         begin: the piece to begin with; None: the first.
     """
 
+    _padding_step = 2**62
+
     def __init__(self, source: ByRanges, first: int, begin: int | None = None) -> None:
         self.name, self.size = source.name, source.size
         self._source = source
         self._first = first
         fits = begin is not None and first + _PADDING_BYTES <= begin < self.size
         self._begin = begin if begin is not None and fits else first
-        self._head = self._padding(first, self._begin) if fits else b""
         self._next = self._begin  # what begins there was not looked at yet
         self._pieces = array("q")
         self._file = opened(source)
 
     def read_at(self, at: int, most: int) -> bytes:
         if self._first <= at < self._begin:
-            inside = at - self._first
-            if inside < len(self._head):
-                return self._head[inside : inside + most]
-            return _ZEROS[: min(most, self._begin - at)]
+            return self._padding(at - self._first, self._begin - self._first, most)
         if at < self._first:
             most = min(most, self._first - at)
         data = self._source.read_at(at, most)
@@ -81,13 +79,23 @@ class Pieces(ByRanges):
         """Notes what begins there; returns where the next one begins."""
         raise NotImplementedError
 
-    def _padding(self, first: int, begin: int) -> bytes:
-        """The head of an empty box between these places."""
+    def _padding(self, at: int, length: int, most: int) -> bytes:
+        """What is shown there, of an area that consists of empty boxes. The last may be twice as long as the others."""
+        number = min(at // self._padding_step, max(0, length // self._padding_step - 1))
+        begin = number * self._padding_step
+        end = begin + self._padding_step if begin + 2 * self._padding_step <= length else length
+        head = self._empty(end - begin)
+        return head[at - begin :][:most] or _ZEROS[: min(most, end - at)]
+
+    def _empty(self, length: int) -> bytes:
+        """The head of an empty box of this length."""
         raise NotImplementedError
 
 
 class Clusters(Pieces):
     """Of a Matroska or WebM."""
+
+    _padding_step = 2**19  # what is longer than a mebibyte, libav takes for damage and searches byte by byte
 
     def _look(self, at: int) -> int:
         found = element(self._bytes(at, _ELEMENT_BYTES), 0)
@@ -100,8 +108,8 @@ class Clusters(Pieces):
             return at + content
         return at + content + size
 
-    def _padding(self, first: int, begin: int) -> bytes:
-        return b"\xec\x01" + (begin - first - 9).to_bytes(7, "big")
+    def _empty(self, length: int) -> bytes:
+        return b"\xec\x01" + (length - 9).to_bytes(7, "big")
 
 
 class Fragments(Pieces):
@@ -145,7 +153,8 @@ class Fragments(Pieces):
         if size == 0 and kind == b"mdat":
             size = self.size - at
         if size < 8:
-            if self._bytes(at, _LOOKED_AT).strip(b"\0"):
+            has_more = self._bytes(at, _LOOKED_AT).strip(b"\0") or find(self._file, b"moof", at, self.size) >= 0
+            if has_more:
                 self.broken_at = at
             return self.size
         end = min(at + size, self.size)
@@ -177,8 +186,8 @@ class Fragments(Pieces):
             at = data.find(b"trun", at + 4)
         check_listed(self._listed, self._limits, self.name)
 
-    def _padding(self, first: int, begin: int) -> bytes:
-        return b"\0\0\0\1free" + (begin - first).to_bytes(8, "big")
+    def _empty(self, length: int) -> bytes:
+        return b"\0\0\0\1free" + length.to_bytes(8, "big")
 
 
 def pieces_of(source: VideoSource, limits: VideoConfig, begin: int | None = None) -> Pieces | None:

@@ -35,6 +35,7 @@ from sam3ray.video import (
 from sam3ray.video._fetching import open_by_ranges
 from sam3ray.video._index import read_index
 from sam3ray.video._opened import ByRanges, VideoSource
+from sam3ray.video._pieces import Pieces
 from sam3ray.video._ranges import RangedVideo
 from sam3ray.video._remote import RemoteFile, RemoteVideo
 from tests.servers import Place
@@ -198,6 +199,39 @@ class TestAnchors:
         found = self.read_by(self.passed(path, 90), source, 90)
         assert [frame[0] for frame in found] == list(range(90, 100))
         assert source.fetched_bytes < 0.5 * source.size
+
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [("a.mkv", {"live": "1"}), ("a.mp4", {"movflags": "frag_keyframe+empty_moov+default_base_moof"})],
+    )
+    def test_gigabytes_before_the_key_frame_are_leapt_over(
+        self, tmp_path: Path, name: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path, more = write_video(tmp_path / name, 60, container_options=options), 2**30
+        data, index = path.read_bytes(), read_index(ranged(path), LIMITS)
+        assert index is not None
+        key = index.key_frames[-1]
+        assert key.piece is not None
+        assert key.byte is not None
+        at, given = key.piece, [0]
+
+        def fetch(begin: int, end: int) -> bytes:
+            between = bytes(max(0, min(end, at + more) - max(begin, at)))
+            return data[begin : min(end, at)] + between + data[max(at, begin - more) : max(at, end - more)]
+
+        def counted(self: Pieces, at: int, most: int) -> bytes:
+            found = read_at(self, at, most)
+            given[0] += len(found)
+            return found
+
+        read_at = Pieces.read_at
+        monkeypatch.setattr(Pieces, "read_at", counted)
+        moved = replace(key, byte=key.byte + more, piece=at + more)
+        long = RangedVideo(fetch, name, len(data) + more)
+        long.index = FrameIndex(index.pts, index.start, index.time_base, [moved])
+        assert read_from(long, 55) == read_from(path, 55)
+        assert given[0] < 2**24
+        assert long.fetched_bytes < 2**20
 
     @pytest.mark.parametrize(
         "change", [{"start": 7}, {"byte": 5}, {"piece": 99}, {"pts_of_key": 1}, {"index": 1}, {"pts": [0] * 40}]
