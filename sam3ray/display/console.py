@@ -1,4 +1,4 @@
-"""What people see: tables on stdout, sentences and counters on stderr, all of it through `printable`."""
+"""Prints for people: tables on stdout, sentences and counters on stderr, all through `printable`."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 
 from sam3ray.guard.printable import json_text, printable
 
-PLAIN_WIDTH = 160  # where stdout is no terminal: nothing is cut
+PLAIN_WIDTH = 160  # if stdout is not a terminal, so that nothing is cut
 LINE_EVERY_S = 10.0
 
 
 def complain(sentences: Iterable[str]) -> None:
-    """Sentences to stderr, one per line."""
+    """Prints sentences to stderr, one per line."""
     for sentence in sentences:
         print(f"sam3ray: {printable(sentence)}", file=sys.stderr)
 
 
 def say(line: str) -> None:
-    """A line of a result to stdout."""
+    """Prints a line of a result to stdout."""
     print(printable(line))
 
 
 def print_result(data: Any, renderable: Any, as_json: bool) -> None:
-    """A result to stdout: as JSON, or what rich makes of `renderable` (a table, a text, a list of them)."""
+    """Prints a result to stdout: as JSON, or `renderable` (a table, a text, or a list of them) by rich."""
     if as_json:
         print_json(data)
         return
@@ -45,7 +45,7 @@ def print_json(data: Any) -> None:
 
 
 def add_row(table: Any, *cells: object) -> None:
-    """A row of a rich table, its cells taken as they are: no markup, no emoji codes."""
+    """Adds a row to a rich table, with its cells unchanged: without markup and emoji codes."""
     from rich.text import Text
 
     table.add_row(*(Text(printable(str(cell))) for cell in cells))
@@ -61,7 +61,7 @@ def plain(value: Any) -> dict[str, Any]:
 
 
 def facts_table(facts: Mapping[str, Any]) -> Any:
-    """Names and values, one per line; mappings as "a 3, b 1", nothing for what is empty."""
+    """Names and values, one per line. Mappings are shown as "a 3, b 1"; empty values are omitted."""
     from rich.text import Text
 
     kept = {
@@ -75,7 +75,7 @@ def facts_table(facts: Mapping[str, Any]) -> Any:
 
 @contextmanager
 def counter(what: str) -> Iterator[Callable[..., None]]:
-    """Counts on stderr: a live line on a terminal, a plain line now and then elsewhere."""
+    """Counts on stderr: a live line on a terminal, elsewhere a plain line from time to time."""
     live = sys.stderr.isatty()
     last = time.monotonic()
 

@@ -1,7 +1,7 @@
-"""Values as HTML, for notebooks and pages: every text escaped, every picture inline, nothing fetched.
+"""Formats values as HTML for notebooks and pages: every text escaped, every picture inline, nothing fetched.
 
-Text from outside (labels, file names, messages) passes through `printable` and is escaped, so it can neither add
-markup nor hide in it.
+Untrusted text (labels, file names, messages) passes through `printable` and is escaped, so it can neither add markup
+nor hide in it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def text(value: object) -> str:
 
 
 def facts(title: str, values: Mapping[str, Any]) -> str:
-    """Names and values, one a line, under a title. Values that are None or empty are left out."""
+    """Names and values, one per line, under a title. Values that are None or empty are omitted."""
     rows = "".join(
         f'<tr><td style="text-align:left">{text(name)}</td><td style="text-align:left">{text(value)}</td></tr>'
         for name, value in values.items()
@@ -44,7 +44,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def picture(image: np.ndarray, caption: object, height: int | None = None) -> str:
-    """An image (uint8 RGB, height x width x 3) inline, its caption below."""
+    """An inline image (uint8 RGB, height x width x 3) with a caption below."""
     from PIL import Image
 
     shown = Image.fromarray(image)

@@ -1,4 +1,4 @@
-"""Numbers and times as people read them."""
+"""Formats numbers and times for people."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def byte_size(count: float) -> str:
 
 
 def readable_time(stamp: str | float, now: float | None = None) -> str:
-    """A time as people read it, as in "2026-11-26 05:17 UTC, 3 min ago"; what is no time, as it is."""
+    """A time such as "2026-11-26 05:17 UTC, 3 min ago"; anything but a time is returned unchanged."""
     try:
         at = datetime.fromtimestamp(stamp, UTC) if isinstance(stamp, int | float) else datetime.fromisoformat(stamp)
     except (ValueError, OverflowError, OSError):

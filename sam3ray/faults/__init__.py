@@ -1,1 +1,1 @@
-"""Faults that others raise, explained: of the machine (memory, disk, GPU) and of a store."""
+"""Explains errors of other libraries: faults of the machine (memory, disk, GPU) and of a store."""

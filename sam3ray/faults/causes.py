@@ -1,4 +1,4 @@
-"""An error and what it was raised from: libraries translate each other's."""
+"""The chain of an error's causes, since libraries wrap each other's errors."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ _MOST = 10  # a longer chain is a loop
 
 
 def first_line(error: BaseException, most: int = 200) -> str:
-    """What a library said, as far as it fits into a sentence of ours."""
+    """The first line of a library's message, short enough for a sentence of ours."""
     return next(iter(str(error).splitlines()), type(error).__name__)[:most]
 
 
 def causes(error: BaseException | None, *, hidden: bool = False) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on.
+    """The error, its cause, the cause's cause, and so on.
 
     Args:
-        hidden: also what a library hides with `from None`.
+        hidden: include causes that a library hides with `from None`.
     """
     for _ in range(_MOST):
         if error is None:

@@ -1,6 +1,6 @@
-"""What an error says about the machine that it was raised on: its GPU, its disk, or a shortage that passes.
+"""Recognises errors that are the machine's fault: of its GPU, its disk, or a temporary shortage.
 
-Libraries word the same fault in many ways, so their texts count as well as their classes. torch is not imported here.
+Libraries describe the same fault in many ways, so messages count as well as classes. Does not import torch.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from sam3ray.failures import Reason
 from sam3ray.faults.causes import causes
 
-# A disk that takes no more, or none at all. EIO is a disk's, too, but stores use it for anything: see `_is_eio`.
+# A disk that is full, or that accepts nothing. EIO also comes from disks, but stores use it for anything: see
+# `_is_eio`.
 _DISK = {
     errno.ENOSPC: "is full",
     errno.EDQUOT: "has no quota left",
     errno.EROFS: "is read-only",
 }
 _DISK_TEXTS = {
-    # fsspec, pyarrow ("[errno 28] ..."), PyAV, sqlite and safetensors pass on the system's own words.
+    # fsspec, pyarrow ("[errno 28] ..."), PyAV, sqlite and safetensors pass on the system's message.
     "no space left on device": "is full",
     "enospc": "is full",
     "disk quota exceeded": "has no quota left",
@@ -30,7 +31,7 @@ _DISK_TEXTS = {
     "database or disk is full": "is full",
     "no usable temporary directory": "has no temporary folder that can be written",
 }
-# What every process of a node shares, and may have again in a minute.
+# Resources that all processes of a node share, and that may be available again in a minute.
 _SHORT = {
     errno.EMFILE: "open files",
     errno.ENFILE: "open files",
@@ -66,7 +67,7 @@ _DEVICE = re.compile(
     """,
     re.X | re.I,
 )
-# What torch raises for a device; a ValueError or TypeError that quotes such words is a defect of ours.
+# What torch raises for a device. A ValueError or TypeError with such words is a defect of ours.
 _DEVICE_KINDS = (RuntimeError, AssertionError, ImportError, OSError)
 _USED = re.compile(r"this process has ([\d.]+) (\w+) memory in use")
 _TOTAL = re.compile(r"total capacity of ([\d.]+) (\w+) of which ([\d.]+) (\w+) is free")
@@ -75,7 +76,7 @@ _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 @dataclass(frozen=True)
 class MachineFault:
-    """`passing`: worth waiting for on the same machine."""
+    """A fault of the machine. `passing` says whether it is worth waiting on the same machine."""
 
     reason: Reason
     message: str
@@ -83,10 +84,10 @@ class MachineFault:
 
 
 def machine_fault(error: BaseException, *, gpu_share: float = 1.0) -> MachineFault | None:
-    """The fault of the machine behind an error or what caused it; None where it does not tell of one.
+    """The machine's fault behind an error or its causes; None if there is none.
 
     Args:
-        gpu_share: of a GPU's memory, what this process may have: what others hold beyond the rest is a shortage.
+        gpu_share: this process's share of a GPU's memory. If others hold more than the rest, that is a shortage.
     """
     for cause in causes(error):
         fault = _disk(cause) or _short(cause) or _taken(cause, gpu_share) or _device(cause)
@@ -105,12 +106,12 @@ def disk_fault(error: BaseException) -> MachineFault | None:
 
 
 def is_passing(error: BaseException) -> bool:
-    """The node is short of something, such as open files, that it may have again in a minute."""
+    """Whether the node is short of something, such as open files, that may be available again in a minute."""
     return any(_short(cause) is not None for cause in causes(error))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """The host's memory or a GPU's."""
+    """Whether the host or a GPU is out of memory."""
     for cause in causes(error):
         if isinstance(cause, MemoryError) or "OutOfMemoryError" in {kind.__name__ for kind in type(cause).__mro__}:
             return True
@@ -120,7 +121,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_bytes(folder: str | os.PathLike[str]) -> int | None:
-    """What the disk of a folder has left; None where it does not say."""
+    """Free bytes on the disk of a folder; None if unknown."""
     with contextlib.suppress(OSError):
         return shutil.disk_usage(folder).free
     return None
@@ -136,7 +137,7 @@ def _disk(error: BaseException) -> MachineFault | None:
     elif _is_eio(error):
         what = "fails"
     else:
-        # Python's tempfile has a "not found" for a disk that takes nothing.
+        # Python's tempfile raises "not found" for a disk that accepts nothing.
         vague = error.errno is None or isinstance(error, FileNotFoundError)
         what = _found(_DISK_TEXTS, str(error)) if vague else ""
     if not what:
@@ -147,7 +148,7 @@ def _disk(error: BaseException) -> MachineFault | None:
 
 
 def _is_eio(error: OSError) -> bool:
-    # s3fs gives EIO to whatever it does not know, with a text of its own; PyAV to damaged videos.
+    # s3fs raises EIO for anything unknown, with its own message; PyAV for damaged videos.
     return (
         error.errno == errno.EIO
         and error.strerror == os.strerror(errno.EIO)
@@ -170,7 +171,7 @@ def _short(error: BaseException) -> MachineFault | None:
 
 
 def _taken(error: BaseException, share: float) -> MachineFault | None:
-    """Memory of a GPU that processes beside ours hold, as torch's message counts it."""
+    """GPU memory held by other processes, according to torch's message."""
     used, total = _USED.search(str(error)), _TOTAL.search(str(error))
     if used is None or total is None or used[2] not in _UNITS or not {total[2], total[4]} <= _UNITS.keys():
         return None
@@ -198,7 +199,7 @@ def _device(error: BaseException) -> MachineFault | None:
 
 
 def _foreign(error: BaseException) -> bool:
-    """Errors of libraries that wrap the system's without being one."""
+    """Errors of libraries that wrap a system error without being one."""
     return type(error).__module__.partition(".")[0] in ("pyarrow", "safetensors", "sqlite3", "av", "huggingface_hub")
 
 

@@ -1,8 +1,7 @@
-"""What an error of a store means, the same whether it came of reading or of writing.
+"""Explains errors of stores, whether from reading or writing.
 
-Libraries raise what they like, and each its own. They are told apart by the code that the store sent, else by the HTTP
-status, else by their class; classes are known by the package that defines them, so that none of those packages has to
-be installed.
+Each library raises its own errors. They are recognised by the code that the store sent, else by the HTTP status, else
+by their class. Classes are known by the package that defines them, so that none of these packages must be installed.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class StoreError:
     """An error of a store.
 
     Attributes:
-        code: the store's own ("ExpiredToken"), empty where it sent none.
+        code: the store's own ("ExpiredToken"); empty if it sent none.
         message: the store's own reason, in one line, without credentials.
         advice: what to do; may be empty.
     """
@@ -114,11 +113,11 @@ _NO_CONNECTION = frozenset(
 
 
 def explain(error: BaseException) -> StoreError:
-    """What an exception that a filesystem call raised means."""
+    """Explains an exception raised by a file system call."""
     code, said = _sent_by_store(error)
     kind = _kind_of(error, code)
     if code.isdigit():
-        code = ""  # a status: an answer to HEAD has no body that could say more
+        code = ""  # only a status: a response to HEAD has no body with a reason
     message = " ".join((said or _in_words(error)).split()) or type(error).__name__
     message = redact(message if len(message) <= 500 else message[:500] + "...")
     return StoreError(kind, code, message, _advice(kind, error))
@@ -170,7 +169,7 @@ def _advice(kind: Kind, error: BaseException) -> str:
 
 
 def _in_words(error: BaseException) -> str:
-    """Its text without numbers of errors, repeated paths and what a library adds."""
+    """Its message without error numbers, repeated paths and a library's additions."""
     if (link := _unreached(error)) is not None:
         host, port, why = link
         return f"{host}:{port} cannot be reached: {why}"
@@ -180,7 +179,7 @@ def _in_words(error: BaseException) -> str:
 
 
 def _unreached(error: BaseException) -> tuple[str, int, str] | None:
-    """Host, port and why of a connection that aiohttp could not make; None for other errors."""
+    """Host, port and reason of a failed connection of aiohttp; None for other errors."""
     for link in causes(error):
         host, port, cause = (getattr(link, name, None) for name in ("host", "port", "os_error"))
         if isinstance(host, str) and isinstance(port, int) and isinstance(cause, OSError):
@@ -191,7 +190,7 @@ def _unreached(error: BaseException) -> tuple[str, int, str] | None:
 
 
 def _sent_by_store(error: BaseException) -> tuple[str, str]:
-    """The store's own code and message; empty where it sent none."""
+    """The store's own code and message; empty if it sent none."""
     for link in causes(error):
         response = getattr(link, "response", None)
         if isinstance(response, Mapping) and isinstance(response.get("Error"), Mapping):  # botocore's ClientError
@@ -227,17 +226,17 @@ def http_status(error: BaseException) -> int | None:
 
 
 def tells_too_little(error: BaseException) -> bool:
-    """Whether a store refused without saying why, as in an answer to HEAD, which has no body."""
+    """Whether a store refused without a reason, as in a response to HEAD, which has no body."""
     code, _ = _sent_by_store(error)
     return code in ("400", "403", "301")
 
 
 def asked_again(error: Exception, fs: Any, path: str) -> Exception:
-    """The error that the store gives with its reason: the same question, by a GET of one byte."""
+    """The store's error with its reason, from repeating the request as a GET of one byte."""
     if not tells_too_little(error):
         return error
     try:
         fs.cat_file(path, start=0, end=1)
-    except Exception as fuller:  # noqa: BLE001 - whatever it is, it takes the place of one that said less
+    except Exception as fuller:  # noqa: BLE001 - whatever it is, it replaces one that said less
         return fuller if not tells_too_little(fuller) else error
     return error

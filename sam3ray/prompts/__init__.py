@@ -1,4 +1,4 @@
-"""Prompts against their video: which frame and pixels they mean, and whether they lie inside it."""
+"""Resolves prompts against their video, to frames and pixels, and checks that they lie inside it."""
 
 from sam3ray.prompts._check import check_prompts, describe, place_problem
 from sam3ray.prompts._resolve import MaskFile, read_mask_file, resolve_exemplars, resolve_prompts

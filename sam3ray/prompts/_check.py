@@ -1,4 +1,4 @@
-"""Visual prompts against what is known of their video: are they inside it?"""
+"""Checks that visual prompts lie inside their video, as far as it is known."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def check_prompts(
     *,
     direction: str = "forward",
 ) -> list[str]:
-    """What is wrong with these prompts for this video: one sentence each, none where all is well.
+    """Problems of these prompts with this video, one sentence each.
 
-    Frames are compared with `info.frame_count`; leave that None where the container's count is not to be trusted.
-    Whether a frame by its index lies in the clip's range, and masks still in a PNG file, are not looked at.
+    Frames are compared with `info.frame_count`; set that to None if the container's count may be wrong. Does not check
+    whether a frame index lies in the clip's range, nor masks still in a PNG file.
 
     Args:
-        direction: "forward", "backward" or "both": on which of its frames an object starts.
+        direction: "forward", "backward" or "both", which decides the frame on which an object starts.
     """
     given = tuple(prompts)
     problems = []
@@ -91,9 +91,9 @@ def _time_problem(
 
 
 def _start_problems(prompts: Sequence[VisualPrompt], direction: str) -> list[str]:
-    """Objects that would start with negative clicks alone, which say only what they are not.
+    """Problems of objects that would start with negative clicks only.
 
-    An object with prompts by frame and by time is left to the worker, which knows their order.
+    Skips objects with prompts by frame and by time, since only the worker knows their order.
     """
     problems = []
     by_object: dict[int, list[VisualPrompt]] = {}
@@ -105,7 +105,7 @@ def _start_problems(prompts: Sequence[VisualPrompt], direction: str) -> list[str
             continue
         at = [float(prompt.frame_index) if prompt.time_s is None else prompt.time_s for prompt in own]
         first = max(at) if direction == "backward" else min(at)
-        # Moments up to a second apart may be of the same frame of a slow video.
+        # Times up to a second apart may mean the same frame of a slow video.
         start = [prompt for prompt, each in zip(own, at, strict=True) if abs(each - first) < 1]
         if all(isinstance(prompt, PointPrompt) and not any(prompt.labels) for prompt in start):
             problems.append(

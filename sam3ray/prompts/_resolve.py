@@ -1,4 +1,4 @@
-"""Visual prompts and their video: which frame and pixels they mean."""
+"""Resolves visual prompts against their video, to frames and pixels."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def resolve_prompts(
 
     Args:
         width, height: of the displayed frame.
-        frame_at: the index of the frame shown at a moment (seconds); needed where a prompt has `time_s`.
+        frame_at: gives the index of the frame shown at a time in seconds; needed if a prompt has `time_s`.
         storage_options: for mask files.
 
     Raises:
-        ClipError: over_limits (a point, box or mask that does not fit the frame), or as `read_mask_file`.
+        ClipError: over_limits (a point, box or mask does not fit the frame), or see `read_mask_file`.
     """
     return tuple(_resolved(prompt, width, height, frame_at, storage_options or {}) for prompt in prompts)
 
@@ -47,7 +47,7 @@ def resolve_prompts(
 def resolve_exemplars(
     exemplars: Iterable[ExemplarPrompt], width: int, height: int, frame_at: Callable[[float], int] | None = None
 ) -> tuple[ExemplarPrompt, ...]:
-    """As `resolve_prompts`."""
+    """See `resolve_prompts`."""
     found = []
     for each in exemplars:
         if problem := place_problem(each, width, height):
@@ -69,7 +69,7 @@ def _frame_index(prompt: VisualPrompt | ExemplarPrompt, frame_at: Callable[[floa
 
 
 class MaskFile(NamedTuple):
-    """What a mask's file holds: COCO compressed RLE, the mask's size, and the digest of the file."""
+    """The content of a mask file: COCO compressed RLE, the mask's size, and the file's digest."""
 
     rle: str
     height: int
@@ -78,14 +78,14 @@ class MaskFile(NamedTuple):
 
 
 def read_mask_file(address: str, storage_options: Mapping[str, Any], expected: str = "") -> MaskFile:
-    """A one-channel PNG: everything that is not 0 is the object.
+    """Reads a mask from a one-channel PNG, in which every value but 0 belongs to the object.
 
     Args:
-        expected: SHA-256 that the file must have; empty: any.
+        expected: SHA-256 that the file must have; empty accepts any.
 
     Raises:
-        ClipError: not_found (also where it has changed), permission_denied or storage (it cannot be read), over_limits
-            (it is no such image, too large, or empty).
+        ClipError: not_found (also if it has changed), permission_denied or storage (it cannot be read), over_limits (it
+            is not such an image, is too large, or is empty).
     """
     name = f"the mask {redact(address)}"
     try:
@@ -113,7 +113,7 @@ def read_mask_file(address: str, storage_options: Mapping[str, Any], expected: s
                 )
             mask = np.asarray(image) != 0
     except (Image.DecompressionBombError, MemoryError, *DECODING_ERRORS) as error:
-        unknown = isinstance(error, UnidentifiedImageError)  # whose message names an object in memory
+        unknown = isinstance(error, UnidentifiedImageError)  # PIL's message would name an object in memory
         reason = "it has no PNG signature" if unknown else redact(" ".join(str(error).split()))
         raise ClipError(Reason.OVER_LIMITS, f"{name} is not a readable PNG: {reason}") from error
     encoded = encode_masks(mask[None])[0]
@@ -140,7 +140,7 @@ def _resolved(
         raise ClipError(Reason.OVER_LIMITS, problem, name)
     prompt = replace(prompt, frame_index=_frame_index(prompt, frame_at))
     if isinstance(prompt, PointPrompt) and prompt.units == "relative":
-        # 1.0 is the frame's far edge; the last pixel lies just inside.
+        # 1.0 is the frame's far edge; the last pixel is just inside.
         points = tuple((_inside(x * width, width), _inside(y * height, height)) for x, y in prompt.points)
         return replace(prompt, points=points, units="pixels")
     if isinstance(prompt, BoxPrompt) and prompt.units == "relative":

@@ -1,4 +1,4 @@
-"""Annotated pictures and videos: masks, boxes and labels drawn over the source."""
+"""Draws masks, boxes and labels on pictures and videos."""
 
 from sam3ray.rendering._clip import render_clip
 from sam3ray.rendering._drawing import draw

@@ -1,4 +1,4 @@
-"""Annotated videos: the source with masks, boxes and `id prompt score` labels."""
+"""Renders annotated videos: the source with masks, boxes and `id prompt score` labels."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def render_clip(
     limits: VideoConfig | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> int:
-    """Write the annotated video of one clip; returns its number of frames.
+    """Writes the annotated video of one clip. Returns its number of frames.
 
-    The video shows the frames that were looked at, each at its own time, with the source's sound, and lasts as long as
-    the clip: of a clip sampled at 5 frames a second each is shown for a fifth of a second. With `config.every_frame`
-    it shows every source frame of the range; those between two sampled ones carry the annotations of the earlier.
-    Frames and annotations pass through one at a time: memory does not grow with the video.
+    The video shows the labelled frames at their own times, with the source's sound, and lasts as long as the clip: in a
+    clip sampled at 5 frames a second, each frame is shown for a fifth of a second. With `config.every_frame` it shows
+    every source frame of the range; frames between two samples have the annotations of the earlier one. Frames and
+    annotations are processed one at a time, so memory does not grow with the video.
 
-    The output appears whole when this returns; nothing is left where it raises or the process dies.
+    The output appears whole when this returns. If it raises or the process dies, nothing is left.
 
     Args:
         source: video file or folder of frames.
@@ -43,7 +43,7 @@ def render_clip(
         progress: called after each frame.
 
     Raises:
-        ClipError: as `VideoReader`; unreadable_video also where the source has not the size that was annotated.
+        ClipError: see `VideoReader`; also unreadable_video, if the source's size is not the annotated one.
     """
     config, limits = config or RenderConfig(), limits or VideoConfig()
     upcoming = _Upcoming(annotations)

@@ -1,4 +1,4 @@
-"""Annotations on an image: `draw`, and what rendering shares with it."""
+"""Draws annotations on an image: `draw`, and what rendering shares with it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def draw(image: np.ndarray | Frame, annotations: Annotated) -> np.ndarray:
         uint8 RGB, of the image's size. Each object has one colour, the same in every frame and in rendered videos.
 
     Raises:
-        ValueError: the image is no such array, its shape is not that of the masks, or rows of several frames are given.
+        ValueError: the image is not such an array, does not fit the masks, or the rows belong to several frames.
     """
     pixels = _pixels(image)
     objects, size = _objects(annotations, pixels.shape[:2])
@@ -46,7 +46,7 @@ def draw(image: np.ndarray | Frame, annotations: Annotated) -> np.ndarray:
 def drawn_objects(
     objects: Iterable[ObjectAnnotation], size: tuple[int, int], shown: tuple[int, int]
 ) -> list[DrawnObject]:
-    """Objects of a frame of `size` (height, width), ready to be drawn on an image of the size `shown`."""
+    """Prepares objects of a frame of `size` (height, width) for drawing on an image of the size `shown`."""
     (height, width), (shown_height, shown_width) = size, shown
     x_scale, y_scale = shown_width / width, shown_height / height
     ready = []
@@ -66,7 +66,7 @@ def drawn_objects(
 
 
 def _is_scaled(size: tuple[int, int], shown: tuple[int, int]) -> bool:
-    """Whether an image is a frame of this size, as it is or scaled by one factor, within a pixel."""
+    """Whether an image may be a frame of this size, possibly scaled by one factor, within a pixel."""
     if size == shown:
         return True
     if size[0] == shown[0] or size[1] == shown[1]:

@@ -1,4 +1,4 @@
-"""Drawn clips: moving coloured shapes with exact masks, boxes, ids and visibility. Seeded and versioned."""
+"""Drawn clips of moving coloured shapes, with exact masks, boxes, ids and visibility. Seeded and versioned."""
 
 from .draw import Artist, DrawnFrame, draw_clip
 from .scene import GENERATOR_VERSION, ClipSpec, Scene, Thing, make_scene

@@ -23,9 +23,13 @@ _EXPOSURES = 4
 
 @dataclass(frozen=True)
 class DrawnFrame:
-    """`image` uint8 [H, W, 3] RGB; `ids` uint16 [H, W], the visible object of each pixel, 0 for none;
-    `visible` maps each object id in the clip to its visible share 0..1 of the whole object, what is outside the
-    frame counted as hidden."""
+    """One drawn frame.
+
+    Attributes:
+        image: uint8 [H, W, 3] RGB.
+        ids: uint16 [H, W], the visible object of each pixel, 0 for none.
+        visible: each object id of the clip -> its visible share, 0..1. Parts outside the frame count as hidden.
+    """
 
     index: int
     image: NDArray[np.uint8]
@@ -186,7 +190,7 @@ def _background(scene: Scene) -> NDArray[np.float32]:
         for octave, weight in ((2, 0.5), (5, 0.3), (12, 0.18), (40, 0.12)):
             picture += weight * _smooth(rng, octave, height, width, 3)
         grey = picture.mean(axis=2, keepdims=True)
-        # Photographs are less saturated than their coloured noise.
+        # Photographs are less saturated than coloured noise.
         picture = 0.5 + 1.6 * (0.45 * (picture - grey) + grey - 0.55)
         tint = 0.5 * (first + second)
         return np.clip(0.65 * picture + 0.35 * tint, 0, 1).astype(np.float32)

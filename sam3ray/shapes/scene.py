@@ -1,7 +1,7 @@
-"""What happens in a drawn clip: which objects, how they look and where they are at each moment.
+"""The content of a drawn clip: its objects, how they look, and where they are at each moment.
 
 World coordinates: the frame is 1 high and `aspect` wide, y down, so that a scene is the same at any resolution.
-Everything is decided by the seed when the scene is made; asking for a moment draws no random numbers.
+The seed decides everything when the scene is made; a moment needs no further random numbers.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Path:
 
 @dataclass(frozen=True)
 class Thing:
-    """One object. `colour` None marks scenery: it hides others and is never asked for (`object_id` 0)."""
+    """One object. `colour` None marks scenery, which hides objects and has `object_id` 0."""
 
     object_id: int
     colour: str | None
@@ -116,7 +116,7 @@ class Scene:
 
 
 def make_scene(spec: ClipSpec) -> Scene:
-    """Decides everything of a clip from its seed."""
+    """Makes the scene of a clip. The seed decides everything."""
     rng = np.random.default_rng([GENERATOR_VERSION, spec.seed])
     plain = spec.look == "plain"
     aspect = spec.aspect or spec.width / spec.height
@@ -129,7 +129,7 @@ def make_scene(spec: ClipSpec) -> Scene:
 
     count = int(rng.integers(spec.objects[0], spec.objects[1] + 1))
     labels = [(str(rng.choice(usable)), str(rng.choice(SHAPES))) for _ in range(count)]
-    for i in range(1, count):  # several of one class, of one colour or of one shape, on purpose
+    for i in range(1, count):  # sometimes several of one class, one colour or one shape
         twin = labels[int(rng.integers(i))]
         roll = rng.random()
         if roll < 0.22:
@@ -189,7 +189,7 @@ def _thing(
 
 
 def _scenery(rng: np.random.Generator, aspect: float) -> Thing:
-    """A grey pillar or slab: it occludes, and no prompt names it."""
+    """A grey pillar or slab, which hides objects and which no prompt names."""
     grey = float(rng.uniform(0.08, 0.9))
     radius = float(rng.uniform(0.06, 0.16))
     return Thing(

@@ -27,7 +27,7 @@ FOREIGN = (
 
 
 def phrases(colour: str | None, shape: str | None) -> tuple[str, ...]:
-    """Every phrase that asks for the objects of a colour, of a shape, or of both; the first is the usual one.
+    """Every phrase for objects of a colour, of a shape, or of both. The first is the usual one.
 
     `phrases("red", "star")` gives "red star", "a red star", "red stars", ...; with no shape "red shape", ...
     """
@@ -40,12 +40,12 @@ def phrases(colour: str | None, shape: str | None) -> tuple[str, ...]:
 
 
 def matches(colour: str | None, shape: str | None, label: tuple[str, str]) -> bool:
-    """Whether an object of `label` = (colour, shape) is asked for by a phrase of that colour and shape."""
+    """Whether a phrase of this colour and shape includes an object of `label` = (colour, shape)."""
     return (colour is None or colour == label[0]) and (shape is None or shape == label[1])
 
 
 def parse(phrase: str) -> tuple[str | None, str | None] | None:
-    """The (colour, shape) a phrase of this vocabulary asks for; None for a phrase it does not hold."""
+    """The (colour, shape) of a phrase of this vocabulary; None for any other phrase."""
     words = phrase.lower().split()
     if words and words[0] in ("a", "an", "the"):
         words = words[1:]

@@ -1,7 +1,7 @@
-"""Drawn clips as files: an H.264 video with its ground truth in the annotation schema, and the demo's clips.
+"""Writes drawn clips: an H.264 video with its ground truth in the annotation schema; and the demo's clips.
 
-A clip's truth is one Parquet file, written beside its place and moved there: if the process dies, it is either there
-whole or not at all, and the next call draws it again.
+A clip's truth is one Parquet file, written beside its place and moved there. If the process dies, it exists whole or
+not at all, and the next call draws it again.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def annotate(
 ) -> Iterator[FrameAnnotations]:
     """The true annotations of a clip for some phrases of the vocabulary, frame by frame.
 
-    `visibility` is the share of the object that is seen. An object that several phrases ask for comes once for each.
-    `labels` adds objects of visual prompts: the object's id in the clip -> the label they are followed under.
+    `visibility` is the object's visible share. An object of several phrases appears once for each. `labels` adds
+    objects of visual prompts: object id in the clip -> label.
 
     Raises:
-        ValueError: a phrase that is not of the vocabulary (`sam3ray.shapes.parse`) and holds one of its words.
+        ValueError: a phrase is not of the vocabulary (`sam3ray.shapes.parse`), but contains one of its words.
     """
     wanted: list[tuple[int, str, set[int]]] = []
     things = make_scene(spec).objects
@@ -81,7 +81,7 @@ def write_clip(
     prompts: Sequence[str] | None = None,
     labels: dict[int, str] | None = None,
 ) -> None:
-    """Draws a clip into an MP4 file and its truth into an annotation file, both replaced if there.
+    """Draws a clip into an MP4 file, and its truth into an annotation file. Existing files are replaced.
 
     `prompts` are the phrases of the truth (default: "colour shape" of what the clip holds); they are kept in the
     truth's metadata, so that an evaluation knows of phrases that nothing answers to.
@@ -141,7 +141,7 @@ _DEMO = (
 
 
 def demo_clips(folder: str | os.PathLike[str], n: int = len(_DEMO)) -> list[dict[str, Any]]:
-    """Draws the demo's clips, those not there yet, with their truth under `folder/truth/annotations`.
+    """Draws the demo's clips that do not exist yet, with their truth under `folder/truth/annotations`.
 
     Returns:
         Manifest rows: clip_id, uri, prompts and, for the last clip, visual_prompts (JSON of a click on one object).

@@ -1,1 +1,1 @@
-"""Values that many modules share: clips, prompts, annotations, and the rules of their names. Nothing is read here."""
+"""Values that many packages share: clips, prompts, annotations, and the rules for names. Reads nothing."""

@@ -1,4 +1,4 @@
-"""Annotations: what is known of every object on every frame of a clip, as values and as the columns of a table."""
+"""Annotations of a clip, with every object on every frame, as values and as the columns of a table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ObjectAnnotation:
             tight around the mask.
         area: pixels of the mask, > 0.
         rle: COCO compressed RLE of the mask at the size of the displayed source frame.
-        visibility: in truth, the share of the object that is seen, 0..1; None where unknown, and in what a model found.
+        visibility: in truth, the object's visible share, 0..1; None if unknown, and in a model's rows.
     """
 
     object_id: int
@@ -73,7 +73,7 @@ class FrameAnnotations:
 
     @classmethod
     def of_rows(cls, rows: Sequence[Mapping[str, Any]]) -> FrameAnnotations:
-        """From the rows (see `SCHEMA`) of one frame, at least one."""
+        """Makes the annotations of a frame from its rows (see `SCHEMA`), at least one."""
         first = rows[0]
         height, width = first["segmentation"]["size"]
         objects = tuple(

@@ -1,4 +1,4 @@
-"""How a long clip is cut into windows that several actors work on at once. Numbers only."""
+"""Decides how a long clip is cut into windows for several actors. Works on numbers only."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Cut:
 
     Attributes:
         index: from 0.
-        start, stop: the frames that the window has to itself and gives the clip's rows.
-        until: the end of its rows. [stop, until) is the overlap, which the next window works on, too.
-        end: the end of its work: hotstart decides on the last rows only on the frames after them.
+        start, stop: the window's own frames, for which it gives the clip's rows.
+        until: the end of its rows. [stop, until) is the overlap, which the next window processes, too.
+        end: the end of its work, since hotstart decides about the last rows only on the frames after them.
     """
 
     index: int
@@ -32,17 +32,17 @@ class Cut:
 
 
 def cuts(num_frames: int, frames: int, overlap: int, hotstart_delay: int, multiple_of: int) -> tuple[Cut, ...]:
-    """The windows of a clip in order; none if the clip fits into one, which is not cut.
+    """The windows of a clip in order; none if the clip fits into one window and is not cut.
 
-    Window k starts at the last multiple of `multiple_of` that is not above k * `frames`. What would remain for a last
-    window, if it is shorter than the overlap, belongs to the one before it.
+    Window k starts at the last multiple of `multiple_of` that is not above k * `frames`. If a last window would be
+    shorter than the overlap, its frames belong to the window before.
 
     Args:
-        num_frames: that the clip is sampled to.
-        frames: that a window has to itself.
-        overlap: frames after them that two windows share; at most half of `frames`.
-        hotstart_delay: of the rules in force: rows are final so many frames later, less one.
-        multiple_of: frames on which a window may start: those on which the rules recondition and detect.
+        num_frames: number of frames of the clip, after sampling.
+        frames: number of a window's own frames.
+        overlap: number of frames after these that two windows share; at most half of `frames`.
+        hotstart_delay: the value in force; rows are final this many frames later, less one.
+        multiple_of: windows start at multiples of this, where the rules recondition and detect.
     """
     for name, value, least in (
         ("num_frames", num_frames, 0),

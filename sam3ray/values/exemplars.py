@@ -1,4 +1,4 @@
-"""Exemplars: written down, named, and held against their frame."""
+"""Exemplars: their JSON form, their names, and their checks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SIGNS = "1 (an instance) or 0 (not an instance)"
 def parse_exemplars(value: Any) -> tuple[tuple[ExemplarPrompt, ...], list[str]]:
     """The exemplars of one clip, from JSON text or from the list it stands for, each with a phrase or a label.
 
-    Returns the exemplars and what is wrong with them; sentences begin with the place in the value, as in "[2].boxes".
+    Returns the exemplars and their problems, sentences that begin with the place in the value, as in "[2].boxes".
     """
     entries, problem = listed(value, "exemplars", MAX_EXEMPLARS)
     if problem:
@@ -46,7 +46,7 @@ def parse_exemplars(value: Any) -> tuple[tuple[ExemplarPrompt, ...], list[str]]:
 
 
 def parse_exemplar(entry: Any) -> ExemplarPrompt:
-    """One exemplar, perhaps without a name.
+    """Reads one exemplar, which may lack a name.
 
     Raises:
         ValueError: the first thing wrong with it, beginning with the field: ".boxes is ...; allowed: ...".
@@ -77,7 +77,7 @@ def parse_exemplar(entry: Any) -> ExemplarPrompt:
 
 
 def named_exemplars(exemplars: Iterable[ExemplarPrompt], first: int = 1) -> tuple[ExemplarPrompt, ...]:
-    """The same; where there is neither phrase nor label, the label is "exemplar N", N being its place from `first`."""
+    """Gives each exemplar without phrase and label the label "exemplar N", N being its place, counted from `first`."""
     return tuple(each if each.name else replace(each, label=f"exemplar {n}") for n, each in enumerate(exemplars, first))
 
 
@@ -121,7 +121,7 @@ def _item(each: ExemplarPrompt) -> dict[str, Any]:
 
 
 def exemplar_problem(each: ExemplarPrompt) -> str | None:
-    """What is wrong with an exemplar that was made in Python, its frame and the frame's size apart, or None."""
+    """The problem of an exemplar made in Python, apart from its frame and the frame's size; None if there is none."""
     if not isinstance(each.boxes, list | tuple) or not 1 <= len(each.boxes) <= MAX_BOXES:
         count = len(each.boxes) if isinstance(each.boxes, list | tuple) else shown_value(each.boxes)
         return f"boxes is {count}; allowed: 1 to {MAX_BOXES} of (xmin, ymin, xmax, ymax)"
@@ -150,5 +150,5 @@ def exemplar_problem(each: ExemplarPrompt) -> str | None:
 
 
 def _as_read(phrase: str) -> str:
-    """As the tokenizer reads it: lower case, one space between words."""
+    """A phrase as the tokenizer reads it: lower case, one space between words."""
     return " ".join(phrase.lower().split())

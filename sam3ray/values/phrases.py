@@ -1,4 +1,4 @@
-"""Text prompts as people write them: lists of noun phrases."""
+"""Checks text prompts as people write them: lists of noun phrases."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ MAX_PHRASES = 256  # in one clip
 
 
 def split_phrases(text: str) -> tuple[str, ...]:
-    """Phrases of one text, separated by `;`. Empty parts (a trailing `;`) are no phrases."""
+    """Splits a text into phrases at `;`. Empty parts, as after a trailing `;`, are dropped."""
     return tuple(phrase for part in text.split(";") if (phrase := part.strip()))
 
 
 def as_phrases(value: Any, name: str = "prompts") -> tuple[str, ...]:
-    """Phrases as a caller of the Python API gives them: a list, or one text, which is one phrase and never its letters.
+    """Phrases from a caller of the Python API: a list, or a text, which is one phrase and never its letters.
 
     Raises:
-        UserError: it is neither, or a phrase will not do.
+        UserError: it is neither, or a phrase is invalid.
     """
     if isinstance(value, str):
         phrases = split_phrases(value)
@@ -40,7 +40,7 @@ def as_phrases(value: Any, name: str = "prompts") -> tuple[str, ...]:
 
 
 def as_names(value: Any, name: str) -> tuple[str, ...] | None:
-    """Ids or labels that pick some of many: a list, or one text, which is one of them; None picks all.
+    """Ids or labels that select some of many: a list, or a text, which is one of them; None selects all.
 
     Raises:
         UserError: it is something else.
@@ -58,7 +58,7 @@ def as_names(value: Any, name: str) -> tuple[str, ...] | None:
 def label_problem(label: Any) -> str | None:
     """What is wrong with the label of an object, as "is ...; allowed: ...", or None.
 
-    What a phrase may be, a label may be: rows carry phrases as labels.
+    Every phrase is also a valid label, since rows have phrases as labels.
     """
     allowed = f"allowed: one line of 1 to {MAX_PHRASE_CHARS} characters"
     if not isinstance(label, str) or not label.strip():
@@ -75,7 +75,7 @@ def _has_control(text: str) -> bool:
 
 
 def comma_warning(text: object) -> str | None:
-    """Why one text with commas may not mean what its author wants; None where there is nothing to say.
+    """Why a text with commas may not mean what its author wants; None if there is no doubt.
 
     `prompts: person, car` is one phrase in YAML, and so is a cell `person, car` of a CSV file.
     """

@@ -1,4 +1,4 @@
-"""Visual prompts from JSON or from the rows of a table: every field checked, nothing of the video needed."""
+"""Reads visual prompts from JSON or from the rows of a table. Checks every field, but needs no video."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _CLICKS: dict[Any, bool] = {1: True, 0: False, "positive": True, "negative": Fal
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One prompt as it was written: its object may be named by a label alone.
+    """One prompt as written. Its object may be named by a label only.
 
-    `shapes` are prompts with `object_id` 0, to be filled in once all items of the clip are known.
+    `shapes` are prompts with `object_id` 0, which is filled in once all items of the clip are known.
     """
 
     object_id: int | None
@@ -48,10 +48,10 @@ class WrongField(ValueError):
 def parse_visual_prompts(value: Any, *, refines: bool = False) -> tuple[tuple[VisualPrompt, ...], list[str]]:
     """The prompts of one clip, from JSON text or from the list it stands for.
 
-    Returns the prompts and what is wrong with them; sentences begin with the place in the value, as in "[2].box is".
+    Returns the prompts and their problems, sentences that begin with the place in the value, as in "[2].box is".
 
     Args:
-        refines: the objects are there already, so that prompts may say only what does not belong to them.
+        refines: the objects exist already, so that all clicks may be negative.
     """
     entries, problem = listed(value, "prompts", MAX_ITEMS)
     if problem:
@@ -116,7 +116,7 @@ def parse_item(entry: Any, place: str) -> Item:
 
 
 def known_fields(entry: Mapping[Any, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """What is given in an entry: null counts as absent."""
+    """The given fields of an entry. null counts as absent."""
     fields = {key: value for key, value in entry.items() if value is not None}
     for key in fields:
         if key not in keys:
@@ -126,7 +126,7 @@ def known_fields(entry: Mapping[Any, Any], keys: Sequence[str]) -> dict[str, Any
 
 
 def assemble(items: Sequence[Item], *, refines: bool = False) -> tuple[tuple[VisualPrompt, ...], list[str]]:
-    """Gives each item its object: by id, or by label where it has no id (the next free id for a new label)."""
+    """Gives each item its object, by id, or by label if it has no id. A new label gets the next free id."""
     wrong: list[str] = []
     label_of: dict[int, str] = {}
     ids_of: dict[str, list[int]] = {}
@@ -298,7 +298,7 @@ def _mask(value: Any, at: Mapping[str, Any]) -> MaskPrompt:
 
 
 def _whole(value: Any) -> Any:
-    """3.0 as 3: tables store whole numbers so where a column has gaps."""
+    """Turns 3.0 into 3, since tables store whole numbers as floats if a column has gaps."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

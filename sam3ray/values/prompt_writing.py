@@ -1,4 +1,4 @@
-"""Visual prompts written down as a manifest has them: what `parse_visual_prompts` reads."""
+"""Writes visual prompts in a manifest's form, which `parse_visual_prompts` reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sam3ray.values.prompts import UNRESOLVED, BoxPrompt, PointPrompt, VisualPro
 
 
 def prompt_items(prompts: Iterable[VisualPrompt]) -> list[dict[str, Any]]:
-    """One JSON object per prompt. A frame that is known goes before the time it was found by."""
+    """One JSON object per prompt. If the frame is known, it replaces the time."""
     return [_item(prompt) for prompt in prompts]
 
 

@@ -1,4 +1,4 @@
-"""The prompts as values."""
+"""Prompts as values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ UNRESOLVED = -1  # frame_index of a prompt whose frame is given as a time, until
 
 @dataclass(frozen=True, slots=True)
 class TextPrompt:
-    """Every instance of a concept: a noun phrase such as "red car"."""
+    """A noun phrase such as "red car", which selects every instance of a concept."""
 
     text: str
 
@@ -24,10 +24,10 @@ class PointPrompt:
     Attributes:
         points: (x, y) each, on the displayed frame (rotation applied), in `units`.
         labels: one per point: True means "part of the object", False "not part of it".
-        frame_index: 0-based in the source video; UNRESOLVED where `time_s` is given instead.
+        frame_index: 0-based in the source video; UNRESOLVED if `time_s` is given instead.
         object_id: the object within the clip, >= 1; prompts of the same id refine each other.
-        label: what the `prompt` column will say of this object.
-        time_s: seconds from the video's start; the frame shown at that moment is meant.
+        label: the object's value in the `prompt` column.
+        time_s: seconds from the video's start, meaning the frame shown at that time.
         units: pixels, or fractions (0..1) of the frame's width and height.
     """
 
@@ -61,9 +61,9 @@ class MaskPrompt:
 
     Attributes:
         rle: COCO compressed RLE; empty while the mask is still in the file `png`.
-        height, width: of the mask; 0 while they are not known.
+        height, width: of the mask; 0 while unknown.
         png: address of a one-channel image, non-zero inside the object; read when the prompt is resolved.
-        sha256: of that file as it was when a run first read it; empty if none has.
+        sha256: the file's digest when a run first read it; empty if none has.
     """
 
     rle: str
@@ -87,10 +87,10 @@ class ExemplarPrompt:
     Attributes:
         boxes: (xmin, ymin, xmax, ymax) each, max exclusive, on the displayed frame (rotation applied), in `units`.
         labels: one per box: True is an instance, False is not. None: all are.
-        frame_index: 0-based in the source video; UNRESOLVED where `time_s` is given instead.
-        phrase: what the concept is called. It is looked for on every frame, and the boxes add to it.
-        label: what the `prompt` column says where there is no phrase. Exemplars of one label are one concept.
-        time_s, units: as of `PointPrompt`.
+        frame_index: 0-based in the source video; UNRESOLVED if `time_s` is given instead.
+        phrase: the concept's name. It is looked for on every frame, and the boxes add to it.
+        label: the value in the `prompt` column if there is no phrase. Exemplars of one label are one concept.
+        time_s, units: see `PointPrompt`.
     """
 
     boxes: tuple[tuple[float, float, float, float], ...]
@@ -103,10 +103,10 @@ class ExemplarPrompt:
 
     @property
     def name(self) -> str:
-        """What the `prompt` column says; empty where neither phrase nor label is given."""
+        """The value in the `prompt` column; empty if neither phrase nor label is given."""
         return self.phrase or self.label
 
     @property
     def signs(self) -> tuple[bool, ...]:
-        """Of each box, whether it is around an instance."""
+        """For each box, whether it is around an instance."""
         return (True,) * len(self.boxes) if self.labels is None else self.labels

@@ -1,4 +1,4 @@
-"""The version of the engine: what is raised when rows change."""
+"""The version of the engine, which is raised when rows change."""
 
 from __future__ import annotations
 
