@@ -29,9 +29,9 @@ def _sentence(operation: Mapping[str, Any]) -> str:
     if operation["op"] == "revert":
         return f"undoes {', '.join(map(str, operation['entries']))}"
     said = _WORDS[operation["op"]].format_map(operation)
-    first, last = operation.get("frames") or (None, None)
-    if first is None:
+    if not operation.get("frames"):
         return said
+    first, last = operation["frames"]
     if first == last:
         return f"{said} on frame {first}"
     return f"{said} from frame {first}" if last >= _LAST else f"{said} on frames {first} to {last}"

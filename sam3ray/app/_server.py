@@ -256,7 +256,7 @@ def _add_reviews(app: FastAPI, service: Service) -> None:
         found = review(number)
         author = body.get("author")
         if do == "edit":
-            asked = body.get("operations")
+            asked: Any = body.get("operations")
             try:
                 revision = await run_in_threadpool(found.edit, clip_id, asked, body.get("parent"), author)
             except EditConflict as error:  # the page keeps the correction as a draft
