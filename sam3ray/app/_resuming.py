@@ -98,7 +98,7 @@ class Stop:
         """Raises UserError: the state cannot be used."""
         assert self.path is not None
         session.load(self.path)
-        session.visual.waiting.clear()  # of the earlier run, some of which are not asked for any more
+        session.visual.waiting.clear()  # of the earlier run, some of which are no longer asked for
         for object_id in names:
             session.ids.reserve(object_id)
 
@@ -119,7 +119,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Behind:
-    """Ids of what phrases find on the way back from the middle, in a session of its own and on the page.
+    """Ids of what phrases find on the way back from the middle, in its separate session and on the page.
 
     What was found on the first frame has the ids that it has on the way ahead; the others come after all found ahead.
 

@@ -74,7 +74,7 @@ class Tries:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Runs of people who are away end, once somebody who is there waits; what they found is kept."""
+        """Ends runs of people who are away once somebody present waits. Their results are kept."""
         owners = dict(self._owners)
         if any(each not in self._away for each in owners.values()):
             for order_id, owner in owners.items():

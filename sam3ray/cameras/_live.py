@@ -149,7 +149,7 @@ class LiveView:
 
     @property
     def changed_thresholds(self) -> dict[str, Any]:
-        return {}  # whoever changes thresholds knows them
+        return {}  # the caller that changes thresholds knows them
 
     @property
     def memory_rung(self) -> int:

@@ -1,9 +1,8 @@
 """Turns decoded frames into model inputs, bit for bit like the checkpoint's own video processor.
 
 An `InputQueue` does this in a separate thread, while the launching thread works on earlier frames. On a GPU it copies
-each frame into pinned memory and resizes it in a separate stream. The stream of whoever takes the image waits for that,
-but not the thread. The pusher limits the number of frames in the queue: `LookAhead` gets no more than the session's
-lag.
+each frame into pinned memory and resizes it in a separate stream. The consumer's stream waits for that, but not the
+thread. The pusher limits the number of frames in the queue: `LookAhead` gets no more than the session's lag.
 """
 
 from __future__ import annotations

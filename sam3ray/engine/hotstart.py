@@ -20,7 +20,7 @@ class Standing:
     first_frame: int
     keep_alive: int
     unmatched_frames: int = 0
-    is_confirmed: bool = False  # somebody pointed at it: it is there, whatever the detector says
+    is_confirmed: bool = False  # a visual prompt named it: it exists, whatever the detector says
     overlaps: dict[int, int] = field(default_factory=dict)  # older object -> frames on which both were one detection
 
 

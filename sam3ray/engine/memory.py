@@ -105,7 +105,9 @@ class Bank:
         self._free.extend(row for row in rows if row != NO_ROW)
 
     def _grow(self, count: int) -> None:
-        """Doubled until so many more fit: few copies, and sizes that the allocator has seen in the clip before."""
+        """Doubles the room until this many more fit: that takes few copies, and sizes that the allocator has seen in
+        the clip before.
+        """
         old = new = len(self.rows)
         while new - self.in_use < count:
             new *= 2

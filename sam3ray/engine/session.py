@@ -239,7 +239,7 @@ class Session(AbstractContextManager["Session"]):
         clock = self.clock
         clock.asked = [each for each in clock.asked if each[0] != clock.given]
         clock.asked.append((clock.given, phrases))
-        ends = [since for since, _ in clock.asked[1:]] + [None]  # what ended before this frame is not needed any more
+        ends = [since for since, _ in clock.asked[1:]] + [None]  # what ended before this frame is no longer needed
         clock.asked = [each for each, end in zip(clock.asked, ends, strict=True) if end is None or end > clock.worked]
 
     # Frames
@@ -531,5 +531,5 @@ class Session(AbstractContextManager["Session"]):
             self.prompt_tracker.tracker.forget([each.memory for each in dropped])
 
     def _short(self, frames: int) -> int | None:
-        """What a tracker is told of the number of frames that it will see: beyond 15 it makes no difference."""
+        """The number of frames as a tracker needs to know it: beyond 15 it makes no difference."""
         return frames if frames < LENGTH_HORIZON and not self.policy.live else None

@@ -227,7 +227,7 @@ def _prompt_tracker(session: Session) -> PromptTrackerState | None:
 
 
 def read_note(path: str | os.PathLike[str]) -> str:
-    """The note that a state was saved with. Whether the file is whole is told by loading it.
+    """The note that was saved with a state. Does not check that the file is intact; loading it does.
 
     Raises:
         StateError: the file is missing, or no safetensors.

@@ -25,7 +25,7 @@ class Format:
         image: where the tool looks for the image of a frame, from the clip, the frame's index and its place among the
             exported frames; None where it reads the video itself, or no images at all.
         is_run: it is a run folder itself.
-        ids: object id -> its number in the files, where the format numbers objects anew.
+        ids: object id -> its number in the files, if the format renumbers objects.
     """
 
     write_clip: Callable[[ClipLabels, Folder], Losses]

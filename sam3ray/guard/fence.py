@@ -139,7 +139,7 @@ class _Helper:
             kind, value = self.receive()
             if kind != "ask":
                 return kind, value
-            assert answer is not None, "whoever lets a call ask answers it"
+            assert answer is not None, "a call that asks needs an `answer`"
             try:
                 reply = answer(value)
             except Exception as error:  # noqa: BLE001 - raised again by `_call`

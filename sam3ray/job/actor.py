@@ -44,7 +44,7 @@ class WorkOrder:
 
 
 class ClipActor:
-    """`run` takes minutes; `progress` answers beside it, and `prefetch` works beside it, in threads of their own."""
+    """While `run` takes minutes, `progress` answers and `prefetch` works, in separate threads."""
 
     def __init__(self, number: int, keep_s: float = 0.0) -> None:
         """`keep_s`: how long it outlives its driver (`job.outliving`); 0: Ray ends it with the driver."""

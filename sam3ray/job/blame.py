@@ -89,7 +89,7 @@ class Blame:
         return history is not None and history.suspect
 
     def renew(self, clip: int) -> None:
-        """A part of the clip is kept: what befell it before that is not charged any more."""
+        """A window of the clip is saved: what happened before that is no longer charged."""
         history = self._histories.get(clip)
         if history is not None:
             history.crashes = history.timeouts = 0

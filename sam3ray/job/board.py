@@ -68,7 +68,7 @@ class Board:
         return self.work.graph.clip(clip)
 
     def backoff(self, errors: int) -> float:
-        """Seconds to wait after so many errors in a row: exponential, with jitter."""
+        """Seconds to wait after this many consecutive errors: exponential, with jitter."""
         return min(BACKOFF_CAP_S, self.limits.backoff_s * 2.0 ** min(errors - 1, 30)) * self._random.uniform(0.5, 1.0)
 
     def begin_stop(self, message: str) -> None:

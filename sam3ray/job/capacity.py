@@ -157,7 +157,7 @@ def all_cpus(nodes: Sequence[Node]) -> float:
 
 
 def render_cpus(nodes: Sequence[Node], asked: float) -> float:
-    """What a rendering task asks for: as configured, or less where no node has so many CPUs."""
+    """The CPUs that a rendering task requests: as configured, or fewer if no node has that many."""
     largest = max((node.cpus for node in nodes if not node.draining), default=0.0)
     return min(asked, largest) if largest > 0 else asked
 

@@ -256,7 +256,7 @@ def _temp_dir() -> str | None:
     """Where a private Ray keeps its sessions; None means Ray's default.
 
     Ray puts Unix sockets below it, whose paths must not exceed 107 bytes, some 65 of which are Ray's own. The default
-    is `ray` in the system's temporary folder: too deep a one, or somebody else's, will not do.
+    is `ray` in the system's temporary folder, which may be too deep or belong to another user.
     """
     if "RAY_TMPDIR" in os.environ:
         return None

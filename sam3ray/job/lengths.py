@@ -15,7 +15,7 @@ from sam3ray.video import video_size
 BYTES_PER_S = 500_000  # of an ordinary video: only the order counts
 BUDGET_S = 10.0  # for asking remote stores
 THREADS = 32
-ASK_AT_MOST = 20_000  # at most so many requests to a store
+ASK_AT_MOST = 20_000  # limit on requests to a store
 
 
 def lengths_of(clips: Sequence[Clip], config: JobConfig) -> list[float]:

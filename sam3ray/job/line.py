@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from math import inf
 from typing import Any
 
-_MOST_PASSED = 200  # so many items that may not run on an actor are checked for it at one time
+_MOST_PASSED = 200  # limit on items checked at once for an actor that may not run them
 
 _Entry = tuple[float, int]  # (minus its length, item): sorts as the line does
 

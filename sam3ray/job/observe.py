@@ -109,7 +109,7 @@ class Observers:
         for member in self._members:
             try:
                 call(member)
-            except Exception as error:  # noqa: BLE001 - whoever watches the work must not be able to end it
+            except Exception as error:  # noqa: BLE001 - an observer must not be able to end the work
                 what = f"{type(member).__name__}: {type(error).__name__}"
                 if what not in self._known:
                     self._known.add(what)

@@ -60,7 +60,7 @@ def report(
         storage_options: fsspec options; they win over those of the configuration.
         clips: how many of the clips that are most likely wrong are shown, and half as many of the others.
         stills: False makes the page without pictures, and needs no Ray.
-        sample: read the rows of so many clips, spread evenly over the manifest; None reads all.
+        sample: read the rows of only this many clips, spread evenly over the manifest; None reads all.
         workers: processes that read rows.
         cluster: the Ray cluster that makes the stills: "auto" or host:port; None starts Ray on this machine.
         progress: called with how many clips have been read, of how many.

@@ -287,7 +287,7 @@ class Scheduler:
         return []
 
     def window_kept(self, actor: int, clip: int) -> None:
-        """A window of the running clip is on the store: failures are counted anew from there."""
+        """A window of the running clip is on the store: failures count from zero again."""
         if self.running_on(actor) == clip:
             self._blame.renew(clip)
 

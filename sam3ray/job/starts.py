@@ -12,7 +12,7 @@ from sam3ray.job.placement import Placement
 
 
 class Starts:
-    """`backoff`: seconds to wait after so many errors in a row.
+    """`backoff`: seconds to wait after this many consecutive errors.
 
     Attributes:
         after: no actor is started before that.

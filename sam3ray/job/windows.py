@@ -1,6 +1,6 @@
 """Checkpoints inside a clip: what an attempt saves from time to time, and where the next one continues.
 
-Only whole windows reach the store (`sam3ray.store.windows` says what is there if the process dies at any step). A
+Only whole windows reach the store (`sam3ray.store.windows` says what it holds if the process dies at any step). A
 window that is damaged, or of another video or engine, is ignored: the clip continues from what is left, or starts over.
 """
 

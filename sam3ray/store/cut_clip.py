@@ -130,7 +130,7 @@ class CutClip:
     """The files of one clip.
 
     Attributes:
-        names: what is there, as seen last.
+        names: the existing files, by the last listing.
     """
 
     storage: Storage

@@ -248,7 +248,7 @@ class FrozenRun:
             raise UserError(f"{where} does not hold what was written to it; is something else writing to this output?")
 
     def _renew_addresses(self, clips: Sequence[Clip]) -> None:
-        """Signed addresses expire: whoever reads the frozen manifest next (rendering, say) needs the new ones."""
+        """Signed addresses expire, and later readers of the frozen manifest, such as rendering, need the new ones."""
         table = frozen.with_addresses_of(self.manifest_table(), clips)
         if table is not None:
             self.storage.replace_bytes(frozen.table_bytes(table), layout.MANIFEST)

@@ -55,7 +55,9 @@ def is_part(clip: Mapping[str, Any]) -> bool:
 def sampled_frames(
     clip: Mapping[str, Any], last: int | None = None, frames: int | None = None, at_least: int = -1
 ) -> set[int]:
-    """The frames that a run took of a video of constant rate: up to `last`, or so many and as far as `at_least`."""
+    """The frames that a run took of a video of constant rate: up to `last`, or this many and at least up to
+    `at_least`.
+    """
     unit = Fraction(clip.get("time_base") or _TIME_BASE)
     period = 1 / Fraction(clip["source_fps"]).limit_denominator(1001) / unit
     sampler = Sampler(unit, clip.get("start_s"), clip.get("end_s"), clip.get("fps"))

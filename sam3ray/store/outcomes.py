@@ -28,7 +28,7 @@ def outcomes(
         done: ids of finished clips.
         records: all failure records; None: they are listed, and read where they are needed.
         metadata_of: what the file of a finished clip says of it; may raise FileNotFoundError, ValueError.
-        told: is told now and then of how many clips there is news.
+        told: called from time to time with the number of clips with news.
     """
     attempts: dict[str, list[int]] = {}
     if records is None:

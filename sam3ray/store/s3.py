@@ -68,7 +68,7 @@ def listing(
 
     Args:
         deep: those in its subfolders, too, as paths below the folder.
-        told: is told how many there are after each request.
+        told: called after each request with the number listed so far.
 
     Yields:
         (name, {"Size", "LastModified"}), or (name, None) of a subfolder.

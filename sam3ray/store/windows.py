@@ -49,7 +49,7 @@ class WindowEntry:
     """One window, as its own state and later ones name it.
 
     Attributes:
-        frames: of which it has rows, those without objects included.
+        frames: frames for which it has rows, including those without objects.
         rung, device, attempt, seconds: how it was made.
     """
 
@@ -109,7 +109,7 @@ class Windows:
     """The windows of one clip on the store.
 
     Attributes:
-        rows, states, has_index: what is there, as listed last.
+        rows, states, has_index: the existing files, by the last listing.
     """
 
     storage: Storage

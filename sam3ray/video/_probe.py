@@ -35,7 +35,7 @@ _PICTURE_BYTES = 64  # per pixel: several pictures of four channels of 16 bits
 
 
 def probe_guarded(path: VideoSource, limits: VideoConfig) -> VideoInfo:
-    """Like `probe`, in a process of its own: for callers that must survive a crash of the decoder.
+    """Like `probe`, in a separate process, for callers that must survive a crash of the decoder.
 
     A file that passes may be opened again by the caller: its tables take no more than `limits.max_open_bytes`.
     """

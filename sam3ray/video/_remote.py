@@ -99,7 +99,7 @@ def naming_store_errors(uri: str) -> Iterator[None]:
         raise
     except Exception as error:
         if is_passing(error):
-            raise  # the worker waits until the node has what it is short of
+            raise  # the worker waits until the node has the missing resource
         # Each store raises kinds of its own; all end up classified, none is swallowed.
         reason, message = _classify(error)
         raise ClipError(reason, _without_secrets(message, uri), redact_uri(uri)) from error
@@ -180,7 +180,7 @@ def _without_secrets(message: str, uri: str) -> str:
 
 
 def look_up(uri: str, storage_options: Mapping[str, Any], limits: VideoConfig) -> tuple[Any, RemoteVideo]:
-    """The file system of a uri, and what is there.
+    """The file system of a uri, and the facts about its file or folder.
 
     Raises:
         ClipError: not_found, permission_denied, storage; no_video_stream for a folder without frames; over_limits.
