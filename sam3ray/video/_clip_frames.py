@@ -134,6 +134,8 @@ class ClipFrames:
         """
         to_rgb, sampler = RgbConverter(), Sampler(self.info.time_base, self._start_s, self._end_s, self._fps)
         position = anchor.position
+        if isinstance(self._path, ByRanges):
+            self._path.expect_end(None)
         self.anchors = AnchorLog(self._limits.queue_frames, position)
         for coded in decode(self._path, self._limits, point=anchor.point(start), to_end=self._end_s is None):
             progress()
@@ -259,6 +261,10 @@ class ClipFrames:
             return
         to_rgb = RgbConverter()
         at = 0
+        if isinstance(self._path, ByRanges):
+            found, last = self._path.index, wanted[-1]
+            is_known = found is not None and last < len(found.pts)
+            self._path.expect_end(found.byte_after(last) if found is not None and is_known else None)
         for coded in decode(self._path, self._limits, start_s=from_s):
             progress()
             self._note("rebuilt" if coded.is_rebuilt else "container")

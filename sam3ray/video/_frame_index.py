@@ -76,6 +76,11 @@ class FrameIndex:
     def reaches(self, until_s: float | None) -> bool:
         return self.until_s is None or (until_s is not None and until_s <= self.until_s)
 
+    def byte_after(self, index: int) -> int | None:
+        """Where the first key frame after this frame lies; None where that is not known."""
+        last = self.pts[index]
+        return min((key.byte for key in self.key_frames if key.pts > last and key.byte is not None), default=None)
+
     def dumps(self) -> str:
         steps = [(step, len(list(same))) for step, same in groupby(b - a for a, b in pairwise(self.pts))]
         keys = [(key.pts, key.seek_to, key.byte, key.piece) for key in self.key_frames]

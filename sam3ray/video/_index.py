@@ -61,6 +61,8 @@ def read_index(path: VideoSource, limits: VideoConfig, until_s: float | None = N
         path.lacks_index = True
     elif movie is None:
         path.learn(found)
+    else:
+        path.index = found
     return found
 
 

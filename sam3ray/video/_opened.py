@@ -45,6 +45,9 @@ class ByRanges(ABC):
     def expect_leaps(self) -> None:  # noqa: B027 - not everyone fetches ahead
         """Only little is read in each place from now on."""
 
+    def expect_end(self, byte: int | None) -> None:  # noqa: B027 - not everyone fetches ahead
+        """Nothing far behind this byte is read next; None: that is not known."""
+
     def learn(self, index: FrameIndex | None) -> None:  # noqa: B027 - not everyone has a use for it
         """Keeps the index, which took reading the file; None: it was decoded, and has none."""
 

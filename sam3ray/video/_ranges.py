@@ -23,6 +23,7 @@ _AHEAD_FROM = 4  # blocks: whoever has read so many in a row will read on
 _RUNS = 8  # places that are read sequentially: pictures, sound, an index
 _TRIES = 4
 _PAUSE_S = 0.5
+_MARGIN_BYTES = 2**18  # sound and pictures of one moment do not lie side by side
 _PASS_BYTES = 64 * 2**20  # that a pass may fetch beyond twice the file: containers may lead in circles
 _LONG_S = 4.0  # a request that takes longer is followed by smaller ones, which keeps frames coming
 
@@ -50,6 +51,7 @@ class RangedVideo(ByRanges):
         self.fetched_bytes = 0
         self.learned: Callable[[FrameIndex | None], None] = lambda _: None
         self._allowed = 0
+        self._until: int | None = None  # the block before which reading will end
         self._fetch = fetch
         self._arrived = arrived
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
@@ -70,6 +72,11 @@ class RangedVideo(ByRanges):
         """See there."""
         with self._lock:
             self._runs.clear()
+
+    def expect_end(self, byte: int | None) -> None:
+        """See there."""
+        with self._lock:
+            self._until = None if byte is None else (byte + _MARGIN_BYTES) // BLOCK_BYTES + 1
 
     def learn(self, index: FrameIndex | None) -> None:
         """See there."""
@@ -126,6 +133,8 @@ class RangedVideo(ByRanges):
         with self._lock:
             run = self._runs.pop(number, 0)
             count = min(max(1, run), self._most, self._last_block + 1 - number)
+            if self._until is not None and number < self._until:
+                count = min(count, self._until - number)
             end = next((n for n in range(number + 1, number + count) if n in self._blocks), number + count)
             self._runs[end] = run + end - number
             while len(self._runs) > _RUNS:
@@ -145,6 +154,8 @@ class RangedVideo(ByRanges):
             near = [n for n, run in self._runs.items() if 0 < n - number <= max(1, min(run, self._most) // 2)]
             end = next(iter(near), None)
             if end is None or self._runs[end] < _AHEAD_FROM or end > self._last_block or end in self._blocks:
+                return
+            if self._until is not None and end >= self._until:
                 return
         begin, end = self._span(end)
         with self._lock:

@@ -13,7 +13,7 @@ from sam3ray.video._decode import RgbConverter, decode
 from sam3ray.video._folder import folder_frame, list_frames
 from sam3ray.video._frame import ClockKind, Frame, VideoInfo
 from sam3ray.video._movie import needs_anchors
-from sam3ray.video._opened import VideoSource, folder_of, name_of
+from sam3ray.video._opened import ByRanges, VideoSource, folder_of, name_of
 from sam3ray.video._probe import check_duration, probe_guarded
 from sam3ray.video._sampling import Sampler
 
@@ -108,6 +108,8 @@ class VideoReader:
             raise ClipError(Reason.EMPTY_RANGE, f"no frame lies in {self._range_text()}", self._name)
 
     def _file_frames(self, progress: Progress) -> FrameGenerator:
+        if isinstance(self._path, ByRanges):
+            self._path.expect_end(None)
         to_rgb = RgbConverter()
         sampler: Sampler | None = None
         for coded in decode(self._path, self._limits, start_s=self._start_s, to_end=self._end_s is None):

@@ -29,7 +29,7 @@ from tests.video.ranges import Site, serving
 
 FRAMES, DIES_AT = 240, 205
 PRINT = {"a": 1}
-NAMES = ("long.mp4", "fragments.mp4", "long.mkv", "live.webm", "long.ts", "long.avi")
+NAMES = ("long.mp4", "fragments.mp4", "long.mkv", "long.ts", "long.avi")
 TABLES = ("long.mp4", "fragments.mp4")  # which are read alone
 
 
@@ -60,9 +60,6 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     remux(first, folder / "fragments.mp4", None, options={"movflags": "frag_keyframe+empty_moov"})
     remux(first, folder / "long.mkv", None)
     remux(first, folder / "long.ts", None)
-    vp8 = {"cpu-used": "8", "deadline": "realtime", "b": "4M"}
-    write_video(folder / "live.webm", FRAMES, (128, 96), images=noise, codec="libvpx", options=vp8,
-                container_options={"live": "1"})  # fmt: skip
     write_video(folder / "long.avi", FRAMES, (128, 96), images=noise, codec="mpeg4", options={"bf": "0", "b": "2M"})
     return folder
 
