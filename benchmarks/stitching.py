@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import islice, pairwise, product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from sam3ray.masks import MaskRuns, encode_masks, iou_matrix, read_rle
 from sam3ray.model import Model
 from sam3ray.shapes import Artist, ClipSpec, Scene, make_scene
 from sam3ray.shapes.scene import Path as Way
-from sam3ray.stitching import Links, MemoryProbe, Window, link_windows, merge
+from sam3ray.stitching import Following, Links, MemoryProbe, Window, link_windows, merge
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 from sam3ray.values.cutting import Cut, cuts
 from sam3ray.video import Frame
@@ -158,10 +158,29 @@ def ends_of(cut: Cut, size: int, length: int) -> dict[int, int]:
     return {overlap: min(cut.stop + overlap, length) for overlap in OVERLAPS[size]}
 
 
+def snapshots_of(cut: Cut, size: int, length: int) -> list[Cut]:
+    """A window as it is with each overlap; none if nothing follows."""
+    if cut.until == length:
+        return []
+    late = cut.end - cut.until
+    return [replace(cut, until=until, end=min(until + late, length)) for until in ends_of(cut, size, length).values()]
+
+
+@dataclass(frozen=True, eq=False)
+class End:
+    """What a window leaves at one of its ends."""
+
+    ending: Ending
+    following: Following
+
+
 def work(
-    model: Model, clip: Clip, start: int, end: int, snapshots: set[int]
-) -> tuple[list[FrameAnnotations], dict[int, Ending], bool]:
-    """The rows from `start` on, the endings at some positions, and whether an object got an old id (`relink`)."""
+    model: Model, clip: Clip, start: int, end: int, snapshots: Sequence[Cut]
+) -> tuple[list[FrameAnnotations], dict[int, End], bool]:
+    """The rows from `start` on, what is left behind each of these cuts, and whether an object got an old id (`relink`).
+    Works up to `end`, and on until no cut needs more.
+    """
+    followed = {cut.until: Following(cut) for cut in snapshots}
     taken: dict[int, Ending] = {}
     rows: list[FrameAnnotations] = []
     renamed: list[int] = []
@@ -169,23 +188,33 @@ def work(
     def worked() -> None:
         if session.relinker is not None:
             renamed.extend(session.relinker.renamed)
-        if start + session.clock.worked in snapshots:
-            taken[start + session.clock.worked] = Ending.of(session, start)
+        done = start + session.clock.worked
+        objects = () if session.propagation is None else session.propagation.objects
+        for each in followed.values():
+            each.after(done - 1, objects)
+        if done in followed:
+            taken[done] = Ending.of(session, start)
 
     with model.session(*clip.size, length=max(end - start, LENGTH_HORIZON)) as session:
         session.opening = start == 0
         session.progress = worked
         session.add(clip.prompt)
-        for frame in islice(clip.read(start), end - start):
+        for frame in clip.read(start):
+            if frame.index >= end and not any(each.needs_more for each in followed.values()):
+                break
             rows += [result.annotations for result in session.step(frame)]
         rows += [result.annotations for result in session.finish()]
-    return rows, taken, bool(renamed)
+    for each in followed.values():
+        for position, row in enumerate(rows, start):
+            each.take(position, row)
+    return rows, {until: End(taken[until], each) for until, each in followed.items()}, bool(renamed)
 
 
-def keep(folder: Path, name: str, rows: Sequence[FrameAnnotations], start: int, taken: dict[int, Ending]) -> None:
-    for until, ending in taken.items():
+def keep(folder: Path, name: str, rows: Sequence[FrameAnnotations], start: int, taken: Mapping[int, End]) -> None:
+    for until, end in taken.items():
         named = {each.object_id for frame in rows[: until - start] for each in frame.objects}
-        ending.write(folder / f"{name}-{until}.safetensors", {each: each for each in named})
+        ids = {each: each for each in named}
+        end.ending.write(folder / f"{name}-{until}.safetensors", ids, found=end.following.found)
     partial = folder / f".{name}.parquet"
     write_window(partial, name, list(rows))
     partial.rename(folder / f"{name}.parquet")
@@ -206,11 +235,11 @@ def compute_windows(model: Model, clip: Clip, folder: Path, once: Once, starts: 
             names = {w: f"{w}-{cut.index}" for w, cut in these.items()}
             if all((folder / f"{name}.parquet").exists() for name in names.values()):
                 continue
-            ends = {w: set(ends_of(cut, w, clip.length).values()) for w, cut in these.items()}
+            ends = {w: snapshots_of(cut, w, clip.length) for w, cut in these.items()}
             last = max(cut.end for cut in these.values())
-            rows, taken, _ = work(model, clip, start, last, set().union(*ends.values()) - {clip.length})
+            rows, taken, _ = work(model, clip, start, last, [each for of in ends.values() for each in of])
             for w, cut in these.items():
-                own = {until: taken[until] for until in ends[w] & taken.keys()} if cut.until < clip.length else {}
+                own = {each.until: taken[each.until] for each in ends[w]}
                 keep(folder, names[w], rows[: cut.until - start], start, own)
 
 
@@ -220,7 +249,7 @@ def compute_whole(model: Model, clip: Clip, folder: Path, once: Once) -> None:
     if (folder / "relinked.parquet").exists():
         return
     windows = pieces(clip.length)
-    firsts = {until for w, found in windows.items() for until in ends_of(found[0], w, clip.length).values()}
+    firsts = [each for w, found in windows.items() for each in snapshots_of(found[0], w, clip.length)]
     relinking = model.with_tracking(model.tracking.model_copy(update={"relink": True}))
     with Once(relinking, clip.size, once):
         rows, taken, is_other = work(relinking, clip, 0, clip.length, firsts)
@@ -232,7 +261,10 @@ def compute_whole(model: Model, clip: Clip, folder: Path, once: Once) -> None:
         else:  # the endings are those of a model that does not relink
             with model.session(*clip.size) as session:
                 binding = bound_to(session.engine)
-            plain = {t: Ending(replace(each.state, bound_to=binding), each.tensors) for t, each in taken.items()}
+            plain = {
+                until: replace(end, ending=replace(end.ending, state=replace(end.ending.state, bound_to=binding)))
+                for until, end in taken.items()
+            }
             keep(folder, "whole", rows, 0, plain)
     keep(folder, "relinked", rows, 0, {})
 

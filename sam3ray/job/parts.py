@@ -36,7 +36,7 @@ from sam3ray.store.annotation_file import AnnotationWriter, read_file_metadata
 from sam3ray.store.cut_clip import CutClip, CutsNote, WindowLost, WindowMark
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.clip import Clip
-from sam3ray.values.cutting import Cut
+from sam3ray.values.cutting import MOST_FOLLOWED, Cut
 from sam3ray.values.versions import ENGINE_VERSION
 from sam3ray.video import ClipFrames, Frame, local_sighting
 
@@ -267,7 +267,7 @@ class PartWorker:
             with AnnotationWriter(rows, clip.clip_id, {**facts, "clip": {}}) as writer:
                 found = self._stitching.segment_window(
                     self._segmenter,
-                    clock.timed("decode", video.read(cut.start, cut.end)),
+                    clock.timed("decode", video.read(cut.start, cut.end + (0 if is_last else MOST_FOLLOWED))),
                     source.info.height,
                     source.info.width,
                     clip.prompts,

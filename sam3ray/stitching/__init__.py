@@ -13,6 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ._following import Following
 from ._link import Probe, link_windows
 from ._links import Joint, LinkedTrack, Links
 from ._merge import merge
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ._window import segment_window
 
 __all__ = [
+    "Following",
     "Joint",
     "LinkedTrack",
     "Links",

@@ -45,7 +45,8 @@ class Joint:
     """A track of a window that goes on as a track of a later one, how that was found, and the agreement of their masks.
 
     Attributes:
-        by: "overlap": on the frames that both windows show; "memory": what the object remembered finds it again.
+        by: "overlap": on the frames that both windows show; "memory": what the object remembered finds it again,
+            when its window goes on or on frames of the later track.
     """
 
     window: _Count

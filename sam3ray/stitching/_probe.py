@@ -7,12 +7,13 @@ from functools import partial
 
 from sam3ray.engine.ending import EndingFile
 from sam3ray.engine.recall import Recall
-from sam3ray.engine.returning import STEPS
+from sam3ray.engine.returning import ENOUGH, STEPS
 from sam3ray.engine.rules import Rules
 from sam3ray.masks import MaskRuns
 from sam3ray.model import Model
 from sam3ray.stitching._link import link_windows
 from sam3ray.stitching._links import Links
+from sam3ray.stitching._overlap import SHARED
 from sam3ray.stitching._tracks import Track, Window
 from sam3ray.video import Frame
 
@@ -61,13 +62,45 @@ class MemoryProbe:
         return self._endings[window]
 
     def scores(self, lost: Sequence[tuple[int, int]], track: Track) -> list[float]:
+        """First, the track is compared with what the windows of the lost objects found when they went on: see `_found`.
+        If it is none of that, those that no window saw meanwhile are looked for by their memories: see `_remembered`.
+
+        Raises:
+            StateError: the ending of a window is damaged, or of another model.
+        """
+        fits, unseen = [0.0] * len(lost), []
+        for place, key in enumerate(lost):
+            fit = self._found(key, track)
+            if fit is None:
+                unseen.append(place)
+            else:
+                fits[place] = fit
+        if unseen and max(fits) < ENOUGH:
+            for place, fit in zip(unseen, self._remembered([lost[each] for each in unseen], track), strict=True):
+                fits[place] = fit
+        return fits
+
+    def _found(self, lost: tuple[int, int], track: Track) -> float | None:
+        """IoU of the track with what the lost object's window found of it, over the frames that are looked at and on
+        which both are seen; 0 if these are fewer than two. None if the window did not see the object meanwhile.
+        """
+        window, object_id = lost
+        ending = self._ending(window)
+        assert ending is not None  # it knows the object
+        meanwhile = [at for at in ending.seen(object_id) if track.first <= at <= track.first + STEPS[-1]]
+        if len(meanwhile) < SHARED:
+            return None
+        mine, found = track.probed, ending.found(object_id, track.probed.keys() & set(meanwhile))
+        if len(found) < SHARED:
+            return 0.0
+        common = sum(int(mine[at].common([mask])[0]) for at, mask in found.items())
+        return common / max(sum(mine[at].area + mask.area for at, mask in found.items()) - common, 1)
+
+    def _remembered(self, lost: Sequence[tuple[int, int]], track: Track) -> list[float]:
         """The lost objects are tracked on the frames on which the track is looked at, as if they had never been lost:
         they remember what they see, and compete. The score is the mean over these frames of the IoU with the track's
         mask, times the tracker's probability that the object is there; 0 on frames that lack the object, or the track.
         An object that does not begin where the track begins (`SEEN_FIRST`) only moved over to it, and has 0.
-
-        Raises:
-            StateError: the ending of a window is damaged, or of another model.
         """
         windows = list(dict.fromkeys(window for window, _ in lost))
         order = [place for window in windows for place, (of, _) in enumerate(lost) if of == window]
@@ -107,7 +140,7 @@ def link(
     relink_after_s: float | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Links:
-    """Links the windows of a clip: see `link_windows`. The model looks at five frames of each new track.
+    """Links the windows of a clip: see `link_windows`. The model looks at up to five frames of each new track.
 
     Args:
         windows: all of the clip, in order; their frames are read once, one window after another.

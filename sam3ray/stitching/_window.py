@@ -8,10 +8,12 @@ from pathlib import Path
 
 from sam3ray.engine.ending import Ending
 from sam3ray.engine.lookahead import LENGTH_HORIZON
+from sam3ray.engine.result import SessionResult
 from sam3ray.failures import ClipError, Reason, UserError
 from sam3ray.model import Model
+from sam3ray.stitching._following import Following
 from sam3ray.values.annotations import FrameAnnotations
-from sam3ray.values.cutting import Cut
+from sam3ray.values.cutting import MOST_FOLLOWED, Cut
 from sam3ray.values.exemplars import named_exemplars, with_exemplar_phrases
 from sam3ray.values.phrases import as_phrases
 from sam3ray.values.prompts import ExemplarPrompt
@@ -39,9 +41,10 @@ def segment_window(
     have started it anyhow, and that one's from there on; by this `link` tells what the whole clip would have had.
 
     Args:
-        frames: those from `cut.start` on, in order, of one size; read up to `cut.end` - 1.
-        ending: where to write what the window's objects remember (`sam3ray.engine.ending`); the file is there when the
-            last frame has been given. None: the last window, which nothing follows.
+        frames: those from `cut.start` on, in order, of one size; read up to `cut.end` - 1, and on where the window ends
+            without some of its objects, if there are more (`sam3ray.values.cutting.MOST_FOLLOWED`).
+        ending: where to write what the window's objects remember (`sam3ray.engine.ending`), and where they were found
+            again; the file is there when the last frame has been given. None: the last window, which nothing follows.
         note: a text to keep with the ending.
         exemplars: of the whole clip, resolved, each with a phrase. Those on frames of other windows are left out.
         progress: called after each processed frame.
@@ -76,6 +79,7 @@ def _rows(
     progress: Callable[[], None] | None,
 ) -> Iterator[FrameAnnotations]:
     length = cut.end - cut.start
+    following = Following(cut)
     taken: list[Ending] = []
     renamed: dict[int, int] = {}  # after the ending was taken: new id -> old id
     # Whatever the window's length, the clip is a long one.
@@ -86,7 +90,11 @@ def _rows(
                 progress()
             if taken and session.relinker is not None:
                 renamed.update(session.relinker.renamed)
-            if ending is not None and session.clock.worked == cut.until - cut.start:
+            if ending is None:
+                return
+            objects = () if session.propagation is None else session.propagation.objects
+            following.after(cut.start + session.clock.worked - 1, objects)
+            if session.clock.worked == cut.until - cut.start:
                 taken.append(Ending.of(session, cut.start))
 
         session.engine.counted = session
@@ -95,18 +103,29 @@ def _rows(
         for phrase in phrases:
             session.add(phrase)
         waiting = sorted(exemplars, key=lambda each: each.frame_index)
-        left = cut.until - cut.start  # rows to give
-        count, named = 0, set[int]()
-        for frame in islice(frames, length):
+        given, named = 0, set[int]()
+
+        def rows(results: Iterable[SessionResult]) -> Iterator[FrameAnnotations]:
+            """Those that the window gives; what is behind them has been found by following."""
+            nonlocal given
+            for result in results:
+                if given < cut.until - cut.start:
+                    named.update(result.shown)
+                    yield result.annotations
+                elif ending is not None:
+                    following.take(cut.start + given, result.annotations)
+                given += 1
+
+        count = 0
+        for frame in islice(frames, length if ending is None else length + MOST_FOLLOWED):
             while waiting and waiting[0].frame_index <= frame.index:
                 shown = waiting.pop(0)
                 if count or cut.index == 0 or shown.frame_index == frame.index:
                     session.add(shown)
             count += 1
-            for result in session.step(frame)[:left]:
-                left -= 1
-                named.update(result.shown)
-                yield result.annotations
+            yield from rows(session.step(frame))
+            if ending is not None and not following.needs_more:
+                break
         if count < length:
             raise ClipError(
                 Reason.UNREADABLE_VIDEO,
@@ -116,13 +135,10 @@ def _rows(
         if ending is None:
             for shown in waiting:
                 session.add(shown)  # behind the clip's last frame: an error, as in a clip that is not cut
-        for result in session.finish()[:left]:
-            left -= 1
-            named.update(result.shown)
-            yield result.annotations
+        yield from rows(session.finish())
         if ending is not None:
             ids = {each: each for each in named - set(renamed.values())}
             for new, old in renamed.items():
                 if old in named and old not in ids.values():
                     ids[new] = old
-            taken[0].write(ending, ids, note)
+            taken[0].write(ending, ids, note, following.found)

@@ -2,7 +2,7 @@
 
     cuts.json                 how it is cut, decided once
     w<k>-<n>.parquet          rows of window k, made by its n-th attempt
-    w<k>-<n>.safetensors      its objects' memories at its end; the last window has none
+    w<k>-<n>.safetensors      its objects' memories at its end, and where it found hidden ones again; not of the last
     w<k>.json                 window k is done: names the two with their SHA-256
     links.json                which objects are the same across windows, decided once; names the rows it is based on
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MOST_FOLLOWED = 120  # frames without an object, after which a window no longer goes on for it
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:
@@ -18,6 +20,7 @@ class Cut:
         start, stop: the window's own frames, for which it gives the clip's rows.
         until: the end of its rows. [stop, until) is the overlap, which the next window processes, too.
         end: the end of its work, since hotstart decides about the last rows only on the frames after them.
+            A window that ends without some of its objects runs on until they are back, at most `MOST_FOLLOWED` frames.
     """
 
     index: int

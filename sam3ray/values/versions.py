@@ -12,4 +12,4 @@ ENGINE_VERSION = 3
 
 # Of the rules by which the objects of parallel windows are linked: raised whenever they change. In the fingerprint of
 # `windows.mode: parallel`.
-LINKING_VERSION = 4
+LINKING_VERSION = 5

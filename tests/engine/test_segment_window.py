@@ -87,15 +87,25 @@ def window(model: Model, cut: Cut, ending: Path | None = None, frames: Any = Non
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path, list[Any]]:
+    """A window that goes on for none of its objects."""
     model, path = Model(), tmp_path_factory.mktemp("window") / "ending.safetensors"
-    return model, path, window(model, FIRST, path, note="mine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sam3ray.stitching._following.MOST_FOLLOWED", 0)
+        return model, path, window(model, FIRST, path, note="mine")
+
+
+@pytest.fixture(scope="module")
+def followed(made: tuple[Model, Path, list[Any]]) -> tuple[Path, list[Any]]:
+    """The same window, going on for the objects that it ends without."""
+    path = made[1].with_name("followed.safetensors")
+    return path, window(made[0], FIRST, path)
 
 
 @pytest.fixture(scope="module")
 def whole(made: tuple[Model, Path, list[Any]]) -> list[Any]:
-    """The clip in one piece, a little beyond the first window."""
+    """The clip in one piece."""
     made[0].detector.start = 0
-    return list(made[0].engine.annotate(FRAMES[: FIRST.end + 2], HEIGHT, WIDTH, ["red", "blue"]))
+    return list(made[0].engine.annotate(FRAMES, HEIGHT, WIDTH, ["red", "blue"]))
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +155,48 @@ def test_an_ending_holds_what_its_objects_remember_and_nothing_of_those_that_wer
     (here, there) = found
     assert torch.equal(here.masks, there.masks)
     assert torch.equal(here.score_logits, there.score_logits)
+
+
+def test_a_window_goes_on_as_the_whole_clip_does_for_the_objects_that_it_ends_without(
+    made: tuple[Model, Path, list[Any]], followed: tuple[Path, list[Any]], whole: list[Any]
+) -> None:
+    model, before, rows = made
+    path, again = followed
+    assert again == rows
+    ending = EndingFile(path, model.engine, (HEIGHT, WIDTH))
+    last = max(max(ending.seen(each), default=0) for each in ending.objects)
+    assert last >= FIRST.end
+    found = 0
+    for object_id in ending.objects:
+        there = range(FIRST.until, last + 1)
+        masks = ending.found(object_id, there)
+        assert sorted(masks) == ending.seen(object_id)
+        assert {at: mask.encoded().rle for at, mask in masks.items()} == {
+            at: each.rle for at in there for each in whole[at].objects if each.object_id == object_id
+        }
+        found += len(masks)
+    assert found
+    plain = EndingFile(before, model.engine, (HEIGHT, WIDTH))
+    assert not any(plain.seen(each) for each in plain.objects)
+
+
+def test_where_a_window_went_on_a_track_is_compared_with_what_it_found(
+    made: tuple[Model, Path, list[Any]], followed: tuple[Path, list[Any]]
+) -> None:
+    model, (path, _) = made[0], followed
+    ending = EndingFile(path, model.engine, (HEIGHT, WIDTH))
+    name = max(ending.objects, key=lambda each: len(ending.seen(each)))
+    first = ending.seen(name)[0]
+    probed = ending.found(name, ending.seen(name)[:5])
+    windows = [Window(FIRST, (), path), Window(SECOND, ())]
+    probe = MemoryProbe(model, HEIGHT, WIDTH, windows, lambda position: pytest.fail("no frame is read"))  # type: ignore[arg-type]
+    track = Track(1, 1, ending.objects[name], 0.9, first, 25, probed=probed)
+    others = [each for each in ending.objects if each != name]
+    same, *rest = probe.scores([(0, name), *((0, each) for each in others)], track)
+    assert same == 1
+    assert all(each < 1 for each in rest)
+    alone = Track(1, 1, ending.objects[name], 0.9, first, 25, probed={first: probed[first]})
+    assert probe.scores([(0, name)], alone) == [0]  # one frame says little
 
 
 def test_a_probe_finds_a_remembered_object_where_the_clip_itself_has_it(
