@@ -164,8 +164,8 @@ def main() -> None:
             )
         load = os.getloadavg()[0]
         table = "\n".join(lines) + (
-            f"\n\nOf a video of {size / 1e6:.0f} MB ({given.frames} frames of {SIZE[0]}x{SIZE[1]}), "
-            f"which has {WINDOWS} windows. Medians of {REPEATS} runs of each, alternating; load {load:.0f}."
+            f"\n\nMeasured on a video of {size / 1e6:.0f} MB ({given.frames} frames of {SIZE[0]}x{SIZE[1]}) with "
+            f"{WINDOWS} windows. Medians of {REPEATS} alternating runs each; load {load:.0f}."
         )
         longer = Path(folder) / "longer.mp4"
         write_groups(longer, given.longer)
