@@ -14,12 +14,14 @@ from weakref import WeakSet
 
 import torch
 from torch import _dynamo
+from torch.fx.experimental import _config
 from transformers import Sam3VideoModel
 
 from sam3ray.failures import JobStopped
 from sam3ray.faults.causes import first_line
 
 _models: WeakSet[Sam3VideoModel] = WeakSet()
+_shapes: Any = _config  # torch adds `patch` to the module when it is imported
 _MOST_SHAPES = 64  # of one kind of layer, before torch gives up on it: frames x phrases of a batch
 
 
@@ -44,11 +46,22 @@ def compile_layers(model: Sam3VideoModel, device: torch.device, backend: str = "
     _models.add(model)
 
 
-def compiled(model: Sam3VideoModel, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles a pure function of tensors once for all sizes, if the model's layers are compiled; else returns it
-    unchanged.
+def compiled(
+    model: Sam3VideoModel, function: Callable[..., Any], backend: str = "inductor"
+) -> Callable[..., Any] | None:
+    """A pure function of tensors, compiled once for all sizes and once for those of length 1, if the model's layers
+    are compiled.
     """
-    return _compiled(function, "inductor", dynamic=True) if model in _models else function
+    if model not in _models:
+        return None
+    run = _compiled(function, backend, dynamic=True)
+
+    def called(*given: Any) -> Any:
+        # Two sizes that happen to be equal are no reason to compile for sizes that are.
+        with _shapes.patch(use_duck_shape=False):
+            return run(*given)
+
+    return called
 
 
 def _compiled(function: Callable[..., Any], backend: str, *, dynamic: bool) -> Callable[..., Any]:

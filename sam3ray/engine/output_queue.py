@@ -25,6 +25,7 @@ class OutputQueue:
     """
 
     def __init__(self, device: torch.device, size: tuple[int, int], form: MaskForm = "rle", *, at_once: bool) -> None:
+        self._device = device
         self._size = size
         self._form = form
         self._pending: deque[Future[SessionResult]] = deque()
@@ -58,5 +59,5 @@ class OutputQueue:
         if step.pointed is not None:
             parts.append((step.pointed, tuple(range(len(step.pointed.object_ids)))))
         with torch.inference_mode(), on_stream(self._stream):
-            frame, pixels = final_masks(step.stamp, parts, *self._size, self._form)
+            frame, pixels = final_masks(step.stamp, parts, *self._size, self._form, self._device)
         return SessionResult(frame, pixels, due.tentative, due.retracted)

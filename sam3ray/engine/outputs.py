@@ -79,11 +79,13 @@ def final_masks(
     height: int,
     width: int,
     form: MaskForm = "rle",
+    device: torch.device | None = None,
 ) -> tuple[FrameAnnotations, Any]:
     """Makes the masks of a frame's objects. Objects without a pixel are omitted.
 
     Args:
         parts: results of the frame, each with the places of the objects to show. No object is in two of them.
+        device: of the model, for the tensor of a frame that shows nothing.
 
     Returns:
         The rows, and None. In other forms than run lengths: rows with only area and box, and in the same order their
@@ -92,6 +94,8 @@ def final_masks(
     objects: list[ObjectAnnotation] = []
     pixels: list[torch.Tensor] = []
     for result, shown in parts:
+        if not shown:
+            continue
         if result.arrived is not None:
             result.arrived.synchronize()
         if form == "rle":
@@ -107,7 +111,7 @@ def final_masks(
     frame = FrameAnnotations(stamp.index, stamp.pts, stamp.time_s, height, width, rows)
     if form == "rle":
         return frame, None
-    together = torch.cat(pixels)[order] if pixels else torch.zeros((0, height, width), dtype=torch.bool)
+    together = torch.cat(pixels)[order] if pixels else torch.zeros((0, height, width), dtype=torch.bool, device=device)
     return frame, together.cpu().numpy() if form == "array" else together
 
 
@@ -124,13 +128,11 @@ def _row(result: FrameResult, place: int, mask: EncodedMask) -> ObjectAnnotation
 
 
 def _encode_on_device(result: FrameResult, shown: Sequence[int], height: int, width: int) -> list[EncodedMask | None]:
-    return list(encode_masks(_pixels(result, shown, height, width))) if shown else []
+    return list(encode_masks(_pixels(result, shown, height, width)))
 
 
 def _pixels(result: FrameResult, shown: Sequence[int], height: int, width: int) -> torch.Tensor:
     """(n, height, width) bool, on the device of the masks."""
-    if not shown:
-        return torch.zeros((0, height, width), dtype=torch.bool, device=result.masks.device)
     if result.ready is not None:
         result.ready.wait()
         result.masks.record_stream(torch.cuda.current_stream(result.masks.device))
@@ -175,8 +177,6 @@ def _by_rank(result: FrameResult, shown: Sequence[int]) -> list[int]:
 
 
 def _encode_on_host(result: FrameResult, shown: Sequence[int], height: int, width: int) -> list[EncodedMask | None]:
-    if not shown:
-        return []
     low = result.masks.float().numpy()
     regions = [enlarged(low[place], height, width) for place in shown]
     groups = [result.groups[place] for place in shown]

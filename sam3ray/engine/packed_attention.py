@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 SLOTS = (1, 2, 4, 7, 8, 9, 10)  # memories of an object are padded to one of these; more only where a rule reads more
 POINTERS = 4  # their number is padded to a multiple of this
 WIDER = 8  # channels beside a memory's own, of which the first is 1: so many keep rows aligned for the hardware
+FEWEST_COMPILED = 3  # memories: fewer are read on an object's first two frames only, and one is compiled by itself
 NOTHING = -1e30  # the logarithm of what is not there
 
 Dense = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
@@ -123,8 +124,8 @@ class Room:
 class PackedAttention:
     """Fuses a frame's features with what each object remembers, in bfloat16 on a GPU."""
 
-    def __init__(self, attention: MemoryAttention, dense: Dense, weigh: Callable[..., Tensor]) -> None:
-        """`weigh`: `weighed`, or what it was compiled to."""
+    def __init__(self, attention: MemoryAttention, dense: Dense, weigh: Callable[..., Tensor] | None) -> None:
+        """`weigh`: what `summed` was compiled to, if it was."""
         self._plain = attention
         self._dense = dense
         self._weigh = weigh
@@ -245,7 +246,8 @@ class PackedAttention:
         own = scores.softmax(-1).to(v.dtype) @ v
 
         sums = sums.masked_fill(~known[:, :, None, None], NOTHING)
-        return attention.o_proj(self._weigh(each, sums, own, scores.logsumexp(-1)))
+        weigh = self._weigh if self._weigh is not None and slots >= FEWEST_COMPILED else weighed
+        return attention.o_proj(weigh(each, sums, own, scores.logsumexp(-1)))
 
     def _placed_keys(self, attention: Any) -> Tensor:
         """(g*g, 64 + WIDER, C): projections that turn a memory into a rotated key at each place. The last rows are the
@@ -279,6 +281,16 @@ def weighed(each: Tensor, sums: Tensor, own: Tensor, own_sums: Tensor) -> Tensor
     out = own * weights[:, slots]
     for slot in range(slots):
         out.addcmul_(each[:, slot], weights[:, slot])
+    return out.to(own.dtype).transpose(1, 2).flatten(2)
+
+
+def summed(each: Tensor, sums: Tensor, own: Tensor, own_sums: Tensor) -> Tensor:
+    """`weighed` for torch.compile, whatever the number of memories: a loop over them is compiled for each number.
+
+    Uncompiled it would hold every product, in float32.
+    """
+    weights = torch.cat([sums, own_sums.unsqueeze(1)], 1).softmax(1).unsqueeze(-1)
+    out = own * weights[:, -1] + (each * weights[:, :-1]).sum(1)
     return out.to(own.dtype).transpose(1, 2).flatten(2)
 
 

@@ -19,7 +19,7 @@ from sam3ray.engine.compiling import compiled
 from sam3ray.engine.mask_head import HeadOutput, MaskHead, resize
 from sam3ray.engine.memory import Bank, ReadRules, Reads, RuleSet
 from sam3ray.engine.memory_attention import MemoryAttention
-from sam3ray.engine.packed_attention import Packed, PackedAttention, weighed
+from sam3ray.engine.packed_attention import Packed, PackedAttention, summed
 from sam3ray.engine.vision import FrameFeatures, sine_positions
 
 
@@ -42,7 +42,7 @@ class TrackerParts:
         device = tracker.no_memory_embedding.device
         width = tracker.memory_attention.layers[0].cross_attn_image.head_dim
         dense = packed_attention.possible(device, dtype, width)
-        self.packed = None if dense is None else PackedAttention(self.attention, dense, compiled(model, weighed))
+        self.packed = None if dense is None else PackedAttention(self.attention, dense, compiled(model, summed))
         grid = tracker.prompt_encoder.image_embedding_size
         side = 4 * tracker.prompt_encoder.mask_input_size[0]
         self._memory_size = (side, side)

@@ -73,6 +73,16 @@ def finished(masks: FrameResult, shown: list[int], height: int = 16, width: int 
     return final_masks(masks.stamp, [(masks, shown)], height, width)[0]
 
 
+def test_a_frame_that_shows_nothing_has_its_empty_tensor_on_the_models_device():
+    device, stamp = torch.device("meta"), FrameStamp(3, 1536, 0.12)
+    nobody = result(torch.empty(0, 1, 1), [])  # as a frame without objects leaves the loop, on the host
+    for parts in ([], [(nobody, [])]):
+        frame, pixels = final_masks(stamp, parts, 16, 24, "tensor", device)
+        assert not frame.objects
+        assert pixels.device == device
+        assert (pixels.shape, pixels.dtype) == ((0, 16, 24), torch.bool)
+
+
 def test_hidden_objects_take_no_pixels():
     masks = torch.full((2, 8, 8), 1.0)
     both = finished(result(masks, [0.5, 0.9]), [0, 1])

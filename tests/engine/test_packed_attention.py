@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from sam3ray.engine import capture, packed_attention
+from sam3ray.engine import capture, compiling, packed_attention, tracker_parts
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.tracker_parts import normed
 from sam3ray.job.mishaps import free_memory
@@ -59,6 +59,8 @@ def follow(rules: str, object_batch: int) -> list[tuple[torch.Tensor, ...]]:
 @pytest.mark.parametrize("object_batch", [64, 3])
 @pytest.mark.parametrize("rules", ["published", "transformers"])
 def test_objects_of_all_ages_share_a_batch(packed, monkeypatch, rules, object_batch):
+    if object_batch == 3:  # what is compiled on a GPU, uncompiled
+        monkeypatch.setattr(tracker_parts, "compiled", lambda model, function: function)
     together = follow(rules, object_batch)
     monkeypatch.undo()
     apart = follow(rules, object_batch)
@@ -69,17 +71,25 @@ def test_objects_of_all_ages_share_a_batch(packed, monkeypatch, rules, object_ba
             torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-3)
 
 
-def test_one_compilation_weighs_any_number_of_objects():
+def test_two_compilations_weigh_any_number_of_objects_and_memories(monkeypatch):
+    """One object is compiled by itself."""
+    torch._dynamo.reset()
     counters.clear()
-    weigh = torch.compile(packed_attention.weighed, dynamic=True, backend="eager")
-    for n in (2, 5, 9, 3):
-        each, own = torch.randn(n, 7, 1, 30, 16), torch.randn(n, 1, 30, 16)
-        sums, own_sums = torch.randn(n, 7, 1, 30), torch.randn(n, 1, 30)
-        got = weigh(each, sums, own, own_sums)
-        weights = torch.cat([sums, own_sums[:, None]], 1).softmax(1)[..., None]
-        expected = (torch.cat([each, own[:, None]], 1) * weights).sum(1).transpose(1, 2).flatten(2)
-        torch.testing.assert_close(got, expected)
-    assert counters["stats"]["unique_graphs"] == 1
+    kind, model = torch.bfloat16, torch.nn.Linear(1, 1)
+    monkeypatch.setattr(compiling, "_models", {model})
+    weigh = compiling.compiled(model, packed_attention.summed, backend="eager")
+    for n in (2, 1, 9):
+        for slots in (slots for slots in packed_attention.SLOTS if slots >= packed_attention.FEWEST_COMPILED):
+            each, own = torch.randn(n, slots, 2, 30, 16).to(kind), torch.randn(n, 2, 30, 16).to(kind)
+            sums, own_sums = torch.randn(n, slots, 2, 30), torch.randn(n, 2, 30)
+            got = weigh(each, sums, own, own_sums)
+            assert got.dtype == kind
+            torch.testing.assert_close(got, packed_attention.weighed(each, sums, own, own_sums))
+            weights = torch.cat([sums, own_sums[:, None]], 1).softmax(1)[..., None]
+            expected = (torch.cat([each, own[:, None]], 1) * weights).sum(1).transpose(1, 2).flatten(2)
+            torch.testing.assert_close(got.float(), expected, rtol=0.02, atol=0.02)
+    assert counters["stats"]["unique_graphs"] <= 2
+    assert not counters["graph_break"]
 
 
 def recorded(run, device):
