@@ -14,6 +14,11 @@ from typing import TYPE_CHECKING, Any
 # processors (seen on AMD EPYC): the same clip could give other rows. It reads this before its first product.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
+# oneDNN, and torch's layer over it, each keep what they have prepared for the latest 1024 shapes, up to .6 MB each, and
+# shapes change with the objects that there are: hundreds of MB in live video. A frame needs some 60 of them.
+for _kept in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_kept, "128")
+
 if TYPE_CHECKING:
     from sam3ray.engine.checkpoint import Checkpoint, checkpoint_identity, load_checkpoint
     from sam3ray.engine.engine import Engine

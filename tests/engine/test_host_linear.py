@@ -1,5 +1,10 @@
 """Linear layers on a CPU: torch's own numbers, from a quicker library where it has them."""
 
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -78,3 +83,31 @@ def test_a_clips_rows_are_the_same_with_and_without():
 
     assert sum(len(frame.objects) for frame in rows(plain)) > 0
     assert rows(quick) == rows(plain)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="counts what glibc has given out")
+def test_little_is_kept_of_the_shapes_that_have_been():
+    """In a process of its own: oneDNN asks once how much it may keep."""
+    code = """
+import ctypes
+import sam3ray.engine
+import torch
+from sam3ray.engine.host_linear import by_onednn
+
+class Heap(ctypes.Structure):
+    _fields_ = [(n, ctypes.c_size_t) for n in "arena ordblks smblks hblks hblkhd usm fsm used free keep".split()]
+
+libc = ctypes.CDLL(None)
+libc.mallinfo2.restype = Heap
+weight, bias = torch.ones(64, 64), torch.ones(64)
+sizes = []
+for rows in range(64, 64 + 500):
+    by_onednn(torch.ones(rows, 64), weight, bias, 64)
+    if rows in (64 + 199, 64 + 499):
+        heap = libc.mallinfo2()
+        sizes.append(heap.used + heap.hblkhd)
+print((sizes[1] - sizes[0]) / 2**20)
+"""
+    environment = {k: v for k, v in os.environ.items() if "CACHE_CAPACITY" not in k}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert float(done.stdout) < 8  # MB for 300 more shapes
