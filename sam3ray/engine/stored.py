@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 
 from sam3ray.failures import UserError
 from sam3ray.faults.causes import first_line
+from sam3ray.faults.damage import damage
 
 STRICT = ConfigDict(strict=True, extra="forbid")
 _DIGEST, _NOTE = "sam3ray.digest", "sam3ray.note"
@@ -108,8 +109,7 @@ def what_is_wrong(error: Exception) -> str:
     """Describes an error in a state: the place, and the problem."""
     if not isinstance(error, ValidationError):
         return first_line(error)
-    problem = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+    return damage(error)
 
 
 def write_whole(

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from sam3ray.faults.damage import damage
+
 
 @checked(config=ConfigDict(strict=True, extra="forbid"), frozen=True)
 class Seen:
@@ -31,8 +33,7 @@ class Seen:
         try:
             return cls(**facts)
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            raise ValueError(f"its facts about the video are damaged: {problem['msg']}") from None
+            raise ValueError(f"its facts about the video are damaged: {damage(error)}") from None
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from sam3ray.faults.damage import damage
+
 FORMAT = 2
 _STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 _Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -94,9 +96,7 @@ class Links:
         try:
             links = _ADAPTER.validate_json(text)
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in problem["loc"])
-            raise ValueError(f"the links of the windows are damaged: {where}: {problem['msg']}") from None
+            raise ValueError(f"the links of the windows are damaged: {damage(error)}") from None
         if links.format != FORMAT:
             raise ValueError(f"the links of the windows have format {links.format}; allowed: {FORMAT}")
         ids = {(each.window, each.object_id) for each in links.tracks}

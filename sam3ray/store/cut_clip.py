@@ -29,6 +29,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from sam3ray.faults.damage import damage
 from sam3ray.store import layout
 from sam3ray.store.storage import Storage
 from sam3ray.store.windows import ROWS, STATE, clear_windows, sha256_of
@@ -272,9 +273,7 @@ def _parsed(adapter: TypeAdapter[T], data: bytes, name: str) -> T:
     try:
         value = adapter.validate_json(data)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "the file"
-        raise ValueError(f"{name} is damaged: {where}: {problem['msg']}") from None
+        raise ValueError(f"{name} is damaged: {damage(error)}") from None
     if getattr(value, "format", None) != FORMAT:
         raise ValueError(f"{name} is of another version's format; expected {FORMAT}")
     return value

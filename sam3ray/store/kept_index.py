@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from sam3ray.faults.damage import damage
 from sam3ray.files.sighting import change
 from sam3ray.store import layout
 from sam3ray.store.storage import Storage
@@ -54,7 +55,7 @@ class KeptIndex:
                 raise ValueError(f"it has {len(data)} bytes; allowed: {MOST_BYTES}")
             note = _NOTE.validate_json(data)
         except ValidationError as error:
-            self.refuse(error.errors(include_url=False, include_input=False)[0]["msg"])
+            self.refuse(damage(error))
         except ValueError as error:
             self.refuse(str(error))
         else:

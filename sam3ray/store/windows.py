@@ -25,6 +25,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from sam3ray.faults.damage import damage
 from sam3ray.store import layout
 from sam3ray.store.storage import Storage
 
@@ -93,8 +94,7 @@ class WindowNote:
         try:
             note = _NOTE.validate_json(text)
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            raise ValueError(f"the note of the state is damaged: {problem['msg']}") from None
+            raise ValueError(f"the note of the state is damaged: {damage(error)}") from None
         names = [entry.window for entry in note.windows]
         if names != sorted(set(names)):
             raise ValueError("the note of the state names its windows twice or out of order")

@@ -15,6 +15,8 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
+from sam3ray.faults.damage import damage
+
 MOST_BYTES = 2**26  # of a kept index
 _Int64 = Annotated[int, Field(ge=-(2**62), le=2**62)]
 _Place = Annotated[int, Field(ge=0, le=2**62)]
@@ -93,8 +95,7 @@ class FrameIndex:
         try:
             kept = _KEPT.validate_json(text)
         except ValidationError as error:
-            problem = error.errors(include_url=False, include_input=False)[0]
-            raise ValueError(f"the index of its frames is damaged: {problem['msg']}") from None
+            raise ValueError(f"the index of its frames is damaged: {damage(error)}") from None
         if sum(count for _, count in kept.steps) >= most_frames:
             raise ValueError(f"the index of its frames has more than {most_frames}")
         pts = array("q", [kept.first])
