@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -263,11 +264,14 @@ class PartWorker:
         facts = self._facts(opened, source)
         empty: list[tuple[int, int, float]] = []
         progress.stage = "segment"
+        frames = video.read(cut.start, cut.end)
+        if not is_last:  # what is behind the window is read if it is asked for
+            frames = itertools.chain(frames, video.read(cut.end, cut.end + MOST_FOLLOWED))
         try:
             with AnnotationWriter(rows, clip.clip_id, {**facts, "clip": {}}) as writer:
                 found = self._stitching.segment_window(
                     self._segmenter,
-                    clock.timed("decode", video.read(cut.start, cut.end + (0 if is_last else MOST_FOLLOWED))),
+                    clock.timed("decode", frames),
                     source.info.height,
                     source.info.width,
                     clip.prompts,

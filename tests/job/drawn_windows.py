@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class DrawnWindows:
         progress: Callable[[], None] | None = None,
     ) -> Iterator[FrameAnnotations]:
         segmenter.stats = {"dropped_objects": 1}
-        for position, found in enumerate(segmenter._drawn(frames, cut.start, height, width, prompts), cut.start):
+        own = islice(frames, cut.end - cut.start)  # no object is hidden, so that it does not run on
+        for position, found in enumerate(segmenter._drawn(own, cut.start, height, width, prompts), cut.start):
             if position < cut.until:
                 yield found
         if ending is not None:
