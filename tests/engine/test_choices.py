@@ -24,7 +24,6 @@ from sam3ray.prompts import ExemplarPrompt
 from sam3ray.shapes import ClipSpec, draw_clip
 from sam3ray.video import Frame
 from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
-from tests.engine.test_session import still  # noqa: F401 - a fixture
 from tests.engine.tiny import small_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -61,7 +60,7 @@ def begun(one: Engine, policy: str = "whole", length: int | None = None) -> Sess
     return session
 
 
-@pytest.mark.usefixtures("still")
+@pytest.mark.usefixtures("objects_stay")
 class TestDetectEvery:
     def test_phrases_are_looked_for_on_every_nth_frame_and_hotstart_counts_those(self):
         one = engine(detect_every=3)

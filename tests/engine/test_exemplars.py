@@ -34,7 +34,6 @@ from sam3ray.shapes import draw_clip, make_scene
 from sam3ray.video import Frame
 from tests.engine.pipeline import HEIGHT, WIDTH, Found, checkpoint, clip, processor
 from tests.engine.prompted import WORKFLOWS, Clip, on_frame
-from tests.engine.test_session import still  # noqa: F401 - a fixture
 from tests.engine.tiny import NARROW, backbone_features, small_model, tiny_config, tiny_model
 from tools.training.evaluation import cases
 
@@ -127,7 +126,7 @@ def names(frames: Iterable[FrameAnnotations]) -> list[set[str]]:
     return [{each.prompt for each in frame.objects} for frame in frames]
 
 
-@pytest.mark.usefixtures("still")
+@pytest.mark.usefixtures("objects_stay")
 class TestPublished:
     def test_an_exemplar_alone_finds_all_instances_on_its_frame_and_none_is_born_later(self):
         seer = Seer()
@@ -165,7 +164,7 @@ class TestPublished:
             begun(engine(), "red").remove("bolt")
 
 
-@pytest.mark.usefixtures("still")
+@pytest.mark.usefixtures("objects_stay")
 def test_everywhere_carries_what_the_boxes_said_to_all_later_frames():
     seer = Seer(words=())
     one = engine(seer, exemplars="everywhere")
@@ -270,7 +269,7 @@ class TestRefused:
                 begun(engine(), first, second)
 
 
-@pytest.mark.usefixtures("still")
+@pytest.mark.usefixtures("objects_stay")
 def test_whole_clips_go_the_way_of_the_phrases():
     def rows(exemplars: Sequence[ExemplarPrompt], **how: Any) -> list[FrameAnnotations]:
         return list(engine().annotate(Clip(FRAMES), HEIGHT, WIDTH, exemplars=exemplars, **how))
