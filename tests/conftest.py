@@ -135,12 +135,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: turns.get(item.path, last))
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
+def pytest_collection_finish() -> None:
     """The collector never looks again at a million objects that stay for as long as the process does."""
     gc.freeze()
     gc.enable()
-    if not hasattr(session.config, "workerinput"):  # xdist's processes end without a word
-        atexit.register(gc.unfreeze)  # or libraries report what they take for leaks
+    atexit.register(gc.unfreeze)  # or libraries report what they take for leaks
 
 
 @pytest.hookimpl(optionalhook=True)
