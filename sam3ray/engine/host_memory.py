@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
+from typing import Any
 
 _KEPT_BYTES = 512 * 2**20
 _MOST_BEFORE = 32 * 2**20  # that older versions take
@@ -18,11 +19,8 @@ def reuse_freed() -> None:
     back page by page: 2,300 page faults per frame with one object, 7,400 with 16, which took 7% of the time. Does
     nothing with other C libraries.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
+    mallopt = _from_libc("mallopt")
+    if mallopt is None:
         return
     if not mallopt(_MMAP_THRESHOLD, _KEPT_BYTES):
         mallopt(_MMAP_THRESHOLD, _MOST_BEFORE)
@@ -35,13 +33,18 @@ def give_back_freed() -> None:
     Otherwise, any small block that stays allocated keeps the freed memory below it, and a process that runs for days
     would hold more and more. Does nothing with other C libraries.
     """
+    if (trim := _from_libc("malloc_trim")) is not None:
+        trim(0)
+
+
+def _from_libc(name: str) -> Any:
+    """A function of glibc; None where there is no such function."""
     if not sys.platform.startswith("linux"):
-        return
+        return None
     try:
-        trim = ctypes.CDLL(None).malloc_trim
+        return getattr(ctypes.CDLL(None), name)
     except (OSError, AttributeError):
-        return
-    trim(0)
+        return None
 
 
 class Housekeeping:

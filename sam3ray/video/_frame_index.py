@@ -17,7 +17,6 @@ from pydantic.dataclasses import dataclass as checked
 
 from sam3ray.faults.damage import damage
 
-MOST_BYTES = 2**26  # of a kept index
 _Int64 = Annotated[int, Field(ge=-(2**62), le=2**62)]
 _Place = Annotated[int, Field(ge=0, le=2**62)]
 _Count = Annotated[int, Field(ge=1, le=2**31)]

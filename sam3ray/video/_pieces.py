@@ -7,6 +7,7 @@ Where the pieces begin is noted while libav reads.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from array import array
 from bisect import bisect_right
 from typing import BinaryIO
@@ -75,9 +76,9 @@ class Pieces(ByRanges):
         self._file.seek(at)
         return self._file.read(count)
 
+    @abstractmethod
     def _look(self, at: int) -> int:
         """Notes what begins there; returns where the next one begins."""
-        raise NotImplementedError
 
     def _padding(self, at: int, length: int, most: int) -> bytes:
         """What is shown there, of an area that consists of empty boxes. The last may be twice as long as the others."""
@@ -87,9 +88,9 @@ class Pieces(ByRanges):
         head = self._empty(end - begin)
         return head[at - begin :][:most] or _ZEROS[: min(most, end - at)]
 
+    @abstractmethod
     def _empty(self, length: int) -> bytes:
         """The head of an empty box of this length."""
-        raise NotImplementedError
 
 
 class Clusters(Pieces):

@@ -133,15 +133,20 @@ def test_boxes_and_counterexamples_by_key(page):
     assert len(asked[-1][0]["boxes"]) == 2
 
 
+def click_away_an_edge(page, rows):
+    """A negative click just inside the first object's left edge, on frame 20."""
+    page.locator(".timeline .name").first.click()
+    go_to(page, 20)
+    box = next(each["bbox"] for each in rows if each["frame_index"] == 20 and each["object_id"] == 1)
+    page.mouse.move(*point_at(page, box["xmin"] + 3, (box["ymin"] + box["ymax"]) / 2))
+    page.keyboard.press("e")
+
+
 def test_an_object_of_a_phrase_is_refined_on_a_later_frame(page):
     look_for(page, "red circle")
     run(page, SPEC.frames)
     before = rows_of(page, None)
-    page.locator(".timeline .name").first.click()
-    go_to(page, 20)
-    box = next(each["bbox"] for each in before if each["frame_index"] == 20 and each["object_id"] == 1)
-    page.mouse.move(*point_at(page, box["xmin"] + 3, (box["ymin"] + box["ymax"]) / 2))
-    page.keyboard.press("e")
+    click_away_an_edge(page, before)
     asked = until(page, lambda: [o["visual"] for o in orders(page, True) if o["visual"]])[-1]
     assert [sorted(set(each) & {"mask", "points"}) for each in asked] == [
         ["mask"],
@@ -170,11 +175,7 @@ def test_a_correction_of_a_run_both_ways_goes_on_from_there(page):
     page.get_by_role("radio", name="Both ways").click()
     run(page, SPEC.frames)
     before = rows_of(page, None)
-    page.locator(".timeline .name").first.click()
-    go_to(page, 20)
-    box = next(each["bbox"] for each in before if each["frame_index"] == 20 and each["object_id"] == 1)
-    page.mouse.move(*point_at(page, box["xmin"] + 3, (box["ymin"] + box["ymax"]) / 2))
-    page.keyboard.press("e")
+    click_away_an_edge(page, before)
     page.get_by_role("button", name="Run", exact=True).click()
     expect(status(page)).to_contain_text("of them from the run before")
     kept = int(status(page).inner_text().partition("frames, ")[2].split()[0])
