@@ -1,7 +1,7 @@
 """Shares one model among several people: orders queue, and a crash of the model's process loses no results.
 
-The process is restarted when it dies. The order that was running ends as failed and keeps what was found so far;
-waiting orders stay in the queue.
+The process is restarted when it dies, and ended when it hangs (`_pulse`): nothing here waits for ever. The order that
+was running ends as failed and keeps what was found so far; waiting orders stay in the queue.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from sam3ray.app._messages import (
 )
 from sam3ray.app._model_host import MakeHost, ModelHost
 from sam3ray.app._order import Order
+from sam3ray.app._pulse import Alive, Patience
 from sam3ray.engine.host_memory import Housekeeping
 from sam3ray.failures import NotNow, UserError
 
@@ -36,6 +38,7 @@ Listener = Callable[[Update | Restarted | Ended | int], None]
 
 _STARTS = 2  # in a row that fail
 _MOST_WAITING = 100
+_TURN_S = 1.0
 
 
 class Unseen(UserError):
@@ -48,10 +51,17 @@ class Desk:
     Args:
         make_host: starts the process.
         told: called with the state of the model, and a sentence, when that changes.
+        hang_s: seconds without progress after which the process counts as hung.
     """
 
-    def __init__(self, make_host: MakeHost, told: Callable[[ModelState, str], None] = lambda *_: None) -> None:
+    def __init__(
+        self,
+        make_host: MakeHost,
+        told: Callable[[ModelState, str], None] = lambda *_: None,
+        hang_s: float = 120.0,
+    ) -> None:
         self._make_host = make_host
+        self._hang_s = hang_s
         self._told = told
         self._lock = threading.RLock()
         self._waiting: deque[Order] = deque()
@@ -61,6 +71,7 @@ class Desk:
         self._looking: dict[str, queue.SimpleQueue[Seen | Blind | None]] = {}
         self._host: ModelHost | None = None
         self._failed_starts = 0
+        self._hung = ""  # why the process was ended
         self._closed = False
         self._housekeeping = Housekeeping()
         self.state: ModelState = "loading"
@@ -138,6 +149,7 @@ class Desk:
         with self._lock:
             self._closed = True
             host, self._host = self._host, None
+            self._release()
         if host is not None:
             host.close()
 
@@ -148,18 +160,21 @@ class Desk:
             return
         self._set("loading", "the model is being loaded")
         host = self._host = self._make_host(self._waits)
-        threading.Thread(target=self._listen, args=(host,), name="desk", daemon=True).start()
+        patience = Patience(self._hang_s)
+        for task in (self._listen, self._watch):
+            threading.Thread(target=task, args=(host, patience), name="desk", daemon=True).start()
 
     def _waits(self, sentence: str) -> None:
         with self._lock:
             if self.state == "loading":
                 self._set("loading", f"the model is not ready: {sentence}")
 
-    def _listen(self, host: ModelHost) -> None:
+    def _listen(self, host: ModelHost, patience: Patience) -> None:
         with contextlib.suppress(EOFError):
             while True:
                 event = host.receive()
                 with self._lock:
+                    patience.hear(event)
                     self._take(event)
         if self._closed:
             return
@@ -168,8 +183,25 @@ class Desk:
             if host is self._host:
                 self._lost(ending)
 
+    def _watch(self, host: ModelHost, patience: Patience) -> None:
+        """Ends a process that hangs; `_listen` then does what is done after a crash.
+
+        Counts its own turns rather than the clock: while the whole machine or this process stands still, nothing hangs.
+        """
+        while True:
+            time.sleep(_TURN_S)
+            with self._lock:
+                if host is not self._host:
+                    return
+                if why := patience.wait(_TURN_S):
+                    self._hung = why
+                    break
+        host.close()
+
     def _take(self, event: Any) -> None:
-        if isinstance(event, Ready):
+        if isinstance(event, Alive):
+            pass  # for `_watch`
+        elif isinstance(event, Ready):
             self._failed_starts = 0
             self.info = event.info
             self._set("ready", "")
@@ -194,16 +226,17 @@ class Desk:
     def _lost(self, ending: str) -> None:
         """Handles the end of the process: its order ends, the others wait for the next process."""
         self._host = None
-        for waiting in self._looking.values():
-            waiting.put(None)
-        self._looking.clear()
+        hung, self._hung = self._hung, ""
+        self._release()
         if self._closed:
             return
         if self.state == "ready":
-            why = f"the model's process ended unexpectedly ({ending}); it is restarting"
+            why = f"the model's process {hung or f'ended unexpectedly ({ending})'}; it is restarting"
         else:
             self._failed_starts += 1
-            why = self.message if self.state == "failed" else f"the model's process ended while loading ({ending})"
+            why = self.message
+            if self.state != "failed":
+                why = f"the model's process {hung or f'ended ({ending})'} while loading"
         over = [*([self._current] if self._current else []), *self._previews.values()]
         self._current, self._previews = None, {}
         gives_up = self._failed_starts >= _STARTS
@@ -218,6 +251,12 @@ class Desk:
         else:
             self._start()
             self._set("loading", why)
+
+    def _release(self) -> None:
+        """Live views need not wait any longer."""
+        for waiting in self._looking.values():
+            waiting.put(None)
+        self._looking.clear()
 
     def _next(self) -> None:
         if self._current is not None or self.state != "ready" or not self._waiting:

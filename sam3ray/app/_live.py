@@ -261,12 +261,20 @@ class Show:
         known = next(reversed(self._found), 0)
         return self._ticket if self._is_looking and known <= after else known
 
-    def found(self, ticket: int) -> dict[str, Any] | None:
-        """What is on a picture, once the model has said it; None: it could not."""
+    def found(self, ticket: int, timeout_s: float = 1.0) -> dict[str, Any] | None:
+        """What is on a picture; None: the model could not say it.
+
+        Raises:
+            TimeoutError: the model is still looking. It will answer, since the desk restarts one that hangs.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: ticket in self._found or ticket < self._ticket or not self._is_looking)
+            if not self._changed.wait_for(lambda: not self._is_awaited(ticket), timeout_s):
+                raise TimeoutError
             received, about = self._found.get(ticket, (0.0, None))
         return None if about is None else about | {"age": round(time.time() - received, 3)}
+
+    def _is_awaited(self, ticket: int) -> bool:
+        return self._is_looking and ticket == self._ticket and not self._over.is_set()
 
     def _run(self) -> None:
         options, wait_s = self._options, _WAIT_S

@@ -17,16 +17,19 @@ from typing import Any, Protocol
 from sam3ray.app._messages import Cancel, Ended
 from sam3ray.app._options import AppOptions
 from sam3ray.app._order import Order
+from sam3ray.app._pulse import Pulse
 from sam3ray.config import ClusterConfig, ModelConfig, TrackingConfig
 from sam3ray.files.workdir import WorkDir
 from sam3ray.job.remote import RemoteProcess, Unwanted
+
+_LAST_WORK_S = 30.0  # for a process that has closed its pipe to end
 
 
 class ModelHost(Protocol):
     """A running process of the model."""
 
     def send(self, message: Any) -> None:
-        """At once. A message to a process that has ended is lost."""
+        """At once, also where the process does not read. A message to a process that has ended is lost."""
 
     def receive(self) -> Any:
         """The next message. Raises EOFError when the process has ended."""
@@ -34,7 +37,8 @@ class ModelHost(Protocol):
     def ending(self) -> str:
         """How it ended, after EOFError, as "exit code 1"."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends the process, even one that is stopped. Whoever waits in `receive` gets EOFError."""
 
 
 MakeHost = Callable[[Callable[[str], None]], ModelHost]
@@ -56,10 +60,17 @@ class LocalHost:
         )
         self._process.start()
         theirs.close()
+        self._outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._send, name="to the model", daemon=True).start()
 
     def send(self, message: Any) -> None:
+        self._outbox.put(message)
+
+    def _send(self) -> None:
+        """In a thread: a pipe that nobody reads is soon full, and then holds up whoever writes into it."""
         with contextlib.suppress(OSError):  # `receive` hears of its end, too
-            self._pipe.send(message)
+            while (message := self._outbox.get()) is not None:
+                self._pipe.send(message)
 
     def receive(self) -> Any:
         try:
@@ -68,14 +79,19 @@ class LocalHost:
             raise EOFError from None
 
     def ending(self) -> str:
-        self._process.join()
-        self._folder.close()
+        self._end(_LAST_WORK_S)
         return f"exit code {self._process.exitcode}"
 
     def close(self) -> None:
-        with socket.socket(fileno=os.dup(self._pipe.fileno())) as end:  # closing the pipe would break its reader off
-            end.shutdown(socket.SHUT_RDWR)
-        self._process.join(2)
+        end = socket.socket(fileno=os.dup(self._pipe.fileno()))
+        with end, contextlib.suppress(OSError):  # it is over already
+            end.shutdown(socket.SHUT_RDWR)  # closing the pipe would break its reader off
+        self._end(2)
+
+    def _end(self, seconds: float) -> None:
+        """Waits so long for the process to end by itself."""
+        self._outbox.put(None)
+        self._process.join(seconds)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
@@ -122,6 +138,7 @@ class ClusterHost:
 
     def close(self) -> None:
         self._orders.put(None)
+        self._received.put(None)
         self._process.close()
 
     def _receive(self) -> None:
@@ -162,6 +179,7 @@ def make_host(options: AppOptions) -> MakeHost:
 
 def _hold(pipe: Any, config: ModelConfig, tracking: TrackingConfig, folder: str | None = None) -> None:
     """Runs in the model's process: this one, the server's, need not wait for torch to be imported."""
+    pipe = Pulse(pipe)
     from sam3ray.app._model_process import main
 
     main(pipe, config, tracking, folder)

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sam3ray.app._attempt import Attempt
 from sam3ray.app._messages import (
@@ -30,6 +30,7 @@ from sam3ray.app._messages import (
     Update,
 )
 from sam3ray.app._order import Order
+from sam3ray.app._pulse import Pipe
 from sam3ray.app._resuming import States
 from sam3ray.cameras import LiveView
 from sam3ray.config import ModelConfig, TrackingConfig
@@ -44,16 +45,6 @@ from sam3ray.model import Model
 _LOG = logging.getLogger(__name__)
 LAST_RUNG = 4
 _STARTED_OVER = "out of memory: started over with smaller batches; objects are found again"
-
-
-class Pipe(Protocol):
-    """One end of `multiprocessing.Pipe`, or of `sam3ray.job.remote`."""
-
-    def send(self, message: Any, /) -> None: ...
-
-    def recv(self) -> Any: ...
-
-    def poll(self) -> bool: ...
 
 
 def main(pipe: Pipe, config: ModelConfig, tracking: TrackingConfig, folder: str | None = None) -> None:

@@ -28,6 +28,8 @@ class AppOptions:
         listen: the camera pushes to this address.
         record: a run folder to record the camera into; `record_video`: its frames, too.
         live: when a recording begins a new clip.
+        hang_s: seconds without progress after which the model's process counts as hung, and is restarted. Reading a
+            checkpoint over a slow network is progress (`_pulse`).
     """
 
     sources: tuple[str, ...] = ()
@@ -48,3 +50,4 @@ class AppOptions:
     record: str | None = None
     record_video: bool = True
     live: LiveConfig = field(default_factory=LiveConfig)
+    hang_s: float = 120.0

@@ -349,10 +349,16 @@ def _add_live(app: FastAPI, service: Service) -> None:
         shown, about = await run_in_threadpool(show.picture, after if isinstance(after, int) else 0), None
         if shown is not None:
             await websocket.send_bytes(shown[0].to_bytes(4, "big") + shown[1])  # drawn while the model looks at it
-            about = await run_in_threadpool(show.found, shown[0])
+            about = await _found(show, shown[0])
         await websocket.send_json(
             about or {"event": "wait", "ticket": shown and shown[0], "message": redact(show.problem)}
         )
+
+    async def _found(show: Show, ticket: int) -> dict[str, Any] | None:
+        """No thread waits for long: there are 40 for all pages."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return await run_in_threadpool(show.found, ticket)
 
     async def _ask(websocket: WebSocket, view: DeskView, asked: dict[str, Any]) -> None:
         try:

@@ -159,16 +159,18 @@ def test_a_cameras_picture_is_there_before_its_objects_and_a_page_gets_the_newes
     try:
         turns.get(timeout=30)
         ticket, jpeg = show.picture(0, 30)
-        assert (ticket, jpeg[:2]) == (1, b"\xff\xd8")  # the model has not answered yet
+        assert (ticket, jpeg[:2]) == (1, b"\xff\xd8")
+        with pytest.raises(TimeoutError):
+            show.found(1, 0.01)  # the model has not answered yet
         looks.put("sees")
-        about = show.found(1)
+        about = show.found(1, 30)
         assert (about["ticket"], about["frame"]["o"]) == (1, [])
         assert about["age"] >= 0
         turns.get(timeout=30)
         assert show.picture(1, 30)[0] == 2
         assert show.picture(0, 30)[0] == 1  # a page that is late gets what is known
         looks.put("fails")
-        assert show.found(2) is None
+        assert show.found(2, 30) is None
         assert "process ended" in show.problem
         turns.get(timeout=30)  # it goes on with a newer frame
         assert show.picture(2, 30)[0] == 3
