@@ -32,7 +32,8 @@ class Status:
         rendered: annotated videos.
         driver: the record of the process that holds the lease, if there is one.
         edits: of the run's corrections: `revision`, and how many clips are `corrected` and `accepted`. Empty: none.
-        windows: open clips with stored windows.
+        windows: unfinished clips of which a part is done: a state is saved, or a parallel window is finished. What only
+            prepares the work, such as a kept index of the video, does not count.
         windows_done: finished parallel windows of unfinished clips.
     """
 
@@ -125,8 +126,10 @@ def read_status(
     done = [item for item in summaries.values() if item.status == "done"]
     failed = Counter(item.reason for item in summaries.values() if item.status == "failed")
     to_do = {clip_id for clip_id, item in summaries.items() if item.status != "done"}
-    partly = clip_windows(store.storage).keys() & to_do
-    shared = windows_done(store.storage) if partly else {}
+    under_way = clip_windows(store.storage)
+    shared = windows_done(store.storage) if under_way.keys() & to_do else {}
+    saved = {clip_id for clip_id, newest in under_way.items() if newest is not None}
+    partly = (saved | {clip_id for clip_id, count in shared.items() if count}) & to_do
     return Status(
         output=repr(store)[len("RunStore('") : -len("')")],
         created_at=str(run.get("created_at", "")),

@@ -55,6 +55,28 @@ def test_status_counts_what_is_partly_done(run):
     assert status.facts()["partly done"] == "2"
 
 
+@pytest.mark.parametrize(
+    ("names", "partly", "windows"),
+    [
+        (("frames.json",), 0, 0),
+        (("frames.json", "0-0.parquet"), 0, 0),
+        (("frames.json", "0-0.parquet", "0-0.safetensors"), 1, 0),
+        (("frames.json", "cuts.json", "w0-0.parquet", "w0-0.safetensors"), 0, 0),
+        (("cuts.json", "w0-0.parquet", "w0-0.safetensors", "w0.json"), 1, 1),
+        (("cuts.json", "w0-0.parquet", "w0.json", "w3-1.parquet", "w3.json", "w4-0.parquet", "links.json"), 1, 2),
+    ],
+)
+def test_status_counts_a_clip_as_partly_done_once_the_next_attempt_need_not_start_over(
+    names, partly, windows, tmp_path
+):
+    store = RunStore(str(tmp_path / "run"))
+    store.create_or_open(FINGERPRINT, {}, [Clip("open", "/videos/open.mp4", ("red ball",))])
+    for name in names:
+        store.storage.create_bytes(b"x", f"windows/open/{name}")
+    status = read_status(store.output)
+    assert (status.windows, status.windows_done) == (partly, windows)
+
+
 def test_the_next_driver_removes_leftovers_and_charges_per_window(run, tmp_path):
     ledger = Ledger(run, run.manifest(), RetryConfig())
     assert not (tmp_path / "run" / "windows" / "done").exists()
