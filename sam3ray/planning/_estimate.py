@@ -21,12 +21,19 @@ EMBEDDED_PROMPT_S = 0.0215
 
 @dataclass(frozen=True)
 class Work:
-    """The work left to do: readable clips, with their frames, phrases and pixels."""
+    """The work left to do: readable clips, with their frames, phrases and pixels.
+
+    Attributes:
+        extra_frames: frames that are processed once more, because clips are cut.
+        pieces: clips, or windows of clips that are cut: no more actors than these are busy.
+    """
 
     clips: int
     frames: int
     prompts_per_frame: float
     pixels_per_frame: float
+    extra_frames: int = 0
+    pieces: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,8 +67,10 @@ def estimate(config: JobConfig, work: Work) -> Estimate:
         assumptions.append("no speed is known for this checkpoint on CPUs")
     else:
         assumptions.append(f"{1 / per_frame:.{1 if device == 'GPU' else 0}f} frames/s per actor: {of}")
-    hours = None if per_frame is None else work.frames * per_frame / 3600
-    actors = min(config.cluster.actors.max, max(1, work.clips))
+    if work.extra_frames:
+        assumptions.append(f"{work.extra_frames:,} frames are processed once more, because clips are cut")
+    hours = None if per_frame is None else (work.frames + work.extra_frames) * per_frame / 3600
+    actors = min(config.cluster.actors.max, max(1, work.clips, work.pieces))
     if hours is not None:
         assumptions.append(f"{actors} actor{'s' if actors > 1 else ''} always busy")
     return Estimate(

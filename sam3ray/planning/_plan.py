@@ -76,11 +76,16 @@ def plan_job(
     if tally.problems:
         raise UserError(tally.problems)
     scale = len(to_do) / max(1, len(probed))
+    timed = seconds_per_frame(config, tally.prompts / max(1, tally.frames)) is not None
+    sharing = tally.loads.sharing(config, scale, timed=timed)
+    is_cut = sharing.mode == "parallel"
     work = Work(
         clips=round(scale * (len(probed) - sum(tally.reasons.values()))),
         frames=round(scale * tally.frames),
         prompts_per_frame=tally.prompts / max(1, tally.frames),
         pixels_per_frame=tally.pixels / max(1, tally.frames),
+        extra_frames=sharing.extra_frames if is_cut else 0,
+        pieces=round(scale * len(tally.loads.whole)) + sharing.windows if is_cut else 0,
     )
     return Plan(
         manifest=redact(config.manifest),
@@ -105,7 +110,7 @@ def plan_job(
         },
         sequential=dict(Counter(reason for clip in to_do if (reason := sequential_reason(clip, config)))),
         windows=_windowing(config, work.prompts_per_frame, tally, scale),
-        sharing=tally.loads.sharing(config, scale, timed=seconds_per_frame(config, work.prompts_per_frame) is not None),
+        sharing=sharing,
     )
 
 

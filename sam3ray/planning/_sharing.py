@@ -17,6 +17,10 @@ from sam3ray.video import VideoInfo
 # The published checkpoint's values, since a plan loads no checkpoint. Others move the cuts by a few frames.
 HOTSTART_DELAY = 15
 RECONDITION_EVERY = 16
+# Frames that a window works on behind its rows, those included which make the last rows final: how long it goes on for
+# the objects that it ends without depends on the video. Measured on clips whose objects often leave and come back
+# (`python -m benchmarks.stitching`), so most videos take fewer.
+RUN_ON = 60
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Sharing:
         mode: `windows.mode` of the configuration.
         clips: clips to do that would be cut.
         windows: how many windows that gives in all.
-        extra_frames: frames that two windows process, or that only make a window's last rows final.
+        extra_frames: frames that two windows process, or that a window works on behind its rows (about `RUN_ON`).
         whole_hours: duration of the job if every clip stays in one piece; None if no speed is known.
         cut_hours: duration of the job if long clips are cut; None if no speed is known.
     """
@@ -80,13 +84,13 @@ class Loads:
 
 
 def windows_of_clip(frames: int, config: JobConfig) -> Sequence[int]:
-    """Frames that each window of a clip would process; empty if the clip stays in one piece."""
+    """Frames that each window of a clip would process, about; empty if the clip stays in one piece."""
     windows, tracking = config.windows, config.tracking
     every = tracking.detect_every
     delay = HOTSTART_DELAY if tracking.hotstart_delay is None else tracking.hotstart_delay
     recondition = tracking.recondition_every_nth_frame or RECONDITION_EVERY
     found = cuts(frames, windows.frames, windows.overlap, delay * every, math.lcm(recondition, every))
-    return [each.end - each.start for each in found]
+    return [max(each.end, min(each.until + RUN_ON, frames)) - each.start for each in found]
 
 
 def parallel_windows(clip: Clip, facts: VideoInfo, config: JobConfig) -> int:

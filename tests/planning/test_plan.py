@@ -20,7 +20,7 @@ from sam3ray.failures import ClipError, Failure, Reason
 from sam3ray.manifest import read_manifest
 from sam3ray.planning import plan_job, probe_all
 from sam3ray.planning._estimate import EMBEDDED_FRAME_S, EMBEDDED_PROMPT_S
-from sam3ray.planning._sharing import Loads
+from sam3ray.planning._sharing import RUN_ON, Loads, windows_of_clip
 from sam3ray.store import RunStore
 from sam3ray.video import VideoInfo
 
@@ -78,15 +78,33 @@ def test_a_plan_says_how_clips_would_be_cut_and_when_the_job_would_end(clips: Pa
     sharing = plan_job(job(tmp_path, *device, *cut)).sharing
     assert sharing is not None
     assert (sharing.mode, sharing.clips, sharing.windows) == ("checkpoint", 2, 6)
-    assert sharing.extra_frames == 2 * (2 * 4 + 14 + 14), "overlaps and run-outs, the last up to the clip's end"
+    assert sharing.extra_frames == 2 * (40 + 20), "a window may work on up to the clip's end"
     assert sharing.whole_hours == pytest.approx(60 * FRAME_S / 3600)
-    assert sharing.cut_hours is not None
-    assert sharing.cut_hours < sharing.whole_hours
+    assert sharing.cut_hours == pytest.approx(80 * FRAME_S / 3600), "seven pieces on four actors"
     plan = plan_job(job(tmp_path, *device, *cut, "windows.mode=parallel"))
     assert plan.windows is not None
     assert [(each.clip_id[0], each.cut) for each in plan.windows.listed] == [("a", 3), ("b", 3)]
-    assert "2 clips are cut into 6 windows, 72 more frames" in plan.facts()["parallel windows"]
+    assert "2 clips are cut into 6 windows, 120 more frames" in plan.facts()["parallel windows"]
     assert "would be" not in plan.facts()["parallel windows"]
+    assert "120 frames are processed once more" in plan.facts()["assuming"]
+    whole = plan_job(job(tmp_path, *device, *cut))
+    assert plan.frames == whole.frames == 140
+    for of, frames, busy in ((whole, 140, 3), (plan, 140 + 120, 4)):
+        assert of.estimate.actor_hours == pytest.approx(frames * FRAME_S / 3600)
+        assert of.estimate.wall_hours == pytest.approx(frames * FRAME_S / 3600 / busy)
+
+
+def test_the_windows_of_a_plan_work_on_behind_their_rows() -> None:
+    config = JobConfig(
+        manifest="m.csv", output="out", prompts=("x",), windows={"frames": 160, "overlap": 16}, cluster={"actors": {"max": 4}}
+    )
+    loads = Loads()
+    assert loads.add(640, 640.0, config, sequential=False) == 4
+    sharing = loads.sharing(config, 1.0, timed=True)
+    assert sharing.extra_frames == 3 * (16 + RUN_ON)
+    assert sharing.whole_hours == pytest.approx(640 / 3600)
+    assert sharing.cut_hours == pytest.approx((160 + 16 + RUN_ON) / 3600)
+    assert windows_of_clip(340, config) == [160 + 16 + RUN_ON, 180, 20], "not behind the clip's end"
 
 
 def test_without_a_known_speed_a_plan_says_how_clips_would_be_cut() -> None:
