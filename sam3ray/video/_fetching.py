@@ -21,6 +21,14 @@ from sam3ray.video._ranges import Fetch, NoRanges, RangedVideo
 from sam3ray.video._remote import RemoteVideo, local_name, naming_store_errors, redact_uri
 
 _TS_PACKETS = (188, 192, 204)  # bytes; the first is marked after 4 bytes where they are of 192
+# How a program stream, an FLV, an ASF (with WMV) and an MXF begin. Not OGG: after a jump, libav gives its frames other
+# times.
+_BEGINNINGS = (
+    b"\0\0\1\xba",
+    b"FLV\1",
+    bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"),
+    bytes.fromhex("060e2b34020501010d0102010102"),
+)
 
 
 def has_versions(video: RemoteVideo) -> bool:
@@ -53,10 +61,10 @@ def open_by_ranges(fs: Any, video: RemoteVideo, progress: Callable[[int], None] 
 
 
 def _is_stream(remote: RangedVideo) -> bool:
-    """Whether it is an AVI, a transport or program stream, or a Flash video."""
+    """Whether it is an AVI, a transport or program stream, or another container of `_BEGINNINGS`."""
     with opened(remote) as file:
         head = file.read(4 * max(_TS_PACKETS))
-    if (head[:4] == b"RIFF" and head[8:12] == b"AVI ") or head.startswith((b"\0\0\1\xba", b"FLV\1")):
+    if (head[:4] == b"RIFF" and head[8:12] == b"AVI ") or head.startswith(_BEGINNINGS):
         return True
     return any(head[4 * (spacing == 192) :: spacing][:3] == b"GGG" for spacing in _TS_PACKETS)
 

@@ -176,7 +176,7 @@ class VideoCache:
     ) -> Iterator[VideoSource]:
         """Like `open`; a large remote video is not fetched: its bytes come when they are read.
 
-        That is an MP4, MOV, Matroska, WebM, AVI, FLV, transport or program stream. It must be larger than
+        That is an MP4, MOV, Matroska, WebM, AVI, FLV, ASF, MXF, transport or program stream. It must be larger than
         `limits.ranges_above_bytes` or than the cache, on a store that gives parts of a file and says when it has
         changed. Videos that are in the cache already are read from there; so are those with signed addresses that may
         expire before the clip ends.

@@ -96,7 +96,11 @@ def test_a_plan_says_how_clips_would_be_cut_and_when_the_job_would_end(clips: Pa
 
 def test_the_windows_of_a_plan_work_on_behind_their_rows() -> None:
     config = JobConfig(
-        manifest="m.csv", output="out", prompts=("x",), windows={"frames": 160, "overlap": 16}, cluster={"actors": {"max": 4}}
+        manifest="m.csv",
+        output="out",
+        prompts=("x",),
+        windows={"frames": 160, "overlap": 16},
+        cluster={"actors": {"max": 4}},
     )
     loads = Loads()
     assert loads.add(640, 640.0, config, sequential=False) == 4

@@ -158,7 +158,12 @@ STREAMS: dict[str, dict[str, Any]] = {
     "mpeg2.mpg": {"codec": "mpeg2video", "time_base": Fraction(1, 25)},
     "plain.avi": {"codec": "mpeg4", "options": {"bf": "0"}},
     "plain.flv": {},
+    "plain.wmv": {"codec": "wmv2", "options": {"bf": "0"}},
+    "b_frames.asf": {},
+    "mpeg2.mxf": {"codec": "mpeg2video", "time_base": Fraction(1, 25)},
+    "h264.mxf": {"time_base": Fraction(1, 25)},
 }
+WITHOUT_ANCHORS = {"b_frames.asf", "h264.mxf"}  # they do not say when a frame is shown, only in which order they decode
 
 
 class TestAnchors:
@@ -188,7 +193,7 @@ class TestAnchors:
         path = write_video(tmp_path / name, 100, **STREAMS[name])
         expected = seen(ClipFrames(path, limits=LIMITS, **how).read())
         anchor = self.passed(path, 32, **how)
-        assert anchor is not None or name == "no_key_frames.mkv"
+        assert (anchor is not None) == (name not in WITHOUT_ANCHORS)
         for start in (32, 29, 39, 2):
             assert self.read_by(anchor, ranged(path), start, **how) == expected[start:]
 
@@ -394,6 +399,24 @@ class TestRequests:
     def test_what_does_not_fit_the_cache_is_read_by_ranges(self, site: Site, tmp_path: Path) -> None:
         with VideoCache(tmp_path / "cache", 10**5).open_parts(f"{site.url}/long.mp4") as source:
             assert isinstance(source, ByRanges)
+
+    @pytest.mark.parametrize(
+        ("name", "how", "is_ranged"),
+        [
+            *((name, STREAMS[name], True) for name in ("b_frames.ts", "mpeg2.mpg", "plain.avi", "plain.flv")),
+            *((name, STREAMS[name], True) for name in ("plain.wmv", "b_frames.asf", "mpeg2.mxf", "h264.mxf")),
+            ("vp8.ogv", {"codec": "libvpx", "muxer": "ogg"}, False),
+            ("a.nut", {}, False),
+        ],
+    )
+    def test_which_containers_are_read_by_ranges(
+        self, site: Site, cache: VideoCache, tmp_path: Path, name: str, how: dict[str, Any], is_ranged: bool
+    ) -> None:
+        path = write_video(tmp_path / name, 60, **how)
+        site.files[name] = path.read_bytes()
+        with cache.open_parts(f"{site.url}/{name}") as source:
+            assert isinstance(source, ByRanges) == is_ranged
+            assert read_from(source, 41) == read_from(path, 41)
 
     @pytest.mark.parametrize("headers", [{}, {"ETag": '"one"', "Content-Encoding": "br"}])
     def test_a_file_that_could_change_unseen_is_fetched_whole(
