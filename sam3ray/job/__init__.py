@@ -1,6 +1,6 @@
 """Running a job: scheduler (pure), worker (plain class), driver (Ray), progress, metrics, logs.
 
-`run_job`, `render_run` and `refine` are imported where they are used first: the driver brings Ray along.
+`run_job`, `render_run` and `refine` are imported on first use, because the driver imports Ray.
 """
 
 from __future__ import annotations

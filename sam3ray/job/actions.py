@@ -1,4 +1,4 @@
-"""The scheduler's limits and the actions it asks for: values only.
+"""The scheduler's limits and the actions that it requests: plain values.
 
 A clip here is an item of work: a whole clip or a part of one (`job.graph`).
 """
@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from sam3ray.failures import Reason
 
 LAST_RUNG = 5  # of the out-of-memory ladder: see job.worker
-FRESH_RUNG = 5  # the rung that needs an actor which has run nothing before
+FRESH_RUNG = 5  # the rung that needs a fresh actor, which has run nothing yet
 TRIES_TIMED_OUT = 2
-PATIENT_LOSSES = 3  # lost nodes after which a clip waits until all others have had their turn
+PATIENT_LOSSES = 3  # after this many lost nodes, a clip waits until all others have run
 BACKOFF_CAP_S = 60.0
-PENDING_ACTORS = 64  # actors waiting for room at a time: enough to make an autoscaler add nodes
+PENDING_ACTORS = 64  # unplaced actors at a time: enough to make an autoscaler add nodes
 
 
 @dataclass(frozen=True)
@@ -24,19 +24,19 @@ class Limits:
 
     actors_min: int = 1
     actors_max: int = 8
-    crashes: int = 3  # attempts at a clip on which workers crash
+    crashes: int = 3  # attempts at a clip whose workers crash
     no_progress_s: float = 600.0
     start_timeout_s: float = 900.0  # from an actor's placement to its model being loaded
-    place_timeout_s: float | None = None  # without any actor placed before the job stops; None waits for ever
+    place_timeout_s: float | None = None  # without a placed actor before the job stops; None: no limit
     storage_errors: int = 8
-    actor_starts: int = 3  # failed starts in a row, none alive, that stop the job
+    actor_starts: int = 3  # consecutive failed starts, with no actor alive, that stop the job
     node_losses: int = 10
     backoff_s: float = 1.0  # first back-off; doubles up to BACKOFF_CAP_S
 
 
 @dataclass(frozen=True, slots=True)
 class StartActor:
-    """On any node but those of `avoid`."""
+    """Start an actor on any node except those in `avoid`."""
 
     actor: int
     avoid: tuple[str, ...] = ()
@@ -44,14 +44,14 @@ class StartActor:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Have the actor, which has been placed, load its model. Ends in `actor_ready` or `actor_start_failed`."""
+    """Let a placed actor load its model. The answer is `actor_ready` or `actor_start_failed`."""
 
     actor: int
 
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """Run the clip on the actor, whose answer is `clip_done` or `clip_failed`."""
+    """Run the clip on the actor. The answer is `clip_done` or `clip_failed`."""
 
     actor: int
     clip: int
@@ -61,7 +61,7 @@ class Assign:
 
 @dataclass(frozen=True, slots=True)
 class Prefetch:
-    """Fetch the clip ahead; with `first_frames`, open it and decode some. Ends in `prefetched`."""
+    """Fetch the clip in advance; with `first_frames`, also decode its first frames. The answer is `prefetched`."""
 
     actor: int
     clip: int
@@ -70,7 +70,7 @@ class Prefetch:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """Merge a clip's windows on a CPU, beside the actors. Ends in `task_done` or `task_failed`."""
+    """Merge a clip's windows on a CPU, not on an actor. The answer is `task_done` or `task_failed`."""
 
     clip: int
     attempt: int
@@ -84,7 +84,7 @@ class DropPrefetch:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """End the actor's process; no more events are expected from it. `idle`: it is healthy and has nothing to do."""
+    """End the actor's process; no more events come from it. `idle`: it is healthy and has no work."""
 
     actor: int
     why: str
@@ -93,7 +93,7 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class RecordFailure:
-    """Write down a failed attempt at a clip or a part of it. `final`: the whole clip is settled for this run."""
+    """Record a failed attempt at a clip or a part of it. `final`: the whole clip is settled for this run."""
 
     clip: int
     attempt: int
@@ -107,7 +107,7 @@ class RecordFailure:
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """A node or a GPU, `name` for people, gets no more clips for `seconds`."""
+    """The node or GPU gets no clips for `seconds`. `name` is its name in messages."""
 
     name: str
     why: str
@@ -116,14 +116,14 @@ class SetAside:
 
 @dataclass(frozen=True, slots=True)
 class Reinstate:
-    """It is tried again, or has proved healthy."""
+    """The node or GPU may get clips again."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """The job cannot continue: exit code 3. Nothing is running."""
+    """The job cannot continue (exit code 3). Nothing is running."""
 
     message: str
 
@@ -135,10 +135,10 @@ Action = (
 
 @dataclass(frozen=True)
 class Counts:
-    """Of clips, whole ones.
+    """How many whole clips are in each state.
 
     Attributes:
-        running: at work on some part of them; `waiting`: those that no actor works on.
+        running: clips with at least one part on an actor; `waiting`: clips that no actor works on.
     """
 
     clips: int
@@ -157,5 +157,5 @@ class Counts:
 
     @property
     def open(self) -> int:
-        """Neither done nor given up."""
+        """Clips that are neither done nor given up."""
         return self.running + self.waiting

@@ -44,10 +44,10 @@ class WorkOrder:
 
 
 class ClipActor:
-    """While `run` takes minutes, `progress` answers and `prefetch` works, in separate threads."""
+    """`run` takes minutes; meanwhile `progress` and `prefetch` work in separate threads."""
 
     def __init__(self, number: int, keep_s: float = 0.0) -> None:
-        """`keep_s`: how long it outlives its driver (`job.outliving`); 0: Ray ends it with the driver."""
+        """`keep_s`: seconds that the actor outlives its driver (`job.outliving`); 0: Ray ends it with the driver."""
         self.number = number
         self._worker: ClipWorker | None = None
         self._order_key = ""
@@ -63,21 +63,21 @@ class ClipActor:
         return {"node": context.get_node_id(), "pid": os.getpid(), "host": socket.gethostname(), "gpus": tuple(gpus)}
 
     def standing(self) -> Standing:
-        """For a driver that has found it."""
+        """The actor's state, for a new driver that may take it over."""
         self._driver.heard()
         hello = self.hello()
         place = Place(hello["node"], hello["host"], hello["gpus"])
         return Standing(self._order_key, place, *(self._running or ()))
 
     def last(self) -> Answer | Failure:
-        """The outcome of the actor's latest clip. If the clip is running, the call returns when it ends."""
+        """The outcome of the actor's latest clip. If that clip is still running, the call waits for its end."""
         if isinstance(self._last, JobStopped):
             raise self._last
         assert self._last is not None
         return self._last
 
     def keep_now(self) -> None:
-        """Requests a window of the running clip."""
+        """Requests that the running clip saves a window now."""
         if self._worker is not None:
             self._worker.keep_now()
 
@@ -119,11 +119,11 @@ class ClipActor:
         return self._last
 
     def prefetch(self, clip: Clip, first_frames: bool) -> bool:
-        """Whether it succeeded; if not, running the clip will meet the same error."""
+        """Whether the prefetch succeeded. If not, running the clip reports the same error."""
         assert self._worker is not None
         try:
             return self._worker.prefetch(clip, first_frames).exception() is None
-        except CancelledError:  # dropped meanwhile, as by another window of the clip
+        except CancelledError:  # dropped meanwhile, for example because another window of the clip took it
             return False
 
     def drop_prefetch(self, clip_id: str) -> None:
@@ -140,7 +140,7 @@ class ClipActor:
 
 
 def _limit_threads(config: JobConfig) -> None:
-    """A CPU actor uses the cores that it asked for: several on a node would fight over all of them otherwise."""
+    """Limits a CPU actor to its requested cores; otherwise each actor on a node would use all of them."""
     torch = sys.modules.get("torch")
     if torch is not None and config.cluster.gpus_per_actor == 0:
         torch.set_num_threads(max(1, int(config.cluster.cpus_per_actor)))
@@ -166,7 +166,7 @@ def remote_class() -> Any:
 
 
 def _copy(name: str) -> Any:
-    """A method of its own, so that marking it leaves `ClipActor` itself free of Ray."""
+    """A copy of the method, because Ray's decorator marks it: `ClipActor` itself stays free of Ray."""
     inner = getattr(ClipActor, name)
 
     def method(self: ClipActor, *args: Any) -> Any:

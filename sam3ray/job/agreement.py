@@ -1,7 +1,8 @@
 """What the driver and every worker must agree on, so that every file of a run matches the run's description.
 
-The driver resolves `auto`, `main` and similar values once and sends the result. A worker compares before its first
-clip. A difference is not the fault of a clip, and another node may match: only the start fails.
+The driver resolves `auto`, `main` and similar values once and sends the result. A worker compares it with its own
+versions, device and checkpoint before its first clip. If they differ, only the actor's start fails: no clip is at
+fault, and another node may match.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ _DECISIVE = ("sam3ray", "transformers", "torch")
 
 @dataclass(frozen=True)
 class Agreement:
-    """What the driver has decided.
+    """The driver's decisions.
 
     Attributes:
-        software: versions, by package.
-        engine_version: of the engine's own rules.
+        software: version of each package.
+        engine_version: version of the engine's own rules.
         dtype: bfloat16, float32 or autocast, never auto.
         device: "cuda" or "cpu": only the kind; a run may use several GPU models.
         checkpoint: as `checkpoint_identity`; empty where the model is not one of ours.
@@ -47,7 +48,7 @@ class Agreement:
 
 
 def agreement(config: JobConfig, checkpoint: Mapping[str, str]) -> Agreement:
-    """Of this driver."""
+    """The decisions of this driver."""
     device = "cuda" if config.cluster.gpus_per_actor > 0 else "cpu"
     return Agreement(software_versions(), ENGINE_VERSION, resolved_dtype(config), device, dict(checkpoint))
 
@@ -65,13 +66,13 @@ def resolved_model(config: ModelConfig, agreed: Agreement) -> ModelConfig:
 def open_run(
     store: RunStore, config: JobConfig, start: Start, agreed: Agreement, facts: Mapping[str, Any] | None = None
 ) -> None:
-    """Start the run, or resume the existing one. For the holder of the lease.
+    """Starts the run, or resumes the existing one. The caller must hold the lease.
 
     Args:
-        facts: more for `run.json`.
+        facts: additional entries for `run.json`.
 
     Raises:
-        UserError: another driver has begun another run here meanwhile.
+        UserError: another driver has meanwhile started a different run here.
     """
     store.discard_unstarted(start.fingerprint, start.clips)
     extra: dict[str, Any] = {
@@ -103,7 +104,7 @@ def check_software(agreed: Agreement, versions: Mapping[str, str], engine_versio
 
 
 def check_device(agreed: Agreement) -> None:
-    """Raise WorkerUnfit where a GPU was promised and torch cannot use one. Imports torch."""
+    """Raise WorkerUnfit if the actor was given a GPU that torch cannot use. Imports torch."""
     if agreed.device != "cuda":
         return
     if problem := gpu_problem(gpu_facts()):
@@ -117,8 +118,8 @@ def check_model(agreed: Agreement, info: Mapping[str, Any], digest: str | None) 
     """Raise WorkerUnfit unless the model that was loaded is the run's.
 
     Args:
-        info: of the loaded model.
-        digest: SHA-256 of the folder that it was loaded from; None: it came from the hub.
+        info: the loaded model's description.
+        digest: SHA-256 of the checkpoint's folder; None: the checkpoint came from the hub.
     """
     pairs: list[tuple[str, Any, str | None]] = [
         ("dtype", info.get("dtype"), agreed.dtype),
@@ -138,7 +139,7 @@ def check_model(agreed: Agreement, info: Mapping[str, Any], digest: str | None) 
 
 
 def noted_changes(begun: Mapping[str, Any], now: Mapping[str, str]) -> list[str]:
-    """How the libraries of a resumed run differ from those that it started with: noted, not refused."""
+    """Differences between the libraries of a resumed run and those that it started with: logged, not refused."""
     return [
         f"{name} {public(str(begun[name]))} then, {public(now.get(name)) or 'none'} now"
         for name in (*_DECISIVE, "av")
@@ -147,5 +148,5 @@ def noted_changes(begun: Mapping[str, Any], now: Mapping[str, str]) -> list[str]
 
 
 def public(version: str | None) -> str:
-    """Without the local part that names a build: 2.15.0 of 2.15.0+cu132."""
+    """The version without its local part, which names a build: 2.15.0 for 2.15.0+cu132."""
     return (version or "").partition("+")[0]

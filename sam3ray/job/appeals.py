@@ -15,17 +15,17 @@ from sam3ray.job.health import OF_PROCESS, Health
 from sam3ray.job.placement import Placement
 from sam3ray.job.verdicts import Verdict
 
-MOST_PLACES = 3  # that a clip is tried at before what they say of it stands
+MOST_PLACES = 3  # places at which a clip is tried before its failures stand
 
 
 class Step(Enum):
     STANDS = "the clip is given up"
-    ELSEWHERE = "an actor that has done well tries it"
+    ELSEWHERE = "a healthy actor tries it"
     OTHER_ACTOR = "another actor takes the place of the one that failed"
 
 
 class Appeals:
-    """Answers from the state of the four; decides nothing itself."""
+    """Answers questions about the shared state; decides nothing itself."""
 
     def __init__(self, crew: Crew, health: Health, placement: Placement, blame: Blame) -> None:
         self._crew = crew
@@ -34,7 +34,7 @@ class Appeals:
         self._blame = blame
 
     def may_be_heard(self, verdict: Verdict, *, process: bool) -> bool:
-        """Whether the clip may be tried elsewhere, because the place where it failed is no longer trusted.
+        """Whether the clip may be retried elsewhere, because the place where it failed is no longer trusted.
 
         `process`: only the process is not trusted, so another process is enough to retry a defect.
         """
@@ -43,7 +43,7 @@ class Appeals:
         return fair and len(self._blame.of(clip).spots) < MOST_PLACES
 
     def next_step(self, verdict: Verdict) -> Step:
-        """Verdicts become final, unless a place that has proved healthy has not been tried."""
+        """Makes verdicts final, unless a place known to be healthy has not been tried."""
         clip = verdict.record.clip
         history = self._blame.of(clip)
         member = self._crew.get(verdict.actor)
@@ -55,7 +55,7 @@ class Appeals:
         return Step.OTHER_ACTOR if self._wants_other_actor(verdict) else Step.STANDS
 
     def _wants_other_actor(self, verdict: Verdict) -> bool:
-        """The remaining actors cannot show whether the clip, its process or its node is at fault."""
+        """Whether the remaining actors cannot tell if the clip, its process or its node is at fault."""
         member = self._crew.get(verdict.actor)
         history = self._blame.of(verdict.record.clip)
         elsewhere = len(history.nodes) < 2 and len(self._health.nodes.difference(history.nodes)) > 0

@@ -26,12 +26,12 @@ class Assignment:
         self._starts = board.starts
 
     def start_actors(self, now: float) -> None:
-        """As many as the open clips can use."""
+        """Starts as many actors as the open clips can use."""
         if now < self._starts.after:
             return
         crew, wanted = self._crew, self._actors_wanted()
         if self._line.wants_fresh and not any(m.fresh and m.placed_at is not None for m in crew.members()):
-            # A clip waits for a process that has run nothing before: an idle actor makes room.
+            # A clip waits for a fresh process: an idle actor makes room for it.
             idle = next(iter(crew.idle), None)
             if idle is not None and (crew.unplaced or crew.staying >= wanted):
                 self._judge.replace(idle, now, "a fresh process is needed", idle=True)
@@ -42,7 +42,7 @@ class Assignment:
                 self._board.out.append(StartActor(crew.add(now, avoid), avoid))
 
     def _actors_wanted(self) -> int:
-        # No more than the open clips, and what they will be cut into: more would only wait.
+        # At most one actor per open clip or expected window: more would only wait.
         return min(self._limits.actors_max, self._work.expected - len(self._crew.leaving))
 
     def give_all(self, now: float) -> None:
@@ -54,7 +54,7 @@ class Assignment:
             elif self._crew[actor].next >= 0:
                 self._line.put_back(self._board.unhold(actor, drop=True))
             if self._health.is_aside(actor) and actor in self._crew.idle:
-                self._judge.replace(actor, now, "its place is set aside", idle=True)
+                self._judge.replace(actor, now, "its node or GPU is set aside", idle=True)
 
     def _give(self, actor: int, now: float) -> bool:
         """Assigns the next clip to an idle actor; False if no actor can get one now."""
@@ -75,7 +75,7 @@ class Assignment:
             if holder >= 0:
                 clip = self._board.unhold(holder, drop=True)
         if clip < 0:
-            # Another idle actor may be fresh, or stand where a clip has not failed.
+            # Another idle actor may be fresh, or be at a place where the clip has not failed.
             line = self._line
             return line.wants_fresh or line.has_next or line.has_late(now) or bool(self._crew.holders)
         history = self._blame.of(clip)
@@ -87,7 +87,7 @@ class Assignment:
         return True
 
     def hold_ahead(self, now: float) -> None:
-        """Reserves a next clip for running actors, unless an idle one could run it at once."""
+        """Reserves a next clip for each running actor, unless an idle actor could run it now."""
         crew = self._crew
         if any(map(self._health.may_run, crew.idle)):
             return
@@ -113,12 +113,12 @@ class Assignment:
             self._board.out.append(Prefetch(actor, held, decode))
 
     def retire(self, now: float) -> None:
-        """Ends actors that no open clip can need: first those waiting for room, then those loading, then idle ones."""
+        """Ends actors that no open clip can use: first unplaced ones, then those loading, then idle ones."""
         crew = self._crew
         spare = crew.staying - self._actors_wanted()
         if spare > 0:
             loading = [actor for actor, member in crew.items() if not member.ready and actor not in crew.unplaced]
-            # Those whose last clip failed go first: the others may have to try it.
+            # Actors whose last clip failed end first: that clip may have to be retried on another actor.
             idle = sorted((a for a in crew.idle if crew[a].next < 0), key=lambda a: not crew[a].failed)
             for actor in [*reversed(crew.unplaced), *reversed(loading), *idle][:spare]:
                 self._judge.replace(actor, now, "no clips left for it", idle=crew[actor].ready)

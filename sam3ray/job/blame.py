@@ -1,9 +1,9 @@
 """Counts each clip's failures: which of them are charged, and when they settle the clip.
 
 When an actor dies, its running clip is charged. If the process was also decoding the first frames of the *next* clip,
-either clip may have caused the crash. Then the running clip is charged unless that would settle it, and both clips
-become suspects: nothing more is decoded ahead for a suspect or beside one. A clip is thus charged at most once for its
-neighbour, and never given up for it. With `crashes` = 1, nothing is decoded ahead.
+either clip may have caused the crash. Then the running clip is charged, unless that would settle it, and both clips
+become suspects: nothing is decoded ahead for a suspect, nor while a suspect runs. So a clip is charged at most once for
+another clip's crash, and is never given up because of one. With `crashes` = 1, nothing is decoded ahead.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from sam3ray.job.health import Place
 
 @dataclass(slots=True)
 class History:
-    """Of one clip.
+    """One clip's failures.
 
     Attributes:
-        losses: of nodes under it, and its failures for their faults.
-        rung: of the out-of-memory ladder, for its next attempt.
-        suspect: an actor died beside it.
+        losses: nodes lost while it ran, plus its failures caused by a node.
+        rung: the rung of the out-of-memory ladder for its next attempt.
+        suspect: an actor died while it ran or was decoded ahead, so it may be the cause.
         nodes, spots: where it failed; a spot is a GPU, or a process where there is none.
-        said: the same, as pairs, by reason.
+        said: for each reason, the (node, spot) pairs where it failed.
     """
 
     attempts: int = 0
@@ -42,7 +42,7 @@ class History:
 
 
 class Blame:
-    """The histories of the clips that have one; most never do.
+    """The histories of the clips that failed; most clips have none.
 
     `prior`: reasons of the failed attempts that earlier runs recorded, so that caps hold across runs.
     """
@@ -55,7 +55,7 @@ class Blame:
             self.note(clip, reasons)
 
     def note(self, clip: int, reasons: Iterable[Reason]) -> None:
-        """What earlier runs recorded of a clip."""
+        """Adds the failures that earlier runs recorded for a clip."""
         seen = Counter(reasons)
         if seen:
             self._histories[clip] = History(
@@ -65,7 +65,7 @@ class Blame:
             )
 
     def failed_at(self, clip: int, actor: int, place: Place, reason: Reason) -> bool:
-        """Notes where; True where that is a second place for the same reason, so that no place is to blame."""
+        """Notes where the clip failed. True if it failed elsewhere for the same reason: then no place is to blame."""
         history = self.of(clip)
         history.nodes.add(place.node)
         history.spots.add(spot_of(actor, place))
@@ -74,14 +74,14 @@ class Blame:
         return len(said) > 1
 
     def nodes_that_say(self, clip: int, reason: Reason) -> int:
-        """On how many nodes it failed for this reason."""
+        """The number of nodes on which it failed for this reason."""
         return len({node for node, _ in self.of(clip).said.get(reason, ())})
 
     def of(self, clip: int) -> History:
         return self._histories.setdefault(clip, History())
 
     def has(self, clip: int) -> bool:
-        """Something has befallen it, if only that it was begun."""
+        """Whether the clip has a history."""
         return clip in self._histories
 
     def suspects(self, clip: int) -> bool:
@@ -89,7 +89,7 @@ class Blame:
         return history is not None and history.suspect
 
     def renew(self, clip: int) -> None:
-        """A window of the clip is saved: what happened before that is no longer charged."""
+        """A window of the clip is saved: earlier failures no longer count."""
         history = self._histories.get(clip)
         if history is not None:
             history.crashes = history.timeouts = 0
@@ -99,9 +99,9 @@ class Blame:
         self._histories.pop(clip, None)
 
     def charge(self, clip: int, reason: Reason, *, ambiguous: bool = False) -> bool:
-        """Counts a failed attempt; True where there is to be no other.
+        """Counts a failed attempt. True if the clip gets no other attempt.
 
-        `ambiguous`: the next clip was being decoded in the process that died, and may be the culprit: the attempt is
+        `ambiguous`: the process that died was also decoding the next clip, which may be the cause: the attempt is
         charged unless that would settle the clip.
         """
         history, limits = self.of(clip), self._limits
@@ -128,5 +128,5 @@ class Blame:
 
 
 def spot_of(actor: int, place: Place) -> str:
-    """The finest place that an actor is at: its first GPU, or itself."""
+    """The most specific place of an actor: its first GPU, or the actor itself."""
     return place.spots[0] if place.gpus else str(actor)

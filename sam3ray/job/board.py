@@ -20,13 +20,13 @@ from sam3ray.job.worklist import Worklist
 
 
 class Board:
-    """The state, and the small acts that keep its parts in step. Decides nothing.
+    """The shared state, with the updates that keep its parts consistent. Decides nothing.
 
     Attributes:
-        out: actions that the driver has not been given yet.
+        out: actions that the driver has yet to receive.
         paused_until: no clip is assigned before then.
         draining: no more clips are assigned.
-        stopping: why the job will stop once running work has ended.
+        stopping: why the job will stop when running work has ended.
         stopped: why it has stopped.
     """
 
@@ -60,11 +60,11 @@ class Board:
 
     @property
     def at_rest(self) -> bool:
-        """Nothing runs."""
+        """Whether nothing is running."""
         return self.crew.running == 0 and self.work.merges.running == 0
 
     def clip_of(self, clip: int) -> int:
-        """The whole clip that an item is, or is a part of."""
+        """The whole clip to which an item belongs."""
         return self.work.graph.clip(clip)
 
     def backoff(self, errors: int) -> float:
@@ -72,12 +72,12 @@ class Board:
         return min(BACKOFF_CAP_S, self.limits.backoff_s * 2.0 ** min(errors - 1, 30)) * self._random.uniform(0.5, 1.0)
 
     def begin_stop(self, message: str) -> None:
-        """Assigns no more clips; when running clips have ended, the job stops. An empty message is not shown."""
+        """Assigns no more clips; the job stops when the running clips have ended. An empty message is not shown."""
         if message and self.stopping is None and self.stopped is None:
             self.stopping = message
 
     def unhold(self, actor: int, *, drop: bool = False) -> int:
-        """Takes back the clip that the actor holds. `drop`: what it prefetched is no longer needed."""
+        """Takes back the clip that the actor holds. `drop`: its prefetched data is no longer needed."""
         if drop:
             self.out.append(DropPrefetch(actor, self.crew[actor].next))
         return self.crew.unhold(actor)

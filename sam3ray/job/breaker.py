@@ -1,4 +1,4 @@
-"""Detects failures that show that the job cannot continue. Only different clips and places count."""
+"""Detects when failures show that the job cannot continue. Repeated failures of one clip or place count once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Collection
 from sam3ray.failures import Reason
 from sam3ray.job.actions import Limits
 
-ROW = 10  # different clips in a row, none done between them
-WINDOW, ABNORMAL = 50, 45  # of the last clips (first number), failed ones (second)
+ROW = 10  # consecutive failures of different clips, without a success
+WINDOW, ABNORMAL = 50, 45  # this many of the last clips: (clips looked at, of these failed)
 AGREEING = 0.9  # of the places
-FEW = 4  # clips, fewer than which are no outage of the storage
+FEW = 4  # fewer failing clips are not an outage of the storage
 TRIES = 3
 
 
@@ -97,7 +97,7 @@ class StorageBreaker:
         self._any_done = True
 
     def failed(self, clip: int, node: str, began: float, now: float) -> bool:
-        """True if this is a new round with several clips: no clips should be assigned for a while."""
+        """True if this starts a new round of several clips: assign no clips for a while."""
         if clip in self._known:
             return False
         self._clips.add(clip)
@@ -109,7 +109,7 @@ class StorageBreaker:
         return self.rounds >= 2 and len(self._clips) > 1
 
     def is_open(self, nodes: Collection[str], open_clips: int) -> bool:
-        """The storage as a whole is unreachable, not just for a few clips or one node."""
+        """Whether the storage as a whole is unreachable, not only for a few clips or one node."""
         if self.rounds < self._limit or len(self._nodes) < min(2, len(nodes)):
             return False
         return len(self._clips) >= FEW or (not self._any_done and len(self._clips) >= open_clips)

@@ -17,7 +17,7 @@ class Node:
     """A node's total resources, used or not, under Ray's names ("CPU", "GPU", "memory", ...).
 
     Attributes:
-        draining: it is about to leave; start nothing there.
+        draining: the node is about to leave; start nothing on it.
     """
 
     id: str
@@ -32,7 +32,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Request:
-    """What one actor asks for, under Ray's names; `gpus` apart, since a fraction must lie within one GPU."""
+    """One actor's request, under Ray's names; `gpus` is separate because a fraction must fit on one GPU."""
 
     gpus: float
     resources: Mapping[str, float]
@@ -44,11 +44,11 @@ class Request:
         if config.memory is not None:
             asked["memory"] = config.memory
         if config.accelerator_type is not None:
-            asked[f"accelerator_type:{config.accelerator_type}"] = 0.001  # how Ray marks nodes that have it
+            asked[f"accelerator_type:{config.accelerator_type}"] = 0.001  # Ray's resource for a GPU type
         return Request(config.gpus_per_actor, asked, config.label_selector)
 
     def fits(self, node: Node, most: int) -> int:
-        """How many of them fit on the node, at most `most`."""
+        """How many such actors fit on the node, at most `most`."""
         if node.draining or not all(matches(wanted, node.labels.get(key)) for key, wanted in self.labels.items()):
             return 0
         room = float(most)
@@ -97,7 +97,7 @@ class Room:
 
 
 def room_on(nodes: Sequence[Node], config: ClusterConfig, clips: int) -> Room:
-    """Compares the actors' requests with the nodes' resources. No more actors are wanted than clips.
+    """Compares the actors' requests with the nodes' resources. No more actors are wanted than there are clips.
 
     Raises:
         JobStopped: on this machine alone (`address: null`), where no node can join, not even `actors.min` fit.
@@ -121,7 +121,7 @@ def room_on(nodes: Sequence[Node], config: ClusterConfig, clips: int) -> Room:
 
 
 def _inventory(nodes: Sequence[Node], request: Request) -> str:
-    """The GPUs, CPUs and whatever else was asked for."""
+    """The cluster's amounts of the requested resources, as a phrase."""
     usable = [node for node in nodes if not node.draining]
 
     def total(name: str) -> float:
@@ -170,10 +170,10 @@ def no_cpus_for_rendering(config: ClusterConfig) -> str:
 def render_slots(cpus: float, actors: int, cpus_per_actor: float, cpus_per_task: float) -> int:
     """How many rendering tasks may run at once.
 
-    Rendering gets only what actors can never need: their CPUs stay free even while an actor is replaced.
+    Rendering uses only CPUs that no actor will need, also while an actor is being replaced.
 
     Args:
-        actors: running or wanted, as far as they fit.
+        actors: actors running or wanted that fit on the cluster.
     """
     slots = int((cpus - actors * cpus_per_actor) / cpus_per_task + _EPS)
     return max(slots, 1 if actors == 0 else 0)

@@ -16,8 +16,8 @@ class ClipProgress:
 
     stage: str = "idle"
     done: int = 0  # frames annotated
-    ticks: int = 0  # other signs of progress: bytes fetched, frames read
-    window: str = ""  # the newest one on the store, as clip id/name
+    ticks: int = 0  # other progress: bytes fetched, frames read
+    window: str = ""  # newest window on the store, as clip id/name
 
     @property
     def value(self) -> tuple[str, int, int, str]:
@@ -36,8 +36,8 @@ class Attempt:
 
     Attributes:
         rung: of the out-of-memory ladder.
-        attempt: counted from 1, over all workers.
-        began: by `time.perf_counter`.
+        attempt: number of the attempt, from 1, across all workers.
+        began: start, by `time.perf_counter`.
     """
 
     rung: int
@@ -51,7 +51,7 @@ class Attempt:
 
 @dataclass
 class StageClock:
-    """Seconds by stage."""
+    """Measures the seconds of each stage."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 

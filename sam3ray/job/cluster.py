@@ -24,17 +24,17 @@ _LONGEST_TEMP_DIR = 40
 _AUTH_MODE, _AUTH_TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 _QUIET: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
 LOCAL_STARTS = 3
-LOOK_EVERY_S = 5.0  # at the nodes: which exist, which are about to leave
+LOOK_EVERY_S = 5.0  # seconds between two looks at the nodes: which exist, which are about to leave
 
 
 @dataclass
 class _Connection:
     """This process's one connection to a Ray; its jobs, in whatever threads, share it."""
 
-    address: str | None  # as the first job asked for it
+    address: str | None  # the address that the first job asked for
     users: int = 0
-    brought: bool = False  # by a test or a notebook, which keeps it
-    environment: dict[str, str | None] = field(default_factory=dict)  # as it was before, where it was changed
+    brought: bool = False  # connected before, by a test or a notebook: not disconnected
+    environment: dict[str, str | None] = field(default_factory=dict)  # its values before we changed them
 
 
 _LOCK = threading.Lock()
@@ -43,7 +43,7 @@ _CONNECTION: _Connection | None = None
 
 @contextlib.contextmanager
 def connected(config: ClusterConfig, *, dashboard: bool = False) -> Iterator[None]:
-    """Connects to Ray, and disconnects when the last job of this process ends; a private Ray ends then.
+    """Connects to Ray; disconnects, and ends a private Ray, when the last job of this process ends.
 
     Within the block, Ray's calls do not start or join another cluster, as they would without a connection.
 
@@ -52,7 +52,7 @@ def connected(config: ClusterConfig, *, dashboard: bool = False) -> Iterator[Non
         UserError: this process is connected to another Ray than `cluster.address` asks for.
     """
     # Ray prints raylet messages about dead workers on stdout, which is for results, whatever `log_to_driver`
-    # says (2.60, _private/worker.py, listen_error_messages). We say ourselves what died, and why.
+    # says (2.60, _private/worker.py, listen_error_messages). We report ourselves what died and why.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     with _LOCK:
         _join(config, dashboard)
@@ -122,8 +122,8 @@ def _start_by_itself(allowed: bool) -> None:
 def _prepare_token(config: ClusterConfig) -> dict[str, str | None]:
     """Ensures that a private Ray can create its token; returns the previous environment variables.
 
-    Ray 2.60 writes that token to the user's home, which may not be writable: one in the environment serves as well.
-    It also leaves RAY_AUTH_MODE set.
+    Ray 2.60 writes the token to the user's home, which may not be writable: then we put one into the environment.
+    Ray also leaves RAY_AUTH_MODE set.
     """
     before = {name: os.environ.get(name) for name in (_AUTH_MODE, _AUTH_TOKEN)}
     home = os.path.join(os.path.expanduser("~"), ".ray")
@@ -133,7 +133,7 @@ def _prepare_token(config: ClusterConfig) -> dict[str, str | None]:
 
 
 def _has_token() -> bool:
-    """Where Ray looks for one."""
+    """Whether Ray would find a token."""
     home = os.path.expanduser("~")
     paths = [os.environ.get("RAY_AUTH_TOKEN_PATH"), os.path.join(home, ".ray", "auth_token")]
     return bool(os.environ.get(_AUTH_TOKEN)) or any(os.path.isfile(path) for path in paths if path)
@@ -149,7 +149,7 @@ def _restore(environment: Mapping[str, str | None]) -> None:
 
 
 def _forget_mode() -> None:
-    """Ray reads the mode once a process, unless told to look again."""
+    """Makes Ray read the mode again, which it otherwise does once per process."""
     from ray import _raylet
 
     with contextlib.suppress(AttributeError):
@@ -170,10 +170,10 @@ def _connect(config: ClusterConfig, dashboard: bool) -> None:
 
 
 def _reach(address: str) -> None:
-    """Connects to a cluster, which may ask for a token or not.
+    """Connects to a cluster, with or without a token.
 
     Ray 2.60 sends a token to an explicit address only if RAY_AUTH_MODE says so, and with `auto` whenever there is one.
-    Where that does not get through, and nobody has set the mode, the other way is tried.
+    If that fails and the user has not set the mode, the other way is tried.
     """
     import ray
 
@@ -217,13 +217,13 @@ def _head(address: str) -> tuple[str, int]:
 
 
 def _named(address: str) -> str:
-    """The address as its owner knows it."""
+    """The address as the user wrote it."""
     given = os.environ.get("RAY_ADDRESS")
     return f"{address!r} (RAY_ADDRESS is {given!r})" if address == "auto" and given else repr(address)
 
 
 def _no_ray(config: ClusterConfig, said: str) -> str:
-    """What to say where no Ray could be started or reached."""
+    """The message for a Ray that could not be started or reached."""
     if config.alone:
         text = f"a local Ray could not be started: {said}"
         if not _may_write(tempfile.gettempdir()) or "ermission" in said or "ead-only" in said or "No space" in said:
@@ -236,7 +236,7 @@ def _no_ray(config: ClusterConfig, said: str) -> str:
 
 
 def start_local(**options: Any) -> None:
-    """A private Ray on this machine. Tries again, because Ray 2.60 waits only 30 s on a busy machine."""
+    """Starts a private Ray on this machine. Retries, because Ray 2.60 waits only 30 s, too little on a busy machine."""
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -272,7 +272,7 @@ def _may_write(folder: str) -> bool:
 
 
 def look() -> list[Node]:
-    """The nodes of the cluster that is connected."""
+    """The nodes of the connected cluster."""
     import ray
 
     draining = _draining()
@@ -284,7 +284,7 @@ def look() -> list[Node]:
 
 
 def _draining() -> set[str]:
-    """Ids of nodes that have been given notice: by a cloud that takes them back, an autoscaler, or a person.
+    """Ids of nodes that are about to leave: reclaimed by the cloud, or removed by an autoscaler or a person.
 
     Ray 2.60 has no public call for it; its own Train library asks in the same way (train/v2, preemption.py).
     """
@@ -297,7 +297,7 @@ def _draining() -> set[str]:
 def dead_process() -> str:
     """The essential process of a private Ray that has died; empty if none has.
 
-    Ray 2.60 ends the driver, with code 1 and no word, about 15 s after its raylet has died.
+    About 15 s after its raylet has died, Ray 2.60 ends the driver with code 1 and without a message.
     """
     import ray
 

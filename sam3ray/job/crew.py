@@ -1,9 +1,9 @@
 """The actors: what each runs and holds ahead, and which are idle. Only bookkeeping; the scheduler decides.
 
-There are as many as there are open items, up to `actors_max`. Those that the cluster has no room for yet wait to be
-placed (at most `PENDING_ACTORS` at a time), which makes an autoscaler add nodes. An actor ends as soon as nothing is
-left for it, those that wait first: what it holds is wanted elsewhere. An actor whose node is about to go finishes its
-clip and gets no other; one that takes its place is started at once.
+There is one actor for each open item, up to `actors_max`. Actors for which the cluster has no room yet wait to be
+placed (at most `PENDING_ACTORS` at a time), which makes an autoscaler add nodes. An actor without work ends, unplaced
+ones first, to free its resources. An actor whose node is about to leave finishes its clip and gets no other; its
+replacement starts at once.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Member:
-    """An actor. Clips are numbers, -1 for none."""
+    """An actor. Clips are numbers; -1 means none."""
 
     started_at: float
-    avoid: tuple[str, ...] = ()  # nodes that it was not to be started on
+    avoid: tuple[str, ...] = ()  # nodes on which it must not start
     placed_at: float | None = None
     ready: bool = False
-    parked: bool = False  # it holds a GPU that is set aside, and has no model
+    parked: bool = False  # occupies a GPU that is set aside, without a model
     fresh: bool = True
     unreachable: bool = False
     leaving: bool = False
-    strikes: int = 0  # clips that failed in its process since its last success
-    failed: bool = False  # its last attempt
+    strikes: int = 0  # clips that failed in the process since its last success
+    failed: bool = False  # its latest attempt
     done: int = 0
     clip: int = -1  # running
     assigned_at: float = 0.0
     attempt: int = 0
     rung: int = 0
     next: int = -1  # held for it
-    decoding: int = -1  # whose first frames are being decoded ahead in the actor's process
+    decoding: int = -1  # its held clip's first frames are being decoded in the actor's process
     progress: object = None
     progress_at: float = 0.0
 
@@ -43,11 +43,11 @@ class Crew:
     def __init__(self) -> None:
         self._members: dict[int, Member] = {}
         self._numbers = 0
-        self.idle: dict[int, None] = {}  # ready, nothing to run; oldest first
-        self.holders: dict[int, None] = {}  # holding a next clip
-        self.bare: dict[int, None] = {}  # running a clip, holding no next one
+        self.idle: dict[int, None] = {}  # ready, without a clip; oldest first
+        self.holders: dict[int, None] = {}  # that hold a next clip
+        self.bare: dict[int, None] = {}  # that run a clip and hold no next one
         self.unplaced: dict[int, None] = {}  # not placed by the cluster yet
-        self.leaving: dict[int, None] = {}  # running a last clip on nodes that are about to leave
+        self.leaving: dict[int, None] = {}  # that run a last clip on nodes about to leave
         self.ready = 0
         self.parked = 0
         self.running = 0
@@ -90,7 +90,7 @@ class Crew:
         self.unplaced.pop(actor, None)
 
     def remove(self, actor: int) -> Member:
-        """The caller takes care of the clips that it ran and held."""
+        """Removes the actor. The caller takes care of the clips that it ran and held."""
         member = self._members.pop(actor)
         for group in (self.idle, self.holders, self.bare, self.unplaced, self.leaving):
             group.pop(actor, None)
@@ -119,11 +119,11 @@ class Crew:
         member.progress = None
         member.fresh = False
         if member.decoding == clip:
-            member.decoding = -1  # from now on it is the running clip, and charged
+            member.decoding = -1  # from now on it is the running clip, so a crash is charged to it
         self.bare[actor] = None
 
     def release(self, actor: int) -> None:
-        """It is done with its clip."""
+        """The actor has finished its clip."""
         member = self._members[actor]
         member.clip = -1
         member.unreachable = False
@@ -133,7 +133,7 @@ class Crew:
             self.idle[actor] = None
 
     def leave(self, actor: int) -> None:
-        """It gets no clip after the one that it runs."""
+        """The actor gets no clip after the running one."""
         self._members[actor].leaving = True
         self.leaving[actor] = None
         self.bare.pop(actor, None)
@@ -144,7 +144,7 @@ class Crew:
         self.holders[actor] = None
 
     def unhold(self, actor: int) -> int:
-        """The clip that it held."""
+        """Takes the held clip back, and returns it."""
         member = self._members[actor]
         clip, member.next = member.next, -1
         self.holders.pop(actor, None)

@@ -1,9 +1,9 @@
 """Runs a job: checks the configuration and manifest, opens the run, and starts the loop (`job.running`) for open clips.
 
 Crash contract: everything that the driver knows is also on storage. Annotations are committed by the actors; failure
-records are written as they occur; `clips.parquet` is replaced as a whole, now and then and at the end, and can be
-rebuilt. A driver that dies is followed by `run` again: what is committed stays, what was running is run again, and an
-actor that outlives its driver for a moment can at worst commit a clip that the next driver then finds done.
+records are written as they occur; `clips.parquet` is replaced as a whole, from time to time and at the end, and can be
+rebuilt. After a driver dies, `run` resumes the job: committed clips stay, clips that were running are run again. An
+actor that briefly outlives its driver can only commit a clip, which the next driver then finds done.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def run_job(
     Args:
         config: a YAML file, a dict with the same keys, or a `JobConfig` (see `sam3ray.load_config`).
         overrides: `key.subkey=value` each, as `--set` takes them.
-        progress: True prints it to stderr, as the command does; or an observer, which is told of every clip and about
-            once a second.
-        make_segmenter: instead of `sam3ray.segment.Segmenter`; called in every actor.
-        refinement: follow these corrections: their clips instead of the manifest's (`sam3ray.refine`).
+        progress: True prints it to stderr, as the command does; or an observer, called for every clip and about once a
+            second.
+        make_segmenter: replaces `sam3ray.segment.Segmenter`; called in every actor.
+        refinement: track the clips of these corrections instead of the manifest's (`sam3ray.refine`).
 
     Raises:
-        UserError: the config, the manifest or the output does not fit; nothing was started.
+        UserError: the config, the manifest or the output is not usable; nothing was started.
         JobStopped: nothing could be started. A job that stops later returns its summary.
     """
     job = load_config(config, overrides)

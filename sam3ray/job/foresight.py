@@ -16,19 +16,19 @@ from sam3ray.video import VideoInfo
 
 _LOG = logging.getLogger(__name__)
 
-HANG_S = 60.0  # videos whose headers take longer are skipped
+HANG_S = 60.0  # the limit for reading headers; further videos are skipped
 
 
 def foresee(
     clips: Sequence[Clip], config: JobConfig, store: RunStore, told: Callable[[Mapping[int, int]], None]
 ) -> None:
-    """Reads the headers of the clips' videos, in a thread; `told` is called there, once, unless nothing is cut."""
+    """Reads the headers of the clips' videos in a thread, and calls `told` there once if any clip will be cut."""
 
     def look() -> None:
         try:
             found = windows_expected(clips, config, store)
         except JobStopped as error:
-            _LOG.info("it is not known which clips will be cut until they are opened: %s", error)
+            _LOG.info("which clips will be cut is only known once they are opened: %s", error)
         else:
             if found:
                 told(found)
@@ -37,7 +37,7 @@ def foresee(
 
 
 def windows_expected(clips: Sequence[Clip], config: JobConfig, store: RunStore) -> dict[int, int]:
-    """Windows still to be done, by index of the clip, for clips that will be cut according to their headers."""
+    """For each clip that will be cut according to its header: its index, and its windows still to be done."""
     facts = probe_all(
         list(dict.fromkeys(clip.uri for clip in clips)), config.video, config.storage, processes=1, hang_s=HANG_S
     )

@@ -1,4 +1,4 @@
-"""The index of a remote video's frames, as a clip's attempts find and keep it."""
+"""The index of a remote video's frames, kept on the store for later attempts at a clip."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class ClipIndex:
     """A `sam3ray.video.IndexKeeper` on the run's store.
 
     Args:
-        until_s: moment of the video up to which its frames will be asked for; None: the end.
-        most_frames: of an index.
+        until_s: time in the video up to which frames will be read; None: the end.
+        most_frames: largest number of frames in an index.
     """
 
     def __init__(self, store: RunStore, clip_id: str, until_s: float | None, most_frames: int) -> None:

@@ -1,13 +1,13 @@
-"""What a clip is as work: one item, or windows that are worked on at once, then linked, then merged. Pure bookkeeping.
+"""A clip as items of work: one item, or parallel windows that are then linked and merged. Pure bookkeeping.
 
     clip --cut--> window 0 .. window n-1 --all kept--> link --> merge --> done
 
-An item is a number: those below the number of clips are clips as a whole, later ones were added. Whoever opens a clip
-first may find that it is to be cut; the clip is then over as an item, and its windows come in its place. Windows that
-an earlier run has kept are not made again.
+An item is a number. The first items, one per clip, are whole clips; later ones were added. The first actor that opens a
+clip may find that it must be cut: then the clip's windows replace it as items. Windows that an earlier run has stored
+are not processed again.
 
-Lengths are those of the longest path that an item begins, so that the scheduler's "longest first" keeps the job short:
-linking, which holds up a whole clip, goes before one window more of another clip.
+The length of an item is that of the longest path of items that it begins. With "longest first", linking, for which a
+whole clip waits, thus goes before another window of another clip, and the job ends earlier.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-LINK, MERGE = 0.01, 0.01  # of the time that a clip takes; only the order depends on it
-MOST_ROUNDS = 3  # in which damaged windows of a clip are processed again
+LINK, MERGE = 0.01, 0.01  # share of a clip's time; only the order depends on it
+MOST_ROUNDS = 3  # rounds in which a clip's damaged windows are processed again
 
 
 class Stage(Enum):
     CLIP = "clip"
     WINDOW = "window"
     LINK = "link"
-    MERGE = "merge"  # on CPUs, not on an actor
+    MERGE = "merge"  # runs on CPUs, not on an actor
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Work:
     """One item.
 
     Attributes:
-        index: of the window.
+        index: number of the window.
     """
 
     clip: int
@@ -41,14 +41,14 @@ class Work:
 
     @property
     def name(self) -> str:
-        """Of the part, for failure records; empty for a whole clip."""
+        """The part's name in failure records; empty for a whole clip."""
         if self.stage is Stage.CLIP:
             return ""
         return f"w{self.index}" if self.stage is Stage.WINDOW else self.stage.value
 
     @classmethod
     def named(cls, clip: int, name: str) -> Work | None:
-        """The part of a clip that has this name; None if no part has."""
+        """The part of a clip with this name; None if there is none."""
         if name in (Stage.LINK.value, Stage.MERGE.value):
             return cls(clip, Stage(name))
         index = name.removeprefix("w")
@@ -57,12 +57,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Cutting:
-    """How a clip is cut, and what of it is on the store.
+    """How a clip is cut, and which parts are on the store.
 
     Attributes:
-        shares: of the clip's frames, window by window; more than 1 in all, since windows overlap.
-        kept: windows that are there.
-        linked: they are all there, and linked.
+        shares: each window's share of the clip's frames; they add up to more than 1, since windows overlap.
+        kept: windows that are stored.
+        linked: all windows are stored and linked.
     """
 
     shares: tuple[float, ...]
@@ -72,24 +72,24 @@ class Cutting:
 
 @dataclass(slots=True)
 class _Parts:
-    """Of a clip that is cut."""
+    """The parts of a clip that is cut."""
 
     shares: tuple[float, ...]
     missing: set[int]
-    items: set[int] = field(default_factory=set)  # not ended
+    items: set[int] = field(default_factory=set)  # items that have not ended
     rounds: int = 0
 
 
-Ready = tuple[Work, float]  # items that can begin now, and the length of their path
+Ready = tuple[Work, float]  # items that can begin now, and their lengths
 
 
 class Graph:
-    """`lengths`: of the clips, in any one unit."""
+    """`lengths`: lengths of the clips, all in the same unit."""
 
     def __init__(self, lengths: Sequence[float]) -> None:
         self._lengths = lengths
         self._added: list[Work] = []
-        self._parts: dict[int, _Parts] = {}  # of the clips that are cut and still open
+        self._parts: dict[int, _Parts] = {}  # parts of clips that are cut and still open
         self._over = bytearray(len(lengths))
         self.open = len(lengths)  # clips that are neither done nor given up
 
@@ -99,7 +99,7 @@ class Graph:
 
     @property
     def is_cut(self) -> bool:
-        """Some clip is made of windows now."""
+        """Whether any open clip is cut into windows."""
         return bool(self._parts)
 
     def work(self, item: int) -> Work:
@@ -109,17 +109,17 @@ class Graph:
         return item if item < self.clips else self._added[item - self.clips].clip
 
     def is_over(self, item: int) -> bool:
-        """Its clip is done or given up: the item's outcome no longer matters."""
+        """Whether the item's clip is done or given up, so that its outcome no longer matters."""
         return bool(self._over[self.clip(item)])
 
     def number(self, item: int, work: Work) -> None:
-        """The ready part has become an item."""
+        """Gives the ready part its item number."""
         assert item == self.clips + len(self._added), f"item {item} is not the next one"
         self._added.append(work)
         self._parts[work.clip].items.add(item)
 
     def cut(self, clip: int, cutting: Cutting) -> list[Ready]:
-        """The clip is made of windows."""
+        """The clip is cut into windows."""
         assert clip not in self._parts, f"clip {clip} is cut twice"
         parts = _Parts(cutting.shares, set(range(len(cutting.shares))) - cutting.kept)
         self._parts[clip] = parts
@@ -128,7 +128,7 @@ class Graph:
         return [self._path(Work(clip, Stage.MERGE if cutting.linked else Stage.LINK))]
 
     def done(self, item: int) -> list[Ready]:
-        """What can begin after this item. If it was the last of its clip, the clip is done."""
+        """Returns the items that can begin after this one. If it was the last of its clip, the clip is done."""
         work = self.work(item)
         if self._over[work.clip]:
             return []
@@ -146,7 +146,7 @@ class Graph:
         """Linking or merging found these windows (or, if empty, the links) missing or damaged on the store.
 
         Returns:
-            What must be processed again; None if that has happened too often.
+            The items to process again; None if that has happened too often.
         """
         work = self.work(item)
         if self._over[work.clip]:
@@ -162,7 +162,7 @@ class Graph:
         return [self._path(Work(work.clip, Stage.LINK))]
 
     def end(self, clip: int) -> set[int]:
-        """The clip is done or given up. Returns its items that have not ended and are no longer needed."""
+        """The clip is done or given up. Returns its unfinished items, which are no longer needed."""
         assert not self._over[clip], f"clip {clip} ended twice"
         self._over[clip] = 1
         self.open -= 1

@@ -10,7 +10,7 @@ import os
 import socket
 import time
 
-PATIENCE_S = 20.0  # a head may be starting, or its name may not resolve yet
+PATIENCE_S = 20.0  # a head may still be starting, or its name may not resolve yet
 _ONE_TRY_S = 5.0
 _PAUSE_S = 1.0
 # Ray uses gRPC over HTTP/2: the client's preface with empty settings, and the start of a server's answer.
@@ -19,7 +19,7 @@ _FRAME_HEADER, _SETTINGS = 9, 4
 
 
 def no_answer(host: str, port: int, patience_s: float = PATIENCE_S) -> str:
-    """Why there is no head at this address, and what to check; empty if something answers as a head does."""
+    """Why no head answers at this address, and what to check; empty if one does."""
     end = time.monotonic() + patience_s
     while True:
         problem = _try(host, port)
@@ -32,21 +32,21 @@ def _try(host: str, port: int) -> str:
     try:
         with socket.create_connection((host, port), timeout=_ONE_TRY_S) as connection:
             if os.environ.get("RAY_USE_TLS", "0") != "0":
-                return ""  # the words are for Ray, which has the keys
+                return ""  # encrypted: only Ray has the keys, so its own connection must show
             connection.settimeout(_ONE_TRY_S)
             connection.sendall(_OPENING)
             return "" if _greets(connection) else _SOMETHING_ELSE
     except socket.gaierror:
-        return f"the host name {host!r} is not known; check its spelling, and that this machine's DNS knows it"
+        return f"the host name {host!r} cannot be resolved; check its spelling and this machine's DNS"
     except ConnectionRefusedError:
         return (
-            f"nothing listens on port {port} of {host}; check that the head node runs (`ray start --head`), and its "
-            "port (6379 by default)"
+            f"nothing listens on port {port} of {host}; check that the head node runs (`ray start --head`) and "
+            "that the port is right (6379 by default)"
         )
     except ConnectionError:
         return _SOMETHING_ELSE
     except TimeoutError:
-        return f"{host} does not answer on port {port}; check that the head node runs and that no firewall is between"
+        return f"{host} does not answer on port {port}; check that the head node runs and no firewall blocks the port"
     except OSError as error:
         if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL):
             return f"there is no route from this machine to {host}; check the address and the network"
@@ -60,7 +60,7 @@ _SOMETHING_ELSE = (
 
 
 def _greets(connection: socket.socket) -> bool:
-    """Whether the other side begins with HTTP/2 settings. False if it sends nothing."""
+    """Whether the server begins with HTTP/2 settings. False if it sends nothing."""
     said = b""
     try:
         while len(said) < _FRAME_HEADER:

@@ -1,14 +1,14 @@
-"""The health of nodes and GPUs: consecutive failures, place by place.
+"""The health of nodes and GPUs, judged by consecutive failures.
 
-A spot is a node, or one GPU of a node. Its strikes are the clips that failed there since a clip was last done there,
-not counting those that also failed elsewhere: such a clip is itself at fault.
+A spot is a node, or one GPU of a node. Its strikes are the clips that have failed there since its last success, except
+clips that also failed elsewhere: such a clip is itself at fault.
 
-    well      -> paused     after some strikes: it gets no new clip, running ones continue
-    paused    -> on trial   once a clip is done elsewhere (so it is not the job that is at fault), or once nothing
-                            runs any more: one clip at a time
-    on trial  -> set aside  when that clip fails, others are done elsewhere, and there is another spot to go to
+    well      -> paused     after some strikes: it gets no new clips, running ones continue
+    paused    -> on trial   once a clip succeeds elsewhere (so the job is not at fault), or once nothing
+                            is running: one clip at a time
+    on trial  -> set aside  when that clip fails, others succeed elsewhere, and another spot is usable
     set aside -> on trial   after `ASIDE_S`, which doubles each time
-    any       -> well       when a clip is done there, or its strikes turn out to be the clips' own
+    any       -> well       when a clip succeeds there, or its strikes turn out to be the clips' own
 
 A failing spot among healthy ones thus affects its running clips and at most `STRIKES` + 1 more. If all spots fail
 alike, none is set aside: the breaker handles that. Pure bookkeeping: no Ray, no clock of its own.
@@ -22,14 +22,14 @@ from enum import Enum
 
 from sam3ray.failures import Reason
 
-ACTOR_STRIKES = 2  # clips in a row that fail in a process, after which it is replaced
-STRIKES = 3  # the same for a GPU or a node
-CONTENT_STRIKES = 10  # for missing, forbidden or unreadable videos, which may be many
+ACTOR_STRIKES = 2  # consecutive failed clips after which a process is replaced
+STRIKES = 3  # the same, after which a GPU or a node is paused
+CONTENT_STRIKES = 10  # the limit for missing, forbidden or unreadable videos, of which there may be many
 ASIDE_S = 60.0
 ASIDE_CAP_S = 3600.0
-_MOST_STRIKES = 50  # kept; more say nothing new
+_MOST_STRIKES = 50  # strikes kept; more would add nothing
 
-# Faults of a process or its GPU. All others are those of a whole node: its network, disk, mounts, permissions.
+# Faults of a process or its GPU. All others belong to the whole node: its network, disk, mounts, permissions.
 OF_PROCESS = frozenset({Reason.INTERNAL, Reason.CRASHED, Reason.TIMED_OUT, Reason.OUT_OF_MEMORY, Reason.DEVICE})
 
 
@@ -40,7 +40,7 @@ class Place:
     Attributes:
         node: its id.
         host: its name, for people.
-        gpus: the numbers, on that node, of the GPUs that the process was given.
+        gpus: numbers of the process's GPUs on that node.
     """
 
     node: str = ""
@@ -49,7 +49,7 @@ class Place:
 
     @property
     def spots(self) -> tuple[str, ...]:
-        """The finest first."""
+        """The spots of this place, the most specific first."""
         return (*(f"{self.node}/gpu{gpu}" for gpu in self.gpus), self.node)
 
 
@@ -67,7 +67,7 @@ class _Spot:
     state: State = State.WELL
     strikes: dict[int, tuple[str | int, Reason]] = field(default_factory=dict)  # clip -> (source, reason)
     last: str = ""  # error
-    confirmed: bool = False  # a clip was done elsewhere since it was paused
+    confirmed: bool = False  # a clip has succeeded elsewhere since the pause
     until: float = 0.0
     asides: int = 0
     running: int = 0
@@ -76,7 +76,7 @@ class _Spot:
 
     @property
     def is_sick(self) -> bool:
-        """Strikes in one process do not count against its node."""
+        """Whether the spot has too many strikes. Strikes in one process do not count against its node."""
         firm = [(source, reason) for source, reason in self.strikes.values() if not reason.is_of_content]
         sources = {source for source, reason in firm if reason in OF_PROCESS}
         of_node = any(reason not in OF_PROCESS for _, reason in firm)
@@ -96,28 +96,28 @@ class Change:
 
 
 class Health:
-    """Hears of every actor, attempt and outcome; determines which actors may get a clip."""
+    """Follows every actor, attempt and outcome, and determines which actors may get a clip."""
 
     def __init__(self) -> None:
         self._spots: dict[str, _Spot] = {}
         self._places: dict[int, Place] = {}
-        self._nodes: frozenset[str] = frozenset()  # of the cluster, those with room for an actor
-        self._struck: dict[int, set[str]] = {}  # clip -> spots that it is a strike of
+        self._nodes: frozenset[str] = frozenset()  # nodes of the cluster with room for an actor
+        self._struck: dict[int, set[str]] = {}  # clip -> spots that it counts against
         self._changes: list[Change] = []
 
-    # What the scheduler wants to know
+    # Queries of the scheduler
 
     def place_of(self, actor: int) -> Place:
         return self._places.get(actor, _NOWHERE)
 
     @property
     def nodes(self) -> frozenset[str]:
-        """In use: they have room for an actor, or hold one, and are not set aside."""
+        """Usable nodes: they have room for an actor, or hold one, and are not set aside."""
         held = {place.node for place in self._places.values()}
         return frozenset(node for node in self._nodes | held if self._state(node) is not State.ASIDE)
 
     def may_run(self, actor: int) -> bool:
-        """Whether it may get another clip now."""
+        """Whether the actor may get another clip now."""
         for key in self.place_of(actor).spots:
             spot = self._spots.get(key)
             if spot is None or spot.state is State.WELL:
@@ -133,12 +133,12 @@ class Health:
         return self._state(self.place_of(actor).node) is State.ASIDE
 
     def is_proven(self, place: Place) -> bool:
-        """Whether a clip has ever been done on that GPU or node."""
+        """Whether any clip has succeeded on the actor's GPU or node."""
         spot = self._spots.get(place.spots[0])
         return spot is not None and spot.proven
 
     def was_seen(self, place: Place) -> bool:
-        """Whether an attempt has ended there, in whatever way."""
+        """Whether any attempt has ended at the actor's place."""
         spot = self._spots.get(place.spots[0])
         return spot is not None and (spot.proven or bool(spot.strikes))
 
@@ -162,14 +162,14 @@ class Health:
 
     @property
     def aside(self) -> Mapping[str, str]:
-        """What is set aside now, under names for people, and why."""
+        """Names of the nodes and GPUs that are set aside now, each with its reason."""
         return {spot.name: _why(spot) for spot in self._spots.values() if spot.state is State.ASIDE}
 
     def take_changes(self) -> list[Change]:
         changes, self._changes = self._changes, []
         return changes
 
-    # What happens
+    # Events
 
     def set_nodes(self, nodes: Iterable[str]) -> None:
         self._nodes = frozenset(nodes)
@@ -199,7 +199,7 @@ class Health:
                 self._spots[key].running -= 1
 
     def succeeded(self, place: Place) -> None:
-        """A clip was done there."""
+        """A clip succeeded at the actor's place."""
         here = set(place.spots)
         for key, spot in self._spots.items():
             if key in here:
@@ -212,7 +212,7 @@ class Health:
                     spot.state = State.TRIAL
 
     def failed(self, actor: int, place: Place, clip: int, reason: Reason, message: str, now: float) -> None:
-        """`clip` failed there, and has not failed anywhere else before."""
+        """`clip` failed at the actor's place, and has not failed elsewhere."""
         source: str | int = place.spots[0] if place.gpus else actor
         for key in place.spots:
             spot = self._spots.get(key)
@@ -225,14 +225,14 @@ class Health:
             self._judge(key, spot, now)
 
     def refused(self, place: Place, message: str, now: float) -> None:
-        """The storage or the hub rejected this node, regardless of the clip."""
+        """The storage or the hub rejected the node, regardless of the clip."""
         spot = self._spots.get(place.node)
         if spot is not None:
             spot.last = message
             self._suspect(place.node, spot, now)
 
     def own_fault(self, clip: int) -> None:
-        """The clip failed in a second place: it is a strike against neither."""
+        """The clip failed at a second place: it counts against neither."""
         for key in self._struck.pop(clip, ()):
             spot = self._spots[key]
             spot.strikes.pop(clip, None)
@@ -240,11 +240,11 @@ class Health:
                 self._clear(key, spot)
 
     def forget_clip(self, clip: int) -> None:
-        """It is settled, so its number is no longer used; its strikes remain."""
+        """The clip is settled, so its number is no longer used; its strikes remain."""
         self._struck.pop(clip, None)
 
     def lift(self) -> bool:
-        """Nothing is running: paused spots are tried again, one clip at a time. True if there are any."""
+        """Nothing is running: paused spots are tried again, one clip at a time. True if there is any."""
         paused = [spot for spot in self._spots.values() if spot.state is State.PAUSED]
         for spot in paused:
             spot.state = State.TRIAL
@@ -256,7 +256,7 @@ class Health:
                 spot.state, spot.confirmed = State.TRIAL, True
                 self._changes.append(Change(key, spot.name, State.TRIAL))
 
-    # How it is judged
+    # Decisions
 
     def _state(self, key: str) -> State:
         spot = self._spots.get(key)

@@ -1,4 +1,4 @@
-"""Fetches, opens and reads the videos of clips; that of the next clip ahead of time."""
+"""Fetches, opens and reads the videos of clips, and prefetches that of the next clip."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INDEX_ENTRY_BYTES = 64  # of memory, for each frame of an index
 
 @dataclass
 class Opened:
-    """A clip whose video is on this node, perhaps with its first frames decoded."""
+    """A clip whose video has been opened, perhaps with its first frames decoded."""
 
     clip: Clip
     resources: contextlib.ExitStack
@@ -53,13 +53,13 @@ class Source:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What reading the frames has shown of the video so far. Another thread may still be reading."""
+        """The facts that reading the video has revealed so far. Another thread may still be reading."""
         names = {str(i): name for i, name in self.video.frame_names.copy().items()}
         return {"clock": self.video.clock, **({"frame_names": names} if names else {})}
 
     @property
     def anchor(self) -> dict[str, Any]:
-        """Where another attempt could continue reading the video; empty if irrelevant or unknown."""
+        """Where another attempt could continue reading the video; empty if that is unknown or not needed."""
         anchor = self.video.anchors.latest() if self.video.needs_anchors else None
         return {} if anchor is None else {"anchor": anchor}
 
@@ -69,10 +69,10 @@ class Source:
 
 
 class Intake:
-    """Opens the videos of clips, one ahead of time.
+    """Opens the videos of clips, and prefetches one.
 
     Args:
-        store: keeps where the frames of a clip's video are; None: nothing does.
+        store: keeps the index of a remote video's frames; None: it is not kept.
     """
 
     def __init__(self, config: JobConfig, store: RunStore | None = None) -> None:
@@ -83,7 +83,7 @@ class Intake:
         self._ahead: dict[str, Future[Opened]] = {}
         self._pool = ThreadPoolExecutor(1, "sam3ray-prefetch")
         self._lock = threading.Lock()
-        self._fetched_bytes = 0  # of the download under way, in any thread
+        self._fetched_bytes = 0  # bytes of the current download, in any thread
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -94,7 +94,7 @@ class Intake:
     def prefetch(self, clip: Clip, first_frames: bool = True) -> Future[Opened]:
         """Fetches the clip's video in the background; with `first_frames`, starts decoding it, too.
 
-        Errors are not lost: processing the clip opens it again and meets them.
+        Errors are ignored here: processing the clip opens it again and reports them.
         """
         with self._lock:
             future = self._pool.submit(self._open, clip, first_frames, None)
@@ -102,7 +102,7 @@ class Intake:
             return future
 
     def drop(self, clip_id: str) -> None:
-        """The clip will be processed elsewhere."""
+        """Drops the prefetched clip, which another actor will process."""
         with self._lock:
             future = self._ahead.pop(clip_id, None)
         if future is not None and not future.cancel():
@@ -116,7 +116,7 @@ class Intake:
         with clock.time("fetch"):
             if future is not None and not future.cancel():
                 while not future.done():
-                    # A download that another thread does for this clip counts as its progress.
+                    # A download for this clip in another thread counts as its progress.
                     with contextlib.suppress(TimeoutError):
                         future.exception(timeout=0.5)
                     progress.ticks = self._fetched_bytes
@@ -152,7 +152,7 @@ class Intake:
     def _keeper(self, clip: Clip) -> ClipIndex | None:
         if self._store is None:
             return None
-        # In one pass, the frames before the first are counted, and none after it.
+        # A single pass counts the frames before the first one, and none after it.
         in_order = not (self._is_shared or _is_read_again(clip))
         until_s = (clip.start_s or 0.0) if in_order else clip.end_s
         return ClipIndex(self._store, clip.clip_id, until_s, self._video.max_open_bytes // INDEX_ENTRY_BYTES)
@@ -161,8 +161,7 @@ class Intake:
         """Frames in one pass, or frames that can be read again for visual prompts and moments in time.
 
         Args:
-            again: the frames may be read from the middle in any case; also if they have been read
-                before.
+            again: also return frames that can be read again if one pass would be enough.
         """
         clip, limits = opened.clip, self._video
         again = again or opened.was_read

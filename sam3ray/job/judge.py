@@ -1,4 +1,4 @@
-"""Decides what a failure means for its clip, actor, place and job."""
+"""Decides what a failure means for its clip, its actor, its place and the job."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sam3ray.job.verdicts import Verdict, Verdicts
 
 
 class Judge:
-    """Charges clips, settles them, or retries them elsewhere; ends actors, and a job that cannot continue."""
+    """Charges, settles or retries clips, replaces actors, and stops a job that cannot continue."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -42,10 +42,10 @@ class Judge:
         began: float = 0.0,
         ambiguous: bool = False,
     ) -> None:
-        """Charges the clip if necessary, and requeues it, settles it, or holds the verdict."""
+        """Charges the clip if it is at fault; then requeues it, settles it, or holds the verdict."""
         clip, reason = record.clip, record.reason
         settles = self._blame.charge(clip, reason, ambiguous=ambiguous)
-        # On the way down the ladder, running out of memory does not count against the place.
+        # Out of memory does not count against the place while the ladder has further rungs.
         if reason is not Reason.PREEMPTED and (settles or reason is not Reason.OUT_OF_MEMORY):
             self._strike(record, actor, place, began, now)
         if self._work.graph.is_over(clip):
@@ -64,7 +64,7 @@ class Judge:
             self.give_up(record)
 
     def succeeded(self, actor: int, place: Place) -> None:
-        """The actor completed a clip, which shows that its place and the storage work."""
+        """The actor completed a clip: its place and the storage work."""
         self._board.paused_until = float("-inf")
         self._storage.succeeded()
         self._breaker.succeeded()
@@ -76,18 +76,18 @@ class Judge:
         member.done += 1
 
     def confirm(self, actor: int, place: Place) -> None:
-        """After a success: verdicts held until the place proved healthy become final."""
+        """Makes final the verdicts that waited for a success at this place."""
         for verdict in self._verdicts.proven_by(actor, place, self._crew.__contains__):
             self.give_up(verdict.record)
 
     def distrust(self, spot: str, now: float) -> None:
-        """A node or GPU is no longer trusted: clips that failed there are tried elsewhere."""
+        """A node or GPU is no longer trusted: clips that failed there are retried elsewhere."""
         self._reopen(self._verdicts.of_spot(spot), now)
 
     def give_up(self, record: RecordFailure) -> None:
-        """The clip failed for good. Nothing more of it is started; its running parts may end."""
+        """The clip failed for good. No more parts of it are started; running parts may finish."""
         rest = None
-        if not self._line.is_settled(record.clip):  # as if another part has just been given up
+        if not self._line.is_settled(record.clip):  # for example because another part was just given up
             rest = self._work.give_up(record.clip, record.reason, [member.clip for member in self._crew.members()])
         self._board.out.append(replace(record, final=rest is not None))
         if rest is None:
@@ -140,7 +140,9 @@ class Judge:
                 # A process whose GPU context is lost cannot be used again.
                 self.replace(actor, now, record.message)
             elif member.strikes >= ACTOR_STRIKES:
-                self.replace(actor, now, f"{member.strikes} clips in a row failed in it; the last: {record.message}")
+                self.replace(
+                    actor, now, f"{member.strikes} clips in a row failed in it; the last error: {record.message}"
+                )
 
     def _reopen(self, verdicts: Iterable[Verdict], now: float, *, process: bool = False) -> None:
         """Retries the clips elsewhere, because the place where they failed is no longer trusted.
@@ -159,7 +161,7 @@ class Judge:
                 self._verdicts.hold(verdict.record, -1, verdict.place)
 
     def close(self, now: float) -> None:
-        """With no other work left, verdicts become final unless a place that proved healthy has not been tried."""
+        """When no other work is left, verdicts become final unless a healthy place has not been tried."""
         if self._board.ending:
             self._reopen(self._verdicts.all(), now)
         if not len(self._verdicts) or self._work.for_actors > len(self._verdicts):
@@ -182,7 +184,7 @@ class Judge:
     def look_at_breakers(self, now: float) -> None:
         """Stops the job if failures show that it cannot continue."""
         if self._storage.rounds:
-            return  # nothing can succeed while storage is away, which is counted apart
+            return  # nothing can succeed while storage is unreachable, which is counted separately
         places = {
             self._health.place_of(a).spots[0]
             for a, m in self._crew.items()
@@ -193,14 +195,14 @@ class Judge:
             self._board.begin_stop(why)
 
     def replace(self, actor: int, now: float, why: str, *, idle: bool = False) -> None:
-        """Ends the actor; another one starts if needed."""
+        """Ends the actor; another one starts if one is needed."""
         if actor in self._crew:
             self._board.out.append(Kill(actor, why, idle))
             self._board.forget(actor, now)
             self._reopen(self._verdicts.of_actor(actor), now, process=True)
 
     def make_again(self, clip: int, windows: Collection[int], now: float) -> None:
-        """These windows (or, if empty, the links) are lost or damaged: they are processed again, up to a limit."""
+        """Requeues windows that are lost or damaged (or, if empty, the links), up to a limit."""
         if not self._work.make_again(clip, windows, now):
             message = "windows of the clip were damaged repeatedly; check the storage"
             self.give_up(RecordFailure(clip, self._blame.of(clip).attempts, Reason.STORAGE, message, False, "worker"))

@@ -12,18 +12,17 @@ from sam3ray.files import is_local, local_path
 from sam3ray.values.clip import Clip
 from sam3ray.video import video_size
 
-BYTES_PER_S = 500_000  # of an ordinary video: only the order counts
-BUDGET_S = 10.0  # for asking remote stores
+BYTES_PER_S = 500_000  # of an ordinary video; only the order depends on it
+BUDGET_S = 10.0  # limit on the time for requests to remote stores
 THREADS = 32
-ASK_AT_MOST = 20_000  # limit on requests to a store
+ASK_AT_MOST = 20_000  # limit on their number
 
 
 def lengths_of(clips: Sequence[Clip], config: JobConfig) -> list[float]:
     """Seconds of video to process, sampling included, as far as known.
 
-    From the clip's range, else from the size of its file; a remote store is asked for sizes for
-    `BUDGET_S` at most. What stays unknown counts as a middling clip: a wrong order costs a little
-    time at the end of the job, nothing else.
+    From the clip's range, else from the size of its file; asking a remote store for sizes takes at most `BUDGET_S`. A
+    clip of unknown length counts as average: a wrong order only costs a little time at the end of the job.
     """
     sizes: dict[str, float | None] = {}
     remote: list[str] = []
@@ -56,11 +55,11 @@ def _local_size(uri: str) -> float | None:
     try:
         if os.path.isdir(path):
             with os.scandir(path) as entries:
-                # Frames of a folder: a thirtieth of a second each.
+                # A folder of frames: each counts as a thirtieth of a second.
                 return sum(1 for _ in entries) / 30.0 * BYTES_PER_S
         return float(os.path.getsize(path))
     except OSError:
-        return None  # running the clip will say what is wrong with it
+        return None  # running the clip will report what is wrong
 
 
 def _remote_sizes(uris: Sequence[str], config: JobConfig) -> dict[str, float | None]:

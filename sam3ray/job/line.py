@@ -8,18 +8,18 @@ from collections.abc import Callable, Collection, Sequence
 from math import inf
 from typing import Any
 
-_MOST_PASSED = 200  # limit on items checked at once for an actor that may not run them
+_MOST_PASSED = 200  # items checked at a time for an actor that may not run some of them
 
-_Entry = tuple[float, int]  # (minus its length, item): sorts as the line does
+_Entry = tuple[float, int]  # (negative length, item): sorts in the order of the line
 
 
 class Line:
-    """Longest first. A requeued item keeps its place, unless it goes to the end. Items are numbers from 0.
+    """A queue, longest first. A requeued item keeps its place, unless it goes to the end. Items are numbers from 0.
 
-    Memory: 17 bytes an item, and a little for each that was requeued or added.
+    Memory: 17 bytes per item, and a little for each item that was requeued or added.
 
     Attributes:
-        open: items that are not settled, those that run included.
+        open: items that are not settled, running ones included.
     """
 
     def __init__(self, lengths: Sequence[float], last: Collection[int] = ()) -> None:
@@ -27,34 +27,34 @@ class Line:
         count = len(lengths)
         self._lengths = array("d", (-inf if item in last else lengths[item] for item in range(count)))
         self._sorted = array("l", sorted(range(count), key=lambda item: -self._lengths[item]))
-        self._head = 0  # those before it were handed out at least once, or are settled
-        self._waiting: list[_Entry] = []  # heap of what was handed out and came back, and of what was added
-        self._fresh: list[_Entry] = []  # the same, wanting a fresh actor
-        self._patient: list[_Entry] = []  # the same, waiting for all others
-        self._late: list[tuple[float, _Entry]] = []  # heap, by when they are due: at the end, and not before that
+        self._head = 0  # earlier items were handed out at least once, or are settled
+        self._waiting: list[_Entry] = []  # heap of items that were requeued or added
+        self._fresh: list[_Entry] = []  # the same, for items that need a fresh actor
+        self._patient: list[_Entry] = []  # the same, for items that wait for all others
+        self._late: list[tuple[float, _Entry]] = []  # heap of items for the end, by earliest time to run
         self._settled = bytearray(count)
         self.open = count
 
     def __len__(self) -> int:
-        """All items, settled or not."""
+        """The number of items, settled or not."""
         return len(self._settled)
 
     @property
     def wants_fresh(self) -> bool:
-        """An item waits for a fresh actor."""
+        """Whether an item waits for a fresh actor."""
         return bool(self._fresh)
 
     @property
     def has_next(self) -> bool:
-        """An item may be taken ahead of its turn. Items that are patient, late or need a fresh actor may not."""
+        """Whether an item can be taken early, which excludes patient and late items and those for a fresh actor."""
         return self._head < len(self._sorted) or bool(self._waiting)
 
     def has_late(self, now: float) -> bool:
-        """An item at the end is due."""
+        """Whether an item at the end is due."""
         return bool(self._late) and self._late[0][0] <= now
 
     def add(self, length: float, *, waits: bool = True) -> int:
-        """A new item, whose number is the next one. `waits`: for an actor; else only whether it is settled counts."""
+        """Adds an item with the next number. `waits`: it waits for an actor; otherwise only its settling is tracked."""
         item = len(self._settled)
         self._lengths.append(length)
         self._settled.append(0)
@@ -67,8 +67,8 @@ class Line:
         """The first item that may run now, or -1.
 
         Args:
-            fresh: on an actor that has run nothing before.
-            may: whether an item that comes back may run on this actor.
+            fresh: the actor has run nothing yet.
+            may: whether a requeued item may run on this actor.
         """
         if fresh and (item := self._pop(self._fresh, may)) >= 0:
             return item
@@ -88,7 +88,7 @@ class Line:
         return -1
 
     def take_next(self, may: Callable[[int], bool] = lambda _: True) -> int:
-        """The first that may be taken ahead of its turn (`has_next`), or -1."""
+        """The first item that can be taken early (`has_next`), or -1."""
         if self._waiting and (self._head >= len(self._sorted) or self._waiting[0] < self._entry_at_head):
             item = self._pop(self._waiting, may)
             if item >= 0:
@@ -108,7 +108,7 @@ class Line:
         return -self._lengths[item], item
 
     def _pop(self, heap: list[_Entry], may: Callable[[int], bool]) -> int:
-        """The first of a heap that may run, or -1; the others stay."""
+        """Removes and returns the first item of a heap that may run, or -1."""
         passed: list[_Entry] = []
         found = -1
         while heap and found < 0 and len(passed) < _MOST_PASSED:
@@ -126,7 +126,7 @@ class Line:
             heapq.heappush(heap, entry)
 
     def hand_out(self, item: int) -> None:
-        """Takes this item out of turn, before any other is taken."""
+        """Takes this item out of turn. Call it before any `take`."""
         assert self._head == 0
         self._sorted.remove(item)
 
@@ -134,22 +134,22 @@ class Line:
         heapq.heappush(self._waiting, self._entry(item))
 
     def put_back_fresh(self, item: int) -> None:
-        """For an actor that has run nothing before."""
+        """Requeues the item for a fresh actor."""
         heapq.heappush(self._fresh, self._entry(item))
 
     def put_back_patient(self, item: int) -> None:
-        """Until all others have had their turn."""
+        """Requeues the item behind all others."""
         heapq.heappush(self._patient, self._entry(item))
 
     def put_last(self, item: int, due: float) -> None:
-        """At the end, and not before it is due."""
+        """Requeues the item at the end, not before it is due."""
         heapq.heappush(self._late, (due, self._entry(item)))
 
     def is_settled(self, item: int) -> bool:
         return bool(self._settled[item])
 
     def settle(self, item: int) -> None:
-        """It is done, or failed for good, and never comes back."""
+        """The item is done or failed for good, and is never requeued."""
         assert not self._settled[item], f"item {item} settled twice"
         self._settled[item] = 1
         self.open -= 1

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object per line, with clip id and actor where there are any. Quiet by default."""
+"""Structured logs: one JSON object per line, with clip id and actor where known. Quiet by default."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class TerminalFormatter(logging.Formatter):
-    """For people: `sam3ray: warning: message`, on one line."""
+    """One line for people: `sam3ray: warning: message`."""
 
     def format(self, record: logging.LogRecord) -> str:
         data = getattr(record, "data", {})
@@ -89,7 +89,7 @@ def set_up_logging(level: str = "warning", *, actor: int | None = None, stream: 
         warnings.simplefilter("ignore")
         for name in _CHATTY:
             logging.getLogger(name).setLevel(logging.ERROR)
-        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs a traceback besides raising
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # logs a traceback in addition to raising
 
 
 def event(logger: logging.Logger, level: int, message: str, **data: object) -> None:

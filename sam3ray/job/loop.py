@@ -1,4 +1,4 @@
-"""Calls for the driver's one thread: posted from any thread, made in order by the loop, at once or after a while."""
+"""Calls for the driver's one thread: posted from any thread, made by the loop in order, at once or at a given time."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Loop:
         self._timers: list[tuple[float, Call]] = []
 
     def post(self, call: Call) -> None:
-        """From any thread, also from a signal handler: `call` is made in the driver's thread."""
+        """Has `call` made in the driver's thread. May be used from any thread and from a signal handler."""
         self._inbox.put(call)
 
     def watch(self, ref: Any, handler: Callable[[Future[Any]], None]) -> None:
-        """Once Ray knows how the call behind `ref` ended, `handler` is given the finished future."""
+        """Calls `handler` with the finished future once the call behind `ref` has ended."""
 
         def done(future: Future[Any]) -> None:
             self.post(lambda: handler(future))
@@ -34,14 +34,14 @@ class Loop:
         self._timers.append((time.monotonic() + seconds, call))
 
     def run_due(self, now: float) -> None:
-        """Makes the calls that are due."""
+        """Makes all calls that are due."""
         due = [call for at, call in self._timers if at <= now]
         self._timers = [timer for timer in self._timers if timer[0] > now]
         for call in due:
             call()
 
     def run_next(self, until: float) -> None:
-        """Waits for a posted call, until `until` at most, and makes it."""
+        """Waits for a posted call, at most until `until`, and makes it."""
         try:
             call = self._inbox.get(timeout=max(0.01, until - time.monotonic()))
         except queue.Empty:

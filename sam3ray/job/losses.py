@@ -1,8 +1,8 @@
 """Translates Ray's errors about a dead actor into one of our reasons.
 
-Ray 2.60's errors for dead actors have no common parent but RayError, and the cause stands partly in
-flags, partly in text. What is not known yet is said to be so: a lost node first shows as an actor
-that is unavailable, and only later (about 15 s of missed heartbeats) as a dead one.
+Ray 2.60's errors for dead actors have no common parent except RayError, and give the cause partly in flags, partly in
+text. A lost node first appears as an unavailable actor, and only later (after about 15 s of missed heartbeats) as a
+dead one: until then, the verdict is "unsure".
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sam3ray.failures import Reason
 
 _NODE_GONE = ("node has died", "node was terminated", "node is dead", "node died", "preempted")
-# The head of Ray's table "Top 10 memory users", white space folded.
+# The first row of Ray's table "Top 10 memory users", with white space folded.
 _LARGEST = re.compile(r"PID MEM\(GB\) COMMAND (?P<pid>\d+) (?P<gb>[0-9.]+) (?P<command>\S+)")
 _MEMORY = ("running low on memory", "memory monitor", "low memory", "OutOfMemory")
 
@@ -22,11 +22,11 @@ _MEMORY = ("running low on memory", "memory monitor", "low memory", "OutOfMemory
 class Verdict:
     reason: Reason
     message: str
-    unsure: bool = False  # ask again
+    unsure: bool = False  # not known yet: ask again
 
 
 def judge(error: BaseException, node: str | None) -> Verdict:
-    """`node`: the id of the node that the actor ran on, where that is known."""
+    """`node`: id of the node on which the actor ran, if known."""
     from ray import exceptions
 
     text = " ".join(str(error).split())
@@ -35,7 +35,7 @@ def judge(error: BaseException, node: str | None) -> Verdict:
     if isinstance(error, exceptions.OutOfMemoryError) or any(word in text for word in _MEMORY):
         neighbour = _neighbour(text)
         if neighbour is not None:
-            # Uncharged, and asked again with the patience that lost nodes get: the shortage is not the clip's doing.
+            # Not charged, but treated like a lost node: the clip did not cause the shortage.
             return Verdict(Reason.PREEMPTED, f"its node ran out of memory, most of it held by {neighbour}")
         return Verdict(Reason.OUT_OF_MEMORY, "the worker was killed because its node ran out of memory")
     if (
@@ -46,7 +46,7 @@ def judge(error: BaseException, node: str | None) -> Verdict:
     ):
         return Verdict(Reason.PREEMPTED, "the node that the worker ran on was lost")
     if getattr(error, "actor_init_failed", False):
-        # The last line of a traceback says it: a node without the package, for instance.
+        # The last line of the traceback has the cause, for example a node without the package.
         last = str(error).strip().splitlines()[-1]
         return Verdict(Reason.CRASHED, f"the worker could not be set up: {last[-300:]}")
     return Verdict(Reason.CRASHED, f"the worker's process died: {_detail(text)}")
@@ -67,7 +67,7 @@ def nodes_alive() -> set[str]:
 
 
 def _detail(text: str) -> str:
-    """Ray's account of the process's end, without its general advice."""
+    """Ray's description of the process's end, without its general advice."""
     marker = "Worker exit detail:"
     if marker in text:
         text = text.split(marker, 1)[1]

@@ -1,11 +1,11 @@
-"""The windows of a clip merged into its one file: a task on a CPU, beside the actors, with no model loaded.
+"""Merges the windows of a clip into one file: a task on a CPU, separate from the actors, without a model.
 
 Crash contract: the clip's file is built in a local work folder and created on the store in one step; then the clip's
 windows are removed. A task that dies before that step leaves the windows as they are. One that dies after it leaves
 windows of a clip that is done, which the next driver removes.
 
-A window's rows are fetched when their turn comes and deleted after it: local disk holds those of two windows and the
-clip's own file, memory a few frames.
+The rows of a window are fetched when they are needed and then deleted: local disk holds the rows of two windows and the
+clip's file, memory holds a few frames.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 MAX_TRACEBACK = 8_000
 # The environment keeps these workers apart from those that become actors: a low priority sticks.
 TASK_OPTIONS: Mapping[str, Any] = {"max_retries": 0, "runtime_env": {"env_vars": {"SAM3RAY_STAGE": "merge"}}}
-NICENESS = 10  # below actors on the same core, above rendering, for which nothing waits
+NICENESS = 10  # yields to actors on the same core, goes before rendering, for which nothing waits
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class MergeOrder:
 def merge_one(
     order: MergeOrder, clip: Clip, attempt: int = 1, told: Callable[[], None] = lambda: None
 ) -> ClipResult | PartsLost:
-    """Merges the windows of one clip and commits it. Runs without Ray, too.
+    """Merges the windows of one clip and commits it. Does not need Ray.
 
     Args:
         told: called after each frame.
@@ -68,7 +68,7 @@ def merge_one(
     """
     store, clip_id = order.store, clip.clip_id
     if store.is_done(clip_id):
-        return _committed_before(store, clip_id)  # by a task that was given up as dead
+        return _committed_before(store, clip_id)  # by an earlier task that was presumed dead
     kept = CutClip(store.storage, clip_id)
     try:
         note, digest = cuts_of(kept)
@@ -81,7 +81,7 @@ def merge_one(
             result = _merged(order, clip, kept, note.cuts, marks, decided, path, attempt, told)
             committed = store.commit(clip_id, path)
     except WindowLost as lost:
-        if store.is_done(clip_id):  # another attempt was faster and has removed them
+        if store.is_done(clip_id):  # another attempt committed first and removed them
             return _committed_before(store, clip_id)
         return forget_lost(kept, lost)
     kept.clear()
@@ -99,7 +99,7 @@ def _merged(
     attempt: int,
     told: Callable[[], None],
 ) -> ClipResult:
-    """The clip's file, and what it holds. Raises WindowLost if a window's rows are missing or damaged."""
+    """Returns the clip's file and its figures. Raises WindowLost if a window's rows are missing or damaged."""
     began = time.perf_counter()
     folder = path.parent
     try:
@@ -157,7 +157,7 @@ def _fitting(frames: Iterator[FrameAnnotations]) -> Iterator[FrameAnnotations]:
 
 
 def _entry(cut: Cut, mark: WindowMark) -> dict[str, Any]:
-    """A window in the clip's metadata, as those of `windows.mode: checkpoint` are named there."""
+    """The window's entry in the clip's metadata, in the form that `windows.mode: checkpoint` uses."""
     values = asdict(mark)
     return {"name": f"w{cut.index}", "sha256": mark.rows, "start": cut.start} | {
         key: values[key] for key in ("frames", "rung", "device", "attempt", "seconds")
@@ -165,7 +165,7 @@ def _entry(cut: Cut, mark: WindowMark) -> dict[str, Any]:
 
 
 def _committed_before(store: RunStore, clip_id: str) -> ClipResult:
-    """The figures of the existing file."""
+    """The figures of the file that is already on the store."""
     try:
         found = store.summary_of(clip_id)
     except (FileNotFoundError, ValueError):  # damaged: `verify` reports it
@@ -208,13 +208,13 @@ def _merge_task(order: MergeOrder, clip: Clip, attempt: int) -> ClipResult | Par
 
 
 class MergeEvents(Protocol):
-    """Receives the outcome of merges; each call is made in the driver's thread."""
+    """Receives the outcome of each merge, in the driver's thread."""
 
     def merged(self, item: int, outcome: ClipResult | PartsLost | Failure) -> None: ...
 
 
 class MergeStage:
-    """Merges as Ray tasks. Not a thread: everything happens in the loop's."""
+    """Runs merges as Ray tasks, all from the driver's loop, without a thread of its own."""
 
     def __init__(self, order: MergeOrder, loop: Loop, events: MergeEvents) -> None:
         import ray

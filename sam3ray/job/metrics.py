@@ -19,7 +19,7 @@ STAGE_BOUNDS_S = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000
 
 _MAX_LABEL = 200
 
-# name -> (kind, what it says, labels); the dashboard is tested against these.
+# name -> (kind, description, labels). A test compares the dashboard with these.
 METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "sam3ray_clips_total": ("counter", "clips committed", ("run",)),
     "sam3ray_frames_total": ("counter", "frames of committed clips", ("run",)),
@@ -39,7 +39,7 @@ METRICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "sam3ray_clips_running": ("gauge", "clips on actors", ("run",)),
     "sam3ray_actors": ("gauge", "actors by state", ("run", "state")),
     "sam3ray_places_set_aside": ("gauge", "nodes and GPUs set aside because clips failed on them", ("run",)),
-    "sam3ray_videos_rendered": ("gauge", "annotated videos made", ("run",)),
+    "sam3ray_videos_rendered": ("gauge", "annotated videos rendered", ("run",)),
     "sam3ray_frames_per_second": ("gauge", "frames per second since the run began", ("run",)),
 }
 

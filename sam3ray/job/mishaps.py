@@ -11,7 +11,7 @@ from sam3ray.faults.machine import is_out_of_memory, machine_fault
 
 
 def classify(error: BaseException, *, gpu_share: float = 1.0) -> tuple[Reason, str, str]:
-    """(reason, message, where) of an attempt's exception. `gpu_share`: see `machine_fault`."""
+    """The exception of an attempt as (reason, message, where). `gpu_share`: see `machine_fault`."""
     if isinstance(error, ClipError):
         return error.reason, error.message, error.where
     fault = machine_fault(error, gpu_share=gpu_share)
@@ -48,7 +48,7 @@ def gpu_peak_bytes() -> int:
 
 
 def device_name() -> str:
-    """What the model runs on: a GPU's name, or `cpu`."""
+    """Name of the model's device: a GPU's name, or `cpu`."""
     torch = _torch()
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
@@ -56,5 +56,5 @@ def device_name() -> str:
 
 
 def _torch() -> Any:
-    """torch, if something has imported it already."""
+    """The torch module if it has been imported, else None."""
     return sys.modules.get("torch")

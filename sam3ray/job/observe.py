@@ -1,4 +1,4 @@
-"""The state of a job as a value, and observers of it."""
+"""The state of a job as a value, and the observers that receive it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Snapshot:
     """The state of the job.
 
     Attributes:
-        done, failed: clips of this run and of earlier ones.
+        done, failed: clips, including those of earlier runs.
         frames, objects: of this run; frames include those of clips that are running.
         starting, unplaced: actors loading the model, and actors waiting for the cluster to place them.
-        aside: nodes and GPUs that are set aside: see `job.health`.
-        eta_s: from the rate of clips so far, None before the first one.
-        rendered, rendering, render_failed: videos done, waiting or running, given up.
-        to_render: clips to render once they are annotated.
-        render_eta_s: from the rate of videos so far, None before the first one.
-        notice: one sentence that the user should see, or nothing.
+        aside: nodes and GPUs that are set aside (`job.health`).
+        eta_s: from the rate of clips so far; None before the first.
+        rendered, rendering, render_failed: videos done, videos waiting or running, videos given up.
+        to_render: clips that will be rendered once they are annotated.
+        render_eta_s: from the rate of videos so far; None before the first.
+        notice: one sentence for the user, or empty.
     """
 
     clips: int = 0
@@ -57,12 +57,12 @@ class Snapshot:
 
     @property
     def videos(self) -> int:
-        """Annotated videos that are wanted in all."""
+        """The total number of annotated videos that are wanted."""
         return self.rendered + self.rendering + self.render_failed + self.to_render
 
 
 class Observer(Protocol):
-    """Called in the driver's loop: must return quickly."""
+    """Receives the job's events. Called in the driver's loop, so each method must return quickly."""
 
     def update(self, snapshot: Snapshot) -> None: ...
 
@@ -74,20 +74,20 @@ class Observer(Protocol):
 
 
 def reading_told(observer: Observer, every_s: float = READING_EVERY_S) -> Callable[[int], None]:
-    """For long listings: reports progress once they take a while."""
+    """Reports the progress of a long listing once it takes a while."""
     said_at = time.monotonic()
 
     def told(count: int) -> None:
         nonlocal said_at
         if time.monotonic() - said_at >= every_s:
             said_at = time.monotonic()
-            observer.update(Snapshot(notice=f"reading the state of the run: {count:,} so far"))
+            observer.update(Snapshot(notice=f"reading the state of the run: {count:,} entries so far"))
 
     return told
 
 
 class Observers:
-    """Several as one. What one of them raises is logged, once per kind of error, and touches nothing else."""
+    """Several observers as one. An observer's error is logged, once per kind, and affects nothing else."""
 
     def __init__(self, members: Sequence[Observer]) -> None:
         self._members = tuple(members)
@@ -109,7 +109,7 @@ class Observers:
         for member in self._members:
             try:
                 call(member)
-            except Exception as error:  # noqa: BLE001 - an observer must not be able to end the work
+            except Exception as error:  # noqa: BLE001 - an observer's error must not end the job
                 what = f"{type(member).__name__}: {type(error).__name__}"
                 if what not in self._known:
                     self._known.add(what)

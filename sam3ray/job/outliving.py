@@ -1,4 +1,4 @@
-"""Actors that outlive their driver, and the driver that takes them over.
+"""Actors that outlive their driver, and how the next driver takes them over.
 
 With `cluster.keep_actors_s` above 0, a job on a cluster starts its actors detached, in a namespace of the run. If the
 driver dies, they keep working. The next driver of the run finds them by that namespace. It takes over those that have
@@ -40,10 +40,10 @@ class Standing:
     """An actor's report of its state.
 
     Attributes:
-        order: `order_key` of what it has loaded; empty: nothing yet.
-        clip_id: of the clip that it works on; empty: none.
-        rung: of that attempt.
-        part: of the clip, where it is cut into parallel windows; empty: the whole clip.
+        order: `order_key` of what it has loaded; empty: nothing loaded yet.
+        clip_id: the running clip; empty: none.
+        rung: the attempt's rung of the out-of-memory ladder.
+        part: the running part of a clip that is cut into parallel windows; empty: the whole clip.
     """
 
     order: str
@@ -81,7 +81,7 @@ def order_key(order: WorkOrder) -> str:
 
 
 def options(run_id: str) -> dict[str, Any]:
-    """Of Ray, for an actor that outlives its driver."""
+    """Ray's options for an actor that outlives its driver."""
     return {"name": uuid.uuid4().hex, "namespace": _namespace(run_id), "lifetime": "detached"}
 
 
@@ -92,7 +92,7 @@ def take_over(run_id: str, key: str) -> list[Outliving]:
     namespace, handles = _namespace(run_id), []
     for named in ray.util.list_named_actors(all_namespaces=True):
         if named["namespace"] == namespace:
-            with contextlib.suppress(ValueError):  # it has ended meanwhile
+            with contextlib.suppress(ValueError):  # the actor has ended meanwhile
                 handles.append(ray.get_actor(named["name"], namespace=namespace))
     asked: dict[Any, Any] = {handle.standing.remote(): handle for handle in handles}
     answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
@@ -124,10 +124,10 @@ def _namespace(run_id: str) -> str:
 
 
 class Heartbeat:
-    """In an actor: ends its process once nobody has called for `limit_s`.
+    """Runs in an actor: ends the process after `limit_s` without a call from a driver.
 
     Args:
-        last_words: what to do before; returns what is set when it is done.
+        last_words: called before the end; returns an event, which is set when its work is done.
     """
 
     def __init__(self, limit_s: float, last_words: Callable[[], threading.Event]) -> None:

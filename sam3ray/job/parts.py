@@ -1,6 +1,6 @@
-"""What an actor does with a part of a long clip: decide how the clip is cut, work on a window, link the windows.
+"""An actor's work on a part of a long clip: decide how the clip is cut, process a window, link the windows.
 
-Crash contract: that of `sam3ray.store.cut_clip`. The last file of each part marks it as done. If the process dies
+Crash contract: see `sam3ray.store.cut_clip`. The last file of each part marks the part as done. If the process dies
 before that, only this part is processed again.
 """
 
@@ -46,11 +46,12 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_BINDING = ("dtype", "device_kind", "rules", "thresholds", "image_size")  # of the model's own description
+# the keys of the model's description that must match
+_BINDING = ("dtype", "device_kind", "rules", "thresholds", "image_size")
 
 
 class Stitching(Protocol):
-    """`sam3ray.stitching`, or a custom segmenter's own stitching."""
+    """`sam3ray.stitching`, or the stitching of a custom segmenter."""
 
     def segment_window(
         self,
@@ -77,16 +78,16 @@ class Stitching(Protocol):
         *,
         progress: Callable[[], None] | None = None,
     ) -> Any:
-        """Something with `dumps()`, which `sam3ray.stitching.Links.loads` reads."""
+        """Links of the windows. The result's `dumps()` returns text that `sam3ray.stitching.Links.loads` reads."""
         ...
 
 
 @dataclass(frozen=True)
 class StoredRows:
-    """The rows of a window on the store, fetched when they are read and deleted afterwards.
+    """The rows of a stored window, fetched when they are read and deleted afterwards.
 
     Attributes:
-        seen: receives what reading the video had shown.
+        seen: receives the facts that reading the video revealed.
     """
 
     clip: CutClip
@@ -106,10 +107,10 @@ class StoredRows:
 
 
 class StoredWindow:
-    """A window on the store, for `Stitching.link`: its objects' memories are fetched on demand.
+    """A stored window for `Stitching.link`. The memories of its objects are fetched on demand.
 
     Attributes:
-        fetched: the files with memories that are here, by window; shared by all windows of the clip.
+        fetched: local files with memories, by window; shared by all windows of the clip.
     """
 
     def __init__(self, clip: CutClip, cut: Cut, mark: WindowMark, folder: Path, fetched: dict[int, Path]) -> None:
@@ -133,11 +134,11 @@ def facts_of(rows: Path) -> dict[str, Any]:
 
 
 class PartWorker:
-    """The parts of clips, with one loaded model.
+    """Processes parts of clips with one loaded model.
 
     Args:
         folder: for local files.
-        facts: the metadata of a clip's file: clip, model and software.
+        facts: returns the metadata of a clip's file: clip, model and software.
     """
 
     def __init__(
@@ -161,9 +162,9 @@ class PartWorker:
     # How a clip is cut
 
     def cut(self, opened: Opened, run_id: str, clock: StageClock, progress: ClipProgress) -> ClipCut | None:
-        """How the clip is cut: as an earlier attempt decided, or by its number of frames; None if it is not cut.
+        """How the clip is cut: as an earlier attempt decided, else by its number of frames; None if it is not cut.
 
-        Windows of another video, or made under other rules or versions, are removed.
+        Windows of a different video, or made under different rules or versions, are removed.
         """
         clip = opened.clip
         if sequential_reason(clip, self._config) is not None:
@@ -192,7 +193,7 @@ class PartWorker:
                 fresh = self._note(opened, run_id, self._count(opened, progress))
             if not fresh.cuts:
                 return None
-            kept.create_cuts(fresh)  # or another attempt has, which the next round reads
+            kept.create_cuts(fresh)  # lost to another attempt, whose decision the next round reads
 
     def _count(self, opened: Opened, progress: ClipProgress) -> int:
         clip, limits = opened.clip, self._config.video
@@ -229,7 +230,7 @@ class PartWorker:
     def window(
         self, clip: Clip, index: int, tried: Attempt, clock: StageClock, progress: ClipProgress
     ) -> PartDone | PartsLost:
-        """Processes the window, unless an attempt that was given up has done so after all."""
+        """Processes the window, unless it is stored: an attempt that was given up may have finished after all."""
         kept = CutClip(self._store.storage, clip.clip_id)
         note, digest = cuts_of(kept)
         cut = note.cuts[index]
@@ -237,7 +238,7 @@ class PartWorker:
         if mark is None:
             kept.look()
             if index in kept.done:
-                kept.drop_mark(index)  # it is damaged, or belongs to other cuts
+                kept.drop_mark(index)  # damaged, or of other cuts
             with contextlib.closing(self._intake.take(clip, clock, progress)) as opened:
                 check_source(replace(clip, source=note.source), opened.source)
                 self._make(opened, kept, digest, cut, cut.index == len(note.cuts) - 1, tried, clock, progress)
@@ -265,7 +266,7 @@ class PartWorker:
         empty: list[tuple[int, int, float]] = []
         progress.stage = "segment"
         frames = video.read(cut.start, cut.end)
-        if not is_last:  # what is behind the window is read if it is asked for
+        if not is_last:  # frames behind the window are read on demand
             frames = itertools.chain(frames, video.read(cut.end, cut.end + MOST_FOLLOWED))
         try:
             with AnnotationWriter(rows, clip.clip_id, {**facts, "clip": {}}) as writer:
@@ -299,11 +300,11 @@ class PartWorker:
             if written.frames != cut.until - cut.start:
                 raise ClipError(
                     Reason.UNREADABLE_VIDEO,
-                    f"from frame {cut.start} of the clip on, {written.frames} frames could be read, but its index "
+                    f"only {written.frames} frames could be read from frame {cut.start} of the clip on, but its index "
                     f"promises {cut.until - cut.start}",
                     clip.uri,
                 )
-            if is_local(clip.uri):  # a file that was replaced while it was read may have given frames of both
+            if is_local(clip.uri):  # if the file was replaced while it was read, the frames may come from both versions
                 check_source(replace(clip, source=opened.source), local_sighting(Path(local_path(clip.uri))))
             progress.stage = "commit"
             mark = {
@@ -380,7 +381,7 @@ def forget_lost(kept: CutClip, lost: WindowLost) -> PartsLost:
 
 
 def cuts_of(kept: CutClip) -> tuple[CutsNote, str]:
-    """Raises ClipError of reason `storage`: the next run decides again how the clip is cut."""
+    """Reads how the clip is cut. Raises ClipError with reason `storage`: the next run decides again."""
     where = f"windows/{kept.clip_id}/cuts.json"
     try:
         found = kept.read_cuts()
@@ -396,7 +397,7 @@ def _shares(note: CutsNote) -> tuple[float, ...]:
 
 
 def _difference(kept: CutsNote, fresh: CutsNote) -> str:
-    """Why windows of one cannot be used for the other; empty if they can."""
+    """Why windows made under one cannot be used for the other; empty if they can."""
     if how := change(kept.source, fresh.source):
         return f"the video has changed since ({how})"
     before, now = asdict(kept), asdict(fresh)
@@ -406,4 +407,4 @@ def _difference(kept: CutsNote, fresh: CutsNote) -> str:
     if names[0] == "bound_to":
         before, now = before["bound_to"], now["bound_to"]
         names = [name for name in now if before.get(name) != now[name]] or ["bound_to"]
-    return f"their {names[0]} is {before.get(names[0])!r:.80}, here it is {now.get(names[0])!r:.80}"
+    return f"their {names[0]} was {before.get(names[0])!r:.80}, and is now {now.get(names[0])!r:.80}"

@@ -1,4 +1,4 @@
-"""Decides where a clip may run and where actors may start, from the crew, the health of places, and the blame."""
+"""Decides where clips may run and where actors may start."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from sam3ray.job.blame import Blame, spot_of
 from sam3ray.job.crew import Crew
 from sam3ray.job.health import Health, Place
 
-UNSEEN_S = 60.0  # for so long, an unplaced actor may appear on a node without actors
+UNSEEN_S = 60.0  # within this time, an unplaced actor may start on a node without actors
 
 
 class Placement:
-    """Answers from the state of the three; decides nothing itself."""
+    """Answers from the crew, the health of places and the clips' failures; changes nothing."""
 
     def __init__(self, crew: Crew, health: Health, blame: Blame) -> None:
         self._crew = crew
         self._health = health
         self._blame = blame
-        self._away: Set[str] = frozenset()  # nodes to avoid until then
+        self._away: Set[str] = frozenset()  # nodes to avoid until `_away_until`
         self._away_until = float("-inf")
 
     def keep_from(self, nodes: Set[str], until: float) -> None:
-        """Starts no actors on these nodes until then, if there are other nodes."""
+        """Avoids these nodes for new actors until that time, if there are others."""
         self._away, self._away_until = nodes, until
 
     def to_avoid(self, now: float) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ class Placement:
         return {self._health.place_of(a).node for a, m in self._crew.items() if m.placed_at is not None}
 
     def usable(self) -> Iterable[int]:
-        """Placed actors, which have or may soon get a clip."""
+        """Placed actors that have a clip or may get one."""
         return (
             actor
             for actor, member in self._crew.items()
@@ -59,13 +59,13 @@ class Placement:
         return any(self.is_new(clip, actor) for actor in self.usable())
 
     def has_other_spot(self, clip: int) -> bool:
-        """Whether there is a node or GPU where it has not failed."""
+        """Whether there is a node or GPU where the clip has not failed."""
         places = [self._health.place_of(actor) for actor in self.usable()]
         history = self._blame.of(clip)
         return any(p.node not in history.nodes or (p.gpus and p.spots[0] not in history.spots) for p in places)
 
     def may_run(self, clip: int, actor: int) -> bool:
-        """Avoids the places where it failed, if there are others: first another node, then another GPU or process."""
+        """Whether the clip may run there. It goes to a node where it has not failed if possible, else to such a GPU."""
         if not self._blame.has(clip):
             return True
         history, place = self._blame.of(clip), self._health.place_of(actor)
@@ -76,7 +76,7 @@ class Placement:
         return spot_of(actor, place) not in history.spots or not self.has_other_place(clip)
 
     def coming(self, now: float) -> Iterator[Place | None]:
-        """Nodes where actors are about to start; None for one that may appear on a node without actors."""
+        """Nodes where actors are about to start; None for an actor that may start on a node without actors."""
         unseen = bool(self._health.unseen_nodes)
         for actor, member in self._crew.items():
             if member.ready or member.parked:
@@ -87,9 +87,9 @@ class Placement:
                 yield None
 
     def undecided(self, now: float) -> bool:
-        """A place without an outcome so far may soon have one."""
+        """Whether a place without an outcome may soon have one."""
         return any(place is None or not any(map(self._health.is_suspect, place.spots)) for place in self.coming(now))
 
     def may_yet_start(self, failed_on: Set[str], now: float) -> bool:
-        """An actor may start on a node where no start has failed."""
+        """Whether an actor may yet start on a node where no start has failed."""
         return any(place is None or place.node not in failed_on for place in self.coming(now))

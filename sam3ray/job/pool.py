@@ -1,4 +1,4 @@
-"""The actors of a job: one record each, the calls made to them, and whether they are still alive.
+"""The actors of a job: one record each, the calls to them, and whether they are alive.
 
 The pool decides nothing. It carries out orders and reports their outcome in the driver's thread. The end of an actor is
 reported at most once; its late answers are dropped.
@@ -31,25 +31,25 @@ CLOSE_S = 3.0  # for an actor to remove its local files
 UNREACHABLE_S = 120.0  # an actor unreachable for this long is given up
 ASK_AGAIN_S = 2.0
 VERDICT_S = 3.0  # on several nodes: how long a dead node may take to show as the cause of a dead actor
-POLLS_PER_S = 500  # regardless of the number of actors
-NODE_ID_LABEL = "ray.io/node-id"  # Ray sets it on every node
+POLLS_PER_S = 500  # in all, however many actors there are
+NODE_ID_LABEL = "ray.io/node-id"  # the label that Ray sets on every node
 
 
 class PoolEvents(Protocol):
-    """What the pool reports. Each call is made in the driver's thread and may start or end actors."""
+    """Receives the pool's reports. Each call is made in the driver's thread and may start or end actors."""
 
     def placed(self, actor: int, place: Place) -> None:
-        """It waits for the order to load its model."""
+        """The actor has a place, and waits for the order to load its model."""
 
     def ready(self, actor: int) -> None: ...
 
     def start_failed(self, actor: int, error: BaseException) -> None:
-        """Our own code raised an error in it."""
+        """Our own code raised an error in the actor."""
 
     def unreachable(self, actor: int) -> None: ...
 
     def losing(self, actor: int, then: Callable[[], None]) -> None:
-        """It has ended. Calls `then` in the driver's thread, once its stored windows are known."""
+        """The actor has ended. Must call `then` in the driver's thread once the actor's stored windows are known."""
         ...
 
     def lost(self, actor: int, verdict: Verdict) -> None: ...
@@ -61,17 +61,17 @@ class PoolEvents(Protocol):
     def answered(self, actor: int, clip: int, result: Answer | Failure) -> None: ...
 
     def turned_away(self, actor: int, clip: int, message: str) -> None:
-        """The worker reports that other clips would also fail there."""
+        """The worker reports that other clips would also fail in it."""
 
 
 @dataclass(slots=True)
 class _Member:
     handle: Any
-    node: str = ""  # its id, once the actor is placed
-    polled: bool = False  # an answer is outstanding
-    frames: int = 0  # of the clip that runs
-    suspected: bool = False  # of having ended; being investigated
-    gone: bool = False  # for certain; its stored windows are looked up
+    node: str = ""  # the node's id, once the actor is placed
+    polled: bool = False  # a poll has not been answered
+    frames: int = 0  # frames annotated of the running clip
+    suspected: bool = False  # it may have ended; being investigated
+    gone: bool = False  # it has ended; its stored windows are looked up
 
 
 class ActorPool:
@@ -80,7 +80,7 @@ class ActorPool:
     def __init__(
         self, order: WorkOrder, cluster: ClusterConfig, loop: Loop, events: PoolEvents, run_id: str = ""
     ) -> None:
-        """`run_id`: whose actors these are, where they outlive their driver (`job.outliving`)."""
+        """`run_id`: the run to which actors that outlive their driver belong (`job.outliving`)."""
         import ray
 
         self._loop = loop
@@ -98,23 +98,23 @@ class ActorPool:
         self._keep_s = keeps(order.config) if run_id else 0.0
         self._labels = dict(cluster.label_selector)
         self._members: dict[int, _Member] = {}
-        self._closing: dict[int, tuple[Any, Any]] = {}  # handles of actors that clean up, and what shows that they have
+        self._closing: dict[int, tuple[Any, Any]] = {}  # handles of actors that clean up, and the calls that do so
 
     @property
     def frames_running(self) -> int:
-        """Frames annotated of the clips that run."""
+        """Frames annotated so far of the running clips."""
         return sum(member.frames for member in self._members.values())
 
     @property
     def nodes(self) -> dict[int, str]:
-        """Where the actors are that have been placed: the nodes' ids."""
+        """The node ids of the placed actors."""
         return {actor: member.node for actor, member in self._members.items() if member.node}
 
     @property
     def poll_every_s(self) -> float:
         return len(self._members) / POLLS_PER_S
 
-    # What the driver wants done
+    # Orders of the driver
 
     def start(self, actor: int, avoid: Sequence[str] = ()) -> None:
         """`avoid`: ids of nodes to avoid."""
@@ -129,19 +129,19 @@ class ActorPool:
         self._watch(actor, handle.hello.remote(), self._on_hello)
 
     def adopt(self, actor: int, found: Outliving, clip: int) -> None:
-        """An actor of an earlier driver, which is ready, or works on `clip` (-1: on none)."""
+        """Adds an actor of an earlier driver that is running `clip`, or is idle (-1)."""
         self._members[actor] = _Member(found.handle, node=found.standing.place.node)
         if clip >= 0:
             self._watch(actor, found.handle.last.remote(), self._on_run, clip)
 
     def keep_now(self, node: str | None = None) -> None:
-        """Makes the actors, or those of a node, save a window of their clips."""
+        """Makes all actors, or those of a node, save a window of their clips."""
         for member in self._members.values():
             if member.node and node in (None, member.node):
                 member.handle.keep_now.remote()
 
     def load(self, actor: int) -> None:
-        """Makes it load its model."""
+        """Makes the actor load its model."""
         self._watch(actor, self._members[actor].handle.load.remote(self._order), self._on_load)
 
     def run(self, actor: int, clip: int, what: Clip, work: Work, rung: int, attempt: int) -> None:
@@ -158,7 +158,7 @@ class ActorPool:
             member.handle.drop_prefetch.remote(clip_id)
 
     def end(self, actor: int, why: str, *, gently: bool = False) -> None:
-        """`gently`: it is alive and idle, and may remove its local files first."""
+        """Ends the actor. `gently`: it is alive and idle, and may first remove its local files."""
         import ray
 
         event(_LOG, logging.INFO, "actor ended", actor=actor, why=why)
@@ -175,24 +175,24 @@ class ActorPool:
             ray.kill(handle)
 
     def _closed(self, actor: int) -> None:
-        """It has cleaned up, or its time is over."""
+        """The actor has cleaned up, or its time for that is over."""
         import ray
 
         if actor in self._closing:
             ray.kill(self._closing.pop(actor)[0])
 
     def poll(self) -> None:
-        """Asks every placed actor for its progress, unless an answer is outstanding."""
+        """Asks every placed actor for its progress, unless it still owes an answer."""
         for actor, member in self._members.items():
             if member.node and not member.polled:
                 member.polled = True
                 self._watch(actor, member.handle.progress.remote(), self._on_progress)
 
     def close(self, *, leave: bool = False) -> None:
-        """Ends all actors; those that answer may remove their local files first.
+        """Ends all actors; those that answer may first remove their local files.
 
         Args:
-            leave: actors that outlive their driver now belong to another driver.
+            leave: leave actors that outlive their driver alone: they belong to another driver now.
         """
         import ray
 
@@ -210,10 +210,10 @@ class ActorPool:
             ray.kill(handle)
         self._closing.clear()
 
-    # Outcomes
+    # Answers of actors
 
     def _watch(self, actor: int, ref: Any, handler: Callable[..., None], *args: Any) -> None:
-        """Answers of an actor that has been ended are ignored."""
+        """Passes the call's outcome on, unless the actor has been ended meanwhile."""
 
         def news(future: Future[Any]) -> None:
             if actor in self._members:
@@ -262,21 +262,21 @@ class ActorPool:
             member.frames = value[1]
             self._events.progressed(actor, value)
 
-    # Actors that have ended, or seem to have
+    # Actors that have ended or may have
 
     def _fine(self, actor: int, future: Future[Any]) -> bool:
-        """False if the call ended in an error of Ray's, which is investigated."""
+        """Whether the call succeeded. If it ended in an error of Ray's, that is investigated."""
         error = future.exception()
         if error is None:
             return True
         member = self._members[actor]
         if member.suspected:
-            return False  # being investigated
+            return False  # already being investigated
         verdict = judge(error, member.node or None)
         if verdict.unsure:
             self._suspect(actor, 1.0, self._ask_again)
         elif verdict.reason is Reason.CRASHED and len(nodes_alive()) > 1:
-            # A node that is taken away may end its processes before its loss is known.
+            # A node that is shut down may end its processes before Ray knows that it is lost.
             self._suspect(actor, VERDICT_S, lambda actor: self._lost(actor, judge(error, member.node or None)))
         else:
             self._lost(actor, verdict)
@@ -286,7 +286,7 @@ class ActorPool:
         self._members[actor].suspected = True
         self._events.unreachable(actor)
         self._later(wait_s, actor, then)
-        self._later(UNREACHABLE_S, actor, self._give_up)  # also if Ray never answers
+        self._later(UNREACHABLE_S, actor, self._give_up)  # a limit in case Ray never answers
 
     def _later(self, wait_s: float, actor: int, then: Callable[[int], None]) -> None:
         self._loop.after(wait_s, lambda: then(actor) if actor in self._members else None)
@@ -300,7 +300,7 @@ class ActorPool:
     def _on_answer(self, actor: int, future: Future[Any]) -> None:
         error, member = future.exception(), self._members[actor]
         if error is None:
-            # It is alive, but the earlier call is lost.
+            # The actor is alive, but its earlier call is lost.
             self._lost(actor, Verdict(Reason.PREEMPTED, "the connection to its node was lost"))
             return
         verdict = judge(error, member.node or None)
@@ -319,14 +319,14 @@ class ActorPool:
 
     def _end_lost(self, actor: int, verdict: Verdict) -> None:
         if actor not in self._members:
-            return  # ended meanwhile
+            return  # the actor was ended meanwhile
         self.end(actor, verdict.message)
         event(_LOG, logging.INFO, "actor lost", actor=actor, reason=verdict.reason.value, error=verdict.message)
         self._events.lost(actor, verdict)
 
 
 def _raised_inside(future: Future[Any]) -> BaseException | None:
-    """The error that our own code raised in the actor; None if there is none, or if it is Ray's."""
+    """The error that our own code raised in the actor; None if there is none or the error is Ray's."""
     import ray
 
     error = future.exception()

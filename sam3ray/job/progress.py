@@ -1,4 +1,4 @@
-"""Progress for people: a live bar on a terminal, a plain line now and then elsewhere. Always on stderr."""
+"""Progress for people: a live bar on a terminal, plain lines from time to time elsewhere. Always on stderr."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def clock(seconds: float | None) -> str:
 
 
 class LineProgress:
-    """For logs: a line at the first news, then every half a minute, and at the end."""
+    """For logs: a line at the first change, then every 30 s, and at the end."""
 
     def __init__(self, stream: TextIO, every_s: float = LINE_EVERY_S) -> None:
         self._stream = stream
@@ -108,7 +108,7 @@ class LineProgress:
 
 
 class LiveProgress:
-    """For a terminal: a bar and two lines that are redrawn; failures scroll by above them."""
+    """For a terminal: a bar and two lines that are redrawn, with failures printed above them."""
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console

@@ -20,13 +20,13 @@ from sam3ray.values.clip import Clip, Manifest
 
 @dataclass(frozen=True)
 class Refinement:
-    """Sent to every worker.
+    """The corrections that a job follows. Sent to every worker.
 
     Attributes:
         parent: the run that was corrected.
-        run_id: its id, which distinguishes it from another run of the same name.
+        run_id: its id, which tells it apart from another run of the same name.
         revision: the last revision to apply.
-        only: these clips; None means all corrected clips.
+        only: ids of the clips to track; None means all corrected clips.
     """
 
     parent: RunStore
@@ -36,22 +36,22 @@ class Refinement:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What the new run's rows depend on besides its configuration and its clips."""
+        """What the new run's rows depend on, besides its configuration and clips."""
         return {"refine.run": self.run_id, "refine.revision": self.revision}
 
     @property
     def facts(self) -> dict[str, Any]:
-        """For `run.json`."""
+        """Entries for `run.json`."""
         return {"refines": {"output": redact(self.parent.output), "run_id": self.run_id, "revision": self.revision}}
 
     @cached_property
     def operations(self) -> Mapping[str, Sequence[ClipOperation]]:
-        """By clip; only those that change rows."""
+        """The corrections of each clip; only those that change rows."""
         found = Edits(self.parent).operations(self.revision)
         return {clip_id: each for clip_id, each in found.items() if changes_rows(each)}
 
     def clip(self, clip_id: str) -> tuple[CorrectedClip, Mapping[str, Any]]:
-        """A clip with its corrections applied, and the metadata of the parent's file."""
+        """The corrected clip, and the metadata of the parent's file."""
         about = self.parent.read_clip_metadata(clip_id)
         operations = self.operations.get(clip_id, ())
         edits = Edits(self.parent)
@@ -67,7 +67,7 @@ class Refinement:
         Phrases are not detected again; they only label the rows.
 
         Raises:
-            UserError: there are no corrections, or a clip asked for has none.
+            UserError: there are no corrections, or a requested clip has none.
         """
         corrected = self.operations
         place = redact(self.parent.output)
@@ -110,7 +110,7 @@ class Refinement:
 
 
 def latest_refinement(parent: RunStore, revision: int | str | None, only: Sequence[str] | None = None) -> Refinement:
-    """Of a run as it is now.
+    """The refinement for a run and its latest corrections.
 
     Raises:
         UserError: there is no such run or revision.

@@ -1,4 +1,4 @@
-"""Tracks the corrected clips of a run again, with people's corrections as prompts, into a new run."""
+"""Tracks the corrected clips of a run again, with the corrections as prompts, into a new run."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def refine(
 ) -> JobSummary:
     """Tracks each corrected object of a run again, in both directions, from all frames on which it was corrected.
 
-    Phrases are not detected again. Objects that were drawn by hand or not changed are copied, deleted ones stay
-    deleted, ids stay. The new run holds the corrected clips alone; `sam3ray.exports.import_labels` with the format
-    `run` brings its rows back as a revision. Safe to repeat: an interrupted run resumes.
+    Phrases are not detected again. Objects that were drawn by hand or not changed are copied, deleted objects stay
+    deleted, and ids stay the same. The new run has only the corrected clips; `sam3ray.exports.import_labels` with the
+    format `run` imports its rows as a revision. Safe to repeat: an interrupted run resumes.
 
     Args:
         run: the corrected run: the output folder, or the job's YAML file, dict or `JobConfig`.
         to: the new run; None: `refined_output`.
         revision: the last revision to apply.
-        clips: only these of the corrected ones.
-        overrides: `key=value` pairs; all other settings are those of the run.
+        clips: track only these of the corrected clips.
+        overrides: `key=value` pairs; all other settings are taken from the run.
         progress: as `run_job`.
 
     Raises:
-        UserError: there is nothing to refine, or something does not fit; nothing was started.
+        UserError: there is nothing to refine, or an argument is not usable; nothing was started.
         JobStopped: nothing could be started.
     """
     output, options = run_place(run, storage_options)

@@ -1,7 +1,7 @@
 """Runs a function in its own process on the cluster, connected by a pipe: the page's model on the cluster's GPU.
 
-Messages arrive in the order in which they were sent. Files are lent: if the process can see the same file, as on this
-machine or a shared disk, it reads that; else it gets a copy, which is deleted with the process.
+Messages arrive in the order in which they were sent. The process reads a file in place if it can see it, as on this
+machine or a shared disk. Otherwise it gets a copy, which is deleted with the process.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from sam3ray.job.versions import software_versions
 from sam3ray.values.versions import ENGINE_VERSION
 
 _CHUNK = 8 * 2**20
-_WAIT_S = 20.0  # for a message, before the next request
+_WAIT_S = 20.0  # wait for a message before the next request
 
 
 class RemoteEnd:
-    """The pipe as the function on the cluster sees it; as one end of `multiprocessing.Pipe`."""
+    """The function's end of the pipe, with the methods of a `multiprocessing.Pipe` end."""
 
     def __init__(self) -> None:
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -65,7 +65,7 @@ class Host:
         def run() -> None:
             try:
                 main(self._pipe, *args)
-            except BaseException:  # noqa: BLE001 - as a process of its own would: a traceback, and it is gone
+            except BaseException:  # noqa: BLE001 - like an ordinary process: it prints a traceback and ends
                 traceback.print_exc()
                 os._exit(1)
             self._is_over.set()
@@ -77,7 +77,7 @@ class Host:
         self._pipe.inbox.put(message)
 
     def take(self) -> list[Any] | None:
-        """All available messages; empty after a while; None once the function has returned and all are taken."""
+        """All available messages; empty if none came in time; None once the function has returned and all are taken."""
         try:
             found = [self._pipe.outbox.get(timeout=0.2 if self._is_over.is_set() else _WAIT_S)]
         except queue.Empty:
@@ -87,7 +87,7 @@ class Host:
         return found
 
     def sees(self, path: str, size: int, mtime_ns: int) -> bool:
-        """Whether this node also has the file."""
+        """Whether this node can read the same file at this path."""
         try:
             found = os.stat(path)
         except OSError:
@@ -95,7 +95,7 @@ class Host:
         return (found.st_size, found.st_mtime_ns) == (size, mtime_ns)
 
     def write(self, name: str, data: bytes, offset: int) -> str:
-        """Puts a part of a file into the folder; returns where the file is."""
+        """Writes a part of a file into the folder; returns the file's path."""
         path = self._folder.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "r+b" if offset else "wb") as file:
@@ -119,11 +119,11 @@ class _Lent:
 class RemoteProcess:
     """Runs `main(pipe, *args)` in an actor, whose GPUs and CPUs are those of an actor of a job (`cluster`).
 
-    For one thread that receives and one that sends. `job.cluster.connected` must be in effect.
+    Use it from one thread that receives and one that sends, within `job.cluster.connected`.
 
     Args:
-        told: called with a sentence while it waits for a place.
-        max_bytes: of the files lent; the oldest are deleted.
+        told: called with a sentence while the actor waits for a node.
+        max_bytes: limit on copied files; the oldest are deleted.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class RemoteProcess:
         self._actor.put.remote(message)
 
     def recv(self) -> Any:
-        """The next message. Raises EOFError once the process has ended; `why` says why."""
+        """The next message. Raises EOFError once the process has ended; `why` has the reason."""
         import ray
 
         try:
@@ -206,15 +206,15 @@ class RemoteProcess:
         ray.kill(self._actor)
 
     def lend(self, path: str, is_wanted: Callable[[], bool] = lambda: True) -> str:
-        """Where the process finds this file, or folder of files. Copies it there unless it can see it.
+        """The path at which the process finds this file or folder of files. Copies it if the process cannot see it.
 
         Args:
-            is_wanted: asked between two parts of the copy.
+            is_wanted: called between two parts of the copy; False ends it.
 
         Raises:
             OSError: the file cannot be read here.
-            Unwanted: it is no longer wanted.
-            EOFError: the process is gone; `recv` says so, too.
+            Unwanted: `is_wanted` returned False.
+            EOFError: the process has ended, which `recv` also reports.
         """
         import ray
 
@@ -258,7 +258,7 @@ class Unwanted(Exception):
 
 
 def with_gpu_if_any(cluster: ClusterConfig) -> ClusterConfig:
-    """The settings with one GPU, or none if the cluster has none now, unless they give a number."""
+    """The settings with one GPU, or with none if the cluster has none now. A configured number is kept."""
     if "gpus_per_actor" in cluster.model_fields_set or any(node.resources.get("GPU") for node in look()):
         return cluster
     return cluster.model_copy(update={"gpus_per_actor": 0})
@@ -275,7 +275,7 @@ def _parts(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _in_group(name: str, group: str) -> Any:
-    """A method of its own, so that marking it leaves `Host` itself free of Ray."""
+    """A copy of the method, because Ray's decorator marks it: `Host` itself stays free of Ray."""
     import ray
 
     inner = getattr(Host, name)

@@ -1,4 +1,4 @@
-"""The clips that wait for a video, those being rendered, and the outcomes: bookkeeping without Ray."""
+"""The clips that wait for rendering, those being rendered, and the outcomes: bookkeeping without Ray."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sam3ray.values.clip import Clip
 
-TRIES = 2  # of a task whose process dies
-NODE_LOSSES = 10  # of a task whose node goes away
+TRIES = 2  # tries of a task whose process dies
+NODE_LOSSES = 10  # tries of a task whose node is lost
 
 
 @dataclass(slots=True)
@@ -19,7 +19,7 @@ class _Entry:
 
 
 class RenderQueue:
-    """First come, first served. `now` is in seconds of any monotonic clock.
+    """A first-in, first-out queue. `now` is in seconds of any monotonic clock.
 
     Attributes:
         rendered: videos made.
@@ -42,23 +42,23 @@ class RenderQueue:
 
     @property
     def pending(self) -> int:
-        """Waiting or being rendered."""
+        """The number of clips that wait or are being rendered."""
         return len(self._waiting) + len(self._running)
 
     @property
     def total(self) -> int:
-        """All that were ever added."""
+        """The number of clips ever added."""
         return self.pending + self.rendered + len(self.failures)
 
     def eta_s(self, now: float, to_come: int = 0) -> float | None:
-        """From the rate so far; `to_come`: clips that are not annotated yet. None before the first video."""
+        """The remaining time at the rate so far; None before the first video. `to_come`: clips not annotated yet."""
         ended = self.rendered + len(self.failures)
         if not ended or self._began is None:
             return None
         return (now - self._began) / ended * (self.pending + to_come)
 
     def take(self, slots: int, now: float) -> list[Clip]:
-        """Clips to start, so that at most `slots` are being rendered."""
+        """Takes clips to start, as long as fewer than `slots` are being rendered."""
         taken = []
         while self._waiting and len(self._running) < slots:
             entry = self._waiting.popleft()
@@ -68,7 +68,7 @@ class RenderQueue:
         return taken
 
     def put_back(self, clip_id: str) -> None:
-        """It could not begin: it goes to the front of the queue, and this does not count as a try."""
+        """The task could not begin: the clip goes to the front of the queue, and no try is counted."""
         self._waiting.appendleft(self._running.pop(clip_id))
 
     def made(self, clip_id: str) -> None:
@@ -80,7 +80,7 @@ class RenderQueue:
             self.failures[clip_id] = why
 
     def died(self, clip_id: str, why: str, *, with_its_node: bool = False) -> None:
-        """Its process has died: it goes to the end of the queue, or is given up."""
+        """The task's process has died: the clip goes to the end of the queue, or is given up."""
         if (entry := self._running.pop(clip_id, None)) is None:
             return
         if with_its_node:
@@ -93,11 +93,11 @@ class RenderQueue:
             self.failures[clip_id] = why
 
     def give_up(self, why: str) -> None:
-        """Waiting clips will never be rendered."""
+        """Gives up all waiting clips."""
         self.failures |= {entry.clip.clip_id: why for entry in self._waiting}
         self._waiting.clear()
 
     def clear(self) -> None:
-        """Forgets waiting and running clips; the next run finds those videos missing."""
+        """Drops waiting and running clips; the next run finds that their videos are missing."""
         self._waiting.clear()
         self._running.clear()

@@ -1,4 +1,4 @@
-"""Renders annotated videos on CPUs, in a separate stage: beside a running job, or later from a finished run.
+"""Renders annotated videos on CPUs, as a separate stage: during a job, or later from a finished run.
 
 A clip is rendered once its annotations are committed. Errors are reported here and never affect the clip. A resumed run
 skips existing videos.
@@ -49,7 +49,7 @@ _LOG = logging.getLogger(__name__)
 
 # The environment keeps these workers apart from those that become actors: a low priority sticks.
 TASK_OPTIONS: Mapping[str, Any] = {"max_retries": 0, "runtime_env": {"env_vars": {"SAM3RAY_STAGE": "render"}}}
-NICENESS = 19  # where an actor and a task share cores, the actor goes first; Ray's own workers have 15
+NICENESS = 19  # an actor on the same cores goes first; Ray's own workers have 15
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class RenderOrder:
     """The settings sent to every rendering task of a job.
 
     Attributes:
-        revision: what is drawn: 0 is what the model found.
+        revision: the revision to draw; 0 is the model's result.
         corrections: clip -> the revision's corrections.
     """
 
@@ -72,10 +72,10 @@ class RenderOrder:
 
 
 def render_one(order: RenderOrder, clip: Clip) -> int:
-    """Renders and publishes one clip's video; returns its number of frames. Runs without Ray, too.
+    """Renders and publishes one clip's video; returns its number of frames. Does not need Ray.
 
     Raises:
-        ClipError: the source cannot be read (any more), or storage fails.
+        ClipError: the source cannot be read, or storage fails.
     """
     order.store.confirm()
     rows = read_frames(order.store.read_clip(clip.clip_id), clip.clip_id)
@@ -101,7 +101,7 @@ def render_one(order: RenderOrder, clip: Clip) -> int:
             with cache.open_parts(clip.uri, on_bytes) as source:
                 annotations = iter(Edits(order.store).clip(clip.clip_id, corrections)) if corrections else rows
                 frames = render_clip(source, annotations, target, clip, order.render, order.video, on_frame)
-            order.store.confirm()  # again: rendering takes minutes
+            order.store.confirm()  # checked again, because rendering takes minutes
             order.store.publish_video(clip.clip_id, target, overwrite=order.overwrite, revision=order.revision)
     return frames
 
@@ -113,13 +113,13 @@ def _render_task(order: RenderOrder, clip: Clip) -> int | str:
     os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
     try:
         return render_one(order, clip)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it becomes this video's failure
+    except Exception as error:  # noqa: BLE001 - any error becomes this video's failure
         text = str(error) if isinstance(error, ClipError) else f"{type(error).__name__}: {error}"
         return redact(" ".join(text.split()))[:500]
 
 
 class RenderStage:
-    """The queue's clips as Ray tasks. Not a thread: everything happens in the loop's."""
+    """Renders the queue's clips as Ray tasks, all from the driver's loop, without a thread of its own."""
 
     def __init__(self, order: RenderOrder, loop: Loop) -> None:
         import ray
@@ -128,14 +128,14 @@ class RenderStage:
         self._order = ray.put(order)
         self._loop = loop
         self._task = ray.remote(_render_task)
-        self._running: dict[str, tuple[Any, float]] = {}  # clip id -> its task, and the CPUs it asks for
+        self._running: dict[str, tuple[Any, float]] = {}  # clip id -> its task and the CPUs that it requests
 
     def pump(self, slots: int, cpus_per_task: float) -> None:
-        """Starts tasks, so that no more than `slots` are under way."""
+        """Starts tasks, as long as fewer than `slots` are running."""
         import ray
 
         for clip_id, (ref, cpus) in list(self._running.items()):
-            if cpus > cpus_per_task:  # requested when the cluster had larger nodes: none could run it now
+            if cpus > cpus_per_task:  # requested when the cluster had larger nodes: no node could run it now
                 ray.cancel(ref, force=True)
                 del self._running[clip_id]
                 self.queue.put_back(clip_id)
@@ -184,9 +184,9 @@ def render_run(
     """Renders the missing annotated videos of a run's finished clips.
 
     Args:
-        clip_ids: only these; None is all.
+        clip_ids: render only these clips; None means all.
         storage: fsspec options.
-        cluster: only its address counts.
+        cluster: only its address is used.
         overwrite: re-render existing videos.
         revision: draw the corrections up to this one, "latest" or a number, into `edits/videos/<number>/`; without
             `clip_ids` those clips that were corrected. None or 0 draws what the model found.
@@ -210,7 +210,7 @@ def render_run(
 
 
 def _asked(saved: RenderConfig, given: RenderConfig | None) -> RenderConfig:
-    """The run's own options, but for those that are given by name."""
+    """The run's own options, with the given ones in their place."""
     names = given.model_fields_set if given is not None else ()
     return saved.model_copy(update={name: getattr(given, name) for name in names})
 

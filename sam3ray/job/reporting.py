@@ -1,4 +1,4 @@
-"""Writes the report: as a job's last step, or later with stills, which CPU tasks make.
+"""Writes the report: as a job's last step, or later with stills, which CPU tasks render.
 
 Crash contract: the page is replaced in one step. A process that dies before that leaves the old page.
 """
@@ -21,7 +21,7 @@ from sam3ray.values.clip import Clip
 
 _LOG = logging.getLogger(__name__)
 
-AT_THE_END = 200  # clips whose rows are read for the page that a job leaves behind
+AT_THE_END = 200  # clips whose rows are read for the page at the end of a job
 _STILLS_TIMEOUT_S = 600.0
 
 
@@ -31,7 +31,7 @@ class Reported:
 
     Attributes:
         looked_at: number of clips whose rows were read.
-        stills: how many are on it; `without_stills` clips have none, and why.
+        stills: number of stills on it. `without_stills`: why the other clips have none.
     """
 
     report: str
@@ -57,13 +57,13 @@ def report(
 
     Args:
         run: the output folder, or the job's YAML file, dict or `JobConfig`.
-        storage_options: fsspec options; they win over those of the configuration.
-        clips: how many of the clips that are most likely wrong are shown, and half as many of the others.
-        stills: False makes the page without pictures, and needs no Ray.
+        storage_options: fsspec options; they override those of the configuration.
+        clips: number of clips shown of those most likely wrong; half as many others are shown for comparison.
+        stills: False writes the page without pictures, which does not need Ray.
         sample: read the rows of only this many clips, spread evenly over the manifest; None reads all.
         workers: processes that read rows.
         cluster: the Ray cluster that makes the stills: "auto" or host:port; None starts Ray on this machine.
-        progress: called with how many clips have been read, of how many.
+        progress: called with the number of clips read and their total.
 
     Raises:
         UserError: there is no run.
@@ -93,7 +93,7 @@ def leave_report(store: RunStore) -> None:
     """The page of a job that has ended, without stills. Errors are logged and do not change the job's result."""
     try:
         write_page(store, gather(store, sample=AT_THE_END, each=store.storage.each))
-    except Exception as error:  # noqa: BLE001 - whatever it is, a page must not cost a job its result
+    except Exception as error:  # noqa: BLE001 - an error of the page must not change the job's result
         _LOG.warning("%s could not be written: %s", layout.REPORT, redact(str(error)))
 
 
@@ -130,7 +130,7 @@ def _make_stills(order: StillsOrder, clips: Sequence[tuple[Clip, int | None]]) -
             found.append(ray.get(ref, timeout=_STILLS_TIMEOUT_S))
         except ray.exceptions.GetTimeoutError:
             ray.cancel(ref, force=True)
-            found.append(f"they took longer than {_STILLS_TIMEOUT_S:.0f} s")
+            found.append(f"rendering them took longer than {_STILLS_TIMEOUT_S:.0f} s")
         except ray.exceptions.RayError as error:
             found.append(f"the process died: {redact(str(error).splitlines()[0])[:200]}")
     return found
@@ -143,6 +143,6 @@ def _stills_task(order: StillsOrder, clip: Clip, suspect: int | None) -> Sequenc
     os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
     try:
         return stills_of(order, clip, suspect)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it becomes this clip's note on the page
+    except Exception as error:  # noqa: BLE001 - any error becomes this clip's note on the page
         text = str(error) if isinstance(error, ClipError) else f"{type(error).__name__}: {error}"
         return redact(" ".join(text.split()))[:300]

@@ -9,7 +9,7 @@ from sam3ray.display import html
 from sam3ray.display.readable import readable_span
 from sam3ray.job.graph import Cutting
 
-_NAMED = 5  # videos that failed
+_NAMED = 5  # failed videos that are named
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,13 @@ class ClipResult:
     Attributes:
         frames: processed, after sampling.
         objects: distinct object ids in the file.
-        rows: of the file: frame x object.
-        seconds: of wall time for the whole attempt.
+        rows: rows of the file, one for each object on each frame.
+        seconds: wall time of the whole attempt.
         timings: seconds per stage. `fetch`, `decode` (waiting for frames), `segment` (the model),
-            `write` (beside the others, in a thread), `commit`.
-        committed: False where another attempt had committed the clip before.
-        dropped_objects: that `tracking.max_num_objects` kept out.
-        rung: of the out-of-memory ladder, 0 where memory sufficed.
+            `write` (in a thread, in parallel), `commit`.
+        committed: False if another attempt had already committed the clip.
+        dropped_objects: objects dropped because of `tracking.max_num_objects`.
+        rung: rung of the out-of-memory ladder; 0 if memory sufficed.
     """
 
     clip_id: str
@@ -38,16 +38,16 @@ class ClipResult:
     dropped_objects: int = 0
     rung: int = 0
     size_bytes: int = 0
-    source: str = ""  # how the video looked: `sam3ray.files.sighting`
+    source: str = ""  # the video's sighting (`sam3ray.files.sighting`)
     gpu_memory_bytes: int = 0  # the highest during the clip
 
 
 @dataclass(frozen=True)
 class ClipCut:
-    """A clip that is made of windows.
+    """A clip that is cut into windows.
 
     Attributes:
-        frames: of the clip, after sampling.
+        frames: number of frames of the clip, after sampling.
     """
 
     clip_id: str
@@ -60,8 +60,8 @@ class PartDone:
     """A window, or the links of a clip, are on the store.
 
     Attributes:
-        frames: that the clip takes from the window.
-        seconds: of wall time for the attempt.
+        frames: number of frames that the clip takes from the window.
+        seconds: wall time of the attempt.
     """
 
     clip_id: str
@@ -84,16 +84,16 @@ Answer = ClipResult | ClipCut | PartDone | PartsLost
 
 @dataclass(frozen=True)
 class JobSummary:
-    """How a job ended. `failed` counts clips by reason, those of earlier runs included.
+    """How a job ended. `failed` counts clips by reason, including those of earlier runs.
 
-    `set_aside`: the nodes and GPUs that were, for a time or to the end, and why.
+    `set_aside`: nodes and GPUs that were set aside, for a time or to the end, and why.
     """
 
     clips: int
     done: int  # by this run
-    skipped: int  # done before it began
+    skipped: int  # done before this run
     failed: Mapping[str, int]
-    left: int  # neither done nor failed: the job was stopped or interrupted
+    left: int  # neither done nor failed, because the job was stopped or interrupted
     frames: int
     objects: int
     seconds: float
@@ -104,7 +104,7 @@ class JobSummary:
     set_aside: Mapping[str, str] = field(default_factory=dict)
 
     def facts(self) -> dict[str, str]:
-        """Names and values as people read them."""
+        """Names and values, formatted for people."""
         failed = ", ".join(f"{reason} {count:,}" for reason, count in self.failed.items() if count)
         values = {
             "clips": f"{self.clips:,}",
@@ -121,7 +121,7 @@ class JobSummary:
         return {name: value for name, value in values.items() if value}
 
     def render_facts(self) -> dict[str, str]:
-        """Likewise, of a summary of `render`."""
+        """Names and values of a summary of `render`, formatted for people."""
         values = {
             "clips": f"{self.clips:,}",
             "videos rendered": f"{self.rendered:,}",

@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-GRACE_S = 2.0  # for clips about to commit, after an interrupt; `ray job stop` kills after 3 s
+GRACE_S = 2.0  # for clips about to commit after an interrupt; `ray job stop` kills after 3 s
 TICK_S = 1.0
-UNSEEN_S = 120.0  # without an answer of the cluster's head node before the job stops
+UNSEEN_S = 120.0  # without an answer from the head node before the job stops
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class JobSpec:
 
     Attributes:
         order: the settings sent to every actor.
-        clips: all of the manifest.
-        sources: their videos as the run first saw them.
+        clips: all clips of the manifest.
+        sources: the sightings of their videos when the run first saw them.
         todo: indices of those to annotate; the scheduler's clip i is `clips[todo[i]]`.
-        unrendered: indices of clips done before whose videos are wanted but missing.
+        unrendered: indices of clips done before whose annotated videos are missing.
     """
 
     order: WorkOrder
@@ -102,7 +102,7 @@ class Job:
             self._adopt(take_over(run_id, order_key(spec.order)))
         merge = MergeOrder(spec.order.store, spec.order.fingerprint, config.retry.no_progress_s)
         self._merges = MergeStage(merge, self._loop, self) if config.windows.mode == "parallel" else None
-        self._parts_frames: Counter[str] = Counter()  # of windows that are done, of clips that are not
+        self._parts_frames: Counter[str] = Counter()  # frames of finished windows of unfinished clips
         self._renders: RenderStage | None = None
         if config.render.enabled:
             order = RenderOrder(
@@ -118,14 +118,15 @@ class Job:
         self.windows = dict(ledger.windows)
         self._interrupts = 0
         self._stop_message = ""
-        self._set_aside: dict[str, str] = {}  # nodes and GPUs that were, and why
+        self._set_aside: dict[str, str] = {}  # nodes and GPUs that were set aside, and why
         self._began = time.monotonic()
         self._look_at = self._seen_at = self._began
 
     def _adopt(self, outliving: Sequence[Outliving]) -> None:
-        """Actors of the previous driver continue their clips; those whose clip is no longer open get another one.
+        """Takes over the previous driver's actors and their clips; an actor whose clip is not open gets another.
 
-        So do actors that work on a window, once they have stored it: the next actor that opens the clip finds it done.
+        An actor that works on a window also gets another clip, once it has stored the window: the next actor that
+        opens the clip finds the window done.
         """
         waiting = {self._clip_id(clip): clip for clip in range(len(self.spec.todo))}
         now = time.monotonic()
@@ -226,7 +227,7 @@ class Job:
         self.observer.update(self._snapshot())
 
     def _interrupt(self) -> None:
-        """The first asks for a clean shutdown, the second does not wait for clips, the third for nothing."""
+        """The first interrupt shuts down cleanly, the second does not wait for clips, the third ends at once."""
         self._interrupts += 1
         if self._interrupts > 2:
             raise KeyboardInterrupt
@@ -281,7 +282,7 @@ class Job:
             render_eta_s=queue.eta_s(time.monotonic(), counts.open),
         )
 
-    # What the scheduler wants
+    # Actions of the scheduler
 
     def _do(self, actions: Sequence[s.Action]) -> None:
         for action in actions:
@@ -309,21 +310,21 @@ class Job:
                 case s.Reinstate(name):
                     event(_LOG, logging.WARNING, "tried again", place=name)
                 case s.Stop():
-                    pass  # the loop sees that the scheduler is finished
+                    pass  # nothing to do: the loop sees that the scheduler is finished
 
     def _clip_id(self, clip: int) -> str:
         return self.spec.clips[self.spec.todo[self.scheduler.work(clip).clip]].clip_id
 
     def _clip(self, clip: int) -> Clip:
-        """The clip that an item of the scheduler's is, or is a part of."""
-        # Actors do not need the columns that are carried through to clips.parquet.
+        """The clip to which an item of the scheduler belongs."""
+        # Actors do not need the user's columns, which go to clips.parquet.
         return self.spec.sources.with_first_sight(
             dataclasses.replace(self.spec.clips[self.spec.todo[self.scheduler.work(clip).clip]], carried={})
         )
 
     def _record(self, action: s.RecordFailure) -> None:
         if self._interrupts and action.reason in (Reason.CRASHED, Reason.PREEMPTED):
-            return  # a signal to the whole process group also ends actors: no clip is at fault
+            return  # a signal to the process group also ends the actors: no clip is at fault
         clip = self._clip(action.clip)
         failure = Failure(
             clip_id=clip.clip_id,
@@ -350,7 +351,7 @@ class Job:
         self.ledger.failed_attempt(failure)
         self.observer.clip_failed(failure)
 
-    # What the pool reports
+    # Reports of the pool
 
     def placed(self, actor: int, place: Place) -> None:
         self._do(self.scheduler.actor_placed(actor, time.monotonic(), place))
@@ -374,7 +375,7 @@ class Job:
         self._do(self.scheduler.actor_unreachable(actor, time.monotonic()))
 
     def losing(self, actor: int, then: Callable[[], None]) -> None:
-        """A window stored after the actor's last answer also counts: the store has it."""
+        """Looks up the actor's windows on the store, which may hold one that is newer than its last answer."""
         clip = self.scheduler.running_on(actor)
         no_windows = self.spec.config.windows.mode == "off"
         if clip is None or no_windows or self.scheduler.work(clip).stage is not Stage.CLIP:
@@ -382,7 +383,7 @@ class Job:
             return
 
         def seen(found: Future[str]) -> None:
-            # A store that does not answer, or a clip without windows, changes nothing.
+            # If the store does not answer, or has no windows of the clip, nothing changes.
             if not found.exception() and found.result():
                 self._window_is(actor, clip, found.result())
             then()
@@ -407,7 +408,7 @@ class Job:
                 self._do(self.scheduler.stays_whole(actor, clip, time.monotonic()))
 
     def _window_is(self, actor: int, clip: int, window: str) -> None:
-        """The newest one of a clip that the actor runs."""
+        """Notes the newest stored window of the actor's clip."""
         clip_id = self._clip_id(clip)
         if window != self.windows.get(clip_id, ""):
             self.windows[clip_id] = window
@@ -415,7 +416,7 @@ class Job:
 
     def answered(self, actor: int, clip: int, result: Answer | Failure) -> None:
         if self.scheduler.running_on(actor) != clip:
-            return  # of an attempt that was given up
+            return  # a late result of an attempt that was given up
         now = time.monotonic()
         match result:
             case Failure():
@@ -498,7 +499,7 @@ def _limits(config: JobConfig, room: Room) -> s.Limits:
 
 @contextmanager
 def _signals(interrupt: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM end the job cleanly. Only the main thread can install handlers; others leave signals alone."""
+    """SIGINT and SIGTERM end the job cleanly. No effect outside the main thread, which alone can install handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,11 +1,11 @@
 """A pure state machine that assigns work to actors and interprets failures.
 
-Nothing here knows Ray, storage or the time. The driver reports events (one method per event, each with `now` in seconds
-of any monotonic clock) and carries out the actions that come back.
+It depends neither on Ray nor on storage or a clock. The driver reports events (one method per event, each with `now` in
+seconds of any monotonic clock) and carries out the actions that are returned.
 
 A clip here is an item of work: a whole clip, or a part of a long one (`job.graph`). The first items are the clips of
-the driver's list. An actor is a number that is never reused, so news of an actor that was given up is recognised and
-ignored. Invariants, checked in the tests by simulation:
+the driver's list. Actors are numbers that are never reused, so late reports of an actor that was given up are
+recognised and ignored. Invariants, checked in the tests by simulation:
 
 * every clip is settled exactly once (done, or failed with a final record), or still open when the
   job is stopped;
@@ -14,27 +14,28 @@ ignored. Invariants, checked in the tests by simulation:
 
 Rules
 -----
-Order: longest first. A clip to be tried again keeps its place, unless it failed in an earlier run or its
-storage failed: then it goes to the end. Each actor runs one clip and may hold one more, whose download and first
-frames are prefetched; an idle actor takes such a clip over when nothing else is left.
+Order: longest first. A clip that is retried keeps its place, unless it failed in an earlier run or its storage failed:
+then it goes to the end. Each actor runs one clip and may hold one more, whose download and first
+frames are prefetched; an idle actor takes over such a clip when nothing else is left.
 
-Places (`job.health`): a clip is tried again on another node if there is one, else on another GPU or in another
+Places (`job.health`): a clip is retried on another node if there is one, else on another GPU or in another
 process (`job.placement`). A failure that the process may have caused counts against a clip only once two places agree
 (`job.appeals`). An actor whose clips fail one after another is replaced; a GPU or node whose clips fail while others
 succeed elsewhere is set aside. Faults of a node (`device`, `local_disk`) charge no clip.
 
-A lost node charges no clip. But a clip may be what takes nodes down, for example by exhausting their memory. So a clip
-that was running on `node_losses` lost or sick nodes is recorded with that reason, and the next run tries it again. From
-the third lost node on, it waits until all other clips have had their turn.
+For a lost node, no clip is charged. But a clip may itself bring nodes down, for example by exhausting their memory. So
+a clip that was running on `node_losses` lost or sick nodes is recorded with that reason, and the next run retries it.
+From the third lost node on, it waits until all other clips have run.
 
-A checkpointed clip (`job.windows`) is charged per window: each stored window clears its earlier failures. So is a clip
-that is cut into parallel windows, each of which is a separate item. When one is given up, so is the clip, and no other
-part of it is begun. In judgements about a place or the storage, all windows of a clip count as one clip.
+A checkpointed clip (`job.windows`) is charged per window: each stored window clears its earlier failures. A clip that
+is cut into parallel windows is also charged per window, because each window is a separate item. When a window is given
+up, so is the clip, and no other part of it is started. In decisions about a place or the storage, all windows of a clip
+count as one clip.
 
-Storage errors charge no clip: the clip waits (exponential back-off with jitter), at the end of the line. A single
-clip whose storage fails `storage_errors` times while others succeed is recorded as `storage` and left to the next
-run. A node that the storage or the hub refuses gets no clips for a while; if that happens to several nodes, or to the
-only one, the job stops (`job.starts`).
+For a storage error, no clip is charged: the clip waits (exponential back-off with jitter) at the end of the line. A
+clip whose storage fails `storage_errors` times while others succeed is recorded as `storage` and left to the next run.
+A node that the storage or the hub rejects gets no clips for a while; if that happens to several nodes, or to the only
+one, the job stops (`job.starts`).
 
 Whatever stops the job (`job.breaker`), no clip is charged: running clips may finish, and the others stay open.
 """
@@ -77,7 +78,7 @@ class Scheduler:
         prior_parts: Mapping[Work, Iterable[Reason]] | None = None,
         seed: int = 0,
     ) -> None:
-        """`lengths`: one number per clip, in any one unit; 0 where unknown. `prior`: reasons of the
+        """`lengths`: one number per clip, all in the same unit; 0 if unknown. `prior`: reasons of the
         failed attempts that earlier runs recorded, so that caps hold across runs; `prior_parts`: the same of parts."""
         self.limits = limits
         self._board = board = Board(lengths, limits, prior or {}, prior_parts or {}, seed)
@@ -86,11 +87,11 @@ class Scheduler:
         self._blame, self._work, self._line, self._crew = board.blame, board.work, board.line, board.crew
         self._health, self._placement, self._starts = board.health, board.placement, board.starts
 
-    # What the driver wants to know
+    # Queries of the driver
 
     @property
     def finished(self) -> bool:
-        """Nothing is left to do or to wait for."""
+        """Whether all work is done and nothing is running."""
         if self._board.stopped is not None:
             return True
         if self._board.stopping is not None:
@@ -136,16 +137,16 @@ class Scheduler:
 
     @property
     def merging(self) -> int:
-        """Merges under way."""
+        """The number of running merges."""
         return self._work.merges.running
 
     def work(self, clip: int) -> Work:
-        """What an item is."""
+        """The clip and part that an item stands for."""
         return self._work.graph.work(clip)
 
     @property
     def parked(self) -> int:
-        """Actors that hold GPUs which are set aside, so that no other actor gets them."""
+        """Actors that occupy GPUs that are set aside, to keep other actors off them."""
         return self._crew.parked
 
     def running_on(self, actor: int) -> int | None:
@@ -160,7 +161,7 @@ class Scheduler:
         return self._settle(now)
 
     def adopt(self, place: Place, now: float, clip: int = -1, rung: int = 0) -> int:
-        """Before `start`: adds an earlier driver's actor with its model, at work on `clip` or none. Its number."""
+        """Adds an earlier driver's actor, which has its model and may be running `clip`. Call it before `start`."""
         actor = self._crew.add(now, ())
         self._crew.place(actor, now)
         self._health.actor_placed(actor, place)
@@ -174,7 +175,7 @@ class Scheduler:
         return actor
 
     def expect(self, windows: Mapping[int, int], now: float) -> list[Action]:
-        """Clips likely to be cut, and into how many windows: actors for these load while the first opens the clip."""
+        """Numbers of windows of clips likely to be cut: actors for them load their models while the clip is opened."""
         self._work.expect(windows)
         return self._settle(now)
 
@@ -185,11 +186,11 @@ class Scheduler:
         return []
 
     def nodes_seen(self, nodes: Iterable[str]) -> None:
-        """The nodes of the cluster that are alive and large enough for an actor: before `start`, and now and then."""
+        """Nodes that are alive and large enough for an actor. Call it before `start`, then from time to time."""
         self._health.set_nodes(nodes)
 
     def actor_placed(self, actor: int, now: float, place: Place | None = None) -> list[Action]:
-        """Its process runs at that place."""
+        """The actor's process runs at that place."""
         member = self._crew.get(actor)
         if member is not None and member.placed_at is None:
             self._crew.place(actor, now)
@@ -199,7 +200,7 @@ class Scheduler:
             elif self._health.is_node_aside(actor):
                 self._judge.replace(actor, now, "its node is set aside")
             else:
-                self._crew.park(actor)  # so that no other actor gets that GPU
+                self._crew.park(actor)  # occupied, so no other actor gets that GPU
         return self._settle(now)
 
     def actor_ready(self, actor: int, now: float) -> list[Action]:
@@ -215,8 +216,8 @@ class Scheduler:
         """The actor could not load its model.
 
         Args:
-            hopeless: no actor on that node could (the checkpoint does not exist, for example).
-            passing: it may succeed later: the node lacks a resource, or the hub does not answer.
+            hopeless: no actor on that node could (for example, the checkpoint does not exist).
+            passing: a later start may succeed (the node lacks a resource, or the hub does not answer).
         """
         if actor in self._crew and not self._crew[actor].ready:
             place = self._health.place_of(actor)
@@ -231,7 +232,7 @@ class Scheduler:
         return self._settle(now)
 
     def actor_lost(self, actor: int, reason: Reason, message: str, now: float) -> list[Action]:
-        """Its process has ended. `reason`: crashed, out_of_memory (killed for it) or preempted."""
+        """The actor's process has ended. `reason`: crashed, out_of_memory (it was killed for that) or preempted."""
         member = self._crew.get(actor)
         if member is None:
             return self._settle(now)
@@ -253,14 +254,14 @@ class Scheduler:
         return self._settle(now)
 
     def actor_unreachable(self, actor: int, now: float) -> list[Action]:
-        """It does not answer, but may be alive: hang detection pauses until that is known."""
+        """The actor does not answer, but may be alive: hang detection pauses until that is known."""
         member = self._crew.get(actor)
         if member is not None:
             member.unreachable = True
         return self._settle(now)
 
     def actor_leaving(self, actor: int, why: str, now: float) -> list[Action]:
-        """Its node is about to leave: it may finish its clip and gets no other."""
+        """The actor's node is about to leave: the actor may finish its clip and gets no other."""
         member = self._crew.get(actor)
         if member is not None and not member.leaving:
             if member.clip < 0:
@@ -272,7 +273,7 @@ class Scheduler:
         return self._settle(now)
 
     def prefetched(self, actor: int, clip: int, now: float) -> list[Action]:
-        """The prefetch ended. If it failed, running the clip will show why."""
+        """The prefetch has ended. If it failed, running the clip will report why."""
         member = self._crew.get(actor)
         if member is not None and member.decoding == clip:
             member.decoding = -1
@@ -287,12 +288,12 @@ class Scheduler:
         return []
 
     def window_kept(self, actor: int, clip: int) -> None:
-        """A window of the running clip is on the store: failures count from zero again."""
+        """A window of the running clip is stored: failures count from zero again."""
         if self.running_on(actor) == clip:
             self._blame.renew(clip)
 
     def clip_done(self, actor: int, clip: int, now: float) -> list[Action]:
-        """Committed, by this attempt or by another one before it."""
+        """The clip is committed, by this attempt or an earlier one."""
         if self._board.release(actor, clip):
             place = self._health.place_of(actor)
             self._judge.succeeded(actor, place)
@@ -301,7 +302,7 @@ class Scheduler:
         return self._settle(now)
 
     def clip_cut(self, actor: int, clip: int, cutting: Cutting, now: float) -> list[Action]:
-        """The actor that opened the clip found that it is cut into windows."""
+        """The actor that opened the clip found that it must be cut into windows."""
         if self._board.release(actor, clip):
             self._work.cut(clip, cutting, now)
         return self._settle(now)
@@ -324,7 +325,7 @@ class Scheduler:
         traceback: str = "",
         seconds: float = 0.0,
     ) -> list[Action]:
-        """The attempt ended in an error that the worker survived."""
+        """The attempt ended in an error; the worker survived."""
         member = self._crew.get(actor)
         attempt, began = (member.attempt, member.assigned_at) if member else (0, now)
         if self._board.release(actor, clip):
@@ -341,7 +342,7 @@ class Scheduler:
         return self.clip_failed(actor, clip, Reason.STORAGE, message, now)
 
     def give_merges(self, slots: int, now: float) -> list[Action]:
-        """Begins merges, so that at most `slots` are running."""
+        """Starts merges, as long as fewer than `slots` are running."""
         if self.merging == self._work.merges.open:
             return []
         if not self._board.ending and now >= self._board.paused_until:
@@ -353,7 +354,7 @@ class Scheduler:
         return self._settle(now)
 
     def merge_ended(self, clip: int, now: float, failure: Failure | None = None) -> list[Action]:
-        """Well, or in an error."""
+        """The merge has ended, in success or an error."""
         ended = self._work.merges.ended(clip)
         if ended and failure is None:
             self._finish(clip, now)
@@ -370,7 +371,7 @@ class Scheduler:
         return self._settle(now)
 
     def tick(self, now: float) -> list[Action]:
-        """Time passed. Call about once a second."""
+        """Handles everything that depends on time. Call it about once a second."""
         self._health.tick(now)
         for actor, member in self._crew.items():
             if member.unreachable or actor not in self._crew:
@@ -396,7 +397,7 @@ class Scheduler:
         lonely_s = self._starts.none_ready_s(now)
         if lonely_s is not None and not self._board.draining and self.for_actors:
             if lonely_s >= UNSEEN_S and not self._placement.undecided(now):
-                self._health.lift()  # better there than not at all
+                self._health.lift()  # a node to be avoided is better than none
             limit = self.limits.place_timeout_s
             none_placed = len(self._crew.unplaced) + self._crew.parked == len(self._crew)
             if limit is not None and lonely_s >= limit and none_placed:
@@ -407,12 +408,12 @@ class Scheduler:
         return self._settle(now)
 
     def drain(self, now: float) -> list[Action]:
-        """Assign no more clips; running ones may end. `finished` tells when they have."""
+        """Assigns no more clips; running clips may finish. `finished` becomes True when they have."""
         self._board.draining = True
         return self._settle(now)
 
     def stop(self, message: str, now: float) -> list[Action]:
-        """The job cannot continue. Running clips may finish first."""
+        """Stops a job that cannot continue. Running clips may finish first."""
         self._board.begin_stop(message)
         return self._settle(now)
 
@@ -425,7 +426,7 @@ class Scheduler:
     # Places
 
     def _look_at_places(self, now: float) -> None:
-        """Carries out decisions about nodes and GPUs."""
+        """Applies changes in the health of nodes and GPUs."""
         for change in self._health.take_changes():
             here = [actor for actor in self._crew if change.spot in self._health.place_of(actor).spots]
             if change.state in (State.PAUSED, State.ASIDE):
@@ -448,14 +449,14 @@ class Scheduler:
                         self._board.out.append(Load(actor))
 
     def _let_go(self, now: float) -> None:
-        """Ends actors that have run their last clip on a node that is about to leave."""
+        """Ends actors on nodes about to leave that have finished their last clip."""
         for actor in [actor for actor in self._crew.leaving if self._crew[actor].clip < 0]:
             self._judge.replace(actor, now, "its node is leaving", idle=True)
 
     # Decisions
 
     def _settle(self, now: float) -> list[Action]:
-        """Derives actions from the state: starts, assignments, prefetches, stops of idle actors."""
+        """Derives the actions from the state: starts, assignments, prefetches, ends of idle actors."""
         self._look_at_places(now)
         self._judge.close(now)
         self._let_go(now)

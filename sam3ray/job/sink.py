@@ -16,7 +16,7 @@ _FRAMES_AHEAD = 32
 class WriterThread:
     """Feeds an `AnnotationWriter` from a thread. Memory is bounded: `put` waits for the writer.
 
-    As a context manager it ends the thread when the block raises; the file is then incomplete, and the writer's own
+    As a context manager, it ends the thread when the block raises. The file is then incomplete, and the writer's own
     context manager deletes it.
     """
 
@@ -39,13 +39,13 @@ class WriterThread:
             self._thread.join()
 
     def put(self, frame: FrameAnnotations) -> None:
-        """Raises the writer's error, one or a few frames late."""
+        """Queues a frame. Raises the writer's error, a few frames late."""
         if self._error is not None:
             raise self._error
         self._queue.put(frame)
 
     def finish(self) -> None:
-        """Waits until all is written."""
+        """Waits until all frames are written."""
         self._queue.put(None)
         self._thread.join()
         if self._error is not None:
@@ -54,7 +54,7 @@ class WriterThread:
     def _run(self) -> None:
         while (frame := self._queue.get()) is not None:
             if self._error is not None:
-                continue  # keeps the producer from blocking until it notices
+                continue  # empties the queue, so the producer does not block before it sees the error
             began = time.perf_counter()
             try:
                 self._writer.write(frame)

@@ -1,8 +1,8 @@
 """The sightings of a run's videos: a worker must find each video unchanged since it was first seen.
 
-First sight is the earliest of: the start of the run, for files on this machine and in listings of a store; the first
-finished clip of the video. `manifest.parquet` and each clip's file keep it, and the worker gets it with the clip. It
-costs no request.
+A video is first seen at the start of the run, if it is on this machine or in a listing of a store; else when its first
+clip is finished. `manifest.parquet` and each clip's file keep the sighting, and the worker gets it with the clip. No
+extra request is needed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from sam3ray.values.prompts import MaskPrompt
 from sam3ray.video import local_sighting
 
 _LOG = logging.getLogger(__name__)
-_NAMED = 5  # of the videos that have changed
-BUDGET_S = 30.0  # for looking at local files before a job: a slow disk must not hold it up
+_NAMED = 5  # changed videos that are named
+BUDGET_S = 30.0  # limit on looking at local files before a job: a slow disk must not delay it
 
 
 def check_source(clip: Clip, now: str) -> None:
@@ -39,7 +39,7 @@ def check_source(clip: Clip, now: str) -> None:
 
 
 def first_sight(clips: Iterable[Clip]) -> list[Clip]:
-    """The clips with the sightings of their local files. The worker handles files that cannot be checked here."""
+    """The clips with the sightings of their local files. Other files are left to the worker."""
     deadline = time.monotonic() + BUDGET_S
     seen: dict[str, str | None] = {}
 
@@ -47,7 +47,7 @@ def first_sight(clips: Iterable[Clip]) -> list[Clip]:
         if uri not in seen:
             try:
                 path = Path(local_path(uri))
-                # Folders are listed frame by frame: the worker does that.
+                # A folder must be listed frame by frame, which is left to the worker.
                 seen[uri] = None if time.monotonic() > deadline or path.is_dir() else local_sighting(path)
             except OSError:
                 seen[uri] = None
@@ -73,12 +73,12 @@ def with_digests(clips: Iterable[Clip], digests: Mapping[str, str]) -> list[Clip
 
 
 class Sources:
-    """First sights by clip, and by video where a clip has none.
+    """First sightings by clip, and by video for clips without one.
 
     Args:
-        clips: of the job.
-        first: first sights by clip id, as the run has kept them.
-        done: clips done before.
+        clips: the job's clips.
+        first: first sightings by clip id, as stored in the run.
+        done: clips that are already done.
     """
 
     def __init__(self, clips: Sequence[Clip], first: Mapping[str, str], done: Mapping[str, ClipSummary]) -> None:
@@ -90,24 +90,24 @@ class Sources:
                 self._of_video.setdefault(unsigned(clip.uri), summary.source)
 
     def with_first_sight(self, clip: Clip) -> Clip:
-        """The clip with the sighting that its worker must find."""
+        """The clip with the sighting that its worker compares with."""
         first = self._first.get(clip.clip_id) or self._of_video.get(unsigned(clip.uri))
         return replace(clip, source=first)
 
     def saw(self, clip: Clip, source: str) -> None:
-        """A clip of this video is done."""
+        """Notes the sighting of a finished clip's video."""
         if source:
             self._of_video.setdefault(unsigned(clip.uri), source)
 
     def changes(self, clips: Iterable[Clip]) -> Iterator[str]:
-        """The clips whose videos have changed, and how. `clips`: with their current sightings."""
+        """The clips whose videos have changed, and how. `clips` have their current sightings."""
         for clip in clips:
             first = self.with_first_sight(clip).source
             if first is not None and clip.source is not None and (how := change(first, clip.source)):
                 yield f"{clip.clip_id} ({how})"
 
     def tell_changes(self, clips: Iterable[Clip]) -> None:
-        """A warning about changed videos. Open clips of these will fail; finished ones stay."""
+        """Warns of changed videos. Their open clips will fail; finished clips stay."""
         changed = list(self.changes(clips))
         if changed:
             more = f" and {len(changed) - _NAMED} more" if len(changed) > _NAMED else ""

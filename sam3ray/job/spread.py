@@ -1,4 +1,4 @@
-"""Spreads independent calls on many files over the CPUs of a cluster."""
+"""Runs independent calls on many files in parallel on the CPUs of a cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AHEAD = 4  # tasks for each CPU that wait with their arguments
 def spread_over_cluster(config: ClusterConfig) -> Iterator[Callable[[Callable[[T], R], Sequence[T]], Iterator[R]]]:
     """Connects to the cluster; yields a function that applies a call to many values, in order.
 
-    A task whose process or node dies is run again by Ray, which is right for work that changes nothing.
+    Ray reruns a task whose process or node dies, which is safe because the calls change nothing.
     """
     with connected(config):
         yield _spread

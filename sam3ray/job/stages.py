@@ -1,4 +1,4 @@
-"""Divides the cluster between annotating and rendering, and decides when the job is over: pure, like the scheduler."""
+"""Divides the cluster between annotation and rendering, and decides when the job is over: pure, like the scheduler."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from sam3ray.job.render_queue import RenderQueue
 from sam3ray.job.scheduler import Scheduler
 
 MERGES = 16  # at a time, at most
-CROWDED_S = 30.0  # without a place for any actor, until the job says why
+CROWDED_S = 30.0  # without a place for any actor, before the job says why
 
 
 class Stages:
-    """The scheduler of clips and the queue of videos, side by side.
+    """Coordinates the scheduler of clips and the queue of videos.
 
-    Invariant, checked in the tests by simulation: while the existing nodes have room for one actor and one rendering
-    task, the job makes progress; if they do not, `notice` says so, or, where no node can join, nothing waits.
+    Invariant, checked in the tests by simulation: while the nodes have room for one actor and one rendering task, the
+    job makes progress. If they do not, `notice` says so, or, if no node can join, nothing waits.
 
     Attributes:
-        room: for actors, on the nodes that were last looked at.
-        cpus_per_task: what a rendering task asks for.
+        room: number of actors that fit on the nodes, when last looked at.
+        cpus_per_task: CPUs that a rendering task requests.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Stages:
         self._scheduler.nodes_seen(node.id for node in nodes if request.fits(node, 1))
 
     def look(self, nodes: Sequence[Node], where: Mapping[int, str], now: float) -> list[Action]:
-        """Nodes join, leave and get notice at any time. `where`: the node of each actor that has one."""
+        """Takes note of the cluster's current nodes. `where`: the node of each placed actor."""
         if self._cluster.alone:
             self.room = dataclasses.replace(self.room, cpus=all_cpus(nodes))
         else:
@@ -85,12 +85,12 @@ class Stages:
 
     @property
     def merge_cpus(self) -> float:
-        """What merging a clip asks for: nothing on a cluster without CPUs, so that it runs there as well."""
+        """CPUs that a merge requests; 0 on a cluster without CPUs, so that merges also run there."""
         return min(1.0, self.room.cpus) if self._cluster.alone else 1.0
 
     @property
     def merge_slots(self) -> int:
-        """How many merges may run. They take precedence over videos."""
+        """How many merges may run at once. They take precedence over videos."""
         cpus = self.merge_cpus
         return (
             min(MERGES, render_slots(self.room.cpus, self._actors, self._cluster.cpus_per_actor, cpus)) if cpus else 1
@@ -105,7 +105,7 @@ class Stages:
 
     @property
     def _actors(self) -> int:
-        """Those that CPUs are set aside for. Not for actors that others keep out: a task is over sooner than that."""
+        """Actors for which CPUs are reserved. Actors kept out by other users get none reserved: a task ends sooner."""
         return 0 if self._crowded else min(self.room.actors, self._scheduler.expected)
 
     @property
@@ -116,7 +116,7 @@ class Stages:
 
     @property
     def notice(self) -> str:
-        """A sentence if the job is about to stop, has set something aside, or has less room than requested."""
+        """A sentence if the job is about to stop, has set a node or GPU aside, or has less room than requested."""
         if self._scheduler.stopping:
             return f"the job stops when the running clips have finished: {self._scheduler.stopping}"
         if aside := self._scheduler.counts.aside:

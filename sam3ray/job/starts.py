@@ -15,7 +15,7 @@ class Starts:
     """`backoff`: seconds to wait after this many consecutive errors.
 
     Attributes:
-        after: no actor is started before that.
+        after: time before which no actor is started.
     """
 
     def __init__(
@@ -26,14 +26,14 @@ class Starts:
         self._health = health
         self._placement = placement
         self._backoff = backoff
-        self._errors = 0  # in a row
+        self._errors = 0  # consecutive
         self._errors_on: set[str] = set()  # nodes
-        self._refusals: dict[str, str] = {}  # node -> the message of the storage or hub
+        self._refusals: dict[str, str] = {}  # node -> message of the storage or hub
         self._none_ready_since: float | None = None
         self.after = 0.0
 
     def none_ready_s(self, now: float) -> float | None:
-        """For how long no actor has been ready; None if one is."""
+        """Seconds without a ready actor; None if an actor is ready."""
         return None if self._none_ready_since is None else now - self._none_ready_since
 
     def none_ready(self, now: float) -> None:
@@ -49,11 +49,11 @@ class Starts:
         self.after = max(self.after, now + seconds)
 
     def wait_for_others(self, now: float) -> None:
-        """The cause that keeps actors from loading may pass."""
+        """The cause of failed starts may pass: starts no actor for a while."""
         self.wait(self._backoff(3), now)
 
     def refused(self, place: Place, message: str, now: float) -> bool:
-        """The node was rejected, regardless of the clip. True if several nodes agree, or if there is only one."""
+        """The node was rejected, regardless of the clip. True if that happened to several nodes or to the only one."""
         self._refusals[place.node] = message
         self._health.refused(place, message, now)
         return self._refused_by_all
@@ -66,7 +66,7 @@ class Starts:
         return len(self._refusals) >= min(2, len(self._health.nodes))
 
     def failed(self, message: str, now: float, actor: int, place: Place, *, hopeless: bool = False) -> str:
-        """An actor could not load its model. Returns why the job must stop, or empty text.
+        """An actor could not load its model. Returns why the job must stop, or an empty string.
 
         Args:
             hopeless: no other actor on that node could.

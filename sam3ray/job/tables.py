@@ -29,7 +29,7 @@ class Ledger:
     Records are written by a few threads, so that slow storage does not hold up the driver's loop.
 
     Args:
-        check: is called before each write, and raises JobStopped once another driver has taken over.
+        check: called before each write; raises JobStopped once another driver has taken over.
         told: called while the state is read, with the number of names or clips read.
     """
 
@@ -48,7 +48,9 @@ class Ledger:
         ids = {clip.clip_id for clip in clips}
         self.done_before = len(done & ids)
         under_way = clip_windows(store.storage)
-        clear_windows(store.storage, under_way.keys() & done)  # of attempts that lost a race or died late
+        clear_windows(
+            store.storage, under_way.keys() & done
+        )  # failure records of attempts that lost a race or died late
         self.windows = {clip_id: str(name) for clip_id, name in under_way.items() if name and clip_id not in done}
         self.prior: dict[str, list[Reason]] = {}
         self._prior_parts: dict[str, list[tuple[str, Reason]]] = {}
@@ -97,7 +99,7 @@ class Ledger:
         ]
 
     def prior_parts(self, clip: int, clip_id: str) -> dict[Work, list[Reason]]:
-        """Failures of earlier runs, by the parts of a clip that is cut. `clip`: its number for the scheduler."""
+        """Failures of earlier runs, by part of a clip that is cut. `clip`: the scheduler's number of `clip_id`."""
         found: dict[Work, list[Reason]] = {}
         for name, reason in self._prior_parts.get(clip_id, ()):
             if (work := Work.named(clip, name)) is not None:
@@ -105,7 +107,7 @@ class Ledger:
         return found
 
     def unrendered(self) -> list[int]:
-        """Indices of the clips that are done and have no annotated video."""
+        """Indices of finished clips without an annotated video."""
         there = self._store.rendered_ids()
         return [i for i, clip in enumerate(self._clips) if clip.clip_id in self._done and clip.clip_id not in there]
 
@@ -129,7 +131,7 @@ class Ledger:
         )
 
     def newest_window(self, clip_id: str) -> Future[str]:
-        """A clip's summary as the store has it; empty: none."""
+        """Name of the newest window that the store has of a clip; empty: none."""
         return self._pool.submit(lambda: str(newest_window(self._store.storage, clip_id) or ""))
 
     @property
@@ -166,7 +168,7 @@ class Ledger:
             self._stop = str(error)
 
     def tick(self, now: float) -> str:
-        """Writes the table, and records that could not be written before. Returns why the job cannot continue."""
+        """Writes the table and postponed records. Returns why the job cannot continue, or an empty string."""
         if self._unwritten and now >= self._again_at:
             self._again_at = now + WRITE_EVERY_S
             with self._lock:
@@ -188,7 +190,7 @@ class Ledger:
             _LOG.warning("%s", self._table_error)
         except JobStopped as error:
             self._stop = str(error)
-        # A table of a million clips takes a while: spend at most a twentieth of the time on it.
+        # Writing a million clips takes a while: spend at most a twentieth of the time on it.
         took = time.monotonic() - began
         self._table_at = time.monotonic() + max(WRITE_EVERY_S, 20 * took)
 
@@ -197,7 +199,7 @@ class Ledger:
         self._write_table(dict(self._summaries))
 
     def close(self) -> None:
-        """Brings everything onto storage; `summary` says what storage did not take."""
+        """Writes everything that is pending; `summary` names what storage did not accept."""
         self._pool.shutdown(wait=True)
         unwritten, self._unwritten = self._unwritten, []
         for failure in unwritten:
@@ -205,7 +207,7 @@ class Ledger:
         self.write()
 
     def _missing(self) -> str:
-        """What storage did not take, so that the ledger is incomplete; empty if it is complete."""
+        """What storage did not accept, as a phrase; empty if the ledger is complete."""
         if self._stop:
             return self._stop
         problems = [self._table_error] if self._table_error else []

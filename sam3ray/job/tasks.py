@@ -1,4 +1,4 @@
-"""The merges that wait for a CPU, and the running ones: bookkeeping beside the actors' queue."""
+"""Merges that wait for a CPU and running ones: bookkeeping, separate from the actors' queue."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import heapq
 
 
 class Tasks:
-    """First due, first served."""
+    """A queue in the order in which tasks are due."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[float, int]] = []
-        self._running: dict[int, tuple[int, float]] = {}  # item -> its attempt, and when that began
+        self._running: dict[int, tuple[int, float]] = {}  # item -> its attempt and its start time
 
     @property
     def open(self) -> int:
@@ -22,15 +22,15 @@ class Tasks:
 
     @property
     def items(self) -> list[int]:
-        """Those under way."""
+        """Items that are running."""
         return list(self._running)
 
     def add(self, item: int, due: float) -> None:
-        """New, or to be tried again, and not before it is due."""
+        """Adds a new or retried item, which does not run before it is due."""
         heapq.heappush(self._waiting, (due, item))
 
     def take(self, slots: int, now: float) -> list[int]:
-        """Items to start, so that at most `slots` are running."""
+        """Takes items to start, as long as fewer than `slots` are running."""
         taken: list[int] = []
         while self._waiting and self._waiting[0][0] <= now and len(self._running) + len(taken) < slots:
             taken.append(heapq.heappop(self._waiting)[1])
@@ -40,5 +40,5 @@ class Tasks:
         self._running[item] = attempt, now
 
     def ended(self, item: int) -> tuple[int, float] | None:
-        """Its attempt and when that began; None if it is already known."""
+        """Removes the item; returns its attempt and start time, or None if it has already ended."""
         return self._running.pop(item, None)

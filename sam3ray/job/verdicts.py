@@ -1,6 +1,6 @@
-"""Failures that settle a clip, held back until the node or GPU where they happened has proved healthy.
+"""Failures that settle a clip, held until the node or GPU where they happened proves healthy.
 
-The first success there makes them final. If the node or GPU turns out to be faulty instead, its clips go elsewhere.
+The first success there makes them final. If the node or GPU turns out to be faulty, its clips are retried elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Verdict:
 
 
 class Verdicts:
-    """At most one per clip."""
+    """The held verdicts, at most one per clip."""
 
     def __init__(self) -> None:
         self._held: dict[int, Verdict] = {}
@@ -32,13 +32,13 @@ class Verdicts:
         self._held[record.clip] = Verdict(record, actor, place)
 
     def proven_by(self, actor: int, place: Place, lives: Callable[[int], bool]) -> list[Verdict]:
-        """Takes the verdicts that this actor's success makes final: its own, and of dead actors at the same spot."""
+        """Takes the verdicts that this actor's success makes final: its own, and those of dead actors at its spot."""
         return self._take(
             lambda v: v.actor == actor or (not lives(v.actor) and v.place.spots[0] == place.spots[0]),
         )
 
     def of_actor(self, actor: int) -> list[Verdict]:
-        """Takes the verdicts of an actor that is replaced."""
+        """Takes the verdicts of an actor that is being replaced."""
         return self._take(lambda v: v.actor == actor)
 
     def of_spot(self, spot: str) -> list[Verdict]:

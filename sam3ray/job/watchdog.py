@@ -14,8 +14,8 @@ LOOK_EVERY_S = 1.0
 class Watchdog:
     """Within the block, the process exits (code 1, all stacks on stderr) once `value()` has not changed for `limit_s`.
 
-    The clock runs in a thread of faulthandler's that needs no interpreter; a change of the value restarts it.
-    One at a time in a process.
+    The timer is faulthandler's, whose thread does not need the interpreter; each change of the value restarts it.
+    A process can have one watchdog at a time.
     """
 
     def __init__(self, value: Callable[[], object], limit_s: float) -> None:

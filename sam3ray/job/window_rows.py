@@ -1,4 +1,4 @@
-"""The rows of one window as a local file: annotations of its frames, and what reading the video has shown."""
+"""The rows of one window as a local file: annotations of its frames, and facts that reading the video revealed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sam3ray.values.annotations import FrameAnnotations
 def write_window(
     path: Path, clip_id: str, frames: list[FrameAnnotations], seen: Mapping[str, Any] | None = None
 ) -> None:
-    """Frames in one order, ascending or descending, as a file of annotations. It also records frames without rows.
+    """Writes frames, in ascending or descending order, as a file of annotations. Frames without rows are recorded, too.
 
     Args:
-        seen: what reading has shown since the previous window.
+        seen: facts revealed since the previous window.
     """
     falls = len(frames) > 1 and frames[0].frame_index > frames[-1].frame_index
     ordered = frames[::-1] if falls else frames
@@ -36,7 +36,7 @@ def write_window(
 
 
 def read_window(path: Path) -> Iterator[FrameAnnotations]:
-    """The frames of a window in the order in which they were given to `write_window`."""
+    """Reads the frames of a window, in the order in which they were written."""
     facts = window_facts(path)
     size = facts["height"], facts["width"]
     empty = [FrameAnnotations(int(index), int(pts), float(time_s), *size) for index, pts, time_s in facts["empty"]]
@@ -45,7 +45,7 @@ def read_window(path: Path) -> Iterator[FrameAnnotations]:
 
 
 def window_facts(path: Path) -> dict[str, Any]:
-    """Raises ValueError if the file is not a window's."""
+    """The facts of the window's file. Raises ValueError if the file is not that of a window."""
     facts = read_file_metadata(pq.read_metadata(path))["clip"]
     if not isinstance(facts, dict):
         raise ValueError("the file's metadata says nothing about the clip")

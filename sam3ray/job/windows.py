@@ -1,7 +1,8 @@
-"""Checkpoints inside a clip: what an attempt saves from time to time, and where the next one continues.
+"""Checkpoints within a clip: an attempt saves its state from time to time, and the next attempt continues from it.
 
 Only whole windows reach the store (`sam3ray.store.windows` says what it holds if the process dies at any step). A
-window that is damaged, or of another video or engine, is ignored: the clip continues from what is left, or starts over.
+window that is damaged, or of another video or engine, is ignored: the clip continues from an earlier window, or starts
+over.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class WindowTaken(Exception):
 
 @dataclass(frozen=True)
 class Maker:
-    """The maker of the windows, for the record."""
+    """Who made the windows, for the record."""
 
     attempt: int
     rung: int
@@ -46,12 +47,12 @@ class Maker:
 
 
 class _Unwanted(Exception):
-    """The clip was done, or given up, before the window was on the store."""
+    """The clip was done or given up before the window was stored."""
 
 
 @dataclass(frozen=True)
 class _Cut:
-    """A copy of a window that ends here, so that work continues while it is written and uploaded."""
+    """A copy of the window up to now: work continues while the copy is written and uploaded."""
 
     pass_number: int
     frames: Mapping[int, list[FrameAnnotations]]
@@ -64,15 +65,15 @@ class _Cut:
 class ClipWindows:
     """A `sam3ray.engine.recorder.Recorder` that saves a clip's windows on the run's store.
 
-    A thread writes and uploads each window. One can be under way: until it is on the store, the next one grows, and the
-    clip waits only where MOST_ROWS rows are in memory.
+    A thread writes and uploads each window, one at a time. Meanwhile the next window grows; the clip waits only if
+    MOST_ROWS rows are in memory.
 
     Args:
-        run_id: of the run; windows of any other are not used.
-        source: the current sighting of the clip's video; windows of another one are not used.
-        seconds: of work between two windows.
-        folder: for local files; they are removed by `close`.
-        kept_one: called with the name of each window, including the one that the clip continues from.
+        run_id: the run's id; windows of other runs are not used.
+        source: the current sighting of the clip's video; windows with another sighting are not used.
+        seconds: time between two windows.
+        folder: folder for local files, which `close` removes.
+        kept_one: called with the name of each stored window, and of the window from which the clip continues.
     """
 
     def __init__(
@@ -93,15 +94,15 @@ class ClipWindows:
         self._maker = maker
         self._seen: Callable[[], Mapping[str, Any]] = dict
         self._kept_one = kept_one
-        self._seen_before = Seen()  # up to the last window
+        self._seen_before = Seen()  # frames up to the last window
         self._files: dict[WindowName, Path] = {}
-        self._frames: dict[int, list[FrameAnnotations]] = {}  # by pass, since the last window
+        self._frames: dict[int, list[FrameAnnotations]] = {}  # frames by pass, since the last window
         self._rows = 0
         self._since = time.monotonic()
         self._beside = ThreadPoolExecutor(1, "sam3ray-window")
         self._upload: Future[WindowNote] | None = None
         self._upload_s = 0.0
-        self._asked: list[threading.Event] = []  # set by those who wait for a window
+        self._asked: list[threading.Event] = []  # set if someone waits for a window
         self._lock = threading.Lock()  # of `_asked`
         self._is_over = threading.Event()
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,26 +110,26 @@ class ClipWindows:
 
     @property
     def are_there(self) -> bool:
-        """Whether there may be a state to continue from."""
+        """Whether the store may have a state to continue from."""
         return bool(self._windows.states)
 
     @property
     def facts(self) -> dict[str, Any]:
-        """For the clip's metadata: what all attempts saw while reading, and the windows that the clip is made of."""
+        """Entries for the clip's metadata: facts that all attempts read, and the windows that make up the clip."""
         seen = self._seen_before.joined(Seen.of(self._seen())).facts
         return seen | ({"windows": [asdict(entry) for entry in self._note.windows]} if self._note.windows else {})
 
     @property
     def anchor(self) -> Anchor | None:
-        """Where to continue reading the video, according to the window from which the clip continues."""
+        """Where to continue reading the video, according to the window from which the clip resumes."""
         return Anchor.of(self._seen_before.anchor)
 
     def reads(self, seen: Callable[[], Mapping[str, Any]]) -> None:
-        """`seen` returns what reading the video has shown. It is saved: the next attempt reads other frames."""
+        """Sets the source of facts about the video. They are saved, because the next attempt reads other frames."""
         self._seen = seen
 
     def finish(self) -> None:
-        """All frames are processed: no more windows are needed. An upload ends early; its errors are ignored."""
+        """All frames are processed: no more windows are needed. A running upload ends early; its errors are ignored."""
         self._end()
         if self._upload is not None:
             upload, self._upload = self._upload, None
@@ -152,16 +153,16 @@ class ClipWindows:
         self._folder.rmdir()
 
     def clear(self) -> None:
-        """The clip is done."""
+        """Removes the windows of a finished clip."""
         self._windows.list()
         if self._windows.rows or self._windows.states or self._windows.has_index:
             self._windows.clear()
 
     def keep_now(self) -> threading.Event:
-        """Requests, from any thread, a window at the next point where the session can be saved, however short it is.
+        """Requests a window, however short, at the next point where the session can be saved. For any thread.
 
         Returns:
-            An event, set once the window is on the store or none will be.
+            An event, set once the window is stored or it is certain that none will be.
         """
         kept = threading.Event()
         with self._lock:
@@ -171,7 +172,7 @@ class ClipWindows:
                 self._asked.append(kept)
         return kept
 
-    # What a walk asks
+    # Called by a walk to resume
 
     def kept(self) -> Iterator[Kept]:
         fresh, tried = self._note, set[WindowName]()
@@ -181,7 +182,7 @@ class ClipWindows:
             self._note, self._seen_before = fresh, Seen()
             state = self._windows.fetch(name, STATE, self._folder)
             if state is None:
-                self._windows.list()  # a later one has replaced it, or the clip is done
+                self._windows.list()  # a later window has replaced it, or the clip is done
                 continue
             try:
                 self._note = self._sound(state, fresh)
@@ -202,7 +203,7 @@ class ClipWindows:
         self._kept_one(str(last))
 
     def _sound(self, state: Path, fresh: WindowNote) -> WindowNote:
-        """The note of a usable state of this clip, whose rows are all there. Raises ValueError if it is not usable."""
+        """The note of a state of this clip with all its rows. Raises ValueError if it is not usable."""
         from sam3ray.engine.state import StateError, read_note
 
         try:
@@ -211,7 +212,7 @@ class ClipWindows:
             raise ValueError(str(error)) from None
         for what in ("run_id", "clip_id"):
             if getattr(note, what) != getattr(fresh, what):
-                raise ValueError(f"its {what} is {getattr(note, what)!r:.80}, here it is {getattr(fresh, what)!r:.80}")
+                raise ValueError(f"its {what} was {getattr(note, what)!r:.80}, and is now {getattr(fresh, what)!r:.80}")
         if how := change(note.source, fresh.source):
             raise ValueError(f"the video has changed since ({how})")
         if not note.windows:
@@ -231,7 +232,7 @@ class ClipWindows:
             if entry.window.pass_number == pass_number:
                 yield from read_window(self._files[entry.window])
 
-    # What a walk tells
+    # Called by a walk to save
 
     def add(self, pass_number: int, frame: FrameAnnotations) -> None:
         self._frames.setdefault(pass_number, []).append(frame)
@@ -242,22 +243,22 @@ class ClipWindows:
         if self._upload is not None and self._upload.done():
             self.settle()
         asked = bool(self._asked)
-        # Early by the time of the last upload, so that at most `seconds` of work are at stake.
+        # Early by the duration of the last upload, so at most `seconds` of work can be lost.
         is_due = time.monotonic() - self._since >= self._seconds - min(self._upload_s, self._seconds / 2)
         if self._rows >= MOST_ROWS:
             self.settle()
         elif not (is_due or asked) or self._upload is not None:
-            return  # while the last window is under way, this one grows
+            return  # while the last window is being uploaded, this one grows
         self._upload = self._beside.submit(self._keep, self._cut(pass_number, snapshot))
 
     def settle(self) -> None:
-        """Waits for the window that is under way. Raises what `at_rest` raises."""
+        """Waits for the running upload. Raises what `at_rest` raises."""
         if self._upload is not None:
             upload, self._upload = self._upload, None
             self._note = upload.result()
 
     def _cut(self, pass_number: int, snapshot: Callable[[], Saved]) -> _Cut:
-        """Everything since the last window, as a window that ends here."""
+        """Everything since the last window, as a new window."""
         seen = Seen.of(self._seen())
         news = seen.beyond(self._seen_before)
         self._seen_before = self._seen_before.joined(seen)
@@ -268,10 +269,10 @@ class ClipWindows:
         self._frames, self._rows, self._since = {}, 0, time.monotonic()
         return cut
 
-    # In the thread that uploads
+    # In the uploading thread
 
     def _keep(self, cut: _Cut) -> WindowNote:
-        # Rows from the end of an earlier pass since the last window form a window of that pass.
+        # If an earlier pass ended since the last window, its rows form a window of that pass.
         began = time.monotonic()
         passes = sorted({*cut.frames, cut.pass_number})
         entries = [self._rows_kept(each, cut) for each in passes]
@@ -302,7 +303,7 @@ class ClipWindows:
             self._windows.list()
             if news := self._windows.states - known:
                 raise WindowTaken(str(max(news)))
-            # Rows without a state: of an attempt that died between the two, or is about to find that it has lost.
+            # Rows without a state: their attempt died between the two writes, or is about to lose the race.
         digest = sha256_of(local)
         local.unlink()
         seconds = cut.seconds if pass_number == cut.pass_number else 0.0

@@ -7,10 +7,10 @@ Crash contract: annotations are built in a local work folder and reach the store
 one. A process that dies before that leaves nothing on the store but windows of the clip (`job.windows`), from which the
 next attempt continues; the work folder is removed by the next worker on the machine.
 
-The out-of-memory ladder: each rung keeps what the ones before it do.
+The out-of-memory ladder: each rung adds to the measures of the previous ones.
 
     0  as configured
-    1  again, after caches were freed
+    1  the same, after caches were freed
     2  smaller look-ahead and object batches
     3  the tracker's state on the CPU
     4  prompts one at a time
@@ -65,12 +65,12 @@ from sam3ray.video import ClipFrames, local_sighting
 
 _LOG = logging.getLogger(__name__)
 
-SHORTAGE_WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0)  # for shortages that may pass
+SHORTAGE_WAITS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0)  # waits for shortages that may pass
 MAX_TRACEBACK = 8_000  # characters kept in a failure record
 
 
 class Segments(Protocol):
-    """What a worker needs from `sam3ray.segment.Segmenter`."""
+    """The part of `sam3ray.segment.Segmenter` that a worker uses."""
 
     @property
     def model_info(self) -> Mapping[str, Any]: ...
@@ -89,7 +89,7 @@ class Segments(Protocol):
         exemplars: Any = (),
         progress: Callable[[], None] | None = None,
     ) -> Iterator[FrameAnnotations]:
-        """Of those that say `can_resume`, also with a `recorder` (`sam3ray.engine.recorder`)."""
+        """Segments a clip. With a `recorder` (`sam3ray.engine.recorder`) only if `can_resume` is True."""
         ...
 
     def set_memory_rung(self, rung: int) -> None: ...
@@ -100,7 +100,7 @@ MakeSegmenter = Callable[[ModelConfig, TrackingConfig], Segments]
 
 @dataclass(frozen=True)
 class _Written:
-    """A finished local file, and the cost of making it."""
+    """A finished local file, with its timings and peak memory."""
 
     file: FileFacts
     timings: dict[str, float]
@@ -108,7 +108,7 @@ class _Written:
 
 
 class ClipWorker:
-    """Holds one loaded model and processes clips, one at a time; the next one can be prefetched."""
+    """Holds one loaded model and processes clips one at a time; the next clip can be prefetched."""
 
     def __init__(
         self,
@@ -122,12 +122,12 @@ class ClipWorker:
         """Loads the model.
 
         Args:
-            refinement: the corrections that the job follows: clips are tracked from their prompts, no phrase runs, and
-                the rest comes from the corrected run.
-            agreed: the driver's decisions; None: there is no driver.
+            refinement: the corrections that the job follows: clips are tracked from their prompts, phrases are not
+                detected, and all else is copied from the corrected run.
+            agreed: the driver's decisions; None without a driver.
 
         Raises:
-            JobStopped: it cannot be loaded; the message says what to do.
+            JobStopped: the model cannot be loaded; the message says what to do.
             WorkerUnfit: versions, device, dtype or checkpoint are not those of the run.
         """
         self.config = config
@@ -140,7 +140,7 @@ class ClipWorker:
         keeps = config.windows.mode != "off" and getattr(self.segmenter, "can_resume", False)
         self._intake = Intake(config, store if keeps else None)
         self._progress = ClipProgress()
-        self._kept: ClipWindows | None = None  # of the clip under way
+        self._kept: ClipWindows | None = None  # of the running clip
         self._parts: PartWorker | None = None  # where clips may be cut
         how = _stitching(self.segmenter) if config.windows.mode == "parallel" and refinement is None else None
         if how is not None:
@@ -156,10 +156,10 @@ class ClipWorker:
         self._work.close()
 
     def keep_now(self) -> threading.Event:
-        """Requests, from any thread, a window of the running clip.
+        """Requests a window of the running clip. May be called from any thread.
 
         Returns:
-            An event, set once the window is on the store or there is nothing to save.
+            An event, set once the window is stored or there is nothing to save.
         """
         windows = self._kept
         if windows is None:
@@ -168,17 +168,17 @@ class ClipWorker:
             return nothing
         return windows.keep_now()
 
-    # Ahead of time
+    # Prefetching
 
     def prefetch(self, clip: Clip, first_frames: bool = True) -> Future[Opened]:
         """Fetches the clip's video in the background; with `first_frames`, starts decoding it, too.
 
-        Errors are not lost: processing the clip opens it again and meets them.
+        Errors are ignored here: processing the clip opens it again and reports them.
         """
         return self._intake.prefetch(clip, first_frames)
 
     def drop_prefetch(self, clip_id: str) -> None:
-        """The clip will be processed elsewhere."""
+        """Drops the prefetched clip, which another actor will process."""
         self._intake.drop(clip_id)
 
     # The clip itself
@@ -195,7 +195,7 @@ class ClipWorker:
                 return self.process(clip, rung, attempt, work)
             except JobStopped:
                 raise
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is this clip's record
+            except Exception as error:  # noqa: BLE001 - any error becomes this clip's failure record
                 fault = machine_fault(error, gpu_share=self._gpu_share)
                 if wait_s is None or fault is None or not fault.passing:
                     return self._failure(clip, error, attempt, time.perf_counter() - began)
@@ -218,21 +218,21 @@ class ClipWorker:
         self._progress = ClipProgress()
 
     def process(self, clip: Clip, rung: int = 0, attempt: int = 1, work: Work | None = None) -> Answer:
-        """Annotates the clip and commits the result, or says that it is made of windows.
+        """Annotates the clip and commits the result, or returns that it must be cut into windows.
 
         Args:
-            work: which part of the clip; None for a whole one.
+            work: the part of the clip to process; None for a whole clip.
 
         Raises:
-            ClipError: with the reason, where it is known.
-            Exception: whatever else the model or a library raised; `attempt` classifies it.
+            ClipError: an error whose reason is known.
+            Exception: any other error of the model or a library; `attempt` classifies it.
         """
         began = time.perf_counter()
         clock = StageClock()
         self._progress = ClipProgress("begin")
         try:
             if attempt > 1 and self.store.is_done(clip.clip_id):
-                # An attempt given up as dead has committed it after all.
+                # An attempt that was presumed dead has committed it after all.
                 return self._committed_before(clip.clip_id, rung, time.perf_counter() - began)
             if self.refinement is not None and not clip.visual_prompts:
                 return self._copy(clip, self.refinement, began)
@@ -256,13 +256,13 @@ class ClipWorker:
             self._progress = ClipProgress()
 
     def _part(self, clip: Clip, work: Work, tried: Attempt, clock: StageClock) -> PartDone | PartsLost:
-        assert self._parts is not None, "only a worker that cuts clips is given parts of them"
+        assert self._parts is not None, "this worker's segmenter cannot cut clips, so it takes no parts of them"
         if work.stage is Stage.LINK:
             return self._parts.link(clip, tried, clock, self._progress)
         return self._parts.window(clip, work.index, tried, clock, self._progress)
 
     def _annotate(self, opened: Opened, clock: StageClock, tried: Attempt) -> ClipResult:
-        """Reads frames, writes annotations to a local file and puts it onto the store, complete."""
+        """Reads frames, writes annotations to a local file, and puts the complete file onto the store."""
         with contextlib.ExitStack() as stack:
             windows = self._windows(opened, tried)
             if windows is not None:
@@ -275,7 +275,7 @@ class ClipWorker:
             return result
 
     def _windows(self, opened: Opened, tried: Attempt) -> ClipWindows | None:
-        """The windows of the running clip; None if it has none."""
+        """The windows of the running clip; None if it is not checkpointed."""
         config, clip_id, progress = self.config.windows, opened.clip.clip_id, self._progress
         if config.mode == "off" or not getattr(self.segmenter, "can_resume", False):
             return None
@@ -310,7 +310,7 @@ class ClipWorker:
                 )
             committed = self._commit(opened, path, clock)
         finally:
-            path.unlink(missing_ok=True)  # also a file that a full disk cut off
+            path.unlink(missing_ok=True)  # including one that is incomplete because the disk is full
         if not committed:
             return self._committed_before(clip.clip_id, tried.rung, tried.seconds)
         return ClipResult(
@@ -392,7 +392,7 @@ class ClipWorker:
     def _commit(self, opened: Opened, path: Path, clock: StageClock) -> bool:
         """Puts the file onto the store; False if another attempt's file exists."""
         clip = opened.clip
-        if is_local(clip.uri):  # a file that was replaced while it was read may have given frames of both
+        if is_local(clip.uri):  # if the file was replaced while it was read, the frames may come from both versions
             check_source(replace(clip, source=opened.source), local_sighting(Path(local_path(clip.uri))))
         self._progress.stage = "commit"
         with clock.time("commit"):
@@ -434,7 +434,7 @@ class ClipWorker:
         )
 
     def _committed_before(self, clip_id: str, rung: int, seconds: float) -> ClipResult:
-        """The figures of the existing file, which another attempt wrote."""
+        """The figures of the file that another attempt committed."""
         try:
             found = self.store.summary_of(clip_id)
         except (FileNotFoundError, ValueError):  # damaged: `verify` reports it
@@ -446,7 +446,7 @@ class ClipWorker:
     def _failure(self, clip: Clip, error: Exception, attempt: int, seconds: float) -> Failure:
         reason, message, where = classify(error, gpu_share=self._gpu_share)
         if reason is Reason.OUT_OF_MEMORY:
-            error.__traceback__, trace = None, ""  # its frames hold the memory that is to be freed
+            error.__traceback__, trace = None, ""  # the traceback's frames hold the memory that must be freed
             free_memory()
         else:
             trace = redact("".join(traceback.format_exception(error)))[-MAX_TRACEBACK:]
@@ -465,7 +465,7 @@ class ClipWorker:
 
 
 def _stitching(segmenter: Segments) -> Stitching | None:
-    """Processes and links windows. A custom segmenter may provide it; without it, no clip is cut."""
+    """What processes and links windows. A custom segmenter may provide its own; without one, no clip is cut."""
     if isinstance(segmenter, Segmenter):
         return cast(Stitching, stitching)
     own: Stitching | None = getattr(segmenter, "stitching", None)
@@ -475,7 +475,7 @@ def _stitching(segmenter: Segments) -> Stitching | None:
 def _segmenter(
     config: JobConfig, make: MakeSegmenter | None, agreed: Agreement | None, software: Mapping[str, str]
 ) -> Segments:
-    """Loads the model and compares it with the driver's decisions, cheap comparisons first."""
+    """Loads the model and compares it with the driver's decisions, starting with the cheap checks."""
     if agreed is not None:
         check_software(agreed, software, ENGINE_VERSION)
     if make is not None:

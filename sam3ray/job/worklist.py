@@ -1,4 +1,4 @@
-"""All items of a job: which are open, what they wait for, and how their clips end."""
+"""All items of a job: which are open, what they wait for, and what follows when one ends."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sam3ray.job.tasks import Tasks
 
 
 class Worklist:
-    """The actors' queue, the merges, and the graph of what follows what.
+    """The actors' queue, the merges, and the graph of items.
 
     Attributes:
-        done, failed: clips, whole ones.
+        done, failed: numbers of whole clips.
     """
 
     def __init__(
@@ -26,13 +26,13 @@ class Worklist:
         prior: Collection[int],
         prior_parts: Mapping[Work, Iterable[Reason]],
     ) -> None:
-        """`prior`: clips that failed in earlier runs; `prior_parts`: parts that did, and of what."""
+        """`prior`: clips that failed in earlier runs. `prior_parts`: parts that failed, with the reasons."""
         self.line = Line(lengths, last=prior)
         self.graph = Graph(lengths)
         self.merges = Tasks()
         self.done = 0
         self.failed: Counter[Reason] = Counter()
-        self._expected: dict[int, int] = {}  # windows of clips that no actor has opened yet
+        self._expected: dict[int, int] = {}  # windows expected of clips that no actor has opened yet
         self._blame = blame
         self._prior_parts = prior_parts
 
@@ -47,22 +47,22 @@ class Worklist:
         return self.for_actors + sum(self._expected.values()) - len(self._expected)
 
     def expect(self, windows: Mapping[int, int]) -> None:
-        """Clips likely to be cut, with their numbers of windows, known before they are opened."""
+        """Notes the numbers of windows of clips likely to be cut, before these are opened."""
         self._expected |= {clip: count for clip, count in windows.items() if not self.line.is_settled(clip)}
 
     def stays_whole(self, clip: int) -> bool:
-        """It is not cut, whatever was expected. True if that was not known."""
+        """The clip is not cut, whatever was expected. True if that was not known."""
         return self._expected.pop(clip, None) is not None
 
     def clips_of(self, running: Iterable[int]) -> int:
-        """The number of clips that actors and merges work on, given the actors' items."""
+        """The number of clips in progress, given the items on actors; merges are added."""
         items = list(running)
         if not self.graph.is_cut:
             return len(items)
         return len({self.graph.clip(item) for item in (*items, *self.merges.items)})
 
     def finish(self, item: int, now: float) -> bool:
-        """It is done. True if the whole clip is done with it."""
+        """The item is done. True if the whole clip is now done."""
         was_over = self.graph.is_over(item)
         self._settle(item)
         self._admit(self.graph.done(item), now)
@@ -71,12 +71,12 @@ class Worklist:
         return ended
 
     def cut(self, item: int, cutting: Cutting, now: float) -> None:
-        """The clip is made of windows."""
+        """The clip is cut into windows."""
         self._settle(item)
         self._admit(self.graph.cut(item, cutting), now)
 
     def make_again(self, item: int, windows: Collection[int], now: float) -> bool:
-        """As `Graph.again`; False if that has happened too often and the item is still open."""
+        """See `Graph.again`. False if that has happened too often and the item is still open."""
         ready = self.graph.again(item, windows)
         if ready is None:
             return False
@@ -85,13 +85,13 @@ class Worklist:
         return True
 
     def give_up(self, item: int, reason: Reason, busy: Collection[int]) -> set[int] | None:
-        """For good, and its clip with it.
+        """Gives up the item and its clip for good.
 
         Args:
-            busy: running items, which may finish: their windows are useful when the clip is tried again.
+            busy: running items, which may finish: their windows help when the clip is retried.
 
         Returns:
-            The clip's other items, which are to be withdrawn; None if the clip had ended before.
+            The clip's other items, which must be withdrawn; None if the clip had already ended.
         """
         self._settle(item)
         if self.graph.is_over(item):
@@ -105,7 +105,7 @@ class Worklist:
         self._expected.pop(item, None)
 
     def _admit(self, ready: Iterable[Ready], now: float) -> None:
-        """Turns what can begin into items."""
+        """Turns parts that can begin into items."""
         for work, length in ready:
             is_merge = work.stage is Stage.MERGE
             item = self.line.add(length, waits=not is_merge)

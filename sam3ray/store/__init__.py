@@ -1,8 +1,8 @@
-"""Where results live: a run's folder on any fsspec storage, filled exactly once.
+"""The storage of results: a run's folder on any fsspec storage, where each clip is committed exactly once.
 
 store = RunStore("s3://bucket/labels/run-1")
 store.create_or_open(fingerprint, config, clips)
-store.commit("clip-1", "/tmp/clip-1.parquet")  # True: created. False: it was done already
+store.commit("clip-1", "/tmp/clip-1.parquet")  # True: created. False: already done
 """
 
 from sam3ray.store.compact import CompactResult, compact_run

@@ -20,12 +20,12 @@ from sam3ray.guard.redact import redact_values
 from sam3ray.values.annotations import SCHEMA, SCHEMA_VERSION, FrameAnnotations
 
 ROW_GROUP_ROWS = 65_536
-_FLUSH_BYTES = 32 * 2**20  # of RLE text held before a row group is written, however few the rows
-_BATCH_ROWS = 1024  # of an annotation file, in memory at once
+_FLUSH_BYTES = 32 * 2**20  # of RLE text in memory before a row group is written, however few its rows
+_BATCH_ROWS = 1024  # rows of an annotation file in memory at once
 
 METADATA_KEYS = tuple(f"sam3ray.{name}" for name in ("schema_version", "fingerprint", "clip", "model", "software"))
 
-# Dictionary pages pay for values that repeat; run lengths, boxes and track scores hardly do.
+# Dictionary pages pay off for repeated values; run lengths, boxes and track scores rarely repeat.
 _DICTIONARY_COLUMNS = ["clip_id", "prompt", "frame_index", "pts", "time_s", "object_id", "score"]
 _DICTIONARY_COLUMNS += ["segmentation.size.list.element"]
 _STATISTICS_COLUMNS = [
@@ -37,7 +37,7 @@ _STATISTICS_COLUMNS = [
 
 
 def parquet_options(schema: pa.Schema = SCHEMA) -> dict[str, Any]:
-    """How annotation files are written, for `pyarrow.parquet.ParquetWriter`."""
+    """Options of annotation files for `pyarrow.parquet.ParquetWriter`."""
     return {
         "compression": "zstd",
         "compression_level": 3,
@@ -50,7 +50,7 @@ def parquet_options(schema: pa.Schema = SCHEMA) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What a finished file holds."""
+    """The content of a finished file in numbers."""
 
     rows: int
     frames: int
@@ -61,17 +61,17 @@ class FileFacts:
 class AnnotationWriter:
     """Streams the annotations of one clip to a local Parquet file.
 
-    Memory is bounded by one row group. The file is of use only after `finish`: until then it has no footer. If the
-    process dies before that, a local file without a footer is left behind; nothing is on the store. As a context
-    manager it deletes the file when the block raises or ends without `finish`.
+    Memory is bounded by one row group. The file is usable only after `finish`, which writes the footer. If the process
+    dies before that, a local file without a footer remains; nothing is on the store. As a context manager, it deletes
+    the file when the block raises or ends without `finish`.
 
     Args:
-        path: local file, replaced if there.
-        clip_id: of every row.
-        metadata: what the file's metadata says, as JSON values under the keys "fingerprint", "clip" (uri, range,
+        path: local file; an existing one is replaced.
+        clip_id: the clip id of every row.
+        metadata: the file's metadata, as JSON values under the keys "fingerprint", "clip" (uri, range,
             size, fps, time base), "model" (checkpoint, revision, dtype) and "software" (versions). Credentials in
             strings are masked.
-        schema: `SCHEMA` of what a model found, or `TRUTH_SCHEMA`.
+        schema: `SCHEMA` for a model's annotations, or `TRUTH_SCHEMA`.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class AnnotationWriter:
             self.abort()
 
     def write(self, frame: FrameAnnotations) -> None:
-        """Add the next frame, also one without objects: frames are counted here.
+        """Add the next frame. Also call it for frames without objects, because frames are counted here.
 
         Raises:
             ValueError: frames or objects out of order, an object id below 1, or an empty mask.
@@ -153,10 +153,10 @@ class AnnotationWriter:
         self._frames, self._pending_rows, self._pending_bytes = [], 0, 0
 
     def finish(self, **facts: Any) -> FileFacts:
-        """Write the footer; `facts` known only now (seconds, timings, dropped objects) join the "clip" metadata.
+        """Write the footer. `facts` known only now (seconds, timings, dropped objects) go into the "clip" metadata.
 
         The metadata also gets `rows`, `frames` and `objects`, `height` and `width` unless given, `finished_at` (Unix
-        seconds) and `attempt_id`, a random number that tells this file from any other of the same clip, unless given.
+        seconds) and `attempt_id`, a random number that identifies this file among others of the clip, unless given.
         """
         self._flush()
         clip = {
@@ -217,7 +217,7 @@ def read_file_metadata(metadata: pq.FileMetaData) -> dict[str, Any]:
     """The metadata of an annotation file: {"schema_version": 1, "fingerprint": {...}, "clip": {...}, ...}.
 
     Raises:
-        ValueError: a key is missing or is no JSON.
+        ValueError: a key is missing, or its value is not JSON.
     """
     raw = metadata.metadata or {}
     values: dict[str, Any] = {}
@@ -228,16 +228,16 @@ def read_file_metadata(metadata: pq.FileMetaData) -> dict[str, Any]:
         try:
             values[key.removeprefix("sam3ray.")] = parse_json(text)
         except ValueError:
-            raise ValueError(f"the file's metadata has no JSON in {key}") from None
+            raise ValueError(f"the file's metadata has a {key} that is not JSON") from None
     return values
 
 
 def read_frames(
     source: str | os.PathLike[str] | BinaryIO | pa.Table, clip_id: str | None = None
 ) -> Iterator[FrameAnnotations]:
-    """The annotations in a Parquet file or table by frame, in order; a batch of rows at a time is in memory.
+    """Yield the annotations in a Parquet file or table frame by frame, with one batch of rows in memory.
 
-    Frames without objects are not among them.
+    Frames without objects are skipped.
 
     Args:
         source: local path, open file, or table, sorted by frame index and object id.

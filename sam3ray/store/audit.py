@@ -24,7 +24,7 @@ from sam3ray.values.clip import Clip
 class Task:
     """One file to check: a clip's own, or a merged one (`part`) with the index's entries for its clips.
 
-    `whole`: of a merged file, all rows, and not those of its one clip alone.
+    `whole`: check all rows of a merged file, not only those of the one clip.
     """
 
     clips: tuple[Clip, ...]
@@ -37,7 +37,7 @@ class Task:
 class Checked:
     """The findings about one clip in one file.
 
-    `figures`: frames, objects and rows, if they could be read; `made`: its provenance from the metadata.
+    `figures`: frames, objects and rows, if they could be read; `made`: the file's provenance, from its metadata.
     """
 
     clip_id: str
@@ -48,13 +48,13 @@ class Checked:
 
 @dataclass(frozen=True)
 class Auditor:
-    """Checks files of one run. Picklable."""
+    """Checks files of a run. Picklable."""
 
     storage: Storage
     fingerprint: Mapping[str, Any]
 
     def check(self, task: Task) -> tuple[list[Checked], list[str]]:
-        """The findings about each clip, and all problems."""
+        """Check one file. Returns the findings about each clip, and all problems."""
         return self._own_file(task.clips[0]) if task.part is None else self._part(task.part, task)
 
     def _own_file(self, clip: Clip) -> tuple[list[Checked], list[str]]:
@@ -118,11 +118,13 @@ class Auditor:
                     if clip_id in checks:
                         checks[clip_id].rows(batch)
                     else:
-                        problems.append(f"{path}: has rows of clip {clip_id!r}, which the index places elsewhere")
+                        problems.append(
+                            f"{path}: has rows of clip {clip_id!r}, which belong in another file according to the index"
+                        )
         return problems
 
     def _rows_of(self, path: str, clip_id: str) -> list[pa.RecordBatch]:
-        """The rows of one clip: only the row groups that may have some are read."""
+        """The rows of one clip. Reads only the row groups that may have some."""
 
         def read() -> list[pa.RecordBatch]:
             import pyarrow.dataset as ds  # see `store.reading`

@@ -15,7 +15,7 @@ from sam3ray.values.annotations import SCHEMA, SCHEMA_VERSION
 BATCH_ROWS = 4096
 MAX_PROBLEMS = 10
 _HASHED = ("frame_index", "pts", "object_id", "score", "track_score", "area")
-_SLICE_CHARS = 400_000  # of RLE text checked at once: bounds the arrays of run lengths
+_SLICE_CHARS = 400_000  # of RLE text checked at once, which bounds the arrays of run lengths
 
 
 class ClipCheck:
@@ -23,10 +23,10 @@ class ClipCheck:
 
     Args:
         where: how messages name the file or part.
-        metadata: the clip's file metadata, as `read_file_metadata` gives it.
-        fingerprint: the run's.
-        prompts: allowed values of the `prompt` column; None: anything.
-        one_prompt: whether an object must have the same one on all its frames. Corrections may differ.
+        metadata: the clip's file metadata, as `read_file_metadata` returns it.
+        fingerprint: the run's fingerprint.
+        prompts: allowed values of the `prompt` column; None: all are allowed.
+        one_prompt: whether an object must have the same prompt on all its frames; corrections may change it.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ClipCheck:
 
     @property
     def digest(self) -> str:
-        """Counts of all rows seen, across batches."""
+        """Counts of all rows so far, across batches."""
         return "".join(state.hexdigest() for state in self._hashes.values())
 
     @property
@@ -132,7 +132,7 @@ class ClipCheck:
         self._check_that_time_grows(frame, pts, seconds)
 
     def _check_that_time_grows(self, frame: np.ndarray, pts: np.ndarray, seconds: np.ndarray) -> None:
-        """From frame to frame, also across batches."""
+        """Time must increase from frame to frame, also across batches."""
         last_frame, last_pts, last_s = self._last_time or (-1, 0, 0.0)
         if self._last_time is not None:
             frame = np.concatenate(([last_frame], frame))

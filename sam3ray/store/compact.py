@@ -1,35 +1,36 @@
 """Merging per-clip files into large ones.
 
-Merged files go to `compacted/`, and the newest index there says which clips they hold (see `compacted`). What is on
-storage if the process dies, step by step:
+Merged files go to `compacted/`. The newest index there says which clips they hold (see `compacted`). What is on storage
+if the process dies, step by step:
 
-1. A part is built in a local temporary file, read back, and created under a new name. It is not read, because no index
-   names it. If the process dies here, the next compaction deletes it, once no index can still name it.
-2. The next version of the index is created, in one step and only if it does not exist yet. From here on
-   `read_annotations`, resume, `status` and `verify` take those clips from the part. Their own files are the same rows,
-   and are passed over.
-3. Parts that the new ones replace are deleted, and indexes older than the one before.
+1. A part is built in a local temporary file, read back, and created under a new name. No reader uses it, because no
+   index names it. If the process dies here, the next compaction deletes the part once no index can name it any more.
+2. The next version of the index is created, in one step and only if it does not exist yet. From then on,
+   `read_annotations`, resume, `status` and `verify` read those clips from the part. Their own files have the same rows,
+   and are skipped.
+3. Parts that were replaced are deleted, and all indexes except the newest two.
 4. With `remove_originals`, the clips' own files are deleted. If the process dies half-way, the next compaction with
    `remove_originals` continues.
 
 What readers see at every moment:
 
 * `read_annotations` sees each clip exactly once: it lists the clips' own files first and reads the index after that.
-  A dataset opened before step 3 or 4 that reads a deleted file later fails with "not found", and never silently lacks
-  rows: open it again.
-* A naive `annotations/*.parquet` stays complete and right as long as originals are kept, which is the default. With
-  `remove_originals` it is complete before step 4 and loses clips during it; no order of single-file steps can keep a
-  plain listing both complete and free of duplicates while rows move between files. Once the compaction has ended,
-  `annotations/*.parquet` and `compacted/*.parquet` together are naively right, each clip in one of them.
+  A dataset that was opened before step 3 or 4 may later fail with "not found" at a deleted file, but never silently
+  omits rows: open it again.
+* A plain `annotations/*.parquet` stays complete and correct if originals are kept, which is the default. With
+  `remove_originals` it loses clips during step 4: while rows move between files, no order of single-file steps can keep
+  a plain listing both complete and free of duplicates. After the compaction, `annotations/*.parquet` and
+  `compacted/*.parquet` together have each clip exactly once.
 
-Of two compactions at once, whatever became of their leases, nothing is lost. Each step asks the lease first. If the
-process slept between the question and the step: a part under a new name harms nobody; the index is not created, as its
-version is taken; and what is deleted stays replaced, as each version of the index names all clips of the one before. A
-part that no index names may belong to a compaction that sleeps. Its name tells the version of the index that it was
-made from: once there is a newer one, the sleeper can no longer name it, and it goes.
+Two compactions at once lose nothing, even if both believe that they hold the lease. Each step checks the lease first.
+If the process is suspended between the check and the step, a part under a new name does no harm; the index is not
+created, because its version is taken; and deleted files stay replaced, because each version of the index names all
+clips of the previous one. A part that no index names may belong to a suspended compaction. Its name has the version of
+the index from which it was made: once there is a newer index, the suspended compaction can no longer add the part,
+which is deleted.
 
-The compaction holds the lease, so that no driver starts meanwhile. A straggler that finishes a clip after its own file
-was removed is refused by `RunStore.commit`, which looks at the index first.
+The compaction holds the lease, so no driver starts meanwhile. If a straggler finishes a clip whose own file has been
+removed, `RunStore.commit` rejects it, because it looks at the index first.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ _FLUSH_BYTES = 64 * 2**20  # of Arrow data held before a row group is written
 
 @dataclass(frozen=True)
 class CompactResult:
-    """What a compaction did: clips merged now, parts and bytes written, own files of clips removed."""
+    """The result of a compaction: clips merged now, parts and bytes written, own files of clips removed."""
 
     clips: int
     parts: int
@@ -95,16 +96,16 @@ def compact_run(
 ) -> CompactResult:
     """Merge the finished clips that are not merged yet.
 
-    Parts are closed once they have `target_bytes`, at the end of a clip; the last one may be smaller, and is merged
-    again with what comes later. Within a part rows are sorted by clip id, frame index and object id.
+    A part is closed at the end of the clip with which it reaches `target_bytes`. The last part may be smaller, and is
+    merged again with later clips. Rows in a part are sorted by clip id, frame index and object id.
 
     Args:
-        target_bytes: 128 to 512 MiB suit most readers.
-        remove_originals: delete the clips' own files afterwards; see above for what naive readers then see.
+        target_bytes: minimum size of a part; 128 to 512 MiB suit most readers.
+        remove_originals: delete the clips' own files afterwards; see above for the effect on plain listings.
         progress: called with (clips merged, clips to merge).
 
     Raises:
-        UserError: no run here, or a file that cannot be merged: `verify` says what is wrong with it.
+        UserError: there is no run here, or a file cannot be merged: `verify` says what is wrong with it.
         JobStopped: a driver is active.
     """
     store = RunStore(output, storage_options)
@@ -123,7 +124,7 @@ class _Compaction:
         self._parts = {
             e.path.partition("/")[2]: e.size for e in storage.walk(layout.COMPACTED) if e.path.endswith(".parquet")
         }
-        self._index = read_newest(storage)  # after the listing of parts: one made meanwhile is not looked at
+        self._index = read_newest(storage)  # after the listing of parts, so parts created meanwhile are ignored
 
     def run(self, remove_originals: bool, progress: Callable[[int, int], None] | None) -> CompactResult:
         sources = self._sources()
@@ -144,13 +145,13 @@ class _Compaction:
         """The clips to merge, in the order of their ids."""
         index = self._index.clips
         sources = [_Source(clip_id, None) for clip_id in self._own - index.keys()]
-        if sources:  # otherwise small parts cannot be improved
+        if sources:  # without new clips, merging small parts again would change nothing
             small = {c.part for c in index.values() if self._parts.get(c.part, 0) < self._target_bytes // 2}
             sources += [_Source(clip.clip_id, clip.part) for clip in index.values() if clip.part in small]
         return sorted(sources, key=lambda source: source.clip_id)
 
     def _write_parts(self, sources: list[_Source]) -> Iterator[tuple[list[CompactedClip], int]]:
-        """Write parts, one after the other; yields the clips and the size of each once it is on the store."""
+        """Write parts one after the other; yield each one's clips and size once it is on the store."""
         waiting = iter(sources)
         source = next(waiting, None)
         before = self._index.clips
@@ -160,7 +161,7 @@ class _Compaction:
                 with unnamed_file() as local:
                     held: list[CompactedClip] = []
                     with _PartWriter(local, self._fingerprint) as writer:
-                        # One clip at least: any size ends.
+                        # At least one clip: every size ends it.
                         while source is not None and (not held or writer.size < self._target_bytes):
                             rows, metadata = _copy(self._storage, source, before, replaced, writer)
                             held.append(CompactedClip(source.clip_id, part, rows, json.dumps(metadata, sort_keys=True)))
@@ -168,16 +169,16 @@ class _Compaction:
                     size = _read_back(local, held)
                     self._lease.check()
                     if not self._storage.create(local, layout.part_path(part)):
-                        raise AssertionError(f"two merged files of one random name: {part}")
+                        raise AssertionError(f"two merged files have the same random name: {part}")
                 yield held, size
 
     def _switch(self, held: list[CompactedClip]) -> None:
-        """Make the next version of the index."""
+        """Create the next version of the index."""
         clips = self._index.clips | {clip.clip_id: clip for clip in held}
         version = self._index.version + 1
         self._lease.check()
         made = create_index(self._storage, version, clips.values())
-        # An old version that has been deleted could be created again.
+        # Guards against creating an old version again that has been deleted.
         if not made or max(versions(self._storage), default=version) > version:
             raise JobStopped(
                 f"another compaction of {self._storage.shown()} finished first (it created {index_path(version)}); "
@@ -197,7 +198,7 @@ class _Compaction:
         """Remove leftovers of earlier compactions. Readers may still use the index before the newest."""
         named = {clip.part for clip in self._index.clips.values()}
         if any(base_version(part) == self._index.version for part in self._parts.keys() - named):
-            # Made from the newest index: its compaction may be suspended. A newer index shows that it is too late.
+            # Made from the newest index: its compaction may be suspended. A newer index shows that it has lost.
             self._switch([])
         self._delete_replaced(self._index.clips)
         for version in versions(self._storage):
@@ -235,14 +236,16 @@ def _copy(
                     f"{place} cannot be merged: {why_unreadable(error)}; run `verify` for details"
                 ) from None
     if rows != metadata["clip"].get("rows"):
-        raise UserError(f"clip {source.clip_id} cannot be merged: it has {rows} rows, its metadata says otherwise")
+        raise UserError(
+            f"clip {source.clip_id} cannot be merged: it has {rows} rows, but its metadata has another number"
+        )
     return rows, metadata
 
 
 class _OldParts:
-    """Reads the clips of parts that are merged again, each part once from front to back.
+    """Reads the clips of parts that are merged again, each part once from beginning to end.
 
-    Clips must be asked for in the order of their ids, which is the order within a part.
+    Request clips in the order of their ids, which is their order within a part.
     """
 
     def __init__(self, storage: Storage) -> None:

@@ -1,9 +1,9 @@
 """The merged files of a compacted run, and the index that says which clips they hold.
 
-`compacted/index-<version>.arrow` is the switch: a part counts only once the newest index names it. A version is
-created, never replaced, and only if it does not exist: of two compactions that began from the same version one goes on,
-the other learns that it has lost. Every version names all clips that the one before it named. Runs of sam3ray 0.1.0
-have one `compacted/index.arrow` instead, which counts as version 0.
+`compacted/index-<version>.arrow` is the switch: a part counts only once the newest index names it. A version is only
+created if it does not exist, and never replaced: of two compactions that started from the same version, one continues
+and the other learns that it has lost. Every version names all clips of the previous version. Runs of sam3ray 0.1.0 have
+a single `compacted/index.arrow` instead, which counts as version 0.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from sam3ray.store.storage import Entry, Storage
 
 _SCHEMA = pa.schema([("clip_id", pa.string()), ("part", pa.string()), ("rows", pa.int64()), ("metadata", pa.string())])
 _NAME = re.compile(r"index-([0-9]{8})\.arrow", re.ASCII)
-_FIRST_IDS = b"sam3ray.first_ids"  # of each batch, so that one clip is found without reading all
+_FIRST_IDS = b"sam3ray.first_ids"  # rows of each batch, so that one clip is found without reading all of them
 _BATCH_CLIPS = 512
-_TAIL_BYTES = 64 * 2**10  # holds the footer of an index of a million clips
+_TAIL_BYTES = 64 * 2**10  # enough for the footer of an index of a million clips
 
 
 @dataclass(frozen=True, slots=True)
 class CompactedClip:
-    """Where a clip's rows are, and the metadata its own file had (JSON)."""
+    """Where a clip's rows are, and the metadata of its own file (JSON)."""
 
     clip_id: str
     part: str
@@ -44,7 +44,7 @@ class CompactedClip:
     metadata: str
 
     def values(self) -> dict[str, Any]:
-        """Raises ValueError where the metadata are damaged."""
+        """The metadata as values. Raises ValueError if it is damaged."""
         found = parse_json(self.metadata)
         if not isinstance(found, dict):
             raise ValueError(f"the index has no metadata of clip {self.clip_id}")
@@ -104,13 +104,13 @@ def read_newest(storage: Storage) -> Index:
     while there := versions(storage):
         newest = max(there)
         data = storage.read(index_path(newest))
-        if data is not None:  # otherwise a compaction has made a newer one and deleted this one
+        if data is not None:  # gone: a compaction has created a newer version and deleted this one
             return Index(newest, _clips(storage, newest, data))
     return Index(0, {})
 
 
 def read_index(storage: Storage) -> dict[str, CompactedClip]:
-    """The clips held by merged files; empty for a run that was never compacted.
+    """The clips in merged files; empty for a run that was never compacted.
 
     Raises:
         UserError: the index is damaged.
@@ -119,7 +119,7 @@ def read_index(storage: Storage) -> dict[str, CompactedClip]:
 
 
 def create_index(storage: Storage, version: int, clips: Iterable[CompactedClip]) -> bool:
-    """Switch readers over, in one step. False if another process has created this version."""
+    """Switch readers to this version, in one step. False if another process has created it."""
     rows = sorted(clips, key=lambda clip: clip.clip_id)
     starts = range(0, len(rows), _BATCH_CLIPS)
     schema = _SCHEMA.with_metadata({_FIRST_IDS: json.dumps([rows[i].clip_id for i in starts])})
@@ -133,12 +133,12 @@ def create_index(storage: Storage, version: int, clips: Iterable[CompactedClip])
 
 
 class Lookup:
-    """Finds single clips in the newest index: one listing, and at most two small reads where there is an index."""
+    """Finds single clips in the newest index, with one listing and, if there is an index, at most two small reads."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._lock = threading.Lock()
-        self._read = (0, 0)  # version and size of the index that `_reader` reads
+        self._read = (0, 0)  # version and size of the index that is open in `_reader`
         self._reader: pa.ipc.RecordBatchFileReader | None = None
         self._first_ids: list[str] = []
 
@@ -154,20 +154,20 @@ class Lookup:
                 with self._lock:
                     return self._find(newest, there[newest].size, clip_id)
             except FileNotFoundError:
-                continue  # a compaction has made a newer one and deleted this one
+                continue  # a compaction has created a newer version and deleted this one
             except (pa.ArrowException, OSError, ValueError, KeyError) as error:
                 raise _damaged(self._storage, newest, error) from None
         return None
 
     def _find(self, version: int, size: int, clip_id: str) -> CompactedClip | None:
-        size = size or self._storage.size(index_path(version)) or 0  # a local listing does not give it
+        size = size or self._storage.size(index_path(version)) or 0  # local listings have no sizes
         if (version, size) != self._read or self._reader is None:
             window = _Window(self._storage, index_path(version), size)
             self._reader = pa.ipc.open_file(pa.PythonFile(window, "r"))
             self._read = (version, size)
             named = (self._reader.schema.metadata or {}).get(_FIRST_IDS)
             self._first_ids = [str(first) for first in parse_json(named)] if named is not None else []
-            if named is None:  # of sam3ray 0.1.0: one batch
+            if named is None:  # written by sam3ray 0.1.0, in one batch
                 self._first_ids = [""] * self._reader.num_record_batches
         at = bisect.bisect_right(self._first_ids, clip_id) - 1
         if at < 0:
@@ -181,7 +181,7 @@ class Lookup:
 
 
 class _Window(io.RawIOBase):
-    """A file on the store that is read in ranges: its end, then what is asked for, with some more."""
+    """A file on the store that is read in ranges: its end first, then each requested range with some more."""
 
     def __init__(self, storage: Storage, path: str, size: int) -> None:
         super().__init__()

@@ -1,20 +1,19 @@
-"""Create-if-absent: a file appears on the store whole, and only if none with its name exists.
+"""Create-if-absent: a file appears on the store complete, and only if no file of its name exists.
 
-What enforces the condition:
+The condition is enforced as follows:
 
 * local disk: an unnamed temporary file (Linux `O_TMPFILE`) is linked to its name. `link(2)` fails if the name is
-  taken. A process that dies before leaves nothing. Where unnamed files or hard links are missing (other systems, some
-  network mounts) a named temporary in `.tmp/` is linked or, at worst, renamed after a check.
-* S3, Azure, GCS: the server, on `If-None-Match: *` or `ifGenerationMatch=0`. On S3 a file goes up in one request, which
-  may carry 5 GiB, so no multipart upload can be left behind. Azure keeps the blocks of an upload that died for a week,
-  invisible, and then drops them.
-* memory: a lock, within the process.
-* any other filesystem: the file is uploaded under a temporary name, the name is checked and the file is moved. Two
-  writers in the same instant can both succeed there; the later one's file stays. `Guarantee.CHECKED` says so.
+  taken. A process that dies before that leaves nothing. Without unnamed files or hard links (other systems, some
+  network mounts), a named temporary file in `.tmp/` is linked or, in the worst case, renamed after a check.
+* S3, Azure, GCS: the server, on `If-None-Match: *` or `ifGenerationMatch=0`. S3 gets each file in one
+  request, which may carry 5 GiB, so no multipart upload can be left behind. Azure keeps the invisible blocks of an
+  interrupted upload for a week.
+* memory: a lock within the process.
+* any other filesystem: the file is uploaded under a temporary name, the final name is checked, and the file is moved.
+  Two simultaneous writers can then both succeed, and the later file stays: `Guarantee.CHECKED`.
 
-A request can be carried out although its answer is lost. The client tries again and is told that the file exists.
-So each call marks its file with a random token of its own where the store keeps metadata: if the file that exists
-carries our token, we made it.
+A request may succeed although its answer is lost. The client then retries and gets "exists". So if the store keeps
+metadata, each call marks its file with a random token: if the existing file carries our token, we created it.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from typing import Any
 
 from sam3ray.store import s3
 
-_TOKEN = s3.TOKEN  # letters and digits: each store and client rewrites other characters in its own way
+_TOKEN = s3.TOKEN  # letters and digits, because stores and clients rewrite other characters
 _MEMORY_LOCK = threading.Lock()
 
 
@@ -45,12 +44,12 @@ class Guarantee(Enum):
 
 
 def temporary_name() -> str:
-    """A name that tells which process of which host the temporary file belongs to."""
+    """A name for a temporary file that identifies its host and process."""
     return f"{socket.gethostname()}~{os.getpid()}~{uuid.uuid4().hex}"
 
 
 def temporary_is_dead(name: str, age_s: float) -> bool:
-    """Whether a temporary file's process is gone: known on its own host, taken for granted elsewhere after an hour."""
+    """Whether a temporary file's process has ended: known on its own host, assumed on others after an hour."""
     host, _, rest = name.partition("~")
     pid = rest.partition("~")[0]
     if host == socket.gethostname() and pid.isdigit():
@@ -83,14 +82,14 @@ GUARANTEES = {
 
 
 def create(fs: Any, local: str, remote: str, scratch: str, token: str) -> bool:
-    """Create `remote` from the local file. Raises FileExistsError if it is there.
+    """Create `remote` from the local file. Raises FileExistsError if it exists.
 
     Args:
         scratch: a folder on the same store for temporary files.
-        token: marks the file as this call's where the store can keep it.
+        token: marks the file as created by this call, if the store keeps metadata.
 
     Returns:
-        Whether it is known that the store has these very bytes, so no check is needed.
+        Whether the store has confirmed these very bytes, so that no check is needed.
     """
     kind = kind_of(fs)
     if kind == "local":
@@ -130,7 +129,7 @@ def replace(fs: Any, local: str, remote: str, scratch: str) -> None:
 
 
 def token_of(fs: Any, remote: str) -> str | None:
-    """The token that `create` left with a file; None if the store keeps none."""
+    """The token that `create` stored with a file; None if the store keeps no metadata."""
     kind = kind_of(fs)
     if kind == "s3":
         return {k.lower(): v for k, v in s3.head(fs, remote)["Metadata"].items()}.get(_TOKEN)
@@ -151,7 +150,7 @@ def _put_whole(fs: Any, local: str, remote: str) -> None:
 
 
 def _create_azure(fs: Any, local: str, remote: str, token: str) -> None:
-    # adlfs sets the blob's metadata itself and takes none of ours: one level below it.
+    # adlfs sets the blob's metadata itself and does not accept ours, so we call the library below it.
     from azure.core.exceptions import ResourceExistsError
     from fsspec.asyn import sync
 
@@ -195,7 +194,7 @@ def _create_checked(fs: Any, local: str, remote: str, scratch: str) -> None:
 def _create_local(local: str, remote: str, scratch: str) -> None:
     folder = os.path.dirname(remote)
     os.makedirs(folder, exist_ok=True)
-    if os.path.lexists(remote):  # saves the copy; the link below decides
+    if os.path.lexists(remote):  # only saves the copy; the link below decides
         raise FileExistsError(errno.EEXIST, "File exists", remote)
     if not _link_unnamed(local, remote, folder):
         _link_named(local, remote, scratch)
@@ -203,7 +202,7 @@ def _create_local(local: str, remote: str, scratch: str) -> None:
 
 
 def _link_unnamed(local: str, remote: str, folder: str) -> bool:
-    """Link an unnamed copy to its name. False where the filesystem knows no unnamed files."""
+    """Link an unnamed copy to its name. False if the filesystem does not support unnamed files."""
     flag = getattr(os, "O_TMPFILE", None)
     if flag is None:
         return False
@@ -219,7 +218,7 @@ def _link_unnamed(local: str, remote: str, folder: str) -> bool:
         os.fsync(file.fileno())
         where = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            # Naming a directory makes Python use linkat(2) with AT_SYMLINK_FOLLOW, which resolves the /proc link.
+            # With a directory given, Python calls linkat(2) with AT_SYMLINK_FOLLOW, which resolves the /proc link.
             os.link(f"/proc/self/fd/{file.fileno()}", remote, src_dir_fd=where)
         except FileExistsError:
             if os.fstat(file.fileno()).st_ino == os.stat(remote).st_ino:
@@ -245,7 +244,7 @@ def _link_named(local: str, remote: str, scratch: str) -> None:
             raise
         if os.path.lexists(remote):
             raise FileExistsError(errno.EEXIST, "File exists", remote) from None
-        os.rename(temporary, remote)  # no hard links here: as good as this filesystem allows
+        os.rename(temporary, remote)  # without hard links, this is the best that the filesystem allows
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -265,7 +264,7 @@ def _named_temporary(local: str, scratch: str) -> str:
                 shutil.copyfileobj(source, file, 2**20)
                 file.flush()
                 os.fsync(file.fileno())
-        except BaseException:  # a full disk: what was written would keep it full
+        except BaseException:  # on a full disk, a partial file would keep it full
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             _remove_if_empty(scratch)

@@ -1,21 +1,22 @@
 """The files of an unfinished clip that is cut into parallel windows, in `windows/<clip_id>/`.
 
-    cuts.json                 how it is cut, decided once
+    cuts.json                 how the clip is cut, decided once
     w<k>-<n>.parquet          rows of window k, made by its n-th attempt
-    w<k>-<n>.safetensors      its objects' memories at its end, and where it found hidden ones again; not of the last
-    w<k>.json                 window k is done: names the two with their SHA-256
-    links.json                which objects are the same across windows, decided once; names the rows it is based on
+    w<k>-<n>.safetensors      its objects' memories at its end, and where it found hidden ones again; none for the last
+    w<k>.json                 window k is done: names both files with their SHA-256
+    links.json                which objects are the same across windows, decided once; names the rows that it is based
+    on
 
-Each file is created if absent, whole or not at all, in the order of this list. If the process dies after
-* `cuts.json`: the next attempt uses it, if it is of the same video, rules and versions.
-* rows, or the memories: files remain that nothing names. The next attempt takes another number.
+Each file is created if absent, completely or not at all, in this order. If the process dies after
+* `cuts.json`: the next attempt uses it if video, rules and versions are the same.
+* rows, or the memories: files remain that nothing names. The next attempt uses another number.
 * `w<k>.json`: the window is done, and is not processed again.
 * `links.json`: only merging remains.
 * the clip is done: files remain, which `verify` notes and the next driver removes.
 
-Two attempts at one window create two sets of files, of which `w<k>.json` names one. Two attempts at linking may decide
-differently; the first `links.json` counts. Digests bind all of it together: what is damaged, or was made of another
-`cuts.json`, counts as absent.
+Two attempts at one window create two sets of files, and `w<k>.json` names one of them. Two attempts at linking may
+decide differently; the first `links.json` counts. Digests tie the files together: a file that is damaged or belongs to
+another `cuts.json` counts as absent.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from sam3ray.store.windows import ROWS, STATE, clear_windows, sha256_of
 from sam3ray.values.cutting import Cut, cuts
 
 FORMAT = 1
-MOST_BYTES = 2**26  # of a JSON file
+MOST_BYTES = 2**26  # largest size of a JSON file
 _STRICT = ConfigDict(strict=True, extra="forbid")
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -48,9 +49,9 @@ class CutsNote:
     """How a clip is cut: `cuts.json`.
 
     Attributes:
-        source: how the video looked (`sam3ray.files.sighting`).
-        num_frames, frames, overlap, hotstart_delay, multiple_of: as `sam3ray.values.cutting.cuts` takes them.
-        bound_to: what else the rows depend on: rules, versions, dtype, kind of device.
+        source: the video's sighting (`sam3ray.files.sighting`).
+        num_frames, frames, overlap, hotstart_delay, multiple_of: arguments of `sam3ray.values.cutting.cuts`.
+        bound_to: all else on which the rows depend: rules, versions, dtype, kind of device.
     """
 
     run_id: str
@@ -66,7 +67,7 @@ class CutsNote:
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
-        """Raises ValueError for numbers that cannot be."""
+        """The windows of the clip. Raises ValueError if the numbers are impossible."""
         return cuts(self.num_frames, self.frames, self.overlap, self.hotstart_delay, self.multiple_of)
 
 
@@ -75,9 +76,9 @@ class WindowMark:
     """A window is done: `w<k>.json`.
 
     Attributes:
-        cuts: SHA-256 of the `cuts.json` that it is a window of.
-        attempt_number: of its files (`rows`, `ending`), whose SHA-256 these are; the last window has no ending.
-        frames: that the clip takes from it.
+        cuts: SHA-256 of the `cuts.json` to which the window belongs.
+        attempt_number: number in its files' names. `rows`, `ending`: their SHA-256; the last window has no ending.
+        frames: number of frames that the clip takes from the window.
         objects, dropped, rung, device, attempt, seconds: how it was made.
     """
 
@@ -97,12 +98,12 @@ class WindowMark:
 
 @checked(config=_STRICT)
 class LinksNote:
-    """Who is who: `links.json`.
+    """Which objects are the same across windows: `links.json`.
 
     Attributes:
         cuts: SHA-256 of `cuts.json`.
-        rows: SHA-256 of the rows of each window.
-        links: as `sam3ray.stitching.Links.dumps` gives them.
+        rows: SHA-256 of each window's rows.
+        links: the text that `sam3ray.stitching.Links.dumps` returns.
     """
 
     cuts: _Digest
@@ -115,10 +116,10 @@ _CUTS, _MARK, _LINKS = TypeAdapter(CutsNote), TypeAdapter(WindowMark), TypeAdapt
 
 
 class WindowLost(Exception):
-    """Windows, or none but the links, are missing or damaged on the store, and are to be made again.
+    """Windows are missing or damaged on the store and must be processed again; if none is named, the links are.
 
     Attributes:
-        windows: their numbers.
+        windows: numbers of the windows.
     """
 
     def __init__(self, windows: Sequence[int], why: str) -> None:
@@ -128,7 +129,7 @@ class WindowLost(Exception):
 
 @dataclass
 class CutClip:
-    """The files of one clip.
+    """The files of one clip that is cut.
 
     Attributes:
         names: the existing files, by the last listing.
@@ -143,7 +144,7 @@ class CutClip:
 
     @property
     def done(self) -> frozenset[int]:
-        """Windows that are done, as seen last."""
+        """Windows that are done, by the last listing."""
         found = (layout.cut_file_of(name) for name in self.names)
         return frozenset(each[0] for each in found if each is not None and each[1] is None)
 
@@ -151,29 +152,29 @@ class CutClip:
     def is_linked(self) -> bool:
         return layout.LINKS in self.names
 
-    # How it is cut
+    # Cuts
 
     def read_cuts(self) -> tuple[CutsNote, str] | None:
-        """With its SHA-256; None if there is none. Raises ValueError if it is damaged."""
+        """Read `cuts.json`: its content and SHA-256, or None if there is none. Raises ValueError if it is damaged."""
         data = self.storage.read(self._path(layout.CUTS))
         if data is None:
             return None
         note = _parsed(_CUTS, data, layout.CUTS)
         if len(note.cuts) < 2:
-            raise ValueError(f"{layout.CUTS} does not cut anything")
+            raise ValueError(f"{layout.CUTS} does not cut the clip")
         return note, hashlib.sha256(data).hexdigest()
 
     def create_cuts(self, note: CutsNote) -> bool:
-        """False if another attempt has created it."""
+        """Create `cuts.json`. False if another attempt has created it."""
         return self._create_json(layout.CUTS, _CUTS.dump_json(note))
 
     # Windows
 
     def create_window(self, index: int, rows: Path, ending: Path | None, mark: Mapping[str, Any]) -> bool:
-        """Puts a window onto the store. False if another attempt has done it first: that one counts.
+        """Put a window onto the store. False if another attempt was first: its window counts.
 
         Args:
-            mark: the values of `WindowMark` that do not follow from the files.
+            mark: values of `WindowMark`, except those derived from the files.
         """
         taken = [each[1] for name in self.names if (each := layout.cut_file_of(name)) is not None and each[0] == index]
         number = max((each for each in taken if each is not None), default=-1) + 1
@@ -190,7 +191,7 @@ class CutClip:
         return self._create_json(f"w{index}.json", _MARK.dump_json(note))
 
     def read_mark(self, index: int, cuts_digest: str) -> WindowMark | None:
-        """None if the window is not done: there is no mark, or a damaged one, or one of other cuts."""
+        """Read a window's mark. None if the window is not done: the mark is missing, damaged or of other cuts."""
         data = self.storage.read(self._path(f"w{index}.json"))
         if data is None:
             return None
@@ -201,7 +202,7 @@ class CutClip:
         return mark if mark.cuts == cuts_digest else None
 
     def marks(self, note: CutsNote, cuts_digest: str) -> list[WindowMark]:
-        """Of all windows. Raises WindowLost if some are not done."""
+        """The marks of all windows. Raises WindowLost if some are not done."""
         indices = range(len(note.cuts))
         found = list(self.storage.each(lambda index: self.read_mark(index, cuts_digest), indices))
         if lost := [index for index in indices if found[index] is None]:
@@ -209,15 +210,15 @@ class CutClip:
         return [mark for mark in found if mark is not None]
 
     def drop_mark(self, index: int) -> None:
-        """The window is to be made again."""
+        """Delete a window's mark: the window must be processed again."""
         self.storage.delete(self._path(f"w{index}.json"))
 
     def fetch_rows(self, index: int, mark: WindowMark, folder: Path) -> Path:
-        """A local copy. Raises WindowLost if it is missing or damaged."""
+        """A local copy of a window's rows. Raises WindowLost if they are missing or damaged."""
         return self._fetch(index, f"w{index}-{mark.attempt_number}{ROWS}", mark.rows, folder)
 
     def fetch_ending(self, index: int, mark: WindowMark, folder: Path) -> Path | None:
-        """Likewise; None of the last window."""
+        """Likewise for its memories; None for the last window."""
         if mark.ending is None:
             return None
         return self._fetch(index, f"w{index}-{mark.attempt_number}{STATE}", mark.ending, folder)
@@ -234,7 +235,7 @@ class CutClip:
     # Links
 
     def read_links(self, cuts_digest: str, marks: Sequence[WindowMark]) -> str | None:
-        """What was decided of these windows; None if nothing was, or of other ones."""
+        """The links of these windows; None if there are none, or if they are based on other windows."""
         data = self.storage.read(self._path(layout.LINKS))
         if data is None:
             return None
@@ -246,16 +247,16 @@ class CutClip:
         return note.links if fits else None
 
     def create_links(self, cuts_digest: str, marks: Sequence[WindowMark], links: str) -> bool:
-        """False if another attempt has decided first."""
+        """Create `links.json`. False if another attempt was first."""
         note = LinksNote(cuts_digest, [mark.rows for mark in marks], links)
         return self._create_json(layout.LINKS, _LINKS.dump_json(note))
 
     def drop_links(self) -> None:
-        """They are to be decided again."""
+        """Delete `links.json`: the windows must be linked again."""
         self.storage.delete(self._path(layout.LINKS))
 
     def clear(self) -> None:
-        """Remove all of it."""
+        """Delete all files of the clip's windows."""
         clear_windows(self.storage, [self.clip_id])
 
     def _path(self, name: str) -> str:
@@ -267,7 +268,7 @@ class CutClip:
 
 
 def _parsed(adapter: TypeAdapter[T], data: bytes, name: str) -> T:
-    """Raises ValueError if it is not what it should be."""
+    """Parse a JSON file of ours. Raises ValueError if it is damaged or of another format."""
     if len(data) > MOST_BYTES:
         raise ValueError(f"{name} has {len(data)} bytes; allowed: {MOST_BYTES}")
     try:
@@ -280,7 +281,7 @@ def _parsed(adapter: TypeAdapter[T], data: bytes, name: str) -> T:
 
 
 def windows_done(storage: Storage) -> dict[str, int]:
-    """Clips that are cut and under way, and how many windows of each are done; by one listing."""
+    """Unfinished clips that are cut, with the number of their finished windows; by one listing."""
     found: dict[str, int] = {}
     for entry in storage.walk(layout.WINDOWS):
         parts = entry.path.split("/")

@@ -17,12 +17,12 @@ DAMAGED = "the failure record is damaged"
 
 
 def is_settled(records: Iterable[Failure]) -> bool:
-    """Whether these attempts settle a clip: a later run leaves it alone until its records are cleared."""
+    """Whether these attempts settle a clip, so that later runs skip it until its records are cleared."""
     return any(record.final and record.reason.is_charged for record in records)
 
 
 def list_attempts(storage: Storage, told: Callable[[int], None] | None = None) -> dict[str, list[int]]:
-    """The attempts on record for each clip, ascending, by one listing."""
+    """The numbers of each clip's recorded attempts, ascending; by one listing."""
     found: dict[str, list[int]] = {}
     for entry in storage.walk(layout.FAILURES, told):
         parts = entry.path.split("/")
@@ -34,11 +34,11 @@ def list_attempts(storage: Storage, told: Callable[[int], None] | None = None) -
 
 
 def write(storage: Storage, failure: Failure) -> int:
-    """Add a record and return its number: one above the highest there.
+    """Add a record. Returns its number, one above the highest that exists.
 
-    Numbers are never shared: each record is created only if its name is free, and the next number is tried if not.
-    The first record of a clip, which most failed clips have alone, costs no listing. If the process dies there is a
-    whole record or none.
+    Each record is created only if its name is free, else the next number is tried: no two records share a number.
+    The first record of a clip, usually the only one, needs no listing. If the process dies, there is a complete record
+    or none.
     """
     folder = layout.failure_folder(failure.clip_id)
     number = 1
@@ -51,7 +51,7 @@ def write(storage: Storage, failure: Failure) -> int:
 
 
 def read(storage: Storage, clip_id: str, number: int) -> Failure | None:
-    """One record; None if it has been cleared meanwhile. A damaged one is reported as such, and settles nothing."""
+    """Read one record; None if it has been cleared. A damaged record is reported as damaged and settles nothing."""
     path = layout.failure_path(clip_id, number)
     data = storage.read(path)
     if data is None:
@@ -63,7 +63,7 @@ def read(storage: Storage, clip_id: str, number: int) -> Failure | None:
 
 
 def read_many(storage: Storage, attempts: Iterable[tuple[str, int]]) -> list[Failure]:
-    """Records in the order given, read in parallel."""
+    """Read records in parallel; returned in the given order."""
     found = storage.each(lambda key: read(storage, *key), attempts)
     return [record for record in found if record is not None]
 

@@ -29,16 +29,16 @@ SCHEMA = pa.schema(
         ("start_s", pa.float64()),
         ("end_s", pa.float64()),
         ("fps", pa.float64()),
-        ("visual_prompts", pa.string()),  # JSON, as a manifest has it; null where there are none
+        ("visual_prompts", pa.string()),  # JSON, as in a manifest; null if there are none
     ]
 )
 _OWN = tuple(SCHEMA.names)
-EXEMPLARS = "exemplars"  # JSON, as a manifest has it; null where a clip has none, no column where no clip has any
-SOURCE = "sam3ray.source"  # how each video looked at first (`files.sighting`); manifests of 0.1.0 lack the column
+EXEMPLARS = "exemplars"  # JSON, as in a manifest; null if a clip has none, no column if no clip has any
+SOURCE = "sam3ray.source"  # each video's first sighting (`files.sighting`); manifests of 0.1.0 lack the column
 
 
 def to_parquet(clips: Sequence[Clip], carried: pa.Table | None) -> bytes:
-    """The clips in their order, and the manifest's other columns with their own types.
+    """The clips in order, and the manifest's other columns with their own types.
 
     Args:
         carried: row i belongs to clip i; None: built from `Clip.carried`, types inferred.
@@ -80,13 +80,13 @@ def _infer_carried(clips: Sequence[Clip]) -> pa.Table | None:
         values = [clip.carried.get(name) for clip in clips]
         try:
             columns.append(pa.array(values))
-        except (pa.ArrowInvalid, pa.ArrowTypeError):  # mixed types: as text
+        except (pa.ArrowInvalid, pa.ArrowTypeError):  # mixed types are stored as text
             columns.append(pa.array([None if value is None else str(value) for value in values], pa.string()))
     return pa.table(columns, names=names)
 
 
 def from_parquet(data: bytes, where: str) -> pa.Table:
-    """The frozen manifest as a table. Raises UserError if it is none."""
+    """The frozen manifest as a table. Raises UserError if it is not a manifest."""
     try:
         table = pq.read_table(io.BytesIO(data))
         table.validate(full=True)
@@ -100,7 +100,7 @@ def from_parquet(data: bytes, where: str) -> pa.Table:
 
 
 def clips_of(table: pa.Table, where: str) -> list[Clip]:
-    """Its rows as clips."""
+    """The rows of a frozen manifest as clips."""
     own = [table.column(name).to_pylist() for name in _OWN]
     others = carried_columns(table)
     sources, exemplars = (_column_or_none(table, name) for name in (SOURCE, EXEMPLARS))
@@ -131,15 +131,15 @@ def _column_or_none(table: pa.Table, name: str) -> list[Any]:
 
 def _as_python(column: pa.ChunkedArray) -> list[Any]:
     if pa.types.is_temporal(column.type) and getattr(column.type, "unit", "") == "ns":
-        column = column.cast(pa.int64())  # Python has no nanoseconds
+        column = column.cast(pa.int64())  # Python's types have no nanoseconds
     return column.to_pylist()
 
 
 def with_addresses_of(table: pa.Table, clips: Iterable[Clip]) -> pa.Table | None:
-    """The frozen manifest with these clips' addresses, where what signs them has been renewed; None where it has not.
+    """The frozen manifest with these clips' newly signed addresses; None if no signature has changed.
 
     Args:
-        clips: the same ones by `digest`, in any order.
+        clips: clips with the same `digest`, in any order.
     """
     given = {clip.clip_id: clip for clip in clips}
     ids = table.column("clip_id").to_pylist()
@@ -159,19 +159,19 @@ def with_addresses_of(table: pa.Table, clips: Iterable[Clip]) -> pa.Table | None
 
 
 def table_bytes(table: pa.Table) -> bytes:
-    """As Parquet."""
+    """The table as a Parquet file."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
 
 
 def carried_columns(table: pa.Table) -> pa.Table:
-    """The manifest's other columns, untouched."""
+    """The manifest's other columns, unchanged."""
     return table.drop_columns([*_OWN, *({EXEMPLARS, SOURCE} & set(table.column_names))])
 
 
 def mask_digests(table: pa.Table) -> dict[str, tuple[str, ...]]:
-    """Of the clips that have masks in files: SHA-256 of each of their prompts' files, empty where there is none."""
+    """For clips with mask files: the SHA-256 of each prompt's file, empty for prompts without one."""
     found = {}
     pairs = zip(table.column("clip_id").to_pylist(), table.column("visual_prompts").to_pylist(), strict=True)
     for clip_id, text in pairs:
@@ -182,7 +182,7 @@ def mask_digests(table: pa.Table) -> dict[str, tuple[str, ...]]:
 
 
 def with_digests(clip: Clip, digests: Sequence[str]) -> Clip:
-    """The clip, its mask files named with these digests, by position."""
+    """The clip with these digests added to its mask files, by position."""
     if len(digests) != len(clip.visual_prompts):
         return clip
     pairs = zip(clip.visual_prompts, digests, strict=True)
@@ -191,7 +191,7 @@ def with_digests(clip: Clip, digests: Sequence[str]) -> Clip:
 
 
 def first_sights(table: pa.Table) -> dict[str, str]:
-    """How each clip's video looked at first, by clip id, where that is known."""
+    """The first sighting of each clip's video, by clip id, if known."""
     if SOURCE not in table.column_names:
         return {}
     pairs = zip(table.column("clip_id").to_pylist(), table.column(SOURCE).to_pylist(), strict=True)
@@ -199,7 +199,7 @@ def first_sights(table: pa.Table) -> dict[str, str]:
 
 
 def digest(clips: Iterable[Clip]) -> str:
-    """SHA-256 of what the clips say about results: not their order, not the carried columns."""
+    """SHA-256 of everything in the clips that determines results, which excludes their order and carried columns."""
     lines = sorted(_identity(clip) for clip in clips)
     state = hashlib.sha256()
     for line in lines:
@@ -208,7 +208,7 @@ def digest(clips: Iterable[Clip]) -> str:
 
 
 def _identity(clip: Clip) -> str:
-    """What signs an address does not count: a resume comes with renewed ones."""
+    """The signature of an address is ignored, because it differs when a run is resumed."""
     marks = _visual_json([_unsigned_mask(each) for each in clip.visual_prompts])
     facts = [clip.clip_id, unsigned(clip.uri), list(clip.prompts), clip.start_s, clip.end_s, clip.fps, marks]
     return json.dumps([*facts, _exemplars_json(clip.exemplars)] if clip.exemplars else facts)

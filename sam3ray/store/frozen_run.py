@@ -1,4 +1,4 @@
-"""What a run is, from its start to its end: its identity (`run.json`) and its manifest, frozen."""
+"""The fixed part of a run: its identity (`run.json`) and its frozen manifest."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _LOG = logging.getLogger(__name__)
 
 
 class FrozenRun:
-    """The part of a run's output that is written once, when it starts. Read by every process that works on it."""
+    """The part of a run's output that is written once, at its start, and read by every process that works on it."""
 
     def __init__(self, output: str, storage: Storage) -> None:
         self.output = output
         self.storage = storage
         self._manifest: pa.Table | None = None
-        self._expected: tuple[str, str] | None = None  # run id, and the id of the lease's holder
+        self._expected: tuple[str, str] | None = None  # run id and the id of the lease's holder
 
     def exists(self) -> bool:
         """Whether a run has been started here."""
@@ -45,22 +45,22 @@ class FrozenRun:
         carried: pa.Table | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Freeze a new run's identity and manifest, or make sure that the run here is the same one.
+        """Freeze a new run's identity and manifest, or check that the existing run is the same.
 
-        Of several drivers that start at once, the one whose `run.json` is created decides; the others open it.
+        If several drivers start at once, the first to create `run.json` decides; the others open that run.
 
         Args:
-            fingerprint: all that changes results, as JSON values.
-            config: for the record, as JSON values. Credentials are masked.
-            carried: the manifest's other columns, row i belonging to clip i; None: those of a `Manifest`, or what
-                `Clip.carried` holds.
-            extra: more for `run.json`: versions.
+            fingerprint: everything that changes results, as JSON values.
+            config: the configuration to record, as JSON values. Credentials are masked.
+            carried: the manifest's other columns, with row i for clip i; None: those of a `Manifest`, or of
+                `Clip.carried`.
+            extra: more entries for `run.json`, such as versions.
 
         Returns:
             True if this call created the run.
 
         Raises:
-            UserError: the run here has another fingerprint or manifest. Nothing has been touched.
+            UserError: the existing run has another fingerprint or manifest. Nothing was changed.
         """
         if carried is None and isinstance(clips, Manifest):
             carried = clips.carried
@@ -94,10 +94,10 @@ class FrozenRun:
     def create_growing(
         self, fingerprint: Mapping[str, Any], config: Mapping[str, Any], extra: Mapping[str, Any]
     ) -> None:
-        """Begin a run whose clips are not known beforehand, as a recording's: it has none until `grow`.
+        """Start a run whose clips are not known in advance, such as a recording. It has no clips until `grow`.
 
         Raises:
-            UserError: there is a run here.
+            UserError: the folder already has a run.
         """
         self.storage.replace_bytes(frozen.to_parquet((), None), layout.MANIFEST)
         run = identity.describe_run(fingerprint, config, 0, frozen.digest(()), extra)
@@ -105,10 +105,10 @@ class FrozenRun:
             raise UserError(f"{redact(self.output)} already holds a run")
 
     def grow(self, clips: Sequence[Clip]) -> None:
-        """The clips that a growing run has now. For the holder of the lease.
+        """Replace the clips of a growing run. The caller must hold the lease.
 
-        If the process dies in between, the manifest names a clip more than `run.json` counts; the next call makes
-        them agree again.
+        If the process dies in between, the manifest has one clip more than `run.json` counts; the next call corrects
+        that.
         """
         run = self.run_info()
         self.storage.replace_bytes(frozen.to_parquet(clips, None), layout.MANIFEST)
@@ -117,18 +117,18 @@ class FrozenRun:
         self._manifest = None
 
     def is_started(self) -> bool:
-        """Whether anything has come of the run: annotations, failure records, windows or merged files.
+        """Whether the run has any results: annotations, failure records, windows or merged files.
 
-        A run without results binds no later job: see `discard_unstarted`.
+        A run without results does not restrict later jobs: see `discard_unstarted`.
         """
         folders = (layout.ANNOTATIONS, layout.FAILURES, layout.WINDOWS)
         return any(self.storage.names(folder) for folder in folders) or bool(compacted.read_index(self.storage))
 
     def discard_unstarted(self, fingerprint: Mapping[str, Any], clips: Sequence[Clip]) -> None:
-        """Make way for a run of this fingerprint and manifest where the one here differs and has never started.
+        """Discard the existing run if its fingerprint or manifest differs and it has no results.
 
-        For the holder of the lease. If the process dies half-way there is a manifest without a `run.json`, which
-        counts for nothing.
+        The caller must hold the lease. If the process dies half-way, a manifest without `run.json` remains, which does
+        not count as a run.
         """
         data = self.storage.read(layout.RUN)
         if data is None:
@@ -142,7 +142,7 @@ class FrozenRun:
         self._manifest = None
 
     def refusal(self, run: Mapping[str, Any], fingerprint: Mapping[str, Any], clips: Sequence[Clip]) -> str | None:
-        """Why a job of this fingerprint and manifest is not the one that `run` (of `run_info`) describes, if so."""
+        """Why a job with this fingerprint and manifest cannot continue `run` (from `run_info`), if so."""
         try:
             self._check_same(run, fingerprint, clips, frozen.digest(clips))
         except UserError as error:
@@ -161,7 +161,7 @@ class FrozenRun:
         return identity.parse(data, self.storage.shown(layout.RUN))
 
     def run_id(self) -> str:
-        """What tells this run from others, wherever it lies."""
+        """The run's id, which stays the same if its folder is moved."""
         run = self.run_info()
         return str(run.get("run_id") or run["manifest"]["sha256"])
 
@@ -182,34 +182,34 @@ class FrozenRun:
         return frozen.clips_of(self.manifest_table(), self.storage.shown(layout.MANIFEST))
 
     def clip_ids(self) -> list[str]:
-        """Their ids."""
+        """The clips' ids."""
         return self.manifest_table().column("clip_id").to_pylist()
 
     def carried_columns(self) -> pa.Table:
-        """The manifest's other columns, one row a clip, in the manifest's order."""
+        """The manifest's other columns, one row per clip, in the manifest's order."""
         return frozen.carried_columns(self.manifest_table())
 
     def first_sights(self) -> dict[str, str]:
-        """How each clip's video looked when the run first saw it (`files.sighting`), by clip id, where known."""
+        """The first sighting (`files.sighting`) of each clip's video, by clip id, if known."""
         return frozen.first_sights(self.manifest_table())
 
     def with_mask_digests(self, clips: Sequence[Clip]) -> list[Clip]:
-        """The clips, with the digests that their mask files had when the run first read them."""
+        """The clips with the digests of their mask files when the run first read them."""
         digests = frozen.mask_digests(self.manifest_table())
         return [frozen.with_digests(clip, digests.get(clip.clip_id, ())) for clip in clips]
 
     def expect(self, lease: DriverLease) -> None:
-        """Note whose run this is, for `confirm` in the processes that this store is sent to."""
+        """Note the run and the holder of the lease, for `confirm` in other processes."""
         self._expected = (str(self.run_info().get("run_id", "")), lease.id)
 
     def confirm(self) -> None:
-        """Make sure that this process sees the storage that the holder of the lease works on.
+        """Check that this process sees the same storage as the holder of the lease.
 
-        The run's id may have been copied along with its folder. The lease's record is the token that cannot have been:
-        it was written when this job began.
+        The run's id is not enough, because the folder may be a copy. The lease's record is: it was written when this
+        job began.
 
         Raises:
-            WorkerUnfit: another folder of the same name, or another holder.
+            WorkerUnfit: this is a different folder of the same name, or the lease has another holder.
         """
         if self._expected is None:
             return
@@ -222,7 +222,7 @@ class FrozenRun:
         found = identity.parse(data, self.storage.shown(layout.RUN)).get("run_id", "")
         if found != run_id:
             raise WorkerUnfit(f"{here} holds the run {str(found)[:40]!r}, not {run_id!r}; {advice}")
-        for pause_s in (0.0, 0.5, 1.0, 2.0):  # a network file system may show the record late, or half of it
+        for pause_s in (0.0, 0.5, 1.0, 2.0):  # a network file system may show the record late or in part
             time.sleep(pause_s)
             record = read_driver(self.storage)
             if record is not None and record["driver_id"] == holder:
@@ -230,14 +230,14 @@ class FrozenRun:
         raise WorkerUnfit(f"{here} is a copy of the run, or has been taken over by another driver; {advice}")
 
     def probe(self) -> Guarantee:
-        """Who enforces that a clip is committed once here, found out by trying. See `creating`."""
+        """Test what enforces that each clip is committed once. See `creating`."""
         return self.storage.probe()
 
     def _freeze(self, clips: Sequence[Clip], carried: pa.Table | None, digest: str) -> None:
-        """Write the manifest and read it back. One that lies here without a run.json froze nothing: it is replaced.
+        """Write the manifest and read it back. An existing manifest without `run.json` is replaced.
 
         Raises:
-            UserError: what was written cannot be read, or reads otherwise.
+            UserError: the manifest cannot be read back, or differs.
         """
         where = self.storage.shown(layout.MANIFEST)
         content = frozen.to_parquet(clips, carried)
@@ -248,7 +248,7 @@ class FrozenRun:
             raise UserError(f"{where} does not hold what was written to it; is something else writing to this output?")
 
     def _renew_addresses(self, clips: Sequence[Clip]) -> None:
-        """Signed addresses expire, and later readers of the frozen manifest, such as rendering, need the new ones."""
+        """Signed addresses expire: store the new ones for later readers of the frozen manifest, such as rendering."""
         table = frozen.with_addresses_of(self.manifest_table(), clips)
         if table is not None:
             self.storage.replace_bytes(frozen.table_bytes(table), layout.MANIFEST)

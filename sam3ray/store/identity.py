@@ -1,4 +1,4 @@
-"""`run.json`: what a run is. Created once, never changed."""
+"""`run.json`, the identity of a run. Created once, never changed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def describe_run(
 
 
 def normalised(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As it looks after a trip through JSON, credentials masked."""
+    """The value as JSON would return it, with credentials masked."""
     return json.loads(json.dumps(redact_values(values), sort_keys=True, default=str))
 
 
@@ -43,7 +43,7 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
     """The content of a `run.json`.
 
     Raises:
-        UserError: it is damaged or of a format this version does not know.
+        UserError: it is damaged, or its format is unknown to this version.
     """
     try:
         values = parse_json(data)
@@ -58,7 +58,7 @@ def parse(data: bytes, where: str) -> dict[str, Any]:
 
 
 def outdated(before: Mapping[str, Any], now: Mapping[str, Any], where: str) -> str | None:
-    """A sentence where the run was made by an engine that gives other rows; None where it was not."""
+    """A sentence if the run was made by an engine whose rows differ, else None."""
     old, new = before.get("engine_version"), now.get("engine_version")
     if old == new or new is None:
         return None

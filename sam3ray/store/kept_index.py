@@ -1,7 +1,7 @@
-"""Where the frames of a clip's video are, kept in `windows/<clip_id>/frames.json`: the video is read for it once.
+"""The index of a video's frames, kept in `windows/<clip_id>/frames.json` so that the video is read for it only once.
 
-Only videos without a table of their frames have one, which is removed with the clip's windows. Nothing depends on it:
-without it, or with a damaged one, the video is read through again. The reader checks what it says frame by frame.
+Only videos without their own table of frames need one. It is removed with the clip's windows. If it is missing or
+damaged, the whole video is read again. The reader checks the index frame by frame.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _LOG = logging.getLogger(__name__)
 @checked(config=ConfigDict(strict=True, extra="forbid"))
 class FramesNote:
     """Attributes:
-    source: how the video looked (`sam3ray.files.sighting`).
-    frames: as `sam3ray.video.FrameIndex.dumps` gives them; empty: only decoding from the beginning tells.
+    source: the video's sighting (`sam3ray.files.sighting`).
+    frames: text of `sam3ray.video.FrameIndex.dumps`; empty: frames are only found by decoding from the beginning.
     """
 
     source: str
@@ -38,7 +38,7 @@ _NOTE = TypeAdapter(FramesNote)
 
 
 class KeptIndex:
-    """Of one clip."""
+    """The kept index of one clip's video."""
 
     def __init__(self, storage: Storage, clip_id: str) -> None:
         self._storage = storage
@@ -46,7 +46,7 @@ class KeptIndex:
         self._path = f"{layout.window_folder(clip_id)}/{layout.FRAMES}"
 
     def read(self, source: str) -> str | None:
-        """What is kept of a video that looks like this; None: nothing."""
+        """The index of the video with this sighting; None if there is none."""
         data = self._storage.read(self._path)
         if data is None:
             return None
@@ -68,7 +68,7 @@ class KeptIndex:
         _LOG.warning("clip %s: %s is not used: %s", self._clip_id, layout.FRAMES, why)
 
     def keep(self, source: str, frames: str) -> None:
-        """Replaces what is there: it was not used, or did not reach far enough."""
+        """Replace the existing index, which was not usable or not long enough."""
         data = _NOTE.dump_json(FramesNote(source, frames)) + b"\n"
         if len(data) <= MOST_BYTES and not self._storage.create_bytes(data, self._path):
             self._storage.delete(self._path)

@@ -1,4 +1,4 @@
-"""Which frames of a source video a finished clip looked at, from what its file says of it."""
+"""The frames of the source video that a finished clip labelled, from its file's metadata."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 
 from sam3ray.video import Sampler
 
-MAX_FRAMES = 10_000_000  # of a clip; a larger number is a mistake, not a video
+MAX_FRAMES = 10_000_000  # of a clip; larger numbers are an error
 _TIME_BASE = "1/90000"
 
 
 def labelled_frames(clip: Mapping[str, Any], rows: Set[int], last: int | None = None) -> list[int]:
-    """Frame indices in the source video, ascending, those without objects included.
+    """Frame indices in the source video, ascending, including frames without objects.
 
-    A clip that was cut or sampled is worked out from its range and the video's rate: exact for videos of constant
-    rate, and every frame that has rows is always there.
+    For a range or a sample of a video, they are computed from the range and the video's frame rate. That is exact for a
+    constant rate; frames that have rows are always included.
 
     Args:
         clip: the "clip" of the file's metadata: how many `frames` were labelled, and of which part of the video:
             `start_s`, `end_s`, `fps`, and the rate of the video, `source_fps`; or `frame_index`, all of them.
         rows: the frames that have rows.
-        last: look no further than this frame; None: until all `frames` are found.
+        last: end at this frame; None: end when all `frames` are found.
 
     Raises:
-        ValueError: `frames` is not a number of frames, or a frame's index is not one of a video.
+        ValueError: `frames` is not a valid number of frames, or an index is out of range.
     """
     highest = max(rows, default=-1)
     if highest >= MAX_FRAMES:
@@ -42,7 +42,7 @@ def labelled_frames(clip: Mapping[str, Any], rows: Set[int], last: int | None = 
         raise ValueError(f"the metadata says frames: {frames!r}; allowed: 0 to {MAX_FRAMES}")
     if is_part(clip):
         return sorted(sampled_frames(clip, last, frames if last is None else None, highest) | rows)
-    if highest >= frames:  # some frames of the video, and nothing says which
+    if highest >= frames:  # a sample whose frames are not known
         return sorted(rows)
     return sorted(set(range(frames)) | rows)
 
@@ -55,7 +55,7 @@ def is_part(clip: Mapping[str, Any]) -> bool:
 def sampled_frames(
     clip: Mapping[str, Any], last: int | None = None, frames: int | None = None, at_least: int = -1
 ) -> set[int]:
-    """The frames that a run took of a video of constant rate: up to `last`, or this many and at least up to
+    """The frames that a run labels of a video of constant rate: up to `last`, or this many and at least up to
     `at_least`.
     """
     unit = Fraction(clip.get("time_base") or _TIME_BASE)

@@ -1,4 +1,4 @@
-"""Where things lie in a run's output folder. Every path of a clip is built here, from a checked clip id."""
+"""The layout of a run's output folder. Every path of a clip is built here, from a checked clip id."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ RUN = "run.json"
 MANIFEST = "manifest.parquet"
 CLIPS = "clips.parquet"
 REPORT = "report.html"
-EXPORT = "export.json"  # of a folder that an export has made, a run itself or not
+EXPORT = "export.json"  # marks a folder that an export has created, whether it is a run or not
 SIDECARS = "sam3ray"
 TRIAGE = "triage.parquet"
 DRIVER = "active_driver.json"
@@ -26,7 +26,7 @@ TEMPORARY = ".tmp"
 
 
 def check_clip_id(clip_id: str) -> str:
-    """The id itself. Raises ValueError unless it may name a file: nothing that is not checked becomes a path."""
+    """Return the id, or raise ValueError if it is not safe as a file name. Ids become paths only after this check."""
     if not isinstance(clip_id, str) or not is_clip_id(clip_id):
         raise ValueError(
             f"not a clip id: {clip_id!r}; allowed: 1 to 200 of A-Z a-z 0-9 . _ -, not starting with . or _"
@@ -38,13 +38,13 @@ _RECORD = re.compile(r"([1-9][0-9]{0,8})\.json", re.ASCII)
 
 
 def record_number(name: str) -> int | None:
-    """The number of a failure record's file; None if it is another file."""
+    """The number of a failure record's file; None for other files."""
     found = _RECORD.fullmatch(name)
     return int(found[1]) if found else None
 
 
 def clip_of(name: str, suffix: str) -> str | None:
-    """The clip that a file of this name belongs to; None if it is another file."""
+    """The clip to which a file of this name belongs; None for other files."""
     clip_id = name.removesuffix(suffix)
     return clip_id if clip_id != name and is_clip_id(clip_id) else None
 
@@ -54,7 +54,7 @@ def annotation_path(clip_id: str) -> str:
 
 
 def videos_folder(revision: int = 0) -> str:
-    """Of the model's own annotations, or with the corrections up to a revision."""
+    """The folder of annotated videos, of the model's own annotations or of a revision."""
     return f"{EDITS}/{VIDEOS}/{revision}" if revision else VIDEOS
 
 
@@ -78,7 +78,7 @@ def window_folder(clip_id: str) -> str:
 
 
 def window_of(name: str, suffix: str) -> tuple[int, int] | None:
-    """The pass and the number of a window that a file of this name belongs to; None if it is another file."""
+    """The pass and number of the window to which a file of this name belongs; None for other files."""
     stem = name.removesuffix(suffix)
     found = _WINDOW.fullmatch(stem) if stem != name else None
     return (int(found[1]), int(found[2])) if found else None
@@ -91,16 +91,16 @@ _CUT_FILE = re.compile(r"w(0|[1-9][0-9]{0,6})(?:\.json|-(0|[1-9][0-9]{0,8})\.(?:
 
 
 def cut_file_of(name: str) -> tuple[int, int | None] | None:
-    """The parallel window and the attempt that a file of this name belongs to.
+    """The parallel window and the attempt to which a file of this name belongs.
 
-    The attempt of the file that says that the window is done is None. Returns None if it is another file.
+    The attempt is None for the file that marks a window as done. Returns None for other files.
     """
     found = _CUT_FILE.fullmatch(name)
     return (int(found[1]), int(found[2]) if found[2] is not None else None) if found else None
 
 
 def is_window_file(name: str) -> bool:
-    """Whether a file of this name belongs into the folder of a clip's windows."""
+    """Whether a file of this name belongs in the folder of a clip's windows."""
     checkpoint = any(window_of(name, suffix) is not None for suffix in (".parquet", ".safetensors"))
     return checkpoint or name in (CUTS, LINKS, FRAMES) or cut_file_of(name) is not None
 

@@ -1,18 +1,18 @@
-"""Who may change a run: one record with a heartbeat, by which a second process sees the first.
+"""The exclusive right to change a run: a record with a heartbeat, which shows other processes that a holder is active.
 
-Drivers hold the lease, and so do `compact`, `retry` and `render`. It expires: a holder is taken for dead when its
-process is gone (told at once on the same host, in the same process namespace), or `STALE_S` after its last heartbeat.
-Clocks of hosts may differ by less than that. A heartbeat further in the future than that says only that a clock is
+Drivers hold the lease, and so do `compact`, `retry` and `render`. It expires: a holder is considered dead when its
+process has ended (known at once on the same host, in the same process namespace), or `STALE_S` after its last
+heartbeat. The hosts' clocks must differ by less than that. A heartbeat further in the future only shows that a clock is
 wrong: a process that finds one watches whether it changes.
 
-A holder that was suspended for longer (a laptop, a paused machine, a store out of reach) may have been taken over. So
-every change begins with `check`: it makes no request while the lease is surely held, otherwise it reads the record
-again. Nothing that matters depends on the lease alone: a clip is committed, and an index of merged files switched, by
-create-if-absent.
+A holder that was suspended for longer (a sleeping laptop, a paused machine, an unreachable store) may have lost the
+lease. So every change begins with `check`, which makes no request while the lease is certainly held and otherwise reads
+the record again. Nothing important depends on the lease alone: clips are committed, and indexes of merged files
+switched, by create-if-absent.
 
-Taking over, which two may try at the same moment: each creates `.tmp/lease~<holder>`, of which the store lets one
-succeed; the winner looks whether the record is still the one it judged, replaces it and deletes that file. If it dies
-before, the file is a holder like any other, and is taken over likewise.
+Two processes may try to take over at the same moment. Each tries to create `.tmp/lease~<holder>`, and only one
+succeeds. The winner checks that the record has not changed, replaces it, and deletes that file. If the winner dies
+before that, its file counts as a holder, and is taken over in the same way.
 """
 
 from __future__ import annotations
@@ -39,26 +39,28 @@ _LOG = logging.getLogger(__name__)
 
 HEARTBEAT_S = 15.0
 STALE_S = 90.0
-WATCH_S = 1.0  # how often a holder looks whether it has been taken over
+WATCH_S = 1.0  # between two checks whether the lease has been taken over
 _TAKES = 20
-_PATIENCE = RetryPolicy(tries=3, base_s=0.2, cap_s=1.0, within_s=10.0)  # of a heartbeat: the next one comes anyway
+_PATIENCE = RetryPolicy(
+    tries=3, base_s=0.2, cap_s=1.0, within_s=10.0
+)  # tries of a heartbeat; the next one follows anyway
 
 
 def now() -> tuple[float, float]:
-    """Two clocks, in seconds. The first never jumps; the second keeps running while a machine is suspended."""
+    """Two clocks, in seconds. The first never jumps; the second keeps running while the machine is suspended."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)), time.time()
 
 
 class DriverLease:
-    """A context manager: entering takes the lease, leaving gives it back.
+    """A context manager: entering takes the lease, leaving releases it.
 
-    Crash contract: if the holder dies the record stays; the next one takes it over as soon as the dead one is known to
-    be dead (see above).
+    Crash contract: if the holder dies, its record stays. The next process takes the lease over as soon as the holder is
+    known to be dead (see above).
 
     Attributes:
-        id: names this holder.
-        lost: another one has taken over, because this one was silent for too long. Noticed within about a second of
-            being awake.
+        id: identifies this holder.
+        lost: another process has taken over, because this one's heartbeat was too old. Noticed about a second after the
+            process runs again.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class DriverLease:
         self._task = task
         self.id = uuid.uuid4().hex
         self._started = time.time()
-        self._beaten: set[str] = set()  # those whose place this one has taken
+        self._beaten: set[str] = set()  # holders whose lease this one has taken over
         self._held_at = (-math.inf, -math.inf)  # before the last heartbeat was written
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -99,7 +101,7 @@ class DriverLease:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=self._heartbeat_s)
-        # A record left behind only makes the next driver look twice.
+        # If the record stays behind, the next driver only checks it once more.
         with contextlib.suppress(ClipError, JobStopped, OSError):
             began = now()
             holder = read_driver(self._storage)
@@ -107,11 +109,11 @@ class DriverLease:
                 self._storage.delete(layout.DRIVER)
 
     def check(self) -> None:
-        """Call before each step that cannot be undone.
+        """Check that the lease is still held. Call this before each step that cannot be undone.
 
         Raises:
-            JobStopped: another holder has taken over. Leave everything as it is.
-            ClipError: reason `storage`: it cannot be known, as the store is out of reach.
+            JobStopped: another process has taken over. Change nothing more.
+            ClipError: reason `storage`: the store is unreachable, so it is not known.
         """
         for _ in range(_TAKES):
             if self.lost or self._is_sure():
@@ -126,20 +128,20 @@ class DriverLease:
             )
 
     def _is_sure(self) -> bool:
-        """Whether no other process can have taken over: none may before `stale_s`. Half of it is margin."""
+        """Whether no other process can have taken over, which takes `stale_s`. Half of that is a margin."""
         return _seconds_since(self._held_at) < self._stale_s / 2
 
     # ---- taking
 
     def _take(self) -> None:
-        for _ in range(_TAKES):  # others may come and go meanwhile
+        for _ in range(_TAKES):  # other processes may take and release the lease meanwhile
             began = now()
             if self._storage.create_bytes(self._record(), layout.DRIVER):
                 self._held_at = began
                 return
             record = read_driver(self._storage)
             if record is None:
-                continue  # given back just now
+                continue  # just released
             claims = _claims(self._storage, record)
             holder = claims[-1] if claims else record
             self._refuse_if_alive(holder)
@@ -148,7 +150,7 @@ class DriverLease:
         raise JobStopped(f"other processes keep taking {self._storage.shown(layout.DRIVER)}; wait for them")
 
     def _take_over(self, record: dict[str, Any], dead: list[dict[str, Any]]) -> bool:
-        """Replace the holder `dead[-1]`. False if another process was faster."""
+        """Replace the dead holder `dead[-1]`. False if another process was faster."""
         claim = _claim_path(dead[-1]["driver_id"])
         if not self._storage.create_bytes(self._record(), claim):
             return False
@@ -158,7 +160,7 @@ class DriverLease:
             if current is None or current["driver_id"] != record["driver_id"]:
                 return False
             if _seconds_since(began) > self._stale_s / 2:
-                return False  # slept: look again
+                return False  # was suspended: check again
             if not self._write(self._storage, began) or self._storage.exists(_claim_path(self.id)):
                 raise JobStopped("another driver has just taken over this output")
             self._beaten = {other["driver_id"] for other in dead}
@@ -185,9 +187,9 @@ class DriverLease:
         )
 
     def _moves(self, holder: dict[str, Any]) -> bool:
-        """Whether a record with a meaningless time is still being renewed."""
+        """Whether a record whose time cannot be right is still being renewed."""
         _LOG.warning(
-            "the driver's record in %s is from the future: a clock is wrong; watching it for %.0f s",
+            "the driver's heartbeat in %s is in the future, so a clock is wrong; watching it for %.0f s",
             self._storage.shown(),
             2 * self._heartbeat_s,
         )
@@ -206,11 +208,11 @@ class DriverLease:
                 with self._lock:
                     if not self._stop.is_set():
                         self._look()
-            except Exception as error:  # noqa: BLE001 - whatever its disk or its store does, the next beat tries again
+            except Exception as error:  # noqa: BLE001 - whatever the disk or store does, the next heartbeat tries again
                 _LOG.debug("no heartbeat: %s", error)
 
     def _look(self) -> None:
-        """Renew the record if it is due; otherwise check that it is still ours."""
+        """Renew the record if that is due; otherwise check that it is still ours."""
         if _seconds_since(self._held_at) >= self._heartbeat_s:
             self._renew(self._hasty)
             return
@@ -225,28 +227,28 @@ class DriverLease:
         began = now()
         holder = read_driver(storage)
         if holder is None and expired:
-            self._lose(None)  # another process took the lease meanwhile, and has ended
+            self._lose(None)  # another process took and released the lease meanwhile
         elif holder is None:
             if storage.create_bytes(self._record(), layout.DRIVER):  # deleted by hand
                 self._held_at = began
         elif holder["driver_id"] != self.id and holder["driver_id"] not in self._beaten:
             self._lose(holder)
-        # One that this holder has taken over may have written once more without knowing: it will learn.
+        # A holder that we replaced may have renewed its record once more; it will notice that it was replaced.
         elif _seconds_since(began) < self._stale_s / 2 and not self._write(storage, began):
             self._lose(read_driver(storage))
 
     def _write(self, storage: Storage, began: tuple[float, float]) -> bool:
-        """Write the record. False if it has another holder after all.
+        """Write the record. False if another process holds the lease after all.
 
         Args:
-            began: before it was known that the place is free or ours.
+            began: the time before the check that the lease is free or ours.
         """
         for _ in range(_TAKES):
             storage.replace_bytes(self._record(), layout.DRIVER)
             if _seconds_since(began) < self._stale_s / 2:
                 self._held_at = began
                 return True
-            # Slept over it, and may have written over the record of who took over: that one writes again at once.
+            # Suspended since the check, so we may have overwritten a new holder's record: it writes again at once.
             self._stop.wait(2 * min(self._heartbeat_s, WATCH_S))
             began = now()
             holder = read_driver(storage)
@@ -274,12 +276,12 @@ class DriverLease:
 
 
 def read_driver(storage: Storage) -> dict[str, Any] | None:
-    """The record of the run's holder; None if there is none. A damaged record counts as a dead holder."""
+    """The record of the lease's holder; None if there is none. A damaged record counts as a dead holder."""
     return _parse(storage.read(layout.DRIVER))
 
 
 def active_driver(storage: Storage, stale_s: float = STALE_S) -> dict[str, Any] | None:
-    """The record of a driver, if it seems alive from here."""
+    """The record of a driver that seems to be alive."""
     record = read_driver(storage)
     return None if record is None or _is_dead(record, stale_s) or _age(record) < -stale_s else record
 
@@ -303,7 +305,7 @@ def _claim_path(driver_id: str) -> str:
 
 
 def _claims(storage: Storage, record: dict[str, Any]) -> list[dict[str, Any]]:
-    """The processes taking over from this one, each from the one before it; they may have died doing so."""
+    """Processes that are taking over from this one, each from the previous; they may have died."""
     claims: list[dict[str, Any]] = []
     while len(claims) < 100:
         claim = _parse(storage.read(_claim_path((claims[-1] if claims else record)["driver_id"])))
@@ -314,13 +316,13 @@ def _claims(storage: Storage, record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _shown(value: Any) -> str:
-    """A word from a record that anybody may have written."""
+    """A value from a record, made safe to print, because anybody may have written it."""
     text = str(value)[:100]
     return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _seconds_since(then: tuple[float, float]) -> float:
-    """By the clock that has advanced further: the other may have stood still."""
+    """Seconds by the clock that has advanced further, because the other may have stood still."""
     return max(b - a for a, b in zip(then, now(), strict=True))
 
 
@@ -343,7 +345,7 @@ def _is_dead(record: dict[str, Any], stale_s: float) -> bool:
 
 
 def _namespace() -> str:
-    """Names the kernel instance and process namespace: within it, process ids can be compared. Empty if unknown."""
+    """Identifies the kernel instance and process namespace: within it, process ids are unique. Empty if unknown."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return f"{file.read().strip()}/{os.readlink('/proc/self/ns/pid')}"
@@ -352,7 +354,7 @@ def _namespace() -> str:
 
 
 def _process_identity(pid: int) -> str:
-    """The start time of a live process, which tells it from a later one of the same id; empty if it is gone."""
+    """The start time of a live process, which a later one with the same id does not share; empty if it has ended."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             fields = file.read().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""What became of each clip of a run, from storage alone."""
+"""The outcome of each clip of a run, read from storage alone."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def outcomes(
 ) -> dict[str, ClipSummary]:
     """The summary of each clip, by its id.
 
-    Two listings say what is done and what failed. The figures come from `clips.parquet`, which a driver renews now and
-    then, and for clips finished since from their own files, in parallel.
+    Two listings show which clips are done and which failed. Their figures come from `clips.parquet`, which the driver
+    rewrites from time to time; for clips finished since then, from their own files, read in parallel.
 
     Args:
         done: ids of finished clips.
-        records: all failure records; None: they are listed, and read where they are needed.
-        metadata_of: what the file of a finished clip says of it; may raise FileNotFoundError, ValueError.
-        told: called from time to time with the number of clips with news.
+        records: all failure records; None: list them, and read those needed.
+        metadata_of: returns the metadata of a finished clip's file; may raise FileNotFoundError or ValueError.
+        told: called from time to time with the number of clips read.
     """
     attempts: dict[str, list[int]] = {}
     if records is None:
@@ -52,7 +52,7 @@ def outcomes(
         try:
             values = index[clip_id].values() if clip_id in index else metadata_of(clip_id)
             return summary.from_clip_metadata(clip_id, values["clip"], len(attempts.get(clip_id, ())))
-        except (FileNotFoundError, KeyError, ValueError):  # done, and damaged: `verify` says how
+        except (FileNotFoundError, KeyError, ValueError):  # done but damaged: `verify` says how
             return summary.from_clip_metadata(clip_id, {}, len(attempts.get(clip_id, ())))
 
     for number, item in enumerate(storage.each(look, unknown), 1):
@@ -72,7 +72,7 @@ def outcomes(
 
 
 def summarise_failures(clip_id: str, records: Sequence[Failure]) -> ClipSummary:
-    """The summary of a clip that is not done, from its failure records in order."""
+    """The summary of an unfinished clip, from its failure records in order."""
     if not records:
         return ClipSummary(clip_id)
     settling = [record for record in records if failure_records.is_settled([record])]

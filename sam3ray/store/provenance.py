@@ -1,4 +1,4 @@
-"""Whether the files of a run were made by what its `run.json` names, of videos as it first saw them, and all alike."""
+"""Checks that a run's files agree with its `run.json`, the first sightings of their videos, and each other."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _KEYS = ("dtype", "device_kind", "commit", "rules")
 
 @dataclass(frozen=True)
 class Made:
-    """What a file's metadata says of its making.
+    """A file's metadata about how it was made.
 
     Attributes:
         where: how messages name the file.
-        model: of its model, what must be the same in all files.
-        source: how the video looked (`sam3ray.files.sighting`).
+        model: properties of the model that must be the same in all files.
+        source: the video's sighting (`sam3ray.files.sighting`).
     """
 
     where: str
@@ -43,11 +43,11 @@ class Made:
 class Provenance:
     """Compares finished clips, in any order.
 
-    What a file or `run.json` does not say, as those of sam3ray 0.1.0 do not, is not compared.
+    Values missing in a file or in `run.json`, such as those of sam3ray 0.1.0, are not compared.
 
     Args:
         run: the content of `run.json`.
-        clips: of the manifest, each with how its video looked at first, where that is known.
+        clips: the manifest's clips, with the first sightings of their videos, if known.
     """
 
     def __init__(self, run: Mapping[str, Any], clips: Mapping[str, Clip]) -> None:
@@ -56,12 +56,12 @@ class Provenance:
         self._run = {
             "dtype": fingerprint.get("model.dtype"),
             "device_kind": run.get("device"),
-            "commit": fingerprint.get("checkpoint.commit"),  # absent where the content is known
+            "commit": fingerprint.get("checkpoint.commit"),  # absent if the content is known
         }
         self._made: dict[str, Made] = {}
 
     def problems(self, clip_id: str, made: Made | None) -> list[str]:
-        """What the file of this clip says that `run.json` or the manifest does not."""
+        """Differences between the file of this clip and `run.json` or the manifest."""
         if made is None:
             return []
         self._made[clip_id] = made
@@ -76,7 +76,7 @@ class Provenance:
         return found
 
     def disagreements(self) -> list[str]:
-        """How finished clips differ among themselves where they must not."""
+        """Differences among finished clips that must not exist."""
         found = []
         for key in ("dtype", "device_kind", "rules"):
             values: dict[str, str] = {}
@@ -85,7 +85,7 @@ class Provenance:
                     values.setdefault(self._made[clip_id].model[key], clip_id)
             if len(values) > 1:
                 each = ", ".join(f"{value} (clip {clip_id})" for value, clip_id in values.items())
-                found.append(f"clips were made with several values of {key}: {each}")
+                found.append(f"clips were made with different values of {key}: {each}")
         of_video: dict[str, str] = {}
         for clip_id in sorted(self._made):
             after = self._made[clip_id].source
@@ -95,6 +95,6 @@ class Provenance:
             before = self._made[other].source or ""
             if how := change(before, after) or change(after, before):
                 found.append(
-                    f"clips {other} and {clip_id} are of one video, whose content changed between them ({how})"
+                    f"clips {other} and {clip_id} are from one video, whose content changed between them ({how})"
                 )
         return found

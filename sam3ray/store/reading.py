@@ -21,11 +21,11 @@ def annotations_dataset(output: str, options: Mapping[str, Any] | None) -> ds.Da
 
 
 def dataset_of(storage: Storage) -> ds.Dataset:
-    """Raises UserError where there is neither a run nor a folder of annotations."""
-    import pyarrow.dataset as ds  # brings pandas along where that is installed: a worker starts without it
+    """The dataset of a folder. Raises UserError if it has neither a run nor annotations."""
+    import pyarrow.dataset as ds  # imports pandas if that is installed, which workers do not need
 
-    # List first, then read the index: a clip's own file is deleted only after the index names it, so whatever happens
-    # in between a clip is found in one of the two, and the index decides where both have it.
+    # List first, then read the index. A clip's own file is deleted only after the index names the clip, so each clip is
+    # found in at least one of the two, whatever happens in between. If both have it, the index decides.
     names = storage.names(layout.ANNOTATIONS)
     index = read_index(storage)
     if not names and not index and not any(map(storage.exists, (layout.RUN, layout.ANNOTATIONS))):
@@ -35,7 +35,7 @@ def dataset_of(storage: Storage) -> ds.Dataset:
         clip_id = layout.clip_of(name, ".parquet")
         if clip_id is not None and clip_id not in index:
             paths.append(f"{layout.ANNOTATIONS}/{name}")
-    # The schema is known: no file is opened to find it out.
+    # The schema is known, so no file is opened to read it.
     return ds.FileSystemDataset.from_paths(
         [storage.full(path) for path in paths], schema=SCHEMA, format=ds.ParquetFileFormat(), filesystem=storage.arrow()
     )

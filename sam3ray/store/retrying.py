@@ -1,4 +1,4 @@
-"""Back-off: exponential, with full jitter, which keeps a thousand workers from returning at the same moment."""
+"""Exponential back-off with full jitter, so that a thousand workers do not retry at the same moment."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often and how patiently.
+    """How often and for how long to retry.
 
-    The waits of 7 tries add up to about 25 s on average. The libraries below try several times themselves, each with
-    its own time-outs, so the whole is bounded by time as well: no try starts later than `within_s`.
+    The waits between 7 tries add up to about 25 s on average. The libraries below also retry, with their own time-outs,
+    so the total time is limited, too: no try starts later than `within_s`.
     """
 
     tries: int = 7
@@ -35,18 +35,18 @@ class RetryPolicy:
 
 
 def retrying(policy: RetryPolicy, what: str, where: str, call: Callable[[], T]) -> T:
-    """Run a storage call until it works.
+    """Run a storage call, with retries.
 
     Args:
         what: the verb for messages: "list", "create", "read".
         where: the full address.
 
     Raises:
-        FileExistsError: passed on; what it means is the caller's to say.
-        FileNotFoundError: passed on; a missing file is often an answer.
-        JobStopped: storage refuses, and retrying cannot help.
-        ClipError: reason `local_disk`: a disk of this machine is full or can only be read; `storage`: still
-            failing after all tries, or the credentials of this process will not do.
+        FileExistsError: passed on, because its meaning depends on the caller.
+        FileNotFoundError: passed on, because a missing file is often an answer.
+        JobStopped: storage rejects the call, and a retry cannot help.
+        ClipError: reason `local_disk`: a disk of this machine is full or read-only. Reason `storage`: the call still
+            fails after all tries, or this process's credentials are not sufficient.
     """
     began = time.monotonic()
     for failed in range(1, policy.tries + 1):
@@ -54,7 +54,7 @@ def retrying(policy: RetryPolicy, what: str, where: str, call: Callable[[], T]) 
             return call()
         except (FileExistsError, FileNotFoundError):
             raise
-        except Exception as error:  # sorted by cause; what is not storage's is raised again
+        except Exception as error:  # classified by cause; errors not from storage are raised again
             disk = None if isinstance(error, (ClipError, JobStopped)) else disk_fault(error)
             if disk is not None:
                 raise ClipError(disk.reason, f"cannot {what}: {disk.message}", redact(where)) from None

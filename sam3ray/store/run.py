@@ -1,15 +1,15 @@
-"""A run's output folder: what is done, what failed; and the one way to add to it.
+"""A run's output folder: its finished and failed clips, and the only way to add to them.
 
 What is on storage if a process dies, step by step:
 
-* `create_or_open`: nothing, or `manifest.parquet` alone, or both `manifest.parquet` and `run.json`. The middle state
-  is no run yet: the next call replaces it. Runs of 0.1.0 can have `run.json` alone; the next call with the same config
-  and manifest completes them.
-* `commit`, `publish_video`, `record_failure`: the file is whole or absent.
+* `create_or_open`: nothing, or `manifest.parquet` alone, or both `manifest.parquet` and `run.json`. The manifest
+  alone is not a run yet: the next call replaces it. Runs of 0.1.0 can have `run.json` alone; the next call with the
+  same config and manifest completes them.
+* `commit`, `publish_video`, `record_failure`: the file is complete or absent.
 * `write_clips_table`: the old table or the new one.
-* `clear_failures`: some records gone, others not; calling it again finishes the work.
+* `clear_failures`: some records are deleted, others not; calling it again deletes the rest.
 
-On storage that needs named temporaries one may be left in `.tmp/`; the next driver removes it.
+On storage that needs named temporary files, one may be left in `.tmp/`; the next driver removes it.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from sam3ray.store.summary import ClipSummary
 
 _LOG = logging.getLogger(__name__)
 
-_FOOTER_BYTES = 16 * 1024  # holds the footer of nearly every clip's file
+_FOOTER_BYTES = 16 * 1024  # enough for the footer of nearly every clip's file
 
 
 class RunStore(FrozenRun):
-    """The output of one run, on any fsspec storage. Picklable; does nothing until it is asked.
+    """The output of one run, on any fsspec storage. Picklable; creating one makes no request.
 
-    Every method may raise `JobStopped` (storage refuses: permission, credentials, no such bucket, disk full) or
-    `ClipError` of reason `storage` (unreachable after retries with back-off). No message holds a credential.
+    Every method may raise `JobStopped` (storage rejects the call: permission, credentials, no such bucket, disk full)
+    or `ClipError` of reason `storage` (unreachable after retries with back-off). No message holds a credential.
 
     Args:
         output: the run's folder: a path or a URI.
@@ -72,7 +72,7 @@ class RunStore(FrozenRun):
         self._lookup = compacted.Lookup(self.storage)
 
     def path(self, *parts: str) -> str:
-        """The full address of something in the run."""
+        """The full address of a path in the run."""
         return self.storage.address("/".join(parts))
 
     # ---- what is done
@@ -81,7 +81,7 @@ class RunStore(FrozenRun):
         """Finished clips, by one listing (and the index of merged files).
 
         Args:
-            told: called now and then with the number listed.
+            told: called from time to time with the number listed.
         """
         names = self.storage.names(layout.ANNOTATIONS, told)  # before the index: see `reading.dataset_of`
         ids = {clip_id for name in names if (clip_id := layout.clip_of(name, ".parquet")) is not None}
@@ -94,13 +94,13 @@ class RunStore(FrozenRun):
         return self._lookup.find(clip_id) is not None
 
     def commit(self, clip_id: str, local_path: str | os.PathLike[str]) -> bool:
-        """Make a finished annotation file the clip's: whole, and only if the clip has none.
+        """Commit a finished annotation file as the clip's, if the clip has none yet.
 
         Returns:
-            True: this call created it. False: the clip was done already; nothing has changed.
+            True: this call created the file. False: the clip was already done; nothing has changed.
         """
         path = layout.annotation_path(clip_id)
-        # Where merged files have taken the place of a clip's own, its name is free again.
+        # If a merged file has replaced the clip's own file, the name is free again.
         if self._lookup.find(clip_id) is not None:
             return False
         return self.storage.create(os.fspath(local_path), path)
@@ -109,7 +109,7 @@ class RunStore(FrozenRun):
         """The annotations of one clip, sorted by (frame_index, object_id).
 
         Args:
-            columns: only these; None is all.
+            columns: read only these; None: all.
 
         Raises:
             FileNotFoundError: the clip is not done.
@@ -136,7 +136,7 @@ class RunStore(FrozenRun):
 
         Raises:
             FileNotFoundError: the clip is not done.
-            ValueError: the file is no annotation file.
+            ValueError: the file is not an annotation file.
         """
         try:
             return self._footer(clip_id)
@@ -181,14 +181,14 @@ class RunStore(FrozenRun):
     ) -> int:
         """Delete the records of all clips, or of those whose last attempt failed for one of these reasons.
 
-        Records of a clip go last first: what settles a clip goes before what only counts.
+        A clip's records are deleted from the last to the first, because the last one settles the clip.
 
         Args:
-            check: is called before each deletion, and may raise: `DriverLease.check`.
-            from_start: their windows, too: those clips begin at their first frame again.
+            check: called before each deletion, and may raise, as `DriverLease.check` does.
+            from_start: also delete their windows, so those clips start again at their first frame.
 
         Returns:
-            How many clips were cleared.
+            The number of clips cleared.
         """
         attempts = failure_records.list_attempts(self.storage)
         if reasons is not None:
@@ -214,10 +214,10 @@ class RunStore(FrozenRun):
     def publish_video(
         self, clip_id: str, local_path: str | os.PathLike[str], overwrite: bool = False, revision: int = 0
     ) -> bool:
-        """Put an annotated video in place. True if this call did; False if there was one and `overwrite` is not set.
+        """Publish an annotated video. False if one exists and `overwrite` is not set, else True.
 
         Args:
-            revision: with the corrections up to this one; 0: of the model's own annotations.
+            revision: the revision that the video shows; 0: the model's own annotations.
         """
         path = layout.video_path(clip_id, revision)
         if overwrite:
@@ -226,7 +226,7 @@ class RunStore(FrozenRun):
         return self.storage.create(os.fspath(local_path), path)
 
     def rendered_ids(self, revision: int = 0) -> set[str]:
-        """Clips that have an annotated video, of a revision or of the model's own annotations, by one listing."""
+        """Clips with an annotated video of a revision or of the model's own annotations (0), by one listing."""
         names = self.storage.names(layout.videos_folder(revision))
         return {clip_id for name in names if (clip_id := layout.clip_of(name, ".mp4")) is not None}
 
@@ -250,15 +250,15 @@ class RunStore(FrozenRun):
         """The outcome of each clip, from storage alone: see `outcomes`.
 
         Args:
-            done_ids: if the caller has just listed them.
+            done_ids: finished clips, if the caller has just listed them.
             records: all failure records, if the caller has just read them.
-            told: called now and then with the number of clips read.
+            told: called from time to time with the number of clips read.
         """
         done = self.done_ids(told) if done_ids is None else done_ids
         return outcomes(self.storage, self.clip_ids(), done, records, self._footer, told)
 
     def write_clips_table(self, summaries: Mapping[str, ClipSummary]) -> None:
-        """Renew `clips.parquet`, in one step. Clips that are not in the mapping are "left"."""
+        """Replace `clips.parquet`, in one step. Clips that are not in the mapping are "left"."""
         self.storage.replace_bytes(summary.to_parquet(self.manifest_table(), summaries), layout.CLIPS)
 
     # ---- drivers
@@ -267,6 +267,6 @@ class RunStore(FrozenRun):
         """The right to change this run: `with store.lease() as lease: ...`. See `DriverLease`.
 
         Args:
-            task: the purpose, shown to others.
+            task: the purpose, which other processes report.
         """
         return DriverLease(self.storage, task=task)

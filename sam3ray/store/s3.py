@@ -1,7 +1,8 @@
-"""Uses S3 with as few requests as the protocol allows: one per question.
+"""Uses S3 with as few requests as the protocol allows: one per operation.
 
-s3fs asks more than is needed: whether a name that is not there may be a folder, how long a file is before it is read,
-what lies beside a folder that is empty. At a clip's commit and at 20,000 finished clips that is most of the traffic.
+s3fs makes more requests than needed: whether a missing name is a folder, how long a file is before it is read, what
+else is beside an empty folder. When clips are committed and 20,000 finished clips listed, these are most of the
+traffic.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 from sam3ray.faults.storage import asked_again
 
 TOKEN = "sam3raytoken"
-PAGE = 1000  # names a request: the most that S3 gives
+PAGE = 1000  # names per request, the most that S3 returns
 
 
 def head(fs: Any, path: str) -> Mapping[str, Any]:
@@ -23,39 +24,39 @@ def head(fs: Any, path: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = fs.call_s3("head_object", Bucket=bucket, Key=key)
     except FileNotFoundError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is raised, with the store's reason
+    except Exception as error:  # noqa: BLE001 - raised again below, with the store's reason
         fuller = asked_again(error, fs, path)
     else:
         return found
-    raise fuller  # out here, so that it keeps the cause that it came with
+    raise fuller  # raised outside the handler to keep its own cause
 
 
 def get(fs: Any, path: str, start: int | None = None, end: int | None = None) -> bytes:
-    """One GET, of a range where one is given; a negative `start` counts from the end. Raises FileNotFoundError."""
+    """One GET, of a range if one is given; a negative `start` counts from the end. Raises FileNotFoundError."""
     try:
         data: bytes = fs.cat_file(path, start=start, end=end, max_concurrency=1)
     except OSError as error:
         response = getattr(error.__cause__, "response", None) or {}
         if start is not None and response.get("Error", {}).get("Code") in ("InvalidRange", "416"):
-            return b""  # the file is empty, or ends before
+            return b""  # the file is empty or shorter
         raise
     return data
 
 
 def put(fs: Any, local: str, path: str, *, token: str | None) -> bool:
-    """One PUT; with a token, only if there is no such file, marking it.
+    """One PUT. With a token, it marks the file with it, and fails if the file exists.
 
     Returns:
-        Whether the answer proves that the store has these very bytes. Where it does not (encryption with keys of
-        one's own gives other check sums) the caller may look.
+        Whether the answer proves that the store has these very bytes. If not (for example, encryption with the
+        customer's own keys changes check sums), the caller can check.
 
     Raises:
-        FileExistsError: there is one.
+        FileExistsError: the file exists.
     """
     with open(local, "rb") as file:
         data = file.read()
     condition = {} if token is None else {"mode": "create", "Metadata": {TOKEN: token}}
-    # One request below two chunks' size, whatever the size: no multipart upload can be left behind.
+    # The chunk size is chosen so that s3fs always uses one request: no multipart upload can be left behind.
     answer = fs.pipe_file(path, data, chunksize=max(50 * 2**20, len(data) // 2 + 1), **condition)
     tag = str((answer or {}).get("ETag", "")).strip('"')
     return tag == hashlib.md5(data, usedforsecurity=False).hexdigest()
@@ -64,10 +65,10 @@ def put(fs: Any, local: str, path: str, *, token: str | None) -> bool:
 def listing(
     fs: Any, path: str, prefix: str = "", *, deep: bool = False, told: Callable[[int], None] | None = None
 ) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
-    """The names in a folder that begin with `prefix`, a thousand a request, in the order of their bytes.
+    """The names in a folder that begin with `prefix`, a thousand per request, in byte order.
 
     Args:
-        deep: those in its subfolders, too, as paths below the folder.
+        deep: also list subfolders, as paths below the folder.
         told: called after each request with the number listed so far.
 
     Yields:
@@ -85,7 +86,7 @@ def listing(
             yield folder["Prefix"][len(below) :].rstrip("/"), None
         for item in page.get("Contents", ()):
             name = item["Key"][len(below) :]
-            if name and not name.endswith("/"):  # what a console's "create folder" leaves behind
+            if name and not name.endswith("/"):  # the empty object that a console's "create folder" makes
                 count += 1
                 yield name, item
         if told is not None:

@@ -1,4 +1,4 @@
-"""Local files without names: the system removes them when their process ends, in whatever way."""
+"""Local files without names, which the system removes when their process ends for any reason."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import tempfile
 from collections.abc import Iterator
 from typing import IO
 
-_IN_MEMORY = 1 << 20  # bytes: records, manifests and leases do not depend on a disk that may be full
+_IN_MEMORY = 1 << 20  # bytes in memory, so that records, manifests and leases can be written when the disk is full
 
 
 @contextlib.contextmanager
 def unnamed_file(data: bytes = b"") -> Iterator[str]:
-    """A path that opens the file, in this process alone and until the block ends."""
+    """A path that opens the unnamed file, valid in this process until the block ends."""
     with _file(len(data)) as file:
         file.write(data)
         file.flush()
-        # Opened through this link it starts at 0 each time, and may be truncated, like any file.
+        # Opened through this link, the file is read from position 0 each time and can be truncated, like any file.
         yield f"/proc/self/fd/{file.fileno()}"
 
 

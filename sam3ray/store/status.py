@@ -25,15 +25,15 @@ class Status:
 
     Attributes:
         clips: in the manifest.
-        failed: clips that failed for good, by reason.
-        left: clips still to do.
+        failed: number of clips that failed for good, by reason.
+        left: number of open clips.
         frames, objects, rows: of the finished clips.
-        frames_per_s: over the ten minutes before the latest commit; None before the first one.
+        frames_per_s: rate during the ten minutes before the latest commit; None before the first commit.
         rendered: annotated videos.
-        driver: the record of the process that holds the lease, if there is one.
-        edits: of the run's corrections: `revision`, and how many clips are `corrected` and `accepted`. Empty: none.
-        windows: unfinished clips of which a part is done: a state is saved, or a parallel window is finished. What only
-            prepares the work, such as a kept index of the video, does not count.
+        driver: the record of the process that holds the lease, if any.
+        edits: the run's corrections: `revision`, and the numbers of clips `corrected` and `accepted`. Empty: none.
+        windows: unfinished clips of which a part is done: a saved state or a finished parallel window. Preparations,
+            such as a kept index of the video, do not count.
         windows_done: finished parallel windows of unfinished clips.
     """
 
@@ -58,7 +58,7 @@ class Status:
         return {**data, **data.pop("edits")}
 
     def facts(self) -> dict[str, str]:
-        """Names and values as people read them."""
+        """Names and values, formatted for people."""
         failed = ", ".join(f"{reason} {count:,}" for reason, count in self.failed.items())
         values = {
             "output": self.output,
@@ -110,12 +110,12 @@ def _edits_words(edits: Mapping[str, int]) -> str:
 def read_status(
     output: str, storage_options: Mapping[str, Any] | None = None, told: Callable[[int], None] | None = None
 ) -> Status:
-    """The progress of a run that may be driven elsewhere.
+    """The progress of a run, wherever its driver is.
 
-    Three listings, `clips.parquet`, and the footers of the files committed since that was written.
+    Needs three listings, `clips.parquet`, and the footers of files committed since that was written.
 
     Args:
-        told: called now and then with the number of files listed or read.
+        told: called from time to time with the number of files listed or read.
 
     Raises:
         UserError: there is no run in this folder.
@@ -149,7 +149,7 @@ def read_status(
 
 
 def rate(done: list[ClipSummary], window_s: float = RATE_WINDOW_S) -> float | None:
-    """Frames per second over the last stretch of work: of clips finished within the window before the latest one."""
+    """Frames per second of the clips finished in the time window before the latest one."""
     timed = [(item.finished_at, item) for item in done if item.finished_at is not None]
     if not timed:
         return None

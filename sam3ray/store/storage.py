@@ -46,17 +46,17 @@ _UNKNOWN_KIND = "its kind is not known; allowed: a path, s3://, gs:// or az://"
 
 
 def _file_on_the_way(path: str) -> str:
-    """The nearest existing part of a local path, if it is a file; otherwise empty."""
+    """The nearest existing parent of a local path if it is a file, else empty."""
     while not os.path.lexists(path) and os.path.dirname(path) != path:
         path = os.path.dirname(path)
     return path if os.path.isfile(path) else ""
 
 
 class Storage:
-    """A folder and its options. Picklable; reopens its filesystem in every process.
+    """A folder and its options. Picklable; each process opens its own filesystem.
 
-    Paths are relative to the folder, with `/`. Every call retries what is worth it (see `retrying`) and raises
-    `JobStopped` where storage refuses, `ClipError` of reason `storage` where it stays unreachable.
+    Paths are relative to the folder, with `/`. Every call is retried where that can help (see `retrying`). It raises
+    `JobStopped` if storage rejects it, and `ClipError` with reason `storage` if storage stays unreachable.
     """
 
     def __init__(self, uri: str, options: Mapping[str, Any] | None = None, retry: RetryPolicy | None = None) -> None:
@@ -69,7 +69,7 @@ class Storage:
             raise UserError(f"{self.uri} {why}; allowed: a folder")
         self.options = dict(options or {})
         self.retry = retry or RetryPolicy()
-        self.enforced: bool | None = None  # whether create-if-absent is enforced, as far as `probe` knows
+        self.enforced: bool | None = None  # whether create-if-absent is enforced, according to `probe`
         remember_secrets(self.options)
         self._opened: tuple[int, Any, str] | None = None
         self._lock = threading.Lock()
@@ -92,7 +92,7 @@ class Storage:
             if self._opened is None or self._opened[0] != os.getpid():
                 options = options_for(self.uri, self.options)
                 try:
-                    # A separate instance, so that listings cached elsewhere in the process do not affect it.
+                    # A separate instance, unaffected by listings that other code in the process has cached.
                     fs, root = fsspec.core.url_to_fs(self.uri, **{**options, "skip_instance_cache": True})
                 except (ImportError, ValueError, TypeError) as error:
                     known = _UNKNOWN_KIND if "not known" in str(error) else describe(error)
@@ -197,7 +197,7 @@ class Storage:
             return None
 
     def size(self, path: str) -> int | None:
-        """Bytes; None if there is no such file."""
+        """The file's size in bytes; None if there is no such file."""
 
         def ask() -> int:
             if self.is_local:
@@ -219,12 +219,12 @@ class Storage:
         """Names in a folder, by one listing; empty if there is no such folder.
 
         Args:
-            told: called now and then with the count, if a listing takes many requests.
+            told: called from time to time with the count, if a listing takes many requests.
         """
         return [entry.path.rpartition("/")[2] for entry in self.listed(folder, told=told)]
 
     def listed(self, folder: str, prefix: str = "", told: Callable[[int], None] | None = None) -> list[Entry]:
-        """What lies in a folder, by one listing: files and folders whose name begins with `prefix`.
+        """The files and folders in a folder whose names begin with `prefix`, by one listing.
 
         The size of a folder is 0. Empty if there is no such folder.
         """
@@ -241,7 +241,7 @@ class Storage:
             self.fs.invalidate_cache()
             below = self.full(folder).rstrip("/")
             items = {str(info["name"]).rstrip("/"): info for info in self.fs.ls(self.full(folder), detail=True)}
-            items.pop(below, None)  # what a console's "create folder" leaves behind
+            items.pop(below, None)  # the empty object that a console's "create folder" makes
             entries = [
                 Entry(f"{folder}/{name}" if folder else name, int(info.get("size") or 0), _modified(info))
                 for path, info in items.items()
@@ -257,10 +257,10 @@ class Storage:
             return []
 
     def walk(self, folder: str = "", told: Callable[[int], None] | None = None) -> Iterator[Entry]:
-        """All files below a folder, by one listing. Files that vanish meanwhile are left out.
+        """All files below a folder, by one listing. Files that vanish meanwhile are omitted.
 
         Args:
-            told: called now and then with the count, if a listing takes many requests.
+            told: called from time to time with the count, if a listing takes many requests.
         """
         if self.is_local:
             yield from self._walk_local(self.full(folder))
@@ -324,7 +324,7 @@ class Storage:
             yield local if self.download(path, local) else None
 
     def each(self, call: Callable[[T], R], items: Iterable[T], workers: int | None = None) -> Iterator[R]:
-        """Apply a reading call to many items in threads, in order, with a bounded number at once."""
+        """Apply a reading call to many items, in order, in a limited number of threads."""
         # Local reads gain nothing from threads.
         workers = workers or (4 if self.is_local else PARALLEL_READS)
         pending: list[Any] = []
@@ -343,10 +343,10 @@ class Storage:
     # ---- writing
 
     def create(self, local: str, path: str) -> bool:
-        """Create a file from a local one unless one of its name is there. True if this call created it.
+        """Create a file from a local one, unless it exists. True if this call created it.
 
-        At every moment there is either no file or a whole one. If the process dies, at most a temporary file
-        outside the run's folders (`.tmp/`) is left, on storage that needs one.
+        At every moment there is either no file or a complete one. If the process dies, at most a temporary file is left
+        in `.tmp/`, on storage that needs one.
         """
         # If the store is not known to enforce the condition, an existing file is never overwritten.
         if not self.is_local and not self.enforced and self.exists(path):
@@ -364,31 +364,31 @@ class Storage:
             if self.retrying("create", path, attempt):
                 return True
         except (FileExistsError, FileNotFoundError) as error:
-            # "Not found" is a missing bucket; or what a client's tidying up hit on after "exists" (gcsfs does that).
+            # "Not found" means a missing bucket, or comes from a client's clean-up after "exists" (gcsfs).
             if isinstance(error, FileNotFoundError) and not self.exists(path):
                 raise self._no_folder("create", path, error) from None
-            # Perhaps created by an earlier try of this call whose answer was lost.
+            # An earlier try of this call may have created it, with the answer lost.
             try:
                 owner = self.retrying("look at", path, lambda: creating.token_of(self.fs, self.full(path)))
             except FileNotFoundError:
-                return False  # another writer's, and deleted meanwhile
+                return False  # created by another writer, and deleted meanwhile
             if owner != token:
                 return False
         written = self.size(path)
         if written != size:
-            # Ours, and damaged: better no file than a broken one. (None: it has been removed already.)
+            # Ours but damaged: no file is better than a broken one. (None: it is already gone.)
             if written is not None:
                 self.delete(path)
             raise ClipError(Reason.STORAGE, f"{size} bytes were sent, {written} arrived", self.shown(path))
         return True
 
     def create_bytes(self, data: bytes, path: str) -> bool:
-        """`create` from bytes."""
+        """Like `create`, from bytes."""
         with unnamed_file(data) as local:
             return self.create(local, path)
 
     def replace(self, local: str, path: str) -> None:
-        """Put a file in place, atomically: readers see the old one or the new one."""
+        """Write a file atomically: readers see the old one or the new one."""
         try:
             self.retrying(
                 "write", path, lambda: creating.replace(self.fs, local, self.full(path), self.full(TEMPORARY))
@@ -401,7 +401,7 @@ class Storage:
         return JobStopped(f"cannot {what} {self.shown(path)}: {why}; check the address ({describe(error)})")
 
     def replace_bytes(self, data: bytes, path: str) -> None:
-        """`replace` from bytes."""
+        """Like `replace`, from bytes."""
         with unnamed_file(data) as local:
             self.replace(local, path)
 
@@ -419,13 +419,13 @@ class Storage:
         return True
 
     def delete_empty_folder(self, path: str) -> None:
-        """Remove empty folders where a store has folders; nothing elsewhere."""
+        """Delete a folder if it is empty. No effect on stores without folders."""
         if self.is_local:
             with contextlib.suppress(OSError):
                 os.rmdir(self.full(path))
 
     def clear_temporaries(self) -> None:
-        """Delete temporary files that dead processes left."""
+        """Delete temporary files of dead processes."""
         now = time.time()
         for entry in list(self.walk(TEMPORARY)):
             age = now - entry.modified if entry.modified is not None else 0.0
@@ -434,10 +434,10 @@ class Storage:
         self.delete_empty_folder(TEMPORARY)
 
     def probe(self) -> Guarantee:
-        """Find out by a test whether create-if-absent is enforced. Writes a small file, which it deletes.
+        """Test whether create-if-absent is enforced, with a small file that is deleted afterwards.
 
-        Some S3-compatible servers ignore the condition: then two writers in the same instant could both
-        succeed, and the answer is `Guarantee.CHECKED`.
+        Some S3-compatible servers ignore the condition. Then two simultaneous writers could both succeed, and the
+        result is `Guarantee.CHECKED`.
         """
         if self.guarantee is not Guarantee.SERVER:
             return self.guarantee

@@ -22,17 +22,17 @@ _TIMINGS_KEY = b"sam3ray.timings"
 
 @dataclass(frozen=True, slots=True)
 class ClipSummary:
-    """One clip.
+    """The outcome of one clip.
 
     Attributes:
-        status: "done"; "failed": settled by its last failure record; "left": still to do.
-        reason, message: of the last failed attempt, unless the clip is done.
-        frames, objects, rows: of its annotations.
-        seconds: spent on the attempt that succeeded.
-        attempts: failure records, and one more if done.
-        timings: seconds by stage.
+        status: "done"; "failed": settled by its last failure record; "left": open.
+        reason, message: those of the last failed attempt, unless the clip is done.
+        frames, objects, rows: counts of its annotations.
+        seconds: duration of the successful attempt.
+        attempts: number of failure records, plus one if the clip is done.
+        timings: seconds of each stage.
         finished_at: Unix seconds when its annotations were finished.
-        source: how its video looked (`sam3ray.files.sighting`).
+        source: its video's sighting (`sam3ray.files.sighting`).
     """
 
     clip_id: str
@@ -53,7 +53,7 @@ def from_clip_metadata(clip_id: str, clip: Mapping[str, Any], failed_attempts: i
     """The summary of a finished clip from the "clip" metadata of its file.
 
     Raises:
-        ValueError: they are damaged.
+        ValueError: the metadata is damaged.
     """
     try:
         finished_at = clip.get("finished_at")
@@ -88,14 +88,14 @@ _FIXED: dict[str, pa.DataType] = {
     "attempts": pa.int64(),
     "finished_at": pa.timestamp("ms", tz="UTC"),
 }
-_SOURCE = "sam3ray.source"  # a name that no manifest has; tables of 0.1.0 lack the column
+_SOURCE = "sam3ray.source"  # a name that no manifest uses; tables of 0.1.0 lack the column
 
 
 def to_parquet(manifest: pa.Table, summaries: Mapping[str, ClipSummary]) -> bytes:
     """`clips.parquet`: one row per clip in the manifest's order.
 
-    Its columns: those of `ClipSummary` and the uri, one `<stage>_s` for each stage that was timed, and the manifest's
-    other columns with their own types. A carried column whose name is taken is called `manifest.<name>`.
+    The columns are those of `ClipSummary` and the uri, one `<stage>_s` for each stage, and the manifest's other columns
+    with their own types. A carried column whose name is taken is renamed to `manifest.<name>`.
     """
     ids = manifest.column("clip_id").to_pylist()
     rows = [summaries.get(clip_id) or ClipSummary(clip_id) for clip_id in ids]
@@ -136,7 +136,7 @@ def _free_name(name: str, taken: set[str]) -> str:
 
 
 def from_parquet(data: bytes) -> dict[str, ClipSummary]:
-    """The summaries in a `clips.parquet`; none if it is damaged, because it can always be rebuilt from the store."""
+    """The summaries in a `clips.parquet`; none if it is damaged, because it can be rebuilt."""
     try:
         file = pq.ParquetFile(io.BytesIO(data))
         stages = parse_json((file.schema_arrow.metadata or {}).get(_TIMINGS_KEY, b"[]"))

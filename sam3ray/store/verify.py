@@ -1,4 +1,4 @@
-"""The audit of a run: everything a reader relies on, checked against storage."""
+"""The audit of a run: checks everything on which readers rely."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from sam3ray.store.storage import Entry, Storage
 from sam3ray.store.summary import ClipSummary
 from sam3ray.values.clip import Clip
 
-WORKERS = 4  # files under check at a time: bounds memory at a few hundred MB
-WORTH_PROCESSES = 64  # files from which it is worth starting processes, a second each
+WORKERS = 4  # files checked at a time, which bounds memory to a few hundred MB
+WORTH_PROCESSES = 64  # number of files that justifies starting processes, which takes a second each
 
 Result = tuple[list[Checked], list[str]]
 Spread = Callable[[Callable[[Task], Result], Sequence[Task]], Iterator[Result]]  # results in the order of the tasks
@@ -50,18 +50,18 @@ def verify_run(
 ) -> list[str]:
     """Audit a run.
 
-    Checks that every clip of the manifest is done or has a failure record, that there is nothing else, and of every
-    finished clip the schema, the metadata (against `run.json`, and clip against clip), the order of rows, ids, prompts,
-    scores, that every RLE decodes at the frames' size to exactly its area and its box, and the row counts, also those
-    in `clips.parquet`. Of a compacted run the merged files are checked likewise, and against the clips' own files where
-    those are still there.
+    Checks that every clip of the manifest is done or has a failure record, and that there are no other clips. For every
+    finished clip, checks the schema, the metadata (against `run.json` and other clips), the order of rows, ids,
+    prompts, scores, and row counts (also against `clips.parquet`), and that every RLE decodes to the frame's size and
+    to exactly its area and box. Merged files of a compacted run are checked in the same way, and compared with the
+    clips' own files if those exist.
 
     Args:
-        progress: called now and then with (clips checked, clips to check).
-        sample: check the files of this many finished clips, chosen at random each time, not of all. What can be told
-            from listings is checked of all clips.
-        spread: who does the work: `spread_over_processes(n)`, or `sam3ray.job.spread_over_cluster`; threads of this
-            process where None.
+        progress: called from time to time with (clips checked, clips to check).
+        sample: check the files of only this many finished clips, chosen at random each time. Checks that need only
+            listings still cover all clips.
+        spread: where the work is done: `spread_over_processes(n)` or `sam3ray.job.spread_over_cluster`; None: threads
+            of this process.
 
     Returns:
         The problems, one sentence each; empty if there are none.
@@ -102,7 +102,7 @@ def verify_run(
 
 
 def spread_over_processes(workers: int) -> Spread:
-    """Runs the work in `workers` processes, or in threads of this one if there is little."""
+    """Run the work in `workers` processes, or in threads of this one if there is little work."""
 
     def spread(call: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         if workers <= 1 or len(tasks) < WORTH_PROCESSES:
@@ -118,7 +118,7 @@ def spread_over_processes(workers: int) -> Spread:
 def _tasks(
     clips: Mapping[str, Clip], listing: _Listing, index: Mapping[str, CompactedClip], sample: int | None
 ) -> list[Task]:
-    """The files to look into."""
+    """The files to check."""
     own = listing.annotations & clips.keys()
     by_part: dict[str, list[CompactedClip]] = {}
     for held in index.values():
@@ -151,13 +151,13 @@ def _sort(entries: Iterator[Entry]) -> _Listing:
         elif folder == layout.COMPACTED and "/" not in name and name.endswith(".parquet"):
             found.parts.add(name)
         elif folder == layout.RECORDINGS and layout.clip_of(name, ".mp4"):
-            pass  # a crash leaves the unfinished clip's recording
+            pass  # a crash leaves the recording of the unfinished clip
         elif folder == layout.WINDOWS and (clip_id := _window_clip(name)) is not None:
             found.windows.add(clip_id)
         elif folder == layout.EDITS:
-            pass  # corrections are checked by `sam3ray.revisions`, which knows what belongs there
+            pass  # corrections are checked by `sam3ray.revisions`
         elif entry.path == layout.EXPORT or (folder == layout.SIDECARS and layout.clip_of(name, ".json")):
-            pass  # a run that an export has made
+            pass  # a run that an export has created
         elif entry.path not in _ROOT_FILES and not _is_index(folder, name):
             found.unknown.append(entry.path)
     return found
@@ -173,11 +173,11 @@ def _window_clip(name: str) -> str | None:
 
 
 def leftovers(store: RunStore) -> list[str]:
-    """Harmless leftovers that disappear by themselves: windows of finished clips. One sentence each."""
+    """Harmless leftovers that the next run removes: windows of finished clips. One sentence each."""
     under_way = windows.clip_windows(store.storage)
     done = store.done_ids() if under_way else set()
     return [
-        f"clip {clip_id}: is done, and an attempt that ended late left windows; the next run removes them"
+        f"clip {clip_id}: done, but an attempt that ended late left windows; the next run removes them"
         for clip_id in sorted(under_way.keys() & done)
     ]
 
@@ -225,7 +225,7 @@ def _read_clips_table(
 ) -> tuple[Mapping[str, ClipSummary], list[str]]:
     data = storage.read(layout.CLIPS)
     if data is None:
-        return {}, []  # written by the driver now and then; a new run has none
+        return {}, []  # the driver writes it from time to time; a new run has none
     summaries = summary.from_parquet(data)
     if summaries.keys() != clips.keys():
         return {}, [f"{layout.CLIPS}: its clips differ from the manifest's"]
@@ -234,7 +234,7 @@ def _read_clips_table(
 
 
 def _compare_with_table(clip: Checked, table: Mapping[str, ClipSummary]) -> list[str]:
-    """A clip finished after the table was written is not done in it, which is not a problem."""
+    """A clip that was finished after the table was written is not done in it, which is not a problem."""
     said = table.get(clip.clip_id)
     if said is None or said.status != "done" or clip.figures is None:
         return []

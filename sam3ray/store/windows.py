@@ -1,17 +1,17 @@
 """The finished part of a running clip: `windows/<clip_id>/<pass>-<k>.parquet` and `<pass>-<k>.safetensors`.
 
 A window is the progress of a clip since the previous one: its rows, and the state of the engine. The state names the
-run, the clip, its video, and every file of rows before it with its SHA-256. It can be used only if all of them are
-there and intact. So rows are written first, then the state; earlier states are removed last.
+run, the clip, its video, and every file of rows before it with its SHA-256. It can be used only if all of them
+exist and are intact. So rows are written first, then the state; earlier states are removed last.
 
 If the process dies after
-* writing the rows: a file remains that no state names. The next attempt takes another number, and the file is removed
-  when the clip is done.
-* writing the state: two states remain, of which the later one counts.
+* writing the rows: a file remains that no state names. The next attempt uses another number; the file is removed when
+  the clip is done.
+* writing the state: two states remain; the later one counts.
 * the clip is done: files remain, which `verify` notes and the next driver removes.
 
-Files are created if absent. An attempt that finds a state in its place has lost a race against another attempt at the
-same clip. It continues from that state instead: both attempts find the same rows.
+Files are created if absent. An attempt that finds its state already stored has lost a race against another attempt at
+the same clip. It continues from that state: both attempts find the same rows.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class WindowName:
 
 @checked(config=_STRICT)
 class WindowEntry:
-    """One window, as its own state and later ones name it.
+    """One window, as named in its own state and later ones.
 
     Attributes:
-        frames: frames for which it has rows, including those without objects.
+        frames: number of its frames, including those without objects.
         rung, device, attempt, seconds: how it was made.
     """
 
@@ -64,7 +64,7 @@ class WindowEntry:
 
     @property
     def window(self) -> WindowName:
-        """Raises ValueError if it is not a window's name."""
+        """The window's name. Raises ValueError if it is not one."""
         found = layout.window_of(self.name + ROWS, ROWS)
         if found is None:
             raise ValueError(f"{self.name!r:.60} is not the name of a window")
@@ -73,10 +73,10 @@ class WindowEntry:
 
 @checked(config=_STRICT)
 class WindowNote:
-    """What a state says about itself.
+    """A state's description of itself.
 
     Attributes:
-        source: how the video looked (`sam3ray.files.sighting`).
+        source: the video's sighting (`sam3ray.files.sighting`).
         windows: all up to this state, in order.
     """
 
@@ -90,7 +90,7 @@ class WindowNote:
 
     @classmethod
     def loads(cls, text: str) -> WindowNote:
-        """Raises ValueError if it is not a state's note, or names files that are not windows."""
+        """Parse a note. Raises ValueError if it is not a state's note, or names files that are not windows."""
         try:
             note = _NOTE.validate_json(text)
         except ValidationError as error:
@@ -124,22 +124,22 @@ class Windows:
         self.has_index = layout.FRAMES in names
 
     def next_name(self, pass_number: int) -> WindowName:
-        """The next number, above all used before."""
+        """Name of the next window, with a number above all used so far."""
         taken = [name.number for name in self.rows | self.states if name.pass_number == pass_number]
         return WindowName(pass_number, max(taken, default=-1) + 1)
 
     def fetch(self, name: WindowName, suffix: str, folder: Path) -> Path | None:
-        """A local copy; None if the file is gone."""
+        """A local copy of a file; None if it is gone."""
         local = folder / f"{name}{suffix}"
         return local if self.storage.download(self._path(name, suffix), str(local)) else None
 
     def create_rows(self, name: WindowName, local: Path) -> bool:
-        """False if another attempt has already written one."""
+        """Create the window's rows. False if another attempt has already done so."""
         self.rows.add(name)
         return self.storage.create(str(local), self._path(name, ROWS))
 
     def create_state(self, name: WindowName, local: Path) -> bool:
-        """False if another attempt has already written one. Otherwise the earlier states are removed."""
+        """Create the window's state, and delete earlier states. False if another attempt was first."""
         if not self.storage.create(str(local), self._path(name, STATE)):
             self.states.add(name)
             return False
@@ -157,7 +157,7 @@ class Windows:
 
 
 def clip_windows(storage: Storage) -> dict[str, WindowName | None]:
-    """Clips that have windows, by one listing, and the newest state of each, if there is one."""
+    """Clips with windows, each with its newest state, if any; by one listing."""
     found: dict[str, WindowName | None] = {}
     for entry in storage.walk(layout.WINDOWS):
         parts = entry.path.split("/")
@@ -170,14 +170,14 @@ def clip_windows(storage: Storage) -> dict[str, WindowName | None]:
 
 
 def newest_window(storage: Storage, clip_id: str) -> WindowName | None:
-    """Of one clip, by one listing."""
+    """The newest window of one clip, by one listing."""
     windows = Windows(storage, clip_id)
     windows.list()
     return max(windows.states, default=None)
 
 
 def clear_windows(storage: Storage, clip_ids: Iterable[str]) -> None:
-    """Remove the windows of some clips: states before the files that they name; this way no file is missed."""
+    """Delete the windows of some clips: states before the files that they name, so that no file is missed."""
     for clip_id in clip_ids:
         folder = layout.window_folder(clip_id)
         for name in sorted(storage.names(folder), key=_order_of_removal):
@@ -187,7 +187,7 @@ def clear_windows(storage: Storage, clip_ids: Iterable[str]) -> None:
 
 
 def _order_of_removal(name: str) -> int:
-    if name == layout.CUTS:  # without it nothing else could be told from what another one has left
+    if name == layout.CUTS:  # last: it shows to which cuts the other files belong
         return 3
     return 0 if name == layout.LINKS else 1 if name.endswith((".json", STATE)) else 2
 
