@@ -1,4 +1,4 @@
-"""Videos in and out: probe, fetch, decode, encode."""
+"""Videos: probe, fetch, decode, encode."""
 
 from sam3ray.video._anchor import Anchor
 from sam3ray.video._clip_frames import ClipFrames

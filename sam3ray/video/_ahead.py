@@ -1,4 +1,4 @@
-"""Running a source of frames in a background thread."""
+"""Runs a source of frames in a background thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POLL_S = 0.2
 
 
 def queue_capacity(queue_frames: int, width: int, height: int) -> int:
-    """Frames to decode ahead: as many as asked for, fewer where they are large."""
+    """The number of frames to decode ahead: as many as requested, fewer if they are large."""
     return max(1, min(queue_frames, _QUEUE_BYTES // max(1, width * height * 3)))
 
 
@@ -34,9 +34,9 @@ class Ahead:
     """Runs a source of frames in a thread, at most `capacity` frames ahead of the consumer.
 
     The source calls `progress` for every frame that it decodes, wanted or not. A native decoder cannot be interrupted:
-    one that makes no progress is left behind in its daemon thread, and the clip fails. `patience_s` are seconds that
-    the thread had a core: on an overloaded node a good video takes long, too, and must not fail for it. Where it
-    waits for something, ten times as long is allowed.
+    if it makes no progress, it stays in its daemon thread, and the clip fails. `patience_s` counts processor time of
+    the thread, so that a good video does not fail on an overloaded node. If the thread is waiting, it may take ten
+    times as long.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Ahead:
             yield item
 
     def stop(self) -> None:
-        """Stop the thread and wait until it has ended. A forked process has no such thread, perhaps its locks."""
+        """Stop the thread and wait for its end. A forked process does not have the thread, but may have its locks."""
         if os.getpid() != self._pid:
             return
         self._stopped.set()
@@ -119,10 +119,10 @@ class Ahead:
                     break
         except _Stopped:
             pass
-        except BaseException as raised:  # noqa: BLE001 - handed to the consumer, who raises it
+        except BaseException as raised:  # noqa: BLE001 - passed to the consumer, which raises it
             error = raised
         finally:
-            frames.close()  # the container is closed in the thread that used it
+            frames.close()  # closes the container in the thread that used it
         self._put(_End(error))
 
 

@@ -1,4 +1,4 @@
-"""A key frame passed while a clip is read, from which the clip can be continued without an index of the file."""
+"""Anchors: key frames passed while a clip is read, from which it can be continued without an index of the file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pydantic.dataclasses import dataclass as checked
 from sam3ray.video._decode import CodedFrame
 from sam3ray.video._frame_index import KeyFrame, SeekPoint
 
-_MOST_FRAMES = 1000  # of a group; later ones are not compared
-_HELD = 32  # frames that a reader may hold, at most
+_MOST_FRAMES = 1000  # frames of a group that are compared
+_HELD = 32  # largest number of frames that a reader holds
 
 
 @checked(config=ConfigDict(strict=True, extra="forbid"))
@@ -22,12 +22,12 @@ class Anchor:
     """A key frame, and the frames from it to the next one.
 
     Attributes:
-        position: in the clip, of the first frame at or after it that belongs to the clip.
-        index: of the key frame in the source.
+        position: position in the clip of the first of the clip's frames at or after the key frame.
+        index: index of the key frame in the source.
         start: the pts that counts as 0 s.
         pts_of_key, seek_to, byte, piece: see `KeyFrame`.
-        pts: of these frames, in display order.
-        taken: indices in the source of those that belong to the clip.
+        pts: pts of these frames, in display order.
+        taken: source indices of those that belong to the clip.
     """
 
     position: int
@@ -42,7 +42,7 @@ class Anchor:
 
     @classmethod
     def of(cls, facts: Any) -> Anchor | None:
-        """The anchor from its `facts`; None if they are not an anchor's."""
+        """The anchor from its `facts`; None if they do not describe one."""
         try:
             anchor = cls(**facts)
         except (TypeError, ValidationError):
@@ -54,7 +54,7 @@ class Anchor:
         return asdict(self)
 
     def point(self, position: int) -> SeekPoint:
-        """Where to start reading for that frame of the clip, or a later one."""
+        """Where to start reading for that frame of the clip or a later one."""
         last = self.taken[min(position - self.position, len(self.taken) - 1)]
         ranks = {pts: rank for rank, pts in enumerate(self.pts, self.index) if rank <= last}
         key_frame = KeyFrame(self.pts_of_key, self.seek_to, self.byte, self.piece)
@@ -62,11 +62,11 @@ class Anchor:
 
 
 class AnchorLog:
-    """Records decoded frames in one thread, and gives another thread the last key frame that has certainly been passed.
+    """Records decoded frames in one thread; another thread reads the last key frame that has certainly been passed.
 
     Args:
-        ahead: frames that are decoded and not yet asked for, at most.
-        taken: frames of the clip that are not decoded here, since they come before.
+        ahead: largest number of frames decoded but not yet consumed.
+        taken: number of the clip's frames before the first one decoded here.
     """
 
     def __init__(self, ahead: int, taken: int = 0) -> None:
@@ -78,7 +78,9 @@ class AnchorLog:
 
     def note(self, coded: CodedFrame, *, is_taken: bool) -> None:
         with self._lock:
-            if self._is_over or coded.is_rebuilt:  # a rebuilt clock cannot be known entirely from the middle
+            if (
+                self._is_over or coded.is_rebuilt
+            ):  # a clock that must be rebuilt is not fully known from the middle of the file
                 self._is_over = True
                 self._groups.clear()
                 return

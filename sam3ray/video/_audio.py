@@ -23,11 +23,15 @@ from sam3ray.video._source import open_container, packets_of
 from sam3ray.video._stamps import counts_only_frames
 
 _log = logging.getLogger(__name__)
-_RATES = (48000, 44100, 32000)  # a packet holds 1024 samples: at low rates the last one would outlast the pictures
+_RATES = (
+    48000,
+    44100,
+    32000,
+)  # a packet has 1024 samples: at low rates, the last one would be longer than the pictures
 _FORMAT, _LAYOUT, _CHANNELS = "fltp", "stereo", 2
-_SLACK_S = 0.05  # stamps waver by a unit, in some containers by a packet: such samples simply follow each other
-_LEAD_S = 5.0  # decoded before a range: codecs look back by less than a second
-_SILENCE_SAMPLES = 4096  # read at a time
+_SLACK_S = 0.05  # stamps vary by a unit, in some containers by a packet: such samples count as contiguous
+_LEAD_S = 5.0  # decoded before a range: codecs depend on less than a second
+_SILENCE_SAMPLES = 4096  # samples read at a time
 _FILES_FAULT = (Reason.UNREADABLE_VIDEO, Reason.NO_VIDEO_STREAM, Reason.OVER_LIMITS)
 _DAMAGE = (av.error.FFmpegError, ClipError, ValueError)
 
@@ -35,13 +39,13 @@ _DAMAGE = (av.error.FFmpegError, ClipError, ValueError)
 class AudioTrack:
     """Encodes a source's sound as stereo AAC, each sample at its time on the video's growing clock.
 
-    Where the source's sound begins late or pauses, there is silence. Damage ends the sound early, with a line in the
-    log, and never fails the video.
+    If the source's sound begins late or pauses, silence is inserted. Damaged sound ends early, with a line in the log,
+    and never fails the video.
 
     Args:
-        output: gets one more stream, if the source has sound (`self.exists`).
+        output: gets an audio stream if the source has sound (`self.exists`).
         source: a media file.
-        start_s, end_s: range in seconds from the start of the source's video, or of its sound where it has no video.
+        start_s, end_s: range in seconds from the start of the source's video, or of its sound if it has no video.
     """
 
     def __init__(self, output: OutputContainer, source: VideoSource, start_s: float, end_s: float | None) -> None:
@@ -95,7 +99,7 @@ class AudioTrack:
             pass
 
     def finish(self, seconds: float) -> None:
-        """Mux the rest of the sound, which ends with the output."""
+        """Mux the rest of the sound, up to the end of the output."""
         length = round(seconds * self._rate)
         self._length = length if self._length is None else min(length, self._length)
         while self._mux():
@@ -130,7 +134,7 @@ class AudioTrack:
 
 
 def _check_damage(error: Exception) -> None:
-    """Raises errors that are not the file's fault: a failing store, or a replaced file."""
+    """Raises errors that the file did not cause: a failing store, or a replaced file."""
     if isinstance(error, ClipError) and error.reason not in _FILES_FAULT:
         raise error
 
@@ -144,11 +148,13 @@ def _output_rate(rate: int) -> int:
 def _placed(
     container: InputContainer, stream: AudioStream, epochs: Epochs, start_s: float, rate: int
 ) -> Iterator[np.ndarray]:
-    """Samples as float32 (channels, n) at the rate, without gaps, the first one at the beginning of the range."""
+    """Samples as float32 (channels, n) at the output's rate, without gaps, from the beginning of the range."""
     convert = _Converter(rate)
-    stamps_count = not counts_only_frames(container)  # AVI knows no pauses; libav's stamps of its sound are often wrong
+    stamps_count = not counts_only_frames(
+        container
+    )  # AVI has no pauses, and libav's stamps of its sound are often wrong
     epoch = last_epoch = 0
-    filled: float | None = None  # where, in samples of the range, what was read so far ends
+    filled: float | None = None  # end of what was read so far, in samples of the range
     for frame, byte in _decoded(container, stream):
         length = frame.samples * rate / frame.sample_rate
         at = filled or 0.0
@@ -157,7 +163,7 @@ def _placed(
             expected_s = start_s + at / rate if filled is not None else 0.0
             time_s, epoch = epochs.time_s(stamp_s, byte, expected_s)
             at = (time_s - start_s) * rate
-        unwanted = 0.0  # samples of this frame, at its beginning
+        unwanted = 0.0  # samples to drop at the beginning of this frame
         if filled is None or epoch != last_epoch or abs(at - filled) > _SLACK_S * rate:
             yield from convert(None)
             if filled is None:
@@ -166,7 +172,7 @@ def _placed(
                 yield from _silence(round(at) - max(0, round(filled)))
                 filled = at
             unwanted = min(filled - at, length)
-        last_epoch = epoch if unwanted < length else -1  # a frame passed over as a whole: the next one is placed, too
+        last_epoch = epoch if unwanted < length else -1  # dropped as a whole: place the next frame, too
         before_range = min(max(0.0, -filled), length - unwanted)
         filled += length - unwanted
         unwanted += before_range
@@ -180,7 +186,7 @@ def _placed(
 
 
 def _decoded(container: InputContainer, stream: AudioStream) -> Iterator[tuple[AudioFrame, int | None]]:
-    """Frames of sound, each with the place of its packet in the file."""
+    """Frames of sound, each with the position of its packet in the file."""
     for packet in packets_of(container, stream):
         for frame in stream.codec_context.decode(packet if packet.size else None):
             yield frame, packet.pos
@@ -194,7 +200,7 @@ def _silence(samples: int) -> Iterator[np.ndarray]:
 
 
 class _Converter:
-    """Converts frames of any sound format to blocks of float32 (channels, n) at one rate; None flushes the rest."""
+    """Converts frames of any sound format to float32 blocks (channels, n) at one rate; None flushes the rest."""
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
@@ -210,7 +216,7 @@ class _Converter:
             return
         if self._resampler is None:
             self._kind, self._resampler = kind, AudioResampler(_FORMAT, _LAYOUT, self._rate)
-        frame.pts = None  # times are ours; a filter would go by them
+        frame.pts = None  # we place samples ourselves; a filter would use the stamps
         yield from self._blocks(self._resampler, frame)
 
     @staticmethod

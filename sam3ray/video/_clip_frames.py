@@ -1,4 +1,4 @@
-"""A clip whose frames can be read more than once, and from the middle."""
+"""A clip whose frames can be read repeatedly and from the middle."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class ClipFrames:
     """The sampled frames of a range of a video. They can be read any number of times, even concurrently.
 
     Positions count the frames of the clip from 0; `Frame.index` counts in the source. Reading from the middle, or
-    asking for a moment, takes an index of the file (`sam3ray.video._index`). Where it has none, the clip is decoded
-    once without converting its frames, to learn where they are.
+    finding the frame at a time, needs an index of the file (`sam3ray.video._index`). If the file has none, the clip is
+    decoded once, without converting its frames, to learn where they are.
 
     The arguments, and `info`, `clock` and `frame_names`, are the same as for `VideoReader`.
 
     Attributes:
         looked: called for each frame whose position is learned.
-        needs_anchors: whether reading from the middle needs an anchor.
+        needs_anchors: whether reading from the middle requires an anchor.
         anchors: key frames passed by the latest reader.
-        anchor: gives one that was passed earlier, perhaps elsewhere: with it, a file that has no table of its frames
-            can be read from the middle.
+        anchor: returns an anchor of an earlier reading, perhaps on another node: with it, a file without a table of its
+            frames can be read from the middle.
 
     Raises:
         ClipError: as `VideoReader`.
@@ -128,7 +128,7 @@ class ClipFrames:
             ahead.stop()
 
     def _after(self, anchor: Anchor, start: int, progress: Progress) -> FrameGenerator:
-        """The frames from a position on, as a reader that began with the clip's first frame gives them.
+        """The frames from a position on, the same as those of a reader that began with the clip's first frame.
 
         A sampler's choice depends only on the last frame that it took.
         """
@@ -164,7 +164,7 @@ class ClipFrames:
     def frame_at(self, time_s: float) -> int:
         """Source index of the frame shown at a time, in seconds from the video's start.
 
-        For a sampled clip, which may lack that frame, the nearest one in time.
+        A sampled clip may lack that frame: then the nearest one in time.
         """
         positions = self._positions()
         after = bisect_right(positions.times, time_s + 1e-9)
@@ -180,7 +180,7 @@ class ClipFrames:
 
     @property
     def times(self) -> Sequence[float]:
-        """When each of them is shown, in seconds from the video's start."""
+        """When each of these frames is shown, in seconds from the video's start."""
         return self._positions().times
 
     def stamps(self) -> Iterator[FrameStamp]:
@@ -214,7 +214,7 @@ class ClipFrames:
                         self._name,
                     )
             if not indices:
-                raise ClipError(Reason.EMPTY_RANGE, "no frame lies in the range", self._name)
+                raise ClipError(Reason.EMPTY_RANGE, "the range contains no frame", self._name)
             self._known = _Positions(indices, pts, times)
         return self._known
 
@@ -251,7 +251,7 @@ class ClipFrames:
             self._path.learn(learned.index(self._end_s))
 
     def _chosen(self, wanted: Sequence[int], from_s: float, progress: Progress) -> FrameGenerator:
-        """Frames of these ascending indices, the first of which is shown at `from_s`."""
+        """Frames with these ascending indices, the first of which is shown at `from_s`."""
         if self._folder is not None:
             paths = list_frames(self._folder, self._limits)
             for index in wanted:

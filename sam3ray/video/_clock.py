@@ -1,16 +1,16 @@
-"""Builds one increasing clock from the timestamps of any container. Pure: no libav.
+"""Builds one increasing clock from the timestamps of any container. Does not use libav.
 
-Timestamps of a file cannot be trusted: they start again where files were joined, wrap around, follow decoding
-instead of display (AVI knows no other), repeat, or are missing. The rule, in display order:
+Timestamps of a file cannot be trusted: they restart where files were joined, wrap around, follow decoding instead of
+display order (always in AVI), repeat, or are missing. The rules, in display order:
 
-* Within a stretch of the file whose clock runs on (an epoch), the k-th frame shown has the k-th smallest stamp.
-* A new epoch begins where stamps start again, or where a transport or program stream leaps ahead. Its first frame
-  comes one frame after the last one of the epoch before; its other distances are kept.
-* Frames without a stamp, or with one that was used already, share the time up to the next stamp evenly. Where there
-  is none soon, they are a frame apart, at the stream's rate.
+* Within a stretch of the file with a continuous clock (an epoch), the k-th frame shown has the k-th smallest stamp.
+* A new epoch begins where stamps restart, or where a transport or program stream jumps ahead. Its first frame comes
+  one frame after the last frame of the previous epoch; its other intervals are kept.
+* Frames without a stamp, or with one that was already used, are spread evenly up to the next stamp. If none follows
+  soon, they are one frame apart, at the stream's rate.
 
-A good clock does not change. The time of a frame depends only on what comes shortly after it, never on the caller's
-request, so ranges, samples and second readings agree.
+A good clock is not changed. The time of a frame depends only on the file up to shortly after the frame, never on the
+caller's request, so ranges, samples and repeated readings agree.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
-_REORDERED = 20  # packets after which one that showed no frame will show none: decoders reorder by 16 at most
-PACKETS_KNOWN = 160  # more than any decoder holds
-_RECENT = 32  # stamps that a new one is compared with
-_PATIENCE = 8  # frames that wait for a timestamp that continues
-_LEAP_S = 10.0  # FFmpeg's own limit (dts_delta_threshold) for a leap within a transport stream
+_REORDERED = 20  # after this many packets, a packet without a frame will show none: decoders reorder by at most 16
+PACKETS_KNOWN = 160  # more frames than any decoder holds
+_RECENT = 32  # number of stamps with which a new one is compared
+_PATIENCE = 8  # frames that may wait for a timestamp that continues
+_LEAP_S = 10.0  # FFmpeg's own limit (dts_delta_threshold) for a jump within a transport stream
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What a container says about a packet, in time-base units. `pts` is the time meant for its frame."""
+    """A packet's timestamps in the container, in time-base units. `pts` is the intended time of its frame."""
 
     pts: int | None
     dts: int | None
@@ -59,14 +59,14 @@ class _Shown(Generic[Item]):
 class Clock(Generic[Item]):
     """Gives each shown frame its time.
 
-    Tell it each packet that goes into the decoder (`sent`) and each frame that comes out (`shown`); at the end, `end`.
-    Frames come back in display order, some of them later.
+    Call `sent` for each packet that goes into the decoder, `shown` for each frame that comes out, and `end` at the end.
+    Frames are returned in display order, some of them later.
 
     Args:
         unit_s: seconds per unit of the stamps.
         step: units between frames at the stream's rate, at least 1.
         start: the stamp that counts as 0 s; None: the first frame's.
-        leaps: whether a leap ahead is a splice (transport and program streams), not a pause.
+        leaps: whether a jump ahead is a splice (transport and program streams) instead of a pause.
     """
 
     def __init__(self, unit_s: float, step: int, start: int | None, *, leaps: bool = False) -> None:
@@ -80,7 +80,7 @@ class Clock(Generic[Item]):
         self._recent: deque[int] = deque(maxlen=_RECENT)
         self._top: int | None = None
         self._last_dts: int | None = None
-        self._inside: dict[int, tuple[int, int]] = {}  # packets that have shown no frame yet: epoch and stamp
+        self._inside: dict[int, tuple[int, int]] = {}  # packets without a frame so far: epoch and stamp
         self._known: dict[int, tuple[int, int | None]] = {}
         # Of frames, in display order
         self._waiting: deque[_Shown[Item]] = deque()
@@ -94,24 +94,24 @@ class Clock(Generic[Item]):
 
     @property
     def packets(self) -> int:
-        """How many packets went into the decoder."""
+        """The number of packets sent to the decoder."""
         return self._count
 
     @property
     def epochs(self) -> int:
-        """How many stretches with a running clock the packets have had so far."""
+        """The number of epochs so far."""
         return self._sent_epoch + 1
 
     @property
     def last_ticks(self) -> int | None:
-        """Time of the last frame that came back, in units from the start."""
+        """Time of the last frame returned, in units from the start."""
         return None if self._last is None or self._start is None else self._last - self._start
 
     def sent(self, stamp: Stamp, *, shows: bool = True) -> int:
         """Notes a packet that goes into the decoder. Returns its number, which `shown` takes.
 
-        `shows` is whether a frame is expected of it: edit lists have packets that only others refer to, with times
-        before those.
+        `shows`: whether a frame is expected from it. With edit lists, some packets are only references for others, and
+        have earlier times.
         """
         number = self._count
         self._count += 1
@@ -136,16 +136,16 @@ class Clock(Generic[Item]):
             return True
         back = self._top - pts
         if back < 2 * self._step:
-            return False  # stamps that waver
+            return False  # slightly irregular stamps
         if back > self._far:
             return True
         if self._leaps and stamp.dts is not None and self._last_dts is not None:
-            # These containers have true decoding times.
+            # Decoding times of these containers are reliable.
             return stamp.dts <= self._last_dts - self._step
         return stamp.is_key and not self._fills_a_hole(pts)
 
     def _fills_a_hole(self, pts: int) -> bool:
-        """Whether the stamp is missing among the recent ones: they are out of order, not beginning again."""
+        """Whether the stamp fits between recent ones: then stamps are out of order, and do not restart."""
         below = max((value for value in self._recent if value <= pts), default=None)
         above = min((value for value in self._recent if value > pts), default=None)
         if below is None or above is None:
@@ -167,7 +167,7 @@ class Clock(Generic[Item]):
         yield from self._release(wait=True)
 
     def end(self) -> Iterator[Timed[Item]]:
-        """The remaining frames."""
+        """Ends the video. Returns the remaining frames."""
         yield from self._release(wait=False)
         yield from self._give_up()
 
@@ -186,7 +186,7 @@ class Clock(Generic[Item]):
             yield from self._place(self._waiting.popleft())
 
     def _place(self, shown: _Shown[Item]) -> Iterator[Timed[Item]]:
-        """Increasing times, from stamps that should increase."""
+        """Turns stamps that should increase into times that do."""
         stamp = shown.stamp
         if self._last is None:
             self._begin(shown.epoch, stamp)
@@ -226,14 +226,14 @@ class Clock(Generic[Item]):
         self._runs_free = stamp is None
 
     def _give_up(self) -> Iterator[Timed[Item]]:
-        """Frames that wait for a timestamp that continues: one frame apart."""
+        """Places frames that wait for a timestamp that continues one frame apart."""
         for waiting in self._stuck:
             assert self._last is not None
             time = self._last + self._step
             stamp = waiting.stamp
             if stamp is not None:
                 if self._last_stamp is not None and stamp > self._last_stamp:
-                    self._offset = time - stamp  # timestamps continue, behind the time
+                    self._offset = time - stamp  # timestamps continue, but are behind the clock
                 self._last_stamp = stamp
             yield self._at(waiting, time)
         self._stuck.clear()

@@ -1,15 +1,15 @@
-"""Decoding a local video file, in display order, without converting frames that are not needed.
+"""Decodes a video file in display order, without converting frames that are not needed.
 
-What counts as damage, and why. Annotations that silently end early are worse than a failed clip, so:
+Annotations that silently end early are worse than a failed clip. So damage is treated as follows:
 
-* A packet that the decoder refuses, or frames that change size, fail the clip, naming frame and time.
-* A file that ends before the frames its container lists (a cut-off MP4 or MOV, a Matroska file shorter than its
-  segment) fails the clip, once reading gets there: a range that ends before the cut is fine.
-* A file in which another one begins that no frame can be read of (joined FLV, MP4 or ASF files) fails likewise, and
-  so does a transport stream whose video goes on as another stream.
-* Containers that promise no length (MPEG-TS, raw streams, recordings that were never finalised) end where they end;
-  a partial last packet is dropped, as players do.
-* Damage inside a picture that the decoder conceals is shown as players show it.
+* A packet that the decoder rejects, or a change of the frame size, fails the clip, with frame and time in the message.
+* A file that ends before all listed frames (a cut-off MP4 or MOV, a Matroska file shorter than its segment) fails the
+  clip when reading reaches the end. A range that ends before that is not affected.
+* A file in which another one begins whose frames cannot be read (joined FLV, MP4 or ASF files) also fails the clip,
+  and so does a transport stream whose video continues in another stream.
+* Containers without a stated length (MPEG-TS, raw streams, recordings that were never finalised) simply end; a partial
+  last packet is dropped, as players do.
+* Damage within a picture that the decoder conceals is accepted: the picture looks as in a player.
 """
 
 from __future__ import annotations
@@ -47,20 +47,22 @@ from sam3ray.video._source import (
 from sam3ray.video._stamps import counts_only_frames, may_leap, usual_step
 from sam3ray.video._truncation import listed_packets, matroska_is_cut_off, will_end_early
 
-_LATEST = 2**62  # of a timestamp: annotations hold 64 bits
-_BY_BYTE = frozenset({"flv", "mpeg", "mpegts"})  # their demuxers begin anywhere; to find a time takes many requests
+_LATEST = 2**62  # of a timestamp: annotations have 64 bits
+_BY_BYTE = frozenset(
+    {"flv", "mpeg", "mpegts"}
+)  # their demuxers can begin anywhere, but finding a time takes many requests
 _MOST_SKIPPED = 5000  # packets of a piece before its key frame
 
 
 @dataclass(frozen=True, eq=False)
 class CodedFrame:
-    """A frame as the decoder gave it, at its time on the growing clock (see `sam3ray.video._clock`).
+    """A frame as decoded, with its time on the increasing clock (`sam3ray.video._clock`).
 
     Attributes:
         pts: in `time_base` units.
-        ticks: the same from the video's start.
-        is_rebuilt: whether this time is not the one that the container says.
-        key_frame: how to seek it, where it is one.
+        ticks: the same, counted from the video's start.
+        is_rebuilt: whether this time differs from the container's.
+        key_frame: how to seek to the frame, if it is a key frame.
     """
 
     index: int
@@ -77,7 +79,7 @@ class CodedFrame:
 
 
 class DecodedIndex:
-    """The index of a video's frames from decoding it, where its packets do not tell one."""
+    """Builds the index of a video's frames by decoding it, if its packets do not provide one."""
 
     def __init__(self) -> None:
         self._pts = array("q")
@@ -87,7 +89,7 @@ class DecodedIndex:
         self._is_sound = True
 
     def note(self, coded: CodedFrame) -> None:
-        """Each frame from the first on; a rebuilt clock cannot be known entirely from the middle."""
+        """Notes each frame, from the first on. From the middle of a file, a rebuilt clock would not be fully known."""
         self._is_sound &= not coded.is_rebuilt and coded.index == len(self._pts)
         if not self._is_sound:
             return
@@ -97,18 +99,17 @@ class DecodedIndex:
             self._key_frames.append(coded.key_frame)
 
     def index(self, until_s: float | None) -> FrameIndex | None:
-        """None: there is none."""
+        """The index; None if there is none."""
         if self._start is None or not self._is_sound:
             return None
         return FrameIndex(self._pts, self._start, self._time_base, self._key_frames, until_s)
 
 
 class RgbConverter:
-    """Coded frames to uint8 RGB, honouring each frame's own matrix (BT.601, 709, 2020) and range.
+    """Converts coded frames to uint8 RGB with each frame's own matrix (BT.601, 709, 2020) and range.
 
-    Frames that do not name their matrix count as BT.601, as in every FFmpeg-based data loader. HDR is not tone-mapped.
-    Interlaced frames are not taken apart, and pixels that are not square are not stretched: coordinates count the
-    pixels that are stored.
+    Frames without a stated matrix count as BT.601, as in FFmpeg-based data loaders. HDR is not tone-mapped, interlaced
+    frames are not deinterlaced, and pixels that are not square are not stretched: coordinates count stored pixels.
     """
 
     def __init__(self) -> None:
@@ -117,8 +118,8 @@ class RgbConverter:
         self._matrix: np.ndarray | None = None
 
     def __call__(self, coded: VideoFrame) -> np.ndarray:
-        # PyAV 18.1 ties a frame whose side data is looked at into a reference cycle, so that hundreds of them wait for
-        # the garbage collector: look only where something has changed.
+        # In PyAV 18.1, reading a frame's side data creates a reference cycle, so hundreds of frames wait for the
+        # garbage collector: read it only if something has changed.
         if coded.rotation != self._rotation:
             self._rotation, self._matrix = coded.rotation, display_matrix(coded)
         with naming_errors("", "a frame's colour format cannot be converted to RGB"):
@@ -134,15 +135,14 @@ def decode(
     to_end: bool = False,
     point: SeekPoint | None = None,
 ) -> Iterator[CodedFrame]:
-    """Every frame of the video with its exact index; with `start_s`, frames before it may be missing or repeated.
+    """Yields every frame of the video with its exact index; frames before `start_s` may be missing or repeated.
 
-    So they may with a `point` to start at. Those from its key frame to its wanted frame are then told apart from those
-    after a start at the beginning by their number alone: they are compared with the point's before any is given out.
+    The same holds with a `point` to start at: its frames are compared with the expected ones before any is yielded.
 
-    With `to_end`, a file that is known to be cut off fails at once, not when reading gets there.
+    With `to_end`, a file that is known to be cut off fails at once, not when reading reaches the end.
 
     Raises:
-        ClipError: see the module; also when there is no frame at all.
+        ClipError: see the module; also if there is no frame at all.
     """
     if point is None and start_s:
         point = find_seek_point(path, start_s, limits)
@@ -150,14 +150,14 @@ def decode(
         try:
             yield from _decode_from(path, limits, point, to_end)
         except _SeekMissed:
-            pass  # nothing of the range was given out yet: the indices get another source
+            pass  # no frame of the range was yielded yet, so decoding can start over
         else:
             return
     yield from _decode_from(path, limits, None, to_end)
 
 
 class _SeekMissed(Exception):
-    """The frames after a seek are not those that the packets announced, so their indices are not known."""
+    """The frames after a seek differ from those that the packets announced, so their indices are not known."""
 
 
 def _decode_from(path: VideoSource, limits: VideoConfig, point: SeekPoint | None, to_end: bool) -> Iterator[CodedFrame]:
@@ -212,13 +212,13 @@ def _decode_from(path: VideoSource, limits: VideoConfig, point: SeekPoint | None
 
 
 def _start_of(path: VideoSource, limits: VideoConfig) -> int | None:
-    """When the video starts, by its first frames: opened from one in its middle on, it does not tell."""
+    """The start of the video, from its first frames. A file opened in the middle does not show it."""
     with open_container(path, limits) as container:
         return video_stream(container, limits, name_of(path)).start_time
 
 
 def _seek(path: VideoSource, container: InputContainer, stream: VideoStream, key_frame: KeyFrame) -> int | None:
-    """Where the first packet lies that counts; None: the next one is."""
+    """Seeks. Returns the position of the first packet that counts; None: the next packet."""
     by_byte = isinstance(path, ByRanges) and container.format.name in _BY_BYTE
     try:
         if by_byte and key_frame.byte is not None:
@@ -237,26 +237,26 @@ def _timed(pictures: Iterator[_Picture], clock: Clock[_Picture]) -> Iterator[Tim
 
 
 def _checked(pictures: Iterator[_Picture], clock: Clock[_Picture], point: SeekPoint) -> Iterator[_Picture]:
-    """The pictures from the key frame on, compared with the list of those expected."""
+    """The pictures from the key frame on, compared with the expected ones."""
     rank = point.first_rank
     for picture in pictures:
         if rank <= point.wanted_rank:
             found = -1 if picture.pts is None else point.ranks.get(picture.pts, -1)
             if rank == point.first_rank and found < rank:
                 clock.forget(picture.number)
-                continue  # leading pictures of the group before: they lack their references
+                continue  # leading pictures, whose references are in the previous group
             is_first = rank == point.first_rank
             if found != rank or (is_first and picture.byte != point.key_frame.byte):
                 raise _SeekMissed
             if is_first and picture.key_frame is None:
-                raise _SeekMissed  # not coded by itself: a key frame by name only (intra refresh)
+                raise _SeekMissed  # a key frame in name only, which depends on others (intra refresh)
         yield picture
         rank += 1
 
 
 @dataclass(frozen=True, eq=False)
 class _Picture:
-    """A picture from the decoder, which packet it was made from, and what the container says about that packet."""
+    """A picture from the decoder, its packet, and the container's information about that packet."""
 
     number: int | None
     pts: int | None
@@ -267,7 +267,7 @@ class _Picture:
 
 @dataclass(frozen=True)
 class _Said:
-    """What the container says about a packet."""
+    """The container's information about a packet."""
 
     pts: int | None = None
     dts: int | None = None
@@ -292,10 +292,9 @@ def _pictures(
     from_start: bool,
     first_at: int | None,
 ) -> Iterator[_Picture]:
-    """Decoded frames in display order, from the packet at `first_at` on; checks at the end that nothing was cut off.
+    """Decoded frames in display order, from the packet at `first_at` on; finally checks that the file was not cut off.
 
-    Packets go into the decoder with their number for a timestamp: of two with the same one, the decoder could not
-    say which became a frame.
+    Packets go into the decoder with their number as the timestamp, because two packets may have the same timestamp.
     """
     where = name_of(path)
     codec = stream.codec_context
@@ -308,7 +307,7 @@ def _pictures(
         with naming_errors(where, f"cannot be read {_place(clock, stream)}"):
             packet = next(packets, None)
         if packet is not None and packet.size == 0:
-            continue  # an empty packet would end the decoder
+            continue  # the decoder takes an empty packet for the end
         if first_at is not None:
             skipped += 1
             if packet is None or skipped > _MOST_SKIPPED:
@@ -345,7 +344,7 @@ def _pictures(
     if rest is None and not isinstance(pieces, Fragments):
         rest = unread_rest(path, container, last_at)
     elif rest is None and isinstance(pieces, Fragments) and pieces.broken_at is not None:
-        rest = f"the file is damaged: what should follow at byte {pieces.broken_at} cannot be read"
+        rest = f"the file is damaged: its data from byte {pieces.broken_at} on cannot be read"
     if rest is not None:
         raise ClipError(Reason.UNREADABLE_VIDEO, f"{rest} ({_place(clock, stream)})", where)
 

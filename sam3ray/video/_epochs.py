@@ -1,7 +1,7 @@
-"""The time of a byte of sound on the video's clock, where that clock was rebuilt.
+"""The time of sound on the video's clock, if that clock was rebuilt.
 
-A joined file has stretches, each with a clock of its own (`sam3ray.video._clock` calls them epochs). Sound and pictures
-of one stretch lie beside each other in the file and share its clock, so sound is moved as its pictures are.
+A joined file has epochs (`sam3ray.video._clock`), each with its own clock. Sound and pictures of an epoch are next to
+each other in the file and share its clock, so sound is moved by as much as its pictures.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from sam3ray.video._opened import VideoSource, name_of
 from sam3ray.video._source import naming_errors, open_container, packets_of, video_stream
 from sam3ray.video._stamps import may_leap, usual_step
 
-_BESIDE_BYTES = 2 * 2**20  # how far apart sound and pictures of one moment lie, at most
+_BESIDE_BYTES = 2 * 2**20  # largest distance in the file between sound and pictures of one time
 
 
 @dataclass
 class Epoch:
-    """A stretch of the file: where its pictures lie, their stamps, and when it begins on the video's clock."""
+    """An epoch: the bytes and stamps of its pictures, and its beginning on the video's clock."""
 
     first_byte: int
     last_byte: int
@@ -38,21 +38,21 @@ class Epoch:
 
 
 class Epochs:
-    """The stretches of a file, in order; at least one."""
+    """The epochs of a file, in order; at least one."""
 
     def __init__(self, epochs: Sequence[Epoch]) -> None:
         self._epochs = epochs
 
     def stamp_s(self, time_s: float) -> float | None:
-        """The stamp of a moment; None where there are several stretches: stamps come more than once."""
+        """The stamp at a time; None if there are several epochs, in which stamps may repeat."""
         return time_s + self._epochs[0].low_s if len(self._epochs) == 1 else None
 
     def time_s(self, stamp_s: float, byte: int | None, expected_s: float) -> tuple[float, int]:
-        """Seconds from the video's start of sound with that stamp, and in which stretch it lies.
+        """The time of sound with that stamp, in seconds from the video's start, and its epoch.
 
         Args:
-            byte: where it lies in the file; None is not known.
-            expected_s: when the sound before it ends: it decides between stretches.
+            byte: its position in the file; None: not known.
+            expected_s: end of the preceding sound, which decides between epochs.
         """
         times = [(stamp_s - epoch.low_s + epoch.begins_s, place) for place, epoch in enumerate(self._epochs)]
         beside = [time for time in times if byte is None or self._epochs[time[1]].is_beside(byte)]
@@ -60,7 +60,7 @@ class Epochs:
 
 
 def epochs_of(path: VideoSource, container: InputContainer, sound: Stream) -> Epochs:
-    """The stretches of the container's video; of its sound, where it has no video.
+    """The epochs of the container's video, or of its sound if it has no video.
 
     Raises:
         ClipError: the file cannot be read.

@@ -1,7 +1,7 @@
-"""Reads ranges of a remote file, all of the version that was seen first.
+"""Reads ranges of a remote file, always of the version that was seen first.
 
-S3 is told that version with each request, and a web server names its own in each answer. Other stores are asked for it
-after each range: what came before the answer is of that version.
+Requests to S3 name the version, and a web server's answers name it. Other stores are asked for the version after each
+range, which shows that the range was of that version.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from sam3ray.video._pieces import pieces_of
 from sam3ray.video._ranges import Fetch, NoRanges, RangedVideo
 from sam3ray.video._remote import RemoteVideo, local_name, naming_store_errors, redact_uri
 
-_TS_PACKETS = (188, 192, 204)  # bytes; the first is marked after 4 bytes where they are of 192
-# How a program stream, an FLV, an ASF (with WMV) and an MXF begin. Not OGG: after a jump, libav gives its frames other
-# times.
+_TS_PACKETS = (188, 192, 204)  # packet sizes in bytes; those of 192 have the sync byte after 4 bytes
+# How a program stream, an FLV, an ASF (with WMV) and an MXF begin. Not OGG, whose frames have different times in libav
+# after a jump.
 _BEGINNINGS = (
     b"\0\0\1\xba",
     b"FLV\1",
@@ -32,13 +32,13 @@ _BEGINNINGS = (
 
 
 def has_versions(video: RemoteVideo) -> bool:
-    """Whether a change of the file would be noticed: the store reports an etag or a time besides the size."""
+    """Whether a change of the file can be noticed: the store reports an etag or a time in addition to the size."""
     seen = json.loads(video.sighting)
     return bool(seen.get("size")) and ("etag" in seen or "modified" in seen)
 
 
 def open_by_ranges(fs: Any, video: RemoteVideo, progress: Callable[[int], None] | None = None) -> RangedVideo | None:
-    """The video, which the caller closes; None if it must be fetched whole.
+    """Opens the video, which the caller must close; None if it must be fetched whole.
 
     Raises:
         ClipError: as `naming_store_errors`.
@@ -70,20 +70,20 @@ def _is_stream(remote: RangedVideo) -> bool:
 
 
 def fetcher(fs: Any, video: RemoteVideo) -> Fetch:
-    """What gives the bytes from one offset to another (exclusive). It may be called in several threads.
+    """A function that returns the bytes from one offset to another (exclusive). It may be called in several threads.
 
-    It raises ClipError (those of `naming_store_errors`; not_found, where the file has changed).
+    It raises ClipError: those of `naming_store_errors`, and not_found if the file has changed.
     """
     path, uri = video.files[0].path, video.uri
     is_web = kind_of_storage(uri) == WEB
     with naming_store_errors(uri):
-        # S3's file objects name the version to the server (If-Match).
+        # S3's file objects send the version to the server (If-Match).
         conditional = fs.open(path, "rb", cache_type="none") if kind_of_storage(uri) == "s3" else None
 
     def of_web(begin: int, end: int) -> bytes:
         piece = web.read_range(fs, path, begin, end)
         if piece is None:
-            raise NoRanges(Reason.STORAGE, "its server sent no part of it when one was requested", redact_uri(uri))
+            raise NoRanges(Reason.STORAGE, "its server did not send the requested part of it", redact_uri(uri))
         _compare(video, piece.info, is_web=True)
         if piece.begin != begin:
             message = f"its server sent bytes from {piece.begin} on instead of {begin}"

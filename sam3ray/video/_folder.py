@@ -22,21 +22,21 @@ from sam3ray.video._source import check_pixels
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 _FORMATS = ("JPEG", "PNG", "WEBP")
-# Pillow's decoders raise any of these on damaged data.
+# Pillow's decoders may raise any of these for damaged data.
 DECODING_ERRORS = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError, OverflowError,
     struct.error, zlib.error,
 )  # fmt: skip
-_LARGE_FILE = 2**28  # bytes; frames of many pixels may have more
-_MAX_SCANS = 200  # of a progressive JPEG, which has about ten: each one is a pass over all of its pixels
+_LARGE_FILE = 2**28  # bytes; frames with many pixels may have more
+_MAX_SCANS = 200  # of a progressive JPEG, which usually has about ten: each scan is a pass over all pixels
 _LAST_NUMBER = re.compile(r"(\d+)\D*$")
 
 
 def sort_frames(names: Iterable[str], where: str) -> list[str]:
     """The image files among `names`, ordered by the last number in each name: 2.jpg before 10.jpg.
 
-    Other files and hidden ones are passed over. An image without a number or two with the same are an error, since
-    any order would be a guess.
+    Other files and hidden ones are ignored. An image without a number, or two with the same number, are an error,
+    because their order would be a guess.
     """
     numbered: dict[int, str] = {}
     for name in sorted(names):
@@ -88,10 +88,10 @@ def probe_folder(folder: Path, limits: VideoConfig) -> VideoInfo:
 
 
 def read_image(path: Path, limits: VideoConfig) -> np.ndarray:
-    """One frame as uint8 RGB (height, width, 3), turned as its EXIF orientation says."""
+    """One frame as uint8 RGB (height, width, 3), with its EXIF orientation applied."""
     with _opened(path, limits) as image:
         turned = ImageOps.exif_transpose(image)
-        if turned.mode.startswith("I"):  # 16 bits per pixel: Pillow would clip at 255, not scale
+        if turned.mode.startswith("I"):  # 16 bits per pixel: Pillow would clip at 255 instead of scaling
             grey = (np.asarray(turned).astype(np.uint32) >> 8).astype(np.uint8)
             return np.ascontiguousarray(np.repeat(grey[..., None], 3, axis=2))
         return np.array(turned.convert("RGB"))
@@ -99,7 +99,7 @@ def read_image(path: Path, limits: VideoConfig) -> np.ndarray:
 
 @contextmanager
 def _opened(path: Path, limits: VideoConfig) -> Iterator[Image.Image]:
-    """An image, its header read. Whatever is wrong with it, then or later, becomes a `ClipError`."""
+    """Opens an image and reads its header. Any error, then or later, becomes a `ClipError`."""
     where = f"{path.parent.name}/{path.name}"
     try:
         _check_size(path, limits, where)
@@ -125,7 +125,7 @@ def _opened(path: Path, limits: VideoConfig) -> Iterator[Image.Image]:
 
 
 def _check_size(path: Path, limits: VideoConfig, where: str) -> None:
-    """Before Pillow opens it: of a WebP it reads the whole file then, and allocates memory for its canvas."""
+    """Checks the size before Pillow opens the file: of a WebP, Pillow reads all and allocates memory for the canvas."""
     allowed = max(_LARGE_FILE, 16 * limits.max_pixels)
     if (size := path.stat().st_size) > allowed:
         raise ClipError(Reason.OVER_LIMITS, f"the frame has {size} bytes; allowed: at most {allowed}", where)
@@ -144,7 +144,7 @@ def _check_size(path: Path, limits: VideoConfig, where: str) -> None:
 
 
 def _check_scans(path: Path, where: str) -> None:
-    """A few hundred kilobytes of empty scans would keep the decoder busy for hours."""
+    """Limits the scans: a few hundred kilobytes of empty scans would keep the decoder busy for hours."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         at, count = 0, 0
         while count <= _MAX_SCANS and (at := data.find(b"\xff\xda", at)) >= 0:
@@ -154,7 +154,7 @@ def _check_scans(path: Path, where: str) -> None:
 
 
 def folder_frame(path: Path, index: int, info: VideoInfo, limits: VideoConfig) -> Frame:
-    """A frame of the folder that `info` is of; all must have the first one's size."""
+    """One frame of the folder that `info` describes; all frames must have the size of the first."""
     image = read_image(path, limits)
     if image.shape[:2] != (info.height, info.width):
         raise ClipError(

@@ -1,4 +1,4 @@
-"""What a video is made of: its facts, and its frames."""
+"""A video's facts, and its frames."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ import numpy as np
 
 from sam3ray.display.html import picture
 
-_SHOWN_HEIGHT = 240  # pixels, in a notebook
+_SHOWN_HEIGHT = 240  # pixels of the image in a notebook
 
 ClockKind = Literal["container", "rebuilt", "folder_fps"]
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What is known of a video without decoding it.
+    """What is known about a video without decoding it.
 
     Attributes:
-        width, height: of the displayed frame (rotation applied), in pixels.
-        fps: average frame rate; None where the container does not tell.
-        duration_s: None where the container does not tell.
-        duration_is_estimate: whether it may well be wrong, in either direction: the clock of transport and program
-            streams can be reset anywhere, and a file may be several files joined together.
-        frame_count: an estimate for planning only. Containers lie: count what is decoded.
+        width, height: size of the displayed frame (rotation applied), in pixels.
+        fps: average frame rate; None if unknown.
+        duration_s: duration in seconds; None if unknown.
+        duration_is_estimate: whether it may be wrong, in either direction: the clock of transport and program streams
+            can be reset anywhere, and a file may be several files joined together.
+        frame_count: an estimate for planning only. Containers may be wrong: count decoded frames instead.
         time_base: seconds per unit of `Frame.pts`.
-        pixel_aspect: width of a pixel of the displayed frame by its height. Frames are not stretched by it.
-        intact_s: where the file is cut off: seconds up to which what its container lists is there; None: it is whole,
-            as far as headers tell.
-        unread_rest: what follows the end of the video that cannot be read, in words; None: nothing, as far as known.
-        has_ranges: whether a job can read it by ranges, where it is remote and too large for the video cache.
-        rotation: degrees clockwise that the displayed frame was turned by: 0, 90, 180 or 270.
+        pixel_aspect: width of a pixel of the displayed frame divided by its height. Frames are not stretched by it.
+        intact_s: for a file that is cut off, the seconds up to which it is complete; None: complete, as far as headers
+            show.
+        unread_rest: a sentence about data after the end of the video that cannot be read; None: none is known.
+        has_ranges: whether a job can read it by ranges if it is remote and too large for the video cache.
+        rotation: clockwise rotation of the displayed frame in degrees: 0, 90, 180 or 270.
     """
 
     width: int
@@ -71,8 +71,8 @@ class Frame:
 
     Attributes:
         index: 0-based, display order, in the source video (not in the sampled sequence).
-        pts: presentation timestamp in the stream's time base; grows from frame to frame (`sam3ray.video._clock`).
-        time_s: the same in seconds from the video's start.
+        pts: presentation timestamp in the stream's time base; increases from frame to frame (`sam3ray.video._clock`).
+        time_s: the same, in seconds from the video's start.
         image: uint8 RGB, (height, width, 3), rotation applied, C-contiguous.
     """
 
@@ -82,6 +82,6 @@ class Frame:
     image: np.ndarray
 
     def _repr_html_(self) -> str:
-        """For notebooks: the image. `sam3ray.draw` puts annotations on it."""
+        """The image, for notebooks. `sam3ray.draw` draws annotations on it."""
         height, width = self.image.shape[:2]
         return picture(self.image, f"frame {self.index}, {self.time_s:.3f} s, {width}x{height}", _SHOWN_HEIGHT)

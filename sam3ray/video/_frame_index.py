@@ -1,6 +1,6 @@
-"""What is known of a video's frames without reading it again: their times, and the key frames to start at.
+"""The index of a video's frames: their times, and the key frames at which decoding can start.
 
-Kept beside the windows of a clip (`dumps`), so that a file without a table of its frames is read through once. Pure.
+It is stored beside the windows of a clip (`dumps`), so that a file without a table of its frames is read only once.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _Count = Annotated[int, Field(ge=1, le=2**31)]
 @dataclass(frozen=True)
 class KeyFrame:
     """Attributes:
-    pts: of the frame.
-    seek_to: the timestamp to seek to.
-    byte: where its packet lies in the file, None where that is not known.
-    piece: where the fragment or cluster begins that holds it (`sam3ray.video._pieces`).
+    pts: pts of the frame.
+    seek_to: timestamp for seeking.
+    byte: position of its packet in the file; None if unknown.
+    piece: start of the fragment or cluster with the packet (`sam3ray.video._pieces`).
     """
 
     pts: int
@@ -42,8 +42,9 @@ class SeekPoint:
     """A key frame to start at.
 
     Attributes:
-        key_frame: the frame. In a joined file a seek may land on its like in another part: that has another byte.
-        ranks: frame index by pts, for all frames up to the range's beginning.
+        key_frame: the frame. In a joined file, a seek may reach a frame with the same stamp in another part; its byte
+            differs.
+        ranks: pts -> frame index, for all frames up to the beginning of the range.
         first_rank: index of the key frame.
         wanted_rank: index of the first frame of the range.
         start: the pts that counts as 0 s.
@@ -61,11 +62,10 @@ class FrameIndex:
     """The first frames of a video, in display order.
 
     Attributes:
-        pts: of each frame, ascending, in `time_base` units. Those up to the moment asked for are all there; of later
-            ones some may be missing.
+        pts: pts of each frame, ascending, in `time_base` units; complete up to `until_s`, perhaps incomplete after it.
         start: the pts that counts as 0 s.
-        key_frames: those of them that can be sought.
-        until_s: the moment asked for; None: the end.
+        key_frames: frames to which one can seek.
+        until_s: requested end in seconds; None: the end of the video.
     """
 
     pts: Sequence[int]
@@ -78,7 +78,7 @@ class FrameIndex:
         return self.until_s is None or (until_s is not None and until_s <= self.until_s)
 
     def byte_after(self, index: int) -> int | None:
-        """Where the first key frame after this frame lies; None where that is not known."""
+        """Position of the first key frame after this frame; None if unknown."""
         last = self.pts[index]
         return min((key.byte for key in self.key_frames if key.pts > last and key.byte is not None), default=None)
 
@@ -90,7 +90,7 @@ class FrameIndex:
 
     @classmethod
     def loads(cls, text: str, most_frames: int) -> FrameIndex:
-        """Raises ValueError if it is not an index of at most so many frames."""
+        """Parses an index. Raises ValueError if it is damaged or has more than `most_frames` frames."""
         try:
             kept = _KEPT.validate_json(text)
         except ValidationError as error:
@@ -109,7 +109,7 @@ class _Kept:
     """Attributes:
     unit: the time base.
     first: pts of the first frame.
-    steps: (distance to the next frame, how many times).
+    steps: (interval to the next frame, number of repetitions).
     """
 
     start: _Int64

@@ -1,4 +1,4 @@
-"""Single frames of a video, by index, without decoding what lies far from them."""
+"""Single frames of a video, by index, without decoding distant parts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from sam3ray.video._frame import Frame
 from sam3ray.video._opened import VideoSource, name_of
 from sam3ray.video._reader import VideoReader
 
-_BEFORE_S = 0.001  # times are floats: begin a little early
-_NEAR_S = 4.0  # frames closer together than that are read in one go
+_BEFORE_S = 0.001  # times are rounded, so begin a little early
+_NEAR_S = 4.0  # frames closer together than this are read in one pass
 
 
 def frames_at(
     path: VideoSource, wanted: Sequence[tuple[int, float]], limits: VideoConfig | None = None
 ) -> Iterator[Frame]:
-    """The frames of these indices, in their order.
+    """The frames with these indices, in their order.
 
     Args:
         path: a local video, or a folder of frames.
-        wanted: (index in the source, seconds) of each, ascending, as annotations have them.
+        wanted: (index in the source, seconds) of each frame, ascending, as in annotations.
 
     Raises:
         ClipError: the video cannot be read, or has no such frame at that time.

@@ -1,13 +1,12 @@
-"""Where the frames of a video are, and when, without decoding it.
+"""Builds the index of a video's frames without decoding it.
 
-Timestamps of all packets are read (as fast as the disk; of an MP4 that is read by ranges, its tables alone; of another
-remote file once, see `ByRanges.learn`): sorted, they are the frames in display order, so the index of every frame is
-known. That holds where each packet becomes one frame and the clock is good. Whatever does not fit the picture (a clock
-that must be rebuilt, edit lists that drop packets, a recording that begins between key frames, packets that show
-nothing, damage) has no index and is decoded from the beginning: slower, never wrong.
+The timestamps of all packets are read, at the speed of the disk. For an MP4 that is read by ranges, only its tables are
+read; other remote files are read once (`ByRanges.learn`). Sorted timestamps are the frames in display order, which
+gives the index of every frame. That holds if each packet becomes one frame and the clock is good. In all other cases (a
+clock that must be rebuilt, edit lists that drop packets, a recording that begins between key frames, packets that show
+no frame, damage), there is no index and the file is decoded from the beginning: slower, but never wrong.
 
-To begin deep in a long video, the decoder starts at a key frame, and its frames are checked against the index one by
-one.
+To begin deep in a long video, the decoder starts at a key frame, and each of its frames is checked against the index.
 """
 
 from __future__ import annotations
@@ -32,18 +31,18 @@ from sam3ray.video._source import naming_errors, open_container, packets_of, vid
 from sam3ray.video._stamps import counts_only_frames, may_leap, usual_step
 from sam3ray.video._truncation import listed_packets, matroska_is_cut_off
 
-_WORTH_IT_S = 2.0  # ranges that begin before this are decoded from the beginning
-_ONE_FRAME_EACH = frozenset({  # codecs of which a packet is a frame
+_WORTH_IT_S = 2.0  # ranges that begin earlier are decoded from the beginning
+_ONE_FRAME_EACH = frozenset({  # codecs with one frame per packet
     "av1", "dnxhd", "ffv1", "flv1", "gif", "h263", "h263p", "h264", "hevc", "huffyuv", "mjpeg", "mpeg1video",
     "mpeg2video", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "png", "prores", "rawvideo", "utvideo", "vp8", "vp9",
     "wmv1", "wmv2",
 })  # fmt: skip
-_ONE_REORDERED = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})  # whatever libav knows before it decodes
-_NO_PICTURE_BYTES = 19  # MPEG-4 has packets "run it again", which show nothing (libavcodec's MAX_NVOP_SIZE)
+_ONE_REORDERED = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})  # as far as libav knows before decoding
+_NO_PICTURE_BYTES = 19  # MPEG-4 has packets that repeat a frame and show nothing (libavcodec's MAX_NVOP_SIZE)
 
 
 def read_index(path: VideoSource, limits: VideoConfig, until_s: float | None = None) -> FrameIndex | None:
-    """The frames up to a moment (None: the end); None: only decoding tells.
+    """The index up to a time (None: the end). Returns None if the frames can only be found by decoding.
 
     Raises:
         ClipError: the file cannot be read.
@@ -75,7 +74,7 @@ def _read_index(
         stream = video_stream(container, limits, where)
         start, time_base = stream.start_time, stream.time_base
         if container.format.name == "nut":
-            return None  # read from the beginning it shows another frame where files were joined
+            return None  # in joined files, reading from the beginning shows another frame
         codec = stream.codec_context.codec.canonical_name
         if start is None or not time_base or codec not in _ONE_FRAME_EACH:
             return None
@@ -109,7 +108,7 @@ def _read_index(
                 if is_mpeg4 and packet.size <= _NO_PICTURE_BYTES:
                     return None
                 if not stamps and not is_key:
-                    return None  # the decoder shows what it can of a first group without its key frame
+                    return None  # the decoder shows part of a first group that lacks its key frame
                 last_dts, last_at = dts, max(last_at, packet.pos or 0)
                 if shows_all or _shows(packet):
                     stamps.append(pts)
@@ -117,7 +116,7 @@ def _read_index(
                         piece = view.piece_of(packet.pos) if isinstance(view, Pieces) else None
                         key_frames.append(KeyFrame(pts, pts if dts is None else dts, packet.pos, piece))
                 if until is not None and dts is not None and dts > until:
-                    break  # dts never exceeds pts and only grows: nothing before the moment can follow
+                    break  # dts never exceeds pts and never decreases, so no earlier frame can follow
             else:
                 listed = listed_packets(container, stream)
                 if (listed is not None and clock.packets < listed) or matroska_is_cut_off(path):
@@ -139,8 +138,8 @@ def _read_index(
 @dataclass(frozen=True)
 class Measured:
     """Attributes:
-    duration_s: on the growing clock; None where the packets do not tell.
-    unread_rest: what follows that cannot be read, in words.
+    duration_s: duration on the increasing clock; None if the packets do not show it.
+    unread_rest: a sentence about data at the end that cannot be read.
     """
 
     duration_s: float | None
@@ -148,13 +147,13 @@ class Measured:
 
 
 def measure(path: VideoSource, limits: VideoConfig) -> Measured:
-    """How long a video lasts, from the stamps of its packets, and what is wrong with its end.
+    """The duration of a video from the stamps of its packets, and any problem with its end.
 
     Raises:
         ClipError: the file cannot be read.
     """
     where = name_of(path)
-    bounds: dict[int, tuple[int, int]] = {}  # of the stamps, by epoch
+    bounds: dict[int, tuple[int, int]] = {}  # range of the stamps, by epoch
     last_at, changes = 0, False
     with open_container(path, limits) as container:
         stream = video_stream(container, limits, where)
@@ -180,13 +179,13 @@ def measure(path: VideoSource, limits: VideoConfig) -> Measured:
 
 
 def _can_be_sorted(stamps: Sequence[int], ordered: Sequence[int], depth: int) -> bool:
-    """Whether a decoder that reorders by so many frames shows these stamps, in decoding order, in ascending order."""
+    """Whether a decoder that reorders by so many frames shows these stamps (in decoding order) in ascending order."""
     ranks = {value: rank for rank, value in enumerate(ordered)}
     return all(ranks[value] >= place - depth for place, value in enumerate(stamps))
 
 
 def _shows(packet: Packet) -> bool:
-    """Whether a packet of VP8 shows its frame: those of alternate references do not (RFC 6386, section 9.1)."""
+    """Whether a VP8 packet shows its frame, which alternate references do not (RFC 6386, section 9.1)."""
     return bool(memoryview(packet)[0] & 0x10)
 
 
@@ -204,6 +203,6 @@ def find_seek_point(path: VideoSource, start_s: float, limits: VideoConfig) -> S
     if wanted is None or not key_frames:
         return None
     key_frame = max(key_frames, key=lambda key: key.pts)
-    # Later packets could still be shown between those read: indices beyond the last complete one are not vouched for.
+    # Later packets may still be shown between those read, so indices beyond the last complete one are uncertain.
     vouched = {pts: rank for pts, rank in ranks.items() if rank <= wanted}
     return SeekPoint(key_frame, vouched, ranks[key_frame.pts], wanted, index.start)

@@ -1,7 +1,7 @@
-"""Files that are several, joined byte by byte.
+"""Detects files that are several files joined byte by byte.
 
-libav reads transport and program streams, Matroska, AVI and raw streams on into the next file; of other containers it
-reads the first file alone, and reports its end as a plain end.
+In transport and program streams, Matroska, AVI and raw streams, libav continues with the next file. In other containers
+it reads only the first file, and reports a normal end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sam3ray.failures import ClipError, Reason
 from sam3ray.video._opened import VideoSource, find, opened, size_of
 from sam3ray.video._truncation import matroska_segment
 
-# How a file begins, by the name of its demuxer, where libav stops at the end of the first of several.
+# How a file begins, by demuxer, for those that stop at the end of the first of several files.
 _BEGINNINGS = {
     "flv": (b"FLV\x01\x01\0\0\0\x09", b"FLV\x01\x04\0\0\0\x09", b"FLV\x01\x05\0\0\0\x09"),
     "asf": (bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"),),
@@ -23,24 +23,24 @@ _BEGINNINGS = {
     "nut": (b"nut/multimedia container\0",),
 }
 MIXED = "several files were joined byte by byte, the second at byte {}: libav mixes their frames"
-_MAX_PARTS = 200_000  # of a file at its top: two a second for a day
-_SEARCHED = 4 * 2**20  # what may lie between the last picture of a file and the next file: sound, an index
+_MAX_PARTS = 200_000  # boxes at the top level of a file: two per second for a day
+_SEARCHED = 4 * 2**20  # bytes between the last picture of a file and the next file: sound, an index
 
 
 def unread_rest(path: VideoSource, container: InputContainer, last_at: int) -> str | None:
-    """What there is after the end of the video that cannot be read, in words; None: nothing.
+    """A sentence about data after the end of the video that cannot be read; None if there is none.
 
     Args:
-        last_at: where the last packet of the video begins.
+        last_at: start of the video's last packet.
     """
     at = _next_file_at(path, container, last_at)
     if at is None:
         return None
-    return f"several files were joined byte by byte: the frames of the one that begins at byte {at} cannot be read"
+    return f"several files were joined byte by byte: frames of the file that begins at byte {at} cannot be read"
 
 
 def is_read_alone(container: InputContainer) -> bool:
-    """Whether libav reads the first file alone, of several that were joined into one of this kind."""
+    """Whether libav reads only the first of several files of this kind that were joined."""
     return container.format.name in _BEGINNINGS or container.format.name.startswith("mov")
 
 
@@ -62,7 +62,7 @@ def _next_file_at(path: VideoSource, container: InputContainer, last_at: int) ->
 
 
 def _second(path: VideoSource, mark: bytes) -> int | None:
-    """Where these bytes occur for the second time."""
+    """Position of the second occurrence of these bytes."""
     with opened(path) as file:
         first = find(file, mark, 0, size_of(path))
         at = -1 if first < 0 else find(file, mark, first + 1, size_of(path))
@@ -70,11 +70,11 @@ def _second(path: VideoSource, mark: bytes) -> int | None:
 
 
 def is_joined(path: VideoSource, container: InputContainer) -> bool:
-    """Whether it is several files that are read as one, while the headers speak of the first: Matroska and AVI."""
+    """Whether the file is several files (Matroska, AVI) that are read as one, with headers only for the first."""
     if container.format.name == "avi":
         return any(kind == b"AVI " for at, kind in _riff_chunks(path) if at > 0)
     bounds = matroska_segment(path)
-    if bounds is None or bounds[0] is None or bounds[0] >= size_of(path):  # it may say anything
+    if bounds is None or bounds[0] is None or bounds[0] >= size_of(path):  # its value is arbitrary
         return False
     with opened(path) as file:
         file.seek(bounds[0])
@@ -95,7 +95,7 @@ def _riff_chunks(path: VideoSource) -> Iterator[tuple[int, bytes]]:
 
 
 def check_unmixed(path: VideoSource, where: str) -> None:
-    """Refuse an MP4 if libav would alternate between the frames of two files.
+    """Reject an MP4 in which libav would alternate between the frames of two files.
 
     Raises:
         ClipError: unreadable_video.
@@ -106,10 +106,10 @@ def check_unmixed(path: VideoSource, where: str) -> None:
 
 
 def _next_movie(path: VideoSource) -> tuple[int, bool] | None:
-    """Where a second MP4 or MOV begins, and whether its frames would be mixed into those of the first.
+    """Start of a second MP4 or MOV, and whether its frames would be mixed with those of the first.
 
-    A second file has its own type, table and data. Of fragments libav reads on, in the order of their times: that is
-    right as long as these continue.
+    A second file has its own type, table and data. libav reads all fragments in the order of their times, which is
+    correct as long as the times continue.
     """
     seen: set[bytes] = set()
     after: set[bytes] = set()
@@ -130,7 +130,7 @@ def _next_movie(path: VideoSource) -> tuple[int, bool] | None:
 
 
 def decode_time(file: BinaryIO, begin: int, end: int) -> int:
-    """When a fragment's first track begins, in units of that track (ISO/IEC 14496-12, section 8.8.12)."""
+    """The start time of a fragment's first track, in units of that track (ISO/IEC 14496-12, section 8.8.12)."""
     for kind, at, until in atoms(file, begin + 8, end):
         if kind == b"traf":
             for inner, start, _ in atoms(file, at + 8, until):
@@ -142,7 +142,7 @@ def decode_time(file: BinaryIO, begin: int, end: int) -> int:
 
 
 def atoms(file: BinaryIO, at: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """(type, begin, end) of the atoms between two offsets (section 4.2), as far as they are whole."""
+    """(type, begin, end) of the complete atoms between two offsets (section 4.2)."""
     for _ in range(_MAX_PARTS):
         if at + 8 > end:
             return

@@ -1,7 +1,6 @@
-"""MP4 and MOV files read by ranges: all their tables lie in one place, so when each frame is shown is known without it.
+"""MP4 and MOV files that are read by ranges: their tables in one place give the time of each frame.
 
-libav's own demuxer reads the tables, and all that it corrects in them. It is given zeros for the pictures, which nobody
-decodes.
+libav's own demuxer reads and corrects the tables. In place of the pictures, which are not decoded, it gets zeros.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from av.video.stream import VideoStream
 from sam3ray.video._joined import atoms
 from sam3ray.video._opened import ByRanges, VideoSource, opened, size_of
 
-# Of these, libav takes a packet's time, size and place from the tables alone. Of others it looks into the pictures.
+# For these codecs, libav takes a packet's time, size and position only from the tables; for others, from the pictures.
 _BY_TABLES = frozenset({
     "av1", "dnxhd", "h263", "h264", "hevc", "mjpeg", "mpeg4", "png", "prores", "rawvideo", "vp9",
 })  # fmt: skip
@@ -23,9 +22,9 @@ _ZEROS = bytes(2**18)
 
 
 def picture_ranges(source: VideoSource) -> Sequence[tuple[int, int]] | None:
-    """Where an MP4 or MOV keeps its pictures and sound: (begin, end) of each such box.
+    """(begin, end) of each box of an MP4 or MOV with pictures and sound.
 
-    None where the file is no such, or has tables between its pictures, too (fragments).
+    None if the file is of another kind or also has tables between its pictures (fragments).
     """
     found: list[tuple[int, int]] = []
     has_tables = False
@@ -40,12 +39,12 @@ def picture_ranges(source: VideoSource) -> Sequence[tuple[int, int]] | None:
             elif kind == b"moof":
                 return None
             elif kind == b"mdat":
-                found.append((begin + 16, end))  # of a large one the head takes so many bytes
+                found.append((begin + 16, end))  # length of the header of a large box
     return found if has_tables else None
 
 
 class Hollow(ByRanges):
-    """A remote MP4 or MOV in which, once `is_on`, there are zeros for pictures and sound: they are not fetched."""
+    """A remote MP4 or MOV. While `is_on`, pictures and sound read as zeros and are not fetched."""
 
     def __init__(self, source: ByRanges, ranges: Sequence[tuple[int, int]]) -> None:
         self.name, self.size = source.name, source.size
@@ -67,13 +66,13 @@ class Hollow(ByRanges):
 
 
 def hollow(source: VideoSource) -> Hollow | None:
-    """None where all of the file has to be read to know its frames."""
+    """The hollow view of a file; None if the whole file must be read to find its frames."""
     ranges = picture_ranges(source) if isinstance(source, ByRanges) else None
     return Hollow(source, ranges) if ranges is not None and isinstance(source, ByRanges) else None
 
 
 def needs_anchors(source: VideoSource) -> bool:
-    """Whether it is read by ranges, and has no table of its frames to continue by."""
+    """Whether the file is read by ranges and has no table of its frames from which to continue."""
     return isinstance(source, ByRanges) and picture_ranges(source) is None
 
 
@@ -82,7 +81,7 @@ def is_by_tables(codec: str) -> bool:
 
 
 class KeyPlaces:
-    """Where the packets begin that the tables call key frames. Those of fragments grow while they are read."""
+    """Positions of key frames according to the tables. Tables of fragments grow while the file is read."""
 
     def __init__(self, stream: VideoStream) -> None:
         self._stream = stream

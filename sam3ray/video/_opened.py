@@ -1,4 +1,4 @@
-"""One way to open a video's bytes, wherever they are: a local file, or a remote one that is read by ranges."""
+"""Opens a video's bytes, whether it is a local file or a remote one that is read by ranges."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _SEARCH_BYTES = 2**20
 
 
 class ByRanges(ABC):
-    """A video whose bytes are fetched as they are asked for.
+    """A remote video whose bytes are fetched on demand.
 
     Attributes:
-        name: what a local file of it would be called.
-        size: bytes of the file.
-        index: of its frames, where it is known. `lacks_index`: its packets do not tell one.
-        index_until_s: an index that is made reaches to this moment at least; None: the end.
+        name: name of a local copy.
+        size: size of the file in bytes.
+        index: index of its frames, if known. `lacks_index`: its packets do not provide one.
+        index_until_s: a new index must reach at least to this time; None: the end.
     """
 
     name: str
@@ -32,31 +32,31 @@ class ByRanges(ABC):
 
     @abstractmethod
     def read_at(self, at: int, most: int) -> bytes:
-        """Some of the bytes from an offset on, at most `most`; none only at the end.
+        """Some bytes from an offset on, at most `most`; none only at the end.
 
         Raises:
-            ClipError: the store fails, or has another version of the file by now; over_limits, where more was read than
-                `allow_pass` has allowed.
+            ClipError: the store fails or now has another version of the file; over_limits: more was read than
+                `allow_pass` permits.
         """
 
-    def allow_pass(self) -> None:  # noqa: B027 - not everyone counts
-        """It will be read once more, perhaps from beginning to end."""
+    def allow_pass(self) -> None:  # noqa: B027 - optional: not every source counts
+        """Permits one more reading of the file, perhaps from beginning to end."""
 
     def expect_leaps(self) -> None:  # noqa: B027 - not everyone fetches ahead
-        """Only little is read in each place from now on."""
+        """From now on, little will be read at each position."""
 
     def expect_end(self, byte: int | None) -> None:  # noqa: B027 - not everyone fetches ahead
-        """Nothing far behind this byte is read next; None: that is not known."""
+        """Nothing far beyond this byte is read next; None: unknown."""
 
-    def learn(self, index: FrameIndex | None) -> None:  # noqa: B027 - not everyone has a use for it
-        """Keeps the index, which took reading the file; None: it was decoded, and has none."""
+    def learn(self, index: FrameIndex | None) -> None:  # noqa: B027 - optional: not every source keeps it
+        """Keeps the index that was found by reading the file; None: the file was decoded and has none."""
 
 
 VideoSource: TypeAlias = str | os.PathLike[str] | ByRanges
 
 
 def folder_of(source: VideoSource) -> Path | None:
-    """The folder, where the video is a local folder of frames."""
+    """The folder, if the video is a local folder of frames."""
     return None if isinstance(source, ByRanges) or not os.path.isdir(source) else Path(source)
 
 
@@ -66,19 +66,19 @@ def name_of(source: VideoSource) -> str:
 
 
 def size_of(source: VideoSource) -> int:
-    """Bytes of the file. Raises OSError."""
+    """Size of the file in bytes. Raises OSError."""
     return source.size if isinstance(source, ByRanges) else os.path.getsize(source)
 
 
 def opened(source: VideoSource) -> BinaryIO:
-    """The file, to be read from anywhere. Raises OSError; reading a remote one raises ClipError."""
+    """The file as a seekable object. Raises OSError; reading a remote file may raise ClipError."""
     if isinstance(source, ByRanges):
         return io.BufferedReader(RangedFile(source), _BUFFER_BYTES)
     return Path(source).open("rb")
 
 
 def find(file: BinaryIO, mark: bytes, begin: int, end: int) -> int:
-    """Where these bytes first occur between two offsets; -1: nowhere."""
+    """Position of the first occurrence of these bytes between two offsets; -1 if there is none."""
     at, kept = begin, b""
     file.seek(begin)
     while at < end and (data := file.read(min(_SEARCH_BYTES, end - at))):
@@ -91,10 +91,10 @@ def find(file: BinaryIO, mark: bytes, begin: int, end: int) -> int:
 
 
 class RangedFile(io.RawIOBase):
-    """A remote video as a file object. It fails once, and has ended from then on: no demuxer can read on after a gap.
+    """A remote video as a file object. After an error it reports its end: no demuxer can continue after a gap.
 
-    libav takes what it does not understand for damage and goes on behind it. PyAV raises what a file object has raised
-    from the very call in which that happened, so that no packet comes after it.
+    libav treats what it does not understand as damage and continues after it. PyAV raises a file object's error from
+    the call in which it happened, so no further packet is returned.
     """
 
     def __init__(self, source: ByRanges) -> None:
@@ -102,7 +102,7 @@ class RangedFile(io.RawIOBase):
         self._source = source
         self._at = 0
         self._has_failed = False
-        self.name = source.name  # libav takes a hint from its suffix, as of a local file
+        self.name = source.name  # libav uses its suffix as a hint, as with a local file
 
     def readable(self) -> bool:
         return True
@@ -125,7 +125,7 @@ class RangedFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         begin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence]
         if begin + offset < 0:
-            raise OSError(f"there is nothing at byte {begin + offset}")
+            raise OSError(f"it has no data at byte {begin + offset}")
         self._at = begin + offset
         return self._at
 

@@ -1,8 +1,8 @@
-"""Remote files made of pieces, each of which can be read without the others: fragmented MP4 and Matroska.
+"""Remote files made of pieces that can be read independently: fragmented MP4 and Matroska.
 
-libav would look at every fragment before it reads the first frame, and read a Matroska without cues up to the place
-that it seeks. Here it is shown a file whose pieces before the one to begin with are empty boxes, which it leaps over.
-Where the pieces begin is noted while libav reads.
+libav would look at every fragment before it reads the first frame, and would read a Matroska without cues up to the
+position that it seeks. Here it gets a view of the file in which all pieces before the first wanted one are empty boxes,
+which it skips. The beginnings of pieces are noted while libav reads.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from sam3ray.video._tables import check_listed
 from sam3ray.video._truncation import HEAD_BYTES, element
 
 _EBML, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
-_ELEMENT_BYTES = 12  # of an id and a size, at most
+_ELEMENT_BYTES = 12  # largest length of an id and a size
 _ZEROS = bytes(2**18)
 _OPAQUE = frozenset({b"mdat", b"free", b"skip", b"wide", b"uuid"})
-_PADDING_BYTES = 16  # the head of an empty box takes as many, or fewer
+_PADDING_BYTES = 16  # largest length of an empty box's header
 _LOOKED_AT = 2**20  # bytes; zeros may follow the last box
 _MOST_SCANNED = 64 * 2**20
 _MOST_BEFORE = 10_000  # boxes or elements before the first piece
 
 
 class Pieces(ByRanges):
-    """A view of such a file.
+    """A view of a file made of pieces.
 
     Args:
-        first: where its first piece begins.
-        begin: the piece to begin with; None: the first.
+        first: start of its first piece.
+        begin: start of the first piece to show; None: the first of all.
     """
 
     _padding_step = 2**62
@@ -45,7 +45,7 @@ class Pieces(ByRanges):
         self._first = first
         fits = begin is not None and first + _PADDING_BYTES <= begin < self.size
         self._begin = begin if begin is not None and fits else first
-        self._next = self._begin  # what begins there was not looked at yet
+        self._next = self._begin  # start of the next box, which was not looked at yet
         self._pieces = array("q")
         self._file = opened(source)
 
@@ -55,7 +55,7 @@ class Pieces(ByRanges):
         if at < self._first:
             most = min(most, self._first - at)
         data = self._source.read_at(at, most)
-        while at <= self._next < min(at + len(data), self.size):  # a leap beyond shows nothing of what lies between
+        while at <= self._next < min(at + len(data), self.size):  # after a jump ahead, what lies between is unknown
             place = self._next
             self._next = self._look(place)
             if self._next <= place:
@@ -66,7 +66,7 @@ class Pieces(ByRanges):
         self._source.allow_pass()
 
     def piece_of(self, byte: int | None) -> int | None:
-        """Where the piece begins that holds this byte; None where that is not known."""
+        """Start of the piece that contains this byte; None if unknown."""
         if byte is None or byte >= self._next:
             return None
         place = bisect_right(self._pieces, byte) - 1
@@ -78,10 +78,10 @@ class Pieces(ByRanges):
 
     @abstractmethod
     def _look(self, at: int) -> int:
-        """Notes what begins there; returns where the next one begins."""
+        """Notes the box that begins there; returns the start of the next one."""
 
     def _padding(self, at: int, length: int, most: int) -> bytes:
-        """What is shown there, of an area that consists of empty boxes. The last may be twice as long as the others."""
+        """The bytes shown there, in an area of empty boxes. The last box may be twice as long as the others."""
         number = min(at // self._padding_step, max(0, length // self._padding_step - 1))
         begin = number * self._padding_step
         end = begin + self._padding_step if begin + 2 * self._padding_step <= length else length
@@ -90,13 +90,13 @@ class Pieces(ByRanges):
 
     @abstractmethod
     def _empty(self, length: int) -> bytes:
-        """The head of an empty box of this length."""
+        """The header of an empty box of this length."""
 
 
 class Clusters(Pieces):
-    """Of a Matroska or WebM."""
+    """The clusters of a Matroska or WebM file."""
 
-    _padding_step = 2**19  # what is longer than a mebibyte, libav takes for damage and searches byte by byte
+    _padding_step = 2**19  # libav treats longer elements as damage and searches byte by byte
 
     def _look(self, at: int) -> int:
         found = element(self._bytes(at, _ELEMENT_BYTES), 0)
@@ -105,7 +105,7 @@ class Clusters(Pieces):
         kind, content, size = found
         if kind == _CLUSTER:
             self._pieces.append(at)
-        if kind == _SEGMENT or size is None:  # recordings do not know sizes in advance
+        if kind == _SEGMENT or size is None:  # a recording cannot state sizes in advance
             return at + content
         return at + content + size
 
@@ -114,11 +114,11 @@ class Clusters(Pieces):
 
 
 class Fragments(Pieces):
-    """Of an MP4 or MOV. Refuses those that are several files whose frames libav would mix, and tables that list more
-    frames than there may be, before libav reads them.
+    """The fragments of an MP4 or MOV. Before libav reads them, rejects files whose frames libav would mix with those of
+    another, and tables that list too many frames.
 
     Attributes:
-        broken_at: where there should be another box, and is not: libav takes that for the end.
+        broken_at: where another box should begin but does not, which libav treats as the end.
     """
 
     def __init__(self, source: ByRanges, first: int, limits: VideoConfig, begin: int | None = None) -> None:
@@ -128,12 +128,12 @@ class Fragments(Pieces):
         self._limits = limits
         self._listed = 0
         self._last_time = -1
-        self._second_at: int | None = None  # where another file begins
+        self._second_at: int | None = None  # start of another file
         self._is_second = False
-        self._data: list[tuple[int, int]] = []  # the newest boxes of pictures and sound
+        self._data: list[tuple[int, int]] = []  # the latest boxes of pictures and sound
 
     def read_at(self, at: int, most: int) -> bytes:
-        """Zeros for pictures and sound, once it `is_on`."""
+        """Returns zeros for pictures and sound while `is_on`."""
         if self.is_on and at >= self._begin:
             for begin, end in self._data:
                 if begin <= at < end:
@@ -163,7 +163,7 @@ class Fragments(Pieces):
             self._data = [*self._data[-7:], (min(at + 16, end), end)]
         if kind == b"ftyp":
             self._second_at = at
-        if kind == b"moov":  # libav passes over it
+        if kind == b"moov":  # libav skips it
             self._is_second = self._second_at is not None
         if kind == b"moof":
             self._pieces.append(at)
@@ -176,7 +176,7 @@ class Fragments(Pieces):
         return at + size
 
     def _count(self, begin: int, end: int) -> None:
-        """How many frames its tables speak of, wherever they lie in the box."""
+        """The number of frames in its tables, wherever these are in the box."""
         if end - begin > _MOST_SCANNED:
             message = f"it has {end - begin} bytes of tables in one place; allowed: {_MOST_SCANNED}"
             raise ClipError(Reason.OVER_LIMITS, message, self.name)
@@ -192,7 +192,7 @@ class Fragments(Pieces):
 
 
 def pieces_of(source: VideoSource, limits: VideoConfig, begin: int | None = None) -> Pieces | None:
-    """The view of a remote file, from one of its pieces on; None: it is not made of pieces."""
+    """The view of a remote file from one of its pieces on; None if it is not made of pieces."""
     if not isinstance(source, ByRanges) or isinstance(source, Pieces):
         return None
     with opened(source) as file:
@@ -203,7 +203,7 @@ def pieces_of(source: VideoSource, limits: VideoConfig, begin: int | None = None
 
 
 def _first_fragment(file: BinaryIO, size: int) -> int | None:
-    """Behind the tables of an MP4 that are to be continued; None: it is none."""
+    """Start of the first fragment of a fragmented MP4; None for other files."""
     for number, (kind, begin, end) in enumerate(atoms(file, 0, size)):
         if (begin == 0 and not kind.isalnum()) or kind in (b"moof", b"mdat") or number > _MOST_BEFORE:
             return None

@@ -28,16 +28,16 @@ from sam3ray.video._tables import check_tables, is_fragmented
 from sam3ray.video._truncation import HEAD_BYTES, intact_until
 
 MEASURED_BYTES = 2**30
-_DECODER_BYTES = 2**29  # what a decoder and its threads may set aside beside its pictures
+_DECODER_BYTES = 2**29  # memory of a decoder and its threads, besides pictures
 _BYTES_PER_CPU_S = 50 * 2**20  # a fragmented file is read to its end
-_SMALL_BYTES = 16 * 2**20  # files below this are walked through: reading them costs nothing
+_SMALL_BYTES = 16 * 2**20  # smaller files are read whole, which is cheap
 _PICTURE_BYTES = 64  # per pixel: several pictures of four channels of 16 bits
 
 
 def probe_guarded(path: VideoSource, limits: VideoConfig) -> VideoInfo:
-    """Like `probe`, in a separate process, for callers that must survive a crash of the decoder.
+    """Like `probe`, but in a separate process, for callers that must survive a crash of the decoder.
 
-    A file that passes may be opened again by the caller: its tables take no more than `limits.max_open_bytes`.
+    If it succeeds, the caller may open the file: its tables take at most `limits.max_open_bytes` of memory.
     """
     if (folder := folder_of(path)) is not None:
         return probe_folder(folder, limits)
@@ -66,17 +66,17 @@ def _size(path: VideoSource) -> int:
     try:
         return size_of(path)
     except OSError:
-        return 0  # told by who opens it
+        return 0  # reported when it is opened
 
 
 def probe(path: VideoSource, limits: VideoConfig, *, measure: bool = False) -> VideoInfo:
-    """Facts of a video file or a local folder of numbered frames.
+    """The facts of a video file or a local folder of numbered frames.
 
-    One frame is decoded: rotation travels with the frames, and headers of damaged files promise what is not there.
+    One frame is decoded, because frames carry the rotation, and headers of damaged files may be wrong.
 
     Args:
-        measure: read the packets (half a gigabyte a second) for a duration that headers can only estimate, and for
-            files joined to this one, unless it is larger than MEASURED_BYTES.
+        measure: also read the packets (half a gigabyte per second), to replace an estimated duration and to find files
+            joined to this one, unless the file is larger than MEASURED_BYTES.
 
     Raises:
         ClipError: not_found, permission_denied, unreadable_video, no_video_stream, over_limits.
@@ -94,9 +94,9 @@ def probe(path: VideoSource, limits: VideoConfig, *, measure: bool = False) -> V
         check_tables(container, path, limits, name)
         fence.allow_memory(_DECODER_BYTES + facts.width * facts.height * _PICTURE_BYTES)
         first = _first_packet_alone(container, stream)
-        reads_on = isinstance(pieces_of(path, limits), Fragments)  # its tables are looked at when they are read
+        reads_on = isinstance(pieces_of(path, limits), Fragments)  # its tables are checked when they are read
         if reads_on:
-            facts = replace(facts, duration_s=None, frame_count=None)  # of what was read so far
+            facts = replace(facts, duration_s=None, frame_count=None)  # covers what was read so far
         if not isinstance(path, ByRanges) and (size < _SMALL_BYTES or is_fragmented(path)):
             fence.allow_memory(limits.max_open_bytes)
             _walk(container, name)
@@ -119,7 +119,7 @@ def probe(path: VideoSource, limits: VideoConfig, *, measure: bool = False) -> V
 
 @dataclass(frozen=True)
 class AskedVideo(ByRanges):
-    """A remote video within a helper, which asks its caller for each range."""
+    """A remote video in a helper process, which requests each range from its caller."""
 
     name: str
     size: int
@@ -134,10 +134,10 @@ class AskedVideo(ByRanges):
 
 
 def _walk(container: InputContainer, where: str) -> None:
-    """Read every packet, and decode none: some tables are read on the way.
+    """Read every packet without decoding, because some tables are read on the way.
 
     Raises:
-        ClipError: over_limits, where they take more memory than allowed. Other damage is told by who decodes.
+        ClipError: over_limits: tables take more memory than allowed. Other damage is reported when decoding.
     """
     try:
         for _ in container.demux():
@@ -149,7 +149,7 @@ def _walk(container: InputContainer, where: str) -> None:
 
 
 def _measured(facts: VideoInfo, path: VideoSource, limits: VideoConfig) -> VideoInfo:
-    """The facts, completed by what the packets say about the video's end."""
+    """The facts, completed with the video's end according to its packets."""
     found = measure_packets(path, limits)
     facts = replace(facts, unread_rest=found.unread_rest)
     if found.duration_s is None or not facts.duration_is_estimate:
@@ -159,9 +159,9 @@ def _measured(facts: VideoInfo, path: VideoSource, limits: VideoConfig) -> Video
 
 
 def _first_packet_alone(container: InputContainer, stream: VideoStream) -> VideoFrame | None:
-    """The picture in the first packet: a decoder that reorders would ask for many more before it gave one.
+    """The picture in the first packet. A decoder that reorders would need many more packets before it returns one.
 
-    None where that packet does not stand for itself; `decode` tells then what there is, or what is wrong.
+    None if that packet depends on others; then `decode` finds the first frame or the problem.
     """
     codec = stream.codec_context
     codec.thread_count = 1
@@ -176,7 +176,7 @@ def _first_packet_alone(container: InputContainer, stream: VideoStream) -> Video
 
 
 def headers(container: InputContainer, stream: VideoStream) -> VideoInfo:
-    """What the headers say. Sizes are the coded ones, before any rotation."""
+    """The facts in the headers. Sizes are those of coded pictures, before rotation."""
     rate = stream.average_rate or stream.guessed_rate
     fps = rate if rate and rate > 0 else None
     time_base = stream.time_base or Fraction(1, 1000)
@@ -189,7 +189,7 @@ def headers(container: InputContainer, stream: VideoStream) -> VideoInfo:
     if frame_count is None and duration_s is not None and fps is not None:
         frame_count = round(duration_s * fps)
     elif frame_count != stream.frames and frame_count is not None and duration_s:
-        fps = Fraction(frame_count / duration_s).limit_denominator(1001)  # the header's counts the empty packets, too
+        fps = Fraction(frame_count / duration_s).limit_denominator(1001)  # the header's rate counts empty packets, too
     codec = stream.codec_context.codec.canonical_name
     has_audio = bool(container.streams.audio)
     return VideoInfo(
@@ -207,10 +207,10 @@ def headers(container: InputContainer, stream: VideoStream) -> VideoInfo:
 
 
 def _listed_frames(container: InputContainer, stream: VideoStream) -> int | None:
-    """What the container's header or table says.
+    """The number of frames in the container's header or table.
 
-    The header of an AVI counts packets, and where its clock ticks faster than its frames come, every second one or
-    more is empty. A cut-off AVI has no table, and its header counts what is missing.
+    The header of an AVI counts packets; if its clock is faster than its frames, every second packet or more is empty. A
+    cut-off AVI has no table, and its header also counts missing packets.
     """
     if container.format.name != "avi":
         return stream.frames or None
@@ -231,7 +231,7 @@ def with_first_frame(facts: VideoInfo, first: VideoFrame, size_bytes: int | None
 
 
 def _pixel_aspect(stream: VideoStream) -> Fraction:
-    """Of the coded picture; 1 if none is given, or one that no camera has."""
+    """The pixel aspect of the coded picture; 1 if there is none or it is implausible."""
     aspect = stream.sample_aspect_ratio
     return aspect if aspect and Fraction(1, 8) <= aspect <= 8 else Fraction(1)
 
@@ -239,9 +239,9 @@ def _pixel_aspect(stream: VideoStream) -> Fraction:
 def check_duration(
     info: VideoInfo, start_s: float | None, end_s: float | None, limits: VideoConfig, where: str
 ) -> None:
-    """Refuse a range that is longer than allowed, if the container says so."""
+    """Reject a range that is longer than allowed according to the container."""
     if info.duration_s is None or info.duration_is_estimate:
-        return  # reading tells
+        return  # only reading shows it
     seconds = min(info.duration_s, end_s if end_s is not None else info.duration_s) - (start_s or 0.0)
     if seconds > limits.max_duration_s:
         raise ClipError(

@@ -1,4 +1,4 @@
-"""The facts of a video wherever it is, from a few ranges of its bytes."""
+"""The facts of a video on any storage, from a few ranges of its bytes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from sam3ray.video._tables import check_tables
 from sam3ray.video._truncation import HEAD_BYTES, intact_until
 
 BLOCK_BYTES = 256 * 2**10
-BUDGET_BYTES = 64 * 2**20  # headers, an index at the end and one frame take far less
+BUDGET_BYTES = 64 * 2**20  # headers, an index at the end and one frame need far less
 
 
 def probe_uri(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any] | None = None) -> VideoInfo:
-    """Facts of a video file or folder of numbered frames on any fsspec storage.
+    """The facts of a video file or folder of numbered frames on any fsspec storage.
 
-    A remote file is not fetched: the demuxer reads the ranges it needs, at most BUDGET_BYTES of them.
+    A remote file is not fetched: the demuxer reads the ranges that it needs, at most BUDGET_BYTES in all.
 
     Raises:
         ClipError: as `probe`, and storage.
@@ -59,7 +59,7 @@ def probe_uri(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any] 
                 return _probe_beginning(fs, video, limits)
             if bounded.is_used_up and (facts_by_ranges := _probe_by_ranges(fs, video, limits)) is not None:
                 return facts_by_ranges
-            # libav hides what the store raised behind an error of its own.
+            # libav hides the store's error behind its own.
             if bounded.error is not None:
                 raise bounded.error from None
             raise
@@ -72,7 +72,7 @@ def probe_uri(uri: str, limits: VideoConfig, storage_options: Mapping[str, Any] 
 
 
 def _probe_by_ranges(fs: Any, video: RemoteVideo, limits: VideoConfig) -> VideoInfo | None:
-    """Of a long fragmented MP4, which has tables all over: those at its beginning do not tell how long it lasts."""
+    """The facts of a long fragmented MP4, whose tables at the beginning do not give its duration."""
     remote = open_by_ranges(fs, video)
     if remote is None:
         return None
@@ -83,7 +83,7 @@ def _probe_by_ranges(fs: Any, video: RemoteVideo, limits: VideoConfig) -> VideoI
 
 
 def _streamed() -> type:
-    """fsspec's file object for a web server without range requests: read once, from beginning to end."""
+    """fsspec's file object for a web server without range requests, read once from beginning to end."""
     from fsspec.implementations.http import HTTPStreamFile
 
     kind: type = HTTPStreamFile
@@ -91,7 +91,7 @@ def _streamed() -> type:
 
 
 def _probe_beginning(fs: Any, video: RemoteVideo, limits: VideoConfig) -> VideoInfo:
-    """From at most BUDGET_BYTES, for servers that give no size or no ranges."""
+    """The facts from the first BUDGET_BYTES, for servers without sizes or range requests."""
     file, where = video.files[0], redact_uri(video.uri)
     budget = min(BUDGET_BYTES, limits.max_size_bytes)
     with TemporaryDirectory(prefix="sam3ray-probe-") as folder:
@@ -109,7 +109,9 @@ def _probe_beginning(fs: Any, video: RemoteVideo, limits: VideoConfig) -> VideoI
         except ClipError as error:
             if is_whole or error.reason is not Reason.UNREADABLE_VIDEO:
                 raise ClipError(error.reason, error.message, where) from None
-            message = f"its server does not support range requests, and the first {budget} bytes do not show what it is"
+            message = (
+                f"its server does not support range requests, and the first {budget} bytes are not enough to open it"
+            )
             raise ClipError(Reason.STORAGE, message, where) from None
     return facts if is_whole else replace(facts, size_bytes=video.size)
 
@@ -144,7 +146,7 @@ def _probe_frames(fs: Any, video: RemoteVideo, limits: VideoConfig) -> VideoInfo
 
 
 class _Bounded(io.RawIOBase):
-    """A file that stops after BUDGET_BYTES, and keeps the reason why it stopped or failed."""
+    """A file that ends after BUDGET_BYTES, and keeps the reason why it ended or failed."""
 
     def __init__(self, stream: Any, uri: str) -> None:
         super().__init__()
@@ -153,7 +155,7 @@ class _Bounded(io.RawIOBase):
         self._left = BUDGET_BYTES
         self.error: ClipError | None = None
         self.is_used_up = False
-        self.has_no_ranges = False  # of a web server, which fsspec finds out when it asks for one
+        self.has_no_ranges = False  # a web server without ranges, which fsspec notices at the first request
 
     def readable(self) -> bool:
         return True

@@ -1,7 +1,7 @@
-"""Program changes: a transport stream whose video goes on as another elementary stream.
+"""Program changes: a transport stream whose video continues in another elementary stream.
 
-The file is looked into here, since PyAV 18.1 cannot tell streams that appear in the middle of a file (it looks them up
-beyond the end of its table, input.py:203). Programs side by side are no change.
+We read the file ourselves, because PyAV 18.1 cannot handle streams that appear in the middle of a file (it looks them
+up beyond the end of its table, input.py:203). Parallel programs are not a change.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from av.video.stream import VideoStream
 from sam3ray.video._opened import VideoSource, opened, size_of
 
 CHANGED = "its video continues in another stream where the program changes"
-_HOLE_BYTES = 2048  # sound and tables between two pictures, mostly
-_PICTURES = 8  # of another stream while this one has none
+_HOLE_BYTES = 2048  # bytes, mostly sound and tables between two pictures
+_PICTURES = 8  # pictures of another stream while this one has none
 _SEARCHED = 4 * 2**20
 
 
 class ProgramWatch:
-    """Told of each packet of the video, in the order of the file, notices where another stream has video instead.
+    """Gets each packet of the video in file order, and notices where another stream has video instead.
 
     Args:
-        from_start: whether the first packet will be the first of the file, not one sought to.
+        from_start: whether reading starts at the file's first packet, not after a seek.
     """
 
     def __init__(
@@ -32,9 +32,9 @@ class ProgramWatch:
         self._path = path
         self._stream = stream
         self._works = container.format.name == "mpegts"
-        self._reached: int | None = 0 if from_start else None  # where the last packet begins
+        self._reached: int | None = 0 if from_start else None  # start of the last packet
         self._size = 0
-        self._beside: set[int] = set()  # streams that have video while this one has
+        self._beside: set[int] = set()  # streams that have video at the same time as this one
 
     def changes(self, at: int | None, size: int) -> bool:
         """Whether the program has changed before the packet that begins there."""
@@ -48,8 +48,8 @@ class ProgramWatch:
         return bool(found.keys() - self._beside)
 
     def changes_at_end(self) -> bool:
-        """Whether another stream has video after the last packet, and had none shortly before; or this one is of
-        another kind by then, which a decoder passes over."""
+        """Whether another stream has video after the last packet but not shortly before, or this stream has changed its
+        codec, which a decoder would skip."""
         if not self._works or not self._reached:
             return False
         if self._changes_codec():
@@ -58,7 +58,7 @@ class ProgramWatch:
         return bool(self._others(self._reached, self._reached + _SEARCHED).keys() - before.keys() - self._beside)
 
     def _changes_codec(self) -> bool:
-        """Whether the tables at both ends of the file name different kinds of video for this stream."""
+        """Whether the tables at the beginning and end of the file name different codecs for this stream."""
         with opened(self._path) as file:
             first = _kinds(file.read(_SEARCHED), self._stream.id)
             file.seek(max(0, size_of(self._path) - _SEARCHED))
@@ -66,7 +66,7 @@ class ProgramWatch:
         return len(set(first[:1] + first[-1:] + last[-1:])) > 1
 
     def _others(self, begin: int, end: int) -> Counter[int]:
-        """Pictures of other streams between two places of the file, by PID."""
+        """The number of pictures of other streams between two positions of the file, by PID."""
         with opened(self._path) as file:
             file.seek(begin)
             data = file.read(end - begin)
@@ -76,7 +76,7 @@ class ProgramWatch:
 
 
 def _kinds(data: bytes, pid: int) -> list[int]:
-    """The kind of a stream in each program map (ISO/IEC 13818-1, section 2.4.4.8) in these bytes, in order."""
+    """The type of a stream in each program map (ISO/IEC 13818-1, section 2.4.4.8) in these bytes, in order."""
     kinds = []
     first, spacing = _layout(data)
     for at in range(first, len(data) - 187, spacing):
@@ -109,7 +109,7 @@ def _pictures(data: bytes) -> Counter[int]:
 
 
 def _layout(data: bytes) -> tuple[int, int]:
-    """Where the first packet begins, and how far apart they are: 188 bytes, on discs and with checksums more."""
+    """Start of the first packet, and the packet size: 188 bytes; more on discs and with checksums."""
     for first in range(min(204, len(data))):
         for spacing in (188, 192, 204):
             if data[first : first + 2 * spacing + 1 : spacing] == b"GGG":

@@ -1,7 +1,7 @@
-"""A remote video that is read by ranges, through a bounded cache in memory.
+"""A remote video that is read by ranges, with a bounded cache in memory.
 
-Whoever reads on where they have read before gets more at a time, and what comes next is fetched meanwhile; whoever
-leaps gets little. So an index at the end costs its own size, and a clip read from its middle what lies behind that.
+Sequential reading fetches more at a time, and fetches ahead; reading after a jump fetches little. So an index at the
+end costs only its own size, and a clip that is read from the middle costs only what follows.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from sam3ray.video._frame_index import FrameIndex
 from sam3ray.video._opened import ByRanges
 
 BLOCK_BYTES = 64 * 2**10
-MOST_BLOCKS = 128  # of one request: 8 MiB
-MEMORY_BYTES = 64 * 2**20  # for each video that is open
-_AHEAD_FROM = 4  # blocks: whoever has read so many in a row will read on
-_RUNS = 8  # places that are read sequentially: pictures, sound, an index
+MOST_BLOCKS = 128  # blocks per request: 8 MiB
+MEMORY_BYTES = 64 * 2**20  # cached for each open video
+_AHEAD_FROM = 4  # blocks read in a row from which reading counts as sequential
+_RUNS = 8  # positions that are read sequentially: pictures, sound, an index
 _TRIES = 4
 _PAUSE_S = 0.5
-_MARGIN_BYTES = 2**18  # sound and pictures of one moment do not lie side by side
-_PASS_BYTES = 64 * 2**20  # that a pass may fetch beyond twice the file: containers may lead in circles
-_LONG_S = 4.0  # a request that takes longer is followed by smaller ones, which keeps frames coming
+_MARGIN_BYTES = 2**18  # sound and pictures of one time are not adjacent
+_PASS_BYTES = 64 * 2**20  # that a pass may fetch beyond twice the file's size: a container may refer back in circles
+_LONG_S = 4.0  # after a longer request, smaller ones follow, so that frames keep coming
 
 Fetch = Callable[[int, int], bytes]
 
 
 class NoRanges(ClipError):
-    """The server sends the file as a whole only."""
+    """The server only sends whole files."""
 
 
 class RangedVideo(ByRanges):
-    """The bytes of one version of a remote file. Threads may share it; close it in the end.
+    """The bytes of one version of a remote file. Threads may share it; close it after use.
 
     Args:
-        fetch: gives the bytes from one offset to another; raises ClipError. Of reason `storage`, it is asked again.
-        arrived: told how many bytes were fetched so far.
+        fetch: returns the bytes from one offset to another. It is called again after a ClipError with reason `storage`.
+        arrived: called with the number of bytes fetched so far.
 
     Attributes:
-        learned: told the index of its frames, once reading the file has shown it.
+        learned: called with the index of its frames once reading has shown it.
     """
 
     def __init__(self, fetch: Fetch, name: str, size: int, arrived: Callable[[int], None] = lambda _: None) -> None:
@@ -51,18 +51,18 @@ class RangedVideo(ByRanges):
         self.fetched_bytes = 0
         self.learned: Callable[[FrameIndex | None], None] = lambda _: None
         self._allowed = 0
-        self._until: int | None = None  # the block before which reading will end
+        self._until: int | None = None  # reading will end before this block
         self._fetch = fetch
         self._arrived = arrived
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
-        self._runs: OrderedDict[int, int] = OrderedDict()  # the block after what was fetched -> blocks read in a row
+        self._runs: OrderedDict[int, int] = OrderedDict()  # block after a fetched run -> blocks read in a row
         self._most = MOST_BLOCKS
         self._coming: tuple[int, int, Future[None]] | None = None  # first block, the one after the last
-        self._lock = threading.Lock()  # of all of the above
-        self._fetching = threading.Lock()  # two readers of one place fetch it once
+        self._lock = threading.Lock()  # guards all of the above
+        self._fetching = threading.Lock()  # so that two readers of one position fetch it only once
         self._beside = ThreadPoolExecutor(1, "sam3ray-ranges")
         self._is_closed = threading.Event()
-        self.allow_pass()  # for whoever looks into it first, perhaps in a process of its own
+        self.allow_pass()  # for the first look, perhaps in a helper process
 
     def allow_pass(self) -> None:
         """See there."""
@@ -93,7 +93,7 @@ class RangedVideo(ByRanges):
         return block[begin : begin + most]
 
     def close(self) -> None:
-        """Drops what is cached. A running request ends in its own time; nothing waits for it."""
+        """Drops the cache. A running request ends by itself; nothing waits for it."""
         self._is_closed.set()
         self._beside.shutdown(wait=False, cancel_futures=True)
         with self._lock:
@@ -120,16 +120,16 @@ class RangedVideo(ByRanges):
             return block
 
     def _come(self, number: int) -> bytes | None:
-        """The block, if it is among those that are being fetched ahead."""
+        """The block, if it is being fetched ahead."""
         with self._lock:
             coming = self._coming
         if coming is None or not coming[0] <= number < coming[1]:
             return None
-        coming[2].exception()  # whatever has gone wrong there is tried again here
+        coming[2].exception()  # after an error, the block is fetched again here
         return self._known(number)
 
     def _span(self, number: int) -> tuple[int, int]:
-        """Which blocks to fetch for whom needs this one: as many as were read in a row up to here, and one at least."""
+        """The blocks to fetch when this one is needed: as many as were read in a row up to here, and at least one."""
         with self._lock:
             run = self._runs.pop(number, 0)
             count = min(max(1, run), self._most, self._last_block + 1 - number)
@@ -146,11 +146,11 @@ class RangedVideo(ByRanges):
         return (self.size - 1) // BLOCK_BYTES
 
     def _look_ahead(self, number: int) -> None:
-        """Fetches what follows the run that this block is the end of, while the reader works on it."""
+        """Fetches what follows the run that ends with this block, while the reader works on the run."""
         with self._lock:
             if self._coming is not None and not self._coming[2].done():
                 return
-            # Not too early: what was fetched and not read yet would be the first to make room.
+            # Not too early: blocks that were fetched but not read would be evicted first.
             near = [n for n, run in self._runs.items() if 0 < n - number <= max(1, min(run, self._most) // 2)]
             end = next(iter(near), None)
             if end is None or self._runs[end] < _AHEAD_FROM or end > self._last_block or end in self._blocks:
@@ -168,7 +168,7 @@ class RangedVideo(ByRanges):
     def _get(self, begin: int, end: int) -> list[bytes]:
         first, last = begin * BLOCK_BYTES, min(end * BLOCK_BYTES, self.size)
         if self.fetched_bytes + last - first > self._allowed:
-            message = f"it makes its reader fetch more than {self._allowed} bytes, and has {self.size}"
+            message = f"reading it fetched more than {self._allowed} bytes, although it has only {self.size}"
             raise ClipError(Reason.OVER_LIMITS, message, self.name)
         began = time.monotonic()
         data = self._tried(first, last)

@@ -22,26 +22,26 @@ class VideoReader:
     """The frames of a video file, or of a local folder of numbered frames, in display order.
 
     `[start_s, end_s)` and `fps` select frames by time (see `sam3ray.video._sampling` for the exact rule); `Frame.index`
-    always counts in the whole source. Decoding runs ahead in a thread by `limits.queue_frames` frames at most; nothing
-    else of the video is in memory. Iterating again starts again.
+    always counts in the whole source. A thread decodes at most `limits.queue_frames` frames ahead; nothing else of the
+    video is in memory. Iterating again restarts from the beginning.
 
         with VideoReader("clip.mp4", fps=5, limits=VideoConfig()) as video:
             for frame in video:
                 ...
 
     Attributes:
-        info: what is known of the video before it is decoded.
-        clock: where times come from, as far as frames were given out: "container"; "rebuilt", where its timestamps
-            did not grow (`sam3ray.video._clock`); "folder_fps" of a folder.
-        reached_s: time of the last frame in the range that was looked at, sampled or not.
-        frame_names: file names of the frames that a folder has given out, by index.
-        needs_anchors: whether the file cannot be read on from the middle without.
-        anchors: key frames that were passed.
+        info: facts about the video that are known before decoding.
+        clock: source of the times of frames so far: "container"; "rebuilt" if its timestamps did not increase
+            (`sam3ray.video._clock`); "folder_fps" for a folder.
+        reached_s: time of the last frame in the range that was decoded, sampled or not.
+        frame_names: file names of the frames of a folder so far, by index.
+        needs_anchors: whether reading from the middle requires an anchor.
+        anchors: key frames passed so far.
 
     Raises:
         ClipError: when opened: not_found, permission_denied, unreadable_video, no_video_stream, over_limits.
-            While iterating also: empty_range, where no frame is selected. See `sam3ray.video._decode` for what
-            counts as damage.
+            While iterating also: empty_range if no frame is selected. See `sam3ray.video._decode` for what counts as
+            damage.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class VideoReader:
                 )
             yield frame
         if selected == 0:
-            raise ClipError(Reason.EMPTY_RANGE, f"no frame lies in {self._range_text()}", self._name)
+            raise ClipError(Reason.EMPTY_RANGE, f"the range {self._range_text()} contains no frame", self._name)
 
     def _file_frames(self, progress: Progress) -> FrameGenerator:
         if isinstance(self._path, ByRanges):
@@ -146,7 +146,7 @@ class VideoReader:
 
 
 def check_length(time_s: float, start_s: float | None, limits: VideoConfig, where: str) -> None:
-    """Raises ClipError over_limits at a frame that is too far from the beginning of its clip."""
+    """Raises ClipError (over_limits) if a frame is too far from the beginning of its clip."""
     if time_s - (start_s or 0.0) > limits.max_duration_s:
         raise ClipError(
             Reason.OVER_LIMITS, f"the clip lasts more than {limits.max_duration_s:g} s (video.max_duration_s)", where

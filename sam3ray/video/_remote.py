@@ -1,4 +1,4 @@
-"""What is at a video's uri, on any fsspec storage: sizes, versions, bytes, and the contract's reasons for failures."""
+"""Remote videos on any fsspec storage: sizes, versions, bytes, and the reasons of failures."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from sam3ray.guard.redact import MASK, redact
 from sam3ray.video._folder import sort_frames
 
 _CHUNK = 8 * 2**20
-_BATCH = 256  # frames of a folder that are asked for together; the store's client fetches several at once
+_BATCH = 256  # frames of a folder that are requested together; the store's client fetches several at once
 _VERSION_KEYS = ("ETag", "etag", "version_id", "LastModified", "last_modified", "mtime", "updated", "created", "crc32c")
 
 
 def redact_uri(uri: str) -> str:
-    """The uri without user, password, query and fragment, which may carry credentials. For messages."""
+    """The uri for messages, without user, password, query and fragment, which may contain credentials."""
     if is_local(uri):
         return uri
     return redact(re.split(r"[?#]", uri, maxsplit=1)[0])
@@ -45,9 +45,9 @@ class RemoteFile:
 
     Attributes:
         path: in its file system.
-        size: bytes; None where the store does not tell.
-        version: what changes when the content does (etag, modification time); may be empty.
-        sighting: both, as `sam3ray.files.sighting` has them.
+        size: size in bytes; None if the store does not report it.
+        version: a value that changes with the content (etag, modification time); may be empty.
+        sighting: both, as a sighting (`sam3ray.files.sighting`).
     """
 
     path: str
@@ -66,7 +66,7 @@ class RemoteVideo:
 
     @property
     def size(self) -> int | None:
-        """Bytes altogether; None where the store does not tell."""
+        """Total size in bytes; None if the store does not report it."""
         total = 0
         for file in self.files:
             if file.size is None:
@@ -76,14 +76,14 @@ class RemoteVideo:
 
     @property
     def sighting(self) -> str:
-        """How it looks from outside (`sam3ray.files.sighting`)."""
+        """The video's sighting (`sam3ray.files.sighting`)."""
         if not self.is_folder:
             return self.files[0].sighting
         return of_frames({posixpath.basename(file.path): file.sighting for file in self.files})
 
     @property
     def key(self) -> str:
-        """Names this content of this uri: 40 hex digits."""
+        """Identifies this content of this uri: 40 hex digits."""
         digest = hashlib.sha256(self.uri.encode())
         for file in self.files:
             digest.update(repr((file.path, file.size, file.version)).encode())
@@ -92,7 +92,7 @@ class RemoteVideo:
 
 @contextmanager
 def naming_store_errors(uri: str) -> Iterator[None]:
-    """Turn what fsspec and its stores raise into a `ClipError` without credentials in it."""
+    """Turn errors of fsspec and its stores into a `ClipError` without credentials."""
     try:
         yield
     except (ClipError, web.TooLarge):
@@ -100,7 +100,7 @@ def naming_store_errors(uri: str) -> Iterator[None]:
     except Exception as error:
         if is_passing(error):
             raise  # the worker waits until the node has the missing resource
-        # Each store raises kinds of its own; all end up classified, none is swallowed.
+        # Each store has its own kinds of errors; all are classified, none is swallowed.
         reason, message = _classify(error)
         raise ClipError(reason, _without_secrets(message, uri), redact_uri(uri)) from error
 
@@ -109,11 +109,11 @@ def _classify(error: Exception) -> tuple[Reason, str]:
     if clause := _refusal(error):
         return clause
     found = explain(error)
-    if found.code and found.kind in _OF_STORE:  # the store itself has said what is wrong
+    if found.code and found.kind in _OF_STORE:  # the store has reported the cause
         reason, phrase = _OF_STORE[found.kind]
         return reason, f"{phrase}: {found}"
     status = next(filter(None, map(http_status, causes(error, hidden=True))), None)
-    # fsspec's HTTP says "not found" for every failure, also where no server answered.
+    # fsspec's HTTP client raises "not found" for every failure, even if no server answered.
     unreachable = isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError)
     if status in (404, 410) or (status is None and isinstance(error, FileNotFoundError) and not unreachable):
         return Reason.NOT_FOUND, "there is no such file or folder"
@@ -137,7 +137,7 @@ _OF_STORE = {
 
 
 def _refusal(error: BaseException | None) -> tuple[Reason, str] | None:
-    """Errors that another try cannot change: addresses that lead nowhere or are forbidden."""
+    """Errors that a retry cannot fix: addresses that do not exist or are forbidden."""
     for each in causes(error, hidden=True):
         kind = type(each).__name__
         if isinstance(each, web.Refused):
@@ -146,7 +146,7 @@ def _refusal(error: BaseException | None) -> tuple[Reason, str] | None:
             forbidden = f"storage.http.{web.PRIVATE_HOSTS} forbids"
             return (
                 Reason.PERMISSION_DENIED,
-                f"it is not fetched: its address leads to a private network, which {forbidden}",
+                f"it is not fetched: its address is in a private network, which {forbidden}",
             )
         if kind == "NonHttpUrlRedirectClientError":
             return (
@@ -173,14 +173,14 @@ _NOWHERE = {
 
 
 def _without_secrets(message: str, uri: str) -> str:
-    """The message without what the uri carries as user, password and query, wherever it is repeated."""
+    """The message without the uri's user, password and query, wherever they occur."""
     for secret in re.findall(r"://([^/@\s]+)@", uri) + re.findall(r"\?([^#\s]+)", uri):
         message = message.replace(secret, MASK)
     return " ".join(redact(re.sub(r"(\w+://[^\s?'\"]+)\?[^\s'\"]*", r"\1", message)).split())[:300]
 
 
 def look_up(uri: str, storage_options: Mapping[str, Any], limits: VideoConfig) -> tuple[Any, RemoteVideo]:
-    """The file system of a uri, and the facts about its file or folder.
+    """The file system of a uri, and its file or folder.
 
     Raises:
         ClipError: not_found, permission_denied, storage; no_video_stream for a folder without frames; over_limits.
@@ -190,7 +190,7 @@ def look_up(uri: str, storage_options: Mapping[str, Any], limits: VideoConfig) -
     is_web = kind_of_storage(uri) == WEB
     with naming_store_errors(uri):
         fs, path = open_filesystem(uri, storage_options)
-        fs.invalidate_cache()  # listings of earlier clips may be stale by now
+        fs.invalidate_cache()  # listings cached for earlier clips may be outdated
         info = _info(fs, path)
         if info.get("type") != "directory":
             files: tuple[RemoteFile, ...] = (_remote_file(info, path, is_web),)
@@ -221,11 +221,11 @@ def look_up(uri: str, storage_options: Mapping[str, Any], limits: VideoConfig) -
 def _info(fs: Any, path: str) -> Mapping[str, Any]:
     try:
         found: Mapping[str, Any] = fs.info(path)
-    except Exception as error:  # noqa: BLE001 - it is raised below, with the reason that the store gives
+    except Exception as error:  # noqa: BLE001 - raised below, with the store's reason
         fuller = asked_again(error, fs, path)
     else:
         return found
-    raise fuller  # out here, so that it keeps the cause that it came with
+    raise fuller  # raised outside the handler to keep its own cause
 
 
 def _is_file(entry: Mapping[str, Any]) -> bool:
@@ -247,13 +247,13 @@ def download(
 ) -> Path:
     """Copy a video into an empty local folder; returns the local file, or the folder of frames.
 
-    `progress` is told the bytes that have arrived, as often as the store lets us know.
+    `progress` is called with the number of bytes so far, as often as the store reports it.
 
-    Local names are made from the last part of the remote ones, with nothing in them that could leave the folder.
+    Local names are made from the last part of the remote names, and cannot lead out of the folder.
 
     Raises:
-        ClipError: the reasons of `naming_store_errors`; storage where other bytes came than announced; over_limits
-            where more than `max_bytes` came, whatever was announced.
+        ClipError: the reasons of `naming_store_errors`; storage if the size differs from the announced one; over_limits
+            if more than `max_bytes` arrive, whatever was announced.
     """
     targets = [
         folder / local_name(file.path, number if video.is_folder else None) for number, file in enumerate(video.files)
@@ -299,7 +299,7 @@ def _fetch(fs: Any, file: RemoteFile, target: Path, max_bytes: int, counter: _Co
 
 
 class _Counter(Callback):
-    """Tells how many bytes have arrived, and ends what brings more than `max_bytes`."""
+    """Reports how many bytes have arrived, and ends a transfer of more than `max_bytes`."""
 
     def __init__(self, progress: Callable[[int], None], before: int, max_bytes: int) -> None:
         super().__init__()
@@ -313,7 +313,7 @@ class _Counter(Callback):
         self._progress(self._before + self.value)
 
     def branched(self, path_1: Any, path_2: Any, **_: Any) -> Callback:
-        """For each file of a folder: its bytes are added to those of all."""
+        """The counter of one file in a folder, whose bytes are added to the total."""
         return _Branch(self)
 
 
@@ -327,7 +327,7 @@ class _Branch(Callback):
 
 
 def local_name(path: str, number: int | None) -> str:
-    """A harmless local file name that still reminds of the remote one; `number` leads it for frames of a folder."""
+    """A safe local file name that resembles the remote one; frames of a folder get `number` as a prefix."""
     stem, suffix = posixpath.splitext(posixpath.basename(re.split(r"[?#]", path, maxsplit=1)[0]))
     suffix = re.sub(r"[^A-Za-z0-9.]", "_", suffix)[:12]
     if number is not None:

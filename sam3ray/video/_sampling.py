@@ -1,8 +1,8 @@
-"""Which frames of a video belong to a clip: the range, and sampling by time. Exact, in whole time-base units.
+"""Selects the frames of a clip by range and by sampling. Exact, in whole time-base units.
 
-The rule. A frame is in the range if start <= its time < end. With `fps`, tick k lies at start + k / fps (start is 0
-where no range is given) and falls on the time-base unit that contains it; for each tick the first frame at or after
-it is taken, a frame at most once. So frames are never repeated: sampling above the source's rate gives the source.
+The rule. A frame is in the range if start <= its time < end. With `fps`, tick k is at start + k / fps (start is 0
+without a range), rounded down to a time-base unit. For each tick, the first frame at or after it is taken, each frame
+at most once. So frames are never repeated: sampling above the source's rate returns all frames of the source.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from math import ceil, floor
 
 
 def exact(seconds: float) -> Fraction:
-    """The decimal number that was written, not its binary neighbour: 0.1 is 1/10."""
+    """The decimal number as written, not its binary approximation: 0.1 is 1/10."""
     return Fraction(repr(float(seconds)))
 
 
@@ -49,6 +49,6 @@ class Sampler:
             return True
         if ticks < floor(self._first_tick + self._next_tick * self._step):
             return False
-        # The first tick that falls on a later unit than this frame.
+        # The first tick on a later unit than this frame.
         self._next_tick = max(0, ceil((ticks + 1 - self._first_tick) / self._step))
         return True

@@ -1,4 +1,4 @@
-"""How long a signed address is valid: what S3, GCS, Azure, CloudFront and their like write into its query."""
+"""How long a signed address is valid, from its query (S3, GCS, Azure, CloudFront and similar)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from urllib.parse import parse_qsl
 
 from sam3ray.values.clip_ids import unsigned
 
-LONG_S = 24 * 3600.0  # an address that is valid for so long is taken to outlive the work on its clip
+LONG_S = 24 * 3600.0  # an address that is valid for longer is assumed to outlast the work on its clip
 
 
 def is_short_lived(uri: str, now: float | None = None) -> bool:
-    """Whether an address is signed, and expires within `LONG_S` or does not say when."""
+    """Whether an address is signed, and expires within `LONG_S` or at an unknown time."""
     if unsigned(uri) == uri:
         return False
     until = valid_until(uri)
@@ -21,7 +21,7 @@ def is_short_lived(uri: str, now: float | None = None) -> bool:
 
 
 def valid_until(uri: str) -> float | None:
-    """When a signed address expires, in seconds since 1970; None if it does not say so clearly."""
+    """When a signed address expires, in Unix seconds; None if that is not clear."""
     query = uri.partition("?")[2].partition("#")[0]
     values: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
@@ -47,12 +47,12 @@ def _moments(values: dict[str, str]) -> list[float | None]:
 
 
 def _count(text: str) -> float | None:
-    """Of seconds; more digits would be of milliseconds."""
+    """A number of seconds; with more digits, it would be milliseconds."""
     return float(text) if re.fullmatch(r"\d{1,10}", text, re.ASCII) else None
 
 
 def _moment(text: str) -> float | None:
-    """Of a time in the basic or the extended form of ISO 8601; one without a zone is in UTC."""
+    """Unix seconds of a time in the basic or extended format of ISO 8601; without a zone, it is in UTC."""
     try:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -1,7 +1,7 @@
-"""Opening a video file: what may be opened, which stream is the video, how its frames are turned.
+"""Opens a video file: which files are allowed, which stream is the video, how frames are rotated.
 
-Files come from anywhere, so demuxers that follow references to other files or hosts (playlists,
-concatenation scripts, image sequences) are not offered to them, and only the file itself is read.
+Files are untrusted. So demuxers that follow references to other files or hosts (playlists, concatenation scripts, image
+sequences) are disabled, and only the file itself is read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sam3ray.failures import ClipError, Reason
 from sam3ray.video._opened import ByRanges, RangedFile, VideoSource
 from sam3ray.video._pieces import Fragments, pieces_of
 
-# Containers of one self-contained file. Audio-only ones are listed to tell them apart from damaged files.
+# Self-contained containers. Audio-only ones are listed to tell them apart from damaged files.
 DEMUXERS = (
     "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,h264,hevc,vvc,av1,obu,ivf,m4v,vc1,rm,gif,dv,nut,"
     "yuv4mpegpipe,wtv,gxf,mp3,wav,w64,flac,aac,ac3,eac3,aiff,au,caf,amr,dts,truehd"
@@ -39,31 +39,31 @@ _WORDS: dict[type[av.error.FFmpegError], str] = {
     av.error.DemuxerNotFoundError: "its container format is not supported; convert it, for example to MP4 with ffmpeg",
     av.error.EOFError: "it ends too early; copy or download it again",
 }
-_READ_BYTES = 64 * 2**10  # at a time, of a remote file
+_READ_BYTES = 64 * 2**10  # bytes of a remote file read at a time
 _NOT_A_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
 @contextmanager
 def naming_errors(where: str, doing: str) -> Iterator[None]:
-    """Turn what libav and the system raise into a `ClipError` that says what was being done."""
+    """Turn errors of libav and the system into a `ClipError` that names the operation."""
     try:
         yield
     except (av.error.MemoryError, MemoryError) as error:
         raise ClipError(Reason.OVER_LIMITS, f"{doing}: it needs more memory than is available", where) from error
     except av.error.FFmpegError as error:
-        # Demuxers use the system's codes, such as EACCES, for what they find inside a file, too.
+        # Demuxers also use system codes such as EACCES for problems inside a file.
         raise ClipError(Reason.UNREADABLE_VIDEO, f"{doing}: {_in_words(error)}", where) from error
     except FileNotFoundError as error:
         raise ClipError(Reason.NOT_FOUND, "the file does not exist", where) from error
     except PermissionError as error:
         raise ClipError(Reason.PERMISSION_DENIED, "permission denied: the file cannot be read", where) from error
     except OSError as error:
-        # Local disk, not a store: EIO and the like are the node's fault.
+        # A local disk, not a store: EIO and similar are the node's fault.
         raise ClipError(Reason.STORAGE, f"{doing}: {error.strerror or error}", where) from error
 
 
 def _in_words(error: av.error.FFmpegError) -> str:
-    """What libav's error says of the file, and what to do; libav's own words in brackets."""
+    """What libav's error means for the file, and what to do; libav's own text in brackets."""
     said = " ".join((error.strerror or str(error)).split())
     for kind, words in _WORDS.items():
         if isinstance(error, kind):
@@ -73,11 +73,11 @@ def _in_words(error: av.error.FFmpegError) -> str:
 
 @contextmanager
 def open_container(source: VideoSource, limits: VideoConfig) -> Iterator[InputContainer]:
-    """Open a file for demuxing, after a look at its size.
+    """Open a file for demuxing, after checking its size.
 
     Raises:
-        ClipError: not_found, permission_denied, over_limits (size), unreadable_video (no container in it); of a remote
-            one, also later, what `ByRanges.read_at` raises.
+        ClipError: not_found, permission_denied, over_limits (size), unreadable_video (not a known container). For a
+            remote file, also the errors of `ByRanges.read_at`, even later.
     """
     if isinstance(source, ByRanges):
         container = _open_remote(pieces_of(source, limits) or source)
@@ -90,9 +90,9 @@ def open_container(source: VideoSource, limits: VideoConfig) -> Iterator[InputCo
 
 
 def _open_remote(source: ByRanges) -> InputContainer:
-    """Its size was looked at before."""
+    """Open a remote file, whose size was checked before."""
     source.allow_pass()
-    # Tables between the pictures are read when their turn comes, not all in advance.
+    # Tables between pictures are read when needed, not all in advance.
     flags = {"fflags": "ignidx"} if isinstance(source, Fragments) else {}
     with naming_errors(source.name, "cannot be opened"):
         return av.open(
@@ -109,7 +109,7 @@ def _open_local(path: str, limits: VideoConfig) -> InputContainer:
     with naming_errors(name, "cannot be opened"):
         status = os.stat(path)
         size = status.st_size
-        if not stat.S_ISREG(status.st_mode):  # opening a FIFO waits for a writer, a device may never end
+        if not stat.S_ISREG(status.st_mode):  # opening a FIFO waits for a writer, and a device may never end
             raise ClipError(Reason.UNREADABLE_VIDEO, "it is not a regular file", name)
         if size == 0:
             raise ClipError(Reason.UNREADABLE_VIDEO, "the file is empty", name)
@@ -119,7 +119,7 @@ def _open_local(path: str, limits: VideoConfig) -> InputContainer:
                 f"the file has {size} bytes; allowed: at most {limits.max_size_bytes} (video.max_size_bytes)",
                 name,
             )
-        with open(path, "rb"):  # libav reports a folder and a file without permission in the same way
+        with open(path, "rb"):  # libav reports a folder like a file without permission
             pass
         return av.open(
             "file:" + path,
@@ -129,7 +129,7 @@ def _open_local(path: str, limits: VideoConfig) -> InputContainer:
 
 
 def _what_it_holds(container: InputContainer) -> str:
-    """What a file without a video stream contains instead."""
+    """The message for a file without a video stream, which names what it contains instead."""
     kinds = {
         "a cover picture or thumbnails" if stream.type == "video" else str(stream.type) for stream in container.streams
     }
@@ -139,7 +139,7 @@ def _what_it_holds(container: InputContainer) -> str:
 
 
 def video_stream(container: InputContainer, limits: VideoConfig, where: str) -> VideoStream:
-    """The stream a player would show, ready to decode. Cover art is not one.
+    """The stream that a player would show, ready to decode; never cover art.
 
     Raises:
         ClipError: no_video_stream, unreadable_video (no decoder), over_limits (pixels).
@@ -154,8 +154,8 @@ def video_stream(container: InputContainer, limits: VideoConfig, where: str) -> 
     if codec is None:
         raise ClipError(Reason.UNREADABLE_VIDEO, "its video codec is not supported (no decoder for it)", where)
     check_pixels(codec.width, codec.height, limits, where)
-    # Frame threads hide decode errors from the caller and hold one frame per core. Slice threads do neither, and
-    # what comes out does not depend on the number of cores.
+    # Frame threads hide decoding errors from the caller and hold one frame per core. Slice threads do neither, and
+    # their output does not depend on the number of cores.
     codec.thread_type = "SLICE"
     codec.thread_count = min(4, os.cpu_count() or 1)
     codec.options = {**codec.options, "max_pixels": str(limits.max_pixels)}
@@ -163,10 +163,10 @@ def video_stream(container: InputContainer, limits: VideoConfig, where: str) -> 
 
 
 def packets_of(container: InputContainer, stream: Stream) -> Iterator[Packet]:
-    """The packets of one stream, as `container.demux`.
+    """The packets of one stream, like `container.demux`.
 
-    At the end of a file in whose middle a stream has appeared, PyAV 18.1 may look that stream up in vain
-    (input.py:236). By then all packets have been given out.
+    If a stream appears in the middle of a file, PyAV 18.1 may fail to find that stream at the end of the file
+    (input.py:236). All packets have been returned by then.
     """
     try:
         yield from container.demux(stream)
@@ -184,12 +184,12 @@ def check_pixels(width: int, height: int, limits: VideoConfig, where: str) -> No
 
 
 def display_matrix(frame: VideoFrame) -> np.ndarray | None:
-    """The 3x3 display matrix that came with a frame (int32, row vectors: (x, y) goes to (ax + cy, bx + dy))."""
+    """A frame's 3x3 display matrix (int32, for row vectors: (x, y) becomes (ax + cy, bx + dy))."""
     try:
         entries: list[Any] = list(frame.side_data)
     except ValueError:
-        # PyAV 18.1 knows no side data that FFmpeg got after 6.1 (EXIF, MV-HEVC views) and then gives none. What is
-        # left of the matrix is its angle, which mirrored pictures do not have.
+        # PyAV 18.1 does not know side data added after FFmpeg 6.1 (EXIF, MV-HEVC views), and then returns none.
+        # What remains of the matrix is its angle, which does not describe mirrored pictures.
         return _TURNS[round(-frame.rotation / 90) % 4]
     for entry in entries:
         if entry.type == SideDataType.DISPLAYMATRIX:
@@ -206,7 +206,7 @@ _TURNS = (  # by quarter turns clockwise
 
 
 def rotation_of(matrix: np.ndarray | None) -> int:
-    """Degrees clockwise, to the nearest quarter turn, that a player turns the coded frame by."""
+    """Clockwise rotation that a player applies to the coded frame, in degrees, to the nearest quarter turn."""
     if matrix is None:
         return 0
     (a, b), (c, d) = matrix[:2, :2].astype(np.int64).tolist()
@@ -216,9 +216,9 @@ def rotation_of(matrix: np.ndarray | None) -> int:
 
 
 def displayed(image: np.ndarray, matrix: np.ndarray | None) -> np.ndarray:
-    """Turn and mirror a coded image (height, width, channels) as a player does; C-contiguous.
+    """Rotate and mirror a coded image (height, width, channels) as a player does; C-contiguous.
 
-    Angles that are no multiple of 90 degrees go to the nearest: no player shows them otherwise.
+    Angles are rounded to a multiple of 90 degrees, as in players.
     """
     if matrix is None:
         return image

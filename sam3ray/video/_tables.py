@@ -1,8 +1,8 @@
-"""The tables of a container: how much memory they take, whatever they say of themselves.
+"""Limits the memory for the tables of a container.
 
-A table of an MP4 may say "a thousand million samples of one byte each" in twenty bytes, and libav then allocates for
-each of them. If that fails, it continues without a table and without an error, so a limit on memory alone would turn a
-bomb into a video of one frame.
+In twenty bytes, a table of an MP4 can state "a thousand million samples of one byte each", and libav allocates memory
+for each. If that fails, it continues without a table and without an error. So a limit on memory alone would make a
+video of one frame out of a malicious file.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, Reason
 from sam3ray.video._opened import VideoSource, find, opened, size_of
 
-ENTRY_BYTES = 64  # per listed frame: libav 62 takes 10 to 64, by the kinds of tables
+ENTRY_BYTES = 64  # per listed frame; libav 62 needs 10 to 64, depending on the tables
 _HEAD_BYTES = 16
 _MAX_BOXES = 100_000
 
 
 def check_tables(container: InputContainer, path: VideoSource | None, limits: VideoConfig, where: str) -> None:
-    """Refuse an MP4 whose tables list more frames than there may be. Other containers list no frames without bytes.
+    """Reject an MP4 whose tables list too many frames. Other containers cannot list frames without data.
 
     Args:
-        path: of the file, where all of it may be read.
+        path: path of the file, if all of it may be read.
 
     Raises:
         ClipError: over_limits.
@@ -34,7 +34,7 @@ def check_tables(container: InputContainer, path: VideoSource | None, limits: Vi
     listed, is_missing = 0, False
     for stream in container.streams:
         built = len(stream.index_entries)
-        # Sound without compression is listed by chunks. No entries at all: perhaps they did not fit into memory.
+        # Uncompressed sound is listed by chunks. No entries at all may mean that they did not fit into memory.
         listed += max(built, stream.frames or 0) if stream.type == "video" or not built else built
         is_missing |= stream.type == "video" and not built
     if is_missing and path is not None:
@@ -43,7 +43,7 @@ def check_tables(container: InputContainer, path: VideoSource | None, limits: Vi
 
 
 def check_listed(listed: int, limits: VideoConfig, where: str) -> None:
-    """Raises ClipError over_limits if tables of so many frames take more memory than allowed."""
+    """Raises ClipError (over_limits) if tables of so many frames take more memory than allowed."""
     if listed * ENTRY_BYTES > limits.max_open_bytes:
         raise ClipError(
             Reason.OVER_LIMITS,
@@ -54,7 +54,7 @@ def check_listed(listed: int, limits: VideoConfig, where: str) -> None:
 
 
 def _largest_sample_table(path: VideoSource) -> int:
-    """The highest number of samples that one of the file's `stsz` boxes speaks of."""
+    """The largest number of samples in any of the file's `stsz` boxes."""
     highest = 0
     size = size_of(path)
     with opened(path) as file:
@@ -70,12 +70,12 @@ def _largest_sample_table(path: VideoSource) -> int:
 
 
 def is_fragmented(path: VideoSource) -> bool:
-    """Whether an MP4 has tables between its frames, too (`moof`), or may have."""
+    """Whether an MP4 has, or may have, tables between its frames (`moof`)."""
     size = size_of(path)
     with opened(path) as file:
         at = 0
         for _ in range(_MAX_BOXES):
-            if at >= size:  # a box may say that it is longer than any disk
+            if at >= size:  # a box may claim to be longer than any disk
                 return False
             file.seek(at)
             head = file.read(_HEAD_BYTES)
@@ -87,12 +87,12 @@ def is_fragmented(path: VideoSource) -> bool:
             if length == 0:
                 length = size - at
             if at == 0 and not name.isalnum():
-                return False  # no MP4
+                return False  # not an MP4
             if name == b"moof":
                 return True
             if name == b"moov":
                 return find(file, b"mvex", at, min(at + length, size)) >= 0
             if length < 8:
-                return True  # damaged: libav may still find its way
+                return True  # damaged, but libav may still read it
             at += length
     return True

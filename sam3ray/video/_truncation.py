@@ -1,6 +1,6 @@
-"""Whether a file ends before what its container promises.
+"""Detects files that end before the data that their containers list.
 
-libav reports the end of a cut-off file as a plain end.
+libav reports the end of a cut-off file as a normal end.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ HEAD_BYTES = 4096
 
 
 def listed_packets(container: InputContainer, stream: VideoStream) -> int | None:
-    """Number of packets that the container's own table lists; None where there is no such table.
+    """The number of packets in the container's own table; None if there is no such table.
 
-    In a fragmented MP4 the table grows while reading, so ask at the end.
+    In a fragmented MP4, the table grows while reading, so call this at the end.
     """
     return len(stream.index_entries) if container.format.name.startswith("mov") else None
 
 
 def will_end_early(path: VideoSource, container: InputContainer, stream: VideoStream) -> bool:
-    """Whether it is already clear before reading that the file ends before its video does."""
+    """Whether it is clear before reading that the file ends before its video."""
     if matroska_is_cut_off(path):
         return True
     count = listed_packets(container, stream)
@@ -33,18 +33,18 @@ def will_end_early(path: VideoSource, container: InputContainer, stream: VideoSt
 
 
 def intact_until(container: InputContainer, stream: VideoStream, size: int | None, head: bytes) -> float | None:
-    """Seconds into the stream up to which the file surely has what its container lists; None where all is there, as
-    far as headers tell.
+    """Seconds into the stream up to which the file is certainly complete; None if all of it is, as far as headers
+    show.
 
     Args:
-        size: bytes of the file; None where that is not known.
+        size: size of the file in bytes; None if unknown.
         head: its first bytes.
     """
     if size is None:
         return None
     segment = segment_of(head, size)
     if segment is not None and (segment[0] or 0) > size:
-        return 0.0  # only reading shows where in the video that is
+        return 0.0  # only reading shows which time that is
     if not listed_packets(container, stream) or stream.time_base is None:
         return None
     missing = [entry.timestamp for entry in stream.index_entries if entry.pos + entry.size > size]
@@ -55,13 +55,13 @@ def intact_until(container: InputContainer, stream: VideoStream, size: int | Non
 
 
 def matroska_is_cut_off(path: VideoSource) -> bool:
-    """Whether a Matroska or WebM file is shorter than its segment says. Segments of unknown size (live) never are."""
+    """Whether a Matroska or WebM file is shorter than its segment. False for segments of unknown size (live)."""
     bounds = matroska_segment(path)
     return bounds is not None and bounds[0] is not None and bounds[0] > bounds[1]
 
 
 def matroska_segment(path: VideoSource) -> tuple[int | None, int] | None:
-    """(end of the first segment, None where unknown; size of the file) of a Matroska file; None: it is none."""
+    """(end of the first segment, None if unknown; size of the file) of a Matroska file; None for other files."""
     with opened(path) as file:
         head = file.read(HEAD_BYTES)
         size = file.seek(0, 2)
@@ -69,7 +69,7 @@ def matroska_segment(path: VideoSource) -> tuple[int | None, int] | None:
 
 
 def segment_of(head: bytes, size: int) -> tuple[int | None, int] | None:
-    """As `matroska_segment`, from the first HEAD_BYTES of a file of this size."""
+    """Like `matroska_segment`, from the first HEAD_BYTES of a file of this size."""
     header = element(head, 0)
     if header is None or header[0] != 0x1A45DFA3 or header[2] is None:
         return None
@@ -80,7 +80,7 @@ def segment_of(head: bytes, size: int) -> tuple[int | None, int] | None:
 
 
 def element(data: bytes, at: int) -> tuple[int, int, int | None] | None:
-    """(id, offset of the content, its size or None where unknown) of the EBML element at an offset (RFC 8794)."""
+    """(id, offset of the content, its size or None if unknown) of the EBML element at an offset (RFC 8794)."""
     if at >= len(data) or data[at] == 0:
         return None
     id_length = 9 - data[at].bit_length()

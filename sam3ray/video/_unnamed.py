@@ -1,4 +1,4 @@
-"""A local file that has no name until it is whole."""
+"""A local file that has no name until it is complete."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _FLAG = getattr(os, "O_TMPFILE", None)
 
 
 class UnnamedFile:
-    """A file to be written under `writable`, which `publish` gives its name, replacing a file that has it.
+    """A file that is written at `writable` and gets its name from `publish`, replacing an existing file.
 
-    Crash contract: a process that dies before leaves nothing, and an older file of that name as it was. Where unnamed
-    files are missing (other systems than Linux, some network mounts) it leaves a hidden `.NAME.*.part` beside it.
+    Crash contract: a process that dies before `publish` leaves nothing, and an older file of that name unchanged.
+    Without unnamed files (systems other than Linux, some network mounts), it leaves a hidden `.NAME.*.part` beside it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -27,11 +27,11 @@ class UnnamedFile:
         self.writable = self._part if self._handle is None else f"/proc/self/fd/{self._handle}"
 
     def publish(self) -> None:
-        """Give the file its name. Call it when everything is written; otherwise call `discard`."""
+        """Give the file its name. Call it when the file is complete; otherwise call `discard`."""
         if self._handle is not None:
             where = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                # Naming a directory makes Python use linkat(2) with AT_SYMLINK_FOLLOW, which resolves the /proc link.
+                # With a directory given, Python calls linkat(2) with AT_SYMLINK_FOLLOW, which resolves the /proc link.
                 os.link(self.writable, self._part, src_dir_fd=where)
             finally:
                 os.close(where)
@@ -39,7 +39,7 @@ class UnnamedFile:
         self._close()
 
     def discard(self) -> None:
-        """Drop it. Safe to call again, and after `publish`."""
+        """Delete the file. Safe to call again, and after `publish`."""
         self._close()
         with contextlib.suppress(FileNotFoundError):
             os.remove(self._part)

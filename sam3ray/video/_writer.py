@@ -1,4 +1,4 @@
-"""Encoding H.264 video that browsers play."""
+"""Encodes H.264 video that browsers play."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from sam3ray.video._audio import AudioTrack
 from sam3ray.video._opened import VideoSource
 from sam3ray.video._unnamed import UnnamedFile
 
-_GROUP_S = 2  # a key frame at least so often, for seeking in a browser
-_RATES = (Fraction(1, 10), Fraction(240))  # damaged headers tell of a frame a day, or a billion a second
-_UNITS = (Fraction(1, 1_000_000), Fraction(1))  # clocks that the encoder and MP4 can count in
+_GROUP_S = 2  # between key frames at most, for seeking in a browser
+_RATES = (Fraction(1, 10), Fraction(240))  # damaged headers may state a frame per day or a billion per second
+_UNITS = (Fraction(1, 1_000_000), Fraction(1))  # clocks that the encoder and MP4 support
 
 
 class VideoWriter:
-    """Writes an MP4 file: H.264, yuv420p, BT.709 in limited range, moov first, one frame per `write` at its own time.
+    """Writes an MP4 file: H.264, yuv420p, BT.709 in limited range, moov first; each `write` adds a frame at its time.
 
-    Odd sizes are padded by repeating the last row or column. There are no B-frames: decoding and presentation times
-    are the same, so variable frame rates and the duration come out exactly.
+    Odd sizes are padded by repeating the last row or column. There are no B-frames, so decoding and presentation
+    times are the same, and variable frame rates and the duration are exact.
 
-    The file gets its name in `close`, whole, and replaces one that has it. Leaving the `with` block by an exception,
-    or dying, leaves nothing (`sam3ray.video._unnamed`).
+    `close` gives the complete file its name, replacing an existing one. An exception in the `with` block, or the death
+    of the process, leaves nothing (`sam3ray.video._unnamed`).
 
     Args:
         path: local file to create or replace.
-        width, height: of the images, in pixels.
+        width, height: size of the images in pixels.
         time_base: seconds per unit of the `pts` given to `write`.
-        fps: the usual frame rate: the length of the last frame and the rate control go by it, from 0.1 to 240.
-        pixel_aspect: width of a pixel by its height: players stretch the pictures accordingly.
-        audio_from: a media file whose sound is kept, where it has some, as AAC. Damaged sound ends early:
-            pictures matter here.
-        audio_start_s, audio_end_s: the part of it that belongs to the video, whose first frame is at audio_start_s.
+        fps: usual frame rate, 0.1 to 240: determines the duration of the last frame and the rate control.
+        pixel_aspect: width of a pixel divided by its height; players stretch the pictures accordingly.
+        audio_from: a media file whose sound, if any, is added as AAC. Damaged sound ends early and does not fail the
+            video.
+        audio_start_s, audio_end_s: range of the sound; the video's first frame is at `audio_start_s`.
     """
 
     def __init__(
@@ -94,7 +94,8 @@ class VideoWriter:
 
         Args:
             image: uint8 RGB (height, width, 3).
-            pts: in `time_base` units; the first frame's becomes 0. One that does not grow is moved up by one unit.
+            pts: time in `time_base` units; the first frame's becomes 0. If it does not increase, it is raised by one
+                unit.
         """
         width, height = self._size
         if image.shape != (height, width, 3) or image.dtype != np.uint8:
@@ -116,12 +117,12 @@ class VideoWriter:
             self._container.mux(packet)
 
     def show_until(self, pts: int) -> None:
-        """Show the last frame until this time, in `time_base` units as in `write`; else it is shown a usual step."""
+        """Show the last frame until this time (`time_base` units, as in `write`) instead of for one usual step."""
         if self._first_pts is not None:
             self._end = round((pts - self._first_pts) * (self._time_base / self._unit))
 
     def close(self) -> None:
-        """Finish the file. A writer that got no frame leaves none."""
+        """Finish the file. Without any frame, no file is left."""
         if self._first_pts is None:
             self._discard()
             return
@@ -160,5 +161,5 @@ class VideoWriter:
         try:
             self._container.close()
         except av.error.FFmpegError:
-            pass  # it is removed in any case
+            pass  # removed in any case
         self._file.discard()

@@ -1,15 +1,15 @@
 """Videos from anywhere, as local paths: local ones in place, remote ones through a bounded cache.
 
-The cache is one folder, shared by all processes of a node that are given the same one:
+The cache is a folder, which all processes of a node can share:
 
     <key>.lock           held shared while the video is in use, exclusively while it is fetched or removed
-    <key>.<size>.part/   being fetched; its holder has <key>.lock exclusively
+    <key>.<size>.part/   being fetched, with <key>.lock held exclusively
     <key>.<size>/        complete
     room.lock            held while space is reserved or freed
 
 `<key>` names the uri and its content (size, etag, modification time), so a video that changes is fetched again.
-Locks are the kernel's (`flock`) and end with the process that holds them. If a process dies at any step, what it was
-using is unpinned, and what it was fetching is a `.part` folder that no process holds: the next fetch removes it.
+Locks are the kernel's (`flock`) and end with the process that holds them. If a process dies at any step, the videos
+that it used are released, and its unfinished fetch is a `.part` folder without a lock, which the next fetch removes.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ _STEP_BYTES = 64 * 2**20
 
 
 def local_sighting(path: Path) -> str:
-    """How a file, or a folder of frames, on this machine looks (`sam3ray.files.sighting`). Raises OSError."""
+    """The sighting of a local file or folder of frames (`sam3ray.files.sighting`). Raises OSError."""
     now = time.time()
     if not path.is_dir():
         status = path.stat()
         return of_local(status.st_size, status.st_mtime_ns, now)
     with os.scandir(path) as entries:
         frames = [entry for entry in entries if os.path.splitext(entry.name)[1].lower() in FRAME_SUFFIXES]
-    # A frame that is replaced by one of its size goes unseen: times of copies on several nodes differ.
+    # Frame times are ignored, because copies on several nodes differ: a new frame of the same size is not noticed.
     return of_frames({entry.name: of_size(entry.stat().st_size) for entry in frames if not entry.name.startswith(".")})
 
 
@@ -61,20 +61,20 @@ class IndexKeeper(Protocol):
     """Keeps the index of a video's frames between attempts.
 
     Attributes:
-        until_s: moment up to which frames will be asked for by their positions; None: the end.
+        until_s: time up to which frames will be requested by position; None: the end.
     """
 
     until_s: float | None
 
     def find(self, sighting: str) -> tuple[FrameIndex | None, bool]:
-        """The index of a video that looks like this, and whether it is known to have none."""
+        """The index of the video with this sighting, and whether the video is known to have none."""
 
     def keep(self, sighting: str, index: FrameIndex | None) -> None:
-        """None: it has none."""
+        """Keeps the index; None: the video has none."""
 
 
 def _find_index(remote: RangedVideo, video: RemoteVideo, keeper: IndexKeeper) -> bool:
-    """Whether it has none: reading it from its middle on means reading all that comes before."""
+    """Whether the video has none, so that reading from the middle means reading everything before."""
     remote.index, lacks_index = keeper.find(video.sighting)
     remote.index_until_s = keeper.until_s
     remote.learned = functools.partial(keeper.keep, video.sighting)
@@ -84,7 +84,7 @@ def _find_index(remote: RangedVideo, video: RemoteVideo, keeper: IndexKeeper) ->
 def video_size(
     uri: str, storage_options: Mapping[str, Any] | None = None, limits: VideoConfig | None = None
 ) -> int | None:
-    """Bytes of a video file or of a folder's frames, for planning; None where the store does not tell.
+    """Size in bytes of a video file or a folder's frames, for planning; None if the store does not report it.
 
     Raises:
         ClipError: not_found, permission_denied, storage, no_video_stream (a folder without frames), over_limits.
@@ -93,14 +93,14 @@ def video_size(
 
 
 class VideoCache:
-    """Gives local paths for videos.
+    """Provides local paths for videos.
 
     Args:
-        cache_dir: where remote videos are kept; None is a folder of this user under the system's temporary one, whose
-            videos are removed again when the cache is closed.
-        max_bytes: never more than this at once. Videos in use are never removed: when they fill the cache, the
-            next one waits for room.
-        storage_options: for fsspec.
+        cache_dir: folder for remote videos; None: a folder of this user in the system's temporary folder, whose videos
+            are removed when the cache is closed.
+        max_bytes: maximum size at any time. Videos in use are never removed: if they fill the cache, the next one waits
+            for room.
+        storage_options: fsspec options.
         limits: `max_size_bytes` and `max_frames` are checked before anything is fetched.
         wait_s: how long to wait for room.
     """
@@ -128,11 +128,11 @@ class VideoCache:
         progress: Callable[[int], None] | None = None,
         saw: Callable[[str], None] | None = None,
     ) -> Iterator[Path]:
-        """A local path of the video, which stays there for the length of the `with` block.
+        """A local path of the video, valid within the `with` block.
 
         Args:
-            progress: called now and then with the bytes that have arrived, even if another process fetches them.
-            saw: told how the video looks (`sam3ray.files.sighting`), before anything is fetched; may raise.
+            progress: called from time to time with the number of bytes so far, even if another process fetches them.
+            saw: called with the video's sighting (`sam3ray.files.sighting`) before anything is fetched; may raise.
 
         Raises:
             ClipError: not_found, permission_denied, storage (network, disk, no room in time), over_limits,
@@ -174,18 +174,18 @@ class VideoCache:
         *,
         keeper: IndexKeeper | None = None,
     ) -> Iterator[VideoSource]:
-        """Like `open`; a large remote video is not fetched: its bytes come when they are read.
+        """Like `open`, but a large remote video is not fetched: its bytes are read on demand.
 
-        That is an MP4, MOV, Matroska, WebM, AVI, FLV, ASF, MXF, transport or program stream. It must be larger than
-        `limits.ranges_above_bytes` or than the cache, on a store that gives parts of a file and says when it has
-        changed. Videos that are in the cache already are read from there; so are those with signed addresses that may
-        expire before the clip ends.
+        That applies to MP4, MOV, Matroska, WebM, AVI, FLV, ASF, MXF, transport and program streams that are larger
+        than `limits.ranges_above_bytes` or than the cache, on a store that returns ranges and reports changes of a
+        file. Videos that are already in the cache are read from there. Videos whose signed addresses may expire before
+        the clip ends are fetched.
 
         Args:
-            keeper: of the index of its frames, where it has no table of them.
+            keeper: keeps the index of the video's frames if it has no table of them.
 
         Raises:
-            ClipError: as `open`. Reading raises it, too: not_found, where the video has changed meanwhile.
+            ClipError: as `open`. Reading may raise it, too, such as not_found if the video has changed.
         """
         if is_local(uri):
             with self.open(uri, progress, saw) as path:
@@ -225,7 +225,7 @@ class VideoCache:
             removed = [e for e in entries if e.remove_if_unused()]
             if len(removed) == len(entries):
                 (self._folder / "room.lock").unlink()
-                with suppress(OSError):  # not empty: another process has just begun to use it
+                with suppress(OSError):  # not empty: another process has just started to use it
                     self._folder.rmdir()
 
     def __enter__(self) -> VideoCache:
@@ -252,7 +252,7 @@ class VideoCache:
                     except BaseException:
                         lock.unlink(missing_ok=True)  # held by us, so unused
                         raise
-            if not is_held:  # another process or thread fetches it
+            if not is_held:  # another process or thread is fetching it
                 progress(sum(_size_of(e.path) for e in _entries(folder) if e.key == video.key))
                 time.sleep(_POLL_S)
 
@@ -262,7 +262,7 @@ class VideoCache:
 
         def arrived(count: int) -> None:
             nonlocal counted
-            if count > counted:  # no size was announced, or a lower one
+            if count > counted:  # the announced size was missing or too low
                 counted = count + max(1, min(_STEP_BYTES, self._max_bytes // 100))
                 self._make_room_for(count, video, part)
             progress(count)
@@ -274,7 +274,7 @@ class VideoCache:
             shutil.rmtree(part, ignore_errors=True)
 
     def _reserve(self, video: RemoteVideo, folder: Path) -> Path:
-        """An empty `.part` folder, its announced bytes counted from now on."""
+        """Creates an empty `.part` folder, whose announced bytes count from now on."""
         deadline = time.monotonic() + self._wait_s
         size = video.size or 0
         while True:
@@ -295,7 +295,7 @@ class VideoCache:
             time.sleep(_POLL_S)
 
     def _make_room_for(self, count: int, video: RemoteVideo, part: Path) -> None:
-        """For bytes that were not announced. There is no waiting: what is under way would wait for one another."""
+        """Makes room for bytes that were not announced. Does not wait: running fetches would wait for each other."""
         with _locked(part.parent / "room.lock", fcntl.LOCK_EX):
             if not _make_room(part.parent, self._max_bytes - count, fetching=video.key, leaving=part):
                 raise ClipError(
@@ -334,7 +334,7 @@ class VideoCache:
 
 
 def _temporary_folder() -> Path:
-    """This user's cache under the system's temporary folder; a fresh one if another user owns that name."""
+    """This user's cache in the system's temporary folder; a new one if another user owns its name."""
     folder = Path(tempfile.gettempdir()) / f"sam3ray-videos-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -387,11 +387,11 @@ def _make_room(folder: Path, allowed: int, fetching: str, leaving: Path | None =
     for entry in _entries(folder):
         if entry.path == leaving:
             continue
-        if entry.key == fetching:  # left over by a dead process: we hold its lock
+        if entry.key == fetching:  # left by a dead process: we hold its lock
             shutil.rmtree(entry.path, ignore_errors=True)
         elif not (entry.is_part and entry.remove_if_unused()):
             kept.append(entry)
-    # A download may have brought more than was announced.
+    # A download may be larger than announced.
     used = sum(max(entry.size, _size_of(entry.path)) if entry.is_part else entry.size for entry in kept)
     for entry in sorted((e for e in kept if not e.is_part), key=_last_used):
         if used <= allowed:
@@ -421,7 +421,7 @@ def _last_used(entry: _Entry) -> float:
 
 @contextmanager
 def _locked(path: Path, how: int) -> Iterator[bool]:
-    """Hold a lock file for the length of a `with` block; with LOCK_NB: whether it could be had."""
+    """Hold a lock file within a `with` block. With LOCK_NB, yields whether it was free."""
     handle = _lock(path, how)
     try:
         yield handle is not None
@@ -431,11 +431,11 @@ def _locked(path: Path, how: int) -> Iterator[bool]:
 
 
 def _lock(path: Path, how: int) -> int | None:
-    """Whoever holds a lock file exclusively may unlink it, so what was locked must still be what is there."""
+    """Lock a file. The holder of an exclusive lock may delete the file, so check that the locked file still exists."""
     while True:
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except FileNotFoundError:  # another process closed a temporary cache and removed its folder
+        except FileNotFoundError:  # another process has closed a temporary cache and removed its folder
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             continue
         try:
