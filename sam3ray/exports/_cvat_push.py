@@ -52,18 +52,18 @@ def push_to_cvat(
     storage_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
-    """Creates a task for each clip that has none for this run, revision and choice.
+    """Creates a task for each clip that does not have one yet for this run, revision and choice.
 
     Credentials come from the environment: CVAT_ACCESS_TOKEN, or CVAT_USERNAME and CVAT_PASSWORD; and
     CVAT_ORGANIZATION, if any.
 
     Args:
-        to: the server, as in `https://app.cvat.ai`, or a project on it, as in `https://app.cvat.ai/projects/7`, which
-            must have the labels.
+        to: the server, as in `https://app.cvat.ai`, or a project on it, as in `https://app.cvat.ai/projects/7`. The
+            project must have the labels.
         clips, prompts, min_score, every, names, revision: as `export`.
 
     Raises:
-        UserError: an argument does not fit, cvat-sdk is not installed, or the server refuses.
+        UserError: an argument is not usable, cvat-sdk is not installed, or the server rejects a call.
     """
     host, project = _address(to)
     choice = choice_from(clips, prompts, min_score, every, names)
@@ -91,7 +91,7 @@ def push_to_cvat(
 
 
 def _mark(store: RunStore, revision: int | None, choice: Choice) -> str:
-    """A mark in the names of this export's tasks and no other's, because a server has no `export.json`."""
+    """A mark in the names of this export's tasks, by which they are found again: a server has no `export.json`."""
     of_choice = [choice.prompts, choice.min_score, choice.every, sorted((choice.names or {}).items())]
     told = json.dumps([store.run_id(), revision, *of_choice])
     return hashlib.sha256(told.encode()).hexdigest()[:8]
@@ -130,20 +130,20 @@ class _Server:
             self._client: Client = make_client(host, **login)
             if organization := os.environ.get("CVAT_ORGANIZATION"):
                 self._client.organization_slug = organization
-            self._client.users.retrieve_current_user()  # a token is checked only when it is used
+            self._client.users.retrieve_current_user()  # the server checks a token only when it is used
         except self._errors as error:
             raise UserError(f"{host} cannot be used: {_why(error)}") from None
 
     def push(self, store: RunStore, clip: Clip, labels: ClipLabels) -> bool:
-        """Whether anything was left to do.
+        """Pushes one clip. Returns whether there was anything to do.
 
         Raises:
-            ValueError: the server refuses.
+            ValueError: the server rejects a call.
         """
         try:
             return self._push(store, clip, labels)
         except self._errors as error:
-            raise ValueError(f"{self._host} refuses: {_why(error)}") from None
+            raise ValueError(f"{self._host} rejects the task: {_why(error)}") from None
 
     def _push(self, store: RunStore, clip: Clip, labels: ClipLabels) -> bool:
         name = self._name(clip)

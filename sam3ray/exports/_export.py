@@ -1,4 +1,4 @@
-"""Exports a run: clip by clip, in parallel, resumable, in memory that does not grow with the run.
+"""Exports a run clip by clip: in parallel, resumable, with memory that does not grow with the run.
 
 A process holds one clip's rows at a time. Facts that all clips share (numbers of clips and labels) are computed from
 the frozen manifest beforehand, so the files do not depend on the number of processes or on earlier calls.
@@ -32,7 +32,7 @@ from sam3ray.store.storage import Storage
 if TYPE_CHECKING:
     from sam3ray.values.clip import Clip
 
-VERSION = 5  # of the exports' layout: raised when a writer's output changes
+VERSION = 5  # version of the exports' layout; raised when a writer's output changes
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Exported:
     """The result of an export.
 
     Attributes:
-        clips: exported by this call; `already` by calls before.
-        failed: clip -> what went wrong with it. The others are exported.
-        lost: what the format could not hold, over all clips: see `exports._losses.SENTENCES`.
+        clips: number of clips exported by this call; `already`: by earlier calls.
+        failed: clip -> why it could not be exported. All others were.
+        lost: what the format could not hold, for all clips together (`exports._losses.SENTENCES`).
         unknown_names: labels to be renamed that the run does not have.
     """
 
@@ -71,7 +71,7 @@ class _Order:
     numbers: Mapping[str, int]
     images: bool
     operations: Mapping[str, Sequence[ClipOperation]]  # clip -> corrections
-    prints: Mapping[str, Any] | None = None  # the fingerprint of an export that is a run
+    prints: Mapping[str, Any] | None = None  # fingerprint, if the export is itself a run
 
 
 def export(
@@ -91,20 +91,20 @@ def export(
     storage_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
-    """Writes a run's labels for another tool. Safe to repeat: it continues with the clips that are not exported yet.
+    """Writes a run's labels for another tool. Safe to repeat: it continues with clips not exported yet.
 
     Args:
         output: the run's folder, on any fsspec storage; or the job's YAML file, dict or `JobConfig`.
-        to: the destination, empty or an unfinished export of the same; on any storage that can be written.
-        format: see `exports._formats.FORMATS`; `variant` where a format has several.
+        to: the destination, on any writable storage: an empty folder, or an unfinished export of the same kind.
+        format: see `exports._formats.FORMATS`; `variant` if a format has several.
         clips, prompts, min_score, every, names: see `Choice`.
         images: also extract the exported frames as JPEGs, where the tool looks for them.
-        revision: None is what the model found, "latest" or a number applies the corrections up to there.
+        revision: apply the corrections up to this one, "latest" or a number; None: the model's result.
         workers: processes.
-        progress: called with how many clips are done, of how many.
+        progress: called with the number of finished clips and their total.
 
     Raises:
-        UserError: an argument does not fit, `output` is no run, or `to` holds something else.
+        UserError: an argument is not usable, `output` is not a run, or `to` holds something else.
     """
     output, storage_options = run_place(output, storage_options)
     variant, way = format_of(format, variant)
@@ -148,7 +148,7 @@ def export(
             failed[clip_id] = problem
         if progress is not None:
             progress(done, len(todo))
-    # Keeps only summaries of the sidecars, because those of long clips are large.
+    # Keeps only summaries, because the sidecars of long clips are large.
     ids = [clip.clip_id for clip in wanted if clip.clip_id not in failed]
     written = {each.clip_id: each for each in destination.each(partial(_written, folder), ids)}
     if way.write_dataset is not None and not failed:
@@ -200,10 +200,10 @@ def _export_clip(order: _Order, clip: Clip) -> tuple[str, str | None]:
 
 
 def _sidecar(labels: ClipLabels, lost: Losses, ids: Mapping[int, int] | None) -> dict[str, Any]:
-    """The facts that formats lose: times, and each object's label, scores and id.
+    """The facts that formats may lose: times, and each object's label, scores and id.
 
     Args:
-        ids: object id -> its number in the files, where that is another one; objects without a number are not there.
+        ids: object id -> its number in the files, if the format renumbers; objects without a number are omitted.
     """
     return {
         "clip_id": labels.clip_id,

@@ -1,9 +1,9 @@
 """The destination of an export: a folder on any fsspec storage whose files are created once and never replaced.
 
-Crash contract: `export.json` is created first and says whose export this is. Each file appears whole or not at all. A
+Crash contract: `export.json` is created first and identifies the export. Each file appears completely or not at all. A
 clip's sidecar under `sam3ray/` is created after all its other files: it marks the clip as exported, and a later call
 continues with the clips that have none. Files of an interrupted clip would get the same content again, so existing ones
-are left alone. Files about the whole dataset come last.
+are kept. Files about the whole dataset are written last.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from sam3ray.store.storage import Storage
 IDENTITY, SIDECARS = layout.EXPORT, layout.SIDECARS
 
 
-_WRITERS = 16  # files written at once: a disk or a store takes a while for each, however small
+_WRITERS = 16  # files written at a time, because each takes a while, however small
 _WAITING = 64  # files held in memory before a writer waits
 
 
 class Folder:
     """Files below the destination, by relative paths with `/`.
 
-    Threads write the files. `settle`, or leaving the block, waits until all are written.
+    Threads write the files. `settle` and the end of the block wait for them.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -49,7 +49,7 @@ class Folder:
                 self._pool.shutdown(cancel_futures=True)
 
     def settle(self) -> None:
-        """Raises the first error of any file."""
+        """Waits until all files are written. Raises the first error."""
         while self._writes:
             self._writes.popleft().result()
 
@@ -67,14 +67,14 @@ class Folder:
         self.text(path, json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n")
 
     def local_file(self, path: str, local: str) -> None:
-        """A copy of a local file."""
+        """Writes a copy of a local file."""
         self._storage.create(local, path)
 
     def claim(self, identity: Mapping[str, Any]) -> None:
-        """Make this folder the export's own.
+        """Claims the folder for this export.
 
         Raises:
-            UserError: it holds another export, or files that are no export.
+            UserError: it holds another export, or other files.
         """
         data = self._storage.read(IDENTITY)
         if data is None:

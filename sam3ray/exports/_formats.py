@@ -1,4 +1,4 @@
-"""The formats: which module writes each, and what it needs."""
+"""The formats, and the modules that write them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Clips = Sequence[Written]
 
 @dataclass(frozen=True)
 class Format:
-    """One way to write labels.
+    """A format of labels.
 
     Attributes:
         write_clip: writes all files of one clip; returns what they could not hold.
-        write_dataset: writes the files about all clips, after these.
-        image: where the tool looks for the image of a frame, from the clip, the frame's index and its place among the
-            exported frames; None where it reads the video itself, or no images at all.
-        is_run: it is a run folder itself.
+        write_dataset: writes the files about all clips, after those of the clips.
+        image: path at which the tool expects a frame's image, from the clip, the frame's index and its place among the
+            exported frames; None if it reads the video itself or needs no images.
+        is_run: whether the export is itself a run folder.
         ids: object id -> its number in the files, if the format renumbers objects.
     """
 
@@ -101,14 +101,14 @@ FORMATS: dict[str, dict[str, Format]] = {
     "sav": {"": Format(sav.write_clip)},
     "parquet": {"": Format(parquet.write_clip, is_run=True)},
 }
-"""Format -> variant -> how to write it. The first variant is the default."""
+"""Format -> variant -> writer. The first variant is the default."""
 
 
 def format_of(name: str, variant: str | None) -> tuple[str, Format]:
-    """The variant's name, and the format.
+    """The name of the variant, and the format.
 
     Raises:
-        UserError: no such name.
+        UserError: there is no such format or variant.
     """
     if name not in FORMATS:
         raise UserError(f"--format {name}: allowed: {', '.join(FORMATS)}")

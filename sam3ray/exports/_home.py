@@ -1,4 +1,4 @@
-"""Turns imported changes into one revision, whatever their format."""
+"""Turns imported changes of any format into one revision."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Imported:
     """The result of an import.
 
     Attributes:
-        revision: the new one; None where nothing was changed.
-        clips: clip -> how many operations of each kind.
+        revision: the new revision; None if nothing has changed.
+        clips: clip -> number of operations of each kind.
     """
 
     revision: int | None
@@ -35,14 +35,14 @@ def add_revision(
     author: str | None,
     by_hand: bool = True,
 ) -> Imported:
-    """All changes as one entry of the log; no entry where there are none.
+    """Adds all changes as one entry of the log; no entry if there are none.
 
     Args:
-        base: the revision that was changed.
-        by_hand: False: a tracker made the masks.
+        base: the revision on which the changes are based.
+        by_hand: whether a person made the masks; False: a tracker.
 
     Raises:
-        EditConflict: somebody else has changed the same object on the same frame since.
+        EditConflict: somebody else has meanwhile changed the same object on the same frame.
     """
     operations: list[ClipOperation] = []
     counts: dict[str, dict[str, int]] = {}
@@ -79,7 +79,7 @@ def _with_masks(edits: Edits, clip_id: str, change: Change, by_hand: bool) -> li
 
 
 class Times:
-    """Times of frames without rows: interpolated between those with rows, otherwise by the video's rate."""
+    """Times of frames without rows: interpolated between frames with rows, else from the video's rate."""
 
     def __init__(self, frames: Sequence[FrameAnnotations], size: tuple[int, int], about: Mapping[str, Any]) -> None:
         self._known = [(frame.frame_index, frame.pts, frame.time_s) for frame in frames]
@@ -87,7 +87,7 @@ class Times:
         self._rate = float(about.get("source_fps") or 0)
 
     def of(self, frame: int) -> FrameAnnotations:
-        """The frame, without objects."""
+        """The frame with its time, without objects."""
         before = [each for each in self._known if each[0] <= frame][-2:]
         after = [each for each in self._known if each[0] > frame][:2]
         pair = (before[-1:] + after[:1]) if before and after else before or after

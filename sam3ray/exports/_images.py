@@ -1,4 +1,4 @@
-"""The exported frames of a clip as images."""
+"""Extracts the exported frames of a clip as images."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _JPEG_QUALITY = 95
 def extract_images(
     store: RunStore, clip: Clip, labels: ClipLabels, name: Callable[[int, int], str], folder: Folder
 ) -> None:
-    """The exported frames as JPEGs, decoded once, in order.
+    """Writes the exported frames as JPEGs, decoded once, in order.
 
     Args:
-        name: that of an image, from the frame's index and its place among the exported frames.
+        name: returns an image's name from the frame's index and its place among the exported frames.
     """
     options, limits = store.storage.options, VideoConfig()
     wanted = set(labels.frames)

@@ -46,13 +46,13 @@ READERS: dict[str, dict[str, Reader]] = {
     "fiftyone": {"": read_fiftyone},
     "parquet": {"": read_parquet},
 }
-"""Formats whose corrections come back, by variant."""
+"""Formats whose corrections can be imported, by variant."""
 
 RUN = "run"
-"""A run that `refine` has made."""
+"""The format of a run that `refine` has made."""
 
 NEVER = {"yolo": "it has no object ids"}
-"""Formats that cannot come back, and why."""
+"""Formats that cannot be imported, and why."""
 
 
 def import_labels(
@@ -64,13 +64,13 @@ def import_labels(
     storage_options: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Imported:
-    """Adds the changes in an export to the run's corrections, as one entry; adds nothing if anything is wrong.
+    """Adds the changes in an export to the run's corrections, as one entry. If there is any problem, adds nothing.
 
-    Objects and frames that the export omitted (`prompts`, `min_score`, `every`) are left alone.
+    Objects and frames that the export omitted (`prompts`, `min_score`, `every`) are not changed.
 
     Args:
         output: the run.
-        source: the folder that `export` wrote, changed since; with the format `run`, the run that `refine` made.
+        source: the folder that `export` wrote, with corrections; for the format `run`, the run that `refine` made.
 
     Raises:
         UserError: it is an export of another run or format, or a file is damaged; every problem at once.
@@ -103,8 +103,8 @@ def import_labels(
     exported = sorted(Folder(storage).exported())
     if not exported:
         raise UserError(
-            f"{storage.shown()} holds no exported clip: {SIDECARS}/ is empty, and without it nothing is compared; "
-            "export again"
+            f"{storage.shown()} holds no exported clip: {SIDECARS}/ is empty, so there is nothing to compare "
+            "with; export again"
         )
     for done, clip_id in enumerate(exported, 1):
         try:
@@ -152,8 +152,8 @@ def _change(
     """The changes in one clip.
 
     Args:
-        rows: as the export found them, those that it left out included.
-        found: what came back; frames that are not in it were not looked at.
+        rows: the clip's rows at the time of the export, including those that it omitted.
+        found: the imported labels; frames that are not in it were not reviewed.
     """
     before = {frame.frame_index: replace(frame, objects=_shown(frame, choice)) for frame in rows}
     shown = {item.object_id for frame in before.values() for item in frame.objects}
@@ -171,13 +171,13 @@ def _change(
 
 
 def _shown(frame: FrameAnnotations, choice: Choice) -> tuple[ObjectAnnotation, ...]:
-    """The objects that the export contained, under their own names; others do not count as deleted."""
+    """The objects that the export contained, under their own names; others cannot have been deleted."""
     wanted = choice.prompts
     return tuple(o for o in frame.objects if o.score >= choice.min_score and (wanted is None or o.prompt in wanted))
 
 
 def _choice_of(value: Mapping[str, Any]) -> Choice:
-    """Raises ValueError or TypeError for options that no export has."""
+    """The choice of an export. Raises ValueError or TypeError if its options are not valid."""
     names = value.get("names") or {}
     if not isinstance(names, Mapping) or not all(isinstance(name, str) for name in names.values()):
         raise ValueError("names")

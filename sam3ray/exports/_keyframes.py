@@ -1,4 +1,4 @@
-"""Boxes thinned to the keyframes that linear interpolation needs."""
+"""Reduces boxes to the keyframes that linear interpolation needs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HALF_PIXEL = 0.5
 
 
 def stretches(places: Sequence[int]) -> list[tuple[int, int]]:
-    """Ascending places as (first, last) of each run without a gap."""
+    """The (first, last) places of each run without a gap. Places ascend."""
     found: list[tuple[int, int]] = []
     for place in places:
         if found and place == found[-1][1] + 1:
@@ -23,12 +23,12 @@ def stretches(places: Sequence[int]) -> list[tuple[int, int]]:
 def keyframes(times: Sequence[float], boxes: np.ndarray, tolerance: float = HALF_PIXEL) -> list[int]:
     """The boxes to keep so that linear interpolation between them restores all boxes within the tolerance.
 
-    The first and the last are always kept. Greedy: each keyframe is as late as the ones between allow. For a box
-    left out, the line from the last keyframe must pass within the tolerance in each coordinate; the slopes that do
-    form an interval, and the intersection of these intervals is all that has to be remembered.
+    The first and the last are always kept. Greedy: each keyframe is as late as the boxes in between permit. For each
+    omitted box, the line from the last keyframe must pass within the tolerance in each coordinate. The slopes for which
+    it does form an interval; only the intersection of these intervals is stored.
 
     Args:
-        times: ascending; what a reader interpolates over (frame numbers, or seconds).
+        times: ascending; the variable of the interpolation (frame numbers or seconds).
         boxes: (n, 4) float64.
 
     Returns:

@@ -9,8 +9,8 @@ from typing import Any
 
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 
-IMAGE_STRIDE = 10_000_000  # numbers reserved for the images of a clip; its frames are fewer
-ROW_STRIDE = 1_000_000_000  # and for its annotations
+IMAGE_STRIDE = 10_000_000  # numbers reserved for the images of a clip, which has fewer frames
+ROW_STRIDE = 1_000_000_000  # numbers reserved for its annotations
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class Choice:
     """The part of a run to export, and the names to use.
 
     Attributes:
-        clips: ids; None is all that are done.
-        prompts: phrases or labels, as they stand in the rows; None is all.
-        min_score: objects whose detection score is below are left out.
-        every: every n-th labelled frame, from the first on.
-        names: label in the rows -> label in the export; others keep theirs.
+        clips: ids; None: all finished clips.
+        prompts: phrases or labels as in the rows; None: all.
+        min_score: omit objects with a lower detection score.
+        every: export every n-th labelled frame, starting with the first.
+        names: label in the rows -> label in the export; other labels stay.
     """
 
     clips: tuple[str, ...] | None = None
@@ -37,20 +37,20 @@ class Choice:
 
 @dataclass(frozen=True)
 class ClipLabels:
-    """One clip.
+    """One clip's labels.
 
     Attributes:
-        number: its place in the frozen manifest, from 1. Ids of images, videos and annotations are made of it, so that
-            they do not depend on what else is exported, in which order or by how many processes.
+        number: its place in the frozen manifest, from 1. Ids of images, videos and annotations are derived from it,
+            so they do not depend on what else is exported, in which order, or by how many processes.
         height, width: of the displayed frame, in pixels.
-        fps: frames a second of the source video; None where unknown.
+        fps: frame rate of the source video; None if unknown.
         frames: indices in the source video of the exported frames, ascending.
-        objects: frame index -> its objects by ascending id; frames without objects are not in it.
-        times: frame index -> seconds, where they are known.
-        pts: frame index -> presentation timestamp, where it is known.
-        asked: the labels that were looked for in this clip, also those that nothing was found for.
+        objects: frame index -> its objects by ascending id; without frames that have no objects.
+        times: frame index -> seconds, if known.
+        pts: frame index -> presentation timestamp, if known.
+        asked: labels requested for this clip, including those without any object.
         categories: label -> number from 1, the same in all clips of the export.
-        about: what the clip's file says of it.
+        about: the clip's entry in its file's metadata.
     """
 
     number: int
@@ -71,12 +71,12 @@ class ClipLabels:
         return (self.number - 1) * IMAGE_STRIDE + frame + 1
 
     def image_name(self, frame: int, suffix: str = ".jpg") -> str:
-        """The frame's index in the source video, so that an image leads back to it."""
+        """The name of a frame's image: its index in the source video, by which the frame can be found again."""
         return f"{self.clip_id}/{frame:06d}{suffix}"
 
     @cached_property
     def tracks(self) -> dict[int, dict[int, ObjectAnnotation]]:
-        """Object id -> frame index -> the object on it; both ascending."""
+        """Object id -> frame index -> the object on that frame; both ascending."""
         found: dict[int, dict[int, ObjectAnnotation]] = {}
         for frame in self.frames:
             for item in self.objects.get(frame, ()):
@@ -102,8 +102,8 @@ class Written:
     Attributes:
         number: as `ClipLabels.number`.
         uri: of its video, without credentials.
-        frames, rows: how many were exported.
-        labels: of its objects.
+        frames, rows: numbers of exported frames and rows.
+        labels: labels of its objects.
         lost: what the format could not hold.
     """
 

@@ -1,4 +1,4 @@
-"""Files that rename labels."""
+"""Reads files that rename labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sam3ray.guard.yamltext import line_of, why_not_yaml
 
 
 def read_names(path: str) -> dict[str, str]:
-    """A file of labels and their new names: YAML or JSON, `person: pedestrian`.
+    """Reads a file of labels and their new names: YAML or JSON, as in `person: pedestrian`.
 
     Raises:
         UserError: it is not a mapping of texts.

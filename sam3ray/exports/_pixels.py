@@ -13,7 +13,7 @@ from sam3ray.values.annotations import ObjectAnnotation
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """A mask inside its tight box. `pixels` is bool, (height, width) of the box; `left`, `top` its corner."""
+    """A mask within its tight box. `pixels`: bool, (height, width) of the box; `left`, `top`: the box's corner."""
 
     left: int
     top: int
@@ -30,8 +30,8 @@ class Painted:
     """Masks of one frame on one canvas.
 
     Attributes:
-        canvas: (height, width) int32, the place (from 1) of the object that a pixel belongs to; 0 is background.
-        lost: pixels that a mask gave up to another.
+        canvas: (height, width) int32; for each pixel, the place (from 1) of its object; 0 is background.
+        lost: number of pixels that went to another mask.
     """
 
     canvas: np.ndarray
@@ -39,12 +39,12 @@ class Painted:
 
 
 def with_number(objects: Sequence[ObjectAnnotation], numbers: Mapping[int, int]) -> list[ObjectAnnotation]:
-    """The objects of a frame that the format can number. Others are not painted and hide no object."""
+    """The objects of a frame that the format can number. Others are not painted and cover no object."""
     return [item for item in objects if item.object_id in numbers]
 
 
 def paint(objects: Sequence[ObjectAnnotation], height: int, width: int) -> Painted:
-    """Where masks overlap, the higher detection score wins, then the smaller object id."""
+    """Paints masks on one canvas. Where they overlap, the higher detection score wins, then the smaller object id."""
     canvas = np.zeros((height, width), np.int32)
     lost = 0
     order = sorted(range(len(objects)), key=lambda i: (objects[i].score, -objects[i].object_id))

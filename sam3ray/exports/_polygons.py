@@ -1,8 +1,8 @@
 """Converts masks to polygons for the rasteriser that will read them.
 
-A polygon has no holes: each hole is joined to its outer ring by a cut of no width, which a rasteriser that counts
-crossings does not see. COCO's draws what lies inside lines along pixel edges exactly; OpenCV's `fillPoly`, which
-Ultralytics uses, also draws the line itself, and so wants the centres of the outermost pixels.
+A polygon has no holes: each hole is joined to its outer ring by a cut of zero width, which does not affect a rasteriser
+that counts crossings. COCO's rasteriser fills the inside of lines along pixel edges exactly. OpenCV's `fillPoly`, which
+Ultralytics uses, also draws the line itself, and therefore needs the centres of the border pixels.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def edge_polygons(crop: Crop) -> list[Ring]:
 def centre_polygons(crop: Crop) -> list[Ring]:
     """One polygon through the centres of border pixels for each 8-connected part: (x, y), pixel centres on integers.
 
-    Parts of one or two pixels give polygons of as many points; a reader may drop those.
+    Parts of one or two pixels become polygons of one or two points, which a reader may drop.
     """
     contours, hierarchy = cv2.findContours(crop.pixels.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     if not contours:
@@ -65,10 +65,10 @@ def _bridged(outer: Ring, holes: list[Ring]) -> Ring:
 
 
 def _edge_rings(mask: np.ndarray, labels: np.ndarray) -> dict[int, list[Ring]]:
-    """Label -> its outer ring, then its holes; only corners. The mask has a border of background.
+    """Label -> its outer ring, then its holes, as corners only. The mask has a border of background.
 
-    Edges run with the foreground on their right. Where two pixels touch at a corner only, the walk turns right and so
-    stays with its own pixel: parts are 4-connected.
+    Edges run with the foreground on their right. Where two pixels touch only at a corner, the walk turns right and
+    so stays with its own pixel: parts are 4-connected.
     """
     above, left = np.roll(mask, 1, 0), np.roll(mask, 1, 1)
     diagonal = np.roll(above, 1, 1)
@@ -76,7 +76,7 @@ def _edge_rings(mask: np.ndarray, labels: np.ndarray) -> dict[int, list[Ring]]:
     begins = np.stack([mask & ~above, left & ~mask, diagonal & ~left, above & ~diagonal])
     unseen = begins.copy()
     rings: dict[int, list[Ring]] = {}
-    # Row by row: the first edge of a part that is met is at its top, so its outer ring comes before its holes.
+    # Row by row: the first edge found of each part is at its top, so its outer ring comes before its holes.
     for y, x in zip(*(place.tolist() for place in np.nonzero(begins[0])), strict=True):
         if not unseen[0, y, x]:
             continue

@@ -24,10 +24,10 @@ _MAX_PNG_BYTES = 64 * 2**20
 
 
 def read_labelme(storage: Storage, labels: ClipLabels) -> Found:
-    """One file per exported frame. Masks, and polygons, which are filled where pixel centres lie inside.
+    """Reads one file per exported frame, with masks, and polygons that cover the pixels whose centres are inside.
 
     Raises:
-        ValueError: a file is missing or damaged, or of another size.
+        ValueError: a file is missing, damaged, or for an image of another size.
     """
     found: Found = {}
     size = labels.height, labels.width
@@ -46,7 +46,7 @@ def read_labelme(storage: Storage, labels: ClipLabels) -> Found:
 
 
 def read_coco(storage: Storage, labels: ClipLabels) -> Found:
-    """`annotations/<clip_id>.json`. Masks as run lengths, compressed or not, or as polygons.
+    """Reads `annotations/<clip_id>.json`, with masks as run lengths, compressed or not, or as polygons.
 
     Raises:
         ValueError: the file is missing or damaged.
@@ -66,7 +66,7 @@ def read_coco(storage: Storage, labels: ClipLabels) -> Found:
                 )
     names = names_of(value, path)
     given = set(images.values())
-    # A tool may return only the images that were edited: the others were not reviewed.
+    # A tool may return only edited images: the others were not reviewed.
     found: Found = {frame: [] for frame in labels.frames if frame in given}
     for n, each in enumerate(list_of(value, "annotations", path)):
         where = f"{path}, annotation {n + 1}"
@@ -100,7 +100,7 @@ def _is_id(value: Any) -> bool:
 
 
 def _frame_of(image: Any) -> int | None:
-    """By the key that our export writes, or by the file name if a tool drops that key."""
+    """The frame of an image, by the key that our export writes, or by the file name if a tool drops that key."""
     if not isinstance(image, Mapping) or not _is_id(image.get("id")):
         return None
     if type(image.get("frame_index")) is int:
@@ -147,8 +147,8 @@ def _placed(data: Any, points: np.ndarray, size: tuple[int, int], where: str) ->
 def mask_of(value: Any, size: tuple[int, int], where: str) -> np.ndarray:
     if isinstance(value, list):
         mask = np.zeros(size, bool)
-        if not value:  # tools write boxes like this; treating it as an empty mask would delete the object
-            raise ValueError(f"{where}: its segmentation is empty; allowed: run lengths or polygons, no boxes")
+        if not value:  # tools write boxes in this way; read as an empty mask, it would delete the object
+            raise ValueError(f"{where}: its segmentation is empty; allowed: run lengths or polygons, not a box alone")
         for polygon in value:
             if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
                 raise ValueError(f"{where}: a polygon is {polygon!r:.60}; allowed: x, y of three points or more")
@@ -166,7 +166,7 @@ def mask_of(value: Any, size: tuple[int, int], where: str) -> np.ndarray:
 
 
 def filled(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(n, 2) corners x, y -> the pixels whose centres lie inside, by counting crossings."""
+    """The pixels whose centres are inside the polygon with these (n, 2) corners x, y, by counting crossings."""
     height, width = size
     crossings = np.zeros((height, width + 1), np.int32)
     for (x0, y0), (x1, y1) in zip(points, np.roll(points, -1, 0), strict=True):

@@ -1,8 +1,8 @@
 """Reads corrected boxes: CVAT's tracks, Label Studio's videos, MOT.
 
-A box within half a pixel of where it was changes nothing, since keyframes can be off by so much. If a box was moved,
-the object's nearest mask is stretched to it, as a placeholder until `refine` has tracked the object from the box. For a
-new object, the placeholder is the whole box.
+A box within half a pixel of its exported position is unchanged, because keyframes may be off by that. If a box was
+moved, the object's nearest mask is scaled to the box, as a placeholder until `refine` tracks the object from the box.
+For a new object, the placeholder is the whole box.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sam3ray.revisions import Label
 from sam3ray.values.annotations import ObjectAnnotation
 from sam3ray.values.prompts import BoxPrompt
 
-TOLERANCE = 0.52  # pixels: half a pixel, and what is lost when a number is written with two decimals
+TOLERANCE = 0.52  # half a pixel, plus the rounding of numbers with two decimals
 Box = tuple[float, float, float, float]
 
 
@@ -30,10 +30,10 @@ class Keyframe:
     """The position of a tool's track from a frame on.
 
     Attributes:
-        frame: in the source video.
+        frame: frame index in the source video.
         box: xyxy in pixels, max exclusive.
-        shown: False where the object is not seen from here on.
-        set: whether a person set it; otherwise the tool computed it.
+        shown: False if the object is not visible from this frame on.
+        set: whether a person set it; False: the tool computed it.
     """
 
     frame: int
@@ -44,7 +44,7 @@ class Keyframe:
 
 @dataclass(frozen=True)
 class Track:
-    """One object of a tool. `object_id` is negative for a new one; keyframes are ascending."""
+    """One object's track in a tool. `object_id` is negative for a new object; keyframes ascend."""
 
     object_id: int
     label: str
@@ -69,7 +69,7 @@ class Track:
 
 
 def found_boxes(labels: ClipLabels, tracks: Sequence[Track]) -> Found:
-    """The tracks on the exported frames, as labels."""
+    """Labels on the exported frames, from tracks."""
     found: Found = {frame: [] for frame in labels.frames}
     for track in tracks:
         own = labels.tracks.get(track.object_id, {})
@@ -93,7 +93,7 @@ def found_boxes(labels: ClipLabels, tracks: Sequence[Track]) -> Found:
 
 
 def _whole(box: Box, labels: ClipLabels) -> tuple[int, int, int, int] | None:
-    """In whole pixels of the frame; None for a box outside."""
+    """The box in whole pixels of the frame; None if it is outside."""
     xmin, ymin = max(0, round(box[0])), max(0, round(box[1]))
     xmax, ymax = min(labels.width, round(box[2])), min(labels.height, round(box[3]))
     return (xmin, ymin, xmax, ymax) if xmin < xmax and ymin < ymax else None
@@ -113,6 +113,6 @@ def _stand_in(
     rows = (np.arange(ymax - ymin) * part.shape[0]) // (ymax - ymin)
     columns = (np.arange(xmax - xmin) * part.shape[1]) // (xmax - xmin)
     stretched = part[rows][:, columns]
-    if stretched.any(0)[[0, -1]].all() and stretched.any(1)[[0, -1]].all():  # else the box would differ
+    if stretched.any(0)[[0, -1]].all() and stretched.any(1)[[0, -1]].all():  # so that the mask's box is the given one
         mask[ymin:ymax, xmin:xmax] = stretched
     return mask

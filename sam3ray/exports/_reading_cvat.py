@@ -1,4 +1,4 @@
-"""Reads corrected XML from CVAT: replace the clip's file by the `annotations.xml` of a CVAT export."""
+"""Reads corrected XML from CVAT, which replaces the clip's exported file: the `annotations.xml` of a CVAT export."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_BYTES = 512 * 2**20
 
 
 def read_cvat_boxes(storage: Storage, labels: ClipLabels) -> Found:
-    """`<clip_id>.xml`, CVAT for video: tracks of boxes. Frames between keyframes are interpolated linearly.
+    """Reads `<clip_id>.xml`, CVAT for video: tracks of boxes, with linear interpolation between keyframes.
 
     Raises:
         ValueError: the file is missing or damaged.
@@ -41,10 +41,10 @@ def read_cvat_boxes(storage: Storage, labels: ClipLabels) -> Found:
 
 
 def read_cvat_masks(storage: Storage, labels: ClipLabels) -> Found:
-    """`<clip_id>.xml`, CVAT for images: masks, polygons and boxes by frame. Several shapes of one id are one object.
+    """Reads `<clip_id>.xml`, CVAT for images: masks, polygons and boxes by frame. Shapes with one id are one object.
 
     Raises:
-        ValueError: the file is missing or damaged, or an image is of another size.
+        ValueError: the file is missing or damaged, or an image has another size.
     """
     root, path = _root(storage, labels)
     size = labels.height, labels.width
@@ -86,7 +86,7 @@ def _root(storage: Storage, labels: ClipLabels) -> tuple[ET.Element, str]:
         line, column = error.position
         raise ValueError(f"{path} is not XML: it is damaged or ends at line {line}, column {column + 1}") from None
     except (ValueError, LookupError):
-        raise ValueError(f"{path} is not XML: it names an encoding that is unknown, or has other characters") from None
+        raise ValueError(f"{path} is not XML: its encoding is unknown, or does not match its characters") from None
     if root.tag != "annotations":
         raise ValueError(f"{path} is not an export of CVAT: it begins with <{root.tag}>, not with <annotations>")
     return root, path
@@ -112,7 +112,7 @@ def _number(element: ET.Element, name: str, where: str) -> float:
 
 
 def _object_id(element: ET.Element, where: str) -> int | None:
-    """The attribute `object_id`, in the element or in the first of its boxes, else `group_id`; 0 and none are new."""
+    """The attribute `object_id` of the element or its first box, else `group_id`; 0 or none means a new object."""
     named: Iterator[ET.Element] = (each for each in element.iter("attribute") if each.get("name") == "object_id")
     first = next(named, None)
     text = (first.text if first is not None else element.get("group_id")) or "0"

@@ -1,8 +1,8 @@
 """Reads corrected detections from FiftyOne.
 
 Export the dataset from FiftyOne (`dataset.export(export_dir=".../corrected",
-dataset_type=fo.types.FiftyOneDataset, export_media=False)`) into the folder `corrected` of our export; without one
-`frames/<clip_id>.json` are read, for those who correct the files themselves.
+dataset_type=fo.types.FiftyOneDataset, export_media=False)`) into the folder `corrected` of our export. Without that
+folder, `frames/<clip_id>.json` are read, in case you edited the files directly.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _MAX_MASK_BYTES = 2**28
 
 
 def read_fiftyone(storage: Storage, labels: ClipLabels) -> Found:
-    """Detections by frame. One without a mask is its whole box.
+    """Reads detections by frame. A detection without a mask covers its whole box.
 
     Raises:
-        ValueError: a file is missing or damaged, a detection lies outside the frame, or a frame was not exported.
+        ValueError: a file is missing or damaged, a detection is outside the frame, or a frame was not exported.
     """
     found: Found = {}
     for number, value, where in _frames(storage, labels.clip_id):

@@ -1,8 +1,8 @@
 """Reads corrected JSON from Label Studio.
 
-Put the JSON export of the project (of any number of clips) into the folder `corrected` of our export. For each task,
-the last annotation that was not cancelled counts; a task without one was not reviewed. Without such a folder our own
-`tasks/<clip_id>.json` are read, predictions included, for those who correct the files themselves.
+Put the project's JSON export (with any number of clips) into the folder `corrected` of our export. For each task, the
+last annotation that was not cancelled counts; a task without one was not reviewed. Without that folder, our own
+`tasks/<clip_id>.json` are read, including predictions, in case you edited the files directly.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Region = Mapping[str, Any]
 
 
 def read_labelstudio_video(storage: Storage, labels: ClipLabels) -> Found:
-    """Regions of boxes over time.
+    """Reads regions that are boxes over time.
 
     Raises:
         ValueError: a file is damaged, or a region of the clip is.
@@ -42,10 +42,10 @@ def read_labelstudio_video(storage: Storage, labels: ClipLabels) -> Found:
 
 
 def read_labelstudio_brush(storage: Storage, labels: ClipLabels) -> Found:
-    """Regions of pixels, a task for each frame.
+    """Reads regions of pixels, with one task per frame.
 
     Raises:
-        ValueError: a file is damaged, or a region of the clip is, or is of another size.
+        ValueError: a file is damaged, or a region of the clip is damaged or has another size.
     """
     found: Found = {}
     for frame in labels.frames:
@@ -78,7 +78,7 @@ def _tasks(storage: Storage, clip_id: str, frame: int | None) -> list[tuple[list
 
 
 def _regions(task: Mapping[str, Any], *, own: bool) -> list[Region] | None:
-    """Of the last annotation that counts; of the prediction, where the task is one of our own files."""
+    """The regions of the last annotation that counts; in our own files, those of the prediction."""
     made = [each for each in _mappings(task.get("annotations")) if not each.get("was_cancelled")]
     if not made and own:
         made = _mappings(task.get("predictions"))
@@ -108,7 +108,7 @@ def _track(region: Region, labels: ClipLabels, new: int, where: str) -> Track:
     made = []
     for entry, keyframe in zip(sequence, keyframes, strict=True):
         made.append(keyframe)
-        # `enabled: false` says that the box ends with this frame.
+        # `enabled: false` means that the box ends with this frame.
         if entry.get("enabled") is False and keyframe.frame + 1 not in frames:
             made.append(Keyframe(keyframe.frame + 1, keyframe.box, shown=False))
     number = _number_of(region, where)
@@ -145,7 +145,7 @@ def _label(value: Any, key: str, where: str) -> str:
 
 
 def _number_of(region: Region, where: str) -> int | None:
-    """The id that our export wrote into the region's meta text, which people can change."""
+    """The id in the region's meta text, which our export wrote and people can change."""
     meta = region.get("meta")
     texts = meta.get("text") if isinstance(meta, Mapping) else None
     for text in texts if isinstance(texts, list) else [texts]:
@@ -155,7 +155,7 @@ def _number_of(region: Region, where: str) -> int | None:
 
 
 def brush_mask(data: Sequence[int], height: int, width: int, where: str = "the mask") -> np.ndarray:
-    """The mask of Label Studio's run lengths, as `labelstudio.brush_rle` describes them: where it is not transparent.
+    """The mask in Label Studio's run lengths (see `labelstudio.brush_rle`): all pixels that are not transparent.
 
     Raises:
         ValueError: they do not fill the image.
@@ -175,7 +175,7 @@ def brush_mask(data: Sequence[int], height: int, width: int, where: str = "the m
     total, word = take(32), take(5) + 1
     sizes = [take(4) + 1 for _ in range(4)]
     if total != height * width * 4 or word != 8:
-        raise ValueError(f"{where}: its run lengths are of {total} values; allowed: {height * width * 4}, of 8 bits")
+        raise ValueError(f"{where}: its run lengths have {total} values; allowed: {height * width * 4}, of 8 bits")
     values = np.zeros(total, np.uint8)
     at = 0
     while at < total:

@@ -11,10 +11,11 @@ _LARGEST = 1e6  # pixels
 
 
 def read_mot(storage: Storage, labels: ClipLabels) -> Found:
-    """`<clip_id>/gt/gt.txt`: frame, id, corner, size, shown or not, class. Frames and corners count from 1.
+    """Reads `<clip_id>/gt/gt.txt`: frame, id, corner, size, whether shown, class. Frames and corners count from 1.
 
     Raises:
-        ValueError: the file is missing, or a line is damaged, twice there or of a frame or class that was not exported.
+        ValueError: the file is missing, or a line is damaged, duplicated, or for a frame or class that was not
+            exported.
     """
     path = f"{labels.clip_id}/gt/gt.txt"
     data = storage.read(path)
@@ -57,7 +58,7 @@ def read_mot(storage: Storage, labels: ClipLabels) -> Found:
         for frame in sorted(own):
             keyframes.append(own[frame])
             after = following.get(frame)
-            if after is not None and after not in own:  # no line, no box
+            if after is not None and after not in own:  # no line means no box
                 keyframes.append(Keyframe(after, own[frame].box, shown=False))
         tracks.append(Track(number, name, tuple(keyframes)))
     return found_boxes(labels, tracks)

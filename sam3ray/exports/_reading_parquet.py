@@ -16,10 +16,10 @@ from sam3ray.store.storage import Storage
 
 
 def read_parquet(storage: Storage, labels: ClipLabels) -> Found:
-    """`annotations/<clip_id>.parquet`: `frame_index`, `object_id`, `prompt` and `segmentation` count, in any order.
+    """Reads `annotations/<clip_id>.parquet`: the columns `frame_index`, `object_id`, `prompt` and `segmentation`.
 
     Raises:
-        ValueError: the file is missing or damaged, a column is missing, or a row is of a frame that was not exported.
+        ValueError: the file is missing or damaged, a column is missing, or a row's frame was not exported.
     """
     path = layout.annotation_path(labels.clip_id)
     data = storage.read(path)

@@ -1,7 +1,7 @@
 """Reads corrections in formats with one object per pixel: DAVIS and MOTS.
 
-If masks overlapped when they were exported, the one below lost pixels. So a mask counts as changed only if it differs
-from what was painted; otherwise the object keeps its row, covered pixels included.
+If masks overlapped in the export, the lower one lost pixels. So a mask counts as changed only if it differs from the
+exported pixels; otherwise the object keeps its row, including covered pixels.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Masks = Mapping[int, np.ndarray]  # the tool's number -> pixels
 
 
 def read_davis(storage: Storage, labels: ClipLabels) -> Found:
-    """`Annotations/480p/<clip_id>/<n>.png`. A number that the export did not give is a new object, with the clip's one
-    label, or `object` where it has several.
+    """Reads `Annotations/480p/<clip_id>/<n>.png`. A number that was not exported is a new object, with the clip's only
+    label, or with the label `object` if there are several.
 
     Raises:
-        ValueError: an image is missing or damaged, or of another size.
+        ValueError: an image is missing, damaged, or of another size.
     """
     numbers = davis.ids(labels)
 
@@ -41,7 +41,7 @@ def read_davis(storage: Storage, labels: ClipLabels) -> Found:
 
 
 def read_mots_png(storage: Storage, labels: ClipLabels) -> Found:
-    """`<clip_id>/instances/<frame>.png`, class and number of each pixel.
+    """Reads `<clip_id>/instances/<frame>.png`, with the class and number of each pixel.
 
     Raises:
         ValueError: an image is missing or damaged, of another size, or has a class that was not exported.
@@ -61,20 +61,20 @@ def read_mots_png(storage: Storage, labels: ClipLabels) -> Found:
 
 
 def read_mots_challenge(storage: Storage, labels: ClipLabels) -> Found:
-    """`<clip_id>/gt/gt.txt`, as `read_mots_text`."""
+    """Reads `<clip_id>/gt/gt.txt`, with lines of `frame id class height width rle`."""
     return _read_text(storage, f"{labels.clip_id}/gt/gt.txt", labels, first_frame=1)
 
 
 def read_mots_kitti(storage: Storage, labels: ClipLabels) -> Found:
-    """`instances_txt/<number>.txt`, as `read_mots_text`."""
+    """Reads `instances_txt/<number>.txt`, with lines of `frame id class height width rle`."""
     return _read_text(storage, f"instances_txt/{labels.number - 1:04d}.txt", labels, first_frame=0)
 
 
 def _read_text(storage: Storage, path: str, labels: ClipLabels, first_frame: int) -> Found:
-    """Lines of `frame id class height width rle`.
+    """Reads lines of `frame id class height width rle`.
 
     Raises:
-        ValueError: the file is missing, or a line is damaged, of another size or frame.
+        ValueError: the file is missing, or a line is damaged or has another size or frame.
     """
     data = storage.read(path)
     if data is None:
@@ -119,9 +119,9 @@ def _compared(
     """The imported labels, by frame.
 
     Args:
-        numbers: object id -> the number that the export gave it. Objects without one were not exported, and stay.
-        masks: the pixels of each number at a place among the exported frames.
-        label_of: that of a new object, from its number.
+        numbers: object id -> its number in the export. Objects without one were not exported, and stay unchanged.
+        masks: returns the pixels of each number at a place among the exported frames.
+        label_of: returns the label of a new object from its number.
     """
     ids = {number: object_id for object_id, number in numbers.items()}
     tracks = labels.tracks

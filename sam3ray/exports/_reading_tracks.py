@@ -21,10 +21,10 @@ from sam3ray.store.storage import Storage
 
 
 def read_vis(storage: Storage, labels: ClipLabels) -> Found:
-    """`annotations/<clip_id>.json`. A track without our `track_id` is a new object.
+    """Reads `annotations/<clip_id>.json`. A track without our `track_id` is a new object.
 
     Raises:
-        ValueError: the file is missing or damaged, or of another number of frames.
+        ValueError: the file is missing or damaged, or has another number of frames.
     """
     path, size = f"annotations/{labels.clip_id}.json", (labels.height, labels.width)
     value = json_object(storage, path)
@@ -47,10 +47,10 @@ def read_vis(storage: Storage, labels: ClipLabels) -> Found:
 
 
 def read_sav(storage: Storage, labels: ClipLabels) -> Found:
-    """`<clip_id>_auto.json`: the masks of every frame in the order of `masklet_id`.
+    """Reads `<clip_id>_auto.json`: the masks of every frame in the order of `masklet_id`.
 
     Raises:
-        ValueError: the file is missing or damaged, or of another number of frames or objects.
+        ValueError: the file is missing or damaged, or has another number of frames or objects.
     """
     path, size = f"{labels.clip_id}_auto.json", (labels.height, labels.width)
     value = json_object(storage, path)
@@ -74,7 +74,7 @@ def read_sav(storage: Storage, labels: ClipLabels) -> Found:
 
 
 def _as_long(value: Mapping[str, Any], key: str, labels: ClipLabels, where: str) -> list[Any]:
-    """A list with an entry for each exported frame."""
+    """Returns the list if it has an entry for each exported frame."""
     found = list_of(value, key, where)
     if len(found) != len(labels.frames):
         raise ValueError(f"{where}: {key} has {len(found)} entries, and {len(labels.frames)} frames were exported")

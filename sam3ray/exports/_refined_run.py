@@ -21,10 +21,10 @@ def bring_home(
     author: str | None,
     progress: Callable[[int, int], None] | None,
 ) -> Imported:
-    """Adds the differences as one entry. Its rows count as tracked, not as drawn: a later `refine` may replace them.
+    """Adds the differences as one entry. Its rows count as tracked, not drawn, so a later `refine` may replace them.
 
     Raises:
-        UserError: it refines another run, or nothing of it is done.
+        UserError: it refines another run, or has no finished clip.
         EditConflict: somebody has corrected the same object on the same frame since the revision that was refined.
     """
     base = _base(store, refined)
@@ -57,7 +57,7 @@ def _change(
     found = {
         index: [Label(item.object_id, item.prompt, item) for item in frame.objects] for index, frame in rows.items()
     }
-    nothing = FrameAnnotations(0, 0, 0.0, 1, 1)  # of frames that have rows neither before nor after
+    nothing = FrameAnnotations(0, 0, 0.0, 1, 1)  # times of frames without rows in either run
     return difference(clip_id, frames, before, found, lambda frame: rows.get(frame, nothing))
 
 

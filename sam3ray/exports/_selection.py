@@ -1,6 +1,6 @@
 """Selects what an export contains: clips, their rows with corrections, and numbers of clips and labels.
 
-All of it follows from the frozen manifest and the log of corrections, so it does not depend on earlier calls.
+Everything is derived from the frozen manifest and the log of corrections, and so does not depend on earlier calls.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Selection:
     """The part of a run that is exported.
 
     Attributes:
-        clips: the finished ones that are wanted, in the manifest's order.
+        clips: the chosen finished clips, in the manifest's order.
         numbers: clip id -> its place in the manifest, from 1.
-        revision: up to which corrections are applied; 0 is what the model found.
+        revision: the last revision that is applied; 0: the model's result.
         operations: clip -> its corrections.
         categories: label -> number from 1.
         unknown_names: labels to be renamed that the run does not have.
@@ -44,10 +44,10 @@ class Selection:
 
 
 def select(store: RunStore, choice: Choice, revision: int | str | None) -> Selection:
-    """Looks the choice up in the run.
+    """Finds the chosen part of the run.
 
     Raises:
-        UserError: a clip, a label or the revision is not in it.
+        UserError: the run does not have a clip, a label or the revision.
     """
     manifest = store.manifest()
     wanted = _wanted_clips(manifest, store.done_ids(), choice)
@@ -114,7 +114,7 @@ def _wanted_clips(manifest: Sequence[Clip], done: set[str], choice: Choice) -> l
 
 
 def _known_labels(manifest: Sequence[Clip], choice: Choice, corrected: Sequence[str]) -> set[str]:
-    """Raises UserError if a chosen label is unknown: a typing error would export nothing."""
+    """Raises UserError if a chosen label is unknown: a typing error would otherwise export nothing."""
     known = {label for clip in manifest for label in clip.names} | set(corrected)
     if unknown := [label for label in choice.prompts or () if label not in known]:
         named = ", ".join(sorted(known)[:20])
@@ -123,7 +123,7 @@ def _known_labels(manifest: Sequence[Clip], choice: Choice, corrected: Sequence[
 
 
 def categories_of(manifest: Sequence[Clip], choice: Choice, corrected: Sequence[str] = ()) -> dict[str, int]:
-    """Label -> number from 1, in the order of their first appearance in the manifest, those of corrections last."""
+    """Label -> number from 1, by first appearance in the manifest, followed by labels of corrections."""
     asked = [label for clip in manifest for label in _asked(clip, choice)]
     wanted = None if choice.prompts is None else set(choice.prompts)
     asked += [choice.name_of(label) for label in corrected if wanted is None or label in wanted]
@@ -143,10 +143,10 @@ def read_labels(
     choice: Choice,
     corrections: Sequence[ClipOperation] = (),
 ) -> ClipLabels:
-    """One finished clip as writers expect it.
+    """Reads the labels of one finished clip for the writers.
 
     Raises:
-        ValueError: its rows have a label that is not in the manifest, or a different size.
+        ValueError: its rows have masks of different sizes, or a label that is not in the manifest.
     """
     file = store.read_clip_metadata(clip.clip_id)
     about = file.get("clip", {})

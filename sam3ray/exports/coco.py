@@ -1,7 +1,7 @@
 """COCO instance segmentation: one JSON per clip, images named `<clip_id>/<frame index>.jpg`.
 
-Masks are compressed RLE, exact. `score`, `track_score` and `track_id` stand beside COCO's own keys and once more under
-`attributes`, which is all that some readers keep.
+Masks are compressed RLE, exact. `score`, `track_score` and `track_id` are next to COCO's own keys, and again under
+`attributes`, because some readers keep only that.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """CVAT: box tracks ("CVAT for video 1.1"), or masks frame by frame ("CVAT for images 1.1").
 
-CVAT has no tracks of masks. Box tracks keep identity, with keyframes thinned to what its linear interpolation gives
-back; masks are exact, and `group_id` holds the object's id. CVAT renumbers tracks when it imports them, so the id
-stands in the attribute `object_id`, too.
+CVAT has no tracks of masks. Box tracks keep identity; only the keyframes that linear interpolation needs are
+written. Masks are exact, and `group_id` is the object's id. CVAT renumbers imported tracks, so the id is also in the
+attribute `object_id`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Attributes = Mapping[str, object]
 
 
 class _Xml:
-    """Elements, one call each; everything is escaped."""
+    """Writes elements, one per call; everything is escaped."""
 
     def __init__(self) -> None:
         self._text = io.StringIO()
@@ -67,7 +67,7 @@ def write_boxes_clip(labels: ClipLabels, out: Folder) -> Losses:
 
 
 def _boxes(xml: _Xml, labels: ClipLabels, object_id: int, track: Mapping[int, ObjectAnnotation]) -> int:
-    """Writes a track's keyframes; returns how many. A gap and the end are closed by a box that is outside."""
+    """Writes a track's keyframes; returns their number. A gap and the end are marked by a box with `outside`."""
     places = [labels.place[frame] for frame in track]
     frames = list(track)
     written = 0
@@ -116,7 +116,7 @@ def write_masks_clip(labels: ClipLabels, out: Folder) -> Losses:
 
 
 def row_major_runs(pixels: np.ndarray) -> list[int]:
-    """Run lengths of a mask read row by row, background first (0 where it begins with foreground)."""
+    """Run lengths of a mask, row by row, background first (0 if it begins with foreground)."""
     flat = pixels.reshape(-1)
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     lengths: list[int] = np.diff(np.concatenate(([0], changes, [len(flat)]))).tolist()

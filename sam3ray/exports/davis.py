@@ -14,7 +14,7 @@ from sam3ray.exports._labels import ClipLabels, Written
 from sam3ray.exports._losses import Losses
 from sam3ray.exports._pixels import paint, with_number
 
-MOST_OBJECTS = 254  # readers of DAVIS take 255 as void
+MOST_OBJECTS = 254  # readers of DAVIS treat 255 as void
 
 
 def palette() -> list[int]:
@@ -30,7 +30,7 @@ def palette() -> list[int]:
 
 
 def ids(labels: ClipLabels) -> dict[int, int]:
-    """Object id -> its number in the images: those of the first `MOST_OBJECTS`."""
+    """Object id -> its number in the images, for the first `MOST_OBJECTS` objects."""
     return {object_id: n for n, object_id in enumerate(islice(labels.tracks, MOST_OBJECTS), 1)}
 
 

@@ -1,7 +1,7 @@
-"""FiftyOne: a dataset of videos, detections with masks on each frame.
+"""FiftyOne: a dataset of videos with detections and masks on each frame.
 
 `samples.json` and `metadata.json` with `frames/<clip_id>.json`, which `fiftyone.types.FiftyOneDataset` reads. FiftyOne
-opens videos from this machine's disks only.
+only opens videos on local disks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """LabelMe and X-AnyLabeling: one JSON beside each image.
 
-LabelMe has masks: a PNG of the box in base64, corners with an inclusive maximum; exact. X-AnyLabeling has polygons,
-which follow pixel edges, holes joined by a cut: exact in rasterisers of COCO's kind. Both keep `group_id`, which holds
-the object's id, and keys that they do not know.
+LabelMe has exact masks: a PNG of the box in base64, with inclusive maxima of the corners. X-AnyLabeling has polygons
+that follow pixel edges, with holes joined by a cut: exact in rasterisers like COCO's. Both keep `group_id`, which is
+the object's id, and unknown keys.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Label Studio: boxes on video, or brush masks frame by frame, as predictions to import.
 
-`tasks/<clip_id>.json` is a list of tasks. `config.xml` is the labelling interface that shows them; its names must be
-those of the tasks, or Label Studio accepts the import and shows nothing.
+`tasks/<clip_id>.json` is a list of tasks. `config.xml` is the labelling interface that shows them. Its names must
+match those of the tasks, or Label Studio accepts the import and shows nothing.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from sam3ray.masks import decode_rle
 from sam3ray.values.annotations import ObjectAnnotation
 
 MODEL = "sam3ray"
-_RLE_SIZES = (3, 4, 8, 16)  # bits of the four kinds of run length
+_RLE_SIZES = (3, 4, 8, 16)  # bits of the four sizes of run length
 
 
 def write_video_clip(labels: ClipLabels, out: Folder) -> Losses:
-    """One task: a region per object. Boxes are in percent, frames from 1, a gap ends with `enabled: false`."""
+    """One task with a region per object. Boxes are in percent, frames count from 1, `enabled: false` begins a gap."""
     regions, losses = [], Losses(times=0)
     count = (labels.frames[-1] + 1) if labels.frames else 0
     for object_id, track in labels.tracks.items():
@@ -60,7 +60,7 @@ def write_video_clip(labels: ClipLabels, out: Folder) -> Losses:
 
 
 def write_brush_clip(labels: ClipLabels, out: Folder) -> Losses:
-    """One task per frame: a region per object, pixel-exact."""
+    """One task per frame, with a pixel-exact region per object."""
     tasks = []
     rows = 0
     for frame in labels.frames:
@@ -114,8 +114,8 @@ def brush_rle(mask: np.ndarray) -> list[int]:
     """A mask as Label Studio's run lengths: a bit stream over RGBA bytes, row by row, opaque white inside.
 
     The stream has the number of bytes (32 bits), the width of a value less one (5 bits), and four widths of run
-    lengths less one (4 bits each). Then, per run: 1 where one value is repeated (else 0), which width (2 bits), the
-    length less one, the value or values (8 bits each).
+    lengths less one (4 bits each). Then, per run: 1 if one value is repeated (else 0), the index of the width (2 bits),
+    the length less one, and the value or values (8 bits each).
     """
     flat = np.repeat(mask.reshape(-1).astype(np.uint8) * 255, 4)
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1

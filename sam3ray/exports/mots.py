@@ -1,7 +1,7 @@
 """Multi-object tracking and segmentation: text of KITTI MOTS and MOTSChallenge, and PNGs of instances.
 
-All three allow one object per pixel, know no scores, and number objects `class * 1000 + n`. The text formats have two
-classes, of which everything here is the pedestrian (2); the PNGs have a class for each label.
+All three allow one object per pixel, have no scores, and number objects `class * 1000 + n`. The text formats have two
+classes; all objects get the class pedestrian (2). The PNGs have a class for each label.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MOST_CLASSES = 64  # 16 bits
 
 
 def text_ids(labels: ClipLabels) -> dict[int, int]:
-    """Object id -> its id in the text: those of the first 999."""
+    """Object id -> its id in the text, for the first 999 objects."""
     return {
         object_id: _PEDESTRIAN * _PER_CLASS + n for n, object_id in enumerate(islice(labels.tracks, _PER_CLASS - 1), 1)
     }
@@ -34,7 +34,7 @@ def text_ids(labels: ClipLabels) -> dict[int, int]:
 def png_ids(labels: ClipLabels) -> dict[int, int]:
     """Object id -> its value in the images: class * 1000 + its number within its label, from 1 by ascending id.
 
-    Objects beyond the 999th of a label, or of a label beyond the 64th, have none: the images have 16 bits.
+    Objects beyond the 999th of a label, or of a label beyond the 64th, have no value, because images have 16 bits.
     """
     counts: dict[str, int] = {}
     numbers = {}
@@ -55,14 +55,14 @@ def write_challenge_clip(labels: ClipLabels, out: Folder) -> Losses:
 
 
 def write_kitti_clip(labels: ClipLabels, out: Folder) -> Losses:
-    """`instances_txt/<number>.txt`, frames from 0. KITTI's readers want sequences that are numbers, from 0000."""
+    """`instances_txt/<number>.txt`, frames from 0. KITTI's readers need sequences that are numbered from 0000."""
     text, losses = _text(labels, first_frame=0)
     out.text(f"instances_txt/{labels.number - 1:04d}.txt", text)
     return losses
 
 
 def write_kitti_dataset(clips: Sequence[Written], out: Folder) -> None:
-    """The sequence map of TrackEval, and which sequence is which clip."""
+    """The sequence map of TrackEval, and a list of the sequences' clips."""
     lines = [f"{clip.number - 1:04d} empty 000000 {clip.frames:06d}\n" for clip in clips]
     out.text("val.seqmap", "".join(lines))
     out.text("sequences.txt", "".join(f"{clip.number - 1:04d} {clip.clip_id}\n" for clip in clips))

@@ -1,7 +1,7 @@
-"""A plain run folder with the corrections in its rows, for readers that know nothing of revisions.
+"""A plain run folder with the corrections in its rows, for readers that do not support revisions.
 
-`annotations/<clip_id>.parquet`, `manifest.parquet`, `clips.parquet` and, last, `run.json`. Whatever reads, verifies,
-renders or exports a run accepts it. It can be corrected in turn, but `run` does not continue it.
+`annotations/<clip_id>.parquet`, `manifest.parquet`, `clips.parquet` and, last, `run.json`. It can be read,
+verified, rendered, exported and corrected like any run, but `run` does not continue it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def write_clip(labels: ClipLabels, out: Folder) -> Losses:
                 objects = labels.objects.get(frame, ())
                 pts, time_s = labels.pts.get(frame, 0), labels.time_of(frame)
                 writer.write(FrameAnnotations(frame, pts, time_s, labels.height, labels.width, objects))
-            # The same file whenever it is written: its time is that of the original.
+            # Each export writes the same file: its time is that of the original.
             writer.finish(finished_at=clip.get("finished_at", 0.0), attempt_id=own)
         out.local_file(layout.annotation_path(labels.clip_id), str(path))
     return Losses()
@@ -61,12 +61,12 @@ def write_run(
     prints: Mapping[str, Any],
     destination: RunStore,
 ) -> None:
-    """What makes a run of the clips' files.
+    """Writes the files that turn the clips' files into a run.
 
     Args:
-        clips: those exported, with their places in the run's manifest.
+        clips: exported clips, with their places in the run's manifest.
         labels: clip -> labels of its rows.
-        prints: as `fingerprint`.
+        prints: the result of `fingerprint`.
     """
     made = [_clip(clip, labels[clip.clip_id], choice) for _, clip in clips]
     carried = store.carried_columns().take(pa.array([place for place, _ in clips], pa.int64()))
@@ -86,7 +86,7 @@ def write_run(
 
 
 def _clip(clip: Clip, labels: Sequence[str], choice: Choice) -> Clip:
-    """As the new manifest has it: with the names that its rows have."""
+    """The clip for the new manifest, with the names that its rows use."""
     prompts = tuple(replace(each, label=choice.name_of(each.label)) for each in clip.visual_prompts)
     shown = tuple(
         replace(each, phrase=choice.name_of(each.phrase))

@@ -1,4 +1,4 @@
-"""SA-V: `<clip_id>_auto.json`, a mask of every object on every exported frame, empty where it is not there."""
+"""SA-V: `<clip_id>_auto.json`, a mask of every object on every exported frame, empty if the object is not visible."""
 
 from __future__ import annotations
 
@@ -60,6 +60,6 @@ def _bucket(area: float) -> str:
 
 
 def _changes(seen: list[int], count: int) -> int:
-    """How often the object comes or goes after its first appearance."""
+    """How often the object disappears or reappears after its first appearance."""
     runs = stretches(seen)
     return 2 * (len(runs) - 1) + (runs[-1][1] < count - 1)

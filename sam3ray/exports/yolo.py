@@ -1,7 +1,7 @@
-"""YOLO segmentation as Ultralytics reads it: one text file per image, polygons in fractions of the image.
+"""YOLO segmentation for Ultralytics: one text file per image, polygons in fractions of the image.
 
-Ultralytics truncates `x * width` to a pixel and draws the outline as well: points are the centres of border pixels. One
-object is one line, so further parts of a mask become lines of their own.
+Ultralytics truncates `x * width` to a pixel and also draws the outline, so points are the centres of border pixels. A
+line is one polygon, so further parts of a mask become separate lines.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def write_clip(labels: ClipLabels, out: Folder) -> Losses:
             polygons = centre_polygons(crop_of(item, labels.height, labels.width))
             written = 0
             for polygon in polygons:
-                # A part of one or two pixels: its points again, so that the reader does not drop the line.
+                # A part of one or two pixels repeats its points, so that the reader does not drop the line.
                 points = polygon if len(polygon) >= _LEAST_POINTS else (polygon * _LEAST_POINTS)[:_LEAST_POINTS]
                 numbers = " ".join(f"{(x + 0.5) / labels.width:.6f} {(y + 0.5) / labels.height:.6f}" for x, y in points)
                 lines.append(f"{number} {numbers}\n")
@@ -43,5 +43,5 @@ def write_dataset(clips: Sequence[Written], categories: Mapping[str, int], out: 
     names = "".join(
         f"  {number - 1}: {json.dumps(label, ensure_ascii=False)}\n" for label, number in categories.items()
     )
-    # No `path`: Ultralytics then takes the file's own folder; `.` would be whatever folder it is started in.
+    # Without `path`, Ultralytics uses the file's own folder; `.` would be the working directory.
     out.text("data.yaml", f"train: images\nval: images\nnames:\n{names}")

@@ -1,8 +1,8 @@
 """YouTube-VIS, and SA-Co/VEval, which adds phrases to it.
 
 `annotations/<clip_id>.json` is ground truth, `results/<clip_id>.json` a list of predictions. A track has one score,
-that of its first detection. Ground truth of YouTube-VIS has run lengths as lists, which its evaluators insist on;
-SA-Co's and both results have compressed ones.
+that of its first detection. Ground truth of YouTube-VIS has run lengths as lists, which its evaluators require. Ground
+truth of SA-Co and both kinds of results have compressed ones.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _write(labels: ClipLabels, out: Folder, *, saco: bool) -> Losses:
 
 
 def _pairs(labels: ClipLabels) -> list[dict[str, Any]]:
-    """Every phrase of the clip, those without an object included."""
+    """Every phrase of the clip, including those without an object."""
     counts = dict.fromkeys(labels.asked, 0)
     for track in labels.tracks.values():
         label = next(iter(track.values())).prompt

@@ -74,8 +74,8 @@ def test_nothing_listens() -> None:
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (socket.gaierror(-2, "unknown"), "the host name 'head' is not known; check its spelling"),
-        (TimeoutError(), "head does not answer on port 6379; check that the head node runs and that no firewall"),
+        (socket.gaierror(-2, "unknown"), "the host name 'head' cannot be resolved; check its spelling"),
+        (TimeoutError(), "head does not answer on port 6379; check that the head node runs and no firewall"),
         (OSError(113, "No route to host"), "there is no route from this machine to head; check the address"),
     ],
 )

@@ -307,6 +307,6 @@ def test_a_video_that_has_become_shorter_is_no_window(worker, clip, output, monk
         yield from list(segmenter._drawn(frames, 0, *more[:3]))[:5]
 
     monkeypatch.setattr("tests.job.drawn_windows.DrawnWindows.segment_window", short)
-    with pytest.raises(ClipError, match="from frame 20 of the clip on, 5 frames could be read"):
+    with pytest.raises(ClipError, match="only 5 frames could be read from frame 20 of the clip on"):
         worker.process(clip, work=Work(0, Stage.WINDOW, 1))
     assert windows_of(worker).done == frozenset()

@@ -46,8 +46,8 @@ def test_reading_a_long_listing_is_told() -> None:
     told(1000)
     told(21000)
     assert stream.getvalue().splitlines() == [
-        "sam3ray: reading the state of the run: 1,000 so far",
-        "sam3ray: reading the state of the run: 21,000 so far",
+        "sam3ray: reading the state of the run: 1,000 entries so far",
+        "sam3ray: reading the state of the run: 21,000 entries so far",
     ]
 
 

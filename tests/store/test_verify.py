@@ -270,10 +270,10 @@ def test_files_that_agree_with_the_run_and_among_themselves_are_sound(tmp_path: 
         (
             {"rules": "transformers"},
             {},
-            "several values of rules: published (clip clip-000), transformers (clip clip-001)",
+            "different values of rules: published (clip clip-000), transformers (clip clip-001)",
         ),
         ({}, {"size": 6}, "a different version of its video than the run first saw (it had 5 bytes, and has 6)"),
-        ({}, {"size": 6}, "clips clip-000 and clip-001 are of one video, whose content changed between them"),
+        ({}, {"size": 6}, "clips clip-000 and clip-001 are from one video, whose content changed between them"),
     ],
 )
 @pytest.mark.parametrize("compacted", [False, True])
