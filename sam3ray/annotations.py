@@ -54,7 +54,7 @@ def read_annotations(
 
     Args:
         output: the run's output folder, on any fsspec storage; or the job's YAML file, dict or `JobConfig`.
-        storage_options: fsspec options; they win over those of the configuration.
+        storage_options: fsspec options; they override those of the configuration.
         revision: None for the model's own rows; "latest" or a number applies the corrections up to that revision.
             Corrected clips are then written to local files first.
 

@@ -50,7 +50,7 @@ class Reason(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether one such failure settles the clip for this run, because trying again cannot help."""
+        """Whether one such failure settles the clip for this run, because a retry cannot help."""
         return self in _FINAL
 
 

@@ -32,7 +32,7 @@ class EncodedMask:
 
     Attributes:
         rle: COCO compressed run lengths.
-        area: pixels of the mask; 0 for an empty one.
+        area: number of pixels; 0 for an empty mask.
         bbox: (xmin, ymin, xmax, ymax) in pixels, max exclusive, tight; all zero for an empty mask.
     """
 
@@ -147,7 +147,7 @@ def _from_starts(starts: np.ndarray, n: int, height: int, width: int) -> list[En
     per_mask = np.bincount(owner, minlength=n)
     ends = np.cumsum(per_mask + 1)  # each mask has one more run than it has changes
     run_offsets = np.concatenate(([0], ends))
-    # Run boundaries of all masks in a row: the changes, and the mask's end after its last change.
+    # Run boundaries of all masks in sequence: the changes, and each mask's end after its last change.
     bounds = np.full(int(run_offsets[-1]), pixels, dtype=np.int64)
     bounds[np.arange(len(starts)) + owner] = position
     begins = np.empty_like(bounds)
@@ -248,7 +248,7 @@ def read_runs(chars: np.ndarray, offsets: np.ndarray, pixels: np.ndarray) -> tup
     ends = offsets[1:] - 1 - offsets[0]
     some = lengths > 0
     valid[np.flatnonzero(some)[~is_last[ends[some]]]] = False
-    is_last[ends[some]] = True  # keep the masks apart whatever the malformed one says
+    is_last[ends[some]] = True  # keep the masks apart, whatever a malformed one contains
     stops = np.flatnonzero(is_last) + 1
     starts = np.concatenate(([0], stops[:-1])) if len(stops) else stops
     groups = stops - starts

@@ -119,7 +119,7 @@ class Model:
         """Begins a session on one clip: add prompts, give frames, take results (docs/session.md).
 
         Args:
-            height, width: of the frames, in pixels.
+            height, width: size of the frames, in pixels.
             policy: "whole": results are final, and come `hotstart_delay` - 1 frames late. "live": they come at once,
                 and may be retracted. "backward": give frames from the last to the first. "both" and "refined": give the
                 frames twice (see `Session.next_pass`).

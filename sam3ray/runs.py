@@ -30,7 +30,7 @@ _LOG = logging.getLogger(__name__)
 STILLS = 6
 _STILL_HEIGHT = 160
 _MOST_BYTES = 64 * 2**20  # of a remote video that is fetched for one still
-_MOST_SECONDS = 60.0  # into a clip, for one still: what lies before it is decoded
+_MOST_SECONDS = 60.0  # into a clip, for one still, because everything before it is decoded
 _BACKGROUND = 40
 
 
@@ -68,7 +68,7 @@ class Run:
     def __init__(self, run: RunSource, storage_options: Mapping[str, Any] | None = None) -> None:
         """Args:
             run: the output folder, or the job's configuration: a YAML file, a dict or a `JobConfig`.
-            storage_options: win over those of the configuration.
+            storage_options: fsspec options; they override those of the configuration.
 
         Raises:
             UserError: it is none of these.
@@ -85,7 +85,7 @@ class Run:
         return read_status(self.output, self.storage)
 
     def clips(self) -> list[ClipSummary]:
-        """What became of each clip, in the manifest's order."""
+        """The outcome of each clip, in the manifest's order."""
         return list(self._store.summaries().values())
 
     def failures(self) -> list[Failure]:

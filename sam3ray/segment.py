@@ -63,7 +63,7 @@ def segment_video(
     """
     prompts = as_phrases(prompts)
     if direction == "both" and start_frame is None and not exemplars:
-        raise UserError('direction is "both", but start_frame is absent: nothing lies before the first frame')
+        raise UserError('direction is "both", but start_frame is absent: there is nothing before the first frame')
     _check_model(checkpoint, model, tracking)
     with ExitStack() as stack:
         if start_frame is None and direction == "forward" and not exemplars:

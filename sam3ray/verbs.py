@@ -44,7 +44,7 @@ def status(
 
     Args:
         run: the output folder, or the job's YAML file, dict or `JobConfig`.
-        storage_options: fsspec options; they win over those of the configuration.
+        storage_options: fsspec options; they override those of the configuration.
         revision: count corrections up to this revision.
         progress: called from time to time with the number of files checked.
 

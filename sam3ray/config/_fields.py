@@ -1,4 +1,4 @@
-"""Describes what each configuration key allows, for messages and for the reference page. Derived from the models."""
+"""Describes the allowed values of each configuration key, for messages and the reference page. Uses the models."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def known_keys() -> list[Key]:
 
 
 def field_at(path: Key) -> FieldInfo | None:
-    """The field of this key, or of the nearest key above it if this is an item of a list."""
+    """The field of this key, or, for an item of a list, of the nearest key above it."""
     fields = dict(walk())
     while path and path not in fields:
         path = path[:-1]
@@ -37,7 +37,7 @@ def field_at(path: Key) -> FieldInfo | None:
 
 
 def allowed(info: FieldInfo | None) -> str:
-    """What a field allows, in words: "a number from 0 to 1, or null"."""
+    """A field's allowed values in words: "a number from 0 to 1, or null"."""
     if info is None:
         return "a mapping of keys"
     options = [o for o in _options(info.annotation) if o is not types.NoneType]
@@ -47,7 +47,7 @@ def allowed(info: FieldInfo | None) -> str:
 
 
 def allowed_value(key: str) -> str:
-    """What a key allows, in words: for `tracking.new_det_thresh` "a number from 0 to 1, or null"."""
+    """A key's allowed values in words: for `tracking.new_det_thresh` "a number from 0 to 1, or null"."""
     return allowed(field_at(tuple(key.split("."))))
 
 

@@ -1,6 +1,4 @@
-"""The fingerprint: everything that a run's results depend on. Runs with the same fingerprint give the same
-annotations.
-"""
+"""The fingerprint: everything that determines a run's results. Runs with equal fingerprints have equal annotations."""
 
 from __future__ import annotations
 
@@ -65,7 +63,7 @@ def fingerprint(
 
 
 def _model_keys(config: JobConfig, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Identifies the weights, by content where it is known: the same files under another name are the same model."""
+    """Identifies the weights, by content if known: the same files under another name are the same model."""
     if not identity:
         return {"model.checkpoint": config.model.checkpoint, "model.revision": config.model.revision}
     if "sha256" in identity:
@@ -94,7 +92,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 
 
 def _defaults() -> dict[str, Any]:
-    """Defaults of keys that a stored run may lack, because they were added after it within one engine version.
+    """Defaults of keys that a stored run may lack because they were added later within the same engine version.
 
     A new key whose default changes rows needs a new engine version.
     """
@@ -120,9 +118,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def manifest_digest(clips: Iterable[Clip]) -> tuple[str, int]:
-    """SHA-256 over everything that decides the clips' annotations, in whatever order; and the number of clips.
+    """SHA-256 over everything that determines the clips' annotations, in any order; and the number of clips.
 
-    Signing parameters of addresses do not count, so that a run can continue with renewed addresses.
+    Signing parameters of addresses are ignored, so that a run can continue with newly signed addresses.
     """
     rows: list[str] = []
     for clip in clips:
@@ -144,7 +142,7 @@ def manifest_digest(clips: Iterable[Clip]) -> tuple[str, int]:
 
 def _prompt(prompt: VisualPrompt) -> dict[str, Any]:
     values = asdict(prompt)
-    values.pop("sha256", None)  # the reader of the mask file compares it; a resume does not read the file again
+    values.pop("sha256", None)  # compared when the mask file is read; a resumed run does not read it again
     if values.get("png"):
         values["png"] = unsigned(values["png"])
     return values

@@ -32,7 +32,7 @@ def load_config(source: ConfigSource, overrides: Sequence[str] = ()) -> JobConfi
 
     Args:
         source: a YAML file (a path or any address that fsspec knows), a dict with the same keys, or a `JobConfig`.
-        overrides: `key.subkey=value` each, with the value in YAML; they win over the source.
+        overrides: `key.subkey=value` each, with the value in YAML; they override the source.
 
     Relative paths in a file are resolved beside it (see `_paths`), all others in the current directory.
 
@@ -99,7 +99,7 @@ def _checked(
 
 
 def _line_of(path: Path, origin: Mapping[Path, str]) -> str | None:
-    """The line of the file that gives a key; None if it does not."""
+    """The line of the file with the key; None if the file does not have it."""
     while path and path not in origin:
         path = path[:-1]
     place = origin.get(path)
@@ -161,7 +161,7 @@ def _validate(data: Mapping[str, Any], origin: Mapping[Path, str], name: str) ->
         path = tuple(str(part) for part in detail["loc"])
         wrong.add(path)
         problems += _sentences(detail, path, origin, name)
-    # Without the wrong values, the rest is checked again, to find keys that contradict each other as well.
+    # The rest is checked again without the wrong values, to also find keys that contradict each other.
     wrong = {path for path in wrong if path}
     pruned = _without(data, wrong)
     for key in ("manifest", "output"):
@@ -226,7 +226,7 @@ def _example(path: Path) -> str:
 
 
 def _nearest(path: Path) -> str:
-    """The key that was probably meant: one of the same section, else one of the same name elsewhere."""
+    """The key that was probably meant: of the same section, else of the same name elsewhere."""
     parent = path[:-1]
     keys = known_keys()
     siblings = [known[-1] for known in keys if known[:-1] == parent]

@@ -21,7 +21,7 @@ def _as_phrases(value: Any) -> Any:
     if isinstance(value, str):
         value = split_phrases(value)
     if not isinstance(value, list | tuple):
-        return value  # the field's type check refuses it
+        return value  # the field's type check rejects it
     if all(isinstance(phrase, str) for phrase in value):
         phrases = tuple(phrase.strip() for phrase in value)
         if problem := phrases_problem(phrases):

@@ -1,7 +1,7 @@
 """Resolves relative paths of a configuration file: beside the file, or in the current directory with a warning.
 
 An input (manifest, prompts, a checkpoint's folder) is looked for beside the file, then in the current directory. The
-output lies beside the file, unless there is a run in the current directory and none beside the file. Paths in `--set`
+output is beside the file, unless there is a run in the current directory and none beside the file. Paths in `--set`
 and dicts are typed by hand, so they mean the current directory.
 """
 
@@ -86,4 +86,4 @@ def _exists(place: str, storage: Mapping[str, Any]) -> bool:
         fs, path = filesystem(place, storage, what="config")
         return bool(fs.exists(path))
     except (UserError, OSError):
-        return False  # its reader will report what is wrong
+        return False  # reading it will report the problem

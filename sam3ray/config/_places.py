@@ -13,7 +13,7 @@ _RAY_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the entry point of a
 
 
 def problem_of(key: str, place: str, more_protocols: Collection[str] = ()) -> str:
-    """Why this key may not have this address, in words; empty if it may."""
+    """Why this key cannot have this address, as the end of a sentence; empty if it can."""
     try:
         if key == "output":
             _check_output(place)

@@ -1,4 +1,4 @@
-"""Finds where a run is, however the caller names it."""
+"""Finds a run, whether the caller names its folder or its configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CONFIG_SUFFIXES = (".yaml", ".yml")
 
 
 class PlacedRun(Protocol):
-    """An object that knows where its run is: `sam3ray.Run`."""
+    """An object with the place of its run, such as `sam3ray.Run`."""
 
     @property
     def output(self) -> str: ...
@@ -33,10 +33,10 @@ def run_place(run: RunSource, storage_options: Mapping[str, Any] | None = None) 
     Args:
         run: the output folder (a path or an address), or the job's configuration: a YAML file, a dict or a `JobConfig`.
             A dict needs only `output`.
-        storage_options: these win over those of the configuration.
+        storage_options: these override those of the configuration.
 
     Raises:
-        UserError: it is none of these, or the configuration is wrong.
+        UserError: it is none of these, or the configuration has errors.
     """
     config: JobConfig | PlacedRun
     if isinstance(run, str | os.PathLike):

@@ -49,7 +49,7 @@ _Loader.add_implicit_resolver(
 def parse_document(text: str, name: str) -> Document:
     """Parses a YAML mapping. Never raises, but lists `problems`.
 
-    Refuses anchors and aliases (a few lines of them can expand to gigabytes), keys given twice, tags of Python objects,
+    Rejects anchors and aliases (a few lines of them can expand to gigabytes), keys given twice, tags of Python objects,
     and documents that are too deep or too large.
     """
     document = Document()

@@ -54,7 +54,7 @@ class Agreement:
         equal: matched pairs with identical pixels.
         iou_sum: sum of the matched pairs' IoU.
         objects, other_objects: number of identities in each run.
-        kept: identities of the other run that have a single partner here, which has no other partner.
+        kept: identities of the other run with a single partner here that has no other partner.
         agreeing: matched pairs whose identities are partners, in the best one-to-one pairing of identities.
         switches: how often an object of the other run changes its id here.
         merges: how often an object here changes its id in the other run.
@@ -230,8 +230,8 @@ def compare_runs(
 def object_agreement(run: RunStore, other: RunStore, clip_id: str, iou: float = 0.5) -> dict[int, tuple[float, int]]:
     """How far each object of a clip keeps its identity in the other run.
 
-    Gives for each object the share of its rows on which the other run has it under its partner's id (on frames that
-    both runs looked at), and its first row without it.
+    For each object, returns the share of its rows on which the other run has it under its partner's id (on frames that
+    both runs looked at), and its first row where that is not so.
 
     Raises:
         UserError: see `compare_runs`.
@@ -334,7 +334,7 @@ def _compare_phrase(
         one, two = sides
         similar = mask_ious([mask for _, mask in one.values()], [mask for _, mask in two.values()])
         keys, other_keys = list(one), list(two)
-        # Among equals, pairs of the frame before win, as in CLEAR MOT.
+        # Among equals, pairs of the previous frame win, as in CLEAR MOT.
         held = np.array([[last.get(b) == a for b in other_keys] for a in keys])
         worth = np.where(similar >= iou, similar + 10.0 * held, 0.0)
         for i, j in zip(*best_pairs(worth), strict=True):

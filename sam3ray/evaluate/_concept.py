@@ -6,7 +6,7 @@ that the sum of the IoUs is largest. cgF1 is a product of two factors. The first
 phrase occurs, averaged over the IoU thresholds .5, .55 ... .95. The second is Matthews' correlation between "something
 was found" and "something is there", over all pairs of clip and phrase.
 
-Where a factor is undefined it is None here; Meta's code gives 0, and adds 1e-4 to denominators.
+An undefined factor is None here; Meta's code returns 0, and adds 1e-4 to denominators.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """DAVIS's J (region) and F (outline) of whole tracks (Perazzi et al. 2016).
 
 TrackEval has them too, and a test checks that the numbers agree. Ours can also omit frames on which an object is barely
-visible, and take a twentieth of the time, since they look only at the part of the frame around the two masks.
+visible, and take a twentieth of the time, because they only look at the part of the frame around the two masks.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures of one phrase, of one clip, or overall. A figure without meaning is None, such as recall where nothing is
-    there.
+    """Figures of one phrase, of one clip, or overall. A figure without meaning is None, such as recall without a true
+    object.
 
     Attributes:
         recall, precision, mota: CLEAR MOT (Bernardin and Stiefelhagen 2008) at the tolerance's IoU.

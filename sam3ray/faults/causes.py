@@ -1,4 +1,4 @@
-"""The chain of an error's causes, since libraries wrap each other's errors."""
+"""The chain of an error's causes, because libraries wrap each other's errors."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What is wrong with a file of ours that pydantic refuses, in a reader's words instead of pydantic's."""
+"""Explains why pydantic rejects a file of ours, in a reader's words instead of pydantic's."""
 
 from __future__ import annotations
 
 from pydantic import ValidationError
 
-_MOST = 80  # characters of a place: keys come from the file
+_MOST = 80  # characters of a place, because its keys come from the file
 
 
 def damage(error: ValidationError) -> str:
@@ -13,7 +13,7 @@ def damage(error: ValidationError) -> str:
     where, kind = ".".join(map(str, problem["loc"]))[:_MOST], problem["type"]
     if kind == "json_invalid":
         return "it is not JSON, or not all of it"
-    if kind in ("value_error", "assertion_error"):  # said by a check of ours
+    if kind in ("value_error", "assertion_error"):  # the sentence of a check of ours
         said = str(problem["ctx"]["error"])
         return f"{where}: {said}" if where else said
     if not where:

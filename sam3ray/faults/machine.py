@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from sam3ray.failures import Reason
 from sam3ray.faults.causes import causes
 
-# A disk that is full, or that accepts nothing. EIO also comes from disks, but stores use it for anything: see
+# A disk that is full or not writable. EIO also comes from disks, but stores use it for anything: see
 # `_is_eio`.
 _DISK = {
     errno.ENOSPC: "is full",
@@ -67,7 +67,7 @@ _DEVICE = re.compile(
     """,
     re.X | re.I,
 )
-# What torch raises for a device. A ValueError or TypeError with such words is a defect of ours.
+# Kinds that torch raises for a device. A ValueError or TypeError with such words is a defect of ours.
 _DEVICE_KINDS = (RuntimeError, AssertionError, ImportError, OSError)
 _USED = re.compile(r"this process has ([\d.]+) (\w+) memory in use")
 _TOTAL = re.compile(r"total capacity of ([\d.]+) (\w+) of which ([\d.]+) (\w+) is free")
@@ -137,7 +137,7 @@ def _disk(error: BaseException) -> MachineFault | None:
     elif _is_eio(error):
         what = "fails"
     else:
-        # Python's tempfile raises "not found" for a disk that accepts nothing.
+        # Python's tempfile raises "not found" for a disk that is not writable.
         vague = error.errno is None or isinstance(error, FileNotFoundError)
         what = _found(_DISK_TEXTS, str(error)) if vague else ""
     if not what:
@@ -148,7 +148,7 @@ def _disk(error: BaseException) -> MachineFault | None:
 
 
 def _is_eio(error: OSError) -> bool:
-    # s3fs raises EIO for anything unknown, with its own message; PyAV for damaged videos.
+    # s3fs raises EIO with its own message for unknown errors; PyAV raises it for damaged videos.
     return (
         error.errno == errno.EIO
         and error.strerror == os.strerror(errno.EIO)

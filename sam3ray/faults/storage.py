@@ -21,13 +21,13 @@ class Kind(Enum):
     """What is wrong."""
 
     GONE = "gone"  # no such object, folder or bucket
-    DENIED = "denied"  # these credentials may not
+    DENIED = "denied"  # these credentials lack the right
     CREDENTIALS = "credentials"  # none, expired, unknown, or signed by a wrong clock
     ARCHIVED = "archived"  # the object must be restored first
     ELSEWHERE = "elsewhere"  # another region or endpoint
-    REFUSED = "refused"  # anything else that trying again cannot change
-    BUSY = "busy"  # throttling, resets, time-outs, 5xx: try again
-    NOT_STORAGE = "not storage"  # not from storage at all
+    REFUSED = "refused"  # any other error that a retry cannot fix
+    BUSY = "busy"  # throttling, resets, time-outs, 5xx: retry
+    NOT_STORAGE = "not storage"  # not a storage error
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _kind_of(error: BaseException, code: str) -> Kind:
         by_status = {401: Kind.DENIED, 403: Kind.DENIED, 404: Kind.GONE, 410: Kind.GONE}
         return by_status.get(status, Kind.REFUSED if status in _REFUSED_STATUS else Kind.BUSY)
     if isinstance(error, OSError):
-        if str(error).startswith("Forbidden"):  # gcsfs words a 403 so
+        if str(error).startswith("Forbidden"):  # gcsfs's text for a 403
             return Kind.DENIED
         return Kind.REFUSED if error.errno in _REFUSED_ERRNO else Kind.BUSY
     if isinstance(error, (TimeoutError, asyncio.TimeoutError, ConnectionError, EOFError)):
@@ -214,7 +214,7 @@ def _region(error: BaseException) -> str:
 
 
 def http_status(error: BaseException) -> int | None:
-    """The HTTP status in an exception of botocore, aiohttp, gcsfs or azure; None where there is none."""
+    """The HTTP status in an exception of botocore, aiohttp, gcsfs or azure; None if there is none."""
     response = getattr(error, "response", None)
     candidates = [getattr(error, name, None) for name in ("status_code", "status", "code")]
     if isinstance(response, Mapping):
@@ -226,7 +226,7 @@ def http_status(error: BaseException) -> int | None:
 
 
 def tells_too_little(error: BaseException) -> bool:
-    """Whether a store refused without a reason, as in a response to HEAD, which has no body."""
+    """Whether a store rejected a request without a reason, as in a response to HEAD, which has no body."""
     code, _ = _sent_by_store(error)
     return code in ("400", "403", "301")
 
@@ -237,6 +237,6 @@ def asked_again(error: Exception, fs: Any, path: str) -> Exception:
         return error
     try:
         fs.cat_file(path, start=0, end=1)
-    except Exception as fuller:  # noqa: BLE001 - whatever it is, it replaces one that said less
+    except Exception as fuller:  # noqa: BLE001 - whatever it is, it replaces an error with less information
         return fuller if not tells_too_little(fuller) else error
     return error

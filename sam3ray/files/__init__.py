@@ -1,4 +1,4 @@
-"""Reads small files and lists folders on any fsspec storage, with limits; and records how a file looked."""
+"""Reads small files and lists folders on any fsspec storage, with limits; and records sightings of files."""
 
 from sam3ray.files._files import (
     EXTRAS,

@@ -38,7 +38,7 @@ EXTRAS = {
 
 _CHUNK = 2**20
 _QUERY = re.compile(r"(\w+://[^\s?'\"]+)\?[^\s'\"]*")  # signatures, whatever their parameters are called
-WEB = "http"  # plain web servers: no store, and none of a store's options are for them
+WEB = "http"  # plain web servers are not stores, and do not get the options of one
 
 
 def is_local(uri: str) -> bool:
@@ -93,7 +93,7 @@ def options_for(uri: str, storage_options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ambiguous_options(uris: Iterable[str], storage_options: Mapping[str, Any]) -> str | None:
-    """A sentence if options do not say for which of several kinds of store they are; else None."""
+    """A sentence if options could be for several kinds of store; else None."""
     shared = sorted(key for key, value in storage_options.items() if not _names_a_kind(key, value))
     if not shared:
         return None
@@ -112,10 +112,10 @@ def _names_a_kind(key: str, value: Any) -> bool:
 
 
 def resolve(uri: str) -> str:
-    """The same place, independent of the current directory and in its single spelling, see `sam3ray.guard.addresses`.
+    """The address independent of the current directory and in its single spelling (`sam3ray.guard.addresses`).
 
     Raises:
-        UserError: it names no place.
+        UserError: the address is not valid.
     """
     try:
         return one_form(uri)
@@ -140,10 +140,10 @@ def read_bytes(uri: str, storage_options: Mapping[str, Any], max_bytes: int, *, 
 
 @contextmanager
 def local_copy(uri: str, storage_options: Mapping[str, Any], max_bytes: int, *, what: str) -> Iterator[str]:
-    """A local path of the file: its own, or that of a copy which is deleted at the end of the block.
+    """A local path of the file: its own, or that of a copy, which is deleted at the end of the block.
 
     Raises:
-        UserError: it cannot be read, is no regular file, or has more than `max_bytes`.
+        UserError: it cannot be read, is not a regular file, or has more than `max_bytes`.
     """
     fs, path = filesystem(uri, storage_options, what=what)
     with tempfile.TemporaryDirectory(prefix="sam3ray-") as folder:
@@ -243,7 +243,7 @@ def filesystem(uri: str, storage_options: Mapping[str, Any], *, what: str) -> tu
 def open_filesystem(uri: str, storage_options: Mapping[str, Any]) -> tuple[Any, str]:
     """The same, without checking what is allowed. Raises what fsspec raises.
 
-    fsspec's own `url_to_fs` would take a `::` anywhere in an address for a chain of file systems.
+    fsspec's own `url_to_fs` would treat `::` anywhere in an address as a chain of file systems.
     """
     import fsspec
 

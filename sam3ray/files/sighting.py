@@ -1,7 +1,7 @@
-"""Sightings: how a video looks from outside, by its size and by what its store changes when the content changes.
+"""Sightings: a video's size, and the values of its store that change with the content.
 
 A run records a sighting when it first sees a video, as one line of JSON, and compares it whenever it sees the video
-again. So rows of different contents are never mixed under one address. This needs no reading, and no additional
+again. So rows of different contents are never mixed under one address. This needs no reading and no extra
 requests.
 """
 

@@ -1,3 +1,1 @@
-"""Guards what comes in and goes out: addresses, secrets, JSON and YAML, odd characters, and bytes that only a helper
-reads.
-"""
+"""Protects inputs and outputs: addresses, secrets, JSON, YAML, unusual characters, bytes that only a helper reads."""

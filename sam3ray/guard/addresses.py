@@ -1,13 +1,13 @@
-"""One spelling for each place: every address is brought to one form, or refused with a sentence, before it is used.
+"""One spelling for each place: before use, every address is brought to one form, or rejected with a sentence.
 
 There are two forms, because stores are not disks:
 
-* `one_form` is for what is read. Paths on this machine become absolute, without `file://`, doubled slashes, `.` and
-  `..`. A scheme becomes lower case and its aliases one (`s3a` is `s3`). The rest of an address stays as it is, byte for
-  byte: to an object store `a//b` and `a/b` are two objects, and a signed URL is signed as it is written.
-* `folder_form` is for folders that are listed and written: outputs. It also drops slashes at the end and refuses
-  doubled ones. Clients disagree about these: s3fs writes to `s3://bucket//run` and lists `s3://bucket/run`, so that a
-  run would never see its own results.
+* `one_form` is for addresses that are read. Local paths become absolute, without `file://`, doubled slashes, `.` and
+  `..`. Schemes become lower case, and aliases are replaced (`s3a` by `s3`). The rest of an address stays the same, byte
+  for byte: to an object store, `a//b` and `a/b` are two objects, and a URL is signed as it is written.
+* `folder_form` is for folders that are listed and written: outputs. It also drops slashes at the end and rejects
+  doubled ones. Clients disagree about these: s3fs writes to `s3://bucket//run` but lists `s3://bucket/run`, so a run
+  would never see its own results.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def one_form(address: str) -> str:
     """The single spelling of an address to be read. Keeps a slash at the end, which marks a folder.
 
     Raises:
-        AddressError: it names no place.
+        AddressError: the address is not valid.
     """
     if _PLAIN.fullmatch(address):
         return address
@@ -77,7 +77,7 @@ def folder_form(address: str) -> str:
     """The single spelling of a folder to be listed and written, without a slash at the end.
 
     Raises:
-        AddressError: it names no folder that can be written, or clients disagree about which.
+        AddressError: the address does not name a writable folder, or clients disagree about which one.
     """
     if "::" in address:
         raise AddressError("chains file systems (`::`), which cannot be written to; allowed: a path or one address")

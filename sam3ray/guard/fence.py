@@ -2,7 +2,7 @@
 
 A few kilobytes can make a demuxer allocate gigabytes, a page of a Parquet file can unpack to gigabytes, and a decoder
 can hang or crash. No library offers limits for this, so a process without a model and without torch does such work. It
-is started once and used again: a call costs a fraction of a millisecond.
+is started once and reused: a call costs a fraction of a millisecond.
 
 If the helper dies, its caller gets an exception, and the next call gets a new helper. If the caller dies, the helper
 sees the end of its input, or its own timers end it.
@@ -37,7 +37,7 @@ _caller: tuple[BinaryIO, BinaryIO] | None = None  # of a helper: its requests, i
 
 
 class HelperDied(Exception):
-    """The helper ended before it answered: a native crash. The message ends a sentence: "crashed (SIGSEGV)"."""
+    """The helper ended before it answered, by a native crash. The message ends a sentence: "crashed (SIGSEGV)"."""
 
 
 class HelperTimedOut(Exception):
@@ -61,9 +61,9 @@ def fenced(
             call.
 
     Raises:
-        HelperDied, HelperTimedOut: see these.
-        OSError: no helper can be started, or it was killed: ENOMEM, since the machine is short of resources.
-        Exception: whatever the call raised, including MemoryError.
+        HelperDied, HelperTimedOut: see the classes.
+        OSError: no helper can be started, or it was killed: ENOMEM, because the machine is short of resources.
+        Exception: any error of the call, including MemoryError.
     """
     return next(_call(call, args, memory_bytes, cpu_s, answer))
 
@@ -74,10 +74,8 @@ def fenced_items(call: Callable[..., Any], *args: Any, memory_bytes: int, cpu_s:
 
 
 def ask(question: Any) -> Any:
-    """Called within a helper: gives the answer of the caller's `answer`, so that a helper needs neither network nor
-    keys.
-    """
-    assert _caller is not None, "only a helper has somebody to ask"
+    """Called within a helper: returns the result of the caller's `answer`. A helper needs no network and no keys."""
+    assert _caller is not None, "`ask` can only be called within a helper"
     requests, answers = _caller
     _answer(answers, "ask", question)
     return pickle.load(requests)  # noqa: S301 - from the caller
@@ -117,7 +115,7 @@ class _Helper:
         try:
             self.receive()
         except (EOFError, OSError, pickle.UnpicklingError):
-            # Whatever it is, its work is not to blame, since it had none yet.
+            # Whatever the cause, it is not the helper's work, which had not begun.
             raise OSError(errno.ENOMEM, f"a helper process {_how_it_ended(self.end())} when it was started") from None
         except BaseException:
             self.end()
@@ -240,7 +238,7 @@ def _call(
         except (EOFError, OSError, pickle.UnpicklingError):
             status = _end(helper)
             if not is_new and status != -signal.SIGPROF and status != -signal.SIGALRM:
-                continue  # it may have died of another cause while idle
+                continue  # it may have died for another reason while idle
             raise _death(status) from None
         except _Unanswered as unanswered:
             _end(helper)
@@ -300,9 +298,9 @@ def _serve() -> None:
     requests: BinaryIO = os.fdopen(os.dup(0), "rb")
     answers: BinaryIO = os.fdopen(os.dup(1), "wb")
     _caller = requests, answers
-    os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
+    os.dup2(2, 1)  # output of a library must not be taken for an answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides when to end
-    for timer in (signal.SIGPROF, signal.SIGALRM):  # what a caller ignores or blocks is inherited
+    for timer in (signal.SIGPROF, signal.SIGALRM):  # signals that the caller ignores or blocks are inherited
         signal.signal(timer, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGPROF, signal.SIGALRM))
     _answer(answers, "ready", None)
@@ -323,7 +321,7 @@ def _serve() -> None:
                 outcome: tuple[str, Any] = ("end", None)
             else:
                 outcome = ("value", value)
-        except Exception as error:  # noqa: BLE001 - handed to the caller, who raises it
+        except Exception as error:  # noqa: BLE001 - passed to the caller, which raises it
             error.__traceback__ = None
             outcome = ("error", error)
         _limit_memory(None)
@@ -338,7 +336,7 @@ def _answer(answers: BinaryIO, kind: str, value: Any) -> None:
         data = pickle.dumps((kind, value), protocol=5)
         if kind == "error":
             pickle.loads(data)  # noqa: S301 - whether it can be read back
-    except Exception:  # noqa: BLE001 - an exception that does not survive pickling: its words do
+    except Exception:  # noqa: BLE001 - the exception cannot be pickled, but its text can
         data = pickle.dumps(("error", RuntimeError(f"{type(value).__name__}: {value}")))
     answers.write(data)
     answers.flush()
@@ -356,7 +354,7 @@ _RESIDENT = 1
 
 
 def _memory_bytes(kind: int = 0) -> int:
-    """Address space or memory in use; 0 if the system does not tell."""
+    """Address space or memory in use; 0 if the system does not report it."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[kind]) * resource.getpagesize()

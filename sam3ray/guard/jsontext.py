@@ -1,4 +1,4 @@
-"""Parses untrusted JSON: gives a value, or a ValueError that says what is wrong with the text."""
+"""Parses untrusted JSON: returns a value, or raises a ValueError that says what is wrong with the text."""
 
 from __future__ import annotations
 
@@ -65,5 +65,5 @@ def why_not_json(error: ValueError | RecursionError) -> str:
 
 
 def no_constant(text: str) -> Any:
-    """For `constant`: refuses NaN and infinities."""
+    """For `constant`: rejects NaN and infinities."""
     raise ValueError(f"{text} is not a number in JSON")

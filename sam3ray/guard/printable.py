@@ -1,8 +1,8 @@
 """Makes untrusted text safe for a terminal, a log, a page or a picture. All such text goes through here.
 
 File names, labels, messages of servers and quotes of libraries may contain escape sequences that repaint a terminal,
-marks that reverse the direction of writing, or halves of characters that cannot be encoded. Nothing is dropped: what is
-not plainly visible is shown as an escape, such as `\\x1b` or `\\u202e`.
+marks that reverse the direction of writing, or halves of characters that cannot be encoded. Nothing is dropped:
+characters that are not plainly visible are shown as escapes, such as `\\x1b` or `\\u202e`.
 """
 
 from __future__ import annotations

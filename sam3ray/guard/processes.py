@@ -1,4 +1,4 @@
-"""Shares work among processes that end when this one does, however it ends.
+"""Shares work among processes that end with this one, however it ends.
 
 Unlike other spawned processes, they do not import the caller's script. A script without `if __name__ == "__main__"`
 would start its work again in each of them, and a script read from stdin cannot be imported.
@@ -52,8 +52,7 @@ _prepared = spawn.get_preparation_data
 
 
 def _preparation_data(name: str) -> dict[str, Any]:
-    """What a spawned process is told. Ours learn nothing of the caller's script, where none of their functions is
-    defined.
+    """The data for a spawned process. Ours do not get the caller's script: their functions are not defined in it.
 
     multiprocessing has no option for this (3.11-3.14). Other processes start as usual.
     """
@@ -87,7 +86,7 @@ def _begin(initializer: Callable[..., None] | None, *args: Any) -> None:
 
 
 def _end_with_the_parent() -> None:
-    # A worker waits for tasks on a pipe, which never closes, since the other workers have its writing end open, too.
+    # A worker waits for tasks on a pipe that never closes, because other workers also have its writing end open.
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

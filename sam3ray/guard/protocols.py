@@ -1,4 +1,4 @@
-"""Says which kinds of storage an address may name: the usual ones, and those that the configuration adds.
+"""The kinds of storage that an address may name: the usual ones, and those that the configuration adds.
 
 fsspec knows some fifty kinds. Most are harmless but never intended. Some open other addresses (`reference://`,
 `zip://`, caches, chains with `::`), so that a row of a manifest could reach any file of the machine that reads it.

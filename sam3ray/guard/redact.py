@@ -1,4 +1,4 @@
-"""Keeps credentials out of everything written or shown: messages, records, metadata, logs."""
+"""Keeps credentials out of everything that is written or shown: messages, records, metadata, logs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECRET_NAME = re.compile(
     r"|account_key|access_key|api[_-]?key|^key$|_key$|passphrase|hmac|jwt|bearer|session_?id|cookie|authorization"
     r"|(^|_)auth$)"
 )
-# Names that look secret but only tell where a credential comes from.
+# Names that look secret but only say where a credential comes from.
 _HARMLESS_NAME = re.compile(r"(?i)(_file|_path|_dir|_uri|_url|_id|token_length|max_tokens|tokenizer.*+)$")
 
 # Every unbounded repetition is possessive (`*+`), and no match starts within another one's run. So a text is scanned a
@@ -25,10 +25,10 @@ _ADDRESS = re.compile(r"(?<![A-Za-z0-9+.-])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,3
 _NEXT = re.compile(r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}://")
 _QUOTE = re.compile(r"[\"'<>`\\]")
 _PORT = re.compile(r"(?:[^:\[\]]*+|\[[^\]]*+\]):\d{0,5}+(?=[/?#]|$)")
-_AFTER = ".,;:)]}"  # of a sentence around an address
-# Of these schemes a `?` begins a query; in the names of other stores it is a character like any other.
+_AFTER = ".,;:)]}"  # punctuation of a sentence around an address
+# With these schemes, `?` begins a query; in names of other stores it is an ordinary character.
 _WEB = frozenset({"http", "https", "ws", "wss", "webdav", "webdavs", "dav", "davs"})
-_CONTAINER_FORM = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # container@account is a place
+_CONTAINER_FORM = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # container@account is a place, not a user
 
 _PARAMETER = re.compile(
     r"(?i)(?P<name>(?<![A-Za-z0-9_-])(?:X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)"
@@ -162,7 +162,7 @@ def _userinfo_end(scheme: str, rest: str) -> int:
     limit = _first_of(rest, "/?#\"'<>`\\")
     authority = rest[:limit]
     if ":" in authority and not _PORT.match(rest):
-        return rest.rfind("@")  # whatever is between: a password, since no port number follows the colon
+        return rest.rfind("@")  # a password, because no port number follows the colon
     if scheme.lower() in _CONTAINER_FORM and ":" not in authority:
         return -1
     return authority.rfind("@")

@@ -1,4 +1,4 @@
-"""Recognises values that look like secrets. They are refused in configurations, and never repeated in messages."""
+"""Recognises values that look like secrets. They are rejected in configurations, and never repeated in messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sam3ray.guard.redact import has_query, has_userinfo, is_secret_name, redact
 _ALSO_SECRET = frozenset({"username", "auth", "bearer"})
 # These are sent with each request, and a header of any name may contain a token.
 _ALSO_SENT = frozenset({"headers", "header", "default_headers", "extra_headers", "cookies", "cookie", "cookie_jar"})
-# These name a source, not a secret: words that gcsfs takes as `token`, and azure's switches `credential` and `anon`.
+# Values that name a source, not a secret: words that gcsfs accepts as `token`, and azure's `credential` and `anon`.
 _HARMLESS = frozenset({"anon", "cloud", "google_default", "cache", "browser", "default"})
 
 

@@ -1,4 +1,4 @@
-"""Explains errors in YAML for people who write it, not in the words of its parser."""
+"""Explains errors in YAML to people who write it, instead of in the parser's words."""
 
 from __future__ import annotations
 

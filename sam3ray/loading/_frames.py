@@ -21,12 +21,12 @@ from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.clip import Clip
 from sam3ray.video import Frame, VideoCache, VideoReader
 
-_NEAR_S = 4.0  # a frame that comes this soon after the last one is reached by decoding, not by a seek
-_BEFORE_S = 0.001  # times are floats: begin a little early
+_NEAR_S = 4.0  # a frame that follows the last one this soon is reached by decoding instead of a seek
+_BEFORE_S = 0.001  # times are rounded, so begin a little early
 _CLIPS_HELD = 4  # clips whose rows are kept in memory
 
 _inherited: list[object] = []
-"""What was open in the process that this one was forked from. If freed, it would clean up what the other still uses."""
+"""Objects of the process from which this one was forked. Freeing them would remove what that process still uses."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class Pictures:
         self._last: Frame | None = None
 
     def _disown(self) -> None:
-        """In a forked process."""
+        """Runs in a forked process: keeps the parent's objects alive."""
         _inherited.append((self._stack, self._frames))
         self._forget()
 

@@ -36,7 +36,7 @@ class RunDataset(Dataset[Any]):
 
     Args:
         run: the output folder, on any fsspec storage, or the job's YAML file, dict or `JobConfig`.
-        storage_options: fsspec options; they win over those of the configuration.
+        storage_options: fsspec options; they override those of the configuration.
         clips: ids of clips; None for all finished clips.
         prompts: read only objects of these phrases, and only frames that have one.
         every: read every n-th frame of a clip.
@@ -107,7 +107,7 @@ class ByClip(Sampler[int]):
     """A sampler for `RunDataset`: clips in random order, each clip's frames in sequence.
 
     Args:
-        seed: fixes the order of clips. After `set_epoch` the order is another one, the same in every process.
+        seed: fixes the order of clips. `set_epoch` changes the order, in the same way in every process.
     """
 
     def __init__(self, dataset: RunDataset, seed: int = 0) -> None:

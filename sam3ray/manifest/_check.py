@@ -30,9 +30,9 @@ from sam3ray.values.prompts import ExemplarPrompt, MaskPrompt, VisualPrompt
 _LOG = logging.getLogger(__name__)
 MAX_URI_CHARS = 4096
 MAX_SECONDS = 1e9
-_SIMILAR = 1_000  # an unknown id is compared with this many, since looking for similar text is slow
+_SIMILAR = 1_000  # ids with which an unknown one is compared, because finding similar text is slow
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_NOT_UTF8 = re.compile(r"[\udc80-\udcff]")  # how Python represents bytes of a file name that are not UTF-8
+_NOT_UTF8 = re.compile(r"[\udc80-\udcff]")  # Python's stand-ins for bytes of a file name that are not UTF-8
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # Most addresses in a large manifest look like this; all others take a slower path.
 _PLAIN_URI = re.compile(r"(?:(?:s3|gs|az|abfs|https)://[A-Za-z0-9]|/)[A-Za-z0-9_/=+-][A-Za-z0-9_./=+-]{0,1000}")
@@ -109,7 +109,7 @@ def _uris(rows: Rows, more_protocols: Sequence[str], problems: Problems) -> list
             problem = "an address or a path of a video"
         elif _NOT_UTF8.search(value):
             problem = "names in UTF-8; rename this file"
-            value = next(part for part in value.split("/") if _NOT_UTF8.search(part))  # the rest may be long
+            value = next(part for part in value.split("/") if _NOT_UTF8.search(part))  # the full address may be long
         elif len(value) > MAX_URI_CHARS or _CONTROL.search(value):
             problem = f"at most {MAX_URI_CHARS} characters, no control characters"
         elif has_password(value):

@@ -27,7 +27,7 @@ _MAGIC = re.compile(r"[*?\[]")
 
 
 def is_glob(uri: str) -> bool:
-    """Whether this is a pattern. The name of an existing local file is none, even with such characters."""
+    """Whether this is a pattern. The name of an existing local file is not one, even with such characters."""
     pattern = uri.partition("?")[0] if kind_of_storage(uri) == WEB else uri  # in a web address, `?` begins the query
     return _MAGIC.search(pattern) is not None and not (is_local(uri) and os.path.lexists(local_path(uri)))
 
@@ -75,7 +75,7 @@ def read_glob(uri: str, storage_options: Mapping[str, Any]) -> Rows:
     return _rows(files.items(), fs, root, uri)
 
 
-_Info = Mapping[str, Any]  # what fsspec reports about a file
+_Info = Mapping[str, Any]  # as fsspec lists a single file
 
 
 def _files_below(fs: Any, root: str, uri: str) -> Iterable[tuple[str, _Info]]:
@@ -149,7 +149,7 @@ def _rows(files: Iterable[tuple[str, _Info]], fs: Any, root: str, uri: str) -> R
     uris = [path if is_local(uri) else fs.unstrip_protocol(path) for path in paths]
     identities = [path.removeprefix(prefix) if path != root else posixpath.basename(path) for path in paths]
     sources: list[str | None] | None = None
-    if not is_local(uri):  # for local files the driver asks the disk
+    if not is_local(uri):  # the driver looks at local files itself
         is_web = kind_of_storage(uri) == WEB
         sources = [_seen(path, infos, images, is_web) for path in paths]
     return Rows(redact(uri), len(uris), {"uri": list(uris)}, identities=identities, sources=sources)

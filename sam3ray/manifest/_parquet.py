@@ -22,10 +22,10 @@ from sam3ray.manifest._carried import unstorable
 from sam3ray.manifest._rows import KNOWN_COLUMNS, MAX_CELLS, MAX_ROWS, OWN_COLUMNS, Rows, check_header
 
 MAX_FILE_BYTES = 16 * 2**30
-MAX_TABLE_BYTES = 16 * 2**30  # decoded, of a large file
-_TABLE_BYTES = 2**28  # of a small one, and
-_FOLD = 64  # times its own size of any: tables whose texts repeat are a tenth of what they hold
-_HELPER_BYTES = 2 * 2**30  # for the pages and rows under way
+MAX_TABLE_BYTES = 16 * 2**30  # decoded bytes of a large file
+_TABLE_BYTES = 2**28  # decoded bytes of a small file, and
+_FOLD = 64  # multiple of the size of any file: tables with repeated texts unpack to ten times their size
+_HELPER_BYTES = 2 * 2**30  # for the pages and rows being read
 _BATCH_ROWS = 2_048
 _CPU_S = 120.0
 _BYTES_PER_CPU_S = 5 * 2**20
@@ -132,6 +132,6 @@ def read_parts(stream: BinaryIO, name: str, required: str, allowed: int) -> Iter
             batch.validate(full=True)  # damage can decode to text that is not UTF-8 or to offsets out of range
             yield batch
     except (MemoryError, pa.ArrowMemoryError):
-        raise UserError(f"{name} cannot be read as Parquet: it asks for more memory than a table may take") from None
+        raise UserError(f"{name} cannot be read as Parquet: it needs more memory than a table may take") from None
     except (pa.ArrowException, OSError, ValueError, OverflowError, NotImplementedError) as error:
         raise UserError(f"{name} cannot be read as Parquet: {why_unreadable(error)}; write it again") from error

@@ -23,7 +23,7 @@ MAX_BYTES = 2 * 2**30
 
 
 def read_prompt_file(uri: str, storage_options: Mapping[str, Any]) -> dict[str, tuple[VisualPrompt, ...]]:
-    """Visual prompts by clip id. The columns are `clip_id` and the keys of a visual prompt; null means absent.
+    """Reads visual prompts, by clip id. The columns are `clip_id` and the keys of a visual prompt; null means absent.
 
     Raises:
         UserError: with every bad row.
@@ -40,7 +40,7 @@ def read_prompt_file(uri: str, storage_options: Mapping[str, Any]) -> dict[str, 
 
 
 def read_exemplar_file(uri: str, storage_options: Mapping[str, Any]) -> dict[str, tuple[ExemplarPrompt, ...]]:
-    """Exemplars by clip id. The columns are `clip_id` and the keys of an exemplar; null means absent.
+    """Reads exemplars, by clip id. The columns are `clip_id` and the keys of an exemplar; null means absent.
 
     Raises:
         UserError: with every bad row.

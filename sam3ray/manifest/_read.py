@@ -70,7 +70,7 @@ def read_manifest(uri: str, config: JobConfig, storage_options: Mapping[str, Any
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Reading makes millions of values, none in a cycle. Looking for cycles would take half of the time."""
+    """Reading makes millions of values without cycles, and looking for cycles would take half of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -117,7 +117,7 @@ def _read_rows(uri: str, config: JobConfig, options: Mapping[str, Any]) -> Rows:
 
 
 def _refuse_output_inside(root: str, config: JobConfig, *, recursive: bool) -> None:
-    """The run's annotated videos would become clips of the next run."""
+    """Rejects an output inside the manifest's folder: its annotated videos would be clips of the next run."""
     output, root = resolve(config.output), root.rstrip("/")
     if is_local(output) and is_local(root):
         output, root = local_path(output), local_path(root)

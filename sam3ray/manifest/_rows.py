@@ -1,4 +1,4 @@
-"""A manifest as read, before its values are checked, and the problems found while reading."""
+"""A manifest before its values are checked, and the problems found while reading it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Rows:
         numbers: each row's number, from 1, if some rows could not be read at all.
         problems: one for each row that could not be read.
         sources: each video's sighting (`sam3ray.files.sighting`), if a listing gave it.
-        identities: what ids are derived from, if not from the uri as written (paths within a folder).
+        identities: values from which ids are derived, if not from the uri as written (paths within a folder).
     """
 
     name: str
@@ -92,7 +92,7 @@ def shown(value: Any) -> str:
 
 
 def check_header(names: Sequence[str], name: str, required: str = "uri") -> None:
-    """Refuses a table that lacks its `required` column, or has two columns of one name or a column without one."""
+    """Rejects a table without its `required` column, with two columns of the same name, or a column without a name."""
     problems = Problems()
     if len(names) > MAX_COLUMNS:
         raise UserError(f"{name} has {len(names)} columns; allowed: at most {MAX_COLUMNS}")

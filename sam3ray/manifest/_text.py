@@ -96,7 +96,7 @@ def read_jsonl(text: str, name: str) -> Rows:
 
 
 def _check_values(text: str, name: str, marks: str) -> None:
-    """Refuses a text with too many values before parsing, since a parsed value takes fifty times its characters."""
+    """Rejects text with too many values before parsing, because parsed values take fifty times as much memory."""
     values = sum(map(text.count, marks))
     if values > MAX_CELLS:
         raise UserError(f"{name} has up to {values} values; allowed: {MAX_CELLS}")
@@ -126,7 +126,7 @@ def json_objects(text: str, name: str, problems: Problems) -> Iterator[tuple[int
             record = _DECODER.decode(content.strip())
         except (ValueError, RecursionError) as error:
             reason = why_not_json(error)
-            problems.add(f"{name} row {row} (line {line}): not JSON: {reason}; allowed: one JSON object a line")
+            problems.add(f"{name} row {row} (line {line}): not JSON: {reason}; allowed: one JSON object per line")
             continue
         if isinstance(record, dict):
             yield row, line, record

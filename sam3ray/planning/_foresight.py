@@ -14,7 +14,7 @@ def foreseen(clip: Clip, facts: VideoInfo, config: JobConfig) -> ClipError | Non
     size, room = facts.size_bytes, config.video.cache_bytes
     if not is_local(clip.uri) and size is not None and size > room and not facts.has_ranges:
         return ClipError(Reason.OVER_LIMITS, f"it has {size} bytes, the video cache holds {room}")
-    # Nobody knows where a truncated Matroska file ends; a clip's range may end before that.
+    # Where a truncated Matroska file ends is not known; a clip's range may end before that.
     if facts.intact_s is not None and (clip.end_s is None or 0 < facts.intact_s < clip.end_s):
         return ClipError(Reason.UNREADABLE_VIDEO, "the file is cut off: frames that it lists are missing")
     try:
@@ -38,7 +38,7 @@ def foreseen(clip: Clip, facts: VideoInfo, config: JobConfig) -> ClipError | Non
 
 
 def work_of(clip: Clip, facts: VideoInfo, config: JobConfig) -> tuple[int, float] | None:
-    """(frames after sampling, seconds of video) of a clip that `foreseen` accepts; None if headers do not tell."""
+    """(frames after sampling, seconds of video) of a clip that `foreseen` accepts; None if headers do not show it."""
     duration = _duration(facts)
     if duration is None:
         return None

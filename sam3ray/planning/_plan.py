@@ -51,10 +51,10 @@ def plan_job(
         config: a YAML file, a dict with the same keys, or a `JobConfig` (see `sam3ray.load_config`).
         overrides: `key.subkey=value` each, as with `--set`.
         sample: probe only this many clips, spread evenly over the manifest.
-        on_progress: called now and then with (videos probed, videos to probe).
+        on_progress: called from time to time with (videos probed, videos to probe).
 
     Raises:
-        UserError: an argument or the manifest is wrong, or exemplars or visual prompts lie outside their clips.
+        UserError: an argument or the manifest is wrong, or exemplars or visual prompts are outside their clips.
         JobStopped: the output cannot be listed.
     """
     if sample is not None and sample < 1:

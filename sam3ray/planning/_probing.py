@@ -46,7 +46,7 @@ def probe_all(
 ) -> dict[str, Probed]:
     """Facts about each video, by address.
 
-    Videos are untrusted: one may crash the decoder, hang it, or make it ask for all memory. So the probing processes
+    Videos are untrusted: one may crash the decoder, hang it, or make it request all memory. So the probing processes
     have a memory limit. When a pool breaks, it is replaced, and the videos it was probing are probed again one at a
     time, to blame the right one.
     """
@@ -97,7 +97,7 @@ def _in_pool(
         broken = False
         late: list[list[str]] = []
         try:
-            wait([pool.submit(_probe_chunk, [], limits, {}, probe) for _ in range(workers)])  # imports take their time
+            wait([pool.submit(_probe_chunk, [], limits, {}, probe) for _ in range(workers)])  # imports take a while
             while running or (left and not broken):
                 while left and not broken and len(running) < workers:
                     chunk = left.pop()

@@ -34,8 +34,8 @@ class Plan:
         settled: clips that failed for good, by reason; `retry` clears them.
         to_do: clips that `run` would try, including the unreadable ones.
         unreadable: clips to do that would fail, by reason.
-        frames, hours: of the readable clips to do, after sampling, as far as headers tell.
-        unknown_length: clips to do whose headers do not tell their length.
+        frames, hours: of the readable clips to do, after sampling, as far as headers show.
+        unknown_length: clips to do whose headers do not contain their length.
         listed: the unreadable clips, at most MAX_LISTED.
         refusals: why `run` would refuse this output folder; empty if it would accept it.
         sampled: how many of the clips to do were probed; None if all were. With a sample, frames, hours, unknown_length
@@ -88,7 +88,7 @@ class Plan:
             "unreadable": self.unreadable,
             "frames": self.frames,
             "hours of video": f"{self.hours:,.2f}",
-            "length not known": self.unknown_length or None,
+            "length unknown": self.unknown_length or None,
             "output size": f"about {byte_size(cost.output_bytes)}",
             f"{cost.device} time": "not estimated" if cost.actor_hours is None else _hours(cost.actor_hours),
             "time until done": None if cost.wall_hours is None else _hours(cost.wall_hours),

@@ -9,7 +9,7 @@ from sam3ray.values.clip import Clip
 def sequential_reason(clip: Clip, config: JobConfig) -> str | None:
     """Why a whole clip is sequential, including its phrases; None if it is not.
 
-    Every window can look for a phrase anew. But a click, or a box around an example, lies in one window only.
+    Every window can look for a phrase again. But a click or a box around an example is in one window only.
     """
     if clip.visual_prompts:
         return "visual prompts"

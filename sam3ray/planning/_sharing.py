@@ -14,12 +14,12 @@ from sam3ray.values.clip import Clip
 from sam3ray.values.cutting import cuts
 from sam3ray.video import VideoInfo
 
-# The published checkpoint's values, since a plan loads no checkpoint. Others move the cuts by a few frames.
+# The published checkpoint's values, because a plan loads no checkpoint. Others move the cuts by a few frames.
 HOTSTART_DELAY = 15
 RECONDITION_EVERY = 16
-# Frames that a window works on behind its rows, those included which make the last rows final: how long it goes on for
-# the objects that it ends without depends on the video. Measured on clips whose objects often leave and come back
-# (`python -m benchmarks.stitching`), so most videos take fewer.
+# Frames that a window processes after its rows, including those that make the last rows final. How long a window
+# continues for objects that it ends without depends on the video. Measured on clips whose objects often leave and come
+# back (`python -m benchmarks.stitching`), so most videos need fewer.
 RUN_ON = 60
 
 
@@ -30,8 +30,8 @@ class Sharing:
     Attributes:
         mode: `windows.mode` of the configuration.
         clips: clips to do that would be cut.
-        windows: how many windows that gives in all.
-        extra_frames: frames that two windows process, or that a window works on behind its rows (about `RUN_ON`).
+        windows: total number of their windows.
+        extra_frames: frames that two windows process, or that a window processes after its rows (about `RUN_ON`).
         whole_hours: duration of the job if every clip stays in one piece; None if no speed is known.
         cut_hours: duration of the job if long clips are cut; None if no speed is known.
     """
@@ -94,7 +94,7 @@ def windows_of_clip(frames: int, config: JobConfig) -> Sequence[int]:
 
 
 def parallel_windows(clip: Clip, facts: VideoInfo, config: JobConfig) -> int:
-    """How many windows a clip will be cut into, as far as its video's headers tell; 0 if none, or unknown."""
+    """How many windows a clip will be cut into, according to its video's headers; 0 if none, or unknown."""
     work = None if foreseen(clip, facts, config) or sequential_reason(clip, config) else work_of(clip, facts, config)
     return len(windows_of_clip(work[0], config)) if work is not None else 0
 

@@ -69,7 +69,7 @@ def prepare(
 
 
 def _check_with_checkpoint(config: JobConfig, start: Start, patient: bool) -> None:
-    """Refuses phrases and thresholds that do not suit the checkpoint. A resumed run was checked when it began.
+    """Rejects phrases and thresholds that do not suit the checkpoint. A resumed run was checked when it began.
 
     Raises:
         UserError: one sentence for each problem.

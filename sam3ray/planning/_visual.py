@@ -23,7 +23,7 @@ Masks = Mapping[str, MaskFile | ClipError]  # mask files by address, or why one 
 
 
 def check_visual_prompts(clips: Sequence[Clip], config: JobConfig) -> dict[str, str]:
-    """Refuses visual prompts and exemplars that do not fit their clips. Probes those clips.
+    """Rejects visual prompts and exemplars that do not fit their clips. Probes those clips.
 
     Unreadable videos pass: the job records why they fail.
 
@@ -91,10 +91,10 @@ def _nominal_count(facts: VideoInfo) -> int | None:
 
 
 def _true_frame_count(uri: str, facts: VideoInfo, latest: int, limits: VideoConfig) -> int | None:
-    """The true number of frames, since headers may be wrong and must not alone refuse a prompt.
+    """The true number of frames, because headers may be wrong and are not enough to reject a prompt.
 
-    A local video is decoded to count. A remote one is not fetched: a prompt far beyond the end is refused, one near the
-    end is left to the worker (None).
+    A local video is decoded to count them. A remote one is not fetched: a prompt far beyond the end is rejected, one
+    near the end is left to the worker (None).
     """
     if is_local(uri):
         try:
@@ -111,8 +111,8 @@ def _true_frame_count(uri: str, facts: VideoInfo, latest: int, limits: VideoConf
 def _not_read(clip: Clip, facts: VideoInfo, by_index: set[int], config: JobConfig) -> list[str]:
     """Prompts on frames that the clip's range or sampling omits.
 
-    A constant frame rate is assumed at first. Rates may vary, so a local video is decoded before a prompt is refused; a
-    remote one is left to the worker.
+    A constant frame rate is assumed at first. Rates may vary, so a local video is decoded before a prompt is rejected;
+    a remote one is left to the worker.
     """
     fps = clip.fps or config.video.fps
     selects = clip.start_s or clip.end_s is not None or fps is not None
@@ -135,7 +135,7 @@ def _not_read(clip: Clip, facts: VideoInfo, by_index: set[int], config: JobConfi
             continue
         nearest = min(frames, key=lambda index: abs(index - prompt.frame_index))
         found.append(
-            f"{describe(prompt)}: the clip's range and sampling leave this frame out; the nearest that is read is "
+            f"{describe(prompt)}: the clip's range and sampling omit this frame; the nearest that is read is "
             f"{nearest}; allowed: one of the {len(frames)} from {frames[0]} to {frames[-1]}, or time_s"
         )
     return found

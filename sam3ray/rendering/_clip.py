@@ -34,16 +34,16 @@ def render_clip(
     every source frame of the range; frames between two samples have the annotations of the earlier one. Frames and
     annotations are processed one at a time, so memory does not grow with the video.
 
-    The output appears whole when this returns. If it raises or the process dies, nothing is left.
+    The complete output appears when this returns. If it raises or the process dies, nothing is left.
 
     Args:
         source: video file or folder of frames.
-        annotations: of this clip, by ascending frame index; frames without objects may be missing.
+        annotations: this clip's annotations, by ascending frame index; frames without objects may be missing.
         output: local .mp4 file to create or replace.
         progress: called after each frame.
 
     Raises:
-        ClipError: see `VideoReader`; also unreadable_video, if the source's size is not the annotated one.
+        ClipError: see `VideoReader`; also unreadable_video if the source does not have the annotated size.
     """
     config, limits = config or RenderConfig(), limits or VideoConfig()
     upcoming = _Upcoming(annotations)

@@ -15,7 +15,7 @@ from sam3ray.guard.printable import printable
 
 _LONGEST_LABEL = 300  # characters: a phrase has at most 256
 _OPACITY = 0.45
-# Looked for by name among the system's fonts. The last resort is Pillow's own Latin font.
+# Found by name among the system's fonts. The last resort is Pillow's own Latin font.
 _FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf")
 
 Box = tuple[int, int, int, int]

@@ -24,7 +24,7 @@ class ClipCard:
         uri: its video's address, without credentials.
         why: what makes it suspicious; empty for one of the best clips.
         frame_index: the frame to look at first; None if nothing was found.
-        has_video: an annotated video lies under videos/.
+        has_video: whether there is an annotated video under videos/.
         no_stills: why there are no stills although they were requested.
     """
 
@@ -52,7 +52,7 @@ class FailureGroup:
 
 @dataclass(frozen=True)
 class PromptFacts:
-    """One phrase: clips that asked for it, clips that have it, objects, masks, and the objects' median score."""
+    """One phrase: clips with this prompt, clips in which it was found, objects, masks, the objects' median score."""
 
     prompt: str
     asked: int

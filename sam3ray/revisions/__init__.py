@@ -1,4 +1,4 @@
-"""Corrections to a run: a log of operations, applied on reading. The model's own files are never touched."""
+"""Corrections to a run: a log of operations, applied on reading. The model's own files are never changed."""
 
 from sam3ray.revisions._audit import check_edits, count_edits
 from sam3ray.revisions._difference import Change, Label, difference

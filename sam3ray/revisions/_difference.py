@@ -1,4 +1,4 @@
-"""Finds what a person changed in exported labels: the operations that turn the export into the files that came back."""
+"""Finds what a person changed in exported labels: the operations that turn the export into the corrected files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CORRECTED_SCORE = 1.0  # the score of a mask drawn by hand
 
 @dataclass(frozen=True, eq=False)
 class Label:
-    """One object on one frame, as it came back from the tool.
+    """One object on one frame, as the tool returned it.
 
     Attributes:
         object_id: None for a new object without an id. A negative id marks a new object, the same one wherever that id
@@ -74,8 +74,8 @@ def difference(
     Args:
         frames: indices of the frames to compare.
         before: the whole clip as it was when exported.
-        after: what came back, by frame.
-        facts_of: gives a frame's times and size, as a frame without objects, if it had none.
+        after: the labels that the tool returned, by frame.
+        facts_of: returns the times and size of a frame that had no objects, as a frame without objects.
         names: label in the run -> label in the export.
         left_out: ids of the clip's objects that were not exported.
         exported: all exported frames; None if these are `frames`. If the export skipped frames, a change on every
@@ -95,7 +95,7 @@ def difference(
     fresh = max(known | given | left_out, default=0) + 1
     if taken := sorted((given & left_out) - known):
         raise ValueError(
-            f"object {taken[0]} is another object of the clip, which this export left out; "
+            f"object {taken[0]} is another object of the clip, which this export omitted; "
             f"give new objects no id, or one from {fresh}"
         )
     new: dict[int, int] = {}
@@ -173,7 +173,7 @@ def difference(
 
 
 def _partners(held: Mapping[int, ObjectAnnotation], found: Mapping[int, ObjectAnnotation]) -> dict[int, int]:
-    """Pairs of objects that swapped ids on a frame: each came back with the other's mask."""
+    """Pairs of objects that swapped ids on a frame: each has the other's mask."""
     holders = {item.rle: object_id for object_id, item in held.items()}
     partners: dict[int, int] = {}
     for object_id, item in found.items():
@@ -189,7 +189,7 @@ def _own_name(label: str, likely: Sequence[str], renamed: Mapping[str, str], pro
     """The run's label for a label that the export may have renamed.
 
     Args:
-        likely: labels of the same object, the likeliest first.
+        likely: labels of the same object, the most likely first.
         prompts: all labels of the clip.
     """
     for own in likely:

@@ -98,7 +98,7 @@ def marks_of(operations: Iterable[ClipOperation], load: LoadData) -> Marks:
             case Merge(_, one, two, frames):
                 span = frames or EVERYWHERE
                 rows, taken = _take_rows(marks, two, span), marks.set_rows.get(one, {})
-                # Where both have a mask, nobody gave a box or click for their union.
+                # If both have a mask, nobody has drawn a box or clicked for their union.
                 both = {frame: () if frame in taken else given for frame, given in rows.items()}
                 _take_gone(marks, two, span)
                 _add(marks, one, both, ())

@@ -150,7 +150,7 @@ class ReplaceMask(Operation):
 
 @dataclass(frozen=True)
 class Accept(Operation):
-    """Marks a clip as checked and right. Changes no row."""
+    """Marks a clip as checked and correct. Changes no row."""
 
     op: ClassVar[str] = "accept"
 

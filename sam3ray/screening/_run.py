@@ -123,15 +123,15 @@ def triage(
 
     Args:
         run: the output folder, on any fsspec storage, or the job's YAML file, dict or `JobConfig`.
-        storage_options: fsspec options; they win over those of the configuration.
+        storage_options: fsspec options; they override those of the configuration.
         against: another run of the same clips: objects on which the two disagree rank higher.
-        to: where the table goes, a `.parquet` file that must not exist yet. None is `triage.parquet` in the run, which
-            is replaced.
+        to: the table to write, a `.parquet` file that must not exist yet. None: `triage.parquet` in the run, which is
+            replaced.
         workers: processes. The table does not depend on it.
         progress: called with the number of clips done, and of all clips.
 
     Raises:
-        UserError: there is no finished clip, `against` shares none, or `to` exists or is no .parquet file.
+        UserError: there is no finished clip, `against` shares none, or `to` exists or is not a .parquet file.
     """
     output, options = run_place(run, storage_options)
     store = RunStore(output, options)
@@ -166,8 +166,8 @@ def rank_clips(
     """The ranking of some finished clips, see `SCHEMA`; and unreadable clips with the reason.
 
     Args:
-        each: applies a function to items and gives the results in their order, `RunStore.storage.each` for example;
-            None is `workers` processes.
+        each: applies a function to items and returns the results in their order, for example `RunStore.storage.each`;
+            None: `workers` processes.
     """
     clips: list[dict[str, Any]] = []
     objects: list[pa.Table] = []
@@ -201,7 +201,7 @@ def _target(
 
 
 def _ranked(table: pa.Table) -> pa.Table:
-    """By falling suspicion; among equals by clip and object."""
+    """By decreasing suspicion; among equals, by clip and object."""
     keys = [("suspicion", "descending"), ("clip_id", "ascending"), ("object_id", "ascending")]
     table = table.take(pc.sort_indices(table, keys))
     return table.set_column(1, SCHEMA.field("rank"), pa.array(np.arange(1, len(table) + 1), pa.int32()))

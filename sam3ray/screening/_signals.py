@@ -1,6 +1,6 @@
 """Signals that a track may be wrong, from the rows of one clip alone: no pixels, no truth.
 
-Each lies between 0 (nothing suspicious) and 1, and means the same in every clip. Frames are counted by their place
+Each is between 0 (nothing suspicious) and 1, and has the same meaning in every clip. Frames are counted by their place
 among the processed frames, so that sampled clips are measured like others.
 """
 
@@ -39,7 +39,7 @@ class Rows:
     """The rows of one clip, sorted by frame and object.
 
     Attributes:
-        place: of the frame among those looked at, from 0; `frame_index` in the source.
+        place: place of the frame among those processed, from 0; `frame_index` counts in the source.
         boxes: (n, 4), xyxy in pixels, max exclusive.
     """
 
@@ -66,10 +66,10 @@ class Track:
 
 
 def measure_tracks(rows: Rows, frames: int, size: tuple[int, int]) -> list[Track]:
-    """By ascending id.
+    """Measures each object's track. Returns them by ascending id.
 
     Args:
-        frames: how many were looked at.
+        frames: number of processed frames.
         size: (height, width) of the picture.
     """
     overlap, doubled = _neighbours(rows)
@@ -94,7 +94,7 @@ def _measure(
     next_ = step == 1
     growth = np.where(next_, np.abs(np.diff(np.log(np.maximum(rows.area[own], 1)))), 0.0)
     at_edge = _touches_edge(boxes, size)
-    growth[at_edge[1:] | at_edge[:-1]] *= 0.25  # what enters or leaves the picture grows and shrinks
+    growth[at_edge[1:] | at_edge[:-1]] *= 0.25  # objects that enter or leave the picture grow and shrink
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     reach = np.sqrt(np.maximum((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), 1))
     velocity = np.diff(centre, axis=0)
@@ -161,8 +161,8 @@ def box_ious(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float
 
 
 def _neighbours(rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """For each row the highest IoU of its box with one of the same phrase on its frame; and whether another phrase has
-    nearly the same box."""
+    """For each row, the highest IoU of its box with another of the same phrase on its frame; and whether another phrase
+    has nearly the same box."""
     overlap, doubled = np.zeros(len(rows.place)), np.zeros(len(rows.place))
     starts = np.flatnonzero(np.diff(rows.place, prepend=-1))
     for first, last in zip(starts, [*starts[1:], len(rows.place)], strict=True):

@@ -1,7 +1,7 @@
 """Draws the frames of a scene, with the exact mask of every object.
 
 A pixel belongs to the frontmost object that covers at least half of it over the exposure: the masks of a frame never
-overlap. Distances are signed and analytic, so that edges are right at any resolution and with pixels of any shape.
+overlap. Distances are signed and analytic, so that edges are correct at any resolution and with pixels of any shape.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Artist:
         return self._background[y : y + self.height, x : x + self.width].copy()
 
     def _area(self, thing: Thing, time_s: float) -> float:
-        """The whole object's area in pixels, seen or not."""
+        """The whole object's area in pixels, visible or not."""
         r = _radius(thing, time_s)
         shares = {
             "circle": math.pi,

@@ -1,7 +1,7 @@
-"""The content of a drawn clip: its objects, how they look, and where they are at each moment.
+"""The content of a drawn clip: its objects, how they look, and where they are at each time.
 
 World coordinates: the frame is 1 high and `aspect` wide, y down, so that a scene is the same at any resolution.
-The seed decides everything when the scene is made; a moment needs no further random numbers.
+The seed determines everything when the scene is made; drawing needs no further random numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from .words import COLOURS, HSV, SHAPES
 
-#: Raised whenever the same seed would give another clip.
+#: Raised whenever the same seed would make a different clip.
 GENERATOR_VERSION = 1
 
 LOOKS = ("mixed", "plain")

@@ -18,7 +18,7 @@ HSV = {
     "pink": (334.0, (0.30, 0.52), (0.92, 1.0)),
 }
 
-#: Words that name nothing in a drawn clip: a model asked for them must stay silent.
+#: Words that name nothing in a drawn clip: a model must find nothing for them.
 FOREIGN = (
     "person", "forklift", "dog", "cat", "car", "truck", "bicycle", "bird", "horse", "chair", "table", "bottle",
     "traffic light", "boat", "tree", "house", "phone", "book", "shoe", "cup", "ball of wool", "hexagon", "line",

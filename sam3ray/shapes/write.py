@@ -1,7 +1,7 @@
 """Writes drawn clips: an H.264 video with its ground truth in the annotation schema; and the demo's clips.
 
-A clip's truth is one Parquet file, written beside its place and moved there. If the process dies, it exists whole or
-not at all, and the next call draws it again.
+A clip's truth is one Parquet file, written under a temporary name and then renamed. If the process dies, it exists
+completely or not at all, and the next call draws the clip again.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def annotate(
     objects of visual prompts: object id in the clip -> label.
 
     Raises:
-        ValueError: a phrase is not of the vocabulary (`sam3ray.shapes.parse`), but contains one of its words.
+        ValueError: a phrase is not in the vocabulary (`sam3ray.shapes.parse`), but contains one of its words.
     """
     wanted: list[tuple[int, str, set[int]]] = []
     things = make_scene(spec).objects
@@ -83,8 +83,8 @@ def write_clip(
 ) -> None:
     """Draws a clip into an MP4 file, and its truth into an annotation file. Existing files are replaced.
 
-    `prompts` are the phrases of the truth (default: "colour shape" of what the clip holds); they are kept in the
-    truth's metadata, so that an evaluation knows of phrases that nothing answers to.
+    `prompts` are the phrases of the truth (default: "colour shape" of the clip's objects). They are stored in the
+    truth's metadata, so that an evaluation knows phrases without an object.
     """
     asked = list(prompts) if prompts is not None else clip_phrases(spec)
     video = Path(video_path)
@@ -129,7 +129,7 @@ def _partial(path: Path) -> Path:
 
 # ---- the demo ---------------------------------------------------------------------------------------------------
 
-#: (seed, width, height, frames, look, how it is asked for); the seeds are used nowhere else.
+#: (seed, width, height, frames, look, kind of prompt); the seeds are used nowhere else.
 _DEMO = (
     (500_001, 640, 360, 60, "mixed", "each"),
     (500_002, 640, 360, 60, "mixed", "each"),

@@ -1,11 +1,11 @@
 """Joins the windows of a long clip that were processed separately, so that each object keeps one id throughout.
 
     segment_window      the rows of one window, and its objects' memories at its end
-    link                which objects are the same: by masks on shared frames, then by memories of lost objects
+    link                the objects that are the same: by masks on shared frames, then by memories of lost objects
     merge               the rows of the clip
 
-`link_windows` is `link` without a model: it takes any `Probe`, or none. What needs a model is imported when it is first
-used; merging loads no torch.
+`link_windows` is `link` without a model: it takes any `Probe`, or none. Modules that need a model are imported on first
+use, so merging does not import torch.
 """
 
 from __future__ import annotations

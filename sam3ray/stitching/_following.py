@@ -1,4 +1,4 @@
-"""How long a window goes on behind its last row, for the objects that it ends without, and where it finds them."""
+"""How long a window continues after its last row for the objects that it ends without, and where it finds them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.cutting import MOST_FOLLOWED, Cut
 
-SEEN = 8  # frames behind the window's rows, after which an object is not followed any further
+SEEN = 8  # frames after the window's rows beyond which an object is no longer followed
 
 
 class _Tracked(Protocol):
@@ -19,19 +19,19 @@ class _Tracked(Protocol):
 class Following:
     """Follows the objects of one window.
 
-    An object is awaited until it has been seen on `SEEN` frames from `cut.until` on, at most `MOST_FOLLOWED` frames
-    after it was seen last, and after `cut.end`.
+    Each object is awaited until it has been seen on `SEEN` frames from `cut.until` on, but for at most `MOST_FOLLOWED`
+    frames after it was last seen and after `cut.end`.
 
     Attributes:
         until: the position up to which objects were followed; `cut.until` or more.
-        found: object -> positions from `cut.until` to `until` on which it was seen, and its masks there, as run
-            lengths. Also of objects that are new there.
+        found: object -> positions from `cut.until` to `until` on which it was seen, with its masks as run lengths.
+            Includes objects that are new there.
     """
 
     def __init__(self, cut: Cut) -> None:
         self._cut = cut
         self._worked = cut.start
-        self._awaited: dict[int, int] | None = None  # object -> frames on which it must still be seen
+        self._awaited: dict[int, int] | None = None  # object -> number of frames on which it must still be seen
         self.until = cut.until
         self.found: dict[int, dict[int, str]] = {}
 
@@ -41,10 +41,10 @@ class Following:
         return self._worked < self._cut.end or self._awaited is None or bool(self._awaited)
 
     def after(self, position: int, objects: Iterable[_Tracked]) -> None:
-        """A frame has been worked on.
+        """Notes a processed frame.
 
         Args:
-            objects: all that are tracked.
+            objects: all tracked objects.
         """
         self._worked = position + 1
         if self._worked < self._cut.until or self._awaited == {}:
@@ -62,7 +62,7 @@ class Following:
             self._awaited = {}
 
     def take(self, position: int, row: FrameAnnotations) -> None:
-        """Takes in the result of a frame behind the window's rows."""
+        """Notes the result of a frame after the window's rows."""
         if position < self.until:
             for each in row.objects:
                 self.found.setdefault(each.object_id, {})[position] = each.rle

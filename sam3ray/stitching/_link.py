@@ -1,4 +1,4 @@
-"""Which tracks of a clip's windows are one object. Nothing here depends on the order in which windows were done."""
+"""Links tracks of a clip's windows into objects. The result does not depend on the order in which windows were done."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from sam3ray.stitching._links import FORMAT, Hidden, Joint, LinkedTrack, Links
 from sam3ray.stitching._tracks import Track, Window, tracks_of
 from sam3ray.values.cutting import Cut
 
-MOST_LOST = 64  # objects of one phrase that a new one is compared with: those seen last
+MOST_LOST = 64  # objects of one phrase with which a new one is compared: those seen last
 
 
 class Probe(Protocol):
-    """Compares what lost objects remember with tracks that appear later."""
+    """Compares the memories of lost objects with tracks that appear later."""
 
     def knows(self, window: int, object_id: int) -> bool:
-        """Whether the window has kept what the object remembers."""
+        """Whether the window has stored the object's memory."""
         ...
 
     def scores(self, lost: Sequence[tuple[int, int]], track: Track) -> Sequence[float]:
-        """How well each lost object, by (window, id), is found again where the track is: 0 (not at all) to 1."""
+        """How well each lost object, by (window, id), is found again at the track: 0 (not at all) to 1."""
         ...
 
 
 class Admission(Protocol):
-    """When a detection is a new object: see `sam3ray.engine.rules`."""
+    """When a detection counts as a new object: see `sam3ray.engine.rules`."""
 
     @property
     def published(self) -> bool: ...
@@ -40,11 +40,11 @@ class Admission(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Birth:
-    """A track that continues nothing.
+    """A track that continues no earlier one.
 
     Attributes:
-        apart: (object of the window before, object of this one) that were seen apart on shared frames.
-        chain: of a track that has been compared already, in the window before.
+        apart: pairs (object of the previous window, object of this one) that were seen apart on shared frames.
+        chain: the chain of a track that was already compared, in the previous window.
     """
 
     track: Track
@@ -89,39 +89,40 @@ def link_windows(
 ) -> Links:
     """Links the windows of a clip. They may come in any order.
 
-    1. On the frames that two windows share, by the overlap of masks (`_overlap`).
-    2. A track that continues nothing is compared by the probe with the objects of its phrase that no window shows any
+    1. On frames that two windows share, tracks are linked by the overlap of their masks (`_overlap`).
+    2. The probe compares a track that continues no earlier one with the objects of its phrase that no window shows any
        more, those seen last first, at most `MOST_LOST` (`sam3ray.engine.returning`). Tracks that were seen apart on
-       shared frames are never compared. Of a track that begins near the end of its window there is little to see
-       yet: if it is not found, it is compared again when the window after has shown more of it.
+       shared frames are never compared. If a track begins near the end of its window and is not found, it is compared
+       again when the next window has shown more of it.
 
-    3. A track that continues nothing and began below `new_det_thresh` is one only because its window did not know what
-       the windows before had. Where they have objects of its phrase, it is hidden until it is sure enough.
+    3. A track that continues no earlier one and began below `new_det_thresh` exists only because its window did not
+       know the objects of earlier windows. If these have objects of its phrase, it is hidden until its score is
+       sufficient.
 
-    Links are one to one, so that a chain has at most one track in each window. Ids count from 1, by the first frame
-    that shows the object, the place of its phrase in `prompts`, window, and id in the window.
+    Links are one to one, so a chain has at most one track in each window. Ids count from 1, in the order of the first
+    frame that shows the object, the place of its phrase in `prompts`, window, and id in the window.
 
     Args:
-        probe: None: only the shared frames count.
-        relink_after_s: objects not seen for longer are not compared. None: no limit.
-        rules: that the windows were worked on by. None: no track is hidden.
+        probe: None: link by shared frames only.
+        relink_after_s: seconds after which a lost object is no longer compared. None: no limit.
+        rules: rules under which the windows were processed. None: no track is hidden.
 
     Raises:
-        ValueError: the windows do not follow each other, or their rows are not theirs.
+        ValueError: the windows do not follow each other, or rows do not belong to their window.
     """
     chains: list[Chain] = []
     joints: list[Joint] = []
     spans: list[tuple[int, int]] = []
     hidden: list[Hidden] = []
     before: Cut | None = None
-    open_chains: dict[int, Chain] = {}  # of the window before, by id there
-    young: list[Birth] = []  # of the window before, which ended too soon to see enough of them
+    open_chains: dict[int, Chain] = {}  # chains of the previous window, by id in it
+    young: list[Birth] = []  # births in the previous window, which ended too soon to compare them fully
     for window in sorted(windows, key=lambda each: each.cut.index):
         cut = window.cut
         if cut.index != len(spans) or (
             before is not None and not before.start < cut.start <= before.until <= cut.until
         ):
-            raise ValueError(f"window {cut.index} ({cut.start} to {cut.until}) does not follow the one before it")
+            raise ValueError(f"window {cut.index} ({cut.start} to {cut.until}) does not follow the previous one")
         opening = max((each.first + STEPS[-1] + 1 for each in young), default=0)
         tracks = tracks_of(window, before, 0.0 if rules is None else rules.new_det_thresh, opening)
         shared = _overlap.compare({i: chain.tail for i, chain in open_chains.items()}, tracks)
@@ -165,7 +166,7 @@ def link_windows(
             if not chain.tracks:
                 chains.append(chain)
             chain.tracks.append(track)
-            track.head, track.opening = {}, {}  # masks are kept no longer than they are needed
+            track.head, track.opening = {}, {}  # masks are dropped once they are not needed
             if object_id in born and track.steps < len(STEPS) and track.last == cut.until - 1:
                 young.append(Birth(track, shared.apart, chain))
             else:
@@ -180,8 +181,8 @@ def link_windows(
 
 
 def _is_doubtful(track: Track, earlier: Sequence[Chain], rules: Admission) -> bool:
-    """Whether the clip in one piece would have asked for a better detection where the track begins: it had objects of
-    its phrase then (of any phrase, by transformers' rules), and had not forgotten all of them.
+    """Whether the clip in one piece would have required a better detection at the track's start: it then had objects of
+    its phrase (of any phrase, by transformers' rules) that it had not all forgotten.
     """
     if track.score >= rules.new_det_thresh:
         return False
@@ -197,7 +198,7 @@ def _is_doubtful(track: Track, earlier: Sequence[Chain], rules: Admission) -> bo
 
 
 def _see_more(track: Track, continued: Track) -> None:
-    """Takes in what the window after shows of a track."""
+    """Adds the next window's part of a track."""
     for position, mask in sorted(continued.opening.items()):
         if track.wants(position):
             track.probe_at(position, mask)
@@ -206,7 +207,7 @@ def _see_more(track: Track, continued: Track) -> None:
 def _recalled(
     births: Sequence[Birth], lost: Sequence[Chain], probe: Probe, relink_after_s: float | None
 ) -> list[tuple[Birth, Chain, float]]:
-    """Births that are lost objects."""
+    """Finds births that are lost objects."""
     by_key = {chain.tail.key: chain for chain in lost}
     order = sorted(births, key=lambda birth: (birth.first, birth.key))
     table: dict[Hashable, dict[tuple[int, int], float]] = {}
@@ -220,7 +221,7 @@ def _recalled(
 def _comparable(
     birth: Birth, lost: Sequence[Chain], probe: Probe, relink_after_s: float | None
 ) -> list[tuple[int, int]]:
-    """The lost objects that a birth may be, by their last track; those seen last come first."""
+    """Lost objects that may be the same as a birth, by their last track; those seen last come first."""
     found: list[tuple[int, tuple[int, int]]] = []
     track = birth.track
     for chain in lost:

@@ -1,4 +1,4 @@
-"""Which tracks of a clip's windows are one object: the result of linking, as a value and as JSON."""
+"""The result of linking a clip's windows, as a value and as JSON."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _Share = Annotated[float, Field(ge=0, le=1)]
 
 @checked(config=_STRICT, frozen=True)
 class LinkedTrack:
-    """An object of a window, and the clip's object that it belongs to.
+    """An object of a window, and the clip's object to which it belongs.
 
     Attributes:
-        score: of the clip's object: that of the detection which started it.
+        score: score of the clip's object: that of the detection that started it.
     """
 
     window: _Count
@@ -33,8 +33,8 @@ class LinkedTrack:
 
 @checked(config=_STRICT, frozen=True)
 class Hidden:
-    """Rows of a window that the clip does not show: a track's, up to the position `until`. In one piece, the clip would
-    not have had the object there.
+    """Rows of a track that the clip does not show, up to position `until`. Processed in one piece, the clip would not
+    have had the object there.
     """
 
     window: _Count
@@ -44,11 +44,11 @@ class Hidden:
 
 @checked(config=_STRICT, frozen=True)
 class Joint:
-    """A track of a window that goes on as a track of a later one, how that was found, and the agreement of their masks.
+    """A track that continues as a track of a later window, how that was found, and the agreement of their masks.
 
     Attributes:
-        by: "overlap": on the frames that both windows show; "memory": what the object remembered finds it again,
-            when its window goes on or on frames of the later track.
+        by: "overlap": on frames that both windows show; "memory": the object's memory found it again, either when its
+            window continued or on frames of the later track.
     """
 
     window: _Count
@@ -65,8 +65,8 @@ class Links:
 
     Attributes:
         windows: (start, until) of each window.
-        tracks: every track that the clip shows, by window and track.
-        hidden: by window and track.
+        tracks: all tracks that the clip shows, ordered by window and track.
+        hidden: hidden tracks, ordered by window and track.
     """
 
     format: int
@@ -92,7 +92,7 @@ class Links:
 
     @classmethod
     def loads(cls, text: str | bytes) -> Links:
-        """Raises ValueError if the text is not what `dumps` gives, or gives one id to two objects of a window."""
+        """Parses the text of `dumps`. Raises ValueError if it is damaged, or two objects of a window have the same id."""
         try:
             links = _ADAPTER.validate_json(text)
         except ValidationError as error:
@@ -101,9 +101,9 @@ class Links:
             raise ValueError(f"the links of the windows have format {links.format}; allowed: {FORMAT}")
         ids = {(each.window, each.object_id) for each in links.tracks}
         if not len(ids) == len(links.by_track) == len(links.tracks):
-            raise ValueError("the links of the windows are damaged: a track or an id is there twice in one window")
+            raise ValueError("the links of the windows are damaged: a track or an id appears twice in one window")
         if any(each.window >= len(links.windows) for each in links.tracks):
-            raise ValueError("the links of the windows are damaged: a track is of a window that is not there")
+            raise ValueError("the links of the windows are damaged: a track belongs to a window that does not exist")
         return links
 
 

@@ -1,4 +1,4 @@
-"""The windows of a clip as one clip."""
+"""Merges the windows of a clip."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sam3ray.values.annotations import FrameAnnotations
 
 
 def merge(windows: Sequence[Window], links: Links) -> Iterator[FrameAnnotations]:
-    """The clip's rows: one value per position, in order. The windows' frames are read once, one window after another.
+    """Yields the clip's rows: one value per position, in order. Each window's frames are read once, in order.
 
-    Each frame is one window's, with its masks as they are: where two windows overlap it is the earlier one's, which
-    remembers more. So the masks of a frame stay as disjoint as the rules made them, and no id is there twice. An
-    object's `score` is that of the detection which started it in the first window that shows it.
+    Each frame comes from one window, with unchanged masks; in an overlap, from the earlier window, which has more
+    memory. So the masks of a frame stay as disjoint as the rules made them, and no id appears twice. An object's
+    `score` is that of the detection that started it in the first window that shows it.
 
     Raises:
-        ValueError: the links are of other windows, or a window has too few or too many frames.
+        ValueError: the links belong to other windows, or a window has too few or too many frames.
     """
     windows = sorted(windows, key=lambda each: each.cut.index)
     cuts = [each.cut for each in windows]
@@ -26,7 +26,7 @@ def merge(windows: Sequence[Window], links: Links) -> Iterator[FrameAnnotations]
         raise ValueError(
             f"the links are of the windows {list(links.windows)}, not of {[(cut.start, cut.until) for cut in cuts]}"
         )
-    shown = 0  # frames of the clip that earlier windows have given
+    shown = 0  # frames of the clip from earlier windows
     for window in windows:
         cut, position = window.cut, window.cut.start
         for frame in window.frames:
@@ -50,7 +50,7 @@ def _renamed(frame: FrameAnnotations, window: int, position: int, links: Links) 
         linked = links.by_track.get((window, item.object_id))
         if linked is None:
             raise ValueError(
-                f"the links do not name object {item.object_id} of window {window}: they are of other rows"
+                f"the links do not name object {item.object_id} of window {window}: they belong to other rows"
             )
         objects.append(replace(item, object_id=linked.object_id, score=linked.score))
     return replace(frame, objects=tuple(sorted(objects, key=lambda item: item.object_id)))

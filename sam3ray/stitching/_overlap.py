@@ -9,8 +9,8 @@ import numpy as np
 
 from sam3ray.stitching._tracks import Track
 
-SURE = 0.5  # tube IoU above which two tracks are one object: the masks of a phrase do not overlap, so one partner can
-POSSIBLE = 0.3  # from which they may be, where nobody else is better
+SURE = 0.5  # tube IoU above which two tracks are one object: masks of a phrase do not overlap, so only one can reach it
+POSSIBLE = 0.3  # tube IoU from which they may be, if no other pair is better
 SHARED = 2  # frames on which both must be seen
 
 
@@ -30,9 +30,9 @@ class Shared:
 def compare(before: Mapping[int, Track], after: Mapping[int, Track]) -> Shared:
     """Matches the tracks of two neighbouring windows, phrase by phrase.
 
-    Tube IoU: the pixels that both masks have, over those that either has, summed over the frames on which both are
-    seen. What exceeds `SURE` is matched by falling IoU; then those left at `POSSIBLE` or more, so that their sum is
-    largest. Equal IoUs (rounded to 1e-6) go by id: the order in which windows and tracks come does not matter.
+    Tube IoU: pixels in both masks divided by pixels in either, each summed over the frames on which both objects are
+    seen. Pairs above `SURE` are matched by decreasing IoU; then remaining pairs of `POSSIBLE` or more, so that the sum
+    is largest. Equal IoUs (rounded to 1e-6) are ordered by id, so the order of windows and tracks does not matter.
     """
     ious: dict[tuple[int, int], float] = {}
     for a in sorted(before):
@@ -56,7 +56,7 @@ def _tube_iou(one: Track, two: Track, positions: Collection[int]) -> float:
     for position in positions:
         a, b = one.tail[position], two.head[position]
         if a.shape != b.shape:
-            raise ValueError(f"at position {position} the windows' frames are of {a.shape} and {b.shape} pixels")
+            raise ValueError(f"at position {position} the windows' frames have {a.shape} and {b.shape} pixels")
         both = int(a.common([b])[0])
         common += both
         either += a.area + b.area - both
@@ -65,7 +65,7 @@ def _tube_iou(one: Track, two: Track, positions: Collection[int]) -> float:
 
 def _best(ious: Mapping[tuple[int, int], float]) -> dict[int, tuple[int, float]]:
     """A one-to-one matching with the largest sum."""
-    from scipy.optimize import linear_sum_assignment  # takes half a second, and few clips are in windows
+    from scipy.optimize import linear_sum_assignment  # the import takes half a second, and few clips have windows
 
     rows, columns = sorted({a for a, _ in ious}), sorted({b for _, b in ious})
     table = np.zeros((len(rows), len(columns)))

@@ -1,4 +1,4 @@
-"""The model as a probe: it looks for lost objects, by what they remember, on frames that show a new one."""
+"""The model as a probe: finds lost objects by their memories, on frames that show a new one."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from sam3ray.stitching._overlap import SHARED
 from sam3ray.stitching._tracks import Track, Window
 from sam3ray.video import Frame
 
-SEEN_FIRST = 0.3  # the least fit on a track's first frame
+SEEN_FIRST = 0.3  # minimum IoU on a track's first frame
 
 
 class MemoryProbe:
-    """A `Probe` on the endings of windows.
+    """A `Probe` that uses the endings of windows.
 
     Args:
-        windows: of the clip. A window's `ending` is asked for when an object of the window is first looked for.
-        frame_at: gives the frame at a position of the clip; called for at most `STEPS` frames of a track.
-        progress: called after each frame looked at.
+        windows: the clip's windows. A window's `ending` is requested when one of its objects is first looked for.
+        frame_at: returns the frame at a position of the clip; called for at most `STEPS` frames of a track.
+        progress: called after each processed frame.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class MemoryProbe:
 
     @property
     def rules(self) -> Rules:
-        """That the windows were worked on by."""
+        """The rules under which the windows were processed."""
         return self._engine.rules
 
     def knows(self, window: int, object_id: int) -> bool:
@@ -62,11 +62,11 @@ class MemoryProbe:
         return self._endings[window]
 
     def scores(self, lost: Sequence[tuple[int, int]], track: Track) -> list[float]:
-        """First, the track is compared with what the windows of the lost objects found when they went on: see `_found`.
-        If it is none of that, those that no window saw meanwhile are looked for by their memories: see `_remembered`.
+        """First, the track is compared with the objects that earlier windows found when they continued: see `_found`.
+        If none matches, objects that no window has seen meanwhile are found by their memories: see `_remembered`.
 
         Raises:
-            StateError: the ending of a window is damaged, or of another model.
+            StateError: the ending of a window is damaged, or was made by another model.
         """
         fits, unseen = [0.0] * len(lost), []
         for place, key in enumerate(lost):
@@ -81,8 +81,8 @@ class MemoryProbe:
         return fits
 
     def _found(self, lost: tuple[int, int], track: Track) -> float | None:
-        """IoU of the track with what the lost object's window found of it, over the frames that are looked at and on
-        which both are seen; 0 if these are fewer than two. None if the window did not see the object meanwhile.
+        """IoU of the track with the lost object as its own window found it, over the processed frames on which both are
+        seen; 0 if these are fewer than two. None if the window did not see the object meanwhile.
         """
         window, object_id = lost
         ending = self._ending(window)
@@ -97,10 +97,10 @@ class MemoryProbe:
         return common / max(sum(mine[at].area + mask.area for at, mask in found.items()) - common, 1)
 
     def _remembered(self, lost: Sequence[tuple[int, int]], track: Track) -> list[float]:
-        """The lost objects are tracked on the frames on which the track is looked at, as if they had never been lost:
-        they remember what they see, and compete. The score is the mean over these frames of the IoU with the track's
-        mask, times the tracker's probability that the object is there; 0 on frames that lack the object, or the track.
-        An object that does not begin where the track begins (`SEEN_FIRST`) only moved over to it, and has 0.
+        """Tracks the lost objects on the probed frames of the track, as if they had never been lost: they update their
+        memories and compete. The score is the mean over these frames of the IoU with the track's mask times the
+        tracker's probability that the object is visible; 0 on frames without the object or the track. An object that
+        does not begin at the track's beginning (`SEEN_FIRST`) only moved to it later, and gets 0.
         """
         windows = list(dict.fromkeys(window for window, _ in lost))
         order = [place for window in windows for place, (of, _) in enumerate(lost) if of == window]
@@ -143,13 +143,13 @@ def link(
     """Links the windows of a clip: see `link_windows`. The model looks at up to five frames of each new track.
 
     Args:
-        windows: all of the clip, in order; their frames are read once, one window after another.
+        windows: all windows of the clip, in order; their frames are read once, one window after another.
         prompts: the clip's phrases, in order.
-        frame_at: gives the frame at a position of the clip.
+        frame_at: returns the frame at a position of the clip.
 
     Raises:
-        StateError: a window's ending is missing, damaged, or of another model: work on that window again.
-        ValueError: the windows do not follow each other, or their rows are not theirs.
+        StateError: a window's ending is missing, damaged, or was made by another model: process that window again.
+        ValueError: the windows do not follow each other, or rows do not belong to their window.
     """
     probe = MemoryProbe(segmenter, height, width, windows, frame_at, progress)
     return link_windows(windows, probe, prompts, relink_after_s, rules=probe.rules)

@@ -1,4 +1,4 @@
-"""Collects what linking needs about a window's objects, in one pass over its rows."""
+"""Collects the facts that linking needs about a window's objects, in one pass over its rows."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Window:
     """One processed window of a clip.
 
     Attributes:
-        frames: what `segment_window` gave, one value per position from `cut.start` to `cut.until` - 1, in order.
-        ending: the file that it wrote; None: nothing follows, or nothing is to be looked for by memory.
+        frames: the result of `segment_window`, one value per position from `cut.start` to `cut.until` - 1, in order.
+        ending: the file that it wrote; None: no window follows, or objects are not to be found by memory.
     """
 
     cut: Cut
@@ -30,18 +30,18 @@ class Window:
 class Track:
     """One object of one window.
 
-    Positions count in the clip. Those that the window before shows, too (its overlap), are that window's to show.
+    Positions count in the clip. The previous window shows the positions in its overlap.
 
     Attributes:
-        first, last: position and time of the first and the last row that this window shows; none (-1) if all of
-            them lie in the overlap with the window before.
-        begun: position of its first row, whoever shows it.
-        sure, sure_first, sure_first_s, sure_score: where its score has reached `new_det_thresh`: position of the first
-            such row, position and time of the first that this window shows, and the score; none (-1) if there is none.
-        head, tail: masks by position, in the overlaps with the windows before and after.
-        opening: masks by position on the first frames that this window shows, as far as `tracks_of` is asked for them.
-        probed: masks by position on frames on which to compare it with lost objects, ascending.
-        steps: how many of `STEPS` have been met.
+        first, last: position and time of the first and the last row that this window shows; -1 if all of them are in
+            the overlap with the previous window.
+        begun: position of its first row, whichever window shows it.
+        sure, sure_first, sure_first_s, sure_score: rows whose score has reached `new_det_thresh`: position of the
+            first, position and time of the first that this window shows, and the score; -1 if there is none.
+        head, tail: masks by position, in the overlaps with the previous and the next window.
+        opening: masks by position on the first frames that this window shows, up to the `opening` of `tracks_of`.
+        probed: masks by position on frames where it is compared with lost objects, ascending.
+        steps: number of `STEPS` reached.
     """
 
     window: int
@@ -72,7 +72,7 @@ class Track:
         return self.first >= 0
 
     def wants(self, position: int) -> bool:
-        """Whether its mask at a position, the next at which it has one, is to be compared with lost objects."""
+        """Whether its mask at this position, the next with a mask, must be compared with lost objects."""
         return self.steps < len(STEPS) and position >= self.first + STEPS[self.steps]
 
     def probe_at(self, position: int, mask: MaskRuns) -> None:
@@ -84,11 +84,11 @@ def tracks_of(window: Window, before: Cut | None, enough: float = 0.0, opening: 
     """The objects of a window by id.
 
     Args:
-        enough: the score from which on a track is sure.
-        opening: the position up to which masks are wanted in `Track.opening`.
+        enough: score from which a track is sure.
+        opening: position up to which `Track.opening` has masks.
 
     Raises:
-        ValueError: the rows are not those of the window, or an object changes its phrase.
+        ValueError: rows do not belong to the window, or an object changes its phrase.
     """
     cut = window.cut
     own = cut.start if before is None else before.until  # from here on the window shows its rows

@@ -33,20 +33,21 @@ def segment_window(
     exemplars: Sequence[ExemplarPrompt] = (),
     progress: Callable[[], None] | None = None,
 ) -> Iterator[FrameAnnotations]:
-    """The rows of one window: those of the frames at positions `cut.start` to `cut.until` - 1.
+    """Yields the rows of one window, for the frames at positions `cut.start` to `cut.until` - 1.
 
-    Object ids count from 1 in each window; `link` says who is who. The first window's rows are those of the whole clip
-    up to there. A later one begins as a clip does: where nothing is tracked, every detection becomes an object. The
-    `score` of one below `new_det_thresh` is that of the detection that started it, up to the first detection that would
-    have started it anyhow, and that one's from there on; by this `link` tells what the whole clip would have had.
+    Object ids count from 1 in each window; `link` decides which objects are the same. The first window's rows are those
+    of the whole clip up to its end. A later window begins like a clip: while nothing is tracked, every detection
+    becomes an object. The `score` of an object below `new_det_thresh` is that of the detection that started it, until
+    the first detection that would have started it in any case, and from then on that detection's. From this, `link`
+    infers which objects the whole clip would have had.
 
     Args:
-        frames: those from `cut.start` on, in order, of one size; read up to `cut.end` - 1, and on where the window ends
-            without some of its objects, if there are more (`sam3ray.values.cutting.MOST_FOLLOWED`).
-        ending: where to write what the window's objects remember (`sam3ray.engine.ending`), and where they were found
-            again; the file is there when the last frame has been given. None: the last window, which nothing follows.
-        note: a text to keep with the ending.
-        exemplars: of the whole clip, resolved, each with a phrase. Those on frames of other windows are left out.
+        frames: frames from `cut.start` on, in order, of one size; read up to `cut.end` - 1, and further if the window
+            ends without some of its objects (`sam3ray.values.cutting.MOST_FOLLOWED`).
+        ending: file to write, with the memories of the window's objects (`sam3ray.engine.ending`) and where they were
+            found again; it exists once the last frame has been yielded. None for the last window.
+        note: text to store with the ending.
+        exemplars: those of the whole clip, resolved, each with a phrase. Those on frames of other windows are ignored.
         progress: called after each processed frame.
 
     Returns:
@@ -54,13 +55,13 @@ def segment_window(
 
     Raises:
         UserError: a phrase is empty, too long or given twice, or an exemplar has no phrase.
-        ClipError: unreadable_video, where the frames end before `cut.end`; empty_range, where the frame of an
-            exemplar is not among those read.
+        ClipError: unreadable_video if the frames end before `cut.end`; empty_range if the frame of an exemplar is not
+            among those read.
     """
     phrases, shown, problem = with_exemplar_phrases(as_phrases(prompts), named_exemplars(exemplars))
     alone = [each.name for each in shown if not each.phrase]
     if alone and not problem:
-        problem = f"has the exemplar {alone[0]!r} without a phrase: it is worked on in one piece"
+        problem = f"has the exemplar {alone[0]!r} without a phrase, so the clip must be processed in one piece"
     if problem:
         raise UserError(f"the clip {problem}")
     segmenter.check_phrases(phrases)
@@ -81,8 +82,8 @@ def _rows(
     length = cut.end - cut.start
     following = Following(cut)
     taken: list[Ending] = []
-    renamed: dict[int, int] = {}  # after the ending was taken: new id -> old id
-    # Whatever the window's length, the clip is a long one.
+    renamed: dict[int, int] = {}  # new id -> old id, after the ending was taken
+    # Whatever the window's length, the clip is long.
     with segmenter.session(*size, length=max(length, LENGTH_HORIZON)) as session:
 
         def worked() -> None:
@@ -106,7 +107,7 @@ def _rows(
         given, named = 0, set[int]()
 
         def rows(results: Iterable[SessionResult]) -> Iterator[FrameAnnotations]:
-            """Those that the window gives; what is behind them has been found by following."""
+            """The window's own rows; those after them have been found by following."""
             nonlocal given
             for result in results:
                 if given < cut.until - cut.start:
@@ -134,7 +135,7 @@ def _rows(
             )
         if ending is None:
             for shown in waiting:
-                session.add(shown)  # behind the clip's last frame: an error, as in a clip that is not cut
+                session.add(shown)  # after the clip's last frame: an error, as in a clip that is not cut
         yield from rows(session.finish())
         if ending is not None:
             ids = {each: each for each in named - set(renamed.values())}

@@ -1,4 +1,4 @@
-"""Sets of PNGs: DAVIS, whose pixels are numbers of objects, and SA-V's, one folder of masks for each object."""
+"""Datasets of PNGs: DAVIS, whose pixels are object numbers, and SA-V's, with one folder of masks per object."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _DAVIS_ROOTS = tuple(
     f"{kind}/{size}" for kind in ("Annotations", "Annotations_unsupervised") for size in ("480p", "Full-Resolution")
 )
 _DAVIS_FPS = 24.0
-_VOID = 255  # pixels that DAVIS leaves undecided
+_VOID = 255  # pixels that DAVIS does not label
 
 
 def read_davis(reading: Reading) -> Iterator[Found]:
-    """Palette images, an object a number; all objects have one label, since DAVIS names none."""
+    """Reads palette images, one number per object; all objects have one label, because DAVIS has none."""
     root = next((root for root in (*_DAVIS_ROOTS, "Annotations", "") if _sequences(reading, root)), None)
     if root is None:
-        raise ValueError("there is no Annotations/480p/<sequence>/00000.png in it, nor <sequence>/00000.png")
+        raise ValueError("it has neither Annotations/480p/<sequence>/00000.png nor <sequence>/00000.png")
     for name in _sequences(reading, root):
         yield name, partial(_davis_clip, reading, name, f"{root}/{name}".lstrip("/"))
 
@@ -50,7 +50,7 @@ def _davis_frames(
 
 
 def sized(pixels: np.ndarray, size: tuple[int, int], where: str) -> np.ndarray:
-    """The image itself, if it has the size of the first."""
+    """The image, if it has the size of the first; else raises ValueError."""
     if pixels.shape != size:
         raise ValueError(f"{where} has {pixels.shape[1]}x{pixels.shape[0]} pixels, the first {size[1]}x{size[0]}")
     return pixels
@@ -74,12 +74,12 @@ def _folders_clip(reading: Reading, name: str, folder: str) -> TrueClip:
         raise ValueError(f"{folder} holds no <object>/<frame>.png")
     height, width = reading.pixels(images[files[0]][0][1]).shape
     frames = (sorted_objects(reading, images[file], (height, width)) for file in files)
-    numbered = Reading(reading.storage, None, reading.label, True)  # the numbers are those of the video's frames
+    numbered = Reading(reading.storage, None, reading.label, True)  # file names are frame numbers of the video
     return TrueClip(name, height, width, numbered.indices(name, files), (reading.label,), frames, 6.0)
 
 
 def sorted_objects(reading: Reading, paths: Sequence[tuple[int, str]], size: tuple[int, int]) -> list[ObjectAnnotation]:
-    """One image for each object, non-zero where it is."""
+    """The objects of a frame, from one image each, which is non-zero on the object."""
     found = []
     for object_id, path in sorted(paths):
         mask = encode_masks(sized(reading.pixels(path), size, path)[None] > 0)[0]

@@ -32,19 +32,19 @@ TRUTH_FORMATS: Mapping[str, Callable[[Reading], Iterator[Found]]] = {
     "mots": read_mots,
     "sav": read_sav,
 }
-"""Sets whose ground truth can be read."""
+"""Datasets whose ground truth can be read."""
 
 _NAMES = 20  # of problems
 
 
 @dataclass(frozen=True)
 class ImportedTruth:
-    """What the import wrote.
+    """The result of an import.
 
     Attributes:
-        clips: written by this call; `already` existed and were not changed.
-        objects: tracks.
-        phrases: how many different ones.
+        clips: number of clips written by this call; `already` existed and were not changed.
+        objects: number of tracks.
+        phrases: number of different phrases.
         unmatched: sequences without a clip in the run, if a run was named.
     """
 
@@ -71,23 +71,24 @@ def import_truth(
     storage_options: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> ImportedTruth:
-    """Reads the ground truth of a public set into `truth/annotations/<clip_id>.parquet`, for `sam3ray eval`.
+    """Imports the ground truth of a public dataset into `truth/annotations/<clip_id>.parquet`, for `sam3ray eval`.
 
     A clip's id is the sequence's name, or with `run` the id of the clip whose video or folder has that name.
 
     Args:
-        truth: the folder to make, on any storage.
+        truth: the folder to create, on any storage.
         source: the dataset's folder, or its JSON file.
         format: saco, ytvis, davis, mots or sav.
-        run: a run over the same set, whose clip ids are to be used.
-        label: of objects, where the format has no labels.
-        labels: new names of labels, as `export` takes them.
+        run: a run of the same dataset, whose clip ids are used.
+        label: the label of all objects, if the format has no labels.
+        labels: new names of labels, as for `export`.
         numbered: the numbers in image names are frame indices; otherwise images count from 0. For datasets that label
-            some frames of a video that was run as a whole.
-        progress: called with how many clips are read.
+            only some frames of a video of which the run has all.
+        progress: called with the number of clips read.
 
     Raises:
-        UserError: the set is damaged or of another format (every problem), `truth` holds a run, names collide.
+        UserError: the dataset is damaged or of another format (with every problem), `truth` holds a run, or names
+            collide.
     """
     if format not in TRUTH_FORMATS:
         raise UserError(f"--format {format}: allowed with --as-truth: {', '.join(TRUTH_FORMATS)}")
@@ -110,17 +111,17 @@ def import_truth(
                 try:
                     if clip_id in made:
                         raise ValueError("another sequence also has this name")
-                    clip = _renamed(read(), labels or {})  # before its name is checked: a damaged file has none
+                    clip = _renamed(read(), labels or {})  # before the name is checked, because a damaged file has none
                     layout.check_clip_id(clip_id)
                     path = Path(work) / f"{n}.parquet"
                     made[clip_id] = (path, *_write(path, clip_id, clip))
                     phrases.update(clip.prompts)
                 except (ValueError, TypeError, OverflowError) as error:
-                    said = str(error)  # a file that holds several sequences is named already
+                    said = str(error)  # a file with several sequences has already been named
                     problems.append(said if said.startswith(name) else f"{name}: {said}")
                 if progress is not None:
                     progress(n)
-        except ValueError as error:  # of the set as a whole
+        except ValueError as error:  # of the dataset as a whole
             said = str(error)
             named = file is not None and said.startswith(file)
             problems.append(storage.shown(said) if named else f"{storage.shown(file or '')}: {said}")
@@ -171,7 +172,7 @@ def _renamed(clip: TrueClip, labels: Mapping[str, str]) -> TrueClip:
 
 
 def _write(path: Path, clip_id: str, clip: TrueClip) -> tuple[int, int]:
-    """Returns how many frames and objects it has."""
+    """Writes a clip's truth. Returns its numbers of frames and objects."""
     facts = {
         "prompts": list(clip.prompts),
         "frame_index": list(clip.frame_index),

@@ -24,12 +24,12 @@ from sam3ray.values.annotations import ObjectAnnotation
 _CLASSES = {1: "car", 2: "pedestrian"}
 _IGNORE = 10
 _PER_CLASS = 1000
-_REGION_ID = 1_000_000  # of ignored regions, one for each class
+_REGION_ID = 1_000_000  # ids of ignored regions, one per class
 _KITTI_FPS = 10.0
 
 
 def read_mots(reading: Reading) -> Iterator[Found]:
-    """Reads the layout that exists, of three."""
+    """Reads whichever of the three layouts exists."""
     if reading.file is not None:
         yield _stem(reading.file), partial(_kitti_text, reading, _stem(reading.file), reading.file, None)
         return
@@ -52,9 +52,7 @@ def read_mots(reading: Reading) -> Iterator[Found]:
     lengths, names = _seqmap(reading), _our_names(reading)
     found = [name for name in reading.files(root, ".txt") if _stem(name).isdecimal() or root]
     if not found:
-        raise ValueError(
-            "there is no <sequence>/gt/gt.txt, instances_txt/<sequence>.txt or instances/<sequence>/ in it"
-        )
+        raise ValueError("it has no <sequence>/gt/gt.txt, instances_txt/<sequence>.txt or instances/<sequence>/")
     for file in found:
         stem = _stem(file)
         read = partial(_kitti_text, reading, names.get(stem, stem), f"{root}/{file}".lstrip("/"), lengths.get(stem))
@@ -66,7 +64,7 @@ def _stem(file: str) -> str:
 
 
 def _seqmap(reading: Reading) -> dict[str, int]:
-    """Sequence -> frames, of TrackEval's and KITTI's maps: `0002 empty 000000 000233`."""
+    """Sequence -> number of frames, from TrackEval's and KITTI's maps: `0002 empty 000000 000233`."""
     lengths = {}
     for file in reading.files("", ".seqmap"):
         for line in (reading.text(file) or "").splitlines():

@@ -21,7 +21,7 @@ from sam3ray.truth._values import (
 from sam3ray.values.annotations import ObjectAnnotation
 
 _FOLDERS = ("Annotations_6fps", "sav_val/Annotations_6fps", "sav_test/Annotations_6fps")
-_STEP = 4  # 24 frames a second, labelled at 6
+_STEP = 4  # 24 frames per second, labelled at 6
 
 
 def read_sav(reading: Reading) -> Iterator[Found]:
@@ -33,7 +33,7 @@ def read_sav(reading: Reading) -> Iterator[Found]:
     if not files:
         root = next((root for root in _FOLDERS if reading.folders(root)), None)
         if root is None:
-            raise ValueError(f"there is no <video>_manual.json, no <video>_auto.json and no {_FOLDERS[0]}/ in it")
+            raise ValueError(f"it has no <video>_manual.json, no <video>_auto.json and no {_FOLDERS[0]}/")
         yield from read_object_folders(reading, root)
     for name in sorted(files):
         yield name, partial(_clip, reading, files[name])

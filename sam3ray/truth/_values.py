@@ -22,19 +22,19 @@ MAX_JSON_BYTES = 2**31
 MAX_PNG_PIXELS = 2**26
 MAX_OBJECTS = 2000  # on a frame
 MAX_FRAME = 10_000_000
-IGNORED = 0.0  # visibility of a region in which predictions are neither right nor wrong
+IGNORED = 0.0  # visibility of a region where predictions count neither as right nor as wrong
 _AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class TrueClip:
-    """One sequence of a set.
+    """One sequence of a dataset.
 
     Attributes:
         frame_index: the labelled frames in the source video, ascending.
-        prompts: the dataset's phrases, those without an object included.
+        prompts: the dataset's phrases, including those without an object.
         frames: the objects of each labelled frame, in the same order; read once.
-        fps: labelled frames a second, if the set gives it.
+        fps: labelled frames per second, if the dataset states it.
     """
 
     name: str
@@ -47,18 +47,19 @@ class TrueClip:
 
 
 Found = tuple[str, Callable[[], TrueClip]]
-"""The name of a sequence, and how to read it; that raises ValueError where the files are damaged."""
+"""The name of a sequence, and a function that reads it and raises ValueError if its files are damaged."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a set is read.
+    """How a dataset is read.
 
     Attributes:
-        storage: the folder of the set.
+        storage: the folder of the dataset.
         file: the file in it, if one was named.
-        label: of objects, where the format has no labels.
-        numbered: whether a frame's number in its file's name is its index in the source; else its place in the list.
+        label: the label of all objects, if the format has no labels.
+        numbered: whether the number in a frame's file name is its index in the source; else its index is its place in
+            the list.
     """
 
     storage: Storage
@@ -88,7 +89,7 @@ class Reading:
             raise ValueError(f"{path} is not text in UTF-8") from None
 
     def ini(self, path: str) -> Mapping[str, str]:
-        """The first section of an INI file; empty where there is none."""
+        """The first section of an INI file; empty if there is none."""
         text = self.text(path)
         parser = configparser.ConfigParser(interpolation=None, strict=False)
         try:
@@ -98,7 +99,7 @@ class Reading:
         return dict(parser[parser.sections()[0]]) if parser.sections() else {}
 
     def pixels(self, path: str) -> np.ndarray:
-        """The numbers in a PNG: of a palette, 8 or 16 bits."""
+        """The numbers in a PNG with a palette, 8 or 16 bits."""
         data = self.storage.read(path)
         if data is None:
             raise ValueError(f"{path} is missing")
@@ -121,7 +122,7 @@ class Reading:
         return sorted(name for name in self.storage.names(folder) if name.endswith(suffix))
 
     def exported_frames(self, name: str, count: int) -> tuple[int, ...] | None:
-        """The frames of a sequence that sam3ray has exported, from the export's own record; None of other sets."""
+        """The frames of a sequence that sam3ray has exported, from the export's own record; None for other datasets."""
         path = f"sam3ray/{name}.json"
         data = self.storage.read(path)
         if data is None:
@@ -166,7 +167,7 @@ def items(value: Mapping[str, Any], key: str, path: str) -> list[Mapping[str, An
 
 
 def whole(value: Any, least: int, most: int, what: str) -> int:
-    """A whole number; a float with nothing after the point is one, too."""
+    """A whole number; a float without a fraction is also accepted."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if type(value) is not int or not least <= value <= most:
@@ -187,7 +188,7 @@ def size_of(value: Mapping[str, Any], where: str, names: tuple[str, str] = ("hei
 
 
 def read_mask(value: Any, size: tuple[int, int], where: str) -> EncodedMask | None:
-    """A mask in run lengths, compressed or not; None for none and for an empty one."""
+    """A mask in run lengths, compressed or not; None if it is missing or empty."""
     if value is None:
         return None
     if not isinstance(value, Mapping) or list(value.get("size") or ()) != list(size):
@@ -203,7 +204,7 @@ def read_mask(value: Any, size: tuple[int, int], where: str) -> EncodedMask | No
 
 
 def of_rle(rle: str, size: tuple[int, int], where: str) -> EncodedMask | None:
-    """None for an empty mask."""
+    """The mask of an RLE; None if it is empty."""
     try:
         area = rle_area(rle, *size)
     except ValueError as error:
@@ -217,7 +218,7 @@ def true_object(object_id: int, prompt: str, mask: EncodedMask, visibility: floa
 
 
 def masks_of(pixels: np.ndarray, where: str, skipped: Sequence[int] = (0,)) -> Iterator[tuple[int, EncodedMask]]:
-    """The mask of every number in an image but those of `skipped`, ascending."""
+    """The mask of every number in an image except those in `skipped`, ascending."""
     numbers = [int(n) for n in np.unique(pixels) if n not in skipped]
     if len(numbers) > MAX_OBJECTS:
         raise ValueError(f"{where} has {len(numbers)} objects; allowed: {MAX_OBJECTS}")

@@ -14,12 +14,12 @@ _Id = int | str
 
 
 def read_ytvis(reading: Reading) -> Iterator[Found]:
-    """Every category of the file counts as asked for in every video: the set is labelled exhaustively."""
+    """Every category of the file is a prompt of every video, because the dataset is labelled exhaustively."""
     return _read(reading, saco=False)
 
 
 def read_saco(reading: Reading) -> Iterator[Found]:
-    """The phrases are the pairs of video and noun phrase, those without an object included."""
+    """The phrases are the pairs of video and noun phrase, including those without an object."""
     return _read(reading, saco=True)
 
 
@@ -42,7 +42,7 @@ def _read(reading: Reading, *, saco: bool) -> Iterator[Found]:
             known = {_id(video.get("id"), f"{path}, video {n}") for n, video in enumerate(videos, 1)}
             lost = next((video_id for video_id in tracks if video_id not in known), None)
             if lost is not None:
-                raise ValueError(f"{path}: an annotation is of the video {lost!r:.40}, which is not in its list")
+                raise ValueError(f"{path}: an annotation is for the video {lost!r:.40}, which is not in its list")
         except ValueError as error:
             yield path, partial(_damaged, str(error))
             continue
@@ -60,7 +60,7 @@ def _files(reading: Reading) -> list[str]:
         names = [name for name in reading.files(folder, ".json") if name != "export.json"]
         if names:
             return [f"{folder}/{name}" if folder else name for name in names]
-    raise ValueError("there is no annotations/*.json and no *.json in it")
+    raise ValueError("it has no annotations/*.json and no *.json")
 
 
 def _damaged(problem: str) -> TrueClip:
@@ -68,7 +68,7 @@ def _damaged(problem: str) -> TrueClip:
 
 
 def _name(video: Mapping[str, Any], path: str, videos: int) -> str:
-    """The folder of its images, as evaluators name it."""
+    """The video's name, as in evaluators: the folder of its images."""
     files = video.get("file_names")
     if isinstance(files, list) and files and isinstance(files[0], str) and "/" in files[0]:
         return files[0].rpartition("/")[0]

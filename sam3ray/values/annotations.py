@@ -14,7 +14,7 @@ from sam3ray.display.colors import color_of
 from sam3ray.failures import ClipError, Reason
 from sam3ray.masks import decode_rle
 
-_SHOWN_OBJECTS = 20  # of a frame in a notebook
+_SHOWN_OBJECTS = 20  # objects of a frame that are listed in a notebook
 _SHOWN_HEIGHT = 240
 
 
@@ -51,8 +51,8 @@ class FrameAnnotations:
     Attributes:
         frame_index: 0-based, display order, in the source video (not in the sampled sequence).
         pts: presentation timestamp in the stream's time base.
-        time_s: the same in seconds from the video's start.
-        height, width: of the displayed frame (rotation applied), in pixels.
+        time_s: the same, in seconds from the video's start.
+        height, width: size of the displayed frame (rotation applied), in pixels.
     """
 
     frame_index: int
@@ -92,7 +92,7 @@ class FrameAnnotations:
         return cls(first["frame_index"], first["pts"], first["time_s"], height, width, objects)
 
     def _repr_html_(self) -> str:
-        """For notebooks: the masks in their colours, and the objects. `sam3ray.draw` puts them on the frame itself."""
+        """For notebooks: the masks in their colours, and the objects. `sam3ray.draw` draws them on the frame itself."""
         shown = self.objects[:_SHOWN_OBJECTS]
         canvas = np.full((self.height, self.width, 3), 40, np.uint8)
         for item in self.objects:
@@ -142,4 +142,4 @@ SCHEMA = pa.schema(
 """Version 1: one row per frame and object, sorted by (frame_index, object_id)."""
 
 TRUTH_SCHEMA = SCHEMA.append(pa.field("visibility", pa.float32()))
-"""Of true tracks: the share of the object that is seen comes last; null where it is unknown."""
+"""For true tracks: the last column is the visible share of the object, null if unknown."""

@@ -11,7 +11,7 @@ from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_NOTHING: dict[str, Any] = {}  # shared: a million clips need no dict each
+_NOTHING: dict[str, Any] = {}  # shared, so that a million clips do not need a dict each
 
 
 def _nothing() -> Mapping[str, Any]:
@@ -26,11 +26,11 @@ class Clip:
         clip_id: `[A-Za-z0-9._-]{1,200}`, beginning with neither `.` nor `_`, unique in the manifest.
         uri: a video file or a folder of numbered JPEG, PNG or WebP frames, on any fsspec storage; local paths are
             absolute.
-        prompts: phrases, those of its exemplars included; empty only where something else is asked for.
+        prompts: phrases, including those of its exemplars; empty only if the clip has other prompts.
         start_s, end_s: range in seconds from the video's start, end exclusive; None is open.
         fps: sample at this rate; None is every frame.
-        source: how the video looked when it was first seen (`sam3ray.files.sighting`); None if it was not looked at.
-        carried: the manifest's other columns, passed through to `clips.parquet` untouched.
+        source: the video's first sighting (`sam3ray.files.sighting`); None if there is none yet.
+        carried: the manifest's other columns, passed through to `clips.parquet` unchanged.
         exemplars: each with a phrase or a label.
     """
 
@@ -47,7 +47,7 @@ class Clip:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All that the `prompt` column of its rows may say, in the order asked for."""
+        """All values that the `prompt` column of its rows may have, in the order of the prompts."""
         given = (*self.prompts, *(e.name for e in self.exemplars), *(v.label for v in self.visual_prompts))
         return tuple(dict.fromkeys(given))
 
@@ -56,7 +56,7 @@ class Manifest(list[Clip]):
     """The clips, in the manifest's order.
 
     Attributes:
-        carried: the manifest's other columns with their own Arrow types, row i belonging to clip i; None where there
+        carried: the manifest's other columns with their own Arrow types, with row i for clip i; None if there
             are none. `Clip.carried` has the same values as Python objects (nanosecond times, which Python lacks, as
             integers).
     """

@@ -1,4 +1,4 @@
-"""Clip ids: which are allowed, and how one is derived from an address and a range."""
+"""Clip ids: the allowed characters, and how an id is derived from an address and a range."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _ALLOWED = re.compile(r"[A-Za-z0-9-][A-Za-z0-9._-]{0,199}")
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9._-]+")
 _SLUG_CHARS = 80
 
-# Parameters of signed addresses, in lower case: S3, GCS and their like, CloudFront, Akamai and other networks, tokens.
+# Parameters of signed addresses, in lower case: S3, GCS and similar, CloudFront, Akamai and other networks, tokens.
 _SIGNS = re.compile(
     r"x-(?:amz|goog|oss|cos|obs|tos|bce)-.*|sig|signature|expires|expiry|exp|awsaccesskeyid|googleaccessid|ossaccesskeyid"
     r"|policy|key-pair-id|hash-algorithm|hdnts|hdnea|hdntl|hdntoken|hmac|jwt|auth|authorization|auth_key|bearer"
     r"|(?:access|refresh|id|auth|session|security)[_-]?token|token|password|passwd|secret|client[_-]secret"
     r"|api[_-]?key|session[_-]?id|credentials?"
 )
-# Of Azure's shared access signatures: short names, which mean this beside a `sig` alone.
+# Azure's shared access signatures have short names, which have this meaning only beside a `sig`.
 _SAS = frozenset(
     {"sv", "ss", "srt", "sr", "sp", "st", "se", "spr", "sip", "si", "ses", "sdd", "skoid", "sktid", "skt", "ske"}
     | {"sks", "skv", "saoid", "suoid", "scid"}
@@ -28,15 +28,15 @@ ALLOWED = "1 to 200 of A-Z a-z 0-9 . _ -, not starting with . or _ (table reader
 
 
 def is_clip_id(text: str) -> bool:
-    """Whether this may name a clip, and with it a file on any store."""
+    """Whether this is a valid clip id, and so a safe file name on any store."""
     return _ALLOWED.fullmatch(text) is not None
 
 
 def derive_clip_id(identity: str, start_s: float | None, end_s: float | None) -> str:
     """A readable id with 48 bits of SHA-256 of the address and the range.
 
-    Independent of the order of rows, of the machine and of the current directory: `identity` is the address as it
-    stands in the manifest, or the path within the folder that is the manifest. What signs the address does not count.
+    Independent of the order of rows, of the machine and of the current directory: `identity` is the address as
+    written in the manifest, or the path within a folder that serves as the manifest. Signatures are ignored.
     """
     identity = unsigned(identity)
     key = f"{identity}\0{_exact(start_s)}\0{_exact(end_s)}"
@@ -45,10 +45,10 @@ def derive_clip_id(identity: str, start_s: float | None, end_s: float | None) ->
 
 
 def unsigned(uri: str) -> str:
-    """The address without what signs it: what is the same when a signed address is renewed.
+    """The address without its signature, the same for each newly signed address.
 
-    Of the query, parameters that sign, expire or authorise are left out; those that may say which video is meant
-    (`id=7`, `versionId=...`) stay, in their order.
+    Parameters of the query that sign, expire or authorise are omitted. Those that may select the video (`id=7`,
+    `versionId=...`) stay, in their order.
     """
     if "?" not in uri or "://" not in uri:
         return uri

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MOST_FOLLOWED = 120  # frames without an object, after which a window no longer goes on for it
+MOST_FOLLOWED = 120  # frames without an object after which a window no longer continues for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,10 +17,10 @@ class Cut:
 
     Attributes:
         index: from 0.
-        start, stop: the window's own frames, for which it gives the clip's rows.
+        start, stop: the window's own frames, for which it provides the clip's rows.
         until: the end of its rows. [stop, until) is the overlap, which the next window processes, too.
-        end: the end of its work, since hotstart decides about the last rows only on the frames after them.
-            A window that ends without some of its objects runs on until they are back, at most `MOST_FOLLOWED` frames.
+        end: the end of its work, because hotstart decides about the last rows only on later frames. A window that ends
+            without some of its objects continues until they are back, for at most `MOST_FOLLOWED` frames.
     """
 
     index: int
@@ -38,14 +38,14 @@ def cuts(num_frames: int, frames: int, overlap: int, hotstart_delay: int, multip
     """The windows of a clip in order; none if the clip fits into one window and is not cut.
 
     Window k starts at the last multiple of `multiple_of` that is not above k * `frames`. If a last window would be
-    shorter than the overlap, its frames belong to the window before.
+    shorter than the overlap, its frames belong to the previous window.
 
     Args:
         num_frames: number of frames of the clip, after sampling.
         frames: number of a window's own frames.
         overlap: number of frames after these that two windows share; at most half of `frames`.
-        hotstart_delay: the value in force; rows are final this many frames later, less one.
-        multiple_of: windows start at multiples of this, where the rules recondition and detect.
+        hotstart_delay: the value in use; rows are final `hotstart_delay` - 1 frames later.
+        multiple_of: windows start at multiples of this, the frames on which the rules recondition and detect.
     """
     for name, value, least in (
         ("num_frames", num_frames, 0),

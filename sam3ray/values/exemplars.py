@@ -23,13 +23,13 @@ from sam3ray.values.prompt_reading import (
 from sam3ray.values.prompts import UNRESOLVED, ExemplarPrompt
 
 KEYS = ("phrase", "label", "frame", "time_s", "units", "boxes", "labels")
-MAX_EXEMPLARS = 256  # of a clip
-MAX_BOXES = 64  # of an exemplar: each is a token that the detector reads
+MAX_EXEMPLARS = 256  # exemplars of a clip
+MAX_BOXES = 64  # boxes of an exemplar: each is a token of the detector
 _SIGNS = "1 (an instance) or 0 (not an instance)"
 
 
 def parse_exemplars(value: Any) -> tuple[tuple[ExemplarPrompt, ...], list[str]]:
-    """The exemplars of one clip, from JSON text or from the list it stands for, each with a phrase or a label.
+    """The exemplars of one clip, from JSON text or a parsed list, each with a phrase or a label.
 
     Returns the exemplars and their problems, sentences that begin with the place in the value, as in "[2].boxes".
     """
@@ -49,7 +49,7 @@ def parse_exemplar(entry: Any) -> ExemplarPrompt:
     """Reads one exemplar, which may lack a name.
 
     Raises:
-        ValueError: the first thing wrong with it, beginning with the field: ".boxes is ...; allowed: ...".
+        ValueError: its first problem, beginning with the field: ".boxes is ...; allowed: ...".
     """
     if not isinstance(entry, Mapping):
         raise WrongField(f" is {shown_value(entry)}; allowed: a mapping with keys such as label, frame and boxes")
@@ -77,16 +77,16 @@ def parse_exemplar(entry: Any) -> ExemplarPrompt:
 
 
 def named_exemplars(exemplars: Iterable[ExemplarPrompt], first: int = 1) -> tuple[ExemplarPrompt, ...]:
-    """Gives each exemplar without phrase and label the label "exemplar N", N being its place, counted from `first`."""
+    """Labels each exemplar that has neither phrase nor label "exemplar N", where N is its place, from `first`."""
     return tuple(each if each.name else replace(each, label=f"exemplar {n}") for n, each in enumerate(exemplars, first))
 
 
 def with_exemplar_phrases(
     phrases: Sequence[str], exemplars: Sequence[ExemplarPrompt]
 ) -> tuple[tuple[str, ...], tuple[ExemplarPrompt, ...], str | None]:
-    """Phrases of a clip, those of its exemplars after the others, and the exemplars with the phrases' spelling.
+    """The phrases of a clip, those of its exemplars last, and the exemplars with the phrases' spelling.
 
-    The third value says what is wrong with them together, as "holds ...; allowed: ...", or is None.
+    The third value is the problem of the combination, as "holds ...; allowed: ...", or None.
     """
     spelled = {_as_read(phrase): phrase for phrase in phrases}
     for each in exemplars:
@@ -103,7 +103,7 @@ def with_exemplar_phrases(
 
 
 def exemplar_items(exemplars: Iterable[ExemplarPrompt]) -> list[dict[str, Any]]:
-    """One JSON object per exemplar, as a manifest has it. A known frame goes before the time it was found by."""
+    """One JSON object per exemplar, in a manifest's form. If the frame is known, it replaces the time."""
     return [_item(each) for each in exemplars]
 
 

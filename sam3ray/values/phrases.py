@@ -8,7 +8,7 @@ from typing import Any
 
 from sam3ray.failures import UserError
 
-MAX_PHRASE_CHARS = 256  # the text encoder reads 32 tokens, of rarely more than 8 letters
+MAX_PHRASE_CHARS = 256  # the text encoder reads 32 tokens, which rarely have more than 8 letters
 MAX_PHRASES = 256  # in one clip
 
 
@@ -18,7 +18,7 @@ def split_phrases(text: str) -> tuple[str, ...]:
 
 
 def as_phrases(value: Any, name: str = "prompts") -> tuple[str, ...]:
-    """Phrases from a caller of the Python API: a list, or a text, which is one phrase and never its letters.
+    """Phrases from a caller of the Python API: a list, or a text, which is one phrase.
 
     Raises:
         UserError: it is neither, or a phrase is invalid.
@@ -40,7 +40,7 @@ def as_phrases(value: Any, name: str = "prompts") -> tuple[str, ...]:
 
 
 def as_names(value: Any, name: str) -> tuple[str, ...] | None:
-    """Ids or labels that select some of many: a list, or a text, which is one of them; None selects all.
+    """Ids or labels that select some of many: a list, or a text, which is a single one; None selects all.
 
     Raises:
         UserError: it is something else.

@@ -46,7 +46,7 @@ class WrongField(ValueError):
 
 
 def parse_visual_prompts(value: Any, *, refines: bool = False) -> tuple[tuple[VisualPrompt, ...], list[str]]:
-    """The prompts of one clip, from JSON text or from the list it stands for.
+    """The prompts of one clip, from JSON text or a parsed list.
 
     Returns the prompts and their problems, sentences that begin with the place in the value, as in "[2].box is".
 
@@ -68,7 +68,7 @@ def parse_visual_prompts(value: Any, *, refines: bool = False) -> tuple[tuple[Vi
 
 
 def listed(value: Any, what: str, most: int) -> tuple[list[Any], str]:
-    """The entries of a list, or of JSON text that holds one; and what is wrong with it, as " is ...; allowed: ..."."""
+    """The entries of a list or of its JSON text; and its problem, as " is ...; allowed: ..."."""
     if isinstance(value, str):
         if not value.strip():
             return [], ""
@@ -87,7 +87,7 @@ def parse_item(entry: Any, place: str) -> Item:
     """One prompt.
 
     Raises:
-        ValueError: the first thing wrong with it, beginning with the field: ".box is ...; allowed: ...".
+        ValueError: its first problem, beginning with the field: ".box is ...; allowed: ...".
     """
     if not isinstance(entry, Mapping):
         raise WrongField(f" is {shown_value(entry)}; allowed: a mapping with keys such as object_id, frame and points")
@@ -241,7 +241,7 @@ def _points(value: Any, units: Units) -> tuple[tuple[float, float], ...]:
 
 
 def signs_of(value: Any, count: int, each: str, meaning: str) -> tuple[bool, ...]:
-    """One label for each of `count` points or boxes; all positive where there are none."""
+    """One label for each of `count` points or boxes; all positive if no labels are given."""
     if value is None:
         return (True,) * count
     if not isinstance(value, list | tuple) or len(value) != count:
@@ -266,7 +266,7 @@ def box_of(value: Any, units: Units, field: str = ".box") -> tuple[float, float,
 def _mask(value: Any, at: Mapping[str, Any]) -> MaskPrompt:
     wanted = 'a COCO compressed RLE {"size": [height, width], "counts": "..."} or {"png": address}'
     fields = {k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else {}
-    sha256 = fields.pop("sha256", "")  # as a run's frozen manifest has it
+    sha256 = fields.pop("sha256", "")  # in a run's frozen manifest
     if set(fields) == {"png"} and isinstance(fields["png"], str) and fields["png"].strip():
         if not isinstance(sha256, str) or not re.fullmatch(r"([0-9a-f]{64})?", sha256):
             raise WrongField(f".mask.sha256 is {shown_value(sha256)}; allowed: 64 of 0-9 a-f, the digest of the file")
@@ -307,7 +307,7 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    if isinstance(value, int):  # JSON's may have thousands of digits
+    if isinstance(value, int):  # a number in JSON may have thousands of digits
         return not isinstance(value, bool) and -1e300 < value < 1e300
     return isinstance(value, float) and math.isfinite(value)
 

@@ -276,4 +276,4 @@ def test_the_command(run, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main(["import", str(tmp_path / "t"), "--from", str(source), "--format", "saco", "--as-truth"])
     assert end.value.code == 2
-    assert "there is no annotations/*.json" in capsys.readouterr().err
+    assert "it has no annotations/*.json" in capsys.readouterr().err
