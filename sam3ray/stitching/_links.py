@@ -92,7 +92,7 @@ class Links:
 
     @classmethod
     def loads(cls, text: str | bytes) -> Links:
-        """Parses the text of `dumps`. Raises ValueError if it is damaged, or two objects of a window have the same id."""
+        """Parses the text of `dumps`. Raises ValueError if it is damaged, or an id appears twice in a window."""
         try:
             links = _ADAPTER.validate_json(text)
         except ValidationError as error:

@@ -321,7 +321,7 @@ class TestWhatWasLeftOut:
             value["shapes"][0]["group_id"] = 1203
 
         changed_json(path, change)
-        with pytest.raises(UserError, match="object 1203 is another object of the clip, which this export left out"):
+        with pytest.raises(UserError, match="object 1203 is another object of the clip, which this export omitted"):
             import_labels(str(run), str(tmp_path), "labelme")
         assert not (run / "edits").exists()
 
