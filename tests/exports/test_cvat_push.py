@@ -74,7 +74,7 @@ def test_again_makes_nothing_anew(run, server):
 def test_goes_on_where_it_was_cut_off(run, server):
     server.cut_off_before_shapes = True
     done = push_to_cvat(run, server.url, clips=[CLIP])
-    assert "refuses: 409" in done.failed[CLIP]
+    assert "rejects the task: 409" in done.failed[CLIP]
     server.cut_off_before_shapes = False
     done = push_to_cvat(run, server.url, clips=[CLIP])
     assert (done.clips, done.failed) == (1, {})

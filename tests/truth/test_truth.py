@@ -258,7 +258,7 @@ class TestOfPublicSets:
 
     def test_a_folder_of_another_kind(self, tmp_path):
         for name in ("saco", "davis", "mots", "sav"):
-            with pytest.raises(UserError, match="there is no"):
+            with pytest.raises(UserError, match="it has "):
                 import_truth(str(tmp_path / "truth"), str(tmp_path), name)
 
     def test_a_run_is_never_taken_for_a_place_for_truth(self, run, tmp_path):
