@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from sam3ray.annotations import FrameAnnotations, ObjectAnnotation, decode_mask, load_revision, read_annotations
     from sam3ray.cameras import LiveFrame, live
     from sam3ray.config import JobConfig, ModelConfig, TrackingConfig, VideoConfig, load_config
-    from sam3ray.engine.state import StateError
+    from sam3ray.engine.header import StateError
     from sam3ray.evaluate import compare_runs, evaluate_run
     from sam3ray.exports import export, import_labels
     from sam3ray.failures import ClipError, Failure, JobStopped, Reason, UserError
@@ -40,7 +40,7 @@ _HOMES = {
     "failures": ("ClipError", "Failure", "JobStopped", "Reason", "UserError"),
     "job": ("JobSummary", "refine", "run_job"),
     "job.reporting": ("report",),
-    "engine.state": ("StateError",),
+    "engine.header": ("StateError",),
     "loading": ("ByClip", "RunDataset", "collate_frames", "hugging_face_dataset"),
     "model": ("Model", "load"),
     "planning": ("Plan", "plan_job"),

@@ -24,14 +24,13 @@ from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
 from safetensors import SafetensorError, safe_open
 
+from sam3ray.engine.header import StateError, read_header
 from sam3ray.engine.memory import ObjectMemory, SavedRows
 from sam3ray.engine.state import bound_to
 from sam3ray.engine.stored import (
     STRICT,
-    StateError,
     StateTensors,
     digest_of,
-    read_header,
     read_text,
     what_is_wrong,
     write_whole,

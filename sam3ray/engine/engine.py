@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from sam3ray.engine.session import Session
 from sam3ray.engine.source import FrameSource, OnePass
 from sam3ray.engine.tally import Tally
 from sam3ray.engine.tracker import Tracker
+from sam3ray.engine.versions import version_of
 from sam3ray.engine.vision import neck_of
 from sam3ray.engine.walk import Walk, Wanted
 from sam3ray.values.annotations import FrameAnnotations
@@ -64,8 +64,8 @@ class Engine:
             "rules": "published" if self.rules.published else "transformers",
             "thresholds": {name: value for name, value in asdict(self.rules).items() if name != "published"},
             "postprocessing": DESCRIPTION if self.rules.fill_hole_area else f"{DESCRIPTION}; hole filling is off",
-            "torch": version("torch"),
-            "transformers": version("transformers"),
+            "torch": version_of("torch"),
+            "transformers": version_of("transformers"),
         }
 
     @cached_property

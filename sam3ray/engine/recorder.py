@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from sam3ray.engine.header import StateError
 from sam3ray.values.annotations import FrameAnnotations
-
-if TYPE_CHECKING:
-    from sam3ray.engine.state import StateError  # it imports torch
 
 
 class Saved(Protocol):

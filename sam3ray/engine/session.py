@@ -31,6 +31,7 @@ import torch
 
 from sam3ray.engine.clock import Clock
 from sam3ray.engine.exemplars import Asked, Exemplars
+from sam3ray.engine.header import StateError
 from sam3ray.engine.hotstart_buffer import HotstartBuffer, LoopStep
 from sam3ray.engine.ids import Ids
 from sam3ray.engine.interaction import Round
@@ -358,7 +359,7 @@ class Session(AbstractContextManager["Session"]):
         Frames given but not processed are not in it.
 
         Args:
-            note: a text of the caller's own, which `sam3ray.engine.state.read_note` gives back.
+            note: a text of the caller's own, which `sam3ray.engine.header.read_note` gives back.
         """
         self.snapshot().write(path, note)
 
@@ -379,7 +380,7 @@ class Session(AbstractContextManager["Session"]):
             StateError: the file is missing, damaged, or of another model, clip or version; says which. The session is
                 over then.
         """
-        from sam3ray.engine.state import StateError, restore
+        from sam3ray.engine.state import restore
 
         self._check_open()
         try:

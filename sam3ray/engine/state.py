@@ -14,7 +14,6 @@ import os
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -25,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from sam3ray.engine.clock import Clock
 from sam3ray.engine.detected import DetectedObject, Loan
 from sam3ray.engine.exemplars import Shown
+from sam3ray.engine.header import SESSION, SESSION_KEY, StateError, read_header
 from sam3ray.engine.hotstart import Standing
 from sam3ray.engine.hotstart_buffer import HotstartBuffer, LoopStep
 from sam3ray.engine.memory import SavedRows
@@ -35,16 +35,15 @@ from sam3ray.engine.relinking import Gone, Watch
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.stored import (
     STRICT,
-    StateError,
     StateTensors,
     digest_of,
-    read_header,
     read_text,
     what_is_wrong,
     write_whole,
 )
 from sam3ray.engine.tally import Tally
 from sam3ray.engine.tracker_values import TrackedMasks
+from sam3ray.engine.versions import version_of
 from sam3ray.engine.visual_prompts import PromptedObject
 from sam3ray.masks import decode_rle
 from sam3ray.values.annotations import FrameAnnotations
@@ -55,10 +54,9 @@ if TYPE_CHECKING:
     from sam3ray.engine.engine import Engine
     from sam3ray.engine.session import Session
 
-__all__ = ["Snapshot", "StateError", "bound_to", "read_note", "restore", "snapshot"]
+__all__ = ["Snapshot", "bound_to", "restore", "snapshot"]
 
 FORMAT = 3
-_KEY, _WHAT = "sam3ray.session", "session state"
 _FREE = {"object_batch", "frame_batch", "prompt_batch", "offload_state", "direction", "refine"}
 
 
@@ -136,7 +134,7 @@ class Snapshot:
     def write(self, path: str | os.PathLike[str], note: str = "") -> None:
         """Writes the state and a note. The file appears whole or not at all."""
         tensors = self.tensors.values
-        write_whole(path, _KEY, self.text, note, digest_of(self.text + note, tensors), tensors)
+        write_whole(path, SESSION_KEY, self.text, note, digest_of(self.text + note, tensors), tensors)
 
 
 def bound_to(engine: Engine) -> dict[str, Any]:
@@ -144,8 +142,8 @@ def bound_to(engine: Engine) -> dict[str, Any]:
     tracking = engine.tracking.model_dump(mode="json")
     return {
         "engine": ENGINE_VERSION,
-        "torch": version("torch").partition("+")[0],
-        "transformers": version("transformers"),
+        "torch": version_of("torch").partition("+")[0],
+        "transformers": version_of("transformers"),
         "dtype": "autocast" if engine.checkpoint.autocast else str(engine.checkpoint.dtype),
         "weights": engine.weights,
         "image_size": engine.checkpoint.model.detector_model.config.image_size,
@@ -226,22 +224,13 @@ def _prompt_tracker(session: Session) -> PromptTrackerState | None:
     return PromptTrackerState(tracker.num_frames, session.prompt_tracker.rehearsing, objects, rows)
 
 
-def read_note(path: str | os.PathLike[str]) -> str:
-    """The note that was saved with a state. Does not check that the file is intact; loading it does.
-
-    Raises:
-        StateError: the file is missing, or no safetensors.
-    """
-    return read_header(path, _WHAT)[1]
-
-
 def restore(session: Session, path: str | os.PathLike[str]) -> None:
     """Brings a session that has just begun to where another one was saved.
 
     Raises:
         StateError: the file is missing, damaged, or of another model, clip or version; says which.
     """
-    text, note, digest = read_header(path, _WHAT, _KEY)
+    text, note, digest = read_header(path, SESSION, SESSION_KEY)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = StateTensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118

@@ -18,30 +18,16 @@ import numpy as np
 import torch
 from pydantic import ConfigDict, PlainSerializer, PlainValidator, TypeAdapter, ValidationError, ValidationInfo
 from pydantic_core.core_schema import SerializationInfo
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from sam3ray.failures import UserError
+from sam3ray.engine.header import DIGEST, NOTE, StateError
 from sam3ray.faults.causes import first_line
 from sam3ray.faults.damage import damage
 
 STRICT = ConfigDict(strict=True, extra="forbid")
-_DIGEST, _NOTE = "sam3ray.digest", "sam3ray.note"
 _MOST = 2**63  # no number in a state is larger
 
 _State = TypeVar("_State")
-
-
-class StateError(UserError):
-    """A state cannot be loaded.
-
-    Attributes:
-        is_foreign: whether the state is intact, but of another model, other rules or other versions.
-    """
-
-    def __init__(self, sentence: str, *, is_foreign: bool = False) -> None:
-        super().__init__(sentence)
-        self.is_foreign = is_foreign
 
 
 @dataclass
@@ -119,26 +105,10 @@ def write_whole(
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        save_file(dict(tensors), temporary, {key: text, _NOTE: note, _DIGEST: digest})
+        save_file(dict(tensors), temporary, {key: text, NOTE: note, DIGEST: digest})
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def read_header(path: str | os.PathLike[str], what: str, key: str = _NOTE) -> tuple[str, str, str]:
-    """Text, note and digest of a file.
-
-    Raises:
-        StateError: the file is missing, is not safetensors, or is of another kind.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (OSError, SafetensorError, ValueError) as error:
-        raise StateError(f"the {what} {path} cannot be read: {first_line(error)}") from None
-    if key != _NOTE and key not in metadata:
-        raise StateError(f"{path} is not a {what}: it has no {key!r}")
-    return metadata.get(key, ""), metadata.get(_NOTE, ""), metadata.get(_DIGEST, "")
 
 
 def digest_of(text: str, tensors: Mapping[str, torch.Tensor]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import version
 
 from sam3ray.failures import JobStopped
@@ -11,9 +12,15 @@ from sam3ray.failures import JobStopped
 TESTED = ("5.23", "5.24")  # minor releases; the requirement in pyproject.toml names the same range
 
 
+@cache
+def version_of(package: str) -> str:
+    """Of an installed package. To read it takes milliseconds, and each state of a session names two."""
+    return version(package)
+
+
 def check_transformers(installed: str | None = None) -> None:
     """Raises JobStopped unless the installed transformers is a tested release."""
-    installed = installed or version("transformers")
+    installed = installed or version_of("transformers")
     if ".".join(installed.split(".")[:2]) not in TESTED:
         allowed = ", ".join(f"{release}.x" for release in TESTED)
         raise JobStopped(

@@ -10,6 +10,7 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 from sam3ray.engine.exemplars import Exemplars
+from sam3ray.engine.header import StateError
 from sam3ray.engine.ids import Ids
 from sam3ray.engine.policy import Direction, Pass, Policy, Refine
 from sam3ray.engine.recorder import Kept, Recorder
@@ -17,7 +18,6 @@ from sam3ray.engine.result import SessionResult
 from sam3ray.engine.session import Session
 from sam3ray.engine.source import FrameSource, OnePass, not_read, position_of, read_backward, stamps_of
 from sam3ray.engine.spool import Spool
-from sam3ray.engine.state import StateError
 from sam3ray.engine.tally import Tally
 from sam3ray.engine.visual_prompts import VisualPrompts
 from sam3ray.failures import UserError

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow.parquet as pq
 
 from sam3ray.config import JobConfig
+from sam3ray.engine.header import StateError
 from sam3ray.failures import ClipError, Reason
 from sam3ray.files import is_local, local_path
 from sam3ray.files.sighting import change
@@ -326,8 +327,6 @@ class PartWorker:
 
     def link(self, clip: Clip, tried: Attempt, clock: StageClock, progress: ClipProgress) -> PartDone | PartsLost:
         """Links the windows' objects, unless another attempt has done so."""
-        from sam3ray.engine.state import StateError
-
         kept = CutClip(self._store.storage, clip.clip_id)
         note, digest = cuts_of(kept)
         folder = self._folder / f"{clip.clip_id[:100]}-{tried.attempt}.link"

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sam3ray.engine.header import StateError, read_note
 from sam3ray.engine.recorder import Kept, Saved
 from sam3ray.files.sighting import change
 from sam3ray.job.seen import Seen
@@ -24,9 +25,6 @@ from sam3ray.store import RunStore
 from sam3ray.store.windows import ROWS, STATE, WindowEntry, WindowName, WindowNote, Windows, sha256_of
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.video import Anchor
-
-if TYPE_CHECKING:
-    from sam3ray.engine.state import StateError
 
 _LOG = logging.getLogger(__name__)
 
@@ -204,8 +202,6 @@ class ClipWindows:
 
     def _sound(self, state: Path, fresh: WindowNote) -> WindowNote:
         """The note of a state of this clip with all its rows. Raises ValueError if it is not usable."""
-        from sam3ray.engine.state import StateError, read_note
-
         try:
             note = WindowNote.loads(read_note(state))
         except StateError as error:

@@ -13,7 +13,7 @@ from sam3ray.app._attempt import Attempt
 from sam3ray.app._order import Order
 from sam3ray.app._results import Result
 from sam3ray.app._resuming import States
-from sam3ray.config import TrackingConfig, VideoConfig
+from sam3ray.config import ModelConfig, TrackingConfig, VideoConfig
 from sam3ray.engine.session import Session
 from sam3ray.shapes import ClipSpec, write_clip
 from sam3ray.values.clip import Clip
@@ -26,7 +26,7 @@ LATE = 11  # the frame of the correction
 
 @pytest.fixture(scope="module")
 def model() -> sam3ray.Model:
-    return sam3ray.load("embedded", device="cpu", tracking=TRACKING)
+    return sam3ray.Model(ModelConfig(checkpoint="embedded", device="cpu", image_size=64), TRACKING)
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,12 @@ from sam3ray.engine.detector import Detector, Proposals
 from sam3ray.engine.engine import Engine
 from sam3ray.engine.exemplars import Shown, Sought
 from sam3ray.engine.frames import Preprocessor
+from sam3ray.engine.header import StateError
 from sam3ray.engine.lookahead import LookAhead
 from sam3ray.engine.policy import Policy
 from sam3ray.engine.propagation import Propagation
 from sam3ray.engine.rules import Rules
 from sam3ray.engine.session import Session
-from sam3ray.engine.state import StateError
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.vision import TrackerNeck
 from sam3ray.failures import ClipError, UserError

@@ -13,12 +13,12 @@ import torch
 from sam3ray.config import JobConfig, TrackingConfig, fingerprint
 from sam3ray.engine.detected import DetectedObject
 from sam3ray.engine.engine import Engine
+from sam3ray.engine.header import StateError
 from sam3ray.engine.mask_head import HeadOutput
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.policy import Policy
 from sam3ray.engine.relinking import MOST, Relinker
 from sam3ray.engine.session import Session
-from sam3ray.engine.state import StateError
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.tracker_values import TrackedMasks
 from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from sam3ray.config import TrackingConfig
 from sam3ray.engine.ending import EndingFile
 from sam3ray.engine.engine import Engine
+from sam3ray.engine.header import StateError
 from sam3ray.engine.policy import Policy
 from sam3ray.engine.recall import Recall
 from sam3ray.engine.session import Session
-from sam3ray.engine.state import StateError
 from sam3ray.failures import ClipError, Reason, UserError
 from sam3ray.masks import read_rle
 from sam3ray.prompts import ExemplarPrompt

@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 
 from sam3ray.config import TrackingConfig
 from sam3ray.engine.engine import Engine
+from sam3ray.engine.header import StateError
 from sam3ray.engine.policy import Policy
 from sam3ray.engine.session import Session
-from sam3ray.engine.state import StateError
 from sam3ray.engine.stored import StateTensors, digest_of
 from sam3ray.prompts import PointPrompt
 from tests.engine import saved_session

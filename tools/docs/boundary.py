@@ -24,8 +24,9 @@ from PIL import Image
 
 from sam3ray.config import ModelConfig, TrackingConfig
 from sam3ray.display.colors import color_of
+from sam3ray.engine.header import StateError
 from sam3ray.engine.recorder import Kept, Saved
-from sam3ray.engine.state import Snapshot, StateError
+from sam3ray.engine.state import Snapshot
 from sam3ray.masks import decode_rle
 from sam3ray.segment import Segmenter
 from sam3ray.shapes import ClipSpec, clip_phrases, write_clip
