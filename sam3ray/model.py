@@ -219,18 +219,4 @@ def load(
         UserError: an option does not exist, or has a wrong value.
         JobStopped: the checkpoint cannot be loaded; the message says what to do.
     """
-    from pydantic import ValidationError
-
-    try:
-        config = ModelConfig(checkpoint=checkpoint, **options)
-    except ValidationError as error:
-        raise UserError([_sentence(problem) for problem in error.errors()]) from None
-    return Model(config, tracking, storage_options)
-
-
-def _sentence(problem: Any) -> str:
-    name = ".".join(str(part) for part in problem["loc"]) or "an option"
-    if problem["type"] == "extra_forbidden":
-        allowed = ", ".join(sorted(set(ModelConfig.model_fields) - {"checkpoint"}))
-        return f"{name} is not a model option; allowed: {allowed}"
-    return f"{name} is {problem['input']!r:.80}: {problem['msg']}"
+    return Model(ModelConfig(checkpoint=checkpoint, **options), tracking, storage_options)

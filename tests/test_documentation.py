@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import sam3ray
+from sam3ray.config import JobConfig
 from sam3ray.config._fields import known_keys
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +53,7 @@ def test_every_page_is_in_the_navigation() -> None:
 def test_the_files_and_keys_that_pages_name_exist() -> None:
     """Paths, modules after `python -m`, tests in tables, and `section.key` of the configuration."""
     pages = [page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]]
-    keys = {".".join(key) for key in known_keys()}
+    keys = {".".join(key) for key in known_keys(JobConfig)}
     sections = "|".join(sorted({key.partition(".")[0] for key in keys if "." in key}))
     tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
     defined = set(re.findall(r"def (test_\w+)", tests))

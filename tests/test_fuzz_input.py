@@ -90,7 +90,7 @@ def test_config_of_any_text(text: str) -> None:
     config_or_error(text)
 
 
-keys = st.sampled_from([".".join(key) for key in known_keys()] + ["", "x", "model.x", "a.b.c", "prompts.0"])
+keys = st.sampled_from([".".join(key) for key in known_keys(JobConfig)] + ["", "x", "model.x", "a.b.c", "prompts.0"])
 
 
 @fuzz

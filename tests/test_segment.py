@@ -152,9 +152,9 @@ class TestErrorsOfTheCall:
             track_video(clip, [PointPrompt(((900.0, 5.0),), (True,), 0, 1)], model=segmenter)
 
     def test_options_of_a_model(self):
-        with pytest.raises(UserError, match="gpu is not a model option; allowed: cache_dir, compile, device, dtype"):
+        with pytest.raises(UserError, match="gpu is not a key of ModelConfig; allowed: cache_dir, checkpoint, compile"):
             load("embedded", gpu=1)
-        with pytest.raises(UserError, match="device is 'tpu'"):
+        with pytest.raises(UserError, match=r"^device is 'tpu'; allowed: 'auto', 'cpu', 'cuda' or one GPU"):
             load("embedded", device="tpu")
 
 

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from pydantic import ValidationError
-
-from sam3ray.config import TrackingConfig, VideoConfig, allowed_value
+from sam3ray.config import TrackingConfig, VideoConfig
 from sam3ray.failures import UserError
 from sam3ray.values.clip import Clip
 from sam3ray.values.exemplars import parse_exemplars
@@ -156,7 +154,7 @@ def _visual(name: str, value: Any, problems: list[str], *, refines: bool = False
         if getattr(prompt, "png", ""):
             wrong.append(": a mask from a file; allowed: run lengths")  # a client names no files
             break
-    problems += [f"{name}{each}" for each in wrong]
+    problems += [each.removeprefix(": ") if each.startswith(": ") else f"{name}{each}" for each in wrong]
     return prompts
 
 
@@ -176,12 +174,7 @@ def _tracking(value: Any, base: TrackingConfig, problems: list[str]) -> Tracking
         return base
     given = {key: each for key, each in value.items() if each is not None}
     try:
-        return TrackingConfig.model_validate({**base.model_dump(), **given})
-    except ValidationError as error:
-        for each in error.errors():
-            name = ".".join(map(str, each["loc"]))
-            if not name:  # settings that contradict each other: a sentence of ours
-                problems.append(each["msg"])
-            else:
-                problems.append(f"{name} is {each['input']!r:.60}; allowed: {allowed_value(f'tracking.{name}')}")
+        return TrackingConfig(**{**base.model_dump(), **given})
+    except UserError as error:
+        problems += error.problems
         return base

@@ -1,6 +1,5 @@
 """The job's configuration: one YAML file, every key checked."""
 
-from sam3ray.config._fields import allowed_value
 from sam3ray.config._fingerprint import SCHEMA_VERSION, differences, fingerprint, manifest_digest, resolved_dtype
 from sam3ray.config._load import ConfigSource, config_from_text, load_config, resolve_paths
 from sam3ray.config._models import (
@@ -31,7 +30,6 @@ __all__ = [
     "VideoConfig",
     "WindowsConfig",
     "SCHEMA_VERSION",
-    "allowed_value",
     "config_from_text",
     "differences",
     "fingerprint",

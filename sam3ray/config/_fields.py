@@ -11,12 +11,10 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from sam3ray.config._models import JobConfig
-
 Key = tuple[str, ...]
 
 
-def walk(model: type[BaseModel] = JobConfig, prefix: Key = ()) -> Iterator[tuple[Key, FieldInfo]]:
+def walk(model: type[BaseModel], prefix: Key = ()) -> Iterator[tuple[Key, FieldInfo]]:
     """Every key with its field, in the order of the models. A section comes before its keys."""
     for name, info in model.model_fields.items():
         yield (*prefix, name), info
@@ -24,16 +22,22 @@ def walk(model: type[BaseModel] = JobConfig, prefix: Key = ()) -> Iterator[tuple
             yield from walk(section, (*prefix, name))
 
 
-def known_keys() -> list[Key]:
-    return [key for key, _ in walk()]
+def known_keys(model: type[BaseModel]) -> list[Key]:
+    return [key for key, _ in walk(model)]
 
 
-def field_at(path: Key) -> FieldInfo | None:
+def field_at(path: Key, model: type[BaseModel]) -> FieldInfo | None:
     """The field of this key, or, for an item of a list, of the nearest key above it."""
-    fields = dict(walk())
+    fields = dict(walk(model))
     while path and path not in fields:
         path = path[:-1]
     return fields.get(path)
+
+
+def section_at(path: Key, model: type[BaseModel]) -> type[BaseModel]:
+    """The section of a model that is at this key; () is the model itself."""
+    info = field_at(path, model)
+    return (_section(info) if info is not None else None) or model
 
 
 def allowed(info: FieldInfo | None) -> str:
@@ -44,11 +48,6 @@ def allowed(info: FieldInfo | None) -> str:
     nullable = len(options) < len(_options(info.annotation))
     words = " or ".join(_words(option, info) for option in options)
     return f"{words}, or null" if nullable else words
-
-
-def allowed_value(key: str) -> str:
-    """A key's allowed values in words: for `tracking.new_det_thresh` "a number from 0 to 1, or null"."""
-    return allowed(field_at(tuple(key.split("."))))
 
 
 def _section(info: FieldInfo) -> type[BaseModel] | None:

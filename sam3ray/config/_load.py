@@ -206,7 +206,7 @@ def _sentences(detail: ErrorDetails, path: Path, origin: Mapping[Path, str], nam
     key = ".".join(path)
     place = _place([key], origin, name)
     if detail["type"] == "missing":
-        return [f"{name}: {key} is missing; it needs {allowed(field_at(path))}{_example(path)}"]
+        return [f"{name}: {key} is missing; it needs {allowed(field_at(path, JobConfig))}{_example(path)}"]
     if detail["type"] == "extra_forbidden":
         value = "" if is_secret_key(path[-1]) else f" (value {_shown(detail['input'])})"
         return [f"{place}{key} is not a known key{value}; {_nearest(path)}"]
@@ -214,7 +214,7 @@ def _sentences(detail: ErrorDetails, path: Path, origin: Mapping[Path, str], nam
         return [f"{place}{key}{detail['ctx']['problem']}"]
     if detail["type"] == "phrases":
         return [f"{place}{key} {detail['ctx']['problem']}"]
-    return [f"{place}{key} is {_shown(detail['input'])}; allowed: {allowed(field_at(path))}"]
+    return [f"{place}{key} is {_shown(detail['input'])}; allowed: {allowed(field_at(path, JobConfig))}"]
 
 
 def _example(path: Path) -> str:
@@ -228,7 +228,7 @@ def _example(path: Path) -> str:
 def _nearest(path: Path) -> str:
     """The key that was probably meant: of the same section, else of the same name elsewhere."""
     parent = path[:-1]
-    keys = known_keys()
+    keys = known_keys(JobConfig)
     siblings = [known[-1] for known in keys if known[:-1] == parent]
     if close := difflib.get_close_matches(path[-1], siblings, n=1, cutoff=0.6):
         return f"the nearest known key is {'.'.join((*parent, close[0]))}"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from sam3ray.config._places import problem_of, same_place
+from sam3ray.config._section import Section
 from sam3ray.files import ambiguous_options
 from sam3ray.files.web import PRIVATE_HOSTS
 from sam3ray.guard.secrets import find_secrets, has_password
@@ -48,21 +49,7 @@ def _as_exemplars(value: Any) -> Any:
 Exemplars = Annotated[str | tuple[dict[str, Any], ...] | None, BeforeValidator(_as_exemplars)]
 
 
-class _Section(BaseModel):
-    # strict: `8` is not text and `true` is not a number. Otherwise, slips in the file would go unnoticed.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_sections_are_defaults(cls, data: Any) -> Any:
-        """In YAML, `storage:` with only comments below it is null."""
-        if not isinstance(data, dict) or None not in data.values():
-            return data
-        sections = {n for n, f in cls.model_fields.items() if f.default_factory or isinstance(f.default, _Section)}
-        return {key: value for key, value in data.items() if value is not None or key not in sections}
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """Which checkpoint to load, and how."""
 
     checkpoint: str = Field(
@@ -101,7 +88,7 @@ class ModelConfig(_Section):
         return self
 
 
-class TrackingConfig(_Section):
+class TrackingConfig(Section):
     """Thresholds under the model's own names. Null keeps the checkpoint's value."""
 
     rules: Literal["published", "transformers"] = Field(
@@ -195,7 +182,7 @@ class TrackingConfig(_Section):
         return self
 
 
-class VideoConfig(_Section):
+class VideoConfig(Section):
     """Sampling, and the limits that keep a hostile or broken video from taking a worker down."""
 
     fps: float | None = Field(
@@ -229,7 +216,7 @@ class VideoConfig(_Section):
     )
 
 
-class ActorsConfig(_Section):
+class ActorsConfig(Section):
     """How many model replicas run at once."""
 
     min: int = Field(
@@ -258,7 +245,7 @@ _LABEL_KEY = re.compile(rf"(?:[a-zA-Z0-9][a-zA-Z0-9.-]{{0,252}}/)?{_LABEL}")
 _LABEL_SELECTOR = re.compile(rf"!?in\({_LABEL}(?:, ?{_LABEL})*\)|!?{_LABEL}")
 
 
-class ClusterConfig(_Section):
+class ClusterConfig(Section):
     """Where the job runs, and what each actor may use."""
 
     address: str | None = Field(
@@ -337,7 +324,7 @@ class ClusterConfig(_Section):
         return self
 
 
-class RetryConfig(_Section):
+class RetryConfig(Section):
     """When to give up: on a clip, on an actor, on the job."""
 
     crashes: int = Field(3, ge=1, description="attempts at a clip on which workers crash")
@@ -350,7 +337,7 @@ class RetryConfig(_Section):
     )
 
 
-class LiveConfig(_Section):
+class LiveConfig(Section):
     """Live video: when a recording continues in a new clip."""
 
     segment_s: float = Field(600.0, gt=0, le=86_400, description="seconds of a recorded clip; a crash loses one")
@@ -364,7 +351,7 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value
 
 
-class WindowsConfig(_Section):
+class WindowsConfig(Section):
     """Long clips: their progress is saved from time to time, or they are shared among actors."""
 
     mode: Annotated[Literal["checkpoint", "parallel", "off"], BeforeValidator(_off)] = Field(
@@ -403,7 +390,7 @@ class WindowsConfig(_Section):
         return self
 
 
-class RenderConfig(_Section):
+class RenderConfig(Section):
     """Annotated videos, made on CPUs as clips are finished."""
 
     enabled: bool = Field(False, description="render each clip when its annotations are committed")
@@ -417,7 +404,7 @@ class RenderConfig(_Section):
     )
 
 
-class JobConfig(_Section):
+class JobConfig(Section):
     """The whole job."""
 
     manifest: str = Field(min_length=1, description="a .parquet, .csv or .jsonl file, a folder of videos, or a glob")

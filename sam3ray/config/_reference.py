@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from sam3ray.config._fields import allowed, walk
+from sam3ray.config._models import JobConfig
 
 BEGIN, END = "<!-- keys: begin -->", "<!-- keys: end -->"
 
@@ -22,7 +23,7 @@ def key_tables() -> str:
     """Markdown: one table per section, every key with its default, what is allowed and what it means."""
     sections: dict[tuple[str, ...], list[str]] = {(): []}
     titles: dict[tuple[str, ...], str] = {}
-    for key, info in walk():
+    for key, info in walk(JobConfig):
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             sections[key] = []
             titles[key] = info.description or ""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sam3ray.config import ClusterConfig
-from sam3ray.failures import JobStopped
+from sam3ray.failures import JobStopped, UserError
 from sam3ray.job import cluster
 from sam3ray.job.capacity import Node, matches, room_on
 
@@ -111,11 +111,11 @@ def test_labels_match_as_in_ray(wanted: str, label: str | None, yes: bool) -> No
         ("resources", {"decoder": -1}, "a fraction above 0, or a whole number"),
         ("label_selector", {"zone": "in(a"}, "allowed: a, !a, in(a, b) or !in(a, b)"),
         ("label_selector", {"-zone": "a"}, "is no label"),
-        ("memory", 0, "greater than or equal to 1"),
+        ("memory", 0, "memory is 0; allowed: a whole number of at least 1, or null"),
     ],
 )
 def test_what_ray_would_refuse_is_refused_before_anything_starts(key: str, value: object, said: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(said)):
+    with pytest.raises(UserError, match=re.escape(said)):
         ClusterConfig(**{key: value})
 
 

@@ -186,5 +186,5 @@ def test_an_address_without_a_head(
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "http://head:8265", "head", "head:port", "-", "a b:1"])
 def test_addresses_that_no_job_can_use_are_refused_before_anything_starts(address: str) -> None:
-    with pytest.raises(ValueError, match="allowed: null, auto, or host:port of the head node"):
+    with pytest.raises(UserError, match="allowed: null, auto, or host:port of the head node"):
         ClusterConfig(address=address)
