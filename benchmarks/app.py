@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,17 @@ LIVE = """(count) => new Promise((done) => {
   setTimeout(end, 60000);
 })"""
 
+# When each page is ready.
+READY = {
+    "try": ".picture[data-frame='0']",
+    "review": ".over[data-objects~='1']",
+    "live": ".live",
+}
+
+# What the browser has loaded, from the network (`sent`) or not.
+ENTRIES = """() => [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource")]
+  .map(({ name, transferSize: sent, decodedBodySize: size }) => ({ name, sent, size }))"""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -106,6 +118,17 @@ class Row:
     figure: str
     target: str
     more: str = ""
+
+
+@dataclass(frozen=True)
+class Load:
+    """Bytes of one page until it is ready: of its scripts as they are, then of what goes over the network."""
+
+    scripts: int
+    sent: int
+    again: int
+    sent_scripts: int
+    sent_pictures: int
 
 
 class Bench:
@@ -198,18 +221,50 @@ class Bench:
         return Row("age of the live picture", f"{figures} steps", "2 steps", f"sources of {rates} frames/s: {more}")
 
     def javascript(self) -> Row:
-        """The size of the page's scripts."""
+        """The size of the scripts that each page loads until it is ready, and of all."""
         scripts = {name: data for name, data in static_files().items() if name.endswith(".js")}
         source = resources.files("sam3ray.app").joinpath("static")
         written = sum(len(source.joinpath(name).read_bytes()) for name in scripts)
-        later = ("review.js", "live.js")
+        sent, packed = (sum(map(len, each)) for each in (scripts.values(), map(gzip.compress, scripts.values())))
+        said = (
+            f"Try, Review, Live, as they are sent; all of it: {sent / 1000:.1f} kB, {packed / 1000:.1f} kB gzipped; "
+            f"{written / 1000:.1f} kB as written; no library"
+        )
+        sizes = ", ".join(f"{each.scripts / 1000:.1f}" for each in self._loads().values())
+        return Row("JavaScript that a page loads until it is ready", f"{sizes} kB", "60 kB", said)
 
-        def size(names: list[str]) -> str:
-            packed = sum(len(gzip.compress(scripts[name], 4)) for name in names)
-            return f"{sum(len(scripts[name]) for name in names) / 1000:.1f} kB, {packed / 1000:.1f} kB gzipped"
+    def transfer(self) -> Row:
+        """What goes over the network until each page is ready, headers included, and what on the next visit."""
+        loads = self._loads().values()
+        first, again, scripts, pictures = (
+            ", ".join(f"{getattr(each, name) / 1000:.1f}" for each in loads)
+            for name in ("sent", "again", "sent_scripts", "sent_pictures")
+        )
+        said = f"Try, Review, Live; scripts {scripts} kB, pictures {pictures} kB; on the next visit {again} kB"
+        return Row("sent until a page is ready", f"{first} kB", "", said)
 
-        said = f"all of it: {size(list(scripts))}, as it is sent; {written / 1000:.1f} kB as written; no library"
-        return Row("JavaScript of the page Try", size([n for n in scripts if n not in later]), "60 kB", said)
+    @cache  # noqa: B019 - there is one of it
+    def _loads(self) -> dict[str, Load]:
+        with served(make_run(self.folder), "app", str(self.folder / "shapes.mp4")) as address:
+            self._wait_for_model(f"{address}#try")
+            return {page: self._load(address, page, ready) for page, ready in READY.items()}
+
+    def _load(self, address: str, page_name: str, ready: str) -> Load:
+        with self.browser.new_context(viewport={"width": 1280, "height": 720}) as context:
+            page, found = context.new_page(), []
+            for where in (f"{address}#{page_name}", "about:blank", f"{address}#{page_name}"):
+                page.goto(where)
+                if where != "about:blank":
+                    page.wait_for_selector(ready, timeout=240_000)
+                    page.wait_for_timeout(1000)  # for the pictures of the list
+                    found.append(page.evaluate(ENTRIES))
+        first, again = found
+
+        def sent(entries: list[dict[str, Any]], *kinds: str) -> int:
+            return sum(each["sent"] for each in entries if each["name"].endswith(kinds))
+
+        scripts = sum(each["size"] for each in first if each["name"].endswith(".js"))
+        return Load(scripts, sent(first, ""), sent(again, ""), sent(first, ".js"), sent(first, "/thumb", "/0"))
 
     def _page(self, address: str) -> Page:
         context = self.browser.new_context(viewport={"width": 1280, "height": 720})
@@ -241,6 +296,7 @@ ROWS: dict[str, Callable[[Bench], Row]] = {
     "scrub": Bench.scrub,
     "live": Bench.live,
     "javascript": Bench.javascript,
+    "transfer": Bench.transfer,
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from sam3ray.app._library import NotHere
 from sam3ray.app._messages import Kept
 from sam3ray.app._order import Order
+from sam3ray.display.readable import readable_span
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 
 _KEPT = 40  # results, over all pages
@@ -25,7 +26,8 @@ class Result:
         asked: the page's request, to show it again.
         owner: who sent it.
         how: queued, running, done, cancelled, failed.
-        kept: frames of which something was taken over from the run before.
+        kept: frames of which something was taken over from the run before, which saved `skipped` steps of the model.
+        says: how far it is, or how it ended, in a sentence.
     """
 
     order: Order
@@ -36,6 +38,25 @@ class Result:
     message: str = ""
     frames: dict[int, FrameAnnotations] = field(default_factory=dict)
     kept: set[int] = field(default_factory=set)
+    skipped: int = 0
+    says: str = "Working."
+
+    def progress(self, done: int, total: int, seconds: float) -> None:
+        """Says how far it is. Args: seconds: since it began."""
+        rate = (done - self.skipped) / max(0.01, seconds)
+        left = f" · {readable_span((total - done) / rate)} left" if rate > 0 else ""
+        self.says = f"{done} of {total} steps · {rate:.1f} a second{left}"
+
+    def end(self, how: str, message: str) -> None:
+        """Keeps how it ended, and says so."""
+        self.how, self.message = how, message
+        frames = "1 frame" if len(self.frames) == 1 else f"{len(self.frames)} frames"
+        if how == "done":
+            self.says = f"Done: {frames}{f', {len(self.kept)} of them from the run before' if self.kept else ''}."
+        elif how == "cancelled":
+            self.says = f"Stopped: {frames} {'is' if len(self.frames) == 1 else 'are'} kept."
+        else:
+            self.says = f"Failed: {message.rstrip('.')}."
 
     def add(self, frames: Iterable[FrameAnnotations]) -> None:
         for frame in frames:
@@ -79,7 +100,14 @@ class Result:
         ]
 
     def as_json(self) -> dict[str, Any]:
-        return {"id": self.order.id, "key": self.key, "how": self.how, "message": self.message, "asked": self.asked}
+        return {
+            "id": self.order.id,
+            "key": self.key,
+            "how": self.how,
+            "message": self.message,
+            "says": self.says,
+            "asked": self.asked,
+        }
 
 
 class Results:

@@ -30,7 +30,7 @@ from sam3ray.app._options import AppOptions
 from sam3ray.app._order import THRESHOLDS
 from sam3ray.app._results import frame_json
 from sam3ray.app._review import Review
-from sam3ray.app._static import TYPES, static_files
+from sam3ray.app._static import TYPES, index, static_files, version
 from sam3ray.app._tries import Page, Tries, check_owner
 from sam3ray.app._uploads import Uploads
 from sam3ray.config import TrackingConfig
@@ -86,7 +86,7 @@ def make_app(service: Service) -> FastAPI:
     app = FastAPI(title="sam3ray", openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)
     _add_errors(app)
-    _add_static(app)
+    _add_static(app, service)
     _add_clips(app, service)
     _add_results(app, service)
     _add_reviews(app, service)
@@ -106,21 +106,30 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(NotHere, sentence(404))
 
 
-def _add_static(app: FastAPI) -> None:
-    """The page's own files: only those of the package, by their names; read and compressed once."""
+def _add_static(app: FastAPI, service: Service) -> None:
+    """The page's own files: only those of the package, by their names; read and compressed once.
+
+    An address names the version, so browsers keep a file as long as they like.
+    """
     files = static_files()
-    packed = {name: gzip.compress(data, mtime=0) for name, data in files.items()}
+    first = "live" if service.show is not None else "review" if service.reviews else "try"
+    sent = {"/": ("index.html", index(files, first))}
+    sent |= {f"/static/{version(files)}/{name}": (name, data) for name, data in files.items() if name != "index.html"}
+    packed = {path: gzip.compress(data, mtime=0) for path, (_, data) in sent.items()}
 
     async def static(request: Request) -> Response:
-        name = request.path_params.get("name", "index.html")
-        if name not in files:
+        path = request.url.path
+        if path not in sent:
             return JSONResponse({"message": "there is no such file"}, 404)
-        is_packed = "gzip" in request.headers.get("accept-encoding", "")
-        headers = {"content-encoding": "gzip", "vary": "accept-encoding"} if is_packed else None
-        return Response((packed if is_packed else files)[name], 200, headers, TYPES[Path(name).suffix])
+        name, data = sent[path]
+        headers = {"cache-control": "no-cache" if path == "/" else "private, max-age=31536000, immutable"}
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            headers |= {"content-encoding": "gzip", "vary": "accept-encoding"}
+            data = packed[path]
+        return Response(data, 200, headers, TYPES[Path(name).suffix])
 
     app.add_route("/", static)
-    app.add_route("/static/{name}", static)
+    app.add_route("/static/{version}/{name}", static)
 
 
 def _add_clips(app: FastAPI, service: Service) -> None:

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 
+from rjsmin import jsmin
+
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_IMPORTS = re.compile(r'^import.*?"\./(\w+\.js)"', re.MULTILINE)
 
 
 def static_files() -> dict[str, bytes]:
-    """By name. Scripts come without comments of their own line and without indentation; no line gets another number."""
+    """By name. Scripts come without comments and needless spaces; no line gets another number."""
     folder = resources.files("sam3ray.app").joinpath("static")
     files = {each.name: each.read_bytes() for each in folder.iterdir() if Path(each.name).suffix in TYPES}
     return {name: _code(data) if name.endswith(".js") else data for name, data in files.items()}
 
 
 def _code(script: bytes) -> bytes:
-    """No text in our scripts goes over several lines."""
-    lines = (line.strip() for line in script.split(b"\n"))
-    return b"\n".join(b"" if line.startswith(b"//") else line for line in lines)
+    """Line by line, so that no line ends where it did not. No text goes over several lines, or lies within another."""
+    lines = script.decode().split("\n")
+    return "\n".join("" if line.lstrip().startswith("//") else str(jsmin(line)) for line in lines).encode()
+
+
+def version(files: Mapping[str, bytes]) -> str:
+    """A name for these files, to be part of their addresses: a browser may then keep them."""
+    return hashlib.sha256(b"".join(name.encode() + files[name] for name in sorted(files))).hexdigest()[:12]
+
+
+def index(files: Mapping[str, bytes], page: str) -> bytes:
+    """The HTML, with the addresses of this version. The browser is told at once of all scripts that the page needs."""
+    names = dict.fromkeys((*scripts_of(files, "main.js"), *scripts_of(files, f"{page}.js")))
+    links = "".join(f'<link rel="modulepreload" href="/static/{name}">\n' for name in names)
+    html = files["index.html"].decode().replace("</head>", f"{links}</head>", 1)
+    return html.replace('"/static/', f'"/static/{version(files)}/').encode()
+
+
+def scripts_of(files: Mapping[str, bytes], name: str) -> Iterator[str]:
+    """A script and those that it imports, directly or not. A script that is only loaded on demand is not among them."""
+    seen = [name]
+    for each in seen:
+        yield each
+        found = _IMPORTS.findall(files[each].decode())
+        seen += [other for other in dict.fromkeys(found) if other not in seen]

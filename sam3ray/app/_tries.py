@@ -117,32 +117,35 @@ class Tries:
             nonlocal began
             about: dict[str, Any] = {"id": order.id, "key": key, "ticket": ticket}
             if isinstance(event, Update):
-                for each in event.found.kept:
+                found = event.found
+                for each in found.kept:
                     assert before is not None
                     result.take_over(before, each)
-                result.add(event.found.frames)
+                    result.skipped = found.done
+                result.add(found.frames)
+                result.progress(found.done, found.total, time.monotonic() - began)
                 about |= {
                     "event": "preview" if order.is_preview else "found",
-                    "frames": [frame_json(frame) for frame in event.found.frames],
-                    "done": event.found.done,
-                    "total": event.found.total,
-                    "kept": len(result.kept) if event.found.kept else 0,
-                    "seconds": round(time.monotonic() - began, 2),
+                    "frames": [frame_json(frame) for frame in found.frames],
+                    "part": round(found.done / max(1, found.total), 4),
+                    "kept": bool(found.kept),
                 }
             elif isinstance(event, Restarted):
                 result.frames.clear()
                 result.kept.clear()
+                result.skipped = 0
                 about |= {"event": "restarted", "message": "out of memory: started over with smaller batches"}
             elif isinstance(event, Ended):
-                result.how, result.message = event.how, event.message
+                result.end(event.how, event.message)
                 about |= {"event": "ended", "how": event.how, "message": event.message}
                 about["preview"] = order.is_preview
                 self._owners.pop(order.id, None)
             else:
                 result.how = "queued" if event else "running"
+                result.says = f"Waiting: place {event} in the queue." if event else "Working."
                 began = time.monotonic()
-                about |= {"event": "place", "place": event}
-            self._tell(owner, about)
+                about |= {"event": "place"}
+            self._tell(owner, about | {"says": result.says})
 
         if not order.is_preview:
             self.results.put(result)

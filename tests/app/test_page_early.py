@@ -71,7 +71,7 @@ def test_what_is_asked_for_without_a_connection_is_asked_when_there_is_one(serve
 
 
 def test_a_view_that_is_not_there_yet_takes_nothing_that_is_meant_for_it(holding):
-    page, release = holding("**/static/live.js")
+    page, release = holding("**/static/*/live.js")
     wait_for_model(page)
     page.evaluate("location.hash = 'live'")
     expect(page.get_by_label("Phrase to look for")).to_have_count(0)

@@ -25,7 +25,7 @@ import pytest
 import sam3ray
 from sam3ray.app import AppOptions
 from sam3ray.app._library import Library
-from sam3ray.app._static import static_files
+from sam3ray.app._static import index, static_files, version
 from sam3ray.app._uploads import Uploads
 from sam3ray.config import config_from_text
 from sam3ray.failures import UserError
@@ -34,6 +34,8 @@ from sam3ray.values.prompt_reading import parse_visual_prompts
 from tests.app.conftest import COUNT, SPEC, until
 
 from playwright.sync_api import expect  # isort: skip
+
+PAGES = ("try", "review", "live")
 
 
 def choose(page: Any, name: str) -> None:
@@ -143,7 +145,8 @@ def test_masks_painted_coarsely_are_where_the_fine_ones_are(server, open_page):
     covered = [
         page.evaluate(
             """(asked) => new Promise((done) => {
-          const worker = new Worker("/static/mask_worker.js", { type: "module" });
+          const near = document.querySelector("[rel=modulepreload]").href;
+          const worker = new Worker(new URL("mask_worker.js", near), { type: "module" });
           worker.onmessage = (event) => {
             const { bitmap, place } = event.data.painted;
             const context = new OffscreenCanvas(500, 300).getContext("2d");
@@ -405,26 +408,44 @@ def test_strangers_are_refused(server, videos):
     assert ask(server, "/ws", {**upgrade, **own}) == 403
 
 
-def test_scripts_come_compressed_to_who_takes_that(server):
-    written = resources.files("sam3ray.app").joinpath("static", "main.js").read_bytes().split(b"\n")
-    script = static_files()["main.js"]
-    for line, sent in zip(written, script.split(b"\n"), strict=True):  # an error names the line in the source
-        assert sent == (b"" if line.strip().startswith(b"//") else line.strip())
+def test_files_come_compressed_to_who_takes_that_and_are_kept(server):
+    files, address = static_files(), f"{server.origin}/static/{version(static_files())}/main.js"
     cookie = {"Cookie": f"sam3ray-{server.origin.rpartition(':')[2]}={server.token}"}
     for encoding, unpacked in (("gzip, deflate", gzip.decompress), ("identity", bytes)):
-        request = urllib.request.Request(
-            f"{server.origin}/static/main.js", headers={**cookie, "Accept-Encoding": encoding}
-        )
+        request = urllib.request.Request(address, headers={**cookie, "Accept-Encoding": encoding})
         with urllib.request.urlopen(request, timeout=10) as response:
             assert response.headers["Content-Type"].startswith("text/javascript")
-            assert unpacked(response.read()) == script
+            assert "immutable" in response.headers["Cache-Control"]
+            assert unpacked(response.read()) == files["main.js"]
+    assert ask(server, "/static/0123456789ab/main.js", cookie) == 404  # of another version
 
 
-def test_no_text_in_a_script_goes_over_several_lines():
+def test_scripts_are_sent_without_spaces_and_comments_alone():
+    """An error names the line in the source; texts stay as they are."""
+    folder, texts = resources.files("sam3ray.app").joinpath("static"), re.compile(rb'"[^"]*"|`[^`]*`')
     for name, script in static_files().items():
-        if name.endswith(".js"):
-            for number, line in enumerate(script.split(b"\n"), 1):
-                assert line.count(b"`") % 2 == 0, f"{name}:{number}"
+        if not name.endswith(".js"):
+            continue
+        written = folder.joinpath(name).read_bytes().split(b"\n")
+        for number, (line, sent) in enumerate(zip(written, script.split(b"\n"), strict=True), 1):
+            code = re.sub(rb"(^|[ ;])\s*//[^\"]*$|^\s*//.*|/\* .* \*/", rb"\1", line)
+            assert b"".join(code.split()) == b"".join(sent.split()), f"{name}:{number}"
+            assert texts.findall(code) == texts.findall(sent), f"{name}:{number}"
+            assert line.count(b"`") % 2 == 0, f"{name}:{number}: a text ends on its line"
+            assert not re.search(rb"\$\{[^}]*`", line), f"{name}:{number}: no text is within another"
+
+
+def test_the_html_names_the_scripts_of_the_page_that_is_shown_first():
+    files = static_files()
+    named = {
+        page: set(re.findall(r'modulepreload" href="/static/\w+/(\w+)\.js', index(files, page).decode()))
+        for page in PAGES
+    }
+    assert named["try"] >= {"main", "api", "dom", "try", "stage", "masks"}
+    assert named["live"] >= {"main", "live", "stage"}
+    for page, names in named.items():
+        assert {"brush", "help", "compare", "upload", "job", "mask_worker", "rle", *PAGES} & names == {page}
+        assert sum(len(files[f"{name}.js"]) for name in names) <= 48_000
 
 
 def test_an_upload_over_the_limit_leaves_nothing(videos, tmp_path):

@@ -1,26 +1,21 @@
 // The server: requests, and one socket that comes back by itself. Who asks for something asks again when it is open.
 
-async function checked(response) {
+export async function checked(response) {
   const { ok, status } = response;
   if (ok) return response;
   const { message, ...more } = await response.json().catch(() => ({ message: `the server answered ${status}` }));
   throw Object.assign(new Error(message), { status, ...more });
 }
 
-export const getBlob = async (path) => (await checked(await fetch(path))).blob();
-export const get = async (path) => (await checked(await fetch(path))).json();
-export const post = async (path, value) => (await checked(await fetch(path, { method: "POST", body: JSON.stringify(value) }))).json();
+// What is fetched; a script, too. Browsers have each their own words for a server that is gone.
+export const reached = (coming) => coming.catch((error) => {
+  throw error instanceof TypeError ? new Error("The server cannot be reached. Is it still running?") : error;
+});
+const ask = async (path, options) => checked(await reached(fetch(path, options)));
 
-export function upload(file, progress) {
-  return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest(); // fetch tells no progress of uploads
-    request.open("POST", `/api/upload?name=${encodeURIComponent(file.name)}`);
-    request.upload.onprogress = (event) => event.lengthComputable && progress(event.loaded / event.total);
-    request.onload = () => checked(new Response(request.response, request)).then((each) => each.json()).then(resolve, reject);
-    request.onerror = () => reject(new Error("the connection broke"));
-    request.send(file);
-  });
-}
+export const getBlob = async (path) => (await ask(path)).blob();
+export const get = async (path) => (await ask(path)).json();
+export const post = async (path, value) => (await ask(path, { method: "POST", body: JSON.stringify(value) })).json();
 
 const random = () => crypto.getRandomValues(new Uint32Array(4)).join("");
 

@@ -1,50 +1,67 @@
-// A mask painted by hand, at the video's own resolution.
+// A mask painted by hand, at the video's own resolution. Loaded when somebody takes the brush.
 
 import { css } from "./colours.js";
-import { decode, encode } from "./rle.js";
+import { el } from "./dom.js";
+import { merged } from "./masks.js";
+import { decode } from "./rle.js";
 
 export class Brush {
-  size = 24; // pixels of the video
-  object = null; // whose mask is being painted
+  object = null; // whose mask is being painted: meanwhile it is this canvas
+  canvas = el("canvas", { class: "paint" });
+  context = this.canvas.getContext("2d", { willReadFrequently: true });
 
-  // Begins with the mask that the object has: row, if any.
-  begin(object, { width, height }, row) {
-    this.object = object;
-    this.canvas = new OffscreenCanvas(width, height);
-    this.context = this.canvas.getContext("2d", { willReadFrequently: true });
-    if (row) {
-      const bits = decode(row.rle, height, [0, 0, width, height]), image = this.context.createImageData(width, height);
-      new Uint32Array(image.data.buffer).forEach((_, n, pixels) => { pixels[n] = bits[(n % width) * height + Math.floor(n / width)] ? 0xffffffff : 0; });
-      this.context.putImageData(image, 0, 0);
-      this.context.globalCompositeOperation = "source-in";
-      this.context.fillStyle = css(object);
-      this.context.fillRect(0, 0, width, height);
+  // prompts: see prompts.js.
+  constructor(prompts) { this.prompts = prompts; }
+
+  paint(from, to, erases) {
+    const { context, prompts } = this, { player, view } = prompts;
+    if (this.object === null) {
+      this.object = prompts.target();
+      this.begin(player.stage.size, view.rowsAt(player.index).find((row) => row.id === this.object));
     }
-  }
-
-  stroke(from, to, erases) {
-    const { context } = this;
     context.globalCompositeOperation = erases ? "destination-out" : "source-over";
     context.strokeStyle = css(this.object);
-    context.lineWidth = this.size;
+    context.lineWidth = prompts.size;
     context.lineCap = "round";
     context.beginPath();
     context.moveTo(...from);
     context.lineTo(to[0] + 0.01, to[1]); // a line without length would not be drawn
     context.stroke();
+    player.redraw();
+    return true;
   }
 
-  // Over what is shown, in the same place.
-  draw(context) {
-    context.globalAlpha = 0.6;
-    context.drawImage(this.canvas, 0, 0, context.canvas.width, context.canvas.height);
-    context.globalAlpha = 1;
+  // With the mask that the object has: row, if any.
+  begin({ width, height }, row) {
+    const { context } = this;
+    Object.assign(this.canvas, { width, height }); // empty
+    if (!row) return;
+    const bits = decode(row.rle, height, [0, 0, width, height]), image = context.createImageData(width, height);
+    new Uint32Array(image.data.buffer).forEach((_, n, pixels) => { pixels[n] = bits[(n % width) * height + Math.floor(n / width)] ? 0xffffffff : 0; });
+    context.putImageData(image, 0, 0);
+    context.globalCompositeOperation = "source-in";
+    context.fillStyle = css(this.object);
+    context.fillRect(0, 0, width, height);
   }
 
-  // Ends it: what was painted as a row; null if there is nothing left.
-  end(label) {
+  // Makes what was painted the object's mask on this frame.
+  keep() {
+    const { prompts, object: id } = this, { work, player, view } = prompts, { width, height } = this.canvas;
+    const frame = player.index, rows = view.rowsAt(frame), painted = this.row();
+    this.object = null;
+    work.items = work.items.filter((each) => each.object_id !== id || each.frame !== frame); // a mask starts over
+    if (!painted) { prompts.clear(); return; }
+    const prompt = work.own.get(id) ?? rows.find((each) => each.id === id)?.prompt ?? "";
+    prompts.item("mask").mask = { size: [height, width], counts: painted.rle };
+    work.shown.set(frame, merged(rows, [{ ...painted, id, prompt, score: 1, track: 1 }])); // until the model has answered
+    work.version++;
+    prompts.told(frame);
+  }
+
+  // null if there is nothing left.
+  row() {
     const { width, height } = this.canvas, { data } = this.context.getImageData(0, 0, width, height);
-    const bits = new Uint8Array(width * height), box = [width, height, 0, 0], id = this.object;
+    const bits = new Uint8Array(width * height), box = [width, height, 0, 0];
     let area = 0;
     for (let n = 0; n < bits.length; n++) {
       if (data[4 * n + 3] < 128) continue;
@@ -56,7 +73,29 @@ export class Brush {
       if (x >= box[2]) box[2] = x + 1;
       if (y >= box[3]) box[3] = y + 1;
     }
-    this.object = null;
-    return area ? { id, prompt: label, score: 1, track: 1, box, area, rle: encode(bits) } : null;
+    return area ? { box, area, rle: encode(bits) } : null;
   }
+}
+
+// COCO's run lengths of a whole frame's bytes, 0 or 1, column by column.
+export function encode(bits) {
+  const counts = [];
+  let value = 0, length = 0;
+  for (const bit of bits) {
+    if (bit === value) length++;
+    else { counts.push(length); value = bit; length = 1; }
+  }
+  counts.push(length);
+  let text = "";
+  counts.forEach((count, n) => {
+    let x = n > 2 ? count - counts[n - 2] : count, more = true;
+    while (more) {
+      let c = x & 31;
+      x >>= 5;
+      more = c & 16 ? x !== -1 : x !== 0;
+      if (more) c |= 32;
+      text += String.fromCharCode(c + 48);
+    }
+  });
+  return text;
 }

@@ -6,7 +6,7 @@ export function el(tag, props = {}, ...children) {
   const node = document.createElement(tag);
   for (const [key, value] of Object.entries(props)) {
     if (key === "do") node.dataset.do = value;
-    else if (key === "colour") node.style.background = value;
+    else if (key === "style") for (const each of Object.entries(value)) node.style.setProperty(...each);
     else if (key === "class") node.className = value;
     else if (key in node) node[key] = value;
     else node.setAttribute(key, value);
@@ -88,7 +88,7 @@ export function check(group, value) {
   for (const button of group.children) button.ariaChecked = String(button.value === value);
 }
 
-export const dot = (id) => el("i", { class: "dot", colour: css(id) });
+export const dot = (id) => el("i", { class: "dot", style: { background: css(id) } });
 export const empty = (text) => el("li", { class: "empty" }, text);
 
 // A phrase or a box with its ×; `act` is the method of the view that removes it.
@@ -96,21 +96,13 @@ export function chip(text, act, value, title) {
   return el("span", { class: "chip" }, text, el("button", { class: "quiet", ariaLabel: title, do: act, value }, "×"));
 }
 
+// A score, unless it is as good as certain.
+export const unsure = (score, before) => (score < 0.995 ? before + score.toFixed(2) : "");
+
 export const phrasesIn = (text) => text.split(/[,;\n]/).map((each) => each.trim()).filter(Boolean);
 
 export function toast(text, kind = "info", seconds = kind === "error" ? 12 : 6) {
   const note = el("div", { class: `toast ${kind}` }, text, el("button", { class: "quiet", ariaLabel: "Close", onclick: () => note.remove() }, "×"));
   document.querySelector(".toasts").append(note);
   setTimeout(() => note.remove(), seconds * 1000);
-}
-
-export function duration(seconds) {
-  const s = Math.max(0, Math.round(seconds));
-  return s < 60 ? `${s} s` : s < 3600 ? `${Math.floor(s / 60)} min ${s % 60} s` : `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
-}
-
-export function save(name, text) {
-  const href = URL.createObjectURL(new Blob([text]));
-  el("a", { href, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(href), 10000);
 }

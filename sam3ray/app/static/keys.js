@@ -1,6 +1,4 @@
-// Keyboard: the controls of the view shown name their keys, and `?` lists them.
-
-import { el, fill, spelled } from "./dom.js";
+// Keyboard: the controls of the view shown name their keys.
 
 function isTyping(target) {
   return target.matches?.("textarea, select, input:not([type=range], [type=checkbox])");
@@ -30,9 +28,4 @@ document.addEventListener("keydown", (event) => {
   else control?.click();
 });
 
-export function help() {
-  const rows = [...document.querySelectorAll("[data-key]")].map((each) => el("tr", {},
-    el("td", {}, each.dataset.key.split(" ").map((key) => el("kbd", {}, spelled(key)))), el("td", {}, each.dataset.says)));
-  fill(document.querySelector(".help tbody"), rows);
-  document.querySelector(".help").showModal();
-}
+export async function help() { (await import("./help.js")).show(); }

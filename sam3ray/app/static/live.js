@@ -6,6 +6,12 @@ import { row } from "./masks.js";
 import { Pointer, rounded } from "./pointer.js";
 import { Stage } from "./stage.js";
 
+const REFUSED = {
+  NotAllowedError: "This page is not allowed to use the webcam. Allow it in the browser's settings.",
+  NotFoundError: "There is no webcam.",
+  NotReadableError: "The webcam is in use by another program.",
+};
+
 export default class LiveView {
   constructor({ socket, state }) {
     Object.assign(this, { state, phrases: [...state.phrases], ticket: 0, rows: [], chosen: null, socket: null, thresholds: {} });
@@ -55,9 +61,11 @@ export default class LiveView {
   }
 
   async openWebcam(run) {
-    if (!navigator.mediaDevices) throw new Error("The webcam works over HTTPS or on this machine alone.");
+    if (!navigator.mediaDevices) throw new Error("Browsers allow the webcam only over HTTPS or on the same machine.");
     this.status.textContent = "Waiting for the webcam.";
-    const stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 }, height: { ideal: 360 } } });
+    const stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 640 }, height: { ideal: 360 } } }).catch(({ name, message }) => {
+      throw new Error(REFUSED[name] ?? `The webcam cannot be used: ${message}`);
+    });
     if (run !== this.run) { end(stream); return; } // stopped meanwhile
     this.video.srcObject = this.stream = stream;
     await this.video.play();
@@ -164,7 +172,7 @@ export default class LiveView {
     fill(this.objects, this.rows.map(({ id, prompt, faint }) => el("li", { class: `${id === this.chosen ? "chosen" : ""} ${faint ? "faint" : ""}`, do: "choose", value: id },
       dot(id), el("b", {}, String(id)), el("span", {}, prompt), faint && el("small", {}, "tentative"),
       el("button", { class: "quiet", ariaLabel: `Drop object ${id}`, do: "drop", value: id }, "×"))),
-      !this.rows.length && empty("Nothing."));
+      !this.rows.length && empty("No objects."));
   }
 
   // Asking

@@ -1,6 +1,6 @@
 // The page: which view is shown, the model's state, light and dark.
 
-import { get, Socket } from "./api.js";
+import { get, reached, Socket } from "./api.js";
 import { el, fill, toast } from "./dom.js";
 import { help } from "./keys.js";
 
@@ -36,7 +36,7 @@ async function route() {
   shown = name;
   for (const link of nav.children) link.toggleAttribute("aria-current", link.hash === `#${name}`);
   if (!views[name]) fill(main); // what is done meanwhile is not meant for the last view
-  const { default: View } = await PAGES[name]();
+  const { default: View } = await reached(PAGES[name]());
   if (shown !== name) return; // another page was asked for meanwhile
   views[name] ??= new View({ socket, state });
   fill(main, views[name].node);

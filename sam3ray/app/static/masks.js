@@ -5,15 +5,20 @@ import { rgb } from "./colours.js";
 const KEPT = 48;
 
 class Masks {
-  constructor() {
-    this.worker = new Worker("/static/mask_worker.js", { type: "module" });
-    this.waiting = new Map();
-    this.kept = new Map();
-    this.next = 0;
-    this.worker.onmessage = ({ data: { id, painted } }) => {
-      this.waiting.get(id)(painted);
-      this.waiting.delete(id);
-    };
+  waiting = new Map(); // number of a request -> what resolves its promise
+  kept = new Map(); // key -> promise
+  next = 0;
+
+  // Begins with the first masks.
+  get worker() {
+    if (!this.painter) {
+      this.painter = new Worker(new URL("./mask_worker.js", import.meta.url), { type: "module" });
+      this.painter.onmessage = ({ data: { id, painted } }) => {
+        this.waiting.get(id)(painted);
+        this.waiting.delete(id);
+      };
+    }
+    return this.painter;
   }
 
   // A bitmap and its place [x, y, width, height] in the frame, null where there is nothing.

@@ -115,7 +115,7 @@ export class Player extends EventTarget {
 
   async paint(bitmap) {
     const { clip, index, opacity, labels } = this, { rows, key } = this.layer(index);
-    const drawn = await this.stage.show(bitmap, rows, { key, opacity, labels, decorate: (context) => this.view.prompts.draw(context, index) });
+    const drawn = await this.stage.show(bitmap, rows, { key, opacity, labels, marks: () => this.view.prompts.marks(index) });
     if (drawn && clip === this.clip) this.stage.picture.dataset.frame = index;
   }
 

@@ -1,6 +1,6 @@
 // Clicks, boxes, painted masks and examples: which object they are for, how they are drawn, what the server is sent.
 
-import { Brush } from "./brush.js";
+import { reached } from "./api.js";
 import { css } from "./colours.js";
 import { merged } from "./masks.js";
 import { between, Pointer, rounded } from "./pointer.js";
@@ -16,13 +16,13 @@ export const newWork = (more) => ({
 });
 
 export class Prompts {
-  // view: see clip_view.js; with renumbered(), where ids of phrases can change.
+  // view: see clip_view.js; with renumbered(), where ids of phrases can change. size: of the brush, in pixels of the video.
   constructor(player, view) {
-    Object.assign(this, { player, view, tool: "point", exclude: false, corner: null, brush: new Brush() });
+    Object.assign(this, { player, view, tool: "point", exclude: false, corner: null, brush: null, size: 24 });
     this.pointer = new Pointer(player.stage, {
-      pressed: () => (player.pause(), Boolean(player.clip && view.work)),
-      drawn: (from, to, right) => this.tool === "brush" && this.paint(from, to, right || this.exclude),
-      drawnOut: () => this.keepMask(),
+      pressed: () => (player.pause(), Boolean(player.clip && view.work && this.hasTool)),
+      drawn: (from, to, right) => this.tool === "brush" && this.brush.paint(from, to, right || this.exclude),
+      drawnOut: () => this.brush.keep(),
       moved: () => (this.tool === "brush" || this.corner) && player.redraw(),
       click: (at, right) => this.addPoint(at, !(right || this.exclude)),
       box: (box) => this.addBox(box),
@@ -34,9 +34,9 @@ export class Prompts {
   // By key, where the pointer is.
   here(what) {
     const { at } = this.pointer;
-    if (!at || !this.work) return;
+    if (!at || !this.work || !this.hasTool) return;
     if (what !== "corner" && this.tool !== "brush") this.addPoint(at, what === "include");
-    else if (what !== "corner") { this.paint(at, at, what === "exclude"); this.keepMask(); }
+    else if (what !== "corner") { this.brush.paint(at, at, what === "exclude"); this.brush.keep(); }
     else if (this.corner) { this.addBox(between(this.corner, at)); this.corner = null; }
     else this.corner = at;
   }
@@ -96,32 +96,14 @@ export class Prompts {
     this.told(frame);
   }
 
-  // Painting. While it goes on, the object's mask is the brush's alone.
-
-  get painted() { return this.brush.object; }
-
-  paint(from, to, erases) {
-    const { brush, player } = this;
-    if (this.painted === null) {
-      const object = this.target();
-      brush.begin(object, player.stage.size, this.view.rowsAt(player.index).find((row) => row.id === object));
-    }
-    brush.stroke(from, to, erases);
-    player.redraw();
-    return true;
+  // A tool of one's own is fetched first; until then, a press does nothing.
+  async take(tool) {
+    this.tool = tool;
+    if (tool === "brush") this.brush ??= new (await reached(import("./brush.js"))).Brush(this);
   }
 
-  keepMask() {
-    const { work } = this, frame = this.player.index, id = this.painted, rows = this.view.rowsAt(frame);
-    const row = this.brush.end(work.own.get(id) ?? rows.find((each) => each.id === id)?.prompt ?? "");
-    work.items = work.items.filter((each) => each.object_id !== id || each.frame !== frame); // a mask starts over
-    if (!row) { this.clear(); return; }
-    const { width, height } = this.player.stage.size;
-    this.item("mask").mask = { size: [height, width], counts: row.rle };
-    work.shown.set(frame, merged(rows, [row])); // until the model has answered
-    work.version++;
-    this.told(frame);
-  }
+  get hasTool() { return this.tool !== "brush" || Boolean(this.brush); }
+  get painted() { return this.brush?.object ?? null; }
 
   // Taking back
 
@@ -179,20 +161,19 @@ export class Prompts {
     return visual;
   }
 
-  draw(context, index) {
-    const { work } = this, { stage } = this.player, { at, box } = this.pointer;
-    if (!work) return;
-    if (this.painted !== null) this.brush.draw(context);
-    for (const item of work.items) {
-      if (item.frame !== index) continue;
-      if (item.box) stage.box(context, item.box, css(item.object_id));
-      item.points?.forEach((point, n) => stage.click(context, point, item.labels[n], item.object_id === work.chosen));
-    }
-    for (const each of work.exemplars) {
-      if (each.frame === index) each.boxes.forEach((one, n) => stage.box(context, one, each.labels[n] ? "#facc15" : "#dc2626"));
-    }
-    if (box) stage.box(context, box, "#fff");
-    if (this.corner && at) stage.box(context, between(this.corner, at), "#fff");
-    if (this.tool === "brush" && at) stage.ring(context, at, this.brush.size / 2);
+  // What is shown of them on a frame, as elements over it.
+  marks(index) {
+    const { work, corner, brush } = this, { stage } = this.player, { at, box } = this.pointer;
+    if (!work) return [];
+    const here = (each) => each.frame === index;
+    return [
+      this.painted !== null && brush.canvas,
+      work.items.filter(here).map((item) => item.box && stage.box(item.box, css(item.object_id))),
+      work.items.filter(here).map((item) => item.points?.map((point, n) => stage.click(point, item.labels[n], item.object_id === work.chosen))),
+      work.exemplars.filter(here).map(({ boxes, labels }) => boxes.map((one, n) => stage.box(one, labels[n] ? "#facc15" : "#dc2626"))),
+      box && stage.box(box, "#fff"),
+      corner && at && stage.box(between(corner, at), "#fff"),
+      this.tool === "brush" && at && stage.ring(at, this.size),
+    ].flat(2);
   }
 }

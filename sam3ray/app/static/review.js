@@ -113,7 +113,7 @@ export default class ReviewView extends ClipView {
     fill(this.list, shown.slice(0, 500).map((each) => {
       const { clip, key, status, doubt } = each, isDone = status === "done";
       return this.clipItem({ value: clip, title: each.message || doubt?.why || clip, isChosen: clip === this.clip?.clip, key: isDone && key },
-        el("span", {}, clip, el("small", {}, isDone ? `${each.objects} obj. · ${each.frames} fr.${doubt ? ` · ${doubt.suspicion.toFixed(2)}` : ""}` : each.reason || status)),
+        el("span", {}, clip, el("small", {}, isDone ? [`${each.objects} obj.`, `${each.frames} fr.`, doubt?.suspicion.toFixed(2)].filter(Boolean).join(" · ") : each.reason || status)),
         each.accepted ? el("em", { class: "ok", title: "accepted" }, "✓") : each.corrections > 0 && el("em", { title: "corrections" }, `✎${each.corrections}`));
     }));
   }
@@ -164,7 +164,7 @@ export default class ReviewView extends ClipView {
     this.version++;
     this.timeline.set(this.rows);
     fill(this.history, log.toReversed().map(({ number, time, author, words, undone }) => el("li", { class: undone ? "undone" : "", title: new Date(time * 1000).toLocaleString() },
-      el("b", {}, String(number)), el("span", {}, words), el("small", {}, author))), !log.length && empty("None yet."));
+      el("b", {}, String(number)), el("span", {}, words), el("small", {}, author))), !log.length && empty("No corrections yet."));
     this.listClips();
     this.choose({ value: this.timeline.track(this.chosen) ? this.chosen : null });
   }
@@ -200,7 +200,7 @@ export default class ReviewView extends ClipView {
     this.chosen = id;
     this.chooseTrack(id);
     const track = this.timeline.track(id);
-    fill(this.who, track ? [dot(id), `Object ${id}`] : "Object: choose one");
+    fill(this.who, track ? [dot(id), `Object ${id}`] : "No object selected");
     put(this.label, track?.prompt ?? "");
     for (const each of this.editing.querySelectorAll("button, input")) each.disabled = !track;
     this.showHere();
@@ -220,7 +220,7 @@ export default class ReviewView extends ClipView {
   showHere() {
     const rows = this.player.clip ? this.rowsAt(this.player.index) : [];
     fill(this.objects, rows.map(({ id, prompt, score, track }) => objectItem(id, id === this.chosen, el("span", {}, prompt), el("small", { title: "detection and track score" }, `${score.toFixed(2)} · ${track.toFixed(2)}`))),
-      !rows.length && empty("Nothing."));
+      !rows.length && empty("No objects."));
   }
 
   // Corrections
@@ -251,7 +251,7 @@ export default class ReviewView extends ClipView {
 
   withOther({ value: op }) {
     const other = Number(this.other.value);
-    if (!other) { toast("Type the other object's id first."); this.other.focus(); return; }
+    if (!other) { toast("First type the other object's id."); this.other.focus(); return; }
     this.correct(op, { [op === "set_id" ? "to" : "other"]: other });
     if (op === "set_id" && this.scope === "all") this.chosen = other;
   }
@@ -376,7 +376,7 @@ export default class ReviewView extends ClipView {
 
   async useFix() {
     const { fix } = this, [[index, rows] = []] = fix?.shown ?? [], mask = rows?.find((each) => each.id === fix.chosen);
-    if (!mask) { toast("Click on the object first: there is no new mask yet."); return; }
+    if (!mask) { toast("There is no new mask yet. Click on the object."); return; }
     const { height, width } = fix.clip;
     if (await this.edit([{ op: "replace_mask", object: fix.chosen, frames: [index, index], label: fix.own.get(fix.chosen), mask: { size: [height, width], counts: mask.rle } }]) && fix === this.fix) this.endFix();
   }

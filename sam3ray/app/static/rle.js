@@ -34,26 +34,3 @@ export function decode(text, height, [x0, y0, x1, y1]) {
   }
   return bits;
 }
-
-// Of a whole frame's bytes, 0 or 1, column by column.
-export function encode(bits) {
-  const counts = [];
-  let value = 0, length = 0;
-  for (const bit of bits) {
-    if (bit === value) length++;
-    else { counts.push(length); value = bit; length = 1; }
-  }
-  counts.push(length);
-  let text = "";
-  counts.forEach((count, n) => {
-    let x = n > 2 ? count - counts[n - 2] : count, more = true;
-    while (more) {
-      let c = x & 31;
-      x >>= 5;
-      more = c & 16 ? x !== -1 : x !== 0;
-      if (more) c |= 32;
-      text += String.fromCharCode(c + 48);
-    }
-  });
-  return text;
-}

@@ -1,7 +1,7 @@
 // A picture, and over it what was found on it and asked of it, as large as there is room.
 
 import { css, ink } from "./colours.js";
-import { el } from "./dom.js";
+import { el, fill, unsure } from "./dom.js";
 import { masks } from "./masks.js";
 
 export class Stage {
@@ -11,13 +11,12 @@ export class Stage {
     this.size = null; // of the video, in pixels
     this.picture = el("canvas", { class: "picture" });
     this.over = el("canvas", { class: "over", tabIndex: 0, ariaLabel: label });
-    node.replaceChildren(this.picture, this.over);
+    this.marks = el("div", { class: "marks" });
+    node.replaceChildren(this.picture, this.over, this.marks);
     this.redraw = () => {};
     new ResizeObserver(() => this.fit()).observe(node);
   }
 
-  // Pixels of the canvas for one of the screen.
-  get dpr() { return window.devicePixelRatio || 1; }
   get scale() { return this.over.width / this.size.width; }
 
   setSize({ width, height }) {
@@ -27,10 +26,10 @@ export class Stage {
 
   fit() {
     if (!this.size) return;
-    const room = this.node.getBoundingClientRect(), { size, dpr } = this;
+    const room = this.node.getBoundingClientRect(), { size } = this, dpr = window.devicePixelRatio;
     const scale = Math.min(room.width / size.width, room.height / size.height);
     const [width, height] = [size.width, size.height].map((each) => Math.max(1, Math.round(each * scale)));
-    for (const { style } of [this.picture, this.over]) Object.assign(style, { width: `${width}px`, height: `${height}px` });
+    for (const { style } of [this.picture, this.over, this.marks]) Object.assign(style, { width: `${width}px`, height: `${height}px` });
     resize(this.over, Math.round(width * dpr), Math.round(height * dpr));
     this.redraw();
   }
@@ -49,8 +48,9 @@ export class Stage {
     return masks.paint(`${key} ${grain}`, rows, { ...this.size, grain, opacity });
   }
 
-  // key: names all that the masks depend on. Returns whether it was drawn: not if something newer is.
-  async show(bitmap, rows, { key, opacity = 0.5, labels = true, decorate = () => {} }) {
+  // key: names all that the masks depend on. marks(): elements over them. Returns whether it was drawn: not if something
+  // newer is.
+  async show(bitmap, rows, { key, opacity = 0.5, labels = true, marks = () => [] }) {
     const turn = (this.turn = {}), { over, scale } = this, painted = await this.paint(key, rows, opacity);
     if (turn !== this.turn) return false;
     resize(this.picture, bitmap.width, bitmap.height);
@@ -58,70 +58,26 @@ export class Stage {
     const context = over.getContext("2d");
     context.clearRect(0, 0, over.width, over.height);
     if (painted) context.drawImage(painted.bitmap, ...painted.place.map((each) => each * scale));
-    if (labels) for (const row of rows) this.label(context, row);
-    decorate(context);
+    fill(this.marks, labels && rows.map((row) => this.label(row)), marks());
     over.dataset.objects = rows.map((row) => row.id).join(" ");
     return true;
   }
 
-  label(context, row) {
-    const { dpr, scale } = this, size = 12 * dpr, height = size * 1.6;
-    context.font = `600 ${size}px system-ui, sans-serif`;
-    context.textBaseline = "middle";
-    const text = `${row.id} ${row.prompt.slice(0, 40)}${row.score < 0.995 ? ` ${row.score.toFixed(2)}` : ""}`;
-    const width = context.measureText(text).width + size;
-    const x = Math.max(0, Math.min(row.box[0] * scale, context.canvas.width - width));
-    const y = Math.max(0, row.box[1] * scale - height - 2 * dpr);
-    context.globalAlpha = row.faint ? 0.5 : 0.92;
-    context.fillStyle = css(row.id);
-    context.beginPath();
-    context.roundRect(x, y, width, height, height / 3);
-    context.fill();
-    context.fillStyle = ink(row.id);
-    context.fillText(text, x + size / 2, y + height / 2);
-    context.globalAlpha = 1;
+  // Marks lie where they are on the video, in parts of it.
+
+  mark(kind, [x0, y0, x1 = x0, y1 = y0], style, ...more) {
+    const x = (value) => `${(100 * value) / this.size.width}%`, y = (value) => `${(100 * value) / this.size.height}%`;
+    return el("i", { class: kind, style: { "--x": x(x0), "--y": y(y0), "--width": x(x1 - x0), "--height": y(y1 - y0), ...style } }, ...more);
   }
 
-  box(context, [x0, y0, x1, y1], colour) {
-    const { dpr, scale } = this;
-    context.setLineDash([6 * dpr, 4 * dpr]);
-    context.beginPath();
-    context.rect(x0 * scale, y0 * scale, (x1 - x0) * scale, (y1 - y0) * scale);
-    this.outline(context, 2, colour);
-    context.setLineDash([]);
+  label({ id, prompt, score, faint, box }) {
+    const style = { "--colour": css(id), "--ink": ink(id) };
+    return this.mark(`label ${faint ? "faint" : ""}`, box, style, el("b", {}, `${id} ${prompt.slice(0, 40)}${unsure(score, " ")}`));
   }
 
-  ring(context, [x, y], radius) {
-    context.beginPath();
-    context.arc(x * this.scale, y * this.scale, radius * this.scale, 0, 7);
-    this.outline(context, 1.5, "#fff");
-  }
-
-  // Dark below, so that it is seen on any picture.
-  outline(context, wide, colour) {
-    for (const [width, style] of [[wide + 1.5, "rgb(0 0 0 / .6)"], [wide, colour]]) {
-      context.lineWidth = width * this.dpr;
-      context.strokeStyle = style;
-      context.stroke();
-    }
-  }
-
-  // A click: green with a plus, or red with a minus.
-  click(context, [px, py], positive, chosen) {
-    const { dpr, scale } = this, x = px * scale, y = py * scale, r = (chosen ? 7 : 5) * dpr;
-    context.beginPath();
-    context.arc(x, y, r, 0, 7);
-    context.fillStyle = positive ? "#16a34a" : "#dc2626";
-    context.fill();
-    context.lineWidth = 2 * dpr;
-    context.strokeStyle = "#fff";
-    context.stroke();
-    context.beginPath();
-    context.moveTo(x - r / 2, y);
-    context.lineTo(x + r / 2, y);
-    if (positive) { context.moveTo(x, y - r / 2); context.lineTo(x, y + r / 2); }
-    context.stroke();
-  }
+  box(box, colour) { return this.mark("box", box, { "--colour": colour }); }
+  ring([x, y], size) { return this.mark("ring", [x, y, x + size, y]); }
+  click(at, positive, chosen) { return this.mark(`click ${positive ? "plus" : "minus"} ${chosen ? "chosen" : ""}`, at, {}, positive ? "+" : "−"); }
 }
 
 function resize(canvas, width, height) {

@@ -1,11 +1,10 @@
 // Try: prompts on a clip, and what the model makes of them, frame by frame.
 
-import { get, owner, post, ticket, upload } from "./api.js";
+import { get, owner, post, reached, ticket } from "./api.js";
 import { ClipView, objectItem } from "./clip_view.js";
-import { check, chip, duration, el, empty, fill, phrasesIn, put, save, slide, toast, whenOpen } from "./dom.js";
+import { check, chip, el, empty, fill, phrasesIn, put, slide, toast, unsure, whenOpen } from "./dom.js";
 import { above, merged, row, rowsByFrame } from "./masks.js";
 import { newWork } from "./prompts.js";
-import { Stage } from "./stage.js";
 
 export default class TryView extends ClipView {
   constructor(page) {
@@ -39,7 +38,7 @@ export default class TryView extends ClipView {
 
   listClips() {
     fill(this.list, this.arriving, this.clips.map(({ key, name }) => this.clipItem({ value: key, title: name, isChosen: key === this.work?.key, key }, el("span", {}, name))));
-    if (!this.clips.length && !this.arriving.length) fill(this.list, empty("No clips yet: upload a video."));
+    if (!this.clips.length && !this.arriving.length) fill(this.list, empty("No clips yet. Upload a video."));
   }
 
   browse() { this.file.click(); }
@@ -51,7 +50,8 @@ export default class TryView extends ClipView {
       const bar = el("progress", { max: 1, value: 0 }), item = el("li", { class: "loading" }, file.name, bar);
       this.arriving.push(item);
       this.listClips();
-      await this.add(upload(file, (part) => { bar.value = part; }).then((clip) => [clip]), turn, `${file.name}: `);
+      const coming = reached(import("./upload.js")).then(({ upload }) => upload(file, (part) => { bar.value = part; }));
+      await this.add(coming.then((clip) => [clip]), turn, `${file.name}: `);
       this.arriving.splice(this.arriving.indexOf(item), 1);
       this.listClips();
     }
@@ -146,7 +146,7 @@ export default class TryView extends ClipView {
   async fetchResults(work, withPrompts) {
     const { ticket, key } = work, asked = asText(work), { results } = await get(`/api/clips/${key}?owner=${owner()}`), latest = results.at(-1);
     if (!latest) return;
-    const { frames, asked: ran, how, message, id } = await get(`/api/results/${latest.id}`);
+    const { frames, asked: ran, how, says, id } = await get(`/api/results/${latest.id}`);
     if (work.ticket !== ticket) return; // a run was begun meanwhile: what was there before must not replace it
     const names = ran.visual.map((each) => [each.object_id, each.label]), base = baseOf(ran);
     if (base > work.base) this.prompts.rebase(work, base);
@@ -157,8 +157,9 @@ export default class TryView extends ClipView {
       Object.assign(work, { phrases, exemplars, way, first, last, settings: thresholds, own: new Map(names) });
       work.items = [...ran.visual, ...ran.refinements].map(({ label, ...item }) => item);
     }
-    const isUnderWay = (how === "queued" || how === "running") && work.ended?.id !== id;
-    if (!isUnderWay) Object.assign(work, { running: work.running?.id ? null : work.running, ended: { id, how, message } });
+    const goesOn = how === "queued" || how === "running", isUnderWay = goesOn && work.ended !== id;
+    if (isUnderWay || !goesOn) work.says = says; // else its end was heard meanwhile
+    if (!isUnderWay) Object.assign(work, { running: work.running?.id ? null : work.running, ended: id });
     else if (work.running?.id !== id) work.running = { id };
     this.prompts.rebase(work, Math.max(work.base, ...work.own.keys()));
     work.version++;
@@ -196,7 +197,7 @@ export default class TryView extends ClipView {
   }
 
   setTool({ value }) {
-    this.prompts.tool = value === this.prompts.tool ? "point" : value;
+    this.prompts.take(value === this.prompts.tool ? "point" : value).catch((error) => toast(error.message, "error"));
     check(this.tools, this.prompts.tool);
     this.hint.textContent = this.tools.querySelector("[aria-checked=true]").dataset.hint;
     this.brushing.hidden = this.brushing.disabled = this.prompts.tool !== "brush";
@@ -204,13 +205,13 @@ export default class TryView extends ClipView {
   }
 
   setSize() {
-    this.prompts.brush.size = Number(this.size.value);
+    this.prompts.size = Number(this.size.value);
     this.sizeShown.textContent = this.size.value;
     this.player.redraw();
   }
 
   resize({ value }) {
-    const { size } = this.prompts.brush, to = size * value;
+    const to = this.prompts.size * value;
     this.size.value = value > 1 ? Math.ceil(to) : Math.floor(to);
     this.setSize();
   }
@@ -267,8 +268,8 @@ export default class TryView extends ClipView {
     fill(this.objects,
       [...work.own].map(([id, label]) => line(id, el("input", { type: "text", defaultValue: label, maxLength: 200, name: id, ariaLabel: `Name of object ${id}`, do: "nameObject" }), prompts.about(id),
         el("button", { class: "quiet", ariaLabel: `Remove object ${id}`, do: "removeObject", value: id }, "×"))),
-      found.map(({ id, prompt, at, score }) => line(id, el("span", {}, prompt), prompts.about(id) || `${at.size} fr.${score < 0.995 ? ` · ${score.toFixed(2)}` : ""}`)),
-      !work.own.size && !found.length && empty("None yet."));
+      found.map(({ id, prompt, at, score }) => line(id, el("span", {}, prompt), prompts.about(id) || `${at.size} fr.${unsure(score, " · ")}`)),
+      !work.own.size && !found.length && empty("No objects yet."));
   }
 
   nameObject({ name, value }) {
@@ -317,9 +318,9 @@ export default class TryView extends ClipView {
     const ran = (name) => work.ran?.[name] ?? this.state.thresholds[name] ?? this.defaults[name];
     const below = tracks.filter((track) => track.score < wanted).length;
     this.effect.textContent = !tracks.length ? ""
-      : below ? `${below} of ${tracks.length} objects fall below ${wanted}: shown faintly.`
-      : wanted < ran("new_det_thresh") ? `Objects between ${wanted} and ${ran("new_det_thresh")} were not kept: run again to see them.`
-      : Object.entries(work.settings).some(([name, value]) => value !== ran(name)) ? "This frame shows the new settings; run again to see them on the others." : "";
+      : below ? `${below} of ${tracks.length} objects are below ${wanted} and shown faintly.`
+      : wanted < ran("new_det_thresh") ? `Objects between ${wanted} and ${ran("new_det_thresh")} were not kept. Run again to see them.`
+      : Object.entries(work.settings).some(([name, value]) => value !== ran(name)) ? "Only this frame shows the new settings. Run again to apply them to the others." : "";
   }
 
   // Running
@@ -335,14 +336,14 @@ export default class TryView extends ClipView {
     if (work.running) return;
     this.addPhrase();
     if (!work.phrases.length && !work.own.size && !work.exemplars.length) {
-      toast("Type a phrase, or click on an object, first.");
+      toast("First type a phrase, or click on an object.");
       this.phrase.focus();
       return;
     }
     this.prompts.rebase(work);
     const order = this.order({ ticket: ticket("run") });
     this.socket.send(order);
-    Object.assign(work, { ticket: order.ticket, asked: order, running: { order }, ran: order.thresholds });
+    Object.assign(work, { ticket: order.ticket, asked: order, running: { order }, ran: order.thresholds, says: "Working." });
     this.changed();
   }
 
@@ -379,7 +380,7 @@ export default class TryView extends ClipView {
     if (name === "refused") {
       for (const each of this.works.values()) {
         const asked = this.answered(each, isOurs), isRun = each.running?.order && isOurs(each.running);
-        if (isRun) each.running = null;
+        if (isRun) Object.assign(each, { running: null, says: "" });
         if (asked || isRun) toast(event.message, "error");
       }
       this.changed();
@@ -407,30 +408,30 @@ export default class TryView extends ClipView {
     if (work === this.work) this.player.redraw();
   }
 
-  follow(work, name, { id, ticket, place, frames, done, total, seconds, kept, missed, how, message }) {
+  follow(work, name, { id, ticket, frames, part, kept, missed, how, message, says }) {
     if (id !== work.result && ticket !== work.ticket) { this.loadResults(work); return; } // begun in another tab
     if (name === "place") {
       if (work.result !== id) {
         const asked = work.running?.order ?? work.asked;
-        Object.assign(work, { result: id, asked, rows: new Map(), shown: new Map(), kept: 0 });
+        Object.assign(work, { result: id, asked, rows: new Map(), shown: new Map() });
         work.results.push({ id, asked });
       }
-      work.running = { ...work.running, id, place };
+      work.running = { ...work.running, id };
     } else if (name === "restarted") {
       work.rows = new Map();
       toast(message);
     } else if (name === "found") {
-      if (kept) Object.assign(work, { kept, from: done });
       if (kept || missed) this.loadResults(work); // frames of the run before, which stay, or that were left out
       work.found?.push(...frames);
       const base = baseOf(work.asked);
       rowsByFrame(frames, work.rows, above(base, work.base - base));
       for (const { i } of frames) work.shown.delete(i);
-      if (work.running) Object.assign(work.running, { done, total, seconds });
+      if (work.running) work.running.part = part;
     } else {
-      Object.assign(work, { running: null, ended: { id, how, message } });
+      Object.assign(work, { running: null, ended: id });
       if (how === "failed") toast(message, "error", 15);
     }
+    work.says = says;
     work.version++;
     if (work !== this.work) return;
     this.showRunning();
@@ -445,20 +446,13 @@ export default class TryView extends ClipView {
   }
 
   showRunning() {
-    const { work, bar } = this, { running, ended } = work, frames = work.rows.size;
+    const { work, bar } = this, { running } = work;
     this.runButton.hidden = Boolean(running);
     this.stopButton.hidden = bar.hidden = !running;
-    this.home.hidden = !frames;
-    bar.removeAttribute("value");
-    let text = "";
-    if (running?.place) text = `Waiting: place ${running.place} in the queue.`;
-    else if (running?.done) {
-      const { done, total, seconds } = running, rate = (done - (work.kept ? work.from : 0)) / Math.max(0.01, seconds);
-      bar.value = done / total;
-      text = `${done} of ${total} steps · ${rate.toFixed(1)} a second · ${duration((total - done) / rate)} left`;
-    } else if (running) text = "Working.";
-    else if (ended) text = { done: `Done: ${frames} frames${work.kept ? `, ${work.kept} of them from the run before` : ""}.`, cancelled: `Stopped: ${frames} frames are kept.`, failed: `Failed: ${ended.message}` }[ended.how];
-    this.status.textContent = text;
+    this.home.hidden = !work.rows.size;
+    if (running?.part) bar.value = running.part;
+    else bar.removeAttribute("value");
+    this.status.textContent = work.says ?? "";
     const earlier = work.results.filter((each) => each.id !== work.result);
     this.compare.hidden = !earlier.length;
     if (earlier.length !== this.compare.length - 1) {
@@ -469,37 +463,27 @@ export default class TryView extends ClipView {
   // Two results side by side, on the same frame
 
   async showBeside() {
-    const id = this.compare.value, { work } = this;
+    const id = this.compare.value;
     this.closeBeside();
     if (!id) return;
-    const { frames, asked } = await get(`/api/results/${id}`);
-    if (work !== this.work) return;
-    this.other = { id, rows: rowsByFrame(frames), title: about(asked) };
+    try {
+      const { compare } = await reached(import("./compare.js"));
+      this.other = await compare(this, id);
+    } catch (error) { toast(error.message, "error"); }
+    if (!this.other) return;
     this.compare.value = id;
-    this.beside.hidden = false;
-    this.otherStage = new Stage(this.otherScreen, "The frame of the other result");
-    this.otherStage.setSize(this.work.clip);
     this.player.show(this.player.position);
   }
 
   closeBeside() {
+    this.other?.close();
     this.other = null;
-    this.beside.hidden = true;
-    fill(this.otherScreen);
-    this.caption.textContent = this.compare.value = "";
   }
 
   frameShown(bitmap) {
-    const { work, player, other } = this, { index } = player;
-    work.position = player.position;
-    if (!player.playing) this.remember();
-    if (!other) return;
-    const rows = other.rows.get(index) ?? [], count = (all) => new Set([...all.values()].flat().map((each) => each.id)).size;
-    this.otherStage.redraw = () => this.otherStage.show(bitmap, rows, { key: `beside ${other.id} ${index}` });
-    this.otherStage.redraw().then(() => { this.otherStage.picture.dataset.frame = index; });
-    const said = (title, here, all) => `${title}: ${here.length} objects on this frame, ${count(all)} in all.`;
-    this.otherCaption.textContent = said(other.title, rows, other.rows);
-    this.caption.textContent = said(`Newest · ${about(work.asked ?? work.results.at(-1).asked)}`, this.rowsAt(index), work.rows);
+    this.work.position = this.player.position;
+    if (!this.player.playing) this.remember();
+    this.other?.frameShown(bitmap);
   }
 
   // What is shown of a frame: what a preview said of it last, else the run's rows.
@@ -521,9 +505,8 @@ export default class TryView extends ClipView {
 
   async saveJob() {
     try {
-      const { phrases, result } = this.work, { files, notes } = await post("/api/job", { phrases, result, keys: this.clips.map((each) => each.key) });
-      for (const [name, text] of Object.entries(files)) save(name, text);
-      toast(["job.yaml and clips.jsonl are saved. Put them into one folder, then: sam3ray run job.yaml.", ...notes].join(" "), "info", 12);
+      const { saveJob } = await reached(import("./job.js"));
+      await saveJob(this);
     } catch (error) { toast(error.message, "error"); }
   }
 }
@@ -537,6 +520,6 @@ function asText({ clip, phrases, own, items, exemplars, chosen, way, first, last
 }
 
 // What a run was asked for, in a line.
-function about({ phrases, thresholds }) {
+export function about({ phrases, thresholds }) {
   return [phrases.join(", ") || "clicks", ...Object.entries(thresholds ?? {}).map(([name, value]) => `${name} ${value}`)].join(" · ");
 }

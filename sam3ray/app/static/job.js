@@ -1,0 +1,17 @@
+// "Save as job". Loaded when somebody asks for it.
+
+import { post } from "./api.js";
+import { el, toast } from "./dom.js";
+
+// view: of Try.
+export async function saveJob({ work: { phrases, result }, clips }) {
+  const { files, notes } = await post("/api/job", { phrases, result, keys: clips.map((each) => each.key) });
+  for (const [name, text] of Object.entries(files)) save(name, text);
+  toast(["Saved job.yaml and clips.jsonl. Put both into one folder and start the job with: sam3ray run job.yaml.", ...notes].join(" "), "info", 12);
+}
+
+function save(name, text) {
+  const href = URL.createObjectURL(new Blob([text]));
+  el("a", { href, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 10000);
+}
