@@ -193,7 +193,7 @@ def test_thresholds_show_their_effect_at_once_and_two_results_compare(page):
     page.get_by_text("Thresholds").click()
     until(page, lambda: shown(page) == [1, 2])
     slide(page, "New object from score", 1)
-    expect(page.locator(".effect")).to_contain_text("fall below 1")
+    expect(page.locator(".effect")).to_contain_text("score below 1")
     slide(page, "New object from score", 0.9)
     slide(page, "Detection from score", 1)
     until(page, lambda: shown(page) == [])  # what this frame would be

@@ -318,7 +318,7 @@ export default class TryView extends ClipView {
     const ran = (name) => work.ran?.[name] ?? this.state.thresholds[name] ?? this.defaults[name];
     const below = tracks.filter((track) => track.score < wanted).length;
     this.effect.textContent = !tracks.length ? ""
-      : below ? `${below} of ${tracks.length} objects are below ${wanted} and shown faintly.`
+      : below ? `${below} of ${tracks.length} objects score below ${wanted} and are shown faintly.`
       : wanted < ran("new_det_thresh") ? `Objects between ${wanted} and ${ran("new_det_thresh")} were not kept. Run again to see them.`
       : Object.entries(work.settings).some(([name, value]) => value !== ran(name)) ? "Only this frame shows the new settings. Run again to apply them to the others." : "";
   }
