@@ -12,9 +12,9 @@ from typing import Any, Literal
 from sam3ray.app._messages import Found, Kept
 from sam3ray.app._order import Order
 from sam3ray.app._resuming import Asked, Behind, Keeper, Names, States, Stop
+from sam3ray.engine import Session
 from sam3ray.engine.header import StateError
 from sam3ray.engine.result import SessionResult
-from sam3ray.engine.session import Session
 from sam3ray.engine.source import read_backward
 from sam3ray.failures import UserError
 from sam3ray.model import Model

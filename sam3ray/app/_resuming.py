@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sam3ray.engine.session import Session
+from sam3ray.engine import Session
 from sam3ray.failures import UserError
 from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
 

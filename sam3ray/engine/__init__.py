@@ -10,6 +10,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sam3ray.engine.importing import uncollected
+
 # Intel's MKL, which torch uses on CPUs, otherwise rounds by the shape and the alignment of its operands on some
 # processors (seen on AMD EPYC): the same clip could give other rows. It reads this before its first product.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
@@ -38,4 +40,5 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    with uncollected():
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

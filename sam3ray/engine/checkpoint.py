@@ -16,6 +16,7 @@ from sam3ray.engine.device_memory import grow_in_place
 from sam3ray.engine.digest import folder_digest, hub_digest, is_network_error
 from sam3ray.engine.host_memory import reuse_freed
 from sam3ray.engine.image_size import fit, resize
+from sam3ray.engine.importing import uncollected
 from sam3ray.engine.mirror import cache_folder, is_address, mirrored
 from sam3ray.engine.versions import check_transformers
 from sam3ray.failures import JobStopped, NotNow, Reason
@@ -70,13 +71,14 @@ def load_checkpoint(config: ModelConfig, storage_options: Mapping[str, Any] | No
         JobStopped: the checkpoint is missing, gated, of another kind or damaged; says what to do.
     """
     check_transformers()
-    import torch
-    from transformers import Sam3VideoConfig, Sam3VideoModel, Sam3VideoProcessor
-    from transformers.utils import logging as transformers_logging
+    with uncollected():
+        import torch
+        from transformers import Sam3VideoConfig, Sam3VideoModel, Sam3VideoProcessor
+        from transformers.utils import logging as transformers_logging
 
-    from sam3ray.engine import host_linear
-    from sam3ray.engine.compiling import compile_layers
-    from sam3ray.engine.positions import restore
+        from sam3ray.engine import host_linear
+        from sam3ray.engine.compiling import compile_layers
+        from sam3ray.engine.positions import restore
 
     # transformers draws a progress bar per load and warns of optional kernels that the engine does not use.
     transformers_logging.set_verbosity_error()
