@@ -19,7 +19,8 @@ from sam3ray.video import Frame
 
 
 @pytest.fixture
-def tried_anew():
+def tried_anew(monkeypatch):
+    monkeypatch.setattr(host_linear, "_known", {})
     piece_for.cache_clear()
     yield
     piece_for.cache_clear()
@@ -85,13 +86,31 @@ def test_a_clips_rows_are_the_same_with_and_without():
     assert rows(quick) == rows(plain)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="counts what glibc has given out")
-def test_little_is_kept_of_the_shapes_that_have_been():
-    """In a process of its own: oneDNN asks once how much it may keep."""
-    code = """
+@torch.inference_mode()
+def test_few_numbers_of_rows_have_code_of_their_own_and_all_have_torchs_numbers(monkeypatch, tried_anew):
+    plain, quick = pair(64, 128)
+    compiled = set()
+
+    def counted(input, *rest):
+        compiled.add(input.numel() // 64)
+        return by_onednn(input, *rest)
+
+    by_onednn = host_linear.by_onednn
+    if not piece_for(128, 64, torch.get_num_threads()):
+        pytest.skip("oneDNN's numbers are not torch's on this processor")
+    monkeypatch.setattr(host_linear, "by_onednn", counted)
+    for rows in (*range(64, 4200, 37), *range(64, 4200, 37)):
+        numbers = torch.randn(rows, 64)
+        assert torch.equal(quick(numbers), plain(numbers)), rows
+    assert compiled == {64, 101, 138, 175, 256, 512, 1024}
+
+
+_HEAP = """
 import ctypes
 import sam3ray.engine
 import torch
+from torch import nn
+from sam3ray.engine import host_linear
 from sam3ray.engine.host_linear import by_onednn
 
 class Heap(ctypes.Structure):
@@ -100,14 +119,28 @@ class Heap(ctypes.Structure):
 libc = ctypes.CDLL(None)
 libc.mallinfo2.restype = Heap
 weight, bias = torch.ones(64, 64), torch.ones(64)
+layer = nn.Sequential(nn.Linear(64, 64).requires_grad_(False))
+host_linear.use(layer)
 sizes = []
-for rows in range(64, 64 + 500):
-    by_onednn(torch.ones(rows, 64), weight, bias, 64)
-    if rows in (64 + 199, 64 + 499):
-        heap = libc.mallinfo2()
-        sizes.append(heap.used + heap.hblkhd)
+with torch.inference_mode():
+    for turn in range(480):
+        CALL(torch.ones(520 + turn, 64))
+        if turn in (AFTER, 479):
+            heap = libc.mallinfo2()
+            sizes.append(heap.used + heap.hblkhd)
 print((sizes[1] - sizes[0]) / 2**20)
 """
+
+
+@pytest.mark.parametrize(
+    ("call", "after", "most_mb"),
+    [("(lambda x: by_onednn(x, weight, bias, 64))", 199, 8), ("layer", 20, 0.5)],
+    ids=["all of their own", "as a layer computes them"],
+)
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="counts what glibc has given out")
+def test_little_is_kept_of_hundreds_of_shapes(call, after, most_mb):
+    """In a process of its own: oneDNN asks once how much it may keep."""
     environment = {k: v for k, v in os.environ.items() if "CACHE_CAPACITY" not in k}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert float(done.stdout) < 8  # MB for 300 more shapes
+    command = [sys.executable, "-c", _HEAP.replace("CALL", call).replace("AFTER", str(after))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert float(done.stdout) < most_mb
