@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
+from typer.core import TyperGroup
 
 from sam3ray.cli._streams import hold_standard_streams, lost_result
 from sam3ray.display.console import complain, facts_table, plain, print_result
@@ -33,8 +34,21 @@ _WORK = frozenset(
     {"demo", "run", "retry", "render", "compact", "export_labels", "import_corrections", "refine", "watch_live"}
 )
 
+
+class _Verbs(TyperGroup):
+    """The verbs. Says what is wrong with an option's value in our own words."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = _value_problem(error.__cause__) or error.message
+            raise
+
+
 app = typer.Typer(
     name="sam3ray",
+    cls=_Verbs,
     help="SAM 3 over video datasets, on Ray: RLE masks, boxes, scores and ids in Parquet, committed exactly once.",
     no_args_is_help=True,
     add_completion=False,
@@ -136,6 +150,20 @@ def _explained(error: BaseException) -> tuple[Iterable[str], int]:
         f"internal error: {type(error).__name__}: {redact(str(error))}",
         "run it again with --log-level debug for details, and please report it",
     ], STOPPED
+
+
+def _value_problem(cause: BaseException | None) -> str:
+    """What is wrong with an option's value, and what is allowed; empty if typer did not check it with pydantic."""
+    from pydantic import ValidationError
+
+    if not isinstance(cause, ValidationError):
+        return ""
+    first = cause.errors()[0]
+    limits = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+    allowed = [f"{words} {first['ctx'][key]:g}" for key, words in limits.items() if key in first.get("ctx", {})]
+    if not allowed:
+        allowed = [{"int_parsing": "a whole number", "float_parsing": "a number"}.get(first["type"], "")]
+    return f"{first['input']}; allowed: {allowed[0]}" if allowed[0] else ""
 
 
 def _example(text: str) -> str:

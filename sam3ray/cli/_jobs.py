@@ -28,7 +28,7 @@ from sam3ray.cli._app import (
     app,
 )
 from sam3ray.display.console import complain, counter, facts_table, plain, print_json, print_result, say
-from sam3ray.display.readable import byte_size
+from sam3ray.display.readable import byte_size, counted
 from sam3ray.failures import Reason, UserError
 
 if TYPE_CHECKING:
@@ -162,9 +162,12 @@ def verify(
             say(problem)
         for note in notes:
             say(f"note: {note}")
-        some = "" if sample is None else f" (files of at most {sample} clips checked)"
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        say(f"{output}: {count} found{some}" if problems else f"{output}: OK, no problems found{some}")
+        some = "" if sample is None else f" (files of at most {counted(sample, 'clip')} checked)"
+        say(
+            f"{output}: {counted(len(problems), 'problem')} found{some}"
+            if problems
+            else f"{output}: OK, no problems found{some}"
+        )
     return SOME_FAILED if problems else OK
 
 
@@ -187,11 +190,17 @@ def retry(
     """Clear failure records: the next `run` tries those clips again."""
     from sam3ray import verbs
 
-    cleared = verbs.retry(output, _reasons(reason or ()), _given_storage(set_), from_start=from_start)
+    reasons = _reasons(reason or ())
+    cleared = verbs.retry(output, reasons, _given_storage(set_), from_start=from_start)
     if as_json:
         print_json({"cleared": cleared})
+    elif cleared:
+        say(f"the next `sam3ray run` tries {counted(cleared, 'clip')} again")
     else:
-        say(f"the next `sam3ray run` tries {'1 clip' if cleared == 1 else f'{cleared:,} clips'} again")
+        some = (
+            f" whose last failure is {' or '.join(reason.value for reason in reasons)}" if reasons else " with failures"
+        )
+        say(f"nothing to retry: the run has no clip{some}")
     return OK
 
 
@@ -274,9 +283,9 @@ def compact(
             progress=progress,
         )
     facts = {
-        "clips merged": result.clips,
-        "files written": result.parts,
-        "size": byte_size(result.bytes),
+        "clips merged": result.clips or "0: there is nothing new to merge",
+        "files written": result.parts or None,
+        "size": byte_size(result.bytes) if result.parts else None,
         "per-clip files deleted": result.removed,
     }
     print_result(plain(result), facts_table(facts), as_json)

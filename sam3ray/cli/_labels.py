@@ -25,6 +25,7 @@ from sam3ray.cli._app import (
     app,
 )
 from sam3ray.display.console import complain, counter, facts_table, plain, print_json, print_result, say
+from sam3ray.display.readable import counted
 from sam3ray.failures import UserError
 
 
@@ -214,11 +215,11 @@ def convert(
     if as_json:
         print_json(asdict(done))
         return OK
-    say(f"{folder} contains {done.weights} weights; use it as model.checkpoint")
+    say(f"{folder} contains {counted(done.weights, 'weight')}; use it as model.checkpoint")
     if done.from_base:
-        say(f"taken from {base}, since {weights} has none: {', '.join(done.from_base)}")
+        say(f"taken from {base}, because {weights} lacks them: {', '.join(done.from_base)}")
     if done.unused:
-        say(f"ignored, because nothing reads them: {len(done.unused)} of the file's weights")
+        say(f"ignored, because the model does not use them: {counted(len(done.unused), 'weight')} of the file")
     return OK
 
 
@@ -333,7 +334,9 @@ def _import_truth(
     }
     print_result(plain(made), facts_table(facts), as_json)
     if run is not None and made.unmatched:
-        complain([f"{len(made.unmatched)} clips of the set are not in {run}: {', '.join(made.unmatched[:5])}"])
+        complain(
+            [f"{counted(len(made.unmatched), 'clip')} of the dataset not in {run}: {', '.join(made.unmatched[:5])}"]
+        )
     return OK
 
 
@@ -383,10 +386,10 @@ def refine(
 
 
 def _revision(output: str, revision: str | None, set_: list[str] | None) -> int:
-    """The number of a revision; 0 where none is asked for.
+    """The number of a revision; 0 if none is given.
 
     Raises:
-        UserError: no such name.
+        UserError: there is no such revision.
     """
     from sam3ray.config import run_place
     from sam3ray.revisions import Edits
@@ -396,5 +399,5 @@ def _revision(output: str, revision: str | None, set_: list[str] | None) -> int:
 
 
 def _refine_storage(set_: list[str] | None) -> dict[str, Any] | None:
-    """Of a verb whose `--set` takes every key."""
+    """fsspec options of a verb whose `--set` accepts every key."""
     return _given_storage([each for each in set_ or () if each.startswith("storage.")])

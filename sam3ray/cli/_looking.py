@@ -22,7 +22,7 @@ from sam3ray.cli._app import (
     app,
 )
 from sam3ray.display.console import complain, counter, facts_table, plain, print_result
-from sam3ray.display.readable import byte_size
+from sam3ray.display.readable import byte_size, counted
 
 
 @app.command(epilog=_example("sam3ray triage demo-output/run --top 20"))
@@ -62,7 +62,9 @@ def triage(
     print_result(found.as_json(top), found.table(top), as_json)
     if found.damaged:
         first = next(iter(found.damaged.items()))
-        complain([f"{len(found.damaged)} clips cannot be read and are not ranked, as {first[0]}: {first[1]}"])
+        complain(
+            [f"{counted(len(found.damaged), 'clip')} not ranked because of damage, such as {first[0]}: {first[1]}"]
+        )
     return OK
 
 

@@ -34,3 +34,8 @@ def readable_span(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.0f} days"
+
+
+def counted(count: int, noun: str, nouns: str = "") -> str:
+    """A number with its noun: "0 clips", "1 clip", "1,200 clips". `nouns`: the plural, if it is not noun + "s"."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"

@@ -10,6 +10,7 @@ import numpy as np
 
 from sam3ray.config import RunSource, run_place
 from sam3ray.display.console import add_row
+from sam3ray.display.readable import counted
 from sam3ray.evaluate._assignment import best_pairs
 from sam3ray.failures import UserError
 from sam3ray.guard.printable import printable
@@ -141,7 +142,7 @@ class AgreementReport:
         for name, each in [*self.prompts.items(), ("all", self.overall), *((c, self.clips[c]) for c in unlike)]:
             add_row(table, *_cells(name, each))
         missing = [
-            f"{len(clips)} clips are in {where} run only: {', '.join(clips[:5])}"
+            f"{counted(len(clips), 'clip')} only in {where} run: {', '.join(clips[:5])}"
             for clips, where in ((self.only_here, "this"), (self.only_there, "the other"))
             if clips
         ]

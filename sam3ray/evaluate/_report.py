@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sam3ray.display.console import add_row
+from sam3ray.display.readable import counted
 from sam3ray.guard.printable import printable
 
 from ._comparison import Comparison
@@ -118,7 +119,9 @@ class Report:
             )  # fmt: skip
         if self.missing:
             missing = ", ".join(self.missing[:5])
-            table.caption = Text(printable(f"{len(self.missing)} clips of the truth have no annotations: {missing}"))
+            table.caption = Text(
+                printable(f"{counted(len(self.missing), 'clip')} of the truth without annotations: {missing}")
+            )
         return table
 
 

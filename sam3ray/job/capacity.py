@@ -111,12 +111,12 @@ def room_on(nodes: Sequence[Node], config: ClusterConfig, clips: int) -> Room:
     has, fixed = f"the cluster has {_inventory(nodes, request)}", config.alone
     room = "for none" if fit == 0 else f"for {fit} only"
     if fit < min(low, clips):
-        asks = f"cluster.actors.min asks for {low} actor(s) of {request}, but {has}: room {room}"
+        asks = f"cluster.actors.min asks for {_count(low, 'actor')} of {request}, but {has}: room {room}"
         if fixed:
             raise JobStopped(asks + _advice(nodes, config))
         waiting = "the job is waiting for nodes" if fit == 0 else "the others are waiting for nodes"
         return Room(fit, cpus, f"{asks}; {waiting}")
-    asks = f"cluster.actors.max asks for {high} actors of {request}; {has}: running {fit}"
+    asks = f"cluster.actors.max asks for {_count(high, 'actor')} of {request}; {has}: running {fit}"
     return Room(fit, cpus, asks if fixed else f"{asks}, more as nodes join")
 
 

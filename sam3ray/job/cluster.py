@@ -172,8 +172,9 @@ def _connect(config: ClusterConfig, dashboard: bool) -> None:
 def _reach(address: str) -> None:
     """Connects to a cluster, with or without a token.
 
-    Ray 2.60 sends a token to an explicit address only if RAY_AUTH_MODE says so, and with `auto` whenever there is one.
-    If that fails and the user has not set the mode, the other way is tried.
+    Ray 2.60 sends a token to an explicit address (also one in RAY_ADDRESS) only if RAY_AUTH_MODE says so, and to a head
+    that it finds itself whenever there is a token. If that fails and the user has not set the mode, the other way is
+    tried.
     """
     import ray
 
@@ -188,7 +189,8 @@ def _reach(address: str) -> None:
         ray.shutdown()
         if given or not _has_token():
             raise
-    os.environ[_AUTH_MODE] = "disabled" if address == "auto" else "token"
+    is_found = address == "auto" and not os.environ.get("RAY_ADDRESS")
+    os.environ[_AUTH_MODE] = "disabled" if is_found else "token"
     _forget_mode()
     try:
         ray.init(address=address, **_QUIET)

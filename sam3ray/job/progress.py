@@ -6,6 +6,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, TextIO
 
+from sam3ray.display.readable import counted
 from sam3ray.failures import Failure
 from sam3ray.guard.printable import printable
 from sam3ray.job.observe import Observer, Snapshot
@@ -32,8 +33,8 @@ def line_of(snapshot: Snapshot) -> str:
         if failures := failures_of(snapshot):
             parts.append(failures)
         parts.append(running_of(snapshot))
-        parts.append(f"{snapshot.frames} frames ({snapshot.frames_per_s:.1f}/s)")
-        parts.append(f"{snapshot.objects} objects")
+        parts.append(f"{counted(snapshot.frames, 'frame')} ({snapshot.frames_per_s:.1f}/s)")
+        parts.append(counted(snapshot.objects, "object"))
         parts.append(f"ETA {clock(snapshot.eta_s)}")
         stages.append(", ".join(parts))
     if snapshot.videos:
@@ -42,10 +43,10 @@ def line_of(snapshot: Snapshot) -> str:
 
 
 def running_of(snapshot: Snapshot) -> str:
-    text = f"{snapshot.running} running on {snapshot.actors} actors"
+    text = f"{snapshot.running} running on {counted(snapshot.actors, 'actor')}"
     more = [f"{snapshot.starting} starting"] if snapshot.starting else []
     more += [f"{snapshot.unplaced} waiting for room"] if snapshot.unplaced else []
-    more += [f"{snapshot.aside} nodes or GPUs set aside"] if snapshot.aside else []
+    more += [f"{counted(snapshot.aside, 'node or GPU', 'nodes or GPUs')} set aside"] if snapshot.aside else []
     return f"{text} (+{', '.join(more)})" if more else text
 
 
@@ -163,7 +164,8 @@ def _drawing(snapshot: Snapshot) -> RenderableType:
     if snapshot.clips:
         bar(snapshot.done + failed, snapshot.clips, "clips", snapshot.eta_s)
         facts.append(
-            f"{snapshot.frames_per_s:.1f} frames/s, {snapshot.frames} frames, {snapshot.objects} objects; "
+            f"{snapshot.frames_per_s:.1f} frames/s, {counted(snapshot.frames, 'frame')}, "
+            f"{counted(snapshot.objects, 'object')}; "
             f"{running_of(snapshot)}"
         )
     if snapshot.videos:
@@ -171,5 +173,5 @@ def _drawing(snapshot: Snapshot) -> RenderableType:
     if failed:
         facts.append(f"; {failures_of(snapshot)}", style="red")
     if snapshot.render_failed:
-        facts.append(f"; {snapshot.render_failed} videos failed", style="red")
+        facts.append(f"; {counted(snapshot.render_failed, 'video')} failed", style="red")
     return Group(bars, facts)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from sam3ray.config import RetryConfig
+from sam3ray.display.readable import counted
 from sam3ray.failures import ClipError, Failure, JobStopped, Reason
 from sam3ray.job.graph import Work
 from sam3ray.job.result import ClipResult, JobSummary
@@ -212,7 +213,7 @@ class Ledger:
             return self._stop
         problems = [self._table_error] if self._table_error else []
         if self._unwritten:
-            problems.append(f"{len(self._unwritten)} failure records could not be written")
+            problems.append(f"{counted(len(self._unwritten), 'failure record')} could not be written")
         return "; ".join([*problems, "run again to write them"]) if problems else ""
 
     def summary(self, seconds: float, message: str, exit_code: int | None = None) -> JobSummary:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sam3ray.failures import UserError
+from sam3ray.faults.storage import explain
 from sam3ray.files import WEB, filesystem, is_local, kind_of_storage, local_path
 from sam3ray.files.sighting import of_frames, of_info
 from sam3ray.guard.redact import redact
@@ -70,7 +71,7 @@ def read_glob(uri: str, storage_options: Mapping[str, Any]) -> Rows:
             else:
                 others.add(path[len(root) :].lstrip("/"))
     except Exception as error:
-        raise UserError(f"manifest {redact(uri)} cannot be listed: {_reason(error)}") from error
+        raise UserError(f"manifest {redact(uri)} cannot be listed: {explain(error)}") from error
     others.tell()
     return _rows(files.items(), fs, root, uri)
 
@@ -85,7 +86,7 @@ def _files_below(fs: Any, root: str, uri: str) -> Iterable[tuple[str, _Info]]:
         found = fs.find(root, detail=True).items()
         return ((path, info) for path, info in found if not _is_hidden(path[len(root) :]))
     except Exception as error:
-        raise UserError(f"manifest {redact(uri)} cannot be listed: {_reason(error)}") from error
+        raise UserError(f"manifest {redact(uri)} cannot be listed: {explain(error)}") from error
 
 
 def _walk(root: str) -> Iterator[str]:
@@ -187,7 +188,3 @@ def _suffix(path: str) -> str:
 
 def _is_hidden(relative: str) -> bool:
     return "/." in f"/{relative.lstrip('/')}"
-
-
-def _reason(error: Exception) -> str:
-    return redact(" ".join(f"{type(error).__name__}: {error}".split()))[:300]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sam3ray.display.readable import counted
 from sam3ray.failures import UserError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Problems:
             return
         more = self.count - len(self.sentences)
         self.sentences.sort(key=_row_of)
-        raise UserError([*self.sentences, *([f"... and {more} more problems"] if more else [])])
+        raise UserError([*self.sentences, *([f"... and {counted(more, 'more problem')}"] if more else [])])
 
 
 def _row_of(sentence: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sam3ray.config import JobConfig
+from sam3ray.display.readable import counted
 
 OBJECTS_PER_FRAME = 5
 BYTES_PER_ROW = 130  # measured: a 720p mask's RLE takes 79 bytes after zstd, the other columns about 50
@@ -68,11 +69,11 @@ def estimate(config: JobConfig, work: Work) -> Estimate:
     else:
         assumptions.append(f"{1 / per_frame:.{1 if device == 'GPU' else 0}f} frames/s per actor: {of}")
     if work.extra_frames:
-        assumptions.append(f"{work.extra_frames:,} frames are processed once more, because clips are cut")
+        assumptions.append(f"{counted(work.extra_frames, 'frame')} processed once more, because clips are cut")
     hours = None if per_frame is None else (work.frames + work.extra_frames) * per_frame / 3600
     actors = min(config.cluster.actors.max, max(1, work.clips, work.pieces))
     if hours is not None:
-        assumptions.append(f"{actors} actor{'s' if actors > 1 else ''} always busy")
+        assumptions.append(f"{counted(actors, 'actor')} always busy")
     return Estimate(
         output_bytes=work.frames * OBJECTS_PER_FRAME * BYTES_PER_ROW + work.clips * BYTES_PER_FILE,
         device=device,

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sam3ray.display import html
-from sam3ray.display.readable import byte_size
+from sam3ray.display.readable import byte_size, counted
 from sam3ray.planning._estimate import Estimate
 from sam3ray.planning._sharing import Sharing
 from sam3ray.planning._windows import Windowing
@@ -119,8 +119,8 @@ def _sharing_words(sharing: Sharing) -> str | None:
     if not sharing.clips:
         return "no clip is long enough" if sharing.mode == "parallel" else None
     verb = ("is" if sharing.clips == 1 else "are") if sharing.mode == "parallel" else "would be"
-    clips = f"{sharing.clips:,} clip{'s' if sharing.clips > 1 else ''} {verb} cut into {sharing.windows:,} windows"
-    text = f"{clips}, {sharing.extra_frames:,} more frames"
+    clips = f"{counted(sharing.clips, 'clip')} {verb} cut into {counted(sharing.windows, 'window')}"
+    text = f"{clips}, {counted(sharing.extra_frames, 'more frame')}"
     if sharing.whole_hours is None or sharing.cut_hours is None:
         return text if sharing.mode == "parallel" else f"{text} with windows.mode parallel"
     cut, whole = _hours(sharing.cut_hours), _hours(sharing.whole_hours)

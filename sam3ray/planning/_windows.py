@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from sam3ray.config import WindowsConfig
+from sam3ray.display.readable import counted
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Windowing:
         how = f"{self.mode}, every {self.seconds:g} s of work" if self.mode != "off" else self.mode
         if self.clips is None or self.frames is None:
             return f"{how}; which clips take longer is unknown"
-        return f"{how}; {self.clips:,} clips take longer than {self.seconds:g} s (about {self.frames:,} frames)"
+        return f"{how}; {counted(self.clips, 'clip')} longer than {self.seconds:g} s (about {self.frames:,} frames)"
 
 
 def windows_of(seconds: float, config: WindowsConfig) -> int:

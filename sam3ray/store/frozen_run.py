@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from sam3ray.config import differences
+from sam3ray.display.readable import counted
 from sam3ray.failures import UserError, WorkerUnfit
 from sam3ray.guard.redact import redact
 from sam3ray.store import compacted, frozen, identity, layout
@@ -271,7 +272,8 @@ class FrozenRun:
         if self.storage.exists(layout.MANIFEST):
             detail = frozen.differences(self.manifest(), clips) or "their rows differ"
         raise UserError(
-            f"the run in {redact(self.output)} was started with another manifest of {run['manifest']['clips']} clips: "
+            f"the run in {redact(self.output)} was started with another manifest of "
+            f"{counted(run['manifest']['clips'], 'clip')}: "
             f"{detail}. Use another output, or continue with the frozen one: "
             f"manifest: {self.storage.shown(layout.MANIFEST)}"
         )

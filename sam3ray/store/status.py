@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sam3ray.display import html
-from sam3ray.display.readable import readable_span, readable_time
+from sam3ray.display.readable import counted, readable_span, readable_time
 from sam3ray.store.cut_clip import windows_done
 from sam3ray.store.lease import active_driver
 from sam3ray.store.run import RunStore
@@ -104,7 +104,7 @@ def _edits_words(edits: Mapping[str, int]) -> str:
     if not edits:
         return ""
     corrected, accepted = edits.get("corrected", 0), edits.get("accepted", 0)
-    return f"revision {edits.get('revision', 0)}: {corrected:,} clips corrected, {accepted:,} accepted"
+    return f"revision {edits.get('revision', 0)}: {counted(corrected, 'clip')} corrected, {accepted:,} accepted"
 
 
 def read_status(

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from sam3ray.display import html
 from sam3ray.display.colors import color_of
+from sam3ray.display.readable import counted
 from sam3ray.failures import ClipError, Reason
 from sam3ray.masks import decode_rle
 
@@ -97,8 +98,8 @@ class FrameAnnotations:
         canvas = np.full((self.height, self.width, 3), 40, np.uint8)
         for item in self.objects:
             canvas[decode_rle(item.rle, self.height, self.width)] = color_of(item.object_id)
-        count = "1 object" if len(self.objects) == 1 else f"{len(self.objects)} objects"
-        caption = f"frame {self.frame_index}, {self.time_s:.3f} s, {self.width}x{self.height}, {count}"
+        objects = counted(len(self.objects), "object")
+        caption = f"frame {self.frame_index}, {self.time_s:.3f} s, {self.width}x{self.height}, {objects}"
         rows = [(o.object_id, o.prompt, f"{o.score:.2f}", f"{o.track_score:.2f}", o.area) for o in shown]
         more = len(self.objects) - len(shown)
         return (

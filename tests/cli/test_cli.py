@@ -292,8 +292,10 @@ def test_tables_are_not_cut_where_stdout_is_no_terminal(demo: Path) -> None:
 
 
 def test_retry_clears_by_reason(demo: Path) -> None:
-    assert "0 clips" in sam3ray_command("retry", "demo-output/run", "--reason", "timed_out").stdout
+    nothing = sam3ray_command("retry", "demo-output/run", "--reason", "timed_out", "--reason", "preempted").stdout
+    assert nothing == "nothing to retry: the run has no clip whose last failure is timed_out or preempted\n"
     assert "tries 1 clip again" in sam3ray_command("retry", "demo-output/run", "--reason", "crashed").stdout
+    assert sam3ray_command("retry", "demo-output/run").stdout == "nothing to retry: the run has no clip with failures\n"
     assert json.loads(sam3ray_command("retry", "demo-output/run", "--json").stdout) == {"cleared": 0}
 
 
@@ -308,3 +310,17 @@ def test_verify_lists_what_is_wrong(demo: Path) -> None:
     result = sam3ray_command("verify", "demo-output/run")
     assert result.exit_code == 1
     assert "a.parquet" in result.stdout or "clip a" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("report", "run", "--clips", "500"), "'--clips': 500; allowed: at most 200"),
+        (("triage", "run", "--workers", "0"), "'--workers': 0; allowed: at least 1"),
+        (("app", "--port", "http"), "'--port': http; allowed: a whole number"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_what_is_allowed(arguments: tuple[str, ...], problem: str) -> None:
+    result = sam3ray_command(*arguments)
+    assert result.exit_code == 2
+    assert problem in result.stderr

@@ -47,7 +47,7 @@ def test_a_cluster_that_changes_all_the_time_gives_the_same_rows(
         return (tmp_path / "driver.log").read_text()
 
     wait_until(lambda: finished(output) == 2 and at_work(doomed), driver)
-    assert "asks for 3 actor(s) of 0 GPU and 1 CPU each" in log()  # which waits: it does not fit yet
+    assert "asks for 3 actors of 0 GPU and 1 CPU each" in log()  # which waits: it does not fit yet
     drained = nodes.start_node(1, "drained")
     wait_until(lambda: at_work(drained), driver)
     nodes.kill(doomed)

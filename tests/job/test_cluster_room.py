@@ -60,7 +60,7 @@ def test_too_little_for_the_minimum_says_what_there_is() -> None:
     with pytest.raises(JobStopped) as caught:
         room_on(nodes((16, 2), (16, 1)), config(4, 8, 1), clips=9)
     assert str(caught.value) == (
-        "cluster.actors.min asks for 4 actor(s) of 1 GPU and 1 CPU each, but the cluster has 3 GPUs and 32 CPUs "
+        "cluster.actors.min asks for 4 actors of 1 GPU and 1 CPU each, but the cluster has 3 GPUs and 32 CPUs "
         "on 2 nodes: room for 3 only"
     )
     with pytest.raises(JobStopped, match=r"no GPU .*: room for none; set cluster\.gpus_per_actor to 0"):
@@ -74,7 +74,7 @@ def test_on_a_cluster_what_does_not_fit_waits_and_says_so() -> None:
         label_selector={"zone": "a"},
     )  # fmt: skip
     assert room_on([], asked, clips=9).notice == (
-        "cluster.actors.min asks for 2 actor(s) of 1 GPU of type A100, 1 CPU, 1 decoder and 3 GiB of memory each on "
+        "cluster.actors.min asks for 2 actors of 1 GPU of type A100, 1 CPU, 1 decoder and 3 GiB of memory each on "
         "nodes with zone=a, but the cluster has no GPU, no CPU, 0 decoder, 0 GiB of memory, no node with A100 and "
         "no node with those labels on no node: room for none; the job is waiting for nodes"
     )

@@ -77,6 +77,8 @@ def test_a_cluster_has_several_names(calls: list[tuple[str | None, ...]]) -> Non
         ("10.0.0.1:6379", True, False, None, [None]),
         ("10.0.0.1:6379", True, True, "disabled", ["disabled"]),
         ("auto", False, True, None, [None, "disabled"]),  # where Ray sends one by itself, and it were refused
+        ("auto, RAY_ADDRESS=10.0.0.1:6379", True, True, None, [None, "token"]),
+        ("auto, RAY_ADDRESS=10.0.0.1:6379", False, True, None, [None]),
     ],
 )
 def test_clusters_with_and_without_tokens(
@@ -84,10 +86,13 @@ def test_clusters_with_and_without_tokens(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     modes: list[str | None] = []
+    address, _, explicit = address.partition(", RAY_ADDRESS=")
+    if explicit:
+        monkeypatch.setenv("RAY_ADDRESS", explicit)
 
     def init(address: str, **_: object) -> None:
         modes.append(os.environ.get("RAY_AUTH_MODE"))
-        if (modes[-1] == "token" or (address == "auto" and modes[-1] is None)) != asks:
+        if (modes[-1] == "token" or (address == "auto" and not explicit and modes[-1] is None)) != asks:
             raise ConnectionError("no")
 
     monkeypatch.setattr(cluster, "_connect", CONNECT)

@@ -37,6 +37,10 @@ def test_a_line_says_all_of_it() -> None:
     )
     assert line_of(Snapshot(clips=5)).endswith("0 frames (0.0/s), 0 objects, ETA -")
     assert line_of(Snapshot(clips=5, unplaced=2)).split(", ")[1] == "0 running on 0 actors (+2 waiting for room)"
+    one = Snapshot(clips=1, running=1, actors=1, aside=1, frames=1, objects=1)
+    assert line_of(one).startswith(
+        "0/1 clips, 1 running on 1 actor (+1 node or GPU set aside), 1 frame (0.0/s), 1 object,"
+    )
     assert line_of(Snapshot(rendered=2, rendering=1)) == "2/3 videos, ETA -"
 
 

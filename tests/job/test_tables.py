@@ -80,7 +80,7 @@ def test_a_record_that_is_lost_is_an_error(store: RunStore, monkeypatch) -> None
     ledger.failed_attempt(Failure("clip-000", Reason.CRASHED, "x", final=True))
     code, message = ended(ledger)
     assert code == 3
-    assert "1 failure records could not be written" in message
+    assert "1 failure record could not be written" in message
 
 
 def test_a_driver_that_was_taken_over_writes_nothing_more(store: RunStore, tmp_path: Path) -> None:

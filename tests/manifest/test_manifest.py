@@ -217,7 +217,7 @@ def test_numbers_that_are_none(value: Any, write: Write) -> None:
 def test_thousands_of_bad_rows_are_counted(write: Write) -> None:
     found = problems(write("m.csv", "uri,fps\n" + "".join(f"{i}.mp4,-1\n" for i in range(3000))))
     assert len(found) == 1001
-    assert found[-1] == "... and 2000 more problems"
+    assert found[-1] == "... and 2,000 more problems"
 
 
 def test_addresses_with_a_password_are_refused_and_not_repeated(write: Write) -> None:
