@@ -112,8 +112,7 @@ def _add_static(app: FastAPI, service: Service) -> None:
     An address names the version, so browsers keep a file as long as they like.
     """
     files = static_files()
-    first = "live" if service.show is not None else "review" if service.reviews else "try"
-    sent = {"/": ("index.html", index(files, first))}
+    sent = {"/": ("index.html", index(files, "review" if service.reviews else "try"))}
     sent |= {f"/static/{version(files)}/{name}": (name, data) for name, data in files.items() if name != "index.html"}
     packed = {path: gzip.compress(data, mtime=0) for path, (_, data) in sent.items()}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from rjsmin import jsmin
 
 TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+PAGES = ("try", "review", "live")
 _IMPORTS = re.compile(r'^import.*?"\./(\w+\.js)"', re.MULTILINE)
 
 
@@ -32,12 +33,23 @@ def version(files: Mapping[str, bytes]) -> str:
     return hashlib.sha256(b"".join(name.encode() + files[name] for name in sorted(files))).hexdigest()[:12]
 
 
-def index(files: Mapping[str, bytes], page: str) -> bytes:
-    """The HTML, with the addresses of this version. The browser is told at once of all scripts that the page needs."""
-    names = dict.fromkeys((*scripts_of(files, "main.js"), *scripts_of(files, f"{page}.js")))
-    links = "".join(f'<link rel="modulepreload" href="/static/{name}">\n' for name in names)
-    html = files["index.html"].decode().replace("</head>", f"{links}</head>", 1)
-    return html.replace('"/static/', f'"/static/{version(files)}/').encode()
+def index(files: Mapping[str, bytes], first: str) -> bytes:
+    """The HTML, with the addresses of this version.
+
+    The browser asks at once for the scripts that all pages need. `main` names those of each page, so that `main.js` can
+    ask for them at once, too.
+
+    Args:
+        first: the page that is shown where the address names none.
+    """
+    root = f"/static/{version(files)}/"
+    shared = list(scripts_of(files, "main.js"))
+    links = "".join(f'<link rel="modulepreload" href="{root}{name}">\n' for name in shared)
+    pages = {page: [each for each in scripts_of(files, f"{page}.js") if each not in shared] for page in PAGES}
+    data = "".join(f' data-{page}="{" ".join(root + name for name in names)}"' for page, names in pages.items())
+    html = files["index.html"].decode().replace('"/static/', f'"{root}')
+    html = html.replace("</head>", f"{links}</head>", 1).replace("<main>", f'<main data-first="{first}"{data}>', 1)
+    return html.encode()
 
 
 def scripts_of(files: Mapping[str, bytes], name: str) -> Iterator[str]:

@@ -25,7 +25,7 @@ import pytest
 import sam3ray
 from sam3ray.app import AppOptions
 from sam3ray.app._library import Library
-from sam3ray.app._static import index, static_files, version
+from sam3ray.app._static import PAGES, scripts_of, static_files, version
 from sam3ray.app._uploads import Uploads
 from sam3ray.config import config_from_text
 from sam3ray.failures import UserError
@@ -35,7 +35,9 @@ from tests.app.conftest import COUNT, SPEC, until
 
 from playwright.sync_api import expect  # isort: skip
 
-PAGES = ("try", "review", "live")
+ON_EVERY_PAGE = ("main", "api", "dom", "colours", "keys")
+_CLIPS = ("clip_view", "player", "stage", "masks", "prompts", "pointer", "timeline")
+OF_PAGES = {"try": ("try", *_CLIPS), "review": ("review", *_CLIPS), "live": ("live", "stage", "masks", "pointer")}
 
 
 def choose(page: Any, name: str) -> None:
@@ -435,17 +437,19 @@ def test_scripts_are_sent_without_spaces_and_comments_alone():
             assert not re.search(rb"\$\{[^}]*`", line), f"{name}:{number}: no text is within another"
 
 
-def test_the_html_names_the_scripts_of_the_page_that_is_shown_first():
-    files = static_files()
-    named = {
-        page: set(re.findall(r'modulepreload" href="/static/\w+/(\w+)\.js', index(files, page).decode()))
-        for page in PAGES
+def test_a_page_loads_its_own_scripts_and_no_others(server, open_page):
+    files, later = static_files(), {"brush", "compare", "help", "job", "mask_worker", "rle", "upload"}
+    for name in PAGES:
+        shared, own = set(scripts_of(files, "main.js")), set(scripts_of(files, f"{name}.js"))
+        assert shared | own == {f"{each}.js" for each in (*ON_EVERY_PAGE, *OF_PAGES[name])}
+        assert not {f"{each}.js" for each in later} & (shared | own)
+        assert sum(len(files[each]) for each in shared | own) < 50_000
+    page = open_page(server.address)
+    expect(page.locator(".player .picture")).to_have_attribute("data-frame", "0")
+    loaded = set(page.evaluate("performance.getEntriesByType('resource').map((each) => each.name)"))
+    assert {each.rpartition("/")[2] for each in loaded if each.endswith(".js")} == {
+        f"{each}.js" for each in (*ON_EVERY_PAGE, *OF_PAGES["try"])
     }
-    assert named["try"] >= {"main", "api", "dom", "try", "stage", "masks"}
-    assert named["live"] >= {"main", "live", "stage"}
-    for page, names in named.items():
-        assert {"brush", "help", "compare", "upload", "job", "mask_worker", "rle", *PAGES} & names == {page}
-        assert sum(len(files[f"{name}.js"]) for name in names) <= 48_000
 
 
 def test_an_upload_over_the_limit_leaves_nothing(videos, tmp_path):

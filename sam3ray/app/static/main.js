@@ -4,9 +4,9 @@ import { get, reached, Socket } from "./api.js";
 import { el, fill, toast } from "./dom.js";
 import { help } from "./keys.js";
 
-const PAGES = { try: () => import("./try.js"), review: () => import("./review.js"), live: () => import("./live.js") };
 const socket = new Socket(), root = document.documentElement, views = {};
 const [main, nav, model] = ["main", "nav", ".model"].map((each) => document.querySelector(each));
+const { first, ...scripts } = main.dataset; // the page that is shown first, and the scripts of each
 let state, shown;
 
 document.querySelector("#help").onclick = help;
@@ -28,15 +28,25 @@ socket.on("model", ({ state: now, message, info }) => {
 });
 socket.addEventListener("lost", () => tell("failed", "not connected"));
 
+// All of a page's scripts at once: its own is the first of them.
+async function load(name) {
+  const loaded = await reached(Promise.all(scripts[name].split(" ").map((each) => import(each))));
+  return loaded[0].default;
+}
+
+function wanted() {
+  const name = location.hash.slice(1).split("/")[0];
+  return Object.hasOwn(scripts, name) && (name !== "review" || first === "review") ? name : first; // there may be no run
+}
+
 async function route() {
-  const wanted = location.hash.slice(1).split("/")[0];
-  const name = wanted in PAGES && (wanted !== "review" || state.runs.length) ? wanted : state.runs.length ? "review" : "try";
+  const name = wanted();
   if (shown === name) return;
   views[shown]?.leave();
   shown = name;
   for (const link of nav.children) link.toggleAttribute("aria-current", link.hash === `#${name}`);
   if (!views[name]) fill(main); // what is done meanwhile is not meant for the last view
-  const { default: View } = await reached(PAGES[name]());
+  const View = await load(name);
   if (shown !== name) return; // another page was asked for meanwhile
   views[name] ??= new View({ socket, state });
   fill(main, views[name].node);
@@ -54,5 +64,6 @@ async function show() {
   }
 }
 
+load(wanted()).catch(() => {}); // `show` says what is wrong
 addEventListener("hashchange", show);
 show();
