@@ -168,8 +168,13 @@ def _advice(kind: Kind, error: BaseException) -> str:
     return _ADVICE.get(kind, "")
 
 
+_WORDS = {"NoCredentialsError": "no credentials were found", "NoRegionError": "no region is set"}
+
+
 def _in_words(error: BaseException) -> str:
     """Its message without error numbers, repeated paths and a library's additions."""
+    if (words := _WORDS.get(type(error).__name__)) is not None:
+        return words
     if (link := _unreached(error)) is not None:
         host, port, why = link
         return f"{host}:{port} cannot be reached: {why}"

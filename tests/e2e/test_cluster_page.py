@@ -55,6 +55,7 @@ def cells(s3_server: str, local_ray: None, tmp_path_factory: pytest.TempPathFact
         for section, code in sections("cluster.md", "python", instead):
             run_cell(code, f"cluster.md: {section}", held)
             after[section] = dict(held)
+        after["Run"]["written"] = Path("job.yaml").read_text()
         fsspec.filesystem("s3").clear_instance_cache()
     return after
 
@@ -89,3 +90,26 @@ def test_the_job_of_the_guide_is_that_of_the_cluster_file() -> None:
     assert load_config({**names["job"], "cluster": {**names["job"]["cluster"], "address": "auto"}}) == load_config(
         example
     )
+
+
+def test_the_file_for_the_cluster_is_the_job(cells: dict[str, dict[str, Any]]) -> None:
+    run = cells["Run"]
+    assert load_config(yaml.safe_load(run["written"])) == load_config(run["job"])
+
+
+def test_the_commands_of_the_guide_name_what_the_rayjob_uses() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    rayjob = yaml.safe_load((ROOT / "configs" / "deploy" / "kuberay-rayjob.yaml").read_text())["spec"]
+    head = rayjob["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    (workers,) = rayjob["rayClusterSpec"]["workerGroupSpecs"]
+    (config,) = [each["configMap"]["name"] for each in head["volumes"] if "configMap" in each]
+    folder = head["containers"][0]["volumeMounts"][0]["mountPath"]
+    assert f"$ kubectl create configmap {config} --from-file=config.yaml=job.yaml\n" in page
+    assert f"sam3ray run {folder}/config.yaml --set cluster.address=auto" in rayjob["entrypoint"]
+    for pod in (head, workers["template"]["spec"]):
+        (container,) = pod["containers"]
+        (secret,) = [each["secretRef"]["name"] for each in container["envFrom"]]
+        assert f"$ docker push {container['image']}\n" in page
+        assert f"$ kubectl create secret generic {secret}\n" in page
+        assert f"$ kubectl create serviceaccount {pod['serviceAccountName']}\n" in page
+    assert f"at most {workers['maxReplicas']} GPU" in page

@@ -91,3 +91,15 @@ def test_a_ranking_needs_a_folder_on_the_store() -> None:
 def test_an_address_of_another_machine() -> None:
     with pytest.raises(UserError, match=r"--host nowhere.invalid --port 0: .*; allowed: an address of this machine"):
         _listener("nowhere.invalid", 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("NoCredentialsError", "no credentials were found (set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PR"),
+        ("NoRegionError", "no region is set (set the region of the bucket as AWS_DEFAULT_REGION or storage."),
+    ],
+)
+def test_an_account_that_is_not_set_up(name: str, said: str) -> None:
+    botocore = pytest.importorskip("botocore.exceptions")
+    assert str(explain(getattr(botocore, name)())).startswith(said)
