@@ -17,12 +17,12 @@ from sam3ray.store.annotation_file import (
 from sam3ray.store.reading import annotations_dataset
 from sam3ray.values.annotations import (
     SCHEMA,
-    SCHEMA_VERSION,
     TRUTH_SCHEMA,
     FrameAnnotations,
     ObjectAnnotation,
     decode_mask,
 )
+from sam3ray.values.versions import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds

@@ -9,12 +9,11 @@ from dataclasses import asdict
 from typing import Any
 
 from sam3ray.config._models import JobConfig, ModelConfig, TrackingConfig, VideoConfig
-from sam3ray.values.annotations import SCHEMA_VERSION
 from sam3ray.values.clip import Clip
 from sam3ray.values.clip_ids import unsigned
 from sam3ray.values.exemplars import exemplar_items
 from sam3ray.values.prompts import VisualPrompt
-from sam3ray.values.versions import ENGINE_VERSION, LINKING_VERSION
+from sam3ray.values.versions import ENGINE_VERSION, LINKING_VERSION, SCHEMA_VERSION
 
 # Batch sizes are omitted, though they can change the last bits of a sum, as another GPU model can. They are lowered
 # when memory runs out, and recorded with each clip. A run may contain clips made with different ones.

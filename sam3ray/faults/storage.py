@@ -6,7 +6,6 @@ by their class. Classes are known by the package that defines them, so that none
 
 from __future__ import annotations
 
-import asyncio
 import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -144,7 +143,7 @@ def _kind_of(error: BaseException, code: str) -> Kind:
         if str(error).startswith("Forbidden"):  # gcsfs's text for a 403
             return Kind.DENIED
         return Kind.REFUSED if error.errno in _REFUSED_ERRNO else Kind.BUSY
-    if isinstance(error, (TimeoutError, asyncio.TimeoutError, ConnectionError, EOFError)):
+    if isinstance(error, (TimeoutError, ConnectionError, EOFError)):
         return Kind.BUSY
     return Kind.BUSY if type(error).__module__.split(".")[0] in _LIBRARIES else Kind.NOT_STORAGE
 

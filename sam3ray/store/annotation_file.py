@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from sam3ray.guard.jsontext import parse_json
 from sam3ray.guard.redact import redact_values
-from sam3ray.values.annotations import SCHEMA, SCHEMA_VERSION, FrameAnnotations
+from sam3ray.values.annotations import SCHEMA, FrameAnnotations
+from sam3ray.values.versions import SCHEMA_VERSION
 
 ROW_GROUP_ROWS = 65_536
 _FLUSH_BYTES = 32 * 2**20  # of RLE text in memory before a row group is written, however few its rows

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from sam3ray.masks import MAX_PIXELS, measure_runs, read_runs
-from sam3ray.values.annotations import SCHEMA, SCHEMA_VERSION
+from sam3ray.values.annotations import SCHEMA
+from sam3ray.values.versions import SCHEMA_VERSION
 
 BATCH_ROWS = 4096
 MAX_PROBLEMS = 10

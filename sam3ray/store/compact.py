@@ -65,7 +65,8 @@ from sam3ray.store.lease import DriverLease
 from sam3ray.store.run import RunStore
 from sam3ray.store.scratch import unnamed_file
 from sam3ray.store.storage import Storage
-from sam3ray.values.annotations import SCHEMA, SCHEMA_VERSION
+from sam3ray.values.annotations import SCHEMA
+from sam3ray.values.versions import SCHEMA_VERSION
 
 TARGET_BYTES = 256 * 2**20
 _FLUSH_BYTES = 64 * 2**20  # of Arrow data held before a row group is written

@@ -122,8 +122,6 @@ def decode_mask(row: Mapping[str, Any]) -> np.ndarray:
     return decode_rle(counts.decode("ascii") if isinstance(counts, bytes) else counts, height, width)
 
 
-SCHEMA_VERSION = 1
-
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     [

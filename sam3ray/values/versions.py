@@ -1,4 +1,4 @@
-"""The version of the engine, which is raised when rows change."""
+"""The versions that a run names: those of the engine and of its rules, raised when rows change, and the columns'."""
 
 from __future__ import annotations
 
@@ -13,3 +13,6 @@ ENGINE_VERSION = 3
 # Version of the rules that link objects of parallel windows, raised whenever they change. In the fingerprint of
 # `windows.mode: parallel`.
 LINKING_VERSION = 5
+
+# Of the columns of annotations: `sam3ray.values.annotations.SCHEMA`.
+SCHEMA_VERSION = 1
