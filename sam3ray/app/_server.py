@@ -16,6 +16,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from starlette.background import BackgroundTask
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -104,6 +105,12 @@ def _add_errors(app: FastAPI) -> None:
     app.add_exception_handler(ClipError, sentence(422))
     app.add_exception_handler(JobStopped, sentence(503))
     app.add_exception_handler(NotHere, sentence(404))
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong_address(_: Request, error: RequestValidationError) -> Response:
+        """All that an address can have wrong is a number, such as that of a frame."""
+        wrong = (f"{each['loc'][-1]} is {each['input']!r:.40}; allowed: a number" for each in error.errors())
+        return JSONResponse({"message": redact("\n".join(wrong))}, 400)
 
 
 def _add_static(app: FastAPI, service: Service) -> None:

@@ -410,6 +410,25 @@ def test_strangers_are_refused(server, videos):
     assert ask(server, "/ws", {**upgrade, **own}) == 403
 
 
+def test_a_wrong_number_in_an_address_is_a_sentence(server):
+    key = json.load(answer(server, "/api/state"))["first"]["key"]
+    for path, said in (
+        (f"/api/clips/{key}/stills/last", "position is 'last'; allowed: a number"),
+        (f"/api/clips/{key}/stills/999", "frame 999 is not in the clip; allowed: 0 to"),
+        ("/api/results/none/download/video?min_score=high", "min_score is 'high'; allowed: a number"),
+        ("/api/runs/first", "number is 'first'; allowed: a number"),
+    ):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            answer(server, path)
+        assert caught.value.code == 400
+        assert json.load(caught.value)["message"].startswith(said)
+
+
+def answer(server: Any, path: str) -> Any:
+    cookie = {"Cookie": f"sam3ray-{server.origin.rpartition(':')[2]}={server.token}"}
+    return urllib.request.urlopen(urllib.request.Request(server.origin + path, headers=cookie), timeout=30)
+
+
 def test_files_come_compressed_to_who_takes_that_and_are_kept(server):
     files, address = static_files(), f"{server.origin}/static/{version(static_files())}/main.js"
     cookie = {"Cookie": f"sam3ray-{server.origin.rpartition(':')[2]}={server.token}"}
