@@ -213,7 +213,7 @@ def _page() -> tuple[type[AppOptions], Callable[..., None]]:
     try:
         from sam3ray.app import AppOptions, serve
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("uvicorn", "fastapi", "starlette", "websockets"):
+        if (error.name or "").partition(".")[0] not in ("uvicorn", "fastapi", "starlette", "websockets", "rjsmin"):
             raise
         raise UserError(f"the page needs {error.name}: pip install 'sam3ray[app]'") from None
     return AppOptions, serve
