@@ -17,7 +17,7 @@ from sam3ray.guard.redact import redact
 
 SILENT_S = 5.0  # a source that is silent for this long is connected to again
 _ANSWER_S = 10.0  # how long a server may take to answer
-_CALL_S = 25  # when listening: how long to wait for a camera before listening anew
+_CALL_S = 25  # when listening: how long to wait for a camera before listening again
 _STREAM = re.compile(r"(?i)(rtsp|rtsps|rtmp|rtmps|srt|udp)://")
 _DEVICE = re.compile(r"/dev/video\d{1,3}")
 

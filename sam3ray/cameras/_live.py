@@ -149,7 +149,7 @@ class LiveView:
 
     @property
     def changed_thresholds(self) -> dict[str, Any]:
-        return {}  # the caller that changes thresholds knows them
+        return {}  # thresholds are changed by the caller
 
     @property
     def memory_rung(self) -> int:

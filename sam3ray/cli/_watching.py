@@ -68,7 +68,7 @@ def page(
     """Open the page in your browser: try prompts on clips, review and correct runs, watch live video."""
     options_of_page, serve = _page()
     if not source and checkpoint is None and not any(each.startswith("model.") for each in set_ or ()):
-        checkpoint = "embedded"  # drawn clips are what it knows
+        checkpoint = "embedded"  # it only knows drawn clips
     of_cluster = [] if address is None else [f"cluster.address={address}"]
     asked = [*of_cluster, *_with_checkpoint(checkpoint, set_)]
     options = _options(asked, ("storage", "model", "tracking", "video", "cluster"))

@@ -49,9 +49,8 @@ class Ledger:
         ids = {clip.clip_id for clip in clips}
         self.done_before = len(done & ids)
         under_way = clip_windows(store.storage)
-        clear_windows(
-            store.storage, under_way.keys() & done
-        )  # failure records of attempts that lost a race or died late
+        # windows of attempts that lost a race or died late
+        clear_windows(store.storage, under_way.keys() & done)
         self.windows = {clip_id: str(name) for clip_id, name in under_way.items() if name and clip_id not in done}
         self.prior: dict[str, list[Reason]] = {}
         self._prior_parts: dict[str, list[tuple[str, Reason]]] = {}

@@ -125,7 +125,7 @@ def _key(*values: Any) -> str:
 
 
 def cache_folder() -> Path:
-    """The cache of this user on this machine. It may be deleted whenever nobody reads from it."""
+    """The cache of this user on this machine. It may be deleted while it is not in use."""
     folder = Path(tempfile.gettempdir()) / f"sam3ray-{os.getuid()}" / "revisions"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.parent.stat().st_uid != os.getuid():

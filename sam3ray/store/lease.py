@@ -41,9 +41,8 @@ HEARTBEAT_S = 15.0
 STALE_S = 90.0
 WATCH_S = 1.0  # between two checks whether the lease has been taken over
 _TAKES = 20
-_PATIENCE = RetryPolicy(
-    tries=3, base_s=0.2, cap_s=1.0, within_s=10.0
-)  # tries of a heartbeat; the next one follows anyway
+# tries of a heartbeat; the next one follows anyway
+_PATIENCE = RetryPolicy(tries=3, base_s=0.2, cap_s=1.0, within_s=10.0)
 
 
 def now() -> tuple[float, float]:

@@ -78,9 +78,8 @@ class AnchorLog:
 
     def note(self, coded: CodedFrame, *, is_taken: bool) -> None:
         with self._lock:
-            if (
-                self._is_over or coded.is_rebuilt
-            ):  # a clock that must be rebuilt is not fully known from the middle of the file
+            # A clock that must be rebuilt is not fully known from the middle of the file.
+            if self._is_over or coded.is_rebuilt:
                 self._is_over = True
                 self._groups.clear()
                 return

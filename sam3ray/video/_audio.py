@@ -23,11 +23,8 @@ from sam3ray.video._source import open_container, packets_of
 from sam3ray.video._stamps import counts_only_frames
 
 _log = logging.getLogger(__name__)
-_RATES = (
-    48000,
-    44100,
-    32000,
-)  # a packet has 1024 samples: at low rates, the last one would be longer than the pictures
+# a packet has 1024 samples: at low rates, the last one would be longer than the pictures
+_RATES = (48000, 44100, 32000)
 _FORMAT, _LAYOUT, _CHANNELS = "fltp", "stereo", 2
 _SLACK_S = 0.05  # stamps vary by a unit, in some containers by a packet: such samples count as contiguous
 _LEAD_S = 5.0  # decoded before a range: codecs depend on less than a second
@@ -150,9 +147,8 @@ def _placed(
 ) -> Iterator[np.ndarray]:
     """Samples as float32 (channels, n) at the output's rate, without gaps, from the beginning of the range."""
     convert = _Converter(rate)
-    stamps_count = not counts_only_frames(
-        container
-    )  # AVI has no pauses, and libav's stamps of its sound are often wrong
+    # AVI has no pauses, and libav's stamps of its sound are often wrong
+    stamps_count = not counts_only_frames(container)
     epoch = last_epoch = 0
     filled: float | None = None  # end of what was read so far, in samples of the range
     for frame, byte in _decoded(container, stream):

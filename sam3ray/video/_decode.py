@@ -48,9 +48,8 @@ from sam3ray.video._stamps import counts_only_frames, may_leap, usual_step
 from sam3ray.video._truncation import listed_packets, matroska_is_cut_off, will_end_early
 
 _LATEST = 2**62  # of a timestamp: annotations have 64 bits
-_BY_BYTE = frozenset(
-    {"flv", "mpeg", "mpegts"}
-)  # their demuxers can begin anywhere, but finding a time takes many requests
+# their demuxers can begin anywhere, but finding a time takes many requests
+_BY_BYTE = frozenset({"flv", "mpeg", "mpegts"})
 _MOST_SKIPPED = 5000  # packets of a piece before its key frame
 
 

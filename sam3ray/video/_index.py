@@ -37,7 +37,7 @@ _ONE_FRAME_EACH = frozenset({  # codecs with one frame per packet
     "mpeg2video", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "png", "prores", "rawvideo", "utvideo", "vp8", "vp9",
     "wmv1", "wmv2",
 })  # fmt: skip
-_ONE_REORDERED = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})  # as far as libav knows before decoding
+_ONE_REORDERED = frozenset({"mpeg1video", "mpeg2video", "mpeg4"})  # even if libav does not know before decoding
 _NO_PICTURE_BYTES = 19  # MPEG-4 has packets that repeat a frame and show nothing (libavcodec's MAX_NVOP_SIZE)
 
 
