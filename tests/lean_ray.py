@@ -11,6 +11,8 @@ from typing import Any
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 # Of a `ray start` that is otherwise whole.
 LEAN = ("--include-log-monitor=false", "--no-monitor")
+# What `ray start` imports for other commands, where it can: a second of processor time for each node.
+_OTHER_COMMANDS = ("ray.util.state.state_cli", "ray.dashboard.modules.job.cli", "ray.serve.scripts")
 AGENT = Path(__file__).with_name("ray_agent.py")
 
 
@@ -42,6 +44,7 @@ def _not_started(node: object, **_: object) -> None: ...
 
 
 if __name__ == "__main__":  # `python -m tests.lean_ray start ...` is a lean `ray start ...`
+    sys.modules |= dict.fromkeys(_OTHER_COMMANDS)  # which makes an import of them fail
     lean()
     from ray.scripts.scripts import main
 

@@ -107,7 +107,7 @@ def _config(folder: Path, name: str, windows: dict[str, object]) -> JobConfig:
     return JobConfig(
         manifest=str(folder / "clips.jsonl"),
         output=str(folder / name),
-        model={"checkpoint": "embedded", "device": "cpu"},
+        model={"checkpoint": "embedded", "device": "cpu", "image_size": 64},
         cluster={"gpus_per_actor": 0},
         windows=windows,
     )

@@ -57,7 +57,7 @@ class Gate:
         if not self._let_through(clip):
             mark.touch()
             while not self._let_through(clip):
-                time.sleep(0.02)
+                time.sleep(0.05)
             mark.unlink()
 
     def _let_through(self, clip: int) -> bool:

@@ -34,7 +34,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], 
     while not condition():
         assert process.poll() is None, "the driver ended too early"
         assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.02)
+        time.sleep(0.1)  # some conditions look at all processes of the machine
 
 
 def finished(output: Path) -> int:

@@ -65,7 +65,7 @@ def test_a_clip_whose_worker_is_killed_again_and_again_has_the_same_rows(tmp_pat
         return JobConfig(
             manifest=str(manifest),
             output=str(tmp_path / name),
-            model={"checkpoint": "embedded", "device": "cpu"},
+            model={"checkpoint": "embedded", "device": "cpu", "image_size": 64},
             cluster={"gpus_per_actor": 0, "cpus_per_actor": 1, "actors": {"min": 1, "max": 1}},
             **sections,
         )

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from sam3ray import PointPrompt, load
-from sam3ray.config import TrackingConfig
+from sam3ray import Model, PointPrompt
+from sam3ray.config import ModelConfig, TrackingConfig
 from sam3ray.shapes import ClipSpec, clip_phrases, draw_clip
 from sam3ray.video import Frame
 
@@ -21,7 +21,8 @@ Row = list[object]
 def rows(state: Path, save_at: int | None = None) -> list[Row]:
     """[frame given, frame shown, objects] of a session saved before frame `save_at`, or of the rest of a saved one."""
     frames = [Frame(n, n, n / 10, drawn.image) for n, drawn in enumerate(draw_clip(SPEC))]
-    session = load("embedded", device="cpu", tracking=TRACKING).session(SPEC.height, SPEC.width)
+    model = Model(ModelConfig(checkpoint="embedded", device="cpu", image_size=64), TRACKING)
+    session = model.session(SPEC.height, SPEC.width)
     if save_at is None:
         session.load(state)
     else:

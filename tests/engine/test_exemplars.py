@@ -101,7 +101,7 @@ class Seer:
 
 
 def engine(seer: Seer | None = None, **tracking: Any) -> Engine:
-    values = {"hotstart_delay": 5, "hotstart_unmatch_thresh": 3, "hotstart_dup_thresh": 5, "object_batch": 1}
+    values = {"hotstart_delay": 5, "hotstart_unmatch_thresh": 3, "hotstart_dup_thresh": 5}
     return Engine(checkpoint(small_model(0)), TrackingConfig(**(values | tracking)), seer or Seer())
 
 
