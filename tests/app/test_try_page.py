@@ -199,6 +199,10 @@ def test_keys_include_exclude_finish_and_clear(server, open_page):
     page.keyboard.press("f")
     page.mouse.click(*point_at(page, 60, 120))
     expect(objects).to_have_count(2)  # finished: another object
+    page.get_by_role("button", name="Select object 1").press("Enter")
+    expect(objects.first).to_have_class("chosen")
+    page.get_by_role("button", name="Select object 2").press("Space")
+    expect(objects.last).to_have_class("chosen")
     start, end = point_at(page, 100, 20), point_at(page, 140, 60)
     page.keyboard.press("f")
     page.mouse.move(*start)

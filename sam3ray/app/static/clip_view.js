@@ -1,6 +1,6 @@
 // What Try and Review share: a list of clips, the one that is open with its objects, and the object that is chosen.
 
-import { attach, dot, el, fill, toast } from "./dom.js";
+import { attach, el, fill, toast } from "./dom.js";
 import { Player } from "./player.js";
 import { Prompts } from "./prompts.js";
 import { Timeline } from "./timeline.js";
@@ -61,9 +61,4 @@ export class ClipView {
     this.timeline.choose(id);
     if (this.player.only !== null) this.player.only = id;
   }
-}
-
-// An object in a list.
-export function objectItem(id, isChosen, ...more) {
-  return el("li", { class: isChosen ? "chosen" : "", do: "choose", value: id }, dot(id), el("b", {}, String(id)), ...more);
 }

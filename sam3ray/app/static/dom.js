@@ -89,6 +89,13 @@ export function check(group, value) {
 }
 
 export const dot = (id) => el("i", { class: "dot", style: { background: css(id) } });
+
+// An object in a list; `more` is said of it. A click anywhere on it selects it, and so does its number by key.
+export function objectItem(id, isChosen, ...more) {
+  const number = el("button", { class: "id", ariaLabel: `Select object ${id}` }, String(id));
+  return el("li", { class: isChosen ? "chosen" : "", do: "choose", value: id }, dot(id), number, ...more);
+}
+
 export const empty = (text) => el("li", { class: "empty" }, text);
 
 // A phrase or a box with its ×; `act` is the method of the view that removes it.

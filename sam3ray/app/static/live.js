@@ -1,7 +1,7 @@
 // Live: one picture under way at a time; what is found is drawn on the picture that it was found on.
 
 import { get, open } from "./api.js";
-import { attach, chip, dot, el, empty, fill, phrasesIn, slide, toast, whenOpen } from "./dom.js";
+import { attach, chip, el, empty, fill, objectItem, phrasesIn, slide, toast, whenOpen } from "./dom.js";
 import { row } from "./masks.js";
 import { Pointer, rounded } from "./pointer.js";
 import { Stage } from "./stage.js";
@@ -169,8 +169,7 @@ export default class LiveView {
       recording: event.clip,
     };
     fill(this.figures, Object.entries(figures).map(([name, value]) => value !== undefined && [el("dt", {}, name), el("dd", {}, String(value))]).flat());
-    fill(this.objects, this.rows.map(({ id, prompt, faint }) => el("li", { class: `${id === this.chosen ? "chosen" : ""} ${faint ? "faint" : ""}`, do: "choose", value: id },
-      dot(id), el("b", {}, String(id)), el("span", {}, prompt), faint && el("small", {}, "tentative"),
+    fill(this.objects, this.rows.map(({ id, prompt, faint }) => objectItem(id, id === this.chosen, el("span", {}, prompt), faint && el("small", {}, "tentative"),
       el("button", { class: "quiet", ariaLabel: `Drop object ${id}`, do: "drop", value: id }, "×"))),
       !this.rows.length && empty("No objects."));
   }

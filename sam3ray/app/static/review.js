@@ -1,8 +1,8 @@
 // Review: a run's clips one after the other, corrections as entries of its log, drafts where somebody was faster.
 
 import { get, post, ticket } from "./api.js";
-import { ClipView, objectItem } from "./clip_view.js";
-import { check, discard, dot, el, empty, fill, put, toast } from "./dom.js";
+import { ClipView } from "./clip_view.js";
+import { check, discard, dot, el, empty, fill, objectItem, put, toast } from "./dom.js";
 import { merged, row, rowsByFrame } from "./masks.js";
 import { newWork } from "./prompts.js";
 

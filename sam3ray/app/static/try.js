@@ -1,8 +1,8 @@
 // Try: prompts on a clip, and what the model makes of them, frame by frame.
 
 import { get, owner, post, reached, ticket } from "./api.js";
-import { ClipView, objectItem } from "./clip_view.js";
-import { check, chip, el, empty, fill, phrasesIn, put, slide, toast, unsure, whenOpen } from "./dom.js";
+import { ClipView } from "./clip_view.js";
+import { check, chip, el, empty, fill, objectItem, phrasesIn, put, slide, toast, unsure, whenOpen } from "./dom.js";
 import { above, merged, row, rowsByFrame } from "./masks.js";
 import { newWork } from "./prompts.js";
 
