@@ -115,7 +115,7 @@ def retry(
     *,
     from_start: bool = False,
 ) -> int:
-    """Clears failure records: the next `run_job` tries those clips again.
+    """Clears failure records: the next `run_job` retries those clips, except finished ones.
 
     Args:
         run, storage_options: see `status`.

@@ -195,12 +195,11 @@ def retry(
     if as_json:
         print_json({"cleared": cleared})
     elif cleared:
-        say(f"the next `sam3ray run` tries {counted(cleared, 'clip')} again")
+        say(f"cleared the failures of {counted(cleared, 'clip')}; the next `sam3ray run` tries those that are not done")
+    elif reasons:
+        say(f"nothing to retry: no clip's last failure is {' or '.join(reason.value for reason in reasons)}")
     else:
-        some = (
-            f" whose last failure is {' or '.join(reason.value for reason in reasons)}" if reasons else " with failures"
-        )
-        say(f"nothing to retry: the run has no clip{some}")
+        say("nothing to retry: no clip has a failed attempt")
     return OK
 
 
