@@ -34,6 +34,10 @@ os.environ.pop("AWS_PROFILE", None)
 os.environ.pop("RAY_ADDRESS", None)  # no test joins a cluster that it has not started
 
 gc.disable()  # until all is collected: what is imported and collected stays
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Registered before what tests import, it runs after it. All has been reported, and to take torch's modules apart
+    # one by one takes more than two seconds.
+    atexit.register(os._exit, 0)
 
 # They share the server of `tests/app/conftest.py`, and the model that it has loaded.
 _PAGE = tuple(f"tests/app/test_{name}.py" for name in ("try_page", "prompting_page", "live_page", "page_typing"))
