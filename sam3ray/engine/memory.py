@@ -186,7 +186,11 @@ class ReadRules:
         return self.max_pointers if self.num_frames is None else min(self.num_frames, self.max_pointers)
 
     def reads(self, memory: ObjectMemory, frame: int, reverse: bool = False) -> Reads:
-        """What tracking `frame` reads of an object's past. Needs at least one conditioning frame."""
+        """What tracking `frame` reads of an object's past, which needs at least one conditioning frame.
+
+        A frame whose memory has been dropped is not read: `prune` keeps what later frames read, but other frames may be
+        looked at, too.
+        """
         if not memory.conditioning:
             raise ValueError(f"the object has no conditioning frame, so frame {frame} cannot be tracked")
         sign = -1 if reverse else 1
@@ -207,7 +211,7 @@ class ReadRules:
             entry = memory.tracked.get(past[k - 1])
             if entry is not None:
                 pointers.append((entry.pointer, k))
-        return Reads(tuple(memories), tuple(pointers))
+        return Reads(tuple(each for each in memories if each[0] != NO_ROW), tuple(pointers))
 
     def _past(self, memory: ObjectMemory, frame: int, reverse: bool) -> list[int]:
         """The frames to choose from beside the conditioning frames, nearest first.

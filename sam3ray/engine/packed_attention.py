@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -84,25 +83,24 @@ def _found(device: torch.device, dtype: torch.dtype, width: int) -> Dense | None
     return None
 
 
-@dataclass(frozen=True, eq=False)
-class Packed:
-    """Memories and pointers that N objects read, N being one of the sizes that objects are padded to.
+class Packed(NamedTuple):
+    """Memories and pointers that N objects read, N being one of the sizes that `count` objects are padded to.
 
     Attributes:
-        cells: (N, S, g*g, 64) memories; an object's own come first in its row.
-        tokens: (N, P, C) pointers; an object's own come first in its row.
         ages: (count, S) int64, temporal encoding of each memory.
         offsets: (count, P) float32, how far back each pointer is, as a fraction of the farthest.
         known: (count, S) bool, which memories exist.
         pointed: (count, P) bool, which pointers exist.
+        cells: (N, S, g*g, 64) memories; an object's own come first in its row.
+        tokens: (N, P, C) pointers; an object's own come first in its row.
     """
 
-    cells: Tensor
-    tokens: Tensor
     ages: Tensor
     offsets: Tensor
     known: Tensor
     pointed: Tensor
+    cells: Tensor
+    tokens: Tensor
 
 
 class Room:
@@ -170,7 +168,7 @@ class PackedAttention:
         memories.gather_into(rows if memories.rows.device == device else host[:, :slots], cells[:count])
         pointers.gather_into(own, tokens[:count])
         scaled = self._plain.scaled(behind, rules)
-        return Packed(cells, tokens, ages_told, scaled, there.bool(), pointed_told.bool())
+        return Packed(ages_told, scaled, there.bool(), pointed_told.bool(), cells, tokens)
 
     @property
     def _splits(self) -> int:

@@ -99,7 +99,7 @@ class Recall:
         """
         tracker = self._tracker
         with self._engine.checkpoint.precision():
-            found = [tracker.recall(features, frame, memories) for frame, memories in groups]
+            found = [tracker.track(features, frame, memories) for frame, memories in groups]
             low = torch.cat([fill_holes(each.masks, self._engine.rules.fill_hole_area) for each in found])
             logits = torch.cat([each.score_logits for each in found])
             is_published = tracker.rules == "published"

@@ -206,7 +206,7 @@ def _propagation(session: Session) -> PropagationState | None:
     return PropagationState(
         propagation.phrases,
         propagation.found_at_first,
-        tracker.num_frames,
+        tracker.read_rules.num_frames,
         propagation.objects,
         propagation.hotstart.standing,
         propagation.loans,
@@ -221,7 +221,7 @@ def _prompt_tracker(session: Session) -> PromptTrackerState | None:
         return None
     tracker, objects = session.prompt_tracker.tracker, session.visual.in_order
     rows = tracker.saved(each.memory for each in objects)
-    return PromptTrackerState(tracker.num_frames, session.prompt_tracker.rehearsing, objects, rows)
+    return PromptTrackerState(tracker.read_rules.num_frames, session.prompt_tracker.rehearsing, objects, rows)
 
 
 def restore(session: Session, path: str | os.PathLike[str]) -> None:

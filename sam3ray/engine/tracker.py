@@ -114,10 +114,6 @@ class Tracker:
         self._unresolved: list[tuple[list[FrameEntry], Tensor, torch.cuda.Event | None]] = []
 
     @property
-    def num_frames(self) -> int | None:
-        return self.read_rules.num_frames
-
-    @property
     def rows_in_use(self) -> tuple[int, int]:
         """Memories and pointers held now: what bounds the tracker's memory."""
         return self._memories.in_use, self._pointers.in_use
@@ -159,45 +155,22 @@ class Tracker:
 
         Stores each object's pointer for the frame; its memory follows with `encode_memory`.
         """
-        if not memories:
-            return self._nothing()
-        output = self._seen_by(features, self._reads(frame, memories, reverse))
-        self._store_tracked(frame, memories, output)
+        output = self.look(features, frame, memories, reverse=reverse)
+        if memories:
+            self._store_tracked(frame, memories, output)
         return output
 
     @torch.inference_mode()
-    def look(self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory]) -> TrackedMasks:
-        """What `track` would find going forward, by what the objects still remember. Nothing is stored.
-
-        `prune` may have dropped for good what only this frame would have read.
+    def look(
+        self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory], *, reverse: bool = False
+    ) -> HeadOutput:
+        """What `track` finds, without storing anything. Objects of all ages share a batch where that is possible
+        (`packed_attention`).
         """
         if not memories:
-            return self._nothing()
-        return self._recalled(features, frame, memories)
-
-    @torch.inference_mode()
-    def recall(self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory]) -> TrackedMasks:
-        """`look`, stored as `track` stores it: the frame's memory follows with `encode_memory`."""
-        if not memories:
-            return self._nothing()
-        output = self._recalled(features, frame, memories)
-        self._store_tracked(frame, memories, output)
-        return output
-
-    def _recalled(self, features: FrameFeatures, frame: int, memories: Sequence[ObjectMemory]) -> HeadOutput:
-        return self._seen_by(features, [_still_there(each) for each in self._reads(frame, memories, False)])
-
-    def _nothing(self) -> TrackedMasks:
-        empty = torch.zeros(0, dtype=self.dtype, device=self.device)
-        return TrackedMasks(empty.new_zeros(0, self.low_res_size, self.low_res_size), empty, empty)
-
-    def _reads(self, frame: int, memories: Sequence[ObjectMemory], reverse: bool) -> list[Reads]:
-        self._resolve()
-        return [self.read_rules.reads(memory, frame, reverse) for memory in memories]
-
-    def _seen_by(self, features: FrameFeatures, reads: Sequence[Reads]) -> HeadOutput:
-        """Every object on the frame. Where that is possible (`packed_attention`), objects of all ages share a batch."""
-        parts, size = self._parts, self.object_batch
+            empty = torch.zeros(0, dtype=self.dtype, device=self.device)
+            return HeadOutput(empty.new_zeros(0, self.low_res_size, self.low_res_size), empty, empty, empty)
+        parts, size, reads = self._parts, self.object_batch, self._reads(frame, memories, reverse)
         if parts.packed:
             batches = [reads[i : i + size] for i in range(0, len(reads), size)]
             outputs = [
@@ -207,6 +180,10 @@ class Tracker:
             images = self._fuse(features, reads).split(size)
             outputs = [self._head(part, features, multimask=parts.multimask) for part in images]
         return HeadOutput.joined(outputs)
+
+    def _reads(self, frame: int, memories: Sequence[ObjectMemory], reverse: bool) -> list[Reads]:
+        self._resolve()
+        return [self.read_rules.reads(memory, frame, reverse) for memory in memories]
 
     def _fuse(self, features: FrameFeatures, reads: Sequence[Reads]) -> Tensor:
         """(N, C, g, g): the frame as each object sees it. Objects that read as much share a batch."""
@@ -541,7 +518,3 @@ class Tracker:
         if entry is not None:
             self._pointers.release([entry.pointer])
             self._memories.release([entry.memory])
-
-
-def _still_there(reads: Reads) -> Reads:
-    return Reads(tuple(each for each in reads.memories if each[0] != NO_ROW), reads.pointers)

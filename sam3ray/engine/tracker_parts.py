@@ -49,7 +49,7 @@ class TrackerParts:
         encoding = model.tracker_neck.position_encoding
         position = sine_positions(encoding, tracker.hidden_dim, grid, tracker.no_memory_embedding)
         self._position = position.flatten(2).transpose(1, 2)
-        # From the fourth argument of `_follow` and the second of `_encode` on, arguments have one row per object.
+        # The first four parts of `Packed`, and all but the first argument of `_encode`, have one row per object.
         self._following = Captured("tracking", self._follow, rows=(3, 4, 5, 6))
         self._remembering = Captured("the memory encoder", self._encode, rows=(1, 2))
         self._remembering_hard = Captured(
@@ -62,34 +62,12 @@ class TrackerParts:
         """Tracks every object on a frame, from what it reads of its past."""
         assert self.packed is not None
         packed = self.packed.pack(reads, rules, memories, pointers)
-        return HeadOutput(
-            *self._following(
-                features.fine,
-                features.middle,
-                features.top,
-                packed.ages,
-                packed.offsets,
-                packed.known,
-                packed.pointed,
-                fixed=(packed.cells, packed.tokens),
-            )
-        )
+        frame = features.fine, features.middle, features.top
+        return HeadOutput(*self._following(*frame, *packed[:4], fixed=packed[4:]))
 
-    def _follow(
-        self,
-        fine: Tensor,
-        middle: Tensor,
-        top: Tensor,
-        ages: Tensor,
-        offsets: Tensor,
-        known: Tensor,
-        pointed: Tensor,
-        cells: Tensor,
-        tokens: Tensor,
-    ) -> tuple[Tensor, ...]:
+    def _follow(self, fine: Tensor, middle: Tensor, top: Tensor, *packed: Tensor) -> tuple[Tensor, ...]:
         assert self.packed is not None
-        packed = Packed(cells, tokens, ages, offsets, known, pointed)
-        images = self.packed(top, self._position, packed)
+        images = self.packed(top, self._position, Packed(*packed))
         features = FrameFeatures(fine, middle, top, self._position)
         output = self.head(images, features, multimask=self.multimask)
         return output.masks, output.score_logits, output.iou_scores, output.pointers
