@@ -1,4 +1,4 @@
-"""Copies, events and streams between host and device, without waiting for the device.
+"""Copies and events between host and device, without waiting for the device.
 
 On CUDA, `torch.tensor(list, device=...)`, `.to(device)` from ordinary memory and `.tolist()` each wait for all queued
 work. Here both directions go through pinned memory. On a CPU nothing is copied unnecessarily. Only this module and
@@ -9,8 +9,6 @@ work. Here both directions go through pinned memory. On a CPU nothing is copied 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,13 +54,3 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 def indices(values: Sequence[int] | Sequence[Sequence[int]], device: torch.device) -> Tensor:
     """Whole numbers as an int64 tensor on `device`, ready for work queued later."""
     return to_device(torch.tensor(values, dtype=torch.int64), device)
-
-
-def side_stream(device: torch.device) -> torch.cuda.Stream | None:
-    """A stream beside the model's; None on devices without streams."""
-    return torch.cuda.Stream(device) if device.type == "cuda" else None
-
-
-def on_stream(stream: torch.cuda.Stream | None) -> AbstractContextManager[Any]:
-    """Queues work on `stream`, or on the current one if it is None."""
-    return torch.cuda.stream(stream) if stream is not None else nullcontext()
