@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
 from sam3ray.engine.capture import kept
-from sam3ray.engine.detr import DetectionMasks, DetectionTransformer
 from sam3ray.engine.exemplars import Asked, Sought
+from sam3ray.engine.detr import DetectionMasks, DetectionTransformer
 from sam3ray.engine.geometry import geometry_tokens
 from sam3ray.engine.postprocess import nms
 from sam3ray.engine.preflight import MAX_TOKENS, phrase_problem
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sam3ray.engine.checkpoint import Checkpoint
 
 _MOST_PHRASES = 512  # whose text features are kept, 16 KB each, regardless of the job's number of phrases
+_NONE = torch.empty(0)
 _COARSE = 2  # the level of the feature pyramid that is searched; those before are finer, and the one behind is unused
 
 
@@ -91,7 +92,6 @@ class Detector:
     """The detector of a checkpoint.
 
     Args:
-        checkpoint: the loaded model.
         batch: (frame, phrase) pairs per call.
         geometry_token: give the geometry encoder's own token to every phrase, as Meta's code does where no box is
             given; transformers leaves it out.
@@ -127,22 +127,20 @@ class Detector:
         # Not `as_image`, whose layout rounds otherwise: scores would differ in their last bits.
         level = self._model.vision_encoder.neck.fpn_layers[_COARSE](backbone.transpose(1, 2).unflatten(2, (side, side)))
         search = self._transformer(level)
-        parts = [self._find(search, level, asked, places) for places, asked in self._groups(prompts, level, search)]
-        order = [place for part in parts for place in part.places]
+        groups = [self._find(search, level, group) for group in self._groups(prompts, level, search)]
+        order = [place for group in groups for place in group.places]
         in_order = None if order == list(range(len(order))) else np.argsort(order).tolist()
-        probs = _concatenated([part.probs for part in parts], 1)
+        probs = _concatenated([group.probs for group in groups], 1)
         host, arrived = to_host(probs if in_order is None else probs[:, indices(in_order, probs.device)])
-        return [Proposals(_Masks(self, backbone[n : n + 1], parts, n), host[n], arrived) for n in range(len(backbone))]
+        return [Proposals(_Masks(self, backbone[n : n + 1], groups, n), host[n], arrived) for n in range(len(backbone))]
 
-    def _groups(
-        self, prompts: Sequence[Asked], level: torch.Tensor, search: DetectionTransformer
-    ) -> Iterator[tuple[list[int], _Asked]]:
-        """Prompts by place, each group with as many tokens: phrases are seen as if there were no exemplars."""
+    def _groups(self, prompts: Sequence[Asked], level: torch.Tensor, search: DetectionTransformer) -> Iterator[_Group]:
+        """The prompts in groups: phrases are seen as if there were no exemplars."""
         words = [place for place, each in enumerate(prompts) if isinstance(each, str)]
         if words:
             self._use(tuple(each for each in prompts if isinstance(each, str)))
             token = geometry_tokens(self._model, level, search.positions) if self._geometry_token else None
-            yield words, _Asked(self._text, self._mask, token)
+            yield _Group(words, self._text, self._mask, token)
         by_length: dict[int, list[tuple[int, torch.Tensor, torch.Tensor]]] = {}
         for place, each in enumerate(prompts):
             if isinstance(each, Sought):
@@ -152,8 +150,8 @@ class Detector:
                 wide = torch.nn.functional.pad(mask, (0, said.shape[1]), value=1)
                 by_length.setdefault(both.shape[1], []).append((place, both, wide))
         for group in by_length.values():
-            text, mask = _concatenated([text for _, text, _ in group]), _concatenated([mask for _, _, mask in group])
-            yield [place for place, _, _ in group], _Asked(text, mask, None)
+            places, texts, masks = zip(*group, strict=True)
+            yield _Group(list(places), _concatenated(texts), _concatenated(masks))
 
     def _said(self, sought: Sought, level: torch.Tensor, search: DetectionTransformer) -> torch.Tensor:
         """(1, tokens, C): what the boxes of this frame say, after what is kept of earlier ones."""
@@ -165,20 +163,21 @@ class Detector:
                 kept.said.append((sought.frame, parts[-1]))
         return _concatenated(parts, 1)
 
-    def _find(self, search: DetectionTransformer, level: torch.Tensor, asked: _Asked, places: list[int]) -> _Part:
-        frames, count = len(level), len(places)
+    def _find(self, search: DetectionTransformer, level: torch.Tensor, group: _Group) -> _Group:
+        frames, count = len(level), len(group.places)
         pairs = [(frame, prompt) for frame in range(frames) for prompt in range(count)]
         found = []
         for start in range(0, len(pairs), self._batch):
             chunk = pairs[start : start + self._batch]
             frame_of, prompt_of = [pair[0] for pair in chunk], [pair[1] for pair in chunk]
-            found.append(search(_rows(level, frame_of), *asked.of(frame_of, prompt_of)))
-        return _Part(
-            places,
-            asked,
-            _concatenated([each.probs for each in found]).float().view(frames, count, -1),
-            _concatenated([each.queries for each in found]).unflatten(0, (frames, count)),
-            _concatenated([each.seen for each in found]).unflatten(0, (frames, count)),
+            found.append(search(_rows(level, frame_of), *group.of(frame_of, prompt_of)))
+        probs, queries, seen = (_concatenated(each) for each in zip(*found, strict=True))
+        shape = frames, count
+        return replace(
+            group,
+            probs=probs.float().view(*shape, -1),
+            queries=queries.unflatten(0, shape),
+            seen=seen.unflatten(0, shape),
         )
 
     def _transformer(self, level: torch.Tensor) -> DetectionTransformer:
@@ -215,13 +214,25 @@ class Detector:
 
 
 @dataclass(frozen=True, eq=False)
-class _Asked:
-    """What is asked of some frames: text features (prompts, tokens, C), which of the tokens count, and a token of each
-    frame's own (frames, 1, C), if there is one."""
+class _Group:
+    """Prompts with equally many tokens, and what they found on some frames.
 
+    Attributes:
+        places: of the prompts, among all that were asked for.
+        text, mask: text features (prompts, tokens, C), and which of the tokens count.
+        token: one of each frame's own (frames, 1, C), if there is one.
+        probs: (frames, prompts, queries) scores.
+        queries: (frames, prompts, queries, C), what the queries became.
+        seen: (frames, prompts, g*g, C), what they looked at.
+    """
+
+    places: list[int]
     text: torch.Tensor
     mask: torch.Tensor
-    token: torch.Tensor | None
+    token: torch.Tensor | None = None
+    probs: torch.Tensor = _NONE
+    queries: torch.Tensor = _NONE
+    seen: torch.Tensor = _NONE
 
     def of(self, frames: Sequence[int], prompts: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Features (pairs, tokens, C) and bool mask (pairs, tokens) of these (frame, prompt) pairs."""
@@ -232,46 +243,34 @@ class _Asked:
 
 
 @dataclass(frozen=True, eq=False)
-class _Part:
-    """What a group of prompts found on some frames: scores (frames, prompts, queries), what the queries became
-    (frames, prompts, queries, C), and what they looked at (frames, prompts, g*g, C)."""
-
-    places: list[int]
-    asked: _Asked
-    probs: torch.Tensor
-    queries: torch.Tensor
-    seen: torch.Tensor
-
-
-@dataclass(frozen=True, eq=False)
 class _Masks:
     """The masks of one frame, made on demand; until then, their ingredients."""
 
     detector: Detector
     backbone: torch.Tensor  # (1, tokens, channels)
-    parts: list[_Part]
-    frame: int  # of those that the parts are of
+    groups: list[_Group]
+    frame: int  # of those that the groups are of
 
     def __call__(self, prompts: Sequence[int]) -> torch.Tensor:
-        if len(self.parts) == 1:
-            return self._of_part(self.parts[0], prompts)
+        if len(self.groups) == 1:
+            return self._of_group(self.groups[0], prompts)
         order: list[int] = []
         masks = []
-        for part in self.parts:
-            chosen = [place for place in part.places if place in prompts]
+        for group in self.groups:
+            chosen = [place for place in group.places if place in prompts]
             if chosen:
-                masks.append(self._of_part(part, [part.places.index(place) for place in chosen]))
+                masks.append(self._of_group(group, [group.places.index(place) for place in chosen]))
                 order += chosen
         wanted = [order.index(place) for place in prompts]
         return _rows(_concatenated(masks), wanted)
 
-    def _of_part(self, part: _Part, prompts: Sequence[int]) -> torch.Tensor:
+    def _of_group(self, group: _Group, prompts: Sequence[int]) -> torch.Tensor:
         detector, spatial = self.detector, as_image(self.backbone)
         masks = []
         for start in range(0, len(prompts), detector._batch):
             few = prompts[start : start + detector._batch]
-            asked = part.asked.of([self.frame] * len(few), few)
-            queries, seen = _rows(part.queries[self.frame], few), _rows(part.seen[self.frame], few)
+            asked = group.of([self.frame] * len(few), few)
+            queries, seen = _rows(group.queries[self.frame], few), _rows(group.seen[self.frame], few)
             masks.append(detector._masks(spatial, queries, seen, *asked))
         return _concatenated(masks)
 

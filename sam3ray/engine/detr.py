@@ -11,7 +11,6 @@ Under bfloat16 weights, positions and boxes stay in float32 until a layer takes 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,17 +20,6 @@ from transformers.models.sam3.modeling_sam3 import inverse_sigmoid
 
 from sam3ray.engine.capture import Captured
 from sam3ray.engine.vision import as_image, sine_positions
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """The result for some (frame, phrase) pairs: scores (pairs, queries), the final queries (pairs, queries, C), and
-    the encoded features that they attended to (pairs, g*g, C).
-    """
-
-    probs: Tensor
-    queries: Tensor
-    seen: Tensor
 
 
 class DetectionTransformer:
@@ -47,15 +35,19 @@ class DetectionTransformer:
         self._steps = torch.arange(0, grid, dtype=torch.float32, device=weight.device) / grid
         self._search = Captured("the detector", self._run)
 
-    def __call__(self, level: Tensor, text: Tensor, mask: Tensor) -> Found:
+    def __call__(self, level: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """One (frame, phrase) pair per row.
 
         Args:
             level: (pairs, C, g, g), the coarse features of the pair's frame.
             text: (pairs, tokens, C)
             mask: (pairs, tokens) bool, False for padding.
+
+        Returns:
+            Scores (pairs, queries), the final queries (pairs, queries, C), and the encoded features that they attended
+            to (pairs, g*g, C).
         """
-        return Found(*self._search(level, text, mask))
+        return self._search(level, text, mask)
 
     def _run(self, level: Tensor, text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         model = self._model
