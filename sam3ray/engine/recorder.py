@@ -10,18 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sam3ray.engine.header import StateError
 from sam3ray.values.annotations import FrameAnnotations
 
-
-class Saved(Protocol):
-    """The state of a session in memory, for any thread to write (`sam3ray.engine.state.Snapshot`)."""
-
-    def write(self, path: Path, note: str) -> None:
-        """Writes the state to a file, with a note that its digest covers."""
-        ...
+if TYPE_CHECKING:
+    from sam3ray.engine.state import Snapshot  # it imports torch
 
 
 @dataclass(frozen=True)
@@ -56,6 +51,8 @@ class Recorder(Protocol):
         """The next frame of a pass. In a reverse pass, indices decrease."""
         ...
 
-    def at_rest(self, pass_number: int, snapshot: Callable[[], Saved]) -> None:
-        """Called when the session can be saved: `snapshot` copies its state. An exception ends the walk."""
+    def at_rest(self, pass_number: int, snapshot: Callable[[], Snapshot]) -> None:
+        """Called when the session can be saved: `snapshot` copies its state, for any thread to write. An exception ends
+        the walk.
+        """
         ...

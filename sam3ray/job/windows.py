@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sam3ray.engine.header import StateError, read_note
-from sam3ray.engine.recorder import Kept, Saved
+from sam3ray.engine.recorder import Kept
 from sam3ray.files.sighting import change
 from sam3ray.job.seen import Seen
 from sam3ray.job.window_rows import read_window, window_facts, write_window
@@ -25,6 +25,9 @@ from sam3ray.store import RunStore
 from sam3ray.store.windows import ROWS, STATE, WindowEntry, WindowName, WindowNote, Windows, sha256_of
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.video import Anchor
+
+if TYPE_CHECKING:
+    from sam3ray.engine.state import Snapshot
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ class _Cut:
     frames: Mapping[int, list[FrameAnnotations]]
     seen: Seen
     seconds: float
-    state: Saved
+    state: Snapshot
     asked: Sequence[threading.Event]
 
 
@@ -234,7 +237,7 @@ class ClipWindows:
         self._frames.setdefault(pass_number, []).append(frame)
         self._rows += len(frame.objects)
 
-    def at_rest(self, pass_number: int, snapshot: Callable[[], Saved]) -> None:
+    def at_rest(self, pass_number: int, snapshot: Callable[[], Snapshot]) -> None:
         """Raises WindowTaken if another attempt is ahead, or the error that kept the last window from the store."""
         if self._upload is not None and self._upload.done():
             self.settle()
@@ -253,7 +256,7 @@ class ClipWindows:
             upload, self._upload = self._upload, None
             self._note = upload.result()
 
-    def _cut(self, pass_number: int, snapshot: Callable[[], Saved]) -> _Cut:
+    def _cut(self, pass_number: int, snapshot: Callable[[], Snapshot]) -> _Cut:
         """Everything since the last window, as a new window."""
         seen = Seen.of(self._seen())
         news = seen.beyond(self._seen_before)

@@ -25,7 +25,7 @@ from PIL import Image
 from sam3ray.config import ModelConfig, TrackingConfig
 from sam3ray.display.colors import color_of
 from sam3ray.engine.header import StateError
-from sam3ray.engine.recorder import Kept, Saved
+from sam3ray.engine.recorder import Kept
 from sam3ray.engine.state import Snapshot
 from sam3ray.masks import decode_rle
 from sam3ray.segment import Segmenter
@@ -62,11 +62,10 @@ class Cut:
     def add(self, pass_number: int, frame: FrameAnnotations) -> None:
         self.rows += 1
 
-    def at_rest(self, pass_number: int, snapshot: Callable[[], Saved]) -> None:
+    def at_rest(self, pass_number: int, snapshot: Callable[[], Snapshot]) -> None:
         self.rests += 1
         if self.rests == CUT and not self.resumes:
             taken = snapshot()
-            assert isinstance(taken, Snapshot)
             taken.write(self.folder / "state", "")
             self.state = json.loads(taken.text) | {"rows": self.rows, "bytes": taken.num_bytes}
 
