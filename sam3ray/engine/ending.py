@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from sam3ray.engine.engine import Engine
     from sam3ray.engine.session import Session
 
-FORMAT = 3
+FORMAT = 4
 MOST = 64  # objects of one phrase: those seen last
 _KEY, _WHAT = "sam3ray.ending", "window's ending"
 _PARTS = ("memories", "pointers")

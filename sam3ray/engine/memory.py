@@ -135,14 +135,14 @@ class ObjectMemory:
     """One object's past: conditioning frames (prompted) and tracked ones, by frame.
 
     Both dicts keep the order of insertion, which is the order transformers concatenates in.
-    `borrowed`: conditioning frames that are one only because an object of the same birth was reconditioned there;
-    they turn back into ordinary frames if that object is removed.
+    `borrowed`: conditioning frames that are one only because objects of the same birth were reconditioned there, with
+    the ids of these: as in the published code, the frame is ordinary again once hotstart has removed all of them.
     `backward_from`: keep also what a backward pass that starts before this frame will read.
     """
 
     conditioning: dict[int, FrameEntry] = field(default_factory=dict)
     tracked: dict[int, FrameEntry] = field(default_factory=dict)
-    borrowed: set[int] = field(default_factory=set)
+    borrowed: dict[int, set[int]] = field(default_factory=dict)
     backward_from: int | None = None
 
     @property

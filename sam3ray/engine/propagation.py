@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 
 from sam3ray.engine.association import Association, associate
-from sam3ray.engine.detected import DetectedObject, Loan, lent, settled
-from sam3ray.engine.detector import Detections, detections_above, nms_by_phrase
 from sam3ray.engine.exemplars import name_of
+from sam3ray.engine.detected import DetectedObject
+from sam3ray.engine.detector import Detections, detections_above, nms_by_phrase
 from sam3ray.engine.hotstart import Hotstart
 from sam3ray.engine.hotstart_buffer import LoopStep
 from sam3ray.engine.ids import Ids
@@ -52,8 +52,6 @@ class Propagation:
 
     Args:
         tracker: a new tracker for this clip.
-        rules: thresholds in force.
-        ids: gives the objects their ids.
 
     Attributes:
         found_at_first: objects found on the first frame.
@@ -72,7 +70,6 @@ class Propagation:
         self.phrases: list[str] = []
         self.objects: list[DetectedObject] = []
         self.hotstart = Hotstart(rules)
-        self.loans: list[Loan] = []
         self.found_at_first = 0
         self.tally = Tally()
         self.keeps = lambda each: False
@@ -109,21 +106,19 @@ class Propagation:
             self.hotstart.forget(with_id)
             self.tracker.forget([each.memory])
             self.objects.remove(each)
-            for loan in self.loans:
-                loan.borrowers.discard(with_id)
         (found,) = [each for each in self.objects if each.object_id == object_id]
         found.object_id, found.score = with_id, score
         self.hotstart.rename(object_id, with_id)
-        for loan in self.loans:
-            loan.givers = {with_id if each == object_id else each for each in loan.givers}
-            loan.borrowers = {with_id if each == object_id else each for each in loan.borrowers}
+        for givers in (givers for each in self.objects for givers in each.memory.borrowed.values()):
+            if object_id in givers:
+                givers.remove(object_id)
+                givers.add(with_id)
         self.objects.sort(key=lambda each: each.object_id)
 
     def step(self, work: FrameWork, meanwhile: Callable[[], None]) -> LoopStep:
         """Processes one frame, in order.
 
         Args:
-            work: the frame.
             meanwhile: called while the device processes this frame, before its numbers are needed.
         """
         rules, tracker, objects = self._rules, self.tracker, self.objects
@@ -168,19 +163,25 @@ class Propagation:
             unmatched=missed,
             empty=empty,
         )
+        shown = None
         if masks is not None:
             shown = self._remember(frame, features, masks, facts, found, detections, removed)
-        else:
-            shown = None
         fresh = self._add(frame, features, newcomers, detections, found)
-        if self._pointed and tracked is not None and shown is not None:
-            shown = self._refine(frame, features, tracked, shown, facts)
+        if shown is not None and tracked is not None:
+            shown = self._refine(frame, features, objects, tracked, shown)
+        scores = [1.0 if each.object_id in self._pointed else facts.scores[n] for n, each in enumerate(objects)]
         self._pointed = {}
 
         present = [place for place, each in enumerate(objects) if each.object_id not in removed]
-        result = self._result(work, shown, present, facts.scores, newcomers, fresh)
+        result = self._result(work, shown, present, scores, newcomers, fresh)
         is_young = partial(self._is_young, frame=frame + 1)
-        self.loans = settled(self.loans, objects, removed, is_young, tracker.take_back)
+        for each in objects:
+            for lent, givers in list(each.memory.borrowed.items()):
+                givers -= removed
+                if not givers:
+                    tracker.take_back(lent, each.memory)
+                elif not is_young(each):
+                    del each.memory.borrowed[lent]  # kept for good: no giver can be removed any more
         self._drop(removed, len(newcomers))
         self.objects += newcomers
         tracker.prune(frame, [each.memory for each in self.objects])
@@ -214,22 +215,26 @@ class Propagation:
         return replace(found, prompts=numbers[found.prompts])
 
     def _refine(
-        self, frame: int, features: FrameFeatures, tracked: TrackedMasks, shown: torch.Tensor, facts: Overlaps
+        self,
+        frame: int,
+        features: FrameFeatures,
+        objects: Sequence[DetectedObject],
+        tracked: TrackedMasks,
+        shown: torch.Tensor,
     ) -> torch.Tensor:
-        """Applies this frame's visual prompts. Returns the masks to show."""
-        places = [place for place, each in enumerate(self.objects) if each.object_id in self._pointed]
-        chosen = [self.objects[place] for place in places]
-        due = [(each.memory, self._pointed[each.object_id]) for each in chosen]
-        if not due:
+        """Applies this frame's visual prompts to objects with these masks. Returns the masks to show."""
+        places = [place for place, each in enumerate(objects) if each.object_id in self._pointed]
+        if not places:
             return shown
-        result = run_rounds(
-            self.tracker, features, frame, due, {n: tracked.masks[place] for n, place in enumerate(places)}
-        )
-        for place, each in zip(places, chosen, strict=True):
-            each.score = facts.scores[place] = 1.0
+        due = [(objects[place].memory, self._pointed[objects[place].object_id]) for place in places]
+        earlier = {n: tracked.masks[place] for n, place in enumerate(places)}
+        result = run_rounds(self.tracker, features, frame, due, earlier)
+        for each in (objects[place] for place in places):
+            each.score = 1.0
             each.pointed_at.append(frame)
-            if self._rules.published:
-                near = [t for t in each.memory.conditioning if 0 < abs(t - frame) <= _REFINEMENT_WINDOW]
+            self.hotstart.confirm(each.object_id)
+            near = [t for t in each.memory.conditioning if 0 < abs(t - frame) <= _REFINEMENT_WINDOW]
+            if self._rules.published and near:
                 self.tracker.make_ordinary(each.memory, [t for t in near if t not in each.pointed_at])
         shown = shown.clone()
         shown[indices(places, shown.device)] = fill_holes(result.masks, self._rules.fill_hole_area).to(shown.dtype)
@@ -334,13 +339,15 @@ class Propagation:
             return {}
         memories = [objects[place].memory for place in chosen]
         if rules.published:
-            loans = lent(frame, objects, (objects[place] for place in chosen))
-            self.loans += loans
-            borrowers = {each for loan in loans for each in loan.borrowers}
-            mates = [each for each in objects if each.object_id in borrowers]
             index = indices(list(chosen.values()), detections.masks.device)
-            prompt_masks = tracker.mask_prompt(detections.masks[index])
-            tracker.recondition(features, frame, memories, prompt_masks, birth_mates=[each.memory for each in mates])
+            tracker.recondition(features, frame, memories, tracker.mask_prompt(detections.masks[index]))
+            givers: dict[tuple[int, int], set[int]] = {}
+            for each in (objects[place] for place in chosen):
+                givers.setdefault((each.born, each.prompt), set()).add(each.object_id)
+            for each in objects:
+                of_birth = givers.get((each.born, each.prompt), set())
+                if of_birth and each.object_id not in of_birth:
+                    tracker.lend(frame, each.memory, set(of_birth))
         else:
             tracker.recondition(features, frame, memories, None)
         return chosen
@@ -364,29 +371,14 @@ class Propagation:
             self.tracker.mask_prompt(masks),
             groups=[each.prompt for each in newcomers],
         )
-        masks = fill_holes(masks, self._rules.fill_hole_area)
-        places = [place for place, each in enumerate(newcomers) if each.object_id in self._pointed]
-        if not places:
-            return masks
-        chosen = [newcomers[place] for place in places]
-        due = [(each.memory, self._pointed[each.object_id]) for each in chosen]
-        refined = run_rounds(
-            self.tracker, features, frame, due, {n: added.masks[place] for n, place in enumerate(places)}
-        )
-        for each in chosen:
-            each.score = 1.0
-            each.pointed_at.append(frame)
-            self.hotstart.confirm(each.object_id)
-        masks = masks.clone()
-        masks[indices(places, masks.device)] = fill_holes(refined.masks, self._rules.fill_hole_area).to(masks.dtype)
-        return masks
+        return self._refine(frame, features, newcomers, added, fill_holes(masks, self._rules.fill_hole_area))
 
     def _result(
         self,
         work: FrameWork,
         shown: torch.Tensor | None,
         present: Sequence[int],
-        track_scores: np.ndarray,
+        track_scores: Sequence[float],
         newcomers: Sequence[DetectedObject],
         fresh: torch.Tensor | None,
     ) -> FrameResult:
@@ -399,7 +391,9 @@ class Propagation:
         masks = torch.cat(parts) if parts else torch.empty((0, 1, 1))
         everyone_here = [*(self.objects[place] for place in present), *newcomers]
         # The tracker has no score for a new object yet, so the detection's is used.
-        scores = np.array([*track_scores[list(present)], *(each.score for each in newcomers)], dtype=np.float32)
+        scores = np.array(
+            [*(track_scores[place] for place in present), *(each.score for each in newcomers)], dtype=np.float32
+        )
         return FrameResult(
             stamp=work.stamp,
             object_ids=[each.object_id for each in everyone_here],

@@ -22,7 +22,7 @@ from pydantic.dataclasses import dataclass as checked
 from safetensors import SafetensorError, safe_open
 
 from sam3ray.engine.clock import Clock
-from sam3ray.engine.detected import DetectedObject, Loan
+from sam3ray.engine.detected import DetectedObject
 from sam3ray.engine.exemplars import Shown
 from sam3ray.engine.header import SESSION, SESSION_KEY, StateError, read_header
 from sam3ray.engine.hotstart import Standing
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Snapshot", "bound_to", "restore", "snapshot"]
 
-FORMAT = 3
+FORMAT = 4
 _FREE = {"object_batch", "frame_batch", "prompt_batch", "offload_state", "direction", "refine"}
 
 
@@ -75,7 +75,6 @@ class PropagationState:
     num_frames: int | None
     objects: list[DetectedObject]
     standing: dict[int, Standing]
-    loans: list[Loan]
     tally: Tally
     rows: SavedRows
     lost: LostState | None
@@ -209,7 +208,6 @@ def _propagation(session: Session) -> PropagationState | None:
         tracker.read_rules.num_frames,
         propagation.objects,
         propagation.hotstart.standing,
-        propagation.loans,
         propagation.tally,
         tracker.saved(each.memory for each in propagation.objects),
         lost,
@@ -334,7 +332,7 @@ def _propagation_again(session: Session, saved: PropagationState) -> None:
     ids = {each.object_id for each in saved.objects}
     if ids != saved.standing.keys() or len(ids) != len(saved.objects):
         raise ValueError("the objects do not match the list of their states")
-    for name in ("phrases", "found_at_first", "objects", "loans", "tally"):
+    for name in ("phrases", "found_at_first", "objects", "tally"):
         setattr(propagation, name, getattr(saved, name))
     propagation.hotstart.standing = saved.standing
     session.begin_finding(propagation)

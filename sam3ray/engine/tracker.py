@@ -60,7 +60,6 @@ class Tracker:
     """Tracks the objects of one clip.
 
     Args:
-        model: the checkpoint; only `tracker_model` and `tracker_neck` are used.
         rules: "published" follows Meta's code, "transformers" follows transformers'.
         object_batch: objects per call of a module; bounds the peak memory of a frame.
         num_frames: length of the clip; only lengths below 16 make a difference, None is "at least 16".
@@ -393,39 +392,37 @@ class Tracker:
         frame: int,
         memories: Sequence[ObjectMemory],
         masks: Tensor | None = None,
-        birth_mates: Iterable[ObjectMemory] = (),
     ) -> None:
         """Makes `frame`, on which the objects were tracked, a conditioning frame of theirs.
 
         With masks (N, S, S), as the published rules have it, their pointers are recomputed from
-        them; without, as transformers' have it, the tracked ones stay. `birth_mates` keep theirs
-        in both cases, and only borrow the frame (see `take_back`). The frame's memory is not written:
+        them; without, as transformers' have it, the tracked ones stay. The frame's memory is not written:
         `encode_memory` comes next.
         """
-        if masks is not None and memories:
+        if masks is not None:
             self._store_prompted(frame, memories, self._mask_pointers(features, self._mask_input(masks)))
-            memories = ()
-        for memory in (*memories, *birth_mates):
-            if frame in memory.tracked:
-                memory.conditioning[frame] = memory.tracked.pop(frame)
-                if masks is not None:
-                    memory.borrowed.add(frame)
+            return
+        for memory in memories:
+            memory.conditioning[frame] = memory.tracked.pop(frame)
+
+    def lend(self, frame: int, memory: ObjectMemory, givers: set[int]) -> None:
+        """Makes `frame` a conditioning frame of an object that was tracked there, until `givers` are all removed."""
+        memory.conditioning[frame] = memory.tracked.pop(frame)
+        memory.borrowed[frame] = givers
+
+    def take_back(self, frame: int, memory: ObjectMemory) -> None:
+        """Makes a frame that was lent an ordinary one again."""
+        del memory.borrowed[frame]
+        memory.tracked[frame] = memory.conditioning.pop(frame)
 
     def make_ordinary(self, memory: ObjectMemory, frames: Iterable[int]) -> None:
         """Makes conditioning frames of one object ordinary ones."""
         self._resolve()
         for frame in frames:
             entry = memory.conditioning.pop(frame)
-            memory.borrowed.discard(frame)
+            memory.borrowed.pop(frame, None)
             entry.passed = True if entry.passed is None else entry.passed  # a mask prompt has the best of scores
             memory.tracked[frame] = entry
-
-    def take_back(self, frame: int, memories: Iterable[ObjectMemory]) -> None:
-        """Makes `frame`, which the objects were given as birth mates of one reconditioned there, an ordinary one."""
-        for memory in memories:
-            if frame in memory.borrowed:
-                memory.borrowed.discard(frame)
-                memory.tracked[frame] = memory.conditioning.pop(frame)
 
     def _mask_input(self, masks: Tensor) -> Tensor:
         """(N, H, W) -> (N, 1, S, S), S the size that `mask_downsample` brings to the decoder's.

@@ -319,5 +319,6 @@ def test_live_keeps_no_more_after_many_frames():
         session.step(replace(FRAMES[t % 20], index=t))
         assert session.propagation is not None
         held = len(session.buffer.steps), len(session.ready), len(session._ahead)
-        sizes.append((session.propagation.tracker.rows_in_use, held, len(session.propagation.loans)))
+        lent = sum(len(each.memory.borrowed) for each in session.propagation.objects)
+        sizes.append((session.propagation.tracker.rows_in_use, held, lent))
     assert sizes[36] == sizes[-1]

@@ -262,10 +262,10 @@ def test_a_session_whose_cap_dropped_objects_is_saved(tmp_path):
 
 def test_a_state_of_another_format_is_foreign(tmp_path):
     session = begin(engine(), "live")
-    state = json.loads(session.snapshot().text) | {"format": 2}
+    state = json.loads(session.snapshot().text) | {"format": 3}
     text = json.dumps(state)
     save_file({}, tmp_path / "old", {"sam3ray.session": text, "sam3ray.digest": digest_of(text, {})})
-    with pytest.raises(StateError, match="has format 2; allowed: 3") as caught:
+    with pytest.raises(StateError, match="has format 3; allowed: 4") as caught:
         session.load(tmp_path / "old")
     assert caught.value.is_foreign
 

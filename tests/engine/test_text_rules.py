@@ -19,7 +19,7 @@ HERE, NEAR = (0.5, 0.4), (0.5, 0.46)
 @pytest.fixture
 def calls(monkeypatch):
     """What the engine asks of the tracker, the masks being a disc at HERE for whoever is tracked."""
-    seen = {"recondition": [], "add_masks": [], "encode_memory": []}
+    seen = {"recondition": [], "lend": [], "add_masks": [], "encode_memory": []}
     track = Tracker.track
 
     def tracked(self, features, frame, memories, **options):
@@ -59,7 +59,7 @@ def confirmed(frame, prompt):
 @pytest.mark.parametrize("rules", ["published", "transformers"])
 def test_reconditioning(calls, rules):
     frames = run(confirmed, rules, high_iou_thresh=0.5)
-    (frame, memories, arguments, options), *others = calls["recondition"]
+    (frame, memories, arguments, _), *others = calls["recondition"]
     assert frame == 2, "frame 0 has no tracks yet, frame 1 is not its turn"
     assert not others
     assert len(memories) == 1
@@ -68,7 +68,7 @@ def test_reconditioning(calls, rules):
         assert arguments[0].dtype == torch.bool
         assert arguments[0].shape == (1, 224, 224), "the detection, at the memory encoder's size"
         assert np.allclose(centre(arguments[0][0].numpy()), NEAR, atol=0.02)
-        assert len(options["birth_mates"]) == 1
+        assert len(calls["lend"]) == 1
         assert np.allclose(centre(shown), HERE, atol=0.02), "the output stays the tracker's"
     else:
         assert arguments[0] is None

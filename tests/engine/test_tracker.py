@@ -216,7 +216,8 @@ class TestPublishedRules:
         before = tracker._pointers.rows[matched.tracked[1].pointer].clone()
         kept = mate.tracked[1].pointer
         masks = SQUARES[0][None] if rules == "published" else None
-        tracker.recondition(features, 1, [matched], masks, birth_mates=[mate])
+        tracker.recondition(features, 1, [matched], masks)
+        tracker.lend(1, mate, {1})
         assert sorted(matched.conditioning) == sorted(mate.conditioning) == [0, 1]
         assert sorted(other.conditioning) == [0]
         assert not matched.tracked
