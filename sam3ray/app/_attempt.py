@@ -339,9 +339,9 @@ class Attempt:
             if self._keeper is not None and asked is not None and not self.is_stopped:
                 self._keeper.offer(session, asked, self._given, self._names)
         if self.is_stopped:
-            for object_id in {each for of_frame in session.visual.waiting.values() for each in of_frame}:
+            for object_id in {each.object_id for of_frame in session.visual.waiting.values() for each in of_frame}:
                 session.remove(object_id)  # its frame will not come
-            session.exemplars.waiting.clear()
+            session.concepts.waiting.clear()
         yield self._found(session.finish(), without)
 
     def _found(self, results: Iterable[SessionResult], without: int | None) -> Found:

@@ -15,7 +15,6 @@ class Clock:
         last_index, worked_index: source index of the last frame given, and of the last one processed; None before.
         phrases_from: the frame on which phrases were first looked for; None before.
         follows: whether a frame with visual prompts has been given, so that all later frames are looked at.
-        asked: (frame, phrases): what is looked for from that frame on.
         removals: (frame, id or phrase): what is dropped before that frame is processed.
     """
 
@@ -26,5 +25,4 @@ class Clock:
     last_index: int | None = None
     phrases_from: int | None = None
     follows: bool = False
-    asked: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
     removals: list[tuple[int, int | str]] = field(default_factory=list)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from sam3ray.engine.capture import kept
-from sam3ray.engine.exemplars import Asked, Sought
+from sam3ray.engine.concepts import Asked, Sought
 from sam3ray.engine.detr import DetectionMasks, DetectionTransformer
 from sam3ray.engine.geometry import geometry_tokens
 from sam3ray.engine.postprocess import nms

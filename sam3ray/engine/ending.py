@@ -22,21 +22,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from sam3ray.engine.header import StateError, read_header
 from sam3ray.engine.memory import ObjectMemory, SavedRows
-from sam3ray.engine.state import bound_to
+from sam3ray.engine.state import bound_to, check_bound
 from sam3ray.engine.stored import (
     STRICT,
     StateTensors,
     digest_of,
     read_text,
-    what_is_wrong,
+    reading,
     write_whole,
 )
 from sam3ray.engine.tracker import Tracker
-from sam3ray.faults.causes import first_line
 from sam3ray.masks import MaskRuns, read_rle
 
 if TYPE_CHECKING:
@@ -174,24 +173,19 @@ class EndingFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], engine: Engine, size: tuple[int, int]) -> None:
-        self._path, self._size = path, size
+        self._path, self._size, self._where = path, size, f"the window's ending {path}"
         text, self.note, digest = read_header(path, _WHAT, _KEY)
-        if digest != digest_of(text + self.note, {}):
-            raise self._damaged("its digest does not match")
-        try:
-            state = read_text(_ADAPTER, text, FORMAT, f"the window's ending {path}")
-        except ValueError as error:
-            raise self._damaged(what_is_wrong(error)) from None
-        here = bound_to(engine)
-        other = next((name for name in here if state.bound_to.get(name) != here[name]), None)
-        if other is not None:
-            raise StateError(f"the ending {path} was made with another {other}", is_foreign=True)
-        if tuple(state.size) != size:
-            raise StateError(f"the ending {path} is of frames of {state.size}, here they are of {size}")
-        self.start, self.until = state.start, state.until
-        self._objects = {each.object_id: each for each in state.objects}
-        if len(self._objects) != len(state.objects) or state.until <= state.start:
-            raise self._damaged("an object is there twice, or no frame was worked on")
+        with reading(self._where):
+            if digest != digest_of(text + self.note, {}):
+                raise ValueError("its digest does not match")
+            state = read_text(_ADAPTER, text, FORMAT, self._where)
+            check_bound(self._where, state.bound_to, engine)
+            if tuple(state.size) != size:
+                raise StateError(f"{self._where} is of frames of {state.size}, here they are of {size}")
+            self.start, self.until = state.start, state.until
+            self._objects = {each.object_id: each for each in state.objects}
+            if len(self._objects) != len(state.objects) or state.until <= state.start:
+                raise ValueError("an object is there twice, or no frame was worked on")
         self.objects = {each.object_id: each.prompt for each in state.objects}
 
     def seen(self, object_id: int) -> list[int]:
@@ -205,10 +199,8 @@ class EndingFile:
             StateError: the file is damaged.
         """
         found = self._objects[object_id].found
-        try:
+        with reading(self._where):
             return {position: read_rle(rle, *self._size) for position, rle in found if position in positions}
-        except ValueError as error:
-            raise self._damaged(first_line(error)) from None
 
     @torch.inference_mode()
     def memory(self, object_id: int, tracker: Tracker) -> ObjectMemory:
@@ -218,7 +210,7 @@ class EndingFile:
             StateError: the file is damaged.
         """
         saved = self._objects[object_id]
-        try:
+        with reading(self._where):
             with safe_open(self._path, framework="pt") as file:
                 tensors = {name: file.get_tensor(f"{object_id}.{name}") for name in _PARTS}
             if digest_of("", tensors) != saved.digest:
@@ -227,9 +219,4 @@ class EndingFile:
                 raise ValueError(f"object {object_id} has no conditioning frame")
             memory, (of_memories, of_pointers) = deepcopy(saved.memory), saved.rows
             tracker.adopt([memory], SavedRows(tensors["memories"], of_memories, tensors["pointers"], of_pointers))
-        except (OSError, SafetensorError, ValueError, KeyError, IndexError) as error:
-            raise self._damaged(first_line(error)) from None
         return memory
-
-    def _damaged(self, how: str) -> StateError:
-        return StateError(f"the window's ending {self._path} is damaged: {how}")

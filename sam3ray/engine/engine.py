@@ -34,12 +34,9 @@ class Engine:
     """Labels clips, one at a time. Nothing of a clip stays when it ends.
 
     Args:
-        checkpoint: the loaded model.
-        tracking: thresholds and batch sizes.
         detector: stands in for the checkpoint's own.
 
     Attributes:
-        rules: the thresholds in force.
         counted: the current or last clip, or window of a clip.
 
     Raises:
@@ -115,7 +112,7 @@ class Engine:
         self.counted = walk = Walk(self, source, Wanted(phrases, visual, **how), progress, recorder)
         return walk.results()
 
-    def check_phrases(self, phrases: tuple[str, ...]) -> None:
+    def check_phrases(self, phrases: Sequence[str]) -> None:
         """Raises UserError if a phrase is longer than the text encoder takes."""
         self._own_detector.check(phrases)
 

@@ -25,11 +25,7 @@ class Standing:
 
 
 class Hotstart:
-    """The records of all live objects.
-
-    Args:
-        rules: thresholds in force.
-    """
+    """The records of all live objects."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules

@@ -17,7 +17,7 @@ import torch
 
 from sam3ray.engine.beside import Beside
 from sam3ray.engine.checkpoint import Checkpoint
-from sam3ray.engine.exemplars import Asked
+from sam3ray.engine.concepts import Asked
 from sam3ray.engine.detector import DetectorLike, Proposals
 from sam3ray.engine.frames import Preprocessor
 from sam3ray.engine.transfer import mark

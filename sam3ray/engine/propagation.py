@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from sam3ray.engine.association import Association, associate
-from sam3ray.engine.exemplars import name_of
+from sam3ray.engine.concepts import name_of
 from sam3ray.engine.detected import DetectedObject
 from sam3ray.engine.detector import Detections, detections_above, nms_by_phrase
 from sam3ray.engine.hotstart import Hotstart

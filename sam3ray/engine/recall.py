@@ -27,12 +27,7 @@ _MEMORIES = 128  # objects whose memories are kept in the banks
 
 
 class Recall:
-    """Follows remembered objects through other frames.
-
-    Args:
-        engine: the engine of the sessions that made the memories.
-        size: (height, width) of the source's frames.
-    """
+    """Follows objects remembered by the engine's sessions through other frames, of `size` (height, width)."""
 
     def __init__(self, engine: Engine, size: tuple[int, int]) -> None:
         self._engine, self._size = engine, size

@@ -64,7 +64,7 @@ Differences from Meta's code under both rule sets
     * On frames where an exemplar without a phrase is not looked for, it counts the exemplar's objects as missed, so
       that hotstart removes them all eight frames later. Here only objects that are looked for can be missed.
     * Its video predictor takes one box on one frame, and every prompt starts the session over. Here all boxes of a
-      frame are used together, as in its image predictor, and prompts accumulate. (`exemplars`)
+      frame are used together, as in its image predictor, and prompts accumulate. (`concepts`)
     * Its CPU code for mask NMS keeps the later of two equal scores, its GPU kernel the earlier; here it is always the
       earlier.
 

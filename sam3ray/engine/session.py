@@ -1,13 +1,4 @@
-"""Processes one clip frame by frame. Prompts may change between frames, and the state can be saved.
-
-    session = Session(engine, height, width)
-    session.add("person")
-    session.add(PointPrompt(...))
-    for frame in frames:
-        for finished in session.step(frame):
-            ...
-    for finished in session.finish():
-        ...
+"""Processes one clip frame by frame. Prompts may change between frames, and the state can be saved (docs/session.md).
 
 A policy with several passes (`policy`) wants the frames once for each: `finish` ends a pass, and `next_pass` says with
 which frame the one that follows begins. Objects of phrases and of visual prompts share the frames' features, the ids,
@@ -30,7 +21,7 @@ import numpy as np
 import torch
 
 from sam3ray.engine.clock import Clock
-from sam3ray.engine.exemplars import Asked, Exemplars
+from sam3ray.engine.concepts import Asked, Concepts
 from sam3ray.engine.header import StateError
 from sam3ray.engine.hotstart_buffer import HotstartBuffer, LoopStep
 from sam3ray.engine.ids import Ids
@@ -63,12 +54,8 @@ class Session(AbstractContextManager["Session"]):
     """The state of one clip.
 
     Args:
-        engine: the loaded model.
         height, width: of the frames, in pixels.
-        policy: what to do with the clip.
-        length: number of its frames, where that is known: then nothing waits until it is.
-        ids: gives the objects their ids.
-        masks: what a result holds of them.
+        length: number of frames, where that is known: then nothing waits until it is.
 
     Attributes:
         tally: counts of what phrases found.
@@ -103,10 +90,9 @@ class Session(AbstractContextManager["Session"]):
         self.length = length
         self.masks: MaskForm = masks
         self.ids = ids or Ids()
-        self.phrases: tuple[str, ...] = ()
         self.progress = lambda: None
         self.visual = VisualPrompts(self.size)
-        self.exemplars = Exemplars(self.size, everywhere=engine.tracking.exemplars == "everywhere")
+        self.concepts = Concepts(self.size, everywhere=engine.tracking.exemplars == "everywhere")
         self.clock = Clock()
         self.pass_number = 0
         self.is_over = False
@@ -135,6 +121,10 @@ class Session(AbstractContextManager["Session"]):
     def walk(self) -> Pass:
         """The current pass."""
         return self.policy.passes[self.pass_number]
+
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        return self.concepts.phrases
 
     @property
     def tally(self) -> Tally:
@@ -171,7 +161,7 @@ class Session(AbstractContextManager["Session"]):
                 if problem := phrases_problem(phrases) or self._label_problem(phrases):
                     raise UserError(f"the session {problem}")
                 self.engine.check_phrases(phrases)
-                self._ask(phrases)
+                self.concepts.add_phrases(phrases[-1:], self.clock.given)
             return ()
         if isinstance(prompt, ExemplarPrompt):
             self._add_exemplar(prompt)
@@ -193,15 +183,14 @@ class Session(AbstractContextManager["Session"]):
         if problem or (problem := self._label_problem(phrases)):
             raise UserError(f"the session {problem}")
         self._check_to_come(prompt.frame_index, "an exemplar")
-        if phrases != self.phrases:
-            self.engine.check_phrases(phrases)
-        self.exemplars.add(prompt)
-        if phrases != self.phrases:
-            self._ask(phrases)
+        new = phrases[len(self.phrases) :]
+        self.engine.check_phrases(new)
+        self.concepts.add(prompt)
+        self.concepts.add_phrases(new, self.clock.given)
 
     def _label_problem(self, phrases: tuple[str, ...]) -> str | None:
         """The problem if a phrase is also the label of an exemplar."""
-        labelled = [ExemplarPrompt((), label=name) for name in self.exemplars.names]
+        labelled = [ExemplarPrompt((), label=name) for name in self.concepts.labels]
         return with_exemplar_phrases(phrases, labelled)[2]
 
     def _check_to_come(self, frame_index: int, what: str) -> None:
@@ -221,27 +210,18 @@ class Session(AbstractContextManager["Session"]):
         """
         self._check_open()
         if isinstance(what, str):
-            names = (*self.phrases, *self.exemplars.names)
+            names = (*self.phrases, *self.concepts.labels)
             if what not in names:
                 raise UserError(
                     f"the phrase {what!r} is not a phrase of this session; its phrases are {', '.join(names) or 'none'}"
                 )
-            self.exemplars.remove(what, self.clock.given)
-            self._ask(tuple(each for each in self.phrases if each != what))
+            self.concepts.remove(what, self.clock.given)
         elif not 1 <= what < self.ids.next:
             given = f"the highest id so far is {self.ids.next - 1}" if self.ids.next > 1 else "there are none yet"
             raise UserError(f"no object has the id {what}: {given}")
         else:
-            self.visual.withdraw(what)
+            self.visual.withdraw(lambda each: each.object_id == what)
         self.clock.removals.append((self.clock.given, what))
-
-    def _ask(self, phrases: tuple[str, ...]) -> None:
-        self.phrases = phrases
-        clock = self.clock
-        clock.asked = [each for each in clock.asked if each[0] != clock.given]
-        clock.asked.append((clock.given, phrases))
-        ends = [since for since, _ in clock.asked[1:]] + [None]  # what ended before this frame is no longer needed
-        clock.asked = [each for each, end in zip(clock.asked, ends, strict=True) if end is None or end > clock.worked]
 
     # Frames
 
@@ -261,7 +241,7 @@ class Session(AbstractContextManager["Session"]):
         self._check_passed(frame.index)
         clock, asked = self.clock, self._asked_on(frame.index)
         begun = clock.phrases_from if clock.phrases_from is not None else clock.given
-        finds = bool(asked) or (self.walk.finds and bool(self._phrases_at(clock.given) or self.exemplars.shown))
+        finds = self.walk.finds and bool(self.concepts.on(clock.given))
         looked_at = finds or (self.walk.follows and self._follows_on(frame.index))
         if self.walk.follows:
             self.visual.given(frame.index)
@@ -277,12 +257,11 @@ class Session(AbstractContextManager["Session"]):
         clock = self.clock
         if not self.walk.finds:
             return ()
-        phrases = self._phrases_at(clock.given)
-        if clock.phrases_from is None and (phrases or frame_index in self.exemplars.waiting):
+        if clock.phrases_from is None and (self.concepts.on(clock.given) or frame_index in self.concepts.waiting):
             clock.phrases_from = clock.given
         position = clock.given - clock.phrases_from if clock.phrases_from is not None else 0
         looks = position % self.engine.rules.detect_every == 0
-        return self.exemplars.look(frame_index, clock.given, phrases, looks=looks)
+        return self.concepts.look(frame_index, clock.given, looks=looks)
 
     def _check_frame(self, frame: Frame) -> None:
         height, width = self.size
@@ -337,8 +316,8 @@ class Session(AbstractContextManager["Session"]):
                 first = max(born, default=0) - 1 if before.follows else seen.given - 1
         if self.prompt_tracker is not None:
             self.prompt_tracker.rehearsing = self.walk.rehearsal
-        asked = [(0, self.phrases)] if self.walk.finds else []
-        self.clock = Clock(first=first, asked=asked)
+        self.concepts.begin_pass()
+        self.clock = Clock(first=first)
         return True
 
     # State
@@ -392,9 +371,6 @@ class Session(AbstractContextManager["Session"]):
     def _position(self, frame: int) -> int:
         return self.clock.first + (-frame if self.walk.reverse else frame)
 
-    def _phrases_at(self, frame: int) -> tuple[str, ...]:
-        return next((phrases for since, phrases in reversed(self.clock.asked) if since <= frame), ())
-
     def _follows_on(self, frame_index: int) -> bool:
         """Whether the frame given now has visual prompts, or may have objects of theirs."""
         if frame_index in self.visual.waiting:
@@ -424,7 +400,7 @@ class Session(AbstractContextManager["Session"]):
     def _check_passed(self, frame_index: int | None) -> None:
         """Raises if a prompt waits for a frame that lies before this one on the way (None: the end) and never came."""
         if self.walk.finds:
-            self.exemplars.check_passed(frame_index, reverse=self.walk.reverse)
+            self.concepts.check_passed(frame_index, reverse=self.walk.reverse)
         if self.walk.follows:
             self.visual.check_passed(frame_index, reverse=self.walk.reverse)
 
@@ -445,7 +421,7 @@ class Session(AbstractContextManager["Session"]):
         frame = clock.worked
         clock.worked += 1
         clock.worked_index = work.stamp.index
-        self.exemplars.worked(work.stamp.index, clock.worked)
+        self.concepts.worked(work.stamp.index, clock.worked)
         self._remove(frame)
         if self.prompt_tracker is None and self.visual:
             total = self.length if self.length is not None else clock.given

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
-from sam3ray.failures import ClipError, Reason
 from sam3ray.video import Frame, FrameStamp
 
 _CHUNK_BYTES = 256 * 2**20  # decoded frames held while a clip is read backward
@@ -33,35 +31,12 @@ class FrameSource(Protocol):
 
 
 @runtime_checkable
-class Listed(Protocol):
-    """A source that knows its frames without decoding them, as `sam3ray.video.ClipFrames` mostly does."""
-
-    @property
-    def indices(self) -> Sequence[int]:
-        """Source indices of the clip's frames, ascending."""
-        ...
-
-
-@runtime_checkable
 class Stamped(Protocol):
-    """A source that also knows when its frames are shown."""
+    """A source that knows its frames without decoding them, as `sam3ray.video.ClipFrames` mostly does."""
 
     def stamps(self) -> Iterator[FrameStamp]:
         """Like `read`, without images."""
         ...
-
-
-def position_of(source: FrameSource, index: int | None) -> int | None:
-    """The position in the clip of the frame with this source index (None: the last frame); None if it is not read."""
-    if isinstance(source, Listed):
-        indices = source.indices
-        place = len(indices) - 1 if index is None else bisect_left(indices, index)
-        return place if 0 <= place < len(indices) and index in (None, indices[place]) else None
-    position = -1
-    for position, frame in enumerate(source.read()):
-        if frame.index == index:
-            return position
-    return position if index is None and position >= 0 else None
 
 
 def stamps_of(source: FrameSource) -> Iterator[FrameStamp]:
@@ -69,21 +44,13 @@ def stamps_of(source: FrameSource) -> Iterator[FrameStamp]:
     return source.stamps() if isinstance(source, Stamped) else map(FrameStamp.of, source.read())
 
 
-def not_read(frame_index: int, what: str) -> ClipError:
-    """The error for a required frame that does not come. `what` describes the frame, such as "on which ..."."""
-    return ClipError(
-        Reason.EMPTY_RANGE,
-        f"frame {frame_index}, {what}, is not among the frames read (see the clip's range and sampling rate)",
-        f"frame {frame_index}",
-    )
-
-
-def passed_over(awaited: Iterable[int], frame_index: int | None, *, reverse: bool) -> int | None:
-    """The first of the awaited frames, if it should have come before this one (None: before the end)."""
-    first = max(awaited, default=None) if reverse else min(awaited, default=None)
-    if first is None or frame_index is None:
-        return first
-    return first if (first > frame_index if reverse else first < frame_index) else None
+def position_of(source: FrameSource, index: int | None) -> int | None:
+    """The position in the clip of the frame with this source index (None: the last frame); None if it is not read."""
+    position = -1
+    for position, stamp in enumerate(stamps_of(source)):
+        if stamp.index == index:
+            return position
+    return position if index is None and position >= 0 else None
 
 
 class OnePass:

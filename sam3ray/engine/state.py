@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass as checked
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from sam3ray.engine.clock import Clock
+from sam3ray.engine.concepts import Concept
 from sam3ray.engine.detected import DetectedObject
-from sam3ray.engine.exemplars import Shown
 from sam3ray.engine.header import SESSION, SESSION_KEY, StateError, read_header
 from sam3ray.engine.hotstart import Standing
 from sam3ray.engine.hotstart_buffer import HotstartBuffer, LoopStep
@@ -38,7 +38,7 @@ from sam3ray.engine.stored import (
     StateTensors,
     digest_of,
     read_text,
-    what_is_wrong,
+    reading,
     write_whole,
 )
 from sam3ray.engine.tally import Tally
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from sam3ray.engine.engine import Engine
     from sam3ray.engine.session import Session
 
-__all__ = ["Snapshot", "bound_to", "restore", "snapshot"]
+__all__ = ["Snapshot", "bound_to", "check_bound", "restore", "snapshot"]
 
 FORMAT = 4
 _FREE = {"object_batch", "frame_batch", "prompt_batch", "offload_state", "direction", "refine"}
@@ -89,10 +89,10 @@ class PromptTrackerState:
 
 
 @checked(config=STRICT)
-class ExemplarsState:
+class ConceptsState:
+    known: list[Concept]
     prompts: list[ExemplarPrompt]
     count: int
-    shown: list[Shown]
 
 
 @checked(config=STRICT)
@@ -104,7 +104,6 @@ class SessionState:
     length: int | None
     next_id: Annotated[int, Field(ge=1, le=2**31)]
     again: list[int]
-    phrases: tuple[str, ...]
     labels: dict[int, str]
     prompts: list[PointPrompt | BoxPrompt | MaskPrompt]
     clock: Clock
@@ -113,7 +112,7 @@ class SessionState:
     ready: list[tuple[FrameAnnotations, frozenset[int], frozenset[int]]]  # finished frame, tentative, retracted
     propagation: PropagationState | None
     prompt_tracker: PromptTrackerState | None
-    exemplars: ExemplarsState
+    concepts: ConceptsState
 
 
 _ADAPTER = TypeAdapter(SessionState)
@@ -152,18 +151,13 @@ def bound_to(engine: Engine) -> dict[str, Any]:
 
 
 def snapshot(session: Session) -> Snapshot:
-    clock, exemplars = session.clock, session.exemplars
+    clock, concepts = session.clock, session.concepts
     begun = clock.phrases_from if clock.phrases_from is not None and clock.phrases_from < clock.worked else None
     for each in session.buffer.steps:
         for result in (each.found, each.pointed):
             if result is not None and result.arrived is not None:
                 result.arrived.synchronize()
     finished = [each.in_form("rle") for each in session.ready]
-    coming = [each for of in (exemplars.coming, exemplars.waiting) for given in of.values() for each in given]
-    shown = [
-        replace(each, said=[(frame, tokens) for frame, tokens in each.said if frame < clock.worked])
-        for each in exemplars.still_needed(clock.worked)
-    ]
     state = SessionState(
         format=FORMAT,
         bound_to=bound_to(session.engine),
@@ -172,7 +166,6 @@ def snapshot(session: Session) -> Snapshot:
         length=session.length,
         next_id=session.ids.next,
         again=session.ids.repeated,
-        phrases=session.phrases,
         labels=session.visual.labels,
         prompts=session.visual.pending,
         clock=replace(
@@ -187,7 +180,7 @@ def snapshot(session: Session) -> Snapshot:
         ready=[(each.frame, each.tentative, each.retracted) for each in finished],
         propagation=_propagation(session),
         prompt_tracker=_prompt_tracker(session),
-        exemplars=ExemplarsState(coming, exemplars.count, shown),
+        concepts=ConceptsState(concepts.saved(clock.worked), concepts.pending, concepts.count),
     )
     tensors = StateTensors()
     return Snapshot(_ADAPTER.dump_json(state, context=tensors).decode(), tensors)
@@ -228,25 +221,29 @@ def restore(session: Session, path: str | os.PathLike[str]) -> None:
     Raises:
         StateError: the file is missing, damaged, or of another model, clip or version; says which.
     """
+    where = f"the session state {path}"
     text, note, digest = read_header(path, SESSION, SESSION_KEY)
-    try:
+    with reading(where):
         with safe_open(path, framework="pt") as file:
             tensors = StateTensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         if digest != digest_of(text + note, tensors.values):
             raise ValueError("its digest does not match")
-        state = read_text(_ADAPTER, text, FORMAT, f"the session state {path}", tensors)
-        _check_bound(session, state, path)
+        state = read_text(_ADAPTER, text, FORMAT, where, tensors)
+        check_bound(where, state.bound_to, session.engine)
+        for name, mine, theirs in (("size", session.size, state.size), ("policy", session.policy, state.policy)):
+            if mine != theirs:
+                raise StateError(f"{where} is of a session of another {name}: {theirs}, here it is {mine}")
+        if session.clock.given or session.phrases or session.visual.labels or session.concepts.count:
+            raise StateError("load a state into a new session, before any prompt or frame")
         _restored(session, state)
         if tensors.values:
             raise ValueError(f"the tensor {next(iter(tensors.values))} belongs to no object")
-    except (OSError, SafetensorError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise StateError(f"the session state {path} is damaged: {what_is_wrong(error)}") from None
 
 
-def _check_bound(session: Session, state: SessionState, path: str | os.PathLike[str]) -> None:
-    here = bound_to(session.engine)
-    for name, value in here.items():
-        saved = state.bound_to.get(name)
+def check_bound(where: str, bound: dict[str, Any], engine: Engine) -> None:
+    """Raises StateError if what `where` was saved with is not what the engine has."""
+    for name, value in bound_to(engine).items():
+        saved = bound.get(name)
         if saved != value:
             if isinstance(value, dict) and isinstance(saved, dict):
                 name, value, saved = next(
@@ -255,15 +252,10 @@ def _check_bound(session: Session, state: SessionState, path: str | os.PathLike[
                     if value.get(key) != saved.get(key)
                 )
             raise StateError(
-                f"the session state {path} was saved with {name} {saved!r:.60}, this session has {value!r:.60}: "
+                f"{where} was saved with {name} {saved!r:.60}, this session has {value!r:.60}: "
                 "the rows could differ, so start the clip again",
                 is_foreign=True,
             )
-    for name, mine, theirs in (("size", session.size, state.size), ("policy", session.policy, state.policy)):
-        if mine != theirs:
-            raise StateError(f"the session state {path} is of a session of another {name}: {theirs}, here it is {mine}")
-    if session.clock.given or session.phrases or session.visual.labels or session.exemplars.count:
-        raise StateError("load a state into a new session, before any prompt or frame")
 
 
 @torch.inference_mode()
@@ -272,8 +264,6 @@ def _restored(session: Session, state: SessionState) -> None:
     if state.pass_number >= len(session.policy.passes):
         raise ValueError(f"pass_number is {state.pass_number}")
     session.pass_number, session.length = state.pass_number, state.length
-    session.engine.check_phrases(state.phrases)
-    session.phrases = state.phrases
     for prompt in state.prompts:
         if isinstance(prompt, MaskPrompt):
             if prompt.png or (prompt.height, prompt.width) != session.size:
@@ -292,7 +282,7 @@ def _restored(session: Session, state: SessionState) -> None:
             raise ValueError("a finished frame is of another size")
         finished = SessionResult(frame, tentative=tentative, retracted=retracted)
         session.ready.append(finished.in_form(session.masks))
-    _exemplars_again(session, state.exemplars)
+    _concepts_again(session, state.concepts)
     if state.propagation is not None:
         _propagation_again(session, state.propagation)
     if state.prompt_tracker is not None:
@@ -315,14 +305,19 @@ def _step_again(step: LoopStep, device: torch.device) -> LoopStep:
     return replace(step, found=part(step.found), pointed=part(step.pointed))
 
 
-def _exemplars_again(session: Session, saved: ExemplarsState) -> None:
+def _concepts_again(session: Session, saved: ConceptsState) -> None:
+    session.engine.check_phrases([each.phrase for each in saved.known if each.phrase])
     one = session.engine.checkpoint
     width = one.model.detector_model.geometry_encoder.output_layer_norm.weight.shape[0]
-    for each in saved.shown:
+    for each in saved.known:
         if any(tokens.ndim != 3 or tokens.shape[::2] != (1, width) for _, tokens in each.said):
             raise ValueError(f"the encoded boxes of {each.name!r} are of another shape")
         each.said = [(frame, tokens.to(one.device)) for frame, tokens in each.said]
-    session.exemplars.resume(saved.shown, saved.prompts, saved.count)
+    concepts = session.concepts
+    concepts.known = saved.known
+    for prompt in saved.prompts:
+        concepts.add(prompt)
+    concepts.count = saved.count
 
 
 def _propagation_again(session: Session, saved: PropagationState) -> None:

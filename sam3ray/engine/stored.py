@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from pydantic import ConfigDict, PlainSerializer, PlainValidator, TypeAdapter, ValidationError, ValidationInfo
 from pydantic_core.core_schema import SerializationInfo
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from sam3ray.engine.header import DIGEST, NOTE, StateError
@@ -91,11 +93,14 @@ def _bounded(digits: str) -> int:
     return int(digits)
 
 
-def what_is_wrong(error: Exception) -> str:
-    """Describes an error in a state: the place, and the problem."""
-    if not isinstance(error, ValidationError):
-        return first_line(error)
-    return damage(error)
+@contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Turns errors in the content of a file into a StateError with the place and the problem."""
+    try:
+        yield
+    except (OSError, SafetensorError, ValueError, KeyError, IndexError, TypeError) as error:
+        problem = damage(error) if isinstance(error, ValidationError) else first_line(error)
+        raise StateError(f"{where} is damaged: {problem}") from None
 
 
 def write_whole(

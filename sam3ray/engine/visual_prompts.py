@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from sam3ray.engine.interaction import Round, check_prompt, make_rounds
 from sam3ray.engine.memory import ObjectMemory
 from sam3ray.engine.policy import Direction
-from sam3ray.engine.source import not_read, passed_over
 from sam3ray.engine.tracker_values import TrackedMasks
+from sam3ray.engine.waiting import Waiting
 from sam3ray.failures import ClipError, Reason
 from sam3ray.prompts import resolve_prompts
 from sam3ray.values.prompts import MaskPrompt, VisualPrompt
-
-Waiting = dict[int, dict[int, tuple[VisualPrompt, ...]]]  # frame index -> object id -> its prompts
 
 
 @dataclass(eq=False)
@@ -34,19 +32,17 @@ class PromptedObject:
     shown: dict[int, TrackedMasks] = field(default_factory=dict)
 
 
-class VisualPrompts:
+class VisualPrompts(Waiting[VisualPrompt]):
     """The visual prompts of a session.
 
     Attributes:
-        waiting, coming: prompts for frames not given yet, and for frames not processed yet.
         labels: labels of all objects named by prompts, whatever found them.
         objects: objects started by prompts.
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
         self._size = size
-        self.waiting: Waiting = {}
-        self.coming: Waiting = {}
         self.labels: dict[int, str] = {}
         self.objects: dict[int, PromptedObject] = {}
 
@@ -57,12 +53,6 @@ class VisualPrompts:
     def in_order(self) -> list[PromptedObject]:
         """The objects by ascending id."""
         return [each for _, each in sorted(self.objects.items())]
-
-    @property
-    def pending(self) -> list[VisualPrompt]:
-        """The prompts that have not been processed."""
-        by_object = [each for waiting in (self.waiting, self.coming) for each in waiting.values()]
-        return [prompt for prompts in by_object for given in prompts.values() for prompt in given]
 
     def checked(self, prompt: VisualPrompt) -> VisualPrompt:
         """Checks a prompt, and decodes its mask.
@@ -82,14 +72,7 @@ class VisualPrompts:
             self.labels[object_id] = prompt.label
             if object_id in self.objects:
                 self.objects[object_id].label = prompt.label
-        of_frame = self.waiting.setdefault(prompt.frame_index, {})
-        of_frame[object_id] = (*of_frame.get(object_id, ()), prompt)
-
-    def withdraw(self, object_id: int) -> None:
-        """Removes the prompts on an object for coming frames."""
-        for of_frame in self.waiting.values():
-            of_frame.pop(object_id, None)
-        self.waiting = {frame: prompts for frame, prompts in self.waiting.items() if prompts}
+        self.put(prompt)
 
     def drop(self, object_ids: Collection[int]) -> list[PromptedObject]:
         """Removes objects. Returns those that existed."""
@@ -98,18 +81,15 @@ class VisualPrompts:
     def forget_labels(self) -> None:
         """Drops the labels of objects that are gone, which would accumulate in live video."""
         if len(self.labels) > len(self.objects):
-            asked = {each for waiting in (self.waiting, self.coming) for of in waiting.values() for each in of}
+            asked = {each.object_id for each in self.pending}
             self.labels = {each: label for each, label in self.labels.items() if each in self.objects or each in asked}
-
-    def given(self, frame_index: int) -> None:
-        """Makes a frame's prompts due when the frame is given."""
-        if frame_index in self.waiting:
-            self.coming[frame_index] = self.waiting.pop(frame_index)
 
     def due(self, frame_index: int) -> dict[int, tuple[Round, ...]]:
         """Takes the prompts of the frame being processed, by object."""
-        due = self.coming.pop(frame_index, {})
-        return {object_id: make_rounds(prompts, *self._size) for object_id, prompts in due.items()}
+        by_object: dict[int, list[VisualPrompt]] = {}
+        for prompt in self.coming.pop(frame_index, ()):
+            by_object.setdefault(prompt.object_id, []).append(prompt)
+        return {object_id: make_rounds(prompts, *self._size) for object_id, prompts in by_object.items()}
 
     def started(self, object_id: int, rounds: tuple[Round, ...], frame_index: int) -> PromptedObject:
         """The object that a frame's prompts refer to, created if necessary.
@@ -125,20 +105,10 @@ class VisualPrompts:
     def check_starts(self, direction: Direction) -> None:
         """Raises ClipError (over_limits) if an object starts with negative clicks only."""
         for object_id in sorted(self.labels):
-            frames = [frame for frame, of_frame in self.waiting.items() if object_id in of_frame]
-            start = max(frames) if direction == "backward" else min(frames)
-            _check_start(object_id, start, make_rounds(self.waiting[start][object_id], *self._size), direction)
-
-    def check_passed(self, frame_index: int | None, *, reverse: bool) -> None:
-        """Raises ClipError (empty_range) if one waits for a frame before this one (None: the end) that never came."""
-        frame = passed_over(self.waiting, frame_index, reverse=reverse)
-        if frame is not None:
-            raise self.not_read(frame)
-
-    def not_read(self, frame_index: int) -> ClipError:
-        """The error for a frame that a prompt waits for and that does not come."""
-        ids = ", ".join(str(each) for each in sorted(self.waiting[frame_index]))
-        return not_read(frame_index, f"on which object {ids} is prompted")
+            own = [each for each in self.pending if each.object_id == object_id]
+            start = (max if direction == "backward" else min)(each.frame_index for each in own)
+            first = [each for each in own if each.frame_index == start]
+            _check_start(object_id, start, make_rounds(first, *self._size), direction)
 
 
 def _check_start(object_id: int, frame_index: int, rounds: tuple[Round, ...], direction: str = "") -> None:

@@ -9,17 +9,18 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
-from sam3ray.engine.exemplars import Exemplars
+from sam3ray.engine.concepts import Concepts
 from sam3ray.engine.header import StateError
 from sam3ray.engine.ids import Ids
 from sam3ray.engine.policy import Direction, Pass, Policy, Refine
 from sam3ray.engine.recorder import Kept, Recorder
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.session import Session
-from sam3ray.engine.source import FrameSource, OnePass, not_read, position_of, read_backward, stamps_of
+from sam3ray.engine.source import FrameSource, OnePass, position_of, read_backward, stamps_of
 from sam3ray.engine.spool import Spool
 from sam3ray.engine.tally import Tally
 from sam3ray.engine.visual_prompts import VisualPrompts
+from sam3ray.engine.waiting import not_read
 from sam3ray.failures import UserError
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.exemplars import named_exemplars, with_exemplar_phrases
@@ -39,7 +40,7 @@ class Wanted:
 
     Attributes:
         visual: resolved (see `sam3ray.prompts`); objects keep their ids, and those of phrases count up from above them.
-        direction, refine: of the visual prompts.
+        direction, refine: of these.
         start_frame: index in the source of the frame on which phrases are first looked for; None: the first.
         phrase_direction: which way they go from there.
         exemplars: resolved. They go the way of the phrases.
@@ -110,7 +111,7 @@ class Walk:
         engine.check_phrases(phrases)
         for exemplar in exemplars:
             _check_on_the_way(exemplar, wanted)
-            Exemplars(self._size, everywhere=False).add(exemplar)  # does it fit the frames?
+            Concepts(self._size, everywhere=False).add(exemplar)  # does it fit the frames?
         if isinstance(source, OnePass) and wanted.looks_again:
             raise ValueError(
                 "these frames can be read only once, forward; pass a source that can be read again, such as ClipFrames"
@@ -229,7 +230,7 @@ class Walk:
     def _forward(self, session: Session) -> Iterator[tuple[int, Frame]]:
         """All frames; the session is told of the phrases when their turn has come."""
         begun = session.next_position
-        is_new = not session.phrases and not session.exemplars.count  # else they are looked for already
+        is_new = not session.phrases and not session.concepts.count  # else they are looked for already
         finds = session.walk.finds and is_new
         start = self._wanted.start_frame if finds else None
         if finds and start is None:

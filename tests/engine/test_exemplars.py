@@ -14,9 +14,9 @@ from benchmarks.ghost import Event, Ghost, build, not_there
 from benchmarks.ghost import frames as frames_of_ghost
 from sam3ray.annotations import FrameAnnotations
 from sam3ray.config import ModelConfig, TrackingConfig
+from sam3ray.engine.concepts import Concept, Sought
 from sam3ray.engine.detector import Detector, Proposals
 from sam3ray.engine.engine import Engine
-from sam3ray.engine.exemplars import Shown, Sought
 from sam3ray.engine.frames import Preprocessor
 from sam3ray.engine.header import StateError
 from sam3ray.engine.lookahead import LookAhead
@@ -225,7 +225,7 @@ def test_a_state_is_loaded_before_any_exemplar_is_added(tmp_path):
         begun(engine(), shown()).load(tmp_path / "state")
     fresh = begun(engine())
     fresh.load(tmp_path / "state")
-    assert fresh.exemplars.names == ("exemplar 1",)
+    assert fresh.concepts.labels == ("exemplar 1",)
 
 
 class TestRefused:
@@ -297,7 +297,7 @@ def test_a_frame_with_exemplars_waits_once_on_a_gpu_that_is_not_there(monkeypatc
             detector._phrases[text] = words, torch.ones(1, 32, dtype=torch.int64, device=ghost.device)
         ahead = LookAhead(one, TrackerNeck(one.model, folded=True), detector, 1, at_once=True)
         propagation = Propagation(Tracker(one.model), rules)
-        bolt = Shown("bolt", "", 0)
+        bolt = Concept("bolt", "", 0)
         waits = []
         for t, frame in enumerate(frames_of_ghost(5)):
             boxes = BOXES if t in (0, 3) else ()
