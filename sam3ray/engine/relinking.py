@@ -11,7 +11,7 @@ those of the `MOST` seen last.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,10 +47,6 @@ class Watch:
     object_id: int
     first: int
     found: dict[int, list[float]] = field(default_factory=dict)
-
-    @property
-    def key(self) -> int:
-        return self.object_id
 
 
 class Relinker:
@@ -157,21 +153,21 @@ class Relinker:
             scores.append(value)
 
     def _decide(self, young: frozenset[int]) -> list[tuple[int, int, float]]:
-        order = sorted(self.watches.values(), key=lambda each: (each.first, each.object_id))
+        births = sorted(((each.object_id, each.first) for each in self.watches.values()), key=lambda each: each[::-1])
         # A frame on which either of the two has no mask counts 0.
-        scores: dict[Hashable, dict[int, float]] = {
-            watch.key: {key: sum(each[-LOOKS:]) / len(each[-LOOKS:]) for key, each in watch.found.items()}
-            for watch in order
+        scores = {
+            new: {key: sum(each[-LOOKS:]) / len(each[-LOOKS:]) for key, each in watch.found.items()}
+            for new, watch in self.watches.items()
         }
-        pairs = [(watch, old) for watch, old in accepted(order, scores) if watch.object_id not in young]
+        pairs = [(new, old) for new, old in accepted(births, scores) if new not in young]
         self.watches = {key: watch for key, watch in self.watches.items() if key in young}
         found = []
-        for watch, old in pairs:
+        for new, old in pairs:
             score = self._score(old)
-            self._propagation.reunite(watch.object_id, old, score)
+            self._propagation.reunite(new, old, score)
             self._drop(old)
-            self.renamed[watch.object_id] = old
-            found.append((watch.object_id, old, score))
+            self.renamed[new] = old
+            found.append((new, old, score))
         return found
 
     def _score(self, object_id: int) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 # Frames after the first on which a new object may be compared with lost ones. On its first frames it is often half
 # hidden, so only the last LOOKS frames with a mask count.
@@ -12,21 +12,13 @@ LOOKS = 3
 ENOUGH = 0.4  # the least score: about .6 on two frames of three
 MARGIN = 0.05  # margin over any other score
 
+_Birth = TypeVar("_Birth", bound=Hashable)
 _Lost = TypeVar("_Lost", bound=Hashable)
 
 
-class Appearing(Protocol):
-    @property
-    def key(self) -> Hashable: ...
-
-    @property
-    def first(self) -> int: ...
-
-
-_Birth = TypeVar("_Birth", bound=Appearing)
-
-
-def accepted(births: Sequence[_Birth], scores: Mapping[Hashable, Mapping[_Lost, float]]) -> list[tuple[_Birth, _Lost]]:
+def accepted(
+    births: Sequence[tuple[_Birth, int]], scores: Mapping[_Birth, Mapping[_Lost, float]]
+) -> list[tuple[_Birth, _Lost]]:
     """Matches births with lost objects, one to one.
 
     A score must be at least `ENOUGH`. It must exceed by `MARGIN` the birth's score with any other lost object, and the
@@ -34,20 +26,20 @@ def accepted(births: Sequence[_Birth], scores: Mapping[Hashable, Mapping[_Lost, 
     the lost object.
 
     Args:
-        births: in order of appearance.
-        scores: by the birth's key, its score with each lost object that it may be.
+        births: each with its first frame, in order of appearance.
+        scores: of each birth with each lost object that it may be.
     """
     found: list[tuple[_Birth, _Lost]] = []
     given: set[_Lost] = set()
-    for birth in births:
-        mine = sorted(scores.get(birth.key, {}).items(), key=lambda each: -each[1])
+    for birth, first in births:
+        mine = sorted(scores.get(birth, {}).items(), key=lambda each: -each[1])
         if not mine or mine[0][1] < ENOUGH:
             continue
         (lost, best), second = mine[0], mine[1][1] if len(mine) > 1 else 0.0
         rivals = [
-            scores.get(other.key, {}).get(lost, 0.0)
-            for other in births
-            if other is not birth and abs(other.first - birth.first) <= STEPS[-1]
+            scores.get(other, {}).get(lost, 0.0)
+            for other, other_first in births
+            if other != birth and abs(other_first - first) <= STEPS[-1]
         ]
         if lost not in given and best - max(second, *rivals, 0.0) >= MARGIN:
             given.add(lost)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -50,14 +50,6 @@ class Birth:
     track: Track
     apart: frozenset[tuple[int, int]]
     chain: Chain | None = None
-
-    @property
-    def key(self) -> tuple[int, int]:
-        return self.track.key
-
-    @property
-    def first(self) -> int:
-        return self.track.first
 
 
 @dataclass
@@ -123,7 +115,7 @@ def link_windows(
             before is not None and not before.start < cut.start <= before.until <= cut.until
         ):
             raise ValueError(f"window {cut.index} ({cut.start} to {cut.until}) does not follow the previous one")
-        opening = max((each.first + STEPS[-1] + 1 for each in young), default=0)
+        opening = max((each.track.first + STEPS[-1] + 1 for each in young), default=0)
         tracks = tracks_of(window, before, 0.0 if rules is None else rules.new_det_thresh, opening)
         shared = _overlap.compare({i: chain.tail for i, chain in open_chains.items()}, tracks)
         found: dict[int, Chain] = {}
@@ -209,13 +201,14 @@ def _recalled(
 ) -> list[tuple[Birth, Chain, float]]:
     """Finds births that are lost objects."""
     by_key = {chain.tail.key: chain for chain in lost}
-    order = sorted(births, key=lambda birth: (birth.first, birth.key))
-    table: dict[Hashable, dict[tuple[int, int], float]] = {}
-    for birth in order:
+    new = {birth.track.key: birth for birth in sorted(births, key=lambda birth: (birth.track.first, birth.track.key))}
+    table: dict[tuple[int, int], dict[tuple[int, int], float]] = {}
+    for born, birth in new.items():
         near = _comparable(birth, lost, probe, relink_after_s)
         found = probe.scores(near, birth.track) if near and birth.track.probed else ()
-        table[birth.key] = {key: round(float(score), 6) for key, score in zip(near, found, strict=False)}
-    return [(birth, by_key[key], table[birth.key][key]) for birth, key in accepted(order, table)]
+        table[born] = {key: round(float(score), 6) for key, score in zip(near, found, strict=False)}
+    pairs = accepted([(born, birth.track.first) for born, birth in new.items()], table)
+    return [(new[born], by_key[key], table[born][key]) for born, key in pairs]
 
 
 def _comparable(
