@@ -255,7 +255,6 @@ def select_conditioning(frame: int, frames: Collection[int], limit: int) -> tupl
     """
     if limit == -1 or len(frames) <= limit:
         return list(frames), set()
-    chosen = []
     before = max((t for t in frames if t < frame), default=None)
     after = min((t for t in frames if t >= frame), default=None)
     chosen = [t for t in (before, after) if t is not None]

@@ -98,9 +98,10 @@ def final_masks(
             continue
         if result.arrived is not None:
             result.arrived.synchronize()
-        if form == "rle":
-            on_host = result.masks.device.type == "cpu"
-            encoded = (_encode_on_host if on_host else _encode_on_device)(result, shown, height, width)
+        if form == "rle" and result.masks.device.type == "cpu":
+            encoded = _encode_on_host(result, shown, height, width)
+        elif form == "rle":
+            encoded = list(encode_masks(_pixels(result, shown, height, width)))
         else:
             binary = _pixels(result, shown, height, width)
             encoded = _measured(binary)
@@ -125,10 +126,6 @@ def _row(result: FrameResult, place: int, mask: EncodedMask) -> ObjectAnnotation
         area=mask.area,
         rle=mask.rle,
     )
-
-
-def _encode_on_device(result: FrameResult, shown: Sequence[int], height: int, width: int) -> list[EncodedMask | None]:
-    return list(encode_masks(_pixels(result, shown, height, width)))
 
 
 def _pixels(result: FrameResult, shown: Sequence[int], height: int, width: int) -> torch.Tensor:

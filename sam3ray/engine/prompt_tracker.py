@@ -19,17 +19,18 @@ frame a conditioning frame of all objects, so that adding an object changes the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sam3ray.engine.interaction import Round
-from sam3ray.engine.memory import ObjectMemory
+from sam3ray.engine.memory import RuleSet
 from sam3ray.engine.outputs import FrameResult
+from sam3ray.engine.policy import Pass
 from sam3ray.engine.prompting import run_rounds
 from sam3ray.engine.tracker import Tracker
 from sam3ray.engine.tracker_values import TrackedMasks
 from sam3ray.engine.transfer import indices, mark, to_host
 from sam3ray.engine.vision import FrameFeatures
-from sam3ray.engine.visual_prompts import PromptedObject
+from sam3ray.engine.visual_prompts import PromptedObject, VisualPrompts
 from sam3ray.video import FrameStamp
 
 
@@ -38,39 +39,50 @@ class PromptTracker:
 
     Args:
         tracker: a tracker that knows the size of the source's frames.
-
-    Attributes:
-        rehearsing: whether to keep all prompted frames and their masks, until `begin_second_pass`.
-        both_ways: whether to keep what a backward pass from each object's first frame will read.
+        both_ways: keep what a backward pass from each object's first frame will read.
     """
 
-    def __init__(self, tracker: Tracker, *, rehearsing: bool = False, both_ways: bool = False) -> None:
+    def __init__(self, tracker: Tracker, visual: VisualPrompts, *, both_ways: bool) -> None:
         self.tracker = tracker
-        self.rehearsing = rehearsing
-        self.both_ways = both_ways
+        self._visual = visual
+        self._both_ways = both_ways
+
+    def active(self, position: int, walk: Pass) -> list[PromptedObject]:
+        """The objects to find on a frame by their memories, or to show as before."""
+
+        def is_active(born: int | None) -> bool:
+            if born is None or takes_prompts_alone(walk, self.tracker.rules):
+                return False
+            if not walk.reverse:
+                return born <= position
+            # A way back after a way forward, which has shown the object's first frame.
+            return position < born if self._both_ways else position <= born
+
+        return [each for each in self._visual.in_order if is_active(each.born)]
 
     def step(
         self,
         stamp: FrameStamp,
         features: FrameFeatures,
         position: int,
-        active: Sequence[PromptedObject],
-        due: Sequence[tuple[PromptedObject, tuple[Round, ...]]],
-        *,
-        reverse: bool,
+        prompts: Mapping[int, tuple[Round, ...]],
+        walk: Pass,
         meanwhile: Callable[[], None],
     ) -> FrameResult | None:
         """Processes one frame.
 
         Args:
-            active: objects to find on this frame from their memories, or with the mask shown before.
-            due: objects prompted on it, with their rounds. An object that is also active is refined.
+            prompts: by object. An object that is active is refined, another one starts.
             meanwhile: called once the frame's work is queued, before waiting for it.
 
         Returns:
             The objects, each in its own group; None if there is none.
         """
-        tracker = self.tracker
+        tracker, reverse = self.tracker, walk.reverse
+        due = [(self._visual.started(key, rounds, stamp.index), rounds) for key, rounds in sorted(prompts.items())]
+        active = self.active(position, walk)
+        if not (active or due):
+            return None
         due_now = {id(each) for each, _ in due}
         known = [each for each in active if position in each.shown]
         found = [each for each in active if position not in each.shown]
@@ -84,26 +96,21 @@ class PromptTracker:
         objects, results = [found[i] for i in plain], [tracked.of(plain)] if plain else []
         if due:
             objects += [each for each, _ in due]
-            results.append(self._prompt(features, position, due, found, tracked, reverse))
+            results.append(self._prompt(features, position, due, found, tracked, walk))
         for each in known:
             objects.append(each)
             results.append(each.shown[position])
         meanwhile()
-        tracker.prune(
-            position,
-            [each.memory for each in objects],
-            reverse=reverse,
-            keep_conditioning=self.rehearsing,
-        )
-        if self.both_ways and not reverse:
+        memories = [each.memory for each in objects]
+        tracker.prune(position, memories, reverse=reverse, keep_conditioning=walk.rehearsal)
+        if self._both_ways and not reverse:
             for each in objects:
                 each.memory.backward_from = each.born
         return _result(stamp, objects, TrackedMasks.joined(results)) if objects else None
 
-    def begin_second_pass(self, memories: Sequence[ObjectMemory]) -> None:
+    def end_rehearsal(self) -> None:
         """Forgets all but the prompted frames."""
-        self.tracker.forget_tracked(memories)
-        self.rehearsing = False
+        self.tracker.forget_tracked(each.memory for each in self._visual.in_order)
 
     def _prompt(
         self,
@@ -112,18 +119,26 @@ class PromptTracker:
         due: Sequence[tuple[PromptedObject, tuple[Round, ...]]],
         found: Sequence[PromptedObject],
         tracked: TrackedMasks,
-        reverse: bool,
+        walk: Pass,
     ) -> TrackedMasks:
         places = {id(each): place for place, each in enumerate(found)}
         earlier = {place: tracked.masks[places[id(each)]] for place, (each, _) in enumerate(due) if id(each) in places}
         given = [(each.memory, rounds) for each, rounds in due]
-        result = run_rounds(self.tracker, features, position, given, earlier, reverse=reverse)
+        result = run_rounds(self.tracker, features, position, given, earlier, reverse=walk.reverse)
         for i, (each, _) in enumerate(due):
             if each.born is None:
                 each.born = position
-            if self.rehearsing:
+            if walk.rehearsal:
                 each.shown[position] = result.of([i])
         return result
+
+
+def takes_prompts_alone(walk: Pass, rules: RuleSet) -> bool:
+    """transformers' rules take each prompt alone in a rehearsal, as if all had been queued.
+
+    Published rules track on the way, since a refinement starts from the mask that it corrects.
+    """
+    return walk.rehearsal and rules == "transformers"
 
 
 def _result(stamp: FrameStamp, objects: Sequence[PromptedObject], tracked: TrackedMasks) -> FrameResult:

@@ -7,7 +7,7 @@ from the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -78,20 +78,6 @@ class Propagation:
     def object_ids(self) -> frozenset[int]:
         return frozenset(each.object_id for each in self.objects)
 
-    def point_at(self, object_id: int, rounds: tuple[Round, ...]) -> None:
-        """Refines an object on the next frame.
-
-        As in Meta's code, its score becomes 1, the frame becomes one of its conditioning frames, and nearby
-        conditioning frames made only by a detection become ordinary ones. Unlike there, hotstart never removes or hides
-        it again, since a person has confirmed it.
-        """
-        self._pointed[object_id] = rounds
-        self.hotstart.confirm(object_id)
-
-    def expect(self, rounds: Mapping[int, tuple[Round, ...]]) -> None:
-        """Refines objects that may be found on the next frame, by the ids that they would get."""
-        self._pointed.update(rounds)
-
     def remove(self, object_ids: Collection[int] = (), phrases: Collection[str] = ()) -> None:
         """Stops tracking these objects, and all objects of these phrases. Other objects' memories do not change."""
         gone = [e for e in self.objects if e.object_id in object_ids or self.phrases[e.prompt] in phrases]
@@ -115,15 +101,27 @@ class Propagation:
                 givers.add(with_id)
         self.objects.sort(key=lambda each: each.object_id)
 
-    def step(self, work: FrameWork, meanwhile: Callable[[], None]) -> LoopStep:
+    def step(
+        self,
+        work: FrameWork,
+        meanwhile: Callable[[], None],
+        prompts: dict[int, tuple[Round, ...]] | None = None,
+    ) -> LoopStep:
         """Processes one frame, in order.
 
         Args:
             meanwhile: called while the device processes this frame, before its numbers are needed.
+            prompts: visual prompts on this frame by object; those on objects of phrases, also new ones, are taken out.
         """
         rules, tracker, objects = self._rules, self.tracker, self.objects
         frame, features = work.position, work.features
         assert features is not None
+        prompts = {} if prompts is None else prompts
+        self._pointed = {each: prompts.pop(each) for each in prompts.keys() & self.object_ids}
+        for object_id in self._pointed:
+            self.hotstart.confirm(object_id)
+        coming = [each for each in prompts if each >= self._ids.next or each in self._ids.repeated]
+        self._pointed |= {each: prompts[each] for each in coming}
         tracked = tracker.track(features, frame, [each.memory for each in objects]) if objects else None
         masks = fill_holes(tracked.masks, rules.fill_hole_area) if tracked else None
         detections = self._detections(work)
@@ -184,6 +182,12 @@ class Propagation:
                     del each.memory.borrowed[lent]  # kept for good: no giver can be removed any more
         self._drop(removed, len(newcomers))
         self.objects += newcomers
+        for object_id in coming:
+            if object_id in self.object_ids:
+                del prompts[object_id]
+            else:
+                self._ids.reserve(object_id)
+        self._ids.repeat(())
         tracker.prune(frame, [each.memory for each in self.objects])
         tally = self.tally
         if not tally.frames:
@@ -222,7 +226,12 @@ class Propagation:
         tracked: TrackedMasks,
         shown: torch.Tensor,
     ) -> torch.Tensor:
-        """Applies this frame's visual prompts to objects with these masks. Returns the masks to show."""
+        """Applies this frame's visual prompts to objects with these masks. Returns the masks to show.
+
+        As in Meta's code, an object's score becomes 1, the frame becomes one of its conditioning frames, and nearby
+        conditioning frames made only by a detection become ordinary ones. Unlike there, hotstart never removes or hides
+        it again, since a person has confirmed it.
+        """
         places = [place for place, each in enumerate(objects) if each.object_id in self._pointed]
         if not places:
             return shown

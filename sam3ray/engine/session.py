@@ -30,13 +30,12 @@ from sam3ray.engine.lookahead import LENGTH_HORIZON, FrameWork, LookAhead
 from sam3ray.engine.output_queue import OutputQueue
 from sam3ray.engine.outputs import MaskForm
 from sam3ray.engine.policy import Pass, Policy
-from sam3ray.engine.prompt_tracker import PromptTracker
+from sam3ray.engine.prompt_tracker import PromptTracker, takes_prompts_alone
 from sam3ray.engine.propagation import Propagation
 from sam3ray.engine.relinking import Relinker
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.tally import Tally
-from sam3ray.engine.vision import FrameFeatures
-from sam3ray.engine.visual_prompts import PromptedObject, VisualPrompts
+from sam3ray.engine.visual_prompts import VisualPrompts
 from sam3ray.failures import UserError
 from sam3ray.values.exemplars import with_exemplar_phrases
 from sam3ray.values.phrases import phrases_problem
@@ -194,12 +193,15 @@ class Session(AbstractContextManager["Session"]):
         return with_exemplar_phrases(phrases, labelled)[2]
 
     def _check_to_come(self, frame_index: int, what: str) -> None:
-        last = self.clock.last_index
-        if last is not None and (frame_index >= last if self.walk.reverse else frame_index <= last):
+        if self._is_past(frame_index):
             raise ValueError(
-                f"{what} on frame {frame_index}: the session is past it, at frame {last}; "
+                f"{what} on frame {frame_index}: the session is past it, at frame {self.clock.last_index}; "
                 "allowed: a frame that the session has not seen yet"
             )
+
+    def _is_past(self, frame_index: int) -> bool:
+        last = self.clock.last_index
+        return last is not None and (frame_index >= last if self.walk.reverse else frame_index <= last)
 
     def remove(self, what: int | str) -> None:
         """Drop an object by its id, or a phrase or an exemplar's name with all that it has found, from the frame on
@@ -270,9 +272,8 @@ class Session(AbstractContextManager["Session"]):
                 f"frame {frame.index} is an array {frame.image.shape} of {frame.image.dtype}; "
                 f"allowed: ({height}, {width}, 3) of uint8, RGB"
             )
-        last = self.clock.last_index
-        if last is not None and (frame.index >= last if self.walk.reverse else frame.index <= last):
-            way = "below" if self.walk.reverse else "above"
+        if self._is_past(frame.index):
+            last, way = self.clock.last_index, "below" if self.walk.reverse else "above"
             raise ValueError(f"frame {frame.index} comes after frame {last}; allowed in this pass: an index {way} it")
 
     def finish(self) -> list[SessionResult]:
@@ -293,7 +294,7 @@ class Session(AbstractContextManager["Session"]):
             self.ready += self._outputs.push(due)
         self.ready += self._outputs.flush()
         if self.walk.rehearsal and self.prompt_tracker is not None:
-            self.prompt_tracker.begin_second_pass([each.memory for each in self.visual.in_order])
+            self.prompt_tracker.end_rehearsal()
         if self.pass_number + 1 == len(self.policy.passes):
             self.close()
         return self._take_ready()
@@ -314,8 +315,6 @@ class Session(AbstractContextManager["Session"]):
             if self.walk.reverse and not before.reverse:
                 born = [each.born for each in self.visual.objects.values() if each.born is not None]
                 first = max(born, default=0) - 1 if before.follows else seen.given - 1
-        if self.prompt_tracker is not None:
-            self.prompt_tracker.rehearsing = self.walk.rehearsal
         self.concepts.begin_pass()
         self.clock = Clock(first=first)
         return True
@@ -374,28 +373,10 @@ class Session(AbstractContextManager["Session"]):
     def _follows_on(self, frame_index: int) -> bool:
         """Whether the frame given now has visual prompts, or may have objects of theirs."""
         if frame_index in self.visual.waiting:
-            self.clock.follows = not self._takes_prompts_alone
+            self.clock.follows = not takes_prompts_alone(self.walk, self.engine.tracking.rules)
             return True
-        position = self._position(self.clock.given)
-        return self.clock.follows or any(self._is_active(each, position) for each in self.visual.objects.values())
-
-    @property
-    def _takes_prompts_alone(self) -> bool:
-        """transformers' rules take each prompt alone in a rehearsal, as if all had been queued.
-
-        Published rules track on the way, since a refinement starts from the mask that it corrects.
-        """
-        return self.walk.rehearsal and self.engine.tracking.rules == "transformers"
-
-    def _is_active(self, each: PromptedObject, position: int) -> bool:
-        """Whether an object is to be found on a frame by its memory."""
-        born, walk = each.born, self.walk
-        if born is None or self._takes_prompts_alone:
-            return False
-        if not walk.reverse:
-            return born <= position
-        # A way back after a way forward, which has shown the object's first frame.
-        return position < born if self.policy.both_ways else position <= born
+        tracker = self.prompt_tracker
+        return self.clock.follows or (tracker is not None and bool(tracker.active(self.next_position, self.walk)))
 
     def _check_passed(self, frame_index: int | None) -> None:
         """Raises if a prompt waits for a frame that lies before this one on the way (None: the end) and never came."""
@@ -425,19 +406,17 @@ class Session(AbstractContextManager["Session"]):
         self._remove(frame)
         if self.prompt_tracker is None and self.visual:
             total = self.length if self.length is not None else clock.given
-            self.prompt_tracker = PromptTracker(
-                self.engine.tracker(self.size, self._short(total)),
-                rehearsing=self.walk.rehearsal,
-                both_ways=self.policy.both_ways,
-            )
+            tracker = self.engine.tracker(self.size, self._short(total))
+            self.prompt_tracker = PromptTracker(tracker, self.visual, both_ways=self.policy.both_ways)
         step = LoopStep(work.stamp)
         if work.features is not None:
             with torch.inference_mode(), self.engine.checkpoint.precision():
                 due = self.visual.due(work.stamp.index)
                 if self.walk.finds:
                     step = self._detect(step, work, due, remaining if self.length is None else self.length - frame)
-                if self.walk.follows:
-                    step = self._track_prompts(step, work.features, self._position(frame), due)
+                if self.walk.follows and self.prompt_tracker is not None:
+                    given = work.stamp, work.features, self._position(frame), due, self.walk
+                    step = replace(step, pointed=self.prompt_tracker.step(*given, meanwhile=self._ahead.fill))
         self.progress()
         if not self.walk.rehearsal:
             for due_frame in self.buffer.push(step):
@@ -452,17 +431,7 @@ class Session(AbstractContextManager["Session"]):
             assert self.propagation is not None
             rules = self.engine.rules
             self.buffer.delay = 0 if self.policy.live else rules.hotstart_delay * rules.detect_every
-        for object_id in due.keys() & self.propagation.object_ids:
-            self.propagation.point_at(object_id, due.pop(object_id))
-        coming = {each: rounds for each, rounds in due.items() if each >= self.ids.next or each in self.ids.repeated}
-        self.propagation.expect(coming)
-        step = self.propagation.step(work, meanwhile=self._ahead.fill)
-        for object_id in coming:
-            if object_id in self.propagation.object_ids:
-                del due[object_id]
-            else:
-                self.ids.reserve(object_id)
-        self.ids.repeat(())
+        step = self.propagation.step(work, self._ahead.fill, due)
         if self.relinker is not None and work.features is not None:
             for reunion in self.relinker.after(work.features, work.position, step):
                 self.buffer.reunite(*reunion)
@@ -474,22 +443,6 @@ class Session(AbstractContextManager["Session"]):
         propagation.opening = self.opening
         if self.engine.tracking.relink and not self.policy.live:
             self.relinker = Relinker(propagation, self.engine.rules.fill_hole_area)
-
-    def _track_prompts(
-        self, step: LoopStep, features: FrameFeatures, position: int, due: dict[int, tuple[Round, ...]]
-    ) -> LoopStep:
-        """Objects of visual prompts."""
-        prompted = [
-            (self.visual.started(object_id, rounds, step.stamp.index), rounds)
-            for object_id, rounds in sorted(due.items())
-        ]
-        active = [each for each in self.visual.in_order if self._is_active(each, position)]
-        if self.prompt_tracker is None or not (active or prompted):
-            return step
-        pointed = self.prompt_tracker.step(
-            step.stamp, features, position, active, prompted, reverse=self.walk.reverse, meanwhile=self._ahead.fill
-        )
-        return replace(step, pointed=pointed)
 
     def _remove(self, frame: int) -> None:
         clock = self.clock

@@ -83,7 +83,6 @@ class PropagationState:
 @checked(config=STRICT)
 class PromptTrackerState:
     num_frames: int | None
-    rehearsing: bool
     objects: list[PromptedObject]
     rows: SavedRows
 
@@ -212,7 +211,7 @@ def _prompt_tracker(session: Session) -> PromptTrackerState | None:
         return None
     tracker, objects = session.prompt_tracker.tracker, session.visual.in_order
     rows = tracker.saved(each.memory for each in objects)
-    return PromptTrackerState(tracker.read_rules.num_frames, session.prompt_tracker.rehearsing, objects, rows)
+    return PromptTrackerState(tracker.read_rules.num_frames, objects, rows)
 
 
 def restore(session: Session, path: str | os.PathLike[str]) -> None:
@@ -362,4 +361,4 @@ def _prompt_tracker_again(session: Session, saved: PromptTrackerState) -> None:
                 raise ValueError(f"what object {each.object_id} showed at {position} is of another shape")
             each.shown[position] = TrackedMasks(*(part.to(tracker.device) for part in parts))
         session.visual.objects[each.object_id] = each
-    session.prompt_tracker = PromptTracker(tracker, rehearsing=saved.rehearsing, both_ways=session.policy.both_ways)
+    session.prompt_tracker = PromptTracker(tracker, session.visual, both_ways=session.policy.both_ways)
