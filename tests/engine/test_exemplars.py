@@ -219,6 +219,29 @@ def test_a_saved_session_goes_on_with_its_exemplars(tmp_path, policy, exemplars)
     assert run({2, 7, 12}) == expected
 
 
+def test_a_removed_exemplar_is_looked_for_again_on_frames_that_are_given_again(tmp_path):
+    """Those before its removal, which the session had been given but not worked on when it was saved."""
+
+    def run(cut: bool) -> list[tuple[str, ...]]:
+        seer = Seer()
+        session = begun(engine(seer, exemplars="everywhere"), shown(1, label="bolt"), "red")
+        for frame in FRAMES[:19]:
+            session.step(frame)
+        assert session.clock.worked == 3
+        session.remove("bolt")
+        if cut:
+            session.save(tmp_path / "state")
+            seer.asked = seer.asked[:3]
+            session = begun(engine(seer, exemplars="everywhere"))
+            session.load(tmp_path / "state")
+        given(session, FRAMES[session.next_position if cut else 19 :])
+        return seer.asked
+
+    expected = run(cut=False)
+    assert expected[3:] == [("red", "visual +0 ~2")] * 16 + [("red",)]
+    assert run(cut=True) == expected
+
+
 def test_a_state_is_loaded_before_any_exemplar_is_added(tmp_path):
     begun(engine(), shown()).save(tmp_path / "state")
     with pytest.raises(StateError, match="before any prompt or frame"):
