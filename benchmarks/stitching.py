@@ -21,7 +21,7 @@ import json
 import multiprocessing
 import sys
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cache
@@ -36,6 +36,7 @@ import sam3ray
 from benchmarks.pages import put
 from sam3ray.engine.ending import Ending
 from sam3ray.engine.lookahead import LENGTH_HORIZON
+from sam3ray.engine.result import SessionResult
 from sam3ray.engine.state import bound_to
 from sam3ray.evaluate._track_eval import Measured, Sequences, combine, measure
 from sam3ray.job.window_rows import read_window, write_window
@@ -185,13 +186,16 @@ def work(
     rows: list[FrameAnnotations] = []
     renamed: list[int] = []
 
+    def take(found: Iterable[SessionResult]) -> None:
+        for result in found:
+            for each in followed.values():
+                each.take(start + len(rows), result.annotations)
+            rows.append(result.annotations)
+
     def worked() -> None:
         if session.relinker is not None:
             renamed.extend(session.relinker.renamed)
         done = start + session.clock.worked
-        objects = () if session.propagation is None else session.propagation.objects
-        for each in followed.values():
-            each.after(done - 1, objects)
         if done in followed:
             taken[done] = Ending.of(session, start)
 
@@ -200,13 +204,10 @@ def work(
         session.progress = worked
         session.add(clip.prompt)
         for frame in clip.read(start):
-            if frame.index >= end and not any(each.needs_more for each in followed.values()):
+            if frame.index >= end and all(each.until is not None for each in followed.values()):
                 break
-            rows += [result.annotations for result in session.step(frame)]
-        rows += [result.annotations for result in session.finish()]
-    for each in followed.values():
-        for position, row in enumerate(rows, start):
-            each.take(position, row)
+            take(session.step(frame))
+        take(session.finish())
     return rows, {until: End(taken[until], each) for until, each in followed.items()}, bool(renamed)
 
 
@@ -383,6 +384,37 @@ def _is_kept(each: int, before: Cut, after: Cut, found: Sequence[Mapping[int, in
     return left is not None and left == right
 
 
+def changed_inside(
+    cuts_: Sequence[Cut],
+    links: Links,
+    whole: Sequence[FrameAnnotations],
+    found: Sequence[Mapping[int, int]],
+    probe: MemoryProbe,
+) -> int:
+    """Of the visible objects that lose their ids at a boundary: how many change them inside a window. There the window
+    before the boundary, running on, itself gives the object the id that it has behind the boundary.
+    """
+    seen = [{each.object_id for each in frame.objects} for frame in whole]
+    count = 0
+    for before, after in pairwise(cuts_):
+        for each in set.intersection(set.union(*seen[: after.start]), *seen[after.start : before.until]):
+            right = next((t for t in range(before.until, len(found)) if each in found[t]), None)
+            if right is None or _is_kept(each, before, after, found):
+                continue
+            goes_on: Counter[int] = Counter()
+            for (window, track), linked in links.by_track.items():
+                if window != before.index:
+                    continue
+                for t, mask in probe.found(window, track, right + 8).items():
+                    ids = [o.object_id for o in whole[t].objects]
+                    if t >= right and each in ids:
+                        there = masks(whole[t])[ids.index(each)]
+                        goes_on[linked.object_id] += bool(iou_matrix([there], [mask])[0, 0] >= 0.5)
+            best = max(goes_on.values(), default=0)
+            count += best > 0 and goes_on[found[right][each]] == best
+    return count
+
+
 def memory_links(
     links: Links, rows: Sequence[Sequence[FrameAnnotations]], cuts_: Sequence[Cut], true: Sequence[Compared]
 ) -> list[int]:
@@ -426,7 +458,12 @@ def figures(model: Model, clip: Clip, folder: Path, out: dict[str, Any]) -> None
         rules = session.engine.rules
     for w, found in pieces(clip.length).items():
         is_there = all((folder / f"{w}-{cut.index}.parquet").exists() for cut in found[1:])
-        if not is_there or any(key.startswith(f"{w}/") for key in out):
+        wanted = {
+            f"{w}/{overlap}/{'memory' if with_probe else 'overlap'}": (overlap, with_probe)
+            for overlap, with_probe in product(OVERLAPS[w], (False, True))
+        }
+        wanted = {name: how for name, how in wanted.items() if name not in out}
+        if not is_there or not wanted:
             continue
         rows = [whole[: found[0].until]]
         rows += [list(read_window(folder / f"{w}-{cut.index}.parquet")) for cut in found[1:]]
@@ -436,7 +473,7 @@ def figures(model: Model, clip: Clip, folder: Path, out: dict[str, Any]) -> None
             ]
             for true, others in both.items()
         }
-        for overlap, with_probe in product(OVERLAPS[w], (False, True)):
+        for name, (overlap, with_probe) in wanted.items():
             shorter = [replace(cut, until=ends_of(cut, w, clip.length)[overlap]) for cut in found]
             windows = [
                 Window(cut, each[: cut.until - cut.start], _ending(folder, w, cut, clip.length))
@@ -463,7 +500,7 @@ def figures(model: Model, clip: Clip, folder: Path, out: dict[str, Any]) -> None
                 true: [partners(*each) for each in zip(at[true], merged, others, strict=True)]
                 for true, others in both.items()
             }
-            out[f"{w}/{overlap}/{'memory' if with_probe else 'overlap'}"] = {
+            out[name] = {
                 "truth": _json(measured(at[True], merged, truth)),
                 "whole": _json(measured(at[False], merged, whole)),
                 "crossings": crossings(shorter, whole, matched[False], true=False),
@@ -472,6 +509,7 @@ def figures(model: Model, clip: Clip, folder: Path, out: dict[str, Any]) -> None
                 "as in one piece": crossings(shorter, truth, matched[True], true=True, piece=of_one_piece),
                 "by_memory": memory_links(links, rows, shorter, compared[True]),
                 "hidden": len(links.hidden),
+                "inside": 0 if probe is None else changed_inside(shorter, links, whole, matched[False], probe),
             }
 
 
@@ -527,9 +565,9 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     hota, idf1, switches = _combined([each["whole"] for each in clips])
     lines = [
         "| windows | overlap | HOTA | IDF1 | switches | per 1,000 crossings | IDF1, one piece as truth |"
-        " ids kept: visible | partly | hidden |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        f"| one piece | | {hota:.3f} | {idf1:.3f} | {switches} | | 1 | | | |",
+        " ids kept: visible | partly | hidden | visible ones lost inside a window |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| one piece | | {hota:.3f} | {idf1:.3f} | {switches} | | 1 | | | | |",
     ]
     every = [(w, overlap, how) for w in OVERLAPS for overlap in OVERLAPS[w] for how in ("overlap", "memory")]
     for w, overlap, how in every:
@@ -541,6 +579,10 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
         counts = {kind: np.sum([each["crossings"][kind] for each in of], axis=0).tolist() for kind in KINDS}
         total = sum(count for count, _ in counts.values())
         kept = " | ".join(f"{kept} of {count}{interval(kept, count)}" for count, kept in counts.values())
+        if how == "memory":
+            kept += f" | {sum(each['inside'] for each in of)} of {counts['visible'][0] - counts['visible'][1]}"
+        else:
+            kept += " | "
         cells = (
             f"{w}" if len(of) == len(clips) else f"{w} ({len(of)} clips)",
             f"{overlap}{' + memory' if how == 'memory' else ''}",

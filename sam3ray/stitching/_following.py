@@ -2,67 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
-
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.cutting import MOST_FOLLOWED, Cut
 
-SEEN = 8  # frames after the window's rows beyond which an object is no longer followed
-
-
-class _Tracked(Protocol):
-    object_id: int
-    empty_frames: int
+SEEN = 4  # rows after the window's own that show an object, after which it is no longer awaited
 
 
 class Following:
-    """Follows the objects of one window.
+    """Follows the objects of one window, by its rows: those that become final while the window works on.
 
-    Each object is awaited until it has been seen on `SEEN` frames from `cut.until` on, but for at most `MOST_FOLLOWED`
-    frames after it was last seen and after `cut.end`.
+    An object is awaited until `SEEN` rows from `cut.until` on have shown it, at most `MOST_FOLLOWED` rows after the
+    last that did. When row p becomes final, the frames up to p + `hotstart_delay` - 1 have been worked on. Their rows
+    count, too: hotstart no longer removes objects of the window's own rows. At most `MOST_FOLLOWED` frames after
+    `cut.end` are worked on.
+
+    Rows come later than they could, which depends on threads and batches. So everything here follows from their
+    content alone.
 
     Attributes:
-        until: the position up to which objects were followed; `cut.until` or more.
-        found: object -> positions from `cut.until` to `until` on which it was seen, with its masks as run lengths.
-            Includes objects that are new there.
+        until: the position behind the last frame that counts; None as long as the window needs another frame.
+        found: object -> positions from `cut.until` to `until` on which it was seen, and its masks there, as run
+            lengths. Also of objects that are new there.
     """
 
     def __init__(self, cut: Cut) -> None:
         self._cut = cut
-        self._worked = cut.start
-        self._awaited: dict[int, int] | None = None  # object -> number of frames on which it must still be seen
-        self.until = cut.until
+        self._last: dict[int, int] = {}  # object -> the last row that shows it
+        self._awaited: dict[int, int] = {}  # object -> rows that must still show it
+        self.until: int | None = None
         self.found: dict[int, dict[int, str]] = {}
 
-    @property
-    def needs_more(self) -> bool:
-        """Whether the window needs another frame."""
-        return self._worked < self._cut.end or self._awaited is None or bool(self._awaited)
-
-    def after(self, position: int, objects: Iterable[_Tracked]) -> None:
-        """Notes a processed frame.
-
-        Args:
-            objects: all tracked objects.
-        """
-        self._worked = position + 1
-        if self._worked < self._cut.until or self._awaited == {}:
-            return
-        away = {each.object_id: each.empty_frames for each in objects}
-        if self._awaited is None:
-            self._awaited = dict.fromkeys(away, SEEN)
-        else:
-            self._awaited = {key: left - (away.get(key) == 0) for key, left in self._awaited.items()}
-        self._awaited = {
-            key: left for key, left in self._awaited.items() if left and away.get(key, MOST_FOLLOWED) < MOST_FOLLOWED
-        }
-        self.until = self._worked
-        if self.until >= self._cut.end + MOST_FOLLOWED:
-            self._awaited = {}
-
     def take(self, position: int, row: FrameAnnotations) -> None:
-        """Notes the result of a frame after the window's rows."""
-        if position < self.until:
-            for each in row.objects:
+        """Takes the window's next row, its own included."""
+        cut = self._cut
+        if self.until is not None and position >= self.until:
+            return
+        for each in row.objects:
+            self._last[each.object_id] = position
+            if position >= cut.until:
                 self.found.setdefault(each.object_id, {})[position] = each.rle
+        if position < cut.until - 1 or self.until is not None:
+            return
+        if position == cut.until - 1:
+            self._awaited = dict.fromkeys(self._last, SEEN)
+        else:
+            shown = {each.object_id for each in row.objects}
+            self._awaited = {key: left - (key in shown) for key, left in self._awaited.items()}
+        self._awaited = {
+            key: left for key, left in self._awaited.items() if left and position - self._last[key] < MOST_FOLLOWED
+        }
+        worked = position + 1 + cut.end - cut.until
+        if not self._awaited or worked >= cut.end + MOST_FOLLOWED:
+            self.until = worked

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sam3ray.engine.returning import STEPS, accepted
+from sam3ray.masks import MaskRuns
 from sam3ray.stitching import _overlap
 from sam3ray.stitching._links import FORMAT, Hidden, Joint, LinkedTrack, Links
 from sam3ray.stitching._tracks import Track, Window, tracks_of
@@ -20,6 +21,10 @@ class Probe(Protocol):
 
     def knows(self, window: int, object_id: int) -> bool:
         """Whether the window has stored the object's memory."""
+        ...
+
+    def found(self, window: int, object_id: int, until: int) -> Mapping[int, MaskRuns]:
+        """Where the window, running on, saw an object after its rows: masks by position, up to `until` - 1."""
         ...
 
     def scores(self, lost: Sequence[tuple[int, int]], track: Track) -> Sequence[float]:
@@ -81,7 +86,8 @@ def link_windows(
 ) -> Links:
     """Links the windows of a clip. They may come in any order.
 
-    1. On frames that two windows share, tracks are linked by the overlap of their masks (`_overlap`).
+    1. On frames that two windows share, tracks are linked by the overlap of their masks (`_overlap`). With a probe,
+       these include the next `BEHIND` frames, on which the earlier window ran on.
     2. The probe compares a track that continues no earlier one with the objects of its phrase that no window shows any
        more, those seen last first, at most `MOST_LOST` (`sam3ray.engine.returning`). Tracks that were seen apart on
        shared frames are never compared. If a track begins near the end of its window and is not found, it is compared
@@ -115,8 +121,12 @@ def link_windows(
             before is not None and not before.start < cut.start <= before.until <= cut.until
         ):
             raise ValueError(f"window {cut.index} ({cut.start} to {cut.until}) does not follow the previous one")
-        opening = max((each.track.first + STEPS[-1] + 1 for each in young), default=0)
-        tracks = tracks_of(window, before, 0.0 if rules is None else rules.new_det_thresh, opening)
+        head = max((each.track.first + STEPS[-1] + 1 for each in young), default=0)
+        if probe is not None and before is not None:
+            head = max(head, before.until + _overlap.BEHIND)
+            for chain in open_chains.values():
+                chain.tail.tail |= probe.found(*chain.tail.key, before.until + _overlap.BEHIND)
+        tracks = tracks_of(window, before, 0.0 if rules is None else rules.new_det_thresh, head)
         shared = _overlap.compare({i: chain.tail for i, chain in open_chains.items()}, tracks)
         found: dict[int, Chain] = {}
         for a, (b, iou) in shared.same.items():
@@ -158,11 +168,11 @@ def link_windows(
             if not chain.tracks:
                 chains.append(chain)
             chain.tracks.append(track)
-            track.head, track.opening = {}, {}  # masks are dropped once they are not needed
+            track.head = {}  # masks are dropped once they are not needed
             if object_id in born and track.steps < len(STEPS) and track.last == cut.until - 1:
                 young.append(Birth(track, shared.apart, chain))
             else:
-                track.probed = {}
+                track.early, track.probed = {}, {}
             open_chains[object_id] = chain
         for chain in chains:
             if chain.tail.window < cut.index:
@@ -191,9 +201,9 @@ def _is_doubtful(track: Track, earlier: Sequence[Chain], rules: Admission) -> bo
 
 def _see_more(track: Track, continued: Track) -> None:
     """Adds the next window's part of a track."""
-    for position, mask in sorted(continued.opening.items()):
-        if track.wants(position):
-            track.probe_at(position, mask)
+    for position, mask in sorted(continued.head.items()):
+        if position > track.last and track.wants(position):
+            track.take(position, mask)
 
 
 def _recalled(

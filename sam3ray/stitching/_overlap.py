@@ -12,6 +12,7 @@ from sam3ray.stitching._tracks import Track
 SURE = 0.5  # tube IoU above which two tracks are one object: masks of a phrase do not overlap, so only one can reach it
 POSSIBLE = 0.3  # tube IoU from which they may be, if no other pair is better
 SHARED = 2  # frames on which both must be seen
+BEHIND = 8  # frames after the overlap on which they are compared, too: the first of which the clip shows the later window
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Shared:
 
 
 def compare(before: Mapping[int, Track], after: Mapping[int, Track]) -> Shared:
-    """Matches the tracks of two neighbouring windows, phrase by phrase.
+    """Matches the tracks of two neighbouring windows, phrase by phrase, by `Track.tail` and `Track.head`.
 
     Tube IoU: pixels in both masks divided by pixels in either, each summed over the frames on which both objects are
     seen. Pairs above `SURE` are matched by decreasing IoU; then remaining pairs of `POSSIBLE` or more, so that the sum

@@ -55,6 +55,17 @@ class MemoryProbe:
         ending = self._ending(window)
         return ending is not None and object_id in ending.objects
 
+    def found(self, window: int, object_id: int, until: int) -> dict[int, MaskRuns]:
+        """See `Probe`.
+
+        Raises:
+            StateError: the window's ending is damaged, or belongs to another model.
+        """
+        ending = self._ending(window)
+        if ending is None or object_id not in ending.objects:
+            return {}
+        return ending.found(object_id, [position for position in ending.seen(object_id) if position < until])
+
     def _ending(self, window: int) -> EndingFile | None:
         if window not in self._endings:
             path = self._windows[window].ending
@@ -81,8 +92,8 @@ class MemoryProbe:
         return fits
 
     def _found(self, lost: tuple[int, int], track: Track) -> float | None:
-        """IoU of the track with the lost object as its own window found it, over the processed frames on which both are
-        seen; 0 if these are fewer than two. None if the window did not see the object meanwhile.
+        """IoU of the track with the lost object as its own window found it, over the track's first frames on which both
+        are seen; 0 if these are fewer than two. None if the window did not see the object meanwhile.
         """
         window, object_id = lost
         ending = self._ending(window)
@@ -90,7 +101,7 @@ class MemoryProbe:
         meanwhile = [at for at in ending.seen(object_id) if track.first <= at <= track.first + STEPS[-1]]
         if len(meanwhile) < SHARED:
             return None
-        mine, found = track.probed, ending.found(object_id, track.probed.keys() & set(meanwhile))
+        mine, found = track.early, ending.found(object_id, track.early.keys() & set(meanwhile))
         if len(found) < SHARED:
             return 0.0
         common = sum(int(mine[at].common([mask])[0]) for at, mask in found.items())

@@ -38,9 +38,10 @@ class Track:
         begun: position of its first row, whichever window shows it.
         sure, sure_first, sure_first_s, sure_score: rows whose score has reached `new_det_thresh`: position of the
             first, position and time of the first that this window shows, and the score; -1 if there is none.
-        head, tail: masks by position, in the overlaps with the previous and the next window.
-        opening: masks by position on the first frames that this window shows, up to the `opening` of `tracks_of`.
-        probed: masks by position on frames where it is compared with lost objects, ascending.
+        head: masks by position on the window's first frames, up to the `head` of `tracks_of`.
+        tail: masks by position in the overlap with the next window, and after it, where this window ran on.
+        early: masks by position up to `STEPS[-1]` frames after `first`.
+        probed: masks by position on frames on which lost objects are looked for, ascending.
         steps: number of `STEPS` reached.
     """
 
@@ -60,7 +61,7 @@ class Track:
     steps: int = 0
     head: dict[int, MaskRuns] = field(default_factory=dict)
     tail: dict[int, MaskRuns] = field(default_factory=dict)
-    opening: dict[int, MaskRuns] = field(default_factory=dict)
+    early: dict[int, MaskRuns] = field(default_factory=dict)
     probed: dict[int, MaskRuns] = field(default_factory=dict)
 
     @property
@@ -73,25 +74,33 @@ class Track:
 
     def wants(self, position: int) -> bool:
         """Whether its mask at this position, the next with a mask, must be compared with lost objects."""
+        return position <= self.first + STEPS[-1] or self._is_probed_at(position)
+
+    def take(self, position: int, mask: MaskRuns) -> None:
+        """Keeps a mask that it `wants`."""
+        if position <= self.first + STEPS[-1]:
+            self.early[position] = mask
+        if self._is_probed_at(position):
+            self.steps += 1
+            self.probed[position] = mask
+
+    def _is_probed_at(self, position: int) -> bool:
         return self.steps < len(STEPS) and position >= self.first + STEPS[self.steps]
 
-    def probe_at(self, position: int, mask: MaskRuns) -> None:
-        self.steps += 1
-        self.probed[position] = mask
 
-
-def tracks_of(window: Window, before: Cut | None, enough: float = 0.0, opening: int = 0) -> dict[int, Track]:
+def tracks_of(window: Window, before: Cut | None, enough: float = 0.0, head: int = 0) -> dict[int, Track]:
     """The objects of a window by id.
 
     Args:
         enough: score from which a track is sure.
-        opening: position up to which `Track.opening` has masks.
+        head: position up to which `Track.head` has masks, if it lies after the overlap with the previous window.
 
     Raises:
         ValueError: rows do not belong to the window, or an object changes its phrase.
     """
     cut = window.cut
     own = cut.start if before is None else before.until  # from here on the window shows its rows
+    head = max(own, head)
     found: dict[int, Track] = {}
     count = 0
     for position, frame in enumerate(window.frames, cut.start):
@@ -111,23 +120,21 @@ def tracks_of(window: Window, before: Cut | None, enough: float = 0.0, opening: 
             if is_sure and track.sure < 0:
                 track.sure, track.sure_score = position, item.score
             mask: MaskRuns | None = None
-            if position < own or position >= cut.stop or position < opening:
+            if position < head or position >= cut.stop:
                 mask = read_rle(item.rle, frame.height, frame.width)
-                if position < own:
+                if position < head:
                     track.head[position] = mask
                 if position >= cut.stop:
                     track.tail[position] = mask
             if position < own:
                 continue
-            if mask is not None and position < opening:
-                track.opening[position] = mask
             if not track.is_shown:
                 track.first, track.first_s = position, frame.time_s
             if is_sure and track.sure_first < 0:
                 track.sure_first, track.sure_first_s = position, frame.time_s
             track.last, track.last_s = position, frame.time_s
             if track.wants(position):
-                track.probe_at(position, mask or read_rle(item.rle, frame.height, frame.width))
+                track.take(position, mask or read_rle(item.rle, frame.height, frame.width))
     if count != cut.until - cut.start:
         raise ValueError(
             f"window {cut.index} has {'more' if count > cut.until - cut.start else count} frames; "

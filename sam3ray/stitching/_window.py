@@ -42,8 +42,8 @@ def segment_window(
     infers which objects the whole clip would have had.
 
     Args:
-        frames: frames from `cut.start` on, in order, of one size; read up to `cut.end` - 1, and further if the window
-            ends without some of its objects (`sam3ray.values.cutting.MOST_FOLLOWED`).
+        frames: frames from `cut.start` on, in order, of one size; read up to `cut.end` - 1, and further until the
+            window has shown its objects again (`sam3ray.values.cutting.MOST_FOLLOWED`).
         ending: file to write, with the memories of the window's objects (`sam3ray.engine.ending`) and where they were
             found again; it exists once the last frame has been yielded. None for the last window.
         note: text to store with the ending.
@@ -91,11 +91,7 @@ def _rows(
                 progress()
             if taken and session.relinker is not None:
                 renamed.update(session.relinker.renamed)
-            if ending is None:
-                return
-            objects = () if session.propagation is None else session.propagation.objects
-            following.after(cut.start + session.clock.worked - 1, objects)
-            if session.clock.worked == cut.until - cut.start:
+            if ending is not None and session.clock.worked == cut.until - cut.start:
                 taken.append(Ending.of(session, cut.start))
 
         session.engine.counted = session
@@ -110,11 +106,10 @@ def _rows(
             """The window's own rows; those after them have been found by following."""
             nonlocal given
             for result in results:
+                following.take(cut.start + given, result.annotations)
                 if given < cut.until - cut.start:
                     named.update(result.shown)
                     yield result.annotations
-                elif ending is not None:
-                    following.take(cut.start + given, result.annotations)
                 given += 1
 
         count = 0
@@ -125,7 +120,7 @@ def _rows(
                     session.add(shown)
             count += 1
             yield from rows(session.step(frame))
-            if ending is not None and not following.needs_more:
+            if ending is not None and following.until is not None:
                 break
         if count < length:
             raise ClipError(

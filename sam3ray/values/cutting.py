@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MOST_FOLLOWED = 120  # frames without an object after which a window no longer continues for it
+# Rows without an object after which a window no longer continues for it, and the most frames by which it continues. No
+# key of the configuration: longer windows make it cheap, and linking by memory covers longer absences.
+MOST_FOLLOWED = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +21,9 @@ class Cut:
         index: from 0.
         start, stop: the window's own frames, for which it provides the clip's rows.
         until: the end of its rows. [stop, until) is the overlap, which the next window processes, too.
-        end: the end of its work, because hotstart decides about the last rows only on later frames. A window that ends
-            without some of its objects continues until they are back, for at most `MOST_FOLLOWED` frames.
+        end: the end of its work, because hotstart decides about the last rows only on later frames. A window
+            continues until it has shown its objects again, for at most `MOST_FOLLOWED` frames
+            (`sam3ray.stitching.Following`).
     """
 
     index: int

@@ -87,10 +87,10 @@ def window(model: Model, cut: Cut, ending: Path | None = None, frames: Any = Non
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path, list[Any]]:
-    """A window that goes on for none of its objects."""
+    """A window that sees none of its objects behind its rows, and goes on for none."""
     model, path = Model(), tmp_path_factory.mktemp("window") / "ending.safetensors"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sam3ray.stitching._following.MOST_FOLLOWED", 0)
+        patch.setattr("sam3ray.stitching._following.Following.take", lambda *_: None)
         return model, path, window(model, FIRST, path, note="mine")
 
 
@@ -187,15 +187,15 @@ def test_where_a_window_went_on_a_track_is_compared_with_what_it_found(
     ending = EndingFile(path, model.engine, (HEIGHT, WIDTH))
     name = max(ending.objects, key=lambda each: len(ending.seen(each)))
     first = ending.seen(name)[0]
-    probed = ending.found(name, ending.seen(name)[:5])
+    early = ending.found(name, ending.seen(name)[:5])
     windows = [Window(FIRST, (), path), Window(SECOND, ())]
     probe = MemoryProbe(model, HEIGHT, WIDTH, windows, lambda position: pytest.fail("no frame is read"))  # type: ignore[arg-type]
-    track = Track(1, 1, ending.objects[name], 0.9, first, 25, probed=probed)
+    track = Track(1, 1, ending.objects[name], 0.9, first, 25, early=early, probed=early)
     others = [each for each in ending.objects if each != name]
     same, *rest = probe.scores([(0, name), *((0, each) for each in others)], track)
     assert same == 1
     assert all(each < 1 for each in rest)
-    alone = Track(1, 1, ending.objects[name], 0.9, first, 25, probed={first: probed[first]})
+    alone = Track(1, 1, ending.objects[name], 0.9, first, 25, early={first: early[first]}, probed=early)
     assert probe.scores([(0, name)], alone) == [0]  # one frame says little
 
 

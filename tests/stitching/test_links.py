@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sam3ray.masks import encode_masks
+from sam3ray.masks import MaskRuns, encode_masks, read_rle
 from sam3ray.stitching import Links, Track, Window, link_windows, merge
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 from sam3ray.values.cutting import Cut, cuts
@@ -58,9 +58,14 @@ class Says:
 
     table: dict[tuple[tuple[int, int], tuple[int, int]], float]
     asked: list[tuple[tuple[int, int], ...]]
+    ran_on: dict[tuple[int, int], dict[int, ObjectAnnotation]] = field(default_factory=dict)
 
     def knows(self, window: int, object_id: int) -> bool:
         return True
+
+    def found(self, window: int, object_id: int, until: int) -> dict[int, MaskRuns]:
+        rows = self.ran_on.get((window, object_id), {})
+        return {p: read_rle(each.rle, SIDE, SIDE) for p, each in rows.items() if p < until}
 
     def scores(self, lost: Sequence[tuple[int, int]], track: Track) -> list[float]:
         self.asked.append((track.key, *lost))
@@ -105,6 +110,32 @@ def test_an_object_needs_two_shared_frames_and_enough_overlap(shift: int, shared
     links = link_windows([one, two])
     assert (ids([one, two], links)[15] == [1]) is kept
     assert len(links.joints) == kept
+
+
+LONG_FIRST, LONG_SECOND = cuts(60, 30, 4, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("ran_on", "continues"),
+    [
+        ({}, (1, 1)),  # the overlap alone
+        ({1: (14, range(34, 60))}, (1, 1)),  # it is object 1 that moves
+        ({1: (2, range(34, 60)), 2: (14, range(34, 60))}, (2, 1)),  # in the overlap it was mistaken for object 1
+        ({1: (2, range(34, 35)), 2: (14, range(34, 35))}, (1, 1)),  # too little to tell
+        ({1: (2, range(50, 60)), 2: (14, range(50, 60))}, (1, 1)),  # so much later, either window may be mistaken
+    ],
+)
+def test_the_first_frames_behind_the_overlap_count_too(
+    ran_on: dict[int, tuple[int, range]], continues: tuple[int, int]
+) -> None:
+    moved = {p: item(1, 2 if p < 34 else 14) for p in range(32, 60)}
+    one = window(LONG_FIRST, {p: [item(1, 2), item(2, 14)] for p in range(33)} | {33: [item(1, 2)]})
+    two = window(LONG_SECOND, both(moved))
+    probe = says()
+    probe.ran_on = {(0, each): {p: item(each, x) for p in positions} for each, (x, positions) in ran_on.items()}
+    (joint,) = link_windows([one, two], probe).joints
+    assert (joint.track, joint.to_track) == continues
+    assert link_windows([one, two]).joints[0].track == 1
 
 
 def test_of_two_that_may_be_it_the_pairs_with_the_largest_sum_are() -> None:
