@@ -12,7 +12,7 @@ from sam3ray.stitching._tracks import Track
 SURE = 0.5  # tube IoU above which two tracks are one object: masks of a phrase do not overlap, so only one can reach it
 POSSIBLE = 0.3  # tube IoU from which they may be, if no other pair is better
 SHARED = 2  # frames on which both must be seen
-BEHIND = 8  # frames after the overlap on which they are compared, too: the first of which the clip shows the later window
+BEHIND = 8  # frames after the overlap on which they are compared, too: there the clip shows the later window
 
 
 @dataclass(frozen=True)
