@@ -20,7 +20,7 @@ RECONDITION_EVERY = 16
 # Frames that a window processes after its rows, including those that make the last rows final. How long a window
 # continues for objects that it ends without depends on the video. Measured on clips whose objects often leave and come
 # back (`python -m benchmarks.stitching`), so most videos need fewer.
-RUN_ON = 60
+RUN_ON = 80
 
 
 @dataclass(frozen=True)
