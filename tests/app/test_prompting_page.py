@@ -112,6 +112,18 @@ def test_a_painted_mask_is_a_prompt_at_the_videos_resolution(page):
     assert (kept & dabbed).sum() / (kept | dabbed).sum() > 0.9
 
 
+def test_a_negative_click_needs_an_object(page):
+    """The model is not asked, and no object begins; with one, the click is its correction."""
+    page.mouse.click(*point_at(page, 120, 40), button="right")
+    expect(page.locator(".toast")).to_contain_text("select one, or click on one first")
+    expect(page.locator(".objects li:not(.empty)")).to_have_count(0)
+    page.mouse.click(*point_at(page, 120, 40))
+    page.mouse.click(*point_at(page, 200, 100), button="right")
+    asked = until(page, lambda: [v["labels"] for o in orders(page, True) for v in o["visual"]][1:])
+    assert asked == [[1, 0]]
+    assert orders(page, True)[0]["visual"][0]["labels"] == [1]
+
+
 def test_boxes_and_counterexamples_by_key(page):
     for corner in ((100, 20), (140, 60)):
         page.mouse.move(*point_at(page, *corner))

@@ -3,7 +3,7 @@
 import { get, open } from "./api.js";
 import { attach, chip, el, empty, fill, objectItem, phrasesIn, slide, toast, whenOpen } from "./dom.js";
 import { row } from "./masks.js";
-import { Pointer, rounded } from "./pointer.js";
+import { NO_OBJECT, Pointer, rounded } from "./pointer.js";
 import { Stage } from "./stage.js";
 
 const REFUSED = {
@@ -21,7 +21,7 @@ export default class LiveView {
     this.stage = new Stage(this.screen, "Live video. Click to point at an object");
     this.pointer = new Pointer(this.stage, {
       pressed: () => { this.pressed = this.stage.picture.dataset.ticket; return Boolean(this.socket && this.pressed); },
-      click: (at, right) => this.point({ points: [rounded(at)], labels: [right ? 0 : 1] }),
+      click: (at, right) => right && this.chosen === null ? toast(NO_OBJECT) : this.point({ points: [rounded(at)], labels: [right ? 0 : 1] }),
       box: (box) => this.point({ box }),
     });
     this.cameraButton.title = state.camera ?? "";

@@ -2,6 +2,8 @@
 
 const DRAG = 6; // pixels of the screen from which a press is no click
 
+export const NO_OBJECT = "A negative click corrects an object: select one, or click on one first.";
+
 export const rounded = (values) => values.map((v) => Math.round(v * 100) / 100);
 
 // The box between two corners.

@@ -2,8 +2,9 @@
 
 import { reached } from "./api.js";
 import { css } from "./colours.js";
+import { toast } from "./dom.js";
 import { merged } from "./masks.js";
-import { between, Pointer, rounded } from "./pointer.js";
+import { between, NO_OBJECT, Pointer, rounded } from "./pointer.js";
 
 const KINDS = ["mask", "box", "points"]; // in this order the model gets those of one frame
 const rank = (item) => KINDS.findIndex((kind) => kind in item);
@@ -43,11 +44,16 @@ export class Prompts {
 
   // Objects
 
+  // The chosen object is one's own, or a phrase has found it.
+  get hasTarget() {
+    const { chosen, own, rows, shown } = this.work;
+    return own.has(chosen) || (chosen !== null && [...rows.values(), ...shown.values()].some((all) => all.some((row) => row.id === chosen)));
+  }
+
   // The object that a prompt is for: the chosen one, else a new one.
   target() {
-    const { work } = this, { chosen, own } = work;
-    const isFound = () => [...work.rows.values(), ...work.shown.values()].some((rows) => rows.some((row) => row.id === chosen));
-    if (own.has(chosen) || (chosen !== null && isFound())) return chosen;
+    const { work } = this, { own } = work;
+    if (this.hasTarget) return work.chosen;
     const id = Math.max(0, ...own.keys()) + 1;
     if (id > work.base) this.rebase(work, id);
     own.set(id, `object ${id}`);
@@ -79,6 +85,7 @@ export class Prompts {
   }
 
   addPoint(at, positive) {
+    if (!positive && !this.hasTarget) return toast(NO_OBJECT);
     const item = this.item("points", { units: "pixels", points: [], labels: [] });
     item.points.push(rounded(at));
     item.labels.push(positive ? 1 : 0);
