@@ -25,6 +25,12 @@ class Gate:
         new.write_text(str(clips))
         new.replace(self.folder / "open")
 
+    def admit(self, processes: set[int]) -> None:
+        """The clips with which these processes stand before it, whatever the number of others."""
+        for pid, clip in self._standing().items():
+            if pid in processes:
+                (self.folder / f"passed-{clip}").touch()
+
     def hold(self, clip: int) -> None:
         """This clip is not let through before `release`, wherever the gate is open."""
         self.folder.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sam3ray.engine import outputs
 from sam3ray.engine.outputs import FrameResult, final_masks
-from sam3ray.masks import decode_rle
+from sam3ray.masks import decode_rle, encode_masks
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.video import FrameStamp
 
@@ -56,7 +56,11 @@ def test_masks_are_those_of_the_definition(seed, n, size):
     scores = torch.randint(1, 4, (n,), generator=generator).float().div(4).tolist()
     prompts = torch.randint(2, (n,), generator=generator).tolist()
     expected = by_definition(masks, scores, prompts, *size)
-    for path in (outputs._encode_on_host, outputs._encode_on_device):
+
+    def encode_on_device(*of):
+        return encode_masks(outputs._pixels(*of))
+
+    for path in (outputs._encode_on_host, encode_on_device):
         encoded = path(result(masks, scores, prompts), range(n), *size)
         for mask, rle in zip(expected, encoded, strict=True):
             if rle is None:

@@ -294,8 +294,8 @@ def test_state_is_bounded_in_the_length_of_the_clip(monkeypatch):
 
     step, sizes = Propagation.step, []
 
-    def watched(self, work, meanwhile):
-        out = step(self, work, meanwhile)
+    def watched(self, work, *more):
+        out = step(self, work, *more)
         sizes.append((work.position, self.tracker.rows_in_use, len(self.hotstart), len(self.objects)))
         return out
 
