@@ -53,10 +53,10 @@ def whole(manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def gated_driver(config: JobConfig, folder: Path, clips: int) -> tuple[subprocess.Popen[bytes], Gate]:
-    """A driver that has done so many clips; its actors stand in the middle of others."""
+def gated_driver(config: JobConfig, folder: Path, clips: int, before: int = 0) -> tuple[subprocess.Popen[bytes], Gate]:
+    """A driver when so many clips are done, some of them before it; its actors stand in the middle of others."""
     gate = Gate(folder)
-    gate.open_for(clips)
+    gate.open_for(clips - before)
     driver = start_driver(config, folder, gated=True)
     wait_until(lambda: finished(Path(config.output)) == clips and bool(gate.waiting()), driver)
     return driver, gate
@@ -74,23 +74,25 @@ def test_killed_driver_then_run_again(manifest: Path, whole: Path, tmp_path: Pat
     assert [row["status"] for row in pq.read_table(output / "clips.parquet").to_pylist()] == ["done"] * COUNT
 
 
-@pytest.mark.parametrize("how", ["terminate", "ctrl-c"])
-def test_interrupted_driver_says_so_and_goes_on_later(how: str, manifest: Path, whole: Path, tmp_path: Path) -> None:
+def test_interrupted_driver_says_so_and_goes_on_later(manifest: Path, whole: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     config = config_for(manifest, output)
-    driver, _ = gated_driver(config, tmp_path, clips=1)
-    if how == "terminate":
-        driver.send_signal(signal.SIGTERM)
-    else:
-        os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to Ray's processes, too
-    assert driver.wait(timeout=PATIENCE_S) == 130
-    status = {row["clip_id"]: row["status"] for row in pq.read_table(output / "clips.parquet").to_pylist()}
-    done = {clip for clip, what in status.items() if what == "done"}
-    assert len(done) == 1
-    assert done == annotations_of(output).keys()
-    assert "failed" not in status.values()
-    assert RunStore(str(output)).failures() == []
-    assert run_job(config_for(manifest, output, actors=1), make_segmenter=DrawnSegmenter).done == COUNT - 1
+    for clips, how in ((1, "terminate"), (2, "ctrl-c")):
+        folder = tmp_path / how
+        folder.mkdir()
+        driver, _ = gated_driver(config, folder, clips, before=clips - 1)
+        if how == "terminate":
+            driver.send_signal(signal.SIGTERM)
+        else:
+            os.killpg(driver.pid, signal.SIGINT)  # as a terminal does: to Ray's processes, too
+        assert driver.wait(timeout=PATIENCE_S) == 130
+        status = {row["clip_id"]: row["status"] for row in pq.read_table(output / "clips.parquet").to_pylist()}
+        done = {clip for clip, what in status.items() if what == "done"}
+        assert len(done) == clips
+        assert done == annotations_of(output).keys()
+        assert "failed" not in status.values()
+        assert RunStore(str(output)).failures() == []
+    assert run_job(config_for(manifest, output, actors=1), make_segmenter=DrawnSegmenter).done == COUNT - 2
     assert_same_annotations(output, whole)
 
 

@@ -38,7 +38,7 @@ def test_every_rung_is_climbed_and_recorded(tmp_path: Path) -> None:
         return JobConfig(
             manifest=str(manifest),
             output=str(tmp_path / name),
-            model={"checkpoint": "embedded", "device": "cpu"},
+            model={"checkpoint": "embedded", "device": "cpu", "image_size": 64},
             tracking=TRACKING,
             cluster={"gpus_per_actor": 0, "cpus_per_actor": 1, "actors": {"min": 1, "max": 1}},
         )
