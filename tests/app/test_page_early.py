@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tests.app.conftest import until
 from tests.app.test_live_page import TWO
 from tests.app.test_try_page import choose, orders, point_at, status, wait_for_model
@@ -17,6 +19,19 @@ def test_a_video_uploaded_before_the_first_clip_is_open_is_shown(holding, videos
     release()
     expect(uploaded).to_have_class("chosen")
     expect(page.locator(".picture")).to_have_attribute("data-frame", "0")
+
+
+def test_a_press_that_began_before_the_pictures_came_still_opens_the_clip(holding):
+    """The list is renewed between the button's going down and its coming up."""
+    page, release = holding("**/api/clips/c1/stills/0")
+    button = page.locator(".clips button").filter(has_text="shapes").first
+    button.hover()
+    page.mouse.down()
+    release()
+    expect(page.locator(".clips button.chosen")).to_have_count(1)
+    expect(button.locator("img")).to_have_attribute("src", re.compile("thumb"))
+    page.mouse.up()
+    expect(page.locator(".clips button.chosen")).to_contain_text("shapes")
 
 
 def test_what_is_asked_for_before_the_first_clip_is_open_is_asked_of_it(holding):

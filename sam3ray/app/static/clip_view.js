@@ -43,7 +43,7 @@ export class ClipView {
   // key: whose picture it has.
   clipItem({ value, title, isChosen, key }, ...more) {
     const src = this.pictured ? `/api/clips/${key}/thumb` : "";
-    return el("li", {}, el("button", { class: isChosen ? "chosen" : "", title, do: "open", value },
+    return el("li", { "data-of": value }, el("button", { class: isChosen ? "chosen" : "", title, do: "open", value },
       key ? el("img", { src, alt: "", loading: "lazy", width: 64, height: 40 }) : el("i", { class: "blank" }), ...more));
   }
 

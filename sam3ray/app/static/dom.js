@@ -15,16 +15,28 @@ export function el(tag, props = {}, ...children) {
 }
 
 // Gives a node these children. Those that look the same stay: a click on them, or text typed into them, is not lost.
+// Those with the same data-of stay, too, and take on the new looks: a press that has begun on one ends on the same.
 export function fill(node, ...children) {
   const fresh = children.flat().filter(Boolean).map((each) => (each instanceof Node ? each : new Text(each)));
+  return renew(node, fresh, (old, child) => child.dataset?.of && child.dataset.of === old.dataset?.of);
+}
+
+function renew(node, fresh, isSame) {
   fresh.forEach((child, n) => {
     const old = node.childNodes[n];
     if (!old) node.append(child);
-    else if (!old.isEqualNode(child)) old.replaceWith(child);
+    else if (old.isEqualNode(child)) return;
+    else if (isSame(old, child)) {
+      for (const name of old.getAttributeNames()) if (!child.hasAttribute(name)) old.removeAttribute(name);
+      for (const name of child.getAttributeNames()) if (old.getAttribute(name) !== child.getAttribute(name)) old.setAttribute(name, child.getAttribute(name));
+      renew(old, [...child.childNodes], isSamePart);
+    } else old.replaceWith(child);
   });
   while (node.childNodes.length > fresh.length) node.lastChild.remove();
   return node;
 }
+
+const isSamePart = (old, child) => old instanceof Element && old.nodeName === child.nodeName && old.nodeName !== "INPUT";
 
 const typed = new WeakSet(); // fields with text that nothing has been done with yet
 
@@ -93,7 +105,7 @@ export const dot = (id) => el("i", { class: "dot", style: { background: css(id) 
 // An object in a list; `more` is said of it. A click anywhere on it selects it, and so does its number by key.
 export function objectItem(id, isChosen, ...more) {
   const number = el("button", { class: "id", ariaLabel: `Select object ${id}` }, String(id));
-  return el("li", { class: isChosen ? "chosen" : "", do: "choose", value: id }, dot(id), number, ...more);
+  return el("li", { class: isChosen ? "chosen" : "", do: "choose", value: id, "data-of": id }, dot(id), number, ...more);
 }
 
 export const empty = (text) => el("li", { class: "empty" }, text);
