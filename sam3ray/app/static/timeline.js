@@ -41,7 +41,7 @@ export class Timeline {
       }
     }
     this.tracks = [...tracks.values()].sort((a, b) => a.id - b.id);
-    fill(this.names, this.tracks.map(({ id, prompt, at }) => el("button", { class: "name", title: `${prompt}: ${at.size} frames`, onclick: () => this.told(id) }, dot(id), `${id} ${prompt}`)));
+    fill(this.names, this.tracks.map(({ id, prompt, at }) => el("button", { class: "name", title: `${prompt}: ${at.size} frames`, "data-of": id, onclick: () => this.told(id) }, dot(id), `${id} ${prompt}`)));
     this.choose(this.chosen);
   }
 
