@@ -193,7 +193,7 @@ class Desk:
             with self._lock:
                 if host is not self._host:
                     return
-                if why := patience.wait(_TURN_S):
+                if host.has_place and (why := patience.wait(_TURN_S)):
                     self._hung = why
                     break
         host.close()

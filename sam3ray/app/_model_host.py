@@ -26,7 +26,11 @@ _LAST_WORK_S = 30.0  # for a process that has closed its pipe to end
 
 
 class ModelHost(Protocol):
-    """A running process of the model."""
+    """A process of the model."""
+
+    @property
+    def has_place(self) -> bool:
+        """Whether it runs, and can hang. False: it waits for a node of a cluster, however long that takes."""
 
     def send(self, message: Any) -> None:
         """At once, also where the process does not read. A message to a process that has ended is lost."""
@@ -47,6 +51,8 @@ MakeHost = Callable[[Callable[[str], None]], ModelHost]
 
 class LocalHost:
     """A process on this machine."""
+
+    has_place = True
 
     def __init__(self, config: ModelConfig, tracking: TrackingConfig) -> None:
         context = multiprocessing.get_context("spawn")
@@ -118,6 +124,10 @@ class ClusterHost:
         self._cancelled: set[str] = set()
         threading.Thread(target=self._receive, name="from the cluster", daemon=True).start()
         threading.Thread(target=self._lend, name="to the cluster", daemon=True).start()
+
+    @property
+    def has_place(self) -> bool:
+        return self._process.has_place
 
     def send(self, message: Any) -> None:
         if isinstance(message, Order):

@@ -74,9 +74,7 @@ def _clock_of_this_thread() -> int | None:
 
 
 class Patience:
-    """Judges one process by what it says.
-
-    Nothing counts before its first message: a process on a cluster may wait long for its place.
+    """Judges one process by what it says, or does not say.
 
     Args:
         limit_s: seconds without progress after which it counts as hung.
@@ -84,12 +82,10 @@ class Patience:
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
-        self._has_begun = False
         self._cpu_s = 0.0
         self._still_s = self._unanswered_s = 0.0
 
     def hear(self, message: Any) -> None:
-        self._has_begun = True
         if isinstance(message, Alive):
             if not message.is_idle and message.cpu_s < self._cpu_s + _LEAST_CPU_S:
                 return
@@ -100,10 +96,9 @@ class Patience:
         self._still_s = self._unanswered_s = 0.0
 
     def wait(self, seconds: float) -> str:
-        """Time passes. Returns what is wrong, to go after "the model's process"; "" if nothing is."""
-        if self._has_begun:
-            self._still_s += seconds
-            self._unanswered_s += seconds
+        """Time passes for the process. Returns what is wrong, to go after "the model's process"; "" if nothing is."""
+        self._still_s += seconds
+        self._unanswered_s += seconds
         if self._still_s >= self._limit_s:
             return f"made no progress for {self._still_s:.0f} s and was ended"
         if self._unanswered_s >= _LONGEST_S:

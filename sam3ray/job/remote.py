@@ -29,6 +29,7 @@ from sam3ray.values.versions import ENGINE_VERSION
 
 _CHUNK = 8 * 2**20
 _WAIT_S = 20.0  # wait for a message before the next request
+_LOOK_S = 2.0  # between two looks for a place
 
 
 class RemoteEnd:
@@ -124,6 +125,11 @@ class RemoteProcess:
     Args:
         told: called with a sentence while the actor waits for a node.
         max_bytes: limit on copied files; the oldest are deleted.
+
+    Attributes:
+        has_place: a worker of the cluster has the actor. Ray does not notice if that worker then hangs, even while it
+            starts.
+        why: how the process ended.
     """
 
     def __init__(
@@ -156,6 +162,7 @@ class RemoteProcess:
         self._here: deque[Any] = deque()
         self._lent: OrderedDict[str, _Lent] = OrderedDict()
         self._is_closed = False
+        self.has_place = False
         self.why = "it was closed"
 
     def send(self, message: Any) -> None:
@@ -183,10 +190,13 @@ class RemoteProcess:
     def _wait_for_place(self) -> None:
         import ray
 
-        ready, _ = ray.wait([self._began], timeout=2.0)
-        if not ready:
-            gpus = self._cluster.gpus_per_actor
-            self._told(f"it waits for {gpus:g} GPU and {self._cluster.cpus_per_actor:g} CPU of the cluster")
+        is_told = False
+        while not ray.wait([self._began], timeout=_LOOK_S)[0] and not _has_worker(self._actor):
+            if not is_told:
+                gpus = self._cluster.gpus_per_actor
+                self._told(f"it waits for {gpus:g} GPU and {self._cluster.cpus_per_actor:g} CPU of the cluster")
+                is_told = True
+        self.has_place = True
         self._node, host = ray.get(self._began)
         self._told(f"it is being loaded on {host}")
 
@@ -262,6 +272,14 @@ def with_gpu_if_any(cluster: ClusterConfig) -> ClusterConfig:
     if "gpus_per_actor" in cluster.model_fields_set or any(node.resources.get("GPU") for node in look()):
         return cluster
     return cluster.model_copy(update={"gpus_per_actor": 0})
+
+
+def _has_worker(actor: Any) -> bool:
+    """Ray 2.60's public calls do not tell an actor that waits for a place from one that hangs while it starts."""
+    from ray._private import state
+
+    found: dict[str, Any] = state.actors(actor._actor_id.hex())
+    return bool(found.get("Address", {}).get("Port"))
 
 
 def _parts(path: Path) -> Iterator[tuple[int, bytes]]:

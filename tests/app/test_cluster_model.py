@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import ray
 
+from sam3ray.app import _model_host
 from sam3ray.app._desk import Desk
 from sam3ray.app._messages import Ended, Look, Update
 from sam3ray.app._model_host import ClusterHost
@@ -22,16 +23,20 @@ from sam3ray.job.cluster import connected
 from sam3ray.job.remote import Host, RemoteProcess, Unwanted, with_gpu_if_any
 from sam3ray.shapes import ClipSpec, write_clip
 from sam3ray.values.clip import Clip
+from tests.app.test_model_host import be_ready, start_again
 
 SPEC = ClipSpec(seed=6, frames=12, width=160, height=90, objects=(2, 3))
 
 
 @pytest.fixture(scope="module")
 def cluster(local_ray: None) -> Iterator[ClusterConfig]:
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the actors know no tests
+    tests = [sys.modules[__name__], sys.modules[start_again.__module__]]
+    for each in tests:
+        ray.cloudpickle.register_pickle_by_value(each)  # the actors know no tests
     with connected(ClusterConfig(address="auto")):
         yield with_gpu_if_any(ClusterConfig(address="auto"))
-    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    for each in tests:
+        ray.cloudpickle.unregister_pickle_by_value(each)
 
 
 def echo(pipe: Any, word: str) -> None:
@@ -99,6 +104,24 @@ def test_a_function_that_returns_ends_the_pipe(cluster):
     process.close()
     assert Host  # the actor's class stays free of Ray
     assert not hasattr(Host.put, "__ray_concurrency_group__")
+
+
+def test_an_actor_that_hangs_before_its_pulse_is_started_again_and_one_that_waits_for_its_place_is_not(
+    cluster, monkeypatch
+):
+    """Ray (2.60) does not notice it. What waits for a place may wait as long as it likes."""
+    monkeypatch.setattr(_model_host, "_hold", be_ready)
+    waits = []
+
+    def make(config: Any, told: Any) -> ClusterHost:
+        return ClusterHost(config, TrackingConfig(), cluster, 1, told)
+
+    asked = ClusterConfig(address="auto", cpus_per_actor=99, gpus_per_actor=0)
+    late = ClusterHost(ModelConfig(), TrackingConfig(), asked, 1, waits.append)
+    start_again(make)
+    assert not late.has_place
+    assert waits == ["it waits for 0 GPU and 99 CPU of the cluster"]
+    late.close()
 
 
 def test_a_death_on_the_cluster_loses_nothing_and_the_next_order_runs(cluster, tmp_path):
