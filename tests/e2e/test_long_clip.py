@@ -14,17 +14,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from sam3ray.config import JobConfig
 from sam3ray.job.driver import run_job
-from sam3ray.job.worker import ClipWorker
-from sam3ray.manifest import read_manifest
-from sam3ray.store import RunStore, read_status, verify_run
-from tests.e2e.clips import moving_discs
+from sam3ray.store import read_status, verify_run
+from tests.e2e.clips import write_clips
+from tests.e2e.faults import FaultyModel
 from tests.e2e.nodes import command, family
-from tests.e2e.runs import assert_same_annotations
-from tests.video.media import write_video
+from tests.e2e.runs import annotate_alone, assert_same_annotations, config_for
 
-pytestmark = pytest.mark.usefixtures("local_ray", "one_thread")
+pytestmark = pytest.mark.usefixtures("local_ray")
 FRAMES = 80
 KILLS = 2
 
@@ -55,44 +52,25 @@ class KillsBetweenWindows(threading.Thread):
 
 
 def test_a_clip_whose_worker_is_killed_again_and_again_has_the_same_rows(tmp_path: Path) -> None:
-    images = [*moving_discs(20), *moving_discs(20)[::-1]] * (FRAMES // 40)
-    path = write_video(tmp_path / "long.mp4", FRAMES, size=(128, 96), images=images)
-    manifest = tmp_path / "clips.jsonl"
-    row = {"clip_id": "long", "uri": str(path), "prompts": ["red circle", "blue circle"]}
-    manifest.write_text(json.dumps(row) + "\n")
-
-    def config(name: str, **sections: object) -> JobConfig:
-        return JobConfig(
-            manifest=str(manifest),
-            output=str(tmp_path / name),
-            model={"checkpoint": "embedded", "device": "cpu", "image_size": 64},
-            cluster={"gpus_per_actor": 0, "cpus_per_actor": 1, "actors": {"min": 1, "max": 1}},
-            **sections,
-        )
-
-    alone = config("alone", windows={"mode": "off"})
-    store = RunStore(alone.output)
-    clips = read_manifest(str(manifest), alone)
-    store.create_or_open({"a": 1}, {}, clips)
-    worker = ClipWorker(alone, store, {})
-    worker.process(clips[0])
-    worker.close()
+    """`test_clip_kills.py` does it with a real model, whose state goes on."""
+    manifest = write_clips(tmp_path / "clips", 1, frames=[FRAMES])
+    annotate_alone(config_for(manifest, tmp_path / "alone", windows={"mode": "off"}))
 
     # Two crashes would settle it, if the windows between them did not count.
-    killer = KillsBetweenWindows(tmp_path / "job" / "windows" / "long")
+    config = config_for(manifest, tmp_path / "job", actors=1, windows={"seconds": 0.5}, retry={"crashes": 2})
+    killer = KillsBetweenWindows(tmp_path / "job" / "windows" / "clip-000")
     killer.start()
-    summary = run_job(config("job", windows={"seconds": 0.5}, retry={"crashes": 2}))
+    summary = run_job(config, make_segmenter=FaultyModel(str(tmp_path), {}, frame_s=0.05, resumes=True))
     killer.over.set()
     assert (summary.done, summary.exit_code, dict(summary.failed)) == (1, 0, {})
     assert len(killer.killed) == KILLS
     assert_same_annotations(tmp_path / "job", tmp_path / "alone")
     assert verify_run(str(tmp_path / "job")) == []
-    metadata = pq.read_metadata(tmp_path / "job/annotations/long.parquet").metadata
-    assert json.loads(metadata[b"sam3ray.model"])["checkpoint"] == "embedded"
+    metadata = pq.read_metadata(tmp_path / "job/annotations/clip-000.parquet").metadata
     about = json.loads(metadata[b"sam3ray.clip"])
     assert about["frames"] == FRAMES
     assert len({window["attempt"] for window in about["windows"]}) > 1, "several attempts' work is in it"
-    records = [json.loads(each.read_text()) for each in sorted((tmp_path / "job/failures/long").glob("*.json"))]
+    records = [json.loads(each.read_text()) for each in sorted((tmp_path / "job/failures/clip-000").glob("*.json"))]
     # The last kill may come when the clip is done already.
     assert len(records) >= KILLS - 1
     assert {record["reason"] for record in records} == {"crashed"}
