@@ -24,8 +24,8 @@ from sam3ray.video import VideoWriter
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
-PILLAR = ClipSpec(seed=1, width=384, height=288, frames=56, fps=12.0)
-MEETING = ClipSpec(seed=1, width=384, height=288, frames=64, fps=12.0)
+PILLAR = ClipSpec(seed=1, width=384, height=288, frames=42, fps=9.0)
+MEETING = ClipSpec(seed=1, width=384, height=288, frames=48, fps=9.0)
 ASPECT = PILLAR.width / PILLAR.height
 RGB = {"red": (0.85, 0.08, 0.08), "blue": (0.12, 0.2, 0.85), "green": (0.1, 0.65, 0.2), "orange": (0.95, 0.5, 0.05)}
 ANYWHERE = (-9.0, -9.0, 9.0, 9.0)
@@ -79,7 +79,7 @@ def found(
     clips = []
     for clip_id, (drawn, prompts) in asked.items():
         height, width = drawn[0].ids.shape
-        with VideoWriter(folder / f"{clip_id}.mp4", width, height, Fraction(1, 12), Fraction(12)) as writer:
+        with VideoWriter(folder / f"{clip_id}.mp4", width, height, Fraction(1, 9), Fraction(9)) as writer:
             for frame in drawn:
                 writer.write(frame.image, frame.index)
         clips.append({"uri": str(folder / f"{clip_id}.mp4"), "clip_id": clip_id, "prompts": prompts})

@@ -80,7 +80,7 @@ def test_two_prompts_and_objects_that_enter(seed):
         late = [Found((0.5, 0.8), 0.12, 0.95), Found((0.75, 0.3), 0.15, 0.8)]
         return at_first(frame, prompt, 2) + (late if frame == 4 + 5 * prompt else [])
 
-    ours, theirs = both(seed, ["red", "blue"], script, 20, KEEP)
+    ours, theirs = both(seed, ["red", "blue"], script, 14, KEEP)
     assert {"red", "blue"} == {prompt for shown in ours for prompt in shown.prompts.values()}
     assert max(i for shown in ours for i in shown.masks) >= 8
     assert_identical(ours, theirs)
@@ -135,7 +135,7 @@ def test_the_detector_itself(seed):
         presence.register_forward_hook(lambda _module, _inputs, output: output + 6),
     ]
     try:
-        ours, theirs = both(seed, ["red", "blue square"], None, 24, {"det_nms_thresh": 0.6} | KEEP)
+        ours, theirs = both(seed, ["red", "blue square"], None, 12, {"det_nms_thresh": 0.6} | KEEP)
     finally:
         for hook in hooks:
             hook.remove()
