@@ -44,7 +44,7 @@ def test_what_is_believed_while_it_lives_is_what_lasts(names):
 
 def test_both_ways_reach_every_frame(names):
     found = names["Policies"]["found"]
-    assert sorted(found) == list(range(30))
+    assert sorted(found) == list(range(20))
     assert all(ids == (1,) for ids in found.values())
 
 
@@ -52,4 +52,4 @@ def test_pixels_and_a_session_that_goes_on_later(names):
     assert names["Masks without run lengths"]["result"].pixels.shape[1:] == (180, 320)
     last = names["Save and continue later"]
     indices = [each.frame_index for each in last["before"] + last["after"]]
-    assert indices == list(range(30))
+    assert indices == list(range(20))
