@@ -34,6 +34,36 @@ def test_a_press_that_began_before_the_pictures_came_still_opens_the_clip(holdin
     expect(page.locator(".clips button.chosen")).to_contain_text("shapes")
 
 
+def test_a_press_counts_for_what_it_began_on_although_the_list_moves_below_it(server, open_page, videos):
+    page, waiting = open_page(server.address), []
+    choose(page, "shapes")
+    page.route("**/api/upload*", lambda route: waiting.append(route))
+    button = page.locator(".clips button").filter(has_text="ntsc").first
+    name = button.inner_text()
+    button.hover()
+    page.mouse.down()
+    button.evaluate("node => { node.isOld = true; }")
+    page.set_input_files("input[type=file]", videos / "hevc.mp4")
+    expect(page.locator(".clips li").first).to_have_class("loading")  # all others are a line lower now
+    page.mouse.up()
+    expect(page.locator(".clips button.chosen")).to_have_text(name)
+    assert button.evaluate("node => node.isOld")
+    until(page, lambda: waiting)[0].abort()
+
+    phrase = page.get_by_label("Phrase to look for")
+    for each in ("star", "red circle"):
+        phrase.fill(each)
+        phrase.press("Enter")
+    chips = page.locator(".chip:not(.ghost)")
+    expect(chips).to_have_count(2)
+    chips.last.get_by_role("button").hover()
+    page.mouse.down()
+    page.evaluate("document.querySelector('.chip button').click()")  # the first goes, the last moves to its place
+    expect(chips).to_have_count(1)
+    page.mouse.up()
+    expect(chips).to_have_count(0)
+
+
 def test_what_is_asked_for_before_the_first_clip_is_open_is_asked_of_it(holding):
     page, release = holding("**/api/clips/c1/stills/0")
     phrase = page.get_by_label("Phrase to look for")

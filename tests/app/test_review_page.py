@@ -210,6 +210,37 @@ def test_a_draft_survives_and_can_be_applied(desk, reviewed, open_page):
     assert rows(reviewed, "first")[0, 1]["prompt"] == "mine"
 
 
+def test_drafts_are_known_by_what_they_change_and_lists_keep_their_elements(desk, reviewed, open_page):
+    page, waiting = open_page(desk.address), []
+    open_clip(page, "second")
+    ids = sorted({o for _, o in rows(reviewed, "second")})[:3]
+    drafts = [{"operations": [{"op": "rename", "object": n, "label": f"draft {n}"}], "words": f"as {n}"} for n in ids]
+    page.evaluate(
+        "([key, drafts]) => { localStorage[key] = JSON.stringify(drafts); }", [f"draft {reviewed} second", drafts]
+    )
+    page.reload()
+    rows_of_drafts = page.locator(".drafts .row")
+    expect(rows_of_drafts).to_have_count(3)
+    count = page.locator(".history li:not(.empty)").count()
+    page.evaluate("document.querySelectorAll('.history li').forEach((each) => { each.isOld = true; })")
+    page.route("**/second/edit", lambda route: waiting.append(route))
+    for n in (0, 1):
+        rows_of_drafts.nth(n).get_by_role("button", name="Apply").click()
+    until(page, lambda: len(waiting) == 2)
+    rows_of_drafts.nth(2).get_by_role("button", name="Discard").hover()
+    page.mouse.down()
+    for each in waiting:
+        each.continue_()
+    expect(rows_of_drafts).to_have_count(1)  # those that were applied are gone, whichever came first
+    saved(page, count + 2)
+    page.mouse.up()
+    expect(page.locator(".drafts")).to_be_hidden()
+    kept = "[...document.querySelectorAll('.history li')].map((each) => Boolean(each.isOld))"
+    assert page.evaluate(kept) == [False, False, *[True] * count]
+    names = {o: r["prompt"] for (_, o), r in rows(reviewed, "second").items()}
+    assert [names[n] == f"draft {n}" for n in ids] == [True, True, False]
+
+
 def test_ones_own_correction_is_no_news_and_a_label_being_typed_stays(desk, reviewed, open_page):
     ann, bob = open_page(desk.address), open_page(desk.address)
     for page in (ann, bob):

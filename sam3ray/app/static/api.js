@@ -11,20 +11,16 @@ export async function checked(response) {
 export const reached = (coming) => coming.catch((error) => {
   throw error instanceof TypeError ? new Error("The server cannot be reached. Is it still running?") : error;
 });
-const ask = async (path, options) => checked(await reached(fetch(path, options)));
+const ask = (path, kind, options) => reached(fetch(path, options).then(checked).then((each) => each[kind]()));
 
-export const getBlob = async (path) => (await ask(path)).blob();
-export const get = async (path) => (await ask(path)).json();
-export const post = async (path, value) => (await ask(path, { method: "POST", body: JSON.stringify(value) })).json();
+export const getBlob = (path) => ask(path, "blob");
+export const get = (path) => ask(path, "json");
+export const post = (path, value) => ask(path, "json", { method: "POST", body: JSON.stringify(value) });
 
 const random = () => crypto.getRandomValues(new Uint32Array(4)).join("");
 
 // Of this tab: when it is reloaded, it gets its results back. A copy of the tab has the same owner.
-export function owner() {
-  let value = sessionStorage.getItem("owner");
-  if (!value) sessionStorage.setItem("owner", (value = random()));
-  return value;
-}
+export const owner = () => (sessionStorage.owner ??= random());
 
 // Says which answer belongs to what was asked here, and not in a copy of this tab.
 export const ticket = (kind) => `${kind} ${random()}`;

@@ -1,6 +1,6 @@
 // What Try and Review share: a list of clips, the one that is open with its objects, and the object that is chosen.
 
-import { attach, el, fill, toast } from "./dom.js";
+import { attach, complain, el, fill } from "./dom.js";
 import { Player } from "./player.js";
 import { Prompts } from "./prompts.js";
 import { Timeline } from "./timeline.js";
@@ -27,7 +27,7 @@ export class ClipView {
     this.wanted = key;
     this.node.classList.add("busy");
     const opening = (this.opening = this.load(key).catch((error) => {
-      toast(error.message, "error");
+      complain(error);
       if (this.wanted === key) this.goBack();
     }).finally(() => { if (opening === this.opening) this.opening = null; }));
   }

@@ -15,28 +15,35 @@ export function el(tag, props = {}, ...children) {
 }
 
 // Gives a node these children. Those that look the same stay: a click on them, or text typed into them, is not lost.
-// Those with the same data-of stay, too, and take on the new looks: a press that has begun on one ends on the same.
+// Those with the same data-of stay, too, and take on the new looks: a press that has begun on one ends on the same. Only
+// those whose order has changed are moved: others are put between them, or go.
 export function fill(node, ...children) {
-  const fresh = children.flat().filter(Boolean).map((each) => (each instanceof Node ? each : new Text(each)));
-  return renew(node, fresh, (old, child) => child.dataset?.of && child.dataset.of === old.dataset?.of);
+  return renew(node, children.flat().filter(Boolean).map((each) => (each instanceof Node ? each : new Text(each))));
 }
 
-function renew(node, fresh, isSame) {
+const of = (node) => node?.dataset?.of;
+
+function renew(node, fresh, isPart) {
+  const had = new Map([...node.childNodes].map((each) => [of(each), each])), ids = new Set(fresh.map(of));
+  for (const [id, old] of had) if (id && !ids.has(id)) old.remove();
   fresh.forEach((child, n) => {
-    const old = node.childNodes[n];
-    if (!old) node.append(child);
-    else if (old.isEqualNode(child)) return;
-    else if (isSame(old, child)) {
-      for (const name of old.getAttributeNames()) if (!child.hasAttribute(name)) old.removeAttribute(name);
-      for (const name of child.getAttributeNames()) if (old.getAttribute(name) !== child.getAttribute(name)) old.setAttribute(name, child.getAttribute(name));
-      renew(old, [...child.childNodes], isSamePart);
+    const id = of(child), here = () => node.childNodes[n];
+    while (id && here() && !of(here())) here().remove();
+    const at = here(), old = id ? had.get(id) : !of(at) && at;
+    if (!old || old !== at) node.insertBefore(old || child, at ?? null);
+    if (!old || old.isEqualNode(child)) return;
+    if (id || (isPart && old.nodeName === child.nodeName && !/INPUT|#/.test(old.nodeName))) {
+      for (const name of [old, child].flatMap((each) => each.getAttributeNames())) {
+        const value = child.getAttribute(name);
+        if (value === null) old.removeAttribute(name);
+        else if (value !== old.getAttribute(name)) old.setAttribute(name, value);
+      }
+      renew(old, [...child.childNodes], true);
     } else old.replaceWith(child);
   });
   while (node.childNodes.length > fresh.length) node.lastChild.remove();
   return node;
 }
-
-const isSamePart = (old, child) => old instanceof Element && old.nodeName === child.nodeName && old.nodeName !== "INPUT";
 
 const typed = new WeakSet(); // fields with text that nothing has been done with yet
 
@@ -46,7 +53,8 @@ export function put(field, value) { if (!typed.has(field)) field.value = value; 
 export function discard(...fields) { for (const field of fields) typed.delete(field); }
 
 // A copy of a template. Its parts become the view's, and its controls call the view's methods with the control: once what
-// they are about is there. view.opening: a promise of that; view.isEmpty: there is none. Controls in [data-now] never wait.
+// they are about is there. A press counts for the control that it began on, even if that lies elsewhere when the button
+// comes up: a list may have changed. view.opening: a promise of that; view.isEmpty: there is none. Controls in [data-now] never wait.
 export function attach(view, name) {
   const node = document.getElementById(name).content.firstElementChild.cloneNode(true);
   for (const part of node.querySelectorAll("[data-part]")) view[part.dataset.part] = part;
@@ -55,11 +63,14 @@ export function attach(view, name) {
     control.title += ` (${spelled(control.dataset.key.split(" ")[0])})`;
     if (/^\W+$/.test(control.textContent)) control.ariaLabel ??= control.dataset.says; // a sign alone
   }
+  let pressed = {};
+  node.addEventListener("pointerdown", (event) => { pressed = event; }, true);
   node.addEventListener("input", ({ target }) => typed.add(target), true);
   node.addEventListener("focusout", ({ target }) => target.dataset.do && !view.opening && discard(target)); // left as it was
   for (const type of ["click", "input", "change", "submit"]) {
     node.addEventListener(type, (event) => {
-      const control = event.target.closest("[data-do]");
+      const isStill = Math.hypot(event.x - pressed.x, event.y - pressed.y) < 4; // NaN where nothing was pressed
+      const control = controlOf(event) ?? (type === "click" && isStill && controlOf(pressed));
       if (!control || calledOn(control) !== type) return;
       event.stopPropagation(); // a view within a view has handled it
       if (type === "submit") event.preventDefault();
@@ -78,6 +89,8 @@ export function attach(view, name) {
 export async function whenOpen(view) {
   while (view.opening) await view.opening; // one may follow another
 }
+
+const controlOf = ({ target }) => target.closest("[data-do]");
 
 function calledOn(control) {
   if (control.matches("form")) return "submit";
@@ -112,13 +125,16 @@ export const empty = (text) => el("li", { class: "empty" }, text);
 
 // A phrase or a box with its ×; `act` is the method of the view that removes it.
 export function chip(text, act, value, title) {
-  return el("span", { class: "chip" }, text, el("button", { class: "quiet", ariaLabel: title, do: act, value }, "×"));
+  return el("span", { class: "chip", "data-of": act + value }, text, el("button", { class: "quiet", ariaLabel: title, do: act, value }, "×"));
 }
 
 // A score, unless it is as good as certain.
 export const unsure = (score, before) => (score < 0.995 ? before + score.toFixed(2) : "");
 
 export const phrasesIn = (text) => text.split(/[,;\n]/).map((each) => each.trim()).filter(Boolean);
+
+// error: or an event of the server, with its message.
+export const complain = ({ message }) => toast(message, "error");
 
 export function toast(text, kind = "info", seconds = kind === "error" ? 12 : 6) {
   const note = el("div", { class: `toast ${kind}` }, text, el("button", { class: "quiet", ariaLabel: "Close", onclick: () => note.remove() }, "×"));

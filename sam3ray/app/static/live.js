@@ -1,7 +1,7 @@
 // Live: one picture under way at a time; what is found is drawn on the picture that it was found on.
 
 import { get, open } from "./api.js";
-import { attach, chip, el, empty, fill, objectItem, phrasesIn, slide, toast, whenOpen } from "./dom.js";
+import { attach, chip, complain, el, empty, fill, objectItem, phrasesIn, slide, toast, whenOpen } from "./dom.js";
 import { row } from "./masks.js";
 import { NO_OBJECT, Pointer, rounded } from "./pointer.js";
 import { Stage } from "./stage.js";
@@ -39,8 +39,6 @@ export default class LiveView {
     else this.start({ value: this.state.camera ? "camera" : "webcam" });
   }
 
-  halt() { this.stop(); }
-
   // What one asks for while it starts waits: what the camera's view looks for is being asked.
   start({ value: source }) {
     this.stop();
@@ -49,8 +47,7 @@ export default class LiveView {
 
   async begin(source, run) {
     this.source = source;
-    this.webcamButton.hidden = this.cameraButton.hidden = true;
-    this.stopButton.hidden = false;
+    this.offer(false);
     try {
       if (source === "webcam") await this.openWebcam(run);
       if (run === this.run) await this.learn(run);
@@ -93,10 +90,15 @@ export default class LiveView {
     socket?.close();
     end(stream);
     this.pictures.clear();
-    this.webcamButton.hidden = false;
-    this.cameraButton.hidden = !this.state.camera;
-    this.stopButton.hidden = true;
+    this.offer(true);
     this.status.textContent = why;
+  }
+
+  // To start, or to stop.
+  offer(start) {
+    this.webcamButton.hidden = !start;
+    this.cameraButton.hidden = !start || !this.state.camera;
+    this.stopButton.hidden = start;
   }
 
   send(value) { if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(value instanceof Uint8Array ? value : JSON.stringify(value)); }
@@ -130,7 +132,7 @@ export default class LiveView {
 
   async answered(event) {
     event.heard ??= performance.now();
-    if (event.event === "refused") { toast(event.message, "error"); return; }
+    if (event.event === "refused") return complain(event);
     if (event.event === "wait") {
       if (event.message) this.status.textContent = event.message;
       this.pictures.delete(event.ticket);

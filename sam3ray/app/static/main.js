@@ -12,9 +12,9 @@ let state, shown;
 document.querySelector("#help").onclick = help;
 document.querySelector("#theme").onclick = () => {
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  localStorage.setItem("theme", (root.dataset.theme = dark ? "light" : "dark"));
+  localStorage.theme = root.dataset.theme = dark ? "light" : "dark";
 };
-if (localStorage.getItem("theme")) root.dataset.theme = localStorage.getItem("theme");
+if (localStorage.theme) root.dataset.theme = localStorage.theme;
 
 function tell(now, text, title = "") {
   Object.assign(model, { textContent: text, title });

@@ -1,7 +1,7 @@
 // One clip: exact frames, counted by the server's decoder, with what lies over them.
 
 import { getBlob } from "./api.js";
-import { attach, put, toast } from "./dom.js";
+import { attach, complain, put } from "./dom.js";
 import { Stage } from "./stage.js";
 
 const KEPT = 120, AHEAD = 10;
@@ -94,7 +94,7 @@ export class Player extends EventTarget {
       bitmap = await coming;
     } catch (error) {
       this.pictures.delete(position);
-      if (this.clip === clip && this.wanted === position) toast(error.message, "error");
+      if (this.clip === clip && this.wanted === position) complain(error);
       return;
     }
     if (this.clip !== clip) return;

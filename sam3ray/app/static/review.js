@@ -2,11 +2,12 @@
 
 import { get, post, ticket } from "./api.js";
 import { ClipView } from "./clip_view.js";
-import { check, discard, dot, el, empty, fill, objectItem, put, toast } from "./dom.js";
+import { check, complain, discard, dot, el, empty, fill, objectItem, put, toast } from "./dom.js";
 import { merged, row, rowsByFrame } from "./masks.js";
 import { newWork } from "./prompts.js";
 
 const LAST = 2 ** 31 - 1; // of a range without an end
+const isDone = ({ status }) => status === "done";
 const SORTS = {
   doubtful: (a, b) => (b.doubt?.suspicion ?? -1) - (a.doubt?.suspicion ?? -1),
   manifest: () => 0,
@@ -22,11 +23,11 @@ export default class ReviewView extends ClipView {
     this.player.stage.over.addEventListener("click", (event) => this.fix || this.pick(event));
     socket.on("revised", (event) => this.revised(event));
     socket.on("preview", (event) => this.answered(event));
-    socket.on("refused", (event) => this.isOfFix(event) && toast(event.message, "error"));
-    socket.on("ended", (event) => this.isOfFix(event) && event.how === "failed" && toast(event.message, "error"));
+    socket.on("refused", (event) => this.isOfFix(event) && complain(event));
+    socket.on("ended", (event) => this.isOfFix(event) && event.how === "failed" && complain(event));
     socket.addEventListener("open", () => this.fix?.order && socket.send(this.fix.order));
     fill(this.runs, state.runs.map(({ number, name }) => el("option", { value: number }, name))).hidden = state.runs.length < 2;
-    this.author.value = localStorage.getItem("author") ?? "";
+    this.author.value = localStorage.author ?? "";
     this.setScope({ value: "all" });
   }
 
@@ -40,7 +41,7 @@ export default class ReviewView extends ClipView {
     clearInterval(this.looking);
   }
 
-  keepAuthor() { localStorage.setItem("author", this.author.value.trim()); }
+  keepAuthor() { localStorage.author = this.author.value.trim(); }
   path(more, { clip } = this.clip) { return `/api/runs/${this.run}/clips/${encodeURIComponent(clip)}${more}`; }
 
   get isEmpty() { return !this.clip; }
@@ -68,12 +69,12 @@ export default class ReviewView extends ClipView {
       this.rank().catch(() => {});
       this.listClips();
       await this.openFirst();
-    } catch (error) { toast(error.message, "error"); }
+    } catch (error) { complain(error); }
   }
 
   async openFirst() {
-    const wanted = decodeURIComponent(location.hash.split("/")[1] ?? ""), done = (each) => each.status === "done";
-    const first = this.clips.find((each) => each.clip === wanted && done(each)) ?? this.shownClips().find(done);
+    const wanted = location.hash.split("/")[1], done = this.shownClips().filter(isDone);
+    const first = this.clips.find((each) => encodeURIComponent(each.clip) === wanted && isDone(each)) ?? done[0];
     if (first) this.open({ value: first.clip });
   }
 
@@ -85,7 +86,7 @@ export default class ReviewView extends ClipView {
       const { clips } = await get(`/api/runs/${run}`);
       if (run !== this.run) return;
       const known = new Map(this.clips.map((each) => [each.clip, each]));
-      const done = () => this.clips.filter((each) => each.status === "done").length, before = done();
+      const done = () => this.clips.filter(isDone).length, before = done();
       this.clips = clips.map((each) => Object.assign(known.get(each.clip) ?? {}, each));
       this.listClips();
       if (done() > before) await this.rank();
@@ -103,7 +104,7 @@ export default class ReviewView extends ClipView {
 
   shownClips() {
     const text = this.filter.value.trim().toLowerCase(), kind = this.kind.value;
-    const fits = (each) => ({ all: true, "to do": each.status === "done" && !each.accepted, accepted: each.accepted, corrected: each.corrections > 0 })[kind] ?? each.status === kind;
+    const fits = (each) => ({ all: true, "to do": isDone(each) && !each.accepted, accepted: each.accepted, corrected: each.corrections > 0 })[kind] ?? each.status === kind;
     return this.clips.filter((each) => fits(each) && `${each.clip} ${each.prompts.join(" ")}`.toLowerCase().includes(text)).sort(SORTS[this.sort.value]);
   }
 
@@ -111,9 +112,9 @@ export default class ReviewView extends ClipView {
     const shown = this.shownClips();
     this.count.textContent = `${shown.length} of ${this.clips.length} · ${this.clips.filter((each) => each.accepted).length} accepted`;
     fill(this.list, shown.slice(0, 500).map((each) => {
-      const { clip, key, status, doubt } = each, isDone = status === "done";
-      return this.clipItem({ value: clip, title: each.message || doubt?.why || clip, isChosen: clip === this.clip?.clip, key: isDone && key },
-        el("span", {}, clip, el("small", {}, isDone ? [`${each.objects} obj.`, `${each.frames} fr.`, doubt?.suspicion.toFixed(2)].filter(Boolean).join(" · ") : each.reason || status)),
+      const { clip, key, status, doubt } = each, done = isDone(each);
+      return this.clipItem({ value: clip, title: each.message || doubt?.why || clip, isChosen: clip === this.clip?.clip, key: done && key },
+        el("span", {}, clip, el("small", {}, done ? [`${each.objects} obj.`, `${each.frames} fr.`, doubt?.suspicion.toFixed(2)].filter(Boolean).join(" · ") : each.reason || status)),
         each.accepted ? el("em", { class: "ok", title: "accepted" }, "✓") : each.corrections > 0 && el("em", { title: "corrections" }, `✎${each.corrections}`));
     }));
   }
@@ -121,15 +122,15 @@ export default class ReviewView extends ClipView {
   open({ value: clipId }) {
     const entry = this.clips.find((each) => each.clip === clipId);
     if (!entry) return;
-    if (entry.status === "done") this.show(clipId);
+    if (isDone(entry)) this.show(clipId);
     else toast(`${clipId}: ${entry.message || entry.status}`, "info", 10);
   }
 
   async load(clipId) {
-    const entry = this.clips.find((each) => each.clip === clipId);
+    const { run } = this, entry = this.clips.find((each) => each.clip === clipId);
     this.endFix();
     const [clip, found] = await Promise.all(["/picture", ""].map((each) => get(this.path(each, entry))));
-    if (this.wanted !== clipId) return; // another was opened meanwhile
+    if (this.wanted !== clipId || run !== this.run) return; // another was opened meanwhile, or that of another run
     this.player.close();
     Object.assign(this, { clip: entry, chosen: null });
     discard(this.label);
@@ -163,7 +164,7 @@ export default class ReviewView extends ClipView {
     Object.assign(this.clip, { accepted, corrections });
     this.version++;
     this.timeline.set(this.rows);
-    fill(this.history, log.toReversed().map(({ number, time, author, words, undone }) => el("li", { class: undone ? "undone" : "", title: new Date(time * 1000).toLocaleString() },
+    fill(this.history, log.toReversed().map(({ number, time, author, words, undone }) => el("li", { class: undone ? "undone" : "", title: new Date(time * 1000).toLocaleString(), "data-of": number },
       el("b", {}, String(number)), el("span", {}, words), el("small", {}, author))), !log.length && empty("No corrections yet."));
     this.listClips();
     this.choose({ value: this.timeline.track(this.chosen) ? this.chosen : null });
@@ -178,7 +179,7 @@ export default class ReviewView extends ClipView {
   lookAt({ value }) { this.player.showIndex(Number(value)); }
 
   next({ value }) {
-    const shown = this.shownClips().filter((each) => each.status === "done"), at = shown.indexOf(this.clip);
+    const shown = this.shownClips().filter(isDone), at = shown.indexOf(this.clip);
     const to = shown[at < 0 ? 0 : at + Number(value)];
     if (to) this.open({ value: to.clip });
     else toast(value > 0 ? "That was the last clip." : "That is the first clip.");
@@ -266,7 +267,7 @@ export default class ReviewView extends ClipView {
   async accept() {
     const { clip } = this;
     if (!await this.edit([{ op: "accept" }]) || clip !== this.clip) return;
-    const done = this.clips.filter((each) => each.status === "done").sort(SORTS[this.sort.value]), at = done.indexOf(this.clip);
+    const done = this.clips.filter(isDone).sort(SORTS[this.sort.value]), at = done.indexOf(this.clip);
     const to = [...done.slice(at + 1), ...done.slice(0, at)].find((each) => !each.accepted);
     if (to) this.open({ value: to.clip });
     else toast("All clips are accepted.");
@@ -279,11 +280,11 @@ export default class ReviewView extends ClipView {
       return true;
     } catch (error) {
       if (error.status === 409) {
-        this.keepDrafts(clip, [...this.drafted(clip), { operations, words: error.words }]);
+        this.keepDrafts(clip, [...this.others(clip, JSON.stringify(operations)), { operations, words: error.words }]);
         toast(`${error.message}. Your change is kept as a draft.`, "error");
         await this.reload();
         this.showDrafts();
-      } else toast(error.message, "error");
+      } else complain(error);
       return false;
     }
   }
@@ -299,7 +300,7 @@ export default class ReviewView extends ClipView {
   async back({ value }) {
     try {
       await this.save(`/${value}`, { author: this.author.value });
-    } catch (error) { toast(error.message, "error"); }
+    } catch (error) { complain(error); }
   }
 
   // Somebody else has corrected this clip: shown at once, since an unseen change would make ours a conflict.
@@ -314,21 +315,27 @@ export default class ReviewView extends ClipView {
   // Drafts live in this browser until they are applied or discarded.
 
   draftsKey(clip) { return `draft ${this.state.runs[this.run].place} ${clip}`; }
-  drafted(clip) { return JSON.parse(localStorage.getItem(this.draftsKey(clip))) ?? []; }
-  keepDrafts(clip, drafts) { localStorage.setItem(this.draftsKey(clip), JSON.stringify(drafts)); }
+  drafted(clip) { return JSON.parse(localStorage[this.draftsKey(clip)] ?? "[]"); }
+  others(clip, draft) { return this.drafted(clip).filter(({ operations }) => JSON.stringify(operations) !== draft); }
+  keepDrafts(clip, drafts) { localStorage[this.draftsKey(clip)] = JSON.stringify(drafts); }
 
   showDrafts() {
     const held = this.drafted(this.clip.clip);
     this.drafts.hidden = !held.length;
-    fill(this.drafts, el("h2", {}, "Drafts"), held.map(({ words }, value) => el("div", { class: "row" }, el("span", { class: "say" }, words),
-      el("button", { do: "applyDraft", value }, "Apply"), el("button", { class: "quiet", do: "discardDraft", value }, "Discard"))));
+    fill(this.drafts, el("h2", {}, "Drafts"), held.map(({ words, operations }) => {
+      const value = JSON.stringify(operations); // what it is known by, whatever becomes of the others
+      return el("div", { class: "row", "data-of": value }, el("span", { class: "say" }, words),
+        el("button", { do: "applyDraft", value }, "Apply"), el("button", { class: "quiet", do: "discardDraft", value }, "Discard"));
+    }));
   }
 
-  async applyDraft(control) { if (await this.edit(this.drafted(this.clip.clip)[control.value].operations)) this.discardDraft(control); }
+  async applyDraft({ value }) {
+    const { clip } = this;
+    if (await this.edit(JSON.parse(value))) this.discardDraft({ value }, clip);
+  }
 
-  discardDraft({ value }) {
-    const { clip } = this.clip;
-    this.keepDrafts(clip, this.drafted(clip).toSpliced(Number(value), 1));
+  discardDraft({ value }, { clip } = this.clip) {
+    this.keepDrafts(clip, this.others(clip, value));
     this.showDrafts();
   }
 

@@ -2,7 +2,7 @@
 
 import { get, owner, post, reached, ticket } from "./api.js";
 import { ClipView } from "./clip_view.js";
-import { check, chip, el, empty, fill, objectItem, phrasesIn, put, slide, toast, unsure, whenOpen } from "./dom.js";
+import { check, chip, complain, el, empty, fill, objectItem, phrasesIn, put, slide, toast, unsure, whenOpen } from "./dom.js";
 import { above, merged, row, rowsByFrame } from "./masks.js";
 import { newWork } from "./prompts.js";
 
@@ -24,7 +24,7 @@ export default class TryView extends ClipView {
   }
 
   enter() {
-    const last = this.clips.find((each) => each.key === sessionStorage.getItem("clip")) ?? this.clips[0];
+    const last = this.clips.find((each) => each.key === sessionStorage.clip) ?? this.clips[0];
     if (!this.wanted && last) this.show(last.key);
   }
 
@@ -92,7 +92,7 @@ export default class TryView extends ClipView {
     const isNew = !this.works.has(key);
     if (isNew) this.works.set(key, newWork({ key, way: "forward", first: 0, last: clip.times.length - 1, settings: {}, running: null, results: [], position: 0 }));
     const work = (this.work = Object.assign(this.works.get(key), { clip }));
-    sessionStorage.setItem("clip", key);
+    sessionStorage.clip = key;
     const kept = isNew && this.recall(work);
     this.listClips();
     const loaded = work.results.length ? null : this.loadResults(work, !kept);
@@ -119,11 +119,11 @@ export default class TryView extends ClipView {
 
   // What is asked for outlives a reload of the page in the tab; the server keeps what was found.
   remember() {
-    try { sessionStorage.setItem(`work ${this.work.key}`, `[${asText(this.work)},${this.work.position}]`); } catch { /* full of masks: it is only lost by a reload */ }
+    try { sessionStorage[`work ${this.work.key}`] = `[${asText(this.work)},${this.work.position}]`; } catch { /* full of masks: it is only lost by a reload */ }
   }
 
   recall(work) {
-    const [{ name, own, ...kept } = {}, position] = JSON.parse(sessionStorage.getItem(`work ${work.key}`)) ?? [];
+    const [{ name, own, ...kept } = {}, position] = JSON.parse(sessionStorage[`work ${work.key}`] ?? "[]");
     if (name !== work.clip.name) return false; // of another server
     Object.assign(work, kept, { own: new Map(own), position });
     return true;
@@ -135,7 +135,7 @@ export default class TryView extends ClipView {
     work.found = [];
     try {
       await this.fetchResults(work, withPrompts);
-    } catch (error) { toast(error.message, "error"); }
+    } catch (error) { complain(error); }
     work.found = null;
     if (work.again) {
       work.again = false;
@@ -197,7 +197,7 @@ export default class TryView extends ClipView {
   }
 
   setTool({ value }) {
-    this.prompts.take(value === this.prompts.tool ? "point" : value).catch((error) => toast(error.message, "error"));
+    this.prompts.take(value === this.prompts.tool ? "point" : value).catch(complain);
     check(this.tools, this.prompts.tool);
     this.hint.textContent = this.tools.querySelector("[aria-checked=true]").dataset.hint;
     this.brushing.hidden = this.brushing.disabled = this.prompts.tool !== "brush";
@@ -249,7 +249,7 @@ export default class TryView extends ClipView {
     fill(this.chips,
       work.phrases.map((text) => chip(text, "removePhrase", text, `Remove ${text}`)),
       work.exemplars.map(({ label, frame }) => chip(`${label}, frame ${frame}`, "removeExemplar", frame, `Remove the boxes of frame ${frame}`)),
-      suggested.map((text) => el("button", { class: "chip ghost", title: "Add this phrase", do: "addSuggested", value: text }, `+ ${text}`)));
+      suggested.map((text) => el("button", { class: "chip ghost", title: "Add this phrase", do: "addSuggested", value: text, "data-of": text }, `+ ${text}`)));
     check(this.ways, work.way);
     for (const end of ["first", "last"]) {
       put(this[end], player.indexAt(work[end]));
@@ -381,13 +381,13 @@ export default class TryView extends ClipView {
       for (const each of this.works.values()) {
         const asked = this.answered(each, isOurs), isRun = each.running?.order && isOurs(each.running);
         if (isRun) Object.assign(each, { running: null, says: "" });
-        if (asked || isRun) toast(event.message, "error");
+        if (asked || isRun) complain(event);
       }
       this.changed();
     } else if (name === "preview" || event.preview) {
       const asked = work && this.answered(work, isOurs);
       if (asked && name === "preview") this.previewed(work, event, asked);
-      else if (asked && event.how === "failed") toast(event.message, "error");
+      else if (asked && event.how === "failed") complain(event);
     } else if (work && !(event.ticket && work.running?.order && !isOurs(work.running))) this.follow(work, name, event);
   }
 
@@ -469,7 +469,7 @@ export default class TryView extends ClipView {
     try {
       const { compare } = await reached(import("./compare.js"));
       this.other = await compare(this, id);
-    } catch (error) { toast(error.message, "error"); }
+    } catch (error) { complain(error); }
     if (!this.other) return;
     this.compare.value = id;
     this.player.show(this.player.position);
@@ -507,7 +507,7 @@ export default class TryView extends ClipView {
     try {
       const { saveJob } = await reached(import("./job.js"));
       await saveJob(this);
-    } catch (error) { toast(error.message, "error"); }
+    } catch (error) { complain(error); }
   }
 }
 
