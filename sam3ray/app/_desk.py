@@ -32,7 +32,8 @@ from sam3ray.app._pulse import Alive, Patience
 from sam3ray.engine.host_memory import Housekeeping
 from sam3ray.failures import NotNow, UserError
 
-ModelState = Literal["loading", "ready", "failed"]
+ModelState = Literal["loading", "restarting", "ready", "failed"]
+"""What a process of the model does. "restarting": as "loading", since the one before has ended; the sentence says why."""
 Listener = Callable[[Update | Restarted | Ended | int], None]
 """Hears what becomes of an order: its place in the queue (0: under way), what is found, its end. In any thread."""
 
@@ -77,6 +78,10 @@ class Desk:
         self.state: ModelState = "loading"
         self.message = ""
         self.info: dict[str, Any] = {}
+
+    @property
+    def is_loading(self) -> bool:
+        return self.state in ("loading", "restarting")
 
     # For pages
 
@@ -155,10 +160,10 @@ class Desk:
 
     # The process
 
-    def _start(self) -> None:
+    def _start(self, state: ModelState = "loading", why: str = "the model is being loaded") -> None:
         if self._closed or self._host is not None:
             return
-        self._set("loading", "the model is being loaded")
+        self._set(state, why)
         host = self._host = self._make_host(self._waits)
         patience = Patience(self._hang_s)
         for task in (self._listen, self._watch):
@@ -166,7 +171,7 @@ class Desk:
 
     def _waits(self, sentence: str) -> None:
         with self._lock:
-            if self.state == "loading":
+            if self.is_loading:
                 self._set("loading", f"the model is not ready: {sentence}")
 
     def _listen(self, host: ModelHost, patience: Patience) -> None:
@@ -249,8 +254,7 @@ class Desk:
             self._failed_starts = 0
             self._set("failed", why)
         else:
-            self._start()
-            self._set("loading", why)
+            self._start("restarting", why)
 
     def _release(self) -> None:
         """Live views need not wait any longer."""

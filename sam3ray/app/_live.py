@@ -279,7 +279,7 @@ class Show:
     def _run(self) -> None:
         options, wait_s = self._options, _WAIT_S
         while not self._over.is_set():
-            while self._desk.state == "loading" and not self._over.is_set():
+            while self._desk.is_loading and not self._over.is_set():
                 time.sleep(0.1)
             try:
                 frames = watch(

@@ -153,7 +153,7 @@ def test_a_cameras_picture_is_there_before_its_objects_and_a_page_gets_the_newes
             raise NotNow("the model's process ended")
         return look(asked)
 
-    desk.look, desk.state = look, "ready"  # type: ignore[method-assign, attr-defined]
+    desk.look, desk.is_loading = look, False  # type: ignore[method-assign, attr-defined]
     show = Show(desk, AppOptions(phrases=("star",)), str(tmp_path / "clip.mp4"))  # type: ignore[arg-type]
     show.start()
     try:

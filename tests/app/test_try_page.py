@@ -368,6 +368,22 @@ def test_a_crash_of_the_model_loses_nothing_and_says_so(server, open_page):
     expect(status(page)).to_contain_text("Stopped")
 
 
+def test_what_the_model_does_is_a_field_of_its_message_and_no_word_in_it(server, open_page):
+    sockets = []
+
+    def through(socket: Any) -> None:
+        socket.connect_to_server()
+        sockets.append(socket)
+
+    page = open_page(server.address, prepare=lambda page: page.route_web_socket("**/ws", through))
+    wait_for_model(page)
+    for state, message in (("loading", "it ended up on a slow node"), ("restarting", "its node is gone")):
+        sockets[0].send(json.dumps({"event": "model", "state": state, "message": message, "info": {}}))
+        expect(page.locator(".model")).to_have_attribute("title", message)
+        expect(page.locator(".model")).to_have_text("embedded: loading")
+    expect(page.locator(".toast")).to_have_text("its node is gone×")
+
+
 def test_an_upload_is_a_clip_like_any_other(server, open_page, videos, tmp_path):
     page = open_page(server.address)
     hostile = tmp_path / "<b onclick=alert(1)>‮.mp4"

@@ -22,9 +22,9 @@ function tell(now, text, title = "") {
 }
 socket.on("model", ({ state: now, message, info }) => {
   const name = (info.checkpoint ?? state?.checkpoint ?? "model").split("/").pop();
-  tell(now, { loading: `${name}: loading`, ready: `${name} · ${info.device ?? ""} ${info.dtype ?? ""}`, failed: "no model" }[now], message);
+  tell(now, { ready: `${name} · ${info.device ?? ""} ${info.dtype ?? ""}`, failed: "no model" }[now] ?? `${name}: loading`, message);
   if (now === "failed") toast(`The model cannot be used: ${message}`, "error", 20);
-  else if (now === "loading" && message.includes("ended")) toast(message, "error");
+  else if (now === "restarting") toast(message, "error");
 });
 socket.addEventListener("lost", () => tell("failed", "not connected"));
 
