@@ -33,7 +33,7 @@ from sam3ray.engine.host_memory import Housekeeping
 from sam3ray.failures import NotNow, UserError
 
 ModelState = Literal["loading", "restarting", "ready", "failed"]
-"""What a process of the model does. "restarting": as "loading", since the one before has ended; the sentence says why."""
+"""Of the model. "restarting" is "loading" after the process before has ended; the sentence says why."""
 Listener = Callable[[Update | Restarted | Ended | int], None]
 """Hears what becomes of an order: its place in the queue (0: under way), what is found, its end. In any thread."""
 

@@ -128,12 +128,12 @@ def save_job(
 
 
 def job_notes(entries: Sequence[Entry], result: Result | None, folder: Path) -> list[str]:
-    """Sentences on what the job will not do as the page did.
+    """Sentences on what to do with the files, and on what the job will not do as the page did.
 
     Args:
         folder: the page's own, deleted when its server ends.
     """
-    notes = []
+    notes = ["Saved job.yaml and clips.jsonl. Put both into one folder and start the job with: sam3ray run job.yaml."]
     if count := sum(each.clip.uri.startswith(str(folder)) for each in entries):
         notes.append(
             f"{count} of the clips were uploaded or drawn for this page and are deleted with it: "

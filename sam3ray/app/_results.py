@@ -123,6 +123,10 @@ class Results:
             while len(self._results) > _KEPT:
                 self._results.popitem(last=False)
 
+    def drop(self, order_id: str) -> None:
+        with self._lock:
+            self._results.pop(order_id, None)
+
     def get(self, order_id: str) -> Result:
         """Raises NotHere."""
         with self._lock:

@@ -101,8 +101,7 @@ class Review:
                     "frames": summary.frames,
                     "objects": summary.objects,
                     "rows": summary.rows,
-                    "corrections": sum(not isinstance(each, Accept) for each in done),
-                    "accepted": bool(done) and isinstance(done[-1], Accept),
+                    **_standing(done),
                 }
             )
         return found
@@ -180,8 +179,7 @@ class Review:
             return {
                 "clip": clip_id,
                 "revision": revision,
-                "accepted": bool(operations) and isinstance(operations[-1], Accept),
-                "corrections": sum(not isinstance(each, Accept) for each in operations),
+                **_standing(operations),
                 "frames": [frame_json(frame) for frame in frames],
                 "log": self._log(clip_id, revision),
             }
@@ -212,6 +210,11 @@ class Review:
             for entry in entries
             if _touches(self._edits, entry, clip_id)
         ]
+
+    def standing(self, clip_id: str) -> dict[str, Any]:
+        """Whether a clip is accepted, and how many corrections it has now."""
+        with self._lock:
+            return _standing(self._edits.operations(self._edits.latest()).get(clip_id, []))
 
     # Writing
 
@@ -320,6 +323,13 @@ class Review:
     def _name(self, author: Any) -> str:
         name = author.strip()[:_MAX_AUTHOR] if isinstance(author, str) else ""
         return name or self._author or _user()
+
+
+def _standing(operations: Sequence[ClipOperation]) -> dict[str, Any]:
+    return {
+        "corrections": sum(not isinstance(each, Accept) for each in operations),
+        "accepted": bool(operations) and isinstance(operations[-1], Accept),
+    }
 
 
 def _size_of(facts: Mapping[str, Any]) -> tuple[int, int] | None:

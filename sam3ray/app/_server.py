@@ -280,7 +280,8 @@ def _add_reviews(app: FastAPI, service: Service) -> None:
             revision = await run_in_threadpool(found.undo if do == "undo" else found.redo, clip_id, author)
         else:
             raise NotHere("allowed: edit, undo, redo")
-        tries.tell_all({"event": "revised", "run": number, "clip": clip_id, "revision": revision})
+        standing = await run_in_threadpool(found.standing, clip_id)
+        tries.tell_all({"event": "revised", "run": number, "clip": clip_id, "revision": revision, **standing})
         return {"revision": revision}
 
 
@@ -311,7 +312,7 @@ def _add_socket(app: FastAPI, service: Service) -> None:
             elif do == "run":
                 await run_in_threadpool(tries.submit, page.owner, message)
             elif do == "cancel":
-                tries.cancel(page.owner, str(message.get("id")))
+                tries.cancel(page.owner, message.get("id"), message.get("ticket"))
         except (UserError, ClipError, NotHere) as error:
             page.tell({"event": "refused", "ticket": message.get("ticket"), "message": redact(str(error))})
 

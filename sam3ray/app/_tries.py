@@ -51,6 +51,7 @@ class Tries:
         self.desk = Desk(make_host(options), self._model_changed, options.hang_s)
         self._pages: set[Page] = set()
         self._owners: dict[str, str] = {}  # order -> owner
+        self._tickets: dict[str, Any] = {}  # order -> what its page calls it
         self._away: set[str] = set()  # owners who have closed their pages
 
     def enter(self, page: Page) -> None:
@@ -109,7 +110,7 @@ class Tries:
         if before is not None:
             start = before.order.start if order.corrects(before.order, was_ended=before.how != "done") else order.start
             order = replace(order, goes_on=before.order.id, start=start)
-        self._owners[order.id] = owner
+        self._owners[order.id], self._tickets[order.id] = owner, ticket
         result = Result(order, key, dict(asked), owner)
         began = time.monotonic()
 
@@ -139,7 +140,7 @@ class Tries:
                 result.end(event.how, event.message)
                 about |= {"event": "ended", "how": event.how, "message": event.message}
                 about["preview"] = order.is_preview
-                self._owners.pop(order.id, None)
+                self._forget(order.id)
             else:
                 result.how = "queued" if event else "running"
                 result.says = f"Waiting: place {event} in the queue." if event else "Working."
@@ -149,13 +150,24 @@ class Tries:
 
         if not order.is_preview:
             self.results.put(result)
-        self.desk.submit(order, listen)
+        try:
+            self.desk.submit(order, listen)
+        except UserError:
+            self._forget(order.id)
+            self.results.drop(order.id)
+            raise
         self._make_room()
         return order.id
 
-    def cancel(self, owner: str, order_id: str) -> None:
-        if self._owners.get(order_id) == owner:
-            self.desk.cancel(order_id)
+    def _forget(self, order_id: str) -> None:
+        self._owners.pop(order_id, None)
+        self._tickets.pop(order_id, None)
+
+    def cancel(self, owner: str, order_id: Any, ticket: Any) -> None:
+        """Ends a person's run. A page that has not heard its id yet has only its ticket."""
+        for known, whose in list(self._owners.items()):
+            if whose == owner and (known == order_id or (order_id is None and self._tickets.get(known) == ticket)):
+                self.desk.cancel(known)
 
     def results_of(self, owner: str, key: str) -> list[Result]:
         """What this person has run on a clip, oldest first."""

@@ -233,6 +233,21 @@ def holding(server: Served, open_page: Callable[..., Any]) -> Callable[..., tupl
     return open_one
 
 
+def tap(page: Any, hears: Callable[[str], bool] = lambda _: True) -> list[Any]:
+    """The page's sockets as they come, with `asked`: what the page has sent. `hears` says what reaches the page."""
+    sockets: list[Any] = []
+
+    def through(socket: Any) -> None:
+        server = socket.connect_to_server()
+        socket.asked = []
+        socket.on_message(lambda text: (socket.asked.append(json.loads(text)), server.send(text)))
+        server.on_message(lambda text: hears(text) and socket.send(text))
+        sockets.append(socket)
+
+    page.route_web_socket("**/ws", through)
+    return sockets
+
+
 def until(page: Any, question: Callable[[], Any], seconds: float = SECONDS / 1000) -> Any:
     """What `question` says once it says something. The page's events arrive meanwhile."""
     end = time.monotonic() + seconds

@@ -13,7 +13,7 @@ from sam3ray.revisions import Edits, Rename, check_edits
 from sam3ray.shapes import write_clip
 from sam3ray.store import RunStore
 from sam3ray.values.clip import Clip
-from tests.app.conftest import SPEC, Served, make_reviewed, until
+from tests.app.conftest import SPEC, Served, make_reviewed, tap, until
 from tests.app.test_try_page import choose, go_to, point_at, wait_for_model
 
 from playwright.sync_api import expect  # isort: skip
@@ -27,7 +27,10 @@ def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def desk(reviewed: Path) -> Iterator[Served]:
     moved = RunStore(str(reviewed.parent / "moved"))  # a run whose video is no longer there
-    moved.create_or_open({"schema_version": 1}, {}, [Clip("lost", str(reviewed.parent / "lost.mp4"), ("circle",))])
+    clips = [Clip(name, str(reviewed.parent / f"{name}.mp4"), ("circle",)) for name in ("lost", "first")]
+    moved.create_or_open({"schema_version": 1}, {}, clips)
+    write_clip(SPEC, reviewed.parent / "again.mp4", reviewed.parent / "again.parquet")
+    moved.commit("first", reviewed.parent / "again.parquet")
     write_clip(SPEC, reviewed.parent / "lost.mp4", reviewed.parent / "lost.parquet")
     (reviewed.parent / "lost.mp4").unlink()
     moved.commit("lost", reviewed.parent / "lost.parquet")
@@ -275,6 +278,49 @@ def test_what_is_done_while_a_clip_opens_waits_for_it(desk, reviewed, open_page)
     assert (0, 1) not in rows(reviewed, "second")
     open_clip(page, "first")
     saved(page, count)
+
+
+def test_what_others_do_to_other_clips_and_while_the_connection_is_lost_is_shown(desk, reviewed, open_page):
+    sockets: list[Any] = []
+    page = open_page(desk.address, prepare=lambda page: sockets.append(tap(page)))
+    open_clip(page, "second")
+    count, edits = page.locator(".history li:not(.empty)").count(), Edits(RunStore(str(reviewed)))
+    other = page.locator(".clips button").filter(has_text="first")
+    expect(other).not_to_contain_text("✓")
+    ask = """([of, operations, parent]) => fetch(`/api/runs/0/clips/${of}/edit`,
+      {method: "POST", body: JSON.stringify({operations, parent, author: "dora"})}).then((each) => each.status)"""
+    assert page.evaluate(ask, ["first", [{"op": "accept"}], edits.latest()]) == 200
+    expect(other).to_contain_text("✓")  # without a reload, so that nobody reviews it again
+    edits = Edits(RunStore(str(reviewed)))
+    object_id = min(o for _, o in rows(reviewed, "second"))
+    edits.append([Rename("second", object_id, "unheard")], author="dora")  # the server tells nobody of it
+    edits.append([Rename("first", 1, "unheard")], author="dora")
+    sockets[0][0].close()
+    saved(page, count + 1)
+    expect(page.locator(".timeline .name").first).to_contain_text("unheard")
+    expect(other).to_contain_text("✎")
+
+
+def test_a_clip_that_opens_late_does_not_open_in_another_run(desk, reviewed, open_page):
+    page, waiting = open_page(desk.address), []
+    open_clip(page, "second")
+    Edits(RunStore(str(reviewed))).append([Rename("first", 1, "of the first run")], author="dora")
+    page.route("**/api/runs/0/clips/first", lambda route: waiting.append(route))
+    page.locator(".clips button").filter(has_text="first").click()
+    until(page, lambda: waiting)
+    page.get_by_label("Run").select_option("moved")
+    open_clip(page, "first")  # another, of the same name
+    with page.expect_response("**/api/runs/0/clips/first"):
+        waiting[0].continue_()
+    page.wait_for_timeout(300)
+    expect(page.locator(".history")).to_have_text("No corrections yet.")
+    expect(page.locator(".timeline .name").first).not_to_contain_text("of the first run")
+
+
+def test_an_address_that_names_no_clip_opens_the_first(desk, open_page):
+    page = open_page(f"{desk.address}#review/%E0%A4%A")
+    expect(page.locator(".clips button.chosen")).to_have_count(1)
+    expect(page.locator(".toast")).to_have_count(0)
 
 
 def test_accepting_goes_to_the_next_clip(desk, reviewed, open_page):

@@ -13,6 +13,7 @@ from sam3ray.app import AppOptions
 from sam3ray.app import _tries as tries_module
 from sam3ray.app._library import Library
 from sam3ray.app._tries import Page, Tries
+from sam3ray.failures import UserError
 
 
 class FakeDesk:
@@ -25,7 +26,8 @@ class FakeDesk:
         self.called = threading.Event()
 
     def submit(self, order: Any, listener: Any) -> None:
-        pass
+        if "too much" in order.phrases:
+            raise UserError("100 runs are waiting")
 
     def cancel(self, order_id: str) -> None:
         self.cancelled.append(order_id)
@@ -49,6 +51,21 @@ def enter(tries: Tries, owner: str) -> Page:
     page.owner = owner
     tries.enter(page)
     return page
+
+
+def test_a_run_that_finds_no_place_leaves_nothing_and_one_is_stopped_by_its_ticket_before_its_id_is_known(tries):
+    with pytest.raises(UserError, match="100 runs"):
+        tries.submit("ann-owner", {"key": "c1", "phrases": ["too much"], "ticket": "run 1"})
+    assert not tries.results_of("ann-owner", "c1")
+    assert not tries._owners
+    asked = {"key": "c1", "phrases": ["red circle"], "ticket": "run 2"}
+    first, second = tries.submit("ann-owner", asked), tries.submit("bob-owner", asked)
+    tries.cancel("ann-owner", None, "run 1")
+    tries.cancel("ann-owner", second, None)  # it is bob's
+    tries.cancel("ann-owner", ["?"], {})
+    assert not tries.desk.cancelled
+    tries.cancel("ann-owner", None, "run 2")
+    assert tries.desk.cancelled == [first]
 
 
 def test_a_run_whose_page_is_closed_gives_way_to_somebody_who_waits(tries):

@@ -31,7 +31,7 @@ from sam3ray.config import config_from_text
 from sam3ray.failures import UserError
 from sam3ray.masks import encode_masks
 from sam3ray.values.prompt_reading import parse_visual_prompts
-from tests.app.conftest import COUNT, SPEC, until
+from tests.app.conftest import COUNT, SPEC, tap, until
 
 from playwright.sync_api import expect  # isort: skip
 
@@ -369,19 +369,45 @@ def test_a_crash_of_the_model_loses_nothing_and_says_so(server, open_page):
 
 
 def test_what_the_model_does_is_a_field_of_its_message_and_no_word_in_it(server, open_page):
-    sockets = []
-
-    def through(socket: Any) -> None:
-        socket.connect_to_server()
-        sockets.append(socket)
-
-    page = open_page(server.address, prepare=lambda page: page.route_web_socket("**/ws", through))
+    sockets: list[Any] = []
+    page = open_page(server.address, prepare=lambda page: sockets.append(tap(page)))
     wait_for_model(page)
     for state, message in (("loading", "it ended up on a slow node"), ("restarting", "its node is gone")):
-        sockets[0].send(json.dumps({"event": "model", "state": state, "message": message, "info": {}}))
+        sockets[0][0].send(json.dumps({"event": "model", "state": state, "message": message, "info": {}}))
         expect(page.locator(".model")).to_have_attribute("title", message)
         expect(page.locator(".model")).to_have_text("embedded: loading")
     expect(page.locator(".toast")).to_have_text("its node is gone×")
+    for _ in range(2):
+        page.get_by_role("button", name="Run", exact=True).click()
+    expect(page.locator(".toast").last).to_contain_text("First type a phrase")
+    expect(page.locator(".toast")).to_have_count(2)  # what is said twice is shown once
+
+
+def test_a_run_can_be_stopped_before_the_server_has_named_it(server, open_page):
+    sockets: list[Any] = []
+    page = open_page(server.address, prepare=lambda page: sockets.append(tap(page, lambda text: '"place"' not in text)))
+    wait_for_model(page)
+    choose(page, "shapes")
+    page.get_by_label("Phrase to look for").fill("circle, square, star, triangle, cross")
+    page.get_by_label("Phrase to look for").press("Enter")
+    with paused(server):
+        page.get_by_role("button", name="Run", exact=True).click()
+        page.keyboard.press("Escape")
+        until(page, lambda: sockets[0][0].asked[-1]["do"] == "cancel")
+    expect(status(page)).to_contain_text("Stopped")
+
+
+CUT_OFF = r"""const real = fetch;
+const cut = () => new ReadableStream({ start: (body) => body.error(new TypeError("network error")) });
+window.fetch = async (path, ...more) => /clips\/c\d+(\?|$)/.test(path) ? new Response(cut()) : real(path, ...more);"""
+
+
+def test_an_answer_that_is_cut_off_says_that_the_server_cannot_be_reached(server, open_page):
+    page = open_page(server.address)
+    expect(page.locator(".picture")).to_have_attribute("data-frame", "0")
+    page.evaluate(CUT_OFF)
+    page.locator(".clips button").filter(has_text="ntsc").first.click()
+    expect(page.locator(".toast.error").first).to_contain_text("The server cannot be reached")
 
 
 def test_an_upload_is_a_clip_like_any_other(server, open_page, videos, tmp_path):

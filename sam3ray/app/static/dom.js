@@ -138,6 +138,8 @@ export const complain = ({ message }) => toast(message, "error");
 
 export function toast(text, kind = "info", seconds = kind === "error" ? 12 : 6) {
   const note = el("div", { class: `toast ${kind}` }, text, el("button", { class: "quiet", ariaLabel: "Close", onclick: () => note.remove() }, "×"));
-  document.querySelector(".toasts").append(note);
+  const shown = document.querySelector(".toasts");
+  for (const old of shown.children) if (old.firstChild.data === text) old.remove(); // said again: once is enough
+  shown.append(note);
   setTimeout(() => note.remove(), seconds * 1000);
 }

@@ -7,7 +7,7 @@ import { el, toast } from "./dom.js";
 export async function saveJob({ work: { phrases, result }, clips }) {
   const { files, notes } = await post("/api/job", { phrases, result, keys: clips.map((each) => each.key) });
   for (const [name, text] of Object.entries(files)) save(name, text);
-  toast(["Saved job.yaml and clips.jsonl. Put both into one folder and start the job with: sam3ray run job.yaml.", ...notes].join(" "), "info", 12);
+  toast(notes.join(" "), "info", 12);
 }
 
 function save(name, text) {

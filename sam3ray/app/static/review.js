@@ -25,7 +25,10 @@ export default class ReviewView extends ClipView {
     socket.on("preview", (event) => this.answered(event));
     socket.on("refused", (event) => this.isOfFix(event) && complain(event));
     socket.on("ended", (event) => this.isOfFix(event) && event.how === "failed" && complain(event));
-    socket.addEventListener("open", () => this.fix?.order && socket.send(this.fix.order));
+    socket.addEventListener("open", () => {
+      if (this.fix?.order) socket.send(this.fix.order);
+      this.refresh(true);
+    });
     fill(this.runs, state.runs.map(({ number, name }) => el("option", { value: number }, name))).hidden = state.runs.length < 2;
     this.author.value = localStorage.author ?? "";
     this.setScope({ value: "all" });
@@ -78,10 +81,10 @@ export default class ReviewView extends ClipView {
     if (first) this.open({ value: first.clip });
   }
 
-  // A run under way, or a recording: what is done since is there, too.
-  async refresh() {
+  // A run under way, or a recording: what is done since is there, too. all: what others have corrected, as well.
+  async refresh(all) {
     const { run } = this;
-    if (document.hidden || !(this.grows || this.clips.some((each) => each.status === "left"))) return;
+    if (!all && (document.hidden || !(this.grows || this.clips.some((each) => each.status === "left")))) return;
     try {
       const { clips } = await get(`/api/runs/${run}`);
       if (run !== this.run) return;
@@ -91,6 +94,7 @@ export default class ReviewView extends ClipView {
       this.listClips();
       if (done() > before) await this.rank();
       if (!this.clip) this.openFirst();
+      else if (all) await this.reload();
     } catch { /* the next time */ }
   }
 
@@ -280,7 +284,7 @@ export default class ReviewView extends ClipView {
       return true;
     } catch (error) {
       if (error.status === 409) {
-        this.keepDrafts(clip, [...this.others(clip, JSON.stringify(operations)), { operations, words: error.words }]);
+        this.keepDrafts(clip, JSON.stringify(operations), { operations, words: error.words });
         toast(`${error.message}. Your change is kept as a draft.`, "error");
         await this.reload();
         this.showDrafts();
@@ -304,8 +308,12 @@ export default class ReviewView extends ClipView {
   }
 
   // Somebody else has corrected this clip: shown at once, since an unseen change would make ours a conflict.
-  async revised({ run, clip, revision }) {
-    if (run !== this.run || clip !== this.clip?.clip || revision <= this.revision) return;
+  async revised({ run, clip, revision, accepted, corrections }) {
+    if (run !== this.run) return;
+    const entry = this.clips.find((each) => each.clip === clip) ?? {};
+    Object.assign(entry, { accepted, corrections });
+    this.listClips();
+    if (entry !== this.clip || revision <= this.revision) return;
     const isOurs = this.saving;
     await this.reload();
     const latest = this.log.at(-1);
@@ -316,13 +324,17 @@ export default class ReviewView extends ClipView {
 
   draftsKey(clip) { return `draft ${this.state.runs[this.run].place} ${clip}`; }
   drafted(clip) { return JSON.parse(localStorage[this.draftsKey(clip)] ?? "[]"); }
-  others(clip, draft) { return this.drafted(clip).filter(({ operations }) => JSON.stringify(operations) !== draft); }
-  keepDrafts(clip, drafts) { localStorage[this.draftsKey(clip)] = JSON.stringify(drafts); }
+
+  // All but one, and more.
+  keepDrafts(clip, draft, ...more) {
+    const others = this.drafted(clip).filter(({ operations }) => JSON.stringify(operations) !== draft);
+    localStorage[this.draftsKey(clip)] = JSON.stringify([...others, ...more]);
+  }
 
   showDrafts() {
     const held = this.drafted(this.clip.clip);
     this.drafts.hidden = !held.length;
-    fill(this.drafts, el("h2", {}, "Drafts"), held.map(({ words, operations }) => {
+    fill(this.draftList, held.map(({ words, operations }) => {
       const value = JSON.stringify(operations); // what it is known by, whatever becomes of the others
       return el("div", { class: "row", "data-of": value }, el("span", { class: "say" }, words),
         el("button", { do: "applyDraft", value }, "Apply"), el("button", { class: "quiet", do: "discardDraft", value }, "Discard"));
@@ -335,7 +347,7 @@ export default class ReviewView extends ClipView {
   }
 
   discardDraft({ value }, { clip } = this.clip) {
-    this.keepDrafts(clip, this.others(clip, value));
+    this.keepDrafts(clip, value);
     this.showDrafts();
   }
 

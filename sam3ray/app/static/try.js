@@ -354,7 +354,11 @@ export default class TryView extends ClipView {
     if (results.length || running) this.loadResults(work);
   }
 
-  cancel() { if (this.work.running?.id) this.socket.send({ do: "cancel", id: this.work.running.id }); }
+  // By its ticket, where the server has not said yet what it calls it.
+  cancel() {
+    const { running, ticket } = this.work;
+    if (running) this.socket.send({ do: "cancel", id: running.id, ticket });
+  }
 
   // The model's answer for one frame. all: of phrases and examples, too, instead of all that is shown.
   preview(index, all = false) {
@@ -456,7 +460,8 @@ export default class TryView extends ClipView {
     const earlier = work.results.filter((each) => each.id !== work.result);
     this.compare.hidden = !earlier.length;
     if (earlier.length !== this.compare.length - 1) {
-      fill(this.compare, el("option", { value: "" }, "Compare with an earlier result…"), earlier.map(({ id, asked }, n) => el("option", { value: id }, `${n + 1}: ${about(asked)}`)));
+      this.compare.length = 1;
+      this.compare.append(...earlier.map(({ id, asked }, n) => el("option", { value: id }, `${n + 1}: ${about(asked)}`)));
     }
   }
 
@@ -500,7 +505,7 @@ export default class TryView extends ClipView {
   download({ value }) {
     const { work } = this, least = this.threshold("new_det_thresh") ?? 0, min = least > (work.ran?.new_det_thresh ?? 0) ? least : 0;
     el("a", { href: `/api/results/${work.result}/download/${value || this.format.value}?min_score=${min}`, download: "" }).click();
-    toast(value === "parquet" ? "Download started." : "The download starts when the file is ready.");
+    toast("The download starts when the file is ready.");
   }
 
   async saveJob() {
