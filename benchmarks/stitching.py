@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ from sam3ray.shapes import Artist, ClipSpec, Scene, make_scene
 from sam3ray.shapes.scene import Path as Way
 from sam3ray.stitching import Following, Links, MemoryProbe, Window, link_windows, merge
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
-from sam3ray.values.cutting import Cut, cuts
+from sam3ray.values.cutting import MOST_FOLLOWED, Cut, cuts
 from sam3ray.video import Frame
 
 FIRST_SEED = 7_320_000  # used nowhere else, and for no adjustment of a rule
@@ -154,32 +154,36 @@ def pieces(length: int) -> dict[int, list[Cut]]:
     return {w: found for w, found in every.items() if found}
 
 
-def ends_of(cut: Cut, size: int, length: int) -> dict[int, int]:
-    """Overlap -> where a window's rows end with it."""
-    return {overlap: min(cut.stop + overlap, length) for overlap in OVERLAPS[size]}
+def with_overlap(found: Sequence[Cut], overlap: int, length: int) -> list[Cut]:
+    """The same windows with a shorter overlap."""
+    untils = [min(cut.stop + overlap, length) for cut in found]
+    ends = [min(until + cut.end - cut.until, length) for until, cut in zip(untils, found, strict=True)]
+    reaches = [min(until + MOST_FOLLOWED, then) for until, then in zip(untils, [*untils[1:], length], strict=True)]
+    each = zip(found, untils, ends, reaches, strict=True)
+    return [replace(cut, until=until, end=end, reach=reach) for cut, until, end, reach in each]
 
 
-def snapshots_of(cut: Cut, size: int, length: int) -> list[Cut]:
+def snapshots_of(found: Sequence[Cut], index: int, size: int, length: int) -> list[Cut]:
     """A window as it is with each overlap; none if nothing follows."""
-    if cut.until == length:
+    if found[index].until == length:
         return []
-    late = cut.end - cut.until
-    return [replace(cut, until=until, end=min(until + late, length)) for until in ends_of(cut, size, length).values()]
+    return [with_overlap(found, overlap, length)[index] for overlap in OVERLAPS[size]]
 
 
-@dataclass(frozen=True, eq=False)
-class End:
-    """What a window leaves at one of its ends."""
-
-    ending: Ending
-    following: Following
+def stop_of(cut: Cut, rows: Sequence[FrameAnnotations]) -> int:
+    """Where the window's rows end."""
+    following = Following(cut)
+    for position, row in enumerate(rows, cut.start):
+        following.take(position, row)
+    assert following.stop is not None, "the window has worked on so long"
+    return following.stop
 
 
 def work(
     model: Model, clip: Clip, start: int, end: int, snapshots: Sequence[Cut]
-) -> tuple[list[FrameAnnotations], dict[int, End], bool]:
-    """The rows from `start` on, what is left behind each of these cuts, and whether an object got an old id (`relink`).
-    Works up to `end`, and on until no cut needs more.
+) -> tuple[list[FrameAnnotations], dict[int, Ending], bool]:
+    """The rows from `start` on, the ending at the `until` of each of these cuts, and whether an object got an old id
+    (`relink`). Works up to `end`, and on until the rows of all these cuts have ended.
     """
     followed = {cut.until: Following(cut) for cut in snapshots}
     taken: dict[int, Ending] = {}
@@ -204,18 +208,17 @@ def work(
         session.progress = worked
         session.add(clip.prompt)
         for frame in clip.read(start):
-            if frame.index >= end and all(each.until is not None for each in followed.values()):
+            if frame.index >= end and all(each.stop is not None for each in followed.values()):
                 break
             take(session.step(frame))
         take(session.finish())
-    return rows, {until: End(taken[until], each) for until, each in followed.items()}, bool(renamed)
+    return rows, taken, bool(renamed)
 
 
-def keep(folder: Path, name: str, rows: Sequence[FrameAnnotations], start: int, taken: Mapping[int, End]) -> None:
-    for until, end in taken.items():
-        named = {each.object_id for frame in rows[: until - start] for each in frame.objects}
-        ids = {each: each for each in named}
-        end.ending.write(folder / f"{name}-{until}.safetensors", ids, found=end.following.found)
+def keep(folder: Path, name: str, rows: Sequence[FrameAnnotations], taken: Mapping[int, Ending]) -> None:
+    ids = {each.object_id: each.object_id for frame in rows for each in frame.objects}
+    for until, ending in taken.items():
+        ending.write(folder / f"{name}-{until}.safetensors", ids)
     partial = folder / f".{name}.parquet"
     write_window(partial, name, list(rows))
     partial.rename(folder / f"{name}.parquet")
@@ -236,12 +239,13 @@ def compute_windows(model: Model, clip: Clip, folder: Path, once: Once, starts: 
             names = {w: f"{w}-{cut.index}" for w, cut in these.items()}
             if all((folder / f"{name}.parquet").exists() for name in names.values()):
                 continue
-            ends = {w: snapshots_of(cut, w, clip.length) for w, cut in these.items()}
+            ends = {w: snapshots_of(windows[w], cut.index, w, clip.length) for w, cut in these.items()}
             last = max(cut.end for cut in these.values())
             rows, taken, _ = work(model, clip, start, last, [each for of in ends.values() for each in of])
             for w, cut in these.items():
                 own = {each.until: taken[each.until] for each in ends[w]}
-                keep(folder, names[w], rows[: cut.until - start], start, own)
+                stop = max((stop_of(each, rows) for each in ends[w]), default=cut.until)
+                keep(folder, names[w], rows[: stop - start], own)
 
 
 def compute_whole(model: Model, clip: Clip, folder: Path, once: Once) -> None:
@@ -250,7 +254,7 @@ def compute_whole(model: Model, clip: Clip, folder: Path, once: Once) -> None:
     if (folder / "relinked.parquet").exists():
         return
     windows = pieces(clip.length)
-    firsts = [each for w, found in windows.items() for each in snapshots_of(found[0], w, clip.length)]
+    firsts = [each for w, found in windows.items() for each in snapshots_of(found, 0, w, clip.length)]
     relinking = model.with_tracking(model.tracking.model_copy(update={"relink": True}))
     with Once(relinking, clip.size, once):
         rows, taken, is_other = work(relinking, clip, 0, clip.length, firsts)
@@ -258,16 +262,15 @@ def compute_whole(model: Model, clip: Clip, folder: Path, once: Once) -> None:
         if is_other:
             with once:
                 again = work(model, clip, 0, clip.length, firsts)
-            keep(folder, "whole", again[0], 0, again[1])
+            keep(folder, "whole", again[0], again[1])
         else:  # the endings are those of a model that does not relink
             with model.session(*clip.size) as session:
                 binding = bound_to(session.engine)
             plain = {
-                until: replace(end, ending=replace(end.ending, state=replace(end.ending.state, bound_to=binding)))
-                for until, end in taken.items()
+                until: replace(ending, state=replace(ending.state, bound_to=binding)) for until, ending in taken.items()
             }
-            keep(folder, "whole", rows, 0, plain)
-    keep(folder, "relinked", rows, 0, {})
+            keep(folder, "whole", rows, plain)
+    keep(folder, "relinked", rows, {})
 
 
 # ---- the figures ------------------------------------------------------------------------------------------------
@@ -348,8 +351,24 @@ def partners(compared: Shown, frame: FrameAnnotations, whole: FrameAnnotations) 
     return found
 
 
+@dataclass(frozen=True)
+class Boundary:
+    """Where the clip's rows pass from one window to the next: at `stop`. The overlap before it begins at `start`."""
+
+    start: int
+    stop: int
+
+    def is_kept(self, each: int, found: Sequence[Mapping[int, int]]) -> bool:
+        """Whether an object has one id on the last frame before the overlap on which it is found, and on the first one
+        behind it.
+        """
+        left = next((found[t][each] for t in range(self.start - 1, -1, -1) if each in found[t]), None)
+        right = next((found[t][each] for t in range(self.stop, len(found)) if each in found[t]), None)
+        return left is not None and left == right
+
+
 def crossings(
-    cuts_: Sequence[Cut],
+    boundaries: Sequence[Boundary],
     others: Sequence[FrameAnnotations],
     found: Sequence[Mapping[int, int]],
     *,
@@ -359,65 +378,25 @@ def crossings(
     """Of each kind of crossing: how many there are, and in how many the object keeps its id. With `piece`, what is
     found of the clip in one piece, only those count in which the object keeps its id there.
 
-    A crossing is an object of the others (the truth, or the clip in one piece) that is seen before a boundary and after
-    it. `visible`: on every frame of the overlap; `hidden`: on none. Compared are the last frame before the overlap and
-    the first one behind it on which the object is found here, too.
+    A crossing is an object of the others (the truth, or the clip in one piece) that is seen before the overlap and
+    behind it. `visible`: on every frame of the overlap; `hidden`: on none.
     """
     seen = [
         {each.object_id for each in frame.objects if not true or (each.visibility or 0.0) >= SEEN} for frame in others
     ]
     counts = {kind: [0, 0] for kind in KINDS}
-    for before, after in pairwise(cuts_):
-        for each in set.union(*seen[: after.start]) & set.union(*seen[before.until :]):
-            shared = [each in seen[t] for t in range(after.start, before.until)]
+    for at in boundaries:
+        for each in set().union(*seen[: at.start]) & set().union(*seen[at.stop :]):
+            shared = [each in seen[t] for t in range(at.start, at.stop)]
             kind = "visible" if all(shared) else "partly" if any(shared) else "hidden"
-            if piece is not None and not _is_kept(each, before, after, piece):
+            if piece is not None and not at.is_kept(each, piece):
                 continue
             counts[kind][0] += 1
-            counts[kind][1] += _is_kept(each, before, after, found)
+            counts[kind][1] += at.is_kept(each, found)
     return counts
 
 
-def _is_kept(each: int, before: Cut, after: Cut, found: Sequence[Mapping[int, int]]) -> bool:
-    left = next((found[t][each] for t in range(after.start - 1, -1, -1) if each in found[t]), None)
-    right = next((found[t][each] for t in range(before.until, len(found)) if each in found[t]), None)
-    return left is not None and left == right
-
-
-def changed_inside(
-    cuts_: Sequence[Cut],
-    links: Links,
-    whole: Sequence[FrameAnnotations],
-    found: Sequence[Mapping[int, int]],
-    probe: MemoryProbe,
-) -> int:
-    """Of the visible objects that lose their ids at a boundary: how many change them inside a window. There the window
-    before the boundary, running on, itself gives the object the id that it has behind the boundary.
-    """
-    seen = [{each.object_id for each in frame.objects} for frame in whole]
-    count = 0
-    for before, after in pairwise(cuts_):
-        for each in set.intersection(set.union(*seen[: after.start]), *seen[after.start : before.until]):
-            right = next((t for t in range(before.until, len(found)) if each in found[t]), None)
-            if right is None or _is_kept(each, before, after, found):
-                continue
-            goes_on: Counter[int] = Counter()
-            for (window, track), linked in links.by_track.items():
-                if window != before.index:
-                    continue
-                for t, mask in probe.found(window, track, right + 8).items():
-                    ids = [o.object_id for o in whole[t].objects]
-                    if t >= right and each in ids:
-                        there = masks(whole[t])[ids.index(each)]
-                        goes_on[linked.object_id] += bool(iou_matrix([there], [mask])[0, 0] >= 0.5)
-            best = max(goes_on.values(), default=0)
-            count += best > 0 and goes_on[found[right][each]] == best
-    return count
-
-
-def memory_links(
-    links: Links, rows: Sequence[Sequence[FrameAnnotations]], cuts_: Sequence[Cut], true: Sequence[Compared]
-) -> list[int]:
+def memory_links(links: Links, rows: Sequence[Sequence[FrameAnnotations]], true: Sequence[Compared]) -> list[int]:
     """Links by memory: [that join two tracks of one true object, that join two objects, of which one is no object]."""
     near = 12  # rows of each track next to the link, of which most say what it is
     counts = [0, 0, 0]
@@ -434,7 +413,7 @@ def memory_links(
 
     for joint in links.joints:
         if joint.by == "memory":
-            lost = is_of(joint.window, joint.track, range(cuts_[joint.window].until - cuts_[joint.window].start)[::-1])
+            lost = is_of(joint.window, joint.track, range(len(rows[joint.window]))[::-1])
             born = is_of(joint.to_window, joint.to_track, range(len(rows[joint.to_window])))
             counts[2 if lost is None or born is None else lost != born] += 1
     return counts
@@ -465,33 +444,37 @@ def figures(model: Model, clip: Clip, folder: Path, out: dict[str, Any]) -> None
         wanted = {name: how for name, how in wanted.items() if name not in out}
         if not is_there or not wanted:
             continue
-        rows = [whole[: found[0].until]]
-        rows += [list(read_window(folder / f"{w}-{cut.index}.parquet")) for cut in found[1:]]
+        rows = [whole, *(list(read_window(folder / f"{w}-{cut.index}.parquet")) for cut in found[1:])]
         compared = {
             true: [
-                Compared(each, others[cut.start : cut.until], true=true) for each, cut in zip(rows, found, strict=True)
+                Compared(each, others[cut.start : cut.start + len(each)], true=true)
+                for each, cut in zip(rows, found, strict=True)
             ]
             for true, others in both.items()
         }
         for name, (overlap, with_probe) in wanted.items():
-            shorter = [replace(cut, until=ends_of(cut, w, clip.length)[overlap]) for cut in found]
+            shorter = with_overlap(found, overlap, clip.length)
+            if not with_probe:  # nor do windows run on
+                shorter = [replace(cut, reach=cut.until) for cut in shorter]
+            stops = [stop_of(cut, each) for cut, each in zip(shorter, rows, strict=True)]
+            own = [each[: stop - cut.start] for cut, each, stop in zip(shorter, rows, stops, strict=True)]
             windows = [
-                Window(cut, each[: cut.until - cut.start], _ending(folder, w, cut, clip.length))
-                for cut, each in zip(shorter, rows, strict=True)
+                Window(cut, each, _ending(folder, w, cut, clip.length)) for cut, each in zip(shorter, own, strict=True)
             ]
             if with_probe and not all(each.ending is None or each.ending.exists() for each in windows):
                 continue  # rows can be kept without what the objects remember
             probe = MemoryProbe(model, *clip.size, windows, clip.frame_at) if with_probe else None
             links = Links.loads(link_windows(windows, probe, [clip.prompt], rules=rules).dumps())
             places: list[tuple[int, int]] = []
-            for k, cut in enumerate(shorter):
-                places += [(k, t - cut.start) for t in range(len(places), cut.until)]
+            for k, (cut, stop) in enumerate(zip(shorter, stops, strict=True)):
+                places += [(k, t - cut.start) for t in range(len(places), stop)]
             # As `merge` shows them, but in the order of the window's rows, in which they were compared.
             objects = [_shown(rows[k][n], k, t, links) for t, (k, n) in enumerate(places)]
             merged = [_renamed(rows[k][n], k, of, links) for (k, n), of in zip(places, objects, strict=True)]
             assert [{each.object_id for each in frame.objects} for frame in merged] == [
                 {each.object_id for each in frame.objects} for frame in merge(windows, links)
             ]
+            boundaries = [Boundary(stop - overlap, stop) for stop in stops[:-1]]
             at = {
                 true: [Shown(compared[true][k], n, of) for (k, n), of in zip(places, objects, strict=True)]
                 for true in both
@@ -503,13 +486,13 @@ def figures(model: Model, clip: Clip, folder: Path, out: dict[str, Any]) -> None
             out[name] = {
                 "truth": _json(measured(at[True], merged, truth)),
                 "whole": _json(measured(at[False], merged, whole)),
-                "crossings": crossings(shorter, whole, matched[False], true=False),
-                "true": crossings(shorter, truth, matched[True], true=True),
-                "true, one piece": crossings(shorter, truth, of_one_piece, true=True),
-                "as in one piece": crossings(shorter, truth, matched[True], true=True, piece=of_one_piece),
-                "by_memory": memory_links(links, rows, shorter, compared[True]),
+                "crossings": crossings(boundaries, whole, matched[False], true=False),
+                "true": crossings(boundaries, truth, matched[True], true=True),
+                "true, one piece": crossings(boundaries, truth, of_one_piece, true=True),
+                "as in one piece": crossings(boundaries, truth, matched[True], true=True, piece=of_one_piece),
+                "by_memory": memory_links(links, own, compared[True]),
                 "hidden": len(links.hidden),
-                "inside": 0 if probe is None else changed_inside(shorter, links, whole, matched[False], probe),
+                "run_on": [stop - cut.until for cut, stop in zip(shorter, stops, strict=True)][:-1],
             }
 
 
@@ -565,7 +548,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
     hota, idf1, switches = _combined([each["whole"] for each in clips])
     lines = [
         "| windows | overlap | HOTA | IDF1 | switches | per 1,000 crossings | IDF1, one piece as truth |"
-        " ids kept: visible | partly | hidden | visible ones lost inside a window |",
+        " ids kept: visible | partly | hidden | run on |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         f"| one piece | | {hota:.3f} | {idf1:.3f} | {switches} | | 1 | | | | |",
     ]
@@ -580,7 +563,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> str:
         total = sum(count for count, _ in counts.values())
         kept = " | ".join(f"{kept} of {count}{interval(kept, count)}" for count, kept in counts.values())
         if how == "memory":
-            kept += f" | {sum(each['inside'] for each in of)} of {counts['visible'][0] - counts['visible'][1]}"
+            kept += f" | {np.mean([n for each in of for n in each['run_on']]):.0f}"
         else:
             kept += " | "
         cells = (

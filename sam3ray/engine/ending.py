@@ -1,22 +1,18 @@
-"""A window's ending: what later windows need of it, the memories of its objects at the end of its rows.
+"""A window's ending: what later windows need of it, the memories of its objects at the end of its overlap.
 
 It is one safetensors file. Each object's memories and pointers are separate tensors, so that an object can be read
 alone. One JSON text in the metadata has the rest, with a digest of each object's tensors. Like a session's state
 (`sam3ray.engine.state`), the file belongs to one model, since another one could not use these memories.
 
 Memories serve only frames from `until` on; what earlier frames would read has been dropped.
-
-A window runs on after its rows for objects that it ended without (`sam3ray.stitching`); where it saw its objects then
-is in the file as masks.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -36,13 +32,12 @@ from sam3ray.engine.stored import (
     write_whole,
 )
 from sam3ray.engine.tracker import Tracker
-from sam3ray.masks import MaskRuns, read_rle
 
 if TYPE_CHECKING:
     from sam3ray.engine.engine import Engine
     from sam3ray.engine.session import Session
 
-FORMAT = 4
+FORMAT = 5
 MOST = 64  # objects of one phrase: those seen last
 _KEY, _WHAT = "sam3ray.ending", "window's ending"
 _PARTS = ("memories", "pointers")
@@ -53,10 +48,6 @@ _Count = Annotated[int, Field(ge=0)]
 class RememberedState:
     """One object. Frames in `memory` count from the window's first frame; `rows` are the row counts of its two
     tensors.
-
-    Attributes:
-        found: positions in the clip from `until` on where the window, running on, saw the object, and its masks there,
-            as run lengths.
     """
 
     object_id: Annotated[int, Field(ge=1, le=2**31)]
@@ -64,13 +55,12 @@ class RememberedState:
     memory: ObjectMemory
     rows: tuple[list[int], list[int]]
     digest: str
-    found: list[tuple[_Count, str]] = field(default_factory=list)
 
 
 @checked(config=STRICT)
 class EndingState:
-    """The state in an ending. `start` and `until` are positions in the clip: of the window's first frame, and after its
-    last row.
+    """The state in an ending. `start` and `until` are positions in the clip: of the window's first frame, and after the
+    last frame that the memories have seen.
     """
 
     format: int
@@ -93,7 +83,7 @@ class Ending:
 
     @classmethod
     def of(cls, session: Session, start: int) -> Ending:
-        """Copies the ending from a session that has just processed the window's last row and will continue.
+        """Copies the ending from a session that has just processed the overlap's last frame and will continue.
 
         Args:
             start: position in the clip of the session's first frame.
@@ -121,7 +111,6 @@ class Ending:
         path: str | os.PathLike[str],
         ids: Mapping[int, int],
         note: str = "",
-        found: Mapping[int, Mapping[int, str]] = MappingProxyType({}),
     ) -> None:
         """Writes a file, which appears whole or not at all.
 
@@ -129,13 +118,9 @@ class Ending:
             ids: the objects in the window's rows, by their ids when the ending was taken. Others, such as those that
                 hotstart has removed since, are omitted.
             note: any text of the caller (see `EndingFile.note`).
-            found: where the window, running on, saw its objects: masks by position, by the ids of its rows.
         """
         kept = [each for each in self.state.objects if each.object_id in ids]
-        objects = [
-            replace(each, object_id=(name := ids[each.object_id]), found=sorted(found.get(name, {}).items()))
-            for each in kept
-        ]
+        objects = [replace(each, object_id=ids[each.object_id]) for each in kept]
         state = replace(self.state, objects=sorted(objects, key=lambda each: each.object_id))
         values = {
             f"{ids[each.object_id]}.{name}": value
@@ -173,7 +158,7 @@ class EndingFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], engine: Engine, size: tuple[int, int]) -> None:
-        self._path, self._size, self._where = path, size, f"the window's ending {path}"
+        self._path, self._where = path, f"the window's ending {path}"
         text, self.note, digest = read_header(path, _WHAT, _KEY)
         with reading(self._where):
             if digest != digest_of(text + self.note, {}):
@@ -187,20 +172,6 @@ class EndingFile:
             if len(self._objects) != len(state.objects) or state.until <= state.start:
                 raise ValueError("an object is there twice, or no frame was worked on")
         self.objects = {each.object_id: each.prompt for each in state.objects}
-
-    def seen(self, object_id: int) -> list[int]:
-        """Positions on which the window, running on after its rows, saw an object."""
-        return [position for position, _ in self._objects[object_id].found]
-
-    def found(self, object_id: int, positions: Collection[int]) -> dict[int, MaskRuns]:
-        """Its masks on some of these, by position.
-
-        Raises:
-            StateError: the file is damaged.
-        """
-        found = self._objects[object_id].found
-        with reading(self._where):
-            return {position: read_rle(rle, *self._size) for position, rle in found if position in positions}
 
     @torch.inference_mode()
     def memory(self, object_id: int, tracker: Tracker) -> ObjectMemory:

@@ -38,7 +38,7 @@ from sam3ray.store.annotation_file import AnnotationWriter, read_file_metadata
 from sam3ray.store.cut_clip import CutClip, CutsNote, WindowLost, WindowMark
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.clip import Clip
-from sam3ray.values.cutting import MOST_FOLLOWED, Cut
+from sam3ray.values.cutting import Cut
 from sam3ray.values.versions import ENGINE_VERSION
 from sam3ray.video import ClipFrames, Frame, local_sighting
 
@@ -267,8 +267,8 @@ class PartWorker:
         empty: list[tuple[int, int, float]] = []
         progress.stage = "segment"
         frames = video.read(cut.start, cut.end)
-        if not is_last:  # frames behind the window are read on demand
-            frames = itertools.chain(frames, video.read(cut.end, cut.end + MOST_FOLLOWED))
+        if cut.reach > cut.until:  # further frames are read on demand
+            frames = itertools.chain(frames, video.read(cut.end, cut.end + cut.reach - cut.until))
         try:
             with AnnotationWriter(rows, clip.clip_id, {**facts, "clip": {}}) as writer:
                 found = self._stitching.segment_window(
@@ -298,7 +298,7 @@ class PartWorker:
                     empty=empty,
                     seen=source.facts,
                 )
-            if written.frames != cut.until - cut.start:
+            if not cut.until - cut.start <= written.frames <= cut.reach - cut.start:
                 raise ClipError(
                     Reason.UNREADABLE_VIDEO,
                     f"only {written.frames} frames could be read from frame {cut.start} of the clip on, but its index "

@@ -17,8 +17,8 @@ from sam3ray.video import VideoInfo
 # The published checkpoint's values, because a plan loads no checkpoint. Others move the cuts by a few frames.
 HOTSTART_DELAY = 15
 RECONDITION_EVERY = 16
-# Frames that a window processes after its rows, including those that make the last rows final. How long a window
-# continues for objects that it ends without depends on the video. Measured on clips whose objects often leave and come
+# Frames that a window processes after its overlap, including those that make the last rows final. How long a window
+# runs on for objects that it does not show depends on the video. Measured on clips whose objects often leave and come
 # back (`python -m benchmarks.stitching`), so most videos need fewer.
 RUN_ON = 80
 
@@ -31,7 +31,7 @@ class Sharing:
         mode: `windows.mode` of the configuration.
         clips: clips to do that would be cut.
         windows: total number of their windows.
-        extra_frames: frames that two windows process, or that a window processes after its rows (about `RUN_ON`).
+        extra_frames: frames that two windows process: the overlap, and about `RUN_ON` after it.
         whole_hours: duration of the job if every clip stays in one piece; None if no speed is known.
         cut_hours: duration of the job if long clips are cut; None if no speed is known.
     """
@@ -90,7 +90,8 @@ def windows_of_clip(frames: int, config: JobConfig) -> Sequence[int]:
     delay = HOTSTART_DELAY if tracking.hotstart_delay is None else tracking.hotstart_delay
     recondition = tracking.recondition_every_nth_frame or RECONDITION_EVERY
     found = cuts(frames, windows.frames, windows.overlap, delay * every, math.lcm(recondition, every))
-    return [max(each.end, min(each.until + RUN_ON, frames)) - each.start for each in found]
+    most = [min(each.reach + each.end - each.until, frames) for each in found]
+    return [max(each.end, min(each.until + RUN_ON, end)) - each.start for each, end in zip(found, most, strict=True)]
 
 
 def parallel_windows(clip: Clip, facts: VideoInfo, config: JobConfig) -> int:

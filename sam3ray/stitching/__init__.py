@@ -1,6 +1,6 @@
 """Joins the windows of a long clip that were processed separately, so that each object keeps one id throughout.
 
-    segment_window      the rows of one window, and its objects' memories at its end
+    segment_window      the rows of one window, and its objects' memories
     link                the objects that are the same: by masks on shared frames, then by memories of lost objects
     merge               the rows of the clip
 

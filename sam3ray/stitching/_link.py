@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sam3ray.engine.returning import STEPS, accepted
-from sam3ray.masks import MaskRuns
 from sam3ray.stitching import _overlap
 from sam3ray.stitching._links import FORMAT, Hidden, Joint, LinkedTrack, Links
 from sam3ray.stitching._tracks import Track, Window, tracks_of
-from sam3ray.values.cutting import Cut
 
 MOST_LOST = 64  # objects of one phrase with which a new one is compared: those seen last
 
@@ -21,10 +19,6 @@ class Probe(Protocol):
 
     def knows(self, window: int, object_id: int) -> bool:
         """Whether the window has stored the object's memory."""
-        ...
-
-    def found(self, window: int, object_id: int, until: int) -> Mapping[int, MaskRuns]:
-        """Where the window, running on, saw an object after its rows: masks by position, up to `until` - 1."""
         ...
 
     def scores(self, lost: Sequence[tuple[int, int]], track: Track) -> Sequence[float]:
@@ -86,8 +80,8 @@ def link_windows(
 ) -> Links:
     """Links the windows of a clip. They may come in any order.
 
-    1. On frames that two windows share, tracks are linked by the overlap of their masks (`_overlap`). With a probe,
-       these include the next `BEHIND` frames, on which the earlier window ran on.
+    1. On frames that two windows share, tracks are linked by the overlap of their masks (`_overlap`). These are the
+       frames from the later window's start to the end of the earlier one's rows, up to which the clip shows them.
     2. The probe compares a track that continues no earlier one with the objects of its phrase that no window shows any
        more, those seen last first, at most `MOST_LOST` (`sam3ray.engine.returning`). Tracks that were seen apart on
        shared frames are never compared. If a track begins near the end of its window and is not found, it is compared
@@ -112,28 +106,22 @@ def link_windows(
     joints: list[Joint] = []
     spans: list[tuple[int, int]] = []
     hidden: list[Hidden] = []
-    before: Cut | None = None
+    shown = 0  # the end of the rows of earlier windows
     open_chains: dict[int, Chain] = {}  # chains of the previous window, by id in it
     young: list[Birth] = []  # births in the previous window, which ended too soon to compare them fully
     for window in sorted(windows, key=lambda each: each.cut.index):
         cut = window.cut
-        if cut.index != len(spans) or (
-            before is not None and not before.start < cut.start <= before.until <= cut.until
-        ):
+        if cut.index != len(spans) or (spans and not spans[-1][0] < cut.start <= shown <= cut.until):
             raise ValueError(f"window {cut.index} ({cut.start} to {cut.until}) does not follow the previous one")
         head = max((each.track.first + STEPS[-1] + 1 for each in young), default=0)
-        if probe is not None and before is not None:
-            head = max(head, before.until + _overlap.BEHIND)
-            for chain in open_chains.values():
-                chain.tail.tail |= probe.found(*chain.tail.key, before.until + _overlap.BEHIND)
-        tracks = tracks_of(window, before, 0.0 if rules is None else rules.new_det_thresh, head)
+        tracks, end = tracks_of(window, shown, 0.0 if rules is None else rules.new_det_thresh, head)
         shared = _overlap.compare({i: chain.tail for i, chain in open_chains.items()}, tracks)
         found: dict[int, Chain] = {}
         for a, (b, iou) in shared.same.items():
             found[b] = open_chains[a]
             joints.append(Joint(cut.index - 1, a, cut.index, b, "overlap", iou))
         born: set[int] = set()
-        if probe is not None and before is not None:
+        if probe is not None and spans:
             births = [
                 Birth(each, shared.apart) for each in tracks.values() if each.is_shown and each.object_id not in found
             ]
@@ -159,7 +147,7 @@ def link_windows(
         earlier = tuple(chains)
         for object_id, track in sorted(tracks.items()):
             if object_id not in found and rules is not None and _is_doubtful(track, earlier, rules):
-                until = track.sure if track.sure >= 0 else cut.until
+                until = track.sure if track.sure >= 0 else end
                 hidden.append(Hidden(cut.index, object_id, until))
                 if track.sure < 0:
                     continue
@@ -169,16 +157,16 @@ def link_windows(
                 chains.append(chain)
             chain.tracks.append(track)
             track.head = {}  # masks are dropped once they are not needed
-            if object_id in born and track.steps < len(STEPS) and track.last == cut.until - 1:
+            if object_id in born and track.steps < len(STEPS) and track.last == end - 1:
                 young.append(Birth(track, shared.apart, chain))
             else:
-                track.early, track.probed = {}, {}
+                track.probed = {}
             open_chains[object_id] = chain
         for chain in chains:
             if chain.tail.window < cut.index:
                 chain.tail.tail = {}
-        spans.append((cut.start, cut.until))
-        before = cut
+        spans.append((cut.start, end))
+        shown = end
     return Links(FORMAT, tuple(spans), _numbered(chains, prompts), tuple(sorted(joints, key=_place)), tuple(hidden))
 
 

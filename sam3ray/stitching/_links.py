@@ -47,8 +47,8 @@ class Joint:
     """A track that continues as a track of a later window, how that was found, and the agreement of their masks.
 
     Attributes:
-        by: "overlap": on frames that both windows show; "memory": the object's memory found it again, either when its
-            window continued or on frames of the later track.
+        by: "overlap": on frames that both windows show; "memory": the object's memory found it again on frames
+            of the later track.
     """
 
     window: _Count
@@ -64,7 +64,7 @@ class Links:
     """The objects of a clip that was cut.
 
     Attributes:
-        windows: (start, until) of each window.
+        windows: where each window's rows start and end (exclusive).
         tracks: all tracks that the clip shows, ordered by window and track.
         hidden: hidden tracks, ordered by window and track.
     """

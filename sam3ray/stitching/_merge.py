@@ -13,7 +13,7 @@ from sam3ray.values.annotations import FrameAnnotations
 def merge(windows: Sequence[Window], links: Links) -> Iterator[FrameAnnotations]:
     """Yields the clip's rows: one value per position, in order. Each window's frames are read once, in order.
 
-    Each frame comes from one window, with unchanged masks; in an overlap, from the earlier window, which has more
+    Each frame comes from one window, with unchanged masks: where two have it, from the earlier one, which has more
     memory. So the masks of a frame stay as disjoint as the rules made them, and no id appears twice. An object's
     `score` is that of the detection that started it in the first window that shows it.
 
@@ -22,24 +22,22 @@ def merge(windows: Sequence[Window], links: Links) -> Iterator[FrameAnnotations]
     """
     windows = sorted(windows, key=lambda each: each.cut.index)
     cuts = [each.cut for each in windows]
-    if tuple((cut.start, cut.until) for cut in cuts) != tuple(map(tuple, links.windows)):
-        raise ValueError(
-            f"the links are of the windows {list(links.windows)}, not of {[(cut.start, cut.until) for cut in cuts]}"
-        )
+    spans = list(links.windows)
+    if [cut.start for cut in cuts] != [start for start, _ in spans]:
+        raise ValueError(f"the links are of the windows {spans}, not of {cuts}")
     shown = 0  # frames of the clip from earlier windows
-    for window in windows:
-        cut, position = window.cut, window.cut.start
+    for window, (start, end) in zip(windows, spans, strict=True):
+        position = start
         for frame in window.frames:
-            if position >= cut.until:
-                raise ValueError(f"window {cut.index} has more than its {cut.until - cut.start} frames")
             if position >= shown:
-                yield _renamed(frame, cut.index, position, links)
+                yield _renamed(frame, window.cut.index, position, links)
             position += 1
-        if position != cut.until:
-            raise ValueError(
-                f"window {cut.index} has {position - cut.start} frames; it should have {cut.until - cut.start}"
-            )
-        shown = cut.until
+            if position > end:
+                break
+        if position != end:
+            count = f"{position - start}" if position < end else f"more than {end - start}"
+            raise ValueError(f"window {window.cut.index} has {count} frames; its links are of {end - start}")
+        shown = end
 
 
 def _renamed(frame: FrameAnnotations, window: int, position: int, links: Links) -> FrameAnnotations:

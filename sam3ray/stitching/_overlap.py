@@ -12,7 +12,7 @@ from sam3ray.stitching._tracks import Track
 SURE = 0.5  # tube IoU above which two tracks are one object: masks of a phrase do not overlap, so only one can reach it
 POSSIBLE = 0.3  # tube IoU from which they may be, if no other pair is better
 SHARED = 2  # frames on which both must be seen
-BEHIND = 8  # frames after the overlap on which they are compared, too: there the clip shows the later window
+LATEST = 16  # rows of the earlier window's track that count: the last ones, after which the later window follows
 
 
 @dataclass(frozen=True)
@@ -32,24 +32,37 @@ def compare(before: Mapping[int, Track], after: Mapping[int, Track]) -> Shared:
     """Matches the tracks of two neighbouring windows, phrase by phrase, by `Track.tail` and `Track.head`.
 
     Tube IoU: pixels in both masks divided by pixels in either, each summed over the frames on which both objects are
-    seen. Pairs above `SURE` are matched by decreasing IoU; then remaining pairs of `POSSIBLE` or more, so that the sum
-    is largest. Equal IoUs (rounded to 1e-6) are ordered by id, so the order of windows and tracks does not matter.
+    seen: those among the earlier track's last `LATEST` rows. Pairs above `SURE` are matched by decreasing IoU; then
+    remaining pairs of `POSSIBLE` or more, so that the sum is largest. Tracks that are left are matched once more in
+    this way by earlier rows: the last `LATEST` frames on which both are seen. Equal IoUs (rounded to 1e-6) are ordered
+    by id, so the order of windows and tracks does not matter.
     """
-    ious: dict[tuple[int, int], float] = {}
+    latest: dict[tuple[int, int], float] = {}
+    earlier: dict[tuple[int, int], float] = {}
     for a in sorted(before):
+        rows = sorted(before[a].tail)
         for b in sorted(after):
             one, two = before[a], after[b]
-            shared = one.tail.keys() & two.head.keys() if one.prompt == two.prompt else set[int]()
-            if len(shared) >= SHARED:
-                ious[a, b] = round(_tube_iou(one, two, shared), 6)
+            shared = [each for each in rows if each in two.head] if one.prompt == two.prompt else []
+            late = [each for each in shared if each >= rows[-LATEST:][0]]
+            if len(late) >= SHARED:
+                latest[a, b] = round(_tube_iou(one, two, late), 6)
+            elif len(shared) >= SHARED:
+                earlier[a, b] = round(_tube_iou(one, two, shared[-LATEST:]), 6)
     same: dict[int, tuple[int, float]] = {}
+    for ious in (latest, earlier):
+        _match(ious, same)
+    return Shared(same, frozenset((a, b) for a, b in latest | earlier if a not in same or same[a][0] != b))
+
+
+def _match(ious: Mapping[tuple[int, int], float], same: dict[int, tuple[int, float]]) -> None:
+    """Adds matches of tracks that have none."""
     for (a, b), iou in sorted(ious.items(), key=lambda each: (-each[1], each[0])):
         if iou > SURE and a not in same and all(b != partner for partner, _ in same.values()):
             same[a] = b, iou
     taken = {partner for partner, _ in same.values()}
     possible = {pair: iou for pair, iou in ious.items() if iou >= POSSIBLE and pair[0] not in same}
     same.update(_best({pair: iou for pair, iou in possible.items() if pair[1] not in taken}))
-    return Shared(same, frozenset((a, b) for a, b in ious if a not in same or same[a][0] != b))
 
 
 def _tube_iou(one: Track, two: Track, positions: Collection[int]) -> float:

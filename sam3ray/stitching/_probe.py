@@ -7,13 +7,12 @@ from functools import partial
 
 from sam3ray.engine.ending import EndingFile
 from sam3ray.engine.recall import Recall
-from sam3ray.engine.returning import ENOUGH, STEPS
+from sam3ray.engine.returning import STEPS
 from sam3ray.engine.rules import Rules
 from sam3ray.masks import MaskRuns
 from sam3ray.model import Model
 from sam3ray.stitching._link import link_windows
 from sam3ray.stitching._links import Links
-from sam3ray.stitching._overlap import SHARED
 from sam3ray.stitching._tracks import Track, Window
 from sam3ray.video import Frame
 
@@ -55,17 +54,6 @@ class MemoryProbe:
         ending = self._ending(window)
         return ending is not None and object_id in ending.objects
 
-    def found(self, window: int, object_id: int, until: int) -> dict[int, MaskRuns]:
-        """See `Probe`.
-
-        Raises:
-            StateError: the window's ending is damaged, or belongs to another model.
-        """
-        ending = self._ending(window)
-        if ending is None or object_id not in ending.objects:
-            return {}
-        return ending.found(object_id, [position for position in ending.seen(object_id) if position < until])
-
     def _ending(self, window: int) -> EndingFile | None:
         if window not in self._endings:
             path = self._windows[window].ending
@@ -73,45 +61,13 @@ class MemoryProbe:
         return self._endings[window]
 
     def scores(self, lost: Sequence[tuple[int, int]], track: Track) -> list[float]:
-        """First, the track is compared with the objects that earlier windows found when they continued: see `_found`.
-        If none matches, objects that no window has seen meanwhile are found by their memories: see `_remembered`.
-
-        Raises:
-            StateError: the ending of a window is damaged, or was made by another model.
-        """
-        fits, unseen = [0.0] * len(lost), []
-        for place, key in enumerate(lost):
-            fit = self._found(key, track)
-            if fit is None:
-                unseen.append(place)
-            else:
-                fits[place] = fit
-        if unseen and max(fits) < ENOUGH:
-            for place, fit in zip(unseen, self._remembered([lost[each] for each in unseen], track), strict=True):
-                fits[place] = fit
-        return fits
-
-    def _found(self, lost: tuple[int, int], track: Track) -> float | None:
-        """IoU of the track with the lost object as its own window found it, over the track's first frames on which both
-        are seen; 0 if these are fewer than two. None if the window did not see the object meanwhile.
-        """
-        window, object_id = lost
-        ending = self._ending(window)
-        assert ending is not None  # it knows the object
-        meanwhile = [at for at in ending.seen(object_id) if track.first <= at <= track.first + STEPS[-1]]
-        if len(meanwhile) < SHARED:
-            return None
-        mine, found = track.early, ending.found(object_id, track.early.keys() & set(meanwhile))
-        if len(found) < SHARED:
-            return 0.0
-        common = sum(int(mine[at].common([mask])[0]) for at, mask in found.items())
-        return common / max(sum(mine[at].area + mask.area for at, mask in found.items()) - common, 1)
-
-    def _remembered(self, lost: Sequence[tuple[int, int]], track: Track) -> list[float]:
         """Tracks the lost objects on the probed frames of the track, as if they had never been lost: they update their
         memories and compete. The score is the mean over these frames of the IoU with the track's mask times the
         tracker's probability that the object is visible; 0 on frames without the object or the track. An object that
         does not begin at the track's beginning (`SEEN_FIRST`) only moved to it later, and gets 0.
+
+        Raises:
+            StateError: the ending of a window is damaged, or was made by another model.
         """
         windows = list(dict.fromkeys(window for window, _ in lost))
         order = [place for window in windows for place, (of, _) in enumerate(lost) if of == window]

@@ -17,7 +17,8 @@ class Window:
     """One processed window of a clip.
 
     Attributes:
-        frames: the result of `segment_window`, one value per position from `cut.start` to `cut.until` - 1, in order.
+        frames: the result of `segment_window`, one value per position from `cut.start` on, in order, at least up to
+            `cut.until` - 1 and at most up to `cut.reach` - 1.
         ending: the file that it wrote; None: no window follows, or objects are not to be found by memory.
     """
 
@@ -30,17 +31,15 @@ class Window:
 class Track:
     """One object of one window.
 
-    Positions count in the clip. The previous window shows the positions in its overlap.
+    Positions count in the clip. Up to the end of the previous window's rows, the clip shows that window.
 
     Attributes:
-        first, last: position and time of the first and the last row that this window shows; -1 if all of them are in
-            the overlap with the previous window.
+        first, last: position and time of the first and the last row of it that the clip shows; -1 if there is none.
         begun: position of its first row, whichever window shows it.
         sure, sure_first, sure_first_s, sure_score: rows whose score has reached `new_det_thresh`: position of the
-            first, position and time of the first that this window shows, and the score; -1 if there is none.
+            first, position and time of the first that the clip shows, and the score; -1 if there is none.
         head: masks by position on the window's first frames, up to the `head` of `tracks_of`.
-        tail: masks by position in the overlap with the next window, and after it, where this window ran on.
-        early: masks by position up to `STEPS[-1]` frames after `first`.
+        tail: masks by position from the next window's start on.
         probed: masks by position on frames on which lost objects are looked for, ascending.
         steps: number of `STEPS` reached.
     """
@@ -61,7 +60,6 @@ class Track:
     steps: int = 0
     head: dict[int, MaskRuns] = field(default_factory=dict)
     tail: dict[int, MaskRuns] = field(default_factory=dict)
-    early: dict[int, MaskRuns] = field(default_factory=dict)
     probed: dict[int, MaskRuns] = field(default_factory=dict)
 
     @property
@@ -74,38 +72,31 @@ class Track:
 
     def wants(self, position: int) -> bool:
         """Whether its mask at this position, the next with a mask, must be compared with lost objects."""
-        return position <= self.first + STEPS[-1] or self._is_probed_at(position)
+        return self.steps < len(STEPS) and position >= self.first + STEPS[self.steps]
 
     def take(self, position: int, mask: MaskRuns) -> None:
         """Keeps a mask that it `wants`."""
-        if position <= self.first + STEPS[-1]:
-            self.early[position] = mask
-        if self._is_probed_at(position):
-            self.steps += 1
-            self.probed[position] = mask
-
-    def _is_probed_at(self, position: int) -> bool:
-        return self.steps < len(STEPS) and position >= self.first + STEPS[self.steps]
+        self.steps += 1
+        self.probed[position] = mask
 
 
-def tracks_of(window: Window, before: Cut | None, enough: float = 0.0, head: int = 0) -> dict[int, Track]:
-    """The objects of a window by id.
+def tracks_of(window: Window, shown: int = 0, enough: float = 0.0, head: int = 0) -> tuple[dict[int, Track], int]:
+    """The objects of a window by id, and the end of its rows (exclusive).
 
     Args:
+        shown: the end of the previous window's rows; from here on the clip shows this window.
         enough: score from which a track is sure.
-        head: position up to which `Track.head` has masks, if it lies after the overlap with the previous window.
+        head: position up to which `Track.head` has masks, if it lies after `shown`.
 
     Raises:
         ValueError: rows do not belong to the window, or an object changes its phrase.
     """
     cut = window.cut
-    own = cut.start if before is None else before.until  # from here on the window shows its rows
-    head = max(own, head)
+    head = max(shown, head)
     found: dict[int, Track] = {}
-    count = 0
+    position = cut.start - 1
     for position, frame in enumerate(window.frames, cut.start):
-        count += 1
-        if position >= cut.until:
+        if position >= cut.reach:
             break
         for item in frame.objects:
             track = found.get(item.object_id)
@@ -126,7 +117,7 @@ def tracks_of(window: Window, before: Cut | None, enough: float = 0.0, head: int
                     track.head[position] = mask
                 if position >= cut.stop:
                     track.tail[position] = mask
-            if position < own:
+            if position < shown:
                 continue
             if not track.is_shown:
                 track.first, track.first_s = position, frame.time_s
@@ -135,9 +126,15 @@ def tracks_of(window: Window, before: Cut | None, enough: float = 0.0, head: int
             track.last, track.last_s = position, frame.time_s
             if track.wants(position):
                 track.take(position, mask or read_rle(item.rle, frame.height, frame.width))
-    if count != cut.until - cut.start:
-        raise ValueError(
-            f"window {cut.index} has {'more' if count > cut.until - cut.start else count} frames; "
-            f"it should have {cut.until - cut.start}"
-        )
-    return found
+    end = position + 1
+    check_end(cut, end)
+    return found, end
+
+
+def check_end(cut: Cut, end: int) -> None:
+    """Raises ValueError if a window's rows cannot end here."""
+    if not cut.until <= end <= cut.reach:
+        count = f"{end - cut.start}" if end <= cut.reach else f"more than {cut.reach - cut.start}"
+        least, most = cut.until - cut.start, cut.reach - cut.start
+        allowed = f"{least}" if least == most else f"{least} to {most}"
+        raise ValueError(f"window {cut.index} has {count} frames; it should have {allowed}")

@@ -13,7 +13,7 @@ from sam3ray.failures import ClipError, Reason, UserError
 from sam3ray.model import Model
 from sam3ray.stitching._following import Following
 from sam3ray.values.annotations import FrameAnnotations
-from sam3ray.values.cutting import MOST_FOLLOWED, Cut
+from sam3ray.values.cutting import Cut
 from sam3ray.values.exemplars import named_exemplars, with_exemplar_phrases
 from sam3ray.values.phrases import as_phrases
 from sam3ray.values.prompts import ExemplarPrompt
@@ -33,7 +33,8 @@ def segment_window(
     exemplars: Sequence[ExemplarPrompt] = (),
     progress: Callable[[], None] | None = None,
 ) -> Iterator[FrameAnnotations]:
-    """Yields the rows of one window, for the frames at positions `cut.start` to `cut.until` - 1.
+    """Yields the rows of one window: those from position `cut.start` to at least `cut.until` - 1, and on until they
+    have shown its objects again (`Following`), at most to `cut.reach` - 1.
 
     Object ids count from 1 in each window; `link` decides which objects are the same. The first window's rows are those
     of the whole clip up to its end. A later window begins like a clip: while nothing is tracked, every detection
@@ -42,10 +43,10 @@ def segment_window(
     infers which objects the whole clip would have had.
 
     Args:
-        frames: frames from `cut.start` on, in order, of one size; read up to `cut.end` - 1, and further until the
-            window has shown its objects again (`sam3ray.values.cutting.MOST_FOLLOWED`).
-        ending: file to write, with the memories of the window's objects (`sam3ray.engine.ending`) and where they were
-            found again; it exists once the last frame has been yielded. None for the last window.
+        frames: frames from `cut.start` on, in order, of one size; read up to `cut.end` - 1, and as far
+            as it takes to make the last rows final.
+        ending: file to write, with the memories of the window's objects at `cut.until` (`sam3ray.engine.ending`); it
+            exists once the last frame has been yielded. None for the last window, which does not run on.
         note: text to store with the ending.
         exemplars: those of the whole clip, resolved, each with a phrase. Those on frames of other windows are ignored.
         progress: called after each processed frame.
@@ -103,24 +104,23 @@ def _rows(
         given, named = 0, set[int]()
 
         def rows(results: Iterable[SessionResult]) -> Iterator[FrameAnnotations]:
-            """The window's own rows; those after them have been found by following."""
             nonlocal given
             for result in results:
-                following.take(cut.start + given, result.annotations)
-                if given < cut.until - cut.start:
+                if following.stop is None:
+                    following.take(cut.start + given, result.annotations)
                     named.update(result.shown)
+                    given += 1
                     yield result.annotations
-                given += 1
 
         count = 0
-        for frame in islice(frames, length if ending is None else length + MOST_FOLLOWED):
+        for frame in islice(frames, length + cut.reach - cut.until):
             while waiting and waiting[0].frame_index <= frame.index:
                 shown = waiting.pop(0)
                 if count or cut.index == 0 or shown.frame_index == frame.index:
                     session.add(shown)
             count += 1
             yield from rows(session.step(frame))
-            if ending is not None and following.until is not None:
+            if following.stop is not None and count >= length:
                 break
         if count < length:
             raise ClipError(
@@ -137,4 +137,4 @@ def _rows(
             for new, old in renamed.items():
                 if old in named and old not in ids.values():
                     ids[new] = old
-            taken[0].write(ending, ids, note, following.found)
+            taken[0].write(ending, ids, note)

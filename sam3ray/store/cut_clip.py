@@ -2,7 +2,7 @@
 
     cuts.json                 how the clip is cut, decided once
     w<k>-<n>.parquet          rows of window k, made by its n-th attempt
-    w<k>-<n>.safetensors      its objects' memories at its end, and where it found hidden ones again; none for the last
+    w<k>-<n>.safetensors      its objects' memories at the end of its overlap; none for the last
     w<k>.json                 window k is done: names both files with their SHA-256
     links.json                which objects are the same across windows, decided once; names the rows that it is based
     on

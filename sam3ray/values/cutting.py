@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Rows without an object after which a window no longer continues for it, and the most frames by which it continues. No
+# Rows without an object after which a window no longer continues for it, and the most rows by which it continues. No
 # key of the configuration: longer windows make it cheap, and linking by memory covers longer absences.
 MOST_FOLLOWED = 120
 
@@ -13,17 +13,18 @@ MOST_FOLLOWED = 120
 class Cut:
     """One window. Positions count the clip's sampled frames from 0; ends are exclusive.
 
-        start          stop            until          end
-        |---- own -----|--- overlap ---|--- run-out --|
-                       |---- own of the next window -----
+        start          stop            until                 reach
+        |---- own -----|--- overlap ---|~~~~ runs on ~~~~~~~~|
+                       |---- own of the next window ---------------
 
     Attributes:
         index: from 0.
-        start, stop: the window's own frames, for which it provides the clip's rows.
-        until: the end of its rows. [stop, until) is the overlap, which the next window processes, too.
-        end: the end of its work, because hotstart decides about the last rows only on later frames. A window
-            continues until it has shown its objects again, for at most `MOST_FOLLOWED` frames
-            (`sam3ray.stitching.Following`).
+        start, stop: the window's own frames.
+        until: the end of the overlap. [stop, until) is processed by the next window, too.
+        end: as far as the window works at least, because hotstart decides about rows only on later frames.
+        reach: the furthest end of its rows. From `until` on, the window runs on for the objects that it does not show
+            (`sam3ray.stitching.Following`), at most to the end of the next window's overlap. The clip takes the
+            window's rows up to the row at which it stops, and then those of the next window.
     """
 
     index: int
@@ -31,10 +32,11 @@ class Cut:
     stop: int
     until: int
     end: int
+    reach: int
 
     def __post_init__(self) -> None:
-        if self.index < 0 or not 0 <= self.start < self.stop <= self.until <= self.end:
-            raise ValueError(f"a window needs 0 <= start < stop <= until <= end, got {self}")
+        if self.index < 0 or not 0 <= self.start < self.stop <= self.until <= self.end or self.reach < self.until:
+            raise ValueError(f"a window needs 0 <= start < stop <= until <= end and until <= reach, got {self}")
 
 
 def cuts(num_frames: int, frames: int, overlap: int, hotstart_delay: int, multiple_of: int) -> tuple[Cut, ...]:
@@ -66,8 +68,8 @@ def cuts(num_frames: int, frames: int, overlap: int, hotstart_delay: int, multip
         starts.pop()
     if len(starts) < 2:
         return ()
-    found = []
-    for index, (start, stop) in enumerate(zip(starts, [*starts[1:], num_frames], strict=True)):
-        until = min(stop + overlap, num_frames)
-        found.append(Cut(index, start, stop, until, min(until + max(hotstart_delay - 1, 0), num_frames)))
-    return tuple(found)
+    stops = [*starts[1:], num_frames]
+    untils = [min(stop + overlap, num_frames) for stop in stops]
+    ends = [min(until + max(hotstart_delay - 1, 0), num_frames) for until in untils]
+    reaches = [min(until + MOST_FOLLOWED, then) for until, then in zip(untils, [*untils[1:], num_frames], strict=True)]
+    return tuple(map(Cut, range(len(starts)), starts, stops, untils, ends, reaches))

@@ -12,7 +12,7 @@ ENGINE_VERSION = 3
 
 # Version of the rules that link objects of parallel windows, raised whenever they change. In the fingerprint of
 # `windows.mode: parallel`.
-LINKING_VERSION = 6
+LINKING_VERSION = 7
 
 # Of the columns of annotations: `sam3ray.values.annotations.SCHEMA`.
 SCHEMA_VERSION = 1

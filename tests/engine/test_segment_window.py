@@ -23,7 +23,7 @@ from sam3ray.engine.session import Session
 from sam3ray.failures import ClipError, Reason, UserError
 from sam3ray.masks import read_rle
 from sam3ray.prompts import ExemplarPrompt
-from sam3ray.stitching import MemoryProbe, Track, Window, link, merge, segment_window
+from sam3ray.stitching import Following, MemoryProbe, Track, Window, link, merge, segment_window
 from sam3ray.values.cutting import Cut
 from tests.engine.pipeline import HEIGHT, WIDTH, Found, ScriptedDetector, checkpoint, clip
 from tests.engine.tiny import tiny_model
@@ -31,7 +31,8 @@ from tests.engine.tiny import tiny_model
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FRAMES = clip(26)
-FIRST, SECOND = Cut(0, 0, 12, 16, 19), Cut(1, 12, 26, 26, 26)
+FIRST, SECOND = Cut(0, 0, 12, 16, 19, 16), Cut(1, 12, 26, 26, 26, 26)
+ON = replace(FIRST, reach=26)  # the first window, running on for the objects that it does not show
 FAINT = 0.6  # above the score of a detection, below that of a new object
 
 
@@ -87,18 +88,9 @@ def window(model: Model, cut: Cut, ending: Path | None = None, frames: Any = Non
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path, list[Any]]:
-    """A window that sees none of its objects behind its rows, and goes on for none."""
+    """A window that does not run on."""
     model, path = Model(), tmp_path_factory.mktemp("window") / "ending.safetensors"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sam3ray.stitching._following.Following.take", lambda *_: None)
-        return model, path, window(model, FIRST, path, note="mine")
-
-
-@pytest.fixture(scope="module")
-def followed(made: tuple[Model, Path, list[Any]]) -> tuple[Path, list[Any]]:
-    """The same window, going on for the objects that it ends without."""
-    path = made[1].with_name("followed.safetensors")
-    return path, window(made[0], FIRST, path)
+    return model, path, window(model, FIRST, path, note="mine")
 
 
 @pytest.fixture(scope="module")
@@ -157,46 +149,25 @@ def test_an_ending_holds_what_its_objects_remember_and_nothing_of_those_that_wer
     assert torch.equal(here.score_logits, there.score_logits)
 
 
-def test_a_window_goes_on_as_the_whole_clip_does_for_the_objects_that_it_ends_without(
-    made: tuple[Model, Path, list[Any]], followed: tuple[Path, list[Any]], whole: list[Any]
+def test_a_window_runs_on_as_the_whole_clip_does_and_remembers_the_same(
+    made: tuple[Model, Path, list[Any]], whole: list[Any]
 ) -> None:
-    model, before, rows = made
-    path, again = followed
-    assert again == rows
-    ending = EndingFile(path, model.engine, (HEIGHT, WIDTH))
-    last = max(max(ending.seen(each), default=0) for each in ending.objects)
-    assert last >= FIRST.end
-    found = 0
-    for object_id in ending.objects:
-        there = range(FIRST.until, last + 1)
-        masks = ending.found(object_id, there)
-        assert sorted(masks) == ending.seen(object_id)
-        assert {at: mask.encoded().rle for at, mask in masks.items()} == {
-            at: each.rle for at in there for each in whole[at].objects if each.object_id == object_id
-        }
-        found += len(masks)
-    assert found
-    plain = EndingFile(before, model.engine, (HEIGHT, WIDTH))
-    assert not any(plain.seen(each) for each in plain.objects)
-
-
-def test_where_a_window_went_on_a_track_is_compared_with_what_it_found(
-    made: tuple[Model, Path, list[Any]], followed: tuple[Path, list[Any]]
-) -> None:
-    model, (path, _) = made[0], followed
-    ending = EndingFile(path, model.engine, (HEIGHT, WIDTH))
-    name = max(ending.objects, key=lambda each: len(ending.seen(each)))
-    first = ending.seen(name)[0]
-    early = ending.found(name, ending.seen(name)[:5])
-    windows = [Window(FIRST, (), path), Window(SECOND, ())]
-    probe = MemoryProbe(model, HEIGHT, WIDTH, windows, lambda position: pytest.fail("no frame is read"))  # type: ignore[arg-type]
-    track = Track(1, 1, ending.objects[name], 0.9, first, 25, early=early, probed=early)
-    others = [each for each in ending.objects if each != name]
-    same, *rest = probe.scores([(0, name), *((0, each) for each in others)], track)
-    assert same == 1
-    assert all(each < 1 for each in rest)
-    alone = Track(1, 1, ending.objects[name], 0.9, first, 25, early={first: early[first]}, probed=early)
-    assert probe.scores([(0, name)], alone) == [0]  # one frame says little
+    model, before, _ = made
+    path = before.with_name("on.safetensors")
+    longer = window(model, ON, path)
+    assert FIRST.until < len(longer) < 26
+    assert longer == whole[: len(longer)]
+    following = Following(ON)
+    for position, row in enumerate(longer):
+        assert following.stop is None
+        following.take(position, row)
+    assert following.stop == len(longer)
+    plain, ending = (EndingFile(each, model.engine, (HEIGHT, WIDTH)) for each in (before, path))
+    assert ending.until == FIRST.until
+    assert ending.objects.items() >= plain.objects.items()
+    tracker = model.engine.tracker((HEIGHT, WIDTH), None)
+    for each in plain.objects:
+        assert ending.memory(each, tracker).tracked.keys() == plain.memory(each, tracker).tracked.keys()
 
 
 def test_a_probe_finds_a_remembered_object_where_the_clip_itself_has_it(
@@ -307,7 +278,7 @@ def test_frames_that_end_too_early_are_a_fault_of_the_video(
 
 def test_exemplars_count_in_the_windows_that_hold_their_frames(made: tuple[Model, Path, list[Any]]) -> None:
     box = ((20, 15, 50, 40),)
-    last = Cut(1, 22, 26, 26, 26)
+    last = Cut(1, 22, 26, 26, 26, 26)
     with pytest.raises(UserError, match="without a phrase"):
         window(made[0], last, exemplars=[ExemplarPrompt(box, frame_index=3, label="bolt")])
     with pytest.raises(ClipError, match="frame 40"):  # behind the clip's end

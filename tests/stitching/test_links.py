@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sam3ray.masks import MaskRuns, encode_masks, read_rle
+from sam3ray.masks import encode_masks
 from sam3ray.stitching import Links, Track, Window, link_windows, merge
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 from sam3ray.values.cutting import Cut, cuts
@@ -34,15 +34,16 @@ def item(
     return ObjectAnnotation(object_id, prompt, score, 0.5, tuple(map(float, mask.bbox)), mask.area, mask.rle)  # type: ignore[arg-type]
 
 
-def frames(cut: Cut, rows: dict[int, list[ObjectAnnotation]]) -> list[FrameAnnotations]:
+def frames(cut: Cut, rows: dict[int, list[ObjectAnnotation]], stop: int | None = None) -> list[FrameAnnotations]:
     return [
         FrameAnnotations(p, p, p / 10, SIDE, SIDE, tuple(sorted(rows.get(p, []), key=lambda o: o.object_id)))
-        for p in range(cut.start, cut.until)
+        for p in range(cut.start, cut.until if stop is None else stop)
     ]
 
 
-def window(cut: Cut, rows: dict[int, list[ObjectAnnotation]]) -> Window:
-    return Window(cut, frames(cut, rows))
+def window(cut: Cut, rows: dict[int, list[ObjectAnnotation]], stop: int | None = None) -> Window:
+    """A window whose rows end at `stop`, by default with its overlap."""
+    return Window(cut, frames(cut, rows, stop))
 
 
 def ids(windows: Sequence[Window], links: Links) -> list[list[int]]:
@@ -58,14 +59,9 @@ class Says:
 
     table: dict[tuple[tuple[int, int], tuple[int, int]], float]
     asked: list[tuple[tuple[int, int], ...]]
-    ran_on: dict[tuple[int, int], dict[int, ObjectAnnotation]] = field(default_factory=dict)
 
     def knows(self, window: int, object_id: int) -> bool:
         return True
-
-    def found(self, window: int, object_id: int, until: int) -> dict[int, MaskRuns]:
-        rows = self.ran_on.get((window, object_id), {})
-        return {p: read_rle(each.rle, SIDE, SIDE) for p, each in rows.items() if p < until}
 
     def scores(self, lost: Sequence[tuple[int, int]], track: Track) -> list[float]:
         self.asked.append((track.key, *lost))
@@ -122,20 +118,45 @@ LONG_FIRST, LONG_SECOND = cuts(60, 30, 4, 1, 1)
         ({1: (14, range(34, 60))}, (1, 1)),  # it is object 1 that moves
         ({1: (2, range(34, 60)), 2: (14, range(34, 60))}, (2, 1)),  # in the overlap it was mistaken for object 1
         ({1: (2, range(34, 35)), 2: (14, range(34, 35))}, (1, 1)),  # too little to tell
-        ({1: (2, range(50, 60)), 2: (14, range(50, 60))}, (1, 1)),  # so much later, either window may be mistaken
+        ({1: (2, range(50, 60)), 2: (14, range(50, 60))}, (2, 1)),  # however much later
     ],
 )
-def test_the_first_frames_behind_the_overlap_count_too(
+def test_the_last_rows_of_the_earlier_window_say_how_the_later_one_goes_on(
     ran_on: dict[int, tuple[int, range]], continues: tuple[int, int]
 ) -> None:
     moved = {p: item(1, 2 if p < 34 else 14) for p in range(32, 60)}
-    one = window(LONG_FIRST, {p: [item(1, 2), item(2, 14)] for p in range(33)} | {33: [item(1, 2)]})
-    two = window(LONG_SECOND, both(moved))
-    probe = says()
-    probe.ran_on = {(0, each): {p: item(each, x) for p in positions} for each, (x, positions) in ran_on.items()}
-    (joint,) = link_windows([one, two], probe).joints
+    rows = {p: [item(1, 2), item(2, 14)] for p in range(33)} | {33: [item(1, 2)]}
+    for each, (x, positions) in ran_on.items():
+        for p in positions:
+            rows.setdefault(p, []).append(item(each, x))
+    one, two = window(LONG_FIRST, rows, 60), window(LONG_SECOND, both(moved))
+    (joint,) = link_windows([one, two]).joints
     assert (joint.track, joint.to_track) == continues
-    assert link_windows([one, two]).joints[0].track == 1
+    assert link_windows([window(LONG_FIRST, rows), two]).joints[0].track == 1
+
+
+def test_the_clip_shows_the_earlier_window_up_to_its_last_row() -> None:
+    # Object 2 hides before the overlap and comes back behind it: the earlier window still knows it, the later does not.
+    one = window(LONG_FIRST, {p: [item(1, 2), *([item(2, 14)] if p < 28 or p >= 40 else [])] for p in range(50)}, 50)
+    two = window(LONG_SECOND, {p: [item(1, 2), *([item(7, 15)] if p >= 40 else [])] for p in range(30, 60)})
+    links = link_windows([one, two])
+    assert links.windows == ((0, 50), (30, 60))
+    merged = list(merge([one, two], links))
+    assert [f.frame_index for f in merged] == list(range(60))
+    assert [[(o.object_id, o.bbox[0]) for o in merged[p].objects] for p in (35, 40, 49, 50)] == [
+        [(1, 2)],
+        [(1, 2), (2, 14)],
+        [(1, 2), (2, 14)],
+        [(1, 2), (2, 15)],
+    ]
+
+
+def test_a_track_that_hides_before_the_last_rows_is_matched_where_it_was_seen() -> None:
+    # Of two that agree with object 1, the later one goes on; object 2 is matched by the overlap alone.
+    rows = {p: [item(1, 2), *([item(2, 14)] if p < 34 else [])] for p in range(60)}
+    later = {p: [item(3 if p < 40 else 4, 2), *([item(5, 14)] if p < 34 else [])] for p in range(30, 60)}
+    links = link_windows([window(LONG_FIRST, rows, 60), window(LONG_SECOND, later)])
+    assert {joint.track: joint.to_track for joint in links.joints} == {1: 4, 2: 5}
 
 
 def test_of_two_that_may_be_it_the_pairs_with_the_largest_sum_are() -> None:
@@ -182,7 +203,7 @@ def test_of_two_births_that_follow_each_other_the_first_is_the_lost_object() -> 
     probe = says(((0, 1), (1, 1), 0.9), ((0, 1), (1, 2), 0.95))
     for later, found in ((30, [1, 2]), (21, [2, 3])):  # at about the same time, either may be it
         rows = {p: [item(1, 2)] for p in range(13, 15)} | {p: [item(2, 2)] for p in range(later, 40)}
-        windows = [one, window(Cut(1, 8, 40, 40, 40), rows)]
+        windows = [one, window(Cut(1, 8, 40, 40, 40, 40), rows)]
         merged = ids(windows, link_windows(windows, probe))
         assert merged[13] + merged[later] == found
 
@@ -225,7 +246,7 @@ def test_objects_that_only_the_overlap_shows_leave_no_gap_in_the_ids() -> None:
 
 def test_at_most_64_lost_objects_of_a_phrase_are_compared_those_seen_last_first() -> None:
     rows = {p: [item(p + 1, 2)] for p in range(70)}
-    long, after = Cut(0, 0, 70, 74, 74), Cut(1, 70, 90, 90, 90)
+    long, after = Cut(0, 0, 70, 74, 74, 74), Cut(1, 70, 90, 90, 90, 90)
     probe = says()
     windows = [window(long, rows), window(after, {80: [item(1, 12)]})]
     link_windows(windows, probe)
@@ -317,17 +338,17 @@ def clips(draw: st.DrawFn) -> tuple[list[Window], Says]:
     """Objects that come, go, and are missed by some windows, each window with ids of its own."""
     rng = random.Random(draw(st.integers(0, 2**32)))
     length, size, overlap = draw(st.integers(10, 40)), draw(st.integers(4, 12)), draw(st.integers(0, 2))
-    pieces = cuts(length, size, overlap, 1, 1) or (Cut(0, 0, length, length, length),)
+    pieces = cuts(length, size, overlap, 1, 1) or (Cut(0, 0, length, length, length, length),)
     things = [
         (rng.choice(PHRASES), rng.randrange(SIDE - 6), 6 * n, rng.randrange(length), rng.randrange(1, length))
         for n in range(rng.randrange(1, 5))
     ]
     windows = []
     for cut in pieces:
-        numbers = rng.sample(range(1, 9), 8)
+        numbers, stop = rng.sample(range(1, 9), 8), rng.randint(cut.until, cut.reach)
         rows: dict[int, list[ObjectAnnotation]] = {}
         for n, (phrase, x, y, first, seen) in enumerate(things):
-            for p in range(max(first, cut.start), min(first + seen, cut.until)):
+            for p in range(max(first, cut.start), min(first + seen, stop)):
                 split = n + 4 * (rng.random() < 0.1)  # now and then another id
                 taken = {each.object_id for each in rows.get(p, [])}
                 if rng.random() < 0.8 and numbers[split] not in taken and not (split >= 4 and phrase != PHRASES[0]):
@@ -335,7 +356,7 @@ def clips(draw: st.DrawFn) -> tuple[list[Window], Says]:
                         numbers[split], min(max(x + rng.randrange(-2, 3), 0), SIDE - 6), min(y, SIDE - 6), phrase
                     )
                     rows.setdefault(p, []).append(shifted)
-        windows.append(window(cut, _of_one_phrase(rows)))
+        windows.append(window(cut, _of_one_phrase(rows), stop))
     keys = [(w.cut.index, n) for w in windows for n in range(1, 9)]
     told = {(a, b): rng.random() for a in keys for b in keys if a[0] < b[0]}
     return windows, Says(told, [])
@@ -377,7 +398,7 @@ def test_ids_are_one_to_one_in_order_and_independent_of_the_order_of_completion(
         rows = list(each.frames)[max(shown - each.cut.start, 0) :]
         for ours, theirs in zip(merged[max(shown, each.cut.start) :], rows, strict=False):
             assert sorted(o.rle for o in ours.objects) == sorted(o.rle for o in theirs.objects)
-        shown = each.cut.until
+        shown = each.cut.start + len(list(each.frames))
     shuffled = order.sample(windows, len(windows))
     assert link_windows(shuffled, probe, PHRASES) == links
     assert list(merge(shuffled, Links.loads(links.dumps()))) == merged
@@ -408,10 +429,12 @@ def test_windows_that_do_not_fit_are_a_sentence() -> None:
     two = window(SECOND, {p: [item(1, 2)] for p in range(8, 20)})
     with pytest.raises(ValueError, match=r"window 1 \(8 to 20\) does not follow"):
         link_windows([two])
-    with pytest.raises(ValueError, match="window 0 has 11 frames; it should have 12"):
+    with pytest.raises(ValueError, match="window 0 has 11 frames; it should have 12 to 20"):
         link_windows([Window(FIRST, list(one.frames)[:11]), two])
-    with pytest.raises(ValueError, match="window 0 has more frames"):
+    with pytest.raises(ValueError, match="window 0 has more than 20 frames; it should have 12 to 20"):
         link_windows([Window(FIRST, [*one.frames, *two.frames]), two])
+    with pytest.raises(ValueError, match="window 2 has 7 frames; it should have 8"):
+        link_windows([one, two, Window(THIRD, frames(THIRD, {})[:7])])
     changed = {0: [item(1, 2)], 1: [item(1, 2, prompt="circle")]}
     with pytest.raises(ValueError, match="object 1 is 'star' and 'circle'"):
         link_windows([window(FIRST, changed)])
@@ -420,8 +443,10 @@ def test_windows_that_do_not_fit_are_a_sentence() -> None:
         list(merge([one], links))
     with pytest.raises(ValueError, match="do not name object 4 of window 1"):
         list(merge([one, window(SECOND, {15: [item(4, 2)]})], links))
-    with pytest.raises(ValueError, match="window 1 has 3 frames; it should have 12"):
+    with pytest.raises(ValueError, match="window 1 has 3 frames; its links are of 12"):
         list(merge([one, Window(SECOND, list(two.frames)[:3])], links))
+    with pytest.raises(ValueError, match="window 0 has more than 12 frames; its links are of 12"):
+        list(merge([window(FIRST, {}, 13), two], links))
 
 
 @pytest.mark.parametrize(

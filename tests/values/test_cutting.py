@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sam3ray.values.cutting import Cut, cuts
+from sam3ray.values.cutting import MOST_FOLLOWED, Cut, cuts
 
 
 def test_a_clip_is_cut_where_the_rules_allow_it():
     assert cuts(4000, 1800, 16, 15, 16) == (
-        Cut(0, 0, 1792, 1808, 1822),
-        Cut(1, 1792, 3600, 3616, 3630),
-        Cut(2, 3600, 4000, 4000, 4000),
+        Cut(0, 0, 1792, 1808, 1822, 1928),
+        Cut(1, 1792, 3600, 3616, 3630, 3736),
+        Cut(2, 3600, 4000, 4000, 4000, 4000),
     )
 
 
@@ -69,6 +71,9 @@ def test_windows_cover_a_clip_once(num_frames, frames, share, hotstart_delay, mu
         assert each.start % multiple_of == 0
         assert each.until == min(each.stop + overlap, num_frames)
         assert each.until <= each.end <= num_frames
+    for each, following in pairwise(found):
+        assert each.reach == min(each.until + MOST_FOLLOWED, following.until)
+    assert found[-1].reach == num_frames
     # Whatever becomes known of the clip's end, all but the last two windows stay.
     longer = cuts(num_frames + 777, frames, overlap, hotstart_delay, multiple_of)
     assert [(e.start, e.stop) for e in longer[: len(found) - 2]] == [(e.start, e.stop) for e in found[:-2]]
