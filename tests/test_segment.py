@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from sam3ray import (
     BoxPrompt,
     ClipError,
+    FrameAnnotations,
     ModelConfig,
     PointPrompt,
     Segmenter,
@@ -37,6 +39,12 @@ def segmenter(loaded_once: None) -> Segmenter:
     return Segmenter(ModelConfig(checkpoint="embedded", device="cpu"))
 
 
+@pytest.fixture(scope="module")
+def of_both_kinds(clip: Path, segmenter: Segmenter) -> list[FrameAnnotations]:
+    """What the clip's phrases and a box find together."""
+    return list(segmenter.segment(ClipFrames(clip), 120, 160, list(clip_phrases(SPEC)), [box_prompt()]))
+
+
 def largest_object() -> tuple[int, tuple[int, int, int, int], tuple[float, float]]:
     """Of the first frame: its id, its box and a point well inside."""
     first = next(draw_clip(SPEC))
@@ -63,9 +71,8 @@ def test_a_range_keeps_the_source_s_indices(clip):
     assert [frame.frame_index for frame in frames] == [5, 7, 9, 11, 13]
 
 
-def test_rows_agree_with_their_masks(clip, segmenter):
-    source = ClipFrames(clip)
-    for frame in segmenter.segment(source, 120, 160, list(clip_phrases(SPEC)), [box_prompt()]):
+def test_rows_agree_with_their_masks(of_both_kinds):
+    for frame in of_both_kinds:
         for each in frame.objects:
             mask = decode_rle(each.rle, frame.height, frame.width)
             rows, columns = mask.nonzero()
@@ -73,14 +80,13 @@ def test_rows_agree_with_their_masks(clip, segmenter):
             assert each.bbox == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
 
 
-def test_ids_of_phrases_begin_above_those_of_visual_prompts(clip, segmenter):
-    frames = list(segmenter.segment(ClipFrames(clip), 120, 160, list(clip_phrases(SPEC)), [box_prompt(7)]))
-    boxed = {each.object_id for frame in frames for each in frame.objects if each.prompt == "boxed"}
-    named = {each.object_id for frame in frames for each in frame.objects if each.prompt != "boxed"}
+def test_ids_of_phrases_begin_above_those_of_visual_prompts(of_both_kinds):
+    boxed = {each.object_id for frame in of_both_kinds for each in frame.objects if each.prompt == "boxed"}
+    named = {each.object_id for frame in of_both_kinds for each in frame.objects if each.prompt != "boxed"}
     assert boxed == {7}
     assert named
     assert min(named) >= 8
-    for frame in frames:
+    for frame in of_both_kinds:
         ids = [each.object_id for each in frame.objects]
         assert ids == sorted(set(ids))
 
@@ -97,17 +103,14 @@ def test_a_click_by_time_is_the_click_by_frame(clip):
     assert all(other == first for other in others)
 
 
-def test_the_ladder_s_rungs_find_the_same_objects(clip, segmenter):
-    phrases = list(clip_phrases(SPEC))
-
-    def found(rung: int) -> list[list[tuple[int, str]]]:
-        segmenter.set_memory_rung(rung)
-        frames = segmenter.segment(ClipFrames(clip), 120, 160, phrases, [box_prompt()])
+def test_the_ladder_s_rungs_find_the_same_objects(clip, segmenter, of_both_kinds):
+    def named(frames: Iterable[FrameAnnotations]) -> list[list[tuple[int, str]]]:
         return [[(each.object_id, each.prompt) for each in frame.objects] for frame in frames]
 
-    plain = found(0)
-    assert any(plain)
-    assert found(4) == plain
+    assert any(named(of_both_kinds))
+    segmenter.set_memory_rung(4)
+    frames = segmenter.segment(ClipFrames(clip), 120, 160, list(clip_phrases(SPEC)), [box_prompt()])
+    assert named(frames) == named(of_both_kinds)
     segmenter.set_memory_rung(0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -113,14 +114,15 @@ def _compact_and_die(output: str, at: int, remove: bool) -> bool:
 
 @pytest.mark.parametrize("remove", [False, True])
 def test_death_at_any_step_changes_nothing_for_readers(tmp_path: Path, remove: bool):
+    made = RunStore(str(tmp_path / "made"))
+    made.create_or_open(FINGERPRINT, CONFIG, clips(6))
+    commit(made, tmp_path, 0, 3)
+    compact_run(made.output, target_bytes=15_000)
+    commit(made, tmp_path, 3, 6)
+    before = rows_of(made.output)
     deaths = at = 0
     while True:
-        store = RunStore(str(tmp_path / f"run-{at}"))
-        store.create_or_open(FINGERPRINT, CONFIG, clips(6))
-        commit(store, tmp_path, 0, 3)
-        compact_run(store.output, target_bytes=15_000)
-        commit(store, tmp_path, 3, 6)
-        before = rows_of(store.output)
+        store = RunStore(str(shutil.copytree(made.output, tmp_path / f"run-{at}")))
         died = _compact_and_die(store.output, at, remove)
         assert rows_of(store.output) == before
         assert store.done_ids() == {f"clip-{i:03}" for i in range(6)}
