@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sam3ray.cli import app
-from sam3ray.config import load_config
+from sam3ray.config import ModelConfig, load_config
 from sam3ray.job.worker import ClipWorker
 from sam3ray.masks import decode_rle, encode_masks
 from sam3ray.prompts import parse_visual_prompts
@@ -35,6 +35,7 @@ pytestmark = [
     ),
 ]
 FPS = 30
+MODEL = {"checkpoint": "embedded", "device": "cpu", "image_size": 64}
 SPEC = ClipSpec(seed=6, frames=10, fps=FPS, width=320, height=180, objects=(2, 3))
 
 
@@ -112,7 +113,7 @@ def job(folder: Path, local_ray: None) -> Path:
     (folder / "prompts.jsonl").write_text("".join(json.dumps({"clip_id": "refined", **p}) + "\n" for p in joined))
     (folder / "job.yaml").write_text(
         f"manifest: {folder}/clips.jsonl\nvisual_prompts: {folder}/prompts.jsonl\noutput: {output}\n"
-        "model: {checkpoint: embedded, device: cpu}\n"
+        f"model: {json.dumps(MODEL)}\n"
         "cluster: {gpus_per_actor: 0, cpus_per_actor: 1, actors: {min: 1, max: 1}}\n"
     )
     assert run_job_file(folder, JOB)["done"] == len(clips)
@@ -220,7 +221,7 @@ def test_the_job_gives_what_the_function_gives(run: tuple[str, Path], folder: Pa
         prompts=clip.get("prompts", ()),
         direction=way,  # type: ignore[arg-type]
         refine="throughout" if way == "both" else "onward",
-        checkpoint="embedded",
+        model=ModelConfig(**MODEL),
         start_s=clip.get("start_s"),
         fps=clip.get("fps"),
     )
