@@ -97,13 +97,12 @@ class Counts(TorchDispatchMode):
         is_view = any(each.alias_info is not None and not each.alias_info.is_write for each in func._schema.returns)
         if on_device and not is_view and name not in NO_LAUNCH:
             (self.prepared if self.preparing else self.captured if self.inside else self.launches)[name] += 1
-        for tensor in results:
-            if tensor.device.type == "cuda":
-                storage = tensor.untyped_storage()
-                if storage._cdata not in self._older:
-                    self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self._alive = {key: each for key, each in self._alive.items() if not each[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+        storages = [tensor.untyped_storage() for tensor in results if tensor.device.type == "cuda"]
+        new = [each for each in storages if each._cdata not in self._older and each._cdata not in self._alive]
+        if new:  # else no more is alive than before
+            self._alive |= {each._cdata: (StorageWeakRef(each), each.nbytes()) for each in new}
+            self._alive = {key: each for key, each in self._alive.items() if not each[0].expired()}
+            self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
         return out
 
 

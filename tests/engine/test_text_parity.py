@@ -97,7 +97,7 @@ def test_reconditioning(seed, on_tracks):
         "high_iou_thresh": 0.01,
         "high_conf_thresh": 0.1,
     }
-    ours, theirs = both(seed, ["red"], at_first, 30, thresholds)
+    ours, theirs = both(seed, ["red"], at_first, 24, thresholds)
     assert_identical(ours, theirs)
 
 
@@ -114,7 +114,7 @@ def test_removal_of_the_unconfirmed_and_of_duplicates(seed):
             if s > 0.5 and frame % 3 == prompt
         ]
 
-    ours, theirs = both(seed, ["red", "blue"], script, 30, {})
+    ours, theirs = both(seed, ["red", "blue"], script, 24, {})
     ids = {i for shown in theirs for i in shown.masks}
     assert ids
     assert len(ids) < max(ids), "some objects were removed"
