@@ -88,6 +88,8 @@ class _Worker:
         elif isinstance(message, Look):
             try:
                 self._pipe.send(self._look_in_memory(message))
+            except (EOFError, BrokenPipeError):
+                raise  # the parent is gone
             except Exception as error:  # noqa: BLE001 - see `_sentence`
                 self._views.pop(message.view, None)
                 self._pipe.send(Blind(message.view, _sentence(error)))

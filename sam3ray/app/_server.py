@@ -339,8 +339,8 @@ def _add_live(app: FastAPI, service: Service) -> None:
                     await _show_next(websocket, service.show, asked.get("ticket"))
                 else:
                     await _ask(websocket, service.show.view if watches and service.show is not None else own, asked)
-        except (WebSocketDisconnect, ValueError, RuntimeError):
-            pass  # gone, or nothing of ours
+        except (WebSocketDisconnect, ValueError, RuntimeError, asyncio.CancelledError):
+            pass  # gone, or nothing of ours, or the server ends
         finally:
             own.close()
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import queue
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sam3ray.app._library import Library
 from sam3ray.app._live import DeskView, Show, decode_picture
 from sam3ray.app._messages import Look, Seen
 from sam3ray.app._options import AppOptions
+from sam3ray.app._server import Service, make_app
 from sam3ray.config import TrackingConfig
 from sam3ray.failures import NotNow, UserError
 from sam3ray.shapes import write_clip
@@ -75,7 +79,11 @@ def test_what_is_found_is_drawn_on_the_picture_it_was_found_on(server, open_page
     one, two = until(page, lambda: [ids for ids in [shown()] if len(ids) == 2])[0]  # found again
     page.get_by_role("button", name=f"Drop object {one}").click()
     until(page, lambda: one not in shown())
+    phrase.fill("star")
+    phrase.press("Enter")
     page.get_by_role("button", name="Remove red circle").click()
+    phrases = [each["phrases"] for each in page.sent if each["do"] == "phrases"]
+    assert phrases[-2:] == [["red circle", "star"], ["star"]]
     until(page, lambda: two not in shown())
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("button", name="Start the webcam")).to_be_visible()
@@ -95,6 +103,28 @@ class FakeDesk:
 
     def leave(self, view: str) -> None:
         pass
+
+
+def test_a_server_that_ends_says_nothing_of_live_views(tmp_path):
+    """uvicorn prints a traceback of each task that it has to cancel, unless the task ends by itself."""
+    service = Service(Library(tmp_path / "work", AppOptions()), AppOptions())
+    live = next(each.endpoint for each in make_app(service).routes if each.path == "/live")  # type: ignore[attr-defined]
+
+    class Socket:
+        async def accept(self) -> None: ...
+
+        async def receive(self) -> None:
+            await asyncio.sleep(60)
+
+    async def end() -> None:
+        view = asyncio.create_task(live(Socket()))
+        await asyncio.sleep(0)
+        view.cancel()
+        await view
+
+    with ThreadPoolExecutor() as pool:  # this thread may have the browser's event loop
+        assert pool.submit(asyncio.run, end()).result() is None
+    service.close()
 
 
 def test_a_click_goes_with_the_picture_that_was_clicked_on():

@@ -9,8 +9,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from sam3ray.app import _model_host
 from sam3ray.app._desk import Desk
 from sam3ray.app._messages import Ready
@@ -94,7 +92,6 @@ def start_again(make: Callable[[Any, Callable[[str], None]], ModelHost]) -> list
     return hosts
 
 
-@pytest.mark.timeout(300)
 def test_a_process_that_hangs_before_its_pulse_is_started_again(monkeypatch):
     monkeypatch.setattr(_model_host, "_hold_here", be_ready)
     hosts = start_again(lambda config, _: LocalHost(config, TrackingConfig()))

@@ -171,6 +171,16 @@ def test_a_defect_ends_one_view_and_not_the_process(model, clip, monkeypatch):
     assert answers[-1].how == "failed"
 
 
+def test_a_parent_that_is_gone_is_no_defect(model, caplog):
+    class Gone(Ends):
+        def send(self, message: Any) -> None:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):  # `main` ends
+        carried_out(model, Gone(Look("v", np.zeros((48, 64, 3), np.uint8), 0.0, PHRASES)))
+    assert not caplog.records
+
+
 def test_a_click_on_a_picture_of_another_scene_or_size_is_a_sentence(model):
     images = [frame.image for frame in draw_clip(SPEC)]
     prompts, _ = parse_visual_prompts(
