@@ -52,7 +52,6 @@ _WAITING = (
     "test_outliving.py",
     "test_parallel_windows.py",
     "test_job.py",
-    "test_long_clip.py",
     "test_run_store.py",
     "test_faults.py",
     "test_prompts_job.py",
