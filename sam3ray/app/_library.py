@@ -23,6 +23,7 @@ from sam3ray.values.clip_ids import derive_clip_id
 from sam3ray.video import ClipFrames, VideoCache
 
 _STILLS_BYTES = 2 * 2**30  # of one clip on disk
+_ALL_STILLS_BYTES = 8 * 2**30
 _MAX_CLIPS = 100_000
 _MAX_THUMBS = 2_000
 
@@ -83,6 +84,7 @@ class Library:
         self._options = options
         self._entries: dict[str, Entry] = {}
         self._open: dict[str, OpenClip] = {}
+        self._looked_at: dict[str, Stills] = {}  # the latest last
         self._stack = ExitStack()
         self._lock = threading.Lock()
         self._opening: dict[str, threading.Lock] = {}
@@ -157,8 +159,22 @@ class Library:
         Raises: as `_opened`.
         """
         opened = self._opened(key)
+        self._make_room(key, opened.stills)
         opened.stills.fill()
         return opened
+
+    def _make_room(self, key: str, stills: Stills) -> None:
+        """On the disk, for a clip's stills: those of the clips that were looked at longest ago go."""
+        with self._lock:
+            if next(reversed(self._looked_at), None) == key:
+                return
+            self._looked_at.pop(key, None)
+            held = sum(each.size_bytes for each in self._looked_at.values())
+            while self._looked_at and held > _ALL_STILLS_BYTES - _STILLS_BYTES:
+                oldest = self._looked_at.pop(next(iter(self._looked_at)))
+                held -= oldest.size_bytes
+                oldest.drop()
+            self._looked_at[key] = stills
 
     def opened(self, key: str) -> OpenClip | None:
         """A clip that is open already."""

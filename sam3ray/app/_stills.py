@@ -42,17 +42,32 @@ class Stills:
         self.size = max(1, round(frames.height * scale)), max(1, round(frames.width * scale))
         self._ends = array("q")  # of each still in the file
         self._changed = threading.Condition()
-        self._has_begun = self._is_filling = self._is_over = False
+        self._turn: object | None = None  # of the thread whose file it is
+        self._is_filling = self._is_over = False
         self._loose: OrderedDict[int, bytes] = OrderedDict()
         self._seeking = threading.Lock()
 
-    def fill(self) -> None:
-        """Starts the thread, once."""
+    @property
+    def size_bytes(self) -> int:
+        """Of the file."""
         with self._changed:
-            if self._has_begun or self._is_over:
+            return self._ends[-1] if self._ends else 0
+
+    def fill(self) -> None:
+        """Starts the thread, once; again after `drop`."""
+        with self._changed:
+            if self._turn is not None or self._is_over:
                 return
-            self._has_begun = self._is_filling = True
-        threading.Thread(target=self._fill, name="stills", daemon=True).start()
+            turn = self._turn = object()
+            self._is_filling = True
+        threading.Thread(target=self._fill, args=(turn,), name="stills", daemon=True).start()
+
+    def drop(self) -> None:
+        """Deletes the file. Frames are then decoded on demand, until `fill`."""
+        with self._changed:
+            self._turn, self._is_filling, self._ends = None, False, array("q")
+            self._path.unlink(missing_ok=True)
+            self._changed.notify_all()
 
     def close(self) -> None:
         with self._changed:
@@ -81,25 +96,26 @@ class Stills:
             self._loose.move_to_end(position)
             return self._loose[position]
 
-    def _fill(self) -> None:
+    def _fill(self, turn: object) -> None:
         size = 0
         try:
-            with open(self._path, "wb", buffering=0) as file:
-                for frame in self._frames.read():
-                    data = self._encoded(frame.image)
-                    size += len(data)
-                    if self._is_over or size > self._max_bytes:
+            for frame in self._frames.read():
+                data = self._encoded(frame.image)
+                size += len(data)
+                with self._changed:
+                    if self._turn is not turn or self._is_over or size > self._max_bytes:
                         return
-                    file.write(data)
-                    with self._changed:
-                        self._ends.append(size)
-                        self._changed.notify_all()
+                    with open(self._path, "ab" if self._ends else "wb") as file:
+                        file.write(data)
+                    self._ends.append(size)
+                    self._changed.notify_all()
         except (ClipError, OSError):
             return  # a request for a later frame gets the error
         finally:
             with self._changed:
-                self._is_filling = False
-                self._changed.notify_all()
+                if self._turn is turn:
+                    self._is_filling = False
+                    self._changed.notify_all()
 
     def _encoded(self, image: np.ndarray) -> bytes:
         return _jpeg(image, self.size)

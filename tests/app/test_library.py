@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sam3ray.app import AppOptions
+from sam3ray.app import AppOptions, _library
 from sam3ray.app._library import Library
 from sam3ray.app._live import decode_picture
 from sam3ray.failures import ClipError, UserError
@@ -116,3 +116,25 @@ def test_clips_are_called_like_their_files(library, tmp_path):
     assert names[0] != names[1]
     assert [each.name for each in library.add_source(str(tmp_path / "x" / "my holiday.mp4"))] == ["my holiday.mp4"]
     assert sorted(each.name for each in library.add_source(str(tmp_path / "x"))) == ["a.mp4", "my holiday.mp4"]
+
+
+def test_stills_of_clips_looked_at_longest_ago_give_way_and_come_again(library, tmp_path, monkeypatch):
+    monkeypatch.setattr(_library, "_ALL_STILLS_BYTES", _library._STILLS_BYTES + 10)
+    for name in ("a", "b"):
+        write_clip(SPEC, tmp_path / f"{name}.mp4")
+    one, two = (library.add_source(str(tmp_path / f"{name}.mp4"))[0].key for name in ("a", "b"))
+
+    def filled(key: str) -> list[bytes]:
+        stills = library.open(key).stills
+        pictures = [stills.get(position) for position in range(SPEC.frames)]  # waits for the thread
+        assert stills.size_bytes == sum(map(len, pictures))
+        return pictures
+
+    before = filled(one)
+    file = tmp_path / "page" / f"{one}.stills"
+    assert file.is_file()
+    filled(two)
+    assert not file.exists()
+    assert [library.open(two).stills.get(0)[:2], library._open[one].stills.get(1)] == [b"\xff\xd8", before[1]]
+    assert filled(one) == before
+    assert not (tmp_path / "page" / f"{two}.stills").exists()
