@@ -9,11 +9,11 @@ process and of both pages are sampled, and a line is printed each minute. Ctrl-C
 the figures so far.
 
 The verdict goes by slopes after a warm-up, with their 95% confidence intervals. A process's resident memory (`uss`)
-swings by tens of MB with what the C library has freed but not yet returned, so an hour cannot show that it grows by
-less than 5 MB an hour. Two other figures can: what the process has allocated in the C heap (`in use`), and its other
-memory without a file (`mapped`). Both are taken between two frames, after freed memory is returned. All are printed.
-Any of them fails the soak if it surely grows. All but `uss` must also be shown not to grow. In less than half an hour,
-memory that grows may be caches that fill: then nothing is said.
+swings by tens of MB with what allocators have freed but cannot return, so an hour cannot show that it grows by less
+than 5 MB an hour. What the process holds can: what is allocated in the C heap, torch's tensors included (`in use`), by
+Python for its objects (`python`), and by Arrow (`arrow`), all taken between two frames. Any of them fails the soak if
+it surely grows. All but `uss` must also be shown not to grow. In less than half an hour, memory that grows may be
+caches that fill: then nothing is said.
 
 Exit code: 0, nothing grows; 1, something does or is broken; 2, too short to tell.
 """
@@ -203,7 +203,8 @@ def _sample(minutes: float, server: psutil.Process, folder: Path, sessions: list
     for name, each in (("server", server), ("model", model)):
         mb[f"{name} uss"] = each.memory_full_info().uss / 2**20
         mb[f"{name} in use"] = used[each.pid]["heap"]
-        mb[f"{name} mapped"] = used[each.pid]["mapped"]
+        mb[f"{name} python"] = used[each.pid]["python"]
+        mb[f"{name} arrow"] = used[each.pid]["arrow"]
     counts = {
         "threads": sum(each.num_threads() for each in (server, model)),
         "files": sum(each.num_fds() for each in (server, model)),

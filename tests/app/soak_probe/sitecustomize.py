@@ -9,8 +9,10 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -25,16 +27,26 @@ class _Heap(ctypes.Structure):
     _fields_ = [(each, ctypes.c_size_t) for each in _names]
 
 
-def _mapped_mb() -> float:
-    """Resident anonymous memory that is not the C heap: Python's objects, compiled code."""
-    total, counts = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        first, *rest = line.split()
-        if not first.endswith(":"):
-            counts = rest[3:] == ["0"]  # no inode and no name
-        elif first == "Anonymous:" and counts:
-            total += int(rest[0]) * 1024
-    return total / _MB
+def _python_mb(libc: Any) -> float:
+    """What Python's own allocator has given to objects. The interpreter tells it on stderr alone."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as file:
+        usual = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            sys._debugmallocstats()
+            libc.fflush(None)
+        finally:
+            os.dup2(usual, 2)
+            os.close(usual)
+        file.seek(0)
+        (told,) = re.findall(rb"# bytes in allocated blocks *= *([0-9,]+)", file.read())
+    return int(told.replace(b",", b"")) / _MB
+
+
+def _arrow_mb() -> float:
+    arrow = sys.modules.get("pyarrow")
+    return 0.0 if arrow is None else arrow.total_allocated_bytes() / _MB
 
 
 class _Probe:
@@ -70,7 +82,7 @@ class _Probe:
             self._leaked += 1000
         self._libc.malloc_trim(0)
         heap = self._libc.mallinfo2()
-        answer = {"heap": (heap.uordblks + heap.hblkhd) / _MB, "mapped": _mapped_mb()}
+        answer = {"heap": (heap.uordblks + heap.hblkhd) / _MB, "python": _python_mb(self._libc), "arrow": _arrow_mb()}
         beside = self._to.with_suffix(".part")
         beside.write_text(json.dumps(answer))
         beside.rename(self._to)
