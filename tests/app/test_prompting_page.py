@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import sam3ray
+from sam3ray.app._static import static_files, version
 from sam3ray.masks import decode_rle
 from sam3ray.values.prompt_reading import parse_visual_prompts
 from tests.app.conftest import SPEC, until
@@ -80,6 +81,9 @@ def masks_of(page: Any) -> list[np.ndarray]:
 
 def test_a_painted_mask_is_a_prompt_at_the_videos_resolution(page):
     page.keyboard.press("m")
+    page.evaluate(
+        f"import('/static/{version(static_files())}/brush.js').then(() => 0)"
+    )  # a press before it does nothing
     size = int(page.locator(".brush output").inner_text())
     page.keyboard.press("]")
     assert int(page.locator(".brush output").inner_text()) > size
