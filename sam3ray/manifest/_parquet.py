@@ -133,5 +133,5 @@ def read_parts(stream: BinaryIO, name: str, required: str, allowed: int) -> Iter
             yield batch
     except (MemoryError, pa.ArrowMemoryError):
         raise UserError(f"{name} cannot be read as Parquet: it needs more memory than a table may take") from None
-    except (pa.ArrowException, OSError, ValueError, OverflowError, NotImplementedError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{name} cannot be read as Parquet: {why_unreadable(error)}; write it again") from error
