@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from sam3ray.app._library import Entry, OpenClip
+from sam3ray.app._library import Entry
+from sam3ray.app._open_clips import OpenClip
 from sam3ray.app._results import Result
 from sam3ray.config import JobConfig, ModelConfig, TrackingConfig, config_from_text
 from sam3ray.exports import FORMATS, export

@@ -6,13 +6,14 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sam3ray.app._open_clips import OpenClip, OpenClips
 from sam3ray.app._options import AppOptions
-from sam3ray.app._stills import Stills, small_still
+from sam3ray.app._stills import small_still
 from sam3ray.config import JobConfig, VideoConfig
 from sam3ray.failures import UserError
 from sam3ray.files import is_local
@@ -20,10 +21,7 @@ from sam3ray.guard.redact import redact
 from sam3ray.manifest import read_manifest
 from sam3ray.values.clip import Clip
 from sam3ray.values.clip_ids import derive_clip_id
-from sam3ray.video import ClipFrames, VideoCache
 
-_STILLS_BYTES = 2 * 2**30  # of one clip on disk
-_ALL_STILLS_BYTES = 8 * 2**30
 _MAX_CLIPS = 100_000
 _MAX_THUMBS = 2_000
 
@@ -51,27 +49,6 @@ class Entry:
         return {"key": self.key, "name": self.name, "prompts": list(self.clip.prompts)}
 
 
-@dataclass(frozen=True, eq=False)
-class OpenClip:
-    """An opened clip: a local path, its frames, their stills."""
-
-    path: Path
-    frames: ClipFrames
-    stills: Stills
-
-    def as_json(self) -> dict[str, Any]:
-        info = self.frames.info
-        return {
-            "width": info.width,
-            "height": info.height,
-            "fps": float(info.fps) if info.fps else None,
-            "codec": info.codec,
-            "rotation": info.rotation,
-            "indices": _packed(self.frames.indices),
-            "times": [round(each, 6) for each in self.frames.times],
-        }
-
-
 class Library:
     """All clips of one server. Closing it deletes the temporary files.
 
@@ -83,15 +60,10 @@ class Library:
         self.folder = folder
         self._options = options
         self._entries: dict[str, Entry] = {}
-        self._open: dict[str, OpenClip] = {}
-        self._looked_at: dict[str, Stills] = {}  # the latest last
-        self._stack = ExitStack()
+        self._clips = OpenClips(folder, options)
         self._lock = threading.Lock()
-        self._opening: dict[str, threading.Lock] = {}
         self._thumbs: dict[str, bytes] = {}
         self._thumbing = threading.Lock()
-        self._cache = VideoCache(None, options.video.cache_bytes, options.storage, limits=options.video)
-        self._stack.callback(self._close_stills)
 
     @property
     def limits(self) -> VideoConfig:
@@ -142,71 +114,31 @@ class Library:
     def thumb(self, key: str) -> bytes:
         """A small JPEG of a clip's first frame. One is made at a time: what is being looked at goes first.
 
-        Raises:
-            NotHere: there is no such clip.
-            ClipError: it cannot be read.
+        Raises: as `open`.
         """
         with self._thumbing:
             if key not in self._thumbs:
-                self._thumbs[key] = small_still(next(self._opened(key).frames.read(0, 1)).image)
+                self._thumbs[key] = small_still(self._clips.first_image(self.entry(key).clip))
                 if len(self._thumbs) > _MAX_THUMBS:
                     del self._thumbs[next(iter(self._thumbs))]
             return self._thumbs[key]
 
-    def open(self, key: str) -> OpenClip:
-        """Opens a clip to be looked at, and begins to decode its stills.
-
-        Raises: as `_opened`.
-        """
-        opened = self._opened(key)
-        self._make_room(key, opened.stills)
-        opened.stills.fill()
-        return opened
-
-    def _make_room(self, key: str, stills: Stills) -> None:
-        """On the disk, for a clip's stills: those of the clips that were looked at longest ago go."""
-        with self._lock:
-            if next(reversed(self._looked_at), None) == key:
-                return
-            self._looked_at.pop(key, None)
-            held = sum(each.size_bytes for each in self._looked_at.values())
-            while self._looked_at and held > _ALL_STILLS_BYTES - _STILLS_BYTES:
-                oldest = self._looked_at.pop(next(iter(self._looked_at)))
-                held -= oldest.size_bytes
-                oldest.drop()
-            self._looked_at[key] = stills
-
-    def opened(self, key: str) -> OpenClip | None:
-        """A clip that is open already."""
-        return self._open.get(key)
-
-    def _opened(self, key: str) -> OpenClip:
-        """Opens a clip, once; downloads it first if it is on a store.
+    def open(self, key: str) -> AbstractContextManager[OpenClip]:
+        """Opens a clip for a `with` block; downloads it first if it is on a store. See `OpenClips.open`.
 
         Raises:
             NotHere: there is no such clip.
-            ClipError: it cannot be read.
+            ClipError: it cannot be read, or has no room in the cache.
         """
-        entry = self.entry(key)
-        with self._lock:
-            lock = self._opening.setdefault(key, threading.Lock())
-        with lock:
-            if key not in self._open:
-                clip = entry.clip
-                path = self._stack.enter_context(self._cache.open(clip.uri))
-                frames = ClipFrames(path, start_s=clip.start_s, end_s=clip.end_s, fps=clip.fps, limits=self.limits)
-                len(frames.indices)  # raises now if the file cannot be read
-                self._open[key] = OpenClip(path, frames, Stills(frames, self.folder / f"{key}.stills", _STILLS_BYTES))
-            return self._open[key]
+        return self._clips.open(key, self.entry(key).clip)
+
+    def opened(self, key: str) -> OpenClip | None:
+        """A clip that is open already."""
+        return self._clips.get(key)
 
     def close(self) -> None:
-        self._stack.close()
-        self._cache.close()
+        self._clips.close()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _close_stills(self) -> None:
-        for each in self._open.values():
-            each.stills.close()
 
 
 def _without_placeholder(clips: Sequence[Clip]) -> list[Clip]:
@@ -231,11 +163,6 @@ def _is_derived(clip: Clip) -> bool:
     parts = clip.uri.split("/")
     paths = ("/".join(parts[n:]) for n in range(len(parts)))
     return any(clip.clip_id == derive_clip_id(each, None, None) for each in paths if each)
-
-
-def _packed(indices: Sequence[int]) -> list[int] | None:
-    """None where positions and indices are the same."""
-    return None if all(n == index for n, index in enumerate(indices)) else list(indices)
 
 
 def shown_name(uri: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from sam3ray.app._corrections import in_words
 from sam3ray.app._library import Entry, Library, NotHere
+from sam3ray.app._open_clips import OpenClip
 from sam3ray.app._results import frame_json
 from sam3ray.failures import ClipError, UserError
 from sam3ray.guard.redact import redact
@@ -151,7 +152,8 @@ class Review:
         size = (frames[0].height, frames[0].width) if frames else _size_of(facts)
         about: dict[str, Any] = {"key": entry.key, "name": entry.name, "missing": "", "other_size": ""}
         try:
-            about |= self._library.open(entry.key).as_json()
+            with self._library.open(entry.key) as opened:
+                about |= opened.as_json()
         except (ClipError, UserError) as error:
             about |= _without_video(facts, frames) | {"missing": redact(str(error))}
         else:
@@ -270,7 +272,8 @@ class Review:
         mask = value.pop("mask", None)
         label = value.pop("label", None) if value.get("op") in (Add.op, ReplaceMask.op) else None
         if value.get("op") in (Add.op, ReplaceMask.op):
-            value["data"], value["sha256"] = self._put_mask(entry, value, mask, label)
+            with self._library.open(entry.key) as opened:
+                value["data"], value["sha256"] = self._put_mask(entry, opened, value, mask, label)
             value.pop("frame", None)
         try:
             operation = operation_from_json(value)
@@ -280,12 +283,13 @@ class Review:
             raise UserError("revert: use undo")
         return operation
 
-    def _put_mask(self, entry: Entry, value: Mapping[str, Any], mask: Any, label: Any) -> tuple[str, str]:
+    def _put_mask(
+        self, entry: Entry, opened: OpenClip, value: Mapping[str, Any], mask: Any, label: Any
+    ) -> tuple[str, str]:
         """Stores one mask on one frame."""
         index, object_id = value.get("frame"), value.get("object")
         if value.get("op") == ReplaceMask.op and isinstance(value.get("frames"), list) and value["frames"]:
             index = value["frames"][0]
-        opened = self._library.open(entry.key)
         if type(index) is not int or index not in opened.frames.indices or type(object_id) is not int or object_id < 1:
             raise UserError(
                 f"object {object_id!r:.40}, frame {index!r:.40}: allowed: an id from 1, a frame of the clip"

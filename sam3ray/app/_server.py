@@ -27,9 +27,10 @@ from sam3ray.app import _downloads as downloads
 from sam3ray.app._corrections import in_words
 from sam3ray.app._library import Library, NotHere
 from sam3ray.app._live import DeskView, Show, decode_picture, seen_json
+from sam3ray.app._open_clips import OpenClip
 from sam3ray.app._options import AppOptions
 from sam3ray.app._order import THRESHOLDS
-from sam3ray.app._results import frame_json
+from sam3ray.app._results import Result, frame_json
 from sam3ray.app._review import Review
 from sam3ray.app._static import TYPES, index, static_files, version
 from sam3ray.app._tries import Page, Tries, check_owner
@@ -68,7 +69,7 @@ class Service:
         self.shown.set()
         if self.show is not None:
             self.show.close()
-        self.tries.desk.close()
+        self.tries.close()
         self.library.close()
 
 
@@ -174,9 +175,9 @@ def _add_clips(app: FastAPI, service: Service) -> None:
 
     @app.get("/api/clips/{key}")
     def clip(key: str, owner: str = "") -> Any:
-        entry, opened = library.entry(key), library.open(key)
         results = [each.as_json() for each in service.tries.results_of(owner, key)]
-        return {**entry.as_json(), **opened.as_json(), "results": results}
+        with library.open(key) as opened:
+            return {**library.entry(key).as_json(), **opened.as_json(), "results": results}
 
     @app.get("/api/clips/{key}/thumb")
     def thumb(key: str) -> Response:
@@ -186,10 +187,10 @@ def _add_clips(app: FastAPI, service: Service) -> None:
 
     @app.get("/api/clips/{key}/stills/{position}")
     def still(key: str, position: int) -> Response:
-        opened = library.open(key)
-        if not 0 <= position < len(opened.frames.indices):
-            raise UserError(f"frame {position} is not in the clip; allowed: 0 to {len(opened.frames.indices) - 1}")
-        data = opened.stills.get(position)
+        with library.open(key) as opened:
+            if not 0 <= position < len(opened.frames.indices):
+                raise UserError(f"frame {position} is not in the clip; allowed: 0 to {len(opened.frames.indices) - 1}")
+            data = opened.stills.get(position)
         return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
 
@@ -204,25 +205,30 @@ def _add_results(app: FastAPI, service: Service) -> None:
     @app.get("/api/results/{order_id}/download/{kind}")
     def download(order_id: str, kind: str, min_score: float = 0.0) -> Response:
         result = tries.results.get(order_id)
-        opened = library.open(result.key)
         if not result.frames:
             raise UserError("nothing has been found yet: there is nothing to download")
         folder = Path(tempfile.mkdtemp(dir=library.folder))
-        stem = result.order.clip.clip_id
         try:
-            if kind == "parquet":
-                path = folder / "rows.parquet"
-                downloads.save_parquet(result, opened, tries.desk.info, path, min_score)
-                return _file(path, f"{stem}.parquet", folder)
-            if kind == "video":
-                path = folder / "video.mp4"
-                downloads.save_video(result, opened, path, min_score)
-                return _file(path, f"{stem}.mp4", folder)
-            path = downloads.save_export(result, opened, tries.desk.info, kind, folder, min_score)
-            return _file(path, f"{stem}-{kind}.zip", folder)
+            with library.open(result.key) as opened:
+                path, name = saved(result, opened, kind, folder, min_score)
+            return _file(path, name, folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+
+    def saved(result: Result, opened: OpenClip, kind: str, folder: Path, min_score: float) -> tuple[Path, str]:
+        """The file, and its name for the browser."""
+        stem = result.order.clip.clip_id
+        if kind == "parquet":
+            path = folder / "rows.parquet"
+            downloads.save_parquet(result, opened, tries.desk.info, path, min_score)
+            return path, f"{stem}.parquet"
+        if kind == "video":
+            path = folder / "video.mp4"
+            downloads.save_video(result, opened, path, min_score)
+            return path, f"{stem}.mp4"
+        path = downloads.save_export(result, opened, tries.desk.info, kind, folder, min_score)
+        return path, f"{stem}-{kind}.zip"
 
     @app.post("/api/job")
     async def job(request: Request) -> Any:

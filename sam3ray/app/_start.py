@@ -98,8 +98,8 @@ def _open_first(library: Library) -> None:
     """The clip that a page shows first is ready before the model takes the processor."""
     first = next(iter(library.entries()), None)
     if first is not None and is_local(first.clip.uri):
-        with contextlib.suppress(ClipError, JobStopped):  # the page says what is wrong with it
-            library.open(first.key)
+        with contextlib.suppress(ClipError, JobStopped), library.open(first.key):
+            pass  # the page says what is wrong with it
 
 
 def _with_cluster(options: AppOptions, stack: contextlib.ExitStack, warn: Callable[[str], None]) -> AppOptions:

@@ -42,8 +42,7 @@ class Stills:
         self.size = max(1, round(frames.height * scale)), max(1, round(frames.width * scale))
         self._ends = array("q")  # of each still in the file
         self._changed = threading.Condition()
-        self._turn: object | None = None  # of the thread whose file it is
-        self._is_filling = self._is_over = False
+        self._is_begun = self._is_filling = self._is_over = False
         self._loose: OrderedDict[int, bytes] = OrderedDict()
         self._seeking = threading.Lock()
 
@@ -54,25 +53,21 @@ class Stills:
             return self._ends[-1] if self._ends else 0
 
     def fill(self) -> None:
-        """Starts the thread, once; again after `drop`."""
+        """Starts the thread, once."""
         with self._changed:
-            if self._turn is not None or self._is_over:
+            if self._is_begun or self._is_over:
                 return
-            turn = self._turn = object()
-            self._is_filling = True
-        threading.Thread(target=self._fill, args=(turn,), name="stills", daemon=True).start()
+            self._is_begun = self._is_filling = True
+        threading.Thread(target=self._fill, name="stills", daemon=True).start()
 
-    def drop(self) -> None:
-        """Deletes the file. Frames are then decoded on demand, until `fill`."""
+    def close(self) -> int:
+        """Deletes the file, and returns the bytes that it had. From then on, frames are decoded on demand."""
         with self._changed:
-            self._turn, self._is_filling, self._ends = None, False, array("q")
+            size = self._ends[-1] if self._ends else 0
+            self._is_over, self._is_filling, self._ends = True, False, array("q")
             self._path.unlink(missing_ok=True)
             self._changed.notify_all()
-
-    def close(self) -> None:
-        with self._changed:
-            self._is_over = True
-            self._changed.notify_all()
+            return size
 
     def get(self, position: int) -> bytes:
         """JPEG of the frame at a position of the clip.
@@ -96,26 +91,25 @@ class Stills:
             self._loose.move_to_end(position)
             return self._loose[position]
 
-    def _fill(self, turn: object) -> None:
+    def _fill(self) -> None:
         size = 0
         try:
             for frame in self._frames.read():
                 data = self._encoded(frame.image)
                 size += len(data)
                 with self._changed:
-                    if self._turn is not turn or self._is_over or size > self._max_bytes:
+                    if self._is_over or size > self._max_bytes:
                         return
                     with open(self._path, "ab" if self._ends else "wb") as file:
                         file.write(data)
                     self._ends.append(size)
                     self._changed.notify_all()
         except (ClipError, OSError):
-            return  # a request for a later frame gets the error
+            return  # a request for a later frame gets the error, or the video again if the cache has removed it
         finally:
             with self._changed:
-                if self._turn is turn:
-                    self._is_filling = False
-                    self._changed.notify_all()
+                self._is_filling = False
+                self._changed.notify_all()
 
     def _encoded(self, image: np.ndarray) -> bytes:
         return _jpeg(image, self.size)

@@ -7,6 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -52,6 +53,7 @@ class Tries:
         self._pages: set[Page] = set()
         self._owners: dict[str, str] = {}  # order -> owner
         self._tickets: dict[str, Any] = {}  # order -> what its page calls it
+        self._videos: dict[str, ExitStack] = {}  # order -> what keeps its video until it ends
         self._away: set[str] = set()  # owners who have closed their pages
 
     def enter(self, page: Page) -> None:
@@ -95,16 +97,18 @@ class Tries:
             known := next((r for r in self.results_of(owner, key) if r.asked.get("ticket") == ticket), None)
         ):
             return known.order.id  # asked once more, since the connection had broken
-        entry, opened = self._library.entry(key), self._library.open(key)
-        order = parse_order(
-            asked,
-            secrets.token_hex(8),
-            path=str(opened.path),
-            clip=entry.clip,
-            frames=len(opened.frames.indices),
-            limits=self._library.limits,
-            tracking=self._options.tracking,
-        )
+        with ExitStack() as stack:
+            opened = stack.enter_context(self._library.open(key))
+            order = parse_order(
+                asked,
+                secrets.token_hex(8),
+                path=str(opened.path),
+                clip=self._library.entry(key).clip,
+                frames=len(opened.frames.indices),
+                limits=self._library.limits,
+                tracking=self._options.tracking,
+            )
+            self._videos[order.id] = stack.pop_all()
         earlier = self.results_of(owner, key)
         before = earlier[-1] if earlier and not order.is_preview else None
         if before is not None:
@@ -162,6 +166,14 @@ class Tries:
     def _forget(self, order_id: str) -> None:
         self._owners.pop(order_id, None)
         self._tickets.pop(order_id, None)
+        if (video := self._videos.pop(order_id, None)) is not None:
+            video.close()
+
+    def close(self) -> None:
+        """Ends the model's process and all orders."""
+        self.desk.close()
+        for order_id in list(self._videos):
+            self._forget(order_id)
 
     def cancel(self, owner: str, order_id: Any, ticket: Any) -> None:
         """Ends a person's run. A page that has not heard its id yet has only its ticket."""

@@ -43,6 +43,7 @@ __all__ = ["IndexKeeper", "VideoCache", "local_sighting", "redact_uri", "video_s
 
 _POLL_S = 0.1
 _STEP_BYTES = 64 * 2**20
+_NO_ROOM = "Try again when fewer are in use, or raise video.cache_bytes"
 
 
 def local_sighting(path: Path) -> str:
@@ -127,12 +128,16 @@ class VideoCache:
         uri: str,
         progress: Callable[[int], None] | None = None,
         saw: Callable[[str], None] | None = None,
+        *,
+        last: Path | None = None,
     ) -> Iterator[Path]:
         """A local path of the video, valid within the `with` block.
 
         Args:
             progress: called from time to time with the number of bytes so far, even if another process fetches them.
             saw: called with the video's sighting (`sam3ray.files.sighting`) before anything is fetched; may raise.
+            last: the path that this cache gave for the video before. If it is still there, it is given again: nothing
+                is asked of the store, or `saw`.
 
         Raises:
             ClipError: not_found, permission_denied, storage (network, disk, no room in time), over_limits,
@@ -140,13 +145,19 @@ class VideoCache:
         """
         if is_local(uri):
             path = Path(local_path(uri))
-            with naming_store_errors(uri):
-                path.stat()
-                seen = local_sighting(path)
-            if saw is not None:
-                saw(seen)
+            if path != last:
+                with naming_store_errors(uri):
+                    path.stat()
+                    seen = local_sighting(path)
+                if saw is not None:
+                    saw(seen)
             yield path
             return
+        if last is not None:
+            with self._pinned_again(last) as is_there:
+                if is_there:
+                    yield last
+                    return
         fs, video = look_up(uri, self._options, self._limits)
         if saw is not None:
             saw(video.sighting)
@@ -256,6 +267,20 @@ class VideoCache:
                 progress(sum(_size_of(e.path) for e in _entries(folder) if e.key == video.key))
                 time.sleep(_POLL_S)
 
+    @contextmanager
+    def _pinned_again(self, path: Path) -> Iterator[bool]:
+        """Whether a video is still where it was. If so, it stays within the `with` block."""
+        folder = self._make_folder()
+        entry = path if path.parent == folder else path.parent  # a folder of frames, or the one that holds the file
+        if not entry.is_dir():
+            yield False
+            return
+        with _locked(folder / f"{_Entry(entry).key}.lock", fcntl.LOCK_SH | fcntl.LOCK_NB) as is_held:
+            is_there = is_held and entry.is_dir()
+            if is_there:
+                os.utime(entry)
+            yield is_there
+
     def _fetch(self, fs: Any, video: RemoteVideo, folder: Path, progress: Callable[[int], None]) -> None:
         part = self._reserve(video, folder)
         counted = video.size or 0
@@ -289,7 +314,7 @@ class VideoCache:
                 raise ClipError(
                     Reason.STORAGE,
                     f"the video cache {folder} holds {self._max_bytes} bytes (video.cache_bytes), and videos in use "
-                    f"left no room for its {size} within {self._wait_s:g} s; {would_fit} would fit",
+                    f"left no room for its {size} within {self._wait_s:g} s; {would_fit} would fit. {_NO_ROOM}",
                     redact_uri(video.uri),
                 )
             time.sleep(_POLL_S)
@@ -301,7 +326,7 @@ class VideoCache:
                 raise ClipError(
                     Reason.STORAGE,
                     f"the video cache {part.parent} holds {self._max_bytes} bytes (video.cache_bytes), "
-                    f"and videos in use left no room for its {count} and more",
+                    f"and videos in use left no room for its {count} and more. {_NO_ROOM}",
                     redact_uri(video.uri),
                 )
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.server
 import io
 import json
 import struct
+import tempfile
 import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pytest
 from PIL import Image
 
-from sam3ray.app import AppOptions, _library
+from sam3ray.app import AppOptions, _open_clips
 from sam3ray.app._library import Library
 from sam3ray.app._live import decode_picture
+from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, UserError
 from sam3ray.shapes import ClipSpec, write_clip
+from sam3ray.values.clip import Clip
 from sam3ray.video import VideoReader
 
 SPEC = ClipSpec(seed=6, frames=2, width=160, height=90, objects=(2, 3))
@@ -118,23 +123,106 @@ def test_clips_are_called_like_their_files(library, tmp_path):
     assert sorted(each.name for each in library.add_source(str(tmp_path / "x"))) == ["a.mp4", "my holiday.mp4"]
 
 
-def test_stills_of_clips_looked_at_longest_ago_give_way_and_come_again(library, tmp_path, monkeypatch):
-    monkeypatch.setattr(_library, "_ALL_STILLS_BYTES", _library._STILLS_BYTES + 10)
-    for name in ("a", "b"):
-        write_clip(SPEC, tmp_path / f"{name}.mp4")
-    one, two = (library.add_source(str(tmp_path / f"{name}.mp4"))[0].key for name in ("a", "b"))
+def test_stills_of_clips_used_longest_ago_give_way_and_come_again(library, tmp_path, monkeypatch):
+    monkeypatch.setattr(_open_clips, "_ALL_STILLS_BYTES", _open_clips._STILLS_BYTES + 10)
+    one, two = drawn(library, tmp_path, 2)
 
     def filled(key: str) -> list[bytes]:
-        stills = library.open(key).stills
-        pictures = [stills.get(position) for position in range(SPEC.frames)]  # waits for the thread
-        assert stills.size_bytes == sum(map(len, pictures))
-        return pictures
+        with library.open(key) as opened:
+            pictures = [opened.stills.get(position) for position in range(SPEC.frames)]  # waits for the thread
+            assert opened.stills.size_bytes == sum(map(len, pictures))
+            return pictures
 
-    before = filled(one)
-    file = tmp_path / "page" / f"{one}.stills"
-    assert file.is_file()
-    filled(two)
-    assert not file.exists()
-    assert [library.open(two).stills.get(0)[:2], library._open[one].stills.get(1)] == [b"\xff\xd8", before[1]]
+    with library.open(one) as shown:
+        before = filled(one)
+        file = tmp_path / "page" / f"{one}.stills"
+        assert file.is_file()
+        filled(two)
+        assert not file.exists()
+        assert shown.stills.get(1) == before[1]  # a request under way goes on
     assert filled(one) == before
     assert not (tmp_path / "page" / f"{two}.stills").exists()
+
+
+def test_only_the_clips_used_last_stay_open(library, tmp_path, monkeypatch):
+    monkeypatch.setattr(_open_clips, "_MOST_OPEN", 2)
+    keys = drawn(library, tmp_path, 4)
+    with library.open(keys[0]) as shown:
+        for n, stay in ((1, [0, 1]), (0, [0, 1]), (2, [0, 2]), (3, [2, 3])):
+            with library.open(keys[n]) as opened:
+                assert opened.stills.get(0)[:2] == b"\xff\xd8"
+            assert library.thumb(keys[0])[:2] == b"\xff\xd8"  # a picture in the list opens nothing
+            assert [n for n, key in enumerate(keys) if library.opened(key)] == stay
+        assert shown.stills.get(1)[:2] == b"\xff\xd8"
+    assert len(library._clips._turns) == 0
+    assert sorted(each.name for each in (tmp_path / "page").iterdir()) == [f"{key}.stills" for key in keys[2:]]
+
+
+def drawn(library: Library, folder: Path, count: int) -> list[str]:
+    clips = []
+    for n in range(count):
+        write_clip(SPEC, folder / f"{n}.mp4")
+        clips.append(Clip(str(n), str(folder / f"{n}.mp4")))
+    return [each.key for each in library.add(clips)]
+
+
+@pytest.fixture
+def remote(tmp_path, monkeypatch) -> Iterator[tuple[Library, list[str]]]:
+    """A library of four videos on a store, whose cache has room for two, and their keys."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a cache of our own
+    monkeypatch.setattr(_open_clips, "_ROOM_S", 0.3)
+    write_clip(SPEC, tmp_path / "clip.mp4")
+    data = (tmp_path / "clip.mp4").read_bytes()
+    store = fsspec.filesystem("memory")
+    clips = [Clip(str(n), f"memory://looked/{n}.mp4") for n in range(4)]
+    store.pipe({f"/looked/{n}.mp4": data for n in range(4)})
+    (tmp_path / "page").mkdir()
+    library = Library(tmp_path / "page", AppOptions(video=VideoConfig(cache_bytes=2 * len(data) + 1)))
+    yield library, [each.key for each in library.add(clips)]
+    library.close()
+    store.rm("/looked", recursive=True)
+    assert not list(tmp_path.glob("sam3ray-videos-*"))
+
+
+def test_more_videos_of_a_store_than_the_cache_holds_open_one_after_another(remote):
+    library, keys = remote
+    for key in (*keys, *reversed(keys)):
+        library.thumb(key)
+        with library.open(key) as opened:
+            assert opened.path.is_file()
+            assert all(opened.stills.get(position)[:2] == b"\xff\xd8" for position in range(SPEC.frames))
+    assert all(library.opened(key) for key in keys)  # the cache has only two of their videos
+
+
+def test_a_video_in_use_stays_in_the_cache_and_others_wait_for_its_room(remote):
+    library, (one, two, three, four) = remote
+    with library.open(one) as first, library.open(two) as second:
+        sentence = "videos in use left no room .* Try again when fewer are in use, or raise video.cache_bytes"
+        with pytest.raises(ClipError, match=sentence), library.open(three):
+            pass
+        with pytest.raises(ClipError, match="in use"):
+            library.thumb(four)
+        with library.open(one) as again:
+            assert again is first
+        assert [len(list(each.frames.read())) for each in (first, second)] == [SPEC.frames, SPEC.frames]
+    with library.open(one) as again, library.open(three):
+        assert again is first
+        assert first.path.is_file()
+        assert not second.path.exists()
+    with library.open(two) as again:
+        assert again is not second  # so that its stills are decoded anew
+        assert again.path.is_file()
+
+
+def test_a_video_that_changes_on_its_store_is_shown_as_it_is_once_it_comes_again(remote, tmp_path):
+    library, keys = remote
+    write_clip(dataclasses.replace(SPEC, width=80, height=48), tmp_path / "other.mp4")
+    with library.open(keys[0]) as before:
+        fsspec.filesystem("memory").pipe("/looked/0.mp4", (tmp_path / "other.mp4").read_bytes())
+        with library.open(keys[0]) as meanwhile:
+            assert meanwhile is before  # a video in use does not change
+    for key in keys[1:]:
+        with library.open(key):
+            pass
+    with library.open(keys[0]) as after:
+        assert (after.frames.width, before.frames.width) == (80, SPEC.width)

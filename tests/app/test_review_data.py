@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from sam3ray.app import AppOptions
 from sam3ray.app._corrections import in_words
 from sam3ray.app._library import Library
 from sam3ray.app._review import Review
+from sam3ray.config import VideoConfig
 from sam3ray.failures import UserError
 from sam3ray.masks import encode_masks
 from sam3ray.shapes import write_clip
@@ -91,6 +93,30 @@ def test_a_run_on_s3_is_reviewed_like_any_other(made, s3_place: Place, opened):
     assert {each["status"] for each in review.clips()} == {"done"}
     assert set(review.doubts()) == {"first", "second"}
     assert all(0 <= each["suspicion"] <= 1 for each in review.doubts().values())
+
+
+def test_a_review_of_a_run_on_s3_opens_more_videos_than_the_cache_holds(made, s3_place: Place, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a cache of our own
+    s3, names = s3_place, ("first", "second")
+    files, _ = fsspec.url_to_fs(s3.uri, **s3.options)
+    for name in names:
+        files.put(str(made / f"{name}.mp4"), f"{s3.uri.partition('://')[2]}/{name}.mp4")
+    clips = [Clip(name, f"{s3.uri}/{name}.mp4", ("circle",)) for name in names]
+    store = RunStore(str(tmp_path / "run"))
+    store.create_or_open({"schema_version": 1}, {}, clips)
+    for name in names:
+        assert store.commit(name, made / "run" / "annotations" / f"{name}.parquet")
+    (tmp_path / "page").mkdir()
+    largest = max((made / f"{name}.mp4").stat().st_size for name in names)
+    library = Library(tmp_path / "page", AppOptions(storage=s3.options, video=VideoConfig(cache_bytes=largest)))
+    review = Review(0, str(tmp_path / "run"), {}, library, "ann")
+    for name in (*names, *names):
+        about = review.picture(name)
+        assert (about["missing"], about["width"]) == ("", SPEC.width)
+        mask = {"op": "replace_mask", "object": 1, "frames": [3, 3], "mask": square()}
+        revision = review.rows(name)["revision"]
+        assert review.edit(name, [mask], revision, "ann") == revision + 1
+    library.close()
 
 
 def test_a_clip_whose_video_is_gone_can_still_be_corrected(made, run, opened):

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 import time
 from typing import Any
 
+import fsspec
 import pytest
 
-from sam3ray.app import AppOptions
+from sam3ray.app import AppOptions, _open_clips
 from sam3ray.app import _tries as tries_module
 from sam3ray.app._library import Library
+from sam3ray.app._messages import Ended
 from sam3ray.app._tries import Page, Tries
-from sam3ray.failures import UserError
+from sam3ray.config import VideoConfig
+from sam3ray.failures import ClipError, UserError
+from sam3ray.values.clip import Clip
 
 
 class FakeDesk:
@@ -24,14 +29,19 @@ class FakeDesk:
     def __init__(self) -> None:
         self.cancelled: list[str] = []
         self.called = threading.Event()
+        self.listeners: dict[str, Any] = {}
 
     def submit(self, order: Any, listener: Any) -> None:
         if "too much" in order.phrases:
             raise UserError("100 runs are waiting")
+        self.listeners[order.id] = listener
 
     def cancel(self, order_id: str) -> None:
         self.cancelled.append(order_id)
         self.called.set()
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -87,3 +97,30 @@ def test_a_run_whose_page_is_closed_gives_way_to_somebody_who_waits(tries):
     tries.submit("cid-owner", asked)
     assert second not in tries.desk.cancelled
     tries.leave(again)
+
+
+def test_the_video_of_a_run_stays_in_the_cache_until_the_run_ends(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a cache of our own
+    monkeypatch.setattr(_open_clips, "_ROOM_S", 0.3)
+    data, store = (videos / "shapes.mp4").read_bytes(), fsspec.filesystem("memory")
+    store.pipe({f"/tried/{n}.mp4": data for n in range(2)})
+    (tmp_path / "page").mkdir()
+    options = AppOptions(video=VideoConfig(cache_bytes=len(data)))
+    library = Library(tmp_path / "page", options)
+    library.add([Clip(str(n), f"memory://tried/{n}.mp4") for n in range(2)])
+    tries = Tries(library, options)
+    tries.desk = FakeDesk()
+    for phrases in (["too much"], []):
+        with pytest.raises(UserError):
+            tries.submit("ann-owner", {"key": "c2", "phrases": phrases})
+    run = tries.submit("ann-owner", {"key": "c1", "phrases": ["red circle"]})  # those refused hold no video
+    preview = tries.submit("ann-owner", {"key": "c1", "phrases": ["red circle"], "preview": True})
+    for order in (run, preview):
+        with pytest.raises(ClipError, match="in use"):
+            tries.submit("ann-owner", {"key": "c2", "phrases": ["red circle"]})
+        tries.desk.listeners[order](Ended(order, "cancelled"))
+    tries.submit("ann-owner", {"key": "c2", "phrases": ["red circle"]})
+    tries.close()
+    library.close()
+    store.rm("/tried", recursive=True)
+    assert not list(tmp_path.glob("sam3ray-videos-*"))

@@ -102,6 +102,30 @@ def test_names_never_leave_the_cache(path: str, number: int | None, name: str) -
         assert got == name
 
 
+def test_where_it_was_before_its_store_is_not_asked(tmp_path: Path, memory: fsspec.AbstractFileSystem) -> None:
+    frames = {f"/v/frames/{n}.png": bytes([n]) * 8 for n in range(3)}
+    memory.pipe({"/v/a.mp4": b"one" * 4, **frames})
+    cache = VideoCache(tmp_path, 32)
+    with cache.open("memory://v/a.mp4") as path:
+        pass
+    memory.pipe("/v/a.mp4", b"two" * 4)
+    with cache.open("memory://v/a.mp4", last=path) as again:
+        assert again == path
+        with pytest.raises(ClipError), VideoCache(tmp_path, 32, wait_s=0).open("memory://v/frames"):
+            pass  # it stays
+    with cache.open("memory://v/frames") as folder:
+        assert not path.exists()
+    memory.rm("/v/frames", recursive=True)
+    with cache.open("memory://v/frames", last=folder) as again:
+        assert again == folder
+    with cache.open("memory://v/a.mp4", last=path) as again:
+        assert (again != path, again.read_bytes()) == (True, b"two" * 4)
+    local = tmp_path / "b.mp4"
+    local.write_bytes(b"b")
+    with cache.open(str(local), saw=print) as first, cache.open(str(local), saw=pytest.fail, last=first) as again:
+        assert again == first == local
+
+
 class TestBounds:
     def test_the_least_recently_used_goes_first(self, tmp_path: Path, memory: fsspec.AbstractFileSystem) -> None:
         cache = VideoCache(tmp_path, 250)
