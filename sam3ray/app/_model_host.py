@@ -121,7 +121,7 @@ class ClusterHost:
         self._process = RemoteProcess(_hold, (config, tracking), cluster, max_bytes, told)
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self._received: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._cancelled: set[str] = set()
+        self._cancelled = ""  # the order cancelled last: only one is under way
         threading.Thread(target=self._receive, name="from the cluster", daemon=True).start()
         threading.Thread(target=self._lend, name="to the cluster", daemon=True).start()
 
@@ -134,7 +134,7 @@ class ClusterHost:
             self._orders.put(message)
             return
         if isinstance(message, Cancel):
-            self._cancelled.add(message.order_id)
+            self._cancelled = message.order_id
         self._process.send(message)
 
     def receive(self) -> Any:
@@ -154,10 +154,7 @@ class ClusterHost:
     def _receive(self) -> None:
         with contextlib.suppress(EOFError):
             while True:
-                message = self._process.recv()
-                if isinstance(message, Ended):
-                    self._cancelled.discard(message.order_id)
-                self._received.put(message)
+                self._received.put(self._process.recv())
         self._orders.put(None)
         self._received.put(None)
 
@@ -165,17 +162,16 @@ class ClusterHost:
         while (order := self._orders.get()) is not None:
             name = order.id
             try:
-                path = self._process.lend(order.path, lambda name=name: name not in self._cancelled)  # type: ignore[misc]
+                path = self._process.lend(order.path, lambda name=name: name != self._cancelled)  # type: ignore[misc]
             except EOFError:
                 return  # `_receive` hears of its end, too
             except OSError as error:
                 self._received.put(Ended(name, "failed", f"the video cannot be read: {error.strerror or error}"))
             except Unwanted:
-                self._cancelled.discard(name)
                 self._received.put(Ended(name, "cancelled"))
             else:
                 self._process.send(dataclasses.replace(order, path=path))
-                if name in self._cancelled:
+                if name == self._cancelled:
                     self._process.send(Cancel(name))  # the first one came before its order
 
 

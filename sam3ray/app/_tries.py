@@ -54,7 +54,7 @@ class Tries:
         self._owners: dict[str, str] = {}  # order -> owner
         self._tickets: dict[str, Any] = {}  # order -> what its page calls it
         self._videos: dict[str, ExitStack] = {}  # order -> what keeps its video until it ends
-        self._away: set[str] = set()  # owners who have closed their pages
+        self._away: set[str] = set()  # owners of orders who have closed their pages
 
     def enter(self, page: Page) -> None:
         self._pages.add(page)
@@ -63,8 +63,13 @@ class Tries:
 
     def leave(self, page: Page) -> None:
         self._pages.discard(page)
-        if page.owner and not self._is_here(page.owner):
-            timer = threading.Timer(_AWAY_S, self._left, [page.owner])
+        if page.owner:
+            self._wait_for(page.owner)
+
+    def _wait_for(self, owner: str) -> None:
+        """A person without a page is away, unless one comes in time."""
+        if not self._is_here(owner):
+            timer = threading.Timer(_AWAY_S, self._left, [owner])
             timer.daemon = True
             timer.start()
 
@@ -79,6 +84,7 @@ class Tries:
     def _make_room(self) -> None:
         """Ends runs of people who are away once somebody present waits. Their results are kept."""
         owners = dict(self._owners)
+        self._away &= set(owners.values())
         if any(each not in self._away for each in owners.values()):
             for order_id, owner in owners.items():
                 if owner in self._away:
@@ -160,6 +166,7 @@ class Tries:
             self._forget(order.id)
             self.results.drop(order.id)
             raise
+        self._wait_for(owner)  # the page may have been closed while its video was downloaded
         self._make_room()
         return order.id
 

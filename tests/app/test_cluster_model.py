@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import sys
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import ray
 
 from sam3ray.app import _model_host
 from sam3ray.app._desk import Desk
-from sam3ray.app._messages import Ended, Look, Update
+from sam3ray.app._messages import Cancel, Ended, Look, Update
 from sam3ray.app._model_host import ClusterHost
 from sam3ray.app._order import Order
 from sam3ray.config import ClusterConfig, ModelConfig, TrackingConfig, VideoConfig
@@ -166,3 +167,50 @@ def test_a_death_on_the_cluster_loses_nothing_and_the_next_order_runs(cluster, t
     seen = desk.look(Look("v", np.zeros((48, 64, 3), np.uint8), 0.0, ("star",)))
     assert seen.found.width == 64
     desk.close()
+
+
+class FakeProcess:
+    """Lends when it is let to. Attributes: sent: what has come to it."""
+
+    def __init__(self, *_: Any) -> None:
+        self.sent: list[Any] = []
+        self.begins, self.may_lend = threading.Semaphore(0), threading.Semaphore(0)
+        self.messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    def recv(self) -> Any:
+        if (message := self.messages.get()) is None:
+            raise EOFError
+        return message
+
+    def lend(self, path: str, is_wanted: Any) -> str:
+        self.begins.release()
+        self.may_lend.acquire()
+        if path == "copied" and not is_wanted():
+            raise Unwanted
+        return f"there/{path}"
+
+    def close(self) -> None:
+        self.messages.put(None)
+
+
+def test_a_run_cancelled_while_its_video_is_lent_ends_and_the_next_does_not(monkeypatch):
+    monkeypatch.setattr(_model_host, "RemoteProcess", FakeProcess)
+    host = ClusterHost(ModelConfig(), TrackingConfig(), ClusterConfig(), 1, lambda _: None)
+    process: Any = host._process
+    for name, path, is_cancelled in (("a", "copied", True), ("b", "seen", True), ("c", "copied", False)):
+        host.send(Order(name, path, Clip(name, path), VideoConfig(), ("star",)))
+        assert process.begins.acquire(timeout=60)
+        if is_cancelled:
+            host.send(Cancel(name))
+        process.may_lend.release()
+        if name == "a":
+            assert host.receive() == Ended("a", "cancelled")
+    host.send(Order("d", "d", Clip("d", "d"), VideoConfig(), ("star",)))
+    assert process.begins.acquire(timeout=60)  # c has been sent
+    host.close()
+    sent = [each.order_id if isinstance(each, Cancel) else (each.id, each.path) for each in process.sent]
+    # b's first word came before it.
+    assert sent == ["a", "b", ("b", "there/seen"), "b", ("c", "there/copied")]

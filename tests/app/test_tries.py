@@ -99,6 +99,32 @@ def test_a_run_whose_page_is_closed_gives_way_to_somebody_who_waits(tries):
     tries.leave(again)
 
 
+def test_who_has_closed_a_page_is_remembered_only_for_the_runs_that_are_left(tries):
+    page, end = enter(tries, "ann-owner"), time.monotonic() + 30
+    order = tries.submit("ann-owner", {"key": "c1", "phrases": ["red circle"]})
+    for n in range(20):
+        tries.leave(enter(tries, f"visitor-{n}"))
+    tries.leave(page)
+    while tries._away != {"ann-owner"} and time.monotonic() < end:
+        time.sleep(0.01)
+    tries.desk.listeners[order](Ended(order, "done"))
+    tries.submit("bob-owner", {"key": "c1", "phrases": ["red circle"]})
+    while not (away := set(tries._away)) <= {"bob-owner"} and time.monotonic() < end:
+        time.sleep(0.01)
+    assert away <= {"bob-owner"}
+
+
+def test_the_page_of_a_run_may_be_closed_before_it_is_in_the_queue(tries):
+    enter(tries, "bob-owner")
+    first = tries.submit("ann-owner", {"key": "c1", "phrases": ["red circle"]})  # ann has left
+    end = time.monotonic() + 60
+    while "ann-owner" not in tries._away and time.monotonic() < end:
+        time.sleep(0.01)
+    tries.submit("bob-owner", {"key": "c1", "phrases": ["red circle"]})
+    assert tries.desk.called.wait(60)
+    assert set(tries.desk.cancelled) == {first}
+
+
 def test_the_video_of_a_run_stays_in_the_cache_until_the_run_ends(videos, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # a cache of our own
     monkeypatch.setattr(_open_clips, "_ROOM_S", 0.3)
