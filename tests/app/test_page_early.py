@@ -6,7 +6,7 @@ import re
 
 from tests.app.conftest import until
 from tests.app.test_live_page import TWO
-from tests.app.test_try_page import choose, orders, point_at, status, wait_for_model
+from tests.app.test_try_page import choose, orders, paused, point_at, status, wait_for_model
 
 from playwright.sync_api import expect  # isort: skip
 
@@ -113,6 +113,20 @@ def test_what_is_asked_for_without_a_connection_is_asked_when_there_is_one(serve
     page.evaluate("window.away = false")
     expect(status(page)).to_have_text("Done: 2 frames.")
     assert len({each["ticket"] for each in orders(page, False)}) == 1
+
+
+def test_a_run_stopped_without_a_connection_is_stopped_when_there_is_one(server, open_page):
+    wait_for_model(open_page(server.address))
+    page = open_page(server.address, prepare=lambda page: page.add_init_script(AWAY))
+    choose(page, "shapes")
+    page.get_by_label("Phrase to look for").fill("red circle")
+    page.get_by_label("Phrase to look for").press("Enter")
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("button", name="Stop, keep what is done").click()
+    with paused(server):
+        page.evaluate("window.away = false")
+        until(page, lambda: [each for each in page.sent if each["do"] == "cancel"])
+    expect(status(page)).to_contain_text("Stopped")
 
 
 def test_a_view_that_is_not_there_yet_takes_nothing_that_is_meant_for_it(holding):

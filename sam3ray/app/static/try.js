@@ -351,13 +351,14 @@ export default class TryView extends ClipView {
   askAgain(work) {
     const { running, awaited, results } = work;
     for (const { order } of [...awaited.values(), running ?? {}]) if (order && !running?.id) this.socket.send(order);
+    if (running?.stop) this.socket.send(running.stop);
     if (results.length || running) this.loadResults(work);
   }
 
   // By its ticket, where the server has not said yet what it calls it.
   cancel() {
     const { running, ticket } = this.work;
-    if (running) this.socket.send({ do: "cancel", id: running.id, ticket });
+    if (running) this.socket.send((running.stop = { do: "cancel", id: running.id, ticket }));
   }
 
   // The model's answer for one frame. all: of phrases and examples, too, instead of all that is shown.
