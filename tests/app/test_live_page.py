@@ -89,6 +89,40 @@ def test_what_is_found_is_drawn_on_the_picture_it_was_found_on(server, open_page
     expect(page.get_by_role("button", name="Start the webcam")).to_be_visible()
 
 
+def test_live_video_goes_on_when_the_connection_is_back(server, open_page):
+    sockets: list[Any] = []
+
+    def connect(socket: Any) -> None:
+        sockets.append(socket)
+        if len(sockets) == 2:
+            socket.close()  # it is not back at once
+        else:
+            socket.connect_to_server()
+
+    page = open_page(
+        f"{server.address}#live",
+        permissions=["camera"],
+        prepare=lambda page: page.route_web_socket("**/live", connect),
+    )
+    phrase = page.locator(".live").get_by_label("Phrase to look for")
+    phrase.fill("red circle")
+    phrase.press("Enter")
+    page.get_by_role("button", name="Start the webcam").click()
+    objects, said = page.locator(".live .over"), page.locator(".live .status")
+    expect(objects).to_have_attribute("data-objects", TWO)
+    page.evaluate("document.querySelector('.live .over').dataset.objects = ''")
+    sockets[0].close()
+    until(page, lambda: len(sockets) == 3)
+    expect(objects).to_have_attribute("data-objects", TWO)
+    expect(said).to_have_text("Live: webcam")
+    sockets[2].close()
+    expect(said).to_have_text("Connection lost.")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("button", name="Start the webcam")).to_be_visible()
+    page.wait_for_timeout(2000)
+    assert len(sockets) == 3  # whoever stops it does not want it back
+
+
 class FakeDesk:
     """Sees nothing, and keeps what it was asked."""
 

@@ -73,9 +73,13 @@ export default class LiveView {
     socket.binaryType = "arraybuffer";
     this.socket = socket;
     socket.onmessage = ({ data }) => socket === this.socket && (data instanceof ArrayBuffer ? this.received(data) : this.answered(JSON.parse(data)));
-    socket.onclose = () => this.socket === socket && this.stop("Connection lost.");
+    socket.onclose = () => {
+      if (this.socket === socket) this.status.textContent = "Connection lost.";
+      setTimeout(() => this.socket === socket && this.connect(), 1500);
+    };
     this.status.textContent = "Waiting for the first frame.";
     this.times = [];
+    this.pictures.clear();
     await new Promise((done) => { socket.onopen = socket.onerror = done; });
     if (source === "webcam") {
       this.sendPhrases();
@@ -89,7 +93,6 @@ export default class LiveView {
     this.socket = this.run = this.stream = null;
     socket?.close();
     end(stream);
-    this.pictures.clear();
     this.offer(true);
     this.status.textContent = why;
   }
