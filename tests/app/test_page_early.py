@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
-from tests.app.conftest import until
+from tests.app.conftest import tap, until
 from tests.app.test_live_page import TWO
 from tests.app.test_try_page import choose, orders, paused, point_at, status, wait_for_model
 
@@ -126,6 +127,27 @@ def test_a_run_stopped_without_a_connection_is_stopped_when_there_is_one(server,
     with paused(server):
         page.evaluate("window.away = false")
         until(page, lambda: [each for each in page.sent if each["do"] == "cancel"])
+    expect(status(page)).to_contain_text("Stopped")
+
+
+def test_a_click_without_a_connection_is_answered_while_a_run_goes_on(server, open_page):
+    heard: list[str] = []
+    sockets: list[Any] = []
+    page = open_page(
+        server.address, prepare=lambda page: sockets.append(tap(page, lambda text: (heard.append(text), True)[1]))
+    )
+    wait_for_model(page)
+    choose(page, "shapes")
+    page.get_by_label("Phrase to look for").fill("circle, square, star, triangle, cross")
+    page.get_by_label("Phrase to look for").press("Enter")
+    with paused(server):
+        page.get_by_role("button", name="Run", exact=True).click()
+        until(page, lambda: [each for each in heard if '"place"' in each])
+        sockets[0][0].close()
+        page.mouse.click(*point_at(page, 80, 48))
+        again = until(page, lambda: [each for socket in sockets[0][1:] for each in socket.asked if each.get("visual")])
+        page.keyboard.press("Escape")
+    assert again[0]["preview"]
     expect(status(page)).to_contain_text("Stopped")
 
 

@@ -350,7 +350,7 @@ export default class TryView extends ClipView {
   // The connection is there, or there again: what has not been answered may not have arrived.
   askAgain(work) {
     const { running, awaited, results } = work;
-    for (const { order } of [...awaited.values(), running ?? {}]) if (order && !running?.id) this.socket.send(order);
+    for (const { order } of [...awaited.values(), !running?.id && running || {}]) if (order) this.socket.send(order);
     if (running?.stop) this.socket.send(running.stop);
     if (results.length || running) this.loadResults(work);
   }
