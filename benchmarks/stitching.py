@@ -490,7 +490,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=600)
     parser.add_argument("--size", type=int, nargs=2, default=(160, 120), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--checkpoint", default="embedded")
-    parser.add_argument("--jobs", type=int, default=1, help="processes; each takes one thread and about 1 GB")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; each takes one thread and up to 7 GB")
     parser.add_argument("--figures", action="store_true", help="work on no more windows")
     parser.add_argument(
         "--json", type=Path, help="where to write the figures of all clips (figures.json in the folder)"
