@@ -56,7 +56,7 @@ def save_video(result: Result, opened: OpenClip, path: Path, min_score: float) -
 def save_export(
     result: Result, opened: OpenClip, model: dict[str, Any], format: str, folder: Path, min_score: float
 ) -> Path:
-    """A ZIP of an export with its images, as `sam3ray export` makes it of a run.
+    """A ZIP of an export, as `sam3ray export` makes it of a run: without images.
 
     Raises:
         UserError: there is no such format.
