@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sam3ray.engine.recorder import Recorder
     from sam3ray.engine.session import Session
     from sam3ray.engine.source import FrameSource
+    from sam3ray.engine.vision import Sight
 
 
 class Model:
@@ -115,6 +116,7 @@ class Model:
         masks: MaskForm = "rle",
         length: int | None = None,
         ids: Ids | None = None,
+        sight: Sight | None = None,
     ) -> Session:
         """Begins a session on one clip: add prompts, give frames, take results (docs/session.md).
 
@@ -126,13 +128,17 @@ class Model:
             masks: "rle" for run lengths, as in annotations; "array" or "tensor" for bool pixels instead.
             length: number of frames, if known; else the session waits for 16 frames before it begins.
             ids: the ids of an earlier session on the same clip (`Session.ids`), so that no id is given twice.
+            sight: what earlier sessions saw, to share among sessions that begin with the same frame: a click after a
+                click. The frame then goes through the vision backbone once.
 
         Raises:
             ValueError: a size is below 1, or there is no such policy or form of masks.
         """
         from sam3ray.engine.session import Session
 
-        return Session(self._engine, height, width, Policy.named(policy), length=length, ids=ids, masks=masks)
+        return Session(
+            self._engine, height, width, Policy.named(policy), length=length, ids=ids, masks=masks, sight=sight
+        )
 
     def segment(
         self,

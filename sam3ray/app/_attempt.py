@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any, Literal
 
+from sam3ray.app._glances import Glances, facts
 from sam3ray.app._messages import Found, Kept
 from sam3ray.app._order import Order
 from sam3ray.app._resuming import Asked, Behind, Keeper, Names, States, Stop
@@ -21,7 +21,7 @@ from sam3ray.model import Model
 from sam3ray.prompts import resolve_exemplars, resolve_prompts
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.prompts import ExemplarPrompt, VisualPrompt
-from sam3ray.video import ClipFrames, Frame
+from sam3ray.video import Frame
 
 
 class Attempt:
@@ -29,6 +29,7 @@ class Attempt:
 
     Args:
         states: of earlier runs, to go on from; None: begin at the beginning.
+        glances: what was looked at before.
 
     Attributes:
         is_stopped: set it between two values of `run` to end it; frames that the model has already seen still come out.
@@ -38,14 +39,16 @@ class Attempt:
         UserError: a prompt lies outside the frames asked for.
     """
 
-    def __init__(self, model: Model, order: Order, states: States | None = None) -> None:
+    def __init__(
+        self, model: Model, order: Order, states: States | None = None, glances: Glances | None = None
+    ) -> None:
         self._order, self._states = order, states
+        self._glances = glances or Glances()
         self._model = model if order.tracking == model.tracking else model.with_tracking(order.tracking)
         self.is_stopped = False
-        clip = order.clip
-        self._source = ClipFrames(order.path, start_s=clip.start_s, end_s=clip.end_s, fps=clip.fps, limits=order.limits)
+        self._video = self._glances.video(order)
+        self._source, self._positions = self._video.source, self._video.positions
         self._size = self._source.height, self._source.width
-        self._positions = {index: n for n, index in enumerate(self._source.indices)}
         self._visual = self._resolved(order.visual)
         self._refinements = self._resolved(order.refinements)
         source = self._source
@@ -98,11 +101,7 @@ class Attempt:
 
     def _fixed(self) -> tuple[Any, ...]:
         order = self._order
-        file = os.stat(order.path)
-        return (
-            order.path, file.st_size, file.st_mtime_ns, order.clip, order.limits, order.phrases, order.tracking,
-            order.way, order.first,
-        )  # fmt: skip
+        return *facts(order), order.phrases, order.tracking, order.way, order.first
 
     def _goes_on(self, session: Session, stop: Stop, asked: Asked) -> Found:
         order = self._order
@@ -292,12 +291,11 @@ class Attempt:
 
     def _preview(self) -> Iterator[Found]:
         order = self._order
-        index = self._source.indices[order.start]
-        with self._model.session(*self._size, "live") as session:
+        glance = self._glances.glance(self._video, order.start)
+        with self._model.session(*self._size, "live", sight=glance.sight) as session:
             prompts = (*self._visual, *self._refinements, *self._exemplars)
-            self._add(session, *order.phrases, *(each for each in prompts if each.frame_index == index))
-            frame = next(self._source.read(order.start, order.start + 1))
-            yield self._found(session.step(frame), None)
+            self._add(session, *order.phrases, *(each for each in prompts if each.frame_index == glance.frame.index))
+            yield self._found(session.step(glance.frame), None)
 
     def _add(self, session: Session, *prompts: str | ExemplarPrompt | VisualPrompt) -> None:
         for prompt in prompts:

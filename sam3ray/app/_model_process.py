@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sam3ray.app._attempt import Attempt
+from sam3ray.app._glances import Glances
 from sam3ray.app._messages import (
     Blind,
     Cancel,
@@ -70,6 +71,7 @@ class _Worker:
         self._model, self._pipe, self._states = model, pipe, states
         self._orders: deque[Order] = deque()
         self._views: dict[str, LiveView] = {}
+        self._glances = Glances()
         self._rung = 0  # of the model, of which sessions are begun
         self._housekeeping = Housekeeping()
 
@@ -173,12 +175,13 @@ class _Worker:
 
     def _set_rung(self, rung: int) -> None:
         if rung != self._rung:
+            self._glances.clear()
             free_memory()
             self._model.set_memory_rung(rung)
             self._rung = rung
 
     def _steps(self, order: Order) -> Iterator[Found | str]:
-        attempt = Attempt(self._model, order, None if order.is_preview else self._states)
+        attempt = Attempt(self._model, order, None if order.is_preview else self._states, self._glances)
         for found in attempt.run():
             yield found
             while not order.is_preview and self._pipe.poll():

@@ -21,7 +21,7 @@ from sam3ray.engine.concepts import Asked
 from sam3ray.engine.detector import DetectorLike, Proposals
 from sam3ray.engine.frames import Preprocessor
 from sam3ray.engine.transfer import mark
-from sam3ray.engine.vision import FrameFeatures, TrackerNeck
+from sam3ray.engine.vision import FrameFeatures, Sight, TrackerNeck
 from sam3ray.video import Frame, FrameStamp
 
 _Image = tuple[torch.Tensor, torch.cuda.Event | None]  # (1, 3, size, size), and when another stream may read it
@@ -55,6 +55,7 @@ class LookAhead:
     Args:
         batch: frames per call of the backbone.
         at_once: prepare a frame when it is pushed, not in a separate thread.
+        sight: shared with other sessions on the same frame.
     """
 
     def __init__(
@@ -65,9 +66,10 @@ class LookAhead:
         batch: int,
         *,
         at_once: bool = False,
+        sight: Sight | None = None,
     ) -> None:
         self._checkpoint = checkpoint
-        self._neck = neck
+        self._see = neck.see if sight is None else partial(sight.see, neck)
         self._detector = detector
         self._batch = batch
         self._preprocess = Preprocessor(checkpoint)
@@ -133,7 +135,7 @@ class LookAhead:
         images = [_in_turn(*image.result()) for _, image in chunk]
         with self._checkpoint.precision():
             pixels = images[0] if len(images) == 1 else torch.cat(images)
-            hidden, features = self._neck.see(pixels)
+            hidden, features = self._see(pixels)
             found: list[Proposals] | None = None
             if first.phrases:
                 found = self._detector.propose(hidden, first.phrases, first.position)

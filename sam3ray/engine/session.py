@@ -35,6 +35,7 @@ from sam3ray.engine.propagation import Propagation
 from sam3ray.engine.relinking import Relinker
 from sam3ray.engine.result import SessionResult
 from sam3ray.engine.tally import Tally
+from sam3ray.engine.vision import Sight
 from sam3ray.engine.visual_prompts import VisualPrompts
 from sam3ray.failures import UserError
 from sam3ray.values.exemplars import with_exemplar_phrases
@@ -55,6 +56,7 @@ class Session(AbstractContextManager["Session"]):
     Args:
         height, width: of the frames, in pixels.
         length: number of frames, where that is known: then nothing waits until it is.
+        sight: shared with other sessions on the same frame, which then goes through the vision backbone once.
 
     Attributes:
         tally: counts of what phrases found.
@@ -76,6 +78,7 @@ class Session(AbstractContextManager["Session"]):
         length: int | None = None,
         ids: Ids | None = None,
         masks: MaskForm = "rle",
+        sight: Sight | None = None,
     ) -> None:
         if min(height, width) < 1:
             raise ValueError(f"the frames are {width}x{height}; allowed: sizes of at least 1")
@@ -103,7 +106,7 @@ class Session(AbstractContextManager["Session"]):
         checkpoint = engine.checkpoint
         self._outputs = OutputQueue(checkpoint.device, self.size, masks, at_once=self.policy.live)
         batch = 1 if self.policy.live else engine.tracking.frame_batch
-        self._ahead = LookAhead(checkpoint, engine.neck, engine.detector, batch, at_once=self.policy.live)
+        self._ahead = LookAhead(checkpoint, engine.neck, engine.detector, batch, at_once=self.policy.live, sight=sight)
         # Enough for the look-ahead's batches, and to know the length of a short clip.
         self._lag = 0 if self.policy.live else max(2 * batch, LENGTH_HORIZON if length is None else 0)
 

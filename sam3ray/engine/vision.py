@@ -89,6 +89,10 @@ class TrackerNeck:
                 levels = zip(self._neck.fpn_layers, self._projections, strict=False)
                 self._folded = [_folded(layer.proj2, projection) for layer, projection in levels]
 
+    @property
+    def is_folded(self) -> bool:
+        return self._folded is not None
+
     def __call__(self, hidden: Tensor) -> list[FrameFeatures]:
         """(B, g*g, width of the backbone) -> the features of B frames."""
         return self._frames(*self._levels(hidden))
@@ -122,6 +126,29 @@ class TrackerNeck:
         for step in (*layer.scale_layers, layer.proj1):
             spatial = step(spatial)
         return F.conv2d(spatial, weight, bias, padding=layer.proj2.padding)
+
+
+class Sight:
+    """What the vision backbone made of the latest image. Sessions that share it send the same image through it once.
+
+    For sessions of one model, one after another, on one frame: a click after a click.
+    """
+
+    def __init__(self) -> None:
+        self._pixels: Tensor | None = None
+        self._is_folded = False
+        self._seen: tuple[Tensor, list[FrameFeatures]] | None = None
+
+    def see(self, neck: TrackerNeck, pixels: Tensor) -> tuple[Tensor, list[FrameFeatures]]:
+        """As `TrackerNeck.see`. Waits for the device, to compare the images."""
+        if self._seen is None or self._is_folded != neck.is_folded or not _same(self._pixels, pixels):
+            self._seen = neck.see(pixels)
+            self._pixels, self._is_folded = pixels, neck.is_folded
+        return self._seen
+
+
+def _same(before: Tensor | None, now: Tensor) -> bool:
+    return before is not None and before.device == now.device and torch.equal(before, now)
 
 
 def _folded(wide: Any, narrow: Any) -> tuple[Tensor, Tensor]:
