@@ -128,8 +128,8 @@ class Model:
             masks: "rle" for run lengths, as in annotations; "array" or "tensor" for bool pixels instead.
             length: number of frames, if known; else the session waits for 16 frames before it begins.
             ids: the ids of an earlier session on the same clip (`Session.ids`), so that no id is given twice.
-            sight: what earlier sessions saw, to share among sessions that begin with the same frame: a click after a
-                click. The frame then goes through the vision backbone once.
+            sight: shared by sessions that are given the same frame, as for a click after a click: the frame goes
+                through the vision backbone once.
 
         Raises:
             ValueError: a size is below 1, or there is no such policy or form of masks.

@@ -86,8 +86,11 @@ class Desk:
     # For pages
 
     def submit(self, order: Order, listener: Listener) -> None:
-        """Queues an order. A preview goes in between at once."""
+        """Queues an order. A preview goes in between at once, a glance only if the model is there."""
         with self._lock:
+            if order.is_glance and self.state != "ready":
+                listener(Ended(order.id, "cancelled"))
+                return
             self._listeners[order.id] = listener
             if self.state == "failed":
                 self._start()

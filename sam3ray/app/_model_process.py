@@ -12,6 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,9 @@ class _Worker:
 
     def _carry_out(self, order: Order) -> None:
         """To its end, whatever that is. A preview may come in the middle of a run, and then has the run's rung."""
+        if order.is_glance:
+            self._glances.expect(order, partial(self._end, order))
+            return
         before = self._rung
         try:
             while not self._is_ended(order):
@@ -172,6 +176,10 @@ class _Worker:
             return True
         self._pipe.send(Ended(order.id, how))
         return True
+
+    def _end(self, glance: Order) -> None:
+        with contextlib.suppress(OSError):  # the parent is gone: the main thread hears of it, too
+            self._pipe.send(Ended(glance.id, "done"))
 
     def _set_rung(self, rung: int) -> None:
         if rung != self._rung:

@@ -55,6 +55,11 @@ class Order:
     goes_on: str = ""
 
     @property
+    def is_glance(self) -> bool:
+        """A preview that asks for nothing: one for the same frame may follow."""
+        return self.is_preview and not (self.phrases or self.visual or self.exemplars)
+
+    @property
     def base(self) -> int:
         """Ids of objects that phrases find are above it."""
         return max((each.object_id for each in self.visual), default=0)
@@ -98,12 +103,12 @@ def parse_order(
     start = _position("start", value.get("start", first), frames, problems)
     if not problems and not first <= start <= last:
         problems.append(f"the frames are {first} to {last}, starting at {start}; allowed: first <= start <= last")
-    if not (phrases or visual or exemplars):
+    is_preview = value.get("preview") is True
+    if not (phrases or visual or exemplars or (is_preview and value.get("glance") is True)):
         problems.append("there is nothing to look for: type a phrase, click on an object or draw a box")
     settings = _tracking(value.get("thresholds", {}), tracking, problems)
     if problems:
         raise UserError(problems)
-    is_preview = value.get("preview") is True
     if is_preview:
         first = last = start
     return Order(

@@ -317,6 +317,8 @@ def _add_socket(app: FastAPI, service: Service) -> None:
                 tries.enter(page)
             elif do == "run":
                 await run_in_threadpool(tries.submit, page.owner, message)
+            elif do == "glance":
+                await run_in_threadpool(tries.glance, page.owner, message.get("key"), message.get("start"))
             elif do == "cancel":
                 tries.cancel(page.owner, message.get("id"), message.get("ticket"))
         except (UserError, ClipError, NotHere) as error:

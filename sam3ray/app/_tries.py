@@ -126,6 +126,10 @@ class Tries:
 
         def listen(event: Update | Restarted | Ended | int) -> None:
             nonlocal began
+            if order.is_glance:
+                if isinstance(event, Ended):
+                    self._forget(order.id)
+                return
             about: dict[str, Any] = {"id": order.id, "key": key, "ticket": ticket}
             if isinstance(event, Update):
                 found = event.found
@@ -169,6 +173,15 @@ class Tries:
         self._wait_for(owner)  # the page may have been closed while its video was downloaded
         self._make_room()
         return order.id
+
+    def glance(self, owner: str, key: Any, position: Any) -> None:
+        """Somebody rests on a frame, and may ask for a preview of it.
+
+        Raises:
+            UserError, NotHere, ClipError: as `submit`.
+        """
+        if self._options.cluster is None:  # a video is lent to a cluster when something is asked for
+            self.submit(owner, {"key": key, "start": position, "preview": True, "glance": True})
 
     def _forget(self, order_id: str) -> None:
         self._owners.pop(order_id, None)

@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     from sam3ray.engine.checkpoint import Checkpoint, checkpoint_identity, load_checkpoint
     from sam3ray.engine.engine import Engine
     from sam3ray.engine.session import Session
+    from sam3ray.engine.vision import Sight
 
-__all__ = ["Checkpoint", "Engine", "Session", "checkpoint_identity", "load_checkpoint"]
+__all__ = ["Checkpoint", "Engine", "Session", "Sight", "checkpoint_identity", "load_checkpoint"]
 
 _HOMES = {
     "Checkpoint": "checkpoint",
     "Engine": "engine",
     "Session": "session",
+    "Sight": "vision",
     "checkpoint_identity": "checkpoint",
     "load_checkpoint": "checkpoint",
 }

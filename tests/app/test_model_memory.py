@@ -20,6 +20,7 @@ from sam3ray.engine.session import Session
 from sam3ray.shapes import ClipSpec, draw_clip, write_clip
 from sam3ray.values.clip import Clip
 from sam3ray.values.prompt_reading import parse_visual_prompts
+from sam3ray.video import ClipFrames
 
 SPEC = ClipSpec(seed=6, frames=4, width=160, height=90, objects=(2, 3))
 PHRASES = ("red circle",)
@@ -119,6 +120,29 @@ def test_a_run_that_fits_nowhere_says_so_and_the_process_goes_on(model, clip, sh
     assert ended["a"].how == "failed"
     assert "fewer phrases" in ended["a"].message
     assert ended["preview"].how == "done"  # one step fits
+
+
+def test_frames_that_were_clicked_on_give_way_to_a_run(model, clip, short, monkeypatch):
+    decoded, read = [], ClipFrames.read
+
+    def reading(self: ClipFrames, *span: int) -> Any:
+        decoded.append(span)
+        return read(self, *span)
+
+    monkeypatch.setattr(ClipFrames, "read", reading)
+    before, after = (order(clip, name, start=3, is_preview=True) for name in ("before", "after"))
+
+    def carry_out() -> list[Any]:
+        decoded.clear()
+        is_over = Ended("a", "done")
+        pipe = Ends(before, order(clip), meanwhile=lambda _: [after] if pipe.sent[-1] == is_over else [])
+        return [each.order_id for each in carried_out(model, pipe) if isinstance(each, Ended)]
+
+    assert carry_out() == ["before", "a", "after"]
+    assert decoded.count((3, 4)) == 1  # it is kept
+    short(2)
+    assert carry_out() == ["before", "a", "after"]
+    assert decoded.count((3, 4)) == 2
 
 
 def test_a_preview_leaves_the_rung_of_the_run_around_it_alone(model, clip, short):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 from sam3ray.app._outbox import Outbox
+from sam3ray.app._start import _listener
 
 
 def found(number: int, order: str = "a") -> dict:
@@ -54,3 +56,25 @@ def test_a_page_that_reads_nothing_is_cut_off():
     assert box.is_cut_off
     assert len(box) == 0
     assert asyncio.run(box.get()) is None
+
+
+def test_small_messages_are_sent_at_once():
+    """Without TCP_NODELAY, an answer in two parts waits for the browser's delayed acknowledgement: 40 ms."""
+
+    async def option() -> int:
+        accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def connected(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            mine = writer.get_extra_info("socket")
+            accepted.set_result(mine.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = _listener("127.0.0.1", 0)
+        server = await asyncio.start_server(connected, sock=listener)
+        async with server:
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            found = await accepted
+            writer.close()
+        return found
+
+    assert asyncio.run(option()) == 1

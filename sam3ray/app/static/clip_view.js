@@ -47,6 +47,16 @@ export class ClipView {
       key ? el("img", { src, alt: "", loading: "lazy", width: 64, height: 40 }) : el("i", { class: "blank" }), ...more));
   }
 
+  // What the server is asked for one frame.
+  previewOf(key, start, more) { return { do: "run", preview: true, key, start, first: 0, last: this.player.count - 1, ...more }; }
+
+  // The model's process decodes the frame that one rests on: a click on it is answered sooner.
+  glance(key) {
+    const { playing, position: start } = this.player;
+    clearTimeout(this.resting);
+    if (!playing) this.resting = setTimeout(() => this.socket.send({ do: "glance", key, start }), 200);
+  }
+
   // Objects
 
   here({ value }) { this.prompts.here(value); }

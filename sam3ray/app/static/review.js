@@ -51,7 +51,10 @@ export default class ReviewView extends ClipView {
   get work() { return this.fix; }
   keyOf() { return [this.version, this.fix?.version]; }
   changed() { this.player.redraw(); }
-  frameShown() { this.showHere(); }
+  frameShown() {
+    this.showHere();
+    if (this.fix) this.glance(this.clip.key);
+  }
 
   // Clips
 
@@ -359,6 +362,7 @@ export default class ReviewView extends ClipView {
     const { chosen, player } = this;
     this.fix = newWork({ clip: player.clip, own: new Map([[chosen, this.timeline.track(chosen).prompt]]), base: chosen, chosen });
     this.showFix();
+    this.glance(this.clip.key);
   }
 
   endFix() {
@@ -377,7 +381,7 @@ export default class ReviewView extends ClipView {
     const { player, fix } = this, visual = this.prompts.payloadAt(index);
     fix.shown = new Map();
     // An answer to an earlier click is too late.
-    fix.order = visual.length ? { do: "run", preview: true, key: this.clip.key, phrases: [], visual, start: player.positionOf(index), first: 0, last: player.count - 1, ticket: ticket("fix") } : null;
+    fix.order = visual.length ? this.previewOf(this.clip.key, player.positionOf(index), { visual, ticket: ticket("fix") }) : null;
     this.showFix();
     if (fix.order) this.socket.send(fix.order);
   }

@@ -368,7 +368,7 @@ export default class TryView extends ClipView {
     all ||= exemplars.length > 0;
     const phrases = all ? work.phrases : [];
     if (visual.length || phrases.length || exemplars.length) {
-      const order = { do: "run", preview: true, key, phrases, visual, exemplars, start, first: 0, last: player.count - 1, thresholds: settings, ticket: ticket("preview") };
+      const order = this.previewOf(key, start, { phrases, visual, exemplars, thresholds: settings, ticket: ticket("preview") });
       if (all) work.awaited.delete(`${index} false`); // this answers that, too
       work.awaited.set(`${index} ${all}`, { order, all, highest: Math.max(0, ...visual.map((each) => each.object_id)) });
       this.socket.send(order);
@@ -489,6 +489,7 @@ export default class TryView extends ClipView {
   frameShown(bitmap) {
     this.work.position = this.player.position;
     if (!this.player.playing) this.remember();
+    this.glance(this.work.key);
     this.other?.frameShown(bitmap);
   }
 
