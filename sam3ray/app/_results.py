@@ -1,11 +1,19 @@
-"""The results of orders: frames by index, kept when an order ends for whatever reason."""
+"""The results of orders: frames by index, kept when an order ends for whatever reason.
+
+Pages hold the rows of the clip that they show, and fetch those of other clips again. So results stay as long as there
+is room on the disk: the latest are in memory, the others in files.
+"""
 
 from __future__ import annotations
 
+import json
 import threading
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 from sam3ray.app._library import NotHere
@@ -14,7 +22,10 @@ from sam3ray.app._order import Order
 from sam3ray.display.readable import readable_span
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
 
-_KEPT = 40  # results, over all pages
+_KEPT = 10_000  # results, over all pages
+_KEPT_BYTES = 4 * 2**30  # of their files
+_IN_MEMORY = 8  # besides those under way
+_GONE = "this result is no longer kept: run again"
 
 
 @dataclass(eq=False)
@@ -26,6 +37,7 @@ class Result:
         asked: the page's request, to show it again.
         owner: who sent it.
         how: queued, running, done, cancelled, failed.
+        frames: by index; read from the file where they are no longer in memory.
         kept: frames of which something was taken over from the run before, which saved `skipped` steps of the model.
         says: how far it is, or how it ended, in a sentence.
     """
@@ -36,10 +48,52 @@ class Result:
     owner: str = ""
     how: str = "queued"
     message: str = ""
-    frames: dict[int, FrameAnnotations] = field(default_factory=dict)
     kept: set[int] = field(default_factory=set)
     skipped: int = 0
     says: str = "Working."
+    _frames: dict[int, FrameAnnotations] | None = field(default_factory=dict)
+    _file: Path | None = None
+
+    @property
+    def frames(self) -> dict[int, FrameAnnotations]:
+        """Raises NotHere where the file has been deleted."""
+        frames = self._frames
+        if frames is None:
+            assert self._file is not None
+            try:
+                frames = self._frames = _unpacked(self._file.read_bytes())
+            except FileNotFoundError:
+                raise NotHere(_GONE) from None
+        return frames
+
+    @property
+    def rests(self) -> bool:
+        """It is over, and in memory."""
+        return self.how not in ("queued", "running") and self._frames is not None
+
+    def put_away(self, folder: Path) -> int:
+        """Leaves the frames to a file, and returns its bytes if it is new. On a full disk they stay in memory."""
+        size = 0
+        if self._file is None:
+            path = folder / f"{self.order.id}.result"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                size = path.write_bytes(_packed(self.frames.values()))
+            except OSError:
+                with suppress(OSError):
+                    path.unlink()
+                return 0
+            self._file = path
+        self._frames = None
+        return size
+
+    def delete(self) -> int:
+        """Deletes the file, if any, and returns its bytes."""
+        if self._file is None:
+            return 0
+        size = self._file.stat().st_size
+        self._file.unlink()
+        return size
 
     def progress(self, done: int, total: int, seconds: float) -> None:
         """Says how far it is. Args: seconds: since it began."""
@@ -111,17 +165,22 @@ class Result:
 
 
 class Results:
-    """The latest results of all pages."""
+    """The results of all pages; those that began first give way.
 
-    def __init__(self) -> None:
+    Args:
+        folder: for the files of results that are over.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._bytes = 0
         self._results: OrderedDict[str, Result] = OrderedDict()
         self._lock = threading.Lock()
 
     def put(self, result: Result) -> None:
         with self._lock:
             self._results[result.order.id] = result
-            while len(self._results) > _KEPT:
-                self._results.popitem(last=False)
+            self._make_room()
 
     def drop(self, order_id: str) -> None:
         with self._lock:
@@ -131,12 +190,40 @@ class Results:
         """Raises NotHere."""
         with self._lock:
             if order_id not in self._results:
-                raise NotHere("this result is no longer kept: run again")
+                raise NotHere(_GONE)
+            self._make_room()
             return self._results[order_id]
 
     def of_clip(self, key: str) -> list[Result]:
         with self._lock:
             return [each for each in self._results.values() if each.key == key]
+
+    def _make_room(self) -> None:
+        """In memory, and on the disk."""
+        resting = [each for each in self._results.values() if each.rests]
+        for each in resting[:-_IN_MEMORY]:
+            self._bytes += each.put_away(self._folder)
+        while len(self._results) > _KEPT or (self._bytes > _KEPT_BYTES and len(self._results) > 1):
+            _, oldest = self._results.popitem(last=False)
+            self._bytes -= oldest.delete()
+
+
+def _packed(frames: Iterable[FrameAnnotations]) -> bytes:
+    """Exactly, as JSON."""
+    names = [each.name for each in fields(ObjectAnnotation)]
+    values = [
+        (f.frame_index, f.pts, f.time_s, f.height, f.width, [{n: getattr(row, n) for n in names} for row in f.objects])
+        for f in frames
+    ]
+    return zlib.compress(json.dumps(values).encode(), 1)
+
+
+def _unpacked(data: bytes) -> dict[int, FrameAnnotations]:
+    frames = {}
+    for index, pts, time_s, height, width, rows in json.loads(zlib.decompress(data)):
+        objects = tuple(ObjectAnnotation(**{**row, "bbox": tuple(row["bbox"])}) for row in rows)
+        frames[index] = FrameAnnotations(index, pts, time_s, height, width, objects)
+    return frames
 
 
 def frame_json(frame: FrameAnnotations) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Tries:
 
     def __init__(self, library: Library, options: AppOptions) -> None:
         self._library, self._options = library, options
-        self.results = Results()
+        self.results = Results(library.folder / "results")
         self.desk = Desk(make_host(options), self._model_changed, options.hang_s)
         self._pages: set[Page] = set()
         self._owners: dict[str, str] = {}  # order -> owner
