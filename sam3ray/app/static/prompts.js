@@ -13,8 +13,10 @@ const rank = (item) => KINDS.findIndex((kind) => kind in item);
 //   own: id -> name, of objects that one has begun oneself. items: prompts as the server takes them.
 //   base: objects of phrases have ids above it. rows: frame -> rows, of a run; shown: of previews, instead.
 export const newWork = (more) => ({
-  phrases: [], own: new Map(), items: [], exemplars: [], chosen: null, base: 0, rows: new Map(), shown: new Map(), awaited: new Map(), version: 0, ...more,
+  phrases: [], own: new Map(), items: [], exemplars: [], chosen: null, base: 0, awaited: new Map(), version: 0, ...nothingFound(), ...more,
 });
+
+export const nothingFound = () => ({ rows: new Map(), shown: new Map(), results: [], result: null, asked: null });
 
 export class Prompts {
   // view: see clip_view.js; with renumbered(), where ids of phrases can change. size: of the brush, in pixels of the video.

@@ -4,7 +4,7 @@ import { get, owner, post, reached, ticket } from "./api.js";
 import { ClipView } from "./clip_view.js";
 import { check, chip, complain, el, empty, fill, objectItem, phrasesIn, put, slide, toast, unsure, whenOpen } from "./dom.js";
 import { above, merged, row, rowsByFrame } from "./masks.js";
-import { newWork } from "./prompts.js";
+import { newWork, nothingFound } from "./prompts.js";
 
 export default class TryView extends ClipView {
   constructor(page) {
@@ -90,16 +90,23 @@ export default class TryView extends ClipView {
     const { first } = this.state, clip = first?.key === key ? first : await get(`/api/clips/${key}`);
     if (this.wanted !== key) return; // another was opened meanwhile
     const isNew = !this.works.has(key);
-    if (isNew) this.works.set(key, newWork({ key, way: "forward", first: 0, last: clip.times.length - 1, settings: {}, running: null, results: [], position: 0 }));
+    if (isNew) this.works.set(key, newWork({ key, way: "forward", first: 0, last: clip.times.length - 1, settings: {}, running: null, position: 0 }));
     const work = (this.work = Object.assign(this.works.get(key), { clip }));
     sessionStorage.clip = key;
-    const kept = isNew && this.recall(work);
+    const kept = !isNew || this.recall(work);
+    for (const each of this.works.values()) this.rid(each);
+    this.timeline.set(work.rows);
     this.listClips();
     const loaded = work.results.length ? null : this.loadResults(work, !kept);
     await this.player.load(clip, work.position);
     this.pictures();
     this.changed();
     this.complete(work, loaded, kept);
+  }
+
+  // Of a clip that is not shown, what was asked for stays. What was found is on the server.
+  rid(work) {
+    if (work !== this.work && !work.running && !work.found && !work.awaited.size) Object.assign(work, nothingFound(), { clip: { name: work.clip.name } });
   }
 
   goBack() {
@@ -114,7 +121,10 @@ export default class TryView extends ClipView {
     if (this.wanted !== work.key) return;
     this.rest();
     this.changed();
-    if (kept && !work.results.length && (work.phrases.length || work.items.length)) this.preview(this.player.index, true);
+    if (!kept) return;
+    const order = this.order(), differs = (...names) => JSON.stringify(names.map((each) => order[each])) !== JSON.stringify(names.map((each) => work.asked?.[each]));
+    const all = differs("phrases", "thresholds");
+    if (all || differs("visual", "refinements")) this.preview(this.player.index, all); // asked for since the last run
   }
 
   // What is asked for outlives a reload of the page in the tab; the server keeps what was found.
