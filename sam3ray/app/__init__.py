@@ -2,7 +2,7 @@
 
     browser <-> _server (routes) -> _library, _stills (clips and their exact frames)
                                  -> _desk (the queue) <-> _model_process (the model, in a separate process)
-                                 -> _review (a run and its corrections), _downloads
+                                 -> _review (a run and its corrections), _downloads, _outgoing
 
 Nothing here is reachable without the token that `serve` prints, and no path that a client names is opened.
 """

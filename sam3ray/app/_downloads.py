@@ -14,7 +14,7 @@ from sam3ray.app._library import Entry
 from sam3ray.app._open_clips import OpenClip
 from sam3ray.app._results import Result
 from sam3ray.config import JobConfig, ModelConfig, TrackingConfig, config_from_text
-from sam3ray.exports import FORMATS, export
+from sam3ray.exports import FORMATS, SENTENCES, export
 from sam3ray.failures import UserError
 from sam3ray.guard.redact import redact
 from sam3ray.rendering import render_clip
@@ -55,11 +55,11 @@ def save_video(result: Result, opened: OpenClip, path: Path, min_score: float) -
 
 def save_export(
     result: Result, opened: OpenClip, model: dict[str, Any], format: str, folder: Path, min_score: float
-) -> Path:
-    """A ZIP of an export, as `sam3ray export` makes it of a run: without images.
+) -> tuple[Path, list[str]]:
+    """A ZIP of an export, as `sam3ray export` makes it of a run: without images. And what the format does not hold.
 
     Raises:
-        UserError: there is no such format.
+        UserError: there is no such format, or it cannot hold the clip.
     """
     if format not in FORMATS:
         raise UserError(f"format {format!r:.60}: allowed: {', '.join(FORMATS)}")
@@ -70,8 +70,11 @@ def save_export(
     store.create_or_open({"schema_version": 1, "page": result.order.id}, {"output": "try"}, [clip])
     save_parquet(result, opened, model, folder / "rows.parquet", min_score)
     store.commit(clip.clip_id, folder / "rows.parquet")
-    export(str(folder / "run"), str(folder / "export"), format)
-    return _zipped(folder / "export", folder / "export.zip")
+    done = export(str(folder / "run"), str(folder / "export"), format)
+    if done.failed:
+        raise UserError(f"{format} cannot hold this clip: {'; '.join(done.failed.values())}")
+    lost = [f"{SENTENCES[kind]}: {count:,}" for kind, count in done.lost.items()]
+    return _zipped(folder / "export", folder / "export.zip"), lost
 
 
 def save_job(

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import gzip
 import json
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -17,9 +15,8 @@ from typing import Any
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from starlette.background import BackgroundTask
 from starlette.middleware.gzip import GZipMiddleware
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.websockets import WebSocketDisconnect
 
 from sam3ray import __version__
@@ -30,6 +27,7 @@ from sam3ray.app._live import DeskView, Show, decode_picture, seen_json
 from sam3ray.app._open_clips import OpenClip
 from sam3ray.app._options import AppOptions
 from sam3ray.app._order import THRESHOLDS
+from sam3ray.app._outgoing import Outgoing
 from sam3ray.app._results import Result, frame_json
 from sam3ray.app._review import Review
 from sam3ray.app._static import TYPES, index, static_files, version
@@ -59,6 +57,7 @@ class Service:
             self.show = Show(self.tries.desk, options, options.camera)
         folder = library.folder / "uploads"
         folder.mkdir(parents=True, exist_ok=True)
+        self.outgoing = Outgoing(library.folder / "downloads")
         self.uploads = Uploads(library, folder, options.max_upload_bytes, options.max_uploads_bytes)
 
     def start_model(self) -> None:
@@ -202,33 +201,35 @@ def _add_results(app: FastAPI, service: Service) -> None:
         result = tries.results.get(order_id)
         return {**result.as_json(), "frames": [frame_json(each) for each in result.in_order()]}
 
-    @app.get("/api/results/{order_id}/download/{kind}")
-    def download(order_id: str, kind: str, min_score: float = 0.0) -> Response:
+    @app.post("/api/results/{order_id}/download/{kind}")
+    def download(order_id: str, kind: str, min_score: float = 0.0) -> Any:
+        """Makes the file; it is at `path` then. `notes`: what it does not hold."""
         result = tries.results.get(order_id)
         if not result.frames:
             raise UserError("nothing has been found yet: there is nothing to download")
-        folder = Path(tempfile.mkdtemp(dir=library.folder))
-        try:
-            with library.open(result.key) as opened:
-                path, name = saved(result, opened, kind, folder, min_score)
-            return _file(path, name, folder)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+        with library.open(result.key) as opened, service.outgoing.room() as folder:
+            path, name, notes = saved(result, opened, kind, folder, min_score)
+            return {"path": f"/api/downloads/{service.outgoing.put(folder, path, name)}", "notes": notes}
 
-    def saved(result: Result, opened: OpenClip, kind: str, folder: Path, min_score: float) -> tuple[Path, str]:
-        """The file, and its name for the browser."""
+    @app.get("/api/downloads/{key}")
+    def send(key: str, request: Request) -> Response:
+        return service.outgoing.send(key, in_parts="range" in request.headers)
+
+    def saved(
+        result: Result, opened: OpenClip, kind: str, folder: Path, min_score: float
+    ) -> tuple[Path, str, list[str]]:
+        """The file, its name for the browser, what it does not hold."""
         stem = result.order.clip.clip_id
         if kind == "parquet":
             path = folder / "rows.parquet"
             downloads.save_parquet(result, opened, tries.desk.info, path, min_score)
-            return path, f"{stem}.parquet"
+            return path, f"{stem}.parquet", []
         if kind == "video":
             path = folder / "video.mp4"
             downloads.save_video(result, opened, path, min_score)
-            return path, f"{stem}.mp4"
-        path = downloads.save_export(result, opened, tries.desk.info, kind, folder, min_score)
-        return path, f"{stem}-{kind}.zip"
+            return path, f"{stem}.mp4", []
+        path, lost = downloads.save_export(result, opened, tries.desk.info, kind, folder, min_score)
+        return path, f"{stem}-{kind}.zip", lost
 
     @app.post("/api/job")
     async def job(request: Request) -> Any:
@@ -412,8 +413,3 @@ async def _body(request: Request) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError("the request must be a mapping")
     return value
-
-
-def _file(path: Path, name: str, folder: Path) -> Response:
-    """The file under a name; its folder is deleted once it is sent."""
-    return FileResponse(path, filename=name, background=BackgroundTask(shutil.rmtree, folder, ignore_errors=True))

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from sam3ray.app._library import Entry, Library
 from sam3ray.failures import UserError
+from sam3ray.faults.machine import disk_fault
 from sam3ray.guard.printable import printable
 from sam3ray.values.clip import Clip
 from sam3ray.values.clip_ids import derive_clip_id
@@ -46,9 +47,11 @@ class Uploads:
                     self._check(size)
                     file.write(chunk)
             await run_in_threadpool(self._check_video, path)
-        except BaseException:
+        except BaseException as error:
             path.unlink(missing_ok=True)
             self._total -= size
+            if isinstance(error, OSError) and (fault := disk_fault(error)) is not None:
+                raise UserError(f"the video cannot be kept: {fault.message}") from error
             raise
         shown = printable(name.replace("\\", "/").rpartition("/")[2])[:200] or "video"
         clip = Clip(derive_clip_id(f"{shown}-{path.stem}", None, None), str(path))

@@ -461,7 +461,7 @@ def test_a_wrong_number_in_an_address_is_a_sentence(server):
     for path, said in (
         (f"/api/clips/{key}/stills/last", "position is 'last'; allowed: a number"),
         (f"/api/clips/{key}/stills/999", "frame 999 is not in the clip; allowed: 0 to"),
-        ("/api/results/none/download/video?min_score=high", "min_score is 'high'; allowed: a number"),
+        ("POST /api/results/none/download/video?min_score=high", "min_score is 'high'; allowed: a number"),
         ("/api/runs/first", "number is 'first'; allowed: a number"),
     ):
         with pytest.raises(urllib.error.HTTPError) as caught:
@@ -471,8 +471,10 @@ def test_a_wrong_number_in_an_address_is_a_sentence(server):
 
 
 def answer(server: Any, path: str) -> Any:
-    cookie = {"Cookie": f"sam3ray-{server.origin.rpartition(':')[2]}={server.token}"}
-    return urllib.request.urlopen(urllib.request.Request(server.origin + path, headers=cookie), timeout=30)
+    method, _, path = path.rpartition(" ")
+    headers = {"Cookie": f"sam3ray-{server.origin.rpartition(':')[2]}={server.token}", "Origin": server.origin}
+    request = urllib.request.Request(server.origin + path, headers=headers, method=method or "GET")
+    return urllib.request.urlopen(request, timeout=30)
 
 
 def test_files_come_compressed_to_who_takes_that_and_are_kept(server):
@@ -544,10 +546,18 @@ def test_downloads_open(server, open_page, videos, tmp_path):
     page.get_by_label("Last frame of the range").press("Enter")
     page.get_by_role("button", name="Run", exact=True).click()
     expect(status(page)).to_have_text("Done: 4 frames.")
+    gone = f"{server.origin}/api/results/old/download/parquet"
+    page.route("**/download/parquet*", lambda route: route.continue_(url=gone))
+    page.get_by_role("button", name="Parquet", exact=True).click()
+    expect(page.locator(".toast.error")).to_contain_text("this result is no longer kept: run again")
     with page.expect_download() as waited:
         page.get_by_role("button", name="Export", exact=True).click()
     names = zipfile.ZipFile(io.BytesIO(waited.value.path().read_bytes())).namelist()
     assert any(name.startswith("annotations/") for name in names)
+    page.get_by_label("Format of the export").select_option("mots")
+    with page.expect_download():
+        page.get_by_role("button", name="Export", exact=True).click()
+    expect(page.locator(".toast").last).to_contain_text("detection scores dropped")
     with page.expect_download() as waited:
         page.get_by_role("button", name="Video", exact=True).click()
     assert len(list(sam3ray.video.VideoReader(waited.value.path()))) == SPEC.frames

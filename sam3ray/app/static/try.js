@@ -514,10 +514,15 @@ export default class TryView extends ClipView {
 
   // Downloads
 
-  download({ value }) {
+  // The server makes the file, and says why where it cannot; then the browser loads it.
+  async download({ value }) {
     const { work } = this, least = this.threshold("new_det_thresh") ?? 0, min = least > (work.ran?.new_det_thresh ?? 0) ? least : 0;
-    el("a", { href: `/api/results/${work.result}/download/${value || this.format.value}?min_score=${min}`, download: "" }).click();
     toast("The download starts when the file is ready.");
+    try {
+      const { path, notes } = await post(`/api/results/${work.result}/download/${value || this.format.value}?min_score=${min}`);
+      el("a", { href: path, download: "" }).click();
+      if (notes.length) toast(`The format does not hold everything. ${notes.join("; ")}.`, "info", 12);
+    } catch (error) { complain(error); }
   }
 
   async saveJob() {
