@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import sam3ray
-from sam3ray.app._static import static_files, version
 from sam3ray.masks import decode_rle
 from sam3ray.values.prompt_reading import parse_visual_prompts
 from tests.app.conftest import SPEC, until
@@ -81,9 +80,6 @@ def masks_of(page: Any) -> list[np.ndarray]:
 
 def test_a_painted_mask_is_a_prompt_at_the_videos_resolution(page):
     page.keyboard.press("m")
-    page.evaluate(
-        f"import('/static/{version(static_files())}/brush.js').then(() => 0)"
-    )  # a press before it does nothing
     size = int(page.locator(".brush output").inner_text())
     page.keyboard.press("]")
     assert int(page.locator(".brush output").inner_text()) > size
@@ -114,6 +110,69 @@ def test_a_painted_mask_is_a_prompt_at_the_videos_resolution(page):
     (row,) = [each for each in rows_of(page, None) if each["frame_index"] == 0]
     kept = decode_rle(row["segmentation"]["counts"], HEIGHT, WIDTH)
     assert (kept & dabbed).sum() / (kept | dabbed).sum() > 0.9
+
+
+def test_strokes_before_the_brush_is_there_are_drawn_when_it_is_on_their_frames(page):
+    waiting: list[Any] = []
+    page.route("**/brush.js", lambda route: waiting.append(route))
+    page.keyboard.press("m")
+    page.get_by_label("Size of the brush").fill("20")
+    page.evaluate("document.activeElement.blur()")
+    drag(page, (60, 90), (200, 90))
+    drag(page, (150, 90), (300, 90), button="right")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator(".player .picture")).to_have_attribute("data-frame", "1")
+    page.mouse.move(*point_at(page, 100, 60))
+    page.keyboard.press("q")
+    until(page, lambda: waiting)[0].continue_()
+    asked = until(page, lambda: len(orders(page, True)) == 3 and orders(page, True))
+    assert [(each["start"], each["visual"][0]["object_id"]) for each in asked] == [(0, 1), (0, 1), (1, 1)]
+    whole, part, dab = masks_of(page)
+    assert whole[90, 60:200].all()
+    assert part[90, 60:138].all()
+    assert not part[90, 152:].any()
+    assert (dab[60, 100], dab.sum() < 1000) == (True, True)
+    expect(page.locator(".objects li")).to_contain_text("2 masks")
+
+
+def test_a_brush_that_cannot_be_loaded_says_so_and_is_asked_for_again(page):
+    page.route("**/brush.js", lambda route: route.abort(), times=1)
+    page.keyboard.press("m")
+    expect(page.locator(".toast.error")).to_contain_text("The server cannot be reached")
+    drag(page, (60, 90), (200, 90))
+    assert until(page, lambda: masks_of(page))[0][90, 60:200].all()
+
+
+def test_a_stroke_belongs_to_the_frame_and_the_object_that_it_began_on(page):
+    page.keyboard.press("m")
+    page.mouse.move(*point_at(page, 60, 90))
+    page.mouse.down()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("f")
+    expect(page.locator(".player .picture")).to_have_attribute("data-frame", "1")
+    expect(page.locator(".player .paint")).to_have_count(0)
+    page.mouse.move(*point_at(page, 100, 90), steps=3)
+    page.mouse.up()
+    asked = until(page, lambda: orders(page, True))[0]
+    assert (asked["start"], asked["visual"][0]["object_id"]) == (0, 1)
+    expect(page.locator(".objects li:not(.empty)")).to_have_count(1)
+    page.mouse.down()  # finished: the next stroke begins another object
+    page.mouse.up()
+    expect(page.locator(".objects li:not(.empty)")).to_have_count(2)
+
+
+def test_the_wheel_and_gestures_of_the_browser_are_no_clicks(page):
+    at = point_at(page, 115, 33)
+    page.mouse.click(*at, button="middle")
+    page.mouse.move(*at)
+    page.mouse.down()
+    page.mouse.move(at[0] + 60, at[1] + 30, steps=3)
+    page.locator(".player .over").dispatch_event("pointercancel", {"pointerId": 1})
+    page.mouse.up()
+    expect(page.locator(".objects li:not(.empty)")).to_have_count(0)
+    page.mouse.click(*at)
+    expect(page.locator(".objects li:not(.empty)")).to_have_count(1)
+    assert len(until(page, lambda: orders(page, True))) == 1
 
 
 def test_a_negative_click_needs_an_object(page):

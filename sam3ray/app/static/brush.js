@@ -6,18 +6,19 @@ import { merged } from "./masks.js";
 import { decode } from "./rle.js";
 
 export class Brush {
-  object = null; // whose mask is being painted: meanwhile it is this canvas
+  object = null; // whose mask is being painted, on a frame of a work: meanwhile it is this canvas
   canvas = el("canvas", { class: "paint" });
   context = this.canvas.getContext("2d", { willReadFrequently: true });
 
   // prompts: see prompts.js.
   constructor(prompts) { this.prompts = prompts; }
 
-  paint(from, to, erases) {
-    const { context, prompts } = this, { player, view } = prompts;
-    if (this.object === null) {
-      this.object = prompts.target();
-      this.begin(player.stage.size, view.rowsAt(player.index).find((row) => row.id === this.object));
+  // A stroke stays on the frame that it began on.
+  paint(frame, from, to, erases) {
+    const { context, prompts } = this, { player, view, work } = prompts;
+    if (this.object === null || this.work !== work) {
+      Object.assign(this, { work, frame, object: prompts.target() });
+      this.begin(player.stage.size, view.rowsAt(frame).find((row) => row.id === this.object));
     }
     context.globalCompositeOperation = erases ? "destination-out" : "source-over";
     context.strokeStyle = css(this.object);
@@ -28,7 +29,6 @@ export class Brush {
     context.lineTo(to[0] + 0.01, to[1]); // a line without length would not be drawn
     context.stroke();
     player.redraw();
-    return true;
   }
 
   // With the mask that the object has: row, if any.
@@ -46,13 +46,14 @@ export class Brush {
 
   // Makes what was painted the object's mask on this frame.
   keep() {
-    const { prompts, object: id } = this, { work, player, view } = prompts, { width, height } = this.canvas;
-    const frame = player.index, rows = view.rowsAt(frame), painted = this.row();
+    const { prompts, object: id, frame, work } = this, { view } = prompts, { width, height } = this.canvas;
     this.object = null;
+    if (id === null || work !== prompts.work) return;
+    const rows = view.rowsAt(frame), painted = this.row();
     work.items = work.items.filter((each) => each.object_id !== id || each.frame !== frame); // a mask starts over
-    if (!painted) { prompts.clear(); return; }
+    if (!painted) { prompts.clear(id, frame); return; }
     const prompt = work.own.get(id) ?? rows.find((each) => each.id === id)?.prompt ?? "";
-    prompts.item("mask").mask = { size: [height, width], counts: painted.rle };
+    work.items.push({ object_id: id, frame, mask: { size: [height, width], counts: painted.rle } });
     work.shown.set(frame, merged(rows, [{ ...painted, id, prompt, score: 1, track: 1 }])); // until the model has answered
     work.version++;
     prompts.told(frame);

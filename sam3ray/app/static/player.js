@@ -108,7 +108,7 @@ export class Player extends EventTarget {
 
   // What lies over a frame, and the name of its picture.
   layer(index) {
-    const { clip, opacity, only, view } = this, { painted } = view.prompts;
+    const { clip, opacity, only, view } = this, painted = view.prompts.paintedOn(index);
     const rows = view.rowsAt(index).filter(({ id }) => id !== painted && (only === null || id === only));
     return { rows, key: [clip.key, index, view.keyOf(index), painted, opacity, only].join() };
   }

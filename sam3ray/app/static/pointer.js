@@ -18,12 +18,12 @@ export class Pointer {
     const { over } = stage;
     over.addEventListener("contextmenu", (event) => event.preventDefault());
     over.addEventListener("pointerleave", () => { this.at = null; stage.redraw(); });
-    for (const name of ["down", "move", "up"]) over.addEventListener(`pointer${name}`, (event) => this[name](event));
+    for (const name of ["down", "move", "up", "cancel"]) over.addEventListener(`pointer${name}`, (event) => this[name](event));
   }
 
   down(event) {
     const at = this.stage.at(event), right = event.button === 2;
-    if (!at || this.told.pressed?.(at) === false) return;
+    if (!at || event.button % 2 || this.told.pressed?.(at) === false) return; // not the wheel
     this.stage.over.setPointerCapture(event.pointerId);
     this.press = { at, last: at, x: event.clientX, y: event.clientY, right };
     this.press.draws = this.told.drawn?.(at, at, right);
@@ -39,6 +39,13 @@ export class Pointer {
     press.moved ||= Math.hypot(event.clientX - press.x, event.clientY - press.y) > DRAG;
     this.box = press.moved && !press.right && !press.draws ? between(press.at, this.at) : null;
     if (this.box) this.stage.redraw();
+  }
+
+  // It has become a gesture of the browser's.
+  cancel(event) {
+    if (this.press && !this.press.draws) this.press = this.box = null;
+    else this.up(event);
+    this.stage.redraw();
   }
 
   up(event) {

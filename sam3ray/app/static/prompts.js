@@ -2,7 +2,7 @@
 
 import { reached } from "./api.js";
 import { css } from "./colours.js";
-import { toast } from "./dom.js";
+import { complain, toast } from "./dom.js";
 import { merged } from "./masks.js";
 import { between, NO_OBJECT, Pointer, rounded } from "./pointer.js";
 
@@ -23,9 +23,9 @@ export class Prompts {
   constructor(player, view) {
     Object.assign(this, { player, view, tool: "point", exclude: false, corner: null, brush: null, size: 24 });
     this.pointer = new Pointer(player.stage, {
-      pressed: () => (player.pause(), Boolean(player.clip && view.work && this.hasTool)),
-      drawn: (from, to, right) => this.tool === "brush" && this.brush.paint(from, to, right || this.exclude),
-      drawnOut: () => this.brush.keep(),
+      pressed: () => (player.pause(), Boolean(player.clip && view.work)),
+      drawn: (from, to, right) => this.tool === "brush" && this.draw("paint", from, to, right || this.exclude),
+      drawnOut: () => this.draw("keep"),
       moved: () => (this.tool === "brush" || this.corner) && player.redraw(),
       click: (at, right) => this.addPoint(at, !(right || this.exclude)),
       box: (box) => this.addBox(box),
@@ -37,9 +37,9 @@ export class Prompts {
   // By key, where the pointer is.
   here(what) {
     const { at } = this.pointer;
-    if (!at || !this.work || !this.hasTool) return;
+    if (!at || !this.work) return;
     if (what !== "corner" && this.tool !== "brush") this.addPoint(at, what === "include");
-    else if (what !== "corner") { this.brush.paint(at, at, what === "exclude"); this.brush.keep(); }
+    else if (what !== "corner") { this.draw("paint", at, at, what === "exclude"); this.draw("keep"); }
     else if (this.corner) { this.addBox(between(this.corner, at)); this.corner = null; }
     else this.corner = at;
   }
@@ -74,7 +74,7 @@ export class Prompts {
   }
 
   // The target's prompt of this kind on this frame.
-  item(kind, fresh = {}) {
+  item(kind, fresh) {
     const object_id = this.target(), { items } = this.work, frame = this.player.index;
     let item = items.find((each) => each.object_id === object_id && each.frame === frame && kind in each);
     if (!item) items.push((item = { object_id, frame, ...fresh }));
@@ -105,23 +105,45 @@ export class Prompts {
     this.told(frame);
   }
 
-  // A tool of one's own is fetched first; until then, a press does nothing.
   async take(tool) {
     this.tool = tool;
-    if (tool === "brush") this.brush ??= new (await reached(import("./brush.js"))).Brush(this);
+    if (tool === "brush") await this.withBrush(() => {});
   }
 
-  get hasTool() { return this.tool !== "brush" || Boolean(this.brush); }
-  get painted() { return this.brush?.object ?? null; }
+  // At once, if the brush is there; else it is fetched first, and what comes meanwhile is done in its turn.
+  async withBrush(act) {
+    try {
+      if (!this.brush) {
+        const { Brush } = await (this.fetched ??= reached(import("./brush.js")));
+        this.brush ??= new Brush(this);
+      }
+    } catch (error) {
+      this.fetched = null;
+      throw error;
+    }
+    act(this.brush);
+  }
+
+  draw(what, ...line) {
+    const { work, player: { index } } = this;
+    this.withBrush((brush) => work === this.work && brush[what](index, ...line)).catch(complain);
+    return true;
+  }
+
+  // The object whose mask is being painted on a frame.
+  paintedOn(index) {
+    const { brush } = this;
+    return brush?.frame === index && brush.work === this.work ? brush.object : null;
+  }
 
   // Taking back
 
-  clear() {
-    const { chosen, items, own } = this.work, frame = this.player.index;
-    if (chosen === null) return;
-    this.work.items = items.filter((each) => each.object_id !== chosen || each.frame !== frame);
-    if (!this.work.items.some((each) => each.object_id === chosen)) this.remove(chosen);
-    else { this.forget(chosen, frame); this.told(frame); }
+  clear(id = this.work.chosen, frame = this.player.index) {
+    const { work } = this;
+    if (id === null) return;
+    work.items = work.items.filter((each) => each.object_id !== id || each.frame !== frame);
+    if (!work.items.some((each) => each.object_id === id)) this.remove(id);
+    else { this.forget(id, frame); this.told(frame); }
   }
 
   remove(id) {
@@ -176,7 +198,7 @@ export class Prompts {
     if (!work) return [];
     const here = (each) => each.frame === index;
     return [
-      this.painted !== null && brush.canvas,
+      this.paintedOn(index) !== null && brush.canvas,
       work.items.filter(here).map((item) => item.box && stage.box(item.box, css(item.object_id))),
       work.items.filter(here).map((item) => item.points?.map((point, n) => stage.click(point, item.labels[n], item.object_id === work.chosen))),
       work.exemplars.filter(here).map(({ boxes, labels }) => boxes.map((one, n) => stage.box(one, labels[n] ? "#facc15" : "#dc2626"))),
