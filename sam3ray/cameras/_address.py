@@ -16,12 +16,17 @@ from sam3ray.files import is_local
 from sam3ray.guard.redact import redact
 
 SILENT_S = 5.0  # a source that is silent for this long is connected to again
+BLIND_S = 30.0  # one that sends data, but no picture
 _ANSWER_S = 10.0  # how long a server may take to answer
 _CALL_S = 25  # when listening: how long to wait for a camera before listening again
 _STREAM = re.compile(r"(?i)(rtsp|rtsps|rtmp|rtmps|srt|udp)://")
 _DEVICE = re.compile(r"/dev/video\d{1,3}")
 
 Kind = Literal["stream", "device", "file"]
+
+
+class Blind(OSError):
+    """Data comes, but no picture, for `BLIND_S`."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class Address:
         if self.listens and not self.text.lower().startswith(("rtsp://", "rtmp://")):
             raise UserError(f"{self.name}: with listen, the address must begin with rtsp:// or rtmp://")
         if self.kind == "stream":
+            if not self.text.isprintable():
+                raise UserError(f"{self.name!r} contains a character that cannot be printed")
             try:
                 host, _ = urlsplit(self.text).hostname, urlsplit(self.text).port
             except ValueError:
@@ -69,7 +76,7 @@ class Address:
         return "device" if _DEVICE.fullmatch(self.text) else "file"
 
     def open(self) -> av.container.InputContainer:
-        """Opens the source. Raises FFmpegError, OSError or ValueError, which `what_failed` turns into a sentence."""
+        """Opens the source. Raises FFmpegError or OSError, which `what_failed` turns into a sentence."""
         if self.kind == "device":
             return av.open(self.text, format="v4l2", options=self.options)
         scheme = self.text.partition(":")[0].lower()
@@ -92,8 +99,16 @@ class Address:
         how: dict[str, Any] = {"options": {**options, **self.options}, "timeout": (answer_s, SILENT_S)}
         return av.open(self.text, **how)
 
+    def missing(self) -> str | None:
+        """Why there is no such device; None for other sources."""
+        if self.kind != "device" or Path(self.text).exists():
+            return None
+        return self._of_device(FileNotFoundError()).sentence
+
     def what_failed(self, error: Exception, *, is_open: bool) -> Problem:
         """Explains an error. `is_open` says that the source was open before it failed."""
+        if isinstance(error, Blind):
+            return Problem(f"{self.name}: data arrives, but no picture for {BLIND_S:.0f} s")
         if self.kind == "device":
             return self._of_device(error)
         if isinstance(error, av.error.EOFError):
@@ -121,7 +136,7 @@ class Address:
             )
         if isinstance(error, av.error.InvalidDataError):
             return Problem(f"{self.name}: what the source sends cannot be read as video")
-        if not is_open and (sentence := self._unresolved()):
+        if self.kind == "stream" and not is_open and (sentence := self._unresolved()):
             return Problem(sentence, is_final=True)
         if isinstance(error, OSError) and self.listens and not is_open:
             return Problem(f"{self.name}: cannot listen at this address: {_words(error)}")
@@ -141,9 +156,11 @@ class Address:
     def _unresolved(self) -> str:
         """Checks whether the host's name resolves. If not, libav only says "Input/output error"."""
         host = urlsplit(self.text).hostname
+        if host is None:
+            return ""
         try:
             socket.getaddrinfo(host, None)
-        except OSError:
+        except (OSError, UnicodeError):  # a label of a name has at most 63 letters
             return f"{self.name}: the host {host!r:.100} is not known"
         return ""
 

@@ -17,14 +17,15 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
-from sam3ray.cameras._address import Address, Problem
+from sam3ray.cameras._address import BLIND_S, Address, Blind, Problem
 from sam3ray.config import VideoConfig
-from sam3ray.failures import ClipError, Reason
+from sam3ray.failures import ClipError, Reason, UserError
 from sam3ray.files import local_path
 from sam3ray.video import RgbConverter, VideoReader
 
 _LOG = logging.getLogger(__name__)
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+_LONGEST_WAIT_S = 10.0  # between two frames of a file
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,25 +50,31 @@ class Received:
     """A frame received whose pixels nobody has requested yet.
 
     Attributes:
+        at: when it was received, in Unix seconds.
+        clock: the same; of a file, when it is due at the file's own pace, however fast it is read.
         size: (height, width) of its image.
         image: makes the image, uint8 RGB. Call it in any thread, but one at a time.
     """
 
     received: int
     at: float
+    clock: float
     size: tuple[int, int]
     image: Callable[[], np.ndarray]
 
 
 def check_source(source: str, listen: bool = False, limits: VideoConfig | None = None) -> None:
-    """Checks a source as `Camera` does, before a model is loaded. Does not connect to streams.
+    """Checks a source before a model is loaded. Does not connect to streams.
 
     Raises:
         UserError: `source` is neither an address, nor a device, nor a video file.
-        ClipError: a file cannot be read.
+        ClipError: a file cannot be read, or there is no such device.
     """
-    if Address(source, listen).kind == "file":
+    address = Address(source, listen)
+    if address.kind == "file":
         VideoReader(local_path(source), limits=limits or VideoConfig()).close()
+    elif (problem := address.missing()) is not None:
+        raise ClipError(Reason.NOT_FOUND, problem)
 
 
 class Camera:
@@ -87,7 +94,7 @@ class Camera:
         problem: why no frames arrive now, in a sentence; "" while they arrive.
 
     Raises:
-        UserError: `source` is not one of these.
+        UserError: `source` is not one of these, or `every_frame` is asked of a stream.
         ClipError: a file cannot be read.
     """
 
@@ -109,7 +116,10 @@ class Camera:
         self._every_frame, self._heard, self._told = every_frame, heard, told
         self.is_stream = self._address.kind != "file"
         self._reconnects = reconnect and self.is_stream
-        check_source(source, listen, self._limits)
+        if not self.is_stream:
+            check_source(source, limits=self._limits)
+        elif every_frame:
+            raise UserError(f"{self.name}: every frame can only be processed of a file; a camera does not wait")
         self.problem = ""
         self._slot: tuple[Received, int] | None = None
         self._changed = threading.Condition()
@@ -171,9 +181,9 @@ class Camera:
             while not self._is_over:
                 before = self._received
                 try:
-                    for size, image in self._frames():
+                    for size, image, due in self._frames():
                         self._say("")
-                        if not self._put(size, image):
+                        if not self._put(size, image, due):
                             return
                     failed = Problem(f"{self.name}: the stream has ended")
                 except (av.error.FFmpegError, OSError) as error:
@@ -189,7 +199,7 @@ class Camera:
                 gc.collect()
                 with self._changed:
                     self._changed.wait_for(lambda: self._is_over, _BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)])
-        except ClipError as error:
+        except Exception as error:  # noqa: BLE001 - `take` raises it in the consumer's thread
             self._error = error
         finally:
             self.close()
@@ -204,9 +214,10 @@ class Camera:
             _LOG.warning("%s: frames arrive again", self.name)
         self._told(sentence)
 
-    def _put(self, size: tuple[int, int], image: Callable[[], np.ndarray]) -> bool:
+    def _put(self, size: tuple[int, int], image: Callable[[], np.ndarray], due: float | None) -> bool:
         """Puts a frame into the slot. Returns False if the consumer wants no more frames."""
-        frame = Received(self._received, time.time(), size, image)
+        now = time.time()
+        frame = Received(self._received, now, now if due is None else due, size, image)
         self._received += 1
         if self._heard is not None:
             self._heard(frame)
@@ -220,11 +231,11 @@ class Camera:
             self._changed.notify_all()
             return True
 
-    def _frames(self) -> Iterator[tuple[tuple[int, int], Callable[[], np.ndarray]]]:
-        """Each frame's (height, width), and a function that makes its image."""
+    def _frames(self) -> Iterator[tuple[tuple[int, int], Callable[[], np.ndarray], float | None]]:
+        """Each frame's (height, width), a function that makes its image, and of a file, when it is due."""
         if not self.is_stream:
-            for image in self._paced():
-                yield image.shape[:2], _given(image)
+            for image, due in self._paced():
+                yield image.shape[:2], _given(image), due
             return
         with self._address.open() as container:
             if not container.streams.video:
@@ -232,23 +243,32 @@ class Camera:
             stream = container.streams.video[0]
             stream.codec_context.thread_type = "SLICE"  # frame threads hold one frame per core
             stream.codec_context.options = {"max_pixels": str(self._limits.max_pixels)}
-            convert = _Converter()
-            for frame in container.decode(stream):
-                if frame.width * frame.height > self._limits.max_pixels:
-                    raise ClipError(Reason.OVER_LIMITS, f"frames have {frame.width}x{frame.height} pixels", self.name)
-                yield convert.size(frame), convert.later(frame)
+            convert, seen = _Converter(), time.monotonic()
+            for packet in container.demux():  # of all streams: sound alone is no sign of life
+                for frame in packet.decode() if packet.stream is stream else ():
+                    assert isinstance(frame, av.VideoFrame)
+                    if frame.width * frame.height > self._limits.max_pixels:
+                        pixels = f"{frame.width}x{frame.height}"
+                        raise ClipError(Reason.OVER_LIMITS, f"frames have {pixels} pixels", self.name)
+                    yield convert.size(frame), convert.later(frame), None
+                    seen = time.monotonic()
+                if time.monotonic() - seen > BLIND_S:
+                    raise Blind
 
-    def _paced(self) -> Iterator[np.ndarray]:
+    def _paced(self) -> Iterator[tuple[np.ndarray, float]]:
+        """A file's images, and when each is due, in Unix seconds, counted from the first."""
         with VideoReader(local_path(self._address.text), limits=self._limits) as video:
-            began: float | None = None
-            for frame in video:
-                if began is None:
-                    began = time.monotonic() - frame.time_s
+            start = time.time()
+            first_s = began = 0.0
+            for number, frame in enumerate(video):
+                if number == 0:
+                    first_s, began = frame.time_s, time.monotonic() - frame.time_s
                 wait = frame.time_s - (time.monotonic() - began)
                 if wait > 0 and not self._every_frame:
+                    began -= max(0.0, wait - _LONGEST_WAIT_S)
                     with self._changed:
-                        self._changed.wait_for(lambda: self._is_over, wait)
-                yield frame.image
+                        self._changed.wait_for(lambda: self._is_over, min(wait, _LONGEST_WAIT_S))
+                yield frame.image, start + frame.time_s - first_s
 
 
 def _given(image: np.ndarray) -> Callable[[], np.ndarray]:

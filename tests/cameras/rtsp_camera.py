@@ -45,6 +45,7 @@ class RtspCamera:
         units: of `encoded`; they repeat.
         password: of the user "cam"; None: nobody is asked. Basic and digest are both accepted.
         cut_after: pictures until the connection breaks. `silent_after`: until nothing comes any more.
+        sound: there is a second track, which goes on while the pictures are silent.
         ends: says goodbye after the last picture instead of starting over.
         path: of the stream; others are not found.
 
@@ -60,12 +61,14 @@ class RtspCamera:
         password: str | None = None,
         cut_after: int | None = None,
         silent_after: int | None = None,
+        sound: bool = False,
         ends: bool = False,
         path: str = "/live",
         port: int = 0,
     ) -> None:
         self._units, self._fps, self._password, self._path = units, fps, password, path
         self._cut_after, self._silent_after, self._ends = cut_after, silent_after, ends
+        self._sound = sound
         self.connections = 0
         self._over = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", port))
@@ -127,7 +130,8 @@ class RtspCamera:
             elif method == "DESCRIBE":
                 reply("200 OK", "Content-Type: application/sdp", f"Content-Base: {address}/", body=self._sdp())
             elif method == "SETUP":
-                reply("200 OK", "Transport: RTP/AVP/TCP;unicast;interleaved=0-1")
+                channels = "2-3" if "track2" in address else "0-1"
+                reply("200 OK", f"Transport: RTP/AVP/TCP;unicast;interleaved={channels}")
             elif method == "PLAY":
                 reply("200 OK")
                 self.connections += 1
@@ -158,6 +162,7 @@ class RtspCamera:
                 "a=rtpmap:96 H264/90000",
                 f"a=fmtp:96 packetization-mode=1;sprop-parameter-sets={sets}",
                 "a=control:track1",
+                *(("m=audio 0 RTP/AVP 0", "a=control:track2") if self._sound else ()),
                 "",
             )
         )
@@ -172,6 +177,10 @@ class RtspCamera:
                 return
             if self._silent_after is not None and n >= self._silent_after:
                 self._over.wait(0.1)
+                if self._sound:
+                    sequence += 1
+                    header = struct.pack("!BBHII", 0x80, 0, sequence & 0xFFFF, sequence * 800, 8)
+                    client.sendall(struct.pack("!BBH", 0x24, 2, len(header) + 800) + header + b"\xff" * 800)
                 continue
             stamp = round(n / self._fps * _CLOCK) & 0xFFFFFFFF
             out = bytearray()
