@@ -10,12 +10,15 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from pathlib import Path
 
+from sam3ray.cameras._background import wait_for
 from sam3ray.cameras._camera import Received
 from sam3ray.cameras._segments import Placed
 from sam3ray.failures import JobStopped
+from sam3ray.faults.machine import disk_fault
 from sam3ray.guard.redact import redact
 from sam3ray.video import VideoWriter
 
@@ -25,7 +28,7 @@ _PICTURES = 32  # pictures that may wait for the encoder
 _FRAMES = 2_000  # frames that may wait, with or without a picture, before the camera waits
 
 
-class Encoder:
+class Encoder(AbstractContextManager["Encoder"]):
     """Encodes one clip after another into `folder`, and calls `publish(name, path)` for each finished one."""
 
     def __init__(self, folder: Path, publish: Callable[[str, Path], None]) -> None:
@@ -36,8 +39,8 @@ class Encoder:
         self._is_over = False
         self._error: BaseException | None = None
         self._repeated = 0
-        self._thread = threading.Thread(target=self._run, name="recording", daemon=True)
-        self._thread.start()
+        self._done = threading.Event()
+        threading.Thread(target=self._run, name="video of a recording", daemon=True).start()
 
     def put(self, name: str, placed: Placed, frame: Received) -> None:
         """Adds a frame of the clip `name`."""
@@ -53,14 +56,16 @@ class Encoder:
     def check(self) -> None:
         """Raises JobStopped if frames can no longer be encoded or stored."""
         if self._error is not None:
-            raise JobStopped(f"the video of the recording cannot be written: {redact(str(self._error))}")
+            fault = disk_fault(self._error)
+            why = str(self._error) if fault is None else fault.message
+            raise JobStopped(f"the video of the recording cannot be written: {redact(why)}") from self._error
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Waits until the remaining frames are encoded. Raises like `check`."""
         with self._changed:
             self._is_over = True
             self._changed.notify_all()
-        self._thread.join()
+        wait_for(self._done)
         self.check()
 
     def _take(self) -> tuple[str, Placed, Received | None] | None:
@@ -95,6 +100,8 @@ class Encoder:
                 self._error = error
                 self._waiting.clear()
                 self._changed.notify_all()
+        finally:
+            self._done.set()
 
     def _end(self, writer: VideoWriter | None, name: str) -> None:
         if writer is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from os import PathLike, fspath
@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from sam3ray.cameras._address import Address
 from sam3ray.cameras._camera import Camera, CameraFrame, Received, check_source
-from sam3ray.cameras._record import Recorder
+from sam3ray.cameras._record import Recorder, check_output
 from sam3ray.cameras._segments import Placed, Segments
 from sam3ray.config import LiveConfig, ModelConfig, TrackingConfig
 from sam3ray.engine.host_memory import Housekeeping
 from sam3ray.engine.ids import Ids
 from sam3ray.failures import UserError
+from sam3ray.files import resolve
 from sam3ray.model import Model
 from sam3ray.values.annotations import FrameAnnotations
 from sam3ray.values.phrases import as_phrases
@@ -269,6 +271,7 @@ def live(
     record_video: bool = True,
     every_frame: bool = False,
     settings: LiveConfig | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     **camera: Any,
 ) -> Iterator[LiveFrame]:
     """Labels live video, yielding results at once. Takes the newest frame each time, whatever the source's frame rate.
@@ -282,15 +285,16 @@ def live(
         record_video: with `output`, also record the frames received, as `recordings/<clip>.mp4`.
         every_frame: process every frame of a file instead of playing it at its own pace.
         settings: when a new clip begins.
+        storage_options: fsspec options, for an `output` on an object store.
         camera: arguments of `Camera`: `listen`, `reconnect`, `told`, `options`, `limits`.
 
     Returns:
         One value per processed frame, until the source ends or the generator is closed.
 
     Raises:
-        UserError: arguments that do not fit, or `output` is another kind of run.
+        UserError: arguments that do not fit, or `output` is another kind of run or a recording with other settings.
         ClipError: the source cannot be read.
-        JobStopped: the checkpoint cannot be loaded, or the output cannot be written.
+        JobStopped: the checkpoint cannot be loaded, or the output cannot be written or is in use.
     """
     phrases = as_phrases(prompts)
     if model is not None and checkpoint is not None:
@@ -299,6 +303,8 @@ def live(
         raise UserError("there is nothing to look for: give at least one phrase")
     source = fspath(source)
     check_source(source, bool(camera.get("listen")), camera.get("limits"))  # before the model loads, which is slow
+    if output is not None:
+        check_output(resolve(fspath(output)), storage_options)
     loaded = (
         model
         if isinstance(model, Model)
@@ -313,6 +319,7 @@ def live(
         record_video=record_video,
         every_frame=every_frame,
         settings=settings,
+        storage_options=storage_options,
         **camera,
     )
 
@@ -325,6 +332,7 @@ def watch(
     record_video: bool = True,
     every_frame: bool = False,
     settings: LiveConfig | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     stop: Event | None = None,
     **options: Any,
 ) -> Iterator[LiveFrame]:
@@ -332,16 +340,23 @@ def watch(
     `stop`.
     """
     settings = settings or LiveConfig()
+    is_file = Address(source).kind == "file"
     with ExitStack() as stack:
         recorder: Recorder | None = None
         if output is not None:
-            recorder = stack.enter_context(Recorder(fspath(output), source, view, record_video=record_video))
-        segments = Segments(settings.segment_s, settings.reset_after_s)
+            of_clips = resolve(source) if is_file else source
+            recorder = Recorder(
+                resolve(fspath(output)), of_clips, view, record_video=record_video, storage_options=storage_options
+            )
+            stack.enter_context(recorder)
+        # Without a video of their own, rows of a file are rows of that file.
+        is_of_source = is_file and recorder is not None and not record_video
+        segments = Segments(settings.segment_s, settings.reset_after_s, of_source=is_of_source)
         places: OrderedDict[int, tuple[Placed, float]] = OrderedDict()
         placing = Lock()
 
         def heard(frame: Received) -> None:
-            placed = segments.place(frame.received, frame.at, frame.size)
+            placed = segments.place(frame.received, frame.clock, frame.size)
             with placing:
                 places[frame.received] = placed, segments.began_at
                 if len(places) > _PLACES_KEPT:

@@ -28,13 +28,16 @@ class Placed:
 class Segments:
     """Cuts a stream into clips of `seconds`, and also after a gap above `reset_after_s` or a change of the frame
     size.
+
+    Args:
+        of_source: indices and times count from the source's first frame instead of each clip's.
     """
 
-    def __init__(self, seconds: float, reset_after_s: float) -> None:
-        self._seconds, self._reset_after_s = seconds, reset_after_s
+    def __init__(self, seconds: float, reset_after_s: float, *, of_source: bool = False) -> None:
+        self._seconds, self._reset_after_s, self._of_source = seconds, reset_after_s, of_source
         self._size: tuple[int, int] | None = None
         self._last_at = self._began_at = 0.0
-        self._first = 0
+        self._zero = (0, 0.0)
         self._clip = self._scene = -1
 
     def place(self, received: int, at: float, size: tuple[int, int]) -> Placed:
@@ -43,9 +46,11 @@ class Segments:
         self._scene += is_cut
         if is_cut or at - self._began_at >= self._seconds:
             self._clip += 1
-            self._first, self._began_at = received, at
+            self._began_at = at
+            if self._clip == 0 or not self._of_source:
+                self._zero = received, at
         self._size, self._last_at = size, at
-        return Placed(self._clip, received - self._first, at - self._began_at, self._scene)
+        return Placed(self._clip, received - self._zero[0], at - self._zero[1], self._scene)
 
     @property
     def began_at(self) -> float:

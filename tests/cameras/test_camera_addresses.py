@@ -8,15 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sam3ray.cameras import Camera, CameraFrame
+from sam3ray.cameras import Camera, CameraFrame, check_source
 from sam3ray.failures import ClipError, UserError
 from tests.cameras.rtsp_camera import RtspCamera, encoded
 from tests.cameras.test_live import PUSH, free_port
+from tests.video.media import write_video
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +62,7 @@ def test_a_password_that_is_missing_or_wrong_is_said_at_once(units, given):
     [
         ("rtsp://127.0.0.1:PORT/other", "no stream at this path"),
         ("rtsp://camera.invalid/live", "the host 'camera.invalid' is not known"),
+        (f"rtsp://{'a' * 70}.example/live", f"the host '{'a' * 70}.example' is not known"),
         ("/dev/video97", "there is no such camera"),
         ("srt://127.0.0.1:9", "cannot open srt://"),
     ],
@@ -142,6 +145,8 @@ def test_a_port_that_is_taken_is_said():
     [
         ("rtsp://", False, "names no host"),
         ("rtsp://host:99999999/x", False, "a host or port that is not valid"),
+        ("rtsp://ho\0st/x", False, "a character that cannot be printed"),
+        ("rtsp://cam:s3cret@host/\udcff", False, "a character that cannot be printed"),
         ("http://camera/stream", False, "not a live source"),
         ("https://cam:s3cret@camera/x.m3u8", False, r"not a live source; allowed: rtsp://"),
         ("udp://127.0.0.1:9", True, "must begin with rtsp"),
@@ -172,10 +177,52 @@ def test_a_recording_whose_encoder_is_slow_has_every_frame_all_the_same(tmp_path
                 time.sleep(0.005)
                 return image
 
-            yield Received(n, 1000 + n / 30, (48, 64), slow)
+            yield Received(n, 1000 + n / 30, 1000 + n / 30, (48, 64), slow)
 
-    encoder = Encoder(tmp_path, lambda name, path: published.append(f"{name} {len(list(VideoReader(path)))}"))
-    for frame in frames():
-        encoder.put("clip", segments.place(frame.received, frame.at, frame.size), frame)
-    encoder.close()
+    with Encoder(tmp_path, lambda name, path: published.append(f"{name} {len(list(VideoReader(path)))}")) as encoder:
+        for frame in frames():
+            encoder.put("clip", segments.place(frame.received, frame.at, frame.size), frame)
     assert published == [f"clip {count}"]
+
+
+def test_sound_alone_is_no_sign_of_life(units, monkeypatch):
+    monkeypatch.setattr("sam3ray.cameras._address.BLIND_S", 1.0)
+    monkeypatch.setattr("sam3ray.cameras._camera.BLIND_S", 1.0)
+    told: list[str] = []
+    with RtspCamera(units, silent_after=40, sound=True) as server, Camera(server.url, told=told.append) as camera:
+        first(camera)
+        while server.connections < 2:
+            camera.take(0.5)
+        assert "data arrives, but no picture for 1 s" in told[0]
+        first(camera)
+
+
+def test_what_no_camera_should_do_is_said_where_it_is_used(units):
+    """An error in the camera's thread is no end of the stream."""
+
+    def heard(_: object) -> None:
+        raise ZeroDivisionError("in the thread")
+
+    with RtspCamera(units) as server, Camera(server.url, heard=heard) as camera:
+        with pytest.raises(ZeroDivisionError, match="in the thread"):
+            camera.take(30)
+        assert camera.take(1) is None
+
+
+def test_every_frame_of_a_camera_cannot_be_waited_for():
+    with pytest.raises(UserError, match="a camera does not wait"):
+        Camera("rtsp://127.0.0.1/live", every_frame=True)
+
+
+def test_a_device_that_is_not_there_is_said_before_the_model_is_loaded():
+    with pytest.raises(ClipError, match=r"not_found: /dev/video97: there is no such camera; this machine has"):
+        check_source("/dev/video97")
+
+
+def test_a_file_whose_clock_leaps_by_an_hour_plays_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("sam3ray.cameras._camera._LONGEST_WAIT_S", 0.2)
+    pts = [0, 40, 80, 3_600_000, 3_600_040]
+    path = write_video(tmp_path / "leap.mkv", len(pts), (64, 48), pts=pts, time_base=Fraction(1, 1000))
+    with Camera(str(path)) as camera:
+        while first(camera)[0].received < len(pts) - 1:
+            pass
