@@ -123,6 +123,20 @@ class Library:
                     del self._thumbs[next(iter(self._thumbs))]
             return self._thumbs[key]
 
+    def still(self, key: str, position: int) -> bytes:
+        """JPEG of the frame at a position of the clip. The video is not fetched for a picture that is there already.
+
+        Raises:
+            UserError: there is no such frame.
+            NotHere, ClipError: as `open`.
+        """
+        if (data := self._clips.still(key, position)) is not None:
+            return data
+        with self.open(key) as opened:
+            if not 0 <= position < len(opened.frames.indices):
+                raise UserError(f"frame {position} is not in the clip; allowed: 0 to {len(opened.frames.indices) - 1}")
+            return opened.stills.get(position)
+
     def open(self, key: str) -> AbstractContextManager[OpenClip]:
         """Opens a clip for a `with` block; downloads it first if it is on a store. See `OpenClips.open`.
 

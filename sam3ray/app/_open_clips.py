@@ -84,6 +84,13 @@ class OpenClips:
         """A clip that is open already. Its video may be gone from the cache."""
         return self._open.get(key)
 
+    def still(self, key: str, position: int) -> bytes | None:
+        """A still of a clip that is open, even if its video is gone; None if it must be decoded."""
+        opened = self._open.get(key)
+        if opened is not None:
+            self._use(key)
+        return opened.stills.held(position) if opened is not None else None
+
     def first_image(self, clip: Clip) -> np.ndarray:
         """The clip's first frame, for a list: it is not kept open.
 
@@ -109,26 +116,29 @@ class OpenClips:
         opened = self._open.get(key)
         if opened is None or not opened.path.exists():
             return None
+        self._use(key)
+        return opened
+
+    def _use(self, key: str) -> None:
+        """It is the latest."""
         with self._lock:
             if key in self._open:
                 self._open.move_to_end(key)
-                self._make_room()
-        return opened
 
     def _keep(self, key: str, opened: OpenClip) -> OpenClip:
         with self._lock:
             if (gone := self._open.pop(key, None)) is not None:
                 gone.stills.close()
             self._open[key] = opened
-            self._make_room()
-            return opened
+        self._make_room()
+        return opened
 
     def _make_room(self) -> None:
-        """For the latest clip, beside those used last."""
-        *others, _ = self._open.values()
-        held = sum(each.stills.size_bytes for each in others)
-        while len(self._open) > 1 and (len(self._open) > _MOST_OPEN or held > _ALL_STILLS_BYTES - _STILLS_BYTES):
-            held -= self._close_oldest()
+        """For the latest clip, beside those used last; whenever a clip is opened, or has more stills."""
+        with self._lock:
+            held = sum(each.stills.size_bytes for each in self._open.values())
+            while len(self._open) > 1 and (len(self._open) > _MOST_OPEN or held > _ALL_STILLS_BYTES):
+                held -= self._close_oldest()
 
     def _close_oldest(self) -> int:
         """Returns the bytes that its stills had."""
@@ -138,7 +148,7 @@ class OpenClips:
     def _read(self, key: str, clip: Clip, path: Path) -> OpenClip:
         frames = self._frames(clip, path)
         len(frames.indices)  # raises now if the file cannot be read
-        return OpenClip(path, frames, Stills(frames, self._folder / f"{key}.stills", _STILLS_BYTES))
+        return OpenClip(path, frames, Stills(frames, self._folder / f"{key}.stills", _STILLS_BYTES, self._make_room))
 
     def _frames(self, clip: Clip, path: Path) -> ClipFrames:
         return ClipFrames(path, start_s=clip.start_s, end_s=clip.end_s, fps=clip.fps, limits=self._limits)

@@ -186,10 +186,7 @@ def _add_clips(app: FastAPI, service: Service) -> None:
 
     @app.get("/api/clips/{key}/stills/{position}")
     def still(key: str, position: int) -> Response:
-        with library.open(key) as opened:
-            if not 0 <= position < len(opened.frames.indices):
-                raise UserError(f"frame {position} is not in the clip; allowed: 0 to {len(opened.frames.indices) - 1}")
-            data = opened.stills.get(position)
+        data = library.still(key, position)
         return Response(data, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from array import array
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -31,26 +32,25 @@ class Stills:
     Args:
         frames: the clip.
         path: the file that holds them, of at most `max_bytes`.
+        grows: called before the file grows: `size_bytes` already has its new size. It may close this one.
 
     Attributes:
         size: (height, width) of a still.
+        size_bytes: of the file.
     """
 
-    def __init__(self, frames: ClipFrames, path: Path, max_bytes: int) -> None:
-        self._frames, self._path, self._max_bytes = frames, path, max_bytes
+    def __init__(
+        self, frames: ClipFrames, path: Path, max_bytes: int, grows: Callable[[], None] = lambda: None
+    ) -> None:
+        self._frames, self._path, self._max_bytes, self._grows = frames, path, max_bytes, grows
         scale = min(1.0, _LONGEST_SIDE / max(frames.height, frames.width))
         self.size = max(1, round(frames.height * scale)), max(1, round(frames.width * scale))
         self._ends = array("q")  # of each still in the file
+        self.size_bytes = 0
         self._changed = threading.Condition()
         self._is_begun = self._is_filling = self._is_over = False
         self._loose: OrderedDict[int, bytes] = OrderedDict()
         self._seeking = threading.Lock()
-
-    @property
-    def size_bytes(self) -> int:
-        """Of the file."""
-        with self._changed:
-            return self._ends[-1] if self._ends else 0
 
     def fill(self) -> None:
         """Starts the thread, once."""
@@ -63,11 +63,21 @@ class Stills:
     def close(self) -> int:
         """Deletes the file, and returns the bytes that it had. From then on, frames are decoded on demand."""
         with self._changed:
-            size = self._ends[-1] if self._ends else 0
+            size, self.size_bytes = self.size_bytes, 0
             self._is_over, self._is_filling, self._ends = True, False, array("q")
             self._path.unlink(missing_ok=True)
             self._changed.notify_all()
             return size
+
+    def held(self, position: int) -> bytes | None:
+        """JPEG of the frame, if it is in the file or in memory."""
+        with self._changed:
+            if 0 <= position < len(self._ends):
+                start = self._ends[position - 1] if position else 0
+                with open(self._path, "rb") as file:
+                    file.seek(start)
+                    return file.read(self._ends[position] - start)
+        return self._loose.get(position)
 
     def get(self, position: int) -> bytes:
         """JPEG of the frame at a position of the clip.
@@ -78,11 +88,8 @@ class Stills:
         with self._changed:
             while self._is_filling and len(self._ends) <= position <= len(self._ends) + _SOON:
                 self._changed.wait()
-            if position < len(self._ends):
-                start = self._ends[position - 1] if position else 0
-                with open(self._path, "rb") as file:
-                    file.seek(start)
-                    return file.read(self._ends[position] - start)
+        if (data := self.held(position)) is not None:
+            return data
         with self._seeking:
             if position not in self._loose:
                 self._loose[position] = self._encoded(next(self._frames.read(position, position + 1)).image)
@@ -92,24 +99,33 @@ class Stills:
             return self._loose[position]
 
     def _fill(self) -> None:
-        size = 0
         try:
             for frame in self._frames.read():
-                data = self._encoded(frame.image)
-                size += len(data)
-                with self._changed:
-                    if self._is_over or size > self._max_bytes:
-                        return
-                    with open(self._path, "ab" if self._ends else "wb") as file:
-                        file.write(data)
-                    self._ends.append(size)
-                    self._changed.notify_all()
+                if not self._put(self._encoded(frame.image)):
+                    return
         except (ClipError, OSError):
             return  # a request for a later frame gets the error, or the video again if the cache has removed it
         finally:
             with self._changed:
                 self._is_filling = False
                 self._changed.notify_all()
+
+    def _put(self, data: bytes) -> bool:
+        """Adds a still to the file; False if it has no room."""
+        with self._changed:
+            size = self.size_bytes + len(data)
+            if self._is_over or size > self._max_bytes:
+                return False
+            self.size_bytes = size
+        self._grows()
+        with self._changed:
+            if self._is_over:
+                return False
+            with open(self._path, "ab" if self._ends else "wb") as file:
+                file.write(data)
+            self._ends.append(size)
+            self._changed.notify_all()
+            return True
 
     def _encoded(self, image: np.ndarray) -> bytes:
         return _jpeg(image, self.size)

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import fsspec
@@ -20,6 +21,7 @@ from PIL import Image
 from sam3ray.app import AppOptions, _open_clips
 from sam3ray.app._library import Library
 from sam3ray.app._live import decode_picture
+from sam3ray.app._stills import Stills
 from sam3ray.config import VideoConfig
 from sam3ray.failures import ClipError, UserError
 from sam3ray.shapes import ClipSpec, write_clip
@@ -124,7 +126,7 @@ def test_clips_are_called_like_their_files(library, tmp_path):
 
 
 def test_stills_of_clips_used_longest_ago_give_way_and_come_again(library, tmp_path, monkeypatch):
-    monkeypatch.setattr(_open_clips, "_ALL_STILLS_BYTES", _open_clips._STILLS_BYTES + 10)
+    monkeypatch.setattr(_open_clips, "_ALL_STILLS_BYTES", 10)
     one, two = drawn(library, tmp_path, 2)
 
     def filled(key: str) -> list[bytes]:
@@ -144,6 +146,45 @@ def test_stills_of_clips_used_longest_ago_give_way_and_come_again(library, tmp_p
     assert not (tmp_path / "page" / f"{two}.stills").exists()
 
 
+def test_stills_of_clips_that_are_decoded_at_once_never_take_more_than_their_room(library, tmp_path, monkeypatch):
+    keys = drawn(library, tmp_path, 4, dataclasses.replace(SPEC, frames=40))
+    with library.open(keys[0]) as opened:
+        size = sum(len(opened.stills.get(position)) for position in range(40))
+    limit = size + size // 2
+    monkeypatch.setattr(_open_clips, "_ALL_STILLS_BYTES", limit)
+    grown, seen = Stills._put, []
+
+    def put(stills: Stills, data: bytes) -> bool:
+        """As it is, and all of them on the disk."""
+        added = grown(stills, data)
+        seen.append(sum(each.stat().st_size for each in (tmp_path / "page").glob("*.stills")))
+        return added
+
+    monkeypatch.setattr(Stills, "_put", put)
+    with ExitStack() as stack:
+        shown = [stack.enter_context(library.open(key)) for key in keys]  # four threads
+        for position in range(40):
+            assert all(each.stills.get(position)[:2] == b"\xff\xd8" for each in shown)
+        assert opened.stills.size_bytes == 0
+        assert size <= max(seen) <= limit
+
+
+def test_a_still_that_is_there_does_not_fetch_its_video_again(remote):
+    library, (one, *others) = remote
+    with library.open(one) as opened:
+        pictures = [opened.stills.get(position) for position in range(SPEC.frames)]
+    for key in others:
+        with library.open(key):
+            pass
+    assert not opened.path.exists()
+    fsspec.filesystem("memory").rm("/looked/0.mp4")
+    assert [library.still(one, position) for position in range(SPEC.frames)] == pictures
+    for wrong in (-1, SPEC.frames):
+        with pytest.raises(ClipError, match="there is no such file"):
+            library.still(one, wrong)
+    fsspec.filesystem("memory").pipe("/looked/0.mp4", b"")
+
+
 def test_only_the_clips_used_last_stay_open(library, tmp_path, monkeypatch):
     monkeypatch.setattr(_open_clips, "_MOST_OPEN", 2)
     keys = drawn(library, tmp_path, 4)
@@ -158,10 +199,10 @@ def test_only_the_clips_used_last_stay_open(library, tmp_path, monkeypatch):
     assert sorted(each.name for each in (tmp_path / "page").iterdir()) == [f"{key}.stills" for key in keys[2:]]
 
 
-def drawn(library: Library, folder: Path, count: int) -> list[str]:
+def drawn(library: Library, folder: Path, count: int, spec: ClipSpec = SPEC) -> list[str]:
     clips = []
     for n in range(count):
-        write_clip(SPEC, folder / f"{n}.mp4")
+        write_clip(spec, folder / f"{n}.mp4")
         clips.append(Clip(str(n), str(folder / f"{n}.mp4")))
     return [each.key for each in library.add(clips)]
 
