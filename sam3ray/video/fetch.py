@@ -2,12 +2,14 @@
 
 The cache is a folder, which all processes of a node can share:
 
-    <key>.lock           held shared while the video is in use, exclusively while it is fetched or removed
+    <key>.lock           held shared while the video is in use, exclusively while it is fetched or removed; its time is
+                         that of the last use
     <key>.<size>.part/   being fetched, with <key>.lock held exclusively
     <key>.<size>/        complete
     room.lock            held while space is reserved or freed
 
-`<key>` names the uri and its content (size, etag, modification time), so a video that changes is fetched again.
+`<key>` names the uri and its content (size, etag, modification time), so a video that changes is fetched again. Path,
+size and time (0) of what is fetched are the same whenever it is.
 Locks are the kernel's (`flock`) and end with the process that holds them. If a process dies at any step, the videos
 that it used are released, and its unfinished fetch is a `.part` folder without a lock, which the next fetch removes.
 """
@@ -253,7 +255,7 @@ class VideoCache:
             with _locked(lock, fcntl.LOCK_SH | fcntl.LOCK_NB) as is_held:
                 entry = _complete_entry(folder, video.key) if is_held else None
                 if entry is not None:
-                    os.utime(entry)  # least recently used first
+                    os.utime(lock)  # least recently used first
                     yield entry if video.is_folder else next(entry.iterdir())
                     return
             with _locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_held:
@@ -275,10 +277,11 @@ class VideoCache:
         if not entry.is_dir():
             yield False
             return
-        with _locked(folder / f"{_Entry(entry).key}.lock", fcntl.LOCK_SH | fcntl.LOCK_NB) as is_held:
+        lock = _Entry(entry).lock
+        with _locked(lock, fcntl.LOCK_SH | fcntl.LOCK_NB) as is_held:
             is_there = is_held and entry.is_dir()
             if is_there:
-                os.utime(entry)
+                os.utime(lock)
             yield is_there
 
     def _fetch(self, fs: Any, video: RemoteVideo, folder: Path, progress: Callable[[int], None]) -> None:
@@ -294,6 +297,9 @@ class VideoCache:
 
         try:
             download(fs, video, part, min(self._limits.max_size_bytes, self._max_bytes), arrived)
+            if all(each.version for each in video.files):  # else `<key>` does not name the content
+                for each in (*part.iterdir(), part):
+                    os.utime(each, (0, 0))
             part.rename(folder / f"{video.key}.{_size_of(part)}")
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -379,14 +385,14 @@ class _Entry:
         parts = path.name.split(".")
         self.key, self.size = parts[0], int(parts[1])
         self.is_part = parts[-1] == "part"
+        self.lock = path.parent / f"{self.key}.lock"
 
     def remove_if_unused(self) -> bool:
-        lock_path = self.path.parent / f"{self.key}.lock"
-        with _locked(lock_path, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_held:
+        with _locked(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_held:
             if is_held:
                 doomed = self.path if self.is_part else self.path.rename(f"{self.path}.part")
                 shutil.rmtree(doomed, ignore_errors=True)
-                lock_path.unlink(missing_ok=True)
+                self.lock.unlink(missing_ok=True)
             return is_held
 
 
@@ -439,7 +445,7 @@ def _size_of(folder: Path) -> int:
 
 def _last_used(entry: _Entry) -> float:
     try:
-        return entry.path.stat().st_mtime
+        return entry.lock.stat().st_mtime
     except FileNotFoundError:
         return 0.0
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 import sam3ray
@@ -19,6 +20,7 @@ from sam3ray.engine.session import Session
 from sam3ray.shapes import ClipSpec, write_clip
 from sam3ray.values.clip import Clip
 from sam3ray.values.prompts import BoxPrompt, PointPrompt
+from sam3ray.video import VideoCache
 
 SPEC = ClipSpec(seed=6, frames=16, width=160, height=90, objects=(2, 3))
 TRACKING = TrackingConfig(hotstart_delay=4, hotstart_unmatch_thresh=3, hotstart_dup_thresh=3, frame_batch=2)
@@ -90,6 +92,26 @@ def test_only_frames_from_the_correction_on_are_computed_again(model, first, way
     last = carried_out(model, third, states, after)
     assert len(set(seen)) <= SPEC.frames - 8
     assert last.frames == carried_out(model, third, None).frames
+
+
+def test_a_video_of_a_store_that_was_fetched_again_is_the_same(model, first, tmp_path):
+    store = fsspec.filesystem("memory")
+    data = Path(first.path).read_bytes()
+    store.pipe({f"/run on/{n}.mp4": data for n in range(2)})
+    cache = VideoCache(tmp_path / "cache", len(data) + 1)
+    (tmp_path / "states").mkdir()
+    states = States(tmp_path / "states")
+    with cache.open("memory://run on/0.mp4") as path:
+        before = carried_out(model, order := replace(first, path=str(path)), states)
+    with cache.open("memory://run on/1.mp4"):
+        assert not path.exists()
+    new = BoxPrompt((90.0, 30.0, 130.0, 70.0), LATE, 2, "another")
+    with cache.open("memory://run on/0.mp4") as again:
+        order = replace(order, id="second", goes_on="first", path=str(again), visual=(*first.visual, new))
+        after = carried_out(model, order, states, before)
+        assert after.kept
+        assert after.frames == carried_out(model, order, None).frames
+    store.rm("/run on", recursive=True)
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,24 @@ def test_where_it_was_before_its_store_is_not_asked(tmp_path: Path, memory: fssp
         assert again == first == local
 
 
+def test_a_video_that_has_not_changed_is_the_same_file_when_it_is_fetched_again(
+    tmp_path: Path, memory: fsspec.AbstractFileSystem
+) -> None:
+    memory.pipe({"/v/a.mp4": b"one" * 4, "/v/frames/0.png": b"0" * 8, "/v/frames/1.png": b"1" * 8})
+
+    def facts(uri: str) -> list[tuple[Path, int, int]]:
+        with VideoCache(tmp_path, 24).open(uri) as path:  # one at a time
+            files = [path, *sorted(path.iterdir())] if path.is_dir() else [path]
+            return [(each, each.stat().st_size, each.stat().st_mtime_ns) for each in files]
+
+    first = {uri: facts(uri) for uri in ("memory://v/a.mp4", "memory://v/frames")}
+    assert not first["memory://v/a.mp4"][0][0].exists()
+    for uri in (*first, *first):
+        assert facts(uri) == first[uri]
+    memory.pipe("/v/a.mp4", b"two" * 4)
+    assert facts("memory://v/a.mp4") != first["memory://v/a.mp4"]
+
+
 class TestBounds:
     def test_the_least_recently_used_goes_first(self, tmp_path: Path, memory: fsspec.AbstractFileSystem) -> None:
         cache = VideoCache(tmp_path, 250)
@@ -133,7 +151,7 @@ class TestBounds:
             memory.pipe(f"/v/{name}", name.encode() * 100)
             with cache.open(f"memory://v/{name}") as path:
                 pass
-            os.utime(path.parent, (age, age))
+            os.utime(tmp_path / f"{path.parent.name.partition('.')[0]}.lock", (age, age))
         with cache.open("memory://v/a"):
             pass  # now "b" is the older
         memory.pipe("/v/c", b"c" * 100)
