@@ -41,6 +41,7 @@ _KEPT = 24  # pictures that can still be clicked on
 _MAX_SIDE = 4096
 _JPEG_QUALITY = 80
 _WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0  # for a model that could not look
+_MOST_ASKED = 100  # clicks, and drops, that may wait for the model
 _NEW_OBJECT = 2**31 - 1  # a page's name for an object that it begins
 
 
@@ -59,12 +60,12 @@ class DeskView:
         self._name = uuid.uuid4().hex
         self._lock = threading.Lock()
         self._pictures: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._pointed: tuple[VisualPrompt, ...] = ()
-        self._at: np.ndarray | None = None
-        self._drop: tuple[int, ...] = ()
+        self._pointed: list[tuple[np.ndarray, tuple[VisualPrompt, ...]]] = []  # by picture, in order
+        self._drop: dict[int, None] = {}
         self._anew = False
         self._base = base
         self._tracking = base
+        self._accepted: tuple[tuple[str, ...], TrackingConfig] = (), base  # by the model, last
         self._next_id = 1
         self.phrases: tuple[str, ...] = ()
         self.problem = ""
@@ -102,33 +103,50 @@ class DeskView:
     def look(self, image: np.ndarray, time_s: float) -> Seen:
         """Raises NotNow, UserError: as `Desk.look`."""
         with self._lock:
+            at, pointed = self._pointed.pop(0) if self._pointed else (None, ())
             asked = Look(
                 self._name,
                 image,
                 time_s,
                 self.phrases,
                 self._anew,
-                self._pointed,
-                self._at,
-                self._drop,
+                pointed,
+                at,
+                tuple(self._drop),
                 self._next_id,
                 self._tracking,
             )
-            self._pointed, self._at, self._drop, self._anew = (), None, (), False
+            self._drop, self._anew = {}, False
         try:
             seen = self._desk.look(asked)
         except NotNow:
             self._ask_again(asked)
             raise
         self._next_id, self.problem, self.seconds = seen.next_id, seen.problem, seen.seconds
+        self._keep_to_what_is_accepted(asked, seen)
         return seen
+
+    def _keep_to_what_is_accepted(self, asked: Look, seen: Seen) -> None:
+        """What the model has refused is not asked again with each frame."""
+        assert asked.tracking is not None
+        phrases, tracking = self._accepted
+        with self._lock:
+            if "phrases" not in seen.refused:
+                phrases = asked.phrases
+            elif self.phrases == asked.phrases:
+                self.phrases = phrases
+            if "thresholds" not in seen.refused:
+                tracking = asked.tracking
+            elif self._tracking == asked.tracking:
+                self._tracking = tracking
+            self._accepted = phrases, tracking
 
     def _ask_again(self, asked: Look) -> None:
         """Clicks that the model has not seen, on new objects: those of other clicks are gone with its process."""
-        new = tuple(each for each in asked.pointed if each.object_id == 0)
         with self._lock:
-            if new and not self._pointed:
-                self._pointed, self._at = new, asked.at
+            waiting = [*([] if asked.at is None else [(asked.at, asked.pointed)]), *self._pointed]
+            new = ((at, tuple(each for each in pointed if each.object_id == 0)) for at, pointed in waiting)
+            self._pointed = [(at, pointed) for at, pointed in new if pointed]
 
     def keep(self, ticket: int, image: np.ndarray) -> None:
         """A picture that a page shows, or will show when the answer comes."""
@@ -140,20 +158,20 @@ class DeskView:
     def ask(self, message: Mapping[str, Any]) -> None:
         """Applies what a page asks for: phrases, thresholds, a click or box on a picture, an object to drop.
 
+        Several pages may ask the same view: each says what it adds, removes and changes.
+
         Raises:
             UserError: it is not valid, or the picture is no longer kept.
         """
         do = message.get("do")
         if do == "phrases":
-            given = message.get("phrases")
-            if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
-                raise UserError("phrases must be a list of texts")
-            phrases = tuple(dict.fromkeys(each.strip() for each in given if each.strip()))
-            if problem := phrases_problem(phrases):
-                raise UserError(f"the page {problem}")
-            self.phrases = phrases
+            with self._lock:
+                self.phrases = _changed(self.phrases, message)
         elif do == "thresholds":
-            self._tracking = parse_thresholds(message.get("thresholds"), self._base)
+            if "change" in message:
+                self._tracking = parse_thresholds(message["change"], self._tracking)
+            else:
+                self._tracking = parse_thresholds(message.get("thresholds"), self._base)
         elif do == "point":
             self._point(message)
         elif do == "drop":
@@ -161,7 +179,9 @@ class DeskView:
             if type(object_id) is not int or object_id < 1:
                 raise UserError(f"object is {object_id!r:.40}; allowed: an id from 1")
             with self._lock:
-                self._drop = (*self._drop, object_id)
+                if len(self._drop) >= _MOST_ASKED:
+                    raise UserError(f"{_MOST_ASKED} objects are to be dropped already: wait for the model")
+                self._drop[object_id] = None
 
     def _point(self, message: Mapping[str, Any]) -> None:
         item = message.get("item")
@@ -178,16 +198,35 @@ class DeskView:
             at = self._pictures.get(ticket) if isinstance(ticket, int) else None
             if at is None:
                 raise UserError("the picture that was clicked on is no longer kept: click again")
-            new = [_as_new(each) if each.object_id == _NEW_OBJECT else each for each in prompts]
-            self._pointed = (*self._pointed, *new) if at is self._at else tuple(new)
-            self._at = at
+            if sum(len(pointed) for _, pointed in self._pointed) >= _MOST_ASKED:
+                raise UserError(f"{_MOST_ASKED} clicks wait for the model already: click again later")
+            new = tuple(_as_new(each) if each.object_id == _NEW_OBJECT else each for each in prompts)
+            if self._pointed and self._pointed[-1][0] is at:
+                new = (*self._pointed.pop()[1], *new)
+            self._pointed.append((at, new))
+
+    def asked(self) -> dict[str, Any]:
+        """What is looked for, for the pages that show it: others may have changed it."""
+        return {"phrases": list(self.phrases), "thresholds": self.changed_thresholds}
 
     def close(self) -> None:
         self._desk.leave(self._name)
 
 
-def _as_new(prompt: VisualPrompt) -> VisualPrompt:
+def _changed(phrases: tuple[str, ...], message: Mapping[str, Any]) -> tuple[str, ...]:
+    """Phrases after a page has named all of them, or those to add and remove. Raises UserError."""
+    given = {name: message.get(name, []) for name in ("phrases", "add", "remove")}
+    for each in given.values():
+        if not isinstance(each, list) or not all(isinstance(text, str) for text in each):
+            raise UserError("phrases must be a list of texts")
+    before = given["phrases"] if "phrases" in message else [each for each in phrases if each not in given["remove"]]
+    changed = tuple(dict.fromkeys(text.strip() for text in (*before, *given["add"]) if text.strip()))
+    if problem := phrases_problem(changed):
+        raise UserError(f"the page {problem}")
+    return changed
 
+
+def _as_new(prompt: VisualPrompt) -> VisualPrompt:
     return replace(prompt, object_id=0)
 
 
@@ -287,6 +326,8 @@ class Show:
                     self.view,
                     output=options.record,
                     record_video=options.record_video,
+                    every_frame=options.every_frame,
+                    storage_options=options.storage,
                     settings=options.live,
                     limits=options.video,
                     listen=options.listen,
@@ -306,6 +347,7 @@ class Show:
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
             except (UserError, ClipError, JobStopped) as error:
                 self._fail(f"the camera is no longer watched: {error}")
+                _LOG.warning("%s", self.problem)  # nobody may look at the page, but at a recording's log
                 return
             except Exception as error:  # noqa: BLE001 - a defect: the page says so, and the log has the traceback
                 _LOG.exception("the camera is no longer watched")

@@ -111,7 +111,12 @@ class Look:
 
 @dataclass(frozen=True)
 class Seen:
-    """Objects on the frame. `problem`: why a request was not valid; the frame was processed all the same."""
+    """Objects on the frame.
+
+    Attributes:
+        problem: why a request was not valid; the frame was processed all the same.
+        refused: which requests those were: phrases, thresholds, drop, point. Former phrases and thresholds apply.
+    """
 
     view: str
     found: FrameAnnotations
@@ -120,6 +125,7 @@ class Seen:
     next_id: int
     seconds: float
     problem: str = ""
+    refused: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

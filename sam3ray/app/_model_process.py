@@ -116,31 +116,38 @@ class _Worker:
             free_memory()
 
     def _look(self, asked: Look) -> Seen:
-        began, problem = time.perf_counter(), ""
+        began = time.perf_counter()
         view = self._views.get(asked.view)
         if view is None:
             view = self._views[asked.view] = LiveView(self._model)
             view.start_ids_at(asked.first_id)
         if asked.anew:
             view.begin_anew()
-        view.set_tracking(asked.tracking or self._model.tracking)
+        problems: dict[str, list[str]] = {}  # of one request each: the others apply all the same
         gone: frozenset[int] = frozenset()
-        try:
+        with _noting(problems, "thresholds"):
+            view.set_tracking(asked.tracking or self._model.tracking)
+        with _noting(problems, "phrases"):
             view.set_phrases(asked.phrases)
-            for object_id in asked.drop:
+        for object_id in asked.drop:
+            with _noting(problems, "drop"):
                 view.drop(object_id)
-            if asked.pointed and asked.at is not None:
-                if asked.at.shape != asked.image.shape:
-                    raise UserError("the picture's size has changed since you clicked: click again")
-                for prompt in asked.pointed:
-                    object_id = prompt.object_id or view.next_id
+        if asked.at is not None and asked.at.shape != asked.image.shape:
+            problems["point"] = ["the picture's size has changed since you clicked: click again"]
+        elif asked.at is not None:
+            added = 0
+            for prompt in asked.pointed:
+                object_id = prompt.object_id or view.next_id
+                with _noting(problems, "point"):
                     view.add(dataclasses.replace(prompt, frame_index=view.next_index, object_id=object_id))
-                _, _, gone = view.step(asked.at, asked.time_s)
-        except (UserError, ValueError, ClipError) as error:
-            problem = redact(str(error))
+                    added += 1
+            with _noting(problems, "point"):
+                gone = view.step(asked.at, asked.time_s)[2] if added else gone
         found, tentative, retracted = view.step(asked.image, asked.time_s)
         seconds = time.perf_counter() - began
-        return Seen(asked.view, found, tentative, retracted | gone, view.next_id, seconds, problem)
+        problem = "\n".join(dict.fromkeys(each for some in problems.values() for each in some))
+        refused = frozenset(problems)
+        return Seen(asked.view, found, tentative, retracted | gone, view.next_id, seconds, problem, refused)
 
     def _carry_out(self, order: Order) -> None:
         """To its end, whatever that is. A preview may come in the middle of a run, and then has the run's rung."""
@@ -204,6 +211,15 @@ class _Worker:
                     self._look_or_leave(message)
         if attempt.is_stopped:
             yield "cancelled"
+
+
+@contextlib.contextmanager
+def _noting(problems: dict[str, list[str]], what: str) -> Iterator[None]:
+    """Notes why a request is not valid."""
+    try:
+        yield
+    except (UserError, ValueError, ClipError) as error:
+        problems.setdefault(what, []).append(redact(str(error)))
 
 
 def _sentence(error: Exception) -> str:

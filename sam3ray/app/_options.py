@@ -26,6 +26,7 @@ class AppOptions:
         max_upload_bytes: of one uploaded video; `max_uploads_bytes` of all together.
         camera: a live source that the server watches, besides the visitors' webcams; with these `phrases` at first.
         listen: the camera pushes to this address.
+        every_frame: process every frame of a file instead of playing it at its own pace.
         record: a run folder to record the camera into; `record_video`: its frames, too.
         live: when a recording begins a new clip.
         hang_s: seconds without progress after which the model's process counts as hung, and is restarted. Reading a
@@ -46,6 +47,7 @@ class AppOptions:
     max_uploads_bytes: int = 16 * 2**30
     camera: str | None = None
     listen: bool = False
+    every_frame: bool = False
     phrases: tuple[str, ...] = ()
     record: str | None = None
     record_video: bool = True

@@ -328,43 +328,44 @@ def _add_live(app: FastAPI, service: Service) -> None:
     async def live(websocket: WebSocket) -> None:
         await websocket.accept()
         own = DeskView(service.tries.desk, service.options.tracking)  # of a webcam; a camera's is the show's
-        watches = False
+        watches, asks = False, 0
         try:
             while True:
                 message = await websocket.receive()
                 if message["type"] == "websocket.disconnect":
                     return
                 if message.get("bytes"):
-                    await _look(websocket, own, message["bytes"])
+                    await _look(websocket, own, message["bytes"], asks)
                     continue
                 asked = parse_json(message.get("text") or "{}")
                 if not isinstance(asked, dict):
                     return
                 watches = watches or asked.get("do") == "next"
                 if asked.get("do") == "next":
-                    await _show_next(websocket, service.show, asked.get("ticket"))
+                    await _show_next(websocket, service.show, asked.get("ticket"), asks)
                 else:
+                    asks += asked.get("do") in ("phrases", "thresholds")
                     await _ask(websocket, service.show.view if watches and service.show is not None else own, asked)
         except (WebSocketDisconnect, ValueError, RuntimeError, asyncio.CancelledError):
             pass  # gone, or nothing of ours, or the server ends
         finally:
             own.close()
 
-    async def _look(websocket: WebSocket, view: DeskView, data: bytes) -> None:
-        """A webcam's picture, after its ticket in four bytes."""
+    async def _look(websocket: WebSocket, view: DeskView, data: bytes, asks: int) -> None:
+        """A webcam's picture, after its ticket in four bytes. `asks`: how often the page has changed what is asked."""
         ticket = int.from_bytes(data[:4], "big")
         try:
             image = await run_in_threadpool(decode_picture, data[4:])
             view.keep(ticket, image)
             seen = await run_in_threadpool(view.look, image, time.monotonic())
-            await websocket.send_json(seen_json(seen, ticket))
+            await websocket.send_json({**seen_json(seen, ticket), **view.asked(), "asks": asks})
         except NotNow as error:
             await asyncio.sleep(0.3)
             await websocket.send_json({"event": "wait", "ticket": ticket, "message": redact(str(error))})
         except UserError as error:
             await websocket.send_json({"event": "wait", "ticket": ticket, "message": redact(str(error))})
 
-    async def _show_next(websocket: WebSocket, show: Show | None, after: Any) -> None:
+    async def _show_next(websocket: WebSocket, show: Show | None, after: Any, asks: int) -> None:
         if show is None:
             await websocket.send_json({"event": "wait", "message": "the server watches no camera"})
             return
@@ -372,6 +373,7 @@ def _add_live(app: FastAPI, service: Service) -> None:
         if shown is not None:
             await websocket.send_bytes(shown[0].to_bytes(4, "big") + shown[1])  # drawn while the model looks at it
             about = await _found(show, shown[0])
+            about = about and {**about, **show.view.asked(), "asks": asks}
         await websocket.send_json(
             about or {"event": "wait", "ticket": shown and shown[0], "message": redact(show.problem)}
         )

@@ -82,12 +82,12 @@ def _fraction(a: int, b: int) -> Any:
 
 
 class Served:
-    """A `sam3ray app` of our own. Attributes: address (with the token), origin, process."""
+    """A `sam3ray app` (or `live --display`) of our own. Attributes: address (with the token), origin, process."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, verb: str = "app") -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "sam3ray", "app", *arguments, "--no-browser"],
+            [sys.executable, "-m", "sam3ray", verb, *arguments, "--no-browser"],
             stdout=subprocess.PIPE,
             text=True,
             env=environment,

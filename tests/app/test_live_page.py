@@ -13,17 +13,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import sam3ray
 from sam3ray.app._library import Library
 from sam3ray.app._live import DeskView, Show, decode_picture
 from sam3ray.app._messages import Look, Seen
+from sam3ray.app._model_process import _Worker
 from sam3ray.app._options import AppOptions
 from sam3ray.app._server import Service, make_app
 from sam3ray.config import TrackingConfig
 from sam3ray.failures import NotNow, UserError
-from sam3ray.shapes import write_clip
+from sam3ray.shapes import draw_clip, write_clip
 from sam3ray.values.annotations import FrameAnnotations
-from tests.app.conftest import SPEC, until
+from tests.app.conftest import SPEC, Served, until
 from tests.app.test_try_page import wait_for_model
+from tests.cameras.rtsp_camera import RtspCamera, encoded
 
 from playwright.sync_api import expect  # isort: skip
 
@@ -33,6 +36,11 @@ READ = """() => { const canvas = document.querySelector(".picture"), context = c
   for (let bit = 0; bit < 8; bit++)
     if (context.getImageData(canvas.width * (bit + 0.5) / 8, y, 1, 1).data[1] > 128) number |= 1 << bit;
   return [Number(canvas.dataset.ticket ?? 0), number]; }"""
+
+
+@pytest.fixture(scope="module")
+def model() -> sam3ray.Model:
+    return sam3ray.load("embedded", device="cpu")
 
 
 def number_of(jpeg: bytes) -> int:
@@ -69,7 +77,7 @@ def test_what_is_found_is_drawn_on_the_picture_it_was_found_on(server, open_page
     page.get_by_text("Thresholds", exact=True).click()
     page.get_by_label("Detection from score").fill("1")  # nothing is so sure
     sent = until(page, lambda: [each for each in page.sent if each["do"] == "thresholds"][1:])
-    assert sent[0]["thresholds"] == {"score_threshold_detection": 1}
+    assert sent[0]["change"] == {"score_threshold_detection": 1}
 
     def shown() -> list[str]:
         return page.locator(".over").get_attribute("data-objects").split()
@@ -82,8 +90,11 @@ def test_what_is_found_is_drawn_on_the_picture_it_was_found_on(server, open_page
     phrase.fill("star")
     phrase.press("Enter")
     page.get_by_role("button", name="Remove red circle").click()
-    phrases = [each["phrases"] for each in page.sent if each["do"] == "phrases"]
-    assert phrases[-2:] == [["red circle", "star"], ["star"]]
+    phrases = [each for each in page.sent if each["do"] == "phrases"]
+    assert phrases[-2:] == [
+        {"do": "phrases", "add": ["star"], "remove": []},
+        {"do": "phrases", "add": [], "remove": ["red circle"]},
+    ]
     until(page, lambda: two not in shown())
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("button", name="Start the webcam")).to_be_visible()
@@ -121,6 +132,36 @@ def test_live_video_goes_on_when_the_connection_is_back(server, open_page):
     expect(page.get_by_role("button", name="Start the webcam")).to_be_visible()
     page.wait_for_timeout(2000)
     assert len(sockets) == 3  # whoever stops it does not want it back
+
+
+def test_two_pages_ask_one_camera_and_neither_undoes_what_the_other_asks(open_page):
+    images = [frame.image for frame in draw_clip(SPEC)]
+    with RtspCamera(encoded(images, 12), 12) as camera:
+        shown = Served(camera.url, "--prompt", "red circle", "--checkpoint", "embedded", "--display", verb="live")
+        try:
+            pages = [open_page(shown.address) for _ in range(2)]
+            chips = [page.locator(".live .chips") for page in pages]
+            for page in pages:
+                expect(page.locator(".live .over")).to_have_attribute("data-objects", TWO)
+            for page, text in zip(pages, ("star", "square"), strict=True):
+                phrase = page.locator(".live").get_by_label("Phrase to look for")
+                phrase.fill(text)
+                phrase.press("Enter")
+            for each in chips:
+                for text in ("red circle", "star", "square"):
+                    expect(each).to_contain_text(text)
+            pages[0].get_by_role("button", name="Remove red circle").click()
+            expect(chips[1]).not_to_contain_text("red circle")
+            for page, name, value in zip(
+                pages, ("Detection from score", "New object from score"), ("0.4", "0.9"), strict=True
+            ):
+                page.get_by_text("Thresholds", exact=True).click()
+                page.get_by_label(name).fill(value)
+            for page in pages:
+                expect(page.get_by_label("Detection from score")).to_have_value("0.4")
+                expect(page.get_by_label("New object from score")).to_have_value("0.9")
+        finally:
+            shown.close()
 
 
 class FakeDesk:
@@ -281,6 +322,81 @@ def test_thresholds_change_while_it_runs_and_are_recorded():
     assert view.changed_thresholds == {"hotstart_delay": 4}
 
 
+CLICK = {"points": [[1, 2]], "labels": [1], "units": "pixels"}
+
+
+def test_clicks_of_several_people_on_several_pictures_all_reach_the_model():
+    desk = FakeDesk()
+    view = DeskView(desk, TrackingConfig())  # type: ignore[arg-type]
+    pictures = [np.full((8, 8, 3), n, np.uint8) for n in range(3)]
+    for ticket, picture in enumerate(pictures):
+        view.keep(ticket, picture)
+    for ticket, object_id in ((0, 1), (1, None), (1, 2), (0, None)):
+        view.ask({"do": "point", "ticket": ticket, "item": CLICK | ({"object_id": object_id} if object_id else {})})
+    for n in range(4):
+        view.look(pictures[2], float(n))
+    ours = [(each.at, [one.object_id for one in each.pointed]) for each in desk.asked]
+    assert [ids for _, ids in ours] == [[1], [0, 2], [0], []]
+    assert [at is None or int(at[0, 0, 0]) for at, _ in ours] == [0, 1, 0, True]
+
+
+def test_only_so_many_clicks_and_drops_wait_for_the_model():
+    view = DeskView(FakeDesk(), TrackingConfig())  # type: ignore[arg-type]
+    view.keep(1, np.zeros((8, 8, 3), np.uint8))
+    for asked, message in (
+        ([{"do": "point", "ticket": 1, "item": CLICK}] * 101, "100 clicks wait for the model already"),
+        ([{"do": "drop", "object": n} for n in range(1, 102)], "100 objects are to be dropped already"),
+    ):
+        for each in asked[:-1]:
+            view.ask(each)
+        with pytest.raises(UserError, match=message):
+            view.ask(asked[-1])
+
+
+def test_pages_add_remove_and_change_without_undoing_what_others_ask():
+    view = DeskView(FakeDesk(), TrackingConfig())  # type: ignore[arg-type]
+    view.ask({"do": "phrases", "phrases": ["star", "circle"]})
+    view.ask({"do": "phrases", "add": ["square", "star"], "remove": []})
+    view.ask({"do": "phrases", "add": [], "remove": ["circle", "hexagon"]})
+    view.ask({"do": "thresholds", "change": {"new_det_thresh": 0.9}})
+    view.ask({"do": "thresholds", "change": {"hotstart_delay": 4}})
+    assert view.asked() == {
+        "phrases": ["star", "square"],
+        "thresholds": {"new_det_thresh": 0.9, "hotstart_delay": 4},
+    }
+    for wrong in ({"add": "star"}, {"remove": [1]}, {"add": ["x" * 300]}, {"phrases": None}):
+        with pytest.raises(UserError):
+            view.ask({"do": "phrases", **wrong})
+    assert view.phrases == ("star", "square")
+
+
+def test_what_the_model_refuses_is_not_asked_again_with_each_frame(model):
+    worker = _Worker(model, None)  # type: ignore[arg-type]
+    desk = FakeDesk()
+    desk.look = worker._look  # type: ignore[method-assign]
+    view = DeskView(desk, model.tracking)  # type: ignore[arg-type]
+    picture = next(iter(draw_clip(SPEC))).image
+    view.ask({"do": "phrases", "phrases": ["red circle"]})
+    assert len(view.look(picture, 0.0).found.objects) == 2
+    view.keep(1, picture)
+    view.ask({"do": "phrases", "add": ["star", "a " * 60]})
+    view.ask({"do": "thresholds", "change": {"hotstart_delay": 4}})  # its counts need 8
+    for object_id in (1, 99):
+        view.ask({"do": "drop", "object": object_id})
+    view.ask({"do": "point", "ticket": 1, "item": CLICK | {"points": [[9000, 2]]}})
+    view.ask({"do": "point", "ticket": 1, "item": {"box": [10, 10, 60, 60], "units": "pixels"}})
+    seen = view.look(picture, 0.1)
+    assert seen.refused == {"phrases", "thresholds", "drop", "point"}, seen.problem
+    assert len(seen.problem.splitlines()) == 4
+    ids = {each.object_id for each in seen.found.objects}
+    assert 1 not in ids  # it was dropped, and the box was followed, whatever was wrong with the rest
+    assert len(ids) == 2
+    assert view.phrases == ("red circle",)
+    seen = view.look(picture, 0.2)
+    assert (seen.problem, len(seen.found.objects)) == ("", 2)
+    assert view.asked() == {"phrases": ["red circle"], "thresholds": {}}
+
+
 @pytest.mark.parametrize("data", [b"", b"GIF89a", b"\xff\xd8\xff", b"x" * 100])
 def test_what_is_no_picture_is_refused(data):
     with pytest.raises(UserError, match="not a picture"):
@@ -292,3 +408,21 @@ def test_a_picture_larger_than_a_webcam_makes_is_refused():
     Image.new("RGB", (5000, 10)).save(sink, "JPEG")
     with pytest.raises(UserError, match="5000x10"):
         decode_picture(sink.getvalue())
+
+
+def test_a_file_is_shown_frame_by_frame_and_a_camera_that_is_given_up_is_said_on_stderr_too(tmp_path, caplog):
+    write_clip(SPEC, tmp_path / "clip.mp4")
+    desk = FakeDesk()
+    desk.is_loading = False  # type: ignore[attr-defined]
+    options = AppOptions(every_frame=True, record=str(tmp_path / "run"), record_video=False)
+    show = Show(desk, options, str(tmp_path / "clip.mp4"))  # type: ignore[arg-type]
+    show.start()
+    show._thread.join(60)
+    assert len(desk.asked) == SPEC.frames
+    desk.info = {"thresholds": {"hotstart_delay": 3}}
+    show = Show(desk, options, str(tmp_path / "clip.mp4"))  # type: ignore[arg-type]
+    show.start()
+    show._thread.join(60)
+    said = "the camera is no longer watched: the recording in"
+    assert show.problem.startswith(said)
+    assert said in caplog.text

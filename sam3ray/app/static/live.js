@@ -14,7 +14,7 @@ const REFUSED = {
 
 export default class LiveView {
   constructor({ socket, state }) {
-    Object.assign(this, { state, phrases: [...state.phrases], ticket: 0, rows: [], chosen: null, socket: null, thresholds: {} });
+    Object.assign(this, { state, phrases: [...state.phrases], ticket: 0, rows: [], chosen: null, socket: null, thresholds: {}, changed: {} });
     this.pictures = new Map(); // ticket -> the picture that was sent, or that came
     this.node = attach(this, "live");
     this.video = el("video", { muted: true, playsInline: true });
@@ -79,11 +79,13 @@ export default class LiveView {
     };
     this.status.textContent = "Waiting for the first frame.";
     this.times = [];
+    this.asks = 0;
+    this.changed = {};
     this.pictures.clear();
     await new Promise((done) => { socket.onopen = socket.onerror = done; });
     if (source === "webcam") {
-      this.sendPhrases();
-      this.sendThresholds();
+      this.ask({ do: "phrases", phrases: this.phrases });
+      this.ask({ do: "thresholds", thresholds: this.thresholds });
     }
     this.next();
   }
@@ -105,6 +107,11 @@ export default class LiveView {
   }
 
   send(value) { if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(value instanceof Uint8Array ? value : JSON.stringify(value)); }
+
+  ask(value) {
+    this.asks += this.socket?.readyState === WebSocket.OPEN;
+    this.send(value);
+  }
 
   // The newest picture: the webcam's as it is now, or whatever the camera shows after the last.
   async next() {
@@ -147,6 +154,7 @@ export default class LiveView {
     this.waiting = null;
     for (const ticket of this.pictures.keys()) if (ticket < event.ticket) this.pictures.delete(ticket);
     if (event.problem) toast(event.problem, "error");
+    if (event.asks === this.asks) this.follow(event);
     this.rows = event.frame.o.map(row).map((each) => ({ ...each, faint: event.tentative.includes(each.id) }));
     if (event.retracted.includes(this.chosen)) this.chosen = null;
     this.next(); // before drawing: the model need not wait for it
@@ -185,18 +193,27 @@ export default class LiveView {
     const text = this.phrase.value;
     this.phrase.value = "";
     if (this.opening) await whenOpen(this);
-    this.phrases = [...new Set([...this.phrases, ...phrasesIn(text)])];
-    this.sendPhrases();
+    this.change(phrasesIn(text), []);
   }
 
-  removePhrase({ value }) {
-    this.phrases = this.phrases.filter((each) => each !== value);
-    this.sendPhrases();
-  }
+  removePhrase({ value }) { this.change([], [value]); }
 
-  sendPhrases() {
-    this.send({ do: "phrases", phrases: this.phrases });
+  change(add, remove) {
+    this.phrases = [...new Set([...this.phrases, ...add])].filter((each) => !remove.includes(each));
+    this.ask({ do: "phrases", add, remove });
     this.showPhrases();
+  }
+
+  // What all pages have asked for of a camera's view, and what the model has refused, once it knows what this page asks.
+  follow({ phrases, thresholds }) {
+    if (String(phrases) !== String(this.phrases)) {
+      this.phrases = phrases;
+      this.showPhrases();
+    }
+    if (JSON.stringify(thresholds) === this.known) return;
+    this.known = JSON.stringify(thresholds);
+    this.thresholds = { ...thresholds, ...this.changed };
+    this.showThresholds();
   }
 
   showPhrases() { fill(this.chips, this.phrases.map((text) => chip(text, "removePhrase", text, `Remove ${text}`))); }
@@ -212,13 +229,15 @@ export default class LiveView {
   }
 
   setThreshold({ name, value }) {
-    this.thresholds[name] = Number(value);
+    this.thresholds[name] = this.changed[name] = Number(value);
     this.showThresholds();
     clearTimeout(this.settling); // the bar is still being moved
-    this.settling = setTimeout(() => this.sendThresholds(), 300);
+    this.settling = setTimeout(() => {
+      this.ask({ do: "thresholds", change: this.changed });
+      this.changed = {};
+      this.known = "";
+    }, 300);
   }
-
-  sendThresholds() { this.send({ do: "thresholds", thresholds: this.thresholds }); }
 
   showThresholds() { slide(this.settings, (name) => this.thresholds[name] ?? this.usual[name]); }
 
