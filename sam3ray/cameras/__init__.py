@@ -8,5 +8,8 @@ commits the files of both. All that happens in the `_background`.
 
 from sam3ray.cameras._camera import Camera, CameraFrame, check_source
 from sam3ray.cameras._live import LiveFrame, LiveView, View, live, watch
+from sam3ray.cameras._record import check_output
 
-__all__ = ["Camera", "CameraFrame", "LiveFrame", "LiveView", "View", "check_source", "live", "watch"]
+__all__ = [
+    "Camera", "CameraFrame", "LiveFrame", "LiveView", "View", "check_output", "check_source", "live", "watch",
+]  # fmt: skip

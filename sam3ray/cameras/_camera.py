@@ -63,17 +63,23 @@ class Received:
     image: Callable[[], np.ndarray]
 
 
-def check_source(source: str, listen: bool = False, limits: VideoConfig | None = None) -> None:
+def check_source(
+    source: str, listen: bool = False, every_frame: bool = False, limits: VideoConfig | None = None
+) -> None:
     """Checks a source before a model is loaded. Does not connect to streams.
 
     Raises:
-        UserError: `source` is neither an address, nor a device, nor a video file.
+        UserError: `source` is neither an address, nor a device, nor a video file; or `every_frame` is asked of a
+            stream.
         ClipError: a file cannot be read, or there is no such device.
     """
     address = Address(source, listen)
     if address.kind == "file":
         VideoReader(local_path(source), limits=limits or VideoConfig()).close()
-    elif (problem := address.missing()) is not None:
+        return
+    if every_frame:
+        raise UserError(f"{address.name}: every frame can only be processed of a file; a camera does not wait")
+    if (problem := address.missing()) is not None:
         raise ClipError(Reason.NOT_FOUND, problem)
 
 
@@ -116,10 +122,7 @@ class Camera:
         self._every_frame, self._heard, self._told = every_frame, heard, told
         self.is_stream = self._address.kind != "file"
         self._reconnects = reconnect and self.is_stream
-        if not self.is_stream:
-            check_source(source, limits=self._limits)
-        elif every_frame:
-            raise UserError(f"{self.name}: every frame can only be processed of a file; a camera does not wait")
+        check_source(source, listen, every_frame, self._limits)
         self.problem = ""
         self._slot: tuple[Received, int] | None = None
         self._changed = threading.Condition()

@@ -302,7 +302,8 @@ def live(
     if not phrases:
         raise UserError("there is nothing to look for: give at least one phrase")
     source = fspath(source)
-    check_source(source, bool(camera.get("listen")), camera.get("limits"))  # before the model loads, which is slow
+    # Before the model loads, which is slow:
+    check_source(source, bool(camera.get("listen")), every_frame, camera.get("limits"))
     if output is not None:
         check_output(resolve(fspath(output)), storage_options)
     loaded = (

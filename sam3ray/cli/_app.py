@@ -185,13 +185,21 @@ def _show(summary: JobSummary, output: str, as_json: bool) -> None:
 
 
 def _options(overrides: list[str] | None, sections: tuple[str, ...]) -> JobConfig:
-    """Configuration for a verb that works on a finished run: only some sections, given with `--set`."""
+    """Configuration for a verb that is no job: only some sections, given with `--set`."""
     from sam3ray.config import config_from_text
 
-    wrong = [o for o in overrides or () if o.partition("=")[0].partition(".")[0].strip() not in sections]
+    given = [o.partition("=")[0].partition(".")[0].strip() for o in overrides or ()]
+    wrong = [o for o, section in zip(overrides or (), given, strict=True) if section not in sections]
     if wrong:
         raise UserError(f"--set {o}: allowed here: keys of {', '.join(sections)}" for o in wrong)
-    return config_from_text("{manifest: none, output: /none}", "--set", overrides or ())
+    # Without a cluster, there is no actor whose GPU a device of the model could contradict.
+    actor = "" if "cluster" in given or not _is_for_cpu(overrides) else ", cluster: {gpus_per_actor: 0}"
+    return config_from_text(f"{{manifest: none, output: /none{actor}}}", "--set", overrides or ())
+
+
+def _is_for_cpu(overrides: list[str] | None) -> bool:
+    pairs = [o.partition("=") for o in overrides or ()]
+    return [value.strip() for key, _, value in pairs if key.strip() == "model.device"][-1:] == ["cpu"]
 
 
 def _storage(overrides: list[str] | None) -> dict[str, Any]:

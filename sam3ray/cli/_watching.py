@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Annotated
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,8 +19,10 @@ from sam3ray.cli._app import (
     app,
 )
 from sam3ray.display.console import complain, say
-from sam3ray.failures import ClipError, UserError
+from sam3ray.failures import ClipError, JobStopped, UserError
 from sam3ray.guard.printable import json_text
+from sam3ray.guard.redact import redact
+from sam3ray.values.phrases import as_phrases
 
 if TYPE_CHECKING:
     from sam3ray.app import AppOptions
@@ -141,16 +144,20 @@ def watch_live(
     log_level: LogLevel = "warning",
 ) -> int:
     """Find phrases in live video until it ends or you stop it. Prints what is visible now, once a second."""
-    from sam3ray.cameras import check_source, live
+    from sam3ray.cameras import check_output, check_source, live
 
-    options = _options(_with_checkpoint(checkpoint, set_), ("model", "tracking", "video", "live"))
+    options = _options(_with_checkpoint(checkpoint, set_), ("storage", "model", "tracking", "video", "live"))
     place = None if output is None else _place(output)
+    _check_options(display=display, no_browser=no_browser, as_json=as_json, output=output, no_video=no_video)
     try:
-        check_source(source, listen, options.video)
+        check_source(source, listen, every_frame, options.video)
     except ClipError as error:
         raise UserError(
             f"SOURCE: {error}; allowed: rtsp://..., a device such as /dev/video0, or a video file"
         ) from None
+    phrases = as_phrases(prompts or (), "--prompt")
+    if place is not None:
+        check_output(place, options.storage)
     if display:
         options_of_page, serve = _page()
         shown = options_of_page(
@@ -160,36 +167,72 @@ def watch_live(
             video=options.video,
             camera=source,
             listen=listen,
-            phrases=tuple(prompts or ()),
+            every_frame=every_frame,
+            phrases=phrases,
             record=place,
             record_video=not no_video,
+            storage=options.storage,
             live=options.live,
         )
-        serve(shown, say, lambda sentence: complain([sentence]))
+        with _saying_what_is_recorded(place, options.storage):
+            serve(shown, say, lambda sentence: complain([sentence]))
         return OK
+    if not phrases:
+        raise UserError("there is nothing to look for: give at least one phrase, as in --prompt person")
+    complain([f"loading {redact(options.model.checkpoint)}"])
     frames = live(
         source,
-        prompts or (),
+        phrases,
         model=options.model,
         tracking=options.tracking,
         output=place,
         record_video=not no_video,
         every_frame=every_frame,
         settings=options.live,
+        storage_options=options.storage,
         limits=options.video,
         listen=listen,
     )
-    _tell(frames, as_json)
+    complain([f"watching {redact(source)}; Ctrl-C ends it"])
+    with _saying_what_is_recorded(place, options.storage):
+        _tell(frames, as_json)
     return OK
+
+
+def _check_options(*, display: bool, no_browser: bool, as_json: bool, output: str | None, no_video: bool) -> None:
+    """Raises UserError for options that would have no effect."""
+    wrong = []
+    if display and as_json:
+        wrong.append("--json prints results, --display shows them instead: give one of the two")
+    if no_browser and not display:
+        wrong.append("--no-browser is for --display, which is not given")
+    if no_video and output is None:
+        wrong.append("--no-video is for --output, which is not given")
+    if wrong:
+        raise UserError(wrong)
+
+
+@contextlib.contextmanager
+def _saying_what_is_recorded(place: str | None, storage: Mapping[str, Any]) -> Iterator[None]:
+    """At the end, however it comes."""
+    from sam3ray.display.readable import counted
+    from sam3ray.store import RunStore
+
+    try:
+        yield
+    finally:
+        with contextlib.suppress(UserError, ClipError, JobStopped):  # there is no recording, or it was said already
+            if place is not None and (clips := len(RunStore(place, storage).clip_ids())):
+                shown = redact(place)
+                complain([f"the recording in {shown} has {counted(clips, 'clip')}; sam3ray app {shown} shows it"])
 
 
 def _tell(frames: Iterable[LiveFrame], as_json: bool) -> None:
     """Frames as lines on stdout."""
-    from contextlib import closing
     from time import monotonic
 
     told, count = 0.0, 0
-    with closing(frames) as each:  # type: ignore[type-var]
+    with contextlib.closing(frames) as each:  # type: ignore[type-var]
         for frame in each:
             count += 1
             objects = frame.annotations.objects

@@ -276,3 +276,42 @@ def test_another_run_is_not_recorded_into(clip, model, tmp_path):
     RunStore(str(tmp_path)).create_or_open({"schema_version": 1}, {}, [])
     with pytest.raises(UserError, match="choose another output"):
         next(sam3ray.live(clip, ["red circle"], model=model, output=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["CLIP"], "there is nothing to look for"),
+        (["CLIP", "--display", "--prompt", ""], "--prompt holds an empty phrase"),
+        (["CLIP", "--display", "--prompt", "a\nb"], "--prompt holds a control character"),
+        (["CLIP", "--prompt", "star", "--display", "--json"], "give one of the two"),
+        (["CLIP", "--prompt", "star", "--no-browser"], "--no-browser is for --display"),
+        (["CLIP", "--prompt", "star", "--no-video"], "--no-video is for --output"),
+        (["CLIP", "--prompt", "star", "--output", "JOB"], "belongs to a job"),
+        (["CLIP", "--prompt", "star", "--output", "JOB", "--display"], "belongs to a job"),
+        (["/dev/video97", "--prompt", "star"], "there is no such camera"),
+        (["rtsp://cam:s3cret@127.0.0.1/x", "--prompt", "star", "--every-frame"], "a camera does not wait"),
+    ],
+)
+def test_arguments_that_are_wrong_are_said_before_anything_is_started(clip, tmp_path, arguments, says):
+    RunStore(str(tmp_path)).create_or_open({"schema_version": 1}, {}, [])
+    given = [{"CLIP": str(clip), "JOB": str(tmp_path)}.get(each, each) for each in arguments]
+    done = CliRunner().invoke(app, ["live", *given, "--checkpoint", "no-checkpoint"])
+    assert done.exit_code == 2
+    assert says in done.stderr
+    assert "s3cret" not in done.output
+
+
+def test_the_command_says_what_it_waits_for_and_what_is_recorded(clip, tmp_path):
+    output = tmp_path / "door"
+    wanted = ["--prompt", "red circle", "--every-frame", "--json", "--output", str(output)]
+    model = ["--checkpoint", "embedded", "--set", "model.device=cpu"]
+    done = CliRunner().invoke(app, ["live", str(clip), *wanted, *model])
+    assert done.exit_code == 0
+    said = [line.removeprefix("sam3ray: ") for line in done.stderr.splitlines()]
+    assert said == [
+        "loading embedded",
+        f"watching {clip}; Ctrl-C ends it",
+        f"the recording in {output} has 1 clip; sam3ray app {output} shows it",
+    ]
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == SPEC.frames
