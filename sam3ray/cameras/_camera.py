@@ -7,7 +7,6 @@ frames that somebody takes are converted to RGB, so a fast source costs little m
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 import time
@@ -197,9 +196,6 @@ class Camera:
                     return
                 tries = 0 if self._received > before else tries + 1
                 self._say(f"{failed.sentence}; trying again")
-                # PyAV 18.1 puts a connection's first frame, once its side data is read, into a reference cycle. About 1
-                # MB of its decoder would stay until Python's next full collection, which is rare in a large process.
-                gc.collect()
                 with self._changed:
                     self._changed.wait_for(lambda: self._is_over, _BACKOFF_S[min(tries, len(_BACKOFF_S) - 1)])
         except Exception as error:  # noqa: BLE001 - `take` raises it in the consumer's thread

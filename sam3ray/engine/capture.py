@@ -16,8 +16,9 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakMethod, WeakSet
 
 import torch
 from torch import Tensor
@@ -82,7 +83,9 @@ class Captured:
 
     Args:
         name: for the log.
-        run: called with the tensors given, in order, then with the fixed ones.
+        run: called with the tensors given, in order, then with the fixed ones. A method is held weakly, because its
+            object holds this one: in a circle, its tensors would stay until Python's next full collection, which is
+            half an hour away in a process with so many objects.
         rows: places of the arguments with one row per object; they are padded to one of `SIZES`, and the first rows
             of the results are given back. All results then have one row per object. What padding rows hold is
             anything that was there before.
@@ -90,11 +93,16 @@ class Captured:
 
     def __init__(self, name: str, run: Callable[..., tuple[Tensor, ...]], rows: Sequence[int] = ()) -> None:
         self._name = name
-        self._run = run
+        self._runs = WeakMethod(run) if isinstance(run, MethodType) else lambda: run
         self._rows = frozenset(rows)
         self._seen: dict[Any, int] = {}
         self._graphs: dict[Any, _Graph | None] = {}
         _captured.add(self)
+
+    def _run(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        run = self._runs()
+        assert run is not None, "its object calls it"
+        return run(*tensors)
 
     def forget(self) -> None:
         """As if it had seen nothing yet."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
+from functools import cache
 from typing import Any
 
 _KEPT_BYTES = 512 * 2**20
@@ -37,6 +38,7 @@ def give_back_freed() -> None:
         trim(0)
 
 
+@cache
 def _from_libc(name: str) -> Any:
     """A function of glibc; None where there is no such function."""
     if not sys.platform.startswith("linux"):

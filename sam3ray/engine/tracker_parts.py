@@ -6,7 +6,6 @@ They keep nothing of a clip. On a GPU one set serves all clips of a model (`capt
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -52,9 +51,7 @@ class TrackerParts:
         # The first four parts of `Packed`, and all but the first argument of `_encode`, have one row per object.
         self._following = Captured("tracking", self._follow, rows=(3, 4, 5, 6))
         self._remembering = Captured("the memory encoder", self._encode, rows=(1, 2))
-        self._remembering_hard = Captured(
-            "the memory encoder of prompts", partial(self._encode, hard=True), rows=(1, 2)
-        )
+        self._remembering_hard = Captured("the memory encoder of prompts", self._encode_hard, rows=(1, 2))
 
     def follow(
         self, features: FrameFeatures, reads: Sequence[Reads], rules: ReadRules, memories: Bank, pointers: Bank
@@ -95,6 +92,9 @@ class TrackerParts:
             there = (scores > 0).to(encoded.dtype)[:, None, None, None]
             encoded = encoded + (1 - there) * absent[..., None, None]
         return (encoded.flatten(2).transpose(1, 2),)
+
+    def _encode_hard(self, top: Tensor, logits: Tensor, scores: Tensor) -> tuple[Tensor]:
+        return self._encode(top, logits, scores, hard=True)
 
     def _downsampled(self, masks: Tensor) -> Tensor:
         """The memory encoder's `mask_downsampler`."""

@@ -117,8 +117,6 @@ class RgbConverter:
         self._matrix: np.ndarray | None = None
 
     def __call__(self, coded: VideoFrame) -> np.ndarray:
-        # In PyAV 18.1, reading a frame's side data creates a reference cycle, so hundreds of frames wait for the
-        # garbage collector: read it only if something has changed.
         if coded.rotation != self._rotation:
             self._rotation, self._matrix = coded.rotation, display_matrix(coded)
         with naming_errors("", "a frame's colour format cannot be converted to RGB"):

@@ -91,6 +91,8 @@ class VideoReader:
             yield from ahead
         finally:
             ahead.stop()
+            if self._ahead is ahead:
+                self._ahead = None
 
     def _frames(self, progress: Progress) -> FrameGenerator:
         source = self._folder_frames if self._folder is not None else self._file_frames

@@ -17,6 +17,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition, Stream
 from av.video.frame import VideoFrame
@@ -186,7 +187,9 @@ def check_pixels(width: int, height: int, limits: VideoConfig, where: str) -> No
 def display_matrix(frame: VideoFrame) -> np.ndarray | None:
     """A frame's 3x3 display matrix (int32, for row vectors: (x, y) becomes (ax + cy, bx + dy))."""
     try:
-        entries: list[Any] = list(frame.side_data)
+        # `frame.side_data` would hold the frame and be held by it: megabytes that stay until Python's next full
+        # collection, and that is rare in a large process.
+        entries: list[Any] = list(SideDataContainer(frame))  # type: ignore[call-arg]
     except ValueError:
         # PyAV 18.1 does not know side data added after FFmpeg 6.1 (EXIF, MV-HEVC views), and then returns none.
         # What remains of the matrix is its angle, which does not describe mirrored pictures.
