@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -70,6 +71,30 @@ def test_rows_of_clips_that_are_not_shown_are_on_the_server_alone_and_come_again
     page.get_by_role("button", name="Run", exact=True).click()
     sent = until(page, lambda: orders(page, False)[4:])[0]
     assert [(each["frame"], each["label"]) for each in sent["visual"]] == [(0, "my ball"), (2, "my ball")]
+
+
+def test_a_list_of_many_clips_shows_those_around_the_open_one_and_what_it_is_filtered_by(server, open_page):
+    """All of them took seconds to draw, each time that one was opened."""
+
+    def many(route: Any) -> None:
+        state = route.fetch().json()
+        first, *others = state["clips"]
+        more = [{"key": f"x{n}", "name": f"other {n:04d}", "prompts": [f"phrase {n}"]} for n in range(2000)]
+        route.fulfill(json={**state, "clips": [first, *more, *others]})
+
+    page = open_page(server.address, prepare=lambda page: page.route("**/api/state", many))
+    items, clips = page.locator(".clips li"), page.locator(".clips button")
+    expect(page.locator(".player .picture")).to_have_attribute("data-frame", "0")
+    expect(clips).to_have_count(400)
+    expect(items.last).to_contain_text("more clips")
+    page.get_by_label("Filter").fill("PHRASE 77")
+    expect(clips).to_have_count(11)  # 77, 770 to 779
+    page.get_by_label("Filter").fill("shapes")
+    clips.first.click()
+    page.get_by_label("Filter").fill("")
+    expect(page.locator(".clips button.chosen")).to_contain_text("shapes")
+    expect(items.first).to_have_text(re.compile(r"^1\d\d\d more clips"))
+    expect(items.last).not_to_contain_text("more clips")
 
 
 def test_a_clip_shows_its_own_objects_again_and_its_run_has_gone_on_meanwhile(page):

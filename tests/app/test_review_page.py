@@ -141,19 +141,49 @@ def test_every_operation_is_a_revision_and_can_be_undone(desk, reviewed, open_pa
     assert check_edits(RunStore(str(reviewed))) == []
 
 
+def test_an_id_that_is_refused_leaves_the_object_chosen(desk, reviewed, open_page):
+    page = open_page(desk.address)
+    open_clip(page, "first")
+    choose_object(page, 1)
+    before = rows(reviewed, "first")
+    page.get_by_label("Other id").fill("2")
+    press(page, "1", "i")
+    expect(page.locator(".toast.error")).to_contain_text("2")  # it exists
+    expect(page.locator(".editing h2")).to_have_text("Object 1")
+    press(page, "3", "d")
+    saved(page, 1)
+    assert set(before) - set(rows(reviewed, "first")) == {(0, 1)}
+    press(page, "Control+z")
+    saved(page, 2)
+
+
+def test_accepting_stays_within_what_the_list_is_filtered_by(desk, reviewed, open_page):
+    page = open_page(desk.address)
+    open_clip(page, "first")
+    page.get_by_label("Filter").fill("FIRST")
+    press(page, "a")
+    expect(page.locator(".toast")).to_contain_text("All clips of the list are accepted")
+    expect(page.locator(".clips button.chosen")).to_contain_text("first")
+    press(page, "Control+z")
+    expect(page.locator(".clips button")).not_to_contain_text("✓")
+    page.get_by_label("Filter").fill("")
+    page.get_by_label("Status").select_option("doubtful")
+    expect(page.locator(".clips button")).to_have_count(0)
+
+
 def test_a_new_mask_comes_from_clicks(desk, reviewed, open_page):
     page = open_page(desk.address)
     wait_for_model(page)
     open_clip(page, "first")
     go_to(page, 12)
     choose_object(page, 1)
-    before = rows(reviewed, "first")
+    before, count = rows(reviewed, "first"), page.locator(".history li:not(.empty)").count()
     press(page, "n")
     page.mouse.click(*point_at(page, 115, 33))
     use = page.get_by_role("button", name="Use this mask")
     expect(use).to_be_enabled()  # the model has answered
     use.click()
-    saved(page, 1)
+    saved(page, count + 1)
     after = rows(reviewed, "first")
     changed = {key for key in after if after[key] != before.get(key)}
     assert changed == {(12, 1)}

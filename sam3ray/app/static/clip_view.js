@@ -1,11 +1,13 @@
 // What Try and Review share: a list of clips, the one that is open with its objects, and the object that is chosen.
 
-import { attach, complain, el, fill } from "./dom.js";
+import { attach, complain, el, empty, fill } from "./dom.js";
 import { Player } from "./player.js";
 import { Prompts } from "./prompts.js";
 import { Timeline } from "./timeline.js";
 
-// A view has: rowsAt(index), keyOf(index) that names all that they depend on, work that prompts are for, and chosen;
+const MOST = 400, SHIFT = 100; // clips in the list
+
+// A view has: opened, the clip that is open; rowsAt(index), keyOf(index) that names all that they depend on, work that prompts are for, and chosen;
 //   load(key), choose({ value }), changed() and asked(index), for the model's answer.
 export class ClipView {
   constructor(name, { socket, state }) {
@@ -38,6 +40,15 @@ export class ClipView {
   pictures() {
     this.pictured = true;
     this.listClips();
+  }
+
+  // Of the clips that fit what is typed in the filter, those around the open one: all of them would take seconds to draw.
+  fits({ name, clip = name, prompts }) { return `${clip} ${prompts.join(" ")}`.toLowerCase().includes(this.filter.value.trim().toLowerCase()); }
+
+  lines(clips, line) {
+    const at = clips.findIndex(({ key }) => key === this.opened?.key), from = Math.max(0, Math.floor(at / SHIFT - 2) * SHIFT), end = from + MOST;
+    const more = (count) => count > 0 && empty(`${count} more clips: filter the list.`);
+    return [more(from), ...clips.slice(from, end).map(line), more(clips.length - end)];
   }
 
   // key: whose picture it has.

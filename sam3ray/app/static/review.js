@@ -48,6 +48,7 @@ export default class ReviewView extends ClipView {
   path(more, { clip } = this.clip) { return `/api/runs/${this.run}/clips/${encodeURIComponent(clip)}${more}`; }
 
   get isEmpty() { return !this.clip; }
+  get opened() { return this.clip; }
   get work() { return this.fix; }
   keyOf() { return [this.version, this.fix?.version]; }
   changed() { this.player.redraw(); }
@@ -110,15 +111,15 @@ export default class ReviewView extends ClipView {
   }
 
   shownClips() {
-    const text = this.filter.value.trim().toLowerCase(), kind = this.kind.value;
-    const fits = (each) => ({ all: true, "to do": isDone(each) && !each.accepted, accepted: each.accepted, corrected: each.corrections > 0 })[kind] ?? each.status === kind;
-    return this.clips.filter((each) => fits(each) && `${each.clip} ${each.prompts.join(" ")}`.toLowerCase().includes(text)).sort(SORTS[this.sort.value]);
+    const kind = this.kind.value;
+    const is = (each) => ({ all: true, "to do": isDone(each) && !each.accepted, doubtful: each.doubt?.suspicion >= 0.5, accepted: each.accepted, corrected: each.corrections > 0 })[kind] ?? each.status === kind;
+    return this.clips.filter((each) => is(each) && this.fits(each)).sort(SORTS[this.sort.value]);
   }
 
   listClips() {
     const shown = this.shownClips();
     this.count.textContent = `${shown.length} of ${this.clips.length} · ${this.clips.filter((each) => each.accepted).length} accepted`;
-    fill(this.list, shown.slice(0, 500).map((each) => {
+    fill(this.list, this.lines(shown, (each) => {
       const { clip, key, status, doubt } = each, done = isDone(each);
       return this.clipItem({ value: clip, title: each.message || doubt?.why || clip, isChosen: clip === this.clip?.clip, key: done && key },
         el("span", {}, clip, el("small", {}, done ? [`${each.objects} obj.`, `${each.frames} fr.`, doubt?.suspicion.toFixed(2)].filter(Boolean).join(" · ") : each.reason || status)),
@@ -257,11 +258,11 @@ export default class ReviewView extends ClipView {
     if (label) this.correct("rename", { label });
   }
 
-  withOther({ value: op }) {
+  async withOther({ value: op }) {
     const other = Number(this.other.value);
     if (!other) { toast("First type the other object's id."); this.other.focus(); return; }
-    this.correct(op, { [op === "set_id" ? "to" : "other"]: other });
-    if (op === "set_id" && this.scope === "all") this.chosen = other;
+    const { clip, scope } = this, done = await this.correct(op, { [op === "set_id" ? "to" : "other"]: other });
+    if (done && op === "set_id" && scope === "all" && clip === this.clip) this.choose({ value: other });
   }
 
   split() {
@@ -272,12 +273,11 @@ export default class ReviewView extends ClipView {
   remove() { this.correct("delete"); }
 
   async accept() {
-    const { clip } = this;
+    const { clip } = this, shown = this.shownClips().filter(isDone), at = shown.indexOf(clip); // a filter may leave it out then
     if (!await this.edit([{ op: "accept" }]) || clip !== this.clip) return;
-    const done = this.clips.filter(isDone).sort(SORTS[this.sort.value]), at = done.indexOf(this.clip);
-    const to = [...done.slice(at + 1), ...done.slice(0, at)].find((each) => !each.accepted);
+    const to = [...shown.slice(at + 1), ...shown.slice(0, at)].find((each) => !each.accepted);
     if (to) this.open({ value: to.clip });
-    else toast("All clips are accepted.");
+    else toast("All clips of the list are accepted.");
   }
 
   async edit(operations) {

@@ -36,9 +36,13 @@ export default class TryView extends ClipView {
 
   // Clips
 
+  get opened() { return this.work; }
+
   listClips() {
-    fill(this.list, this.arriving, this.clips.map(({ key, name }) => this.clipItem({ value: key, title: name, isChosen: key === this.work?.key, key }, el("span", {}, name))));
-    if (!this.clips.length && !this.arriving.length) fill(this.list, empty("No clips yet. Upload a video."));
+    const { clips, arriving, work } = this;
+    this.filter.hidden = clips.length < 12;
+    fill(this.list, arriving, this.lines(clips.filter((each) => this.fits(each)), ({ key, name }) => this.clipItem({ value: key, title: name, isChosen: key === work?.key, key }, el("span", {}, name))));
+    if (!clips.length && !arriving.length) fill(this.list, empty("No clips yet. Upload a video."));
   }
 
   browse() { this.file.click(); }
