@@ -28,6 +28,9 @@ _PORT = re.compile(r"(?:[^:\[\]]*+|\[[^\]]*+\]):\d{0,5}+(?=[/?#]|$)")
 _AFTER = ".,;:)]}"  # punctuation of a sentence around an address
 # With these schemes, `?` begins a query; in names of other stores it is an ordinary character.
 _WEB = frozenset({"http", "https", "ws", "wss", "webdav", "webdavs", "dav", "davs"})
+_CAMERAS = frozenset({"rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp"})
+# Some cameras have their password in the path, as in `/user=admin_password=x_channel=1`.
+_IN_PATH = re.compile(r"(?i)(?P<name>pass(?:word|wd)?=)(?:(?!_[a-z]{1,20}=)[^&?#/])++")
 _CONTAINER_FORM = frozenset({"abfs", "abfss", "wasb", "wasbs"})  # container@account is a place, not a user
 
 _PARAMETER = re.compile(
@@ -100,9 +103,9 @@ def _known_pattern(environment: tuple[str, ...]) -> re.Pattern[str] | None:
 def redact(text: str) -> str:
     """The text with credentials masked.
 
-    Masks known values, the user name and password of every address, and the whole query and fragment of web addresses,
-    whose parameters may have any name. Elsewhere it masks parameters, headers and tokens known to be secret. Takes time
-    proportional to the length of the text.
+    Masks known values, the user name and password of every address, and the whole query and fragment of addresses of
+    the web and of cameras, whose parameters may have any name. Elsewhere it masks parameters, headers and tokens known
+    to be secret. Takes time proportional to the length of the text.
     """
     environment = tuple(os.environ[name] for name in _ENVIRONMENT if len(os.environ.get(name, "")) >= 6)
     known = _known_pattern(environment)
@@ -146,7 +149,9 @@ def _redacted_address(piece: str) -> str:
     scheme, _, rest = piece.partition("://")
     if (end := _userinfo_end(scheme, rest)) > 0:
         rest = f"{MASK}@{rest[end + 1 :]}"
-    if scheme.lower() in _WEB and (question := _first_of(rest, "?#")) < len(rest):
+    if scheme.lower() in _CAMERAS:
+        rest = _IN_PATH.sub(rf"\g<name>{MASK}", rest)
+    if scheme.lower() in _WEB | _CAMERAS and (question := _first_of(rest, "?#")) < len(rest):
         quote = _QUOTE.search(rest, question)
         query = rest[question + 1 : quote.start() if quote else len(rest)]
         kept = len(query.rstrip(_AFTER))

@@ -42,6 +42,10 @@ from sam3ray.guard.redact import redact, redact_values, remember_secrets
         ("{'Authorization': 'Bearer abc.def', 'x': 1}", "{'Authorization': ***, 'x': 1}"),
         ("key AKIAABCDEFGHIJKLMNOP used", "key *** used"),
         ("token hf_abcdefghijklmnopqrstuv", "token ***"),
+        ("rtsp://h:554/live?u=a&psw=b: no data", "rtsp://h:554/live?***: no data"),
+        ("srt://h:9000?streamid=read:x:user:pw", "srt://h:9000?***"),
+        ("rtsp://h/user=a_password=tl_x1_channel=1_stream=0.sdp", "rtsp://h/user=a_password=***_channel=1_stream=0.sdp"),
+        ("rtsp://h/user=a&pass=bc&channel=1.sdp?", "rtsp://h/user=a&pass=***&channel=1.sdp?"),
     ],
 )  # fmt: skip
 def test_credentials_are_masked(text: str, clean: str):
@@ -108,7 +112,7 @@ PARAMETERS = ("api_key", "auth", "jwt", "hmac", "Policy", "client_secret", "sess
 @given(
     parameters=st.lists(st.sampled_from(PARAMETERS), min_size=1, max_size=4),
     place=st.sampled_from(["{}", "url='{}'", '{{"u": "{}"}}', "<{}>", "404 for {}, sorry", "a {} b {}", "({})"]),
-    scheme=st.sampled_from(["http", "https", "HTTPS", "wss"]),
+    scheme=st.sampled_from(["http", "https", "HTTPS", "wss", "rtsp", "srt"]),
     secret=st.text(
         st.characters(codec="ascii", exclude_characters=" \"'<>`\\&#", exclude_categories=["Cc"]), min_size=8
     ),
@@ -127,7 +131,7 @@ def test_no_part_of_a_query_is_left_whatever_its_name(parameters, place, scheme,
         st.characters(codec="ascii", exclude_characters=" /?#\"'<>`\\@:", exclude_categories=["Cc"]), min_size=1
     ),
     password=st.text(st.characters(codec="ascii", exclude_characters=" ", exclude_categories=["Cc"]), min_size=1),
-    scheme=st.sampled_from(["http", "s3", "sftp", "ray"]),
+    scheme=st.sampled_from(["http", "s3", "sftp", "ray", "rtsp"]),
 )
 def test_a_password_is_masked_whatever_its_letters(user, password, scheme):
     marked = f"SECRET{password}SECRET"
