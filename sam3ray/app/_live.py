@@ -319,6 +319,7 @@ class Show:
         options, wait_s = self._options, _WAIT_S
         while not self._over.is_set():
             while self._desk.is_loading and not self._over.is_set():
+                self._say(self._desk.message)
                 time.sleep(0.1)
             try:
                 frames = watch(

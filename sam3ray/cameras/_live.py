@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +22,8 @@ from sam3ray.cameras._segments import Placed, Segments
 from sam3ray.config import LiveConfig, ModelConfig, TrackingConfig
 from sam3ray.engine.host_memory import Housekeeping
 from sam3ray.engine.ids import Ids
-from sam3ray.failures import UserError
+from sam3ray.failures import JobStopped, UserError
+from sam3ray.faults.machine import is_out_of_memory
 from sam3ray.files import resolve
 from sam3ray.model import Model
 from sam3ray.values.annotations import FrameAnnotations
@@ -31,9 +34,11 @@ from sam3ray.video import Frame
 if TYPE_CHECKING:
     from sam3ray.engine.session import Session
 
+_LOG = logging.getLogger(__name__)
 _FORGET_AFTER_FRAMES = 64  # an object unseen for longer is forgotten, so that memory stays constant for days
 _PTS_PER_S = 90_000
 _LOOK_S = 0.2  # how often to check for `stop` while no frame comes
+_LAST_RUNG = 4  # of `Model.set_memory_rung`
 _PLACES_KEPT = 1000  # the newest frames not taken yet: the next one is among them
 
 
@@ -254,6 +259,35 @@ class LiveView:
                 self._session.remove(object_id)
 
 
+class _Climbing(LiveView):
+    """Starts over with less memory where the device runs out of it; ids go on."""
+
+    def step(self, image: np.ndarray, time_s: float) -> tuple[FrameAnnotations, frozenset[int], frozenset[int]]:
+        while True:
+            try:
+                return super().step(image, time_s)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.memory_rung >= _LAST_RUNG:
+                    raise JobStopped("out of memory: choose fewer phrases or a smaller picture") from None
+                self.set_memory_rung(max(2, self.memory_rung + 1))
+            _LOG.warning("out of memory: started over with smaller batches; objects are found again, with new ids")
+            _free_memory()
+
+
+def _free_memory() -> None:
+    """Frees what this process holds on the device and no longer needs."""
+    import torch  # where a model is loaded; a page's server has none
+
+    from sam3ray.engine import capture
+
+    capture.release()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def _bounded(tracking: TrackingConfig) -> TrackingConfig:
     """Thresholds for constant memory, one frame at a time."""
     forget = tracking.forget_after_frames or _FORGET_AFTER_FRAMES
@@ -294,7 +328,8 @@ def live(
     Raises:
         UserError: arguments that do not fit, or `output` is another kind of run or a recording with other settings.
         ClipError: the source cannot be read.
-        JobStopped: the checkpoint cannot be loaded, or the output cannot be written or is in use.
+        JobStopped: the checkpoint cannot be loaded, the device has too little memory, or the output cannot be written
+            or is in use.
     """
     phrases = as_phrases(prompts)
     if model is not None and checkpoint is not None:
@@ -311,7 +346,7 @@ def live(
         if isinstance(model, Model)
         else Model(model or ModelConfig(checkpoint=checkpoint or "facebook/sam3"), tracking)
     )
-    view = LiveView(loaded)
+    view = _Climbing(loaded)
     view.set_phrases(phrases)
     return watch(
         source,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from sam3ray.app._model_process import LAST_RUNG, _Worker
 from sam3ray.app._order import Order
 from sam3ray.config import VideoConfig
 from sam3ray.engine.session import Session
+from sam3ray.failures import JobStopped
 from sam3ray.shapes import ClipSpec, draw_clip, write_clip
 from sam3ray.values.clip import Clip
 from sam3ray.values.prompt_reading import parse_visual_prompts
@@ -236,3 +238,18 @@ def test_other_thresholds_apply_from_the_next_frame_on(model):
     assert ids[0]
     assert ids[1] == ids[2] == set()
     assert min(ids[3]) > max(ids[0])  # found again
+
+
+def test_live_video_without_a_page_climbs_the_ladder_too(model, clip, short, caplog, tmp_path):
+    phrases = {"prompts": PHRASES, "model": model, "every_frame": True}
+    short(3)
+    frames = list(sam3ray.live(clip, **phrases))
+    assert len(frames) == SPEC.frames
+    assert caplog.text.count("out of memory: started over with smaller batches") == 2
+    ids = [{each.object_id for each in frame.annotations.objects} for frame in frames]
+    assert all(ids)
+    assert not ids[0] & ids[-1]  # they go on
+    short(5)
+    write_clip(dataclasses.replace(SPEC, frames=6), tmp_path / "longer.mp4")
+    with pytest.raises(JobStopped, match="out of memory: choose fewer phrases or a smaller picture"):
+        list(sam3ray.live(tmp_path / "longer.mp4", **phrases))
