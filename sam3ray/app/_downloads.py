@@ -12,6 +12,7 @@ import yaml
 
 from sam3ray.app._library import Entry
 from sam3ray.app._open_clips import OpenClip
+from sam3ray.app._order import Order
 from sam3ray.app._results import Result
 from sam3ray.config import JobConfig, ModelConfig, TrackingConfig, config_from_text
 from sam3ray.exports import FORMATS, SENTENCES, export
@@ -78,40 +79,37 @@ def save_export(
 
 
 def save_job(
-    entries: Sequence[Entry],
-    phrases: Sequence[str],
-    model: ModelConfig,
-    tracking: TrackingConfig,
-    defaults: TrackingConfig,
-    result: Result | None,
-) -> dict[str, str]:
-    """The files of a job for these clips: `job.yaml` and `clips.jsonl`, by name.
+    entries: Sequence[Entry], key: str, order: Order, model: ModelConfig, defaults: TrackingConfig
+) -> tuple[dict[str, str], int]:
+    """The files of a job for these clips: `job.yaml` and `clips.jsonl`, by name. And how many clips are not in it.
 
     Args:
-        result: a try whose clicks and boxes are written with its clip.
+        key: of the clip that the order is for: the job has its clicks and boxes. Other clips have its phrases; without
+            any, clips keep those of their manifest, and are left out if they have none.
 
     Raises:
-        UserError: a clip would have nothing to look for, or the configuration is not valid.
+        UserError: the configuration is not valid.
     """
     rows = []
     for entry in entries:
         clip = entry.clip
+        phrases = order.phrases or clip.prompts
         row: dict[str, Any] = {"clip_id": clip.clip_id, "uri": redact(clip.uri), "prompts": list(phrases)}
         row |= {name: getattr(clip, name) for name in ("start_s", "end_s", "fps") if getattr(clip, name) is not None}
-        if result is not None and result.key == entry.key and result.order.visual:
-            row["visual_prompts"] = json.dumps(prompt_items(result.order.visual))
-        if result is not None and result.key == entry.key and result.order.exemplars:
-            row["exemplars"] = json.dumps(exemplar_items(result.order.exemplars))
-        if not (phrases or "visual_prompts" in row or "exemplars" in row):
-            raise UserError(f"clip {clip.clip_id} would have nothing to look for: type a phrase")
-        rows.append(row)
+        if entry.key == key and order.visual:
+            row["visual_prompts"] = json.dumps(prompt_items(order.visual))
+        if entry.key == key and order.exemplars:
+            row["exemplars"] = json.dumps(exemplar_items(order.exemplars))
+        if phrases or "visual_prompts" in row or "exemplars" in row:
+            rows.append(row)
+    phrases, tracking = order.phrases, order.tracking
     changed = {
         name: value
         for name, value in tracking.model_dump(mode="json").items()
         if value != defaults.model_dump(mode="json")[name]
     }
-    if result is not None and result.order.visual and result.order.way != "forward":
-        changed["direction"] = result.order.way
+    if order.visual and order.way != "forward":
+        changed["direction"] = order.way
     chosen = model.model_dump(mode="json")
     config: dict[str, Any] = {
         "manifest": "clips.jsonl",
@@ -128,13 +126,16 @@ def save_job(
     text += yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     check: JobConfig = config_from_text(text, "job.yaml")  # never hand out what `run` would refuse
     del check
-    return {"job.yaml": text, "clips.jsonl": "".join(json.dumps(row) + "\n" for row in rows)}
+    files = {"job.yaml": text, "clips.jsonl": "".join(json.dumps(row) + "\n" for row in rows)}
+    return files, len(entries) - len(rows)
 
 
-def job_notes(entries: Sequence[Entry], result: Result | None, folder: Path) -> list[str]:
+def job_notes(entries: Sequence[Entry], order: Order, frames: int, left_out: int, folder: Path) -> list[str]:
     """Sentences on what to do with the files, and on what the job will not do as the page did.
 
     Args:
+        frames: of the order's clip.
+        left_out: clips that are not in the job.
         folder: the page's own, deleted when its server ends.
     """
     notes = ["Saved job.yaml and clips.jsonl. Put both into one folder and start the job with: sam3ray run job.yaml."]
@@ -143,10 +144,18 @@ def job_notes(entries: Sequence[Entry], result: Result | None, folder: Path) -> 
             f"{count} of the clips were uploaded or drawn for this page and are deleted with it: "
             "give their uri in clips.jsonl a lasting place."
         )
-    if result is not None and result.order.refinements:
+    if order.refinements:
         notes.append(
             "Prompts on objects that phrases found are not in the job, which cannot know those objects beforehand."
         )
+    if left_out:
+        notes.append(f"{left_out} of the clips are not in the job: without a phrase, there is nothing to look for.")
+    elif (order.visual or order.exemplars) and len(entries) > 1:
+        notes.append("Clicks and boxes are those of the clip that is open; the other clips have none.")
+    if order.last - order.first + 1 < frames:
+        notes.append("The job processes whole clips, not the range that is chosen here.")
+    if order.way != "forward" and (order.phrases or order.exemplars):
+        notes.append("The job looks for phrases from the first frame of a clip on.")
     return notes
 
 

@@ -26,7 +26,7 @@ from sam3ray.app._library import Library, NotHere
 from sam3ray.app._live import DeskView, Show, decode_picture, seen_json
 from sam3ray.app._open_clips import OpenClip
 from sam3ray.app._options import AppOptions
-from sam3ray.app._order import THRESHOLDS
+from sam3ray.app._order import THRESHOLDS, parse_order
 from sam3ray.app._outgoing import Outgoing
 from sam3ray.app._results import Result, frame_json
 from sam3ray.app._review import Review
@@ -234,14 +234,18 @@ def _add_results(app: FastAPI, service: Service) -> None:
         return await run_in_threadpool(_job, body)
 
     def _job(body: dict[str, Any]) -> Any:
-        phrases = [each.strip() for each in body.get("phrases", []) if isinstance(each, str) and each.strip()]
-        order_id = body.get("result")
-        result = tries.results.get(order_id) if isinstance(order_id, str) else None
-        keys = body.get("keys") or [each.key for each in library.entries()]
-        entries = [library.entry(str(key)) for key in keys]
-        tracking = result.order.tracking if result is not None else options.tracking
-        files = downloads.save_job(entries, phrases, options.model, tracking, TrackingConfig(), result)
-        return {"files": files, "notes": downloads.job_notes(entries, result, library.folder)}
+        key, keys = str(body.get("key")), body.get("keys")
+        if not isinstance(keys, list):
+            raise UserError(f"keys is {keys!r:.40}; allowed: a list of clips")
+        entries = [library.entry(str(each)) for each in keys]
+        with library.open(key) as opened:
+            count = len(opened.frames.indices)
+        order = parse_order(
+            body, "job", path="", clip=library.entry(key).clip, frames=count, limits=library.limits,
+            tracking=options.tracking,
+        )  # fmt: skip
+        files, left_out = downloads.save_job(entries, key, order, options.model, TrackingConfig())
+        return {"files": files, "notes": downloads.job_notes(entries, order, count, left_out, library.folder)}
 
 
 def _add_reviews(app: FastAPI, service: Service) -> None:

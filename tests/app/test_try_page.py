@@ -278,13 +278,24 @@ def test_several_objects_both_ways_and_a_job_of_them(server, open_page, videos, 
     page.on("download", lambda each: downloads.setdefault(each.suggested_filename, each.path().read_text()))
     page.get_by_label("Phrase to look for").fill("red circle")
     page.get_by_label("Phrase to look for").press("Enter")
+    page.get_by_label("New object from score").evaluate(  # what no run has had yet is in the job, too
+        "(input) => { input.value = 0.8; input.dispatchEvent(new Event('input', { bubbles: true })); }"
+    )
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("f")
+    page.mouse.click(*point_at(page, 60, 120))
     page.get_by_role("button", name="Save as job").click()
     until(page, lambda: len(downloads) == 2)
     config = config_from_text(downloads["job.yaml"], "job.yaml")
-    assert config.prompts == ("red circle",)
+    assert (config.prompts, config.tracking.new_det_thresh) == (("red circle",), 0.8)
+    assert config.tracking.direction == "both"
     rows_of_job = [json.loads(line) for line in downloads["clips.jsonl"].splitlines()]
-    assert any("visual_prompts" in row for row in rows_of_job)
+    (prompted,) = (json.loads(row["visual_prompts"]) for row in rows_of_job if "visual_prompts" in row)
+    assert {each["object_id"] for each in prompted} == {1, 2, 3}
     assert len(rows_of_job) >= 6
+    notes = page.locator(".toast", has_text="Saved job.yaml")
+    expect(notes).to_contain_text("those of the clip that is open")
+    expect(notes).to_contain_text("phrases from the first frame")
 
 
 def test_a_box_finds_everything_like_it(server, open_page):
