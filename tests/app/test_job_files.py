@@ -36,7 +36,9 @@ def saved(asked: Order) -> tuple[dict[str, dict], str, str]:
 def test_all_clips_have_the_phrases_and_one_has_the_boxes():
     tracking = TrackingConfig(new_det_thresh=0.75)
     rows, text, notes = saved(order(phrases=("person",), visual=(BOX,), tracking=tracking))
-    assert {name: row["prompts"] for name, row in rows.items()} == dict.fromkeys(("one", "two", "three"), ["person"])
+    assert {name: row["prompts"] for name, row in rows.items()} == {
+        name: ["person"] for name in ("one", "two", "three")
+    }
     assert [name for name, row in rows.items() if "visual_prompts" in row] == ["one"]
     assert rows["two"]["start_s"] == 1.5
     config = config_from_text(text, "job.yaml")
