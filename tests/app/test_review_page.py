@@ -171,6 +171,55 @@ def test_accepting_stays_within_what_the_list_is_filtered_by(desk, reviewed, ope
     expect(page.locator(".clips button")).to_have_count(0)
 
 
+def test_corrections_made_faster_than_they_are_saved_are_all_saved_on_their_frames(desk, reviewed, open_page):
+    page, waiting = open_page(desk.address), []
+    open_clip(page, "second")
+    count, before = page.locator(".history li:not(.empty)").count(), rows(reviewed, "second")
+    one = min(o for f, o in before if {(n, o) for n in range(3)} <= set(before))
+    choose_object(page, one)
+    go_to(page, 0)
+    press(page, "3")
+    page.route("**/second/edit", lambda route: waiting.append(route))
+    page.route("**/stills/*", lambda route: waiting.append(route))
+    press(page, "d", "ArrowRight", "d", "ArrowRight", "d")  # the pictures are not there either
+    page.locator(".clips button").filter(has_text="first").click()  # and on to the next clip
+    for _ in range(3):
+        route = until(page, lambda: [each for each in waiting if each.request.url.endswith("edit")])[0]
+        waiting.remove(route)
+        with page.expect_response("**/second/edit") as answer:
+            route.continue_()
+        assert answer.value.status == 200
+    assert set(before) - set(rows(reviewed, "second")) == {(n, one) for n in range(3)}
+    page.unroute_all()
+    open_clip(page, "second")
+    saved(page, count + 3)
+    expect(page.locator(".drafts")).to_be_hidden()
+    expect(page.locator(".toast")).to_have_count(0)
+    press(page, "Control+z", "Control+z", "Control+z")
+    saved(page, count + 6)
+    assert rows(reviewed, "second") == before
+
+
+def test_a_range_that_is_not_typed_is_no_frame(desk, reviewed, open_page):
+    page = open_page(desk.address)
+    open_clip(page, "second")
+    count, before = page.locator(".history li:not(.empty)").count(), rows(reviewed, "second")
+    press(page, "4")
+    first, last = page.get_by_label("First frame of the range"), page.get_by_label("Last frame of the range")
+    first.fill("")
+    press(page, "d")
+    expect(page.locator(".toast")).to_contain_text("First type the frames of the range")
+    expect(first).to_be_focused()
+    first.fill("9")
+    last.fill("3")  # the other way round
+    press(page, "d")
+    saved(page, count + 1)
+    expect(page.locator(".history li").first).to_contain_text("frames 3 to 9")
+    press(page, "Control+z")
+    saved(page, count + 2)
+    assert rows(reviewed, "second") == before
+
+
 def test_a_new_mask_comes_from_clicks(desk, reviewed, open_page):
     page = open_page(desk.address)
     wait_for_model(page)
@@ -259,12 +308,11 @@ def test_drafts_are_known_by_what_they_change_and_lists_keep_their_elements(desk
     page.route("**/second/edit", lambda route: waiting.append(route))
     for n in (0, 1):
         rows_of_drafts.nth(n).get_by_role("button", name="Apply").click()
-    until(page, lambda: len(waiting) == 2)
     rows_of_drafts.nth(2).get_by_role("button", name="Discard").hover()
     page.mouse.down()
-    for each in waiting:
-        each.continue_()
-    expect(rows_of_drafts).to_have_count(1)  # those that were applied are gone, whichever came first
+    for n in (0, 1):  # one after the other
+        until(page, lambda n=n: waiting[n:])[0].continue_()
+    expect(rows_of_drafts).to_have_count(1)  # those that were applied are gone
     saved(page, count + 2)
     page.mouse.up()
     expect(page.locator(".drafts")).to_be_hidden()

@@ -49,7 +49,7 @@ export class Player extends EventTarget {
 
   async load(clip, position = 0) {
     this.close();
-    this.clip = clip;
+    Object.assign(this, { clip, position });
     this.pictures.clear(); // not closed: one may be being drawn
     this.only = null;
     this.slider.max = this.count - 1;
@@ -94,7 +94,9 @@ export class Player extends EventTarget {
       bitmap = await coming;
     } catch (error) {
       this.pictures.delete(position);
-      if (this.clip === clip && this.wanted === position) complain(error);
+      if (this.clip !== clip || this.wanted !== position) return;
+      complain(error);
+      this.wanted = this.position; // which stays on the screen
       return;
     }
     if (this.clip !== clip) return;

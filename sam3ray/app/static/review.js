@@ -18,7 +18,7 @@ export default class ReviewView extends ClipView {
   constructor(page) {
     const { socket, state } = page;
     super("review", page);
-    Object.assign(this, { run: 0, clips: [], clip: null, rows: new Map(), chosen: null, version: 0, log: [] });
+    Object.assign(this, { run: 0, clips: [], clip: null, rows: new Map(), chosen: null, version: 0, log: [], turn: Promise.resolve() });
     this.fix = null; // a mask that is being drawn anew, as the work of `Prompts`
     this.player.stage.over.addEventListener("click", (event) => this.fix || this.pick(event));
     socket.on("revised", (event) => this.revised(event));
@@ -45,7 +45,7 @@ export default class ReviewView extends ClipView {
   }
 
   keepAuthor() { localStorage.author = this.author.value.trim(); }
-  path(more, { clip } = this.clip) { return `/api/runs/${this.run}/clips/${encodeURIComponent(clip)}${more}`; }
+  path(more, { clip, run = this.run } = this.clip) { return `/api/runs/${run}/clips/${encodeURIComponent(clip)}${more}`; }
 
   get isEmpty() { return !this.clip; }
   get opened() { return this.clip; }
@@ -73,6 +73,7 @@ export default class ReviewView extends ClipView {
       const { clips, grows } = await get(`/api/runs/${number}`);
       if (number !== this.run) return; // another was chosen meanwhile
       Object.assign(this, { clips, grows });
+      for (const each of clips) each.run = number; // a correction may be on its way when another run is chosen
       this.rank().catch(() => {});
       this.listClips();
       await this.openFirst();
@@ -162,7 +163,9 @@ export default class ReviewView extends ClipView {
   }
 
   async reload() {
-    const entry = this.clip, found = await get(this.path(""));
+    const entry = this.clip;
+    if (!entry) return;
+    const found = await get(this.path(""));
     if (entry === this.clip && found.revision >= this.revision) this.take(found);
   }
 
@@ -241,15 +244,19 @@ export default class ReviewView extends ClipView {
   }
 
   setEnd({ value }) {
-    this[value].value = this.player.index;
-    if (Number(this.first.value) > Number(this.last.value)) this.first.value = this.last.value = this.player.index;
+    this[value].value = this.here;
+    if (Number(this.first.value) > Number(this.last.value)) this.first.value = this.last.value = this.here;
     this.setScope({ value: "range" });
   }
 
+  // The frame that one has gone to, even if its picture is still to come.
+  get here() { return this.player.indexAt(this.player.wanted); }
+
   // One operation on the chosen object, on the frames of the scope.
   correct(op, more = {}) {
-    const here = this.player.index, range = [Number(this.first.value), Number(this.last.value)];
-    const frames = { on: [here, LAST], frame: [here, here], range }[this.scope];
+    const { here, scope } = this, range = [this.first, this.last].map((each) => each.valueAsNumber).sort((a, b) => a - b);
+    if (scope === "range" && range.some(Number.isNaN)) { toast("First type the frames of the range."); this.first.focus(); return false; }
+    const frames = { on: [here, LAST], frame: [here, here], range }[scope];
     return this.edit([{ op, object: this.chosen, ...(frames && { frames }), ...more }]);
   }
 
@@ -267,7 +274,7 @@ export default class ReviewView extends ClipView {
 
   split() {
     const to = Math.max(...this.timeline.tracks.map((each) => each.id)) + 1;
-    this.edit([{ op: "split", object: this.chosen, frame: this.player.index, to }]);
+    this.edit([{ op: "split", object: this.chosen, frame: this.here, to }]);
   }
 
   remove() { this.correct("delete"); }
@@ -280,10 +287,16 @@ export default class ReviewView extends ClipView {
     else toast("All clips of the list are accepted.");
   }
 
-  async edit(operations) {
-    const { clip } = this.clip, { revision: parent } = this, author = this.author.value;
+  // One after the other: what comes before the last is saved is a correction of what that leaves.
+  edit(operations) {
+    const { clip, revision } = this;
+    return (this.turn = this.turn.then(() => this.commit(clip, operations, revision)));
+  }
+
+  async commit(clip, operations, seen) {
+    const parent = clip === this.clip ? this.revision : Math.max(seen, clip.saved ?? 0), author = this.author.value;
     try {
-      await this.save("/edit", { operations, parent, author });
+      await this.save(clip, "/edit", { operations, parent, author });
       return true;
     } catch (error) {
       if (error.status === 409) {
@@ -296,18 +309,17 @@ export default class ReviewView extends ClipView {
     }
   }
 
-  async save(where, asked) {
+  async save(clip, where, asked) {
     this.saving = true; // our own correction is no news
     try {
-      await post(this.path(where), asked);
+      clip.saved = (await post(this.path(where, clip), asked)).revision;
       await this.reload();
     } finally { this.saving = false; }
   }
 
-  async back({ value }) {
-    try {
-      await this.save(`/${value}`, { author: this.author.value });
-    } catch (error) { complain(error); }
+  back({ value }) {
+    const { clip } = this;
+    this.turn = this.turn.then(() => this.save(clip, `/${value}`, { author: this.author.value })).catch(complain);
   }
 
   // Somebody else has corrected this clip: shown at once, since an unseen change would make ours a conflict.
@@ -325,7 +337,7 @@ export default class ReviewView extends ClipView {
 
   // Drafts live in this browser until they are applied or discarded.
 
-  draftsKey(clip) { return `draft ${this.state.runs[this.run].place} ${clip}`; }
+  draftsKey({ clip, run = this.run }) { return `draft ${this.state.runs[run].place} ${clip}`; }
   drafted(clip) { return JSON.parse(localStorage[this.draftsKey(clip)] ?? "[]"); }
 
   // All but one, and more.
@@ -335,7 +347,7 @@ export default class ReviewView extends ClipView {
   }
 
   showDrafts() {
-    const held = this.drafted(this.clip.clip);
+    const held = this.drafted(this.clip);
     this.drafts.hidden = !held.length;
     fill(this.draftList, held.map(({ words, operations }) => {
       const value = JSON.stringify(operations); // what it is known by, whatever becomes of the others
@@ -349,7 +361,7 @@ export default class ReviewView extends ClipView {
     if (await this.edit(JSON.parse(value))) this.discardDraft({ value }, clip);
   }
 
-  discardDraft({ value }, { clip } = this.clip) {
+  discardDraft({ value }, clip = this.clip) {
     this.keepDrafts(clip, value);
     this.showDrafts();
   }
