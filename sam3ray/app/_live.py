@@ -37,7 +37,7 @@ from sam3ray.values.prompt_reading import parse_visual_prompts
 from sam3ray.values.prompts import MaskPrompt, VisualPrompt
 
 _LOG = logging.getLogger(__name__)
-_KEPT = 24  # pictures that can still be clicked on
+_KEPT, _KEPT_BYTES = 24, 2**28  # pictures that can still be clicked on; fewer large ones
 _MAX_SIDE = 4096
 _JPEG_QUALITY = 80
 _WAIT_S, _LONGEST_WAIT_S = 0.5, 10.0  # for a model that could not look
@@ -152,7 +152,8 @@ class DeskView:
         """A picture that a page shows, or will show when the answer comes."""
         with self._lock:
             self._pictures[ticket] = image
-            while len(self._pictures) > _KEPT:
+            most = min(_KEPT, max(2, _KEPT_BYTES // image.nbytes))
+            while len(self._pictures) > most:
                 self._pictures.popitem(last=False)
 
     def ask(self, message: Mapping[str, Any]) -> None:

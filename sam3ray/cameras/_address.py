@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -97,7 +98,13 @@ class Address:
             else:
                 options |= {"listen": "1", "timeout": str(_CALL_S)}
         how: dict[str, Any] = {"options": {**options, **self.options}, "timeout": (answer_s, SILENT_S)}
-        return av.open(self.text, **how)
+        began = time.monotonic()
+        try:
+            return av.open(self.text, **how)
+        except av.error.InvalidDataError:  # so libav also says that it was interrupted while it waited for an answer
+            if time.monotonic() - began < answer_s - 0.5:
+                raise
+            raise TimeoutError from None
 
     def missing(self) -> str | None:
         """Why there is no such device; None for other sources."""
@@ -135,7 +142,9 @@ class Address:
                 is_final=True,
             )
         if isinstance(error, av.error.InvalidDataError):
-            return Problem(f"{self.name}: what the source sends cannot be read as video")
+            if is_open:
+                return Problem(f"{self.name}: what the source sends cannot be read as video")
+            return Problem(f"{self.name}: what answers at this address sends no stream that can be read")
         if self.kind == "stream" and not is_open and (sentence := self._unresolved()):
             return Problem(sentence, is_final=True)
         if isinstance(error, OSError) and self.listens and not is_open:

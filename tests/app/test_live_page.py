@@ -340,6 +340,15 @@ def test_clicks_of_several_people_on_several_pictures_all_reach_the_model():
     assert [at is None or int(at[0, 0, 0]) for at, _ in ours] == [0, 1, 0, True]
 
 
+def test_large_pictures_are_kept_for_less_long():
+    view = DeskView(FakeDesk(), TrackingConfig())  # type: ignore[arg-type]
+    for ticket in range(30):
+        view.keep(ticket, np.broadcast_to(np.uint8(0), (2160, 3840, 3)))
+    with pytest.raises(UserError, match="no longer kept"):
+        view.ask({"do": "point", "ticket": 19, "item": CLICK})
+    view.ask({"do": "point", "ticket": 20, "item": CLICK})
+
+
 def test_only_so_many_clicks_and_drops_wait_for_the_model():
     view = DeskView(FakeDesk(), TrackingConfig())  # type: ignore[arg-type]
     view.keep(1, np.zeros((8, 8, 3), np.uint8))

@@ -100,6 +100,30 @@ def test_silence_is_noticed(units, monkeypatch):
         first(camera)  # and it is there again
 
 
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [(None, "no data for 1 s"), (b"", "sends no stream that can be read"), (b"HTTP/1.1 400 No", "sends no stream")],
+)
+def test_what_is_no_camera_is_said(monkeypatch, answer, says):
+    """A server that accepts and says nothing, one that hangs up, and one of something else."""
+    monkeypatch.setattr("sam3ray.cameras._address._ANSWER_S", 1.0)
+    told: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"rtsp://cam:s3cret@127.0.0.1:{server.getsockname()[1]}/live"
+        with Camera(url, told=told.append) as camera:
+            client, _ = server.accept()
+            with client:
+                if answer is not None:
+                    client.recv(4096)
+                    client.sendall(answer)
+                    client.close()
+                end = time.monotonic() + 30
+                while not told and time.monotonic() < end:
+                    camera.take(0.1)
+    assert says in told[0]
+    assert "s3cret" not in told[0]
+
+
 def test_another_size_comes_through(units):
     wide = encoded([np.full((48, 96, 3), 90, np.uint8)] * 10)
     with RtspCamera([*units, *wide]) as server, Camera(server.url) as camera:
