@@ -373,7 +373,9 @@ class Show:
     def _put(self, frame: LiveFrame) -> None:
         """The model has looked at it."""
         seen = Seen("", frame.annotations, frame.tentative, frame.retracted, 0, self.view.seconds, self.view.problem)
-        about = seen_json(seen, self._ticket) | {"dropped": frame.dropped, "clip": frame.clip}
+        about = seen_json(seen, self._ticket) | {"dropped": frame.dropped}
+        if frame.clip:
+            about["clip"] = frame.clip
         self.problem = ""
         with self._changed:
             self._is_looking = False

@@ -134,6 +134,20 @@ def test_live_video_goes_on_when_the_connection_is_back(server, open_page):
     assert len(sockets) == 3  # whoever stops it does not want it back
 
 
+def test_a_webcam_that_is_unplugged_is_not_shown_for_ever(server, open_page):
+    keep = """const media = navigator.mediaDevices, open = media.getUserMedia.bind(media);
+      media.getUserMedia = async (how) => (window.webcam = await open(how));"""
+    page = open_page(
+        f"{server.address}#live", permissions=["camera"], prepare=lambda page: page.add_init_script(script=keep)
+    )
+    page.get_by_role("button", name="Start the webcam").click()
+    said = page.locator(".live .status")
+    expect(said).to_have_text("Live: webcam")
+    page.evaluate("window.webcam.getTracks()[0].dispatchEvent(new Event('ended'))")
+    expect(said).to_have_text("The webcam has ended.")
+    expect(page.get_by_role("button", name="Start the webcam")).to_be_visible()
+
+
 def test_two_pages_ask_one_camera_and_neither_undoes_what_the_other_asks(open_page):
     images = [frame.image for frame in draw_clip(SPEC)]
     with RtspCamera(encoded(images, 12), 12) as camera:
@@ -143,6 +157,8 @@ def test_two_pages_ask_one_camera_and_neither_undoes_what_the_other_asks(open_pa
             chips = [page.locator(".live .chips") for page in pages]
             for page in pages:
                 expect(page.locator(".live .over")).to_have_attribute("data-objects", TWO)
+                expect(page.locator(".live dt", has_text="dropped")).to_have_count(1)
+                expect(page.locator(".live dt", has_text="recording")).to_have_count(0)  # nothing is recorded
             for page, text in zip(pages, ("star", "square"), strict=True):
                 phrase = page.locator(".live").get_by_label("Phrase to look for")
                 phrase.fill(text)

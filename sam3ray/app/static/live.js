@@ -65,6 +65,7 @@ export default class LiveView {
     });
     if (run !== this.run) { end(stream); return; } // stopped meanwhile
     this.video.srcObject = this.stream = stream;
+    stream.getTracks()[0].onended = () => this.stop("The webcam has ended.");
     await this.video.play();
   }
 
@@ -80,7 +81,6 @@ export default class LiveView {
     this.status.textContent = "Waiting for the first frame.";
     this.times = [];
     this.asks = 0;
-    this.changed = {};
     this.pictures.clear();
     await new Promise((done) => { socket.onopen = socket.onerror = done; });
     if (source === "webcam") {
@@ -106,11 +106,15 @@ export default class LiveView {
     this.stopButton.hidden = start;
   }
 
-  send(value) { if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(value instanceof Uint8Array ? value : JSON.stringify(value)); }
+  send(value) {
+    const isOpen = this.socket?.readyState === WebSocket.OPEN;
+    if (isOpen) this.socket.send(value instanceof Uint8Array ? value : JSON.stringify(value));
+    return isOpen;
+  }
 
   ask(value) {
-    this.asks += this.socket?.readyState === WebSocket.OPEN;
-    this.send(value);
+    this.asks += this.send(value);
+    this.known = "";
   }
 
   // The newest picture: the webcam's as it is now, or whatever the camera shows after the last.
@@ -206,13 +210,10 @@ export default class LiveView {
 
   // What all pages have asked for of a camera's view, and what the model has refused, once it knows what this page asks.
   follow({ phrases, thresholds }) {
-    if (String(phrases) !== String(this.phrases)) {
-      this.phrases = phrases;
-      this.showPhrases();
-    }
-    if (JSON.stringify(thresholds) === this.known) return;
-    this.known = JSON.stringify(thresholds);
-    this.thresholds = { ...thresholds, ...this.changed };
+    const known = JSON.stringify([phrases, thresholds]);
+    if (known === this.known) return;
+    Object.assign(this, { known, phrases, thresholds: { ...thresholds, ...this.changed } });
+    this.showPhrases();
     this.showThresholds();
   }
 
@@ -235,7 +236,6 @@ export default class LiveView {
     this.settling = setTimeout(() => {
       this.ask({ do: "thresholds", change: this.changed });
       this.changed = {};
-      this.known = "";
     }, 300);
   }
 
