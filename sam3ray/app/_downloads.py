@@ -59,11 +59,15 @@ def save_export(
 ) -> tuple[Path, list[str]]:
     """A ZIP of an export, as `sam3ray export` makes it of a run: without images. And what the format does not hold.
 
+    Args:
+        format: with its variant, as "mots png".
+
     Raises:
         UserError: there is no such format, or it cannot hold the clip.
     """
-    if format not in FORMATS:
-        raise UserError(f"format {format!r:.60}: allowed: {', '.join(FORMATS)}")
+    name, _, variant = format.partition(" ")
+    if name not in FORMATS or variant not in ("", *FORMATS[name]):
+        raise UserError(f"format {format!r:.60}: allowed: {', '.join(FORMATS)}, with their variants")
     clip = result.order.clip
     phrases = tuple(dict.fromkeys([*result.order.phrases, *(o.prompt for f in result.in_order() for o in f.objects)]))
     clip = Clip(clip.clip_id, clip.uri, phrases, clip.start_s, clip.end_s, clip.fps)
@@ -71,7 +75,7 @@ def save_export(
     store.create_or_open({"schema_version": 1, "page": result.order.id}, {"output": "try"}, [clip])
     save_parquet(result, opened, model, folder / "rows.parquet", min_score)
     store.commit(clip.clip_id, folder / "rows.parquet")
-    done = export(str(folder / "run"), str(folder / "export"), format)
+    done = export(str(folder / "run"), str(folder / "export"), name, variant=variant or None)
     if done.failed:
         raise UserError(f"{format} cannot hold this clip: {'; '.join(done.failed.values())}")
     lost = [f"{SENTENCES[kind]}: {count:,}" for kind, count in done.lost.items()]

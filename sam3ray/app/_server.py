@@ -149,7 +149,9 @@ def _add_clips(app: FastAPI, service: Service) -> None:
             "version": __version__,
             "clips": [each.as_json() for each in entries],
             "first": None if opened is None else {**entries[0].as_json(), **opened.as_json()},
-            "formats": {name: list(variants) for name, variants in FORMATS.items()},
+            "formats": [
+                " ".join((name, variant)).strip() for name, variants in FORMATS.items() for variant in variants
+            ],
             "thresholds": {name: getattr(options.tracking, name) for name in THRESHOLDS},
             "model_thresholds": service.tries.desk.info.get("thresholds", {}),
             "camera_thresholds": {} if service.show is None else service.show.view.changed_thresholds,
@@ -226,7 +228,7 @@ def _add_results(app: FastAPI, service: Service) -> None:
             downloads.save_video(result, opened, path, min_score)
             return path, f"{stem}.mp4", []
         path, lost = downloads.save_export(result, opened, tries.desk.info, kind, folder, min_score)
-        return path, f"{stem}-{kind}.zip", lost
+        return path, f"{stem}-{kind.replace(' ', '-')}.zip", lost
 
     @app.post("/api/job")
     async def job(request: Request) -> Any:

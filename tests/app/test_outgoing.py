@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -50,7 +51,7 @@ class Served:
                 raise OSError("the client is gone")
             sent.append(message)
 
-        path, _, query = path.partition("?")
+        path, _, query = unquote(path).partition("?")
         scope = {
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": method,
             "path": path, "raw_path": path.encode(), "query_string": query.encode(), "root_path": "", "scheme": "http",
@@ -105,6 +106,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
         ("gone", "parquet", "this result is no longer kept: run again"),
         ("none", "video", "nothing has been found yet: there is nothing to download"),
         ("found", "no-format", "format 'no-format': allowed: coco, "),
+        ("found", "mots%20ping", "format 'mots ping': allowed: coco, "),
         ("damaged", "mots", "mots cannot hold this clip: "),
     ],
 )

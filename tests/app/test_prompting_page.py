@@ -175,6 +175,28 @@ def test_the_wheel_and_gestures_of_the_browser_are_no_clicks(page):
     assert len(until(page, lambda: orders(page, True))) == 1
 
 
+def test_signs_that_need_alt_on_a_keyboard_are_keys_too(page):
+    go_to(page, 5)
+    press = "(init) => document.body.dispatchEvent(new KeyboardEvent('keydown', { bubbles: true, ...init }))"
+    for init in ({"key": "f", "altKey": True}, {"key": "[", "ctrlKey": True}):
+        page.evaluate(press, init)  # the browser's own
+    expect(page.get_by_label("First frame of the range")).to_have_value("0")
+    page.evaluate(press, {"key": "[", "altKey": True, "ctrlKey": True})  # AltGr on Windows
+    expect(page.get_by_label("First frame of the range")).to_have_value("5")
+    page.evaluate(press, {"key": "]", "altKey": True})  # Option on a Mac
+    expect(page.get_by_label("Last frame of the range")).to_have_value("5")
+
+
+def test_a_phrase_that_is_typed_twice_is_one_and_an_end_that_is_deleted_comes_back(page):
+    look_for(page, "red circle, star; Red Circle")
+    expect(page.locator(".chip:not(.ghost)")).to_have_text(["red circle×", "star×"])
+    assert until(page, lambda: orders(page, True))[-1]["phrases"] == ["red circle", "star"]
+    last = page.get_by_label("Last frame of the range")
+    last.fill("")
+    last.press("Enter")
+    expect(last).to_have_value(str(SPEC.frames - 1))
+
+
 def test_a_negative_click_needs_an_object(page):
     """The model is not asked, and no object begins; with one, the click is its correction."""
     page.mouse.click(*point_at(page, 120, 40), button="right")

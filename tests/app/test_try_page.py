@@ -565,9 +565,12 @@ def test_downloads_open(server, open_page, videos, tmp_path):
         page.get_by_role("button", name="Export", exact=True).click()
     names = zipfile.ZipFile(io.BytesIO(waited.value.path().read_bytes())).namelist()
     assert any(name.startswith("annotations/") for name in names)
-    page.get_by_label("Format of the export").select_option("mots")
-    with page.expect_download():
+    page.get_by_label("Format of the export").select_option("mots png")
+    with page.expect_download() as waited:
         page.get_by_role("button", name="Export", exact=True).click()
+    assert waited.value.suggested_filename.endswith("-mots-png.zip")
+    names = zipfile.ZipFile(io.BytesIO(waited.value.path().read_bytes())).namelist()
+    assert sum(name.endswith(".png") for name in names) == 4
     expect(page.locator(".toast").last).to_contain_text("detection scores dropped")
     with page.expect_download() as waited:
         page.get_by_role("button", name="Video", exact=True).click()

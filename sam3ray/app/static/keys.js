@@ -4,9 +4,12 @@ function isTyping(target) {
   return target.matches?.("textarea, select, input:not([type=range], [type=checkbox])");
 }
 
-function pressed({ key, ctrlKey, metaKey, shiftKey }) {
-  const name = key === " " ? "Space" : key.length === 1 ? key.toLowerCase() : key;
-  const ctrl = ctrlKey || metaKey;
+// Many keyboards have signs such as [ on a key with Alt.
+const isSign = ({ key, altKey }) => altKey && /^[^\w\s]$/.test(key);
+
+function pressed(event) {
+  const { key, ctrlKey, metaKey, shiftKey } = event, name = key === " " ? "Space" : key.length === 1 ? key.toLowerCase() : key;
+  const ctrl = (ctrlKey || metaKey) && !isSign(event);
   return `${ctrl ? "ctrl+" : ""}${shiftKey && (ctrl || key.length > 1) ? "shift+" : ""}${name}`;
 }
 
@@ -16,7 +19,7 @@ document.addEventListener("click", ({ detail, target }) => detail && target.clos
 document.addEventListener("keydown", (event) => {
   const { target } = event;
   if (event.key === "Escape") target.blur?.();
-  if (isTyping(target) || event.altKey || document.querySelector("dialog[open]")) return;
+  if (isTyping(target) || (event.altKey && !isSign(event)) || document.querySelector("dialog[open]")) return;
   const key = pressed(event);
   if (/^(Enter|Space)$/.test(key) && target.matches?.("button, a, summary")) return; // it is for the control
   if (key === "?") help();

@@ -17,7 +17,7 @@ export default class TryView extends ClipView {
     for (const name of ["place", "found", "preview", "restarted", "ended", "refused"]) socket.on(name, (event) => this.hear(name, event));
     socket.on("model", ({ info }) => { this.defaults = info.thresholds ?? {}; this.showSettings(); });
     socket.addEventListener("open", () => { for (const work of this.works.values()) this.askAgain(work); });
-    fill(this.format, Object.keys(state.formats).map((name) => el("option", {}, name)));
+    fill(this.format, state.formats.map((name) => el("option", {}, name)));
     this.setTool({ value: "point" });
     this.setSize();
     this.listClips();
@@ -188,10 +188,10 @@ export default class TryView extends ClipView {
     if (!this.wanted) return; // no clip: what was typed stays
     if (text === this.phrase.value) this.phrase.value = "";
     if (this.opening) await whenOpen(this);
-    const { phrases } = this.work, known = phrases.map((each) => each.toLowerCase());
-    const fresh = phrasesIn(text).filter((each) => !known.includes(each.toLowerCase()));
-    if (!fresh.length) return;
-    phrases.push(...fresh);
+    const { phrases } = this.work, known = new Map(phrases.map((each) => [each.toLowerCase(), each]));
+    for (const each of phrasesIn(text)) if (!known.has(each.toLowerCase())) known.set(each.toLowerCase(), each);
+    if (known.size === phrases.length) return;
+    this.work.phrases = [...known.values()];
     this.changed();
     this.preview(this.player.index, true);
   }
@@ -246,7 +246,7 @@ export default class TryView extends ClipView {
   // Of the range: where the frame shown is, or the number in the field.
   setEnd(control) {
     const { work, player } = this, end = control === this.first ? "first" : control === this.last ? "last" : control.value;
-    work[end] = control === this[end] ? player.nearest(Number(control.value)) : player.position;
+    if (control.value) work[end] = control === this[end] ? player.nearest(Number(control.value)) : player.position;
     if (work.first > work.last) work[end === "first" ? "last" : "first"] = work[end];
     this.changed();
   }
