@@ -6,7 +6,7 @@ import gc
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from os import PathLike, fspath
@@ -19,7 +19,7 @@ from sam3ray.cameras._address import Address
 from sam3ray.cameras._camera import Camera, CameraFrame, Received, check_source
 from sam3ray.cameras._record import Recorder, check_output
 from sam3ray.cameras._segments import Placed, Segments
-from sam3ray.config import LiveConfig, ModelConfig, TrackingConfig
+from sam3ray.config import LiveConfig, ModelConfig, TrackingConfig, VideoConfig
 from sam3ray.engine.host_memory import Housekeeping
 from sam3ray.engine.ids import Ids
 from sam3ray.failures import JobStopped, UserError
@@ -296,7 +296,7 @@ def _bounded(tracking: TrackingConfig) -> TrackingConfig:
 
 def live(
     source: str | PathLike[str],
-    prompts: Sequence[str] = (),
+    prompts: str | Sequence[str] = (),
     *,
     checkpoint: str | None = None,
     model: Model | ModelConfig | None = None,
@@ -304,23 +304,31 @@ def live(
     output: str | PathLike[str] | None = None,
     record_video: bool = True,
     every_frame: bool = False,
-    settings: LiveConfig | None = None,
+    settings: LiveConfig | Mapping[str, Any] | None = None,
     storage_options: Mapping[str, Any] | None = None,
-    **camera: Any,
+    listen: bool = False,
+    reconnect: bool = True,
+    told: Callable[[str], None] = lambda _: None,
+    options: dict[str, str] | None = None,
+    limits: VideoConfig | None = None,
 ) -> Iterator[LiveFrame]:
     """Labels live video, yielding results at once. Takes the newest frame each time, whatever the source's frame rate.
 
     Args:
         source: an rtsp:// address, a device such as /dev/video0, or a video file, which plays at its own pace. With
-            `listen=True`, the address at which to wait for a camera.
-        prompts: phrases.
+            `listen`, the address at which to wait for a camera.
+        prompts: a phrase, or a list such as ["person", "red car"].
         checkpoint, model, tracking: see `segment_video`.
         output: a run folder to record into: final rows, a clip every ten minutes.
         record_video: with `output`, also record the frames received, as `recordings/<clip>.mp4`.
         every_frame: process every frame of a file instead of playing it at its own pace.
-        settings: when a new clip begins.
+        settings: when a new clip begins: keys of `live` in a configuration, such as {"segment_s": 60}.
         storage_options: fsspec options, for an `output` on an object store.
-        camera: arguments of `Camera`: `listen`, `reconnect`, `told`, `options`, `limits`.
+        listen: wait for a camera that pushes, instead of connecting to one.
+        reconnect: connect again when a stream ends or falls silent. A file just ends.
+        told: called, in another thread, with a sentence when frames stop arriving, and with "" when they arrive again.
+        options: additional libav options for the source.
+        limits: of the video: its size and duration.
 
     Returns:
         One value per processed frame, until the source ends or the generator is closed.
@@ -334,19 +342,19 @@ def live(
     phrases = as_phrases(prompts)
     if model is not None and checkpoint is not None:
         raise UserError(f"checkpoint is {checkpoint!r}, but model is given as well; pass only one of the two")
+    if isinstance(model, Model) and tracking is not None:
+        raise UserError("tracking cannot be changed for a loaded model; pass it to sam3ray.load(tracking=...)")
     if not phrases:
         raise UserError("there is nothing to look for: give at least one phrase")
     source = fspath(source)
+    settings = settings if isinstance(settings, LiveConfig) else LiveConfig(**(settings or {}))
     # Before the model loads, which is slow:
-    check_source(source, bool(camera.get("listen")), every_frame, camera.get("limits"))
+    check_source(source, listen, every_frame, limits)
     if output is not None:
         check_output(resolve(fspath(output)), storage_options)
-    loaded = (
-        model
-        if isinstance(model, Model)
-        else Model(model or ModelConfig(checkpoint=checkpoint or "facebook/sam3"), tracking)
-    )
-    view = _Climbing(loaded)
+    if not isinstance(model, Model):
+        model = Model(model or ModelConfig(checkpoint=checkpoint or "facebook/sam3"), tracking)
+    view = _Climbing(model)
     view.set_phrases(phrases)
     return watch(
         source,
@@ -356,7 +364,11 @@ def live(
         every_frame=every_frame,
         settings=settings,
         storage_options=storage_options,
-        **camera,
+        listen=listen,
+        reconnect=reconnect,
+        told=told,
+        options=options,
+        limits=limits,
     )
 
 

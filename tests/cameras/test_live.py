@@ -317,3 +317,23 @@ def test_the_command_says_what_it_waits_for_and_what_is_recorded(clip, tmp_path)
         f"the recording in {output} has 1 clip; sam3ray app {output} shows it",
     ]
     assert len([json.loads(line) for line in done.stdout.splitlines()]) == SPEC.frames
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"tracking": TrackingConfig(new_det_thresh=0.2)}, "tracking cannot be changed for a loaded model"),
+        ({"settings": {"segment": 3}}, "segment is not a key of LiveConfig; allowed: reset_after_s, segment_s"),
+        ({"settings": {"segment_s": -3}}, "segment_s is -3"),
+        ({"checkpoint": "embedded"}, "pass only one of the two"),
+        ({"prompts": "star;\0"}, "a control character"),
+    ],
+)
+def test_arguments_of_the_function_that_are_wrong_are_said_by_the_call(clip, model, given, says):
+    with pytest.raises(UserError, match=says):
+        sam3ray.live(clip, **{"prompts": "star", "model": model} | given)
+
+
+def test_settings_of_a_recording_are_keys_as_in_a_configuration(clip, model):
+    frames = sam3ray.live(clip, "star", model=model, every_frame=True, settings={"segment_s": 1.0})
+    assert [frame.annotations.frame_index for frame in frames] == [n % 12 for n in range(SPEC.frames)]
