@@ -145,7 +145,7 @@ def _add_clips(app: FastAPI, service: Service) -> None:
     def state() -> Any:
         entries = library.entries()
         opened = library.opened(entries[0].key) if entries else None
-        return {
+        about = {
             "version": __version__,
             "clips": [each.as_json() for each in entries],
             "first": None if opened is None else {**entries[0].as_json(), **opened.as_json()},
@@ -160,6 +160,7 @@ def _add_clips(app: FastAPI, service: Service) -> None:
             "phrases": list(options.phrases if service.show is None else service.show.view.phrases),
             "runs": [{"number": each.number, "name": each.name, "place": each.place} for each in service.reviews],
         }
+        return _plain(about)
 
     @app.post("/api/upload")
     async def upload(request: Request, name: str = "video") -> Any:
@@ -178,7 +179,7 @@ def _add_clips(app: FastAPI, service: Service) -> None:
     def clip(key: str, owner: str = "") -> Any:
         results = [each.as_json() for each in service.tries.results_of(owner, key)]
         with library.open(key) as opened:
-            return {**library.entry(key).as_json(), **opened.as_json(), "results": results}
+            return _plain({**library.entry(key).as_json(), **opened.as_json(), "results": results})
 
     @app.get("/api/clips/{key}/thumb")
     def thumb(key: str) -> Response:
@@ -198,7 +199,7 @@ def _add_results(app: FastAPI, service: Service) -> None:
     @app.get("/api/results/{order_id}")
     def rows(order_id: str) -> Any:
         result = tries.results.get(order_id)
-        return {**result.as_json(), "frames": [frame_json(each) for each in result.in_order()]}
+        return _plain({**result.as_json(), "frames": [frame_json(each) for each in result.in_order()]})
 
     @app.post("/api/results/{order_id}/download/{kind}")
     def download(order_id: str, kind: str, min_score: float = 0.0) -> Any:
@@ -261,19 +262,19 @@ def _add_reviews(app: FastAPI, service: Service) -> None:
     @app.get("/api/runs/{number}")
     def run(number: int) -> Any:
         found = review(number)
-        return {"name": found.name, "place": found.place, "grows": found.is_live, "clips": found.clips()}
+        return _plain({"name": found.name, "place": found.place, "grows": found.is_live, "clips": found.clips()})
 
     @app.get("/api/runs/{number}/doubts")
     def doubts(number: int) -> Any:
-        return review(number).doubts()
+        return _plain(review(number).doubts())
 
     @app.get("/api/runs/{number}/clips/{clip_id}")
     def rows_of_clip(number: int, clip_id: str) -> Any:
-        return review(number).rows(clip_id)
+        return _plain(review(number).rows(clip_id))
 
     @app.get("/api/runs/{number}/clips/{clip_id}/picture")
     def picture(number: int, clip_id: str) -> Any:
-        return review(number).picture(clip_id)
+        return _plain(review(number).picture(clip_id))
 
     @app.post("/api/runs/{number}/clips/{clip_id}/{do}")
     async def change(number: int, clip_id: str, do: str, request: Request) -> Any:
@@ -402,6 +403,11 @@ async def _send(websocket: WebSocket, page: Page) -> None:
         while (event := await page.events.get()) is not None:
             await websocket.send_text(json.dumps(event, separators=(",", ":")))
         await websocket.close(1013)  # the page reads too slowly: it connects again, and asks for what it has missed
+
+
+def _plain(value: Any) -> Response:
+    """JSON of plain values. FastAPI would look at each first: seconds, for the rows of a long clip."""
+    return Response(json.dumps(value, separators=(",", ":")), media_type="application/json")
 
 
 async def _body(request: Request) -> dict[str, Any]:

@@ -96,6 +96,7 @@ class Edits:
         self.store = store
         self._entries: dict[int, Entry] = {}
         self._data: OrderedDict[str, Data] = OrderedDict()
+        self._latest: tuple[tuple[str, str], tuple[FrameAnnotations, ...]] | None = None
 
     # Reading
 
@@ -166,10 +167,18 @@ class Edits:
             EditRefused: an operation does not fit.
             FileNotFoundError: the clip is not done.
         """
-        rows = ClipRows(read_frames(self.store.read_clip(clip_id)))
+        rows = ClipRows(self._stored(clip_id))
         for operation in operations:
             rows.apply(operation, self.load)
         return rows.frames()
+
+    def _stored(self, clip_id: str) -> Sequence[FrameAnnotations]:
+        """The model's own rows. Those of the latest clip are kept: a person corrects it many times."""
+        about = self.store.read_clip_metadata(clip_id)
+        which, kept = (clip_id, about.get("clip", {}).get("attempt_id", "")), self._latest
+        if kept is None or kept[0] != which or not which[1]:
+            kept = self._latest = which, tuple(read_frames(self.store.read_clip(clip_id)))
+        return kept[1]
 
     def marks(self, operations: Sequence[ClipOperation]) -> Marks:
         """What people set by hand in a clip with these operations."""

@@ -330,6 +330,8 @@ def test_ones_own_correction_is_no_news_and_a_label_being_typed_stays(desk, revi
     count = ann.locator(".history li:not(.empty)").count()
     bob.get_by_label("Label").fill("being typ")
     bob.get_by_label("Your name").focus()  # the field has lost the focus, not the text
+    asked: list[str] = []
+    ann.on("request", lambda request: asked.append(f"{request.method} {request.url.rpartition('/')[2]}"))
     ann.get_by_label("Label").fill("a name")
     ann.get_by_label("Label").press("Enter")
     for page in (ann, bob):
@@ -338,6 +340,7 @@ def test_ones_own_correction_is_no_news_and_a_label_being_typed_stays(desk, revi
     expect(bob.get_by_label("Label")).to_have_value("being typ")
     expect(bob.locator(".toast")).to_contain_text("ann has corrected")
     expect(ann.locator(".toast")).to_have_count(0)
+    assert asked == ["POST edit", "GET second"]  # the rows, which are many in a long clip, come once
     press(ann, "Control+z")
     saved(ann, count + 2)
 

@@ -31,7 +31,7 @@ from sam3ray.revisions import (
     check_edits,
     count_edits,
 )
-from sam3ray.store import RunStore, compact_run, verify_run
+from sam3ray.store import RunStore, compact_run, layout, verify_run
 from tests.exports.labels import FRAMES, HEIGHT, WIDTH, make_run, mask_of
 
 CLIP = "a-clip"
@@ -74,6 +74,27 @@ def test_clips_come_in_the_order_of_their_ids(run):
     assert list(dict.fromkeys(table["clip_id"].to_pylist())) == ["a-clip", "other"]
     one = read_annotations(str(run), revision="latest").to_table(filter=pc.field("prompt") == "hoop")
     assert one.num_rows == FRAMES
+
+
+def test_the_rows_of_a_clip_that_is_corrected_again_are_read_once_and_those_of_another_file_anew(run, monkeypatch):
+    read, asked = RunStore.read_clip, []
+    monkeypatch.setattr(
+        RunStore, "read_clip", lambda store, clip, *more: (asked.append(clip), read(store, clip, *more))[1]
+    )
+    log = edits(run)
+    for n in range(3):
+        log.append([Rename(CLIP, 1, f"hoop {n}")])
+    assert log.clip(CLIP, log.operations(3)[CLIP])[0].objects[0].prompt == "hoop 2"
+    assert asked == [CLIP]
+    log.append([Rename("other", 1, "hoop")])
+    assert asked == [CLIP, "other"]
+    make_run(run.parent / "again", ("a-clip",))
+    again = RunStore(str(run.parent / "again" / "run"))
+    first = log.clip(CLIP, [])
+    Path(run / layout.annotation_path(CLIP)).write_bytes(again.storage.read(layout.annotation_path(CLIP)))
+    asked.clear()
+    assert log.clip(CLIP, []) == first == log.clip(CLIP, [])
+    assert asked == [CLIP]
 
 
 class TestOperations:

@@ -315,6 +315,7 @@ export default class ReviewView extends ClipView {
       clip.saved = (await post(this.path(where, clip), asked)).revision;
       await this.reload();
     } finally { this.saving = false; }
+    if (this.heard > this.revision) await this.reload();
   }
 
   back({ value }) {
@@ -329,10 +330,11 @@ export default class ReviewView extends ClipView {
     Object.assign(entry, { accepted, corrections });
     this.listClips();
     if (entry !== this.clip || revision <= this.revision) return;
-    const isOurs = this.saving;
+    this.heard = revision;
+    if (this.saving) return; // it reloads
     await this.reload();
     const latest = this.log.at(-1);
-    if (latest && !isOurs && latest.author !== this.author.value) toast(`${latest.author} has corrected this clip (revision ${latest.number}).`);
+    if (latest && latest.author !== this.author.value) toast(`${latest.author} has corrected this clip (revision ${latest.number}).`);
   }
 
   // Drafts live in this browser until they are applied or discarded.
