@@ -189,7 +189,8 @@ class DeskView:
         if not isinstance(item, Mapping):
             raise UserError("a click must be a mapping")
         object_id = item.get("object_id") or _NEW_OBJECT
-        prompts, problems = parse_visual_prompts([{**item, "frame": 0, "object_id": object_id}])
+        named = {"label": "clicked", **item, "frame": 0, "object_id": object_id}
+        prompts, problems = parse_visual_prompts([named])
         if problems:
             raise UserError([f"the click{each}" for each in problems])
         if any(isinstance(each, MaskPrompt) for each in prompts):

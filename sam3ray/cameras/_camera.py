@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import av
 import numpy as np
@@ -36,12 +37,14 @@ class CameraFrame:
         received: number of frames received before it, including replaced ones.
         at: when it was received, in Unix seconds.
         dropped: how many of the earlier frames were replaced before anybody took them.
+        heard: what `heard` of the camera returned for it.
     """
 
     image: np.ndarray
     received: int
     at: float
     dropped: int
+    heard: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +93,8 @@ class Camera:
         listen: wait at this address for a camera that pushes, instead of connecting to one.
         every_frame: wait for the consumer instead of replacing frames, to process every frame of a file.
         reconnect: connect again when a stream ends or falls silent. A file just ends.
-        heard: called in the camera's thread with each frame received, before it can be replaced.
+        heard: called in the camera's thread with each frame received, before it can be replaced. The frame keeps what
+            it returns.
         told: called in the camera's thread with a sentence when frames stop arriving, and with "" when they arrive
             again.
         options: additional libav options.
@@ -110,7 +114,7 @@ class Camera:
         listen: bool = False,
         every_frame: bool = False,
         reconnect: bool = True,
-        heard: Callable[[Received], None] | None = None,
+        heard: Callable[[Received], Any] = lambda _: None,
         told: Callable[[str], None] = lambda _: None,
         limits: VideoConfig | None = None,
         options: dict[str, str] | None = None,
@@ -123,7 +127,7 @@ class Camera:
         self._reconnects = reconnect and self.is_stream
         check_source(source, listen, every_frame, self._limits)
         self.problem = ""
-        self._slot: tuple[Received, int] | None = None
+        self._slot: tuple[Received, int, Any] | None = None
         self._changed = threading.Condition()
         self._received = self._dropped = 0
         self._is_over = False
@@ -169,8 +173,8 @@ class Camera:
                 raise error
         if slot is None:
             return None
-        frame, dropped = slot
-        return CameraFrame(frame.image(), frame.received, frame.at, dropped)
+        frame, dropped, heard = slot
+        return CameraFrame(frame.image(), frame.received, frame.at, dropped, heard)
 
     @property
     def is_over(self) -> bool:
@@ -218,15 +222,14 @@ class Camera:
         now = time.time()
         frame = Received(self._received, now, now if due is None else due, size, image)
         self._received += 1
-        if self._heard is not None:
-            self._heard(frame)
+        heard = self._heard(frame)
         with self._changed:
             if self._every_frame:
                 self._changed.wait_for(lambda: self._slot is None or self._is_over)
             if self._is_over:
                 return False
             self._dropped += self._slot is not None
-            self._slot = frame, self._dropped
+            self._slot = frame, self._dropped, heard
             self._changed.notify_all()
             return True
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from os import PathLike, fspath
-from threading import Event, Lock
+from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -39,7 +38,6 @@ _FORGET_AFTER_FRAMES = 64  # an object unseen for longer is forgotten, so that m
 _PTS_PER_S = 90_000
 _LOOK_S = 0.2  # how often to check for `stop` while no frame comes
 _LAST_RUNG = 4  # of `Model.set_memory_rung`
-_PLACES_KEPT = 1000  # the newest frames not taken yet: the next one is among them
 
 
 @dataclass(frozen=True, eq=False)
@@ -400,25 +398,17 @@ def watch(
         # Without a video of their own, rows of a file are rows of that file.
         is_of_source = is_file and recorder is not None and not record_video
         segments = Segments(settings.segment_s, settings.reset_after_s, of_source=is_of_source)
-        places: OrderedDict[int, tuple[Placed, float]] = OrderedDict()
-        placing = Lock()
 
-        def heard(frame: Received) -> None:
+        def heard(frame: Received) -> tuple[Placed, float]:
             placed = segments.place(frame.received, frame.clock, frame.size)
-            with placing:
-                places[frame.received] = placed, segments.began_at
-                if len(places) > _PLACES_KEPT:
-                    places.popitem(last=False)
             if recorder is not None:
                 recorder.receive(placed, segments.began_at, frame)
+            return placed, segments.began_at
 
         camera = stack.enter_context(Camera(source, every_frame=every_frame, heard=heard, **options))
         scene = 0
         for frame in _frames(camera, stop):
-            with placing:
-                placed, began_at = places[frame.received]
-                while next(iter(places)) < frame.received:
-                    places.popitem(last=False)
+            placed, began_at = frame.heard
             if placed.scene != scene:
                 view.begin_anew()
                 scene = placed.scene

@@ -353,6 +353,7 @@ def test_clicks_of_several_people_on_several_pictures_all_reach_the_model():
         view.look(pictures[2], float(n))
     ours = [(each.at, [one.object_id for one in each.pointed]) for each in desk.asked]
     assert [ids for _, ids in ours] == [[1], [0, 2], [0], []]
+    assert {one.label for each in desk.asked for one in each.pointed} == {"clicked"}
     assert [at is None or int(at[0, 0, 0]) for at, _ in ours] == [0, 1, 0, True]
 
 

@@ -17,15 +17,17 @@ import numpy as np
 import pytest
 
 import sam3ray
-from sam3ray.cameras import LiveFrame, _record, live
+from sam3ray.cameras import LiveFrame, _record, live, watch
 from sam3ray.cameras._record import Recorder
-from sam3ray.cameras._segments import Placed
+from sam3ray.cameras._segments import Placed, Segments
 from sam3ray.config import LiveConfig, TrackingConfig
 from sam3ray.failures import ClipError, JobStopped, Reason, UserError
 from sam3ray.masks import encode_masks
 from sam3ray.shapes import ClipSpec, write_clip
 from sam3ray.store import RunStore, verify_run
 from sam3ray.values.annotations import FrameAnnotations, ObjectAnnotation
+from sam3ray.video import RgbConverter
+from tests.cameras.rtsp_camera import RtspCamera, encoded
 from tests.test_full_disk import disk, use_as_temporary
 
 SPEC = ClipSpec(seed=6, frames=24, width=160, height=90, objects=(2, 3))
@@ -59,7 +61,8 @@ class Said:
 
     def begin_anew(self) -> None: ...
 
-    def step(self, image: np.ndarray, time_s: float) -> Any: ...
+    def step(self, image: np.ndarray, time_s: float) -> tuple[FrameAnnotations, frozenset[int], frozenset[int]]:
+        return FrameAnnotations(0, 0, time_s, *image.shape[:2]), frozenset(), frozenset()
 
 
 def one_object(index: int, object_id: int, prompt: str = "star") -> FrameAnnotations:
@@ -277,3 +280,27 @@ def test_a_disk_that_is_full_ends_the_recording_with_a_sentence(tmp_path, clip, 
         for _ in watched(clip, model, output):
             pass
         assert verify_run(str(output)) == []
+
+
+def test_a_camera_of_a_thousand_frames_a_second_may_run_far_ahead_of_the_frame_that_is_taken(monkeypatch):
+    units = encoded([np.full((48, 64, 3), 40 + n, np.uint8) for n in range(60)])
+    received: list[int] = []
+    with RtspCamera(units, fps=5000) as camera:
+
+        class Slow(RgbConverter):
+            def __call__(self, frame: Any) -> np.ndarray:
+                behind = len(received) + 1100
+                while len(received) < behind:
+                    time.sleep(0.01)
+                return super().__call__(frame)
+
+        monkeypatch.setattr("sam3ray.cameras._camera.RgbConverter", Slow)
+        monkeypatch.setattr(
+            "sam3ray.cameras._live.Segments.place",
+            lambda self, n, *rest, place=Segments.place: (received.append(n), place(self, n, *rest))[1],
+        )
+        frames = watch(camera.url, Said())
+        first, second = next(frames), next(frames)
+        frames.close()
+    assert second.dropped > 1000
+    assert second.annotations.frame_index == first.annotations.frame_index + second.dropped - first.dropped + 1
