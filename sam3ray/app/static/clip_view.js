@@ -5,7 +5,7 @@ import { Player } from "./player.js";
 import { Prompts } from "./prompts.js";
 import { Timeline } from "./timeline.js";
 
-const MOST = 400, SHIFT = 100; // clips in the list
+const MOST = 400; // clips in the list
 
 // A view has: opened, the clip that is open; rowsAt(index), keyOf(index) that names all that they depend on, work that prompts are for, and chosen;
 //   load(key), choose({ value }), changed() and asked(index), for the model's answer.
@@ -42,11 +42,11 @@ export class ClipView {
     this.listClips();
   }
 
-  // Of the clips that fit what is typed in the filter, those around the open one: all of them would take seconds to draw.
   fits({ name, clip = name, prompts }) { return `${clip} ${prompts.join(" ")}`.toLowerCase().includes(this.filter.value.trim().toLowerCase()); }
 
+  // Where the open clip is among them: all of them would take seconds to draw.
   lines(clips, line) {
-    const at = clips.findIndex(({ key }) => key === this.opened?.key), from = Math.max(0, Math.floor(at / SHIFT - 2) * SHIFT), end = from + MOST;
+    const at = clips.findIndex(({ key }) => key === this.opened?.key), from = at - at % MOST, end = from + MOST;
     const more = (count) => count > 0 && empty(`${count} more clips: filter the list.`);
     return [more(from), ...clips.slice(from, end).map(line), more(clips.length - end)];
   }

@@ -42,9 +42,9 @@ export class Pointer {
   }
 
   // It has become a gesture of the browser's.
-  cancel(event) {
-    if (this.press && !this.press.draws) this.press = this.box = null;
-    else this.up(event);
+  cancel() {
+    if (this.press?.draws) this.told.drawnOut();
+    this.press = this.box = null;
     this.stage.redraw();
   }
 

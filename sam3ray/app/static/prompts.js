@@ -107,26 +107,20 @@ export class Prompts {
 
   async take(tool) {
     this.tool = tool;
-    if (tool === "brush") await this.withBrush(() => {});
+    if (tool === "brush") await this.fetched();
   }
 
-  // At once, if the brush is there; else it is fetched first, and what comes meanwhile is done in its turn.
-  async withBrush(act) {
-    try {
-      if (!this.brush) {
-        const { Brush } = await (this.fetched ??= reached(import("./brush.js")));
-        this.brush ??= new Brush(this);
-      }
-    } catch (error) {
-      this.fetched = null;
+  fetched() {
+    return (this.fetching ??= reached(import("./brush.js")).then(({ Brush }) => (this.brush = new Brush(this))).catch((error) => {
+      this.fetching = null;
       throw error;
-    }
-    act(this.brush);
+    }));
   }
 
+  // What is drawn before the brush is there is drawn then.
   draw(what, ...line) {
     const { work, player: { index } } = this;
-    this.withBrush((brush) => work === this.work && brush[what](index, ...line)).catch(complain);
+    this.fetched().then((brush) => work === this.work && brush[what](index, ...line)).catch(complain);
     return true;
   }
 
@@ -163,10 +157,9 @@ export class Prompts {
   }
 
   about(id) {
-    const items = this.work.items.filter((each) => each.object_id === id);
-    const clicks = items.reduce((sum, each) => sum + (each.points?.length ?? 0), 0);
-    return [[clicks, "click"], [items.filter((each) => each.box).length, "box"], [items.filter((each) => each.mask).length, "mask"]]
-      .filter(([count]) => count).map(([count, name]) => `${count} ${name}${count > 1 ? (name === "box" ? "es" : "s") : ""}`).join(", ");
+    const counts = { click: 0, box: 0, mask: 0 };
+    for (const { object_id, points, mask } of this.work.items) if (object_id === id) counts[points ? "click" : mask ? "mask" : "box"] += points?.length ?? 1;
+    return Object.entries(counts).filter(([, n]) => n).map(([name, n]) => `${n} ${name}${n < 2 ? "" : name === "box" ? "es" : "s"}`).join(", ");
   }
 
   // For the server: of one's own objects, and of what phrases have found.

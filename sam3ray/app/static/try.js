@@ -126,9 +126,9 @@ export default class TryView extends ClipView {
     this.rest();
     this.changed();
     if (!kept) return;
-    const order = this.order(), differs = (...names) => JSON.stringify(names.map((each) => order[each])) !== JSON.stringify(names.map((each) => work.asked?.[each]));
-    const all = differs("phrases", "thresholds");
-    if (all || differs("visual", "refinements")) this.preview(this.player.index, all); // asked for since the last run
+    const [now, then] = [this.order(), work.asked ?? {}].map((each) => [[each.phrases, each.thresholds], [each.visual, each.refinements]].map((some) => JSON.stringify(some)));
+    const all = now[0] !== then[0];
+    if (all || now[1] !== then[1]) this.preview(this.player.index, all); // asked for since the last run
   }
 
   // What is asked for outlives a reload of the page in the tab; the server keeps what was found.
@@ -474,10 +474,7 @@ export default class TryView extends ClipView {
     this.status.textContent = work.says ?? "";
     const earlier = work.results.filter((each) => each.id !== work.result);
     this.compare.hidden = !earlier.length;
-    if (earlier.length !== this.compare.length - 1) {
-      this.compare.length = 1;
-      this.compare.append(...earlier.map(({ id, asked }, n) => el("option", { value: id }, `${n + 1}: ${about(asked)}`)));
-    }
+    fill(this.compare, this.compare[0], earlier.map(({ id, asked }, n) => el("option", { value: id, "data-of": id }, `${n + 1}: ${about(asked)}`)));
   }
 
   // Two results side by side, on the same frame
@@ -525,7 +522,7 @@ export default class TryView extends ClipView {
     try {
       const { path, notes } = await post(`/api/results/${work.result}/download/${value || this.format.value}?min_score=${min}`);
       el("a", { href: path, download: "" }).click();
-      if (notes.length) toast(`The format does not hold everything. ${notes.join("; ")}.`, "info", 12);
+      if (notes.length) toast(notes.join("; "), "info", 12);
     } catch (error) { complain(error); }
   }
 
