@@ -237,6 +237,21 @@ def test_a_new_mask_comes_from_clicks(desk, reviewed, open_page):
     changed = {key for key in after if after[key] != before.get(key)}
     assert changed == {(12, 1)}
     assert after[12, 1]["score"] == 1
+    press(page, "Control+z")
+    saved(page, count + 2)
+    press(page, "n")
+    for frame in (12, 13):  # masks of several frames are one correction
+        go_to(page, frame)
+        page.mouse.click(*point_at(page, 115, 33))
+        expect(page.locator(".marks .click")).to_have_count(1)
+    expect(use).to_be_enabled()
+    press(page, "Enter")
+    saved(page, count + 3)
+    expect(use).to_be_hidden()
+    after = rows(reviewed, "first")
+    assert {key for key in after if after[key] != before.get(key)} == {(12, 1), (13, 1)}
+    press(page, "Control+z")
+    saved(page, count + 4)
 
 
 def test_two_reviewers_do_not_lose_each_others_work(desk, reviewed, open_page):

@@ -23,10 +23,9 @@ export default class ReviewView extends ClipView {
     this.player.stage.over.addEventListener("click", (event) => this.fix || this.pick(event));
     socket.on("revised", (event) => this.revised(event));
     socket.on("preview", (event) => this.answered(event));
-    socket.on("refused", (event) => this.isOfFix(event) && complain(event));
-    socket.on("ended", (event) => this.isOfFix(event) && event.how === "failed" && complain(event));
+    for (const name of ["refused", "ended"]) socket.on(name, (event) => event.how !== "done" && this.isOfFix(event) && complain(event));
     socket.addEventListener("open", () => {
-      if (this.fix?.order) socket.send(this.fix.order);
+      for (const order of this.fix?.awaited.values() ?? []) socket.send(order);
       this.refresh(true);
     });
     fill(this.runs, state.runs.map(({ number, name }) => el("option", { value: number }, name))).hidden = state.runs.length < 2;
@@ -387,34 +386,47 @@ export default class ReviewView extends ClipView {
   showFix() {
     this.fixing.hidden = !this.fix;
     this.editing.hidden = Boolean(this.fix);
-    this.useButton.disabled = !this.fix?.shown.get(this.player.index)?.length;
+    this.useButton.disabled = this.fix?.awaited.size || !this.masks().length;
     this.player.redraw();
   }
 
   asked(index) {
     const { player, fix } = this, visual = this.prompts.payloadAt(index);
-    fix.shown = new Map();
-    // An answer to an earlier click is too late.
-    fix.order = visual.length ? this.previewOf(this.clip.key, player.positionOf(index), { visual, ticket: ticket("fix") }) : null;
+    fix.shown.delete(index);
+    fix.awaited.delete(index); // an answer to an earlier click is too late
+    if (visual.length) {
+      const order = this.previewOf(this.clip.key, player.positionOf(index), { visual, ticket: ticket("fix") });
+      fix.awaited.set(index, order);
+      this.socket.send(order);
+    }
     this.showFix();
-    if (fix.order) this.socket.send(fix.order);
   }
 
-  isOfFix(event) { return Boolean(event.ticket) && event.ticket === this.fix?.order?.ticket; }
+  // Whether it answers a click, which then waits no longer.
+  isOfFix(event) {
+    const { awaited } = this.fix ?? {}, [index] = [...awaited ?? []].find(([, order]) => order.ticket === event.ticket) ?? [];
+    if (index === undefined) return false;
+    awaited.delete(index);
+    this.showFix();
+    return true;
+  }
 
   answered(event) {
     const [frame] = event.frames;
     if (!this.isOfFix(event) || !frame) return;
-    this.fix.order = null;
-    this.fix.shown = new Map([[frame.i, frame.o.map(row)]]);
+    this.fix.shown.set(frame.i, frame.o.map(row));
     this.fix.version++;
     this.showFix();
   }
 
+  // The new masks, by frame.
+  masks() {
+    return [...this.fix?.shown ?? []].flatMap(([index, rows]) => rows.filter((each) => each.id === this.fix.chosen).map((each) => [index, each.rle]));
+  }
+
   async useFix() {
-    const { fix } = this, [[index, rows] = []] = fix?.shown ?? [], mask = rows?.find((each) => each.id === fix.chosen);
-    if (!mask) { toast("There is no new mask yet. Click on the object."); return; }
-    const { height, width } = fix.clip;
-    if (await this.edit([{ op: "replace_mask", object: fix.chosen, frames: [index, index], label: fix.own.get(fix.chosen), mask: { size: [height, width], counts: mask.rle } }]) && fix === this.fix) this.endFix();
+    const { fix } = this, { height, width } = fix.clip;
+    const operations = this.masks().map(([index, counts]) => ({ op: "replace_mask", object: fix.chosen, frames: [index, index], label: fix.own.get(fix.chosen), mask: { size: [height, width], counts } }));
+    if (await this.edit(operations) && fix === this.fix) this.endFix();
   }
 }
