@@ -25,6 +25,7 @@ from sam3ray.video import RgbConverter, VideoReader
 
 _LOG = logging.getLogger(__name__)
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _LONGEST_WAIT_S = 10.0  # between two frames of a file
 
 
@@ -53,7 +54,8 @@ class Received:
 
     Attributes:
         at: when it was received, in Unix seconds.
-        clock: the same; of a file, when it is due at the file's own pace, however fast it is read.
+        clock: the same in seconds on a clock that nobody sets, and that goes on while the machine sleeps; of a file,
+            the frame's time in the file, however fast it is read.
         size: (height, width) of its image.
         image: makes the image, uint8 RGB. Call it in any thread, but one at a time.
     """
@@ -219,8 +221,8 @@ class Camera:
 
     def _put(self, size: tuple[int, int], image: Callable[[], np.ndarray], due: float | None) -> bool:
         """Puts a frame into the slot. Returns False if the consumer wants no more frames."""
-        now = time.time()
-        frame = Received(self._received, now, now if due is None else due, size, image)
+        clock = time.clock_gettime(_CLOCK) if due is None else due
+        frame = Received(self._received, time.time(), clock, size, image)
         self._received += 1
         heard = self._heard(frame)
         with self._changed:
@@ -234,7 +236,7 @@ class Camera:
             return True
 
     def _frames(self) -> Iterator[tuple[tuple[int, int], Callable[[], np.ndarray], float | None]]:
-        """Each frame's (height, width), a function that makes its image, and of a file, when it is due."""
+        """Each frame's (height, width), a function that makes its image, and of a file, its time."""
         if not self.is_stream:
             for image, due in self._paced():
                 yield image.shape[:2], _given(image), due
@@ -258,19 +260,18 @@ class Camera:
                     raise Blind
 
     def _paced(self) -> Iterator[tuple[np.ndarray, float]]:
-        """A file's images, and when each is due, in Unix seconds, counted from the first."""
+        """A file's images, and the time of each in the file."""
         with VideoReader(local_path(self._address.text), limits=self._limits) as video:
-            start = time.time()
-            first_s = began = 0.0
-            for number, frame in enumerate(video):
-                if number == 0:
-                    first_s, began = frame.time_s, time.monotonic() - frame.time_s
+            began: float | None = None
+            for frame in video:
+                if began is None:
+                    began = time.monotonic() - frame.time_s
                 wait = frame.time_s - (time.monotonic() - began)
                 if wait > 0 and not self._every_frame:
                     began -= max(0.0, wait - _LONGEST_WAIT_S)
                     with self._changed:
                         self._changed.wait_for(lambda: self._is_over, min(wait, _LONGEST_WAIT_S))
-                yield frame.image, start + frame.time_s - first_s
+                yield frame.image, frame.time_s
 
 
 def _given(image: np.ndarray) -> Callable[[], np.ndarray]:

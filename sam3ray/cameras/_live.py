@@ -400,7 +400,7 @@ def watch(
         segments = Segments(settings.segment_s, settings.reset_after_s, of_source=is_of_source)
 
         def heard(frame: Received) -> tuple[Placed, float]:
-            placed = segments.place(frame.received, frame.clock, frame.size)
+            placed = segments.place(frame.received, frame.clock, frame.at, frame.size)
             if recorder is not None:
                 recorder.receive(placed, segments.began_at, frame)
             return placed, segments.began_at

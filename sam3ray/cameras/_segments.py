@@ -36,21 +36,23 @@ class Segments:
     def __init__(self, seconds: float, reset_after_s: float, *, of_source: bool = False) -> None:
         self._seconds, self._reset_after_s, self._of_source = seconds, reset_after_s, of_source
         self._size: tuple[int, int] | None = None
-        self._last_at = self._began_at = 0.0
+        self._last = self._began = self._began_at = 0.0
         self._zero = (0, 0.0)
         self._clip = self._scene = -1
 
-    def place(self, received: int, at: float, size: tuple[int, int]) -> Placed:
-        """Places the next frame: how many frames came before it, when it came, and its (height, width)."""
-        is_cut = self._size != size or at - self._last_at > self._reset_after_s or at < self._last_at
+    def place(self, received: int, clock: float, at: float, size: tuple[int, int]) -> Placed:
+        """Places the next frame: how many frames came before it, when it came on a clock that nobody sets (seconds),
+        and in Unix seconds, and its (height, width).
+        """
+        is_cut = self._size != size or clock - self._last > self._reset_after_s or clock < self._last
         self._scene += is_cut
-        if is_cut or at - self._began_at >= self._seconds:
+        if is_cut or clock - self._began >= self._seconds:
             self._clip += 1
-            self._began_at = at
+            self._began, self._began_at = clock, at
             if self._clip == 0 or not self._of_source:
-                self._zero = received, at
-        self._size, self._last_at = size, at
-        return Placed(self._clip, received - self._zero[0], at - self._zero[1], self._scene)
+                self._zero = received, clock
+        self._size, self._last = size, clock
+        return Placed(self._clip, received - self._zero[0], clock - self._zero[1], self._scene)
 
     @property
     def began_at(self) -> float:

@@ -204,7 +204,7 @@ def test_a_recording_whose_encoder_is_slow_has_every_frame_all_the_same(tmp_path
 
     with Encoder(tmp_path, lambda name, path: published.append(f"{name} {len(list(VideoReader(path)))}")) as encoder:
         for frame in frames():
-            encoder.put("clip", segments.place(frame.received, frame.at, frame.size), frame)
+            encoder.put("clip", segments.place(frame.received, frame.clock, frame.at, frame.size), frame)
     assert published == [f"clip {count}"]
 
 
