@@ -79,6 +79,12 @@ def hold_standard_streams() -> None:
     sys.stderr = _forgiving(sys.stderr)
 
 
+def is_read() -> bool:
+    """Passes on what was printed, and says whether somebody still reads it."""
+    sys.stdout.flush()
+    return not isinstance(sys.stdout, Forgiving) or sys.stdout.error is None
+
+
 def lost_result() -> str:
     """Why the result was not printed completely; empty if the reader merely stopped reading."""
     out = sys.stdout

@@ -18,6 +18,7 @@ from sam3ray.cli._app import (
     _verb,
     app,
 )
+from sam3ray.cli._streams import is_read
 from sam3ray.display.console import complain, say
 from sam3ray.failures import ClipError, JobStopped, UserError
 from sam3ray.guard.printable import json_text
@@ -157,6 +158,8 @@ def watch_live(
         ) from None
     phrases = as_phrases(prompts or (), "--prompt")
     if place is not None:
+        if place.startswith("memory://"):
+            raise UserError(f"--output {place} ends with this process; allowed: a path, s3://, gs:// or az://")
         check_output(place, options.storage)
     if display:
         options_of_page, serve = _page()
@@ -195,7 +198,7 @@ def watch_live(
     )
     complain([f"watching {redact(source)}; Ctrl-C ends it"])
     with _saying_what_is_recorded(place, options.storage):
-        _tell(frames, as_json)
+        _tell(frames, as_json, records=place is not None)
     return OK
 
 
@@ -227,28 +230,28 @@ def _saying_what_is_recorded(place: str | None, storage: Mapping[str, Any]) -> I
                 complain([f"the recording in {shown} has {counted(clips, 'clip')}; sam3ray app {shown} shows it"])
 
 
-def _tell(frames: Iterable[LiveFrame], as_json: bool) -> None:
-    """Frames as lines on stdout."""
+def _tell(frames: Iterable[LiveFrame], as_json: bool, *, records: bool) -> None:
+    """Frames as lines on stdout. Ends when nobody reads them, unless they are recorded, too."""
     from time import monotonic
 
     told, count = 0.0, 0
     with contextlib.closing(frames) as each:  # type: ignore[type-var]
         for frame in each:
             count += 1
-            objects = frame.annotations.objects
-            if as_json:
-                say(json_text(frame.as_json()))
-                continue
             now = monotonic()
             told = told or now
-            if now - told >= 1:
+            if as_json:
+                say(json_text(frame.as_json()))
+            elif now - told >= 1:
                 names: dict[str, int] = {}
-                for item in objects:
+                for item in frame.annotations.objects:
                     names[item.prompt] = names.get(item.prompt, 0) + 1
                 seen = ", ".join(f"{n} {name}" for name, n in sorted(names.items())) or "nothing"
                 rate = count / (now - told)
                 say(f"{seen}; {rate:.1f} frames/s, {frame.age_s:.2f} s old, {frame.dropped} dropped")
                 told, count = now, 0
+            if not is_read() and not records:
+                return
 
 
 def _page() -> tuple[type[AppOptions], Callable[..., None]]:

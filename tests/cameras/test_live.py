@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -19,8 +20,10 @@ import pytest
 from typer.testing import CliRunner
 
 import sam3ray
-from sam3ray.cameras import Camera, LiveView, watch
+from sam3ray.cameras import Camera, LiveFrame, LiveView, watch
 from sam3ray.cli import app
+from sam3ray.cli._streams import _forgiving
+from sam3ray.cli._watching import _tell
 from sam3ray.config import LiveConfig, TrackingConfig
 from sam3ray.engine import host_memory
 from sam3ray.failures import ClipError, UserError
@@ -291,6 +294,7 @@ def test_another_run_is_not_recorded_into(clip, model, tmp_path):
         (["CLIP", "--prompt", "star", "--no-video"], "--no-video is for --output"),
         (["CLIP", "--prompt", "star", "--output", "JOB"], "belongs to a job"),
         (["CLIP", "--prompt", "star", "--output", "JOB", "--display"], "belongs to a job"),
+        (["CLIP", "--prompt", "star", "--output", "memory://door"], "ends with this process"),
         (["/dev/video97", "--prompt", "star"], "there is no such camera"),
         (["rtsp://cam:s3cret@127.0.0.1/x", "--prompt", "star", "--every-frame"], "a camera does not wait"),
     ],
@@ -337,3 +341,22 @@ def test_arguments_of_the_function_that_are_wrong_are_said_by_the_call(clip, mod
 def test_settings_of_a_recording_are_keys_as_in_a_configuration(clip, model):
     frames = sam3ray.live(clip, "star", model=model, every_frame=True, settings={"segment_s": 1.0})
     assert [frame.annotations.frame_index for frame in frames] == [n % 12 for n in range(SPEC.frames)]
+
+
+@pytest.mark.parametrize("records", [False, True])
+def test_the_command_ends_when_nobody_reads_it_unless_it_records(monkeypatch, records):
+    frame = LiveFrame(np.zeros((2, 2, 3), np.uint8), sam3ray.FrameAnnotations(0, 0, 0.0, 2, 2))
+    reader, writer = os.pipe()
+    given: list[str] = []
+
+    def frames() -> Iterator[LiveFrame]:
+        for _ in range(5):
+            given.append(os.read(reader, 9).decode() if len(given) == 1 else "")  # each line comes at once
+            if len(given) == 2:
+                os.close(reader)
+            yield frame
+
+    with open(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", _forgiving(stream))
+        _tell(frames(), as_json=True, records=records)
+    assert given == ["", '{"clip": '] + ([""] * 3 if records else [])
