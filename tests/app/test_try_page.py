@@ -453,7 +453,7 @@ def test_strangers_are_refused(server, videos):
     assert ask(server, "/api/state?token=wrong") == 403
     assert ask(server, "/api/state", {**cookie, "Host": "evil.example:80"}) == 403  # another name for this machine
     assert ask(server, "/api/state", {**cookie, "Origin": "http://evil.example"}) == 403
-    job = json.dumps({"phrases": ["red circle"]}).encode()
+    job = json.dumps({"key": "c1", "keys": ["c1"], "phrases": ["red circle"]}).encode()
     assert ask(server, "/api/job", {**cookie, **own}, job) == 200
     assert ask(server, "/api/job", cookie, job) == 403  # no Origin
     assert ask(server, "/api/job", {**cookie, "Origin": "null"}, job) == 403
@@ -516,7 +516,7 @@ def test_scripts_are_sent_without_spaces_and_comments_alone():
 
 
 def test_a_page_loads_its_own_scripts_and_no_others(server, open_page):
-    files, later = static_files(), {"brush", "compare", "help", "job", "mask_worker", "rle", "upload"}
+    files, later = static_files(), {"brush", "compare", "download", "help", "job", "mask_worker", "rle", "upload"}
     for name in PAGES:
         shared, own = set(scripts_of(files, "main.js")), set(scripts_of(files, f"{name}.js"))
         assert shared | own == {f"{each}.js" for each in (*ON_EVERY_PAGE, *OF_PAGES[name])}

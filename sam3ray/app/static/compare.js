@@ -33,7 +33,7 @@ export class Comparison {
 
 export async function compare(view, id) {
   const { work } = view, result = await get(`/api/results/${id}`);
-  return work === view.work ? new Comparison(view, id, result) : null;
+  if (work === view.work) view.other = new Comparison(view, id, result);
 }
 
 function said(title, here, all) {

@@ -4,7 +4,7 @@ import { post } from "./api.js";
 import { el, toast } from "./dom.js";
 
 // view: of Try.
-export async function saveJob(view) {
+export async function job(view) {
   const { files, notes } = await post("/api/job", { ...view.order(), keys: view.clips.map((each) => each.key) });
   for (const [name, text] of Object.entries(files)) save(name, text);
   toast(notes.join(" "), "info", 12);

@@ -111,7 +111,7 @@ export class Prompts {
   }
 
   fetched() {
-    return (this.fetching ??= reached(import("./brush.js")).then(({ Brush }) => (this.brush = new Brush(this))).catch((error) => {
+    return (this.fetching ??= reached(import("./brush.js")).then(({ Brush }) => (this.brush = new Brush(this)), (error) => {
       this.fetching = null;
       throw error;
     }));

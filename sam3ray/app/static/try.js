@@ -48,18 +48,7 @@ export default class TryView extends ClipView {
   browse() { this.file.click(); }
   takeChosen() { this.take(this.file.files); }
 
-  async take(files) {
-    const turn = ++this.turn;
-    for (const file of files) {
-      const bar = el("progress", { max: 1, value: 0 }), item = el("li", { class: "loading" }, file.name, bar);
-      this.arriving.push(item);
-      this.listClips();
-      const coming = reached(import("./upload.js")).then(({ upload }) => upload(file, (part) => { bar.value = part; }));
-      await this.add(coming.then((clip) => [clip]), turn, `${file.name}: `);
-      this.arriving.splice(this.arriving.indexOf(item), 1);
-      this.listClips();
-    }
-  }
+  take(files) { this.fetch("upload", [...files], ++this.turn); }
 
   async addAddress() {
     const address = this.address.value;
@@ -98,7 +87,9 @@ export default class TryView extends ClipView {
     const work = (this.work = Object.assign(this.works.get(key), { clip }));
     sessionStorage.clip = key;
     const kept = !isNew || this.recall(work);
-    for (const each of this.works.values()) this.rid(each);
+    for (const each of this.works.values()) { // of the others, what was asked for stays: what was found is on the server
+      if (each !== work && !each.running && !each.found && !each.awaited.size) Object.assign(each, nothingFound(), { clip: { name: each.clip.name } });
+    }
     this.timeline.set(work.rows);
     this.listClips();
     const loaded = work.results.length ? null : this.loadResults(work, !kept);
@@ -106,11 +97,6 @@ export default class TryView extends ClipView {
     this.pictures();
     this.changed();
     this.complete(work, loaded, kept);
-  }
-
-  // Of a clip that is not shown, what was asked for stays. What was found is on the server.
-  rid(work) {
-    if (work !== this.work && !work.running && !work.found && !work.awaited.size) Object.assign(work, nothingFound(), { clip: { name: work.clip.name } });
   }
 
   goBack() {
@@ -126,9 +112,9 @@ export default class TryView extends ClipView {
     this.rest();
     this.changed();
     if (!kept) return;
-    const [now, then] = [this.order(), work.asked ?? {}].map((each) => [[each.phrases, each.thresholds], [each.visual, each.refinements]].map((some) => JSON.stringify(some)));
-    const all = now[0] !== then[0];
-    if (all || now[1] !== then[1]) this.preview(this.player.index, all); // asked for since the last run
+    const order = this.order(), differs = (name) => JSON.stringify(order[name]) !== JSON.stringify(work.asked?.[name]);
+    const all = ["phrases", "thresholds"].some(differs);
+    if (all || ["visual", "refinements"].some(differs)) this.preview(this.player.index, all); // asked for since the last run
   }
 
   // What is asked for outlives a reload of the page in the tab; the server keeps what was found.
@@ -184,19 +170,18 @@ export default class TryView extends ClipView {
 
   // What is asked for
 
-  async addPhrase(_, text = this.phrase.value) {
+  // Of a suggestion, or what is typed.
+  async addPhrase({ value: text = this.phrase.value } = {}) {
     if (!this.wanted) return; // no clip: what was typed stays
     if (text === this.phrase.value) this.phrase.value = "";
     if (this.opening) await whenOpen(this);
-    const { phrases } = this.work, known = new Map(phrases.map((each) => [each.toLowerCase(), each]));
-    for (const each of phrasesIn(text)) if (!known.has(each.toLowerCase())) known.set(each.toLowerCase(), each);
-    if (known.size === phrases.length) return;
-    this.work.phrases = [...known.values()];
+    const { phrases } = this.work, all = [...phrases, ...phrasesIn(text)], lower = all.map((each) => each.toLowerCase());
+    const known = all.filter((_, n) => lower.indexOf(lower[n]) === n);
+    if (known.length === phrases.length) return;
+    this.work.phrases = known;
     this.changed();
     this.preview(this.player.index, true);
   }
-
-  addSuggested({ value }) { this.addPhrase(null, value); }
 
   removePhrase({ value }) {
     this.work.phrases = this.work.phrases.filter((each) => each !== value);
@@ -205,9 +190,9 @@ export default class TryView extends ClipView {
   }
 
   removeExemplar({ value }) {
-    this.work.exemplars = this.work.exemplars.filter((each) => each.frame !== Number(value));
+    this.work.exemplars = this.work.exemplars.filter((each) => each.frame !== +value);
     this.changed();
-    this.preview(Number(value), true);
+    this.preview(+value, true);
   }
 
   setTool({ value }) {
@@ -219,7 +204,7 @@ export default class TryView extends ClipView {
   }
 
   setSize() {
-    this.prompts.size = Number(this.size.value);
+    this.prompts.size = +this.size.value;
     this.sizeShown.textContent = this.size.value;
     this.player.redraw();
   }
@@ -246,7 +231,7 @@ export default class TryView extends ClipView {
   // Of the range: where the frame shown is, or the number in the field.
   setEnd(control) {
     const { work, player } = this, end = control === this.first ? "first" : control === this.last ? "last" : control.value;
-    if (control.value) work[end] = control === this[end] ? player.nearest(Number(control.value)) : player.position;
+    if (control.value) work[end] = control === this[end] ? player.nearest(+control.value) : player.position;
     if (work.first > work.last) work[end === "first" ? "last" : "first"] = work[end];
     this.changed();
   }
@@ -263,7 +248,7 @@ export default class TryView extends ClipView {
     fill(this.chips,
       work.phrases.map((text) => chip(text, "removePhrase", text, `Remove ${text}`)),
       work.exemplars.map(({ label, frame }) => chip(`${label}, frame ${frame}`, "removeExemplar", frame, `Remove the boxes of frame ${frame}`)),
-      suggested.map((text) => el("button", { class: "chip ghost", title: "Add this phrase", do: "addSuggested", value: text, "data-of": text }, `+ ${text}`)));
+      suggested.map((text) => el("button", { class: "chip ghost", title: "Add this phrase", do: "addPhrase", value: text, "data-of": text }, `+ ${text}`)));
     check(this.ways, work.way);
     for (const end of ["first", "last"]) {
       put(this[end], player.indexAt(work[end]));
@@ -287,12 +272,12 @@ export default class TryView extends ClipView {
   }
 
   nameObject({ name, value }) {
-    this.work.own.set(Number(name), value.trim() || `object ${name}`);
+    this.work.own.set(+name, value.trim() || `object ${name}`);
     this.changed();
   }
 
   removeObject({ value }) {
-    const id = Number(value) || this.work.chosen;
+    const id = +value || this.work.chosen;
     if (id) this.prompts.remove(id);
   }
 
@@ -309,10 +294,10 @@ export default class TryView extends ClipView {
 
   // Thresholds
 
-  threshold(name) { return this.work?.settings[name] ?? this.state.thresholds[name] ?? this.defaults[name]; }
+  threshold(name, of = this.work?.settings) { return of?.[name] ?? this.state.thresholds[name] ?? this.defaults[name]; }
 
   setThreshold({ name, value }) {
-    this.work.settings[name] = Number(value);
+    this.work.settings[name] = +value;
     this.showSettings();
     this.player.redraw();
     this.remember();
@@ -329,12 +314,12 @@ export default class TryView extends ClipView {
   // What another threshold would change, as far as what was found can tell.
   showEffect() {
     const { work } = this, { tracks } = this.timeline, wanted = this.threshold("new_det_thresh");
-    const ran = (name) => work.ran?.[name] ?? this.state.thresholds[name] ?? this.defaults[name];
+    const ran = (name) => this.threshold(name, work.ran ?? {});
     const below = tracks.filter((track) => track.score < wanted).length;
     this.effect.textContent = !tracks.length ? ""
       : below ? `${below} of ${tracks.length} objects score below ${wanted} and are shown faintly.`
       : wanted < ran("new_det_thresh") ? `Objects between ${wanted} and ${ran("new_det_thresh")} were not kept. Run again to see them.`
-      : Object.entries(work.settings).some(([name, value]) => value !== ran(name)) ? "Only this frame shows the new settings. Run again to apply them to the others." : "";
+      : Object.entries(work.settings).some(([name, value]) => value !== ran(name)) ? "Only this frame shows the new settings. Run again for the others." : "";
   }
 
   // Running
@@ -483,10 +468,7 @@ export default class TryView extends ClipView {
     const id = this.compare.value;
     this.closeBeside();
     if (!id) return;
-    try {
-      const { compare } = await reached(import("./compare.js"));
-      this.other = await compare(this, id);
-    } catch (error) { complain(error); }
+    await this.fetch("compare", id);
     if (!this.other) return;
     this.compare.value = id;
     this.player.show(this.player.position);
@@ -515,21 +497,13 @@ export default class TryView extends ClipView {
 
   // Downloads
 
-  // The server makes the file, and says why where it cannot; then the browser loads it.
-  async download({ value }) {
-    const { work } = this, least = this.threshold("new_det_thresh") ?? 0, min = least > (work.ran?.new_det_thresh ?? 0) ? least : 0;
-    toast("The download starts when the file is ready.");
-    try {
-      const { path, notes } = await post(`/api/results/${work.result}/download/${value || this.format.value}?min_score=${min}`);
-      el("a", { href: path, download: "" }).click();
-      if (notes.length) toast(notes.join("; "), "info", 12);
-    } catch (error) { complain(error); }
-  }
+  download({ value }) { this.fetch("download", value || this.format.value); }
+  saveJob() { this.fetch("job"); }
 
-  async saveJob() {
+  // What few people need is loaded when they do.
+  async fetch(name, ...about) {
     try {
-      const { saveJob } = await reached(import("./job.js"));
-      await saveJob(this);
+      await (await reached(import(`./${name}.js`)))[name](this, ...about);
     } catch (error) { complain(error); }
   }
 }
