@@ -169,8 +169,7 @@ def test_a_phrase_entered_while_the_webcam_starts_is_looked_for(server, open_pag
     page.get_by_label("Phrase to look for").fill("red circle")
     page.get_by_label("Phrase to look for").press("Enter")
     until(page, lambda: waiting)[0].continue_()
-    asked = until(page, lambda: [each for each in page.sent if each["do"] == "phrases" and each["phrases"]])
-    assert asked[0]["phrases"] == ["red circle"]
+    until(page, lambda: [each for each in page.sent if "red circle" in (each.get("phrases") or each.get("add") or [])])
     expect(page.locator(".live .over")).to_have_attribute("data-objects", TWO)
 
 
