@@ -142,7 +142,22 @@ def _redacted_word(match: re.Match[str]) -> str:
     """Masks one word of a text that begins with an address, and may contain others, as in `https://a/?u=https://b`."""
     word = match[0]
     starts = [found.start() for found in _NEXT.finditer(word)] + [len(word)]
-    return "".join(_redacted_address(word[start:end]) for start, end in itertools.pairwise(starts))
+    addresses, is_open = [""], False
+    for start, end in itertools.pairwise(starts):
+        piece = word[start:end]
+        if is_open:
+            addresses[-1] += piece
+        else:
+            addresses.append(piece)
+        is_open = "@" not in piece and (is_open or _begins_password(piece)) and word.find("@", end) >= 0
+    return "".join(map(_redacted_address, addresses[1:]))
+
+
+def _begins_password(piece: str) -> bool:
+    """Whether a piece without `@` ends within a password, as `http://user:pass` of `http://user:pass://word@host`."""
+    rest = piece.partition("://")[2]
+    authority = rest[: _first_of(rest, "/?#\"'<>`\\")]
+    return ":" in authority and (authority == rest or not _PORT.match(rest))
 
 
 def _redacted_address(piece: str) -> str:

@@ -30,6 +30,11 @@ from sam3ray.guard.redact import redact, redact_values, remember_secrets
         ("https://u:p/a@ss?w#d@host/x", "https://***@host/x"),
         ("https://u:8080secret@host/x", "https://***@host/x"),
         ("https://user@host/x", "https://***@host/x"),
+        ("http://u:word://x@host/y", "http://***@host/y"),
+        ("http://u:a/word://b://c@host", "http://***@host"),
+        ("rtsp://u:rtsp://x@host", "rtsp://***@host"),
+        ("http://a:80/x,http://u:p@b/y", "http://a:80/x,http://***@b/y"),
+        ("http://a:80/?to=http://b:81/,s3://u:p@c", "http://a:80/?***http://b:81/,s3://***@c"),
         ("s3://b/k?X-Amz-Signature=abc&partNumber=2", "s3://b/k?X-Amz-Signature=***&partNumber=2"),
         ("'/v.mp4?jwt=abc.def&w=1'", "'/v.mp4?jwt=***&w=1'"),
         ("api_key=a1 hmac=b2 Policy=c3", "api_key=*** hmac=*** Policy=***"),
@@ -131,7 +136,7 @@ def test_no_part_of_a_query_is_left_whatever_its_name(parameters, place, scheme,
         st.characters(codec="ascii", exclude_characters=" /?#\"'<>`\\@:", exclude_categories=["Cc"]), min_size=1
     ),
     password=st.text(st.characters(codec="ascii", exclude_characters=" ", exclude_categories=["Cc"]), min_size=1),
-    scheme=st.sampled_from(["http", "s3", "sftp", "ray"]),
+    scheme=st.sampled_from(["http", "s3", "sftp", "ray", "rtsp"]),
 )
 def test_a_password_is_masked_whatever_its_letters(user, password, scheme):
     marked = f"SECRET{password}SECRET"
