@@ -233,12 +233,16 @@ class Edits:
                 _check(each)
         except ValueError as error:
             raise EditRefused(str(error)) from None
+        author = author or _user()
+        for name, text in (("author", author), ("tool", tool)):
+            if not _is_text(text):
+                raise EditRefused(f"{name} is {text!r:.80}, with half of a surrogate pair; allowed: text")
         base = self.latest() if parent is None else self.number_of(parent)
         clips = sorted({each.clip for each in operations if not isinstance(each, Revert)})
         entry = Entry(
             0,
             base,
-            author or _user(),
+            author,
             round(time.time(), 3),
             tool,
             {clip_id: self.attempt_of(clip_id) for clip_id in clips},
@@ -408,6 +412,15 @@ def _parse_data(data: bytes, where: str) -> Data:
         raise UserError(f"{where} is damaged: {why_unreadable(error)}") from None
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{where} is damaged: its metadata lack a key, or a value has the wrong type") from None
+
+
+def _is_text(value: str) -> bool:
+    """False: it has half of a surrogate pair, as from a cut-off emoji or from bytes of another encoding."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _user() -> str:

@@ -277,6 +277,13 @@ class TestRefused:
             edits(run).append([operation])
         assert not (run / "edits").exists()
 
+    @pytest.mark.parametrize("about", [{"author": "ann \ud83d"}, {"tool": "\udcff"}])
+    def test_half_a_character_in_a_name(self, run, about):
+        with pytest.raises(EditRefused, match="half of a surrogate pair"):
+            edits(run).append([Delete(CLIP, 1)], **about)
+        assert not (run / "edits").exists()
+        edits(run).append([Delete(CLIP, 1)], author="ann \U0001f600")
+
     def test_masks_of_another_size(self, run):
         log = edits(run)
         small = [replace(frame, height=HEIGHT // 2, width=WIDTH, objects=()) for frame in drawn(1, [0])]
