@@ -307,6 +307,25 @@ def test_a_draft_survives_and_can_be_applied(desk, reviewed, open_page):
     assert rows(reviewed, "first")[0, 1]["prompt"] == "mine"
 
 
+@pytest.mark.parametrize("answer", ["none", 503])
+def test_a_correction_that_does_not_arrive_is_a_draft(desk, reviewed, open_page, answer):
+    page = open_page(desk.address)
+    open_clip(page, "first")
+    before = revision(reviewed)
+    label = f"not {answer}"
+    page.route("**/first/edit", lambda route: route.abort() if answer == "none" else route.fulfill(status=answer))
+    choose_object(page, 1)
+    page.get_by_label("Label").fill(label)
+    page.get_by_label("Label").press("Enter")
+    expect(page.locator(".toast.error")).to_contain_text("kept as a draft")
+    expect(page.locator(".drafts")).to_contain_text("rename")
+    assert revision(reviewed) == before
+    page.unroute("**/first/edit")
+    page.locator(".drafts").get_by_role("button", name="Apply").click()
+    expect(page.locator(".drafts")).to_be_hidden()
+    assert rows(reviewed, "first")[0, 1]["prompt"] == label
+
+
 def test_drafts_are_known_by_what_they_change_and_lists_keep_their_elements(desk, reviewed, open_page):
     page, waiting = open_page(desk.address), []
     open_clip(page, "second")

@@ -298,12 +298,14 @@ export default class ReviewView extends ClipView {
       await this.save(clip, "/edit", { operations, parent, author });
       return true;
     } catch (error) {
-      if (error.status === 409) {
-        this.keepDrafts(clip, JSON.stringify(operations), { operations, words: error.words });
-        toast(`${error.message}. Your change is kept as a draft.`, "error");
-        await this.reload();
+      if (error.status === 400) complain(error); // it fits nowhere
+      else {
+        const { words } = error; // those of a conflict
+        this.keepDrafts(clip, JSON.stringify(operations), { operations, words: words ?? operations.map(({ op }) => op.replace("_", " ")).join("; ") });
+        toast(`Your change is kept as a draft. ${error.message}`, "error");
+        if (words) await this.reload();
         this.showDrafts();
-      } else complain(error);
+      }
       return false;
     }
   }
