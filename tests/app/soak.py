@@ -8,12 +8,12 @@ Phrases change, objects are clicked on and dropped. Memory, threads, files and s
 process and of both pages are sampled, and a line is printed each minute. Ctrl-C (or SIGTERM) ends it at any time with
 the figures so far.
 
-The verdict goes by slopes after a warm-up, with their 95% confidence intervals. A process's resident memory (`uss`)
-swings by tens of MB with what allocators have freed but cannot return, so an hour cannot show that it grows by less
+The verdict goes by slopes after a warm-up, with their 95% confidence intervals. The memory that a process has written
+to (`resident`) swings with what allocators have freed but cannot return, so an hour cannot show that it grows by less
 than 5 MB an hour. What the process holds can: what is allocated in the C heap, torch's tensors included (`in use`), by
-Python for its objects (`python`), and by Arrow (`arrow`), all taken between two frames. Any of them fails the soak if
-it surely grows. All but `uss` must also be shown not to grow. In less than half an hour, memory that grows may be
-caches that fill: then nothing is said.
+Python for its objects (`python`), and by Arrow (`arrow`). All are taken between two frames. Any of them fails the soak
+if it surely grows. All but `resident` must also be shown not to grow. In less than half an hour, memory that grows may
+be caches that fill: then nothing is said.
 
 Exit code: 0, nothing grows; 1, something does or is broken; 2, too short to tell.
 """
@@ -47,7 +47,7 @@ from tests.cameras.rtsp_camera import RtspCamera, encoded
 
 ALLOWED_MB_PER_HOUR = 5.0
 ALLOWED_MORE = 3  # threads, files, sockets above the first sample after the warm-up
-UNDECIDED = " uss"  # ends the name of what needs more than an hour
+UNDECIDED = " resident"  # ends the name of what needs more than an hour
 WARM_UP = 15.0  # minutes, or half of a shorter time: caches fill, allocators settle
 ANSWER_S = 120.0
 BLOCKS = 12  # of samples after the warm-up, whose means are compared: samples next to each other are much alike
@@ -201,7 +201,7 @@ def _sample(minutes: float, server: psutil.Process, folder: Path, sessions: list
         mb[name] = session.send("Runtime.getHeapUsage")["usedSize"] / 2**20
     used = _used((server, model), folder)
     for name, each in (("server", server), ("model", model)):
-        mb[f"{name} uss"] = each.memory_full_info().uss / 2**20
+        mb[f"{name} resident"] = used[each.pid]["resident"]
         mb[f"{name} in use"] = used[each.pid]["heap"]
         mb[f"{name} python"] = used[each.pid]["python"]
         mb[f"{name} arrow"] = used[each.pid]["arrow"]

@@ -6,14 +6,14 @@ import pytest
 from tests.app.soak import Sample, _judged
 
 
-def an_hour(in_use=0.0, uss=0.0, swing=4.0, minutes=60.0):
+def an_hour(in_use=0.0, resident=0.0, swing=4.0, minutes=60.0):
     """Samples every ten seconds of a process that grows so much, in MB an hour."""
     numbers = np.random.default_rng(0)
     for passed in np.arange(0, minutes, 1 / 6):
         filling = -30 * np.exp(-passed / 3)  # caches
         used = 300 + filling + in_use * passed / 60 + numbers.uniform(-swing, swing)
-        own = 1100 + filling + (in_use + uss) * passed / 60 + numbers.uniform(-40, 40)
-        yield Sample(float(passed), {"model uss": own, "model in use": used}, {"threads": 20})
+        own = 1100 + filling + (in_use + resident) * passed / 60 + numbers.uniform(-40, 40)
+        yield Sample(float(passed), {"model resident": own, "model in use": used}, {"threads": 20})
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ def an_hour(in_use=0.0, uss=0.0, swing=4.0, minutes=60.0):
         ({}, (True, True)),
         ({"in_use": 2.0}, (True, True)),
         ({"in_use": 10.0}, (False, False)),
-        ({"uss": 100.0}, (False, True)),
+        ({"resident": 100.0}, (False, True)),
         ({"swing": 40.0}, (True, False)),
         ({"minutes": 4.0}, (True, False)),
         ({"minutes": 31.0, "in_use": 60.0}, (False, False)),
