@@ -128,7 +128,7 @@ def _apply_overrides(document: Document, origin: dict[Path, str], overrides: Seq
     for override in overrides:
         key, equals, text = override.partition("=")
         path = tuple(part.strip() for part in key.split("."))
-        if not equals or not all(path) or len(path) > MAX_DEPTH:
+        if not equals or not all(path) or len(path) > MAX_DEPTH or not key.isprintable():
             problems.append(
                 f"--set {override!r:.200}: allowed: key=value or key.subkey=value, as in --set model.dtype=auto"
             )

@@ -8,12 +8,13 @@ from typing import Any
 
 import yaml
 
-from sam3ray.guard.yamltext import line_of, why_not_yaml
+from sam3ray.guard.yamltext import joined, line_of, why_not_yaml
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 16
 MAX_NODES = 100_000
 _LARGEST = 10**100
+_HALF = "has half of a surrogate pair; write the character itself"
 
 Path = tuple[str, ...]
 
@@ -106,7 +107,11 @@ def _build(node: yaml.Node, path: Path, name: str, document: Document) -> Any:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
                 document.problems.append(f"{name} line {line}: a key must be plain text")
                 continue
-            key = key_node.value  # as written, so that `on:` and `1:` stay text
+            try:
+                key = joined(key_node.value)  # as written, so that `on:` and `1:` stay text
+            except UnicodeDecodeError:
+                document.problems.append(f"{name} line {line}: the key {key_node.value[:80]!r} {_HALF}")
+                continue
             if key in data:
                 first = document.lines[(*path, key)]
                 document.problems.append(
@@ -122,11 +127,15 @@ def _build(node: yaml.Node, path: Path, name: str, document: Document) -> Any:
         return node.value
     try:
         value = yaml.SafeLoader("").construct_object(node)
+        if isinstance(value, str):
+            return joined(value)
         if not isinstance(value, int) or abs(value) <= _LARGEST:
             return value
         reason = "the number is too large"  # `0x` and thousands of digits, too many to show
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, KeyError) as error:
-        if isinstance(error, yaml.YAMLError):
+        if isinstance(error, UnicodeDecodeError):
+            reason = f"{node.value[:80]!r} {_HALF}"
+        elif isinstance(error, yaml.YAMLError):
             reason = why_not_yaml(error)
         elif "set_int_max_str_digits" in str(error):
             reason = "the number is too large"

@@ -9,7 +9,7 @@ import yaml
 from sam3ray.failures import UserError
 from sam3ray.files import read_text
 from sam3ray.guard.jsontext import parse_json
-from sam3ray.guard.yamltext import line_of, why_not_yaml
+from sam3ray.guard.yamltext import joined, line_of, why_not_yaml
 
 
 def read_names(path: str) -> dict[str, str]:
@@ -32,4 +32,7 @@ def read_names(path: str) -> dict[str, str]:
             raise UserError(f"label file {place} is not YAML: {why_not_yaml(error)}") from None
     if not isinstance(value, dict) or not all(isinstance(v, str) for pair in value.items() for v in pair):
         raise UserError(f"label file {path} must map labels to names, one per line, as in `person: pedestrian`")
-    return value
+    try:
+        return {joined(label): joined(name) for label, name in value.items()}
+    except UnicodeDecodeError:
+        raise UserError(f"label file {path} has half of a surrogate pair; write the character itself") from None

@@ -23,6 +23,17 @@ def line_of(error: yaml.YAMLError) -> int | None:
     return None if mark is None else mark.line + 1
 
 
+def joined(text: str) -> str:
+    """The text with its surrogate pairs as characters.
+
+    JSON, which is YAML, writes a character beyond U+FFFF as two escapes. The parser leaves them as two halves.
+
+    Raises:
+        UnicodeDecodeError: half of a pair stands alone.
+    """
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+
+
 def why_not_yaml(error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.reader.ReaderError):
         code = error.character if isinstance(error.character, int) else ord(error.character)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -394,3 +395,31 @@ def test_a_bare_off_means_off() -> None:
     assert config_from_text(text, "job.yaml", ["windows.mode=off"]).windows.mode == "off"
     with pytest.raises(UserError, match=r"windows.mode is true; allowed: 'checkpoint', 'parallel' or 'off'"):
         config_from_text(text, "job.yaml", ["windows.mode=on"])
+
+
+class TestSurrogates:
+    """JSON is YAML, and writes a character beyond U+FFFF as two escapes."""
+
+    def test_a_pair_is_its_character(self) -> None:
+        text = json.dumps(
+            {"manifest": "a", "output": "b", "prompts": ["a \U0001f600"], "cluster": {"resources": {"\U0001f600": 1}}}
+        )
+        assert "\\ud83d" in text
+        config = config_from_text(text, "job.yaml")
+        assert config.prompts == ("a \U0001f600",)
+        assert config.cluster.resources == {"\U0001f600": 1}
+
+    @pytest.mark.parametrize(
+        ("text", "place"),
+        [
+            ('prompts: ["\\ud83d"]', r"line 3: prompts.0 cannot be read: '\\ud83d' has half"),
+            ('cluster: {resources: {"\\udc00\\ud800": 1}}', r"line 3: the key '\\udc00\\ud800' has half"),
+        ],
+    )
+    def test_half_a_pair_is_a_sentence(self, text: str, place: str) -> None:
+        with pytest.raises(UserError, match=place):
+            config_from_text(f"manifest: a\noutput: b\n{text}\n", "job.yaml")
+
+    def test_bytes_of_another_encoding_on_the_command_line(self) -> None:
+        with pytest.raises(UserError, match=r"--set 'cluster\.resources"):
+            config_from_text("manifest: a\noutput: b\n", "job.yaml", ["cluster.resources.\udcff=1"])

@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 
-from sam3ray.exports import FORMATS, export
+from sam3ray.exports import FORMATS, export, read_names
 from sam3ray.failures import UserError
 from tests.exports.labels import FRAMES, HEIGHT, WIDTH, annotations, make_run, mask_of
 
@@ -462,3 +462,13 @@ def test_the_map_of_new_numbers_is_in_the_sidecar(run, tmp_path, name, variant, 
     objects = json.loads((tmp_path / "sam3ray" / f"{CLIP}.json").read_text())["objects"]
     assert [each["object_id"] for each in objects] == [1, 2, 1203]
     assert [each.get("exported_id") for each in objects] == expected
+
+
+def test_a_label_file_may_escape_characters_and_holds_no_halves(tmp_path: Path) -> None:
+    for name in ("names.yaml", "names.json"):
+        path = tmp_path / name
+        path.write_text('{"cup": "\\ud83d\\ude00"}')
+        assert read_names(str(path)) == {"cup": "\U0001f600"}
+        path.write_text('{"cup": "\\ud83d"}')
+        with pytest.raises(UserError, match=f"{name} has half of a surrogate pair"):
+            read_names(str(path))
